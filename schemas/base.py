@@ -1,0 +1,95 @@
+"""What every message on a topic has in common.
+
+A message is plain JSON with a `type` that never changes its meaning and a schema version `v`. Unknown fields are ignored, so
+that a newer writer can roll out before its readers; an unknown `v` is refused (see `schemas.codec`), because its writer
+says that old readers would misread it.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+SCHEMA_VERSION = 1
+
+JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
+"""Chosen by the caller or derived at the door; also the record key on every job-keyed topic."""
+
+ResponseId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,200}$")]
+"""OpenAI's id, opaque to us; the pattern only keeps it printable and bounded."""
+
+TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,64}$")]
+
+DEFAULT_TENANT = "default"
+
+Blame = Literal["soon", "reset", "never"]
+"""Who must act on a refusal: retry soon, retry when a limit resets, or never (the caller or an operator must change something)."""
+
+FoundBy = Literal["webhook", "look"]
+"""What made us fetch the response that settled an attempt."""
+
+
+class Frozen(BaseModel):
+    """A value inside a message."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class InlineBody(Frozen):
+    """A JSON value small enough to ride in the record."""
+
+    kind: Literal["inline"] = "inline"
+    value: JsonValue
+
+
+class BlobBody(Frozen):
+    """A JSON value kept in the blob store under the SHA-256 of its bytes; written before any record that refers to it."""
+
+    kind: Literal["blob"] = "blob"
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: int
+
+
+Body = Annotated[InlineBody | BlobBody, Field(discriminator="kind")]
+
+
+class Message(Frozen):
+    """A record's value. `id` is derived from what caused it, so that a repeat has the same id and the same bytes."""
+
+    topic: ClassVar[str]
+    """The logical topic it belongs to (`schemas.topics`)."""
+
+    v: Literal[1] = 1
+    id: str = Field(min_length=1, max_length=512)
+    at_ms: int = Field(ge=0)
+    """Unix milliseconds, by the clock of the process that wrote it. The folds know no other time."""
+
+    @property
+    def key(self) -> str:
+        """The record key."""
+        raise NotImplementedError
+
+
+class JobMessage(Message):
+    job_id: JobId
+
+    @property
+    def key(self) -> str:
+        return self.job_id
+
+
+class ResponseMessage(Message):
+    response_id: ResponseId
+
+    @property
+    def key(self) -> str:
+        return self.response_id
+
+
+class Usage(Frozen):
+    """Tokens as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0

@@ -1,0 +1,68 @@
+"""Bytes to message and back: the only parser of what is on our topics."""
+
+import hashlib
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from schemas.base import SCHEMA_VERSION
+from schemas.dead_letters import DeadReason
+
+M = TypeVar("M")
+DETAIL_CHARS_MAX = 500
+
+
+class PoisonError(Exception):
+    """A record that can't be taken. Nobody's retry mends it: it goes to `dead-letters` with this reason."""
+
+    def __init__(self, reason: DeadReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: DeadReason = reason
+        self.detail = detail[:DETAIL_CHARS_MAX]
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys: equal values are equal bytes."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def encode(message: BaseModel) -> bytes:
+    """The record value of a message: canonical JSON; fields that are None are left out."""
+    return canonical(message.model_dump(mode="json", exclude_none=True))
+
+
+def sha256_hex(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
+    """Parse a record value, or raise `PoisonError` saying why it can't be. Total over bytes."""
+    if value is None:
+        raise PoisonError("null_value", "the record has no value")
+    raw = load_object(value)
+    version = raw.get("v", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise PoisonError(
+            "unknown_version", f"schema version {str(version)[:40]!r}; this release reads {SCHEMA_VERSION}"
+        )
+    try:
+        return adapter.validate_python(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        kind: DeadReason = "unknown_type" if first["type"].startswith("union_tag") else "invalid"
+        raise PoisonError(kind, f"{where}: {first['msg']}") from None
+    except RecursionError:
+        raise PoisonError("invalid", "nested too deep") from None
+
+
+def load_object(value: bytes) -> dict[str, Any]:
+    """A JSON object from bytes, or `PoisonError`."""
+    try:
+        raw = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise PoisonError("not_json", f"{error.msg} at {error.pos}") from None
+    if not isinstance(raw, dict):
+        raise PoisonError("invalid", f"a JSON {type(raw).__name__}, where an object was expected")
+    return raw

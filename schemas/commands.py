@@ -1,0 +1,43 @@
+"""Requests for one call to OpenAI each: what the folds ask of the submitter and of the caller."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from schemas.base import Body, JobId, JobMessage, ResponseMessage, TenantId
+
+
+class CreateResponse(JobMessage):
+    """Create this attempt: at most once, and not after `not_after_ms`."""
+
+    topic: ClassVar[str] = "submissions"
+    type: Literal["create_response"] = "create_response"
+    attempt: int = Field(ge=1)
+    tenant: TenantId
+    model: str
+    request: Body
+    not_after_ms: int
+
+
+LookReason = Literal["webhook", "timer", "claim", "adoption"]
+
+
+class RetrieveResponse(ResponseMessage):
+    topic: ClassVar[str] = "lookups"
+    type: Literal["retrieve_response"] = "retrieve_response"
+    reason: LookReason
+    job_id: JobId | None = None
+    accepted_at_ms: int | None = None
+    """When the response was accepted (or first heard of): the age that the look policy reckons with."""
+    looks: int = 0
+
+
+class CancelResponse(ResponseMessage):
+    topic: ClassVar[str] = "lookups"
+    type: Literal["cancel_response"] = "cancel_response"
+    job_id: JobId
+
+
+SUBMISSION: TypeAdapter[CreateResponse] = TypeAdapter(CreateResponse)
+Lookup = Annotated[RetrieveResponse | CancelResponse, Field(discriminator="type")]
+LOOKUP: TypeAdapter[RetrieveResponse | CancelResponse] = TypeAdapter(Lookup)

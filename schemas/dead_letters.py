@@ -1,0 +1,51 @@
+"""A record set aside: raw, with its origin and the reason, so that it can be looked at, mended and retried."""
+
+from typing import ClassVar, Literal
+
+from pydantic import TypeAdapter
+
+from schemas.base import Frozen, Message
+
+DeadReason = Literal[
+    "not_json",
+    "null_value",
+    "unknown_type",
+    "unknown_version",
+    "invalid",
+    "wrong_key",
+    "too_large",
+    "not_an_event",
+    "other_event",
+    "fold_failed",
+    "deadline_past",
+]
+
+
+class Origin(Frozen):
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+class DeadLetter(Message):
+    topic: ClassVar[str] = "dead-letters"
+    type: Literal["dead_letter"] = "dead_letter"
+    component: str
+    reason: DeadReason
+    detail: str
+    """What was wrong, for people; at most 500 characters and never the record's content."""
+    origin: Origin | None = None
+    """None where it did not come from a topic (an authentic webhook that is no event)."""
+    key_base64: str | None = None
+    value_base64: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    """Header values in base64."""
+    record_key: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.record_key or self.id
+
+
+DEAD_LETTER: TypeAdapter[DeadLetter] = TypeAdapter(DeadLetter)

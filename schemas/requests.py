@@ -1,0 +1,98 @@
+"""What upstream services write to `requests`, and what `POST /v1/jobs` takes: the same two shapes.
+
+Here unknown fields are refused: a typo in a request should be heard of at once, not found after a night.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+from schemas.base import JobId
+
+METADATA_OURS = frozenset({"job", "attempt", "tenant"})
+"""Metadata keys Backstop sets on each create: they are how an orphan is found again."""
+
+METADATA_PAIRS_MAX = 16 - len(METADATA_OURS)
+TIMEOUT_MS_MIN = 1_000
+TIMEOUT_MS_MAX = 7 * 24 * 3_600_000
+RETRIES_MAX = 10
+REQUEST_BYTES_MAX = 1 << 20
+"""One submission, as sent. The broker's default record limit is about the same; larger inputs belong in files at the provider."""
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Submit(_Strict):
+    """See `request` (the body of `POST /responses`) through to one result by the deadline."""
+
+    v: Literal[1] = 1
+    type: Literal["submit"] = "submit"
+    job_id: JobId | None = None
+    request: dict[str, JsonValue]
+    deadline_at_ms: int | None = Field(default=None, ge=0)
+    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
+    timeout_ms: int | None = Field(default=None, ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)
+    retries_max: int | None = Field(default=None, ge=0, le=RETRIES_MAX)
+    """How many times a response that was accepted, and failed or was lost, may be created again (each one costs tokens)."""
+    session_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")] | None = None
+    tags: tuple[Tag, ...] = Field(default=(), max_length=16)
+
+    @model_validator(mode="after")
+    def _one_deadline(self) -> Self:
+        if self.deadline_at_ms is not None and self.timeout_ms is not None:
+            raise ValueError("give deadline_at_ms or timeout_ms, not both")
+        return self
+
+    @field_validator("request")
+    @classmethod
+    def _request_is_ours_to_run(cls, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        model = request.get("model")
+        if not isinstance(model, str) or not 1 <= len(model) <= 128:
+            raise ValueError("request.model must be a model's name, a string of 1 to 128 characters")
+        for field in ("background", "store"):
+            if request.get(field, True) is not True:
+                raise ValueError(f"request.{field} is set to true by Backstop; leave it out or send true")
+        if request.get("stream"):
+            raise ValueError("request.stream is not supported here; read the result, or follow the job's events")
+        _check_metadata(request.get("metadata"))
+        return request
+
+
+class Cancel(_Strict):
+    """End the job at once with the outcome `cancelled`; what still runs at the provider is cancelled there."""
+
+    v: Literal[1] = 1
+    type: Literal["cancel"]
+    job_id: JobId
+    reason: str | None = Field(default=None, max_length=200)
+
+
+Request = Annotated[Submit | Cancel, Field(discriminator="type")]
+REQUEST: TypeAdapter[Submit | Cancel] = TypeAdapter(Request)
+
+
+def _check_metadata(metadata: Any) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict):
+        raise ValueError("request.metadata must be an object of strings")  # noqa: TRY004 - pydantic wants ValueError
+    if len(metadata) > METADATA_PAIRS_MAX:
+        raise ValueError(f"request.metadata may hold {METADATA_PAIRS_MAX} pairs; the provider allows 16 and 3 are ours")
+    for name, value in metadata.items():
+        if name in METADATA_OURS:
+            raise ValueError(f"request.metadata.{name} is set by Backstop; use another name")
+        if len(name) > 64 or not isinstance(value, str) or len(value) > 512:
+            raise ValueError(f"request.metadata.{name[:64]}: names up to 64 and string values up to 512 characters")

@@ -1,0 +1,96 @@
+"""The facts of a response: the union of what stands on the `responses` log, keyed by response id."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from schemas.base import Blame, Body, JobId, ResponseMessage, TenantId, Usage
+
+
+class WebhookReceived(ResponseMessage):
+    """An authentic webhook, kept raw. A hint that something ended, never the proof."""
+
+    topic: ClassVar[str] = "responses"
+    type: Literal["webhook_received"] = "webhook_received"
+    webhook_id: str
+    event_type: str
+    """For example `response.completed`; unknown `response.*` types are kept too."""
+    sent_at_ms: int
+    """The webhook-timestamp header."""
+    ended_at_ms: int | None = None
+    """`created_at` of the event: when the response ended, by the provider's clock (whole seconds)."""
+    key_id: str
+    """Which of our secrets verified it (a short digest, never the secret)."""
+    raw: str
+    """The body, byte for byte (it is UTF-8 JSON: it has been parsed)."""
+    claim_by_ms: int
+    """When to look by ourselves if nobody has claimed the response until then; stamped by the receiver."""
+    forget_after_ms: int
+    """How long an unclaimed or foreign response is remembered."""
+
+
+class ResponseClaimed(ResponseMessage):
+    """The job fold says: this response is an attempt of that job. Carries what the looking needs to know."""
+
+    topic: ClassVar[str] = "responses"
+    type: Literal["response_claimed"] = "response_claimed"
+    job_id: JobId
+    attempt: int = Field(ge=1)
+    tenant: TenantId
+    look_at_ms: int
+    last_look_at_ms: int
+    """A look is due at this time at the latest: shortly before the job's deadline."""
+    missing_grace_ms: int
+    forget_after_ms: int
+
+
+Outcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "missing"]
+
+
+class ResponseObserved(ResponseMessage):
+    """What one look (or the answer to a cancel) saw. `missing` is a 404."""
+
+    topic: ClassVar[str] = "responses"
+    type: Literal["response_observed"] = "response_observed"
+    command_id: str
+    outcome: Outcome
+    raw_status: str | None = None
+    blame: Blame | None = None
+    code: str | None = None
+    message: str | None = None
+    response: Body | None = None
+    usage: Usage | None = None
+    job_id: JobId | None = None
+    """`metadata` of the object, where it is well-formed: who it says that it belongs to."""
+    attempt: int | None = None
+    tenant: TenantId | None = None
+    provider_created_at_ms: int | None = None
+    provider_ended_at_ms: int | None = None
+    next_look_at_ms: int
+    """When to look again if this was not the end; stamped by the caller's policy."""
+
+
+class LookFailed(ResponseMessage):
+    """A look got no usable answer, its own repeats included."""
+
+    topic: ClassVar[str] = "responses"
+    type: Literal["look_failed"] = "look_failed"
+    command_id: str
+    reason: str
+    next_look_at_ms: int
+
+
+class ResponseTimerFired(ResponseMessage):
+    topic: ClassVar[str] = "responses"
+    type: Literal["timer_fired"] = "timer_fired"
+    due_ms: int
+    next_look_at_ms: int
+    """When the look after this one is due; stamped by the scheduler's policy."""
+
+
+ResponseFact = Annotated[
+    WebhookReceived | ResponseClaimed | ResponseObserved | LookFailed | ResponseTimerFired, Field(discriminator="type")
+]
+RESPONSE_FACT: TypeAdapter[WebhookReceived | ResponseClaimed | ResponseObserved | LookFailed | ResponseTimerFired] = (
+    TypeAdapter(ResponseFact)
+)

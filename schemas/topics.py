@@ -1,0 +1,41 @@
+"""The one table of topics: name, key, partitions, retention, compaction, writers."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+TopicName = Literal["requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """`fixed` partitions: the count decides which partition owns a key, so it may never change once records exist."""
+
+    name: TopicName
+    key: str
+    holds: str
+    written_by: tuple[str, ...]
+    retention_ms: int
+    cleanup: Literal["delete", "compact,delete"] = "delete"
+    fixed: bool = True
+    config: tuple[tuple[str, str], ...] = field(default=())
+
+    def full_name(self, prefix: str) -> str:
+        return f"{prefix}{self.name}"
+
+
+TOPICS: tuple[Topic, ...] = (
+    Topic("requests", "job id", "requests of upstream services: submit, cancel", ("upstream",), 7 * DAY_MS, fixed=False),
+    Topic("jobs", "job id", "the facts of a job (audit log)",
+          ("intake", "receiver", "response fold", "submitter", "scheduler"), 90 * DAY_MS),
+    Topic("responses", "response id", "the facts of a response, raw webhooks among them (audit log)",
+          ("receiver", "job fold", "caller", "scheduler"), 90 * DAY_MS),
+    Topic("submissions", "job id", "commands: create this attempt", ("job fold",), 24 * HOUR_MS),
+    Topic("lookups", "response id", "commands: retrieve, cancel", ("job fold", "response fold"), 24 * HOUR_MS),
+    Topic("results", "job id", "the one terminal record of a job", ("job fold",), 30 * DAY_MS, cleanup="compact,delete"),
+    Topic("dead-letters", "as found", "a record that could not be taken, raw, with origin and reason", ("all",),
+          28 * DAY_MS, fixed=False),
+)  # fmt: skip
+BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
