@@ -1,0 +1,80 @@
+"""Named places at which a test may kill, stop or break the process.
+
+`BACKSTOP_FAILPOINTS="submitter.posted:3=kill,results.sent=stop"`: name, the nth hit (default the first), action. Unset, a call
+costs one comparison. The names are one `Literal`, so a misspelt one fails mypy, and a misspelt setting fails at the start.
+"""
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Failpoint = Literal[
+    "receiver.webhook.verified", "receiver.webhook.acked", "receiver.job.acked",
+    "intake.jobs.acked",
+    "job_fold.parsed", "job_fold.outputs.sent", "job_fold.outputs.acked", "job_fold.changelog.acked",
+    "job_fold.rows.written", "job_fold.recovering",
+    "response_fold.parsed", "response_fold.outputs.sent", "response_fold.outputs.acked", "response_fold.changelog.acked",
+    "response_fold.rows.written", "response_fold.recovering",
+    "submitter.taken", "submitter.committed", "submitter.posted", "submitter.answered", "submitter.reported",
+    "submitter.tail.reading",
+    "caller.taken", "caller.answered", "caller.reported",
+    "scheduler.timer.acked", "scheduler.index.rebuilding",
+    "results.begun", "results.sent", "results.committed", "results.tail.reading",
+    "projection.in_transaction", "projection.committed", "projection.rebuilding",
+]  # fmt: skip
+Action = Literal["kill", "stop", "raise"]
+
+
+class FailpointError(RuntimeError):
+    """What a failpoint with the action `raise` raises."""
+
+
+@dataclass(slots=True)
+class _Armed:
+    hit_at: int
+    action: Action
+    hits: int = 0
+
+
+_armed: dict[str, _Armed] = {}
+
+
+def arm(setting: str) -> None:
+    """Replace what is armed by what `setting` says; an empty string disarms all.
+
+    :raises ValueError: an unknown name or action, or a hit that is no number from 1.
+    """
+    parsed: dict[str, _Armed] = {}
+    for item in filter(None, (part.strip() for part in setting.split(","))):
+        place, _, action = item.partition("=")
+        name, _, hit = place.partition(":")
+        if name not in get_args(Failpoint):
+            raise ValueError(f"failpoint {name!r} does not exist; known: {', '.join(get_args(Failpoint))}")
+        if action not in get_args(Action):
+            raise ValueError(f"failpoint {name}: action {action!r}; one of {', '.join(get_args(Action))}")
+        if hit and (not hit.isdecimal() or int(hit) < 1):
+            raise ValueError(f"failpoint {name}: hit {hit!r} is not a number from 1")
+        parsed[name] = _Armed(int(hit or 1), action)  # type: ignore[arg-type]  # checked above
+    _armed.clear()
+    _armed.update(parsed)
+
+
+def armed() -> dict[str, str]:
+    """What is armed, for the log and `/version`."""
+    return {name: f"{point.action} at hit {point.hit_at}" for name, point in _armed.items()}
+
+
+def failpoint(name: Failpoint) -> None:
+    """Pass here. Does what is armed for this name at its nth passing."""
+    if not _armed:
+        return
+    point = _armed.get(name)
+    if point is None:
+        return
+    point.hits += 1
+    if point.hits != point.hit_at:
+        return
+    if point.action == "raise":
+        raise FailpointError(name)
+    os.kill(os.getpid(), signal.SIGKILL if point.action == "kill" else signal.SIGSTOP)

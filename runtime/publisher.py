@@ -1,0 +1,76 @@
+"""Our own idempotent producer: a send that returns has been acknowledged by all in-sync replicas."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from runtime.errors import BrokerUnavailableError
+from runtime.headers import event_headers
+from runtime.kafka_client import client_options
+from runtime.settings import RuntimeSettings
+from schemas.base import Message
+from schemas.codec import encode
+
+SEND_TIMEOUT_MS = 30_000
+RECORD_BYTES_MAX = 1_500_000
+"""Above the largest request plus its envelope; topics are created with `max.message.bytes` to match."""
+
+
+class Publisher(Protocol):
+    async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
+        """Send each message to its topic, in order per key; return when every one is acknowledged.
+
+        :raises BrokerUnavailableError: any was not acknowledged in time. It may still land: a repeat is harmless, as ids are
+            derived. Whoever promised durability must not promise it now.
+        """
+
+
+class KafkaPublisher:
+    """One producer a process; safe for concurrent use. Closed by `stop`, which flushes."""
+
+    def __init__(self, settings: RuntimeSettings, source: str) -> None:
+        self._prefix = settings.topic_prefix
+        self._source = source
+        self._options: dict[str, Any] = client_options(settings)
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        # Made here, not in __init__: aiokafka binds to the running loop.
+        self._producer = AIOKafkaProducer(
+            **self._options,
+            client_id=f"backstop-{self._source}",
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_request_size=RECORD_BYTES_MAX,
+            request_timeout_ms=SEND_TIMEOUT_MS,
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+    async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
+        producer = self._producer
+        if producer is None:
+            raise BrokerUnavailableError("the producer is not started")
+        try:
+            async with asyncio.timeout(timeout_s or SEND_TIMEOUT_MS / 1000):
+                waits = [
+                    await producer.send(
+                        f"{self._prefix}{message.topic}",
+                        value=encode(message),
+                        key=message.key.encode(),
+                        headers=event_headers(message, self._source),
+                    )
+                    for message in messages
+                ]
+                for wait in waits:
+                    await wait
+        except (KafkaError, TimeoutError) as error:
+            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error

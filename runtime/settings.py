@@ -1,0 +1,69 @@
+"""Settings that every process shares. Each is declared once: name with unit, default, one sentence, validation.
+
+They are read from the environment (prefix `BACKSTOP_`) once, by the composition root of the process; other code gets values.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class RuntimeSettings(BaseSettings):
+    """Broker, topics, data folder, logs."""
+
+    model_config = SettingsConfigDict(env_prefix="BACKSTOP_", extra="ignore", frozen=True)
+
+    kafka_bootstrap_servers: str = Field(
+        default="localhost:9092",
+        validation_alias=AliasChoices(
+            "KAFKA_BOOTSTRAP_SERVERS", "BACKSTOP_KAFKA_BOOTSTRAP_SERVERS", "kafka_bootstrap_servers"
+        ),
+        description="Comma-separated host:port list of brokers.",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How to speak to the brokers; SASL_SSL in production."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="SASL mechanism, where the protocol is a SASL one."
+    )
+    kafka_sasl_username: str | None = Field(default=None, description="SASL user name.")
+    kafka_sasl_password: SecretStr | None = Field(default=None, description="SASL password.")
+    kafka_ssl_cafile: Path | None = Field(default=None, description="CA bundle for TLS; the system's store if unset.")
+    topic_prefix: str = Field(
+        default="backstop.", pattern=r"^[A-Za-z0-9._\-]{0,100}$", description="Put before every topic and group name."
+    )
+    partitions: int = Field(default=8, ge=1, le=256, description="Partitions of each topic; fixed at creation.")
+    replication_factor: int = Field(default=1, ge=1, le=5, description="Replicas of each topic; 3 in production.")
+    min_insync_replicas: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="Replicas that must have a record before it is acknowledged; 2 in production.",
+    )
+    data_dir: Path = Field(default=Path(".backstop"), description="Folder for stores, the read model and blobs.")
+    blob_dir: Path | None = Field(
+        default=None, description="Folder of the blob store, shared by all processes; data_dir/blobs if unset."
+    )
+    inline_bytes_max: int = Field(
+        default=65_536, ge=0, le=524_288, description="Bodies above this size go to the blob store."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: for people on a terminal, JSON otherwise."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    failpoints: str = Field(
+        default="", description="Test only: places at which this process dies or stops (docs/failpoints)."
+    )
+    clock_offset_ms: int = Field(default=0, description="Test only: a wrong clock; refused unless failpoints are on.")
+
+    @property
+    def blobs_path(self) -> Path:
+        return self.blob_dir or self.data_dir / "blobs"
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+"""A tuple that the environment gives as a comma-separated string (see the validators that split it)."""
