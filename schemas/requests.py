@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.base import JobId
+GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
+"""An id that a caller chose. It holds no colon: `tenant:id` is how another tenant's jobs are named apart (`runtime.door`)."""
 
 METADATA_OURS = frozenset({"job", "attempt", "tenant"})
 """Metadata keys Backstop sets on each create: they are how an orphan is found again."""
@@ -40,7 +41,7 @@ class Submit(_Strict):
 
     v: Literal[1] = 1
     type: Literal["submit"] = "submit"
-    job_id: JobId | None = None
+    job_id: GivenJobId | None = None
     request: dict[str, JsonValue]
     deadline_at_ms: int | None = Field(default=None, ge=0)
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
@@ -76,7 +77,7 @@ class Cancel(_Strict):
 
     v: Literal[1] = 1
     type: Literal["cancel"]
-    job_id: JobId
+    job_id: GivenJobId
     reason: str | None = Field(default=None, max_length=200)
 
 
