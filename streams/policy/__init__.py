@@ -1,0 +1,1 @@
+"""Pure: a question in, a decision out."""

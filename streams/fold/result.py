@@ -1,0 +1,54 @@
+"""The one terminal record of a job, made from the fact that ended it. Pure."""
+
+from schemas.jobs import AttemptSettled, JobFact
+from schemas.results import JobOutcome, JobResult, Reason, Timings
+from streams.fold.attempts import Attempts
+
+
+def make_result(
+    event: JobFact, attempts: Attempts, outcome: JobOutcome, reason: Reason | None, *, tenant: str,
+    model: str | None = None, submitted_at_ms: int | None = None, session_id: str | None = None, tags: tuple[str, ...] = (),
+) -> JobResult:  # fmt: skip
+    """Output, usage and detection come from `event` where an attempt's end is what ended the job; else there are none."""
+    settled = event if isinstance(event, AttemptSettled) else None
+    return JobResult(
+        id=f"{event.job_id}/result",
+        at_ms=event.at_ms,
+        job_id=event.job_id,
+        tenant=tenant,
+        outcome=outcome,
+        reason=reason,
+        model=model,
+        response=settled.response if settled else None,
+        usage=settled.usage if settled else None,
+        found_by=settled.found_by if settled else None,
+        timings=_timings(event, settled, attempts, event.at_ms if submitted_at_ms is None else submitted_at_ms),
+        attempts=attempts.briefs(),
+        rejections=attempts.rejections,
+        session_id=session_id,
+        tags=tags,
+    )
+
+
+def _timings(event: JobFact, settled: AttemptSettled | None, attempts: Attempts, submitted_at_ms: int) -> Timings:
+    if settled is None:
+        return Timings(submitted_at_ms=submitted_at_ms, finished_at_ms=event.at_ms)
+    decider = attempts.of_response(settled.response_id)
+    accepted_at_ms = decider.accepted_at_ms if decider else None
+    created_at_ms, ended_at_ms = settled.provider_created_at_ms, settled.provider_ended_at_ms
+    return Timings(
+        submitted_at_ms=submitted_at_ms,
+        accepted_at_ms=accepted_at_ms,
+        finished_at_ms=event.at_ms,
+        queued_ms=_span(submitted_at_ms, accepted_at_ms),
+        running_ms=_span(created_at_ms, ended_at_ms),
+        webhook_lag_ms=_span(ended_at_ms, settled.webhook_at_ms),
+        detection_ms=_span(ended_at_ms, event.at_ms),
+    )
+
+
+def _span(start_ms: int | None, end_ms: int | None) -> int | None:
+    """Never negative: two clocks took part, and the provider's stamps are whole seconds."""
+    if start_ms is None or end_ms is None:
+        return None
+    return max(0, end_ms - start_ms)
