@@ -1,0 +1,312 @@
+"""A fold's table: rows of bytes, a partition of the table for each partition of the log, recovered by Faust from a changelog.
+
+Of Faust we take the assignment (a table's partition always sits with its log's) and the recovery. Writing is ours, because
+Faust writes the local store first, never waits for the changelog, and logs a failed changelog record as a warning: here a row is
+in the changelog, acknowledged by all in-sync replicas, before it is in the local store, and the caller hears of every failure.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+from aiokafka import AIOKafkaProducer
+from faust.stores.base import Store
+from faust.types import TP
+
+from runtime.errors import InvariantError
+from streams.store.partition_db import (
+    PartitionDb,
+    StoreDamagedError,
+    StoreLimits,
+    newest_change_s,
+    set_aside,
+)
+
+__all__ = ["FoldTable", "PartitionNotOwnedError", "StoreDamagedError", "StoreLimits"]
+
+CHANGELOG_BATCH_BYTES_MAX = 512 * 1024
+SEND_TIMEOUT_MS = 30_000
+RECOVERY_CHUNKS_MAX = 2
+"""How many chunks of a changelog (1 MiB at most each) Faust gathers before it writes them. Not 1: to Faust that means a global table."""
+
+TOMBSTONE_RETENTION_MS = 7 * 86_400_000
+STALE_AFTER_S = 5 * 86_400
+"""A local store untouched for longer is rebuilt: the changelog forgets a deletion after `TOMBSTONE_RETENTION_MS`, and a store that
+had not yet seen it would keep the row for ever."""
+
+Recovered = Callable[[set[int]], None]
+DamageFound = Callable[[str, int, Path, str], None]
+"""Called with table, partition, the path it was set aside to, and what was wrong: counted, and logged as an error."""
+
+
+class PartitionNotOwnedError(InvariantError):
+    """A read or write of a partition that is not (or no longer) ours."""
+
+
+class FoldTable:
+    """One table of rows (bytes → bytes), co-partitioned with its log, kept in RocksDB, recovered by Faust from its changelog."""
+
+    def __init__(
+        self,
+        app: Any,
+        name: str,
+        partitions: int,
+        *,
+        limits: StoreLimits | None = None,
+        min_insync_replicas: int = 1,
+        on_damage: DamageFound | None = None,
+        after_changelog: Callable[[], None] | None = None,
+    ) -> None:
+        """Declare it before the app starts. The replication factor is the app's.
+
+        :param after_changelog: called in `write` between the changelog's acknowledgement and the local write, for tests that end
+            the process there.
+        """
+        self.name = name
+        self._app = app
+        self._after_changelog = after_changelog
+        self._callbacks: list[Recovered] = []
+        self._active: set[int] = set()
+        self._table = _Table(
+            app,
+            name=name,
+            partitions=partitions,
+            key_type=bytes,
+            value_type=bytes,
+            recovery_buffer_size=RECOVERY_CHUNKS_MAX,
+            extra_topic_configs={
+                "min.insync.replicas": min_insync_replicas,
+                "delete.retention.ms": TOMBSTONE_RETENTION_MS,
+            },
+        )
+        self._table.fold = self
+        self._store = _FoldStore(app, self._table, limits or StoreLimits(), on_damage)
+        self._table.use(self._store)
+        app.tables.add(self._table)
+        self._producer: AIOKafkaProducer | None = None
+
+    @property
+    def changelog_topic(self) -> str:
+        topic: str = self._table.changelog_topic_name
+        return topic
+
+    def partitions(self) -> set[int]:
+        """The partitions that are ours and recovered. During a rebalance: those before it, until the new assignment."""
+        return set(self._active)
+
+    def on_recovered(self, callback: Recovered) -> None:
+        """Call `callback` with `partitions()` after each recovery, before records flow again. An exception ends the process."""
+        self._callbacks.append(callback)
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        """:raises PartitionNotOwnedError: not ours. :raises StoreDamagedError: the process must end."""
+        return self._owned(partition).get(key)
+
+    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """All rows in key order, as of this call. Errors as `get`."""
+        return self._owned(partition).items()
+
+    async def write(self, partition: int, rows: Mapping[bytes, bytes | None], source_offset: int | None = None) -> None:
+        """Put rows (None deletes one): the changelog first, every acknowledgement awaited; then the local store, as one batch.
+
+        Raises whatever failed. The caller then ends the process without acknowledging its records: the changelog may have some of
+        the rows and the store none, and only a recovery makes them equal again.
+
+        :param source_offset: of the last record that the rows contain; for the message of an error only, rows carry their own.
+        """
+        if not rows:
+            return
+        self._owned(partition)
+        try:
+            offset = await self._send(partition, rows)
+        except Exception as error:
+            error.add_note(
+                f"{self.name}: {len(rows)} rows of partition {partition} up to source offset {source_offset}"
+            )
+            raise
+        if self._after_changelog is not None:
+            self._after_changelog()
+        # Looked up again: a partition that went away meanwhile must not be written.
+        self._owned(partition).write(rows.items(), offset)
+
+    async def _send(self, partition: int, rows: Mapping[bytes, bytes | None]) -> int | None:
+        """Rows to the changelog, acknowledged; returns the last offset, or None if the broker could not say."""
+        producer = self._producer
+        if producer is None:
+            raise InvariantError(f"{self.name}: a write before the table has started")
+        waits = []
+        batch, size = producer.create_batch(), 0
+        for key, value in rows.items():
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                waits.append((await self._send_batch(producer, batch, partition), size))
+                batch, size = producer.create_batch(), 0
+                batch.append(key=key, value=value, timestamp=None)
+            size += 1
+        waits.append((await self._send_batch(producer, batch, partition), size))
+        ends = [(await wait).offset + size - 1 if (await wait).offset >= 0 else None for wait, size in waits]
+        return ends[-1]
+
+    async def _send_batch(self, producer: AIOKafkaProducer, batch: Any, partition: int) -> "asyncio.Future[Any]":
+        batch.close()
+        sent: asyncio.Future[Any] = await producer.send_batch(batch, self.changelog_topic, partition=partition)
+        return sent
+
+    def _owned(self, partition: int) -> PartitionDb:
+        db = self._store.dbs.get(partition) if partition in self._active else None
+        if db is None:
+            raise PartitionNotOwnedError(f"{self.name}: partition {partition} is not ours")
+        return db
+
+    # Called by Faust's side of the table, below.
+
+    async def start(self) -> None:
+        options = self._app.producer_options
+        self._producer = AIOKafkaProducer(
+            **options,
+            client_id=f"{self._app.conf.id}-{self.name}-changelog",
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=CHANGELOG_BATCH_BYTES_MAX,
+            request_timeout_ms=SEND_TIMEOUT_MS,
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+    def reassigned(self, kept: set[int]) -> None:
+        self._active &= kept
+
+    def recovered(self, active: set[int]) -> None:
+        self._active = set(active)
+        for callback in self._callbacks:
+            callback(set(active))
+
+
+class _Table(faust.Table):  # type: ignore[misc]  # faust is untyped
+    """What Faust knows of the table."""
+
+    fold: FoldTable
+
+    def use(self, store: "_FoldStore") -> None:
+        self._data = store
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        await self.fold.start()
+
+    async def on_stop(self) -> None:
+        await self.fold.stop()
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        # Faust would swallow what this raises.
+        try:
+            await super().on_recovery_completed(active_tps, standby_tps)
+            self.fold.recovered({tp.partition for tp in active_tps})
+        except Exception as error:
+            self.app.fail(error)
+            raise
+
+
+class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
+    """The store behind a table: opens and closes partitions as they come and go, and applies chunks of the changelog."""
+
+    def __init__(self, app: Any, table: _Table, limits: StoreLimits, on_damage: DamageFound | None) -> None:
+        super().__init__("rocksdb://", app, table, table_name=table.name, key_serializer="raw", value_serializer="raw")
+        self.dbs: dict[int, PartitionDb] = {}
+        self._limits = limits
+        self._on_damage = on_damage
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        return self._db(tp.partition).offset()
+
+    def set_persisted_offset(self, tp: TP, offset: int) -> None:
+        self._db(tp.partition).write((), offset)
+
+    async def need_active_standby_for(self, tp: TP) -> bool:
+        del tp
+        return True
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
+        """Apply chunks (see `BatchConsumer._recover`). Faust would log an exception as a warning and try again for ever."""
+        del to_key, to_value
+        try:
+            for event in batch:
+                message = event.message
+                rows = ((record.key, record.value) for record in message.value if record.key is not None)
+                self._db(message.partition).write(rows, message.offset)
+        except Exception as error:
+            self.app.fail(error)
+            raise
+
+    def discard(self, partition: int, reason: str) -> None:
+        """Set a partition's store aside and begin an empty one."""
+        db = self.dbs.pop(partition, None)
+        if db is not None:
+            db.close()
+        self._set_aside(partition, reason)
+
+    def reset_state(self) -> None:
+        for partition in list(self.dbs):
+            self.discard(partition, "reset")
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        del revoked, newly_assigned, generation_id
+        mine = {tp.partition for tp in assigned if tp.topic == self.table.changelog_topic_name}
+        self.table.fold.reassigned(mine)
+        for partition in set(self.dbs) - mine:
+            self.dbs.pop(partition).close()
+        for partition in sorted(mine):
+            self._db(partition)
+            await asyncio.sleep(0)  # a scan blocks; let heartbeats through between two
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        del active_tps, standby_tps
+
+    async def backup_partition(self, tp: Any, flush: bool = True, purge: bool = False, keep: int = 1) -> None:
+        raise NotImplementedError
+
+    def restore_backup(self, tp: Any, latest: bool = True, backup_id: int = 0) -> None:
+        raise NotImplementedError
+
+    async def on_stop(self) -> None:
+        for db in self.dbs.values():
+            db.close()
+        self.dbs.clear()
+
+    def partition_path(self, partition: int) -> Path:
+        return Path(self.app.conf.tabledir) / f"{self.table_name}-{partition}.db"
+
+    def _db(self, partition: int) -> PartitionDb:
+        db = self.dbs.get(partition)
+        if db is None:
+            db = self.dbs[partition] = self._open(partition)
+        return db
+
+    def _open(self, partition: int) -> PartitionDb:
+        path = self.partition_path(partition)
+        changed_s = newest_change_s(path)
+        if changed_s is not None and self.app.now_s() - changed_s > STALE_AFTER_S:
+            self._set_aside(partition, "older than the changelog's memory of deletions")
+        try:
+            return PartitionDb(path, self.app.block_cache(self._limits), self._limits)
+        except StoreDamagedError as error:
+            self._set_aside(partition, str(error))
+            return PartitionDb(path, self.app.block_cache(self._limits), self._limits)
+
+    def _set_aside(self, partition: int, reason: str) -> None:
+        path = self.partition_path(partition)
+        if not os.path.lexists(path):
+            return
+        target = set_aside(path)
+        self.log.error("%s: set aside as %s and rebuilt from the changelog: %s", path, target, reason)
+        if self._on_damage is not None:
+            self._on_damage(self.table_name, partition, target, reason)
