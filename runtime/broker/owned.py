@@ -1,0 +1,69 @@
+"""A broker for the length of a `with` block, for the demo and the tests."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from runtime.broker import chain, docker
+from runtime.broker import local_kafka as jvm_tools
+from runtime.broker.chain import Given, Source
+from runtime.broker.docker import Engine
+from runtime.broker.errors import Missing, NoBrokerError
+from runtime.broker.jvm import Broker
+from runtime.broker.local_kafka import LocalKafka, Toolchain
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A broker that answers. `node` is the JVM node where there is one: it can be killed, frozen and restarted."""
+
+    bootstrap: str
+    source: Source
+    container: str | None = None
+    node: Broker | None = None
+
+
+@contextmanager
+def owned(environment: Mapping[str, str]) -> Iterator[Owned]:
+    """The first of the chain that starts, ended with the block. A given broker is left as it is.
+
+    A JVM node also ends when this process is killed; a container then stays behind, and is named in `docker ps`.
+    Raises `NoBrokerError`.
+    """
+    broker = chain.first(chain.probes(environment), _start)
+    try:
+        yield broker
+    finally:
+        _end(broker)
+
+
+def local_kafka(environment: Mapping[str, str]) -> LocalKafka:
+    """Kafka's jars and a java, for `Broker(local_kafka(...))`; resolves the jars where they are not cached yet.
+
+    Raises `NoBrokerError` where this machine has no Java 17 or no way to the jars.
+    """
+    found = jvm_tools.find(environment)
+    if isinstance(found, Missing):
+        raise NoBrokerError([found])
+    return found.kafka()
+
+
+def _start(source: Source) -> Owned:
+    match source:
+        case Given():
+            return Owned(source.bootstrap, source)
+        case Engine():
+            name = f"backstop-kafka-owned-{os.getpid()}"
+            return Owned(docker.start(source, name), source, container=name)
+        case Toolchain():
+            node = Broker(source.kafka()).start()
+            return Owned(node.bootstrap, source, node=node)
+
+
+def _end(broker: Owned) -> None:
+    if broker.node is not None:
+        broker.node.stop()
+    if broker.container is not None and isinstance(broker.source, Engine):
+        docker.remove(broker.source, broker.container)
+        docker.remove_data(broker.source, broker.container)

@@ -1,0 +1,47 @@
+"""A real broker for everything in this folder: one a session, from the same chain as the demo and development use.
+
+`broker.bootstrap` is where it is, `prefix` a topic prefix that no other test has. A test that kills, freezes or restarts
+its broker takes `local_kafka` and makes a `Broker(local_kafka)` of its own. A machine that can have no broker fails
+these tests, and is told what to install; it does not skip them.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.broker import LocalKafka, NoBrokerError, Owned, owned
+from runtime.broker import local_kafka as find_local_kafka
+
+HERE = Path(__file__).parent
+_numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Owned]:
+    """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
+    with owned(os.environ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def local_kafka() -> LocalKafka:
+    """Kafka's jars and a java: what `Broker` is made of."""
+    try:
+        return find_local_kafka(os.environ)
+    except NoBrokerError as error:
+        pytest.skip(f"needs a broker it may kill: {error}")
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Of topics, groups and transactional ids; unique also among sessions that share a given broker."""
+    return f"t{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
