@@ -1,0 +1,249 @@
+"""PURE: what was seen of a run, judged. The records come from four independent witnesses that agree only if all is well:
+the driver (what was acknowledged to it), the results topic (read committed), the provider's own ledgers, and the read model.
+
+- I1: every acknowledged job has a result.
+- I2: every job has one result, and every result a job.
+- I3: the provider accepted one create per attempt, no more attempts than 1 + the retries granted, and none that the result
+  does not know of.
+- I6: the row that people read says the same as the result.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Invariant = Literal["I1", "I2", "I3", "I6"]
+
+EXAMPLES_MAX = 5
+MISSING_ROW = "no row"
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A job whose submission was acknowledged, at `at_ms`, by Kafka or with a 2xx."""
+
+    job_id: str
+    door: Literal["http", "kafka"]
+    at_ms: int
+    retries_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A record on `results`, as a consumer got it at `seen_at_ms`."""
+
+    job_id: str
+    outcome: str
+    found_by: str | None
+    seen_at_ms: int
+    attempts: frozenset[int]
+    """Numbers of the attempts that it tells of."""
+    response_id: str | None = None
+    """The response that decided it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A line of the provider's ledger of accepted creates."""
+
+    response_id: str
+    job_id: str | None
+    attempt: int | None
+    at_ms: int
+    replied: bool = True
+    """False: the provider kept its answer from us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """The first delivery of a true webhook for a response that was answered with a 2xx."""
+
+    response_id: str
+    sent_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was seen of a run that is over."""
+
+    acknowledged: Sequence[Acknowledged]
+    results: Sequence[Result]
+    creates: Sequence[Create]
+    rows: Mapping[str, str]
+    """Job id → status in the read model."""
+    ended_at_ms: Mapping[str, int] = field(default_factory=dict)
+    """Response id → when it ended, by the provider's ledger."""
+    hooks: Sequence[Hook] = ()
+    restarts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    invariant: Invariant
+    sentence: str
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = "" if self.count <= len(self.examples) else f" and {self.count - len(self.examples)} more"
+        return f"{self.invariant}: {self.count} {self.sentence}: {', '.join(self.examples)}{more}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Milliseconds over `count` measurements; None where there is none."""
+
+    count: int
+    p50_ms: int | None
+    p99_ms: int | None
+    max_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`violations` is empty when every invariant held."""
+
+    jobs: int
+    by_door: Mapping[str, int]
+    results: int
+    lost: int
+    duplicates: int
+    outcomes: Mapping[str, int]
+    found_by: Mapping[str, int]
+    creates: int
+    creates_unanswered: int
+    repeats: int
+    """Creates beyond the first of their job: retries."""
+    unexplained_creates: int
+    row_mismatches: int
+    detection: Mapping[str, Spread]
+    """End at the provider → result read by a consumer, by how the end was found."""
+    webhook_to_result: Spread
+    request_to_create: Spread
+    restarts: Mapping[str, int]
+    violations: tuple[Violation, ...]
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Count what was seen, and name every violation."""
+    submitted = {job.job_id: job for job in evidence.acknowledged}
+    results: dict[str, list[Result]] = defaultdict(list)
+    for result in evidence.results:
+        results[result.job_id].append(result)
+    first = {job_id: copies[0] for job_id, copies in results.items()}
+
+    lost = [job_id for job_id in submitted if job_id not in results]
+    duplicates = [job_id for job_id, copies in results.items() if len(copies) > 1]
+    strangers = [job_id for job_id in results if job_id not in submitted]
+    unexplained = _unexplained_creates(evidence.creates, submitted, first)
+    mismatches = _row_mismatches(first, evidence.rows)
+
+    violations = _violations(
+        ("I1", "jobs acknowledged and without a result", lost),
+        ("I2", "jobs with more than one result", duplicates),
+        ("I2", "results of jobs that nobody submitted", strangers),
+        ("I3", "accepted creates that nothing explains", unexplained),
+        ("I6", "rows that do not say what the result says", mismatches),
+    )
+    per_job = Counter(create.job_id for create in evidence.creates)
+    return Verdict(
+        jobs=len(submitted),
+        by_door=dict(Counter(job.door for job in submitted.values())),
+        results=len(evidence.results),
+        lost=len(lost),
+        duplicates=sum(len(results[job_id]) - 1 for job_id in duplicates),
+        outcomes=dict(Counter(result.outcome for result in first.values()).most_common()),
+        found_by=dict(Counter(result.found_by for result in first.values() if result.found_by).most_common()),
+        creates=len(evidence.creates),
+        creates_unanswered=sum(not create.replied for create in evidence.creates),
+        repeats=sum(count - 1 for count in per_job.values()),
+        unexplained_creates=len(unexplained),
+        row_mismatches=len(mismatches),
+        detection=_detection(first.values(), evidence.ended_at_ms),
+        webhook_to_result=_webhook_to_result(first.values(), evidence.hooks),
+        request_to_create=_request_to_create(submitted, evidence.creates),
+        restarts={name: count for name, count in evidence.restarts.items() if count},
+        violations=violations,
+    )
+
+
+def spread(values: Iterable[int]) -> Spread:
+    """Nearest-rank percentiles."""
+    ordered = sorted(values)
+    if not ordered:
+        return Spread(0, None, None, None)
+    return Spread(len(ordered), _rank(ordered, 50), _rank(ordered, 99), ordered[-1])
+
+
+def _rank(ordered: Sequence[int], percent: int) -> int:
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+def _violations(*found: tuple[Invariant, str, Sequence[str]]) -> tuple[Violation, ...]:
+    return tuple(
+        Violation(invariant, sentence, len(examples), tuple(examples[:EXAMPLES_MAX]))
+        for invariant, sentence, examples in found
+        if examples
+    )
+
+
+def _unexplained_creates(
+    creates: Sequence[Create], submitted: Mapping[str, Acknowledged], results: Mapping[str, Result]
+) -> list[str]:
+    """One sentence for each create that should not be."""
+    unexplained: list[str] = []
+    seen: dict[str, set[int]] = defaultdict(set)
+    for create in creates:
+        job = submitted.get(create.job_id or "")
+        if job is None or create.attempt is None:
+            unexplained.append(f"{create.response_id} (of no job that was submitted)")
+            continue
+        attempts = seen[job.job_id]
+        name = f"{job.job_id} attempt {create.attempt}"
+        if create.attempt in attempts:
+            unexplained.append(f"{name} (the same attempt again)")
+            continue
+        attempts.add(create.attempt)
+        result = results.get(job.job_id)
+        if len(attempts) > 1 + job.retries_max:
+            unexplained.append(f"{name} (only {job.retries_max} retries were granted)")
+        elif result is not None and create.attempt not in result.attempts:
+            unexplained.append(f"{name} (the result knows nothing of it)")
+    return unexplained
+
+
+def _row_mismatches(results: Mapping[str, Result], rows: Mapping[str, str]) -> list[str]:
+    return [
+        f"{job_id} (row {rows.get(job_id, MISSING_ROW)}, result {result.outcome})"
+        for job_id, result in results.items()
+        if rows.get(job_id, MISSING_ROW) != result.outcome
+    ]
+
+
+def _detection(results: Iterable[Result], ended_at_ms: Mapping[str, int]) -> dict[str, Spread]:
+    delays: dict[str, list[int]] = defaultdict(list)
+    for result in results:
+        ended = ended_at_ms.get(result.response_id or "")
+        if result.found_by is not None and ended is not None:
+            delays[result.found_by].append(result.seen_at_ms - ended)
+    return {found_by: spread(values) for found_by, values in sorted(delays.items())}
+
+
+def _webhook_to_result(results: Iterable[Result], hooks: Sequence[Hook]) -> Spread:
+    sent: dict[str, int] = {}
+    for hook in hooks:
+        sent.setdefault(hook.response_id, hook.sent_at_ms)
+    return spread(
+        result.seen_at_ms - sent[result.response_id]
+        for result in results
+        if result.found_by == "webhook" and result.response_id in sent
+    )
+
+
+def _request_to_create(submitted: Mapping[str, Acknowledged], creates: Sequence[Create]) -> Spread:
+    return spread(
+        create.at_ms - job.at_ms
+        for create in creates
+        if create.attempt == 1 and (job := submitted.get(create.job_id or "")) is not None
+    )
