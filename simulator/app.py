@@ -1,0 +1,54 @@
+"""The server: `build_app(config)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from simulator.calls import Handler, Op, serve
+from simulator.config import SimulatorConfig
+from simulator.controls import add_controls
+from simulator.core import Simulator
+from simulator.creating import create
+from simulator.streaming import stream
+from simulator.v1 import cancel, delete, items, look
+
+REQUEST_BYTES_MAX: Final = 32 << 20
+SIMULATOR: Final = web.AppKey("simulator", Simulator)
+
+
+def build_app(config: SimulatorConfig) -> web.Application:
+    """The aiohttp application of one simulator. It starts and stops with the runner that serves it."""
+    simulator = Simulator(config)
+    app = web.Application(client_max_size=REQUEST_BYTES_MAX)
+    app[SIMULATOR] = simulator
+    one = "/v1/responses/{response_id}"
+    _add(app, simulator, "POST", "/v1/responses", "create", create)
+    _add(app, simulator, "GET", one, "look", look)
+    _add(app, simulator, "POST", f"{one}/cancel", "cancel", cancel)
+    _add(app, simulator, "DELETE", one, "delete", delete)
+    _add(app, simulator, "GET", f"{one}/input_items", "items", items)
+    add_controls(app, simulator)
+
+    async def run(_: web.Application) -> AsyncIterator[None]:
+        simulator.start()
+        yield
+        await simulator.close()
+
+    async def let_go(_: web.Application) -> None:
+        simulator.begin_close()
+
+    app.cleanup_ctx.append(run)
+    app.on_shutdown.append(let_go)
+    return app
+
+
+def _add(app: web.Application, simulator: Simulator, method: str, path: str, op: Op, handle: Handler) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await serve(simulator, op, request, handle, stream)
+
+    serving: Callable[[web.Request], Awaitable[web.StreamResponse]] = answer
+    # No HEAD beside GET: OpenAI has none.
+    app.router.add_route(method, path, serving)

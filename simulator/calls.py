@@ -1,0 +1,104 @@
+"""One call of `/v1`, from the key to the ledger: what every endpoint has in common."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from aiohttp import web
+
+from simulator.answers import Answer, error, failure, wrong_key
+from simulator.catalogue import Fault
+from simulator.chance import Target
+from simulator.core import Simulator
+from simulator.records import Stored
+from simulator.wire import SILENT
+
+Op = Literal["create", "look", "cancel", "delete", "items"]
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known of a call so far; the ledger's line is made of it."""
+
+    op: Op
+    request: web.Request
+    body: bytes
+    project: int = -1
+    stored: Stored | None = None
+    target: Target = field(default_factory=Target)
+    fault: str | None = None
+    streams_from: int | None = None
+
+
+Handler = Callable[[Simulator, Call], Awaitable[Answer]]
+Streamer = Callable[[Simulator, Call], Awaitable[web.StreamResponse]]
+
+
+async def serve(
+    simulator: Simulator, op: Op, request: web.Request, handle: Handler, stream: Streamer
+) -> web.StreamResponse:
+    """Answer one call: key, platform, `handle`, ledger, and then the wire (or `stream`, if the call asks for one)."""
+    started_s = simulator.clock.now_s()
+    call, answer = Call(op, request, b""), None
+    try:
+        call.body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        answer = error(413, "Your request body is too large.", code="request_too_large")
+    answer = answer or _refused_at_the_door(simulator, call) or await handle(simulator, call)
+    _record(simulator, call, answer)
+    if call.streams_from is not None and answer.status == 200 and answer.sabotage is None:
+        return await stream(simulator, call)
+    headers = {
+        "x-request-id": f"req_{secrets.token_hex(16)}",
+        "openai-processing-ms": str(round((simulator.clock.now_s() - started_s) * 1000)),
+        "openai-version": "2020-10-01",
+        "openai-organization": "org-sim",
+        **answer.headers,
+    }
+    return await simulator.wire.send(request, replace(answer, headers=headers))
+
+
+def strike(simulator: Simulator, call: Call, fault: Fault | None) -> Fault | None:
+    """Note that `fault` strikes this call."""
+    if fault is not None:
+        call.fault = fault.name
+        simulator.struck[fault.name] += 1
+    return fault
+
+
+def redirect(call: Call) -> Answer:
+    """307 to the same address."""
+    return Answer(307, b"", headers={"location": str(call.request.rel_url)})
+
+
+def _refused_at_the_door(simulator: Simulator, call: Call) -> Answer | None:
+    scheme, _, key = call.request.headers.get("authorization", "").partition(" ")
+    project = simulator.projects.get(key) if scheme == "Bearer" else None
+    if project is None:
+        return wrong_key()
+    call.project = project
+    if (answer := simulator.platform.refusal()) is not None:
+        call.fault = "outage"
+        return answer
+    number = str(simulator.ledgers.calls.last)
+    if strike(simulator, call, simulator.faults.one("platform", Target(), number, (), 1)):
+        return failure(500)
+    return None
+
+
+def _record(simulator: Simulator, call: Call, answer: Answer) -> None:
+    target = call.stored.target if call.stored is not None else call.target
+    status = 0 if answer.sabotage in SILENT else answer.status
+    simulator.answered[f"{call.op} {status}"] += 1
+    simulator.ledgers.calls.write(
+        op=call.op,
+        response=target.response or call.request.match_info.get("response_id"),
+        job=target.job,
+        attempt=target.attempt,
+        status=status,
+        fault=call.fault,
+        delivered=answer.sabotage is None,
+    )

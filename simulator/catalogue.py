@@ -1,0 +1,132 @@
+"""Every fault the simulator knows, by name, and how a fault is written down.
+
+The part of a name before the first `_` is the place where the fault strikes. At create, run, look and cancel at most
+one strikes at a time; faults of a hook are independent of each other.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Place = Literal["create", "run", "look", "cancel", "hook", "platform"]
+
+# What can happen to an answer, whatever the call was. At a create and a cancel each has two sides: done, or not done.
+KINDS: Final = (
+    *("close", "reset", "stall", "drip", "cut", "slow", "not_http"),
+    *("html_200", "empty_object", "broken_json", "null", "list", "no_content"),
+    *("408", "409", "500", "502", "503", "504"),
+)
+QUOTA_CODES: Final = (
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "organization_usage_limit_exceeded",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+)
+_CREATE: Final = (
+    *(f"429_{code}" for code in QUOTA_CODES),
+    *("429_requests", "429_tokens", "429_too_large", "429_slow_down", "429_flex", "429_other", "503_overloaded"),
+    *("html_403", "html_429", "307", "400", "401", "403", "404_model", "413", "422", "terminal"),
+)
+_RUN: Final = (
+    *("stuck_queued", "stuck_in_progress", "failed", "failed_usage", "failed_no_code", "failed_unknown_code"),
+    *("incomplete", "image_safety", "empty_output", "slow", "expires", "missed_window"),
+)
+_LOOK: Final = (
+    *("404", "404_at_first", "401", "429", "html_403", "html_429", "307"),
+    *("regress", "unknown_status", "another_id", "truncated"),
+)
+_CANCEL: Final = ("400", "404", "409", "429", "runs_on", "then_completed")
+# Sent beside the true hook: what does not authenticate, and what does but is odd.
+FORGERIES: Final = (
+    *("forged_secret", "forged_empty_key", "forged_body", "forged_old", "forged_future", "forged_unsigned"),
+)
+ODDITIES: Final = ("unknown_type", "foreign_id", "not_json", "not_utf8", "list", "huge")
+_HOOK: Final = ("lost", "late", "twice", "early", "reordered", *FORGERIES, *ODDITIES)
+
+FAULTS: Final[dict[str, Place]] = {
+    **{f"create_{side}_{kind}": "create" for side in ("accept", "refuse") for kind in KINDS},
+    **{f"create_{name}": "create" for name in _CREATE},
+    **{f"run_{name}": "run" for name in _RUN},
+    **{f"look_{name}": "look" for name in (*KINDS, *_LOOK)},
+    **{f"cancel_{side}_{kind}": "cancel" for side in ("accept", "refuse") for kind in KINDS},
+    **{f"cancel_{name}": "cancel" for name in _CANCEL},
+    **{f"hook_{name}": "hook" for name in _HOOK},
+    "platform_500": "platform",
+}
+
+
+class ConfigError(ValueError):
+    """The caller's setting, directive or control body is wrong; the text names the field and the reason."""
+
+
+def place_of(name: str) -> Place:
+    """The place of a fault; ConfigError with the nearest names if there is none such."""
+    place = FAULTS.get(name)
+    if place is None:
+        near = difflib.get_close_matches(name, FAULTS, n=3)
+        raise ConfigError(f"unknown fault {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault about to strike; `arg` as it was written, read by whoever performs it."""
+
+    name: str
+    arg: str | None = None
+
+    @property
+    def what(self) -> str:
+        """The name without its place."""
+        return self.name.partition("_")[2]
+
+    def number(self, default: float) -> float:
+        """The argument as a number, `default` where none was given."""
+        return default if self.arg is None else float(self.arg)
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """A fault asked for in a request's metadata: `NAME[=ARG][*TIMES][@ATTEMPT]`."""
+
+    fault: Fault
+    place: Place
+    times: int | None
+    attempt: str | None
+
+
+_NUMERIC_ARGS: Final = frozenset(
+    {"run_slow", "run_expires", "look_404_at_first", "cancel_then_completed", "hook_late"}
+    | {name for name in FAULTS if name.endswith("_slow")}
+)
+
+
+def make_fault(name: str, arg: str | None) -> Fault:
+    """A checked fault: ConfigError on an unknown name or an argument that is not the number it must be."""
+    place_of(name)
+    if arg is not None and name in _NUMERIC_ARGS:
+        try:
+            usable = 0 <= float(arg) < float("inf")
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ConfigError(f"{name}: argument {arg!r} must be a number >= 0")
+    return Fault(name, arg)
+
+
+def parse_directives(text: str) -> tuple[Directive, ...]:
+    """Read `metadata.sim_fault`; ConfigError says what is wrong with it."""
+    return tuple(_parse_one(word) for word in text.replace(",", " ").split())
+
+
+def _parse_one(word: str) -> Directive:
+    rest, at, attempt = word.partition("@")
+    rest, star, times = rest.partition("*")
+    name, equals, arg = rest.partition("=")
+    if star and not times.isdecimal():
+        raise ConfigError(f"{word!r}: the part after * must be a whole number")
+    fault = make_fault(name, arg if equals else None)
+    return Directive(fault, FAULTS[name], int(times) if star else None, attempt if at else None)

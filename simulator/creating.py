@@ -1,0 +1,171 @@
+"""`POST /v1/responses`: limits, then faults, then acceptance."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from simulator.answers import Answer, bad_request, error, failure, html, ok, wrong_key
+from simulator.calls import Call, redirect, strike
+from simulator.catalogue import Fault
+from simulator.core import Simulator
+from simulator.objects import render
+from simulator.planning import make_plan
+from simulator.records import CreateRequest, Ending, JobTally, Stored
+from simulator.requests import read_create
+from simulator.wire import spoil
+
+HIDDEN_S: Final = 5.0
+_LOOK_AROUND_S: Final = 0.25
+
+
+async def create(simulator: Simulator, call: Call) -> Answer:
+    """Accept a response or refuse it; either may be spoiled on the way back."""
+    request = read_create(call.body, call.request.headers, call.project, simulator.profile)
+    if isinstance(request, Answer):
+        return request
+    call.target = request.target
+    known = _known(simulator, request)
+    if known is not None:
+        call.stored = known
+        return _with_limits(simulator, request, ok(render(known)))
+    refusal = simulator.limits.charge(request.model, request) or _over_open_max(simulator, request)
+    if refusal is not None:
+        return refusal
+    tally, key = _count_call(simulator, request)
+    calls = tally.calls if tally is not None else 1
+    fault = simulator.faults.one("create", request.target, key, request.directives, calls)
+    strike(simulator, call, fault)
+    if fault is not None and not fault.what.startswith("accept_") and fault.what != "terminal":
+        return _refused(simulator, call, request, fault)
+    stored = _accept(simulator, request, tally, key, fault)
+    call.stored = stored
+    answer = _with_limits(simulator, request, await _reply(simulator, call, stored, fault))
+    if fault is None or fault.what == "terminal":
+        return answer
+    return spoil(answer, fault.what.removeprefix("accept_"), fault.number(simulator.profile.slow_real_s))
+
+
+def _known(simulator: Simulator, request: CreateRequest) -> Stored | None:
+    """The response made earlier with this idempotency key, if the profile honours keys."""
+    if request.idempotency_key is None or simulator.profile.idempotency != "honoured":
+        return None
+    return simulator.responses.by_idempotency_key(request.idempotency_key, request.project)
+
+
+def _over_open_max(simulator: Simulator, request: CreateRequest) -> Answer | None:
+    most = simulator.profile.model(request.model).open_max
+    if not most or simulator.responses.open_of[request.model] < most:
+        return None
+    return simulator.limits.refusal("429_other", request.model)
+
+
+def _count_call(simulator: Simulator, request: CreateRequest) -> tuple[JobTally | None, str]:
+    """The job's tally and the seed of this call's draws: job, attempt, how often; else the number of the call."""
+    job, attempt = request.target.job, request.target.attempt
+    if job is None:
+        return None, f"#{simulator.ledgers.calls.last}"
+    tally = simulator.tallies.of(job)
+    tally.calls += 1
+    times = tally.calls_of[attempt] = tally.calls_of.get(attempt, 0) + 1
+    return tally, f"{job}/{attempt}/{times}"
+
+
+def _accept(
+    simulator: Simulator, request: CreateRequest, tally: JobTally | None, key: str, fault: Fault | None
+) -> Stored:
+    target, directives = request.target, request.directives
+    run_fault = simulator.faults.one("run", target, key, directives, 1)
+    hidden = simulator.faults.named("look_404_at_first", target, key, directives)
+    for struck in (run_fault, hidden):
+        if struck is not None:
+            simulator.struck[struck.name] += 1
+    plan = make_plan(request, simulator.profile, simulator.chance, key, run_fault, simulator.platform.wave_factor)
+    stored = simulator.responses.accept(request, plan, key, hidden.number(HIDDEN_S) if hidden else 0.0)
+    of_job, repeat = _count_accepted(tally, target.attempt)
+    simulator.repeats += bool(repeat)
+    simulator.ledgers.creates.write(
+        **stored.names(),
+        tenant=request.metadata.get("tenant"),
+        model=request.model,
+        metadata=request.metadata,
+        background=request.background,
+        retry_count=request.retry_count,
+        idempotency_key=request.idempotency_key,
+        fault=fault.name if fault else None,
+        replied=fault is None or fault.what in ("terminal", "accept_slow"),
+        of_job=of_job,
+        repeat=repeat,
+    )
+    return stored
+
+
+def _count_accepted(tally: JobTally | None, attempt: str | None) -> tuple[int, int]:
+    if tally is None:
+        return 0, 0
+    before = tally.accepted, tally.accepted_of.get(attempt, 0)
+    tally.accepted += 1
+    tally.accepted_of[attempt] = before[1] + 1
+    return before
+
+
+async def _reply(simulator: Simulator, call: Call, stored: Stored, fault: Fault | None) -> Answer:
+    """The object as the client shall see it, after whatever must happen before the reply."""
+    request = stored.request
+    if request.stream:
+        call.streams_from = 0
+        return ok(render(stored))
+    if fault is not None and fault.what == "terminal":
+        simulator.responses.end_now(stored, Ending())
+        return ok(render(stored))
+    if not request.background:
+        await _await_end(simulator, call, stored)
+        return ok(render(stored))
+    answer = ok(render(stored))
+    early = simulator.faults.named("hook_early", stored.target, stored.key, request.directives)
+    if early is not None:
+        simulator.struck["hook_early"] += 1
+        tried = asyncio.Event()
+        simulator.responses.end_now(stored, stored.plan.ending, tried)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(tried.wait(), simulator.profile.early_hold_real_s)
+    return answer
+
+
+async def _await_end(simulator: Simulator, call: Call, stored: Stored) -> None:
+    """A synchronous response is answered when it has ended, and cancelled if its client leaves (guide: background)."""
+    while stored.is_open and not simulator.wire.closing.is_set():
+        await stored.changed(_LOOK_AROUND_S)
+        if stored.is_open and (call.request.transport is None or call.request.transport.is_closing()):
+            simulator.responses.cancel(stored)
+
+
+def _with_limits(simulator: Simulator, request: CreateRequest, answer: Answer) -> Answer:
+    return Answer(answer.status, answer.body, answer.content_type, simulator.limits.headers(request.model))
+
+
+def _refused(simulator: Simulator, call: Call, request: CreateRequest, fault: Fault) -> Answer:
+    what = fault.what
+    if what.startswith("refuse_"):
+        kind = what.removeprefix("refuse_")
+        # After the wait there is nothing to show; elsewhere an answer that was never made is spoiled.
+        plausible = failure(500) if kind == "slow" else Answer(200, _NEVER_MADE)
+        return spoil(plausible, kind, fault.number(simulator.profile.slow_real_s))
+    if what in ("503_overloaded", "html_429") or what.startswith("429_"):
+        return simulator.limits.refusal(what, request.model)
+    return redirect(call) if what == "307" else _REFUSALS[what]
+
+
+_NEVER_MADE: Final = (
+    b'{"id": "resp_0000000000000000000000000000000000000000", "object": "response", "status": "queued"}'
+)
+_REFUSALS: Final = {
+    "html_403": html(403),
+    "400": bad_request("Invalid value for 'reasoning.effort'.", param="reasoning.effort", code="invalid_value"),
+    "401": wrong_key(),
+    "403": error(403, "Project `proj_sim` does not have access to this model.", code="model_not_found"),
+    "404_model": error(404, "The model does not exist or you do not have access to it.", code="model_not_found"),
+    "413": error(413, "Your request body is too large.", code="request_too_large"),
+    "422": error(422, "Unprocessable request."),
+}

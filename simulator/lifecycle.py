@@ -1,0 +1,208 @@
+"""The states of responses: queued → in_progress → an end; deleted, expired, stuck, forgotten.
+
+The ledger of truth gets a line for each change, before anything of it is visible outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import replace
+from typing import Final, Literal
+
+from simulator.clock import Clock, Timers
+from simulator.config import Profile
+from simulator.hooks import Hooks
+from simulator.ids import hex_id, response_id
+from simulator.ledgers import Ledgers
+from simulator.objects import total_tokens
+from simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
+
+INPUT_KEPT_BYTES_MAX: Final = 65_536
+_PLATFORM_FAILURE: Final = Ending("failed", "server_error", with_usage=False)
+
+
+class Responses:
+    """All responses in memory. `runs` says what a platform outage does to runs that end now."""
+
+    def __init__(
+        self, profile: Profile, clock: Clock, timers: Timers, hooks: Hooks, ledgers: Ledgers, tallies: JobTallies
+    ) -> None:
+        self.profile = profile
+        self.runs: Literal["on", "fail", "stuck"] = "on"
+        self.open = 0
+        self.open_of: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        self._clock = clock
+        self._timers = timers
+        self._hooks = hooks
+        self._ledgers = ledgers
+        self._tallies = tallies
+        self._all: dict[str, Stored] = {}
+        self._ended: deque[str] = deque()
+        self._by_idempotency_key: dict[tuple[int, str], str] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def accept(self, request: CreateRequest, plan: Plan, key: str, hide_s: float) -> Stored:
+        """Record a new response as queued and set its time going; unseen by looks for `hide_s`."""
+        now_s, now_ms = self._clock.now_s(), self._clock.wall_ms()
+        short = not request.store
+        retention_s = self.profile.retention_short_s if short else self.profile.retention_s
+        stored = Stored(
+            id=response_id(),
+            message_id=hex_id("msg"),
+            key=key,
+            request=request,
+            plan=plan,
+            created_at_s=now_ms // 1000,
+            expires_at_s=now_s + self._clock.real_s(retention_s),
+            hidden_until_s=now_s + self._clock.real_s(hide_s) if hide_s else 0.0,
+        )
+        if request.size <= INPUT_KEPT_BYTES_MAX:
+            stored.input_kept = request.body.get("input")
+        self._all[stored.id] = stored
+        if request.idempotency_key is not None:
+            self._by_idempotency_key[(request.project, request.idempotency_key)] = stored.id
+            if len(self._by_idempotency_key) > self.profile.responses_max:
+                del self._by_idempotency_key[next(iter(self._by_idempotency_key))]
+        self.open += 1
+        self.open_of[request.model] += 1
+        self._truth(stored, "queued")
+        if len(self._all) > self.profile.responses_max:
+            self._forget(next(iter(self._all)))
+        if plan.queue_s is not None:
+            self._timers.after(self._clock.real_s(plan.queue_s), self._begin, stored, stored.epoch)
+        return stored
+
+    def find(self, response: str, project: int) -> Stored | None:
+        """The response if it is there for this project; one past its retention is forgotten here."""
+        stored = self._all.get(response)
+        if stored is None or stored.request.project != project:
+            return None
+        if self._clock.now_s() >= stored.expires_at_s:
+            self._remove(stored, "expired")
+            return None
+        return stored
+
+    def by_idempotency_key(self, key: str, project: int) -> Stored | None:
+        """The newest response of this project that was created with this `Idempotency-Key` and is still there."""
+        response = self._by_idempotency_key.get((project, key))
+        return None if response is None else self.find(response, project)
+
+    def get(self, response: str) -> Stored | None:
+        """The response whatever its project and age: for the controls."""
+        return self._all.get(response)
+
+    def end_now(self, stored: Stored, ending: Ending, first_try: asyncio.Event | None = None) -> None:
+        """End an open response at once; `first_try` is set when its hook has been tried."""
+        self._finish(stored, ending, first_try)
+
+    def cancel(self, stored: Stored) -> None:
+        """Cancel an open response."""
+        self._finish(stored, Ending("cancelled", with_usage=False))
+
+    def complete_later(self, stored: Stored, after_s: float) -> None:
+        """Let a cancelled response complete after all, with a hook of its own."""
+        self._timers.after(self._clock.real_s(after_s), self._resurrect, stored, stored.epoch)
+
+    def delete(self, stored: Stored) -> None:
+        """Remove it; if it still ran, it runs no more."""
+        self._remove(stored, "deleted")
+
+    def strand_all(self) -> int:
+        """Leave every open response stuck for ever, as a restart of the platform might; how many those were."""
+        stranded = [stored for stored in self._all.values() if stored.is_open]
+        for stored in stranded:
+            self._strand(stored)
+        return len(stranded)
+
+    def _begin(self, stored: Stored, epoch: int) -> None:
+        if stored.epoch != epoch or not stored.is_open:
+            return
+        stored.status = "in_progress"
+        stored.was_running = True
+        self._truth(stored, "in_progress")
+        stored.wake()
+        if stored.plan.run_s is not None:
+            self._timers.after(self._clock.real_s(stored.plan.run_s), self._end, stored, epoch)
+
+    def _end(self, stored: Stored, epoch: int) -> None:
+        if stored.epoch != epoch or not stored.is_open:
+            return
+        match self.runs:
+            case "stuck":
+                self._strand(stored)
+            case "fail":
+                self._finish(stored, _PLATFORM_FAILURE)
+            case "on":
+                self._finish(stored, stored.plan.ending)
+
+    def _resurrect(self, stored: Stored, epoch: int) -> None:
+        if stored.epoch == epoch and self._all.get(stored.id) is stored:
+            self._finish(stored, Ending())
+
+    def _finish(self, stored: Stored, ending: Ending, first_try: asyncio.Event | None = None) -> None:
+        if stored.is_open:
+            self._no_longer_open(stored)
+        stored.epoch += 1
+        stored.status = ending.status
+        stored.ending = ending
+        stored.ended_at_ms = self._clock.wall_ms()
+        if stored.plan.expires_after_end_s is not None:
+            stored.expires_at_s = self._clock.now_s() + self._clock.real_s(stored.plan.expires_after_end_s)
+        self.ends[ending.status] += 1
+        self._truth(stored, ending.status, ending.code, ending.reason)
+        self._account(stored)
+        self._ended.append(stored.id)
+        if len(self._ended) > self.profile.ended_max:
+            self._forget(self._ended.popleft())
+        if stored.request.background:
+            self._hooks.announce(stored, first_try)
+        stored.wake()
+
+    def _account(self, stored: Stored) -> None:
+        names = stored.names()
+        wasted = stored.status != "completed"
+        if names["job"] is not None and not wasted:
+            tally = self._tallies.of(names["job"])
+            if tally.winner is None:
+                tally.winner = stored.id
+            wasted = tally.winner != stored.id
+        self._ledgers.tokens.write(
+            **names,
+            tenant=stored.request.metadata.get("tenant"),
+            model=stored.request.model,
+            status=stored.status,
+            tokens=total_tokens(stored),
+            wasted=wasted,
+        )
+
+    def _strand(self, stored: Stored) -> None:
+        stored.epoch += 1
+        self._truth(stored, "stuck")
+
+    def _forget(self, response: str) -> None:
+        stored = self._all.get(response)
+        if stored is not None:
+            self._remove(stored, "forgotten")
+
+    def _remove(self, stored: Stored, state: str) -> None:
+        if stored.is_open:
+            self._no_longer_open(stored)
+        stored.epoch += 1
+        stored.plan = replace(stored.plan, queue_s=None, run_s=None)
+        self._all.pop(stored.id, None)
+        self._truth(stored, state)
+        stored.wake()
+
+    def _no_longer_open(self, stored: Stored) -> None:
+        self.open -= 1
+        model = stored.request.model
+        self.open_of[model] -= 1
+        if not self.open_of[model]:
+            del self.open_of[model]
+
+    def _truth(self, stored: Stored, state: str, code: str | None = None, reason: str | None = None) -> None:
+        self._ledgers.truth.write(**stored.names(), state=state, code=code, reason=reason)

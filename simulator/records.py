@@ -1,0 +1,155 @@
+"""What the server remembers of a response, and of the job that its metadata names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from simulator.catalogue import Directive
+from simulator.chance import Target
+
+Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
+OPEN: Final = ("queued", "in_progress")
+JOBS_MAX: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """A checked body of `POST /v1/responses`, with what its headers add."""
+
+    model: str
+    body: Mapping[str, Any]
+    size: int
+    input_text: str
+    background: bool
+    store: bool
+    stream: bool
+    metadata: Mapping[str, str]
+    directives: tuple[Directive, ...]
+    queue_s: float | None
+    run_s: float | None
+    output_bytes: int | None
+    project: int
+    retry_count: int | None
+    idempotency_key: str | None
+
+    @property
+    def target(self) -> Target:
+        """What faults may be aimed at."""
+        return Target(self.metadata.get("job"), self.metadata.get("attempt"))
+
+    @property
+    def input_tokens(self) -> int:
+        """About four characters to a token, as the provider's own rule of thumb has it."""
+        return max(len(self.input_text) // 4, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ends, decided when it is accepted."""
+
+    status: Status = "completed"
+    code: str | None = None
+    reason: str | None = None
+    with_usage: bool = True
+    empty: bool = False
+    hook: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The run of a response: how long in each state (simulated seconds, None = for ever), and how it ends."""
+
+    queue_s: float | None
+    run_s: float | None
+    ending: Ending
+    expires_after_end_s: float | None = None
+
+
+@dataclass(slots=True)
+class Stored:
+    """One response as the server keeps it. `epoch` grows whenever timers that were set before must not strike."""
+
+    id: str
+    message_id: str
+    key: str
+    request: CreateRequest
+    plan: Plan
+    created_at_s: int
+    expires_at_s: float
+    status: Status = "queued"
+    ending: Ending | None = None
+    ended_at_ms: int = 0
+    was_running: bool = False
+    hidden_until_s: float = 0.0
+    epoch: int = 0
+    looks: int = 0
+    cancels: int = 0
+    shown_ended: bool = False
+    regressed: bool = False
+    input_kept: Any = None
+    waiters: list[asyncio.Event] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.status in OPEN
+
+    @property
+    def target(self) -> Target:
+        """What faults may be aimed at."""
+        metadata = self.request.metadata
+        return Target(metadata.get("job"), metadata.get("attempt"), self.id)
+
+    def names(self) -> dict[str, str | None]:
+        """The fields by which ledgers name it."""
+        metadata = self.request.metadata
+        return {"response": self.id, "job": metadata.get("job"), "attempt": metadata.get("attempt")}
+
+    async def changed(self, real_s_max: float) -> None:
+        """Wait for the next change of state, at most `real_s_max`."""
+        waiter = asyncio.Event()
+        self.waiters.append(waiter)
+        try:
+            await asyncio.wait_for(waiter.wait(), real_s_max)
+        except TimeoutError:
+            pass
+        finally:
+            self.waiters.remove(waiter)
+
+    def wake(self) -> None:
+        """Tell all who wait for a change."""
+        for waiter in self.waiters:
+            waiter.set()
+
+
+@dataclass(slots=True)
+class JobTally:
+    """What was asked and accepted for one job."""
+
+    calls: int = 0
+    accepted: int = 0
+    calls_of: dict[str | None, int] = field(default_factory=dict)
+    accepted_of: dict[str | None, int] = field(default_factory=dict)
+    winner: str | None = None
+
+
+class JobTallies:
+    """Tallies of the newest jobs. One forgotten starts anew, so that `repeat` may then be too low; the file of the
+    ledger has all creates.
+    """
+
+    def __init__(self, jobs_max: int = JOBS_MAX) -> None:
+        self._tallies: dict[str, JobTally] = {}
+        self._max = jobs_max
+
+    def of(self, job: str) -> JobTally:
+        """The tally of a job."""
+        tally = self._tallies.get(job)
+        if tally is None:
+            tally = self._tallies[job] = JobTally()
+            if len(self._tallies) > self._max:
+                del self._tallies[next(iter(self._tallies))]
+        return tally
