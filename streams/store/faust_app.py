@@ -20,7 +20,7 @@ from faust.types import TP
 from mode import CrashingSupervisor
 
 from streams.store.partition_db import StoreLimits, new_cache
-from streams.store.transport import DRAIN_TIMEOUT_S, BatchTransport
+from streams.store.transport import BATCH_RECORDS_MAX, DRAIN_TIMEOUT_S, BatchTransport
 
 EXIT_FAILED = 70
 """EX_SOFTWARE: our own failure. Nothing that was in hand is acknowledged; whoever runs the process starts it again."""
@@ -39,6 +39,7 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
     """Faust's app with one way to fail. Made by `make_app`."""
 
     producer_options: Mapping[str, Any]
+    batch_records_max: int
     drain_timeout_s: float
     on_failure: Callable[[BaseException], None]
     now_s: Callable[[], float]
@@ -97,6 +98,7 @@ def make_app(
     heartbeat_interval_s: float = 3.0,
     rebalance_timeout_s: float = 60.0,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    batch_records_max: int = BATCH_RECORDS_MAX,
     replication_factor: int = 1,
     producer_options: Mapping[str, Any] | None = None,
     on_failure: Callable[[BaseException], None] = end_process,
@@ -143,6 +145,7 @@ def make_app(
     )
     app.transport = BatchTransport(app.conf.broker_consumer, app)
     app.producer_options = {"bootstrap_servers": bootstrap, **(producer_options or {})}
+    app.batch_records_max = batch_records_max
     app.drain_timeout_s = drain_timeout_s
     app.on_failure = on_failure
     app.now_s = now_s

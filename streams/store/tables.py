@@ -28,6 +28,8 @@ from streams.store.partition_db import (
 __all__ = ["FoldTable", "PartitionNotOwnedError", "StoreDamagedError", "StoreLimits"]
 
 CHANGELOG_BATCH_BYTES_MAX = 512 * 1024
+ROW_BYTES_MAX = 2 * 1024 * 1024
+"""Of one changelog record: above the largest record of a log, so that a row that holds one still fits."""
 SEND_TIMEOUT_MS = 30_000
 RECOVERY_CHUNKS_MAX = 2
 """How many chunks of a changelog (1 MiB at most each) Faust gathers before it writes them. Not 1: to Faust that means a global table."""
@@ -80,6 +82,7 @@ class FoldTable:
             extra_topic_configs={
                 "min.insync.replicas": min_insync_replicas,
                 "delete.retention.ms": TOMBSTONE_RETENTION_MS,
+                "max.message.bytes": ROW_BYTES_MAX,
             },
         )
         self._table.fold = self

@@ -85,8 +85,6 @@ class _Lane:
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
     """See the module. Everything here runs in the main loop."""
 
-    batch_records_max: ClassVar[int] = BATCH_RECORDS_MAX
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lanes: dict[TP, _Lane] = {}
         self.holes_closed = 0
@@ -139,8 +137,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
             return  # a rebalance came between: recovery seeks again to what it has applied
         message = self._message(tp, chunk.end - 1, list(chunk.records), ConsumerMessage)
         for channel in self.app.topics._tp_index.get(tp, ()):
-            while channel.queue.qsize() >= CHANGELOG_CHUNKS_MAX and self.flow_active:
-                await asyncio.sleep(0.002)  # noqa: ASYNC110  # a queue of Faust's; it tells nobody when it shrinks
+            # A queue of Faust's: it tells nobody when it shrinks.
+            while channel.queue.qsize() >= CHANGELOG_CHUNKS_MAX and self.flow_active:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
             if self.flow_active:
                 channel.queue.force_put_nowait(self.app.create_event(None, message.value, {}, message))
 
@@ -179,7 +178,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         channels = self.app.topics._tp_index.get(lane.tp)
         if not channels:
             return
-        size = min(len(lane.pending), self.batch_records_max)
+        size = min(len(lane.pending), self.app.batch_records_max)
         records = [lane.pending.popleft() for _ in range(size)]
         message = self._message(lane.tp, records[-1].offset, records, _BatchMessage)
         message.lane = lane

@@ -1,20 +1,24 @@
 """A worker process of the tests: folds integers per key, guarded by offset, on the hardened Faust substrate.
 
-`python -m tests.kafka.faust.worker '<json of WorkerConfig>'`. Each batch that was handled is a line in `<data_dir>/batches`.
+`python -m tests.kafka.faust.worker '<json of WorkerConfig>'`. In its data folder it appends a line to `batches` for each batch that
+it has handled, to `recovered` after each recovery, to `damages` for each store that it set aside.
 """
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
-from streams.store.faust_app import make_app, run_app
+from streams.store.faust_app import FoldApp, make_app, run_app
 from streams.store.partitions import each_partition
 from streams.store.tables import FoldTable
 
@@ -26,15 +30,18 @@ class WorkerConfig:
     topic: str
     data_dir: str
     partitions: int = 4
+    batch_records_max: int = 500
     record_delay_ms: float = 0.0
     instance_id: str | None = None
     session_timeout_s: float = 6.0
-    plain_loop: bool = False
-    isolated: bool = False
-    fail_at: int | None = None
-    """Raise at the record with this value, if it has not been folded."""
-    hang_at: int | None = None
     drain_timeout_s: float = 20.0
+    plain_loop: bool = False
+    """`async for event in stream.events()`, all partitions one after the other, instead of `each_partition`."""
+    fail_at: int | None = None
+    """Raise in the handler of the record with this value."""
+    hang_at: int | None = None
+    huge_at: int | None = None
+    """Write a row larger than the changelog takes."""
 
     def dumps(self) -> str:
         return json.dumps(asdict(self))
@@ -46,61 +53,75 @@ def fold_row(row: bytes | None, offset: int, value: int) -> bytes | None:
     return json.dumps([count + 1, total + value, offset]).encode() if offset > last else None
 
 
-async def main(config: WorkerConfig) -> None:
-    data_dir = Path(config.data_dir)
-    app = make_app(
+def app_of(config: WorkerConfig, **settings: Any) -> FoldApp:
+    return make_app(
         config.app_id,
         config.bootstrap,
-        data_dir,
+        Path(config.data_dir),
         now_s=time.time,
         instance_id=config.instance_id,
         session_timeout_s=config.session_timeout_s,
         heartbeat_interval_s=0.5,
         rebalance_timeout_s=30.0,
         drain_timeout_s=config.drain_timeout_s,
+        batch_records_max=config.batch_records_max,
+        **settings,
     )
-    damages = (data_dir / "damages").open("a", buffering=1)
-    table = FoldTable(app, "sums", config.partitions, on_damage=lambda *damage: print(*damage, file=damages))
-    batches = (data_dir / "batches").open("a", buffering=1)
-    ready = (data_dir / "ready").open("a", buffering=1)
-    table.on_recovered(lambda partitions: print(sorted(partitions), file=ready))
 
-    async def handle(event: object) -> None:
+
+def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
+    """The table and the agent that folds the topic into it."""
+
+    def journal(name: str) -> Callable[..., None]:
+        file = (Path(config.data_dir) / name).open("a", buffering=1)
+        return lambda *words: print(*words, file=file)
+
+    handled, recovered, damaged = journal("batches"), journal("recovered"), journal("damages")
+    table = FoldTable(app, "sums", config.partitions, on_damage=damaged)
+    table.on_recovered(lambda partitions: recovered(sorted(partitions)))
+
+    async def handle(event: Any) -> None:
         partition = event.message.partition
         rows: dict[bytes, bytes | None] = {}
         for record in event.value:
             value = int(record.value)
-            folded = fold_row(rows.get(record.key) or table.get(partition, record.key), record.offset, value)
-            if folded is None:
-                continue
             if value == config.fail_at:
                 raise ValueError(f"the test's failure at {value}")
             if value == config.hang_at:
                 await asyncio.sleep(3600)
-            rows[record.key] = folded
-        if config.record_delay_ms:
-            await asyncio.sleep(len(event.value) * config.record_delay_ms / 1000)
+            folded = fold_row(rows.get(record.key) or table.get(partition, record.key), record.offset, value)
+            if folded is not None:
+                rows[record.key] = folded + b" " * 3_000_000 if value == config.huge_at else folded
+        await asyncio.sleep(len(event.value) * config.record_delay_ms / 1000)
         await table.write(partition, rows, event.message.offset)
-        print(partition, event.value[0].offset, event.value[-1].offset, len(event.value), len(rows), file=batches)
+        handled(partition, event.value[0].offset, event.value[-1].offset, len(event.value))
 
-    @app.agent(app.topic(config.topic, value_serializer="raw"), isolated_partitions=config.isolated)
-    async def fold(stream):
-        if config.plain_loop or config.isolated:
+    @app.agent(app.topic(config.topic))
+    async def fold(stream: Any) -> None:
+        if config.plain_loop:
             async for event in stream.events():
                 await handle(event)
         else:
             await each_partition(stream, handle)
 
+    return table
+
+
+async def main(config: WorkerConfig) -> None:
+    app = app_of(config)
+    declare(app, config)
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     await run_app(app, stop)
 
 
-if __name__ == "__main__":
-    if os.environ.get("BACKSTOP_TEST_LOG"):
-        import logging
-
-        logging.basicConfig(level=os.environ["BACKSTOP_TEST_LOG"])
+def run(main: Callable[[WorkerConfig], Awaitable[None]]) -> None:
+    if level := os.environ.get("BACKSTOP_TEST_LOG"):
+        logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(WorkerConfig(**json.loads(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    run(main)
