@@ -1,0 +1,60 @@
+"""Prints the part of requirements.lock that one image needs, hashes and all, so that no tool for developers gets in.
+
+    python deploy/production_requirements.py runtime | build
+
+`runtime` starts from [project] dependencies, `build` from [build-system] requires. The lock says for each package who
+asked for it ("# via"), so what is reachable is known without asking an index. Standard library only.
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def canonical(name: str) -> str:
+    """As PEP 503 writes it; version, extras and markers are cut off."""
+    found = re.match(r"[A-Za-z0-9._-]+", name.strip())
+    assert found is not None, name
+    return re.sub(r"[-_.]+", "-", found.group()).lower()
+
+
+def entries(lock: str) -> dict[str, str]:
+    """The lines of each package, by its name."""
+    starts = re.split(r"(?m)^(?=[A-Za-z0-9])", lock)
+    return {canonical(entry): entry for entry in starts if "==" in entry}
+
+
+def asked_by(entry: str) -> set[str]:
+    """Who asked for the package of `entry`: the lines below its `# via`."""
+    notes = re.findall(r"(?m)^\s+#\s+(.*)$", entry)
+    return {canonical(note.removeprefix("via ").strip()) for note in notes if note.strip() != "via"}
+
+
+def reachable(lock: str, roots: set[str]) -> dict[str, str]:
+    """The entries of `roots` and of everything that they need; KeyError where the lock lacks a root."""
+    every = entries(lock)
+    kept = {name: every[name] for name in roots}
+    while more := {name: entry for name, entry in every.items() if name not in kept and asked_by(entry) & kept.keys()}:
+        kept |= more
+    return dict(sorted(kept.items()))
+
+
+def roots(project: str, part: str) -> set[str]:
+    """What pyproject.toml itself asks for, for the part of that name."""
+    read = tomllib.loads(project)
+    return {
+        canonical(one)
+        for one in {"runtime": read["project"]["dependencies"], "build": read["build-system"]["requires"]}[part]
+    }
+
+
+def main(part: str) -> None:
+    project, lock = (ROOT / "pyproject.toml").read_text(), (ROOT / "requirements.lock").read_text()
+    sys.stdout.write("".join(reachable(lock, roots(project, part)).values()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
