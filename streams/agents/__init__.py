@@ -1,0 +1,1 @@
+"""Shell: Faust's agents and what they stand on. No decisions."""

@@ -1,0 +1,67 @@
+"""A record set aside, as the message that says why."""
+
+import base64
+from collections.abc import Sequence
+from typing import Protocol
+
+from schemas.codec import PoisonError
+from schemas.dead_letters import DeadLetter, Origin
+
+VALUE_BYTES_MAX = 512_000
+"""What of a record is kept: base64 must still fit one record. A longer value is cut, and says so in the detail."""
+
+
+class RawRecord(Protocol):
+    """A Kafka record with its origin."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp_ms(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+def dead_letter(record: RawRecord, error: PoisonError, component: str, now_ms: int) -> DeadLetter:
+    """The dead letter of a record; its id is the record's origin, so that a redelivery makes the same one."""
+    detail = error.detail
+    if record.value is not None and len(record.value) > VALUE_BYTES_MAX:
+        detail = f"{detail} (value of {len(record.value)} bytes cut to {VALUE_BYTES_MAX})"
+    return DeadLetter(
+        id=f"{record.topic}:{record.partition}:{record.offset}",
+        at_ms=now_ms,
+        component=component,
+        reason=error.reason,
+        detail=detail[:500],
+        origin=Origin(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=max(0, record.timestamp_ms),
+        ),
+        key_base64=_base64(record.key),
+        value_base64=_base64(record.value),
+        headers=tuple((name[:200], base64.b64encode(value[:2_000]).decode()) for name, value in record.headers[:32]),
+        record_key=_readable(record.key),
+    )
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data[:VALUE_BYTES_MAX]).decode()
+
+
+def _readable(key: bytes | None) -> str:
+    """The record's own key where it is short text, else empty (the id is used then)."""
+    try:
+        text = (key or b"").decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if len(text) <= 200 and text.isprintable() else ""

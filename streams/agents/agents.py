@@ -1,0 +1,70 @@
+"""The three agents: two folds and the intake. No decisions; an exception of ours ends the process before the acknowledgement."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.blobs import BlobStore
+from runtime.clock import NowMs
+from runtime.door import DoorPolicy
+from runtime.failpoints import failpoint
+from runtime.publisher import Publisher
+from schemas.base import DEFAULT_TENANT, Message
+from schemas.dead_letters import DeadLetter
+from streams import metrics
+from streams.agents.fold_shell import FoldShell, until_acknowledged
+from streams.intake import take_request
+from streams.store.partitions import each_partition
+from streams.store.transport import Record
+
+
+def add_fold_agent(app: Any, topic: str, name: str, shell: FoldShell) -> None:
+    """An agent that gives each batch of `topic` to the shell, partitions side by side."""
+
+    async def fold(event: Any) -> None:
+        await shell.take(event.message.partition, event.value)
+
+    async def agent(stream: Any) -> None:
+        await each_partition(stream, fold)
+
+    app.agent(app.topic(topic), name=name)(agent)
+
+
+class Intake:
+    """Requests of upstream services, made facts of their jobs."""
+
+    def __init__(
+        self, *, publisher: Publisher, blobs: BlobStore, policy: DoorPolicy, inline_bytes_max: int, now_ms: NowMs
+    ) -> None:
+        self._publisher = publisher
+        self._blobs = blobs
+        self._policy = policy
+        self._inline_bytes_max = inline_bytes_max
+        self._now_ms = now_ms
+
+    async def take(self, records: Sequence[Record]) -> None:
+        """Return when `records` may be acknowledged: what they became is in the logs."""
+        messages: list[Message] = []
+        for record in records:
+            messages += await take_request(
+                record,
+                tenant=DEFAULT_TENANT,
+                now_ms=self._now_ms(),
+                policy=self._policy,
+                blobs=self._blobs,
+                inline_bytes_max=self._inline_bytes_max,
+            )
+        await until_acknowledged(lambda: self._publisher.publish(messages), "intake")
+        failpoint("intake.jobs.acked")
+        for message in messages:
+            if isinstance(message, DeadLetter):
+                metrics.DEAD_LETTERS.labels(topic="requests", reason=message.reason).inc()
+
+
+def add_intake_agent(app: Any, topic: str, intake: Intake) -> None:
+    async def take(event: Any) -> None:
+        await intake.take(event.value)
+
+    async def agent(stream: Any) -> None:
+        await each_partition(stream, take)
+
+    app.agent(app.topic(topic), name="intake")(agent)

@@ -1,0 +1,122 @@
+"""One pattern for both folds: fold in memory → outputs acknowledged → rows written → the records acknowledged.
+
+A crash between any two steps repeats outputs (same ids, same bytes), and never loses one. Whoever may not act twice on a repeat
+remembers what it did: the submitter, and the publisher of results.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from runtime.clock import NowMs
+from runtime.dead_letters import dead_letter
+from runtime.errors import BrokerUnavailableError, InvariantError
+from runtime.failpoints import Failpoint, failpoint
+from runtime.publisher import Publisher
+from schemas.base import Message
+from schemas.results import JobResult
+from streams import metrics
+from streams.fold.batch import Fold, Folded, LogRecord, fold_batch
+from streams.ports import Results, Rows
+from streams.scheduler.due import DueIndex
+
+log = structlog.get_logger()
+
+POISON_RUN_MAX = 100
+"""Unreadable records in a row on a log that only we write: that is a bad deploy, not a bad record."""
+
+RETRY_WAIT_S = 0.5
+
+
+class Record(LogRecord, Protocol):
+    """A Kafka record with its origin, as `streams.store.transport` delivers it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def timestamp_ms(self) -> int: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class FoldShell:
+    """Takes batches of one log. One batch of a partition at a time; batches of different partitions may overlap."""
+
+    def __init__(
+        self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs
+    ) -> None:
+        self._fold = fold
+        self._rows = rows
+        self._publisher = publisher
+        self._results = results
+        self._index = index
+        self._now_ms = now_ms
+        self._poison_run: dict[int, int] = {}
+
+    async def take(self, partition: int, records: Sequence[Record]) -> None:
+        """Return when `records` may be acknowledged.
+
+        :raises Exception: any failure of ours; the process must then end before anything is acknowledged.
+        """
+        folded = fold_batch(self._fold, lambda key: self._rows.get(partition, key), records)
+        self._point("parsed")
+        self._count(partition, records, folded)
+        await self._publish(partition, folded)
+        if folded.rows:
+            await self._rows.write(partition, folded.rows)
+        self._point("rows.written")
+        for key, due_ms in folded.dues_ms.items():
+            self._index.put(partition, key, due_ms)
+
+    async def _publish(self, partition: int, folded: Folded[Record]) -> None:
+        results = [output for output in folded.outputs if isinstance(output, JobResult)]
+        others: list[Message] = [output for output in folded.outputs if not isinstance(output, JobResult)]
+        now_ms = self._now_ms()
+        others += [dead_letter(record, error, self._fold.name, now_ms) for record, error in folded.poisons]
+        waits: list[Awaitable[None]] = []
+        if others:
+            waits.append(until_acknowledged(lambda: self._publisher.publish(others), self._fold.name))
+        if results:
+            waits.append(self._results.publish(partition, results))
+        self._point("outputs.sent")
+        await asyncio.gather(*waits)
+        self._point("outputs.acked")
+
+    def _count(self, partition: int, records: Sequence[Record], folded: Folded[Record]) -> None:
+        name = self._fold.topic
+        metrics.FACTS.labels(log=name).inc(folded.taken)
+        metrics.REPEATS.labels(log=name).inc(folded.repeats)
+        for reason, count in folded.ignored.items():
+            metrics.IGNORED.labels(log=name, reason=reason).inc(count)
+        metrics.FOLD_LAG_SECONDS.labels(log=name).set(max(0, self._now_ms() - records[0].timestamp_ms) / 1000)
+        for record, error in folded.poisons:
+            metrics.DEAD_LETTERS.labels(topic=name, reason=error.reason).inc()
+            log.warning(
+                "record set aside", topic=record.topic, partition=record.partition, offset=record.offset,
+                reason=error.reason, detail=error.detail,
+            )  # fmt: skip
+        all_poison = folded.last_poisoned_run == len(records)
+        run = folded.last_poisoned_run + (self._poison_run.get(partition, 0) if all_poison else 0)
+        self._poison_run[partition] = run
+        if run >= POISON_RUN_MAX:
+            raise InvariantError(f"{run} records of {name} in a row can't be read: is this release older than its log?")
+
+    def _point(self, place: str) -> None:
+        failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # the names of both folds are in the Literal
+
+
+async def until_acknowledged(send: Callable[[], Awaitable[None]], who: str) -> None:
+    """Repeat `send` until the broker acknowledges: ids are derived, so a repeat is harmless, and giving up would lose a fact."""
+    while True:
+        try:
+            return await send()
+        except BrokerUnavailableError as error:
+            log.warning("the broker does not acknowledge; sending again", component=who, error=str(error))
+            await asyncio.sleep(RETRY_WAIT_S)
+
+
+__all__ = ["Failpoint", "FoldShell", "Record", "until_acknowledged"]

@@ -1,0 +1,136 @@
+"""Records of one partition of a log, folded in memory: what the shell, the audit and the simulation all do. Pure."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import TypeAdapter
+
+from schemas.base import Message
+from schemas.codec import PoisonError, decode
+from schemas.jobs import JOB_FACT
+from schemas.responses import RESPONSE_FACT
+from streams.fold import job, response
+from streams.fold.rows import (
+    decode_job_state,
+    decode_response_state,
+    decode_row,
+    encode_job_state,
+    encode_response_state,
+    encode_row,
+)
+from streams.fold.step import Step
+
+S = TypeVar("S")
+
+
+class LogRecord(Protocol):
+    """The part of a Kafka record that folding reads."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+R = TypeVar("R", bound=LogRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold(Generic[S]):
+    """One of the two folds, with its wire and row formats."""
+
+    name: str
+    topic: str
+    facts: TypeAdapter[Any]
+    absent: S
+    step: Callable[[S, Any], Step[S]]
+    due_ms: Callable[[S], int | None]
+    encode_state: Callable[[S], bytes]
+    decode_state: Callable[[bytes], S]
+
+
+JOB_FOLD: Fold[job.JobState] = Fold(
+    name="job_fold", topic="jobs", facts=JOB_FACT, absent=job.Absent(), step=job.step, due_ms=job.due_ms,
+    encode_state=encode_job_state, decode_state=decode_job_state,
+)  # fmt: skip
+RESPONSE_FOLD: Fold[response.ResponseState] = Fold(
+    name="response_fold", topic="responses", facts=RESPONSE_FACT, absent=response.Absent(), step=response.step,
+    due_ms=response.due_ms, encode_state=encode_response_state, decode_state=decode_response_state,
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Folded(Generic[R]):
+    """What a batch came to. `rows` are to be written only after every output was acknowledged."""
+
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    """New rows by key; None where the key is forgotten."""
+    dues_ms: dict[bytes, int | None] = field(default_factory=dict)
+    outputs: list[Message] = field(default_factory=list)
+    poisons: list[tuple[R, PoisonError]] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    taken: int = 0
+    repeats: int = 0
+    """Records at or below their row's offset: redelivered, and skipped."""
+    last_poisoned_run: int = 0
+    """How many records at the end of the batch were poison, without a good one between."""
+
+
+def fold_batch(fold: Fold[S], read_row: Callable[[bytes], bytes | None], records: Iterable[R]) -> Folded[R]:
+    """Fold `records` (one partition, offset order) onto the rows that `read_row` gives.
+
+    Total over the records' bytes: one that can't be parsed or folded becomes a poison, and the next is taken.
+    """
+    folded: Folded[R] = Folded()
+    states: dict[bytes, tuple[S, int]] = {}
+    for record in records:
+        try:
+            event = _parse(fold, record)
+            key = event.key.encode()
+            state, offset = states[key] if key in states else _load(fold, read_row(key))
+            if record.offset <= offset:
+                folded.repeats += 1
+                continue
+            result = _step(fold, state, event)
+        except PoisonError as error:
+            folded.poisons.append((record, error))
+            folded.last_poisoned_run += 1
+            continue
+        folded.last_poisoned_run = 0
+        folded.taken += 1
+        if result.ignored is not None:
+            folded.ignored[result.ignored.value] += 1
+            continue
+        states[key] = (result.state, record.offset)
+        folded.outputs.extend(result.outputs)
+    for key, (state, offset) in states.items():
+        if offset < 0 or key in folded.rows:
+            continue
+        folded.rows[key] = None if state == fold.absent else encode_row(fold.encode_state(state), offset)
+        folded.dues_ms[key] = fold.due_ms(state)
+    return folded
+
+
+def _parse(fold: Fold[Any], record: LogRecord) -> Any:
+    event = decode(fold.facts, record.value)
+    if record.key != event.key.encode():
+        raise PoisonError("wrong_key", f"the record's key is not the {fold.topic} key that its value names")
+    return event
+
+
+def _load(fold: Fold[S], row: bytes | None) -> tuple[S, int]:
+    if row is None:
+        return fold.absent, -1
+    data, offset = decode_row(row)
+    return fold.decode_state(data), offset
+
+
+def _step(fold: Fold[S], state: S, event: Any) -> Step[S]:
+    try:
+        return fold.step(state, event)
+    except Exception as error:  # The folds are total; if one is not after all, one record must not stop the log.
+        raise PoisonError("fold_failed", f"{type(error).__name__} in the {fold.name}") from error

@@ -1,0 +1,78 @@
+"""What intake does with one record of `requests`: the facts that it becomes. Pure but for the blob store.
+
+A bad record becomes a dead letter; where its job id can be read, its job also ends with a `rejected` result, so that an upstream
+service that only listens to `results` hears of it.
+"""
+
+import re
+from collections.abc import Sequence
+
+from runtime.blobs import BlobStore
+from runtime.dead_letters import RawRecord, dead_letter
+from runtime.door import DoorPolicy, qualified_job_id, to_cancel, to_refused, to_submitted
+from schemas.base import Message
+from schemas.codec import PoisonError, decode, load_object
+from schemas.requests import REQUEST, REQUEST_BYTES_MAX, Cancel, Submit
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+
+
+async def take_request(
+    record: RawRecord, *, tenant: str, now_ms: int, policy: DoorPolicy, blobs: BlobStore, inline_bytes_max: int
+) -> Sequence[Message]:
+    """The facts (and the dead letter) of one record. Total over its bytes."""
+    given: str | None = None
+    try:
+        given = readable_job_id(record)
+        request = _parse(record)
+        job_id = qualified_job_id(tenant, _one_id(request, record))
+        if isinstance(request, Cancel):
+            return (to_cancel(request, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms),)
+        if request.deadline_at_ms is not None and request.deadline_at_ms <= now_ms:
+            late_ms = now_ms - request.deadline_at_ms
+            raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
+        submitted = await to_submitted(
+            request, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
+            inline_bytes_max=inline_bytes_max,
+        )  # fmt: skip
+    except PoisonError as error:
+        letter = dead_letter(record, error, "intake", now_ms)
+        if given is None:
+            return (letter,)
+        return (letter, to_refused(qualified_job_id(tenant, given), tenant, error.reason, error.detail, now_ms, policy))
+    return (submitted,)
+
+
+def readable_job_id(record: RawRecord) -> str | None:
+    """The job id that a record names, in its value or else in its key; None where neither can be read."""
+    try:
+        named = load_object(record.value or b"").get("job_id")
+    except PoisonError:
+        named = None
+    if isinstance(named, str) and _JOB_ID.fullmatch(named):
+        return named
+    key = (record.key or b"").decode(errors="replace")
+    return key if _JOB_ID.fullmatch(key) else None
+
+
+def _parse(record: RawRecord) -> Submit | Cancel:
+    value = record.value
+    if value is not None and len(value) > REQUEST_BYTES_MAX:
+        raise PoisonError("too_large", f"{len(value)} bytes; a request may have {REQUEST_BYTES_MAX}")
+    return decode(REQUEST, value)
+
+
+def _one_id(request: Submit | Cancel, record: RawRecord) -> str:
+    """The job id: of the value, of the key, or of both if they agree."""
+    try:
+        key = record.key.decode() if record.key else None
+    except UnicodeDecodeError:
+        raise PoisonError("wrong_key", "the record's key is not UTF-8") from None
+    if request.job_id is not None and key is not None and key != request.job_id:
+        raise PoisonError("wrong_key", "the record's key is not the job_id of its value")
+    job_id = request.job_id or key
+    if job_id is None or not _JOB_ID.fullmatch(job_id):
+        raise PoisonError(
+            "invalid", "no job id: give the record a key or the value a job_id, 1 to 100 of A-Z a-z 0-9 _ . -"
+        )
+    return job_id

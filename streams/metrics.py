@@ -1,0 +1,23 @@
+"""Metrics of the worker process, each declared once. Labels are few and never an id."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60, 300)
+
+FACTS = Counter("backstop_facts", "Facts taken by a fold.", ["log"])
+REPEATS = Counter("backstop_repeats", "Redelivered records that were skipped.", ["log"])
+IGNORED = Counter("backstop_facts_ignored", "Facts that changed nothing, by reason.", ["log", "reason"])
+DEAD_LETTERS = Counter("backstop_dead_letters", "Records set aside.", ["topic", "reason"])
+FOLD_LAG_SECONDS = Gauge(
+    "backstop_fold_lag_seconds", "Age of the oldest record of the last batch when it was folded.", ["log"]
+)
+TIMERS = Counter("backstop_timers_fired", "TimerFired facts written.", ["log"])
+SCHEDULER_LATENESS_SECONDS = Histogram(
+    "backstop_scheduler_lateness_seconds", "From a due time to its TimerFired.", buckets=_SECONDS
+)
+RESULTS = Counter("backstop_results_published", "Results committed to the results topic.", ["outcome"])
+RESULTS_KNOWN = Counter(
+    "backstop_results_already_published", "Results that a repeat would have published again, held back by the tail."
+)
+RESULTS_COMMIT_SECONDS = Histogram("backstop_results_commit_seconds", "One transaction on results.", buckets=_SECONDS)
+RECOVERY_SECONDS = Histogram("backstop_recovery_seconds", "Rebuilding the due index of a partition.", buckets=_SECONDS)

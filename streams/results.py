@@ -1,0 +1,178 @@
+"""The publisher of `results`: a `read_committed` consumer sees each job's result once, whatever crashed.
+
+Two things together, because each has a hole of its own:
+- A *fence*. Each partition has a transactional producer whose id names the partition. Opening one makes every older owner's
+  unable to publish: a worker that was stopped, lost its partitions, and woke up is refused by the broker.
+- The *tail*, read back after the fence: the job ids at the end of the partition. A crash between the commit here and the row there
+  makes the fold hand out the same result again; it is known, and dropped.
+
+The tail needs to cover what one crash can repeat: the results of one batch (`BATCH_RECORDS_MAX` of the transport). It covers more.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, ProducerFenced
+
+from runtime.clock import monotonic_s
+from runtime.errors import BackstopError
+from runtime.failpoints import failpoint
+from runtime.headers import event_headers
+from runtime.kafka_client import client_options
+from runtime.publisher import RECORD_BYTES_MAX
+from runtime.settings import RuntimeSettings
+from schemas.codec import encode
+from schemas.results import JobResult
+from streams import metrics
+
+log = structlog.get_logger()
+
+TAIL_RECORDS_MAX = 5_000
+TAIL_READ_TIMEOUT_S = 30.0
+TRANSACTION_TIMEOUT_MS = 30_000
+RETRY_WAIT_S = 0.5
+
+
+class FencedError(BackstopError):
+    """Another worker owns the partition. This process must end: what it holds is no longer its to decide."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    producer: AIOKafkaProducer
+    known: dict[str, None] = field(default_factory=dict)
+    """Job ids on the partition's end, oldest first."""
+
+    def remember(self, job_id: str) -> None:
+        self.known[job_id] = None
+        while len(self.known) > TAIL_RECORDS_MAX:
+            del self.known[next(iter(self.known))]
+
+
+class ResultsPublisher:
+    """One lane a partition, opened at the first result after each assignment."""
+
+    def __init__(self, settings: RuntimeSettings, source: str = "worker") -> None:
+        self._settings = settings
+        self._options = client_options(settings)
+        self._topic = f"{settings.topic_prefix}results"
+        self._source = source
+        self._lanes: dict[int, _Lane] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._opening: dict[int, asyncio.Lock] = {}
+
+    def reassigned(self) -> None:
+        """Somebody else may have owned a partition meanwhile and published: every lane is opened anew when it is needed."""
+        for lane in self._lanes.values():
+            task = asyncio.create_task(_close(lane))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self._lanes = {}
+
+    async def stop(self) -> None:
+        self.reassigned()
+        await asyncio.gather(*self._closing)
+
+    async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
+        """See `streams.ports.Results`. While the broker is away this waits and tries again."""
+        while True:
+            try:
+                lane = self._lanes.get(partition) or await self._open(partition)
+                await self._commit(lane, partition, results)
+            except ProducerFenced as error:
+                raise FencedError(f"partition {partition} of {self._topic} has a newer owner") from error
+            except (KafkaError, TimeoutError) as error:
+                # Whether the commit took effect is not known: a new lane reads the tail and finds out.
+                log.warning("results not committed; opening the lane again", partition=partition, error=repr(error))
+                await self._forget(partition)
+                await asyncio.sleep(RETRY_WAIT_S)
+            else:
+                return
+
+    async def _commit(self, lane: _Lane, partition: int, results: Sequence[JobResult]) -> None:
+        fresh = {result.job_id: result for result in results if result.job_id not in lane.known}
+        metrics.RESULTS_KNOWN.inc(len(results) - len(fresh))
+        if not fresh:
+            return
+        started_s = monotonic_s()
+        await lane.producer.begin_transaction()
+        failpoint("results.begun")
+        waits = [
+            await lane.producer.send(
+                self._topic,
+                value=encode(result),
+                key=result.key.encode(),
+                partition=partition,
+                headers=event_headers(result, self._source),
+            )
+            for result in fresh.values()
+        ]
+        for wait in waits:
+            await wait
+        failpoint("results.sent")
+        await lane.producer.commit_transaction()
+        failpoint("results.committed")
+        metrics.RESULTS_COMMIT_SECONDS.observe(monotonic_s() - started_s)
+        for result in fresh.values():
+            lane.remember(result.job_id)
+            metrics.RESULTS.labels(outcome=result.outcome).inc()
+
+    async def _open(self, partition: int) -> _Lane:
+        lock = self._opening.setdefault(partition, asyncio.Lock())
+        async with lock:
+            if partition in self._lanes:
+                return self._lanes[partition]
+            producer = AIOKafkaProducer(
+                **self._options,
+                client_id=f"backstop-results-{partition}",
+                transactional_id=f"{self._topic}-{partition}",
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                max_request_size=RECORD_BYTES_MAX,
+                linger_ms=0,
+            )
+            lane = _Lane(producer)
+            try:
+                await producer.start()  # the fence: from here on an older owner is refused
+                for job_id in await self._read_tail(partition):
+                    lane.remember(job_id)
+            except BaseException:
+                await _close(lane)
+                raise
+            self._lanes[partition] = lane
+            return lane
+
+    async def _forget(self, partition: int) -> None:
+        lane = self._lanes.pop(partition, None)
+        if lane is not None:
+            await _close(lane)
+
+    async def _read_tail(self, partition: int) -> list[str]:
+        tp = TopicPartition(self._topic, partition)
+        consumer = AIOKafkaConsumer(
+            **self._options, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+        )  # fmt: skip
+        await consumer.start()
+        try:
+            consumer.assign([tp])
+            end = (await consumer.end_offsets([tp]))[tp]
+            beginning = (await consumer.beginning_offsets([tp]))[tp]
+            consumer.seek(tp, max(beginning, end - TAIL_RECORDS_MAX))
+            job_ids: list[str] = []
+            async with asyncio.timeout(TAIL_READ_TIMEOUT_S):
+                while await consumer.position(tp) < end:
+                    failpoint("results.tail.reading")
+                    for records in (await consumer.getmany(tp, timeout_ms=200)).values():
+                        job_ids += [record.key.decode() for record in records if record.key is not None]
+            return job_ids
+        finally:
+            await consumer.stop()
+
+
+async def _close(lane: _Lane) -> None:
+    with suppress(KafkaError, TimeoutError, asyncio.CancelledError):
+        await lane.producer.stop()

@@ -1,0 +1,51 @@
+"""The facts that the scheduler writes, with what its policies stamp on them. Pure."""
+
+from schemas.base import Message
+from schemas.jobs import JobTimerFired
+from schemas.responses import ResponseTimerFired
+from streams.fold import response
+from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD
+from streams.fold.rows import decode_row
+from streams.policy.looks import LookPolicy, next_look_at_ms
+from streams.scheduler.due import Due
+
+
+def job_timer(due: Due, row: bytes | None, now_ms: int) -> Message | None:
+    if row is None or JOB_FOLD.due_ms(JOB_FOLD.decode_state(decode_row(row)[0])) != due.due_ms:
+        return None
+    job_id = due.key.decode()
+    return JobTimerFired(id=f"{job_id}/timer/{due.due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due.due_ms)
+
+
+def response_timer(policy: LookPolicy, due: Due, row: bytes | None, now_ms: int) -> Message | None:
+    """With the time of the look after this one."""
+    if row is None:
+        return None
+    state = RESPONSE_FOLD.decode_state(decode_row(row)[0])
+    if RESPONSE_FOLD.due_ms(state) != due.due_ms:
+        return None
+    response_id = due.key.decode()
+    next_ms = now_ms
+    match state:
+        case response.Running():
+            next_ms = next_look_at_ms(
+                policy,
+                response_id=response_id,
+                accepted_at_ms=state.claim.claimed_at_ms,
+                now_ms=now_ms,
+                looks=state.looks + 1,
+            )
+        case response.Unclaimed():
+            next_ms = next_look_at_ms(
+                policy,
+                response_id=response_id,
+                accepted_at_ms=state.first_seen_ms,
+                now_ms=now_ms,
+                looks=state.looks + 1,
+            )
+        case _:
+            pass
+    return ResponseTimerFired(
+        id=f"{response_id}/timer/{due.due_ms}", at_ms=now_ms, response_id=response_id, due_ms=due.due_ms,
+        next_look_at_ms=next_ms,
+    )  # fmt: skip
