@@ -26,6 +26,7 @@ TOPIC_BYTES_MAX = RECORD_BYTES_MAX + 65_536
 
 REQUEST_TIMEOUT_MS = 20_000
 ASK_AGAIN_S = 0.2
+PREFIX_CHARS_MIN = 8
 NO_ERROR = 0
 
 Aspect = Literal["missing", "partitions", "replication_factor", "config"]
@@ -154,6 +155,20 @@ async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) ->
     if fatal:
         raise ConfigurationError("\n".join(str(difference) for difference in fatal))
     return differences
+
+
+async def delete_topics(settings: RuntimeSettings, patience_s: float = 10.0) -> tuple[str, ...]:
+    """Remove every topic under the prefix, changelogs too: for a throwaway system on somebody else's broker.
+
+    :raises ConfigurationError: the prefix is too short to be one's own.
+    """
+    if len(settings.topic_prefix) < PREFIX_CHARS_MIN:
+        raise ConfigurationError(f"topics under {settings.topic_prefix!r} are not deleted: the prefix is too short")
+    async with _admin(settings, patience_s) as admin:
+        names = [name for name in await admin.list_topics() if name.startswith(settings.topic_prefix)]
+        if names:
+            await admin.delete_topics(names)
+    return tuple(names)
 
 
 def _wanted(settings: RuntimeSettings, topic: Topic) -> WantedTopic:

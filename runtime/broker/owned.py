@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from runtime.broker import chain, docker
 from runtime.broker import local_kafka as jvm_tools
@@ -22,16 +23,20 @@ class Owned:
     source: Source
     container: str | None = None
     node: Broker | None = None
+    keep: bool = False
+    """Whether its data outlives it."""
 
 
 @contextmanager
-def owned(environment: Mapping[str, str]) -> Iterator[Owned]:
+def owned(environment: Mapping[str, str], folder: Path | None = None) -> Iterator[Owned]:
     """The first of the chain that starts, ended with the block. A given broker is left as it is.
 
+    With `folder`, its data stays there (for a container, in the volume that is named after it), and the next one on the
+    same folder goes on from it.
     A JVM node also ends when this process is killed; a container then stays behind, and is named in `docker ps`.
     Raises `NoBrokerError`.
     """
-    broker = chain.first(chain.probes(environment), _start)
+    broker = chain.first(chain.probes(environment), lambda source: _start(source, folder))
     try:
         yield broker
     finally:
@@ -49,16 +54,17 @@ def local_kafka(environment: Mapping[str, str]) -> LocalKafka:
     return found.kafka()
 
 
-def _start(source: Source) -> Owned:
+def _start(source: Source, folder: Path | None) -> Owned:
+    keep = folder is not None
     match source:
         case Given():
             return Owned(source.bootstrap, source)
         case Engine():
-            name = f"backstop-kafka-owned-{os.getpid()}"
-            return Owned(docker.start(source, name), source, container=name)
+            name = f"backstop-kafka-owned-{os.getpid()}" if folder is None else docker.container_name(folder)
+            return Owned(docker.start(source, name), source, container=name, keep=keep)
         case Toolchain():
-            node = Broker(source.kafka()).start()
-            return Owned(node.bootstrap, source, node=node)
+            node = Broker(source.kafka(), None if folder is None else folder / "kafka").start()
+            return Owned(node.bootstrap, source, node=node, keep=keep)
 
 
 def _end(broker: Owned) -> None:
@@ -66,4 +72,5 @@ def _end(broker: Owned) -> None:
         broker.node.stop()
     if broker.container is not None and isinstance(broker.source, Engine):
         docker.remove(broker.source, broker.container)
-        docker.remove_data(broker.source, broker.container)
+        if not broker.keep:
+            docker.remove_data(broker.source, broker.container)
