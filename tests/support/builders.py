@@ -1,0 +1,222 @@
+"""Facts with defaults, so that a test names only what it is about. Ids are short and derived from what the fact is."""
+
+from typing import Any
+
+from schemas.base import InlineBody
+from schemas.jobs import (
+    AttemptAccepted,
+    AttemptRejected,
+    AttemptSettled,
+    AttemptUnknown,
+    CancelRequested,
+    JobPolicy,
+    JobRefused,
+    JobSubmitted,
+    JobTimerFired,
+    SettledStatus,
+)
+from schemas.responses import (
+    LookFailed,
+    Outcome,
+    ResponseClaimed,
+    ResponseObserved,
+    ResponseTimerFired,
+    WebhookReceived,
+)
+
+JOB = "job_1"
+RESP = "resp_1"
+TENANT = "acme"
+MODEL = "model-1"
+T0 = 1_000_000
+"""When the job of a test is submitted, in Unix milliseconds."""
+
+DEADLINE = T0 + 3_600_000
+FORGET_AFTER = 7_200_000
+
+POLICY = JobPolicy(
+    retries_max=2,
+    rejections_max=3,
+    backoff_base_ms=1_000,
+    backoff_max_ms=60_000,
+    command_valid_ms=30_000,
+    word_timeout_ms=60_000,
+    adoption_grace_ms=120_000,
+    missing_grace_ms=40_000,
+    forget_after_ms=FORGET_AFTER,
+)
+REQUEST = InlineBody(value={"model": MODEL, "input": "hello"})
+
+
+def submitted(at_ms: int = T0, **changes: Any) -> JobSubmitted:
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/submitted",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "tenant": TENANT,
+        "door": "http",
+        "model": MODEL,
+        "request": REQUEST,
+        "request_sha256": "sha-1",
+        "deadline_at_ms": DEADLINE,
+        "policy": POLICY,
+    }
+    return JobSubmitted(**{**given, **changes})
+
+
+def refused(at_ms: int = T0, **changes: Any) -> JobRefused:
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/refused",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "tenant": TENANT,
+        "code": "invalid_request",
+        "message": "request.model is missing",
+        "forget_after_ms": FORGET_AFTER,
+    }
+    return JobRefused(**{**given, **changes})
+
+
+def cancel_requested(at_ms: int, **changes: Any) -> CancelRequested:
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/cancel/{at_ms}",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "tenant": TENANT,
+        "door": "http",
+    }
+    return CancelRequested(**{**given, **changes})
+
+
+def accepted(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: Any) -> AttemptAccepted:
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/{attempt}/accepted/{response_id}",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "attempt": attempt,
+        "tenant": TENANT,
+        "response_id": response_id,
+        "status": "queued",
+        "look_at_ms": at_ms + 20_000,
+    }
+    return AttemptAccepted(**{**given, **changes})
+
+
+def rejected(at_ms: int, attempt: int = 1, **changes: Any) -> AttemptRejected:
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/{attempt}/rejected",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "attempt": attempt,
+        "blame": "reset",
+        "code": "rate_limit_exceeded",
+        "message": "tokens per minute",
+        "http_status": 429,
+    }
+    return AttemptRejected(**{**given, **changes})
+
+
+def unknown(at_ms: int, attempt: int = 1, **changes: Any) -> AttemptUnknown:
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/{attempt}/unknown",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "attempt": attempt,
+        "reason": "connection reset",
+    }
+    return AttemptUnknown(**{**given, **changes})
+
+
+def settled(
+    at_ms: int, status: SettledStatus = "completed", attempt: int = 1, response_id: str = RESP, **changes: Any
+) -> AttemptSettled:
+    given: dict[str, Any] = {
+        "id": f"{response_id}/settled",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "attempt": attempt,
+        "response_id": response_id,
+        "status": status,
+        "found_by": "webhook",
+        "looks": 1,
+    }
+    return AttemptSettled(**{**given, **changes})
+
+
+def job_timer(due_ms: int, at_ms: int | None = None, job_id: str = JOB) -> JobTimerFired:
+    """Fired on time, where `at_ms` is not given."""
+    return JobTimerFired(
+        id=f"{job_id}/timer/{due_ms}", at_ms=due_ms if at_ms is None else at_ms, job_id=job_id, due_ms=due_ms
+    )
+
+
+def webhook(at_ms: int, webhook_id: str = "wh_1", response_id: str = RESP, **changes: Any) -> WebhookReceived:
+    given: dict[str, Any] = {
+        "id": webhook_id,
+        "at_ms": at_ms,
+        "response_id": response_id,
+        "webhook_id": webhook_id,
+        "event_type": "response.completed",
+        "sent_at_ms": at_ms,
+        "key_id": "k1",
+        "raw": "{}",
+        "claim_by_ms": at_ms + 15_000,
+        "forget_after_ms": FORGET_AFTER,
+    }
+    return WebhookReceived(**{**given, **changes})
+
+
+def claimed(at_ms: int, response_id: str = RESP, **changes: Any) -> ResponseClaimed:
+    given: dict[str, Any] = {
+        "id": f"{response_id}/claimed",
+        "at_ms": at_ms,
+        "response_id": response_id,
+        "job_id": JOB,
+        "attempt": 1,
+        "tenant": TENANT,
+        "look_at_ms": at_ms + 20_000,
+        "last_look_at_ms": DEADLINE - 10_000,
+        "missing_grace_ms": POLICY.missing_grace_ms,
+        "forget_after_ms": FORGET_AFTER,
+    }
+    return ResponseClaimed(**{**given, **changes})
+
+
+def observed(
+    at_ms: int, outcome: Outcome = "completed", response_id: str = RESP, **changes: Any
+) -> ResponseObserved:  # fmt: skip
+    given: dict[str, Any] = {
+        "id": f"{response_id}/observed/{at_ms}",
+        "at_ms": at_ms,
+        "response_id": response_id,
+        "command_id": "look",
+        "outcome": outcome,
+        "next_look_at_ms": at_ms + 30_000,
+    }
+    return ResponseObserved(**{**given, **changes})
+
+
+def look_failed(at_ms: int, response_id: str = RESP, **changes: Any) -> LookFailed:
+    given: dict[str, Any] = {
+        "id": f"{response_id}/failed/{at_ms}",
+        "at_ms": at_ms,
+        "response_id": response_id,
+        "command_id": "look",
+        "reason": "edge page",
+        "next_look_at_ms": at_ms + 30_000,
+    }
+    return LookFailed(**{**given, **changes})
+
+
+def response_timer(
+    due_ms: int, at_ms: int | None = None, response_id: str = RESP, next_look_at_ms: int | None = None
+) -> ResponseTimerFired:
+    """Fired on time, where `at_ms` is not given."""
+    fired_ms = due_ms if at_ms is None else at_ms
+    return ResponseTimerFired(
+        id=f"{response_id}/timer/{due_ms}",
+        at_ms=fired_ms,
+        response_id=response_id,
+        due_ms=due_ms,
+        next_look_at_ms=fired_ms + 60_000 if next_look_at_ms is None else next_look_at_ms,
+    )

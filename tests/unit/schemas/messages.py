@@ -1,0 +1,67 @@
+"""One message of every class, with every optional field set somewhere."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from schemas.base import BlobBody, InlineBody, Message, Usage
+from schemas.commands import LOOKUP, SUBMISSION, CancelResponse, CreateResponse, RetrieveResponse
+from schemas.dead_letters import DEAD_LETTER, DeadLetter, Origin
+from schemas.jobs import JOB_FACT
+from schemas.responses import RESPONSE_FACT
+from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
+from tests.support import builders as b
+
+ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    "jobs": JOB_FACT,
+    "responses": RESPONSE_FACT,
+    "submissions": SUBMISSION,
+    "lookups": LOOKUP,
+    "results": RESULT,
+    "dead-letters": DEAD_LETTER,
+}
+USAGE = Usage(input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5)
+BLOB = BlobBody(sha256="0" * 64, size_bytes=70_000)
+INLINE = InlineBody(value={"output": [{"text": "é\u2028 \U0001f600"}, None, 1.5, -0.0, 2**63]})
+
+MESSAGES: tuple[Message, ...] = (
+    b.submitted(session_id="s:1", tags=("a", "b")),
+    b.submitted(request=BLOB),
+    b.refused(),
+    b.cancel_requested(5, reason="tired"),
+    b.accepted(5, adopted=True, sent_at_ms=4, provider_request_id="req_1"),
+    b.rejected(5, wait_ms=7),
+    b.unknown(5),
+    b.settled(
+        5, "failed", blame="soon", code="server_error", message="again", response=INLINE, usage=USAGE, webhook_at_ms=4,
+        provider_created_at_ms=1, provider_ended_at_ms=3,
+    ),
+    b.job_timer(5),
+    b.webhook(5, ended_at_ms=4),
+    b.claimed(5),
+    b.observed(
+        5, "failed", raw_status="failed", blame="never", code="policy", message="no", response=BLOB, usage=USAGE,
+        job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
+    ),
+    b.look_failed(5),
+    b.response_timer(5),
+    CreateResponse(
+        id="c", at_ms=5, job_id="job_1", attempt=1, tenant="acme", model="m", request=INLINE, not_after_ms=9
+    ),
+    RetrieveResponse(
+        id="r", at_ms=5, response_id="resp_1", reason="webhook", job_id="job_1", accepted_at_ms=4, looks=2
+    ),
+    CancelResponse(id="x", at_ms=5, response_id="resp_1", job_id="job_1"),
+    JobResult(
+        id="job_1/result", at_ms=5, job_id="job_1", tenant="acme", outcome="completed", reason=Reason(code="c"), model="m",
+        response=INLINE, usage=USAGE, found_by="look", rejections=1, session_id="s", tags=("a",),
+        timings=Timings(
+            submitted_at_ms=1, accepted_at_ms=2, finished_at_ms=5, queued_ms=1, running_ms=2, webhook_lag_ms=3, detection_ms=4
+        ),
+        attempts=(AttemptBrief(attempt=1, outcome="completed", response_id="resp_1", adopted=True),),
+    ),
+    DeadLetter(
+        id="d", at_ms=5, component="intake", reason="not_json", detail="no", key_base64="a2V5", value_base64="dg==",
+        origin=Origin(topic="requests", partition=0, offset=7, timestamp_ms=4), headers=(("ce_id", "eA=="),), record_key="k",
+    ),
+)  # fmt: skip
