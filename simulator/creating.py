@@ -94,6 +94,7 @@ def _accept(
         retry_count=request.retry_count,
         idempotency_key=request.idempotency_key,
         fault=fault.name if fault else None,
+        run_fault=run_fault.name if run_fault else None,
         replied=fault is None or fault.what in ("terminal", "accept_slow"),
         of_job=of_job,
         repeat=repeat,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 from collections import deque
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from simulator.config import Endpoint, WebhookProfile
 from simulator.ledgers import Ledger
 from simulator.signing import signature
 
+LARGE_BYTES: Final = 1 << 20  # above that, aiohttp wants a file and not bytes
 USER_AGENT: Final = "OpenAI/1.0 (+https://platform.openai.com/docs/webhooks)"
 _log = logging.getLogger(__name__)
 
@@ -136,6 +138,7 @@ class Deliverer:
             except Exception:
                 # One odd delivery must not end those behind it.
                 _log.exception("a delivery failed in an unforeseen way")
+                self._record(delivery, "error", None, 0)
                 self.pending -= 1
             finally:
                 if delivery.first_try is not None:
@@ -171,7 +174,8 @@ class Deliverer:
         }
         if not hook.unsigned:
             headers["webhook-signature"] = signature(keys, delivery.webhook_id, timestamp_s, hook.body)
-        body = hook.body if hook.sent_body is None else hook.sent_body
+        sent = hook.body if hook.sent_body is None else hook.sent_body
+        body = io.BytesIO(sent) if len(sent) > LARGE_BYTES else sent
         timeout = aiohttp.ClientTimeout(total=self.profile.timeout_real_s)
         try:
             async with self._session.post(

@@ -79,6 +79,8 @@ def _refusal(raw: dict[str, Any], profile: Profile) -> Answer | None:
     for name, (kinds, wanted) in _TYPES.items():
         if raw.get(name) is not None and not isinstance(raw[name], kinds):
             return _invalid_type(name, wanted)
+    if not isinstance((raw.get("text") or {}).get("format") or {}, dict):
+        return _invalid_type("text.format", "an object")
     tier = raw.get("service_tier")
     if tier is not None and tier not in TIERS:
         return bad_request("Invalid service_tier argument", param="service_tier", code="invalid_value")
