@@ -172,10 +172,11 @@ def _identify(state: Unclaimed, event: ResponseFact) -> Step[ResponseState]:
             return _claim(event, state.hooks)
         case ResponseTimerFired():
             return _unclaimed_due(state, event)
+        case LookFailed() | ResponseObserved(outcome="missing"):
+            # A 404 does not say whose it is: right after a create it means "not yet". The next look is in the state already.
+            return Step(state, ignored=Ignored.STALE)
         case ResponseObserved():
             return _offer(state, event)
-        case LookFailed():
-            return Step(state, ignored=Ignored.STALE)  # The next look is in the state already.
         case _:
             assert_never(event)
 

@@ -47,7 +47,7 @@ def given_state(state: State) -> Given:
     return Given(state)
 
 
-def fold(events: Sequence[Message]) -> State:
+def fold(events: Sequence[Message]) -> Any:
     """The state after these facts, all of one job or all of one response."""
     state: State = response.Absent() if events[0].topic == ResponseClaimed.topic else job.Absent()
     for event in events:

@@ -1,0 +1,132 @@
+"""States and outputs as the unit tests of the folds expect them, written out."""
+
+from typing import Any
+
+from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
+from schemas.jobs import AttemptAccepted, JobPolicy
+from schemas.responses import ResponseClaimed
+from schemas.results import AttemptBrief, JobResult, Timings
+from streams.fold import job, response
+from streams.fold.attempts import Attempt, Attempts
+from tests.support.builders import DEADLINE, FORGET_AFTER, JOB, MODEL, POLICY, REQUEST, RESP, T0, TENANT
+
+WORD_BY = T0 + POLICY.word_timeout_ms
+
+WAIT_1 = 557
+"""The first backoff of job_1, drawn from its id: pinned here, for a refold must wait the same."""
+
+WAIT_2 = 1_270
+WAIT_3 = 2_498
+
+
+def spec(policy: JobPolicy = POLICY, deadline_at_ms: int = DEADLINE) -> job.Spec:
+    return job.Spec(TENANT, MODEL, REQUEST, "sha-1", T0, deadline_at_ms, policy, None, ())
+
+
+def active(*items: Attempt, policy: JobPolicy = POLICY, deadline_at_ms: int = DEADLINE, **counts: int) -> job.Active:
+    return job.Active(spec(policy, deadline_at_ms), attempts(*items, **counts))
+
+
+def backing_off(retry_at_ms: int, why: Any, *items: Attempt, policy: JobPolicy = POLICY, **counts: int) -> Any:
+    return job.BackingOff(spec(policy), attempts(*items, **counts), retry_at_ms, why)
+
+
+def attempts(*items: Attempt, **counts: int) -> Attempts:
+    return Attempts(items, **{"last_number": len(items), **counts})
+
+
+def finished(
+    outcome: Any, at_ms: int, *response_ids: str, request_sha256: str = "sha-1"
+) -> job.Finished:  # fmt: skip
+    return job.Finished(TENANT, request_sha256, outcome, at_ms, at_ms + FORGET_AFTER, response_ids)
+
+
+def create(at_ms: int, attempt: int = 1, not_after_ms: int | None = None) -> CreateResponse:
+    return CreateResponse(
+        id=f"{JOB}/{attempt}/create", at_ms=at_ms, job_id=JOB, attempt=attempt, tenant=TENANT, model=MODEL, request=REQUEST,
+        not_after_ms=at_ms + POLICY.command_valid_ms if not_after_ms is None else not_after_ms,
+    )  # fmt: skip
+
+
+def claim_of(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: Any) -> ResponseClaimed:
+    """The output of the job fold."""
+    given: dict[str, Any] = {
+        "id": f"{response_id}/claimed",
+        "at_ms": at_ms,
+        "response_id": response_id,
+        "job_id": JOB,
+        "attempt": attempt,
+        "tenant": TENANT,
+        "look_at_ms": at_ms + 20_000,
+        "last_look_at_ms": DEADLINE - 10_000,
+        "missing_grace_ms": POLICY.missing_grace_ms,
+        "forget_after_ms": FORGET_AFTER,
+    }
+    return ResponseClaimed(**{**given, **changes})
+
+
+def late_claim_of(at_ms: int, attempt: int, response_id: str) -> ResponseClaimed:
+    """Of a response that turned up after the end of its job."""
+    return claim_of(at_ms, attempt, response_id, last_look_at_ms=at_ms + 20_000, missing_grace_ms=60_000)
+
+
+def cancel_of(at_ms: int, response_id: str = RESP) -> CancelResponse:
+    return CancelResponse(id=f"{response_id}/cancel", at_ms=at_ms, response_id=response_id, job_id=JOB)
+
+
+def result(outcome: Any, at_ms: int, *briefs: AttemptBrief, **changes: Any) -> JobResult:
+    given: dict[str, Any] = {
+        "id": f"{JOB}/result",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "tenant": TENANT,
+        "outcome": outcome,
+        "model": MODEL,
+        "timings": Timings(submitted_at_ms=T0, finished_at_ms=at_ms),
+        "attempts": briefs,
+    }
+    return JobResult(**{**given, **changes})
+
+
+def brief(outcome: str, attempt: int = 1, response_id: str | None = RESP, *, adopted: bool = False) -> AttemptBrief:
+    return AttemptBrief(attempt=attempt, outcome=outcome, response_id=response_id, adopted=adopted)
+
+
+def unheard_of(attempt: int = 1) -> AttemptBrief:
+    """Brief of an attempt nobody heard of."""
+    return AttemptBrief(attempt=attempt, outcome="unknown")
+
+
+# A response.
+CLAIM_AT = T0 + 100
+
+
+def claim(claimed_at_ms: int = CLAIM_AT, attempt: int = 1) -> response.Claim:
+    return response.Claim(
+        JOB, attempt, TENANT, claimed_at_ms, DEADLINE - 10_000, POLICY.missing_grace_ms, FORGET_AFTER
+    )  # fmt: skip
+
+
+def hooks(first_at_ms: int, *ids: str, ended_at_ms: int | None = None) -> response.Hooks:
+    return response.Hooks(ids or ("wh_1",), first_at_ms, ended_at_ms)
+
+
+def look(at_ms: int, cause: str, reason: Any, looks: int = 0, **changes: Any) -> RetrieveResponse:
+    """Of a claimed response."""
+    given: dict[str, Any] = {
+        "id": f"{cause}/look",
+        "at_ms": at_ms,
+        "response_id": RESP,
+        "reason": reason,
+        "job_id": JOB,
+        "accepted_at_ms": CLAIM_AT,
+        "looks": looks,
+    }
+    return RetrieveResponse(**{**given, **changes})
+
+
+def offer(at_ms: int, status: str = "completed", attempt: int = 1, look_at_ms: int | None = None) -> AttemptAccepted:
+    return AttemptAccepted(
+        id=f"{JOB}/{attempt}/accepted/{RESP}", at_ms=at_ms, job_id=JOB, attempt=attempt, tenant=TENANT, response_id=RESP,
+        status=status, adopted=True, look_at_ms=at_ms + 30_000 if look_at_ms is None else look_at_ms,
+    )  # fmt: skip

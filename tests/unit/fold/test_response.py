@@ -1,0 +1,215 @@
+"""The life of a response, case by case: what the matrix of states and facts does not tell."""
+
+from dataclasses import replace
+
+import pytest
+
+from schemas.base import InlineBody, Usage
+from schemas.jobs import SettledStatus
+from streams.fold.response import (
+    UNCLAIMED_LOOKS_MAX,
+    WEBHOOKS_REMEMBERED_MAX,
+    Absent,
+    Ended,
+    Hooks,
+    ResponseState,
+    Running,
+    Unclaimed,
+    due_ms,
+)
+from streams.fold.step import Ignored, Step
+from tests.support.builders import (
+    DEADLINE,
+    FORGET_AFTER,
+    JOB,
+    POLICY,
+    RESP,
+    T0,
+    claimed,
+    look_failed,
+    observed,
+    response_timer,
+    settled,
+    webhook,
+)
+from tests.support.given_when_then import fold, fold_one, given, given_state
+from tests.unit.fold.states import CLAIM_AT, claim, hooks, look, offer
+
+GRACE_ENDS = CLAIM_AT + POLICY.missing_grace_ms
+LAST_LOOK = DEADLINE - 10_000
+
+
+def test_what_a_webhook_says_is_not_believed() -> None:
+    hooked = Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0 + 200))
+    claims_failure = webhook(T0 + 200, event_type="response.failed", raw='{"type":"response.failed"}')
+    given(claimed(CLAIM_AT)).when(claims_failure).then(Step(hooked, (look(T0 + 200, "wh_1", "webhook"),)))
+
+
+def test_an_event_type_nobody_knows_makes_a_look_too() -> None:
+    hooked = Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0 + 200))
+    odd = webhook(T0 + 200, event_type="response.dreamt")
+    given(claimed(CLAIM_AT)).when(odd).then(Step(hooked, (look(T0 + 200, "wh_1", "webhook"),)))
+
+
+def test_a_second_webhook_of_another_id_makes_a_second_look_that_counts_on() -> None:
+    seen = given(claimed(CLAIM_AT), webhook(T0 + 200)).when(webhook(T0 + 300, "wh_2"))
+    hooked = Running(claim(), CLAIM_AT + 20_000, looks=2, hooks=hooks(T0 + 200, "wh_1", "wh_2"))
+    seen.then(Step(hooked, (look(T0 + 300, "wh_2", "webhook", looks=1),)))
+
+
+def test_a_repeated_webhook_before_and_after_the_claim_is_known_as_one() -> None:
+    given(webhook(T0), claimed(CLAIM_AT)).when(webhook(T0 + 500)).then_ignored(Ignored.DUPLICATE)
+
+
+def test_more_webhooks_than_are_remembered_cost_one_look_each_and_no_room() -> None:
+    many = [webhook(T0 + 200 + n, f"wh_{n}") for n in range(WEBHOOKS_REMEMBERED_MAX)]
+    kept = (*(f"wh_{n}" for n in range(1, WEBHOOKS_REMEMBERED_MAX)), "wh_more")
+    expected = Running(
+        claim(), CLAIM_AT + 20_000, looks=WEBHOOKS_REMEMBERED_MAX + 1, hooks=Hooks(kept, first_at_ms=T0 + 200)
+    )
+    seen = given(claimed(CLAIM_AT), *many).when(webhook(T0 + 900, "wh_more"))
+    seen.then(Step(expected, (look(T0 + 900, "wh_more", "webhook", looks=WEBHOOKS_REMEMBERED_MAX),)))
+
+
+def test_an_end_after_a_webhook_was_found_by_it_and_carries_its_times() -> None:
+    history = given(webhook(T0, ended_at_ms=T0 - 700), claimed(CLAIM_AT))
+    seen = history.when(observed(T0 + 300))
+    end = settled(T0 + 300, found_by="webhook", looks=1, webhook_at_ms=T0, provider_ended_at_ms=T0 - 700)
+    seen.then(Step(Ended(claim(), "completed", T0 + 300 + FORGET_AFTER), (end,)))
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "incomplete", "cancelled"])
+def test_each_terminal_status_settles_the_attempt_with_what_was_seen(status: SettledStatus) -> None:
+    body, usage = InlineBody(value={"id": RESP}), Usage(total_tokens=7)
+    look_saw = observed(
+        T0 + 300, status, response=body, usage=usage, blame="soon", code="server_error", message="again please",
+        provider_created_at_ms=T0, provider_ended_at_ms=T0 + 299,
+    )  # fmt: skip
+    end = settled(
+        T0 + 300, status, found_by="look", looks=0, response=body, usage=usage, blame="soon", code="server_error",
+        message="again please", provider_created_at_ms=T0, provider_ended_at_ms=T0 + 299,
+    )  # fmt: skip
+    given(claimed(CLAIM_AT)).when(look_saw).then(Step(Ended(claim(), status, T0 + 300 + FORGET_AFTER), (end,)))
+
+
+def test_cancelled_and_then_completed_is_settled_once() -> None:
+    given(claimed(CLAIM_AT), observed(T0 + 300, "cancelled")).when(observed(T0 + 400)).then_ignored(Ignored.LATE)
+
+
+def test_a_status_that_goes_back_after_the_end_is_late() -> None:
+    given(claimed(CLAIM_AT), observed(T0 + 300)).when(observed(T0 + 400, "running")).then_ignored(Ignored.LATE)
+
+
+def test_a_404_within_the_grace_means_not_yet() -> None:
+    seen = given(claimed(CLAIM_AT)).when(observed(GRACE_ENDS - 1, "missing", next_look_at_ms=CLAIM_AT + 5_000))
+    seen.then(Step(Running(claim(), CLAIM_AT + 5_000)))
+
+
+def test_a_404_after_the_grace_settles_the_attempt_as_missing() -> None:
+    end = settled(GRACE_ENDS, "missing", found_by="look", looks=0, blame="soon", code="response_missing")
+    seen = given(claimed(CLAIM_AT)).when(observed(GRACE_ENDS, "missing"))
+    seen.then(Step(Ended(claim(), "missing", GRACE_ENDS + FORGET_AFTER), (end,)))
+
+
+def test_the_404_of_a_fetch_is_nobodys_fault_but_the_retry_is_soon_whatever_the_caller_said() -> None:
+    end = settled(
+        GRACE_ENDS,
+        "missing",
+        found_by="look",
+        looks=0,
+        blame="soon",
+        code="response_missing",
+        message="no such response",
+    )
+    odd = observed(GRACE_ENDS, "missing", blame="never", code="not_found", message="no such response")
+    given(claimed(CLAIM_AT)).when(odd).then(Step(Ended(claim(), "missing", GRACE_ENDS + FORGET_AFTER), (end,)))
+
+
+def test_no_look_is_planned_past_the_last_one_before_the_deadline() -> None:
+    given_state(Absent()).when(claimed(CLAIM_AT, look_at_ms=DEADLINE + 1)).then(Step(Running(claim(), LAST_LOOK)))
+
+
+def test_a_timer_plans_no_look_past_the_last_one() -> None:
+    due = CLAIM_AT + 20_000
+    seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_look_at_ms=DEADLINE))
+    seen.then(Step(Running(claim(), LAST_LOOK, looks=1), (look(due, f"{RESP}/timer/{due}", "timer"),)))
+
+
+def test_after_the_last_look_the_looking_goes_on_as_stamped() -> None:
+    state = Running(claim(), LAST_LOOK)
+    seen = given_state(state).when(response_timer(LAST_LOOK, next_look_at_ms=DEADLINE + 60_000))
+    expected = Running(claim(), DEADLINE + 60_000, looks=1)
+    seen.then(Step(expected, (look(LAST_LOOK, f"{RESP}/timer/{LAST_LOOK}", "timer"),)))
+
+
+def test_a_stamp_in_the_past_still_moves_the_next_look_on() -> None:
+    due = CLAIM_AT + 20_000
+    seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_look_at_ms=0))
+    seen.then(Step(Running(claim(), due + 1, looks=1), (look(due, f"{RESP}/timer/{due}", "timer"),)))
+
+
+def test_the_timer_of_a_look_fires_once() -> None:
+    due = CLAIM_AT + 20_000
+    given(claimed(CLAIM_AT), response_timer(due)).when(response_timer(due, due + 9)).then_ignored(Ignored.STALE)
+
+
+def test_an_unclaimed_response_is_looked_at_so_often_and_then_waits_to_be_forgotten() -> None:
+    state: ResponseState = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+    looks = 0
+    while isinstance(state, Unclaimed):
+        due = due_ms(state)
+        assert due is not None
+        done = fold_one(state, response_timer(due))
+        state, looks = done.state, looks + len(done.outputs)
+    assert (state, looks) == (Absent(), UNCLAIMED_LOOKS_MAX)
+
+
+def test_an_orphan_whose_first_look_was_a_404_is_still_offered_to_its_job() -> None:
+    due = T0 + 15_000
+    state = fold([webhook(T0), response_timer(due), observed(due + 10, "missing")])
+    assert due_ms(state) == due + 60_000, "the next look is still planned"
+    again = fold([webhook(T0), response_timer(due), observed(due + 10, "missing"), response_timer(due + 60_000)])
+    seen = given_state(again).when(
+        observed(due + 60_010, raw_status="completed", job_id=JOB, attempt=1, tenant="acme")
+    )  # fmt: skip
+    seen.then(Step(Unclaimed(T0, hooks(T0), None, T0 + FORGET_AFTER, looks=2), (offer(due + 60_010),)))
+
+
+def test_a_look_that_would_come_after_the_forgetting_is_the_forgetting() -> None:
+    given_state(Absent()).when(webhook(T0, claim_by_ms=T0 + 2 * FORGET_AFTER)).then(
+        Step(Unclaimed(T0, hooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER))
+    )
+    state = Unclaimed(T0, hooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER)
+    given_state(state).when(response_timer(T0 + FORGET_AFTER)).then(Step(Absent()))
+
+
+@pytest.mark.parametrize("lacking", ["job_id", "attempt", "tenant"])
+def test_metadata_that_lacks_a_part_makes_no_offer(lacking: str) -> None:
+    unclaimed = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+    whole = observed(T0 + 300, job_id=JOB, attempt=1, tenant="acme")
+    given_state(unclaimed).when(whole.model_copy(update={lacking: None})).then(
+        Step(replace(unclaimed, look_at_ms=None))
+    )
+
+
+def test_an_offer_names_the_job_attempt_and_tenant_of_the_metadata() -> None:
+    unclaimed = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+    seen = given_state(unclaimed).when(observed(T0 + 300, "running", job_id=JOB, attempt=3, tenant="acme"))
+    seen.then(Step(replace(unclaimed, look_at_ms=None), (offer(T0 + 300, "running", attempt=3),)))
+
+
+def test_a_foreign_response_can_still_be_claimed() -> None:
+    foreign = Unclaimed(T0, hooks(T0), None, T0 + FORGET_AFTER, looks=1)
+    expected = Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0))
+    given_state(foreign).when(claimed(CLAIM_AT)).then(Step(expected, (look(CLAIM_AT, f"{RESP}/claimed", "claim"),)))
+
+
+def test_what_another_response_was_observed_to_belong_to_does_not_change_the_claim() -> None:
+    seen = given(claimed(CLAIM_AT)).when(observed(T0 + 300, job_id="job_9", attempt=9, tenant="other"))
+    end = settled(T0 + 300, found_by="look", looks=0)
+    seen.then(Step(Ended(claim(), "completed", T0 + 300 + FORGET_AFTER), (end,)))
+
+
+def test_after_a_failed_look_brought_the_next_one_forward_the_older_timer_is_stale() -> None:
+    history = given(claimed(CLAIM_AT), look_failed(T0 + 300, next_look_at_ms=T0 + 800))
+    history.when(response_timer(CLAIM_AT + 20_000)).then_ignored(Ignored.STALE)

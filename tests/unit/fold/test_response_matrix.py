@@ -1,0 +1,214 @@
+"""Every state of a response × every fact: what the step is, whole. A pair that is missing here fails."""
+
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+from schemas.base import Message
+from schemas.responses import LookFailed, ResponseClaimed, ResponseObserved, ResponseTimerFired, WebhookReceived
+from streams.fold.response import Absent, Ended, ResponseState, Running, Unclaimed, due_ms, step
+from streams.fold.step import Ignored, Step
+from tests.support.builders import FORGET_AFTER, JOB, RESP, T0, claimed, look_failed, observed, response_timer, settled
+from tests.support.builders import webhook as hook
+from tests.unit.fold.states import CLAIM_AT, claim, hooks, look, offer
+
+AT = T0 + 1_000
+UNCLAIMED = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+RUNNING = Running(claim(), T0 + 20_000)
+ENDED = Ended(claim(), "completed", AT + FORGET_AFTER)
+
+
+@dataclass(frozen=True)
+class Case:
+    said: str
+    given: ResponseState
+    when: Message
+    then: Step[Any]
+
+
+def ignored(said: str, given: ResponseState, when: Message, reason: Ignored) -> Case:
+    return Case(said, given, when, Step(given, ignored=reason))
+
+
+CASES = (
+    Case(
+        "a webhook of a response nobody knows makes it unclaimed",
+        Absent(),
+        hook(AT, ended_at_ms=AT - 500),
+        Step(Unclaimed(AT, hooks(AT, ended_at_ms=AT - 500), AT + 15_000, AT + FORGET_AFTER)),
+    ),
+    Case(
+        "a claim makes a response running, to be looked at when the claim says",
+        Absent(),
+        claimed(AT),
+        Step(Running(claim(AT), AT + 20_000)),
+    ),
+    ignored("an observation of nothing is ignored", Absent(), observed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a failed look at nothing is ignored", Absent(), look_failed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a timer of nothing is ignored", Absent(), response_timer(AT), Ignored.UNKNOWN_KEY),
+    ignored("a repeated webhook before the claim is ignored", UNCLAIMED, hook(AT), Ignored.DUPLICATE),
+    Case(
+        "another webhook before the claim is kept, and the first one's times stay",
+        UNCLAIMED,
+        hook(AT, "wh_2", ended_at_ms=T0 - 1),
+        Step(replace(UNCLAIMED, hooks=hooks(T0, "wh_1", "wh_2", ended_at_ms=T0 - 1))),
+    ),
+    Case(
+        "a claim after the webhook makes a look at once",
+        UNCLAIMED,
+        claimed(CLAIM_AT),
+        Step(
+            Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0)),
+            (look(CLAIM_AT, f"{RESP}/claimed", "claim"),),
+        ),
+    ),
+    Case(
+        "an unclaimed response is looked at when its time comes, and again later",
+        UNCLAIMED,
+        response_timer(T0 + 15_000),
+        Step(
+            replace(UNCLAIMED, look_at_ms=T0 + 75_000, looks=1),
+            (
+                look(
+                    T0 + 15_000,
+                    f"{RESP}/timer/{T0 + 15_000}",
+                    "adoption",
+                    job_id=None,
+                    accepted_at_ms=T0,
+                ),
+            ),
+        ),
+    ),
+    ignored(
+        "a timer that an unclaimed response does not expect is ignored",
+        UNCLAIMED,
+        response_timer(T0 + 14_999),
+        Ignored.STALE,
+    ),
+    Case(
+        "an unclaimed response is forgotten when its window ends",
+        replace(UNCLAIMED, look_at_ms=None),
+        response_timer(T0 + FORGET_AFTER),
+        Step(Absent()),
+    ),
+    Case(
+        "an observation whose metadata names a job offers the response to that job",
+        UNCLAIMED,
+        observed(AT, raw_status="completed", job_id=JOB, attempt=1, tenant="acme"),
+        Step(replace(UNCLAIMED, look_at_ms=None), (offer(AT),)),
+    ),
+    Case(
+        "a repeated observation offers it again, for the first offer may not have been published",
+        replace(UNCLAIMED, look_at_ms=None),
+        observed(AT, "running", raw_status="in_progress", job_id=JOB, attempt=1, tenant="acme"),
+        Step(replace(UNCLAIMED, look_at_ms=None), (offer(AT, "in_progress"),)),
+    ),
+    Case(
+        "an observation that names nobody makes it foreign: it waits to be forgotten",
+        UNCLAIMED,
+        observed(AT),
+        Step(replace(UNCLAIMED, look_at_ms=None)),
+    ),
+    ignored(
+        "a second observation of a foreign response is ignored",
+        replace(UNCLAIMED, look_at_ms=None),
+        observed(AT),
+        Ignored.DUPLICATE,
+    ),
+    ignored(
+        "a 404 does not make an unclaimed response foreign",
+        UNCLAIMED,
+        observed(AT, "missing"),
+        Ignored.STALE,
+    ),
+    ignored("a failed look leaves the next one as it is", UNCLAIMED, look_failed(AT), Ignored.STALE),
+    Case(
+        "a webhook makes a look and settles nothing",
+        RUNNING,
+        hook(AT),
+        Step(replace(RUNNING, looks=1, hooks=hooks(AT)), (look(AT, "wh_1", "webhook"),)),
+    ),
+    ignored("a repeated webhook makes no look", replace(RUNNING, hooks=hooks(T0)), hook(AT), Ignored.DUPLICATE),
+    ignored("a second claim is ignored", RUNNING, claimed(AT, attempt=2), Ignored.DUPLICATE),
+    Case(
+        "a terminal observation settles the attempt",
+        replace(RUNNING, looks=2),
+        observed(AT, provider_created_at_ms=T0, provider_ended_at_ms=AT - 5),
+        Step(
+            ENDED,
+            (settled(AT, found_by="look", looks=2, provider_created_at_ms=T0, provider_ended_at_ms=AT - 5),),
+        ),
+    ),
+    ignored(
+        "an observation that it runs, to be looked at later than planned, is ignored",
+        RUNNING,
+        observed(AT, "running"),
+        Ignored.STALE,
+    ),
+    Case(
+        "an observation that it runs may bring the next look forward",
+        RUNNING,
+        observed(AT, "running", next_look_at_ms=AT + 5),
+        Step(replace(RUNNING, look_at_ms=AT + 5)),
+    ),
+    Case(
+        "a failed look may bring the next one forward",
+        RUNNING,
+        look_failed(AT, next_look_at_ms=AT + 5),
+        Step(replace(RUNNING, look_at_ms=AT + 5)),
+    ),
+    ignored("a failed look never puts the next one off", RUNNING, look_failed(AT), Ignored.STALE),
+    Case(
+        "a running response is looked at when its time comes",
+        RUNNING,
+        response_timer(T0 + 20_000),
+        Step(
+            replace(RUNNING, look_at_ms=T0 + 80_000, looks=1),
+            (look(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer"),),
+        ),
+    ),
+    ignored("a timer of an earlier plan is ignored", RUNNING, response_timer(T0 + 19_999), Ignored.STALE),
+    ignored("a webhook after the end is late", ENDED, hook(AT), Ignored.LATE),
+    ignored("a claim after the end is late", ENDED, claimed(AT), Ignored.LATE),
+    ignored("a second observation of the end is late", ENDED, observed(AT), Ignored.LATE),
+    ignored("a failed look after the end is late", ENDED, look_failed(AT), Ignored.LATE),
+    ignored("a timer of a look that was planned before the end is stale", ENDED, response_timer(AT), Ignored.STALE),
+    Case(
+        "an ended response is forgotten when its window ends",
+        ENDED,
+        response_timer(AT + FORGET_AFTER),
+        Step(Absent()),
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.said.replace(" ", "_"))
+def test_the_step_is_as_written_down(case: Case) -> None:
+    assert step(case.given, case.when) == case.then  # type: ignore[arg-type]
+
+
+def test_no_pair_of_state_and_fact_is_left_out() -> None:
+    states = (Absent, Unclaimed, Running, Ended)
+    facts = (WebhookReceived, ResponseClaimed, ResponseObserved, LookFailed, ResponseTimerFired)
+    assert {(type(case.given), type(case.when)) for case in CASES} == set(product(states, facts))
+
+
+def test_every_reason_to_ignore_that_a_response_has_is_met() -> None:
+    met = {case.then.ignored for case in CASES} - {None}
+    assert met == {Ignored.UNKNOWN_KEY, Ignored.DUPLICATE, Ignored.STALE, Ignored.LATE}
+
+
+@pytest.mark.parametrize(
+    ("state", "due"),
+    [
+        (Absent(), None),
+        (UNCLAIMED, T0 + 15_000),
+        (replace(UNCLAIMED, look_at_ms=None), T0 + FORGET_AFTER),
+        (RUNNING, T0 + 20_000),
+        (ENDED, AT + FORGET_AFTER),
+    ],
+)
+def test_what_is_due_and_when(state: ResponseState, due: int | None) -> None:
+    assert due_ms(state) == due
