@@ -21,7 +21,7 @@ MISSING_ROW = "no row"
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A job whose submission was acknowledged, at `at_ms`, by Kafka or with a 2xx."""
+    """A job whose submission was acknowledged, by Kafka or with a 2xx; it was sent at `at_ms`."""
 
     job_id: str
     door: Literal["http", "kafka"]

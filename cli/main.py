@@ -1,25 +1,48 @@
-"""The `backstop` command: a file a subcommand, mounted here."""
+"""The `backstop` command: a file a subcommand. A subcommand's module is imported when it is called, so that `backstop jobs`
+does not wait for Faust.
+"""
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from cli import broker, settings, topics
 from cli.talk import CANNOT
-from runtime.broker import BrokerError
+from runtime.broker.errors import BrokerError
 from runtime.errors import BackstopError
 
-app = typer.Typer(name="backstop", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+SUBCOMMANDS = ("demo", "dev", "jobs", "topics", "broker", "settings", "serve", "worker", "projection")
+"""`cli.NAME` holds a typer `app`, or a function of that name."""
+
+
+class _Subcommands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class names it
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the base class names it
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module = import_module(f"cli.{cmd_name}")
+        found = getattr(module, "app", None)
+        if found is None:
+            found = typer.Typer(add_completion=False)
+            found.command(cmd_name)(getattr(module, cmd_name))
+        command = get_command(found)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    name="backstop", cls=_Subcommands, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False
+)
 
 
 @app.callback()
 def root() -> None:
     """Sees every accepted OpenAI Background-mode job through to exactly one result."""
-
-
-app.add_typer(broker.app, name="broker")
-app.add_typer(topics.app, name="topics")
-app.command("settings")(settings.settings)
 
 
 def main() -> None:

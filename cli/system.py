@@ -229,7 +229,7 @@ def _programs(shape: Shape, places: _Places, runtime: RuntimeSettings) -> list[P
     base = _environment(shape, places, runtime)
     programs = [
         _ours("serve", base, places.serve, BACKSTOP_PORT=str(places.serve)),
-        _ours("projection", base, places.projection, BACKSTOP_HEALTH_PORT=str(places.projection)),
+        _ours("projection", base, places.projection, BACKSTOP_READMODEL_HEALTH_PORT=str(places.projection)),
     ]
     for number, port in enumerate(places.workers, start=1):
         name = "worker" if shape.workers == 1 else f"worker-{number}"
@@ -256,7 +256,7 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         "BACKSTOP_BLOB_DIR": str(runtime.blobs_path),
         "BACKSTOP_DATABASE_URL": f"sqlite:///{_database(shape)}",
         "BACKSTOP_WEBHOOK_SECRETS": places.webhook_secret,
-        "BACKSTOP_LOG_FORMAT": "json",
+        "BACKSTOP_LOG_FORMAT": shape.environment.get("BACKSTOP_LOG_FORMAT", "console"),
         **provider,
         **shape.settings,
     }

@@ -85,13 +85,20 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 def redact(text: str) -> str:
     """`text` without API keys, webhook secrets and authorization values."""
-    return _AUTHORIZATION.sub(rf"\1{REDACTED}", _SECRETS.sub(REDACTED, text))
+    # A function, not a template: parsing one imports a module, which fails while the interpreter shuts down.
+    return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, _SECRETS.sub(REDACTED, text))
 
 
 class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
     def __init__(self, shared: list[Processor], *, people: bool, colors: bool) -> None:
         renderer: Processor = (
-            structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="ts", event_key="event")
+            structlog.dev.ConsoleRenderer(
+                colors=colors,
+                timestamp_key="ts",
+                event_key="event",
+                # The default shows local variables, which are prompts and keys.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
             if people
             else structlog.processors.JSONRenderer(serializer=_dumps)
         )

@@ -1,0 +1,34 @@
+"""What every long-running command does first: logs, failpoints, the clock, signals."""
+
+import asyncio
+import signal
+
+from runtime import failpoints
+from runtime.clock import NowMs, make_clock
+from runtime.errors import ConfigurationError
+from runtime.logs import configure, get_logger
+from runtime.settings import RuntimeSettings
+
+
+def prepare(settings: RuntimeSettings, process: str) -> NowMs:
+    """Route the logs, arm what tests armed; the clock of the process.
+
+    :raises ConfigurationError: a failpoint that does not exist, or a wrong clock without failpoints.
+    """
+    configure(settings.log_format, settings.log_level, process)
+    try:
+        failpoints.arm(settings.failpoints)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    if failpoints.armed():
+        get_logger(process).warning("failpoints_armed", failpoints=failpoints.armed())
+    elif settings.clock_offset_ms:
+        raise ConfigurationError("BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS")
+    return make_clock(settings.clock_offset_ms)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set `stop`: what has begun is finished."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

@@ -1,0 +1,131 @@
+"""`backstop serve`: the HTTP doors and the reads on one port. The composition root of that process."""
+
+import asyncio
+
+import typer
+import uvloop
+from aiokafka.errors import KafkaError
+from prometheus_client import REGISTRY
+
+from cli.processes import prepare, stop_on_signals
+from cli.settings import read
+from readmodel.database import Database, DatabaseAwayError
+from readmodel.opening import database_at
+from readmodel.queries import find_known
+from readmodel.settings import ProjectionSettings
+from receiver.app import build_app
+from receiver.app import serve as serve_app
+from receiver.limits import Limits
+from receiver.settings import ReceiverSettings
+from receiver.submissions import FindJob, KnownJob
+from runtime.blobs import FolderBlobs
+from runtime.chance import random_hex
+from runtime.clock import NowMs
+from runtime.errors import BrokerUnavailableError
+from runtime.health import Health
+from runtime.logs import get_logger
+from runtime.publisher import KafkaPublisher
+from runtime.topics import require_topics
+
+AGAIN_S = 1.0
+
+log = get_logger("serve")
+
+
+def serve() -> None:
+    """Run the HTTP API until SIGTERM. Settings come from the environment (`backstop settings`)."""
+    settings = read(ReceiverSettings)
+    now_ms = prepare(settings, "serve")
+    uvloop.run(_run(settings, read(ProjectionSettings), now_ms))
+    raise typer.Exit(0)
+
+
+async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: NowMs) -> None:
+    """Until SIGTERM or SIGINT.
+
+    :raises ConfigurationError: settings, topics or the database are not as they must be.
+    """
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    publisher = KafkaPublisher(settings, "receiver")
+    database = database_at(reads.readmodel_url, now_ms)
+    limits = Limits()
+    health = Health("serve")
+    health.expect("broker", "readmodel")
+    app = build_app(
+        settings, publisher, FolderBlobs(settings.blobs_path), now_ms, random_hex, _find_job(database),
+        limits=limits, registry=REGISTRY, health=health,
+    )  # fmt: skip
+    # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
+    opening = [
+        asyncio.create_task(_connect(settings, publisher, health), name="connect"),
+        asyncio.create_task(_open(database, health), name="open-readmodel"),
+    ]
+    failures: list[BaseException] = []
+    for task in opening:
+        task.add_done_callback(lambda done: _stop_on_failure(done, stop, failures))
+    try:
+        await serve_app(app, settings.host, settings.port, limits, stop, settings.port_file)
+    finally:
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        await publisher.stop()
+        await database.close()
+    if failures:
+        raise failures[0]
+
+
+async def _connect(settings: ReceiverSettings, publisher: KafkaPublisher, health: Health) -> None:
+    """Check the topics and start the producer, for as long as it takes.
+
+    :raises ConfigurationError: a topic is missing or of a kind that would break us.
+    """
+    while True:
+        try:
+            for difference in await require_topics(settings):
+                log.warning("topic_differs", topic=difference.topic, difference=str(difference))
+            await publisher.start()
+        except (BrokerUnavailableError, KafkaError, OSError) as error:
+            health.unmet("broker", f"not connected: {error}")
+            log.warning("broker_unavailable", error_type=type(error).__name__, reason=str(error))
+            await publisher.stop()
+            await asyncio.sleep(AGAIN_S)
+        else:
+            health.met("broker")
+            return
+
+
+async def _open(database: Database, health: Health) -> None:
+    """Open the read model, for as long as it takes.
+
+    :raises ConfigurationError: there is another release's schema.
+    """
+    while True:
+        try:
+            await database.open()
+        except DatabaseAwayError as error:
+            health.unmet("readmodel", str(error))
+            log.warning("readmodel_unavailable", error_type=type(error).__name__, reason=str(error))
+            await asyncio.sleep(AGAIN_S)
+        else:
+            health.met("readmodel")
+            return
+
+
+def _stop_on_failure(task: "asyncio.Task[None]", stop: asyncio.Event, failures: list[BaseException]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
+        failures.append(error)
+        stop.set()
+
+
+def _find_job(database: Database) -> FindJob:
+    async def find(job_id: str) -> KnownJob | None:
+        known = await database.read(lambda connection: find_known(connection, job_id))
+        # A job that was refused has no hash: then its id names no submission that another could equal.
+        return None if known is None else KnownJob(known.tenant, known.request_sha256 or "")
+
+    return find
