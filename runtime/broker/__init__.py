@@ -6,10 +6,10 @@ this process, however that ends. `Broker`: the JVM node itself, for tests that k
 
 from runtime.broker.errors import BrokerError, BrokerFailedError, NoBrokerError
 from runtime.broker.jvm import Broker
-from runtime.broker.local_kafka import LocalKafka
 from runtime.broker.node import Ports
 from runtime.broker.owned import Owned, local_kafka, owned
 from runtime.broker.service import Record, Status, bootstrap_servers, down, state_folder, status, up
+from runtime.broker.toolchain import LocalKafka
 
 __all__ = [
     "Broker",

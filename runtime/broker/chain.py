@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from runtime.broker import docker, local_kafka
+from runtime.broker import docker, toolchain
 from runtime.broker.docker import Engine
 from runtime.broker.errors import BrokerError, Missing, NoBrokerError
-from runtime.broker.local_kafka import Toolchain
+from runtime.broker.toolchain import Toolchain
 
 BOOTSTRAP_VARIABLE = "KAFKA_BOOTSTRAP_SERVERS"
 
@@ -39,7 +39,7 @@ def probes(environment: Mapping[str, str]) -> tuple[Probe, ...]:
     return (
         lambda: given(environment),
         lambda: docker.find(environment),
-        lambda: local_kafka.find(environment),
+        lambda: toolchain.find(environment),
     )
 
 
@@ -68,4 +68,4 @@ def name_of(source: Source) -> str:
         case Engine():
             return docker.WAY
         case Toolchain():
-            return local_kafka.WAY
+            return toolchain.WAY

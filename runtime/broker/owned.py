@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.broker import chain, docker
-from runtime.broker import local_kafka as jvm_tools
+from runtime.broker import chain, docker, toolchain
 from runtime.broker.chain import Given, Source
 from runtime.broker.docker import Engine
 from runtime.broker.errors import Missing, NoBrokerError
 from runtime.broker.jvm import Broker
-from runtime.broker.local_kafka import LocalKafka, Toolchain
+from runtime.broker.toolchain import LocalKafka, Toolchain
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ def local_kafka(environment: Mapping[str, str]) -> LocalKafka:
 
     Raises `NoBrokerError` where this machine has no Java 17 or no way to the jars.
     """
-    found = jvm_tools.find(environment)
+    found = toolchain.find(environment)
     if isinstance(found, Missing):
         raise NoBrokerError([found])
     return found.kafka()

@@ -20,9 +20,9 @@ from runtime.broker import chain, docker, processes, ready
 from runtime.broker.chain import Given, Source
 from runtime.broker.docker import Engine
 from runtime.broker.errors import BrokerError, BrokerFailedError, Missing
-from runtime.broker.jvm import Broker, PortTakenError
-from runtime.broker.local_kafka import Toolchain
+from runtime.broker.jvm import Broker, PortTakenError, end_orphan
 from runtime.broker.node import Ports
+from runtime.broker.toolchain import Toolchain
 
 STATE_VARIABLE = "BACKSTOP_STATE_DIR"
 STATE_FOLDER = ".backstop"
@@ -91,6 +91,7 @@ def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> 
             raise BrokerFailedError(
                 f"{_who(earlier)} runs but does not answer at {earlier.bootstrap}; `backstop broker down` ends it"
             )
+        end_orphan(home.node)
         ports = earlier.ports if earlier else None
         record = chain.first(chain.probes(environment), lambda way: _start(way, home, ports, now))
         home.write(record)
@@ -104,7 +105,13 @@ def down(environment: Mapping[str, str], folder: Path, *, wipe: bool = False) ->
         return "no broker was started here"
     with home.locked():
         record = home.read()
-        sentence = "no broker was started here" if record is None else _stop(record, home, environment)
+        orphan = end_orphan(home.node) if record is None else None
+        if record is not None:
+            sentence = _stop(record, home, environment)
+        elif orphan is not None:
+            sentence = f"Kafka with pid {orphan}, left by a start that was interrupted, is stopped"
+        else:
+            sentence = "no broker was started here"
         if wipe:
             _wipe(record, home, environment)
             sentence += "; its data is removed"

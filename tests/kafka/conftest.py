@@ -8,12 +8,15 @@ these tests, and is told what to install; it does not skip them.
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from runtime.broker import LocalKafka, NoBrokerError, Owned, owned
+from runtime.broker import BrokerError, LocalKafka, NoBrokerError, Owned, chain, docker, node, owned, processes, ready
 from runtime.broker import local_kafka as find_local_kafka
+from runtime.broker.docker import Engine
+from runtime.broker.errors import Missing
 
 HERE = Path(__file__).parent
 _numbers = itertools.count(1)
@@ -28,8 +31,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Owned]:
     """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
-    with owned(os.environ) as running:
-        yield running
+    engine = docker.find(os.environ)
+    if isinstance(chain.given(os.environ), Missing) and isinstance(engine, Engine):
+        with in_test_container(engine) as running:
+            yield running
+    else:
+        with owned(os.environ) as running:
+            yield running
+
+
+@contextmanager
+def in_test_container(engine: Engine) -> Iterator[Owned]:
+    """As the chain's own container, held by testcontainers, whose reaper removes it even when this session is killed."""
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - slow, and needed only with an engine
+
+    port = node.draw_ports().client
+    container = DockerContainer(docker.IMAGE).with_bind_ports(docker.CLIENT_PORT, port)
+    for name, value in docker.container_settings(port).items():
+        container.with_env(name, value)
+    with container:
+        bootstrap = f"{node.HOST}:{port}"
+        if not processes.until(lambda: ready.answers(bootstrap), docker.START_TIMEOUT_S):
+            raise BrokerError(f"Kafka in a container did not answer:\n{container.get_logs()}")
+        yield Owned(bootstrap, engine)
 
 
 @pytest.fixture(scope="session")

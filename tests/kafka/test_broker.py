@@ -19,6 +19,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from runtime.broker import Broker, BrokerError, BrokerFailedError, LocalKafka, Owned, Ports, processes, ready
 from tests.support.waiting import wait_until
 
+ROOT = Path(__file__).resolve().parents[2]
 BACKSTOP = str(Path(sys.executable).with_name("backstop"))
 
 
@@ -161,11 +162,35 @@ def test_ports_that_somebody_else_has_are_reported_and_nothing_is_left(local_kaf
         _ = node.folder
 
 
+def test_a_second_node_on_a_folder_is_refused_and_the_first_goes_on(local_kafka: LocalKafka, tmp_path: Path) -> None:
+    with Broker(local_kafka, tmp_path) as first:
+        with pytest.raises(BrokerError, match=f"in use by a node with pid {first.pid}"):
+            Broker(local_kafka, tmp_path).start()
+        assert ready.answers(first.bootstrap)
+
+
 def test_a_setting_that_kafka_refuses_is_told_with_the_end_of_its_log(local_kafka: LocalKafka) -> None:
     node = Broker(local_kafka, overrides={"num.io.threads": "none"})
     with pytest.raises(BrokerFailedError, match=r"(?s)could not format|ended with exit code.*num\.io\.threads"):
         node.start()
     assert not node.running
+
+
+def test_a_start_that_was_killed_half_way_leaves_a_node_that_down_finds(
+    local_kafka: LocalKafka, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    code = "import sys; from cli.main import main; sys.argv[1:] = ['broker', 'up']; main()"
+    environment = clean_environment(state)
+    starter = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    with starter:
+        pid = int(wait_until((state / "kafka" / "pid").read_text, 60, "the node to be started"))
+        starter.kill()
+    assert processes.is_running(pid, mark=str(state))
+    assert not (state / "broker.json").exists()
+    down = backstop("down", "--wipe", state=state)
+    assert (down.returncode, f"Kafka with pid {pid}, left by a start" in down.stdout) == (0, True)
+    assert not processes.is_running(pid, mark=str(state))
 
 
 OWNER = """
@@ -201,9 +226,13 @@ def test_a_broker_outlives_the_thread_that_started_it(local_kafka: LocalKafka) -
         node.stop()
 
 
+def clean_environment(state: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
+    return kept | {"BACKSTOP_STATE_DIR": str(state)}
+
+
 def backstop(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
-    environment |= {"BACKSTOP_STATE_DIR": str(state)}
+    environment = clean_environment(state)
     return subprocess.run(
         [BACKSTOP, "broker", *arguments], env=environment, capture_output=True, text=True, timeout=90, check=False
     )

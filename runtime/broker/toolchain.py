@@ -33,6 +33,11 @@ class LocalKafka:
     java_version: str
     libs: Path
 
+    @property
+    def shared_classes(self) -> Path:
+        """Where the archive of loaded classes is kept for this Java; need not exist."""
+        return self.libs.parent / f"classes-{self.java_version}.jsa"
+
     def command(self, main: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
         return [self.java, *options, "-cp", f"{self.libs}/*", main, *arguments]
 

@@ -1,0 +1,129 @@
+"""docker-compose.kafka.yml and the image: read as what they promise, and by Docker Compose itself where it is here."""
+
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from runtime.broker import docker
+from tests.support.compose_yaml import load
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = ROOT / "docker-compose.kafka.yml"
+KAFKA = ("kafka-1", "kafka-2", "kafka-3")
+BACKSTOP = ("topics", "receiver", "worker", "projection", "simulator")
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    return load(COMPOSE.read_text())["services"]
+
+
+def test_docker_compose_accepts_the_file() -> None:
+    command = shutil.which("docker")
+    if command is None or subprocess.run([command, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("NOT VALIDATED: the docker compose plugin is not installed on this machine")
+    done = subprocess.run(
+        [command, "compose", "-f", str(COMPOSE), "config", "-q"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_the_whole_system_is_there(services: dict[str, Any]) -> None:
+    assert tuple(services) == (*KAFKA, *BACKSTOP)
+
+
+def test_three_nodes_keep_three_copies_and_two_must_have_each_record(services: dict[str, Any]) -> None:
+    told = [services[name]["environment"] for name in KAFKA]
+    assert [one["KAFKA_NODE_ID"] for one in told] == ["1", "2", "3"]
+    for one in told:
+        assert one["KAFKA_DEFAULT_REPLICATION_FACTOR"] == "3"
+        assert one["KAFKA_MIN_INSYNC_REPLICAS"] == "2"
+        assert one["KAFKA_TRANSACTION_STATE_LOG_MIN_ISR"] == "2"
+        assert one["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    for name in KAFKA:
+        assert services[name]["image"] == "apache/kafka:4.1.1"
+        assert services[name]["healthcheck"]["test"][0] == "CMD"
+    assert len({one["KAFKA_ADVERTISED_LISTENERS"] for one in told}) == 3
+    assert len({volume for name in KAFKA for volume in services[name]["volumes"]}) == 3
+
+
+def test_topics_are_made_once_all_nodes_are_healthy_and_before_anybody_reads_them(services: dict[str, Any]) -> None:
+    assert services["topics"]["command"] == ["backstop", "topics", "create"]
+    assert services["topics"]["depends_on"] == {name: {"condition": "service_healthy"} for name in KAFKA}
+    for name in ("receiver", "worker", "projection"):
+        assert services[name]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
+
+
+def test_every_process_of_ours_may_write_one_volume_and_gain_nothing(services: dict[str, Any]) -> None:
+    for name in BACKSTOP:
+        service = services[name]
+        assert service["read_only"] is True
+        assert service["volumes"] == ["data:/data"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["cap_drop"] == ["ALL"]
+
+
+def test_only_loopback_ports_are_published(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert len(ports) == 5
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_version_of_kafka_is_the_same_in_containers_and_on_the_jvm(services: dict[str, Any]) -> None:
+    assert services["kafka-1"]["image"] == docker.IMAGE
+    assert "<kafka.version>4.1.1</kafka.version>" in (ROOT / "deploy/broker/pom.xml").read_text()
+
+
+def test_the_image_runs_as_nobody_in_particular_from_locked_packages() -> None:
+    lines = (ROOT / "deploy/Dockerfile").read_text()
+    last_stage = lines[lines.rindex("\nFROM ") :]
+    assert "\nUSER backstop\n" in last_stage
+    assert "--uid 10001" in last_stage
+    assert lines.count("--require-hashes") == lines.count("pip install --only-binary") == 2
+
+
+def production(part: str) -> str:
+    script = ROOT / "deploy/production_requirements.py"
+    return subprocess.run([sys.executable, script, part], capture_output=True, text=True, check=True).stdout
+
+
+def names(requirements: str) -> set[str]:
+    return {line.split("==")[0] for line in requirements.splitlines() if "==" in line and not line.startswith(" ")}
+
+
+def needed_here(root: str) -> set[str]:
+    """What the installed packages say they need, all the way down, on this machine."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [(root, "")]
+    while waiting:
+        name, extra = waiting.pop()
+        for line in metadata.requires(name) or []:
+            one = Requirement(line)
+            if one.marker is not None and not one.marker.evaluate({"extra": extra}):
+                continue
+            new = {(canonicalize_name(one.name), each) for each in ("", *one.extras)} - seen
+            seen |= new
+            waiting += new
+    return {name for name, _ in seen}
+
+
+def test_the_image_gets_all_that_backstop_needs_and_no_tool_of_developers() -> None:
+    got = names(production("runtime"))
+    assert needed_here("backstop") <= got
+    assert not got & {"pytest", "mypy", "ruff", "hypothesis", "testcontainers", "hatchling"}
+    assert "hatchling" in names(production("build"))
+
+
+def test_each_package_of_the_image_has_the_hashes_of_the_lock() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    for entry in production("runtime").split("\n    # via")[0:-1]:
+        assert "--hash=sha256:" in entry
+    assert set(production("runtime").splitlines()) <= set(lock.splitlines())
