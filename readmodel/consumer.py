@@ -1,0 +1,161 @@
+"""The three logs as the projection reads them: committed records only, from where the database says.
+
+Kafka's group only shares the partitions out. Where each begins comes from the database; what is committed to Kafka is for
+lag tools, and never read back.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
+
+from runtime.errors import BrokerUnavailableError
+from runtime.kafka_client import client_options
+from runtime.settings import RuntimeSettings
+
+TOPICS = ("jobs", "responses", "results")
+Partition = tuple[str, int]
+"""Logical topic and partition."""
+
+POLL_MS = 200
+"""How long an idle poll waits; one with records returns at once."""
+FETCH_WAIT_MS = 100
+SESSION_MS = 10_000
+HEARTBEAT_MS = 3_000
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """As read; `headers` are kept for a dead letter."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class LogConsumer:
+    """A member of the projection's group. Made afresh after each `stop`."""
+
+    def __init__(self, settings: RuntimeSettings, group: str, lost: Callable[[], Awaitable[None]]) -> None:
+        """`lost` is awaited before partitions move, and after: whatever was claimed is then to be claimed again."""
+        self._settings = settings
+        self._prefix = settings.topic_prefix
+        self._group = group
+        self._lost = lost
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Join the group.
+
+        :raises BrokerUnavailableError: no broker answered.
+        """
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings),
+            client_id="backstop-readmodel",
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+        )
+        consumer.subscribe([f"{self._prefix}{topic}" for topic in TOPICS], listener=_Listener(self._lost))
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
+            await consumer.stop()
+            raise BrokerUnavailableError(f"the read model's consumer could not start: {error!r}") from error
+        except BaseException:
+            await consumer.stop()
+            raise
+        self._consumer = consumer
+
+    async def stop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    @property
+    def started(self) -> bool:
+        return self._consumer is not None
+
+    def assigned(self) -> frozenset[Partition]:
+        return frozenset(self._from(partition) for partition in self._live().assignment())
+
+    def seek(self, positions: Mapping[Partition, int]) -> None:
+        """Read on from here. A position that retention has overtaken reads from the earliest record."""
+        for partition, offset in positions.items():
+            self._live().seek(self._to(partition), offset)
+
+    async def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The offset after the last committed record of each.
+
+        :raises BrokerUnavailableError: no answer.
+        """
+        wanted = [self._to(partition) for partition in partitions]
+        if not wanted:
+            return {}
+        try:
+            found = await self._live().end_offsets(wanted)
+        except KafkaError as error:
+            raise BrokerUnavailableError(f"end offsets: {error!r}") from error
+        return {self._from(partition): offset for partition, offset in found.items()}
+
+    async def poll(self, records_max: int, timeout_ms: int = POLL_MS) -> dict[Partition, list[RawRecord]]:
+        """The next records, in order per partition.
+
+        :raises BrokerUnavailableError: the client gave up; passing.
+        """
+        try:
+            found = await self._live().getmany(timeout_ms=timeout_ms, max_records=records_max)
+        except KafkaError as error:
+            raise BrokerUnavailableError(f"poll: {error!r}") from error
+        return {self._from(partition): [_raw(record) for record in records] for partition, records in found.items()}
+
+    async def commit(self, positions: Mapping[Partition, int]) -> None:
+        """Tell Kafka's lag tools. What fails here is told again with the next commit."""
+        try:
+            await self._live().commit({self._to(partition): offset for partition, offset in positions.items()})
+        except (KafkaError, ValueError):  # ValueError: a partition that moved meanwhile
+            return
+
+    def _live(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise BrokerUnavailableError("the consumer is not started")
+        return self._consumer
+
+    def _to(self, partition: Partition) -> TopicPartition:
+        return TopicPartition(f"{self._prefix}{partition[0]}", partition[1])
+
+    def _from(self, partition: TopicPartition) -> Partition:
+        return partition.topic.removeprefix(self._prefix), partition.partition
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    def __init__(self, lost: Callable[[], Awaitable[None]]) -> None:
+        self._lost = lost
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's signature
+        await self._lost()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - as above
+        await self._lost()
+
+
+def _raw(record: Any) -> RawRecord:
+    return RawRecord(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
+
+
+async def pause(stop: asyncio.Event, wait_ms: int) -> None:
+    """Wait, or return at once when `stop` is set."""
+    try:
+        async with asyncio.timeout(wait_ms / 1000):
+            await stop.wait()
+    except TimeoutError:
+        return

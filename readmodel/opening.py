@@ -1,0 +1,26 @@
+"""From a URL to a database; the only code that knows which kinds there are."""
+
+from pathlib import Path
+
+from readmodel.database import Database
+from readmodel.sqlite import SqliteDatabase
+from runtime.clock import NowMs
+from runtime.errors import ConfigurationError
+
+SQLITE = "sqlite:///"
+
+
+def database_at(url: str, now_ms: NowMs) -> Database:
+    """Not opened yet; made on the first open where it is missing.
+
+    :raises ConfigurationError: PostgreSQL is asked for, and its driver is not installed.
+    """
+    if url.startswith(SQLITE):
+        return SqliteDatabase(Path(url.removeprefix(SQLITE)), now_ms)
+    try:
+        from readmodel.postgres import PostgresDatabase  # noqa: PLC0415 - an extra: SQLite needs no driver
+    except ImportError as error:
+        raise ConfigurationError(
+            f"PostgreSQL needs psycopg and its pool ({error}): install backstop[postgres]"
+        ) from error
+    return PostgresDatabase(url, now_ms)

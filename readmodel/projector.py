@@ -1,0 +1,236 @@
+"""The projector: logs in, read model out, each record once.
+
+A turn polls, parses, and writes rows, timeline, changes and its own offsets in one transaction. A crash at any point loses
+the whole transaction or nothing, and the next turn begins where the database says. Two projections share the partitions by
+Kafka's group; one that was declared dead and wakes up finds its epoch outdated, writes nothing, and joins again.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from readmodel import store
+from readmodel.batch import Record, RecordFailedError, Writes
+from readmodel.consumer import LogConsumer, Partition, RawRecord, pause
+from readmodel.database import Connection, Database, DatabaseAwayError, FencedError
+from readmodel.metrics import ProjectionMetrics
+from readmodel.parse import dead_letter, parse
+from readmodel.settings import ProjectionSettings
+from readmodel.store import Move, Owned
+from runtime.clock import NowMs, monotonic_s
+from runtime.errors import BrokerUnavailableError, ConfigurationError
+from runtime.failpoints import failpoint
+from runtime.logs import get_logger
+from runtime.publisher import Publisher
+from schemas.codec import PoisonError
+from schemas.dead_letters import DeadLetter, DeadReason
+
+BACKOFF_MS = 50
+COMMIT_EVERY_S = 1.0
+
+log = get_logger("readmodel.projector")
+
+
+class Projector:
+    """Runs until told to stop; whatever is away meanwhile is waited for."""
+
+    def __init__(
+        self, settings: ProjectionSettings, database: Database, publisher: Publisher, now_ms: NowMs,
+        metrics: ProjectionMetrics,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._database = database
+        self._publisher = publisher
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._consumer = LogConsumer(settings, f"{settings.topic_prefix}readmodel", self._forget_claims)
+        self._owned: dict[Partition, Owned] = {}
+        self._moves = 0
+        """Counts how often partitions moved: what was begun before a move is not finished after it."""
+        self._writing = asyncio.Lock()
+        self._told_kafka: dict[Partition, int] = {}
+        self._told_kafka_at_s = 0.0
+        self._ends: dict[Partition, int] = {}
+
+    @property
+    def owned(self) -> Mapping[Partition, int]:
+        """The partitions that are ours, and the next offset of each; empty while they move."""
+        return {partition: owned.next_offset for partition, owned in self._owned.items()}
+
+    def not_ready(self) -> str | None:
+        """Why the read model is behind what the logs held when the partitions became ours; None once it is not."""
+        if not self._owned:
+            return "no partitions are assigned and claimed"
+        behind = sum(1 for partition, end in self._ends.items() if self._reached(partition) < end)
+        return f"{behind} partitions are still being read to their end" if behind else None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Project until `stop`.
+
+        :raises ConfigurationError: the database and the logs do not belong together, or its schema is another release's.
+        """
+        wait_ms = BACKOFF_MS
+        try:
+            while not stop.is_set():
+                try:
+                    await self._turn()
+                    wait_ms = BACKOFF_MS
+                except FencedError as error:
+                    self._metrics.fenced.inc()
+                    log.warning("readmodel_fenced", reason=str(error))
+                    await self._consumer.stop()
+                except (DatabaseAwayError, BrokerUnavailableError) as error:
+                    what = "database" if isinstance(error, DatabaseAwayError) else "broker"
+                    self._metrics.away.labels(what).inc()
+                    log.warning("readmodel_away", what=what, reason=str(error), wait_ms=wait_ms)
+                    await self._forget_claims()
+                    await pause(stop, wait_ms)
+                    wait_ms = min(2 * wait_ms, self._settings.readmodel_backoff_max_ms)
+        finally:
+            await self._consumer.stop()
+
+    async def _turn(self) -> None:
+        if not self._consumer.started:
+            await self._database.open()
+            await self._consumer.start()
+        if self._consumer.assigned() != self._owned.keys():
+            await self._take_over()
+        found = await self._consumer.poll(self._settings.readmodel_batch_records_max)
+        if found:
+            async with self._writing:
+                await self._take(found)
+        else:
+            self._metrics.lag.set(0)
+        await self._tell_kafka()
+
+    async def _forget_claims(self) -> None:
+        """Partitions move, or the database was away: nothing is ours until it is claimed again."""
+        async with self._writing:  # what is being written now is still ours: let it end
+            self._moves += 1
+            self._owned = {}
+
+    async def _take_over(self) -> None:
+        """Claim what Kafka assigned us in the database, and read on from where the database is."""
+        moves = self._moves
+        assigned = self._consumer.assigned()
+        if not assigned:
+            return
+        owned = await self._database.write(lambda conn: store.claim(conn, assigned))
+        ends = await self._consumer.end_offsets(assigned)
+        for partition, end in ends.items():
+            if owned[partition].next_offset > end:
+                raise ConfigurationError(
+                    f"the read model has taken {partition[0]}/{partition[1]} up to {owned[partition].next_offset}, and the log "
+                    f"ends at {end}: it is another log. Point it at its own, or run `python -m readmodel rebuild`"
+                )
+        if self._moves != moves or self._consumer.assigned() != assigned:
+            return
+        self._consumer.seek({partition: claimed.next_offset for partition, claimed in owned.items()})
+        self._owned, self._ends = owned, ends
+        self._told_kafka = {}
+        log.info("readmodel_claimed", partitions=len(owned), behind=sum(self._left(ends).values()))
+
+    async def _take(self, found: Mapping[Partition, list[RawRecord]]) -> None:
+        """Write one poll's records. Holds the lock: no partition moves meanwhile."""
+        ours = {
+            partition: self._fresh(partition, raws) for partition, raws in found.items() if partition in self._owned
+        }
+        batch = {partition: raws for partition, raws in ours.items() if raws}
+        if not batch:
+            return
+        records, letters = self._parse(batch)
+        if letters:
+            await self._publisher.publish(letters)
+        moves = [
+            Move(*partition, old=owned.next_offset, new=batch[partition][-1].offset + 1, epoch=owned.epoch)
+            for partition, owned in self._owned.items()
+            if partition in batch
+        ]
+        started_s = monotonic_s()
+        writes = await self._write(moves, records, batch)
+        failpoint("projection.committed")
+        self._metrics.transaction.observe(monotonic_s() - started_s)
+        for move in moves:
+            partition = (move.topic, move.partition)
+            self._owned[partition] = replace(self._owned[partition], next_offset=move.new)
+        self._count(batch, writes)
+
+    async def _write(
+        self, moves: Sequence[Move], records: list[Record], batch: Mapping[Partition, list[RawRecord]]
+    ) -> Writes:
+        """One transaction; without the records that the fold can't take, which are set aside."""
+        while True:
+            try:
+                return await self._database.write(partial(self._in_transaction, moves=moves, records=records))
+            except RecordFailedError as error:
+                at = error.position
+                partition = (at.topic, at.partition)
+                raw = next(raw for raw in batch[partition] if raw.offset == at.offset)
+                log.error(
+                    "readmodel_record_failed", topic=at.topic, partition=at.partition, offset=at.offset, exc_info=error
+                )
+                await self._publisher.publish([self._dead(partition, raw, "fold_failed", error.detail)])
+                records = [record for record in records if record.position != at]
+
+    def _in_transaction(self, conn: Connection, moves: Sequence[Move], records: Sequence[Record]) -> Writes:
+        writes = store.apply(conn, moves, records, self._now_ms(), self._database.build)
+        failpoint("projection.in_transaction")
+        return writes
+
+    def _fresh(self, partition: Partition, raws: list[RawRecord]) -> list[RawRecord]:
+        next_offset = self._owned[partition].next_offset
+        return [raw for raw in raws if raw.offset >= next_offset]
+
+    def _parse(self, batch: Mapping[Partition, list[RawRecord]]) -> tuple[list[Record], list[DeadLetter]]:
+        records: list[Record] = []
+        letters: list[DeadLetter] = []
+        for partition, raws in batch.items():
+            for raw in raws:
+                try:
+                    record = parse(partition, raw)
+                except PoisonError as error:
+                    letters.append(self._dead(partition, raw, error.reason, error.detail))
+                    continue
+                if record is not None:
+                    records.append(record)
+        return records, letters
+
+    def _dead(self, partition: Partition, raw: RawRecord, reason: DeadReason, detail: str) -> DeadLetter:
+        self._metrics.dead.labels(partition[0], reason).inc()
+        log.warning(
+            "readmodel_dead_letter", topic=partition[0], partition=partition[1], offset=raw.offset, reason=reason
+        )
+        return dead_letter(partition, raw, reason, detail, self._settings.topic_prefix)
+
+    def _count(self, batch: Mapping[Partition, list[RawRecord]], writes: Writes) -> None:
+        metrics, now_ms = self._metrics, self._now_ms()
+        for (topic, _), raws in batch.items():
+            metrics.records.labels(topic).inc(len(raws))
+            metrics.delay.labels(topic).observe(max(0, now_ms - raws[-1].timestamp_ms) / 1000)
+        metrics.lag.set(max(0, now_ms - min(raws[-1].timestamp_ms for raws in batch.values())) / 1000)
+        metrics.rows.inc(len(writes.rows))
+        for reason, count in writes.ignored.items():
+            metrics.ignored.labels(reason).inc(count)
+        for row in writes.finished:
+            metrics.finished.labels(row.status, row.found_by or "none").inc()
+        if writes.repeated_results:
+            metrics.repeated_results.inc(len(writes.repeated_results))
+            log.error("readmodel_repeated_results", job_ids=writes.repeated_results[:10], invariant="I2")
+
+    async def _tell_kafka(self) -> None:
+        now_s = monotonic_s()
+        if now_s - self._told_kafka_at_s < COMMIT_EVERY_S:
+            return
+        self._told_kafka_at_s = now_s
+        fresh = {partition: at for partition, at in self.owned.items() if self._told_kafka.get(partition) != at}
+        if fresh:
+            await self._consumer.commit(fresh)
+            self._told_kafka.update(fresh)
+
+    def _reached(self, partition: Partition) -> int:
+        owned = self._owned.get(partition)
+        return owned.next_offset if owned else 0
+
+    def _left(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
+        return {partition: max(0, end - self._reached(partition)) for partition, end in ends.items()}

@@ -1,0 +1,170 @@
+"""Every statement that reads the read model for others. Plain functions of a `Connection`; each names its tenant."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from readmodel.database import Connection
+from readmodel.rows import Change, JobRow, KnownJob, Position, TimelineEntry
+from readmodel.store import JOB_COLUMNS, row_from
+
+TIMELINE_ENTRIES_MAX = 2_000
+"""Of one answer. An honest job has tens."""
+
+_CHANGE_COLUMNS = "seq, build, tenant, job_id, session_id, version, status, at_ms, payload"
+# Lists need neither the fold's state nor the result's body: both may be large.
+_BRIEF_COLUMNS = JOB_COLUMNS.replace("fold_state,", "NULL,").replace(" result,", " NULL,")
+
+# In key order, without what two builds of the same logs may differ in: builds, epochs, sequences, what waits for a claim.
+_DIGESTED = (
+    ("jobs", JOB_COLUMNS, "job_id"),
+    ("job_tags", "tag, job_id", "tag, job_id"),
+    ("held_results", "job_id, at_ms, record, topic, part, log_offset", "job_id"),
+    ("timeline", "job_id, at_ms, topic, part, log_offset, kind, summary", "job_id, at_ms, topic, part, log_offset"),
+    ("claims", "response_id, job_id, at_ms", "response_id"),
+)
+_DIGEST_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page of jobs ended; the next one begins after it."""
+
+    submitted_at_ms: int
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs of a tenant; None is any."""
+
+    tenant: str
+    statuses: tuple[str, ...] = ()
+    model: str | None = None
+    session_id: str | None = None
+    tag: str | None = None
+    since_ms: int | None = None
+    """Submitted at or after."""
+    after: Cursor | None = None
+    limit: int = 50
+
+
+def find_row(conn: Connection, tenant: str, job_id: str) -> JobRow | None:
+    found = conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ? AND tenant = ?", (job_id, tenant))  # noqa: S608 - our own names
+    return row_from(found[0]) if found else None
+
+
+def find_known(conn: Connection, job_id: str) -> KnownJob | None:
+    """Of whatever tenant: ids are unique among all of them, as another tenant's carry its name."""
+    found = conn.rows("SELECT job_id, tenant, request_sha256, status FROM jobs WHERE job_id = ?", (job_id,))
+    return KnownJob(*found[0]) if found else None
+
+
+def list_rows(conn: Connection, wanted: JobFilter) -> list[JobRow]:
+    """Newest first, at most `limit`. The rows carry neither fold state nor result."""
+    where, params = ["tenant = ?"], [wanted.tenant]
+    conditions: list[tuple[str, Any]] = [
+        ("model = ?", wanted.model),
+        ("session_id = ?", wanted.session_id),
+        ("submitted_at_ms >= ?", wanted.since_ms),
+        ("EXISTS (SELECT 1 FROM job_tags t WHERE t.job_id = jobs.job_id AND t.tag = ?)", wanted.tag),
+    ]
+    for condition, value in conditions:
+        if value is not None:
+            where.append(condition)
+            params.append(value)
+    if wanted.statuses:
+        where.append(f"status IN ({', '.join('?' * len(wanted.statuses))})")
+        params += wanted.statuses
+    if wanted.after is not None:
+        where.append("(submitted_at_ms, job_id) < (?, ?)")
+        params += (wanted.after.submitted_at_ms, wanted.after.job_id)  # type: ignore[arg-type]  # parameters are of any type
+    query = (
+        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {' AND '.join(where)} "  # noqa: S608 - our own names and marks
+        "ORDER BY submitted_at_ms DESC, job_id DESC LIMIT ?"
+    )
+    return [_brief(values) for values in conn.rows(query, (*params, wanted.limit))]
+
+
+def timeline_of(conn: Connection, job_id: str) -> list[TimelineEntry]:
+    """In order of time. The caller has seen that the job is its tenant's."""
+    found = conn.rows(
+        "SELECT at_ms, kind, summary, topic, part, log_offset FROM timeline WHERE job_id = ? "
+        "ORDER BY at_ms, topic, part, log_offset LIMIT ?",
+        (job_id, TIMELINE_ENTRIES_MAX),
+    )
+    return [
+        TimelineEntry(job_id, at_ms, kind, bytes(summary), Position(topic, part, offset))
+        for at_ms, kind, summary, topic, part, offset in found
+    ]
+
+
+def last_seq(conn: Connection) -> int:
+    """Of the last change; 0 before the first."""
+    last: int = conn.rows("SELECT COALESCE(MAX(seq), 0) FROM changes")[0][0]
+    return last
+
+
+def first_seq(conn: Connection) -> int:
+    """Of the first change that is still kept; 0 where none is."""
+    first: int = conn.rows("SELECT COALESCE(MIN(seq), 0) FROM changes")[0][0]
+    return first
+
+
+def changes_after(
+    conn: Connection, seq: int, limit: int, *, tenant: str | None = None, job_id: str | None = None,
+    session_id: str | None = None,
+) -> list[Change]:  # fmt: skip
+    """The next changes after `seq`, in order; of one tenant, job or session where given."""
+    where, params = ["seq > ?"], [seq]
+    for condition, value in (("tenant = ?", tenant), ("job_id = ?", job_id), ("session_id = ?", session_id)):
+        if value is not None:
+            where.append(condition)
+            params.append(value)  # type: ignore[arg-type]  # parameters are of any type
+    query = f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?"  # noqa: S608 - our own names
+    return [
+        Change(seq, build, tenant_, job, session, version, status, at_ms, bytes(payload))
+        for seq, build, tenant_, job, session, version, status, at_ms, payload in conn.rows(query, (*params, limit))
+    ]
+
+
+def digest(conn: Connection) -> str:
+    """SHA-256 over all content in key order: equal for two read models that took the same records, however they did."""
+    total = hashlib.sha256()
+    for table, columns, order in _DIGESTED:
+        total.update(f"\n{table}\n".encode())
+        keys = order.split(", ")
+        marks = ", ".join("?" * len(keys))
+        places = [columns.split(", ").index(key) for key in keys]
+        after: Sequence[Any] | None = None
+        while True:
+            where = f"WHERE ({order}) > ({marks}) " if after is not None else ""
+            page = conn.rows(
+                f"SELECT {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",  # noqa: S608 - our own names
+                after or (),
+            )
+            for values in page:
+                total.update(_digested(values))
+            if len(page) < _DIGEST_PAGE:
+                break
+            after = [page[-1][place] for place in places]
+    return total.hexdigest()
+
+
+def _digested(values: Sequence[Any]) -> bytes:
+    """Each value with its kind and length, so that no two rows look alike."""
+    parts = []
+    for value in values:
+        if value is None:
+            parts.append(b"-")
+        elif isinstance(value, bytes | memoryview):
+            parts.append(b"b%d:%s" % (len(value), bytes(value)))
+        else:
+            text = str(value).encode()
+            parts.append(b"t%d:%s" % (len(text), text))
+    return b",".join(parts) + b"\n"
+
+
+def _brief(values: Sequence[Any]) -> JobRow:
+    return row_from([b"" if index == 4 else value for index, value in enumerate(values)])

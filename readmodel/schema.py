@@ -1,0 +1,90 @@
+"""The tables. A change of these is a new `SCHEMA_VERSION`, and a migration is a rebuild: the logs hold all that is needed."""
+
+from typing import Literal
+
+SCHEMA_VERSION = 1
+
+Dialect = Literal["sqlite", "postgres"]
+
+_TYPES: dict[Dialect, dict[str, str]] = {
+    "sqlite": {"BIG": "INTEGER", "BYTES": "BLOB", "SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "CLUSTERED": "WITHOUT ROWID"},
+    "postgres": {"BIG": "BIGINT", "BYTES": "BYTEA", "SERIAL": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "CLUSTERED": ""},
+}  # fmt: skip
+
+_TABLES = (
+    """CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)""",
+    """CREATE TABLE consumer_offsets (
+        topic TEXT NOT NULL, part {BIG} NOT NULL, next_offset {BIG} NOT NULL, epoch {BIG} NOT NULL,
+        PRIMARY KEY (topic, part)
+    )""",
+    """CREATE TABLE jobs (
+        job_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, status TEXT NOT NULL, version {BIG} NOT NULL,
+        fold_state {BYTES} NOT NULL, submitted_at_ms {BIG} NOT NULL, updated_at_ms {BIG} NOT NULL,
+        topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL,
+        model TEXT, session_id TEXT, tags TEXT NOT NULL, deadline_at_ms {BIG}, next_action_at_ms {BIG},
+        request_sha256 TEXT, attempts {BIG} NOT NULL, result {BYTES}, found_by TEXT, finished_at_ms {BIG},
+        queued_ms {BIG}, running_ms {BIG}, webhook_lag_ms {BIG}, detection_ms {BIG},
+        input_tokens {BIG}, output_tokens {BIG}
+    )""",
+    """CREATE INDEX jobs_by_time ON jobs (tenant, submitted_at_ms DESC, job_id DESC)""",
+    """CREATE INDEX jobs_by_session ON jobs (tenant, session_id, submitted_at_ms DESC, job_id DESC)
+        WHERE session_id IS NOT NULL""",
+    """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
+        WHERE status IN ('submitting', 'running', 'unknown', 'backing_off', 'finishing')""",
+    """CREATE TABLE job_tags (tag TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (tag, job_id)) {CLUSTERED}""",
+    """CREATE TABLE held_results (
+        job_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, record {BYTES} NOT NULL,
+        topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL
+    )""",
+    """CREATE TABLE timeline (
+        job_id TEXT NOT NULL, at_ms {BIG} NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL,
+        kind TEXT NOT NULL, summary {BYTES} NOT NULL,
+        PRIMARY KEY (job_id, at_ms, topic, part, log_offset)
+    ) {CLUSTERED}""",
+    """CREATE TABLE claims (response_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, at_ms {BIG} NOT NULL) {CLUSTERED}""",
+    """CREATE TABLE unclaimed (
+        response_id TEXT NOT NULL, at_ms {BIG} NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL,
+        log_offset {BIG} NOT NULL, kind TEXT NOT NULL, summary {BYTES} NOT NULL,
+        PRIMARY KEY (response_id, at_ms, topic, part, log_offset)
+    ) {CLUSTERED}""",
+    """CREATE TABLE changes (
+        seq {SERIAL}, build {BIG} NOT NULL, tenant TEXT NOT NULL, job_id TEXT NOT NULL, session_id TEXT,
+        version {BIG} NOT NULL, status TEXT NOT NULL, at_ms {BIG} NOT NULL, payload {BYTES} NOT NULL
+    )""",
+)
+
+# What no code of ours may do, the database refuses: a terminal row is final, and no version falls (I6).
+_GUARDS: dict[Dialect, tuple[str, ...]] = {
+    "sqlite": (
+        """CREATE TRIGGER jobs_go_forward BEFORE UPDATE ON jobs WHEN NEW.version <= OLD.version
+            BEGIN SELECT RAISE(ABORT, 'jobs_go_forward: a version would fall'); END""",
+        """CREATE TRIGGER jobs_end_once BEFORE UPDATE ON jobs
+            WHEN OLD.status IN ('completed', 'failed', 'incomplete', 'cancelled', 'expired', 'rejected')
+            BEGIN SELECT RAISE(ABORT, 'jobs_end_once: a terminal row is final'); END""",
+    ),
+    "postgres": (
+        """CREATE FUNCTION guard_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF OLD.status IN ('completed', 'failed', 'incomplete', 'cancelled', 'expired', 'rejected') THEN
+                    RAISE EXCEPTION 'jobs_end_once: a terminal row is final';
+                END IF;
+                IF NEW.version <= OLD.version THEN
+                    RAISE EXCEPTION 'jobs_go_forward: a version would fall';
+                END IF;
+                RETURN NEW;
+            END $$""",
+        """CREATE TRIGGER jobs_guard BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION guard_jobs()""",
+    ),
+}
+
+
+def statements(dialect: Dialect) -> tuple[str, ...]:
+    """What makes an empty read model, in order."""
+    types = _TYPES[dialect]
+    return (*(_typed(table, types) for table in _TABLES), *_GUARDS[dialect])
+
+
+def _typed(table: str, types: dict[str, str]) -> str:
+    for name, written in types.items():
+        table = table.replace(f"{{{name}}}", written)
+    return table

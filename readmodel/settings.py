@@ -1,0 +1,53 @@
+"""Settings of the projection and of the reads."""
+
+from pydantic import Field, SecretStr, field_validator
+
+from runtime.settings import RuntimeSettings
+
+SCHEMES = ("sqlite:///", "postgresql://", "postgres://")
+
+
+class ProjectionSettings(RuntimeSettings):
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Where the read model is: sqlite:///PATH or postgresql://…; sqlite in data_dir if unset.",
+    )
+    readmodel_batch_records_max: int = Field(
+        default=500, ge=1, le=10_000, description="Records of one transaction of the read model."
+    )
+    readmodel_backoff_max_ms: int = Field(
+        default=5_000, ge=100, le=60_000, description="Longest wait before the database or the broker is tried again."
+    )
+    readmodel_sweep_interval_ms: int = Field(
+        default=15_000, ge=100, le=3_600_000, description="How often stuck jobs are looked for."
+    )
+    readmodel_overdue_bound_ms: int = Field(
+        default=90_000, ge=0, le=3_600_000, description="How far past its time a job may be before it counts as stuck."
+    )
+    readmodel_changes_max: int = Field(
+        default=1_000_000, ge=1_000, le=100_000_000, description="Changes kept for followers that resume."
+    )
+    readmodel_changes_keep_ms: int = Field(
+        default=86_400_000, ge=60_000, description="How long changes are kept for followers that resume."
+    )
+    readmodel_unclaimed_keep_ms: int = Field(
+        default=7 * 86_400_000, ge=60_000, description="How long facts of a response wait for the job that claims it."
+    )
+
+    readmodel_health_port: int = Field(
+        default=0, ge=0, le=65_535, description="Port for health and metrics of the projection; 0 switches it off."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(SCHEMES):
+            raise ValueError(f"the read model's URL begins with one of {', '.join(SCHEMES)}")
+        return url
+
+    @property
+    def readmodel_url(self) -> str:
+        """With its password, if it has one: not for logs."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'readmodel.db'}"

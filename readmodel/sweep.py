@@ -1,0 +1,135 @@
+"""What no fold can vouch for, read from the rows alone: jobs that nothing will move any more.
+
+It shares no code with the scheduler, so that one mistake cannot hide behind itself. It reports; it mends nothing.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from readmodel.consumer import pause
+from readmodel.database import Connection, Database, DatabaseAwayError
+from readmodel.metrics import ProjectionMetrics
+from readmodel.rows import OpenStatus
+from readmodel.store import trim
+from runtime.clock import NowMs
+from runtime.logs import get_logger
+
+NAMED_MAX = 20
+"""Job ids that one finding names; the rest are counted."""
+
+_OPEN: tuple[OpenStatus, ...] = ("submitting", "running", "unknown", "backing_off")
+_IS_OPEN = "status IN ('submitting', 'running', 'unknown', 'backing_off')"
+
+log = get_logger("readmodel.sweep")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How many jobs are in a state that should not last, and some of them."""
+
+    count: int
+    job_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    without_next_action: Finding
+    """Open, and the next action is unknown, or was due longer ago than the bound."""
+    overdue: Finding
+    """Open past the deadline and the bound."""
+    finishing_too_long: Finding
+    """Ended longer ago than the bound, without a record on `results`."""
+    results_held: Finding
+    """A record on `results` for longer than the bound, without its job's end on `jobs`."""
+    open_by_status: dict[str, int]
+    oldest_submitted_at_ms: dict[str, int]
+
+    @property
+    def clean(self) -> bool:
+        return not (
+            self.without_next_action.count
+            or self.overdue.count
+            or self.finishing_too_long.count
+            or self.results_held.count
+        )
+
+
+def sweep(conn: Connection, now_ms: int, bound_ms: int) -> Findings:
+    """Look once. `bound_ms` is how late anything may honestly be."""
+    before_ms = now_ms - bound_ms
+    counts = conn.rows(
+        "SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN "
+        "('submitting', 'running', 'unknown', 'backing_off', 'finishing') GROUP BY status"
+    )
+    return Findings(
+        without_next_action=_find(
+            conn, "jobs", f"{_IS_OPEN} AND (next_action_at_ms IS NULL OR next_action_at_ms < ?)", before_ms
+        ),
+        overdue=_find(conn, "jobs", f"{_IS_OPEN} AND deadline_at_ms < ?", before_ms),
+        finishing_too_long=_find(conn, "jobs", "status = 'finishing' AND updated_at_ms < ?", before_ms),
+        results_held=_find(conn, "held_results", "at_ms < ?", before_ms),
+        open_by_status={status: count for status, count, _ in counts},
+        oldest_submitted_at_ms={status: oldest for status, _, oldest in counts},
+    )
+
+
+def _find(conn: Connection, table: str, where: str, before_ms: int) -> Finding:
+    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM {table} WHERE {where}", (before_ms,))  # noqa: S608 - our own words
+    if not count:
+        return Finding(0)
+    named = conn.rows(f"SELECT job_id FROM {table} WHERE {where} ORDER BY job_id LIMIT ?", (before_ms, NAMED_MAX))  # noqa: S608 - as above
+    return Finding(count, tuple(job_id for (job_id,) in named))
+
+
+class Sweeper:
+    """Sweeps and trims on a timer."""
+
+    def __init__(
+        self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
+        changes_max: int, changes_keep_ms: int, unclaimed_keep_ms: int,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._interval_ms = interval_ms
+        self._bound_ms = bound_ms
+        self._changes_max = changes_max
+        self._changes_keep_ms = changes_keep_ms
+        self._unclaimed_keep_ms = unclaimed_keep_ms
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self.once()
+            except DatabaseAwayError as error:
+                log.warning("sweep_away", reason=str(error))
+            await pause(stop, self._interval_ms)
+
+    async def once(self) -> Findings:
+        """Sweep, publish the figures, trim.
+
+        :raises DatabaseAwayError: nothing was seen; the figures stay as they were.
+        """
+        now_ms = self._now_ms()
+        found = await self._database.read(lambda conn: sweep(conn, now_ms, self._bound_ms))
+        self._publish(found, now_ms)
+        await self._database.write(
+            lambda conn: trim(conn, self._changes_max, now_ms - self._changes_keep_ms, now_ms - self._unclaimed_keep_ms)
+        )
+        return found
+
+    def _publish(self, found: Findings, now_ms: int) -> None:
+        metrics = self._metrics
+        metrics.without_next_action.set(found.without_next_action.count)
+        metrics.overdue.set(found.overdue.count)
+        metrics.finishing_too_long.set(found.finishing_too_long.count)
+        metrics.results_held.set(found.results_held.count)
+        for status in (*_OPEN, "finishing"):
+            oldest_ms = found.oldest_submitted_at_ms.get(status, now_ms)
+            metrics.open.labels(status).set(found.open_by_status.get(status, 0))
+            metrics.oldest_age.labels(status).set(max(0, now_ms - oldest_ms) / 1000)
+        metrics.swept_at.set(now_ms / 1000)
+        for name in ("without_next_action", "overdue", "finishing_too_long", "results_held"):
+            finding: Finding = getattr(found, name)
+            if finding.count:
+                log.error("sweep_found", finding=name, count=finding.count, job_ids=finding.job_ids)

@@ -1,0 +1,125 @@
+"""What a fact looks like on a timeline: a few fields by name. Pure.
+
+Only fields named here get in, so that no prompt, output or text of the provider ever does: an error's sentence may quote
+the prompt, and is left out for that.
+"""
+
+from typing import Any, assert_never
+
+from schemas.codec import canonical
+from schemas.jobs import (
+    AttemptAccepted,
+    AttemptRejected,
+    AttemptSettled,
+    AttemptUnknown,
+    CancelRequested,
+    JobFact,
+    JobRefused,
+    JobSubmitted,
+    JobTimerFired,
+)
+from schemas.responses import (
+    LookFailed,
+    ResponseClaimed,
+    ResponseFact,
+    ResponseObserved,
+    ResponseTimerFired,
+    WebhookReceived,
+)
+from schemas.results import JobResult
+from streams.fold.step import Ignored
+
+
+def summarise(fact: JobFact | ResponseFact | JobResult, ignored: Ignored | None = None) -> bytes:
+    """Canonical JSON; fields without a value are left out. `ignored` says why the job's fold took no notice."""
+    fields = _result(fact) if isinstance(fact, JobResult) else _fields(fact)
+    if ignored is not None:
+        fields["ignored"] = str(ignored)
+    return canonical({name: value for name, value in fields.items() if value is not None})
+
+
+def _fields(fact: JobFact | ResponseFact) -> dict[str, Any]:
+    match fact:
+        case WebhookReceived() | ResponseClaimed() | ResponseObserved() | LookFailed() | ResponseTimerFired():
+            return {"response_id": fact.response_id} | _of_response(fact)
+        case _:
+            return _of_job(fact)
+
+
+def _of_job(fact: JobFact) -> dict[str, Any]:
+    match fact:
+        case JobSubmitted():
+            return {"door": fact.door, "model": fact.model, "deadline_at_ms": fact.deadline_at_ms}
+        case JobRefused():
+            return {"code": fact.code}
+        case CancelRequested():
+            return {"door": fact.door}
+        case JobTimerFired():
+            return {"due_ms": fact.due_ms}
+        case _:
+            return {"attempt": fact.attempt} | _of_attempt(fact)
+
+
+def _of_attempt(fact: AttemptAccepted | AttemptRejected | AttemptUnknown | AttemptSettled) -> dict[str, Any]:
+    match fact:
+        case AttemptAccepted():
+            return {
+                "response_id": fact.response_id,
+                "status": fact.status,
+                "adopted": fact.adopted or None,
+                "look_at_ms": fact.look_at_ms,
+            }
+        case AttemptRejected():
+            return {
+                "blame": fact.blame,
+                "code": fact.code,
+                "http_status": fact.http_status,
+                "wait_ms": fact.wait_ms,
+            }
+        case AttemptUnknown():
+            return {"reason": fact.reason}
+        case AttemptSettled():
+            return {
+                "response_id": fact.response_id,
+                "status": fact.status,
+                "code": fact.code,
+                "found_by": fact.found_by,
+                "looks": fact.looks,
+            }
+        case _:
+            assert_never(fact)
+
+
+def _of_response(fact: ResponseFact) -> dict[str, Any]:
+    match fact:
+        case WebhookReceived():
+            return {
+                "webhook_id": fact.webhook_id,
+                "event_type": fact.event_type,
+                "sent_at_ms": fact.sent_at_ms,
+                "key_id": fact.key_id,
+            }
+        case ResponseClaimed():
+            return {"attempt": fact.attempt, "look_at_ms": fact.look_at_ms}
+        case ResponseObserved():
+            return {
+                "outcome": fact.outcome,
+                "status": fact.raw_status,
+                "code": fact.code,
+                "next_look_at_ms": fact.next_look_at_ms,
+            }
+        case LookFailed():
+            return {"reason": fact.reason, "next_look_at_ms": fact.next_look_at_ms}
+        case ResponseTimerFired():
+            return {"due_ms": fact.due_ms, "next_look_at_ms": fact.next_look_at_ms}
+        case _:
+            assert_never(fact)
+
+
+def _result(result: JobResult) -> dict[str, Any]:
+    return {
+        "outcome": result.outcome,
+        "code": result.reason.code if result.reason else None,
+        "found_by": result.found_by,
+        "attempts": len(result.attempts),
+    }

@@ -1,0 +1,46 @@
+"""A row as clients see it. Pure. Answers have a shape of their own: what is not named here is not shown."""
+
+from typing import Any
+
+import orjson
+
+from readmodel.rows import JobRow, TimelineEntry
+
+
+def job_view(row: JobRow) -> dict[str, Any]:
+    """A job without its result; fields without a value are left out."""
+    view: dict[str, Any] = {
+        "object": "job",
+        "job_id": row.job_id,
+        "status": row.status,
+        "terminal": row.terminal,
+        "model": row.model,
+        "session_id": row.session_id,
+        "tags": list(row.tags),
+        "submitted_at_ms": row.submitted_at_ms,
+        "updated_at_ms": row.updated_at_ms,
+        "deadline_at_ms": row.deadline_at_ms,
+        "next_action_at_ms": row.next_action_at_ms,
+        "finished_at_ms": row.finished_at_ms,
+        "attempts": row.attempts,
+        "found_by": row.found_by,
+        "version": row.version,
+    }
+    return {name: value for name, value in view.items() if value is not None}
+
+
+def result_view(record: dict[str, Any]) -> dict[str, Any]:
+    """The record on `results` without its envelope and without its body."""
+    shown = ("outcome", "reason", "usage", "found_by", "timings", "attempts", "rejections")
+    return {name: record[name] for name in shown if name in record}
+
+
+def timeline_view(entry: TimelineEntry) -> dict[str, Any]:
+    return {
+        "at_ms": entry.at_ms,
+        "kind": entry.kind,
+        "summary": orjson.loads(entry.summary),
+        "topic": entry.position.topic,
+        "partition": entry.position.partition,
+        "offset": entry.position.offset,
+    }

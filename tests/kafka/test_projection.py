@@ -1,0 +1,293 @@
+"""The projection as a process of its own, on a real broker: killed, frozen, doubled, cut off from its database."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from readmodel import queries, store
+from readmodel.batch import Known, Record, project
+from readmodel.database import Connection
+from readmodel.rows import JobRow
+from readmodel.settings import ProjectionSettings
+from readmodel.sqlite import SqliteDatabase
+from runtime.headers import event_headers
+from runtime.topics import create_topics
+from schemas.codec import encode
+from tests.support.waiting import wait_until
+from tests.unit.readmodel.logs import accepted, submitted, whole_job
+
+PARTITIONS = 3
+ROOT = Path(__file__).parents[2]
+
+
+class Rig:
+    """A prefix with its topics, and one database file."""
+
+    def __init__(self, bootstrap: str, prefix: str, folder: Path) -> None:
+        self.settings = ProjectionSettings(
+            kafka_bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=PARTITIONS, data_dir=folder
+        )
+        self.path = folder / "readmodel.db"
+        self.log = folder / "projection.log"
+        asyncio.run(create_topics(self.settings))
+
+    def environment(self, failpoints: str) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "KAFKA_BOOTSTRAP_SERVERS": self.settings.kafka_bootstrap_servers,
+            "BACKSTOP_TOPIC_PREFIX": self.settings.topic_prefix,
+            "BACKSTOP_PARTITIONS": str(PARTITIONS),
+            "BACKSTOP_DATA_DIR": str(self.settings.data_dir),
+            "BACKSTOP_READMODEL_BATCH_RECORDS_MAX": "20",
+            "BACKSTOP_LOG_FORMAT": "json",
+            "BACKSTOP_FAILPOINTS": failpoints,
+        }
+
+    @contextmanager
+    def projection(self, failpoints: str = "") -> Iterator[subprocess.Popen[bytes]]:
+        """`python -m readmodel`; killed at the end, if it still lives."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "readmodel"], env=self.environment(failpoints), cwd=ROOT, stderr=log, stdout=log
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait(10)
+
+    def publish(self, facts: Sequence, transactional_id: str | None = None, raw: Sequence[tuple] = ()) -> None:
+        async def send() -> None:
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self.settings.kafka_bootstrap_servers,
+                transactional_id=transactional_id,
+                enable_idempotence=True,
+                acks="all",
+            )
+            await producer.start()
+            try:
+                if transactional_id is None:
+                    await self._send(producer, facts, raw)
+                else:
+                    async with producer.transaction():
+                        await self._send(producer, facts, raw)
+            finally:
+                await producer.stop()
+
+        asyncio.run(send())
+
+    async def _send(self, producer: AIOKafkaProducer, facts: Sequence, raw: Sequence[tuple]) -> None:
+        prefix = self.settings.topic_prefix
+        waits = [
+            await producer.send(
+                f"{prefix}{fact.topic}", encode(fact), key=fact.key.encode(), headers=event_headers(fact, "test")
+            )
+            for fact in facts
+        ]
+        waits += [await producer.send(f"{prefix}{topic}", value, key=key) for topic, key, value in raw]
+        await asyncio.gather(*waits)
+
+    def read(self, work):
+        async def once():
+            database = SqliteDatabase(self.path, lambda: 0)
+            try:
+                return await database.read(work)
+            finally:
+                await database.close()
+
+        return asyncio.run(once())
+
+    def finished(self) -> int:
+        return self.read(lambda conn: conn.rows("SELECT COUNT(*) FROM jobs WHERE status = 'completed'"))[0][0]
+
+    def said(self, event: str) -> int:
+        return self.log.read_text().count(f'"event":"{event}"')
+
+
+@pytest.fixture
+def rig(broker, prefix: str, tmp_path: Path) -> Rig:
+    return Rig(broker.bootstrap, prefix, tmp_path)
+
+
+def jobs(count: int, first: int = 0) -> list:
+    return [fact for n in range(first, first + count) for fact in whole_job(f"j{n}", f"resp_{n}", tags=("t",))]
+
+
+def content(conn: Connection) -> tuple[dict[str, JobRow], frozenset, list]:
+    """Rows and timelines without the places that depend on the partitioning, and what is left over."""
+    rows = {values[0]: store.row_from(values) for values in conn.rows(f"SELECT {store.JOB_COLUMNS} FROM jobs")}
+    entries = frozenset(conn.rows("SELECT job_id, at_ms, kind, summary FROM timeline"))
+    return rows, entries, conn.rows("SELECT * FROM held_results") + conn.rows("SELECT * FROM unclaimed")
+
+
+def assert_is_the_fold_of(rig: Rig, facts: Sequence) -> None:
+    """I6: what the database holds is what the pure projection makes of the same facts."""
+    from readmodel.rows import Position
+
+    records = [Record(Position(fact.topic, 0, n), fact, encode(fact)) for n, fact in enumerate(facts)]
+    wanted = project(records, Known())
+    rows, entries, left = rig.read(content)
+    assert {k: strip(row) for k, row in rows.items()} == {k: strip(row) for k, row in wanted.rows.items()}
+    assert entries == {(e.job_id, e.at_ms, e.kind, e.summary) for e in wanted.timeline}
+    assert left == []
+
+
+def strip(row: JobRow) -> JobRow:
+    from dataclasses import replace
+
+    from readmodel.rows import Position
+
+    return replace(row, position=Position(row.position.topic, 0, 0))
+
+
+def test_what_is_on_the_logs_is_in_the_database(rig: Rig) -> None:
+    facts = jobs(30)
+    rig.publish(facts)
+    with rig.projection():
+        wait_until(lambda: rig.finished() == 30, 40, "all jobs to be in the database")
+        assert_is_the_fold_of(rig, facts)
+        more = jobs(5, first=30)
+        rig.publish(more, transactional_id=f"{rig.settings.topic_prefix}tx")
+        wait_until(lambda: rig.finished() == 35, 20, "the jobs of a transaction")
+        assert_is_the_fold_of(rig, facts + more)
+
+
+@pytest.mark.parametrize(
+    "failpoints",
+    [f"{name}:{hit}=kill" for name in ("projection.in_transaction", "projection.committed") for hit in (1, 3)],
+)
+def test_killed_in_mid_batch_it_goes_on_where_it_was(rig: Rig, failpoints: str) -> None:
+    facts = jobs(40)
+    rig.publish(facts)
+    with rig.projection(failpoints) as process:
+        wait_until(lambda: process.poll() is not None, 40, "the projection to be killed by its failpoint")
+        assert process.returncode == -signal.SIGKILL
+    with rig.projection():
+        wait_until(lambda: rig.finished() == 40, 40, "the next projection to finish the work")
+    assert_is_the_fold_of(rig, facts)
+
+
+def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_go_on(rig: Rig) -> None:
+    facts = jobs(3)
+    rig.publish(facts[:8], raw=[("jobs", b"j1", b"not json"), ("jobs", b"j1", b'{"type":"of another release"}')])
+    rig.publish(
+        [*facts[8:], submitted("right")], raw=[("results", b"wrong", encode(facts[6])), ("results", b"j9", None)]
+    )
+    with rig.projection():
+        wait_until(lambda: rig.finished() == 3, 40, "the good records")
+        wait_until(lambda: rig.said("readmodel_dead_letter") == 3, 10, "the dead letters")
+    letters = dead_letters(rig)
+    assert sorted(letter.reason for letter in letters) == ["not_json", "unknown_type", "wrong_key"]
+    assert {letter.component for letter in letters} == {"readmodel"}
+    assert_is_the_fold_of(rig, [*facts, submitted("right")])
+
+
+def dead_letters(rig: Rig) -> list:
+    from aiokafka import AIOKafkaConsumer
+
+    from schemas.codec import decode
+    from schemas.dead_letters import DEAD_LETTER
+
+    async def read() -> list:
+        consumer = AIOKafkaConsumer(
+            f"{rig.settings.topic_prefix}dead-letters",
+            bootstrap_servers=rig.settings.kafka_bootstrap_servers,
+            auto_offset_reset="earliest",
+        )
+        await consumer.start()
+        try:
+            found: list = []
+            async with asyncio.timeout(20):
+                while len(found) < 3:
+                    batches = await consumer.getmany(timeout_ms=500)
+                    found += [decode(DEAD_LETTER, record.value) for of in batches.values() for record in of]
+            return found
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(read())
+
+
+def test_two_projections_share_the_partitions_and_a_frozen_one_writes_nothing_when_it_wakes(rig: Rig) -> None:
+    first = jobs(10)
+    rig.publish(first)
+    with rig.projection() as one, rig.projection():
+        wait_until(lambda: rig.finished() == 10, 40, "both to project")
+        one.send_signal(signal.SIGSTOP)
+        second = jobs(10, first=10)
+        rig.publish(second)
+        wait_until(lambda: rig.finished() == 20, 60, "the other one to take the frozen one's partitions over")
+        one.send_signal(signal.SIGCONT)
+        third = jobs(10, first=20)
+        rig.publish(third)
+        wait_until(lambda: rig.finished() == 30, 60, "both to go on")
+    assert_is_the_fold_of(rig, first + second + third)
+
+
+def test_without_its_database_it_waits_and_catches_up_alone(rig: Rig) -> None:
+    first = jobs(5)
+    rig.publish(first)
+    with rig.projection() as process:
+        wait_until(lambda: rig.finished() == 5, 40, "the first jobs")
+        import sqlite3
+
+        # A foreign writer that holds the lock for longer than the busy timeout: to a SQLite writer, that is "away".
+        blocker = sqlite3.connect(rig.path, isolation_level=None)
+        try:
+            blocker.execute("BEGIN IMMEDIATE")
+            second = jobs(5, first=5)
+            rig.publish(second)
+            wait_until(lambda: rig.said("readmodel_away") >= 1, 30, "it to notice")
+            assert process.poll() is None
+            assert rig.finished() == 5
+            blocker.execute("ROLLBACK")
+        finally:
+            blocker.close()
+        wait_until(lambda: rig.finished() == 10, 30, "it to catch up")
+    assert_is_the_fold_of(rig, first + second)
+
+
+def test_a_deleted_database_is_read_again_from_the_beginning(rig: Rig) -> None:
+    facts = jobs(5)
+    rig.publish(facts)
+    with rig.projection():
+        wait_until(lambda: rig.finished() == 5, 40, "the first build")
+        before = rig.path.resolve()
+        for suffix in ("", "-wal", "-shm"):
+            before.with_name(before.name + suffix).unlink(missing_ok=True)
+        rig.publish([submitted("new"), accepted("new", response_id="r")])
+        wait_until(lambda: rig.path.resolve() != before and rig.finished() == 5, 40, "another build")
+    assert_is_the_fold_of(rig, [*facts, submitted("new"), accepted("new", response_id="r")])
+
+
+def test_a_read_model_of_another_log_is_refused(rig: Rig) -> None:
+    async def elsewhere() -> None:
+        database = SqliteDatabase(rig.path, lambda: 7)
+        await database.open()
+        await database.write(lambda conn: store.claim(conn, [("jobs", n) for n in range(PARTITIONS)]))
+        await database.write(lambda conn: conn.execute("UPDATE consumer_offsets SET next_offset = 1000"))
+        await database.close()
+
+    asyncio.run(elsewhere())
+    with rig.projection() as process:
+        assert process.wait(40) == 2
+    assert "it is another log" in rig.log.read_text()
+
+
+def test_asked_to_stop_it_stops(rig: Rig) -> None:
+    with rig.projection() as process:
+        wait_until(lambda: rig.said("readmodel_claimed") >= 1, 40, "it to own its partitions")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert rig.read(queries.last_seq) == 0

@@ -1,0 +1,414 @@
+"""What every database must do alike."""
+
+import asyncio
+import random
+
+import pytest
+
+from readmodel import queries, store
+from readmodel.batch import Record, RecordFailedError
+from readmodel.database import Connection, Database, FencedError
+from readmodel.queries import Cursor, JobFilter
+from readmodel.rows import JobRow
+from readmodel.store import Move, Owned
+from readmodel.sweep import sweep
+from tests.support.waiting import eventually
+from tests.unit.readmodel.conftest import NOW_MS
+from tests.unit.readmodel.logs import (
+    DEADLINE_MS,
+    Log,
+    accepted,
+    claimed,
+    result_of,
+    settled,
+    submitted,
+    webhook,
+    whole_job,
+)
+
+PARTITIONS = (("jobs", 0), ("responses", 0), ("results", 0))
+
+
+class Projection:
+    """What the projector does with a database, without Kafka."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.owned: dict[tuple[str, int], Owned] = {}
+
+    async def take_over(self) -> "Projection":
+        await self.database.open()
+        self.owned = await self.database.write(lambda conn: store.claim(conn, PARTITIONS))
+        return self
+
+    async def take(self, records: list[Record], now_ms: int = NOW_MS) -> store.Writes:
+        ends: dict[tuple[str, int], int] = {}
+        for record in records:
+            ends[record.position.topic, record.position.partition] = record.position.offset + 1
+        moves = [
+            Move(*partition, old=self.owned[partition].next_offset, new=end, epoch=self.owned[partition].epoch)
+            for partition, end in ends.items()
+        ]
+        writes = await self.database.write(lambda conn: store.apply(conn, moves, records, now_ms, self.database.build))
+        for move in moves:
+            self.owned[move.topic, move.partition] = Owned(move.new, move.epoch)
+        return writes
+
+    async def row(self, job_id: str, tenant: str = "default") -> JobRow | None:
+        return await self.database.read(lambda conn: queries.find_row(conn, tenant, job_id))
+
+
+async def projection(bench) -> Projection:
+    return await Projection(bench.another()).take_over()
+
+
+def test_a_row_comes_back_as_it_was_written(run) -> None:
+    async def body(bench) -> None:
+        facts = [submitted(session_id="s", tags=("a", "line\nbreak")), accepted(), settled()]
+        one = await projection(bench)
+        writes = await one.take(Log().put(*facts, result_of(*facts)))
+        assert await one.row("j") == writes.rows["j"]
+        assert await one.row("nobody") is None
+
+    run(body)
+
+
+def test_batches_of_any_size_give_the_same_digest(run, bench) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        log = Log()
+        records = log.put(*(fact for n in range(20) for fact in whole_job(f"j{n}", f"resp_{n}")))
+        empty = await one.database.read(queries.digest)
+        chance = random.Random(7)
+        while records:
+            size = chance.randint(1, 9)
+            await one.take(records[:size])
+            records = records[size:]
+        stepwise = await one.database.read(queries.digest)
+        assert stepwise != empty
+        await one.database.write(wipe)
+        again = await Projection(one.database).take_over()
+        await again.take(Log().put(*(fact for n in range(20) for fact in whole_job(f"j{n}", f"resp_{n}"))))
+        assert await again.database.read(queries.digest) == stepwise
+
+    run(body)
+
+
+def wipe(conn: Connection) -> None:
+    for table in ("jobs", "job_tags", "held_results", "timeline", "claims", "unclaimed", "consumer_offsets"):
+        conn.execute(f"DELETE FROM {table}")
+
+
+def test_who_was_overtaken_writes_nothing(run) -> None:
+    async def body(bench) -> None:
+        zombie = await projection(bench)
+        log = Log()
+        await zombie.take(log.put(submitted()))
+        heir = await projection(bench)
+        assert heir.owned["jobs", 0].next_offset == 1
+        more = log.put(accepted())
+        with pytest.raises(FencedError):
+            await zombie.take(more)
+        assert (await heir.row("j")).version == 1
+        await heir.take(more)
+        with pytest.raises(FencedError):
+            await zombie.take(log.put(settled()))
+        assert (await heir.row("j")).status == "running"
+
+    run(body)
+
+
+def test_the_same_batch_is_refused_the_second_time(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        batch = Log().put(submitted())
+        before = dict(one.owned)
+        await one.take(batch)
+        one.owned = before
+        with pytest.raises(FencedError):
+            await one.take(batch)
+        assert len(await one.database.read(lambda conn: queries.timeline_of(conn, "j"))) == 1
+
+    run(body)
+
+
+def test_offsets_may_jump(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        log = Log()
+        log.put(submitted("lost"))
+        await one.take(log.put(submitted()))
+        assert (await one.database.read(store.offsets))["jobs", 0] == 2
+
+    run(body)
+
+
+def test_an_exception_inside_leaves_no_trace(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        batch = Log().put(submitted())
+
+        def broken(conn: Connection) -> None:
+            store.apply(conn, [Move("jobs", 0, 0, 1, one.owned["jobs", 0].epoch)], batch, NOW_MS, 1)
+            raise RuntimeError("planted")
+
+        with pytest.raises(RuntimeError, match="planted"):
+            await one.database.write(broken)
+        assert await one.row("j") is None
+        assert (await one.database.read(store.offsets))["jobs", 0] == 0
+        await one.take(batch)
+        assert await one.row("j") is not None
+
+    run(body)
+
+
+def test_a_record_that_the_fold_cannot_take_is_named(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        good, bad = Log().put(submitted("good"), submitted("bad"))
+        broken = Record(bad.position, submitted("bad").model_copy(update={"policy": None}), bad.value)
+        with pytest.raises(RecordFailedError) as caught:
+            await one.take([good, broken])
+        assert caught.value.position == bad.position
+        assert await one.row("good") is None
+
+    run(body)
+
+
+def test_the_database_refuses_to_change_a_terminal_row(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        await one.take(Log().put(*whole_job("j", "resp_1")))
+        with pytest.raises(Exception, match="jobs_end_once"):
+            await one.database.write(lambda conn: conn.execute("UPDATE jobs SET version = version + 1"))
+        assert (await one.row("j")).version == 4
+
+    run(body)
+
+
+def test_the_database_refuses_a_version_that_falls(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        await one.take(Log().put(submitted(), accepted()))
+        with pytest.raises(Exception, match="jobs_go_forward"):
+            await one.database.write(lambda conn: conn.execute("UPDATE jobs SET version = version - 1"))
+        assert (await one.row("j")).version == 2
+
+    run(body)
+
+
+def test_a_webhook_waits_in_the_database_for_its_claim(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        log = Log()
+        await one.take(log.put(submitted(), webhook()))
+        assert [entry.kind for entry in await timeline(one)] == ["job_submitted"]
+        await one.take(log.put(claimed(at_ms=9_100)))
+        assert [entry.kind for entry in await timeline(one)] == [
+            "job_submitted", "webhook_received", "response_claimed",
+        ]  # fmt: skip
+        assert await one.database.read(lambda conn: conn.rows("SELECT * FROM unclaimed")) == []
+
+    run(body)
+
+
+async def timeline(one: Projection):
+    return await one.database.read(lambda conn: queries.timeline_of(conn, "j"))
+
+
+def test_a_held_result_survives_in_the_database(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        facts = [submitted(), accepted(), settled()]
+        log = Log()
+        await one.take(log.put(result_of(*facts)))
+        await one.take(log.put(*facts[:2]))
+        assert (await one.row("j")).status == "running"
+        await one.take(log.put(facts[2]))
+        assert (await one.row("j")).status == "completed"
+        assert await one.database.read(lambda conn: conn.rows("SELECT * FROM held_results")) == []
+
+    run(body)
+
+
+def test_tenants_see_their_own_jobs_only(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        await one.take(Log().put(submitted("a"), submitted("other:a", tenant="other")))
+        assert await one.row("other:a") is None
+        assert (await one.row("other:a", tenant="other")).tenant == "other"
+        mine = await one.database.read(lambda conn: queries.list_rows(conn, JobFilter("default")))
+        assert [row.job_id for row in mine] == ["a"]
+        known = await one.database.read(lambda conn: queries.find_known(conn, "other:a"))
+        assert (known.tenant, known.request_sha256, known.status) == ("other", "a" * 64, "submitting")
+        assert await one.database.read(lambda conn: queries.find_known(conn, "b")) is None
+
+    run(body)
+
+
+def test_pages_hold_every_job_once_newest_first(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        # Seven jobs a millisecond: a page ends among equals.
+        await one.take(Log().put(*(submitted(f"j{n:02}", at_ms=1_000 + n // 7) for n in range(30))))
+        seen: list[tuple[int, str]] = []
+        after: Cursor | None = None
+        while True:
+            wanted = JobFilter("default", after=after, limit=4)
+            page = await one.database.read(lambda conn, wanted=wanted: queries.list_rows(conn, wanted))
+            seen += [(row.submitted_at_ms, row.job_id) for row in page]
+            if len(page) < 4:
+                break
+            after = Cursor(page[-1].submitted_at_ms, page[-1].job_id)
+        assert seen == sorted(((1_000 + n // 7, f"j{n:02}") for n in range(30)), reverse=True)
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"statuses": ("running",)}, ["b"]),
+        ({"statuses": ("running", "submitting")}, ["c", "b", "a"]),
+        ({"model": "small"}, ["a"]),
+        ({"session_id": "s"}, ["c", "b"]),
+        ({"tag": "blue"}, ["c"]),
+        ({"since_ms": 2_000}, ["c", "b"]),
+        ({"tag": "green"}, []),
+    ],
+    ids=str,
+)
+def test_jobs_are_found_by_what_they_are(run, wanted, found) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        await one.take(
+            Log().put(
+                submitted("a", model="small"),
+                submitted("b", at_ms=2_000, session_id="s"),
+                submitted("c", at_ms=3_000, session_id="s", tags=("blue",)),
+                accepted("b"),
+            )
+        )
+        rows = await one.database.read(lambda conn: queries.list_rows(conn, JobFilter("default", **wanted)))
+        assert [row.job_id for row in rows] == found
+
+    run(body)
+
+
+def test_changes_tell_each_row_that_changed_in_order_and_bear_the_build(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        log = Log()
+        await one.take(log.put(submitted("a"), submitted("b")))
+        await one.take(log.put(accepted("a"), submitted("b")))
+        told = await one.database.read(lambda conn: queries.changes_after(conn, 0, 100))
+        assert [(change.job_id, change.version, change.status) for change in told] == [
+            ("a", 1, "submitting"), ("b", 1, "submitting"), ("a", 2, "running"),
+        ]  # fmt: skip
+        assert [change.seq for change in told] == sorted({change.seq for change in told})
+        assert {change.build for change in told} == {one.database.build}
+        later = await one.database.read(lambda conn: queries.changes_after(conn, told[0].seq, 100, job_id="a"))
+        assert later == [told[2]]
+
+    run(body)
+
+
+def test_trimming_keeps_the_last_changes_and_the_young_ones(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        log = Log()
+        for at_ms in range(10):
+            await one.take(log.put(submitted(f"j{at_ms}")), now_ms=NOW_MS + at_ms)
+        seqs = [change.seq for change in await changes(one)]
+        await one.database.write(lambda conn: store.trim(conn, 100, NOW_MS + 4, 0))
+        assert [change.seq for change in await changes(one)] == seqs[4:]
+        await one.database.write(lambda conn: store.trim(conn, 3, 0, 0))
+        assert [change.seq for change in await changes(one)] == seqs[-3:]
+        await one.database.write(lambda conn: store.trim(conn, 3, NOW_MS * 2, 0))
+        assert [change.seq for change in await changes(one)] == seqs[-1:]
+
+    run(body)
+
+
+async def changes(one: Projection):
+    return await one.database.read(lambda conn: queries.changes_after(conn, 0, 100))
+
+
+def test_entries_that_nobody_claims_are_forgotten(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        await one.take(Log().put(webhook("resp_1", at_ms=1_000), webhook("resp_2", at_ms=2_000)))
+        await one.database.write(lambda conn: store.trim(conn, 10, 0, 1_500))
+        assert await one.database.read(lambda conn: conn.rows("SELECT response_id FROM unclaimed")) == [("resp_2",)]
+
+    run(body)
+
+
+def test_a_follower_in_another_process_is_woken(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        other = bench.another()
+        await other.open()
+        waiting = asyncio.create_task(other.changed(0, 30.0))
+        await eventually(lambda: not waiting.done(), what="the follower to wait")
+        await one.take(Log().put(submitted()))
+        async with asyncio.timeout(5):
+            await waiting
+        assert await other.read(queries.last_seq) > 0
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        await other.changed(await other.read(queries.last_seq), 0.2)
+        assert loop.time() - started_s >= 0.15
+
+    run(body)
+
+
+def test_two_writers_at_once_lose_nothing(run) -> None:
+    """Two projections share the partitions: the same job's row is written from `jobs` by one and from `results` by another."""
+
+    async def body(bench) -> None:
+        count = 40
+        log = Log()
+        jobs = [
+            [submitted(f"j{n}"), accepted(f"j{n}", response_id=f"r{n}"), settled(f"j{n}", response_id=f"r{n}")]
+            for n in range(count)
+        ]
+        facts = [log.put(*of) for of in jobs]
+        results = [log.put(result_of(*of)) for of in jobs]
+        one, other = Projection(bench.another()), Projection(bench.another())
+        await one.database.open()
+        await other.database.open()
+        one.owned = await one.database.write(lambda conn: store.claim(conn, [("jobs", 0)]))
+        other.owned = await other.database.write(lambda conn: store.claim(conn, [("results", 0)]))
+
+        async def take(of: Projection, batches: list[list[Record]]) -> None:
+            for batch in batches:
+                await of.take(batch)
+
+        await asyncio.gather(take(one, facts), take(other, results))
+        rows = await one.database.read(lambda conn: queries.list_rows(conn, JobFilter("default", limit=count + 1)))
+        assert [row.status for row in rows] == ["completed"] * count
+        told = [change.seq for change in await one.database.read(lambda conn: queries.changes_after(conn, 0, 1_000))]
+        assert told == sorted(set(told))
+
+    run(body)
+
+
+def test_the_sweep_finds_what_will_not_move_by_itself(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        facts = [submitted("ended"), accepted("ended", response_id="r1"), settled("ended", response_id="r1")]
+        early = [submitted("e", at_ms=1), accepted("e"), settled("e")]
+        await one.take(Log().put(submitted("open"), *facts, result_of(*early)))
+        bound_ms = 1_000
+        clean = await one.database.read(lambda conn: sweep(conn, 2_000, bound_ms))
+        assert clean.clean
+        assert clean.open_by_status == {"submitting": 1, "finishing": 1}
+        late = await one.database.read(lambda conn: sweep(conn, DEADLINE_MS + bound_ms + 1, bound_ms))
+        assert late.without_next_action.job_ids == ("open",)
+        assert late.overdue.job_ids == ("open",)
+        assert late.finishing_too_long.job_ids == ("ended",)
+        assert late.results_held.job_ids == ("e",)
+        assert not late.clean
+
+    run(body)
