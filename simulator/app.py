@@ -7,6 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
+from simulator.answers import error
 from simulator.calls import Handler, Op, serve
 from simulator.config import SimulatorConfig
 from simulator.controls import add_controls
@@ -30,6 +31,7 @@ def build_app(config: SimulatorConfig) -> web.Application:
     _add(app, simulator, "POST", f"{one}/cancel", "cancel", cancel)
     _add(app, simulator, "DELETE", one, "delete", delete)
     _add(app, simulator, "GET", f"{one}/input_items", "items", items)
+    app.router.add_route("*", "/v1{rest:.*}", _no_such_url)
     add_controls(app, simulator)
 
     async def run(_: web.Application) -> AsyncIterator[None]:
@@ -43,6 +45,11 @@ def build_app(config: SimulatorConfig) -> web.Application:
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(let_go)
     return app
+
+
+async def _no_such_url(request: web.Request) -> web.StreamResponse:
+    answer = error(404, f"Invalid URL ({request.method} {request.path})")
+    return web.Response(status=answer.status, body=answer.body, content_type=answer.content_type)
 
 
 def _add(app: web.Application, simulator: Simulator, method: str, path: str, op: Op, handle: Handler) -> None:

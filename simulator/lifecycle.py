@@ -18,7 +18,7 @@ from simulator.ledgers import Ledgers
 from simulator.objects import total_tokens
 from simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
 
-INPUT_KEPT_BYTES_MAX: Final = 65_536
+KEPT_BYTES_MAX: Final = 512 << 20
 _PLATFORM_FAILURE: Final = Ending("failed", "server_error", with_usage=False)
 
 
@@ -40,6 +40,7 @@ class Responses:
         self._tallies = tallies
         self._all: dict[str, Stored] = {}
         self._ended: deque[str] = deque()
+        self._kept_bytes = 0
         self._by_idempotency_key: dict[tuple[int, str], str] = {}
 
     def __len__(self) -> int:
@@ -60,8 +61,6 @@ class Responses:
             expires_at_s=now_s + self._clock.real_s(retention_s),
             hidden_until_s=now_s + self._clock.real_s(hide_s) if hide_s else 0.0,
         )
-        if request.size <= INPUT_KEPT_BYTES_MAX:
-            stored.input_kept = request.body.get("input")
         self._all[stored.id] = stored
         if request.idempotency_key is not None:
             self._by_idempotency_key[(request.project, request.idempotency_key)] = stored.id
@@ -70,8 +69,8 @@ class Responses:
         self.open += 1
         self.open_of[request.model] += 1
         self._truth(stored, "queued")
-        if len(self._all) > self.profile.responses_max:
-            self._forget(next(iter(self._all)))
+        self._kept_bytes += request.kept_bytes
+        self._make_room()
         if plan.queue_s is not None:
             self._timers.after(self._clock.real_s(plan.queue_s), self._begin, stored, stored.epoch)
         return stored
@@ -183,6 +182,11 @@ class Responses:
         stored.epoch += 1
         self._truth(stored, "stuck")
 
+    def _make_room(self) -> None:
+        """Forget ended responses, then open ones, each the oldest first, until the limits hold; never the newest."""
+        while len(self._all) > self.profile.responses_max or (self._kept_bytes > KEPT_BYTES_MAX and len(self._all) > 1):
+            self._forget(self._ended.popleft() if self._ended else next(iter(self._all)))
+
     def _forget(self, response: str) -> None:
         stored = self._all.get(response)
         if stored is not None:
@@ -193,7 +197,8 @@ class Responses:
             self._no_longer_open(stored)
         stored.epoch += 1
         stored.plan = replace(stored.plan, queue_s=None, run_s=None)
-        self._all.pop(stored.id, None)
+        if self._all.pop(stored.id, None) is not None:
+            self._kept_bytes -= stored.request.kept_bytes
         self._truth(stored, state)
         stored.wake()
 

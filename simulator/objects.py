@@ -112,7 +112,7 @@ def output_text(request: CreateRequest) -> str:
     size = request.output_bytes or 0
     if size:
         return (_FILLER * (size // len(_FILLER) + 1))[:size]
-    echo = request.input_text[:ECHO_CHARS_MAX]
+    echo = request.input_text
     wanted = ((request.body.get("text") or {}).get("format") or {}).get("type", "text")
     if wanted in ("json_object", "json_schema"):
         return orjson.dumps({"echo": echo}).decode()
@@ -139,9 +139,9 @@ def total_tokens(stored: Stored) -> int:
 
 def input_items(stored: Stored) -> list[dict[str, Any]]:
     """The input as items, oldest first. Of an input too large to be kept only the first characters are left."""
-    given = stored.input_kept
+    given = stored.request.body.get("input")
     if given is None:
-        given = stored.request.input_text[:ECHO_CHARS_MAX]
+        given = stored.request.input_text
     raw = [{"role": "user", "content": given}] if isinstance(given, str) else given
     return [_item(stored, index, each) for index, each in enumerate(raw)]
 

@@ -17,12 +17,17 @@ JOBS_MAX: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """A checked body of `POST /v1/responses`, with what its headers add."""
+    """A checked body of `POST /v1/responses`, with what its headers add.
+
+    `input_text` is the beginning of all text in the input, `body` lacks an input that is large: a response must not
+    cost much memory when it has ended. `kept_bytes` is about what it does cost.
+    """
 
     model: str
     body: Mapping[str, Any]
-    size: int
+    kept_bytes: int
     input_text: str
+    input_tokens: int
     background: bool
     store: bool
     stream: bool
@@ -39,11 +44,6 @@ class CreateRequest:
     def target(self) -> Target:
         """What faults may be aimed at."""
         return Target(self.metadata.get("job"), self.metadata.get("attempt"))
-
-    @property
-    def input_tokens(self) -> int:
-        """About four characters to a token, as the provider's own rule of thumb has it."""
-        return max(len(self.input_text) // 4, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,6 @@ class Stored:
     cancels: int = 0
     shown_ended: bool = False
     regressed: bool = False
-    input_kept: Any = None
     waiters: list[asyncio.Event] = field(default_factory=list)
 
     @property

@@ -11,6 +11,7 @@ import orjson
 from simulator.answers import Answer, bad_request
 from simulator.catalogue import ConfigError, parse_directives
 from simulator.config import Profile
+from simulator.objects import ECHO_CHARS_MAX
 from simulator.records import CreateRequest
 
 # The parameters of create in SDK 3.54.0.
@@ -25,6 +26,7 @@ PARAMETERS: Final = frozenset(
     )
 )
 TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
+INPUT_KEPT_BYTES_MAX: Final = 8192
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
 METADATA_VALUE_CHARS_MAX: Final = 512
@@ -48,13 +50,17 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
         queue_s, run_s, output_bytes = (_number(metadata, name) for name in _SHORT_METADATA)
     except ConfigError as error:
         return bad_request(f"The simulator cannot follow this: {error}", param="metadata")
+    text = _text_of(raw.get("input"))
+    is_small = len(body) <= INPUT_KEPT_BYTES_MAX
+    kept = raw if is_small else {key: value for key, value in raw.items() if key != "input"}
     retry_count = headers.get("x-stainless-retry-count", "")
     return CreateRequest(
         model=raw["model"],
-        # The text is kept once, the raw input only where it is small: see lifecycle.
-        body=raw if len(body) <= 65_536 else {key: value for key, value in raw.items() if key != "input"},
-        size=len(body),
-        input_text=_text_of(raw.get("input")),
+        body=kept,
+        kept_bytes=len(body) if kept is raw else len(orjson.dumps(kept)) + ECHO_CHARS_MAX,
+        input_text=text[:ECHO_CHARS_MAX],
+        # About four characters to a token, as the provider's own rule of thumb has it.
+        input_tokens=max(len(text) // 4, 1),
         background=raw.get("background") is True,
         store=raw.get("store") is not False,
         stream=raw.get("stream") is True,

@@ -207,7 +207,22 @@ async def _is_gone(w: World, response_id: str) -> bool:
 def test_there_is_no_list_of_responses() -> None:
     async def case() -> None:
         async with world() as w:
-            assert (await w.raw("GET", "/responses"))[0] == 405
+            status, body, _ = await w.raw("GET", "/responses")
+            assert (status, body["error"]["type"]) == (404, "invalid_request_error")
+
+    asyncio.run(case())
+
+
+def test_of_a_large_input_only_the_beginning_is_kept() -> None:
+    async def case() -> None:
+        async with world() as w:
+            created = await w.create(input="z" * 100_000, instructions="Be brief.")
+            (item,) = (await w.sdk.responses.input_items.list(created.id)).data
+            assert item.content[0].text == "z" * 2000  # type: ignore[union-attr]
+            ended = await w.ended(created.id)
+            assert (ended.output_text, ended.instructions) == ("Echo: " + "z" * 2000, "Be brief.")
+            assert ended.usage is not None
+            assert ended.usage.input_tokens == 25_000
 
     asyncio.run(case())
 
