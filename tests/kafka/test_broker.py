@@ -19,7 +19,6 @@ from aiokafka.protocol.metadata import MetadataRequest
 from runtime.broker import Broker, BrokerError, BrokerFailedError, LocalKafka, Owned, Ports, processes, ready
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 BACKSTOP = str(Path(sys.executable).with_name("backstop"))
 
 
@@ -180,9 +179,7 @@ def test_a_start_that_was_killed_half_way_leaves_a_node_that_down_finds(
     local_kafka: LocalKafka, tmp_path: Path
 ) -> None:
     state = tmp_path / "state"
-    code = "import sys; from cli.main import main; sys.argv[1:] = ['broker', 'up']; main()"
-    environment = clean_environment(state)
-    starter = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    starter = subprocess.Popen([BACKSTOP, "broker", "up"], env=clean_environment(state), stdout=subprocess.DEVNULL)
     with starter:
         pid = int(wait_until((state / "kafka" / "pid").read_text, 60, "the node to be started"))
         starter.kill()

@@ -11,7 +11,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from readmodel.settings import ProjectionSettings
+from receiver.settings import ReceiverSettings
 from runtime.broker import docker
+from runtime.settings import RuntimeSettings
+from streams.settings import StreamSettings
 from tests.support.compose_yaml import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +73,24 @@ def test_every_process_of_ours_may_write_one_volume_and_gain_nothing(services: d
         assert service["volumes"] == ["data:/data"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("topics", [RuntimeSettings]),
+        ("receiver", [ReceiverSettings, ProjectionSettings]),
+        ("worker", [StreamSettings]),
+        ("projection", [ProjectionSettings]),
+    ],
+)
+def test_each_variable_is_a_setting_that_the_process_reads(
+    services: dict[str, Any], name: str, kinds: list[type[RuntimeSettings]]
+) -> None:
+    declared = {f"BACKSTOP_{field}".upper() for kind in kinds for field in kind.model_fields}
+    told = {variable for variable in services[name]["environment"] if variable.startswith("BACKSTOP_")}
+    assert told <= declared
+    assert "BACKSTOP_REPLICATION_FACTOR" in told
 
 
 def test_only_loopback_ports_are_published(services: dict[str, Any]) -> None:
