@@ -2,5 +2,196 @@
 the caller.
 """
 
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import structlog
+
+from runtime.blobs import FolderBlobs
+from runtime.clock import NowMs
+from runtime.failpoints import failpoint
+from runtime.health import Health, HealthServer
+from runtime.kafka_client import client_options
+from runtime.publisher import KafkaPublisher
+from streams import metrics
+from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
+from streams.agents.fold_shell import FoldShell
+from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.results import ResultsPublisher
+from streams.scheduler.due import DueIndex
+from streams.scheduler.service import MakeTimer, Scheduler, rebuild_index
+from streams.scheduler.timers import job_timer, response_timer
+from streams.settings import StreamSettings
+from streams.store.faust_app import FoldApp, end_process, make_app, run_app
+from streams.store.security import broker_credentials
+from streams.store.tables import FoldTable
+from streams.workers.caller import Caller
+from streams.workers.group import CommandGroup
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.openai_client import OpenAIClient
+from streams.workers.rate import LookRate
+from streams.workers.submitter import Submitter
+
+log = structlog.get_logger()
 
 
+class Worker:
+    """One worker process. Everything it owns is made here, started by `run`, and ended by it."""
+
+    def __init__(self, settings: StreamSettings, now_ms: NowMs) -> None:
+        self._settings = settings
+        self._now_ms = now_ms
+        self.health = Health("worker")
+        self.health.expect("topics", "job_fold", "response_fold")
+        self._publisher = KafkaPublisher(settings, "worker")
+        self._results = ResultsPublisher(settings)
+        self._blobs = FolderBlobs(settings.blobs_path)
+        self._worker_metrics = WorkerMetrics()
+        self._app = self._make_app()
+        self._schedulers = [
+            self._add_fold(JOB_FOLD, job_timer),
+            self._add_fold(RESPONSE_FOLD, partial(response_timer, settings.look_policy())),
+        ]
+        intake = Intake(
+            publisher=self._publisher,
+            blobs=self._blobs,
+            policy=settings.door,
+            inline_bytes_max=settings.inline_bytes_max,
+            now_ms=now_ms,
+        )
+        add_intake_agent(self._app, f"{settings.topic_prefix}requests", intake)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`. A part that fails ends the process with `EXIT_FAILED`, and nothing in hand is acknowledged."""
+        settings = self._settings
+        server = HealthServer(self.health, settings.health_port, settings.health_host)
+        await server.start()
+        await self._publisher.start()
+        self.health.met("topics")  # checked by the entry point, before us
+        client = OpenAIClient(
+            base_url=settings.openai_base_url,
+            api_key=settings.openai_api_key,
+            organization=settings.openai_organization,
+            project=settings.openai_project,
+            metrics=self._worker_metrics,
+            connections_max=settings.create_concurrency + settings.look_concurrency,
+            create_timeout_ms=settings.create_timeout_ms,
+            look_timeout_ms=settings.look_timeout_ms,
+        )
+        rate = LookRate(settings.look_rate_max_per_s, self._now_ms, self._worker_metrics.look_rate_limit.set)
+        submitter, caller = self._submitter(client, rate), self._caller(client, rate)
+        try:
+            await asyncio.gather(
+                run_app(self._app, stop),
+                *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
+                self._guarded(submitter.run(stop)),
+                self._guarded(caller.run(stop)),
+            )
+        finally:
+            await self._results.stop()
+            await self._publisher.stop()
+            await client.close()
+            await server.stop()
+
+    def _submitter(self, client: OpenAIClient, rate: LookRate) -> Submitter:
+        settings = self._settings
+        return Submitter(
+            group=self._group("submissions", "submitter"),
+            client=client,
+            publisher=self._publisher,
+            blobs=self._blobs,
+            now_ms=self._now_ms,
+            metrics=self._worker_metrics,
+            looks=settings.look_policy(),
+            concurrency=settings.create_concurrency,
+            memory_ms=settings.submission_memory_ms,
+            memory_ids_max=settings.submission_memory_max,
+            drain_ms=settings.create_timeout_ms,
+            edge_blocked=rate.object,
+        )
+
+    def _caller(self, client: OpenAIClient, rate: LookRate) -> Caller:
+        settings = self._settings
+        return Caller(
+            group=self._group("lookups", "caller"),
+            client=client,
+            publisher=self._publisher,
+            blobs=self._blobs,
+            now_ms=self._now_ms,
+            metrics=self._worker_metrics,
+            looks=settings.look_policy(),
+            rate=rate,
+            inline_bytes_max=settings.inline_bytes_max,
+            concurrency=settings.look_concurrency,
+            tries_max=settings.look_tries_max,
+            queue_max=settings.look_queue_max,
+            drain_ms=settings.look_timeout_ms,
+        )
+
+    def _group(self, topic: str, group: str) -> CommandGroup:
+        prefix = self._settings.topic_prefix
+        return CommandGroup(
+            self._settings,
+            topic=f"{prefix}{topic}",
+            group=f"{prefix}{group}",
+            session_timeout_ms=self._settings.group_session_timeout_ms,
+        )
+
+    async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
+        try:
+            await part
+        except Exception as error:
+            end_process(error)
+
+    def _make_app(self) -> FoldApp:
+        settings = self._settings
+        return make_app(
+            f"{settings.topic_prefix}worker",
+            settings.kafka_bootstrap_servers,
+            settings.data_dir / (settings.worker_instance_id or "worker"),
+            now_s=lambda: self._now_ms() / 1000,
+            instance_id=settings.worker_instance_id,
+            session_timeout_s=settings.worker_session_timeout_s,
+            heartbeat_interval_s=settings.worker_heartbeat_s,
+            batch_records_max=settings.batch_records_max,
+            replication_factor=settings.replication_factor,
+            producer_options=client_options(settings),
+            **broker_credentials(settings),
+        )
+
+    def _add_fold(self, fold: Fold[Any], make_timer: MakeTimer) -> Scheduler:
+        settings, index = self._settings, DueIndex()
+        table = FoldTable(
+            self._app,
+            fold.topic,
+            settings.partitions,
+            min_insync_replicas=settings.min_insync_replicas,
+            on_damage=partial(_damaged, fold.topic),
+            after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
+        )
+        shell = FoldShell(
+            fold, rows=table, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms
+        )
+
+        def recovered(active: set[int]) -> None:
+            failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
+            if fold is JOB_FOLD:
+                self._results.reassigned()
+            rebuild_index(fold, index, table, active)
+            self.health.met(fold.name)
+            log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
+
+        table.on_recovered(recovered)
+        add_fold_agent(self._app, f"{settings.topic_prefix}{fold.topic}", fold.name, shell)
+        return Scheduler(
+            fold.topic, index=index, rows=table, make_timer=make_timer, publisher=self._publisher, now_ms=self._now_ms
+        )
+
+
+def _damaged(topic: str, table: str, partition: int, aside: Any, why: str) -> None:
+    metrics.STORES_DAMAGED.labels(log=topic).inc()
+    log.error(
+        "a damaged store was set aside and is rebuilt", table=table, partition=partition, aside=str(aside), why=why
+    )

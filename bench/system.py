@@ -1,0 +1,242 @@
+"""Figures of the whole system on this machine: real broker, real processes, the simulator as the provider.
+
+    python bench/system.py latency [--rate 50] [--seconds 30]   added latency at a steady rate
+    python bench/system.py burst [--jobs 3000]                  jobs a second, all submitted at once
+    python bench/system.py memory [--jobs 10000]                resident memory of a worker with that many open jobs
+
+Each prints one JSON object. `hop` is a record through Kafka alone (produce with acks=all, consume), at the same rate in the same
+run: quote ratios to it, as absolute figures move with the machine. Millisecond stamps of one machine's clock.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from cli.system import Shape, System, running_system
+
+GIVE_UP_S = 240.0
+
+
+def now_ms() -> float:
+    return time.time_ns() / 1e6
+
+
+class Downstream:
+    """A read_committed consumer of `results`: when each job's result could be read."""
+
+    def __init__(self, system: System) -> None:
+        self.seen_ms: dict[str, float] = {}
+        self.repeats = 0
+        self._consumer = AIOKafkaConsumer(
+            f"{system.runtime.topic_prefix}results",
+            bootstrap_servers=system.bootstrap,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+
+    async def run(self) -> None:
+        await self._consumer.start()
+        try:
+            async for record in self._consumer:
+                job_id = record.key.decode()
+                self.repeats += job_id in self.seen_ms
+                self.seen_ms.setdefault(job_id, now_ms())
+        finally:
+            await self._consumer.stop()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(GIVE_UP_S):
+            while len(self.seen_ms) < count:
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def system_of(profile: Mapping[str, Any], settings: Mapping[str, str], workers: int) -> AsyncIterator[System]:
+    with tempfile.TemporaryDirectory(prefix="backstop-bench-") as folder:
+        shape = Shape(
+            folder=Path(folder),
+            environment=dict(os.environ),
+            settings=settings,
+            faults=json.dumps(profile),
+            workers=workers,
+        )
+        async with running_system(shape, lambda text: print(text, file=sys.stderr), lambda _kill: None) as system:
+            yield system
+
+
+def submit_value(job_id: str) -> bytes:
+    return json.dumps({"type": "submit", "job_id": job_id, "request": {"model": "gpt-bench", "input": job_id}}).encode()
+
+
+async def ledger(system: System, name: str) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    async with aiohttp.ClientSession() as session:
+        while True:
+            since = lines[-1]["n"] if lines else 0
+            async with session.get(f"{system.simulator_url}/sim/ledger/{name}?since={since}&limit=10000") as answer:
+                page = [json.loads(line) for line in (await answer.text()).splitlines()]
+            if not page:
+                return lines
+            lines += page
+
+
+def spread(values_ms: Iterable[float]) -> dict[str, float]:
+    ordered = sorted(values_ms)
+    if not ordered:
+        return {}
+    at = {f"p{p}": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 1) for p in (50, 90, 99)}
+    return {**at, "max": round(ordered[-1], 1), "n": len(ordered)}
+
+
+async def latency(rate: float, seconds: float) -> dict[str, Any]:
+    run = {"kind": "uniform", "low_s": 1.0, "high_s": 3.0}
+    profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": run}}}
+    async with system_of(profile, {}, 1) as system:
+        downstream = Downstream(system)
+        reading = asyncio.create_task(downstream.run())
+        producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all")
+        await producer.start()
+        hops = Hops(system, producer)
+        await hops.start()
+        sent_ms: dict[str, float] = {}
+        warm = round(rate * 5)
+        for number in range(warm + round(rate * seconds)):
+            job_id = f"bench-{number}"
+            sent_ms[job_id] = now_ms()
+            await producer.send(f"{system.runtime.topic_prefix}requests", submit_value(job_id), key=job_id.encode())
+            if number % 2:
+                await hops.once()
+            await asyncio.sleep(1 / rate)
+        await downstream.until(len(sent_ms))
+        measured = [job_id for number, job_id in enumerate(sent_ms) if number >= warm]
+        creates = {line["job"]: line["at_ms"] for line in await ledger(system, "creates")}
+        hooks: dict[str, float] = {}
+        for line in await ledger(system, "deliveries"):
+            if line["job"] not in hooks and line["outcome"] == "delivered":
+                hooks[line["job"]] = line["at_ms"] - line["took_ms"]
+        reading.cancel()
+        await producer.stop()
+        await hops.stop()
+        hop = spread(hops.took_ms)
+        webhook = spread(downstream.seen_ms[job_id] - hooks[job_id] for job_id in measured if job_id in hooks)
+        create = spread(creates[job_id] - sent_ms[job_id] for job_id in measured)
+        return {
+            "what": "latency", "rate_per_s": rate, "jobs": len(sent_ms), "repeats": downstream.repeats,
+            "webhook_sent_to_result_ms": webhook, "request_to_create_accepted_ms": create, "hop_ms": hop,
+            "ratio_to_hop_p50": round(webhook["p50"] / max(hop["p50"], 0.1), 1),
+        }  # fmt: skip
+
+
+class Hops:
+    """One record through Kafka alone, timed."""
+
+    def __init__(self, system: System, producer: AIOKafkaProducer) -> None:
+        self.took_ms: list[float] = []
+        self._topic = f"{system.runtime.topic_prefix}dead-letters"
+        self._producer = producer
+        self._consumer = AIOKafkaConsumer(
+            self._topic, bootstrap_servers=system.bootstrap, auto_offset_reset="latest", enable_auto_commit=False
+        )
+
+    async def start(self) -> None:
+        await self._consumer.start()
+        await self._consumer.getmany(timeout_ms=200)
+
+    async def once(self) -> None:
+        began = now_ms()
+        await self._producer.send_and_wait(self._topic, b'{"bench":true}', partition=0)
+        await self._consumer.getone()
+        self.took_ms.append(now_ms() - began)
+
+    async def stop(self) -> None:
+        await self._consumer.stop()
+
+
+async def burst(jobs: int) -> dict[str, Any]:
+    run = {"kind": "uniform", "low_s": 0.5, "high_s": 1.5}
+    profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": run}}}
+    settings = {"BACKSTOP_LOOK_RATE_MAX_PER_S": "2000"}
+    async with system_of(profile, settings, 1) as system:
+        downstream = Downstream(system)
+        reading = asyncio.create_task(downstream.run())
+        producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all", linger_ms=5)
+        await producer.start()
+        topic = f"{system.runtime.topic_prefix}requests"
+        began = now_ms()
+        waits = [await producer.send(topic, submit_value(f"burst-{n}"), key=f"burst-{n}".encode()) for n in range(jobs)]
+        for wait in waits:
+            await wait
+        submitted_s = (now_ms() - began) / 1000
+        await downstream.until(jobs)
+        took_s = (now_ms() - began) / 1000
+        reading.cancel()
+        await producer.stop()
+        creates = await ledger(system, "creates")
+        rss = worker_rss_mib(system)
+        return {
+            "what": "burst", "jobs": jobs, "submitted_in_s": round(submitted_s, 2), "took_s": round(took_s, 2),
+            "jobs_per_s": round(jobs / took_s, 1), "creates": len(creates), "repeats": downstream.repeats, "worker_rss_mib": rss,
+        }  # fmt: skip
+
+
+async def memory(jobs: int) -> dict[str, Any]:
+    profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": {"kind": "fixed", "s": 3600}}}}
+    async with system_of(profile, {}, 1) as system:
+        producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all", linger_ms=5)
+        await producer.start()
+        topic = f"{system.runtime.topic_prefix}requests"
+        before = worker_rss_mib(system)
+        waits = [await producer.send(topic, submit_value(f"open-{n}"), key=f"open-{n}".encode()) for n in range(jobs)]
+        for wait in waits:
+            await wait
+        async with asyncio.timeout(GIVE_UP_S):
+            while len(await ledger(system, "creates")) < jobs:
+                await asyncio.sleep(1)
+        await asyncio.sleep(10)
+        await producer.stop()
+        return {
+            "what": "memory",
+            "open_jobs": jobs,
+            "worker_rss_mib_before": before,
+            "worker_rss_mib": worker_rss_mib(system),
+        }
+
+
+def worker_rss_mib(system: System) -> float | None:
+    pid = system.supervisor.pid("worker")
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return round(int(line.split()[1]) / 1024, 1)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["latency", "burst", "memory"])
+    parser.add_argument("--rate", type=float, default=50.0)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--jobs", type=int)
+    options = parser.parse_args()
+    if options.what == "latency":
+        figures = asyncio.run(latency(options.rate, options.seconds))
+    elif options.what == "burst":
+        figures = asyncio.run(burst(options.jobs or 3_000))
+    else:
+        figures = asyncio.run(memory(options.jobs or 10_000))
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Settings of the worker process: what its folds, its Faust app and its scheduler take, on top of the submitter's and caller's."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from runtime.door import DoorPolicy
+from streams.workers.settings import WorkerSettings
+
+
+class StreamSettings(WorkerSettings):
+    """The whole worker. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_DOOR_<NAME>` for the policy of the Kafka door."""
+
+    model_config = SettingsConfigDict(env_nested_delimiter="_", env_nested_max_split=1, hide_input_in_errors=True)
+
+    door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
+    worker_instance_id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._\-]{1,100}$",
+        description="Static membership: a restart under the same name within the session timeout disturbs nobody.",
+    )
+    worker_session_timeout_s: float = Field(
+        default=15.0, ge=6.0, le=300.0, description="A worker unheard of for so long loses its partitions."
+    )
+    worker_heartbeat_s: float = Field(default=3.0, ge=0.1, le=60.0, description="How often a worker is heard of.")
+    batch_records_max: int = Field(default=500, ge=1, le=500, description="Records that a fold takes in one step.")
+    health_port: int = Field(default=0, ge=0, le=65_535, description="Port of /livez, /readyz, /metrics; 0 for none.")
+    health_host: str = Field(default="127.0.0.1", description="Address of the health port.")
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        if self.worker_heartbeat_s * 3 > self.worker_session_timeout_s:
+            raise ValueError("worker_heartbeat_s must be at most a third of worker_session_timeout_s")
+        if self.create_timeout_ms > self.door.create_timeout_ms:
+            raise ValueError(
+                "create_timeout_ms must not be above door.create_timeout_ms, from which the jobs' word_timeout_ms is reckoned"
+            )
+        return self
