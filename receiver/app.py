@@ -1,0 +1,175 @@
+"""The composition of the HTTP doors, and the server that runs them."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CollectorRegistry
+
+from receiver.connections import Gate
+from receiver.health import WatchedPublisher
+from receiver.jobs import CANCEL_PATH, JOBS_PATH, JobDoor
+from receiver.limits import Limits
+from receiver.metrics import ReceiverMetrics
+from receiver.problems import Problem, Refusal, from_http_exception, to_response
+from receiver.settings import ReceiverSettings, check_relations
+from receiver.submissions import FindJob, Submissions, knows_nothing
+from receiver.webhooks import PATH as WEBHOOK_PATH
+from receiver.webhooks import WebhookDoor, WebhookRules
+from runtime.blobs import BlobStore
+from runtime.chance import RandomHex
+from runtime.clock import NowMs, monotonic_s
+from runtime.health import Health, add_routes
+from runtime.logs import get_logger
+from runtime.publisher import Publisher
+
+log = get_logger("receiver.app")
+
+HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
+METRICS: web.AppKey[ReceiverMetrics] = web.AppKey("metrics", ReceiverMetrics)
+
+
+def build_app(
+    settings: ReceiverSettings,
+    publisher: Publisher,
+    blobs: BlobStore,
+    now_ms: NowMs,
+    random_hex: RandomHex,
+    find_job: FindJob | None = None,
+    *,
+    limits: Limits | None = None,
+    registry: CollectorRegistry | None = None,
+    health: Health | None = None,
+) -> web.Application:
+    """The doors, health and metrics. More routes may be added until it runs; their refusals become problems too.
+
+    `registry` holds the metrics of one app; without one the app gets its own. `health` is found again as `app[HEALTH]`.
+
+    :raises ConfigurationError: no usable webhook secret, or settings that contradict each other.
+    """
+    check_relations(settings)
+    keys = settings.webhook_keys()
+    limits = limits or Limits()
+    registry = registry or CollectorRegistry()
+    health = health or Health("receiver")
+    metrics = ReceiverMetrics(registry)
+    watched = WatchedPublisher(publisher, monotonic_s)
+    health.watch("log", watched.complaint)
+
+    webhooks = WebhookDoor(
+        WebhookRules(
+            keys, settings.webhook_tolerance_s, settings.claim_grace_ms, settings.unclaimed_forget_after_ms
+        ),
+        limits, watched, now_ms, metrics,
+    )  # fmt: skip
+    submissions = Submissions(
+        publisher=watched,
+        blobs=blobs,
+        now_ms=now_ms,
+        policy=settings.door,
+        inline_bytes_max=settings.inline_bytes_max,
+        find_job=find_job or knows_nothing,
+        limits=limits,
+        metrics=metrics,
+    )
+    jobs = JobDoor(submissions, watched, now_ms, random_hex, limits)
+
+    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems])
+    app.on_response_prepare.append(_name_no_versions)
+    app[HEALTH] = health
+    app[METRICS] = metrics
+    app.router.add_post(WEBHOOK_PATH, webhooks.receive, expect_handler=_expect)
+    app.router.add_post(JOBS_PATH, jobs.submit, expect_handler=_expect)
+    app.router.add_post(CANCEL_PATH, jobs.cancel, expect_handler=_expect)
+    add_routes(app, health, registry)
+    return app
+
+
+async def serve(
+    app: web.Application, host: str, port: int, limits: Limits, stop: asyncio.Event, port_file: Path | None = None
+) -> None:
+    """Run `app` until `stop` is set, then finish what has begun, within `limits.stop_s`.
+
+    `port_file` gets the port that was bound, once connections are accepted.
+
+    :raises OSError: the address can't be bound.
+    """
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.stop_s / 3)
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        gate = Gate(runner.server, limits, app.get(METRICS))
+        listener = await asyncio.get_running_loop().create_server(gate, host, port, backlog=limits.backlog_max)
+        bound_port = listener.sockets[0].getsockname()[1]
+        log.info("listening", host=host, port=bound_port)
+        if port_file is not None:
+            _write_at_once(port_file, str(bound_port))
+        try:
+            await stop.wait()
+        finally:
+            listener.close()
+            gate.close()
+    finally:
+        try:
+            async with asyncio.timeout(limits.stop_s):
+                await runner.cleanup()
+        except TimeoutError:
+            log.warning("stopped_with_requests_open", duration_s=limits.stop_s)
+
+
+def _measure(metrics: ReceiverMetrics) -> Middleware:
+    @web.middleware
+    async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began_s = monotonic_s()
+        status = 500
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        finally:
+            resource = request.match_info.route.resource
+            route = resource.canonical if resource is not None else "unmatched"
+            metrics.request(request.method, route, status, monotonic_s() - began_s)
+
+    return measure
+
+
+@web.middleware
+async def _answer_with_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except Refusal as refusal:
+        response = to_response(refusal.problem)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = to_response(from_http_exception(error))
+    except Exception as error:
+        log.error("request_failed", exc_info=error)
+        response = to_response(Problem(500, "internal", "The server failed; nothing was promised."))
+    if not request.content.is_eof():
+        # Answered before the body was read: what still comes of it must not be taken for another request.
+        response.force_close()
+    return response
+
+
+async def _name_no_versions(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[hdrs.SERVER] = "backstop"
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Ask for the body only where there is a chance that it will be taken."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return to_response(Problem(417, "expectation_failed", "The only expectation met here is 100-continue."))
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # As aiohttp's own: what was just written is not part of the answer.
+    request.writer.output_size = 0
+    return None
+
+
+def _write_at_once(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,165 @@
+"""The door of upstream services: `POST /v1/jobs` and `POST /v1/jobs/{job_id}/cancel`.
+
+202 says that the log has the job, 200 that it already had it. `GET` on these addresses belongs to the read model.
+"""
+
+import hashlib
+import re
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import orjson
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+
+from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
+from receiver.identity import tenant_of
+from receiver.limits import Limits
+from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, field_errors, unavailable
+from receiver.submissions import NotTaken, Submissions, Taken
+from runtime.chance import RandomHex
+from runtime.clock import NowMs
+from runtime.door import qualified_job_id, to_cancel
+from runtime.errors import BrokerUnavailableError
+from runtime.publisher import Publisher
+from schemas.requests import Cancel, GivenJobId, Submit
+
+JOBS_PATH = "/v1/jobs"
+CANCEL_PATH = "/v1/jobs/{job_id}/cancel"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+JOB_ID_BITS = 128
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_GIVEN_JOB_ID: TypeAdapter[str] = TypeAdapter(GivenJobId)
+
+
+class CancelBody(BaseModel):
+    """The body of a cancel, which may be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+def job_id_of(key: str, tenant: str) -> str:
+    """The job id that an `Idempotency-Key` stands for. Never change its form: keys in use would name other jobs."""
+    return "job_" + hashlib.sha256(f"{tenant}\n{key}".encode()).hexdigest()[: JOB_ID_BITS // 4]
+
+
+class JobDoor:
+    def __init__(
+        self, submissions: Submissions, publisher: Publisher, now_ms: NowMs, random_hex: RandomHex, limits: Limits
+    ) -> None:
+        self._submissions = submissions
+        self._publisher = publisher
+        self._now_ms = now_ms
+        self._random_hex = random_hex
+        self._limits = limits
+        self._memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
+
+    async def submit(self, request: web.Request) -> web.Response:
+        limits = self._limits
+        tenant = tenant_of(request)
+        _require_json(request)
+        key = _idempotency_key(request)
+        with self._memory.share() as take:
+            body = await read_body(request, bytes_max=limits.submit_bytes_max, within_s=limits.submit_body_s, take=take)
+            submit = _parse(Submit, body, limits.submit_depth_max)
+            # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
+            given = submit.job_id or (job_id_of(key, tenant) if key else f"job_{self._random_hex(JOB_ID_BITS)}")
+            verdict = await self._submissions.take(submit, qualified_job_id(tenant, given), tenant)
+        if isinstance(verdict, NotTaken):
+            self._refuse(verdict)
+        return _accepted(given, verdict)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        limits = self._limits
+        tenant = tenant_of(request)
+        given = _path_job_id(request)
+        body = await read_body(request, bytes_max=limits.cancel_bytes_max, within_s=limits.submit_body_s)
+        if body:
+            _require_json(request)
+        asked = _parse(CancelBody, body, limits.submit_depth_max) if body else CancelBody()
+        cancel = Cancel(type="cancel", job_id=given, reason=asked.reason)
+        fact = to_cancel(
+            cancel, job_id=qualified_job_id(tenant, given), tenant=tenant, door="http", at_ms=self._now_ms()
+        )
+        try:
+            await self._publisher.publish([fact], timeout_s=limits.publish_s)
+        except BrokerUnavailableError:
+            self._refuse(NotTaken("log"))
+        return _json(202, {"job_id": given, "status": "cancel_requested", "links": _links(given)})
+
+    def _refuse(self, verdict: NotTaken) -> NoReturn:
+        retry_after_s = self._limits.retry_after_s
+        match verdict.why:
+            case "conflict":
+                raise Refusal(Problem(409, "job_id_taken", "This id or key already names a job with another body."))
+            case "deadline_past":
+                past = FieldError("#/deadline_at_ms", "is not in the future")
+                raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
+            case "busy":
+                raise unavailable("busy", "Too many submissions at one time.", retry_after_s)
+            case "log" | "storage":
+                raise unavailable("log_unavailable", "The request could not be stored; send it again.", retry_after_s)
+
+
+def _require_json(request: web.Request) -> None:
+    if hdrs.CONTENT_TYPE not in request.headers or request.content_type != "application/json":
+        raise Refusal(Problem(415, "not_json", "Send the body as Content-Type: application/json."))
+    if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise Refusal(Problem(415, "not_utf8", "Send the body in UTF-8."))
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    values = request.headers.getall(IDEMPOTENCY_KEY, ())
+    if not values:
+        return None
+    if len(values) > 1 or not _KEY.fullmatch(values[0]):
+        raise Refusal(
+            Problem(400, "bad_idempotency_key", "Send Idempotency-Key once, 1 to 255 visible ASCII characters.")
+        )
+    return values[0]
+
+
+def _path_job_id(request: web.Request) -> str:
+    try:
+        return _GIVEN_JOB_ID.validate_python(request.match_info["job_id"])
+    except ValidationError:
+        raise Refusal(Problem(404, "not_found", "No job can have this id.")) from None
+
+
+def _parse(model: type[Model], body: bytes, depth_max: int) -> Model:
+    try:
+        value = load_json(body, depth_max)
+    except NotJsonError as error:
+        raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
+    if not isinstance(value, dict):
+        raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Refusal(
+            Problem(422, "bad_request", "The body is not a valid request.", errors=field_errors(error))
+        ) from None
+
+
+def _links(job_id: str) -> dict[str, str]:
+    return {"self": f"{JOBS_PATH}/{job_id}", "cancel": CANCEL_PATH.format(job_id=job_id)}
+
+
+def _accepted(job_id: str, taken: Taken) -> web.Response:
+    document: dict[str, Any] = {"job_id": job_id, "status": "accepted", "links": _links(job_id)}
+    if taken.deadline_at_ms is not None:
+        document["deadline_at_ms"] = taken.deadline_at_ms
+    return _json(200 if taken.repeated else 202, document, {"Location": f"{JOBS_PATH}/{job_id}"})
+
+
+def _json(status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        status=status,
+        body=orjson.dumps(document),
+        content_type="application/json",
+        headers={**SECURITY_HEADERS, **(headers or {})},
+    )

@@ -1,0 +1,66 @@
+"""The limits of the HTTP doors, each declared once. Sizes in bytes, times in seconds."""
+
+from dataclasses import dataclass
+
+from runtime.errors import ConfigurationError
+from runtime.publisher import RECORD_BYTES_MAX
+from schemas.requests import REQUEST_BYTES_MAX
+
+JSON_DEPTH_MAX = 254
+"""What orjson can write again; the depth limits below must stay under it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    connections_max: int = 1_024
+    """Open connections, those that have sent nothing included. Beyond it a new one hears 503 and is closed."""
+    backlog_max: int = 1_024
+    """Connections that the kernel holds for us until they are accepted."""
+    headers_s: float = 10.0
+    """From accept to the end of the first request's headers."""
+    headers_bytes_max: int = 64 << 10
+    idle_s: float = 75.0
+    """A connection without a complete next request. Above the 60 s of common proxies, so that they close first."""
+    lingering_s: float = 1.0
+    """How long a refused body is read and thrown away, so that the client gets to read our answer."""
+    stop_s: float = 10.0
+    """From the request to stop until the last connection is closed. A third of it is for requests to end by themselves, a
+    third for those that are then cancelled, a third for the rest."""
+
+    webhook_bytes_max: int = 64 << 10
+    webhook_body_s: float = 5.0
+    webhook_depth_max: int = 32
+
+    submit_bytes_max: int = REQUEST_BYTES_MAX
+    submit_body_s: float = 15.0
+    submit_depth_max: int = 64
+    """A JSON schema for structured output may nest 10 levels, each of which is three levels of JSON."""
+    submit_buffered_bytes_max: int = 128 << 20
+    """Bodies of submissions in memory at one time. Only bytes that have come count, not what was declared."""
+    submissions_concurrent_max: int = 256
+    """Submissions between their body and their acknowledgement."""
+    submissions_remembered_max: int = 50_000
+    """Recent job ids with the hash of their submission: about 20 MB."""
+    cancel_bytes_max: int = 4 << 10
+
+    publish_s: float = 3.0
+    """For the broker to acknowledge. OpenAI waits "a few seconds" for an answer to a webhook (guide: webhooks)."""
+    find_job_s: float = 1.0
+    """For the read model to say whether it knows a job id; without an answer we publish, which is harmless."""
+    retry_after_s: int = 2
+    """What a 503 asks for."""
+
+    def __post_init__(self) -> None:
+        must = {
+            "webhook_depth_max and submit_depth_max must be below what JSON can be written with": (
+                max(self.webhook_depth_max, self.submit_depth_max) < JSON_DEPTH_MAX
+            ),
+            # A hook's text is quoted in its record, which doubles it at worst; a dead letter takes it as base64.
+            "a webhook and its envelope must fit a record": 2 * self.webhook_bytes_max + 65_536 < RECORD_BYTES_MAX,
+            "one submission must fit the memory for all": self.submit_bytes_max <= self.submit_buffered_bytes_max,
+            "headers_s must not exceed idle_s": self.headers_s <= self.idle_s,
+            "stop_s must leave a request the time for its acknowledgement": self.publish_s < self.stop_s / 3,
+        }
+        for sentence, holds in must.items():
+            if not holds:
+                raise ConfigurationError(f"limits: {sentence}")

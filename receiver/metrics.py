@@ -1,0 +1,79 @@
+"""The metrics of the HTTP doors, each declared once. No label ever takes a value that a caller may choose."""
+
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+WebhookResult = Literal[
+    "accepted", "bad_signature", "stale", "too_large", "malformed", "unknown_type", "unavailable"
+]  # fmt: skip
+
+KNOWN_EVENT_TYPES: Final = frozenset(
+    {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
+)
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _buckets(first_s: float, last_s: float) -> tuple[float, ...]:
+    """Each 1.5 times the one before."""
+    edges = [first_s]
+    while edges[-1] < last_s:
+        edges.append(float(f"{edges[-1] * 1.5:.3g}"))
+    return tuple(edges)
+
+
+class ReceiverMetrics:
+    """One set a registry. Times in seconds."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._webhooks = Counter(
+            "backstop_webhooks_received_total",
+            "Webhooks that came, by event type (unverified: nobody knows) and by what became of them.",
+            ("type", "result"),
+            registry=registry,
+        )
+        self._verified = Counter(
+            "backstop_webhook_verified_total",
+            "Webhooks that were authentic, by the digest of the secret that said so.",
+            ("key_id",),
+            registry=registry,
+        )
+        self.webhook_lag_seconds = Histogram(
+            "backstop_webhook_lag_seconds",
+            "From the end of a response, by the provider's clock, to its webhook at our door.",
+            buckets=_buckets(0.05, 7_200),
+            registry=registry,
+        )
+        self.jobs_submitted = Counter(
+            "backstop_jobs_submitted_total", "Submissions that the log acknowledged.", ("door",), registry=registry
+        )
+        self.find_job_failed = Counter(
+            "backstop_find_job_failed_total", "Questions that the read model did not answer.", registry=registry
+        )
+        self._requests = Histogram(
+            "backstop_http_request_duration_seconds",
+            "Time to the answer of one HTTP request.",
+            ("method", "route", "status_class"),
+            buckets=_buckets(0.001, 60),
+            registry=registry,
+        )
+        self.connections_refused = Counter(
+            "backstop_http_connections_refused_total",
+            "Connections closed before any request was read, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+
+    def webhook(self, event_type: str | None, result: WebhookResult) -> None:
+        """Count a webhook. `event_type` is None before the signature has matched."""
+        label = "unverified"
+        if event_type is not None:
+            label = event_type if event_type in KNOWN_EVENT_TYPES else "other"
+        self._webhooks.labels(label, result).inc()
+
+    def verified(self, key_id: str) -> None:
+        self._verified.labels(key_id).inc()
+
+    def request(self, method: str, route: str, status: int, duration_s: float) -> None:
+        method = method if method in METHODS else "other"
+        self._requests.labels(method, route, f"{status // 100}xx").observe(duration_s)

@@ -1,0 +1,98 @@
+"""Settings of the HTTP doors. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_DOOR_<NAME>` for the policy of the door."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from receiver.signature import WebhookKey, parse_key
+from runtime.door import DoorPolicy
+from runtime.errors import ConfigurationError
+from runtime.publisher import RECORD_BYTES_MAX
+from runtime.settings import RuntimeSettings
+
+HOUR_MS = 3_600_000
+WEBHOOK_RETRIES_MS = 72 * HOUR_MS
+"""For so long OpenAI repeats a webhook that was not answered with 2xx (guide: webhooks)."""
+
+ENVELOPE_BYTES_MAX = 65_536
+"""What a fact adds to the body that it carries, generously."""
+
+
+class ReceiverSettings(RuntimeSettings):
+    """Where to listen, who may sign webhooks, and what a job gets that does not say otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_nested_delimiter="_", env_nested_max_split=1, hide_input_in_errors=True
+    )  # fmt: skip
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    port_file: Path | None = Field(default=None, description="File that gets the bound port, once we listen.")
+    webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        validation_alias=AliasChoices("BACKSTOP_WEBHOOK_SECRETS", "OPENAI_WEBHOOK_SECRET", "webhook_secrets"),
+        description="Webhook secrets (whsec_...), comma-separated; two or more while one is rotated out.",
+    )
+    webhook_tolerance_s: int = Field(
+        default=300, ge=1, le=86_400, description="How far a webhook's timestamp may be from our clock, to either side."
+    )
+    claim_grace_ms: int = Field(
+        default=10_000,
+        ge=0,
+        le=HOUR_MS,
+        description="How long after a webhook a response may stay unclaimed before it is looked at by itself.",
+    )
+    unclaimed_forget_after_ms: int = Field(
+        default=75 * HOUR_MS,
+        ge=1_000,
+        description="How long an unclaimed or foreign response is remembered, so that a repeated webhook is known.",
+    )
+    door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
+
+    @field_validator("webhook_secrets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(SecretStr(part.strip()) for part in value.split(",") if part.strip())
+        return value
+
+    def webhook_keys(self) -> tuple[WebhookKey, ...]:
+        """The keys of the secrets.
+
+        :raises ConfigurationError: there is none, or one is not a webhook secret.
+        """
+        if not self.webhook_secrets:
+            raise ConfigurationError("set BACKSTOP_WEBHOOK_SECRETS: without a secret anybody could sign a webhook")
+        keys: list[WebhookKey] = []
+        for number, secret in enumerate(self.webhook_secrets, start=1):
+            try:
+                keys.append(parse_key(secret.get_secret_value()))
+            except ValueError as error:
+                raise ConfigurationError(f"BACKSTOP_WEBHOOK_SECRETS, secret {number}: {error}") from None
+        return tuple(keys)
+
+
+def check_relations(settings: ReceiverSettings) -> None:
+    """What must hold between settings.
+
+    :raises ConfigurationError: something does not; the sentence names the settings.
+    """
+    door = settings.door
+    must = {
+        "BACKSTOP_UNCLAIMED_FORGET_AFTER_MS must exceed the 72 h for which webhooks are repeated, "
+        "and the tolerance": settings.unclaimed_forget_after_ms
+        >= WEBHOOK_RETRIES_MS + settings.webhook_tolerance_s * 1000,
+        "BACKSTOP_CLAIM_GRACE_MS must be below BACKSTOP_UNCLAIMED_FORGET_AFTER_MS": settings.claim_grace_ms
+        < settings.unclaimed_forget_after_ms,
+        "BACKSTOP_DOOR_BACKOFF_BASE_MS must not exceed BACKSTOP_DOOR_BACKOFF_MAX_MS": door.backoff_base_ms
+        <= door.backoff_max_ms,
+        "BACKSTOP_INLINE_BYTES_MAX and its envelope must fit a record": settings.inline_bytes_max + ENVELOPE_BYTES_MAX
+        <= RECORD_BYTES_MAX,
+        "BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS": settings.clock_offset_ms == 0
+        or bool(settings.failpoints),
+    }  # fmt: skip
+    for sentence, holds in must.items():
+        if not holds:
+            raise ConfigurationError(sentence)

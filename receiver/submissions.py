@@ -1,0 +1,175 @@
+"""A submission becomes a fact once, however often and however concurrently it is sent.
+
+A job id names one submission. What this process was given lately is remembered with its hash, from *before* the first
+attempt to publish: a record whose acknowledgement did not come may have landed, so from then on the id belongs to that
+body. What it does not remember it asks the read model about. Publishing a repeat is harmless (the fold knows the job id);
+not publishing it only saves the log a record.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from receiver.limits import Limits
+from receiver.metrics import ReceiverMetrics
+from runtime.blobs import BlobStore
+from runtime.clock import NowMs
+from runtime.door import DoorPolicy, submission_sha256, to_submitted
+from runtime.errors import BrokerUnavailableError
+from runtime.failpoints import failpoint
+from runtime.logs import get_logger
+from runtime.publisher import Publisher
+from schemas.requests import Submit
+
+log = get_logger("receiver.submissions")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownJob:
+    """What the read model knows of a job id."""
+
+    tenant: str
+    request_sha256: str
+    deadline_at_ms: int | None = None
+
+
+FindJob = Callable[[str], Awaitable[KnownJob | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The log has it. `repeated` where it already had."""
+
+    job_id: str
+    deadline_at_ms: int | None
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """`conflict`: the id names another submission. `deadline_past`: it can't be met. `busy`: too many at one time.
+    `log` and `storage`: not acknowledged; it may have been taken, and may be sent again.
+    """
+
+    why: Literal["conflict", "deadline_past", "busy", "log", "storage"]
+
+
+Verdict = Taken | NotTaken
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    tenant: str
+    sha256: str
+    deadline_at_ms: int | None
+    acked: bool
+
+    def agrees(self, tenant: str, sha256: str) -> bool:
+        return self.tenant == tenant and self.sha256 == sha256
+
+
+async def knows_nothing(_job_id: str) -> KnownJob | None:
+    """Where no read model is at hand."""
+    return None
+
+
+class Submissions:
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        blobs: BlobStore,
+        now_ms: NowMs,
+        policy: DoorPolicy,
+        inline_bytes_max: int,
+        find_job: FindJob,
+        limits: Limits,
+        metrics: ReceiverMetrics,
+    ) -> None:
+        self._publisher = publisher
+        self._blobs = blobs
+        self._now_ms = now_ms
+        self._policy = policy
+        self._inline_bytes_max = inline_bytes_max
+        self._find_job = find_job
+        self._limits = limits
+        self._metrics = metrics
+        self._recent: OrderedDict[str, _Remembered] = OrderedDict()
+        self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
+        self._busy = 0
+
+    async def take(self, submit: Submit, job_id: str, tenant: str) -> Verdict:
+        """See that the log has `submit` under `job_id`. Concurrent takes of one id get one verdict, or a conflict."""
+        sha256 = submission_sha256(submit)
+        in_flight = self._in_flight.get(job_id)
+        if in_flight is not None:
+            first_sha256, first = in_flight
+            if first_sha256 != sha256:
+                return NotTaken("conflict")
+            verdict = await asyncio.shield(first)
+            return replace(verdict, repeated=True) if isinstance(verdict, Taken) else verdict
+        if self._busy >= self._limits.submissions_concurrent_max:
+            return NotTaken("busy")
+        mine: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._in_flight[job_id] = (sha256, mine)
+        self._busy += 1
+        verdict = NotTaken("log")
+        try:
+            verdict = await self._take_first(submit, job_id, tenant, sha256)
+        finally:
+            self._busy -= 1
+            del self._in_flight[job_id]
+            mine.set_result(
+                verdict
+            )  # also when this one is cancelled: whoever waits must hear that nothing is promised
+        return verdict
+
+    async def _take_first(self, submit: Submit, job_id: str, tenant: str, sha256: str) -> Verdict:
+        known = self._recent.get(job_id) or await self._ask(job_id)
+        if known is not None:
+            if not known.agrees(tenant, sha256):
+                return NotTaken("conflict")
+            if known.acked:
+                self._remember(job_id, known)
+                return Taken(job_id, known.deadline_at_ms, repeated=True)
+        at_ms = self._now_ms()
+        if submit.deadline_at_ms is not None and submit.deadline_at_ms <= at_ms:
+            return NotTaken("deadline_past")
+        try:
+            fact = await to_submitted(
+                submit, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
+                blobs=self._blobs, inline_bytes_max=self._inline_bytes_max,
+            )  # fmt: skip
+        except OSError as error:
+            log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
+            return NotTaken("storage")
+        now_known = _Remembered(tenant, sha256, fact.deadline_at_ms, acked=False)
+        self._remember(job_id, now_known)
+        try:
+            await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
+        except BrokerUnavailableError:
+            return NotTaken("log")
+        failpoint("receiver.job.acked")
+        self._remember(job_id, replace(now_known, acked=True))
+        self._metrics.jobs_submitted.labels("http").inc()
+        return Taken(job_id, fact.deadline_at_ms, repeated=False)
+
+    async def _ask(self, job_id: str) -> _Remembered | None:
+        try:
+            async with asyncio.timeout(self._limits.find_job_s):
+                found = await self._find_job(job_id)
+        except Exception as error:  # whatever the read model has, it must not stop submissions
+            self._metrics.find_job_failed.inc()
+            log.warning("find_job_failed", job_id=job_id, error_type=type(error).__name__)
+            return None
+        if found is None:
+            return None
+        return _Remembered(found.tenant, found.request_sha256, found.deadline_at_ms, acked=True)
+
+    def _remember(self, job_id: str, what: _Remembered) -> None:
+        self._recent[job_id] = what
+        self._recent.move_to_end(job_id)
+        while len(self._recent) > self._limits.submissions_remembered_max:
+            self._recent.popitem(last=False)

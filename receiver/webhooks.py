@@ -1,0 +1,170 @@
+"""The door of OpenAI: `POST /webhooks/openai`.
+
+What is not authentic leaves nothing behind but a count, and always hears the same 401. What is authentic is kept, whatever
+is in it, and answered 200 once the log has acknowledged it: repeating it for 72 hours would mend nothing. Never 410 (it may
+switch the endpoint off) and never 3xx (it would not be followed).
+"""
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from receiver.bodies import NotJsonError, load_json, read_body
+from receiver.limits import Limits
+from receiver.metrics import ReceiverMetrics, WebhookResult
+from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
+from receiver.signature import Accepted, Reason, Refused, WebhookKey, verify
+from runtime.clock import NowMs
+from runtime.errors import BrokerUnavailableError
+from runtime.failpoints import failpoint
+from runtime.logs import get_logger
+from runtime.publisher import Publisher
+from schemas.codec import sha256_hex
+from schemas.dead_letters import DeadLetter, DeadReason
+from schemas.responses import WebhookReceived
+
+PATH = "/webhooks/openai"
+UNAUTHENTICATED = Problem(401, "unauthenticated", "The request is not authenticated.")
+
+_RESPONSE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,200}")
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
+_SECONDS_MAX = 100_000_000_000
+
+_RESULTS: dict[Reason, WebhookResult] = {
+    "missing_header": "malformed",
+    "repeated_header": "malformed",
+    "malformed_header": "malformed",
+    "stale": "stale",
+    "bad_signature": "bad_signature",
+}
+
+log = get_logger("receiver.webhooks")
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRules:
+    """What the door of webhooks needs of the settings."""
+
+    keys: Sequence[WebhookKey]
+    tolerance_s: int
+    claim_grace_ms: int
+    forget_after_ms: int
+
+
+class WebhookDoor:
+    def __init__(
+        self, rules: WebhookRules, limits: Limits, publisher: Publisher, now_ms: NowMs, metrics: ReceiverMetrics
+    ) -> None:
+        self._rules = rules
+        self._limits = limits
+        self._publisher = publisher
+        self._now_ms = now_ms
+        self._metrics = metrics
+
+    async def receive(self, request: web.Request) -> web.Response:
+        limits = self._limits
+        try:
+            body = await read_body(request, bytes_max=limits.webhook_bytes_max, within_s=limits.webhook_body_s)
+        except Refusal as refusal:
+            self._metrics.webhook(None, "too_large" if refusal.problem.status == 413 else "malformed")
+            raise
+        rules, now_ms = self._rules, self._now_ms()
+        verdict = verify(body, request.headers.items(), keys=rules.keys, now_ms=now_ms, tolerance_s=rules.tolerance_s)
+        if isinstance(verdict, Refused):
+            self._metrics.webhook(None, _RESULTS[verdict.reason])
+            log.debug("webhook_refused", reason=verdict.reason)
+            raise Refusal(UNAUTHENTICATED)
+        failpoint("receiver.webhook.verified")
+        self._metrics.verified(verdict.key_id)
+        await self._keep(to_message(verdict, body, now_ms, rules, limits.webhook_depth_max))
+        failpoint("receiver.webhook.acked")
+        return web.Response(status=200, headers=SECURITY_HEADERS)
+
+    async def _keep(self, message: WebhookReceived | DeadLetter) -> None:
+        event_type = message.event_type if isinstance(message, WebhookReceived) else "other"
+        try:
+            await self._publisher.publish([message], timeout_s=self._limits.publish_s)
+        except BrokerUnavailableError:
+            # It may land all the same; the repeat has the same webhook id, and the fold knows it.
+            self._metrics.webhook(event_type, "unavailable")
+            raise unavailable(
+                "log_unavailable", "The event could not be stored; send it again.", self._limits.retry_after_s
+            ) from None
+        if isinstance(message, WebhookReceived):
+            self._metrics.webhook(event_type, "accepted")
+            if message.ended_at_ms is not None:
+                self._metrics.webhook_lag_seconds.observe(max(0, message.at_ms - message.ended_at_ms) / 1000)
+        else:
+            self._metrics.webhook(event_type, "unknown_type" if message.reason == "other_event" else "malformed")
+            log.info("webhook_set_aside", reason=message.reason, webhook_id=message.id)
+
+
+def to_message(
+    verdict: Accepted, body: bytes, at_ms: int, rules: WebhookRules, depth_max: int
+) -> WebhookReceived | DeadLetter:
+    """What an authentic body becomes. Pure and total over bytes."""
+    try:
+        event = load_json(body, depth_max)
+    except NotJsonError as error:
+        return _set_aside(verdict, body, at_ms, "not_an_event", str(error))
+    event_type, response_id = _named(event)
+    if event_type is None:
+        return _set_aside(verdict, body, at_ms, "not_an_event", "type is not an event's name, or there is none")
+    if not event_type.startswith("response."):
+        return _set_aside(verdict, body, at_ms, "other_event", f"an event of type {event_type}")
+    if response_id is None:
+        return _set_aside(verdict, body, at_ms, "not_an_event", "data.id is not a response's id, or there is none")
+    return WebhookReceived(
+        id=f"{verdict.webhook_id}/received",
+        at_ms=at_ms,
+        response_id=response_id,
+        webhook_id=verdict.webhook_id,
+        event_type=event_type,
+        sent_at_ms=verdict.sent_at_ms,
+        ended_at_ms=_milliseconds(event.get("created_at")),
+        key_id=verdict.key_id,
+        raw=body.decode(),
+        claim_by_ms=at_ms + rules.claim_grace_ms,
+        forget_after_ms=rules.forget_after_ms,
+    )
+
+
+def _named(event: Any) -> tuple[str | None, str | None]:
+    """Type and `data.id`, each None where it is not well-formed."""
+    if not isinstance(event, dict):
+        return None, None
+    kind, data = event.get("type"), event.get("data")
+    response_id = data.get("id") if isinstance(data, dict) else None
+    return (
+        kind if isinstance(kind, str) and _EVENT_TYPE.fullmatch(kind) else None,
+        response_id if isinstance(response_id, str) and _RESPONSE_ID.fullmatch(response_id) else None,
+    )
+
+
+def _milliseconds(seconds: Any) -> int | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < _SECONDS_MAX:
+        return None
+    return int(seconds * 1000)
+
+
+def _set_aside(verdict: Accepted, body: bytes, at_ms: int, reason: DeadReason, detail: str) -> DeadLetter:
+    headers = {
+        "webhook-id": verdict.webhook_id,
+        "webhook-timestamp": str(verdict.sent_at_ms // 1000),
+        "key-id": verdict.key_id,
+        "body-sha256": sha256_hex(body),
+    }
+    return DeadLetter(
+        id=f"{verdict.webhook_id}/set-aside",
+        at_ms=at_ms,
+        component="receiver",
+        reason=reason,
+        detail=detail,
+        value_base64=base64.b64encode(body).decode(),
+        headers=tuple((name, base64.b64encode(value.encode()).decode()) for name, value in headers.items()),
+        record_key=verdict.webhook_id,
+    )

@@ -1,0 +1,155 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from receiver.app import HEALTH, build_app
+from receiver.health import REMEMBER_FAILURE_S, WatchedPublisher
+from receiver.limits import Limits
+from receiver.settings import ReceiverSettings
+from runtime.errors import BrokerUnavailableError, ConfigurationError
+from tests.support.memory_publisher import MemoryPublisher
+from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_door
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/", 404),
+        ("POST", "/nothing", 404),
+        ("GET", "/v1/jobs", 405),
+        ("DELETE", "/v1/jobs", 405),
+        ("GET", "/v1/jobs/x/cancel", 405),
+        ("POST", "/livez", 405),
+    ],
+)
+def test_unknown_routes_and_methods_are_problems(method: str, path: str, expected: int) -> None:
+    async def story(door: Door) -> None:
+        status, document, response = await door.call(method, path)
+        assert (status, document["status"]) == (expected, expected)
+        assert response.content_type == "application/problem+json"
+        assert document["type"].startswith("urn:backstop:problem:")
+        assert "aiohttp" not in response.headers["Server"]
+
+    with_door(story)
+
+
+def test_an_expectation_is_met_or_refused() -> None:
+    async def story(door: Door) -> None:
+        body = {"request": {"model": "m"}}
+        assert (await door.call("POST", "/v1/jobs", json=body, expect100=True))[0] == 202
+        assert (await door.call("POST", "/v1/jobs", json=body, headers={"Expect": "a-pony"}))[0] == 417
+
+    with_door(story)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/metrics", "/version"])
+def test_health_is_shown(path: str) -> None:
+    async def story(door: Door) -> None:
+        assert (await door.call("GET", path))[0] == 200
+
+    with_door(story)
+
+
+def test_not_ready_while_the_log_does_not_acknowledge() -> None:
+    async def story(door: Door) -> None:
+        door.publisher.away = True
+        await door.hook()
+        status, document, _ = await door.call("GET", "/readyz")
+        assert status == 503
+        assert "acknowledged nothing" in document["reasons"]["log"]
+        assert (await door.call("GET", "/livez"))[0] == 200
+        door.publisher.away = False
+        await door.hook()
+        assert (await door.call("GET", "/readyz"))[0] == 200
+
+    with_door(story)
+
+
+def test_an_old_failure_lets_traffic_try_again() -> None:
+    clock_s = [100.0]
+    away = MemoryPublisher()
+    away.away = True
+    watched = WatchedPublisher(away, lambda: clock_s[0])
+    with pytest.raises(BrokerUnavailableError):
+        asyncio.run(watched.publish([]))
+    assert watched.complaint() is not None
+    clock_s[0] += REMEMBER_FAILURE_S + 1
+    assert watched.complaint() is None
+
+
+def test_conditions_of_readiness_can_be_added() -> None:
+    async def story(door: Door) -> None:
+        door.app[HEALTH].expect("broker")
+        assert (await door.call("GET", "/readyz"))[0] == 503
+        door.app[HEALTH].met("broker")
+        assert (await door.call("GET", "/readyz"))[0] == 200
+
+    with_door(story)
+
+
+def test_requests_are_measured_by_route_and_never_by_what_a_caller_chose() -> None:
+    async def story(door: Door) -> None:
+        await door.call("POST", "/v1/jobs/one/cancel")
+        await door.call("POST", "/v1/jobs/two/cancel")
+        await door.call("PURGE", "/tea-1")
+        name = "backstop_http_request_duration_seconds_count"
+        cancels = f'{name}{{method="POST",route="/v1/jobs/{{job_id}}/cancel",status_class="2xx"}}'
+        assert await door.metric(cancels) == 2.0
+        assert await door.metric(f'{name}{{method="other",route="unmatched",status_class="4xx"}}') == 1.0
+
+    with_door(story)
+
+
+def build(**changed: Any) -> None:
+    class NoBlobs:
+        async def put(self, data: bytes) -> str:
+            raise AssertionError
+
+        async def get(self, sha256: str) -> bytes:
+            raise AssertionError
+
+    build_app(settings(**changed), MemoryPublisher(), NoBlobs(), lambda: 0, lambda _bits: "00")
+
+
+def test_the_settings_of_tests_are_good() -> None:
+    build()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"webhook_secrets": ()}, "BACKSTOP_WEBHOOK_SECRETS"),
+        ({"webhook_secrets": "whsec_AAAA"}, "BACKSTOP_WEBHOOK_SECRETS"),
+        ({"unclaimed_forget_after_ms": 72 * 3_600_000}, "BACKSTOP_UNCLAIMED_FORGET_AFTER_MS"),
+        ({"door": {"backoff_base_ms": 60_001}}, "BACKSTOP_DOOR_BACKOFF_BASE_MS"),
+        ({"clock_offset_ms": 1}, "BACKSTOP_CLOCK_OFFSET_MS"),
+    ],
+)
+def test_what_can_not_hold_keeps_the_process_from_starting(changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        build(**changed)
+
+
+@pytest.mark.parametrize("changed", [{"headers_s": 80}, {"publish_s": 10}, {"submit_depth_max": 254}])
+def test_limits_that_contradict_each_other_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="limits: "):
+        Limits(**changed)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKSTOP_WEBHOOK_SECRETS", f" {SECRET}, {OTHER_SECRET},")
+    monkeypatch.setenv("BACKSTOP_DOOR_TIMEOUT_MS", "7000")
+    monkeypatch.setenv("BACKSTOP_DOOR_BACKOFF_BASE_MS", "5")
+    monkeypatch.setenv("BACKSTOP_PORT", "0")
+    found = ReceiverSettings()
+    assert [secret.get_secret_value() for secret in found.webhook_secrets] == [SECRET, OTHER_SECRET]
+    assert (found.door.timeout_ms, found.door.backoff_base_ms, found.door.retries_max) == (7000, 5, 2)
+    assert found.port == 0
+    assert SECRET not in repr(found)
+    assert SECRET not in found.model_dump_json()
+
+
+def test_openais_own_name_for_the_secret_works_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_WEBHOOK_SECRET", SECRET)
+    assert len(ReceiverSettings().webhook_keys()) == 1
