@@ -6,6 +6,7 @@ in the changelog, acknowledged by all in-sync replicas, before it is in the loca
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -302,8 +303,11 @@ class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         try:
             return PartitionDb(path, self.app.block_cache(self._limits), self._limits)
         except StoreDamagedError as error:
-            self._set_aside(partition, str(error))
-            return PartitionDb(path, self.app.block_cache(self._limits), self._limits)
+            reason = str(error)
+        # Not in the `except`: the error's traceback holds an iterator, that holds the store, and that its lock.
+        gc.collect()
+        self._set_aside(partition, reason)
+        return PartitionDb(path, self.app.block_cache(self._limits), self._limits)
 
     def _set_aside(self, partition: int, reason: str) -> None:
         path = self.partition_path(partition)

@@ -63,6 +63,9 @@ class Worker:
     def stderr(self) -> str:
         return (self.folder / "stderr").read_text()
 
+    def failed(self) -> bool:
+        return self.process is not None and (self.process.poll() or 0) > 0
+
     def terminate(self) -> int:
         return self._end(lambda process: process.terminate())
 
@@ -200,7 +203,13 @@ class Scene:
     def wait_committed(self, timeout_s: float = 60.0) -> None:
         """Until everything in the topic is committed."""
         ends = {partition: end for partition, end in run(self.ends()).items() if end}
-        wait_until(lambda: self.committed() == ends, timeout_s, f"the commit of {ends}", poll_s=0.2)
+
+        def committed() -> bool:
+            return self.committed() == ends or any(worker.failed() for worker in self.workers)
+
+        wait_until(committed, timeout_s, f"the commit of {ends}", poll_s=0.2)
+        for worker in self.workers:
+            assert not worker.failed(), worker.stderr()
 
     def check(self, *workers: Worker) -> None:
         """Everything committed; changelog and local stores of `workers` (which have ended) equal the refold of the topic."""

@@ -162,7 +162,7 @@ def test_a_commit_that_failed_is_made_again(scene: Scene, tmp_path: Path) -> Non
 
 def test_a_worker_alone_is_asked_to_stop_while_it_starts(scene: Scene) -> None:
     worker = scene.worker("w1").start()
-    wait_until(lambda: (worker.folder / "batches").exists(), 20, "the agent's declaration")
+    wait_until((worker.folder / "declared").exists, 20, "the agent's declaration")
     began_s = time.monotonic()
     assert worker.terminate() == 0, worker.stderr()
     assert time.monotonic() - began_s < 10

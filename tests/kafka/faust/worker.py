@@ -73,8 +73,11 @@ def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
     """The table and the agent that folds the topic into it."""
 
     def journal(name: str) -> Callable[..., None]:
-        file = (Path(config.data_dir) / name).open("a", buffering=1)
-        return lambda *words: print(*words, file=file)
+        def write(*words: object) -> None:
+            with (Path(config.data_dir) / name).open("a") as file:
+                print(*words, file=file)
+
+        return write
 
     handled, recovered, damaged = journal("batches"), journal("recovered"), journal("damages")
     table = FoldTable(app, "sums", config.partitions, on_damage=damaged)
@@ -104,6 +107,7 @@ def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
         else:
             await each_partition(stream, handle)
 
+    journal("declared")("yes")
     return table
 
 
@@ -117,8 +121,7 @@ async def main(config: WorkerConfig) -> None:
 
 
 def run(main: Callable[[WorkerConfig], Awaitable[None]]) -> None:
-    if level := os.environ.get("BACKSTOP_TEST_LOG"):
-        logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(level=os.environ.get("BACKSTOP_TEST_LOG", "WARNING"), format="%(asctime)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(WorkerConfig(**json.loads(sys.argv[1]))))
 
