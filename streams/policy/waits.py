@@ -1,0 +1,82 @@
+"""How long an answer of OpenAI asks us to wait (`retry-after` in all its forms, and the reset header of an exhausted limit).
+
+A wait is a minimum. What is zero, negative, past or unreadable counts as absent: 0. Every function here is total.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+WAIT_MS_MAX = 7 * 86_400_000
+"""No job lives longer (`schemas.requests.TIMEOUT_MS_MAX`), so a longer wait means the same as this one."""
+
+HEADER_CHARS_MAX = 64
+_GO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_GO_DURATION = re.compile(rf"(?:{_GO_PART.pattern})+")
+_UNIT_MS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0}
+_LIMITS = ("requests", "tokens", "project-tokens")
+
+
+def go_duration_ms(text: str) -> int:
+    """Milliseconds (rounded up) of a duration as Go prints it: `6m0s`, `7.66s`, `120ms`; 0 where it is none."""
+    text = text.strip()
+    if len(text) > HEADER_CHARS_MAX or not _GO_DURATION.fullmatch(text):
+        return 0
+    return _usable_ms(sum(float(number) * _UNIT_MS[unit] for number, unit in _GO_PART.findall(text)))
+
+
+def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int:
+    """What `retry-after-ms`, else `retry-after` (seconds, fractions too, or an HTTP date) asks for. Header names in lower case."""
+    return _number_ms(headers.get("retry-after-ms"), 1.0) or _after_ms(headers.get("retry-after"), now_ms)
+
+
+def limit_reset_ms(headers: Mapping[str, str], exhausted: str | None) -> int:
+    """When the exhausted limits are full again. `exhausted` is what the error named (`requests`, `tokens`); with another
+    value, those of which nothing remains.
+    """
+    if exhausted in ("requests", "tokens"):
+        names = [name for name in _LIMITS if name.endswith(exhausted) and (name == exhausted or _spent(headers, name))]
+    else:
+        names = [name for name in _LIMITS if _spent(headers, name)]
+    return max((go_duration_ms(headers.get(f"x-ratelimit-reset-{name}", "")) for name in names), default=0)
+
+
+def poll_after_ms(headers: Mapping[str, str]) -> int:
+    """The least time until the next look, where the answer names one (`openai-poll-after-ms`)."""
+    return _number_ms(headers.get("openai-poll-after-ms"), 1.0)
+
+
+def _spent(headers: Mapping[str, str], name: str) -> bool:
+    return headers.get(f"x-ratelimit-remaining-{name}", "").strip() == "0"
+
+
+def _number_ms(text: str | None, unit_ms: float) -> int:
+    if text is None or len(text) > HEADER_CHARS_MAX:
+        return 0
+    try:
+        return _usable_ms(float(text) * unit_ms)
+    except ValueError:
+        return 0
+
+
+def _after_ms(text: str | None, now_ms: int) -> int:
+    if text is None or len(text) > HEADER_CHARS_MAX:
+        return 0
+    seconds_ms = _number_ms(text, 1_000.0)
+    if seconds_ms:
+        return seconds_ms
+    try:
+        when = parsedate_to_datetime(text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return _usable_ms(when.timestamp() * 1_000 - now_ms)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0
+
+
+def _usable_ms(wait_ms: float) -> int:
+    if math.isnan(wait_ms) or wait_ms <= 0:
+        return 0
+    return min(math.ceil(wait_ms), WAIT_MS_MAX) if math.isfinite(wait_ms) else 0

@@ -1,0 +1,229 @@
+"""A consumer group on one topic of commands: take, commit under a fence, and read back what came before.
+
+The fence is what makes *at most once* true. aiokafka commits with the generation that it has when the request leaves, not with
+the one under which the records were taken, and it repeats a commit through failovers and rebalances: one that "succeeded" may
+have been accepted after the partition had gone to another member and come back. So a commit here counts only if the group's
+generation was the same from the assignment to the answer; and a rebalance waits for a commit that is on its way.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError
+
+from runtime.kafka_client import client_options
+from runtime.settings import RuntimeSettings
+
+log = structlog.get_logger()
+
+RETRY_S = 0.5
+POLL_INTERVAL_MAX_MS = 3_600_000
+"""A member that does not poll for this long leaves. Long, as a full house (the provider blocks us) is no reason to."""
+
+FETCH_BYTES_MAX = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it was taken, with its origin."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Records by partition, in offset order, and the assignment (`epoch`) under which they were taken."""
+
+    epoch: int
+    by_partition: Mapping[int, Sequence[Record]] = field(default_factory=dict)
+
+    @property
+    def next_offsets(self) -> dict[int, int]:
+        return {partition: records[-1].offset + 1 for partition, records in self.by_partition.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """What came before an offset: everything written since `complete_since_ms`, oldest first."""
+
+    records: Sequence[Record]
+    complete_since_ms: int
+
+
+class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """One member of the group `group` on `topic`. Not for concurrent use, but for `commit`."""
+
+    def __init__(self, settings: RuntimeSettings, *, topic: str, group: str, session_timeout_ms: int = 10_000) -> None:
+        self._options: dict[str, Any] = client_options(settings)
+        self._topic = topic
+        self._group = group
+        self._session_timeout_ms = session_timeout_ms
+        self._consumer: Any = None
+        self._reader: Any = None
+        self._commit_lock = asyncio.Lock()
+        self._epoch = 0
+        self._open = False
+        self._generation = -1
+
+    @property
+    def epoch(self) -> int:
+        """Counts assignments. What was taken in an earlier one may be another member's by now."""
+        return self._epoch
+
+    async def start(self, stop: asyncio.Event) -> None:
+        """Join, as soon as a broker answers or `stop` is set."""
+        while not stop.is_set():
+            consumer = AIOKafkaConsumer(
+                **self._options,
+                client_id=self._group,
+                group_id=self._group,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                session_timeout_ms=self._session_timeout_ms,
+                heartbeat_interval_ms=self._session_timeout_ms // 4,
+                max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
+                max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            )
+            consumer.subscribe([self._topic], listener=self)
+            try:
+                await consumer.start()
+            except KafkaConnectionError as error:
+                await consumer.stop()
+                log.warning("broker_unreachable", group=self._group, error=repr(error))
+                await _pause(stop)
+                continue
+            except BaseException:
+                await consumer.stop()
+                raise
+            self._consumer = consumer
+            return
+
+    async def stop(self) -> None:
+        """Leave the group, so that the others need not wait for the session to end."""
+        self._open = False
+        for consumer in (self._consumer, self._reader):
+            if consumer is not None:
+                await consumer.stop()
+        self._consumer = self._reader = None
+
+    async def take(self, records_max: int, wait_ms: int) -> Taken:
+        """At most `records_max` new records; none where none came within `wait_ms`.
+
+        :raises KafkaError: what waiting does not mend (rights, a topic that is gone).
+        """
+        if self._consumer is None:
+            return Taken(self._epoch)
+        try:
+            batch = await self._consumer.getmany(timeout_ms=wait_ms, max_records=records_max)
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            log.warning("take_failed", group=self._group, error=repr(error))
+            await asyncio.sleep(RETRY_S)
+            return Taken(self._epoch)
+        if not self._open or not batch:
+            # A rebalance is under way: what was read will be read again by whoever gets the partition.
+            return Taken(self._epoch)
+        return Taken(self._epoch, {tp.partition: [_record(raw) for raw in raws] for tp, raws in batch.items() if raws})
+
+    async def commit(self, epoch: int, next_offsets: Mapping[int, int]) -> bool:
+        """Commit what was taken in `epoch`. True only if the group has it, and the partitions were ours all the time.
+
+        False: somebody else may have taken, or will take, the same records; ours must not be acted on. While the broker is away
+        this waits.
+
+        :raises KafkaError: what waiting does not mend (rights).
+        """
+        async with self._commit_lock:
+            if epoch != self._epoch or not self._open:
+                return False
+            try:
+                await self._consumer.commit(
+                    {TopicPartition(self._topic, partition): offset for partition, offset in next_offsets.items()}
+                )
+            except (CommitFailedError, IllegalStateError) as error:
+                # Nothing more is taken until the next assignment has set the positions back to what is committed.
+                self._open = False
+                log.warning("commit_refused", group=self._group, error=repr(error))
+                return False
+            return self._generation_now() == self._generation
+
+    async def read_back(self, partition: int, before_offset: int, since_ms: int, records_max: int) -> ReadBack:
+        """The records of a partition from `since_ms` on, up to `before_offset` (which exists); the last `records_max` of them.
+
+        :raises KafkaError: the broker did not answer.
+        """
+        reader = await self._started_reader()
+        tp = TopicPartition(self._topic, partition)
+        found = (await reader.offsets_for_times({tp: max(0, since_ms)}))[tp]
+        log_start = (await reader.beginning_offsets([tp]))[tp]
+        since_offset = before_offset if found is None else found.offset
+        start = max(since_offset, before_offset - records_max, log_start)
+        if start >= before_offset:
+            return ReadBack((), since_ms)
+        reader.assign([tp])
+        reader.seek(tp, start)
+        records: list[Record] = []
+        while True:
+            batch = await reader.getmany(tp, timeout_ms=1_000)
+            for raw in batch.get(tp, ()):
+                if raw.offset >= before_offset:
+                    whole = start == since_offset and (start > log_start or log_start == 0)
+                    return ReadBack(records, since_ms if whole or not records else records[0].timestamp_ms)
+                records.append(_record(raw))
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
+        self._open = False
+        async with self._commit_lock:
+            # The next member begins where this commit ends, so the rebalance waits for it.
+            pass
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        self._epoch += 1
+        self._generation = self._generation_now()
+        self._open = True
+        log.info("partitions_assigned", group=self._group, partitions=sorted(tp.partition for tp in assigned))
+
+    def _generation_now(self) -> int:
+        if self._consumer is None:
+            return -1
+        return int(self._consumer._coordinator.generation)  # noqa: SLF001 - not public in aiokafka 0.14, and the fence needs it
+
+    async def _started_reader(self) -> Any:
+        if self._reader is None:
+            reader = AIOKafkaConsumer(
+                **self._options,
+                client_id=f"{self._group}-tail",
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            )
+            try:
+                await reader.start()
+            except BaseException:
+                await reader.stop()
+                raise
+            self._reader = reader
+        return self._reader
+
+
+def _record(raw: Any) -> Record:
+    return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))
+
+
+async def _pause(stop: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(RETRY_S):
+            await stop.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,52 @@
+"""The command ids of one partition that were seen before: what the submitter drops instead of creating it twice."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+SKEW_MS = 30_000
+"""Clocks of our processes differ by less than this: a command can't have been written that long before its own `at_ms`."""
+
+
+class CommandMemory:
+    """Remembers at most `ids_max` ids, and knows since when it is complete.
+
+    A command is stamped before it is written, so one that is stamped after `complete_since_ms` and is not in here was never
+    seen. Of an older one nothing is known.
+    """
+
+    def __init__(self, ids_max: int, complete_since_ms: int) -> None:
+        self._ids_max = ids_max
+        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._complete_since_ms = complete_since_ms
+
+    def __contains__(self, command_id: str) -> bool:
+        return command_id in self._seen
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def covers(self, at_ms: int) -> bool:
+        """Whether a command stamped at `at_ms` would be in here, had it been seen."""
+        return at_ms - SKEW_MS >= self._complete_since_ms
+
+    def remember(self, command_id: str, written_ms: int) -> None:
+        """Add the newest id; the oldest goes where there are too many."""
+        self._seen[command_id] = written_ms
+        while len(self._seen) > self._ids_max:
+            _, forgotten_ms = self._seen.popitem(last=False)
+            self._complete_since_ms = max(self._complete_since_ms, forgotten_ms + 1)
+
+    def forget(self, command_ids: Iterable[str]) -> None:
+        """They were not acted on, and may come again."""
+        for command_id in command_ids:
+            self._seen.pop(command_id, None)
+
+    def add_older(self, older: Iterable[tuple[str, int]], complete_since_ms: int) -> None:
+        """Put what was read back (id and time of writing, oldest first) before what is known."""
+        merged: OrderedDict[str, int] = OrderedDict(older)
+        for command_id, written_ms in self._seen.items():
+            merged[command_id] = written_ms
+        self._seen = OrderedDict()
+        self._complete_since_ms = min(self._complete_since_ms, complete_since_ms)
+        for command_id, written_ms in merged.items():
+            self.remember(command_id, written_ms)

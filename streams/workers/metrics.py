@@ -1,0 +1,83 @@
+"""Metrics of the submitter and the caller, each declared once. Labels are ours or of a closed set: no id, no foreign text."""
+
+from typing import Literal
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+Operation = Literal["create", "retrieve", "cancel"]
+AttemptResult = Literal["accepted", "rejected_soon", "rejected_reset", "rejected_never", "unknown", "expired"]
+LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
+DropReason = Literal["duplicate", "unremembered", "not_committed", "dead_letter", "moved"]
+Alarm = Literal["credentials", "quota", "redirect", "unknown_code", "unknown_status"]
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
+
+
+class WorkerMetrics:
+    """One per process; a test gives its own registry."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._attempts = Counter(
+            "backstop_attempts_total", "Creates by what became of them.", ("result",), registry=registry
+        )
+        self._looks = Counter(
+            "backstop_looks_total", "Looks and cancels by what they saw.", ("result",), registry=registry
+        )
+        self._dropped = Counter(
+            "backstop_commands_dropped_total", "Commands not performed, by reason.", ("worker", "reason"),
+            registry=registry,
+        )  # fmt: skip
+        self._requests = Counter(
+            "backstop_openai_requests_total", "HTTP calls by answer (2xx … 5xx, or the kind of fault).",
+            ("operation", "status_class"), registry=registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "backstop_openai_request_duration_seconds", "Time of an HTTP call, to the last byte.", ("operation",),
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self._pickup = Histogram(
+            "backstop_submission_pickup_seconds", "From a create command's record to its POST.",
+            buckets=(0.005, *_SECONDS), registry=registry,
+        )  # fmt: skip
+        self._alarms = Counter(
+            "backstop_openai_alarms_total", "Answers that a person must act on, or that nobody has seen before.",
+            ("kind",), registry=registry,
+        )  # fmt: skip
+        self._report_retries = Counter(
+            "backstop_report_retries_total", "Facts that the broker did not acknowledge at once.", ("worker",),
+            registry=registry,
+        )  # fmt: skip
+        self._orphans = Counter(
+            "backstop_orphans_total", "Creates whose answer nobody heard: a response may run that we don't know.",
+            registry=registry,
+        )  # fmt: skip
+        self.look_rate_limit = Gauge(
+            "backstop_look_rate_limit", "Looks a second that are allowed now.", registry=registry
+        )
+        self.looks_waiting = Gauge(
+            "backstop_looks_waiting", "Looks and cancels that wait for their turn.", registry=registry
+        )
+        self.in_flight = Gauge("backstop_openai_in_flight", "Calls in flight.", ("worker",), registry=registry)
+
+    def attempt(self, result: AttemptResult) -> None:
+        self._attempts.labels(result).inc()
+        if result == "unknown":
+            self._orphans.inc()
+
+    def look(self, result: LookResult) -> None:
+        self._looks.labels(result).inc()
+
+    def dropped(self, worker: str, reason: DropReason, count: int = 1) -> None:
+        self._dropped.labels(worker, reason).inc(count)
+
+    def request(self, operation: Operation, status_class: str, seconds: float) -> None:
+        self._requests.labels(operation, status_class).inc()
+        self._seconds.labels(operation).observe(seconds)
+
+    def picked_up(self, seconds: float) -> None:
+        self._pickup.observe(max(0.0, seconds))
+
+    def alarm(self, kind: Alarm) -> None:
+        self._alarms.labels(kind).inc()
+
+    def report_retried(self, worker: str) -> None:
+        self._report_retries.labels(worker).inc()

@@ -1,0 +1,203 @@
+"""The only home of the OpenAI SDK. One call in, one HTTP request out, and whatever happened comes back as data.
+
+Three of the SDK's defaults would spend a job's money twice, and are off: its retries (a create whose connection drops after it
+was accepted is sent three times), redirects (a 307 loop made 21 POSTs of one create), and waiting without an end (the read
+timeout restarts with each byte). Measured with openai 3.54.0; `tests/unit/workers/test_openai_client.py` counts the POSTs.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import httpx2
+import openai
+import orjson
+from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
+from pydantic import SecretStr
+
+from runtime.clock import monotonic_s
+from streams.policy.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
+from streams.workers.metrics import Operation, WorkerMetrics
+
+CONNECT_TIMEOUT_S = 5.0
+POOL_TIMEOUT_S = 2.0
+KEEPALIVE_S = 5.0
+"""As the SDK has it. Longer, and more creates would meet a connection that the server is just closing: unknown outcomes."""
+
+CONNECTIONS_SPARE = 8
+NEVER_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+class OpenAIClient:
+    """Creates, retrieves and cancels. Nothing that the network or the server does makes it raise.
+
+    The time limits are whole: a call is answered or given up within its `…_timeout_ms`, whatever the server does.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: SecretStr,
+        metrics: WorkerMetrics,
+        connections_max: int = 128,
+        create_timeout_ms: int = 45_000,
+        look_timeout_ms: int = 30_000,
+        organization: str | None = None,
+        project: str | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._create_timeout_s = create_timeout_ms / 1_000
+        self._look_timeout_s = look_timeout_ms / 1_000
+        self._sdk = _make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project)
+
+    async def create(self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str) -> Reply:
+        """`POST /responses`, once, in the background and stored, with metadata by which the response can be found again."""
+        given = request.get("metadata")
+        ours = {"job": job_id, "attempt": str(attempt), "tenant": tenant}
+        body = {
+            **request,
+            "background": True,
+            "store": True,
+            "metadata": {**given, **ours} if isinstance(given, dict) else ours,
+        }
+
+        async def call() -> httpx2.Response:
+            return await self._sdk.post(
+                "/responses",
+                cast_to=httpx2.Response,
+                body=body,
+                # Nobody promises that it is honoured, and nothing here relies on it.
+                options={
+                    "headers": {"Idempotency-Key": f"{job_id}/{attempt}"},
+                    "timeout": httpx2.Timeout(self._create_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
+                },
+            )
+
+        return await self._observed("create", call, self._create_timeout_s)
+
+    async def retrieve(self, response_id: str) -> Reply:
+        """`GET /responses/{id}`."""
+
+        async def call() -> httpx2.Response:
+            raw = await self._sdk.responses.with_raw_response.retrieve(response_id, timeout=self._look_timeouts())
+            return raw.http_response
+
+        return await self._observed("retrieve", call, self._look_timeout_s)
+
+    async def cancel(self, response_id: str) -> Reply:
+        """`POST /responses/{id}/cancel`."""
+
+        async def call() -> httpx2.Response:
+            raw = await self._sdk.responses.with_raw_response.cancel(response_id, timeout=self._look_timeouts())
+            return raw.http_response
+
+        return await self._observed("cancel", call, self._look_timeout_s)
+
+    async def close(self) -> None:
+        await self._sdk.close()
+
+    def _look_timeouts(self) -> httpx2.Timeout:
+        return httpx2.Timeout(self._look_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
+
+    async def _observed(
+        self, operation: Operation, call: Callable[[], Awaitable[httpx2.Response]], timeout_s: float
+    ) -> Reply:
+        started_s = monotonic_s()
+        reply = await _reply_of(call, timeout_s)
+        status_class = f"{reply.status // 100}xx" if isinstance(reply, Answer) else reply.kind
+        self._metrics.request(operation, status_class, monotonic_s() - started_s)
+        return reply
+
+
+def _make_sdk(
+    base_url: str, api_key: SecretStr, connections_max: int, organization: str | None, project: str | None
+) -> AsyncOpenAI:
+    for name in ("openai", "httpx2", "httpcore2"):
+        # At debug level the SDK logs whole requests, prompts among them; OPENAI_LOG=debug would do.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    sdk = AsyncOpenAI(
+        base_url=base_url,
+        api_key=api_key.get_secret_value() or "no-key",
+        max_retries=0,
+        http_client=DefaultAsyncHttpx2Client(
+            follow_redirects=False,
+            limits=httpx2.Limits(
+                max_connections=connections_max,
+                max_keepalive_connections=connections_max,
+                keepalive_expiry=KEEPALIVE_S,
+            ),
+        ),
+    )
+    # What was not given the SDK takes from its own environment variables; ours are the settings.
+    sdk.organization = organization
+    sdk.project = project
+    sdk.admin_api_key = None
+    sdk.webhook_secret = None
+    sdk._custom_headers = {}  # noqa: SLF001 - OPENAI_CUSTOM_HEADERS; there is no argument that says none
+    return sdk
+
+
+async def _reply_of(call: Callable[[], Awaitable[httpx2.Response]], timeout_s: float) -> Reply:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return _answer(await call())
+    except openai.APIStatusError as error:
+        return _answer(error.response)
+    except openai.APIConnectionError as error:
+        return Fault(_fault_kind(error), _names(error))
+    except TimeoutError as error:
+        return Fault("timeout", _names(error))
+    except Exception as error:
+        # Whatever it is, a request may have left: the caller must hear of it as data, and never as "not sent".
+        return Fault("unexpected", _names(error))
+
+
+def _fault_kind(error: openai.APIConnectionError) -> FaultKind:
+    if isinstance(error.__cause__, NEVER_SENT):
+        return "never_sent"
+    return "timeout" if isinstance(error, openai.APITimeoutError) else "lost"
+
+
+def _names(error: BaseException) -> str:
+    cause = f" from {type(error.__cause__).__name__}" if error.__cause__ is not None else ""
+    return f"{type(error).__name__}{cause}"
+
+
+def _answer(response: httpx2.Response) -> Answer:
+    return Answer(
+        response.status_code, {name.lower(): value for name, value in response.headers.items()}, parse(response.content)
+    )
+
+
+def parse(content: bytes) -> Any:
+    """JSON, or `NOT_JSON`. What comes out can be written as JSON again.
+
+    orjson refuses some of what servers send: half a surrogate pair (a text that was cut within an emoji), NaN. Such an answer
+    is read by the standard library, and what nobody can write again is replaced.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return _writable(json.loads(content.decode("utf-8", "replace")))
+    except (ValueError, RecursionError):
+        return NOT_JSON
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_writable(name): _writable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 64:
+        return float(value) if abs(value) < 1 << 1_000 else None
+    return value

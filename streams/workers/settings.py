@@ -1,0 +1,85 @@
+"""Settings of the code that talks to OpenAI."""
+
+from typing import Self
+
+from pydantic import AliasChoices, Field, SecretStr, model_validator
+
+from runtime.settings import RuntimeSettings
+from streams.policy.looks import LookPolicy
+
+
+class WorkerSettings(RuntimeSettings):
+    """Submitter and caller."""
+
+    openai_base_url: str = Field(
+        default="https://api.openai.com/v1",
+        pattern=r"^https?://",
+        validation_alias=AliasChoices("BACKSTOP_OPENAI_BASE_URL", "OPENAI_BASE_URL", "openai_base_url"),
+        description="Where the API is.",
+    )
+    openai_api_key: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias=AliasChoices("BACKSTOP_OPENAI_API_KEY", "OPENAI_API_KEY", "openai_api_key"),
+        description="The API key; without one nothing can be created.",
+    )
+    openai_organization: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("BACKSTOP_OPENAI_ORGANIZATION", "OPENAI_ORG_ID", "openai_organization"),
+        description="Organization to bill, where the key belongs to several.",
+    )
+    openai_project: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("BACKSTOP_OPENAI_PROJECT", "OPENAI_PROJECT_ID", "openai_project"),
+        description="Project to bill, where the key belongs to several.",
+    )
+    create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
+    look_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
+    create_timeout_ms: int = Field(
+        default=45_000, ge=100, le=600_000, description="Time of one create call, over all its parts."
+    )
+    look_timeout_ms: int = Field(
+        default=30_000, ge=100, le=600_000, description="Time of one look or cancel, over all its parts."
+    )
+    look_rate_max_per_s: float = Field(
+        default=250.0, ge=0.1, le=10_000, description="Looks and cancels a second per process, while nobody objects."
+    )
+    look_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one look before it counts as failed.")
+    look_queue_max: int = Field(default=2_000, ge=1, le=100_000, description="Looks that wait in a process at most.")
+    first_look_ms: int = Field(
+        default=20_000, ge=0, le=3_600_000, description="From acceptance to the first look that no webhook asked for."
+    )
+    look_spacing_factor: float = Field(
+        default=0.5, gt=0, le=10, description="Wait for the next look, as a share of the response's age."
+    )
+    look_spacing_min_ms: int = Field(default=5_000, ge=100, le=3_600_000, description="Least wait between looks.")
+    look_spacing_max_ms: int = Field(
+        default=240_000,
+        ge=100,
+        le=3_600_000,
+        description="Longest wait between looks; under half of the time for which the provider keeps a response.",
+    )
+    submission_memory_ms: int = Field(
+        default=180_000,
+        ge=1_000,
+        le=86_400_000,
+        description="How far back the submitter reads a partition that it takes over; older commands make it read on.",
+    )
+    submission_memory_max: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Command ids that the submitter remembers per partition."
+    )
+    group_session_timeout_ms: int = Field(
+        default=10_000, ge=1_000, le=300_000, description="After this silence a worker's partitions go to another."
+    )
+
+    @model_validator(mode="after")
+    def _looks_agree(self) -> Self:
+        self.look_policy()
+        return self
+
+    def look_policy(self) -> LookPolicy:
+        return LookPolicy(
+            first_look_ms=self.first_look_ms,
+            spacing_factor=self.look_spacing_factor,
+            spacing_min_ms=self.look_spacing_min_ms,
+            spacing_max_ms=self.look_spacing_max_ms,
+        )

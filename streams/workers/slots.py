@@ -1,0 +1,38 @@
+"""A bounded number of calls in flight, which says how many more may begin."""
+
+import asyncio
+
+
+class Slots:
+    """Whoever begins a call takes a slot, and asks `free` first."""
+
+    def __init__(self, slots_max: int) -> None:
+        self._max = slots_max
+        self._taken = 0
+        self._given_back = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        return self._max - self._taken
+
+    @property
+    def taken(self) -> int:
+        return self._taken
+
+    def take(self) -> None:
+        assert self._taken < self._max, "a slot was taken where none was free"
+        self._taken += 1
+
+    def give_back(self) -> None:
+        self._taken -= 1
+        self._given_back.set()
+
+    async def some_free(self) -> None:
+        while self._taken >= self._max:
+            self._given_back.clear()
+            await self._given_back.wait()
+
+    async def all_free(self) -> None:
+        while self._taken:
+            self._given_back.clear()
+            await self._given_back.wait()

@@ -1,0 +1,291 @@
+"""Creates, at most once each: take the command, commit its offset, and only then `POST /responses`.
+
+The order is the point. A crash before the commit has sent nothing, and the command comes again; a crash after it loses the
+command, and the job's own timer finds that out (`AttemptUnknown` by silence). What is never done is to send what somebody else
+may send too: a batch is sent only after its commit held under the fence of `group`, and a command id that was seen before is
+dropped. After an assignment the ids are read back from the partition itself.
+
+A command too old for what we remember makes us read further back; where even that does not reach, it is dropped in silence, as
+"never sent" could be a lie, and the job's timer decides.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from runtime.blobs import BlobStore, get_body
+from runtime.clock import NowMs
+from runtime.dead_letters import dead_letter
+from runtime.errors import BlobMissingError
+from runtime.failpoints import failpoint
+from runtime.publisher import Publisher
+from schemas.base import Message
+from schemas.codec import PoisonError, decode
+from schemas.commands import SUBMISSION, CreateResponse
+from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
+from streams.policy.answers import Accepted, Rejected, Unknown, read_create
+from streams.policy.looks import LookPolicy, next_look_at_ms
+from streams.workers.group import CommandGroup, Record, Taken
+from streams.workers.lifetime import run_until
+from streams.workers.memory import SKEW_MS, CommandMemory
+from streams.workers.metrics import AttemptResult, WorkerMetrics
+from streams.workers.openai_client import OpenAIClient
+from streams.workers.reporting import report
+from streams.workers.slots import Slots
+
+log = structlog.get_logger()
+
+WORKER = "submitter"
+TAKE_WAIT_MS = 250
+"""How long a stop may go unnoticed while nothing comes."""
+
+READ_AGAIN_S = 0.5
+REASON_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    command: CreateResponse
+    written_ms: int
+
+
+class Submitter:
+    """Performs the commands of `submissions` that its group member is given.
+
+    `edge_blocked` is told when the edge took a create for an attack, with the wait that it asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: CommandGroup,
+        client: OpenAIClient,
+        publisher: Publisher,
+        blobs: BlobStore,
+        now_ms: NowMs,
+        metrics: WorkerMetrics,
+        looks: LookPolicy,
+        concurrency: int = 64,
+        memory_ms: int = 180_000,
+        memory_ids_max: int = 20_000,
+        drain_ms: int = 60_000,
+        edge_blocked: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._group = group
+        self._client = client
+        self._publisher = publisher
+        self._blobs = blobs
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._looks = looks
+        self._slots = Slots(concurrency)
+        self._memory_ms = memory_ms
+        self._memory_ids_max = memory_ids_max
+        self._drain_s = drain_ms / 1_000
+        self._edge_blocked = edge_blocked
+        self._memories: dict[int, CommandMemory] = {}
+        self._memories_epoch = -1
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; then what is in flight is finished (for `drain_ms` at most) and the group is left.
+
+        Raises what should not happen: the process must end, as a submitter that goes on after a bug may spend twice.
+        """
+        try:
+            await self._group.start(stop)
+            await run_until(stop, self._take_all, self._slots.all_free, self._drain_s)
+        finally:
+            await self._group.stop()
+
+    async def _take_all(self, stop: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
+        while not stop.is_set():
+            await self._slots.some_free()
+            taken = await self._group.take(self._slots.free, TAKE_WAIT_MS)
+            if not taken.by_partition:
+                continue
+            failpoint("submitter.taken")
+            due = await self._sift(taken)
+            if not await self._group.commit(taken.epoch, taken.next_offsets):
+                self._memories.clear()
+                self._metrics.dropped(WORKER, "not_committed", len(due))
+                continue
+            failpoint("submitter.committed")
+            for item in due:
+                self._slots.take()
+                tasks.create_task(self._perform(item))
+
+    async def _sift(self, taken: Taken) -> list[_Due]:
+        """The commands of `taken` that nobody has performed: parsed, remembered, in order."""
+        if taken.epoch != self._memories_epoch:
+            # Others may have had our partitions meanwhile: what we remember has gaps.
+            self._memories.clear()
+            self._memories_epoch = taken.epoch
+        due: list[_Due] = []
+        for partition, records in taken.by_partition.items():
+            items = [item for record in records if (item := await self._parsed(record)) is not None]
+            if items:
+                memory = await self._memory(partition, records[0], min(item.command.at_ms for item in items))
+                due += [item for item in items if self._is_new(item, memory)]
+        return due
+
+    async def _parsed(self, record: Record) -> _Due | None:
+        try:
+            command = decode(SUBMISSION, record.value)
+            if (record.key or b"") != command.key.encode():
+                raise PoisonError("wrong_key", "the record's key is not the job id")
+        except PoisonError as error:
+            self._metrics.dropped(WORKER, "dead_letter")
+            await self._report([dead_letter(record, error, WORKER, self._now_ms())])
+            return None
+        return _Due(command, record.timestamp_ms)
+
+    def _is_new(self, item: _Due, memory: CommandMemory) -> bool:
+        command = item.command
+        if command.id in memory:
+            self._metrics.dropped(WORKER, "duplicate")
+            log.info("command_dropped", reason="duplicate", command_id=command.id, job_id=command.job_id)
+            return False
+        if not memory.covers(command.at_ms):
+            self._metrics.dropped(WORKER, "unremembered")
+            log.warning("command_dropped", reason="unremembered", command_id=command.id, job_id=command.job_id)
+            return False
+        memory.remember(command.id, item.written_ms)
+        return True
+
+    async def _memory(self, partition: int, first: Record, oldest_at_ms: int) -> CommandMemory:
+        """What is remembered of a partition, read back as far as its oldest new command needs."""
+        memory = self._memories.get(partition)
+        if memory is None:
+            memory = CommandMemory(self._memory_ids_max, first.timestamp_ms)
+            await self._read_back(memory, first, first.timestamp_ms - self._memory_ms)
+            self._memories[partition] = memory
+        if not memory.covers(oldest_at_ms):
+            await self._read_back(memory, first, oldest_at_ms - SKEW_MS)
+        return memory
+
+    async def _read_back(self, memory: CommandMemory, first: Record, since_ms: int) -> None:
+        failpoint("submitter.tail.reading")
+        while True:
+            try:
+                back = await self._group.read_back(first.partition, first.offset, since_ms, self._memory_ids_max)
+                break
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                log.warning("tail_not_read", partition=first.partition, error=repr(error))
+                await asyncio.sleep(READ_AGAIN_S)
+        memory.add_older(_ids(back.records), back.complete_since_ms)
+
+    async def _perform(self, item: _Due) -> None:
+        try:
+            self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
+            await self._report([await self._fact(item)])
+            failpoint("submitter.reported")
+        finally:
+            self._slots.give_back()
+            self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
+
+    async def _fact(self, item: _Due) -> Message:
+        command = item.command
+        try:
+            request = await get_body(self._blobs, command.request)
+        except BlobMissingError as error:
+            log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
+            return self._rejected(command, Rejected("never", "blob_missing", "the stored request can't be read"))
+        if not isinstance(request, dict):
+            return self._rejected(command, Rejected("never", "not_an_object", "the request is no JSON object"))
+        return await self._create(item, request)
+
+    async def _create(self, item: _Due, request: dict[str, Any]) -> Message:
+        command = item.command
+        sent_at_ms = self._now_ms()
+        if sent_at_ms > command.not_after_ms:
+            self._metrics.attempt("expired")
+            return self._rejected(command, Rejected("soon", "command_expired", "it waited too long to be sent"))
+        self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
+        failpoint("submitter.posted")
+        reply = await self._client.create(
+            request, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant
+        )
+        failpoint("submitter.answered")
+        answer = read_create(reply, self._now_ms())
+        if isinstance(answer, Accepted):
+            return self._accepted(command, answer, sent_at_ms)
+        if isinstance(answer, Unknown):
+            self._metrics.attempt("unknown")
+            log.warning("attempt_unknown", job_id=command.job_id, attempt=command.attempt, reason=answer.reason)
+            return AttemptUnknown(
+                id=f"{command.id}/unknown",
+                at_ms=self._now_ms(),
+                job_id=command.job_id,
+                attempt=command.attempt,
+                reason=answer.reason[:REASON_CHARS_MAX],
+            )
+        return self._declined(command, answer)
+
+    def _accepted(self, command: CreateResponse, answer: Accepted, sent_at_ms: int) -> AttemptAccepted:
+        self._metrics.attempt("accepted")
+        at_ms = self._now_ms()
+        return AttemptAccepted(
+            id=f"{command.id}/accepted",
+            at_ms=at_ms,
+            job_id=command.job_id,
+            attempt=command.attempt,
+            tenant=command.tenant,
+            response_id=answer.response_id,
+            status=answer.status,
+            sent_at_ms=sent_at_ms,
+            look_at_ms=next_look_at_ms(
+                self._looks, response_id=answer.response_id, accepted_at_ms=at_ms, now_ms=at_ms, looks=0
+            ),
+            provider_request_id=answer.provider_request_id,
+        )
+
+    def _declined(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
+        results: dict[str, AttemptResult] = {
+            "soon": "rejected_soon", "reset": "rejected_reset", "never": "rejected_never",
+        }  # fmt: skip
+        self._metrics.attempt(results[answer.blame])
+        if answer.limited:
+            self._edge_blocked(answer.wait_ms)
+        if answer.alarm:
+            self._metrics.alarm(_alarm_of(answer))
+            log.error("attempt_refused", job_id=command.job_id, code=answer.code, http_status=answer.http_status)
+        return self._rejected(command, answer)
+
+    def _rejected(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
+        return AttemptRejected(
+            id=f"{command.id}/rejected",
+            at_ms=self._now_ms(),
+            job_id=command.job_id,
+            attempt=command.attempt,
+            blame=answer.blame,
+            code=answer.code,
+            message=answer.message,
+            http_status=answer.http_status,
+            wait_ms=answer.wait_ms,
+        )
+
+    async def _report(self, messages: Sequence[Message]) -> None:
+        await report(self._publisher, messages, self._metrics, WORKER)
+
+
+def _alarm_of(answer: Rejected) -> Any:
+    if answer.http_status in (401, 403):
+        return "credentials"
+    return "redirect" if answer.http_status is not None and answer.http_status < 400 else "quota"
+
+
+def _ids(records: Iterable[Record]) -> list[tuple[str, int]]:
+    """Id and time of writing of each command; what is no command was a dead letter, and has none."""
+    ids: list[tuple[str, int]] = []
+    for record in records:
+        try:
+            ids.append((decode(SUBMISSION, record.value).id, record.timestamp_ms))
+        except PoisonError:
+            continue
+    return ids
