@@ -1,5 +1,220 @@
-"""x"""
+"""`backstop jobs submit | list | show | follow | cancel`: jobs over the HTTP API of a running Backstop."""
 
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import orjson
 import typer
 
-app = typer.Typer()
+from cli import http
+from cli.following import NotFoundError, Show, follow
+from cli.http import ApiError
+from cli.job_text import COLUMNS, change_line, job_row, job_text
+from cli.state import read_state, state_folder
+from cli.talk import CANNOT, DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
+from runtime.clock import make_clock
+
+URL_DEFAULT = "http://127.0.0.1:8080"
+COMPLETED = "completed"
+
+app = typer.Typer(help="Submit, list, show, follow and cancel jobs.", no_args_is_help=True)
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="BACKSTOP_URL",
+        help=f"Where the API is. Default: the running `backstop dev` of this folder, else {URL_DEFAULT}.",
+    ),
+]
+JobId = Annotated[str, typer.Argument(help="The job's id.")]
+
+
+@app.command()
+def submit(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="JSON: a submission, or only its request (the body of POST /responses). - is stdin."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model; with --input instead of a file.")] = None,
+    text: Annotated[str | None, typer.Option("--input", "-i", help="Input text.")] = None,
+    job_id: Annotated[str | None, typer.Option(help="An id of your own: sent twice, it is one job.")] = None,
+    timeout_s: Annotated[float | None, typer.Option(min=1, help="Deadline, from now.")] = None,
+    retries_max: Annotated[int | None, typer.Option(min=0, max=10, help="Retries that may cost tokens.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Follow the job to its end, and print the result.")
+    ] = False,
+    url: Url = None,
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Submit a job; prints its id. With --wait, exit 0 if it completed and 1 if it ended otherwise."""
+    body = _submission(file, model, text)
+    given = {"job_id": job_id, "retries_max": retries_max, "tags": tag}
+    body |= {name: value for name, value in given.items() if value is not None}
+    if timeout_s is not None:
+        body["timeout_ms"] = int(timeout_s * 1000)
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        taken = await http.submit(session, body)
+        if wait:
+            tell(f"{taken['job_id']} is taken", quiet=quiet)
+            return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
+        if output is Form.TABLE:
+            print(taken["job_id"])
+        else:
+            emit_one(taken)
+        return DONE
+
+    _run(url, run)
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[list[str] | None, typer.Option("--state", help="Only these; may be given several times.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only with this tag.")] = None,
+    session_id: Annotated[str | None, typer.Option("--session", help="Only of this session.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    url: Url = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Jobs, newest first."""
+    wanted = {"model": model, "tag": tag, "session_id": session_id, "status": ",".join(status or [])}
+    params = {name: value for name, value in wanted.items() if value}
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        jobs = await _pages(session, params, limit)
+        if output is Form.TABLE:
+            now_ms = make_clock()()
+            emit([job_row(job, now_ms) for job in jobs], output, COLUMNS)
+        else:
+            emit(jobs, output, COLUMNS)
+        return DONE
+
+    _run(url, run)
+
+
+@app.command()
+def show(job_id: JobId, url: Url = None, output: Output = Form.TABLE) -> None:
+    """A job as it is now, with its result if it has one."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        job = await http.ask(session, "GET", f"/v1/jobs/{job_id}")
+        _print(job, output)
+        return DONE
+
+    _run(url, run)
+
+
+@app.command("follow")
+def follow_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quiet: Quiet = False) -> None:
+    """Tell each change of a job until its end, then print it. Exit 0: completed; 1: ended otherwise."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        return await _follow(session, job_id, output, quiet=quiet)
+
+    _run(url, run)
+
+
+@app.command()
+def cancel(
+    job_id: JobId,
+    reason: Annotated[str | None, typer.Option(help="Why; kept with the job.")] = None,
+    url: Url = None,
+    quiet: Quiet = False,
+) -> None:
+    """End a job with the outcome `cancelled`; what runs at the provider is cancelled there."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        await http.ask(session, "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": reason} if reason else {})
+        tell(f"{job_id}: the cancel is taken", quiet=quiet)
+        return DONE
+
+    _run(url, run)
+
+
+async def _follow(session: aiohttp.ClientSession, job_id: str, output: Form, *, quiet: bool) -> int:
+    def changed(job: dict[str, Any]) -> None:
+        if output is Form.JSONL:
+            emit([job], output, COLUMNS)
+        else:
+            tell(change_line(job), quiet=quiet)
+
+    shown: Show = changed
+    job = await follow(session, job_id, shown)
+    if output is not Form.JSONL:
+        _print(job, output)
+    return DONE if job.get("status") == COMPLETED else DIFFERS
+
+
+async def _pages(session: aiohttp.ClientSession, params: dict[str, str], limit: int) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = []
+    after: dict[str, str] = {}
+    while len(jobs) < limit:
+        page = await http.ask(
+            session, "GET", "/v1/jobs", params={**params, **after, "limit": str(min(limit - len(jobs), 100))}
+        )
+        jobs += page.get("data", [])
+        if not page.get("next"):
+            break
+        after = {"after": str(page["next"])}
+    return jobs
+
+
+def _print(job: dict[str, Any], output: Form) -> None:
+    if output is Form.TABLE:
+        print(job_text(job))
+    else:
+        emit_one(job)
+
+
+def _submission(file: Path | None, model: str | None, text: str | None) -> dict[str, Any]:
+    if file is None:
+        if model is None or text is None:
+            fail("give a JSON file (or -), or both --model and --input")
+        return {"request": {"model": model, "input": text}}
+    if model is not None or text is not None:
+        fail("give a JSON file, or --model and --input, not both")
+    try:
+        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        value = orjson.loads(raw)
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    except orjson.JSONDecodeError as error:
+        fail(f"{file} is not JSON: {error.msg} at {error.pos}")
+    if not isinstance(value, dict):
+        fail(f"{file} holds a JSON {type(value).__name__}, where an object was expected")
+    return value if "request" in value else {"request": value}
+
+
+def _run(url: str | None, command: Callable[[aiohttp.ClientSession], Awaitable[int]]) -> None:
+    """Run one command against the API; leave with its exit code."""
+    base = url or _dev_url() or URL_DEFAULT
+
+    async def run() -> int:
+        async with aiohttp.ClientSession(base) as session:
+            return await command(session)
+
+    try:
+        code = asyncio.run(run())
+    except ApiError as error:
+        if error.status == 0:
+            fail(f"{base}: {error}. Is it running? Start it with `backstop dev`, or give --url.")
+        fail(str(error), CANNOT if error.passing else DIFFERS)
+    except NotFoundError as error:
+        fail(str(error), DIFFERS)
+    except (aiohttp.InvalidURL, ValueError) as error:
+        fail(f"{base} is not a URL: {error}")
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)
+
+
+def _dev_url() -> str | None:
+    state = read_state(state_folder())
+    return state.url if state else None

@@ -1,0 +1,129 @@
+"""Jobs as text for people. Pure."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+COLUMNS: Final = ("job_id", "status", "model", "age", "attempts", "found_by", "next_action")
+
+
+def job_row(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    """One line of a list."""
+    due = job.get("next_action_at_ms")
+    return {
+        "job_id": job.get("job_id"),
+        "status": job.get("status"),
+        "model": job.get("model"),
+        "age": span(now_ms - int(job.get("submitted_at_ms", now_ms))),
+        "attempts": job.get("attempts"),
+        "found_by": job.get("found_by"),
+        "next_action": None if due is None else f"in {span(due - now_ms)}",
+    }
+
+
+def change_line(job: dict[str, Any]) -> str:
+    """One change, while a job is followed."""
+    parts = [clock(job.get("updated_at_ms")), str(job.get("status"))]
+    if job.get("attempts"):
+        parts.append(f"attempt {job['attempts']}")
+    if job.get("next_action_at_ms"):
+        parts.append(f"next action at {clock(job['next_action_at_ms'])}")
+    if job.get("found_by"):
+        parts.append(f"found by {job['found_by']}")
+    return "  ".join(parts)
+
+
+def job_text(job: dict[str, Any]) -> str:
+    """A job, its result and its output, over several lines."""
+    result = job.get("result") if isinstance(job.get("result"), dict) else {}
+    assert isinstance(result, dict)
+    lines = [
+        ("job", job.get("job_id")),
+        ("status", job.get("status")),
+        ("model", job.get("model")),
+        ("submitted", clock(job.get("submitted_at_ms"), day=True)),
+        ("deadline", clock(job.get("deadline_at_ms"), day=True)),
+        ("next action", clock(job.get("next_action_at_ms"), day=True)),
+        ("finished", clock(job.get("finished_at_ms"), day=True)),
+        ("found by", job.get("found_by")),
+        ("attempts", _attempts(job, result)),
+        ("timings", _timings(result.get("timings"))),
+        ("usage", _compact(result.get("usage"))),
+        ("reason", _reason(result.get("reason"))),
+    ]
+    text = "\n".join(f"{name + ':':<13}{value}" for name, value in lines if value not in (None, "", "-"))
+    output = output_text(job)
+    return text + (f"\n\n{output}" if output else "")
+
+
+def output_text(job: dict[str, Any]) -> str:
+    """The text in the provider's response, where the job shows it."""
+    for holder in (job, job.get("result")):
+        response = holder.get("response") if isinstance(holder, dict) else None
+        if isinstance(response, dict) and response.get("kind") == "inline":
+            response = response.get("value")
+        if isinstance(response, dict) and isinstance(response.get("output"), list):
+            return "\n".join(_texts(response["output"]))
+    return ""
+
+
+def _texts(output: list[Any]) -> list[str]:
+    return [
+        str(part["text"])
+        for item in output
+        if isinstance(item, dict)
+        for part in item.get("content") or []
+        if isinstance(part, dict) and part.get("type") == "output_text" and "text" in part
+    ]
+
+
+def _attempts(job: dict[str, Any], result: dict[str, Any]) -> str:
+    briefs = result.get("attempts")
+    if not isinstance(briefs, list) or not briefs:
+        return str(job.get("attempts") or "")
+    return "; ".join(
+        f"{brief.get('attempt')} {brief.get('outcome')}"
+        + (f" {brief['response_id']}" if brief.get("response_id") else "")
+        + (" (adopted)" if brief.get("adopted") else "")
+        for brief in briefs
+    )
+
+
+def _timings(timings: Any) -> str:
+    if not isinstance(timings, dict):
+        return ""
+    names = ("queued_ms", "running_ms", "webhook_lag_ms", "detection_ms")
+    return ", ".join(
+        f"{name.removesuffix('_ms')} {span(timings[name])}" for name in names if timings.get(name) is not None
+    )
+
+
+def _reason(reason: Any) -> str:
+    if not isinstance(reason, dict):
+        return ""
+    return ": ".join(str(reason[name]) for name in ("code", "message") if reason.get(name))
+
+
+def _compact(value: Any) -> str:
+    return orjson.dumps(value).decode() if value else ""
+
+
+def clock(at_ms: Any, *, day: bool = False) -> str:
+    """A time of day in UTC, to the millisecond."""
+    if not isinstance(at_ms, int):
+        return "-"
+    when = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    return when.strftime("%Y-%m-%d " if day else "") + when.strftime("%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
+
+
+def span(ms: int) -> str:
+    """A duration in the unit that people would take; the past is negative."""
+    sign, size = ("-", -ms) if ms < 0 else ("", ms)
+    if size < 1_000:
+        return f"{sign}{size}ms"
+    if size < 120_000:
+        return f"{sign}{size / 1000:.1f}s"
+    if size < 2 * 3_600_000:
+        return f"{sign}{size // 60_000}m"
+    return f"{sign}{size // 3_600_000}h"
