@@ -80,6 +80,11 @@ class _Recovery(Recovery):  # type: ignore[misc]  # faust is untyped
 class _TableManager(TableManager):  # type: ignore[misc]  # faust is untyped
     _recovery: Recovery | None
 
+    async def on_start(self) -> None:
+        # As Faust's, without its second of sleep, which waits for tables that are declared late: ours are declared before.
+        await self._update_channels()
+        await self.recovery.start()
+
     @property
     def recovery(self) -> Recovery:
         if self._recovery is None:

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from streams.store.faust_app import EXIT_FAILED
 from streams.store.partition_db import PartitionDb, StoreLimits, new_cache
 from streams.store.tables import STALE_AFTER_S
@@ -36,32 +34,32 @@ def _old(store: Path) -> None:
         os.utime(file, (long_ago_s, long_ago_s))
 
 
-@pytest.mark.parametrize(
-    ("damage", "word"),
-    [
-        (_no_current, "CURRENT"),
-        (_flipped_bits, "checksum"),
-        (_ahead, "beyond the changelog's last"),
-        (_old, "memory of deletions"),
-    ],
-)
-def test_a_store_that_cannot_be_trusted_is_set_aside_and_rebuilt(
-    scene: Scene, damage: Callable[[Path], None], word: str
-) -> None:
+DAMAGES: list[tuple[Callable[[Path], None], str]] = [
+    (_no_current, "CURRENT"),
+    (_flipped_bits, "checksum"),
+    (_ahead, "beyond the changelog's last"),
+    (_old, "memory of deletions"),
+]
+
+
+def test_stores_that_cannot_be_trusted_are_set_aside_and_rebuilt(scene: Scene) -> None:
     run(scene.produce(2_000))
     worker = _handled_to_the_end(scene)
     handled = worker.handled()
-    damage(worker.stores()[1])
+    for partition, (damage, _) in enumerate(DAMAGES):
+        damage(worker.stores()[partition])
     run(scene.produce(200))
     worker.start()
     scene.wait_committed()
     assert worker.terminate() == 0
     scene.check(worker)
     assert worker.handled() == handled + 200  # what the table had is not folded again
-    (line,) = worker.damages()
-    assert line.startswith("sums 1 ")
-    assert word in line
-    assert [path.name for path in worker.folder.glob("v1/tables/*damaged*")] == ["sums-1.db.damaged-1"]
+    found = {int(line.split()[1]): line for line in worker.damages()}
+    assert sorted(found) == [0, 1, 2, 3]
+    assert len(worker.damages()) == 4
+    for partition, (_, word) in enumerate(DAMAGES):
+        assert word in found[partition]
+        assert (worker.folder / f"v1/tables/sums-{partition}.db.damaged-1").is_dir()
 
 
 def test_a_store_that_another_process_has_open_ends_the_worker_with_a_reason(scene: Scene) -> None:
