@@ -63,6 +63,7 @@ class Broker:
         self._ports = ports
         self._detached = detached
         self._process: subprocess.Popen[bytes] | None = None
+        self._leash: IO[bytes] | None = None
 
     @property
     def folder(self) -> Path:
@@ -235,6 +236,8 @@ class Broker:
         )
         with (self.folder / "console.log").open("wb") as console:
             self._process = self._spawn(command, console)
+        self._let_the_watcher_go()  # that of a node that was killed on this folder
+        self._leash = self._process.stdin
         _pid_file(self.folder).write_text(str(self._process.pid))
 
     def _spawn(self, command: list[str], console: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -260,15 +263,19 @@ class Broker:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(processes.KILL_TIMEOUT_S)
-        if process.stdin is not None:
-            with suppress(OSError):  # the watcher may be gone already
-                process.stdin.write(b".")
-                process.stdin.flush()
-            with suppress(OSError):
-                process.stdin.close()
         self._process = None
         _pid_file(self.folder).unlink(missing_ok=True)
         self._keep_shared_classes()
+
+    def _let_the_watcher_go(self) -> None:
+        """Only once the folder is removed or another node is on it: till then a lost owner's folder is the watcher's."""
+        pipe, self._leash = self._leash, None
+        if pipe is not None:
+            with suppress(OSError):  # the watcher may be gone already
+                pipe.write(b".")
+                pipe.flush()
+            with suppress(OSError):
+                pipe.close()
 
     def _shared_classes(self) -> tuple[str, ...]:
         """Java's archive of Kafka's loaded classes, where an earlier node left one: start takes 1.6 s instead of 2.8.
@@ -293,6 +300,7 @@ class Broker:
         if self._temporary and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+        self._let_the_watcher_go()
 
     def _said_since(self, log_start: int) -> str:
         said = ""

@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient
-
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 10.0
 
@@ -29,6 +27,8 @@ def _run(coroutine: Coroutine[Any, Any, bool]) -> bool:
 
 
 async def _answers(bootstrap: str) -> bool:
+    from aiokafka.admin import AIOKafkaAdminClient  # noqa: PLC0415 - most of the time to import this package
+
     # The connection first: aiokafka logs an error for a port where nobody listens, and here that is no error.
     if not await _any_accepts(bootstrap):
         return False

@@ -196,15 +196,21 @@ from pathlib import Path
 from runtime.broker import Broker, local_kafka
 node = Broker(local_kafka(os.environ)).start()
 print(node.pid, node.ports.client, node.folder, flush=True)
+LAST_WORDS
+print("done", flush=True)
 sys.stdin.read()
 """
 
 
-def test_an_owner_that_is_killed_takes_its_broker_and_folder_along(local_kafka: LocalKafka) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("last_words", ["", "node.kill()", "node.kill(); node.start(); node.kill()"])
+def test_an_owner_that_is_killed_takes_its_broker_and_folder_along(local_kafka: LocalKafka, last_words: str) -> None:
+    code = OWNER.replace("LAST_WORDS", last_words)
+    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with owner:
         pid, port, folder = owner.stdout.readline().split()
-        assert processes.is_running(int(pid), mark=folder)
+        assert owner.stdout.readline() == "done\n"
+        assert processes.is_running(int(pid), mark=folder) is not bool(last_words)
+        assert Path(folder).exists()
         owner.send_signal(signal.SIGKILL)
     wait_until(lambda: not processes.is_running(int(pid), mark=folder), 10, "the broker to die with its owner")
     wait_until(lambda: not Path(folder).exists(), 10, "its folder to be removed")
