@@ -29,8 +29,10 @@ HEARTBEAT_MS = 3_000
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """As read; `headers` are kept for a dead letter."""
+    """As read. `topic` is the full name; the headers are kept for a dead letter."""
 
+    topic: str
+    partition: int
     offset: int
     timestamp_ms: int
     key: bytes | None
@@ -118,6 +120,13 @@ class LogConsumer:
             raise BrokerUnavailableError(f"poll: {error!r}") from error
         return {self._from(partition): [_raw(record) for record in records] for partition, records in found.items()}
 
+    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Where the next poll reads on: past records that were given out, and past markers of transactions, which are not."""
+        try:
+            return {partition: await self._live().position(self._to(partition)) for partition in partitions}
+        except KafkaError as error:
+            raise BrokerUnavailableError(f"positions: {error!r}") from error
+
     async def commit(self, positions: Mapping[Partition, int]) -> None:
         """Tell Kafka's lag tools. What fails here is told again with the next commit."""
         try:
@@ -149,7 +158,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
 
 def _raw(record: Any) -> RawRecord:
-    return RawRecord(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
+    return RawRecord(
+        record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, tuple(record.headers)
+    )
 
 
 async def pause(stop: asyncio.Event, wait_ms: int) -> None:

@@ -15,16 +15,17 @@ from readmodel.batch import Record, RecordFailedError, Writes
 from readmodel.consumer import LogConsumer, Partition, RawRecord, pause
 from readmodel.database import Connection, Database, DatabaseAwayError, FencedError
 from readmodel.metrics import ProjectionMetrics
-from readmodel.parse import dead_letter, parse
+from readmodel.parse import parse
 from readmodel.settings import ProjectionSettings
 from readmodel.store import Move, Owned
 from runtime.clock import NowMs, monotonic_s
+from runtime.dead_letters import dead_letter
 from runtime.errors import BrokerUnavailableError, ConfigurationError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from schemas.codec import PoisonError
-from schemas.dead_letters import DeadLetter, DeadReason
+from schemas.dead_letters import DeadLetter
 
 BACKOFF_MS = 50
 COMMIT_EVERY_S = 1.0
@@ -51,7 +52,8 @@ class Projector:
         self._writing = asyncio.Lock()
         self._told_kafka: dict[Partition, int] = {}
         self._told_kafka_at_s = 0.0
-        self._ends: dict[Partition, int] = {}
+        self._behind: dict[Partition, int] = {}
+        """Partitions that are not yet read to where they ended when they became ours, and where that is."""
 
     @property
     def owned(self) -> Mapping[Partition, int]:
@@ -62,7 +64,7 @@ class Projector:
         """Why the read model is behind what the logs held when the partitions became ours; None once it is not."""
         if not self._owned:
             return "no partitions are assigned and claimed"
-        behind = sum(1 for partition, end in self._ends.items() if self._reached(partition) < end)
+        behind = len(self._behind)
         return f"{behind} partitions are still being read to their end" if behind else None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -102,6 +104,8 @@ class Projector:
                 await self._take(found)
         else:
             self._metrics.lag.set(0)
+        if self._behind:
+            await self._catch_up()
         await self._tell_kafka()
 
     async def _forget_claims(self) -> None:
@@ -109,6 +113,7 @@ class Projector:
         async with self._writing:  # what is being written now is still ours: let it end
             self._moves += 1
             self._owned = {}
+            self._behind = {}
 
     async def _take_over(self) -> None:
         """Claim what Kafka assigned us in the database, and read on from where the database is."""
@@ -127,9 +132,17 @@ class Projector:
         if self._moves != moves or self._consumer.assigned() != assigned:
             return
         self._consumer.seek({partition: claimed.next_offset for partition, claimed in owned.items()})
-        self._owned, self._ends = owned, ends
+        self._owned = owned
+        self._behind = {partition: end for partition, end in ends.items() if owned[partition].next_offset < end}
         self._told_kafka = {}
-        log.info("readmodel_claimed", partitions=len(owned), behind=sum(self._left(ends).values()))
+        log.info("readmodel_claimed", partitions=len(owned), behind=len(self._behind))
+
+    async def _catch_up(self) -> None:
+        """Strike out what has been read to its end. By position, not by offset taken: the last records may be markers."""
+        positions = await self._consumer.positions(self._behind.keys() & self._owned.keys())
+        self._behind = {partition: end for partition, end in self._behind.items() if positions.get(partition, 0) < end}
+        if not self._behind:
+            log.info("readmodel_caught_up")
 
     async def _take(self, found: Mapping[Partition, list[RawRecord]]) -> None:
         """Write one poll's records. Holds the lock: no partition moves meanwhile."""
@@ -170,7 +183,7 @@ class Projector:
                 log.error(
                     "readmodel_record_failed", topic=at.topic, partition=at.partition, offset=at.offset, exc_info=error
                 )
-                await self._publisher.publish([self._dead(partition, raw, "fold_failed", error.detail)])
+                await self._publisher.publish([self._dead(partition, raw, PoisonError("fold_failed", error.detail))])
                 records = [record for record in records if record.position != at]
 
     def _in_transaction(self, conn: Connection, moves: Sequence[Move], records: Sequence[Record]) -> Writes:
@@ -190,18 +203,17 @@ class Projector:
                 try:
                     record = parse(partition, raw)
                 except PoisonError as error:
-                    letters.append(self._dead(partition, raw, error.reason, error.detail))
+                    letters.append(self._dead(partition, raw, error))
                     continue
                 if record is not None:
                     records.append(record)
         return records, letters
 
-    def _dead(self, partition: Partition, raw: RawRecord, reason: DeadReason, detail: str) -> DeadLetter:
-        self._metrics.dead.labels(partition[0], reason).inc()
-        log.warning(
-            "readmodel_dead_letter", topic=partition[0], partition=partition[1], offset=raw.offset, reason=reason
-        )
-        return dead_letter(partition, raw, reason, detail, self._settings.topic_prefix)
+    def _dead(self, partition: Partition, raw: RawRecord, error: PoisonError) -> DeadLetter:
+        topic, number = partition
+        self._metrics.dead.labels(topic, error.reason).inc()
+        log.warning("readmodel_dead_letter", topic=topic, partition=number, offset=raw.offset, reason=error.reason)
+        return dead_letter(raw, error, "readmodel", self._now_ms())
 
     def _count(self, batch: Mapping[Partition, list[RawRecord]], writes: Writes) -> None:
         metrics, now_ms = self._metrics, self._now_ms()
@@ -227,10 +239,3 @@ class Projector:
         if fresh:
             await self._consumer.commit(fresh)
             self._told_kafka.update(fresh)
-
-    def _reached(self, partition: Partition) -> int:
-        owned = self._owned.get(partition)
-        return owned.next_offset if owned else 0
-
-    def _left(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
-        return {partition: max(0, end - self._reached(partition)) for partition, end in ends.items()}

@@ -3,24 +3,27 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from readmodel import queries, store
 from readmodel.batch import Known, Record, project
 from readmodel.database import Connection
-from readmodel.rows import JobRow
+from readmodel.rows import JobRow, Position
 from readmodel.settings import ProjectionSettings
 from readmodel.sqlite import SqliteDatabase
 from runtime.headers import event_headers
 from runtime.topics import create_topics
-from schemas.codec import encode
+from schemas.codec import decode, encode
+from schemas.dead_letters import DEAD_LETTER
 from tests.support.waiting import wait_until
 from tests.unit.readmodel.logs import accepted, submitted, whole_job
 
@@ -133,8 +136,6 @@ def content(conn: Connection) -> tuple[dict[str, JobRow], frozenset, list]:
 
 def assert_is_the_fold_of(rig: Rig, facts: Sequence) -> None:
     """I6: what the database holds is what the pure projection makes of the same facts."""
-    from readmodel.rows import Position
-
     records = [Record(Position(fact.topic, 0, n), fact, encode(fact)) for n, fact in enumerate(facts)]
     wanted = project(records, Known())
     rows, entries, left = rig.read(content)
@@ -144,10 +145,6 @@ def assert_is_the_fold_of(rig: Rig, facts: Sequence) -> None:
 
 
 def strip(row: JobRow) -> JobRow:
-    from dataclasses import replace
-
-    from readmodel.rows import Position
-
     return replace(row, position=Position(row.position.topic, 0, 0))
 
 
@@ -194,11 +191,6 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_go_on(rig: Rig
 
 
 def dead_letters(rig: Rig) -> list:
-    from aiokafka import AIOKafkaConsumer
-
-    from schemas.codec import decode
-    from schemas.dead_letters import DEAD_LETTER
-
     async def read() -> list:
         consumer = AIOKafkaConsumer(
             f"{rig.settings.topic_prefix}dead-letters",
@@ -240,8 +232,6 @@ def test_without_its_database_it_waits_and_catches_up_alone(rig: Rig) -> None:
     rig.publish(first)
     with rig.projection() as process:
         wait_until(lambda: rig.finished() == 5, 40, "the first jobs")
-        import sqlite3
-
         # A foreign writer that holds the lock for longer than the busy timeout: to a SQLite writer, that is "away".
         blocker = sqlite3.connect(rig.path, isolation_level=None)
         try:

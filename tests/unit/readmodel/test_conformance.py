@@ -7,10 +7,9 @@ import pytest
 
 from readmodel import queries, store
 from readmodel.batch import Record, RecordFailedError
-from readmodel.database import Connection, Database, FencedError
+from readmodel.database import Connection, FencedError
 from readmodel.queries import Cursor, JobFilter
-from readmodel.rows import JobRow
-from readmodel.store import Move, Owned
+from readmodel.store import Move
 from readmodel.sweep import sweep
 from tests.support.waiting import eventually
 from tests.unit.readmodel.conftest import NOW_MS
@@ -25,37 +24,7 @@ from tests.unit.readmodel.logs import (
     webhook,
     whole_job,
 )
-
-PARTITIONS = (("jobs", 0), ("responses", 0), ("results", 0))
-
-
-class Projection:
-    """What the projector does with a database, without Kafka."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.owned: dict[tuple[str, int], Owned] = {}
-
-    async def take_over(self) -> "Projection":
-        await self.database.open()
-        self.owned = await self.database.write(lambda conn: store.claim(conn, PARTITIONS))
-        return self
-
-    async def take(self, records: list[Record], now_ms: int = NOW_MS) -> store.Writes:
-        ends: dict[tuple[str, int], int] = {}
-        for record in records:
-            ends[record.position.topic, record.position.partition] = record.position.offset + 1
-        moves = [
-            Move(*partition, old=self.owned[partition].next_offset, new=end, epoch=self.owned[partition].epoch)
-            for partition, end in ends.items()
-        ]
-        writes = await self.database.write(lambda conn: store.apply(conn, moves, records, now_ms, self.database.build))
-        for move in moves:
-            self.owned[move.topic, move.partition] = Owned(move.new, move.epoch)
-        return writes
-
-    async def row(self, job_id: str, tenant: str = "default") -> JobRow | None:
-        return await self.database.read(lambda conn: queries.find_row(conn, tenant, job_id))
+from tests.unit.readmodel.projection import Projection
 
 
 async def projection(bench) -> Projection:

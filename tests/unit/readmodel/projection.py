@@ -1,0 +1,37 @@
+"""What the projector does with a database, without Kafka."""
+
+from readmodel import queries, store
+from readmodel.batch import Record, Writes
+from readmodel.database import Database
+from readmodel.rows import JobRow
+from readmodel.store import Move, Owned
+from tests.unit.readmodel.conftest import NOW_MS
+
+PARTITIONS = (("jobs", 0), ("responses", 0), ("results", 0))
+
+
+class Projection:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.owned: dict[tuple[str, int], Owned] = {}
+
+    async def take_over(self) -> "Projection":
+        await self.database.open()
+        self.owned = await self.database.write(lambda conn: store.claim(conn, PARTITIONS))
+        return self
+
+    async def take(self, records: list[Record], now_ms: int = NOW_MS) -> Writes:
+        ends: dict[tuple[str, int], int] = {}
+        for record in records:
+            ends[record.position.topic, record.position.partition] = record.position.offset + 1
+        moves = [
+            Move(*partition, old=self.owned[partition].next_offset, new=end, epoch=self.owned[partition].epoch)
+            for partition, end in ends.items()
+        ]
+        writes = await self.database.write(lambda conn: store.apply(conn, moves, records, now_ms, self.database.build))
+        for move in moves:
+            self.owned[move.topic, move.partition] = Owned(move.new, move.epoch)
+        return writes
+
+    async def row(self, job_id: str, tenant: str = "default") -> JobRow | None:
+        return await self.database.read(lambda conn: queries.find_row(conn, tenant, job_id))
