@@ -60,6 +60,7 @@ def demo(
     shape = Shape(
         folder=folder,
         environment={**BRISK, **os.environ},
+        port=0,
         workers=workers,
         partitions=partitions,
         faults=faults,

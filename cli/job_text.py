@@ -6,6 +6,7 @@ from typing import Any, Final
 import orjson
 
 COLUMNS: Final = ("job_id", "status", "model", "age", "attempts", "found_by", "next_action")
+FACT_COLUMNS: Final = ("at", "kind", "where", "summary")
 
 
 def job_row(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
@@ -19,6 +20,19 @@ def job_row(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
         "attempts": job.get("attempts"),
         "found_by": job.get("found_by"),
         "next_action": None if due is None else f"in {span(due - now_ms)}",
+    }
+
+
+def fact_row(fact: dict[str, Any]) -> dict[str, Any]:
+    """One fact of a timeline, with where its record stands."""
+    summary = fact.get("summary")
+    return {
+        "at": clock(fact.get("at_ms")),
+        "kind": fact.get("kind"),
+        "where": f"{fact.get('topic')}:{fact.get('partition')}:{fact.get('offset')}",
+        "summary": ", ".join(f"{name} {_plain(value)}" for name, value in summary.items())
+        if isinstance(summary, dict)
+        else summary,
     }
 
 
@@ -59,13 +73,10 @@ def job_text(job: dict[str, Any]) -> str:
 
 def output_text(job: dict[str, Any]) -> str:
     """The text in the provider's response, where the job shows it."""
-    for holder in (job, job.get("result")):
-        response = holder.get("response") if isinstance(holder, dict) else None
-        if isinstance(response, dict) and response.get("kind") == "inline":
-            response = response.get("value")
-        if isinstance(response, dict) and isinstance(response.get("output"), list):
-            return "\n".join(_texts(response["output"]))
-    return ""
+    result = job.get("result")
+    response = result.get("response") if isinstance(result, dict) else None
+    output = response.get("output") if isinstance(response, dict) else None
+    return "\n".join(_texts(output)) if isinstance(output, list) else ""
 
 
 def _texts(output: list[Any]) -> list[str]:
@@ -105,8 +116,12 @@ def _reason(reason: Any) -> str:
     return ": ".join(str(reason[name]) for name in ("code", "message") if reason.get(name))
 
 
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else _compact(value)
+
+
 def _compact(value: Any) -> str:
-    return orjson.dumps(value).decode() if value else ""
+    return orjson.dumps(value).decode() if value is not None else ""
 
 
 def clock(at_ms: Any, *, day: bool = False) -> str:

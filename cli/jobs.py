@@ -11,15 +11,16 @@ import orjson
 import typer
 
 from cli import http
-from cli.following import NotFoundError, Show, follow
+from cli.following import NotFoundError, follow
 from cli.http import ApiError
-from cli.job_text import COLUMNS, change_line, job_row, job_text
+from cli.job_text import COLUMNS, FACT_COLUMNS, change_line, fact_row, job_row, job_text
 from cli.state import read_state, state_folder
 from cli.talk import CANNOT, DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
 from runtime.clock import make_clock
 
 URL_DEFAULT = "http://127.0.0.1:8080"
 COMPLETED = "completed"
+PAGE_MAX = 200
 
 app = typer.Typer(help="Submit, list, show, follow and cancel jobs.", no_args_is_help=True)
 
@@ -84,7 +85,7 @@ def list_jobs(
     output: Output = Form.TABLE,
 ) -> None:
     """Jobs, newest first."""
-    wanted = {"model": model, "tag": tag, "session_id": session_id, "status": ",".join(status or [])}
+    wanted = {"model": model, "tag": tag, "session": session_id, "status": ",".join(status or [])}
     params = {name: value for name, value in wanted.items() if value}
 
     async def run(session: aiohttp.ClientSession) -> int:
@@ -100,12 +101,21 @@ def list_jobs(
 
 
 @app.command()
-def show(job_id: JobId, url: Url = None, output: Output = Form.TABLE) -> None:
-    """A job as it is now, with its result if it has one."""
+def show(
+    job_id: JobId,
+    timeline: Annotated[bool, typer.Option("--timeline", "-t", help="Its facts, with where each stands.")] = False,
+    url: Url = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """A job as it is now, with its result if it has one; with --timeline its facts in order."""
 
     async def run(session: aiohttp.ClientSession) -> int:
-        job = await http.ask(session, "GET", f"/v1/jobs/{job_id}")
-        _print(job, output)
+        if timeline:
+            facts = await http.ask(session, "GET", f"/v1/jobs/{job_id}/timeline")
+            emit([fact_row(fact) for fact in facts["entries"]] if output is Form.TABLE else facts["entries"], output,
+                 FACT_COLUMNS)  # fmt: skip
+        else:
+            _print(await http.ask(session, "GET", f"/v1/jobs/{job_id}"), output)
         return DONE
 
     _run(url, run)
@@ -145,8 +155,7 @@ async def _follow(session: aiohttp.ClientSession, job_id: str, output: Form, *, 
         else:
             tell(change_line(job), quiet=quiet)
 
-    shown: Show = changed
-    job = await follow(session, job_id, shown)
+    job = await follow(session, job_id, changed)
     if output is not Form.JSONL:
         _print(job, output)
     return DONE if job.get("status") == COMPLETED else DIFFERS
@@ -154,15 +163,15 @@ async def _follow(session: aiohttp.ClientSession, job_id: str, output: Form, *, 
 
 async def _pages(session: aiohttp.ClientSession, params: dict[str, str], limit: int) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = []
-    after: dict[str, str] = {}
+    cursor: dict[str, str] = {}
     while len(jobs) < limit:
         page = await http.ask(
-            session, "GET", "/v1/jobs", params={**params, **after, "limit": str(min(limit - len(jobs), 100))}
+            session, "GET", "/v1/jobs", params={**params, **cursor, "limit": str(min(limit - len(jobs), PAGE_MAX))}
         )
         jobs += page.get("data", [])
-        if not page.get("next"):
+        if "next_cursor" not in page:
             break
-        after = {"after": str(page["next"])}
+        cursor = {"cursor": str(page["next_cursor"])}
     return jobs
 
 

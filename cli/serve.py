@@ -12,16 +12,18 @@ from cli.settings import read
 from readmodel.database import Database, DatabaseAwayError
 from readmodel.opening import database_at
 from readmodel.queries import find_known
+from readmodel.routes import add_routes
 from readmodel.settings import ProjectionSettings
 from receiver.app import build_app
 from receiver.app import serve as serve_app
+from receiver.identity import tenant_of
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings
 from receiver.submissions import FindJob, KnownJob
 from runtime.blobs import FolderBlobs
 from runtime.chance import random_hex
 from runtime.clock import NowMs
-from runtime.errors import BrokerUnavailableError
+from runtime.errors import BrokerUnavailableError, ConfigurationError
 from runtime.health import Health
 from runtime.logs import get_logger
 from runtime.publisher import KafkaPublisher
@@ -49,13 +51,15 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: No
     stop_on_signals(stop)
     publisher = KafkaPublisher(settings, "receiver")
     database = database_at(reads.readmodel_url, now_ms)
+    blobs = FolderBlobs(settings.blobs_path)
     limits = Limits()
     health = Health("serve")
     health.expect("broker", "readmodel")
     app = build_app(
-        settings, publisher, FolderBlobs(settings.blobs_path), now_ms, random_hex, _find_job(database),
+        settings, publisher, blobs, now_ms, random_hex, _find_job(database),
         limits=limits, registry=REGISTRY, health=health,
     )  # fmt: skip
+    add_routes(app, database, blobs, tenant_of, REGISTRY)
     # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
     opening = [
         asyncio.create_task(_connect(settings, publisher, health), name="connect"),
@@ -66,6 +70,10 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: No
         task.add_done_callback(lambda done: _stop_on_failure(done, stop, failures))
     try:
         await serve_app(app, settings.host, settings.port, limits, stop, settings.port_file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from error
     finally:
         for task in opening:
             task.cancel()

@@ -143,11 +143,12 @@ class Supervisor:
         deadline_s = monotonic_s() + READY_TIMEOUT_S
         while True:
             missing = await child.program.ready()
+            # Its end first: what answers at its address may be somebody else.
+            if process.returncode is not None:
+                raise StartError(f"{name} ended with code {process.returncode} before it was ready:\n{self.tail(name)}")
             if missing is None:
                 child.is_ready.set()
                 return
-            if process.returncode is not None:
-                raise StartError(f"{name} ended with code {process.returncode} before it was ready:\n{self.tail(name)}")
             if monotonic_s() >= deadline_s:
                 raise StartError(f"{name} is not ready after {READY_TIMEOUT_S:g} s ({missing}):\n{self.tail(name)}")
             await asyncio.sleep(ASK_AGAIN_S)

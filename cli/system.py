@@ -9,15 +9,15 @@ import base64
 import os
 import secrets
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
+from cli.ports import HOST, Ports
 from cli.supervisor import Program, Ready, Supervisor, Tell
 from runtime import broker
 from runtime.broker.chain import name_of
@@ -26,7 +26,6 @@ from runtime.errors import ConfigurationError
 from runtime.settings import RuntimeSettings
 from runtime.topics import create_topics, delete_topics
 
-HOST = "127.0.0.1"
 PORT_PREFERRED = 8080
 PROBE_TIMEOUT_S = 2.0
 BROKER_LOOK_S = 1.0
@@ -107,7 +106,8 @@ async def running_system(
     :raises ConfigurationError: a topic or a setting is not as it must be.
     """
     began_s = monotonic_s()
-    places = _draw_places(shape)
+    ports = Ports()
+    places = _draw_places(shape, ports)
     stack = ExitStack()
     kafka: broker.Owned | None = None
     watcher: asyncio.Task[None] | None = None
@@ -148,6 +148,7 @@ async def running_system(
             with suppress(Exception):  # the broker may be gone: then so are its topics
                 await delete_topics(own_prefix)
         await asyncio.to_thread(stack.close)
+        ports.release()
 
 
 def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
@@ -161,16 +162,6 @@ def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
     hooks = environment.get("BACKSTOP_WEBHOOK_SECRETS") or environment.get("OPENAI_WEBHOOK_SECRET", "")
     base_url = environment.get("BACKSTOP_OPENAI_BASE_URL") or environment.get("OPENAI_BASE_URL")
     return RealOpenAI(key, base_url, hooks)
-
-
-def free_port(preferred: int = 0) -> int:
-    """`preferred` if nobody listens there, else one that the system gives."""
-    for port in (preferred, 0):
-        with closing(socket.socket()) as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return int(probe.getsockname()[1])
-    raise ConfigurationError("this machine gives no port to listen on")
 
 
 async def _enter(stack: ExitStack, context: AbstractContextManager[broker.Owned]) -> broker.Owned:
@@ -209,13 +200,13 @@ def _runtime_settings(shape: Shape, kafka: broker.Owned) -> tuple[RuntimeSetting
     return runtime, throwaway
 
 
-def _draw_places(shape: Shape) -> _Places:
+def _draw_places(shape: Shape, ports: Ports) -> _Places:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     return _Places(
-        serve=free_port(shape.port),
-        simulator=free_port(),
-        projection=free_port(),
-        workers=tuple(free_port() for _ in range(shape.workers)),
+        serve=ports.draw(shape.port),
+        simulator=ports.draw(),
+        projection=ports.draw(),
+        workers=tuple(ports.draw() for _ in range(shape.workers)),
         webhook_secret=(shape.openai.webhook_secrets or secret) if shape.openai else secret,
         api_key=shape.openai.api_key if shape.openai else f"sk-dev-{secrets.token_hex(12)}",
     )
