@@ -23,7 +23,7 @@ from streams.policy.answers import AskAgain, Missing, NotCancelled, Refused, rea
 from streams.policy.looks import LookPolicy, next_look_at_ms
 from streams.policy.observations import Seen
 from streams.workers import facts
-from streams.workers.group import CommandGroup, Record, Taken
+from streams.workers.commands import Commands, Record, Taken
 from streams.workers.hints import Hints
 from streams.workers.lifetime import run_until
 from streams.workers.lookqueue import Call, LookQueue
@@ -57,7 +57,7 @@ class Caller:
     def __init__(
         self,
         *,
-        group: CommandGroup,
+        group: Commands,
         client: OpenAIClient,
         publisher: Publisher,
         blobs: BlobStore,
@@ -69,6 +69,7 @@ class Caller:
         concurrency: int = 64,
         tries_max: int = 3,
         queue_max: int = 2_000,
+        repeat_ms: int = REPEAT_MS,
         drain_ms: int = 45_000,
     ) -> None:
         self._group = group
@@ -83,6 +84,7 @@ class Caller:
         self._slots = Slots(concurrency)
         self._tries_max = tries_max
         self._queue_max = queue_max
+        self._repeat_ms = repeat_ms
         self._drain_s = drain_ms / 1_000
         self._queue = LookQueue()
         self._tracker = OffsetTracker()
@@ -142,7 +144,8 @@ class Caller:
         """Begin one call after the other: a slot first, then a turn under the rate, and only then the choice of the call."""
         while not stop.is_set():
             await self._queue.some()
-            await self._slots.some_free()
+            if not await self._slots.some_free(TAKE_WAIT_MS):
+                continue
             await self._turn()
             call = self._next_call()
             if call is not None and not stop.is_set():
@@ -235,7 +238,7 @@ class Caller:
             self._rate.object(answer.wait_ms)
         if answer.reason == "unknown_status":
             self._metrics.alarm("unknown_status")
-        wait_ms = max(answer.wait_ms, REPEAT_MS << (call.tries - 1))
+        wait_ms = max(answer.wait_ms, self._repeat_ms << (call.tries - 1))
         if call.tries >= self._tries_max or wait_ms > REPEAT_MS_MAX or answer.reason in UNREPEATABLE:
             return self._failed(call, answer.reason, answer.wait_ms)
         self._metrics.look("asked_again")

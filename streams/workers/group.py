@@ -7,16 +7,16 @@ generation was the same from the assignment to the answer; and a rebalance waits
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from runtime.kafka_client import client_options
 from runtime.settings import RuntimeSettings
+from streams.workers.commands import ReadBack, Record, Taken
 
 log = structlog.get_logger()
 
@@ -25,39 +25,9 @@ POLL_INTERVAL_MAX_MS = 3_600_000
 """A member that does not poll for this long leaves. Long, as a full house (the provider blocks us) is no reason to."""
 
 FETCH_BYTES_MAX = 8 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record as it was taken, with its origin."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """Records by partition, in offset order, and the assignment (`epoch`) under which they were taken."""
-
-    epoch: int
-    by_partition: Mapping[int, Sequence[Record]] = field(default_factory=dict)
-
-    @property
-    def next_offsets(self) -> dict[int, int]:
-        return {partition: records[-1].offset + 1 for partition, records in self.by_partition.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class ReadBack:
-    """What came before an offset: everything written since `complete_since_ms`, oldest first."""
-
-    records: Sequence[Record]
-    complete_since_ms: int
+FETCH_WAIT_MS = 20
+"""aiokafka 0.14 has one fetch under way per broker, and asks for a partition that was just read only in the next one: this is how
+long its next command may lie there. The price is 50 small requests a second while nothing happens."""
 
 
 class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -93,11 +63,15 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 heartbeat_interval_ms=self._session_timeout_ms // 4,
                 max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
                 max_partition_fetch_bytes=FETCH_BYTES_MAX,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
             )
             consumer.subscribe([self._topic], listener=self)
+            # Before the start: the first assignment may come while it is still under way, and reads the generation.
+            self._consumer = consumer
             try:
                 await consumer.start()
             except KafkaConnectionError as error:
+                self._consumer = None
                 await consumer.stop()
                 log.warning("broker_unreachable", group=self._group, error=repr(error))
                 await _pause(stop)
@@ -105,7 +79,6 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             except BaseException:
                 await consumer.stop()
                 raise
-            self._consumer = consumer
             return
 
     async def stop(self) -> None:
@@ -159,10 +132,20 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             return self._generation_now() == self._generation
 
     async def read_back(self, partition: int, before_offset: int, since_ms: int, records_max: int) -> ReadBack:
-        """The records of a partition from `since_ms` on, up to `before_offset` (which exists); the last `records_max` of them.
+        """As `Commands.read_back`; while the broker is away this waits.
 
-        :raises KafkaError: the broker did not answer.
+        :raises KafkaError: what waiting does not mend (rights).
         """
+        while True:
+            try:
+                return await self._read_back(partition, before_offset, since_ms, records_max)
+            except KafkaError as error:
+                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                    raise
+                log.warning("tail_not_read", group=self._group, partition=partition, error=repr(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def _read_back(self, partition: int, before_offset: int, since_ms: int, records_max: int) -> ReadBack:
         reader = await self._started_reader()
         tp = TopicPartition(self._topic, partition)
         found = (await reader.offsets_for_times({tp: max(0, since_ms)}))[tp]
@@ -178,6 +161,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             batch = await reader.getmany(tp, timeout_ms=1_000)
             for raw in batch.get(tp, ()):
                 if raw.offset >= before_offset:
+                    # Older ones may have gone with their segment, or were left out for their number.
                     whole = start == since_offset and (start > log_start or log_start == 0)
                     return ReadBack(records, since_ms if whole or not records else records[0].timestamp_ms)
                 records.append(_record(raw))

@@ -18,19 +18,24 @@ async def run_until(
 
     Raises the first exception of any part, and cancels all others.
     """
+    no_more = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
-            # Calls in flight are tasks of this inner group, so that one line cancels them all when the drain takes too long.
-            everything = tasks.create_task(_serve(stop, take, drained, background))
-            await stop.wait()
-            await asyncio.wait({everything}, timeout=TAKING_STOPS_S + drain_s)
+            # Calls in flight are tasks of an inner group, so that one line cancels them all when the drain takes too long.
+            everything = tasks.create_task(_serve(stop, take, drained, background, no_more))
+            await no_more.wait()
+            await asyncio.wait({everything}, timeout=drain_s)
             everything.cancel()
     except BaseExceptionGroup as group:
         raise _first(group) from None
 
 
 async def _serve(
-    stop: asyncio.Event, take: Take, drained: Callable[[], Awaitable[None]], background: tuple[Take, ...]
+    stop: asyncio.Event,
+    take: Take,
+    drained: Callable[[], Awaitable[None]],
+    background: tuple[Take, ...],
+    no_more: asyncio.Event,
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
         beside = [tasks.create_task(_awaited(part, stop, tasks)) for part in background]
@@ -38,6 +43,7 @@ async def _serve(
         await stop.wait()
         await asyncio.wait({taking}, timeout=TAKING_STOPS_S)
         taking.cancel()
+        no_more.set()
         await drained()
         for part in beside:
             part.cancel()

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from schemas.commands import CancelResponse, RetrieveResponse
-from streams.workers.group import Record
+from streams.workers.commands import Record
 
 WEBHOOK, CANCEL, OTHER = 0, 1, 2
 

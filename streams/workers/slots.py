@@ -27,10 +27,16 @@ class Slots:
         self._taken -= 1
         self._given_back.set()
 
-    async def some_free(self) -> None:
-        while self._taken >= self._max:
-            self._given_back.clear()
-            await self._given_back.wait()
+    async def some_free(self, wait_ms: int) -> bool:
+        """Whether one is free, now or within `wait_ms`."""
+        try:
+            async with asyncio.timeout(wait_ms / 1_000):
+                while self._taken >= self._max:
+                    self._given_back.clear()
+                    await self._given_back.wait()
+        except TimeoutError:
+            pass
+        return self._taken < self._max
 
     async def all_free(self) -> None:
         while self._taken:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from runtime.blobs import BlobStore, get_body
 from runtime.clock import NowMs
@@ -29,7 +28,7 @@ from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
 from streams.policy.answers import Accepted, Rejected, Unknown, read_create
 from streams.policy.looks import LookPolicy, next_look_at_ms
-from streams.workers.group import CommandGroup, Record, Taken
+from streams.workers.commands import Commands, Record, Taken
 from streams.workers.lifetime import run_until
 from streams.workers.memory import SKEW_MS, CommandMemory
 from streams.workers.metrics import AttemptResult, WorkerMetrics
@@ -43,7 +42,6 @@ WORKER = "submitter"
 TAKE_WAIT_MS = 250
 """How long a stop may go unnoticed while nothing comes."""
 
-READ_AGAIN_S = 0.5
 REASON_CHARS_MAX = 200
 
 
@@ -62,7 +60,7 @@ class Submitter:
     def __init__(
         self,
         *,
-        group: CommandGroup,
+        group: Commands,
         client: OpenAIClient,
         publisher: Publisher,
         blobs: BlobStore,
@@ -103,7 +101,8 @@ class Submitter:
 
     async def _take_all(self, stop: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
         while not stop.is_set():
-            await self._slots.some_free()
+            if not await self._slots.some_free(TAKE_WAIT_MS):
+                continue
             taken = await self._group.take(self._slots.free, TAKE_WAIT_MS)
             if not taken.by_partition:
                 continue
@@ -169,15 +168,7 @@ class Submitter:
 
     async def _read_back(self, memory: CommandMemory, first: Record, since_ms: int) -> None:
         failpoint("submitter.tail.reading")
-        while True:
-            try:
-                back = await self._group.read_back(first.partition, first.offset, since_ms, self._memory_ids_max)
-                break
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-                log.warning("tail_not_read", partition=first.partition, error=repr(error))
-                await asyncio.sleep(READ_AGAIN_S)
+        back = await self._group.read_back(first.partition, first.offset, since_ms, self._memory_ids_max)
         memory.add_older(_ids(back.records), back.complete_since_ms)
 
     async def _perform(self, item: _Due) -> None:
