@@ -22,6 +22,7 @@ SHUTDOWN_S = 1.0
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="simulator", description="A stand-in for OpenAI's background responses.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=0, help="0 = a free one")
     parser.add_argument("--port-file", type=Path, help="gets the port once the server listens")
     parser.add_argument("--profile", default="calm", help="a preset, a JSON file, or JSON text")
@@ -34,8 +35,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_config(argv: list[str]) -> tuple[SimulatorConfig, int, Path | None]:
-    """Configuration, port and port file from the command line; ConfigError says what is wrong."""
+def read_config(argv: list[str]) -> tuple[SimulatorConfig, str, int, Path | None]:
+    """Configuration, address, port and port file from the command line; ConfigError says what is wrong."""
     given = _arguments(argv)
     if len(given.webhook_url) != len(given.webhook_secret):
         raise ConfigError("--webhook-url and --webhook-secret come in pairs")
@@ -48,10 +49,10 @@ def read_config(argv: list[str]) -> tuple[SimulatorConfig, int, Path | None]:
         time_scale=given.time_scale,
         ledger_dir=given.ledger_dir,
     )
-    return config, given.port, given.port_file
+    return config, given.host, given.port, given.port_file
 
 
-async def _run(config: SimulatorConfig, port: int, port_file: Path | None) -> None:
+async def _run(config: SimulatorConfig, host: str, port: int, port_file: Path | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,12 +60,12 @@ async def _run(config: SimulatorConfig, port: int, port_file: Path | None) -> No
     runner = web.AppRunner(build_app(config), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port, backlog=1024)
+        site = web.TCPSite(runner, host, port, backlog=1024)
         await site.start()
         bound = runner.addresses[0][1]
         if port_file is not None:
             _write_atomically(port_file, str(bound))
-        print(f"simulator listening on http://127.0.0.1:{bound}", flush=True)
+        print(f"simulator listening on http://{host}:{bound}", flush=True)
         await stop.wait()
     finally:
         await runner.cleanup()
@@ -80,11 +81,11 @@ def _write_atomically(path: Path, text: str) -> None:
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 if a setting is wrong."""
     try:
-        config, port, port_file = read_config(sys.argv[1:])
+        config, host, port, port_file = read_config(sys.argv[1:])
     except ConfigError as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2
-    uvloop.run(_run(config, port, port_file))
+    uvloop.run(_run(config, host, port, port_file))
     return 0
 
 
