@@ -44,6 +44,8 @@ class Downstream:
             isolation_level="read_committed",
             auto_offset_reset="earliest",
             enable_auto_commit=False,
+            # aiokafka asks for a partition again only when the fetch that is under way (for the others) has ended.
+            fetch_max_wait_ms=10,
         )
 
     async def run(self) -> None:
@@ -147,7 +149,8 @@ class Hops:
         self._topic = f"{system.runtime.topic_prefix}dead-letters"
         self._producer = producer
         self._consumer = AIOKafkaConsumer(
-            self._topic, bootstrap_servers=system.bootstrap, auto_offset_reset="latest", enable_auto_commit=False
+            self._topic, bootstrap_servers=system.bootstrap, auto_offset_reset="latest", enable_auto_commit=False,
+            fetch_max_wait_ms=10,
         )
 
     async def start(self) -> None:
