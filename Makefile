@@ -1,18 +1,49 @@
-# Doors of the project. Everything CI runs is a target here.
+# Doors of the project. Everything CI runs is a target here; each does its own set-up.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= python3
+# The first that runs and is new enough; expanded only where .venv is made.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+  $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$name; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO ?=
+DEV ?=
+PYTEST ?=
 
 help: ## list the doors
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
 
+demo: install ## a few hundred jobs with faults through the whole system, judged (DEMO="--jobs 1000 --faults rough")
+	@$(BIN)/backstop demo $(DEMO)
+
+dev: install ## the whole system in one process tree, until Ctrl-C (DEV="--jobs 20 --keep")
+	@$(BIN)/backstop dev $(DEV)
+
+test: lint ## lint, then every test, on a real broker of the suite's own (PYTEST="-k name")
+	$(BIN)/pytest -q $(PYTEST)
+
+test-unit: install ## the tests that need no broker
+	$(BIN)/pytest -q --ignore=tests/kafka $(PYTEST)
+
+test-kafka: install ## the tests on a real broker
+	$(BIN)/pytest -q tests/kafka $(PYTEST)
+
+kafka-up: install ## start a broker that stays (Docker, else the local JVM); prints its address
+	@$(BIN)/backstop broker up
+
+kafka-down: install ## stop it
+	@$(BIN)/backstop broker down
+
+topics: install ## create the topics on the broker of this checkout
+	@$(BIN)/backstop topics create
+
 install: $(STAMP) ## make .venv with the locked packages
 
 $(STAMP): requirements.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { python="$(PYTHON)"; \
+	  test -n "$$python" || { echo "install CPython 3.11 or newer, or set PYTHON=/path/to/it" >&2; exit 1; }; \
+	  echo "making $(VENV) with the locked packages (once; about a minute) ..."; "$$python" -m venv $(VENV); }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -29,4 +60,6 @@ lint: install ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.PHONY: help install lock fmt lint
+ci: test ## what CI runs
+
+.PHONY: help demo dev test test-unit test-kafka kafka-up kafka-down topics install lock fmt lint ci
