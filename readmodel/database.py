@@ -67,3 +67,15 @@ class Database(Protocol):
 
     async def changed(self, after_seq: int, timeout_s: float) -> None:
         """Return once there is a change after `after_seq`, whoever wrote it, or after `timeout_s`."""
+
+    def aside(self) -> "Database":
+        """Another build beside the current one, for a rebuild: not opened yet, and seen by nobody until it is promoted."""
+
+    async def discard(self) -> None:
+        """Close, and remove all that there is. For a build that is aside; what a rebuild left that was killed, too."""
+
+    async def promote(self, aside: "Database") -> None:
+        """Make `aside`, which is closed by this, the current build, at once. The one it replaces is kept, older ones are not.
+
+        :raises DatabaseAwayError: see there; promoted or not, the read model is whole.
+        """

@@ -110,9 +110,9 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
                 submitted_at_ms=fact.at_ms,
                 updated_at_ms=fact.at_ms,
                 position=position,
-                model=fact.model,
+                model=_text(fact.model),
                 session_id=fact.session_id,
-                tags=fact.tags,
+                tags=tuple(_text(tag) for tag in fact.tags),
                 deadline_at_ms=fact.deadline_at_ms,
                 request_sha256=fact.request_sha256,
             )
@@ -138,6 +138,11 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             return None
         case _:
             assert_never(fact)
+
+
+def _text(text: str) -> str:
+    """Text of a caller's that PostgreSQL takes, too: it has no NUL."""
+    return text.replace("\x00", "\ufffd")
 
 
 def _attempt_of(state: JobState, fact: JobFact) -> int:

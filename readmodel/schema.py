@@ -7,8 +7,9 @@ SCHEMA_VERSION = 1
 Dialect = Literal["sqlite", "postgres"]
 
 _TYPES: dict[Dialect, dict[str, str]] = {
-    "sqlite": {"BIG": "INTEGER", "BYTES": "BLOB", "SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "CLUSTERED": "WITHOUT ROWID"},
-    "postgres": {"BIG": "BIGINT", "BYTES": "BYTEA", "SERIAL": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "CLUSTERED": ""},
+    "sqlite": {"BIG": "INTEGER", "BYTES": "BLOB", "SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "CLUSTERED": "WITHOUT ROWID", "TEXT": "TEXT"},
+    "postgres": {"BIG": "BIGINT", "BYTES": "BYTEA", "SERIAL": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+                 "CLUSTERED": "", "TEXT": 'TEXT COLLATE "C"'},
 }  # fmt: skip
 
 _TABLES = (
@@ -87,4 +88,5 @@ def statements(dialect: Dialect) -> tuple[str, ...]:
 def _typed(table: str, types: dict[str, str]) -> str:
     for name, written in types.items():
         table = table.replace(f"{{{name}}}", written)
-    return table
+    # SQLite compares text by its bytes. So must PostgreSQL, whatever its locale: pages and digests are in that order.
+    return table.replace(" TEXT", f" {types['TEXT']}")

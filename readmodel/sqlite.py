@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from readmodel.database import DatabaseAwayError, Work
+from readmodel.database import Database, DatabaseAwayError, Work
 from readmodel.queries import last_seq
 from readmodel.schema import SCHEMA_VERSION, statements
 from runtime.clock import NowMs
@@ -70,8 +70,10 @@ class _Handle:
 class SqliteDatabase:
     """`Database` over a file. Several processes of one machine may use it; never put it on a network file system."""
 
-    def __init__(self, path: Path, now_ms: NowMs) -> None:
+    def __init__(self, path: Path, now_ms: NowMs, files: Path | None = None) -> None:
+        """`path` is the link; the builds' files are named after `files`, or after it."""
         self._path = path
+        self._files = files or path
         self._now_ms = now_ms
         self._build = 0
         self._writer = _Handle()
@@ -115,6 +117,34 @@ class SqliteDatabase:
                     await written.wait()
             except TimeoutError:
                 continue
+
+    def aside(self) -> "SqliteDatabase":
+        link = self._path.with_name(f"{self._path.stem}.rebuilding{self._path.suffix}")
+        return SqliteDatabase(link, self._now_ms, self._files)
+
+    async def discard(self) -> None:
+        await self.close()
+        await asyncio.to_thread(self._remove_all)
+
+    async def promote(self, aside: Database) -> None:
+        assert isinstance(aside, SqliteDatabase)
+        await aside.close()
+        await self._on(self._write_pool, lambda: self._swap(aside))
+        self._tell()
+
+    def _swap(self, aside: "SqliteDatabase") -> None:
+        before = self._current() if self._path.is_symlink() else None
+        after = aside._current()  # noqa: SLF001 - its own kind
+        point(self._path, after)
+        aside._path.unlink()  # noqa: SLF001 - as above
+        for file in self._path.parent.glob(f"{self._files.stem}-*{self._files.suffix}"):
+            if file not in (before, after):
+                remove(file)
+
+    def _remove_all(self) -> None:
+        if self._path.is_symlink():
+            remove(self._current())
+            self._path.unlink()
 
     def _tell(self) -> None:
         """Wake all who wait now; who comes later waits for the next write."""
@@ -188,7 +218,7 @@ class SqliteDatabase:
 
     def _make(self) -> None:
         build = self._now_ms()
-        file = build_file(self._path, build)
+        file = build_file(self._files, build)
         create(file, build)
         try:
             # A link that names nothing is what is left after somebody deleted the file, in order to start afresh.

@@ -20,12 +20,17 @@ class Projection:
         self.owned = await self.database.write(lambda conn: store.claim(conn, PARTITIONS))
         return self
 
-    async def take(self, records: list[Record], now_ms: int = NOW_MS) -> Writes:
+    async def take(self, records: list[Record], now_ms: int = NOW_MS, old: int | None = None) -> Writes:
         ends: dict[tuple[str, int], int] = {}
         for record in records:
             ends[record.position.topic, record.position.partition] = record.position.offset + 1
         moves = [
-            Move(*partition, old=self.owned[partition].next_offset, new=end, epoch=self.owned[partition].epoch)
+            Move(
+                *partition,
+                old=self.owned[partition].next_offset if old is None else old,
+                new=end,
+                epoch=self.owned[partition].epoch,
+            )
             for partition, end in ends.items()
         ]
         writes = await self.database.write(lambda conn: store.apply(conn, moves, records, now_ms, self.database.build))

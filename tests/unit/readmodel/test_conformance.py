@@ -9,6 +9,7 @@ from readmodel import queries, store
 from readmodel.batch import Record, RecordFailedError
 from readmodel.database import Connection, FencedError
 from readmodel.queries import Cursor, JobFilter
+from readmodel.rows import Position
 from readmodel.store import Move
 from readmodel.sweep import sweep
 from tests.support.waiting import eventually
@@ -38,6 +39,16 @@ def test_a_row_comes_back_as_it_was_written(run) -> None:
         writes = await one.take(Log().put(*facts, result_of(*facts)))
         assert await one.row("j") == writes.rows["j"]
         assert await one.row("nobody") is None
+
+    run(body)
+
+
+def test_texts_of_callers_are_kept_whatever_is_in_them(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        await one.take(Log().put(submitted(model="a\x00b'\"%s ? ü", tags=("\x00", "%(x)s"))))
+        row = await one.row("j")
+        assert (row.model, row.tags) == ("a\ufffdb'\"%s ? ü", ("\ufffd", "%(x)s"))
 
     run(body)
 
@@ -379,5 +390,46 @@ def test_the_sweep_finds_what_will_not_move_by_itself(run) -> None:
         assert late.finishing_too_long.job_ids == ("ended",)
         assert late.results_held.job_ids == ("e",)
         assert not late.clean
+
+    run(body)
+
+
+def test_a_promoted_build_is_read_and_written_by_whoever_had_the_old_one_open(run) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        reader = bench.another()
+        await one.take(Log().put(submitted("old")))
+        assert await reader.read(lambda conn: queries.find_known(conn, "old")) is not None
+        other = bench.another()
+        for _ in range(2):  # what a killed rebuild left is removed by the next one
+            await other.aside().discard()
+            bench.now_ms += 1
+            aside = await Projection(other.aside()).take_over()
+            await aside.take(Log().put(submitted("new")))
+            await aside.database.close()
+        await other.promote(aside.database)
+        assert await reader.read(lambda conn: queries.find_known(conn, "old")) is None
+        assert await reader.read(lambda conn: queries.find_known(conn, "new")) is not None
+        assert reader.build == bench.now_ms
+        with pytest.raises(FencedError):
+            await one.take([Record(Position("jobs", 0, 5), submitted("late"), b"")], old=5)
+        again = await Projection(one.database).take_over()
+        assert again.owned["jobs", 0].next_offset == 1
+
+    run(body)
+
+
+def test_only_the_build_before_is_kept(run) -> None:
+    async def body(bench) -> None:
+        one = bench.another()
+        await one.open()
+        for _ in range(3):
+            bench.now_ms += 1
+            aside = one.aside()
+            await aside.open()
+            await one.promote(aside)
+        assert await one.read(queries.last_seq) == 0
+        assert one.build == bench.now_ms
+        assert bench.builds() == [bench.now_ms - 1, bench.now_ms]
 
     run(body)

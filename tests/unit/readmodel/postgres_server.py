@@ -1,0 +1,89 @@
+"""A PostgreSQL of the tests' own, from Debian's binaries: a temporary folder, a socket in it, no durability."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.waiting import wait_until
+
+HOMES = Path("/usr/lib/postgresql")
+
+
+def binaries() -> Path | None:
+    """The newest installed version's folder."""
+    found = [home / "bin" for home in HOMES.glob("*") if (home / "bin" / "initdb").exists()]
+    return max(found, key=lambda path: float(path.parent.name), default=None)
+
+
+def unprivileged() -> dict[str, object]:
+    """Whom to run it as: PostgreSQL refuses root."""
+    if os.geteuid() != 0:
+        return {}
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = known.get("postgres") or known["nobody"]
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+class Server:
+    """`url` once it runs. It may be stopped and started again by who tests that."""
+
+    def __init__(self, bin_path: Path, folder: Path) -> None:
+        self._bin = bin_path
+        self._folder = folder
+        self._whom = unprivileged()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql://backstop@/postgres?host={folder}"
+
+    def make(self) -> None:
+        if self._whom:
+            os.chown(self._folder, int(str(self._whom["user"])), int(str(self._whom["group"])))
+        subprocess.run(
+            [self._bin / "initdb", "-D", self._folder / "data", "-U", "backstop", "-A", "trust", "-N", "-E", "UTF8"],
+            check=True, capture_output=True, cwd=self._folder, **self._whom,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": self._folder,
+            "fsync": "off",
+            "max_connections": 50,
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        self._process = subprocess.Popen(
+            [self._bin / "postgres", "-D", self._folder / "data", *options],
+            cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._whom,
+        )  # fmt: skip
+        ask = [self._bin / "pg_isready", "-q", "-h", self._folder]
+        wait_until(lambda: subprocess.run(ask, check=False).returncode == 0, 20, "PostgreSQL to accept connections")
+
+    def stop(self) -> None:
+        """As a machine that goes away: connections are cut."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(20)
+            self._process = None
+
+
+@contextmanager
+def postgres() -> Iterator[Server | None]:
+    """A running server; None where PostgreSQL is not installed."""
+    bin_path = binaries()
+    if bin_path is None:
+        yield None
+        return
+    folder = Path(tempfile.mkdtemp(prefix="bspg", dir="/tmp"))  # a socket's path may have 107 bytes
+    server = Server(bin_path, folder)
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
