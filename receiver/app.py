@@ -9,6 +9,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
 from receiver.connections import Gate
+from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
 from receiver.jobs import CANCEL_PATH, JOBS_PATH, JobDoor
 from receiver.limits import Limits
@@ -147,7 +148,7 @@ async def _answer_with_problems(request: web.Request, handler: Handler) -> web.S
             raise
         response = to_response(from_http_exception(error))
     except Exception as error:
-        log.error("request_failed", exc_info=error)
+        log_failure(error, method=request.method)
         response = to_response(Problem(500, "internal", "The server failed; nothing was promised."))
     if not request.content.is_eof():
         # Answered before the body was read: what still comes of it must not be taken for another request.

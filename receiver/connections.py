@@ -11,6 +11,7 @@ from typing import cast
 
 from aiohttp import web
 
+from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, to_response
@@ -36,7 +37,7 @@ class ProblemRequestHandler(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun; a second one would be read as its body")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request_failed", exc_info=exc)
+            log_failure(exc)
             response = to_response(Problem(status, "internal", "The server failed; nothing was promised."))
         else:
             log.debug("request_not_http", error_type=type(exc).__name__)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import uvloop
 from aiohttp import web
 
 from receiver.app import build_app, serve
@@ -122,7 +123,9 @@ def with_door(story: Callable[[Door], Awaitable[None]], **options: Any) -> None:
             async with opened(Path(folder), **options) as door:
                 await story(door)
 
-    asyncio.run(run())
+    # On the loop that production runs on: it is its transports that the limits are about.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 async def raw_exchange(port: int, data: bytes, timeout_s: float = 10.0) -> bytes:

@@ -2,11 +2,13 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 
 from receiver.app import HEALTH, build_app
 from receiver.health import REMEMBER_FAILURE_S, WatchedPublisher
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings
+from receiver.submissions import KnownJob
 from runtime.errors import BrokerUnavailableError, ConfigurationError
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_door
@@ -64,6 +66,30 @@ def test_not_ready_while_the_log_does_not_acknowledge() -> None:
         assert (await door.call("GET", "/readyz"))[0] == 200
 
     with_door(story)
+
+
+def test_a_failure_of_ours_is_a_500_that_shows_and_logs_nothing_of_the_request() -> None:
+    async def broken(job_id: str) -> KnownJob | None:
+        raise RuntimeError("canary-prompt")
+
+    class Broken:
+        async def put(self, data: bytes) -> str:
+            raise ValueError(f"cannot store {data!r}")
+
+        async def get(self, sha256: str) -> bytes:
+            raise AssertionError
+
+    async def story(door: Door) -> None:
+        with structlog.testing.capture_logs() as logs:
+            status, document, _ = await door.submit({"request": {"model": "m", "input": "canary-prompt" * 9_000}})
+        assert (status, document["code"]) == (500, "internal")
+        assert "canary-prompt" not in repr(document)
+        (failure,) = [line for line in logs if line["event"] == "request_failed"]
+        assert failure["error_type"] == "ValueError"
+        assert any("submissions.py" in frame for frame in failure["where"])
+        assert "canary-prompt" not in repr(logs)
+
+    with_door(story, blobs=Broken(), find_job=broken)
 
 
 def test_an_old_failure_lets_traffic_try_again() -> None:
