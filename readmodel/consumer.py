@@ -24,7 +24,6 @@ POLL_MS = 200
 """How long an idle poll waits; one with records returns at once."""
 FETCH_WAIT_MS = 100
 SESSION_MS = 10_000
-METADATA_S = 20.0
 HEARTBEAT_MS = 3_000
 
 
@@ -72,12 +71,10 @@ class LogConsumer:
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
         )
-        if self._lost is not None:
-            consumer.subscribe([f"{self._prefix}{topic}" for topic in TOPICS], listener=_Listener(self._lost))
+        listener = None if self._lost is None else _Listener(self._lost)
+        consumer.subscribe([f"{self._prefix}{topic}" for topic in TOPICS], listener=listener)
         try:
             await consumer.start()
-            if self._lost is None:
-                await self._assign_all(consumer)
         except (KafkaError, OSError) as error:
             await consumer.stop()
             raise BrokerUnavailableError(f"the read model's consumer could not start: {error!r}") from error
@@ -90,14 +87,6 @@ class LogConsumer:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.stop()
-
-    async def _assign_all(self, consumer: AIOKafkaConsumer) -> None:
-        async with asyncio.timeout(METADATA_S):
-            await consumer.topics()  # asks the broker; until then the partitions of no topic are known
-        names = [f"{self._prefix}{topic}" for topic in TOPICS]
-        consumer.assign(
-            [TopicPartition(name, part) for name in names for part in sorted(consumer.partitions_for_topic(name) or ())]
-        )
 
     @property
     def started(self) -> bool:

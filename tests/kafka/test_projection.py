@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from readmodel import queries, store
 from readmodel.batch import Known, Record, project
 from readmodel.database import Connection
+from readmodel.opening import database_at
 from readmodel.rows import JobRow, Position
 from readmodel.settings import ProjectionSettings
 from readmodel.sqlite import SqliteDatabase
@@ -26,17 +27,22 @@ from schemas.codec import decode, encode
 from schemas.dead_letters import DEAD_LETTER
 from tests.support.waiting import wait_until
 from tests.unit.readmodel.logs import accepted, submitted, whole_job
+from tests.unit.readmodel.postgres_server import Server, postgres
 
 PARTITIONS = 3
 ROOT = Path(__file__).parents[2]
 
 
 class Rig:
-    """A prefix with its topics, and one database file."""
+    """A prefix with its topics, and one database."""
 
-    def __init__(self, bootstrap: str, prefix: str, folder: Path) -> None:
+    def __init__(self, bootstrap: str, prefix: str, folder: Path, url: str | None = None) -> None:
         self.settings = ProjectionSettings(
-            kafka_bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=PARTITIONS, data_dir=folder
+            kafka_bootstrap_servers=bootstrap,
+            topic_prefix=prefix,
+            partitions=PARTITIONS,
+            data_dir=folder,
+            database_url=url,
         )
         self.path = folder / "readmodel.db"
         self.log = folder / "projection.log"
@@ -45,22 +51,27 @@ class Rig:
     def environment(self, failpoints: str) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "KAFKA_BOOTSTRAP_SERVERS": self.settings.kafka_bootstrap_servers,
             "BACKSTOP_TOPIC_PREFIX": self.settings.topic_prefix,
             "BACKSTOP_PARTITIONS": str(PARTITIONS),
             "BACKSTOP_DATA_DIR": str(self.settings.data_dir),
+            "BACKSTOP_DATABASE_URL": self.settings.readmodel_url,
             "BACKSTOP_READMODEL_BATCH_RECORDS_MAX": "20",
             "BACKSTOP_LOG_FORMAT": "json",
             "BACKSTOP_FAILPOINTS": failpoints,
         }
 
     @contextmanager
-    def projection(self, failpoints: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    def projection(self, failpoints: str = "", *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """`python -m readmodel`; killed at the end, if it still lives."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "readmodel"], env=self.environment(failpoints), cwd=ROOT, stderr=log, stdout=log
+                [sys.executable, "-m", "readmodel", *arguments],
+                env=self.environment(failpoints),
+                cwd=ROOT,
+                stderr=log,
+                stdout=log,
             )
         try:
             yield process
@@ -103,7 +114,7 @@ class Rig:
 
     def read(self, work):
         async def once():
-            database = SqliteDatabase(self.path, lambda: 0)
+            database = database_at(self.settings.readmodel_url, lambda: 0)
             try:
                 return await database.read(work)
             finally:
@@ -121,6 +132,20 @@ class Rig:
 @pytest.fixture
 def rig(broker, prefix: str, tmp_path: Path) -> Rig:
     return Rig(broker.bootstrap, prefix, tmp_path)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    pytest.importorskip("psycopg_pool", reason="psycopg is not installed (the extra `postgres`)")
+    with postgres() as running:
+        if running is None:
+            pytest.skip("PostgreSQL is not installed")
+        yield running
+
+
+def rebuild(rig: Rig, failpoints: str = "", *arguments: str) -> int:
+    with rig.projection(failpoints, "rebuild", *arguments) as process:
+        return process.wait(60)
 
 
 def jobs(count: int, first: int = 0) -> list:
@@ -281,3 +306,61 @@ def test_asked_to_stop_it_stops(rig: Rig) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
     assert rig.read(queries.last_seq) == 0
+
+
+def test_a_rebuild_equals_what_it_replaces_and_the_projection_goes_on_in_it(rig: Rig) -> None:
+    first = jobs(10)
+    rig.publish(first, transactional_id=f"{rig.settings.topic_prefix}tx")
+    with rig.projection():
+        wait_until(lambda: rig.finished() == 10, 40, "the first jobs")
+        before = rig.path.resolve()
+        assert rebuild(rig, "projection.rebuilding:1=kill") == -signal.SIGKILL
+        assert rig.path.resolve() == before
+        assert rebuild(rig) == 0
+        assert rig.path.resolve() != before
+        assert '"verdict":"equal"' in rig.log.read_text()
+        second = jobs(10, first=10)
+        rig.publish(second)
+        wait_until(lambda: rig.finished() == 20, 40, "the projection to go on in the new build")
+    assert_is_the_fold_of(rig, first + second)
+
+
+def test_a_rebuild_that_differs_is_not_swapped_unless_told(rig: Rig) -> None:
+    facts = jobs(3)
+    rig.publish(facts)
+    with rig.projection():
+        wait_until(lambda: rig.finished() == 3, 40, "the jobs")
+    live = sqlite3.connect(rig.path.resolve())
+    live.execute("DELETE FROM jobs WHERE job_id = 'j1'")
+    live.commit()
+    live.close()
+    before = rig.path.resolve()
+    assert rebuild(rig) == 1
+    assert rig.path.resolve() == before
+    assert rebuild(rig, "", "--accept-differences") == 0
+    assert_is_the_fold_of(rig, facts)
+
+
+def test_on_postgresql_it_is_killed_loses_its_server_and_is_rebuilt_without_a_difference(
+    broker, prefix: str, tmp_path: Path, server: Server
+) -> None:
+    rig = Rig(broker.bootstrap, prefix, tmp_path, server.url)
+    first = jobs(20)
+    rig.publish(first)
+    for name in ("projection.in_transaction:2", "projection.committed:1"):
+        with rig.projection(f"{name}=kill") as process:
+            assert process.wait(40) == -signal.SIGKILL
+    with rig.projection() as process:
+        wait_until(lambda: rig.finished() == 20, 40, "the first jobs")
+        server.stop()
+        second = jobs(10, first=20)
+        rig.publish(second)
+        wait_until(lambda: rig.said("readmodel_away") >= 1, 30, "it to notice")
+        server.start()
+        wait_until(lambda: rig.finished() == 30, 40, "it to catch up")
+        assert process.poll() is None
+        assert rebuild(rig) == 0
+        third = jobs(5, first=30)
+        rig.publish(third)
+        wait_until(lambda: rig.finished() == 35, 40, "it to go on in the new build")
+    assert_is_the_fold_of(rig, first + second + third)
