@@ -19,6 +19,7 @@ from faust.tables.recovery import Recovery
 from faust.types import TP
 from mode import CrashingSupervisor
 
+from runtime.errors import InvariantError
 from streams.store.partition_db import StoreLimits, new_cache
 from streams.store.transport import BATCH_RECORDS_MAX, DRAIN_TIMEOUT_S, BatchTransport
 
@@ -26,6 +27,8 @@ EXIT_FAILED = 70
 """EX_SOFTWARE: our own failure. Nothing that was in hand is acknowledged; whoever runs the process starts it again."""
 
 COMMIT_INTERVAL_S = 1.0
+PARTITION_FETCH_BYTES_MAX = 512 * 1024
+"""Of one partition in one answer; a larger record still comes, alone."""
 
 
 def end_process(error: BaseException) -> None:
@@ -75,6 +78,18 @@ class _Recovery(Recovery):  # type: ignore[misc]  # faust is untyped
                     table.data.discard(tp.partition, f"its offset {offset} is beyond the changelog's last, {highwater}")
                     destination[tp] = table.persisted_offset(tp)
         await super()._build_offsets(consumer, tps, destination, title)
+
+    async def on_recovery_completed(self, generation_id: int = 0) -> None:
+        """Before records flow: every log partition that is ours must have its table partitions here too."""
+        consumer, assigned = self.app.consumer, self.app.consumer.assignment()
+        for table in self.tables.values():
+            changelog = table.changelog_topic_name
+            have = {tp.partition for tp in assigned if tp.topic == changelog}
+            apart = {tp for tp in assigned if tp.partition not in have}
+            apart = {tp for tp in apart if consumer.topic_partitions(tp.topic) == table.partitions}
+            if apart and self.app.consumer_generation_id == generation_id:
+                self.app.fail(InvariantError(f"{sorted(apart)} are ours, and not the partitions of {changelog}"))
+        await super().on_recovery_completed(generation_id)
 
 
 class _TableManager(TableManager):  # type: ignore[misc]  # faust is untyped
@@ -137,6 +152,7 @@ def make_app(
         TableManager=_TableManager,
         agent_supervisor=CrashingSupervisor,
         consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=PARTITION_FETCH_BYTES_MAX,
         consumer_group_instance_id=instance_id,
         broker_session_timeout=session_timeout_s,
         broker_heartbeat_interval=heartbeat_interval_s,

@@ -20,9 +20,13 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-FETCH_MAX_WAIT_MS = 250
-"""How long the broker may hold a fetch that finds nothing. Data ends the wait at once; but a partition that was taken out of a
-fetch while its records were being handled comes back only with the next fetch, so this bounds that wait (Faust's own: 1,500)."""
+FETCH_MAX_WAIT_MS = 20
+"""How long the broker may hold a fetch that finds nothing. Data ends the wait at once; but a partition whose records were not yet
+taken (a busy loop) is left out of the fetch under way, so this bounds the wait for its next (Faust's own: 1,500). At 300 records/s
+on a machine three times overbooked: p90 5 to 18 ms, against 12 to 39 with 250; an idle worker spends 3.5 % of a core on it."""
+
+FETCH_BYTES_MAX = 8 * 1024 * 1024
+"""Of one answer of a broker, all partitions together (aiokafka's own: 50 MiB). It is in memory about three times while it is taken apart."""
 
 REASSIGNMENT_POLL_S = 0.02
 
@@ -64,6 +68,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         # Faust reads uncommitted records unless it runs its own transactions, and offers no setting. Set before the start.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        consumer._fetch_max_bytes = FETCH_BYTES_MAX
         return consumer
 
     def want(self, wanted: frozenset[TP]) -> None:

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from faust.stores.base import Store
 from faust.types import TP
 
-from runtime.errors import InvariantError
+from runtime.errors import ConfigurationError, InvariantError
 from streams.store.partition_db import (
     PartitionDb,
     StoreDamagedError,
@@ -33,7 +33,7 @@ ROW_BYTES_MAX = 2 * 1024 * 1024
 """Of one changelog record: above the largest record of a log, so that a row that holds one still fits."""
 SEND_TIMEOUT_MS = 30_000
 RECOVERY_CHUNKS_MAX = 2
-"""How many chunks of a changelog (1 MiB at most each) Faust gathers before it writes them. Not 1: to Faust that means a global table."""
+"""How many chunks of a changelog (512 KiB each) Faust gathers before it writes them. Not 1: to Faust that means a global table."""
 
 TOMBSTONE_RETENTION_MS = 7 * 86_400_000
 STALE_AFTER_S = 5 * 86_400
@@ -178,6 +178,13 @@ class FoldTable:
             request_timeout_ms=SEND_TIMEOUT_MS,
         )
         await self._producer.start()
+        # Faust has just created the topic, and subscribes next. A topic that the broker does not know yet is left out of the
+        # assignment, without an error: the log's partitions would be ours and the table's nobody's.
+        partitions = await self._producer.partitions_for(self.changelog_topic)
+        if len(partitions) != self._table.partitions:
+            raise ConfigurationError(
+                f"{self.changelog_topic} has {len(partitions)} partitions, not {self._table.partitions}"
+            )
 
     async def stop(self) -> None:
         if self._producer is not None:

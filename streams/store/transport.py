@@ -37,8 +37,9 @@ __all__ = ["BatchConsumer", "BatchTransport", "Record"]
 
 BATCH_RECORDS_MAX = 500
 PENDING_RECORDS_MAX = 2_000
-"""Per partition, kept while a batch is out; above it the partition is not fetched. One fetch may go over it, by 1 MiB at most."""
-CHANGELOG_CHUNKS_MAX = 16
+"""Per partition, kept while a batch is out; above it the partition is not fetched. One fetch may go over it, by 512 KiB at most."""
+CHANGELOG_CHUNKS_MAX = 4
+"""Chunks of a changelog that wait for the disk."""
 DRAIN_TIMEOUT_S = 30.0
 POLL_S = 1.0
 

@@ -33,9 +33,9 @@ def test_a_batch_that_is_still_in_hand_is_never_committed_over(scene: Scene) -> 
 def test_a_handler_that_raises_ends_the_process_and_its_batch_comes_again(scene: Scene) -> None:
     """Faust would acknowledge the batch and go on."""
     run(scene.produce(2_000))
+    worker = scene.worker("w1", instance_id="one", batch_records_max=10)
     for plain_loop in (True, False):
-        worker = scene.worker("w1", instance_id="one", batch_records_max=10, plain_loop=plain_loop)
-        assert worker.start(fail_at=1_000).wait() == EXIT_FAILED
+        assert worker.start(fail_at=1_000, plain_loop=plain_loop).wait() == EXIT_FAILED
         assert "the test's failure at 1000" in worker.stderr()
         partition = run(partition_of(scene, 1_000))
         assert scene.committed().get(partition, 0) <= run(offset_of(scene, 1_000))
