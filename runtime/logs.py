@@ -34,8 +34,10 @@ _SECRET_FIELDS = frozenset({"authorization", "api_key", "secret", "secrets", "pa
 
 LEVEL_FLOORS: Mapping[str, int] = {
     # At DEBUG faust and mode cost some 25 us a table event, and show values, which are prompts.
-    "faust": logging.INFO,
-    "mode": logging.INFO,
+    # Their INFO is tables of offsets, twice a rebalance.
+    "faust": logging.WARNING,
+    "mode": logging.WARNING,
+    "streams.store.faust_app": logging.WARNING,
     "aiokafka": logging.WARNING,
     "kafka": logging.WARNING,
     "aiohttp.access": logging.WARNING,
@@ -45,6 +47,10 @@ LEVEL_FLOORS: Mapping[str, int] = {
     "asyncio": logging.WARNING,
 }
 """The least level that a library may log, whatever our own level is."""
+
+CHATTY = ("aiokafka", "kafka")
+CHATTY_EVERY_S = 5.0
+"""While a broker is away aiokafka says so several times a second: each of its messages comes this often at most."""
 
 
 def configure(
@@ -66,6 +72,7 @@ def configure(
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(_RedactingFormatter(shared, people=people, colors=people and out.isatty()))
+    handler.addFilter(_Seldom())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -87,6 +94,23 @@ def redact(text: str) -> str:
     """`text` without API keys, webhook secrets and authorization values."""
     # A function, not a template: parsing one imports a module, which fails while the interpreter shuts down.
     return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, _SECRETS.sub(REDACTED, text))
+
+
+class _Seldom(logging.Filter):
+    """Lets each message template of a chatty library through once in `CHATTY_EVERY_S`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_s: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(CHATTY):
+            return True
+        key = (record.name, str(record.msg))
+        if record.created - self._last_s.get(key, 0.0) < CHATTY_EVERY_S:
+            return False
+        self._last_s[key] = record.created
+        return True
 
 
 class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):

@@ -38,8 +38,9 @@ class KafkaPublisher:
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
+        """:raises KafkaError: no broker answers; then nothing is started, and it may be tried again."""
         # Made here, not in __init__: aiokafka binds to the running loop.
-        self._producer = AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **self._options,
             client_id=f"backstop-{self._source}",
             enable_idempotence=True,
@@ -48,7 +49,12 @@ class KafkaPublisher:
             max_request_size=RECORD_BYTES_MAX,
             request_timeout_ms=SEND_TIMEOUT_MS,
         )
-        await self._producer.start()
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
 
     async def stop(self) -> None:
         if self._producer is not None:

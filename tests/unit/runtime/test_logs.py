@@ -110,3 +110,11 @@ def test_people_get_columns_and_no_json() -> None:
     assert "started" in stream.getvalue()
     assert "port=8080" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
+
+
+def test_a_chatty_library_says_the_same_thing_once_in_a_while(out: io.StringIO) -> None:
+    for number in range(50):
+        logging.getLogger("aiokafka.conn").error("Unable connect to node with id %s", number)
+    logging.getLogger("aiokafka.conn").error("Something else")
+    events = [orjson.loads(line)["event"] for line in out.getvalue().splitlines()]
+    assert events == ["Unable connect to node with id 0", "Something else"]
