@@ -1,0 +1,140 @@
+"""What must hold of the folds after each fact, and of the whole at rest. A breach is an AssertionError that names it."""
+
+from collections import Counter
+from typing import Any
+
+from schemas.base import Message
+from schemas.codec import encode
+from schemas.commands import CancelResponse, CreateResponse
+from schemas.jobs import AttemptAccepted, AttemptSettled, JobTimerFired
+from schemas.responses import ResponseClaimed, ResponseTimerFired
+from schemas.results import JobResult
+from streams.fold import job
+from streams.fold.step import Step
+from tests.properties.coverage import Coverage
+from tests.properties.model import (
+    POLICIES,
+    TENANTS,
+    TIMERS_TO_THE_END_MAX,
+    Book,
+    JobStep,
+    LogName,
+    Made,
+    ResponseStep,
+    decode_state,
+    due_of,
+    encode_state,
+)
+from tests.support import builders as build
+
+
+class Invariants:
+    """What is counted for I1 to I5 and I9, and the checks."""
+
+    def __init__(self, coverage: Coverage, job_step: JobStep, response_step: ResponseStep) -> None:
+        self.coverage = coverage
+        self.job_step = job_step
+        self.response_step = response_step
+        self.provider: dict[str, Made] = {}
+        self.creates: dict[tuple[str, int], bytes] = {}
+        self.accepts: Counter[str] = Counter()
+        self.retries_granted: Counter[str] = Counter()
+        self.taken: set[str] = set()
+        self.forgotten: set[str] = set()
+        self.results: dict[str, list[JobResult]] = {}
+        self.settled: Counter[str] = Counter()
+
+    def check(self, log: LogName, book: Book, before: Any, event: Message, done: Step[Any]) -> None:
+        state, nothing = done.state, done.state == before and not done.outputs
+        assert (done.ignored is not None) == nothing, f"ignored is {done.ignored}, and nothing happened is {nothing}"
+        assert decode_state(log, encode_state(log, state)) == state, "a row does not come back"
+        due = due_of(state)
+        assert (due is None) == (state.kind == "absent"), f"{state.kind} is due at {due}"
+        if due is not None:
+            book.dues_ms.append(due)
+        if isinstance(event, JobTimerFired | ResponseTimerFired) and done.ignored is None:
+            expected = due_of(before)
+            assert expected is not None
+            assert event.at_ms >= expected, "something happened before its time"
+        for output in done.outputs:
+            self._check_output(output, before, event)
+        if log == "jobs":
+            self._check_job(event.key, before, state)
+        elif state.kind == "absent" and before.kind != "absent":
+            self.settled[event.key] = 0
+
+    def _check_job(self, job_id: str, before: Any, state: Any) -> None:
+        if before.kind == "absent" and state.kind != "absent":
+            self.taken.add(job_id)
+        if before.kind == "finished" and state.kind == "absent":
+            self.forgotten.add(job_id)
+        if isinstance(state, job.Active | job.BackingOff):
+            granted = max(self.retries_granted[job_id], state.attempts.retries)
+            self.retries_granted[job_id] = granted
+            assert granted <= POLICIES[job_id].retries_max, "I3: more retries than the policy grants"
+            self.check_spend(job_id)
+            dies_in_time(state, self.job_step)
+        if state.kind == "finished":
+            assert len(self.results.get(job_id, [])) == 1, "I1: a job is finished without a result"
+
+    def check_spend(self, job_id: str) -> None:
+        allowed = 1 + self.retries_granted[job_id]
+        assert self.accepts[job_id] <= allowed, f"I3: {self.accepts[job_id]} creates accepted, {allowed} granted"
+
+    def _check_output(self, output: Message, before: Any, event: Message) -> None:
+        match output:
+            case JobResult():
+                self._check_result(output, before, event)
+            case CreateResponse():
+                known = self.creates.setdefault((output.job_id, output.attempt), encode(output))
+                assert known == encode(output), "I3: one attempt has two commands"
+                policy = POLICIES[output.job_id]
+                assert output.attempt <= 1 + policy.retries_max + policy.rejections_max, "I3: an attempt nobody granted"
+            case AttemptSettled():
+                self.settled[output.response_id] += 1
+                assert self.settled[output.response_id] == 1, "a response is settled twice"
+            case ResponseClaimed():
+                made = self.provider[output.response_id]
+                assert made.tenant == output.tenant == TENANTS[output.job_id], (
+                    "I9: a response of another tenant is claimed"
+                )
+                assert (made.job_id, made.attempt) == (output.job_id, output.attempt)
+            case _:
+                pass
+
+    def _check_result(self, result: JobResult, before: Any, event: Message) -> None:
+        told = self.results.setdefault(result.job_id, [])
+        told.append(result)
+        assert len(told) == 1, f"I2: {len(told)} results of {result.job_id}"
+        assert result.tenant == TENANTS[result.job_id], "I9: the result goes to another tenant"
+        if result.outcome == "expired":
+            assert event.at_ms >= before.spec.deadline_at_ms, "a job expired before its deadline"
+        if result.outcome == "completed":
+            assert result.response is not None
+            won = [brief.response_id for brief in result.attempts if brief.outcome == "completed"]
+            truth = [made for made in self.provider.values() if made.response_id in won and "completed" in made.ever]
+            assert [(made.job_id, made.tenant) for made in truth] == [(result.job_id, result.tenant)], (
+                "not what happened"
+            )
+
+
+def check_repeat(again: Step[Any], state: Any) -> None:
+    """A record published twice in a row: nothing but a claim, a cancel or an offer may come out again, with the same id."""
+    assert again.state == state, "a repeat changes the state"
+    harmless = ResponseClaimed | CancelResponse | AttemptAccepted
+    assert all(isinstance(out, harmless) for out in again.outputs), f"a repeat sends {again.outputs}"
+
+
+def dies_in_time(state: Any, step: JobStep) -> None:
+    """I5: with a dead provider, timers alone end the job, in a bounded number, by its deadline."""
+    deadline_at_ms = state.spec.deadline_at_ms
+    for _ in range(TIMERS_TO_THE_END_MAX):
+        due = job.due_ms(state)
+        assert due is not None
+        done = step(state, build.job_timer(due))
+        assert done.ignored is None, "I5: a timer that was due did nothing"
+        state = done.state
+        if isinstance(state, job.Finished):
+            assert state.finished_at_ms <= deadline_at_ms, "I5: the job outlives its deadline"
+            return
+    raise AssertionError(f"I5: not ended after {TIMERS_TO_THE_END_MAX} timers: {state}")

@@ -1,0 +1,224 @@
+"""The world as Hypothesis drives it: each rule is one thing that can happen next."""
+
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar, get_args
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from schemas.responses import Outcome
+from streams.fold import job, response
+from tests.properties.coverage import Coverage
+from tests.properties.model import TENANTS, CreateFate, JobStep, LogName, LookFate, Made, ResponseStep
+from tests.properties.world import World
+from tests.support import builders as build
+
+EXAMPLES = int(os.environ.get("BACKSTOP_EXAMPLES", "500"))
+"""500 on each change, always the same ones; set (20,000 a night), they are drawn anew each time."""
+
+STEPS = 50
+FOREIGN_MAX = 3
+PICK = st.integers(0, 2**16)
+JOBS = st.sampled_from(sorted(TENANTS))
+CREATE_FATES = st.one_of(st.just("accept"), st.sampled_from(get_args(CreateFate)))
+LOOK_FATES = st.one_of(st.just("truth"), st.sampled_from(get_args(LookFate)))
+ENDS = st.sampled_from([status for status in get_args(Outcome) if status not in {"running", "missing"}])
+
+
+class Machine(RuleBasedStateMachine):
+    """A subclass names the folds under test."""
+
+    job_step: ClassVar[JobStep]
+    response_step: ClassVar[ResponseStep]
+    coverage: ClassVar[Coverage]
+
+    def __init__(self) -> None:
+        super().__init__()
+        kind = type(self)
+        self.world = World(kind.coverage, kind.__dict__["job_step"], kind.__dict__["response_step"])
+
+    @initialize(job_id=st.sampled_from(["job_a", "job_c"]), stage=st.integers(0, 3), fate=CREATE_FATES)
+    def first_job(self, job_id: str, stage: int, fate: CreateFate) -> None:
+        """Some runs begin further on, for most of the odd things happen there."""
+        self.world.submit(job_id)
+        self.world.deliver(0, copy=False)
+        if stage == 1:
+            self._flow_all(fate, "truth")
+        if stage >= 2:  # The provider has it, and nobody heard of it: lost, and a retry is granted.
+            self.world.deliver(0, copy=False, create="accept silent")
+            self.world.fire("jobs", job_id)
+            self.world.fire("jobs", job_id)
+        if stage == 3:  # It turns up beside its successor.
+            self.world.fire("jobs", job_id)
+            self._flow_all(fate, "truth")
+            self.world.discover(self._made(0))
+            self._flow_all(fate, "truth")
+
+    @rule(job_id=JOBS, kind=st.sampled_from(["new", "again", "conflict", "other tenant", "refused"]))
+    def submit(self, job_id: str, kind: str) -> None:
+        if kind == "refused":
+            self.world.refuse(job_id)
+        else:
+            tenant = "brick" if TENANTS[job_id] == "acme" else "acme"
+            # Another tenant's job of that name cannot be the first: the door derives the id under the tenant.
+            known = job_id in self.world.taken
+            self.world.submit(
+                job_id,
+                "sha-2" if kind == "conflict" and known else "sha-1",
+                tenant if kind == "other tenant" and known else None,
+            )
+
+    @rule(job_id=JOBS, mine=st.booleans())
+    def cancel(self, job_id: str, mine: bool) -> None:
+        self.world.request_cancel(job_id, TENANTS[job_id] if mine else "crow")
+
+    @precondition(lambda self: self.world.in_flight)
+    @rule(count=st.integers(1, 6), create=CREATE_FATES, look=LOOK_FATES)
+    def flow(self, count: int, create: CreateFate, look: LookFate) -> None:
+        """Some records arrive in the order in which they were sent."""
+        for _ in range(min(count, len(self.world.in_flight))):
+            self.world.deliver(0, copy=False, create=create, look=look)
+
+    @precondition(lambda self: self.world.in_flight)
+    @rule(status=ENDS, create=CREATE_FATES, look=LOOK_FATES, webhooks=st.integers(0, 2))
+    def busy_minute(self, status: Outcome, create: CreateFate, look: LookFate, webhooks: int) -> None:
+        """All that is in flight arrives, and the provider gets on with what it has: how deep states are reached."""
+        self._flow_all(create, look)
+        for made in list(self.world.provider.values()):
+            if made.status == "running":
+                self.world.end(made, status, webhooks)
+        self._flow_all(create, look)
+
+    @precondition(lambda self: self.world.in_flight)
+    @rule(pick=PICK, copy=st.booleans(), create=CREATE_FATES, look=LOOK_FATES)
+    def arrive(self, pick: int, copy: bool, create: CreateFate, look: LookFate) -> None:
+        """Any record arrives, out of turn and perhaps not for the last time."""
+        self.world.deliver(pick % len(self.world.in_flight), copy=copy, create=create, look=look)
+
+    @precondition(lambda self: self.world.creates)
+    @rule(pick=PICK)
+    def word_is_repeated(self, pick: int) -> None:
+        """A submitter that died while it waited says, late, that it does not know."""
+        job_id, attempt = list(self.world.creates)[pick % len(self.world.creates)]
+        self.world.append(build.unknown(self.world.now_ms, attempt, job_id=job_id))
+
+    @precondition(lambda self: self.world.provider)
+    @rule(pick=PICK, status=ENDS, webhooks=st.integers(0, 2))
+    def provider_ends(self, pick: int, status: Outcome, webhooks: int) -> None:
+        self.world.end(self._made(pick), status, webhooks)
+
+    @precondition(lambda self: self.world.provider)
+    @rule(status=ENDS)
+    def provider_ends_all(self, status: Outcome) -> None:
+        """And every webhook is lost: only looks can find it."""
+        for made in self.world.provider.values():
+            self.world.end(made, status, webhooks=0)
+
+    @precondition(lambda self: self.world.provider)
+    @rule(pick=PICK, times=st.integers(1, 2))
+    def webhook(self, pick: int, times: int) -> None:
+        """At any time: of a running response it is early, of an ended one late."""
+        self.world.hook(self._made(pick), times)
+
+    @precondition(lambda self: self.world.provider)
+    @rule(pick=PICK)
+    def discover(self, pick: int) -> None:
+        self.world.discover(self._made(pick))
+
+    @precondition(lambda self: sum(key.startswith("foreign") for key in self.world.provider) < FOREIGN_MAX)
+    @rule(
+        job_id=JOBS, attempt=st.sampled_from([1, 1, 2, 3]), whose=st.sampled_from(["nobody", "another tenant", "ours"])
+    )
+    def foreign(self, job_id: str, attempt: int, whose: str) -> None:
+        tenant = TENANTS[job_id] if whose == "ours" else "crow"
+        made = self.world.make_foreign(None if whose == "nobody" else job_id, attempt, tenant)
+        self.world.discover(made)
+
+    @precondition(lambda self: self.world.books)
+    @rule(nth=st.sampled_from([0, 0, 0, 1, 2]))
+    def timer(self, nth: int) -> None:
+        self.world.fire_next(nth)
+
+    @precondition(lambda self: self.world.books)
+    @rule(pick=PICK, nth=PICK)
+    def stale_timer(self, pick: int, nth: int) -> None:
+        log, key = self._key(pick)
+        dues_ms = self.world.books[log, key].dues_ms
+        past_ms = [due for due in dues_ms if due <= self.world.now_ms]
+        if past_ms:
+            self.world.fire(log, key, due_ms=past_ms[nth % len(past_ms)])
+
+    @precondition(lambda self: self.world.books)
+    @rule(pick=PICK, nth=PICK)
+    def crash(self, pick: int, nth: int) -> None:
+        self.world.crash(*self._key(pick), nth)
+
+    @rule(ms=st.sampled_from([1, 5_000, 45_000]))
+    def time_passes(self, ms: int) -> None:
+        self.world.now_ms += ms
+
+    @invariant()
+    def table_is_refold(self) -> None:
+        for log, key in self.world.touched:
+            self.world.refold(log, key)
+        self.world.touched.clear()
+
+    def teardown(self) -> None:
+        self.world.drain()
+
+    def _flow_all(self, create: CreateFate, look: LookFate) -> None:
+        for _ in range(len(self.world.in_flight) + 6):
+            if self.world.in_flight:
+                self.world.deliver(0, copy=False, create=create, look=look)
+
+    def _made(self, pick: int) -> Made:
+        made = list(self.world.provider.values())
+        return made[pick % len(made)]
+
+    def _key(self, pick: int) -> tuple[LogName, str]:
+        keys = list(self.world.books)
+        return keys[pick % len(keys)]
+
+
+def run(
+    coverage: Coverage,
+    job_step: JobStep = job.step,
+    response_step: ResponseStep = response.step,
+    *,
+    examples: int = EXAMPLES,
+    shrink: bool = True,
+) -> None:
+    """Run the machine against these folds.
+
+    :raises AssertionError: an invariant does not hold; with the steps that lead there.
+    """
+
+    class Run(Machine):
+        pass
+
+    Run.job_step, Run.response_step, Run.coverage = job_step, response_step, coverage
+    _with_settings(Run, examples, shrink=shrink)()
+
+
+def _with_settings(machine: type[Machine], examples: int, *, shrink: bool) -> Callable[[], Any]:
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        derandomize="BACKSTOP_EXAMPLES" not in os.environ,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
+    )
+    return lambda: run_state_machine_as_test(machine, settings=chosen)

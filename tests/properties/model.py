@@ -1,0 +1,83 @@
+"""What the world is made of: jobs with their policies, books of facts, responses at the provider."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from schemas.base import Message
+from schemas.jobs import JobPolicy
+from schemas.responses import Outcome
+from streams.fold import job, response, rows
+from streams.fold.step import Step
+
+JobStep = Callable[[Any, Any], Step[Any]]
+ResponseStep = Callable[[Any, Any], Step[Any]]
+LogName = Literal["jobs", "responses"]
+
+START_MS = 1_000_000
+TIMEOUT_MS = 1_800_000
+FORGET_AFTER_MS = 7_200_000
+NEXT_LOOK_MS = 300_000
+SOON_MS = 5_000
+TENANTS = {"job_a": "acme", "job_b": "brick", "job_c": "acme"}
+POLICIES = {
+    name: JobPolicy(
+        retries_max=retries_max,
+        rejections_max=rejections_max,
+        backoff_base_ms=1_000,
+        backoff_max_ms=60_000,
+        command_valid_ms=30_000,
+        word_timeout_ms=60_000,
+        adoption_grace_ms=120_000,
+        missing_grace_ms=40_000,
+        forget_after_ms=FORGET_AFTER_MS,
+    )
+    for name, retries_max, rejections_max in (("job_a", 2, 2), ("job_b", 0, 1), ("job_c", 1, 3))
+}
+TIMERS_TO_THE_END_MAX = 12
+"""No word, no adoption, backoff: three timers an attempt, three attempts at most, and the deadline's own; with room."""
+
+CreateFate = Literal[
+    "accept", "accept unheard", "accept silent", "unheard", "silent", "reject reset", "reject soon", "reject never"
+]
+LookFate = Literal["truth", "lost", "failed", "missing", "regress", "cancelled then completed"]
+
+
+@dataclass
+class Book:
+    """One key of one log, with what its fold made of it."""
+
+    state: Any
+    facts: list[Message] = field(default_factory=list)
+    steps: list[Step[Any]] = field(default_factory=list)
+    dues_ms: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Made:
+    """A response at the provider."""
+
+    response_id: str
+    job_id: str | None
+    attempt: int
+    tenant: str
+    status: Outcome = "running"
+    ever: set[str] = field(default_factory=lambda: {"running"})
+
+    def become(self, status: Outcome) -> None:
+        self.status = status
+        self.ever.add(status)
+
+
+def due_of(state: Any) -> int | None:
+    if isinstance(state, job.Absent | job.Active | job.BackingOff | job.Finished):
+        return job.due_ms(state)
+    return response.due_ms(state)
+
+
+def encode_state(log: LogName, state: Any) -> bytes:
+    return rows.encode_job_state(state) if log == "jobs" else rows.encode_response_state(state)
+
+
+def decode_state(log: LogName, data: bytes) -> Any:
+    return rows.decode_job_state(data) if log == "jobs" else rows.decode_response_state(data)
