@@ -147,10 +147,12 @@ class Worker:
 
     def _make_app(self) -> FoldApp:
         settings = self._settings
+        folder = settings.data_dir / (settings.worker_instance_id or "worker")
+        folder.mkdir(parents=True, exist_ok=True)
         return make_app(
             f"{settings.topic_prefix}worker",
             settings.kafka_bootstrap_servers,
-            settings.data_dir / (settings.worker_instance_id or "worker"),
+            folder,
             now_s=lambda: self._now_ms() / 1000,
             instance_id=settings.worker_instance_id,
             session_timeout_s=settings.worker_session_timeout_s,
