@@ -1,0 +1,61 @@
+"""A submitter and a caller in a process of their own, without the folds: `python -m tests.kafka.worker_child`."""
+
+import asyncio
+import signal
+
+from runtime import failpoints
+from runtime.blobs import FolderBlobs
+from runtime.clock import make_clock
+from runtime.logs import configure
+from runtime.publisher import KafkaPublisher
+from streams.workers.caller import Caller
+from streams.workers.group import CommandGroup
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.openai_client import OpenAIClient
+from streams.workers.rate import LookRate
+from streams.workers.settings import WorkerSettings
+from streams.workers.submitter import Submitter
+
+
+async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
+    metrics, now_ms, looks = WorkerMetrics(), make_clock(), settings.look_policy()
+    blobs, publisher = FolderBlobs(settings.blobs_path), KafkaPublisher(settings, "worker")
+    client = OpenAIClient(base_url=settings.openai_base_url, api_key=settings.openai_api_key, metrics=metrics)
+    rate = LookRate(settings.look_rate_max_per_s, now_ms, metrics.look_rate_limit.set)
+
+    def group(topic: str, name: str) -> CommandGroup:
+        prefix = settings.topic_prefix
+        return CommandGroup(
+            settings,
+            topic=f"{prefix}{topic}",
+            group=f"{prefix}{name}",
+            session_timeout_ms=settings.group_session_timeout_ms,
+        )
+
+    submitter = Submitter(
+        group=group("submissions", "submitter"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
+        metrics=metrics, looks=looks, edge_blocked=rate.object,
+    )  # fmt: skip
+    caller = Caller(
+        group=group("lookups", "caller"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
+        metrics=metrics, looks=looks, rate=rate, inline_bytes_max=settings.inline_bytes_max,
+    )  # fmt: skip
+    await publisher.start()
+    try:
+        await asyncio.gather(submitter.run(stop), caller.run(stop))
+    finally:
+        await publisher.stop()
+        await client.close()
+
+
+async def main() -> None:
+    settings = WorkerSettings()
+    configure("json", "info", "worker")
+    failpoints.arm(settings.failpoints)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await work(settings, stop)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
