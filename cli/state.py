@@ -70,6 +70,7 @@ def only_one(folder: Path) -> Iterator[None]:
             raise ConfigurationError(
                 f"`backstop dev` already runs on {folder}: see {folder / STATE_FILE}, or give another --state-dir"
             ) from None
+        forget_state(folder)  # of one that was killed; from here on, the lock would vouch for it
         yield
 
 

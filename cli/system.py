@@ -224,7 +224,7 @@ def _programs(shape: Shape, places: _Places, runtime: RuntimeSettings) -> list[P
     ]
     for number, port in enumerate(places.workers, start=1):
         name = "worker" if shape.workers == 1 else f"worker-{number}"
-        data_dir = str(shape.folder / name)
+        data_dir = str(shape.folder / f"worker-{number}")
         programs.append(_ours(name, base, port, BACKSTOP_HEALTH_PORT=str(port), BACKSTOP_DATA_DIR=data_dir))
     if shape.openai is None:
         programs.append(_simulator(shape, places, base))
