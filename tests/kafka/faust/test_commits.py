@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from streams.store.faust_app import EXIT_FAILED, FoldApp, run_app
-from tests.kafka.faust.scene import Scene, key_of, run
+from tests.kafka.faust.scene import Scene, Worker, key_of, run
 from tests.kafka.faust.worker import app_of, declare
 from tests.support.waiting import eventually, wait_until
 
@@ -145,19 +146,64 @@ def test_a_commit_that_failed_is_made_again(scene: Scene, tmp_path: Path) -> Non
         await eventually(all_committed, 20, "the commit after two that failed")
         stop.set()
 
-    async def main() -> None:
-        config = replace(scene.worker("w1").config, data_dir=str(tmp_path / "w1"))
-        app = app_of(config)
-        declare(app, config)
-        stop = asyncio.Event()
-        async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
-            tasks.create_task(run_app(app, stop))
-            tasks.create_task(session(app, stop))
-
-    run(main())
+    run(in_process(scene, tmp_path, session))
     assert len(asked) >= 3
     for tp, offset in asked[0].items():
         assert max(offsets.get(tp, 0) for offsets in asked[2:]) >= offset
+
+
+def test_a_fetch_that_was_lost_on_the_way_is_read_again_and_not_committed_over(scene: Scene, tmp_path: Path) -> None:
+    """Upstream #596: to Faust, what it dropped itself looks like a gap that compaction made, and is acknowledged."""
+    run(scene.produce(2_000))
+    dropped: list[int] = []
+    holes: list[int] = []
+
+    async def session(app: FoldApp, stop: asyncio.Event) -> None:
+        thread = app.consumer._thread
+        chunks = thread.chunks
+
+        async def losing(timeout_s: float) -> dict[Any, Any]:
+            found = await chunks(timeout_s)
+            sources = [tp for tp in found if tp.topic == scene.topic]
+            dropped.extend(len(found.pop(tp).records) for tp in sources if len(dropped) < 20)
+            return found
+
+        thread.chunks = losing
+
+        async def all_committed() -> bool:
+            return await scene._committed() == {p: end for p, end in (await scene.ends()).items() if end}
+
+        produced = asyncio.create_task(_trickle(scene))
+        await eventually(lambda: len(dropped) >= 8, 20, "lost fetches")
+        thread.chunks = chunks
+        await produced
+        await eventually(all_committed, 20, "the commit of everything")
+        holes.append(app.consumer.holes_closed)
+        stop.set()
+
+    run(in_process(scene, tmp_path, session))
+    assert sum(dropped) > 0
+    assert holes[0] > 0
+    scene.check(Worker(replace(scene.worker("w1").config, data_dir=str(tmp_path / "w1"))))
+
+
+async def _trickle(scene: Scene) -> None:
+    for _ in range(40):
+        await scene.produce(20)
+
+
+async def in_process(
+    scene: Scene, folder: Path, session: Callable[[FoldApp, asyncio.Event], Coroutine[Any, Any, None]]
+) -> None:
+    """Run a worker's app here, beside `session`, which ends it."""
+    (folder / "w1").mkdir(exist_ok=True)
+    config = replace(scene.worker("w1").config, data_dir=str(folder / "w1"))
+    app = app_of(config)
+    declare(app, config)
+    stop = asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run_app(app, stop))
+        tasks.create_task(session(app, stop))
 
 
 def test_a_worker_alone_is_asked_to_stop_while_it_starts(scene: Scene) -> None:
