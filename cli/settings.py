@@ -1,12 +1,13 @@
 """`backstop settings`: what each process would run with, from this environment, secrets hidden."""
 
 import os
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 
 from cli.state import DevState, read_state, state_folder
@@ -19,8 +20,8 @@ S = TypeVar("S", bound=BaseSettings)
 SETTINGS_CLASSES: tuple[tuple[str, str], ...] = (
     ("runtime.settings", "RuntimeSettings"),
     ("receiver.settings", "ReceiverSettings"),
-    ("streams.settings", "StreamsSettings"),
-    ("readmodel.settings", "ReadModelSettings"),
+    ("streams.settings", "StreamSettings"),
+    ("readmodel.settings", "ProjectionSettings"),
 )
 """Where each process declares its settings. Imported only here, when somebody asks."""
 
@@ -73,37 +74,34 @@ def settings(
     only: Annotated[str | None, typer.Option(help="Only settings whose name contains this.")] = None,
 ) -> None:
     """Print every setting with its value and what it means. Values of secrets are not shown."""
-    rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    rows: dict[str, dict[str, Any]] = {}
     for module, name in SETTINGS_CLASSES:
-        kind = _settings_class(module, name)
-        if kind is None:
-            continue
-        values = read(kind)
-        for field, info in kind.model_fields.items():
-            variable = _variable(kind, field)
-            if variable in seen or (only and only.lower() not in variable.lower()):
-                continue
-            seen.add(variable)
-            value = _shown(getattr(values, field))
-            source = "default" if field not in values.model_fields_set else "set"
-            rows.append(
-                {"setting": variable, "value": value, "source": source, "process": module.split(".")[0],
-                 "description": info.description or ""}
-            )  # fmt: skip
-    emit(rows, output, ("setting", "value", "source", "process", "description"))
+        kind: type[BaseSettings] = getattr(import_module(module), name)
+        for row in _rows(kind, module.split(".")[0]):
+            rows.setdefault(row["setting"], row)
+    wanted = [row for row in rows.values() if only is None or only.lower() in row["setting"].lower()]
+    emit(wanted, output, ("setting", "value", "source", "process", "description"))
 
 
-def _settings_class(module: str, name: str) -> type[BaseSettings] | None:
-    try:
-        found: Any = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
-    assert isinstance(found, type)
-    assert issubclass(found, BaseSettings)
-    return found
+def _rows(kind: type[BaseSettings], process: str) -> Iterator[dict[str, Any]]:
+    """A row a setting, those of a group (`BACKSTOP_DOOR_…`) one by one."""
+    values = read(kind)
+    for field, info in kind.model_fields.items():
+        value, variable = getattr(values, field), _variable(kind, field)
+        parts = [(variable, value, info, field in values.model_fields_set)]
+        if isinstance(value, BaseModel):
+            parts = [
+                (f"{variable}_{name}".upper(), getattr(value, name), part, name in value.model_fields_set)
+                for name, part in type(value).model_fields.items()
+            ]
+        for name, shown, described, given in parts:
+            yield {
+                "setting": name,
+                "value": _shown(shown),
+                "source": "set" if given else "default",
+                "process": process,
+                "description": described.description or "",
+            }
 
 
 def _variable(kind: type[BaseSettings], field: str) -> str:
