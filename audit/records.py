@@ -1,0 +1,30 @@
+"""A Kafka record as the audit keeps it. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A record and where it stands. `topic` is the logical name (`jobs`), so that nothing here depends on a prefix."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    """As the broker keeps it: when the record was made, by its writer's clock."""
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def place(self) -> str:
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+
+Partition = tuple[str, int]
+"""Logical topic and partition."""
+
+
+def changelog(fold_topic: str) -> str:
+    """The logical name of a table's changelog: Faust calls it after the app (`worker`) and the table, which is named as its log."""
+    return f"worker-{fold_topic}-changelog"
