@@ -2,19 +2,31 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.properties.coverage import Coverage
-from tests.properties.machine import run
+from tests.properties.machine import EXAMPLES, run
 
 MUST_MEET = Path(__file__).with_name("must_meet.txt")
-"""States, transitions, reasons to ignore and outputs, one a line; what the generator must reach in one run."""
+"""States, transitions, reasons to ignore and outputs, one a line; what the generator must reach."""
+
+TIMEOUT_S = 300 + EXAMPLES
+"""Of a night too."""
+
+RUNS_MAX = 4
+"""One run is enough, mostly. The rarest lines (met in five runs of six) make it two; with four, a miss is the generator's fault."""
 
 
+@pytest.mark.timeout(TIMEOUT_S)
 def test_the_invariants_hold_whatever_happens_and_the_runs_meet_what_they_must() -> None:
-    coverage = Coverage()
-    run(coverage)
-    met = coverage.met()
-    missed = [line for line in MUST_MEET.read_text().splitlines() if line not in met]
-    assert not missed, f"the generator never met: {missed}"
+    coverage, missed = Coverage(), MUST_MEET.read_text().splitlines()
+    for nth in range(RUNS_MAX):
+        run(coverage, nth=nth)
+        met = coverage.met()
+        missed = [line for line in missed if line not in met]
+        if not missed:
+            return
+    raise AssertionError(f"the generator never met: {missed}")
 
 
 def test_the_list_of_what_must_be_met_names_every_state_and_every_reason_to_ignore() -> None:
