@@ -105,13 +105,27 @@ class LogConsumer:
 
         :raises BrokerUnavailableError: no answer.
         """
+        return await self._offsets(self._live().end_offsets, partitions)
+
+    async def first_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The offset of the first record that retention has left of each.
+
+        :raises BrokerUnavailableError: no answer.
+        """
+        return await self._offsets(self._live().beginning_offsets, partitions)
+
+    async def _offsets(
+        self,
+        ask: Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]],
+        partitions: Iterable[Partition],
+    ) -> dict[Partition, int]:
         wanted = [self._to(partition) for partition in partitions]
         if not wanted:
             return {}
         try:
-            found = await self._live().end_offsets(wanted)
+            found = await ask(wanted)
         except KafkaError as error:
-            raise BrokerUnavailableError(f"end offsets: {error!r}") from error
+            raise BrokerUnavailableError(f"offsets: {error!r}") from error
         return {self._from(partition): offset for partition, offset in found.items()}
 
     async def poll(self, records_max: int, timeout_ms: int = POLL_MS) -> dict[Partition, list[RawRecord]]:

@@ -149,11 +149,15 @@ class ChangeFeed:
 
     async def _run(self) -> None:
         at: tuple[int, int] | None = None
+        away = False
         while True:
             try:
                 at = await self._advance(at)
+                away = False
             except BackstopError as error:  # away, or of another schema: either is somebody else's to mend
-                log.warning("feed_away", reason=str(error), passing=isinstance(error, DatabaseAwayError))
+                if not away:
+                    log.warning("feed_away", reason=str(error), passing=isinstance(error, DatabaseAwayError))
+                away = True
                 await asyncio.sleep(AWAY_S)
 
     async def _advance(self, at: tuple[int, int] | None) -> tuple[int, int]:

@@ -21,6 +21,10 @@ class ProjectionMetrics:
         self.dead = Counter(
             "backstop_readmodel_dead_letters", "Records set aside.", ["topic", "reason"], registry=where
         )
+        self.gone = Counter(
+            "backstop_readmodel_records_gone", "Records that retention deleted before they were read.", ["topic"],
+            registry=where,
+        )  # fmt: skip
         self.repeated_results = Counter(
             "backstop_readmodel_repeated_results", "Second records of a job on results; I2 says 0.", registry=where
         )

@@ -28,6 +28,8 @@ CONNECTIONS_MAX = 5
 """Of one process: a writer and four readers."""
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_MS = 30_000
+OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS}"
+"""The second one frees the writers' lock of a process that was frozen in mid-transaction."""
 LOOK_AGAIN_S = 1.0
 LISTEN_PATIENCE_S = 0.1
 """How soon the listening thread sees that it is to end."""
@@ -63,7 +65,7 @@ class PostgresDatabase:
         self._build = 0
         self._pool = ConnectionPool(
             url, min_size=1, max_size=CONNECTIONS_MAX, timeout=CONNECT_TIMEOUT_S, open=False, name="readmodel",
-            kwargs={"connect_timeout": int(CONNECT_TIMEOUT_S), "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"},
+            kwargs={"connect_timeout": int(CONNECT_TIMEOUT_S), "options": OPTIONS},
             check=ConnectionPool.check_connection, reconnect_timeout=CONNECT_TIMEOUT_S,
         )  # fmt: skip
         self._threads = ThreadPoolExecutor(CONNECTIONS_MAX, thread_name_prefix="readmodel-postgres")

@@ -122,7 +122,14 @@ class Projector:
         if not assigned:
             return
         owned = await self._database.write(lambda conn: store.claim(conn, assigned))
+        firsts = await self._consumer.first_offsets(assigned)
         ends = await self._consumer.end_offsets(assigned)
+        for partition, first in firsts.items():
+            gone = first - owned[partition].next_offset
+            if gone > 0 and owned[partition].next_offset > 0:
+                # It was away for longer than the log is kept. What is lost is lost; who reads must hear of it.
+                self._metrics.gone.labels(partition[0]).inc(gone)
+                log.error("readmodel_records_gone", topic=partition[0], partition=partition[1], records=gone)
         for partition, end in ends.items():
             if owned[partition].next_offset > end:
                 raise ConfigurationError(

@@ -98,8 +98,12 @@ class Sweeper:
         self._unclaimed_keep_ms = unclaimed_keep_ms
 
     async def run(self, stop: asyncio.Event) -> None:
+        opened = False
         while not stop.is_set():
             try:
+                if not opened:
+                    await self._database.open()
+                    opened = True
                 await self.once()
             except DatabaseAwayError as error:
                 log.warning("sweep_away", reason=str(error))

@@ -1,0 +1,182 @@
+"""How fast the read model takes records in, and how soon a result can be read.
+
+    python -m bench.readmodel_sink sink --jobs 5000 [--batch 500] [--url postgresql://…]
+    python -m bench.readmodel_sink delay --jobs 2000 --rate 200
+
+`sink` needs no broker: parsing, folding and transactions of whole jobs (8 records each), as the projector does them. `delay`
+starts a broker where none is given, and a projection as a process of its own, and watches from outside: from the
+acknowledgement of a result's record to the row that a reader sees.
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiokafka import AIOKafkaProducer
+
+from readmodel import store
+from readmodel.batch import Fact
+from readmodel.consumer import RawRecord
+from readmodel.database import Database
+from readmodel.opening import database_at
+from readmodel.parse import parse
+from readmodel.settings import ProjectionSettings
+from readmodel.store import Move
+from runtime.broker import owned
+from runtime.clock import make_clock
+from runtime.topics import create_topics
+from schemas.codec import encode
+from tests.unit.readmodel.logs import whole_job
+
+PARTITIONS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sink", "delay"))
+    parser.add_argument("--jobs", type=int, default=5_000)
+    parser.add_argument("--batch", type=int, default=500, help="sink: records of a transaction")
+    parser.add_argument("--rate", type=float, default=200.0, help="delay: jobs a second")
+    parser.add_argument("--url", help="the database; a new SQLite file if not given")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="backstop-bench-") as folder:
+        url = given.url or f"sqlite:///{folder}/readmodel.db"
+        if given.what == "sink":
+            asyncio.run(sink(url, given.jobs, given.batch))
+        else:
+            with owned(os.environ) as broker:
+                asyncio.run(delay(broker.bootstrap, url, Path(folder), given.jobs, given.rate))
+
+
+async def sink(url: str, jobs: int, batch: int) -> None:
+    raws = [(fact.topic, raw(fact, offset)) for offset, fact in enumerate(interleaved(jobs))]
+    database = database_at(url, make_clock())
+    await database.open()
+    at = await database.write(
+        lambda conn: store.claim(conn, [(topic, 0) for topic in ("jobs", "responses", "results")])
+    )
+    began_s, began_cpu_s, slowest_s, rows = time.monotonic(), time.process_time(), 0.0, 0
+    for start in range(0, len(raws), batch):
+        part = raws[start : start + batch]
+        batch_s = time.monotonic()
+        records = [record for topic, each in part if (record := parse((topic, 0), each)) is not None]
+        ends = {(topic, 0): each.offset + 1 for topic, each in part}
+        moves = [Move(*place, at[place].next_offset, end, at[place].epoch) for place, end in ends.items()]
+        writes = await database.write(
+            lambda conn, moves=moves, records=records: store.apply(conn, moves, records, 0, database.build)
+        )
+        for place, end in ends.items():
+            at[place] = store.Owned(end, at[place].epoch)
+        rows += len(writes.rows)
+        slowest_s = max(slowest_s, time.monotonic() - batch_s)
+    took_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
+    await database.close()
+    print(
+        f"{len(raws)} records of {jobs} jobs in {took_s:.2f} s: {len(raws) / took_s:,.0f} records/s, "
+        f"{rows / took_s:,.0f} rows/s; slowest transaction of {batch}: {slowest_s * 1000:.0f} ms; "
+        f"{len(raws) / cpu_s:,.0f} records and {rows / cpu_s:,.0f} rows a second of CPU"
+    )
+
+
+def interleaved(jobs: int, wave: int = 200) -> list[Fact]:
+    """Jobs in waves, fact by fact, as a log has them: neighbours are of different jobs."""
+    facts: list[Fact] = []
+    for first in range(0, jobs, wave):
+        of_wave = [whole_job(f"job-{n:08}", f"resp_{n:08}") for n in range(first, min(first + wave, jobs))]
+        facts += [fact for step in zip(*of_wave, strict=True) for fact in step]
+    return facts
+
+
+def raw(fact: Fact, offset: int) -> RawRecord:
+    return RawRecord(fact.topic, 0, offset, fact.at_ms, fact.key.encode(), encode(fact), ())
+
+
+async def delay(bootstrap: str, url: str, folder: Path, jobs: int, rate: float) -> None:
+    settings = ProjectionSettings(
+        kafka_bootstrap_servers=bootstrap, topic_prefix=f"bench{os.getpid()}.", partitions=PARTITIONS, data_dir=folder
+    )
+    await create_topics(settings)
+    environment = {
+        **os.environ,
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        "BACKSTOP_TOPIC_PREFIX": settings.topic_prefix,
+        "BACKSTOP_DATA_DIR": str(folder),
+        "BACKSTOP_DATABASE_URL": url,
+        "BACKSTOP_LOG_LEVEL": "error",
+    }
+    projection = subprocess.Popen([sys.executable, "-m", "readmodel"], env=environment)
+    database = database_at(url, make_clock())
+    try:
+        await database.open()
+        producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True)
+        await producer.start()
+        # The first one waits for the group to form; the clock starts after it.
+        warm = whole_job("warm", "resp_warm")
+        await asyncio.gather(*[await send(producer, settings, fact) for fact in warm])
+        while not await finished(database, 0):
+            await asyncio.sleep(0.05)
+        acked: dict[str, float] = {}
+        watching = asyncio.create_task(watch(database, jobs + 1))
+        began_s = time.monotonic()
+        for n in range(jobs):
+            await asyncio.sleep(max(0.0, began_s + n / rate - time.monotonic()))
+            await one_job(producer, settings, n, acked)
+        seen = await asyncio.wait_for(watching, 120)
+        await producer.stop()
+    finally:
+        projection.terminate()
+        projection.wait(20)
+        await database.close()
+    # The acknowledgement may be heard after the row was seen: then the delay was none.
+    delays_ms = sorted(max(0.0, seen[job_id] - at_s) * 1000 for job_id, at_s in acked.items())
+    print(
+        f"{jobs} jobs at {rate:g}/s: result acknowledged to row readable, ms: p50 {at(delays_ms, 0.5):.0f}, "
+        f"p95 {at(delays_ms, 0.95):.0f}, p99 {at(delays_ms, 0.99):.0f}, max {delays_ms[-1]:.0f}"
+    )
+
+
+async def one_job(producer: AIOKafkaProducer, settings: ProjectionSettings, n: int, acked: dict[str, float]) -> None:
+    job_id = f"job-{n:08}"
+    for fact in whole_job(job_id, f"resp_{n:08}"):
+        sent = await send(producer, settings, fact)
+        if fact.topic == "results":
+            sent.add_done_callback(lambda _done, job_id=job_id: acked.__setitem__(job_id, time.monotonic()))
+
+
+async def send(producer: AIOKafkaProducer, settings: ProjectionSettings, fact: Fact) -> "asyncio.Future[object]":
+    return await producer.send(f"{settings.topic_prefix}{fact.topic}", encode(fact), key=fact.key.encode())
+
+
+async def watch(database: Database, jobs: int) -> dict[str, float]:
+    """When each job was first seen to be finished, looking every few milliseconds."""
+    seen: dict[str, float] = {}
+    after = 0
+    while len(seen) < jobs:
+        rows = await finished(database, after)
+        now_s = time.monotonic()
+        for seq, job_id in rows:
+            seen[job_id], after = now_s, seq
+        await asyncio.sleep(0.005)
+    return seen
+
+
+async def finished(database: Database, after: int) -> list[tuple[int, str]]:
+    return await database.read(
+        lambda conn: conn.rows(
+            "SELECT seq, job_id FROM changes WHERE seq > ? AND status = 'completed' ORDER BY seq", (after,)
+        )
+    )
+
+
+def at(values: Sequence[float], share: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+if __name__ == "__main__":
+    main()
