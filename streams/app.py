@@ -4,10 +4,12 @@ the caller.
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from runtime.blobs import FolderBlobs
 from runtime.clock import NowMs
@@ -19,6 +21,7 @@ from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
 from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.fold.rows import decode_row
 from streams.results import ResultsPublisher
 from streams.scheduler.due import DueIndex
 from streams.scheduler.service import MakeTimer, Scheduler, rebuild_index
@@ -36,6 +39,9 @@ from streams.workers.submitter import Submitter
 
 log = structlog.get_logger()
 
+WATCH_EVERY_S = 10.0
+"""How long a zombie's last batch of rows may stand in a changelog unnoticed."""
+
 
 class Worker:
     """One worker process. Everything it owns is made here, started by `run`, and ended by it."""
@@ -49,6 +55,7 @@ class Worker:
         self._results = ResultsPublisher(settings)
         self._blobs = FolderBlobs(settings.blobs_path)
         self._worker_metrics = WorkerMetrics()
+        self._tables: list[FoldTable] = []
         self._app = self._make_app()
         self._schedulers = [
             self._add_fold(JOB_FOLD, job_timer),
@@ -88,12 +95,25 @@ class Worker:
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
                 self._guarded(caller.run(stop)),
+                self._guarded(self._watch_changelogs(stop)),
             )
         finally:
             await self._results.stop()
             await self._publisher.stop()
             await client.close()
             await server.stop()
+
+    async def _watch_changelogs(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            for table in self._tables:
+                try:
+                    await table.watch_changelog()
+                except (KafkaError, TimeoutError) as error:
+                    log.warning("changelog not watched", log=table.name, error=repr(error))
+                metrics.ROWS_REASSERTED.labels(log=table.name).set(table.rows_reasserted)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_EVERY_S):
+                    await stop.wait()
 
     def _submitter(self, client: OpenAIClient, rate: LookRate) -> Submitter:
         settings = self._settings
@@ -171,6 +191,7 @@ class Worker:
             settings.partitions,
             min_insync_replicas=settings.min_insync_replicas,
             on_damage=partial(_damaged, fold.topic),
+            row_version=lambda row: decode_row(row)[1],
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
         shell = FoldShell(
@@ -186,6 +207,7 @@ class Worker:
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 
         table.on_recovered(recovered)
+        self._tables.append(table)
         add_fold_agent(self._app, f"{settings.topic_prefix}{fold.topic}", fold.name, shell)
         return Scheduler(
             fold.topic, index=index, rows=table, make_timer=make_timer, publisher=self._publisher, now_ms=self._now_ms

@@ -22,3 +22,8 @@ RESULTS_KNOWN = Counter(
 RESULTS_COMMIT_SECONDS = Histogram("backstop_results_commit_seconds", "One transaction on results.", buckets=_SECONDS)
 RECOVERY_SECONDS = Histogram("backstop_recovery_seconds", "Rebuilding the due index of a partition.", buckets=_SECONDS)
 STORES_DAMAGED = Counter("backstop_stores_damaged", "Local stores set aside because they could not be read.", ["log"])
+ROWS_REASSERTED = Gauge(
+    "backstop_rows_reasserted",
+    "Rows that a stopped and woken worker had put back, written again by their owner.",
+    ["log"],
+)

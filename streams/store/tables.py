@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import faust
-from aiokafka import AIOKafkaProducer
 from faust.stores.base import Store
 from faust.types import TP
 
 from runtime.errors import ConfigurationError, InvariantError
+from streams.store.changelog import Changelog
 from streams.store.partition_db import (
     PartitionDb,
     StoreDamagedError,
@@ -28,10 +28,8 @@ from streams.store.partition_db import (
 
 __all__ = ["FoldTable", "PartitionNotOwnedError", "StoreDamagedError", "StoreLimits"]
 
-CHANGELOG_BATCH_BYTES_MAX = 512 * 1024
 ROW_BYTES_MAX = 2 * 1024 * 1024
 """Of one changelog record: above the largest record of a log, so that a row that holds one still fits."""
-SEND_TIMEOUT_MS = 30_000
 RECOVERY_CHUNKS_MAX = 2
 """How many chunks of a changelog (512 KiB each) Faust gathers before it writes them. Not 1: to Faust that means a global table."""
 
@@ -62,9 +60,12 @@ class FoldTable:
         min_insync_replicas: int = 1,
         on_damage: DamageFound | None = None,
         after_changelog: Callable[[], None] | None = None,
+        row_version: Callable[[bytes], int] | None = None,
     ) -> None:
         """Declare it before the app starts. The replication factor is the app's.
 
+        :param row_version: a number that never falls from one row of a key to the next. With it, a recovery does not take a row that
+            is older than the one before it in the changelog.
         :param after_changelog: called in `write` between the changelog's acknowledgement and the local write, for tests that end
             the process there.
         """
@@ -87,10 +88,18 @@ class FoldTable:
             },
         )
         self._table.fold = self
-        self._store = _FoldStore(app, self._table, limits or StoreLimits(), on_damage)
+        self._store = _FoldStore(app, self._table, limits or StoreLimits(), on_damage, row_version)
         self._table.use(self._store)
         app.tables.add(self._table)
-        self._producer: AIOKafkaProducer | None = None
+        self._changelog = Changelog(
+            lambda: self.changelog_topic, app.producer_options, f"{app.conf.id}-{name}-changelog"
+        )
+        self._locks: dict[int, asyncio.Lock] = {}
+
+    @property
+    def rows_reasserted(self) -> int:
+        """Rows that another writer had put into our changelog and that were made good: for metrics."""
+        return self._changelog.reasserted
 
     @property
     def changelog_topic(self) -> str:
@@ -124,39 +133,34 @@ class FoldTable:
         if not rows:
             return
         self._owned(partition)
-        try:
-            offset = await self._send(partition, rows)
-        except Exception as error:
-            error.add_note(
-                f"{self.name}: {len(rows)} rows of partition {partition} up to source offset {source_offset}"
-            )
-            raise
-        if self._after_changelog is not None:
-            self._after_changelog()
-        # Looked up again: a partition that went away meanwhile must not be written.
-        self._owned(partition).write(rows.items(), offset)
+        async with self._lock(partition):
+            try:
+                offset = await self._changelog.send(partition, rows)
+            except Exception as error:
+                error.add_note(
+                    f"{self.name}: {len(rows)} rows of partition {partition} up to source offset {source_offset}"
+                )
+                raise
+            if self._after_changelog is not None:
+                self._after_changelog()
+            # Looked up again: a partition that went away meanwhile must not be written.
+            self._owned(partition).write(rows.items(), offset)
+            await self._make_good(partition)
 
-    async def _send(self, partition: int, rows: Mapping[bytes, bytes | None]) -> int | None:
-        """Rows to the changelog, acknowledged; returns the last offset, or None if the broker could not say."""
-        producer = self._producer
-        if producer is None:
-            raise InvariantError(f"{self.name}: a write before the table has started")
-        waits = []
-        batch, size = producer.create_batch(), 0
-        for key, value in rows.items():
-            if batch.append(key=key, value=value, timestamp=None) is None:
-                waits.append((await self._send_batch(producer, batch, partition), size))
-                batch, size = producer.create_batch(), 0
-                batch.append(key=key, value=value, timestamp=None)
-            size += 1
-        waits.append((await self._send_batch(producer, batch, partition), size))
-        ends = [(await wait).offset + size - 1 if (await wait).offset >= 0 else None for wait, size in waits]
-        return ends[-1]
+    async def watch_changelog(self) -> None:
+        """Look for rows that another writer put behind ours, and make them good. To be called now and then."""
+        await self._changelog.notice(self.partitions())
+        for partition in self.partitions():
+            if self._changelog.foreign(partition):
+                async with self._lock(partition):
+                    await self._make_good(partition)
 
-    async def _send_batch(self, producer: AIOKafkaProducer, batch: Any, partition: int) -> "asyncio.Future[Any]":
-        batch.close()
-        sent: asyncio.Future[Any] = await producer.send_batch(batch, self.changelog_topic, partition=partition)
-        return sent
+    async def _make_good(self, partition: int) -> None:
+        if self._changelog.foreign(partition):
+            await self._changelog.make_good(partition, self._owned(partition).get)
+
+    def _lock(self, partition: int) -> asyncio.Lock:
+        return self._locks.setdefault(partition, asyncio.Lock())
 
     def _owned(self, partition: int) -> PartitionDb:
         db = self._store.dbs.get(partition) if partition in self._active else None
@@ -167,35 +171,23 @@ class FoldTable:
     # Called by Faust's side of the table, below.
 
     async def start(self) -> None:
-        options = self._app.producer_options
-        self._producer = AIOKafkaProducer(
-            **options,
-            client_id=f"{self._app.conf.id}-{self.name}-changelog",
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=0,
-            max_batch_size=CHANGELOG_BATCH_BYTES_MAX,
-            request_timeout_ms=SEND_TIMEOUT_MS,
-        )
-        await self._producer.start()
         # Faust has just created the topic, and subscribes next. A topic that the broker does not know yet is left out of the
         # assignment, without an error: the log's partitions would be ours and the table's nobody's.
-        partitions = await self._producer.partitions_for(self.changelog_topic)
-        if len(partitions) != self._table.partitions:
+        partitions = await self._changelog.start()
+        if partitions != self._table.partitions:
             raise ConfigurationError(
-                f"{self.changelog_topic} has {len(partitions)} partitions, not {self._table.partitions}"
+                f"{self.changelog_topic} has {partitions} partitions, not {self._table.partitions}"
             )
 
     async def stop(self) -> None:
-        if self._producer is not None:
-            await self._producer.stop()
-            self._producer = None
+        await self._changelog.stop()
 
     def reassigned(self, kept: set[int]) -> None:
         self._active &= kept
 
     def recovered(self, active: set[int]) -> None:
         self._active = set(active)
+        self._changelog.own({partition: self._store.next_offset(partition) for partition in active})
         for callback in self._callbacks:
             callback(set(active))
 
@@ -228,11 +220,23 @@ class _Table(faust.Table):  # type: ignore[misc]  # faust is untyped
 class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
     """The store behind a table: opens and closes partitions as they come and go, and applies chunks of the changelog."""
 
-    def __init__(self, app: Any, table: _Table, limits: StoreLimits, on_damage: DamageFound | None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        table: _Table,
+        limits: StoreLimits,
+        on_damage: DamageFound | None,
+        row_version: Callable[[bytes], int] | None,
+    ) -> None:
         super().__init__("rocksdb://", app, table, table_name=table.name, key_serializer="raw", value_serializer="raw")
         self.dbs: dict[int, PartitionDb] = {}
         self._limits = limits
         self._on_damage = on_damage
+        self._row_version = row_version
+
+    def next_offset(self, partition: int) -> int:
+        offset = self._db(partition).offset()
+        return 0 if offset is None else offset + 1
 
     def persisted_offset(self, tp: TP) -> int | None:
         return self._db(tp.partition).offset()
@@ -250,11 +254,22 @@ class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         try:
             for event in batch:
                 message = event.message
+                db = self._db(message.partition)
                 rows = ((record.key, record.value) for record in message.value if record.key is not None)
-                self._db(message.partition).write(rows, message.offset)
+                db.write(rows if self._row_version is None else self._newer(db, rows).items(), message.offset)
         except Exception as error:
             self.app.fail(error)
             raise
+
+    def _newer(self, db: PartitionDb, rows: Iterable[tuple[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
+        """Without rows that are older than what stands before them: a zombie's (see `changelog`)."""
+        assert self._row_version is not None
+        taken: dict[bytes, bytes | None] = {}
+        for key, value in rows:
+            before = taken[key] if key in taken else db.get(key)
+            if value is None or before is None or self._row_version(value) >= self._row_version(before):
+                taken[key] = value
+        return taken
 
     def discard(self, partition: int, reason: str) -> None:
         """Set a partition's store aside and begin an empty one."""

@@ -40,6 +40,7 @@ class WorkerConfig:
     fail_at: int | None = None
     """Raise in the handler of the record with this value."""
     hang_at: int | None = None
+    watch_every_s: float = 0.0
     huge_at: int | None = None
     """Write a row larger than the changelog takes."""
 
@@ -80,7 +81,9 @@ def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
         return write
 
     handled, recovered, damaged = journal("batches"), journal("recovered"), journal("damages")
-    table = FoldTable(app, "sums", config.partitions, on_damage=damaged)
+    table = FoldTable(
+        app, "sums", config.partitions, on_damage=damaged, row_version=lambda row: int(json.loads(row)[2])
+    )
     table.on_recovered(lambda partitions: recovered(sorted(partitions)))
 
     async def handle(event: Any) -> None:
@@ -113,11 +116,19 @@ def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
 
 async def main(config: WorkerConfig) -> None:
     app = app_of(config)
-    declare(app, config)
+    table = declare(app, config)
     stop = asyncio.Event()
+
+    async def watch() -> None:
+        while config.watch_every_s and not stop.is_set():
+            await asyncio.sleep(config.watch_every_s)
+            await table.watch_changelog()
+
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    watching = asyncio.create_task(watch())
     await run_app(app, stop)
+    watching.cancel()
 
 
 def run(main: Callable[[WorkerConfig], Awaitable[None]]) -> None:

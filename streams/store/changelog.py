@@ -1,0 +1,160 @@
+"""The changelog of one table: our rows written and awaited, and rows that somebody else wrote made good.
+
+A worker that was stopped (SIGSTOP, a frozen machine) while it wrote, lost its partitions, and woke up may still land one batch of rows
+that are older than those of the new owner. The new owner's store is right, but a later recovery from the changelog would bring the
+old rows back. Nothing fences a plain producer, and a transaction a batch would cost more than all the rest. So it is noticed: only the
+owner writes a partition of the changelog, hence its own batches follow one another without a gap in the offsets. A gap is somebody
+else's batch: its keys are read, and the owner's rows for them are written again, behind it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from runtime.errors import InvariantError
+
+log = structlog.get_logger()
+
+BATCH_BYTES_MAX = 512 * 1024
+SEND_TIMEOUT_MS = 30_000
+READ_TIMEOUT_S = 30.0
+
+Rows = Mapping[bytes, bytes | None]
+
+
+class Changelog:
+    """Partitions of one changelog topic that this process owns."""
+
+    def __init__(self, topic: Callable[[], str], options: Mapping[str, Any], client_id: str) -> None:
+        self._topic = topic
+        self._options = dict(options)
+        self._client_id = client_id
+        self._producer: AIOKafkaProducer | None = None
+        self._expected: dict[int, int] = {}
+        """Per owned partition, the offset that our next record must get if nobody else writes there."""
+        self._foreign: dict[int, list[tuple[int, int]]] = {}
+        self.reasserted = 0
+        """Rows written again, for metrics: each one is a row that a zombie had put back."""
+
+    async def start(self) -> int:
+        """Returns how many partitions the topic has."""
+        self._producer = AIOKafkaProducer(
+            **self._options,
+            client_id=self._client_id,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES_MAX,
+            request_timeout_ms=SEND_TIMEOUT_MS,
+        )
+        await self._producer.start()
+        return len(await self._producer.partitions_for(self._topic()))
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+    def own(self, next_offsets: Mapping[int, int]) -> None:
+        """After a recovery: exactly these partitions are ours, recovered up to these offsets."""
+        self._expected = dict(next_offsets)
+        self._foreign = {}
+
+    async def send(self, partition: int, rows: Rows) -> int | None:
+        """Rows to the changelog, acknowledged by all in-sync replicas; returns the last offset, None if the broker did not say."""
+        producer = self._producer
+        if producer is None:
+            raise InvariantError(f"{self._topic()}: a write before the table has started")
+        waits = []
+        batch, size = producer.create_batch(), 0
+        for key, value in rows.items():
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                waits.append((await self._send_batch(producer, batch, partition), size))
+                batch, size = producer.create_batch(), 0
+                batch.append(key=key, value=value, timestamp=None)
+            size += 1
+        waits.append((await self._send_batch(producer, batch, partition), size))
+        last: int | None = None
+        for wait, count in waits:
+            last = self._landed(partition, (await wait).offset, count)
+        return last
+
+    def foreign(self, partition: int) -> bool:
+        """Whether somebody else's rows stand between ours."""
+        return bool(self._foreign.get(partition))
+
+    async def notice(self, partitions: set[int]) -> None:
+        """Compare the ends of idle partitions with what we wrote: a zombie's batch may be the last one."""
+        wanted = {
+            TopicPartition(self._topic(), partition): partition for partition in partitions & self._expected.keys()
+        }
+        if not wanted:
+            return
+        before = dict(self._expected)
+        async with self._reader() as reader:
+            ends = await reader.end_offsets(list(wanted))
+        for tp, partition in wanted.items():
+            # If we wrote meanwhile, the write itself has compared.
+            if self._expected.get(partition) == before[partition] < ends[tp]:
+                self._foreign.setdefault(partition, []).append((before[partition], ends[tp]))
+                self._expected[partition] = ends[tp]
+
+    async def make_good(self, partition: int, current: Callable[[bytes], bytes | None]) -> None:
+        """Write `current(key)` again for each key that somebody else wrote. Called with no other write of the partition under way."""
+        for start, end in self._foreign.pop(partition, []):
+            written = await self._read(partition, start, end)
+            rows = {key: current(key) for key, value in written.items() if value != current(key)}
+            log.error(
+                "rows of another writer", topic=self._topic(), partition=partition, offset=start, keys=len(written)
+            )
+            if rows:
+                self.reasserted += len(rows)
+                await self.send(partition, rows)
+
+    def _landed(self, partition: int, offset: int, count: int) -> int | None:
+        if offset < 0:
+            self._expected.pop(partition, None)
+            return None
+        expected = self._expected.get(partition)
+        if expected is not None and offset > expected:
+            self._foreign.setdefault(partition, []).append((expected, offset))
+        self._expected[partition] = offset + count
+        return offset + count - 1
+
+    async def _send_batch(self, producer: AIOKafkaProducer, batch: Any, partition: int) -> "asyncio.Future[Any]":
+        batch.close()
+        sent: asyncio.Future[Any] = await producer.send_batch(batch, self._topic(), partition=partition)
+        return sent
+
+    async def _read(self, partition: int, start: int, end: int) -> dict[bytes, bytes | None]:
+        """The last value of each key in [start, end)."""
+        tp = TopicPartition(self._topic(), partition)
+        found: dict[bytes, bytes | None] = {}
+        async with self._reader() as reader, asyncio.timeout(READ_TIMEOUT_S):
+            reader.assign([tp])
+            reader.seek(tp, start)
+            while await reader.position(tp) < end:
+                for record in (await reader.getmany(tp, timeout_ms=200)).get(tp, ()):
+                    if record.offset < end and record.key is not None:
+                        found[record.key] = record.value
+        return found
+
+    def _reader(self) -> "_Reader":
+        return _Reader(AIOKafkaConsumer(**self._options, enable_auto_commit=False, auto_offset_reset="earliest"))
+
+
+class _Reader:
+    """A consumer without a group, for the length of a block."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+
+    async def __aenter__(self) -> AIOKafkaConsumer:
+        await self._consumer.start()
+        return self._consumer
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._consumer.stop()
