@@ -23,8 +23,9 @@ Partition = tuple[str, int]
 POLL_MS = 200
 """How long an idle poll waits; one with records returns at once."""
 FETCH_WAIT_MS = 100
-SESSION_MS = 10_000
-HEARTBEAT_MS = 3_000
+SESSION_MS = 6_000
+"""The least that a broker allows by default: how long a killed projection keeps its partitions from the next one."""
+HEARTBEAT_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,14 @@ class Rig:
     def finished(self) -> int:
         return self.read(lambda conn: conn.rows("SELECT COUNT(*) FROM jobs WHERE status = 'completed'"))[0][0]
 
+    def wait_for(self, *batches: Sequence, timeout_s: float = 60) -> None:
+        """Until all facts of these batches are in the database, of whatever topic: each has its line in a timeline."""
+        count = sum(len(facts) for facts in batches)
+        taken = "SELECT (SELECT COUNT(*) FROM timeline), (SELECT COUNT(*) FROM held_results)"
+        wait_until(
+            lambda: self.read(lambda conn: conn.rows(taken)) == [(count, 0)], timeout_s, f"{count} facts to be taken"
+        )
+
     def said(self, event: str) -> int:
         return self.log.read_text().count(f'"event":"{event}"')
 
@@ -177,11 +185,11 @@ def test_what_is_on_the_logs_is_in_the_database(rig: Rig) -> None:
     facts = jobs(30)
     rig.publish(facts)
     with rig.projection():
-        wait_until(lambda: rig.finished() == 30, 40, "all jobs to be in the database")
+        rig.wait_for(facts)
         assert_is_the_fold_of(rig, facts)
         more = jobs(5, first=30)
         rig.publish(more, transactional_id=f"{rig.settings.topic_prefix}tx")
-        wait_until(lambda: rig.finished() == 35, 20, "the jobs of a transaction")
+        rig.wait_for(facts, more)
         assert_is_the_fold_of(rig, facts + more)
 
 
@@ -196,7 +204,7 @@ def test_killed_in_mid_batch_it_goes_on_where_it_was(rig: Rig, failpoints: str) 
         wait_until(lambda: process.poll() is not None, 40, "the projection to be killed by its failpoint")
         assert process.returncode == -signal.SIGKILL
     with rig.projection():
-        wait_until(lambda: rig.finished() == 40, 40, "the next projection to finish the work")
+        rig.wait_for(facts)
     assert_is_the_fold_of(rig, facts)
 
 
@@ -207,7 +215,7 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_go_on(rig: Rig
         [*facts[8:], submitted("right")], raw=[("results", b"wrong", encode(facts[6])), ("results", b"j9", None)]
     )
     with rig.projection():
-        wait_until(lambda: rig.finished() == 3, 40, "the good records")
+        rig.wait_for(facts, [submitted("right")])
         wait_until(lambda: rig.said("readmodel_dead_letter") == 3, 10, "the dead letters")
     letters = dead_letters(rig)
     assert sorted(letter.reason for letter in letters) == ["not_json", "unknown_type", "wrong_key"]
@@ -248,7 +256,7 @@ def test_two_projections_share_the_partitions_and_a_frozen_one_writes_nothing_wh
         one.send_signal(signal.SIGCONT)
         third = jobs(10, first=20)
         rig.publish(third)
-        wait_until(lambda: rig.finished() == 30, 60, "both to go on")
+        rig.wait_for(first, second, third)
     assert_is_the_fold_of(rig, first + second + third)
 
 
@@ -269,7 +277,7 @@ def test_without_its_database_it_waits_and_catches_up_alone(rig: Rig) -> None:
             blocker.execute("ROLLBACK")
         finally:
             blocker.close()
-        wait_until(lambda: rig.finished() == 10, 30, "it to catch up")
+        rig.wait_for(first, second)
     assert_is_the_fold_of(rig, first + second)
 
 
@@ -283,6 +291,7 @@ def test_a_deleted_database_is_read_again_from_the_beginning(rig: Rig) -> None:
             before.with_name(before.name + suffix).unlink(missing_ok=True)
         rig.publish([submitted("new"), accepted("new", response_id="r")])
         wait_until(lambda: rig.path.resolve() != before and rig.finished() == 5, 40, "another build")
+        rig.wait_for(facts, [submitted("new"), accepted("new", response_id="r")])
     assert_is_the_fold_of(rig, [*facts, submitted("new"), accepted("new", response_id="r")])
 
 
@@ -321,7 +330,7 @@ def test_a_rebuild_equals_what_it_replaces_and_the_projection_goes_on_in_it(rig:
         assert '"verdict":"equal"' in rig.log.read_text()
         second = jobs(10, first=10)
         rig.publish(second)
-        wait_until(lambda: rig.finished() == 20, 40, "the projection to go on in the new build")
+        rig.wait_for(first, second)
     assert_is_the_fold_of(rig, first + second)
 
 
@@ -329,7 +338,7 @@ def test_a_rebuild_that_differs_is_not_swapped_unless_told(rig: Rig) -> None:
     facts = jobs(3)
     rig.publish(facts)
     with rig.projection():
-        wait_until(lambda: rig.finished() == 3, 40, "the jobs")
+        rig.wait_for(facts)
     live = sqlite3.connect(rig.path.resolve())
     live.execute("DELETE FROM jobs WHERE job_id = 'j1'")
     live.commit()
@@ -362,5 +371,5 @@ def test_on_postgresql_it_is_killed_loses_its_server_and_is_rebuilt_without_a_di
         assert rebuild(rig) == 0
         third = jobs(5, first=30)
         rig.publish(third)
-        wait_until(lambda: rig.finished() == 35, 40, "it to go on in the new build")
+        rig.wait_for(first, second, third)
     assert_is_the_fold_of(rig, first + second + third)
