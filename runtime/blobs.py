@@ -9,9 +9,10 @@ import orjson
 
 from runtime.errors import BlobMissingError
 from schemas.base import BlobBody, Body, InlineBody
-from schemas.codec import canonical, sha256_hex
+from schemas.codec import DEPTH_MAX, canonical, deeper_than, sha256_hex
 
-BLOB_BYTES_MAX = 64 << 20
+INLINE_DEPTH_MAX = DEPTH_MAX - 16
+"""Leaves room for the records and rows around it."""
 
 
 class BlobStore(Protocol):
@@ -67,9 +68,12 @@ class FolderBlobs:
 
 
 async def put_body(blobs: BlobStore, value: Any, inline_bytes_max: int) -> Body:
-    """`value` (JSON) as a body: inline up to `inline_bytes_max` bytes of canonical JSON, else stored as a blob first."""
+    """`value` (JSON) as a body: inline up to `inline_bytes_max` bytes of canonical JSON, else stored as a blob first.
+
+    What is nested too deep for a record is a blob too.
+    """
     data = canonical(value)
-    if len(data) <= inline_bytes_max:
+    if len(data) <= inline_bytes_max and not deeper_than(value, INLINE_DEPTH_MAX):
         return InlineBody(value=value)
     return BlobBody(sha256=await blobs.put(data), size_bytes=len(data))
 

@@ -28,6 +28,16 @@ FoundBy = Literal["webhook", "look"]
 """What made us fetch the response that settled an attempt."""
 
 
+StampMs = Annotated[int, Field(ge=0, le=2**48)]
+"""Unix milliseconds as a clock gave them."""
+
+SpanMs = Annotated[int, Field(ge=0, le=2**42)]
+"""A duration in milliseconds."""
+
+UnixMs = Annotated[int, Field(ge=0, le=2**52)]
+"""Unix milliseconds, perhaps reckoned from a stamp and spans: the bounds leave room, so that a fold's sums are always valid."""
+
+
 class Frozen(BaseModel):
     """A value inside a message."""
 
@@ -60,7 +70,7 @@ class Message(Frozen):
 
     v: Literal[1] = 1
     id: str = Field(min_length=1, max_length=512)
-    at_ms: int = Field(ge=0)
+    at_ms: StampMs
     """Unix milliseconds, by the clock of the process that wrote it. The folds know no other time."""
 
     @property

@@ -69,13 +69,16 @@ def load_object(value: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise PoisonError("invalid", f"a JSON {type(raw).__name__}, where an object was expected")
     brackets = value.count(b"{") + value.count(b"[")  # Cheap, and enough for most records.
-    if brackets > DEPTH_MAX and _deeper_than(raw, DEPTH_MAX):
+    if brackets > DEPTH_MAX and deeper_than(raw, DEPTH_MAX):
         raise PoisonError("invalid", f"nested deeper than {DEPTH_MAX} levels")
     return raw
 
 
-def _deeper_than(value: Any, levels: int) -> bool:
-    """Level by level, not by recursion: the value is not to be trusted."""
+def deeper_than(value: Any, levels: int) -> bool:
+    """Whether a JSON value has more than `levels` objects and lists within each other.
+
+    Level by level, not by recursion: the value is not to be trusted.
+    """
     level = [value]
     for _ in range(levels):
         inner: list[Any] = []

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Body, JobId, JobMessage, ResponseMessage, TenantId
+from schemas.base import Body, JobId, JobMessage, ResponseMessage, TenantId, UnixMs
 
 
 class CreateResponse(JobMessage):
@@ -16,7 +16,7 @@ class CreateResponse(JobMessage):
     tenant: TenantId
     model: str
     request: Body
-    not_after_ms: int
+    not_after_ms: UnixMs
 
 
 LookReason = Literal["webhook", "timer", "claim", "adoption"]
@@ -27,7 +27,7 @@ class RetrieveResponse(ResponseMessage):
     type: Literal["retrieve_response"] = "retrieve_response"
     reason: LookReason
     job_id: JobId | None = None
-    accepted_at_ms: int | None = None
+    accepted_at_ms: UnixMs | None = None
     """When the response was accepted (or first heard of): the age that the look policy reckons with."""
     looks: int = 0
 

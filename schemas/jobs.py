@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Blame, Body, FoundBy, Frozen, JobMessage, ResponseId, TenantId, Usage
+from schemas.base import Blame, Body, FoundBy, Frozen, JobMessage, ResponseId, SpanMs, TenantId, UnixMs, Usage
 
 
 class JobPolicy(Frozen):
@@ -14,17 +14,17 @@ class JobPolicy(Frozen):
     """Creates granted after an accepted one failed, vanished, or was never heard of."""
     rejections_max: int
     """Creates granted after a refusal; refusals cost no tokens."""
-    backoff_base_ms: int
-    backoff_max_ms: int
-    command_valid_ms: int
+    backoff_base_ms: SpanMs
+    backoff_max_ms: SpanMs
+    command_valid_ms: SpanMs
     """How long a create command may wait to be sent; the submitter drops an older one."""
-    word_timeout_ms: int
+    word_timeout_ms: SpanMs
     """From the command to the moment its outcome counts as unknown: command_valid_ms + one API timeout + a margin."""
-    adoption_grace_ms: int
+    adoption_grace_ms: SpanMs
     """How long an unknown submission is left for a webhook to bring back, before it is repeated."""
-    missing_grace_ms: int
+    missing_grace_ms: SpanMs
     """How long after acceptance a 404 still means "not yet"."""
-    forget_after_ms: int
+    forget_after_ms: SpanMs
     """How long a finished job is remembered: the window in which a repeated submission is known as one."""
 
 
@@ -37,7 +37,7 @@ class JobSubmitted(JobMessage):
     request: Body
     request_sha256: str
     """Of the canonical submission without its id and times: equal for a repeat, different for a conflict."""
-    deadline_at_ms: int
+    deadline_at_ms: UnixMs
     policy: JobPolicy
     session_id: str | None = None
     tags: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class JobRefused(JobMessage):
     tenant: TenantId
     code: str
     message: str
-    forget_after_ms: int
+    forget_after_ms: SpanMs
 
 
 class CancelRequested(JobMessage):
@@ -72,8 +72,8 @@ class AttemptAccepted(JobMessage):
     response_id: ResponseId
     status: str
     adopted: bool = False
-    sent_at_ms: int | None = None
-    look_at_ms: int
+    sent_at_ms: UnixMs | None = None
+    look_at_ms: UnixMs
     """When to look for the first time; stamped by the writer's policy."""
     provider_request_id: str | None = None
 
@@ -88,7 +88,7 @@ class AttemptRejected(JobMessage):
     code: str
     message: str = ""
     http_status: int | None = None
-    wait_ms: int = Field(default=0, ge=0)
+    wait_ms: SpanMs = 0
     """The least wait that the answer asked for; 0 where it asked for none."""
 
 
@@ -120,9 +120,9 @@ class AttemptSettled(JobMessage):
     usage: Usage | None = None
     found_by: FoundBy
     looks: int
-    webhook_at_ms: int | None = None
-    provider_created_at_ms: int | None = None
-    provider_ended_at_ms: int | None = None
+    webhook_at_ms: UnixMs | None = None
+    provider_created_at_ms: UnixMs | None = None
+    provider_ended_at_ms: UnixMs | None = None
 
 
 class JobTimerFired(JobMessage):
@@ -130,7 +130,7 @@ class JobTimerFired(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["timer_fired"] = "timer_fired"
-    due_ms: int
+    due_ms: UnixMs
 
 
 JobFact = Annotated[

@@ -16,6 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.base import UnixMs
+from schemas.codec import deeper_than
+
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
 """An id that a caller chose. It holds no colon: `tenant:id` is how another tenant's jobs are named apart (`runtime.door`)."""
 
@@ -28,6 +31,9 @@ TIMEOUT_MS_MAX = 7 * 24 * 3_600_000
 RETRIES_MAX = 10
 REQUEST_BYTES_MAX = 1 << 20
 """One submission, as sent. The broker's default record limit is about the same; larger inputs belong in files at the provider."""
+
+REQUEST_DEPTH_MAX = 100
+"""Objects and lists within each other. It rides inside other records, whose own limit is `schemas.codec.DEPTH_MAX`."""
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
@@ -43,7 +49,7 @@ class Submit(_Strict):
     type: Literal["submit"] = "submit"
     job_id: GivenJobId | None = None
     request: dict[str, JsonValue]
-    deadline_at_ms: int | None = Field(default=None, ge=0)
+    deadline_at_ms: UnixMs | None = None
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
     timeout_ms: int | None = Field(default=None, ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)
     retries_max: int | None = Field(default=None, ge=0, le=RETRIES_MAX)
@@ -68,6 +74,8 @@ class Submit(_Strict):
                 raise ValueError(f"request.{field} is set to true by Backstop; leave it out or send true")
         if request.get("stream"):
             raise ValueError("request.stream is not supported here; read the result, or follow the job's events")
+        if deeper_than(request, REQUEST_DEPTH_MAX):
+            raise ValueError(f"request is nested deeper than {REQUEST_DEPTH_MAX} levels")
         _check_metadata(request.get("metadata"))
         return request
 

@@ -4,7 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Blame, Body, JobId, ResponseMessage, TenantId, Usage
+from schemas.base import Blame, Body, JobId, ResponseMessage, SpanMs, TenantId, UnixMs, Usage
+
+LAST_LOOK_LEAD_MS = 10_000
+"""A running response is looked at this long before its job's deadline, so that a lost webhook does not lose a finished answer."""
 
 
 class WebhookReceived(ResponseMessage):
@@ -15,17 +18,17 @@ class WebhookReceived(ResponseMessage):
     webhook_id: str
     event_type: str
     """For example `response.completed`; unknown `response.*` types are kept too."""
-    sent_at_ms: int
+    sent_at_ms: UnixMs
     """The webhook-timestamp header."""
-    ended_at_ms: int | None = None
+    ended_at_ms: UnixMs | None = None
     """`created_at` of the event: when the response ended, by the provider's clock (whole seconds)."""
     key_id: str
     """Which of our secrets verified it (a short digest, never the secret)."""
     raw: str
     """The body, byte for byte (it is UTF-8 JSON: it has been parsed)."""
-    claim_by_ms: int
+    claim_by_ms: UnixMs
     """When to look by ourselves if nobody has claimed the response until then; stamped by the receiver."""
-    forget_after_ms: int
+    forget_after_ms: SpanMs
     """How long an unclaimed or foreign response is remembered."""
 
 
@@ -37,11 +40,11 @@ class ResponseClaimed(ResponseMessage):
     job_id: JobId
     attempt: int = Field(ge=1)
     tenant: TenantId
-    look_at_ms: int
-    last_look_at_ms: int
+    look_at_ms: UnixMs
+    last_look_at_ms: UnixMs
     """A look is due at this time at the latest: shortly before the job's deadline."""
-    missing_grace_ms: int
-    forget_after_ms: int
+    missing_grace_ms: SpanMs
+    forget_after_ms: SpanMs
 
 
 Outcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "missing"]
@@ -64,9 +67,9 @@ class ResponseObserved(ResponseMessage):
     """`metadata` of the object, where it is well-formed: who it says that it belongs to."""
     attempt: int | None = None
     tenant: TenantId | None = None
-    provider_created_at_ms: int | None = None
-    provider_ended_at_ms: int | None = None
-    next_look_at_ms: int
+    provider_created_at_ms: UnixMs | None = None
+    provider_ended_at_ms: UnixMs | None = None
+    next_look_at_ms: UnixMs
     """When to look again if this was not the end; stamped by the caller's policy."""
 
 
@@ -77,14 +80,14 @@ class LookFailed(ResponseMessage):
     type: Literal["look_failed"] = "look_failed"
     command_id: str
     reason: str
-    next_look_at_ms: int
+    next_look_at_ms: UnixMs
 
 
 class ResponseTimerFired(ResponseMessage):
     topic: ClassVar[str] = "responses"
     type: Literal["timer_fired"] = "timer_fired"
-    due_ms: int
-    next_look_at_ms: int
+    due_ms: UnixMs
+    next_look_at_ms: UnixMs
     """When the look after this one is due; stamped by the scheduler's policy."""
 
 

@@ -28,15 +28,12 @@ from schemas.jobs import (
     JobSubmitted,
     JobTimerFired,
 )
-from schemas.responses import ResponseClaimed
+from schemas.responses import LAST_LOOK_LEAD_MS, ResponseClaimed
 from schemas.results import JobOutcome, Reason
 from streams.fold.attempts import Attempts, Lost, Over, Running, Submitting, Unheard
 from streams.fold.result import make_result
 from streams.fold.step import Ignored, Step
 from streams.policy.retry import GiveUp, Retry, RetryDecision, after_rejection, after_spend
-
-LAST_LOOK_LEAD_MS = 10_000
-"""A running response is looked at this long before its job's deadline, so that a lost webhook does not lose a finished answer."""
 
 RESPONSES_REMEMBERED_MAX = 32
 """Responses that a finished job remembers. An honest job has at most 1 + its retries; past this it is a flood, and is left alone."""
@@ -390,7 +387,7 @@ def _claim(event: AttemptAccepted, spec: Spec) -> ResponseClaimed:
         attempt=event.attempt,
         tenant=spec.tenant,
         look_at_ms=event.look_at_ms,
-        last_look_at_ms=spec.deadline_at_ms - LAST_LOOK_LEAD_MS,
+        last_look_at_ms=max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS),
         missing_grace_ms=spec.policy.missing_grace_ms,
         forget_after_ms=spec.policy.forget_after_ms,
     )

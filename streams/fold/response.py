@@ -7,6 +7,9 @@ Rules, before the code:
   looked at when `claim_by_ms` is reached: its metadata names job and attempt and it is offered to that job (the job fold
   answers with a claim, or does not), or it is foreign, and forgotten.
 - While running there is always a next look in the state; a lost command, webhook or observation is mended by it.
+- A response that still runs after its job's deadline costs money for nobody: each look is then a cancel (which answers with the
+  object, so it is a look too). One that the provider never ends is
+  forgotten when its job is.
 - After the end everything is late: it changes nothing. The row is forgotten after the window in which repeats are expected.
 """
 
@@ -14,9 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from schemas.base import FoundBy, Message
-from schemas.commands import LookReason, RetrieveResponse
+from schemas.commands import CancelResponse, LookReason, RetrieveResponse
 from schemas.jobs import AttemptAccepted, AttemptSettled, SettledStatus
 from schemas.responses import (
+    LAST_LOOK_LEAD_MS,
     LookFailed,
     ResponseClaimed,
     ResponseFact,
@@ -226,11 +230,7 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
             hooked = replace(state, hooks=state.hooks.add(event))
             return Step(replace(hooked, looks=state.looks + 1), (_look(hooked, event, "webhook"),))
         case ResponseTimerFired():
-            if event.due_ms != state.look_at_ms:
-                return Step(state, ignored=Ignored.STALE)
-            next_look_at_ms = _bounded(state.claim, max(event.next_look_at_ms, event.due_ms + 1), event.due_ms)
-            looked = replace(state, look_at_ms=next_look_at_ms, looks=state.looks + 1)
-            return Step(looked, (_look(state, event, "timer"),))
+            return _look_due(state, event)
         case ResponseObserved(outcome="running"):
             return _look_again(state, event)
         case ResponseObserved(outcome="missing"):
@@ -247,6 +247,22 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
             return Step(state, ignored=Ignored.IMPOSSIBLE)
         case _:
             assert_never(event)
+
+
+def _look_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
+    claim = state.claim
+    if event.due_ms != state.look_at_ms:
+        return Step(state, ignored=Ignored.STALE)
+    if event.due_ms >= claim.last_look_at_ms + LAST_LOOK_LEAD_MS + claim.forget_after_ms:
+        return Step(Absent())
+    next_look_at_ms = _bounded(claim, max(event.next_look_at_ms, event.due_ms + 1), event.due_ms)
+    looked = replace(state, look_at_ms=next_look_at_ms, looks=state.looks + 1)
+    if event.due_ms < claim.last_look_at_ms + LAST_LOOK_LEAD_MS:
+        return Step(looked, (_look(state, event, "timer"),))
+    cancel = CancelResponse(
+        id=f"{event.id}/cancel", at_ms=event.at_ms, response_id=event.response_id, job_id=claim.job_id
+    )  # fmt: skip
+    return Step(looked, (cancel,))
 
 
 def _look_again(state: Running, event: ResponseObserved | LookFailed) -> Step[ResponseState]:

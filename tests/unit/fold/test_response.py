@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from schemas.base import InlineBody, Usage
+from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import SettledStatus
 from streams.fold.response import (
     UNCLAIMED_LOOKS_MAX,
@@ -213,3 +214,21 @@ def test_what_another_response_was_observed_to_belong_to_does_not_change_the_cla
 def test_after_a_failed_look_brought_the_next_one_forward_the_older_timer_is_stale() -> None:
     history = given(claimed(CLAIM_AT), look_failed(T0 + 300, next_look_at_ms=T0 + 800))
     history.when(response_timer(CLAIM_AT + 20_000)).then_ignored(Ignored.STALE)
+
+
+def test_a_response_that_outlives_its_jobs_deadline_is_cancelled_at_each_look() -> None:
+    late = Running(claim(), DEADLINE + 5_000, looks=3)
+    fired = response_timer(DEADLINE + 5_000, next_look_at_ms=DEADLINE + 60_000)
+    again = CancelResponse(id=f"{fired.id}/cancel", at_ms=fired.at_ms, response_id=RESP, job_id=JOB)
+    given_state(late).when(fired).then(Step(replace(late, look_at_ms=DEADLINE + 60_000, looks=4), (again,)))
+
+
+def test_until_the_deadline_a_look_after_the_last_planned_one_is_still_a_look() -> None:
+    running = Running(claim(), DEADLINE - 1, looks=3)
+    step = given_state(running).when(response_timer(DEADLINE - 1, next_look_at_ms=DEADLINE + 60_000)).step
+    assert [type(output) for output in step.outputs] == [RetrieveResponse]
+
+
+def test_a_response_that_never_ends_is_forgotten_with_its_job() -> None:
+    at_ms = DEADLINE + FORGET_AFTER
+    given_state(Running(claim(), at_ms)).when(response_timer(at_ms, next_look_at_ms=at_ms + 1)).then(Step(Absent()))

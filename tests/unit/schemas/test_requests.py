@@ -6,7 +6,16 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.codec import PoisonError, canonical, decode
-from schemas.requests import METADATA_PAIRS_MAX, REQUEST, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, Cancel, Submit
+from schemas.requests import (
+    METADATA_PAIRS_MAX,
+    REQUEST,
+    REQUEST_DEPTH_MAX,
+    RETRIES_MAX,
+    TIMEOUT_MS_MAX,
+    TIMEOUT_MS_MIN,
+    Cancel,
+    Submit,
+)
 
 LEAST: dict[str, Any] = {"type": "submit", "request": {"model": "m"}}
 
@@ -23,6 +32,13 @@ def pairs(count: int) -> dict[str, str]:
     return {f"k{number}": "v" for number in range(count)}
 
 
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -37,6 +53,7 @@ def pairs(count: int) -> dict[str, str]:
         submit(retries_max=RETRIES_MAX),
         submit(session_id="a:b"),
         submit(tags=["t" * 64] * 16),
+        request(input=nested(REQUEST_DEPTH_MAX - 1)),
         request(model="m" * 128),
         request(background=True, store=True, stream=False),
         request(stream=None),
@@ -90,6 +107,8 @@ def test_an_honest_submission_is_taken(body: dict[str, Any]) -> None:
         (request(metadata={"k" * 65: "v"}), "names up to 64"),
         (request(metadata={"k": "v" * 513}), "string values up to 512"),
         (request(metadata={"k": 1}), "string values up to 512"),
+        (request(input=nested(REQUEST_DEPTH_MAX)), "request is nested deeper than 100 levels"),
+        (submit(deadline_at_ms=2**52 + 1), "less than or equal to"),
         ({"type": "cancel"}, "Field required"),
         ({"type": "cancel", "job_id": "j", "reason": "r" * 201}, "at most 200 characters"),
         ({"type": "cancel", "job_id": "j", "why": "no"}, "Extra inputs are not permitted"),
