@@ -19,12 +19,8 @@ from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 from pydantic import SecretStr
 
 from runtime.clock import monotonic_s
-from schemas.codec import deeper_than
 from streams.policy.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
 from streams.workers.metrics import Operation, WorkerMetrics
-
-ANSWER_DEPTH_MAX = 200
-"""Objects and lists within each other; what is deeper can't be written as JSON again (orjson ends at 254)."""
 
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 2.0
@@ -184,13 +180,13 @@ def parse(content: bytes) -> Any:
     is read by the standard library, and what nobody can write again is replaced.
     """
     try:
-        value = orjson.loads(content)
+        return orjson.loads(content)
     except orjson.JSONDecodeError:
-        try:
-            value = _writable(json.loads(content.decode("utf-8", "replace")))
-        except (ValueError, RecursionError):
-            return NOT_JSON
-    return NOT_JSON if deeper_than(value, ANSWER_DEPTH_MAX) else value
+        pass
+    try:
+        return _writable(json.loads(content.decode("utf-8", "replace")))
+    except (ValueError, RecursionError):
+        return NOT_JSON
 
 
 def _writable(value: Any) -> Any:
