@@ -17,6 +17,9 @@ from schemas.requests import Cancel, Submit
 from schemas.results import RESULT, JobResult
 
 POLL_MS = 200
+FETCH_WAIT_MS = 10
+"""aiokafka asks for a partition again only when the fetch that is under way for the others has ended: this is added to a result."""
+
 RESULTS_BATCH_MAX = 500
 
 
@@ -65,7 +68,7 @@ class ResultReader:
             isolation_level="read_committed",
             enable_auto_commit=False,
             group_id=None,
-            fetch_max_wait_ms=POLL_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
         )
         await self._consumer.start()
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
