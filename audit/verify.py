@@ -11,13 +11,12 @@ Where retention has cut a log, keys whose history is not surely whole are counte
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from audit.differences import Difference, row_difference
 from audit.outputs import WATCHED, Outputs
 from audit.read_rows import ReadModel, ReadRows
-from audit.reader import TopicReader
 from audit.records import Partition, Placed, changelog
 from audit.refold import FOLDS, PartitionRefold, digest
 from audit.report import DIFFERENCES_SHOWN_MAX, PartitionReport, Report, counted
@@ -27,18 +26,28 @@ LOOK_AGAIN_S = 0.25
 LOGS = tuple(FOLDS)
 
 
-class Progress(Protocol):
-    """Told how far it is; `total` grows with the topics."""
+class Topics(Protocol):
+    """The part of `audit.reader.TopicReader` that is used here."""
 
-    def __call__(self, what: str, done: int, total: int) -> None: ...
+    def partitions(self, topic: str) -> list[Partition]: ...
+    def has(self, topic: str) -> bool: ...
+    def position(self, partition: Partition) -> int: ...
+    async def begins(self, partitions: Collection[Partition]) -> dict[Partition, int]: ...
+    async def ends(self, partitions: Collection[Partition]) -> dict[Partition, int]: ...
+    async def peek(self, partition: Partition) -> Placed | None: ...
+    def read(self, ends: Mapping[Partition, int]) -> AsyncIterator[list[Placed]]: ...
 
 
-def silent(what: str, done: int, total: int) -> None:
+Progress = Callable[[str, int, int], None]
+"""Told how far it is: topic, records done, records there are (which grows as topics come in)."""
+
+
+def silent(_topic: str, _done: int, _total: int) -> None:
     """Nobody looks."""
 
 
 async def verify(
-    reader: TopicReader,
+    reader: Topics,
     *,
     prefix: str,
     settle_s: float,
@@ -68,7 +77,7 @@ async def verify(
 class _Verification:
     """Everything read so far. Rows and ids are in memory, bodies are not but in rows of open jobs."""
 
-    def __init__(self, reader: TopicReader, prefix: str, read_model: ReadModel | None, progress: Progress) -> None:
+    def __init__(self, reader: Topics, prefix: str, read_model: ReadModel | None, progress: Progress) -> None:
         self._reader = reader
         self._prefix = prefix
         self._model = read_model

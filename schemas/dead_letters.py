@@ -1,8 +1,8 @@
 """A record set aside: raw, with its origin and the reason, so that it can be looked at, mended and retried."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from schemas.base import Frozen, Message
 
@@ -48,4 +48,27 @@ class DeadLetter(Message):
         return self.record_key or self.id
 
 
+Resolution = Literal["retried", "dropped"]
+
+
+class DeadLetterResolved(Message):
+    """An operator's decision about a dead letter. It stands on the same topic, in the same partition, after it."""
+
+    topic: ClassVar[str] = "dead-letters"
+    type: Literal["dead_letter_resolved"] = "dead_letter_resolved"
+    letter_id: str = Field(min_length=1, max_length=512)
+    resolution: Resolution
+    by: str = Field(max_length=200)
+    why: str = Field(default="", max_length=500)
+    record_key: str = ""
+    """The letter's, so that both have one key."""
+
+    @property
+    def key(self) -> str:
+        return self.record_key or self.letter_id
+
+
 DEAD_LETTER: TypeAdapter[DeadLetter] = TypeAdapter(DeadLetter)
+DeadLetterRecord = Annotated[DeadLetter | DeadLetterResolved, Field(discriminator="type")]
+DEAD_LETTER_RECORD: TypeAdapter[DeadLetter | DeadLetterResolved] = TypeAdapter(DeadLetterRecord)
+"""All that may stand on the topic."""

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from schemas.base import BlobBody, InlineBody, Message, Usage
 from schemas.commands import LOOKUP, SUBMISSION, CancelResponse, CreateResponse, RetrieveResponse
-from schemas.dead_letters import DEAD_LETTER, DeadLetter, Origin
+from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved, Origin
 from schemas.jobs import JOB_FACT
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
@@ -18,7 +18,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "submissions": SUBMISSION,
     "lookups": LOOKUP,
     "results": RESULT,
-    "dead-letters": DEAD_LETTER,
+    "dead-letters": DEAD_LETTER_RECORD,
 }
 USAGE = Usage(input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5)
 BLOB = BlobBody(sha256="0" * 64, size_bytes=70_000)
@@ -63,5 +63,8 @@ MESSAGES: tuple[Message, ...] = (
     DeadLetter(
         id="d", at_ms=5, component="intake", reason="not_json", detail="no", key_base64="a2V5", value_base64="dg==",
         origin=Origin(topic="requests", partition=0, offset=7, timestamp_ms=4), headers=(("ce_id", "eA=="),), record_key="k",
+    ),
+    DeadLetterResolved(
+        id="d/resolved/1", at_ms=6, letter_id="d", resolution="retried", by="ann", why="fixed", record_key="k"
     ),
 )  # fmt: skip
