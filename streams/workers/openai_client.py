@@ -174,7 +174,7 @@ def _answer(response: httpx2.Response) -> Answer:
 
 
 def parse(content: bytes) -> Any:
-    """JSON, or `NOT_JSON`. What comes out can be written as JSON again.
+    """JSON, or `NOT_JSON`. What comes out can be written as JSON again, but for nesting beyond what our JSON writes.
 
     orjson refuses some of what servers send: half a surrogate pair (a text that was cut within an emoji), NaN. Such an answer
     is read by the standard library, and what nobody can write again is replaced.
