@@ -1,0 +1,245 @@
+"""Who is struck, where and by what. Everything is drawn from the seed; each seed has its own mixture of faults.
+
+A *life* is one run of a process. Whatever a life does to the world outside it passes `point`, where it may be delayed, stopped
+(SIGSTOP), or killed (SIGKILL). A dead life never gets through a point again, so nothing that is left of it has an effect.
+"""
+
+import asyncio
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+EPOCH_MS = 1_750_000_000_000
+"""Where virtual time begins."""
+
+TRACE_STEPS_MAX = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How often what happens, per passing of a point or per call. Swarm testing: most are off in any one seed."""
+
+    crash: float
+    pause: float
+    rebalance: float
+    refuse: float
+    """Of publishing: it fails and nothing lands, or only the first part."""
+    lost_ack: float
+    late: float
+    """Of publishing: it fails, and lands seconds later."""
+    slow: float
+    store_lost: float
+    """Of a start: the local stores are gone."""
+    gap: float
+    """Of a record: some offsets before it stay empty."""
+    create_fault: float
+    look_fault: float
+    cancel_fault: float
+    hook_lost: float
+    hook_odd: float
+    run_odd: float
+    skew_ms: int
+    static: bool
+    batch_records_max: int
+    compacts: bool
+
+
+def draw_mixture(random: Random) -> Mixture:
+    pick = random.choice
+    calm = random.random() < 0.04
+    return Mixture(
+        crash=0.0 if calm else pick((0.0, 0.0008, 0.002, 0.006)),
+        pause=0.0 if calm else pick((0.0, 0.0004, 0.001, 0.002)),
+        rebalance=pick((0.0, 0.0, 0.0005, 0.002)),
+        refuse=pick((0.0, 0.01, 0.04)),
+        lost_ack=pick((0.0, 0.01, 0.05)),
+        late=pick((0.0, 0.0, 0.01, 0.03)),
+        slow=pick((0.01, 0.05)),
+        store_lost=pick((0.0, 0.5, 1.0)),
+        gap=pick((0.0, 0.1)),
+        create_fault=pick((0.0, 0.15, 0.5)),
+        look_fault=pick((0.0, 0.15, 0.5)),
+        cancel_fault=pick((0.0, 0.5)),
+        hook_lost=pick((0.0, 0.15, 1.0)),
+        hook_odd=pick((0.0, 0.3)),
+        run_odd=pick((0.05, 0.3)),
+        skew_ms=pick((0, 0, 300, 1_500)),
+        static=random.random() < 0.5,
+        batch_records_max=pick((1, 4, 50, 500)),
+        compacts=random.random() < 0.3,
+    )
+
+
+@dataclass(slots=True)
+class Met:
+    """What this run met: the generator is tested, too."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, what: str, count: int = 1) -> None:
+        self.counts[what] += count
+
+
+class Chaos:
+    """The seed's faults, until `calm_down`."""
+
+    def __init__(self, seed: int, loop: asyncio.AbstractEventLoop, *, trace: bool) -> None:
+        self.random = Random(f"chaos {seed}")
+        self.mixture = draw_mixture(self.random)
+        self.loop = loop
+        self.met = Met()
+        self.on = True
+        self.steps: deque[tuple[float, str, str, str]] = deque(maxlen=None if trace else TRACE_STEPS_MAX)
+        self.rebalance_any: Callable[[], None] = lambda: None
+        self.lives: list[Life] = []
+        self.defects: list[str] = []
+        """Exceptions that no part may raise, whatever happens around it."""
+        self._planned = self._plan()
+
+    def _plan(self) -> dict[str, int]:
+        """Some places to die at, besides the rate: place → at which passing."""
+        if not self.mixture.crash:
+            return {}
+        places = self.random.sample(CRASH_POINTS, 3)
+        return {place: 1 + int(self.random.expovariate(1 / 6)) for place in places}
+
+    def note(self, who: str, what: str, detail: str = "") -> None:
+        self.steps.append((self.loop.time(), who, what, detail))
+
+    def defect(self, error: Exception) -> None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        self.defects.append(f"{error!r} at {where.filename.rsplit('/', 2)[-2]}/{where.name}:{where.lineno}")
+
+    def chance(self, share: float) -> bool:
+        return self.on and share > 0 and self.random.random() < share
+
+    def calm_down(self) -> None:
+        """No more faults. Whoever is stopped goes on."""
+        self.on = False
+        for life in self.lives:
+            life.resume()
+
+    def due_to_die(self, place: str) -> bool:
+        left = self._planned.get(place)
+        if left is None:
+            return False
+        self._planned[place] = left - 1
+        return left == 1
+
+
+class Life:
+    """One run of a process: from its start to its end, of whatever kind."""
+
+    def __init__(self, chaos: Chaos, name: str, skew_ms: int) -> None:
+        self.chaos = chaos
+        self.name = name
+        self.dead = False
+        self.immortal = False
+        """Refused, delayed, but neither killed nor stopped."""
+        self.ended = asyncio.Event()
+        self.why = ""
+        self._skew_ms = skew_ms
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._going: asyncio.Event | None = None
+        self._pauses = 0
+        self.on_silence: list[Callable[[Callable[[], bool]], None]] = []
+        """Told when nothing is heard of it any more, with a question: is it still silent?"""
+        chaos.lives.append(self)
+
+    def now_ms(self) -> int:
+        return EPOCH_MS + int(self.chaos.loop.time() * 1000) + self._skew_ms
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self.chaos.loop.create_task(coroutine)
+        self._tasks.append(task)
+        return task
+
+    async def point(self, place: str) -> None:
+        """Pass here, perhaps. Between two points a life can't be stopped."""
+        if self.dead:
+            raise asyncio.CancelledError
+        chaos = self.chaos
+        chaos.steps.append((chaos.loop.time(), self.name, place, ""))
+        draw = chaos.random.random()
+        if chaos.on and not self.immortal:
+            mixture = chaos.mixture
+            if draw < mixture.crash or (chaos._planned and chaos.due_to_die(place)):
+                chaos.met.add(f"crash at {place}")
+                self.kill(f"killed at {place}")
+                raise asyncio.CancelledError
+            draw -= mixture.crash
+            if draw < mixture.pause:
+                self.pause(chaos.random.choice((0.3, 2.0, 5.0, 9.0, 25.0)))
+                chaos.met.add(f"stopped at {place}")
+            elif draw < mixture.pause + mixture.rebalance:
+                chaos.rebalance_any()
+            elif draw > 1 - mixture.slow:
+                await asyncio.sleep(chaos.random.choice((0.05, 0.4, 2.5)))
+        if 0.5 < draw < 0.7:
+            await asyncio.sleep(chaos.random.random() * 0.02)
+        elif 0.3 < draw <= 0.5:
+            await asyncio.sleep(0)
+        while self._going is not None:
+            await self._going.wait()
+        if self.dead:
+            raise asyncio.CancelledError
+
+    def pause(self, for_s: float) -> None:
+        if self._going is not None or self.dead:
+            return
+        self.chaos.note(self.name, "STOPPED", f"for {for_s} s")
+        self._going = asyncio.Event()
+        self._pauses += 1
+        pauses = self._pauses
+        self.chaos.loop.call_later(for_s, self.resume)
+        self._fall_silent(lambda: not self.dead and self._going is not None and self._pauses == pauses)
+
+    def resume(self) -> None:
+        if self._going is not None:
+            self.chaos.note(self.name, "CONTINUED")
+            self._going.set()
+            self._going = None
+
+    def kill(self, why: str) -> None:
+        """SIGKILL, or an exit of its own: nothing that it holds reaches the world any more."""
+        if self.dead:
+            return
+        self.chaos.note(self.name, "DEAD", why)
+        self.dead = True
+        self.why = why
+        self.resume()
+        for task in self._tasks:
+            task.cancel()
+        self.ended.set()
+        self._fall_silent(lambda: True)
+
+    def _fall_silent(self, still: Callable[[], bool]) -> None:
+        for tell in self.on_silence:
+            tell(still)
+
+    async def gone(self) -> None:
+        """Until nothing of it runs any more."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _points() -> tuple[str, ...]:
+    folds = ("job_fold", "response_fold")
+    shells = [f"{fold}.{place}" for fold in folds for place in (
+        "fetch", "publish", "published", "changelog", "changelog.acked", "rows.written", "recover")]  # fmt: skip
+    workers = [f"{worker}.{place}" for worker in ("submitter", "caller") for place in (
+        "join", "take", "commit", "committed", "publish", "published")]  # fmt: skip
+    return (
+        *shells, *workers, "submitter.read_back",
+        "worker.join", "worker.commit", "worker.committed",
+        "intake.fetch", "intake.publish", "intake.published", "job_timers.publish", "job_timers.published",
+        "response_timers.publish", "response_timers.published",
+        "results.init", "results.tail", "results.send", "results.commit", "results.committed",
+        "create.send", "create.answer", "look.send", "look.answer", "cancel.send", "cancel.answer",
+    )  # fmt: skip
+
+
+CRASH_POINTS = _points()
+"""Every place of a worker at which it awaits the world. A run must meet a death at each."""

@@ -1,0 +1,233 @@
+"""What must hold after a run, counted from what stands on the topics, in the tables and in the provider's ledger."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.codec import PoisonError, decode, encode
+from schemas.commands import LOOKUP
+from schemas.results import JobResult
+from streams.fold import job
+from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.fold.rows import encode_row
+from tests.simulation.broker import FOLD_TOPICS
+from tests.simulation.chaos import Met
+from tests.simulation.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    invariant: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.detail}"
+
+
+@dataclass(slots=True)
+class Refold:
+    """A log folded again from its beginning, record by record."""
+
+    rows: dict[int, dict[bytes, bytes]]
+    states: dict[bytes, Any]
+    outputs: dict[str, Any]
+    retries: dict[bytes, int]
+    """Job → the most retries that its state ever counted."""
+    poisons: int
+
+
+def refold(system: System, fold: Fold[Any], met: Met) -> Refold:
+    found = Refold({}, {}, {}, {}, 0)
+    for log in system.broker.of_topic(fold.topic):
+        states: dict[bytes, tuple[Any, int]] = {}
+        for record in log.records:
+            try:
+                event = decode(fold.facts, record.value)
+            except PoisonError:
+                found.poisons += 1
+                continue
+            key = event.key.encode()
+            if key != record.key:
+                found.poisons += 1
+                continue
+            before = states.get(key, (fold.absent, -1))[0]
+            step = fold.step(before, event)
+            if step.ignored is not None:
+                met.counts[f"{fold.topic}: {step.ignored.value} {event.type} while {before.kind}"] += 1
+                continue
+            met.counts[f"{fold.topic}: {before.kind} -> {step.state.kind} by {event.type}"] += 1
+            states[key] = (step.state, record.offset)
+            for output in step.outputs:
+                found.outputs[output.id] = output
+            if isinstance(step.state, job.Active | job.BackingOff):
+                found.retries[key] = max(found.retries.get(key, 0), step.state.attempts.retries)
+        found.rows[log.partition] = {
+            key: encode_row(fold.encode_state(state), offset)
+            for key, (state, offset) in states.items()
+            if state != fold.absent
+        }
+        found.states.update({key: state for key, (state, _) in states.items()})
+    return found
+
+
+class Checks:
+    def __init__(self, system: System, met: Met) -> None:
+        self._system = system
+        self._broker = system.broker
+        self._jobs = refold(system, JOB_FOLD, met)
+        self._responses = refold(system, RESPONSE_FOLD, met)
+        self.violations: list[Violation] = []
+
+    def _fail(self, invariant: str, detail: str) -> None:
+        self.violations.append(Violation(invariant, detail))
+
+    def run(self) -> list[Violation]:
+        self._defects()
+        self._results()
+        self._creates()
+        self._tables()
+        self._nothing_stuck()
+        self._nothing_skipped()
+        self._outputs()
+        return self.violations
+
+    def _defects(self) -> None:
+        for defect in self._system.chaos.defects:
+            self._fail("defect", defect)
+
+    def _results(self) -> None:
+        """I1 and I2."""
+        counts: Counter[str] = Counter()
+        for log in self._broker.results:
+            counts.update(job_id for _, job_id, _ in log.committed())
+        for job_id in self._system.upstream.acknowledged:
+            if not counts[job_id]:
+                self._fail("I1", f"{job_id} was acknowledged and has no result")
+        for job_id, count in counts.items():
+            if count > 1:
+                self._fail("I2", f"{job_id} has {count} results")
+
+    def _creates(self) -> None:
+        """I3."""
+        ledger = self._system.provider.ledger
+        commands = {record.message_id for log in self._broker.of_topic("submissions") for record in log.records}
+        attempts = Counter((job_id, attempt) for job_id, attempt, _ in ledger)
+        for (job_id, attempt), count in attempts.items():
+            if count > 1:
+                self._fail("I3", f"attempt {attempt} of {job_id} was created {count} times")
+            if f"{job_id}/{attempt}/create" not in commands:
+                self._fail("I3", f"attempt {attempt} of {job_id} was created without a command")
+        for job_id, count in Counter(job_id for job_id, _, _ in ledger).items():
+            granted = 1 + self._jobs.retries.get(job_id.encode(), 0)
+            if count > granted:
+                self._fail("I3", f"{job_id} was accepted {count} times, and {granted} were granted")
+
+    def _tables(self) -> None:
+        """I4: the live table, the refold, and the table rebuilt from the changelog."""
+        for fold, again in ((JOB_FOLD, self._jobs), (RESPONSE_FOLD, self._responses)):
+            for partition in range(self._broker.partitions):
+                log = self._broker.logs[f"{fold.topic}-changelog", partition]
+                rebuilt = {record.key: record.value for record in log.records}
+                rebuilt = {key: row for key, row in rebuilt.items() if row is not None}
+                self._same(f"changelog of {fold.topic} {partition}", rebuilt, again.rows[partition])
+        for name, worker in self._system.workers.items():
+            for parts, again in ((worker.jobs, self._jobs), (worker.responses, self._responses)):
+                for partition in parts.rows.partitions():
+                    live = dict(parts.rows.items(partition))
+                    self._same(f"{name}'s {parts.fold.topic} {partition}", live, again.rows[partition])
+
+    def _same(self, what: str, found: dict[Any, Any], expected: dict[bytes, bytes]) -> None:
+        if found == expected:
+            return
+        keys = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+        first = keys[0]
+        self._fail(
+            "I4", f"{what} is not the refold: {len(keys)} rows, first {first!r}: "
+            f"{_short(found.get(first))} where {_short(expected.get(first))} should be",
+        )  # fmt: skip
+
+    def _nothing_stuck(self) -> None:
+        """I5."""
+        now_ms = self._system._now_ms()
+        for key, state in self._jobs.states.items():
+            if isinstance(state, job.Active | job.BackingOff):
+                over_ms = now_ms - state.spec.deadline_at_ms
+                self._fail("I5", f"{key.decode()} is {state.kind}, {over_ms} ms past its deadline")
+        owned: dict[tuple[str, int], str] = {}
+        for name, worker in self._system.workers.items():
+            for parts in (worker.jobs, worker.responses):
+                for partition in parts.rows.partitions():
+                    place = (parts.fold.topic, partition)
+                    if place in owned:
+                        self._fail("ownership", f"{place} is {owned[place]}'s and {name}'s")
+                    owned[place] = name
+                    self._index_is_whole(name, parts, partition, now_ms)
+        if len(owned) != 2 * self._broker.partitions:
+            self._fail("ownership", f"{len(owned)} partitions of tables are owned")
+
+    def _index_is_whole(self, name: str, parts: Any, partition: int, now_ms: int) -> None:
+        """Each row's due time is in the index of its owner, unless its timer is on its way into the log."""
+        index = parts.index._dues.get(partition, {})
+        for key, row in parts.rows.items(partition):
+            due_ms = parts.fold.due_ms(parts.fold.decode_state(row.partition(b" ")[2]))
+            if due_ms is None:
+                self._fail("I5", f"{key!r} of {parts.fold.topic} has no next due time")
+            elif index.get(key) != due_ms and due_ms > now_ms + 5_000:
+                self._fail("I5", f"{name} does not know when {key!r} of {parts.fold.topic} is due")
+                return
+
+    def _nothing_skipped(self) -> None:
+        committed = self._broker.groups["worker"].committed
+        handled = self._system.handled
+        for topic in FOLD_TOPICS:
+            for log in self._broker.of_topic(topic):
+                end = committed.get((topic, log.partition), 0)
+                if log.records and end < log.end:
+                    self._fail("skipped", f"{topic} {log.partition} is committed to {end} of {log.end}")
+                for offset in log.offsets:
+                    if offset < end and (topic, log.partition, offset) not in handled:
+                        self._fail("skipped", f"{topic} {log.partition}@{offset} is committed, and nobody took it")
+                        break
+        self._no_look_skipped()
+        self._every_poison_is_a_dead_letter()
+
+    def _no_look_skipped(self) -> None:
+        """A lookup below the caller's offset has brought a fact."""
+        facts = {record.message_id for log in self._broker.of_topic("responses") for record in log.records}
+        committed = self._broker.groups["caller"].committed
+        for log in self._broker.of_topic("lookups"):
+            end = committed.get(("lookups", log.partition), 0)
+            for record in log.records:
+                if record.offset >= end or not record.message_id:
+                    continue
+                if f"{record.message_id}/observed" not in facts and f"{record.message_id}/failed" not in facts:
+                    self._fail("skipped", f"look {record.message_id} is committed, and brought no fact")
+                    return
+
+    def _every_poison_is_a_dead_letter(self) -> None:
+        letters = {record.message_id for log in self._broker.of_topic("dead-letters") for record in log.records}
+        if len(letters) < self._system.upstream.poisons:
+            self._fail("skipped", f"{self._system.upstream.poisons} poisons, {len(letters)} dead letters")
+
+    def _outputs(self) -> None:
+        """What a refold puts out is what stands on the topics, no more and no less; results byte for byte."""
+        outputs = self._jobs.outputs | self._responses.outputs
+        for topic in ("submissions", "lookups"):
+            ids = {record.message_id for log in self._broker.of_topic(topic) for record in log.records} - {""}
+            expected = {output.id for output in outputs.values() if output.topic == topic}
+            for wrong, what in ((ids - expected, "is not the refold's"), (expected - ids, "is missing")):
+                if wrong:
+                    self._fail("I4", f"{min(wrong)} on {topic} {what}")
+        for log in self._broker.results:
+            for _, job_id, value in log.committed():
+                output = outputs.get(f"{job_id}/result")
+                if not isinstance(output, JobResult) or encode(output) != value:
+                    self._fail("I4", f"the result of {job_id} is not the refold's")
+                    return
+
+
+def _short(row: bytes | None) -> str:
+    return "nothing" if row is None else repr(row)
+
+
+__all__ = ["LOOKUP", "Checks", "Violation", "refold"]

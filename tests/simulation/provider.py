@@ -1,0 +1,295 @@
+"""A provider in virtual time, with a ledger: accepts, runs, ends, forgets, and says so by webhooks; all of it unreliably.
+
+It shares no code with the system: what it accepted stands in `ledger`, and that is what I3 is counted against.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from streams.policy.answers import NOT_JSON, Answer, Fault, Reply
+from tests.simulation.chaos import EPOCH_MS, Chaos, Life
+
+CREATE_TIMEOUT_S = 3.0
+LOOK_TIMEOUT_S = 2.0
+
+CREATE_FAULTS = (
+    "never_sent", "lost", "accepted_lost", "timeout", "accepted_timeout", "accepted_empty", "empty", "accepted_html",
+    "accepted_500", "500", "503_overloaded", "429", "429_long", "429_quota", "html_403", "400", "307", "accepted_slow",
+    "accepted_unknown_status", "accepted_408", "accepted_ended",
+)  # fmt: skip
+LOOK_FAULTS = (
+    "lost", "timeout", "404", "html", "empty", "unknown_status", "regress", "another_id", "500", "429", "401", "no_output",
+)  # fmt: skip
+CANCEL_FAULTS = ("400", "404", "409", "runs_on", "accepted_lost", "lost", "500")
+ENDS = (
+    "failed", "failed_never", "failed_reset", "failed_no_code", "incomplete", "cancelled", "empty", "stuck", "expires",
+)  # fmt: skip
+
+Hook = Callable[[str, str, str, int], None]
+"""(webhook id, type, response id, when it ended in ms): deliver it now."""
+
+
+@dataclass(slots=True)
+class Response:
+    id: str
+    job_id: str
+    attempt: str
+    tenant: str
+    created_s: float
+    starts_s: float
+    ends_s: float
+    end: str
+    seen_after_s: float
+    """Before that a look gets a 404."""
+    gone_s: float = float("inf")
+    cancelled: bool = False
+    shown_end: bool = False
+
+    def status(self, now_s: float) -> str:
+        if self.cancelled:
+            return "cancelled"
+        if now_s < self.starts_s:
+            return "queued"
+        if now_s < self.ends_s or self.end == "stuck":
+            return "in_progress"
+        return {"incomplete": "incomplete", "cancelled": "cancelled"}.get(
+            self.end, "failed" if self.end.startswith("failed") else "completed"
+        )
+
+
+@dataclass(slots=True)
+class Provider:
+    chaos: Chaos
+    hook: Hook
+    ledger: list[tuple[str, str, str]] = field(default_factory=list)
+    """(job, attempt, response id) of each accepted create, in order."""
+    responses: dict[str, Response] = field(default_factory=dict)
+
+    def accept(self, job_id: str, attempt: str, tenant: str) -> Response:
+        chaos, random = self.chaos, self.chaos.random
+        now_s = chaos.loop.time()
+        response_id = f"resp_{len(self.ledger)}"
+        odd = chaos.random.random() < chaos.mixture.run_odd
+        end = random.choice(ENDS) if odd else "completed"
+        queue_s, run_s = random.choice((0.1, 0.5, 3.0)), min(60.0, random.lognormvariate(1.0, 1.0))
+        response = Response(
+            response_id, job_id, attempt, tenant, now_s, now_s + queue_s, now_s + queue_s + run_s, end,
+            seen_after_s=now_s + (2.0 if chaos.chance(chaos.mixture.look_fault / 2) else 0.0),
+        )  # fmt: skip
+        if end == "expires":
+            response.gone_s = response.ends_s + random.choice((0.0, 5.0))
+        chaos.met.add(f"run {end}")
+        self.ledger.append((job_id, attempt, response_id))
+        self.responses[response_id] = response
+        self._plan_hook(response)
+        return response
+
+    def cancel(self, response: Response) -> None:
+        """Ends it, unless it has ended."""
+        now_s = self.chaos.loop.time()
+        if response.status(now_s) in ("queued", "in_progress"):
+            response.cancelled = True
+            response.ends_s = now_s
+            self._plan_hook(response)
+
+    def _plan_hook(self, response: Response) -> None:
+        chaos, mixture, random = self.chaos, self.chaos.mixture, self.chaos.random
+        if response.end == "stuck" and not response.cancelled:
+            return
+        if chaos.chance(mixture.hook_lost):
+            chaos.met.add("hook lost")
+            return
+        wait_s = max(0.0, response.ends_s - chaos.loop.time()) + 0.05
+        oddity = random.choice(("twice", "late", "early", "reordered", "unknown_type", "foreign")) if chaos.chance(
+            mixture.hook_odd) else ""  # fmt: skip
+        number = len(self.responses)
+        webhook_id = f"wh_{number}_{response.id}_{int(response.cancelled)}"
+        if oddity:
+            chaos.met.add(f"hook {oddity}")
+        match oddity:
+            case "late":
+                wait_s += random.choice((5.0, 30.0, 90.0))
+            case "early":
+                wait_s = 0.0
+            case "reordered":
+                wait_s += random.random() * 5
+            case "twice":
+                self._hook_in(wait_s + random.random() * 9, webhook_id, "response.completed", response)
+            case "unknown_type":
+                self._hook_in(wait_s, f"{webhook_id}_x", "response.pondered", response)
+            case "foreign":
+                stranger = Response(f"{response.id}_strange", "", "", "", 0, 0, 0, "completed", 0)
+                if random.random() < 0.5:
+                    self.responses[stranger.id] = stranger
+                self._hook_in(wait_s, f"{webhook_id}_f", "response.completed", stranger)
+            case _:
+                pass
+        self._hook_in(wait_s, webhook_id, "response.completed", response)
+
+    def _hook_in(self, wait_s: float, webhook_id: str, kind: str, response: Response) -> None:
+        self.chaos.loop.call_later(wait_s, self._send_hook, webhook_id, kind, response)
+
+    def _send_hook(self, webhook_id: str, kind: str, response: Response) -> None:
+        if response.cancelled and not webhook_id.endswith("_1"):
+            return  # what would have been its own end did not come
+        self.hook(webhook_id, kind, response.id, EPOCH_MS + int(response.ends_s * 1000))
+
+    def shown(self, response: Response, **changes: Any) -> dict[str, Any]:
+        """The object as the API gives it."""
+        now_s = self.chaos.loop.time()
+        status = response.status(now_s)
+        ended = status not in ("queued", "in_progress")
+        response.shown_end |= ended
+        metadata = {"job": response.job_id, "attempt": response.attempt, "tenant": response.tenant}
+        body: dict[str, Any] = {
+            "id": response.id,
+            "object": "response",
+            "status": status,
+            "created_at": EPOCH_MS // 1000 + int(response.created_s),
+            "metadata": metadata if response.job_id else {},
+            "output": [{"type": "message"}] if status == "completed" and response.end != "empty" else [],
+        }
+        if ended:
+            body["usage"] = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+            body["completed_at"] = EPOCH_MS // 1000 + int(response.ends_s)
+        if status == "failed":
+            codes = {"failed": "server_error", "failed_never": "invalid_prompt", "failed_reset": "rate_limit_exceeded"}
+            body["error"] = {"code": codes[response.end], "message": "no"} if response.end in codes else None
+        if status == "incomplete":
+            body["incomplete_details"] = {"reason": "max_output_tokens"}
+        return body | changes
+
+
+def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(status, headers or {}, {"error": {"code": code, "message": "no"}})
+
+
+_REFUSALS: dict[str, Reply] = {
+    "never_sent": Fault("never_sent"),
+    "lost": Fault("lost"),
+    "500": _error(500, "server_error"),
+    "503_overloaded": _error(503, "server_is_overloaded", {"retry-after": "1"}),
+    "429": _error(429, "rate_limit_exceeded", {"retry-after": "0.5"}),
+    "429_long": _error(429, "rate_limit_exceeded", {"retry-after": "20"}),
+    "429_quota": _error(429, "insufficient_quota"),
+    "html_403": Answer(403, {}, NOT_JSON),
+    "400": _error(400, "invalid_request"),
+    "401": _error(401, "invalid_api_key"),
+    "404": _error(404, "not_found"),
+    "409": _error(409, "conflict"),
+    "307": Answer(307, {}, NOT_JSON),
+    "empty": Answer(200, {}, {}),
+    "html": Answer(200, {}, NOT_JSON),
+}
+
+
+class Client:
+    """`streams.workers.openai_client.OpenAIClient` of one life: whatever happens comes back as data."""
+
+    def __init__(self, life: Life, provider: Provider, *, repeats: bool = False) -> None:
+        self._life = life
+        self._provider = provider
+        self._repeats = repeats
+
+    async def create(self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str) -> Reply:
+        reply = await self._create(job_id, str(attempt), tenant)
+        if self._repeats and isinstance(reply, Fault):
+            reply = await self._create(job_id, str(attempt), tenant)
+        return reply
+
+    async def _create(self, job_id: str, attempt: str, tenant: str) -> Reply:
+        life, chaos = self._life, self._life.chaos
+        fault = chaos.random.choice(CREATE_FAULTS) if chaos.chance(chaos.mixture.create_fault) else ""
+        await life.point("create.send")
+        if fault:
+            chaos.met.add(f"create {fault}")
+        if fault and not fault.startswith("accepted"):
+            if fault == "timeout":
+                await asyncio.sleep(CREATE_TIMEOUT_S)
+            await life.point("create.answer")
+            return _REFUSALS.get(fault, Fault("timeout"))
+        response = self._provider.accept(job_id, attempt, tenant)
+        if fault == "accepted_ended":
+            response.starts_s = response.ends_s = chaos.loop.time()
+        if fault == "accepted_slow":
+            await asyncio.sleep(CREATE_TIMEOUT_S * 0.9)
+        if fault == "accepted_timeout":
+            await asyncio.sleep(CREATE_TIMEOUT_S)
+        await life.point("create.answer")
+        match fault:
+            case "accepted_lost":
+                return Fault("lost")
+            case "accepted_timeout":
+                return Fault("timeout")
+            case "accepted_empty":
+                return _REFUSALS["empty"]
+            case "accepted_html":
+                return _REFUSALS["html"]
+            case "accepted_500":
+                return _REFUSALS["500"]
+            case "accepted_408":
+                return _error(408, "timeout")
+            case "accepted_unknown_status":
+                return Answer(200, {}, self._provider.shown(response, status="pondering"))
+            case _:
+                return Answer(200, {}, self._provider.shown(response))
+
+    async def retrieve(self, response_id: str) -> Reply:
+        life, chaos = self._life, self._life.chaos
+        await life.point("look.send")
+        fault = chaos.random.choice(LOOK_FAULTS) if chaos.chance(chaos.mixture.look_fault) else ""
+        reply = self._look(response_id, fault)
+        if fault:
+            chaos.met.add(f"look {fault}")
+        if fault == "timeout":
+            await asyncio.sleep(LOOK_TIMEOUT_S)
+        await life.point("look.answer")
+        return reply
+
+    def _look(self, response_id: str, fault: str) -> Reply:
+        now_s = self._life.chaos.loop.time()
+        response = self._provider.responses.get(response_id)
+        if fault == "timeout":
+            return Fault("timeout")
+        if fault in _REFUSALS:
+            return _REFUSALS[fault]
+        if response is None or now_s < response.seen_after_s or now_s >= response.gone_s:
+            self._life.chaos.met.add("look found nothing")
+            return _REFUSALS["404"]
+        match fault:
+            case "unknown_status":
+                return Answer(200, {}, self._provider.shown(response, status="pondering"))
+            case "regress" if response.shown_end:
+                return Answer(200, {}, self._provider.shown(response, status="in_progress", output=[]))
+            case "another_id":
+                return Answer(200, {}, self._provider.shown(response, id="resp_other"))
+            case "no_output":
+                return Answer(200, {}, self._provider.shown(response, output=None))
+            case _:
+                return Answer(200, {}, self._provider.shown(response))
+
+    async def cancel(self, response_id: str) -> Reply:
+        life, chaos = self._life, self._life.chaos
+        await life.point("cancel.send")
+        response = self._provider.responses.get(response_id)
+        fault = chaos.random.choice(CANCEL_FAULTS) if chaos.chance(chaos.mixture.cancel_fault) else ""
+        if fault:
+            chaos.met.add(f"cancel {fault}")
+        if response is None or chaos.loop.time() >= response.gone_s:
+            reply: Reply = _REFUSALS["404"]
+        elif fault in _REFUSALS:
+            reply = _REFUSALS[fault]
+        elif fault == "runs_on":
+            reply = Answer(200, {}, self._provider.shown(response))
+        else:
+            self._provider.cancel(response)
+            reply = Fault("lost") if fault == "accepted_lost" else Answer(200, {}, self._provider.shown(response))
+            if chaos.chance(chaos.mixture.cancel_fault / 3) and response.cancelled:
+                chaos.met.add("cancelled then completed")
+                response.cancelled = False
+                response.end = "completed"
+                response.ends_s = chaos.loop.time() + 2.0
+        await life.point("cancel.answer")
+        return reply

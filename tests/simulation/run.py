@@ -1,0 +1,57 @@
+"""One seed: build the system, let it run, break it, let it rest, check."""
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass
+
+import structlog
+
+from tests.simulation.chaos import Chaos
+from tests.simulation.checks import Checks
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.system import System
+from tests.simulation.wrong import RIGHT, Wrong
+
+STEPS_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    seed: int
+    violations: tuple[str, ...]
+    met: Counter[str]
+    steps: tuple[str, ...]
+    """The last of them; all, if they were asked for."""
+    virtual_s: float
+
+
+def quiet() -> None:
+    """The system's own warnings are what we provoke: nobody wants to read them."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def simulate(seed: int, jobs: int, wrong: Wrong = RIGHT, *, trace: bool = False) -> Outcome:
+    loop = VirtualLoop(f"order {seed}")
+    asyncio.set_event_loop(loop)
+    chaos = Chaos(seed, loop, trace=trace)
+    violations: list[str] = []
+    try:
+        system = System(chaos, jobs, wrong)
+
+        def check() -> None:
+            violations.extend(str(violation) for violation in Checks(system, chaos.met).run())
+
+        loop.run_until_complete(system.run(check))
+        loop.run_until_complete(system.end())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    violations += [f"unheard: {text}" for text in loop.unheard]
+    steps = list(chaos.steps) if trace or violations else []
+    shown = steps if trace else steps[-STEPS_SHOWN:]
+    return Outcome(seed, tuple(violations), chaos.met.counts, tuple(_line(*step) for step in shown), loop.time())
+
+
+def _line(at_s: float, who: str, what: str, detail: str) -> str:
+    return f"{at_s:10.3f}  {who:<10} {what} {detail}".rstrip()

@@ -1,0 +1,324 @@
+"""A worker as `streams.app` composes it: both folds, intake, both schedulers, submitter and caller; all but Faust are the real ones.
+
+`FoldConsumer` does what Faust and `streams.store.transport` do for the folds: joins, recovers, gives each partition's records in
+batches, one at a time, commits the end of what was acknowledged, and on a rebalance waits for what is out, commits, and moves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from runtime.door import DoorPolicy
+from runtime.errors import BrokerUnavailableError, InvariantError
+from schemas.base import DEFAULT_TENANT, Message
+from streams.agents.fold_shell import FoldShell, until_acknowledged
+from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.intake import take_request
+from streams.policy.looks import LookPolicy
+from streams.scheduler.due import DueIndex
+from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler, rebuild_index
+from streams.scheduler.timers import job_timer, response_timer
+from streams.workers.caller import Caller
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.rate import LookRate
+from streams.workers.submitter import Submitter
+from tests.simulation.blobs import MemoryBlobs
+from tests.simulation.broker import Broker, Log, Member, Record
+from tests.simulation.chaos import Life
+from tests.simulation.ports import Commands, FencedOffError, LocalStores, NotOwnedError, Publisher, Results, Rows
+from tests.simulation.provider import Client, Provider
+from tests.simulation.wrong import Wrong
+
+LOOKS = LookPolicy(first_look_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_500, spacing_max_ms=15_000)
+INLINE_BYTES_MAX = 400
+COMMIT_INTERVAL_S = 1.0
+DRAIN_S = 5.0
+IDLE_MS = 3_600_000
+
+Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
+
+EXPECTED_ENDS = (BrokerUnavailableError, FencedOffError, NotOwnedError)
+"""Failures after which a worker ends by itself, as it should; any other is a defect of ours."""
+
+METRICS = WorkerMetrics(CollectorRegistry())
+
+
+class WatchedIndex(DueIndex):
+    """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at each tick."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sooner = asyncio.Event()
+        self.wake_ms = 0
+
+    def rebuild(self, partition: int, dues: Any) -> None:
+        super().rebuild(partition, dues)
+        self.sooner.set()
+
+    def put(self, partition: int, key: bytes, due_ms: int | None) -> None:
+        super().put(partition, key, due_ms)
+        if due_ms is not None and due_ms < self.wake_ms:
+            self.sooner.set()
+
+
+class FoldConsumer:
+    """See the module."""
+
+    def __init__(
+        self, life: Life, broker: Broker, host: str, tables: Sequence[Rows], handlers: dict[str, tuple[str, Handle]],
+        recovered: Callable[[set[int]], None], handled: set[tuple[str, int, int]], wrong: Wrong,
+    ) -> None:  # fmt: skip
+        self._life = life
+        self._broker = broker
+        self._group = broker.groups["worker"]
+        self._member = Member(life, host)
+        self._tables = tables
+        self._handlers = handlers
+        self._recovered = recovered
+        self._wrong = wrong
+        self._done: dict[tuple[str, int], int] = {}
+        self._open = False
+        self._generations_recovered = 0
+        self.handled = handled
+        """(topic, partition, offset) of each record whose handler returned, in any life."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        member, group = self._member, self._group
+        while not stop.is_set():
+            if not group.holds(member):
+                member = self._member = Member(self._life, member.host)
+            await group.join(member)
+            if not await self._recover(member):
+                continue
+            await self._serve(member, stop)
+        if not self._broker.chaos.mixture.static:
+            group.leave(member)
+
+    async def _recover(self, member: Member) -> bool:
+        mine = set(member.partitions)
+        for table in self._tables:
+            table.reassigned(mine)
+        if self._wrong.index_before_recovery:
+            for table in self._tables:
+                table.recovered(mine)
+            self._recovered(mine)
+        for table in self._tables:
+            await table.recover(mine)
+            if member.moving.is_set():
+                return False
+        for table in self._tables:
+            table.recovered(mine)
+        early = self._wrong.index_before_recovery
+        again = self._wrong.no_index_after_rebalance and self._generations_recovered
+        if not early and not again:
+            self._recovered(mine)
+        self._generations_recovered += 1
+        return True
+
+    async def _serve(self, member: Member, stop: asyncio.Event) -> None:
+        """Until the group moves or `stop`; then everything that is out has ended and is committed."""
+        self._open = True
+        self._done = {}
+        wakes: list[asyncio.Event] = []
+        lanes = []
+        for topic, (name, handle) in self._handlers.items():
+            for partition in member.partitions:
+                log = self._broker.logs[topic, partition]
+                wake = asyncio.Event()
+                log.watchers.append(wake)
+                wakes.append(wake)
+                lanes.append(self._life.spawn(self._lane(log, wake, name, handle)))
+        committing = self._life.spawn(self._commit_all(member))
+        stopping = self._life.spawn(_waited(stop))
+        moving = self._life.spawn(_waited(member.moving))
+        try:
+            await asyncio.wait({stopping, moving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._open = False
+            for log in self._broker.logs.values():
+                log.watchers = [watcher for watcher in log.watchers if watcher not in wakes]
+            for task in (committing, stopping, moving):
+                task.cancel()
+        for wake in wakes:
+            wake.set()
+        if lanes:
+            _, late = await asyncio.wait(set(lanes), timeout=DRAIN_S)
+            if late:
+                self._life.chaos.met.add("handler did not end in time")
+                self._life.kill("a handler did not end in time")
+        await self._commit(member)
+
+    async def _lane(self, log: Log, wake: asyncio.Event, name: str, handle: Handle) -> None:
+        place = (log.topic, log.partition)
+        position = self._group.committed.get(place, 0)
+        batch_max = self._broker.chaos.mixture.batch_records_max
+        while self._open:
+            await self._life.point(f"{name}.fetch")
+            records = log.read(position, batch_max)
+            if not self._open:
+                return
+            if not records:
+                wake.clear()
+                await wake.wait()
+                continue
+            position = records[-1].offset + 1
+            if self._wrong.acknowledges_before_rows:
+                self._done[place] = position
+            try:
+                await handle(log.partition, records)
+            except EXPECTED_ENDS as error:
+                self._life.chaos.met.add(f"ended by {type(error).__name__}")
+                if not self._wrong.acknowledges_failures:
+                    self._life.kill(f"ended by {error!r}")
+                    return
+            except Exception as error:
+                self._life.chaos.defect(error)
+                self._life.kill(f"ended by {error!r}")
+                return
+            self.handled.update((log.topic, log.partition, record.offset) for record in records)
+            self._done[place] = position
+
+    async def _commit_all(self, member: Member) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_INTERVAL_S)
+            await self._commit(member)
+
+    async def _commit(self, member: Member) -> None:
+        done = {place: at for place, at in self._done.items() if self._group.committed.get(place, 0) < at}
+        if not done:
+            return
+        await self._life.point("worker.commit")
+        self._group.commit(member, done)
+        await self._life.point("worker.committed")
+
+
+class Worker:
+    """One process. `start` it once; it ends by `stop`, or with its life."""
+
+    def __init__(
+        self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
+        policy: DoorPolicy, handled: set[tuple[str, int, int]], wrong: Wrong,
+    ) -> None:  # fmt: skip
+        self.life = life
+        self.host = host
+        self._broker = broker
+        self._blobs = blobs
+        self._policy = policy
+        self._wrong = wrong
+        self._stores = stores
+        self._stop = asyncio.Event()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._results = Results(life, broker, wrong)
+        self.jobs = self._fold(JOB_FOLD, job_timer, "job_timers")
+        self.responses = self._fold(RESPONSE_FOLD, partial(response_timer, LOOKS), "response_timers")
+        self.consumer = FoldConsumer(
+            life, broker, host, (self.jobs.rows, self.responses.rows),
+            {
+                "requests": ("intake", self._take_requests),
+                "jobs": ("job_fold", self.jobs.take),
+                "responses": ("response_fold", self.responses.take),
+            },
+            self._recovered, handled, wrong,
+        )  # fmt: skip
+        self._intake = Publisher(life, broker, "intake")
+        client: Any = Client(life, provider, repeats=wrong.repeats_creates)
+        self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
+        self._lookups = Commands(life, broker, "lookups", "caller", host, wrong)
+        rate = LookRate(250.0, life.now_ms)
+        self._submitter = Submitter(
+            group=self._submissions, client=client, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
+            now_ms=life.now_ms, metrics=METRICS, looks=LOOKS, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
+        )  # fmt: skip
+        self._caller = Caller(
+            group=self._lookups, client=client, publisher=Publisher(life, broker, "caller"), blobs=blobs,
+            now_ms=life.now_ms, metrics=METRICS, looks=LOOKS, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
+            concurrency=8, drain_ms=2_000,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        spawn, stop = self.life.spawn, self._stop
+        for timers in (self.jobs, self.responses):
+            spawn(self._guarded(timers.fire))
+        parts = (self.consumer.run, self._submitter.run, self._caller.run)
+        self._ending = {spawn(self._guarded(partial(part, stop))) for part in parts}
+
+    async def stop(self) -> None:
+        """SIGTERM: finish what is in hand, leave, end."""
+        self._stop.set()
+        self._submissions.nudge()
+        self._lookups.nudge()
+        await asyncio.wait(self._ending, timeout=2 * DRAIN_S)
+        self.life.kill("stopped")
+
+    async def _guarded(self, part: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await part()
+        except EXPECTED_ENDS as error:
+            self.life.kill(f"ended by {error!r}")
+        except Exception as error:
+            self.life.chaos.defect(error)
+            self.life.kill(f"ended by {error!r}")
+
+    def _fold(self, fold: Fold[Any], make_timer: MakeTimer, who: str) -> "FoldParts":
+        return FoldParts(self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong)
+
+    def _recovered(self, mine: set[int]) -> None:
+        self._results.reassigned()
+        for part in (self.jobs, self.responses):
+            rebuild_index(part.fold, part.index, part.rows, mine)
+
+    async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
+        """As `streams.agents.agents.Intake.take`, which can't be had without Faust."""
+        messages: list[Message] = []
+        for record in records:
+            messages += await take_request(
+                record, tenant=DEFAULT_TENANT, now_ms=self.life.now_ms(), policy=self._policy, blobs=self._blobs,
+                inline_bytes_max=INLINE_BYTES_MAX,
+            )  # fmt: skip
+        await until_acknowledged(lambda: self._intake.publish(messages), "intake")
+
+
+class FoldParts:
+    """A fold with its table, its shell, its index and its timers."""
+
+    def __init__(
+        self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer, who: str,
+        results: Results, wrong: Wrong,
+    ) -> None:  # fmt: skip
+        self.fold = fold
+        self._life = life
+        self.index = WatchedIndex()
+        self.rows = Rows(life, broker, stores, fold.topic, fold.name, wrong)
+        shell = wrong.shell()
+        self._shell: FoldShell = shell(
+            wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
+            index=self.index, now_ms=life.now_ms,
+        )  # fmt: skip
+        self._scheduler = Scheduler(
+            fold.topic, index=self.index, rows=self.rows, make_timer=make_timer, publisher=Publisher(life, broker, who),
+            now_ms=life.now_ms,
+        )  # fmt: skip
+
+    async def take(self, partition: int, records: Sequence[Record]) -> None:
+        await self._shell.take(partition, records)
+
+    async def fire(self) -> None:
+        """`Scheduler.run`, asleep for as long as nothing is due."""
+        while True:
+            try:
+                await self._scheduler.tick()
+            except NotOwnedError as error:
+                raise InvariantError("the scheduler read a partition that is not its own") from error
+            index, due_ms, now_ms = self.index, self.index.next_due_ms(), self._life.now_ms()
+            index.wake_ms = now_ms + IDLE_MS if due_ms is None else max(due_ms, now_ms + TICK_MS)
+            index.sooner.clear()
+            alarm = self._life.chaos.loop.call_later((index.wake_ms - now_ms) / 1000, index.sooner.set)
+            await index.sooner.wait()
+            alarm.cancel()
+
+
+async def _waited(event: asyncio.Event) -> None:
+    await event.wait()
