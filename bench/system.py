@@ -113,6 +113,7 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
         hops = Hops(system, producer)
         await hops.start()
         sent_ms: dict[str, float] = {}
+        cpu_before = cpu_s(system)
         warm = round(rate * 5)
         for number in range(warm + round(rate * seconds)):
             job_id = f"bench-{number}"
@@ -122,6 +123,7 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
                 await hops.once()
             await asyncio.sleep(1 / rate)
         await downstream.until(len(sent_ms))
+        cpu = cpu_ms_a_job(cpu_before, cpu_s(system), len(sent_ms))
         measured = [job_id for number, job_id in enumerate(sent_ms) if number >= warm]
         creates = {line["job"]: line["at_ms"] for line in await ledger(system, "creates")}
         hooks: dict[str, float] = {}
@@ -136,7 +138,7 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
         create = spread(creates[job_id] - sent_ms[job_id] for job_id in measured)
         return {
             "what": "latency", "rate_per_s": rate, "jobs": len(sent_ms), "repeats": downstream.repeats,
-            "webhook_sent_to_result_ms": webhook, "request_to_create_accepted_ms": create, "hop_ms": hop,
+            "webhook_sent_to_result_ms": webhook, "request_to_create_accepted_ms": create, "hop_ms": hop, "cpu_ms_a_job": cpu,
             "ratio_to_hop_p50": round(webhook["p50"] / max(hop["p50"], 0.1), 1),
         }  # fmt: skip
 
@@ -177,6 +179,7 @@ async def burst(jobs: int) -> dict[str, Any]:
         producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all", linger_ms=5)
         await producer.start()
         topic = f"{system.runtime.topic_prefix}requests"
+        cpu_before = cpu_s(system)
         began = now_ms()
         waits = [await producer.send(topic, submit_value(f"burst-{n}"), key=f"burst-{n}".encode()) for n in range(jobs)]
         for wait in waits:
@@ -184,6 +187,7 @@ async def burst(jobs: int) -> dict[str, Any]:
         submitted_s = (now_ms() - began) / 1000
         await downstream.until(jobs)
         took_s = (now_ms() - began) / 1000
+        cpu = cpu_ms_a_job(cpu_before, cpu_s(system), jobs)
         reading.cancel()
         await producer.stop()
         creates = await ledger(system, "creates")
@@ -191,6 +195,7 @@ async def burst(jobs: int) -> dict[str, Any]:
         return {
             "what": "burst", "jobs": jobs, "submitted_in_s": round(submitted_s, 2), "took_s": round(took_s, 2),
             "jobs_per_s": round(jobs / took_s, 1), "creates": len(creates), "repeats": downstream.repeats, "worker_rss_mib": rss,
+            "cpu_ms_a_job": cpu,
         }  # fmt: skip
 
 
@@ -215,6 +220,22 @@ async def memory(jobs: int) -> dict[str, Any]:
             "worker_rss_mib_before": before,
             "worker_rss_mib": worker_rss_mib(system),
         }
+
+
+def cpu_s(system: System) -> dict[str, float]:
+    """Processor seconds of each child so far; the broker's are under `broker`."""
+    pids = {name: system.supervisor.pid(name) for name in ("serve", "projection", "worker", "simulator")}
+    pids["broker"] = system.broker_pid
+    seconds: dict[str, float] = {}
+    for name, pid in pids.items():
+        if pid is not None:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            seconds[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def cpu_ms_a_job(before: Mapping[str, float], after: Mapping[str, float], jobs: int) -> dict[str, float]:
+    return {name: round((after[name] - before[name]) * 1000 / jobs, 2) for name in after}
 
 
 def worker_rss_mib(system: System) -> float | None:

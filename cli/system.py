@@ -24,7 +24,7 @@ from runtime.broker.chain import name_of
 from runtime.clock import monotonic_s
 from runtime.errors import ConfigurationError
 from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics, delete_topics
+from runtime.topics import create_topics, delete_topics, refuse_fatal
 
 PORT_PREFERRED = 8080
 PROBE_TIMEOUT_S = 2.0
@@ -76,6 +76,8 @@ class System:
     database: Path
     supervisor: Supervisor
     started_in_s: float
+    broker_pid: int | None = None
+    """Of a node of our own, for measurements and tests."""
     broker_restarts: int = 0
 
     @property
@@ -118,7 +120,7 @@ async def running_system(
         runtime, throwaway = _runtime_settings(shape, kafka)
         own_prefix = runtime if throwaway else None
         tell(f"broker: {kafka.bootstrap} ({name_of(kafka.source)}), after {monotonic_s() - began_s:.1f} s")
-        await create_topics(runtime)
+        refuse_fatal((await create_topics(runtime)).differences)
         supervisor = Supervisor(_programs(shape, places, runtime), shape.folder / "logs", tell)
         node = kafka.node
         on_kill(lambda: _kill(supervisor, node))
@@ -134,6 +136,7 @@ async def running_system(
             database=_database(shape),
             supervisor=supervisor,
             started_in_s=monotonic_s() - began_s,
+            broker_pid=node.pid if node is not None else None,
         )
         if node is not None:
             watcher = asyncio.create_task(_keep_broker(node, system, tell), name="keep-broker")

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from runtime.errors import BrokerUnavailableError
+from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
 from runtime.settings import RuntimeSettings
 
@@ -22,7 +23,6 @@ Partition = tuple[str, int]
 
 POLL_MS = 200
 """How long an idle poll waits; one with records returns at once."""
-FETCH_WAIT_MS = 100
 SESSION_MS = 6_000
 """The least that a broker allows by default: how long a killed projection keeps its partitions from the next one."""
 HEARTBEAT_MS = 2_000
@@ -55,6 +55,7 @@ class LogConsumer:
         self._group = group
         self._lost = lost
         self._consumer: AIOKafkaConsumer | None = None
+        self._pace = FetchPace()
 
     async def start(self) -> None:
         """Join the group.
@@ -68,7 +69,7 @@ class LogConsumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_max_wait_ms=BUSY_WAIT_MS,
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
         )
@@ -136,6 +137,7 @@ class LogConsumer:
         """
         try:
             found = await self._live().getmany(timeout_ms=timeout_ms, max_records=records_max)
+            self._pace.saw(self._live(), records=bool(found))
         except KafkaError as error:
             raise BrokerUnavailableError(f"poll: {error!r}") from error
         return {self._from(partition): [_raw(record) for record in records] for partition, records in found.items()}

@@ -43,6 +43,8 @@ LEVEL_FLOORS: Mapping[str, int] = {
     "aiohttp.access": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
+    "httpx2": logging.WARNING,
+    "httpcore2": logging.WARNING,
     "openai": logging.WARNING,
     "asyncio": logging.WARNING,
 }

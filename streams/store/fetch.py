@@ -20,10 +20,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-FETCH_MAX_WAIT_MS = 20
-"""How long the broker may hold a fetch that finds nothing. Data ends the wait at once; but a partition whose records were not yet
-taken (a busy loop) is left out of the fetch under way, so this bounds the wait for its next (Faust's own: 1,500). At 300 records/s
-on a machine three times overbooked: p90 5 to 18 ms, against 12 to 39 with 250; an idle worker spends 3.5 % of a core on it."""
+from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 """Of one answer of a broker, all partitions together (aiokafka's own: 50 MiB). It is in memory about three times while it is taken apart."""
@@ -60,14 +57,17 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
     seek_epoch: int = 0
     """Counts seeks. Written in the thread's loop only; a plain int, so reading it elsewhere is safe."""
 
+    _pace: FetchPace
+
     wanted: frozenset[TP] = frozenset()
     """Partitions to take records of. Swapped as a whole by the main loop, see `want`."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
+        self._pace = FetchPace()
         consumer = super()._create_worker_consumer(transport)
         # Faust reads uncommitted records unless it runs its own transactions, and offers no setting. Set before the start.
         consumer._isolation_level = "read_committed"
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        consumer._fetch_max_wait_ms = BUSY_WAIT_MS
         consumer._fetch_max_bytes = FETCH_BYTES_MAX
         return consumer
 
@@ -106,6 +106,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                     continue
                 self._pause_unwanted(consumer)
                 found = self._take(fetcher)
+                self._pace.saw(consumer, records=bool(found))
                 if found or remaining_s <= 0:
                     return found
                 waiter = fetcher._create_fetch_waiter()

@@ -14,6 +14,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError, KafkaTimeoutError
 
+from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
 from runtime.settings import RuntimeSettings
 from streams.workers.commands import ReadBack, Record, Taken
@@ -25,9 +26,6 @@ POLL_INTERVAL_MAX_MS = 3_600_000
 """A member that does not poll for this long leaves. Long, as a full house (the provider blocks us) is no reason to."""
 
 FETCH_BYTES_MAX = 8 << 20
-FETCH_WAIT_MS = 20
-"""aiokafka 0.14 has one fetch under way per broker, and asks for a partition that was just read only in the next one: this is how
-long its next command may lie there. The price is 50 small requests a second while nothing happens."""
 
 
 class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -39,6 +37,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._group = group
         self._session_timeout_ms = session_timeout_ms
         self._consumer: Any = None
+        self._pace = FetchPace()
         self._reader: Any = None
         self._commit_lock = asyncio.Lock()
         self._epoch = 0
@@ -63,7 +62,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 heartbeat_interval_ms=self._session_timeout_ms // 4,
                 max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
                 max_partition_fetch_bytes=FETCH_BYTES_MAX,
-                fetch_max_wait_ms=FETCH_WAIT_MS,
+                fetch_max_wait_ms=BUSY_WAIT_MS,
             )
             consumer.subscribe([self._topic], listener=self)
             # Before the start: the first assignment may come while it is still under way, and reads the generation.
@@ -98,6 +97,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             return Taken(self._epoch)
         try:
             batch = await self._consumer.getmany(timeout_ms=wait_ms, max_records=records_max)
+            self._pace.saw(self._consumer, records=bool(batch))
         except KafkaError as error:
             if not error.retriable:
                 raise
