@@ -199,6 +199,8 @@ async def open_reader(settings: RuntimeSettings) -> AsyncIterator[TopicReader]:
     )
     try:
         await consumer.start()
+        # aiokafka 0.14: a consumer without a group that is stopped before its first task has run raises CancelledError.
+        await asyncio.sleep(0)
         yield TopicReader(consumer, settings.topic_prefix, counts)
     except (KafkaError, OSError) as error:
         raise BrokerUnavailableError(f"the broker at {settings.kafka_bootstrap_servers}: {error!r}") from error

@@ -44,6 +44,9 @@ from schemas.topics import BY_NAME
 COLUMNS: Final = ("id", "age", "component", "reason", "key", "status", "detail")
 SAMPLE = 5
 SEND_TIMEOUT_S = 30.0
+SKEW_MS = 60_000
+"""How far a letter's own time may be from its record's: a batch of them is stamped before it is sent."""
+
 TOPIC = "dead-letters"
 
 app = typer.Typer(help="Records that could not be taken: look at them, put them back, drop them.", no_args_is_help=True)
@@ -69,7 +72,7 @@ def list_letters(
     """Dead letters about which nothing was decided, oldest first."""
     settings, now_ms = bootstrap_settings(), make_clock()()
     wanted = _wanted(settings, topic, reason, since, everything=everything)
-    found = asyncio.run(_letters(settings))
+    found = asyncio.run(_letters(settings, wanted.since_ms))
     letters = [letter for letter in found.letters if wanted.takes(letter, settings.topic_prefix)]
     if output is Form.TABLE:
         emit([_row(letter, settings, now_ms) for letter in letters], output, COLUMNS)
@@ -160,9 +163,12 @@ def drop(
     _print_plan(plan, output, quiet=quiet)
 
 
-async def _letters(settings: RuntimeSettings) -> Letters:
+async def _letters(settings: RuntimeSettings, since_ms: int | None = None) -> Letters:
     async with open_reader(settings) as reader:
-        return collect(await reader.read_all(reader.partitions(TOPIC)))
+        partitions = reader.partitions(TOPIC)
+        if since_ms is not None:
+            await reader.seek_time(partitions, since_ms - SKEW_MS)
+        return collect(await reader.read_all(partitions))
 
 
 def _wanted(

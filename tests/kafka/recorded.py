@@ -1,0 +1,142 @@
+"""A history that the whole system made on a real broker, with the system stopped again; and the `backstop` command on it."""
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from cli.pace import BRISK, TIME_SCALE
+from cli.system import Shape, System, running_system
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = 24
+PARTITIONS = 3
+
+
+@dataclass
+class Ran:
+    """One call of the command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Recorded:
+    """Where the history is. `while_working`: `audit verify` was run while jobs were under way."""
+
+    bootstrap: str
+    prefix: str
+    folder: Path
+    while_working: Ran | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def backstop(self, *arguments: str, **environment: str) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", *arguments], cwd=ROOT, env={**self.environment, **environment},
+            capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def publish(self, topic: str, key: bytes | None, value: bytes | None, partition: int | None = None) -> None:
+        async def send() -> None:
+            producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all")
+            await producer.start()
+            try:
+                await producer.send_and_wait(f"{self.prefix}{topic}", value, key=key, partition=partition)
+            finally:
+                await producer.stop()
+
+        asyncio.run(send())
+
+    def records(self, topic: str) -> list[Any]:
+        """All of a topic, by another way than the code under test: to the end offsets, partition after partition."""
+
+        async def read() -> list[Any]:
+            consumer = AIOKafkaConsumer(
+                f"{self.prefix}{topic}", bootstrap_servers=self.bootstrap, auto_offset_reset="earliest"
+            )
+            await consumer.start()
+            try:
+                found: list[Any] = []
+                ends = await consumer.end_offsets(consumer.assignment())
+                async with asyncio.timeout(30):
+                    while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+                        for batch in (await consumer.getmany(timeout_ms=200)).values():
+                            found += batch
+                return found
+            finally:
+                await consumer.stop()
+
+        return asyncio.run(read())
+
+
+def record(bootstrap: str, prefix: str, folder: Path) -> Recorded:
+    """Run the system until every job has its result and the read model has it, and stop it."""
+    history = Recorded(bootstrap, prefix, folder)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
+    history.environment = {
+        **kept,
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        "BACKSTOP_TOPIC_PREFIX": prefix,
+        "BACKSTOP_PARTITIONS": str(PARTITIONS),
+        "BACKSTOP_STATE_DIR": str(folder / "state"),
+        "BACKSTOP_DATA_DIR": str(folder),
+    }
+    shape = Shape(
+        folder=folder,
+        keep=True,
+        environment={**history.environment, **BRISK},
+        partitions=PARTITIONS,
+        faults="demo",
+        time_scale=TIME_SCALE * 4,
+    )
+
+    async def run() -> None:
+        async with running_system(shape, lambda _text: None, lambda _kill: None) as system:
+            await submit(history)
+            history.while_working = await asyncio.to_thread(history.backstop, "audit", "verify", "-o", "json")
+            await eventually(
+                lambda: finished(system), 120, "every job to have its result in the read model", poll_s=0.3
+            )
+
+    asyncio.run(run())
+    return history
+
+
+async def submit(history: Recorded) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=history.bootstrap, acks="all")
+    await producer.start()
+    topic = f"{history.prefix}requests"
+    try:
+        for number in range(JOBS):
+            job_id = f"job-{number}"
+            request = {"type": "submit", "job_id": job_id, "request": {"model": "gpt-x", "input": f"prompt {number}"}}
+            await producer.send_and_wait(topic, json.dumps(request).encode(), key=job_id.encode())
+        await producer.send_and_wait(topic, b"no json", key=b"broken")
+        await producer.send_and_wait(topic, b'{"type":"submit","reqest":{}}', key=b"typo")
+        await producer.send_and_wait(f"{history.prefix}jobs", b'{"v":9}', key=b"of-the-future", partition=0)
+    finally:
+        await producer.stop()
+
+
+def finished(system: System) -> bool:
+    connection = sqlite3.connect(f"file:{system.database}?mode=ro", uri=True)
+    try:
+        ((count,),) = connection.execute("SELECT COUNT(*) FROM jobs WHERE result IS NOT NULL").fetchall()
+    finally:
+        connection.close()
+    return bool(count == JOBS + 2)  # each request that named its job has a result, if only `rejected`
