@@ -41,7 +41,9 @@ def demo(
     ] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 1,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
-    partitions: Annotated[int, typer.Option(min=1, max=256, help="Partitions of each topic.")] = 4,
+    partitions: Annotated[
+        int, typer.Option(envvar="BACKSTOP_PARTITIONS", min=1, max=256, help="Partitions of each topic.")
+    ] = 4,
     timeout_s: Annotated[float, typer.Option(min=1, help="Deadline of each job.")] = TIMEOUT_MS / 1000,
     rate: Annotated[
         float | None, typer.Option(min=0.1, help="Jobs submitted a second. Default: all within 12 s, but at least 20.")

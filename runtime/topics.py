@@ -104,6 +104,13 @@ def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> t
     return tuple(differences)
 
 
+def refuse_fatal(differences: Iterable[Difference]) -> None:
+    """:raises ConfigurationError: one of them would break us; the sentences say what was found, wanted, and what to do."""
+    fatal = [str(difference) for difference in differences if difference.fatal]
+    if fatal:
+        raise ConfigurationError("\n".join(fatal))
+
+
 async def create_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> Created:
     """Make the topics that are missing; leave the others as they are, and say in what they differ. Idempotent.
 
@@ -114,12 +121,11 @@ async def create_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> 
     async with _admin(settings, patience_s) as admin:
         before = await _found(admin, [topic.name for topic in wanted])
         missing = [topic for topic in wanted if topic.name not in before]
-        if missing:
-            await _create(admin, missing)
+        made = await _create(admin, missing) if missing else frozenset()
         after = await _found_all(admin, wanted, patience_s)
         return Created(
-            created=tuple(topic.name for topic in missing),
-            existing=tuple(before),
+            created=tuple(topic.name for topic in wanted if topic.name in made),
+            existing=tuple(topic.name for topic in wanted if topic.name not in made),
             differences=compare(wanted, after),
         )
 
@@ -151,9 +157,7 @@ async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) ->
             if not waits or monotonic_s() >= deadline_s:
                 break
             await asyncio.sleep(ASK_AGAIN_S)
-    fatal = [difference for difference in differences if difference.fatal]
-    if fatal:
-        raise ConfigurationError("\n".join(str(difference) for difference in fatal))
+    refuse_fatal(differences)
     return differences
 
 
@@ -284,7 +288,8 @@ async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[
         await admin.close()
 
 
-async def _create(admin: AIOKafkaAdminClient, topics: Sequence[WantedTopic]) -> None:
+async def _create(admin: AIOKafkaAdminClient, topics: Sequence[WantedTopic]) -> frozenset[str]:
+    """The names of those that were made; the others were there, though this broker had not told us of them yet."""
     response = await admin.create_topics(
         [
             NewTopic(topic.name, topic.partitions, topic.replication_factor, topic_configs=dict(topic.config))
@@ -292,11 +297,14 @@ async def _create(admin: AIOKafkaAdminClient, topics: Sequence[WantedTopic]) -> 
         ],
         timeout_ms=REQUEST_TIMEOUT_MS,
     )
+    made: set[str] = set()
     for name, code, *message in response.topic_errors:
-        # Another process may make them at the same moment: that is what was wanted.
-        if code not in (NO_ERROR, TopicAlreadyExistsError.errno):
+        if code == NO_ERROR:
+            made.add(name)
+        elif code != TopicAlreadyExistsError.errno:  # another process may make them at the same moment
             sentence = message[0] if message and message[0] else for_code(code).__name__
             raise ConfigurationError(f"topic {name} could not be created: {sentence}")
+    return frozenset(made)
 
 
 async def _found_all(

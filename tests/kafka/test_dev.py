@@ -150,8 +150,7 @@ def test_a_killed_system_leaves_no_process_and_goes_on_from_what_it_kept(tmp_pat
         process.kill()
         process.wait()
         wait_until(lambda: not processes_of(folder), 15, "all its processes to end", poll_s=0.2)
-        gone = run(folder, *BACKSTOP, "jobs", "list")
-        assert (gone.returncode, "Start it with `backstop dev`" in gone.stderr) == (2, True)
+        assert read_state(folder) is None, "its address is not handed out any more"
     with dev(folder, "--keep") as process:
         assert shown(folder, "one")["status"] == "completed"
         other = run(folder, *BACKSTOP, "jobs", "submit", "-m", "gpt-5.2", "-i", "Another.", "--job-id", "one")
@@ -161,6 +160,25 @@ def test_a_killed_system_leaves_no_process_and_goes_on_from_what_it_kept(tmp_pat
         assert fresh.returncode == 0, fresh.stderr
         assert interrupt(process) == 0
     assert processes_of(folder) == []
+    refused = run(folder, *BACKSTOP, "dev", "--keep", "--partitions", "5")
+    assert refused.returncode == 2
+    assert "jobs: partition count is 4, wanted 5. Set BACKSTOP_PARTITIONS=4" in refused.stderr
+    assert processes_of(folder) == []
+
+
+def test_an_interrupt_while_it_starts_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    process = subprocess.Popen(
+        [*BACKSTOP, "dev", "--port", "0"], cwd=ROOT, env=environment(folder), start_new_session=True
+    )
+    try:
+        wait_until(lambda: len(processes_of(folder)) > 1, 30, "the first child, which is the broker's")
+        assert interrupt(process) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert processes_of(folder) == []
+    assert list(folder.glob("run-*")) == []
 
 
 FAULTS = {

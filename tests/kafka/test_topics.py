@@ -46,6 +46,8 @@ def test_two_who_create_at_once_do_not_disturb_each_other(broker: Owned, prefix:
     async def run() -> None:
         both = await asyncio.gather(*(create_topics(settings_of(broker, prefix)) for _ in range(2)))
         assert [created.differences for created in both] == [(), ()]
+        names = [f"{prefix}{topic.name}" for topic in TOPICS]
+        assert sorted(both[0].created + both[1].created) == sorted(names), "each was made by one of them"
 
     asyncio.run(run())
 
