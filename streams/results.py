@@ -26,8 +26,8 @@ from runtime.headers import event_headers
 from runtime.kafka_client import client_options
 from runtime.publisher import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
-from schemas.codec import encode
-from schemas.results import JobResult
+from schemas.codec import PoisonError, decode, encode
+from schemas.results import RESULT, JobResult
 from streams import metrics
 
 log = structlog.get_logger()
@@ -50,10 +50,10 @@ class FencedError(BackstopError):
 class _Lane:
     producer: AIOKafkaProducer
     known: dict[str, None] = field(default_factory=dict)
-    """Job ids on the partition's end, oldest first."""
+    """What is on the partition's end (`_identity`), oldest first."""
 
-    def remember(self, job_id: str) -> None:
-        self.known[job_id] = None
+    def remember(self, identity: str) -> None:
+        self.known[identity] = None
         while len(self.known) > TAIL_RECORDS_MAX:
             del self.known[next(iter(self.known))]
 
@@ -99,7 +99,8 @@ class ResultsPublisher:
                 return
 
     async def _commit(self, lane: _Lane, partition: int, results: Sequence[JobResult]) -> None:
-        fresh = {result.job_id: result for result in results if result.job_id not in lane.known}
+        named = ((_identity(result.job_id, result.timings.submitted_at_ms), result) for result in results)
+        fresh = {identity: result for identity, result in named if identity not in lane.known}
         metrics.RESULTS_KNOWN.inc(len(results) - len(fresh))
         if not fresh:
             return
@@ -122,8 +123,8 @@ class ResultsPublisher:
         await lane.producer.commit_transaction()
         failpoint("results.committed")
         metrics.RESULTS_COMMIT_SECONDS.observe(monotonic_s() - started_s)
-        for result in fresh.values():
-            lane.remember(result.job_id)
+        for identity, result in fresh.items():
+            lane.remember(identity)
             metrics.RESULTS.labels(outcome=result.outcome).inc()
 
     async def _open(self, partition: int) -> _Lane:
@@ -142,8 +143,8 @@ class ResultsPublisher:
             lane = _Lane(producer)
             try:
                 await producer.start()  # the fence: from here on an older owner is refused
-                for job_id in await self._read_tail(partition):
-                    lane.remember(job_id)
+                for identity in await self._read_tail(partition):
+                    lane.remember(identity)
             except BaseException:
                 await _close(lane)
                 raise
@@ -167,15 +168,29 @@ class ResultsPublisher:
             end = (await consumer.end_offsets([tp]))[tp]
             beginning = (await consumer.beginning_offsets([tp]))[tp]
             consumer.seek(tp, max(beginning, end - TAIL_RECORDS_MAX))
-            job_ids: list[str] = []
+            identities: list[str] = []
             async with asyncio.timeout(TAIL_READ_TIMEOUT_S):
                 while await consumer.position(tp) < end:
                     failpoint("results.tail.reading")
                     for records in (await consumer.getmany(tp, timeout_ms=200)).values():
-                        job_ids += [record.key.decode() for record in records if record.key is not None]
-            return job_ids
+                        identities += [found for record in records if (found := _identity_of(record.value)) is not None]
+            return identities
         finally:
             await consumer.stop()
+
+
+def _identity(job_id: str, submitted_at_ms: int) -> str:
+    """Of a job's result. A job id may be used again once its job was forgotten: that is another job, with a result of its own."""
+    return f"{job_id}@{submitted_at_ms}"
+
+
+def _identity_of(value: bytes | None) -> str | None:
+    """None for a tombstone, and for what is no result: it can't be a repeat of one of ours."""
+    try:
+        result = decode(RESULT, value)
+    except PoisonError:
+        return None
+    return _identity(result.job_id, result.timings.submitted_at_ms)
 
 
 async def _close(lane: _Lane) -> None:
