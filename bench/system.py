@@ -151,7 +151,10 @@ class Hops:
         self._topic = f"{system.runtime.topic_prefix}dead-letters"
         self._producer = producer
         self._consumer = AIOKafkaConsumer(
-            self._topic, bootstrap_servers=system.bootstrap, auto_offset_reset="latest", enable_auto_commit=False,
+            self._topic,
+            bootstrap_servers=system.bootstrap,
+            auto_offset_reset="latest",
+            enable_auto_commit=False,
             fetch_max_wait_ms=10,
         )
 
