@@ -1,0 +1,229 @@
+"""Processes that are killed, frozen and started again. Signals go to the pid of a child that we started, and to nothing else."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from runtime.broker import leash
+from runtime.clock import monotonic_s
+
+Kind = Literal["worker", "serve", "projection", "simulator"]
+Ready = Callable[[], Awaitable[bool]]
+Deal = Callable[[Kind], str]
+"""What the next incarnation of a child is armed with: `name:n=action`, or nothing."""
+
+POLL_S = 0.1
+TERM_TIMEOUT_S = 45.0
+EXIT_FAILED = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How one incarnation ended. `how`: killed, failpoint, asked (SIGTERM), itself."""
+
+    name: str
+    kind: Kind
+    how: Literal["killed", "failpoint", "asked", "itself"]
+    at_s: float
+    ran_s: float
+    code: int
+    failpoint: str = ""
+
+
+@dataclass(slots=True)
+class Log:
+    """What happened to the children, over all of them."""
+
+    deaths: list[Death] = field(default_factory=list)
+    stops: Counter[str] = field(default_factory=Counter)
+    """Freezes by kind of process; those at a failpoint by its name."""
+    drains_s: list[float] = field(default_factory=list)
+    """From SIGTERM to the end."""
+
+    def failpoints(self) -> Counter[str]:
+        """Kills by failpoint."""
+        return Counter(death.failpoint for death in self.deaths if death.how == "failpoint")
+
+    def kills(self) -> Counter[str]:
+        """SIGKILLs by kind of process, at failpoints and elsewhere."""
+        return Counter(death.kind for death in self.deaths if death.how in ("killed", "failpoint"))
+
+
+class Child:
+    """One program that is kept running from `start` to `stop`, whatever befalls it."""
+
+    def __init__(
+        self, name: str, kind: Kind, command: Sequence[str], environment: Mapping[str, str], folder: Path,
+        log_file: Path, ready: Ready, log: Log, deal: Deal, freeze_s: float,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.kind: Kind = kind
+        self.armed = ""
+        self.restart_after_s = 0.0
+        """How long it stays down after its next end."""
+        self._command = command
+        self._environment = environment
+        self._folder = folder
+        self._log_file = log_file
+        self._ready = ready
+        self._log = log
+        self._deal = deal
+        self._freeze_s = freeze_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._how: Literal["killed", "asked"] | None = None
+        self._frozen_by_us = False
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def up(self) -> bool:
+        return self._keeper is not None
+
+    def start(self) -> None:
+        """Keep it running from now on."""
+        assert self._keeper is None
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
+        self._watcher = asyncio.create_task(self._thaw_what_is_frozen(), name=f"thaw-{self.name}")
+
+    def kill(self) -> bool:
+        """SIGKILL; it comes back after `restart_after_s`. False where it is down already."""
+        if self.pid is None:
+            return False
+        self._how = "killed"
+        os.kill(self.pid, signal.SIGKILL)
+        return True
+
+    def freeze(self) -> bool:
+        """SIGSTOP, and SIGCONT after `freeze_s`."""
+        if self.pid is None or is_stopped(self.pid):
+            return False
+        self._frozen_by_us = True
+        os.kill(self.pid, signal.SIGSTOP)
+        return True
+
+    async def until_ready(self, within_s: float = 60.0) -> float:
+        """Wait until it is ready; how long that took.
+
+        :raises TimeoutError: it is not.
+        """
+        began_s = monotonic_s()
+        async with asyncio.timeout(within_s):
+            while not (self.pid is not None and await self._ready()):
+                await asyncio.sleep(POLL_S)
+        return monotonic_s() - began_s
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL to one that does not end; it stays down. Harmless twice."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        if self._watcher is not None:
+            self._watcher.cancel()
+        pid = self.pid
+        if pid is not None:
+            self._how = "asked"
+            began_s = monotonic_s()
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)
+            try:
+                async with asyncio.timeout(TERM_TIMEOUT_S):
+                    await asyncio.shield(keeper)
+                self._log.drains_s.append(monotonic_s() - began_s)
+            except TimeoutError:
+                self._kill_now()
+                await keeper
+                raise AssertionError(f"{self.name} did not end within {TERM_TIMEOUT_S:g} s of SIGTERM") from None
+            except asyncio.CancelledError:
+                self._kill_now()
+                raise
+        else:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    def kill_for_good(self) -> None:
+        """At once and without waiting, for an interrupted run."""
+        self._keeper = None
+        self._kill_now()
+
+    def _kill_now(self) -> None:
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def _keep(self) -> None:
+        while True:
+            self.armed = self._deal(self.kind)
+            await self._spawn()
+            process, started_s = self._process, monotonic_s()
+            assert process is not None
+            code = await process.wait()
+            self._let_go(process)
+            self._note(code, monotonic_s() - started_s)
+            if self._keeper is None:
+                return
+            wait_s, self.restart_after_s = self.restart_after_s, 0.0
+            await asyncio.sleep(wait_s)
+            if self._keeper is None:
+                return
+
+    async def _spawn(self) -> None:
+        self._how = None
+        with self._log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", leash.__file__, "--", *self._command),
+                env={**self._environment, "BACKSTOP_FAILPOINTS": self.armed}, cwd=self._folder,
+                stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def _note(self, code: int, ran_s: float) -> None:
+        at_s, failpoint = monotonic_s(), self.armed.partition(":")[0].partition("=")[0]
+        if self._how is not None:
+            death = Death(self.name, self.kind, self._how, at_s, ran_s, code)
+        elif code == -signal.SIGKILL and self.armed:
+            death = Death(self.name, self.kind, "failpoint", at_s, ran_s, code, failpoint)
+        else:
+            death = Death(self.name, self.kind, "itself", at_s, ran_s, code)
+            # What ends by itself waits a little, as under any supervisor: the broker may be away.
+            self.restart_after_s = max(self.restart_after_s, 0.5)
+        self._log.deaths.append(death)
+
+    async def _thaw_what_is_frozen(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            pid = self.pid
+            if pid is None or not is_stopped(pid):
+                self._frozen_by_us = False
+                continue
+            where = self.kind if self._frozen_by_us else self.armed.partition(":")[0].partition("=")[0]
+            self._log.stops[where] += 1
+            await asyncio.sleep(self._freeze_s)
+            if self.pid == pid:
+                os.kill(pid, signal.SIGCONT)
+
+    def _let_go(self, process: asyncio.subprocess.Process) -> None:
+        """Tell the leash's watcher that this end is known."""
+        pipe = process.stdin
+        if pipe is not None and not pipe.is_closing():
+            with suppress(OSError):
+                pipe.write(b".")
+            pipe.close()
+
+
+def is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False

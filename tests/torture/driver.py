@@ -1,0 +1,180 @@
+"""The upstream services of a run: submit over both doors at a steady pace, cancel a few, remember what was acknowledged."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from cli.http import ApiError, ask, submit
+from cli.sample_jobs import MODELS
+from runtime.clock import NowMs
+from runtime.errors import BrokerUnavailableError
+from runtime.upstream import RequestWriter
+from schemas.requests import Cancel, Submit
+from tests.torture.plan import RETRIES_MAX
+from tests.torture.rig import Rig
+
+CONCURRENCY = 64
+TRY_AGAIN_S = 0.5
+CANCELS = 0.02
+REPEATS = 0.02
+POISONS = 0.01
+LARGE = 0.01
+LARGE_CHARACTERS = 150_000
+POISON_VALUES = (
+    b"",
+    b"\xff\xfe",
+    b"{",
+    b"[]",
+    b'{"type":"submit"}',
+    b'{"v":9,"type":"submit"}',
+    b"null",
+    b"\x00" * 1000,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A submission that was answered with a 2xx, or whose record was acknowledged."""
+
+    job_id: str
+    door: str
+    at_ms: int
+
+
+@dataclass(slots=True)
+class Submitted:
+    """What the driver saw."""
+
+    acknowledged: list[Acknowledged] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    """Answers to HTTP submissions; 0: none came."""
+    kafka_failures: int = 0
+    cancels: int = 0
+    poisons: int = 0
+    refused: list[str] = field(default_factory=list)
+    """Submissions that were refused for good: none should be."""
+    done: bool = False
+
+
+class Driver:
+    """Everything is drawn from the seed: the same run submits the same jobs."""
+
+    def __init__(self, rig: Rig, now_ms: NowMs) -> None:
+        self.seen = Submitted()
+        self._rig = rig
+        self._plan = rig.plan
+        self._now_ms = now_ms
+        self._writer: RequestWriter | None = None
+        self._writing = asyncio.Lock()
+        self._session = aiohttp.ClientSession(rig.url, connector=aiohttp.TCPConnector(limit=CONCURRENCY))
+
+    async def run(self) -> None:
+        """Submit all; return when each has been acknowledged."""
+        gate = asyncio.Semaphore(CONCURRENCY)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(1, self._plan.jobs + 1):
+                    await gate.acquire()
+                    group.create_task(self._one(number, gate.release))
+                    await asyncio.sleep(1 / self._plan.rate_per_s)
+        finally:
+            await self._session.close()
+            if self._writer is not None:
+                await self._writer.stop()
+        self.seen.done = True
+
+    async def _one(self, number: int, release: Callable[[], None]) -> None:
+        draw = random.Random(f"{self._plan.seed} {number}")
+        over_kafka = number % 2 == 1
+        text = f"job {number} of seed {self._plan.seed}"
+        if draw.random() < LARGE:
+            text += " large" * (LARGE_CHARACTERS // 6)
+        job = Submit(
+            job_id=f"kafka-{number:06d}" if over_kafka else None,
+            request={"model": MODELS[number % len(MODELS)], "input": text},
+            timeout_ms=self._plan.timeout_ms,
+            retries_max=draw.randrange(RETRIES_MAX + 1),
+        )
+        try:
+            sent_at_ms = self._now_ms()
+            job_id = await (self._over_kafka(job) if over_kafka else self._over_http(job, f"torture-{number}"))
+            if not job_id:
+                return
+            self.seen.acknowledged.append(Acknowledged(job_id, "kafka" if over_kafka else "http", sent_at_ms))
+            if draw.random() < REPEATS:
+                await (self._over_kafka(job) if over_kafka else self._over_http(job, f"torture-{number}"))
+            if draw.random() < CANCELS:
+                await asyncio.sleep(draw.uniform(0, 3))
+                await self._cancel(job_id, over_kafka=over_kafka)
+            if draw.random() < POISONS:
+                await self._poison(f"poison-{number}".encode(), draw.choice(POISON_VALUES))
+        finally:
+            release()
+
+    async def _over_kafka(self, request: Submit | Cancel) -> str:
+        assert request.job_id is not None
+        while True:
+            writer = await self._started()
+            try:
+                await writer.send(request)
+                return request.job_id
+            except BrokerUnavailableError:
+                self.seen.kafka_failures += 1
+                await self._renew(writer)
+
+    async def _over_http(self, job: Submit, key: str) -> str:
+        while True:
+            try:
+                answer = await submit(self._session, job.model_dump(mode="json", exclude_none=True), key)
+                self.seen.statuses[200] += 1
+                return str(answer["job_id"])
+            except ApiError as error:
+                self.seen.statuses[error.status] += 1
+                if not error.passing:
+                    self.seen.refused.append(f"{key}: {error.status} {error.code}")
+                    return ""
+                await asyncio.sleep(TRY_AGAIN_S)
+
+    async def _cancel(self, job_id: str, *, over_kafka: bool) -> None:
+        if over_kafka:
+            await self._over_kafka(Cancel(type="cancel", job_id=job_id))
+        else:
+            with suppress(ApiError):
+                await ask(self._session, "POST", f"/v1/jobs/{job_id}/cancel")
+        self.seen.cancels += 1
+
+    async def _poison(self, key: bytes, value: bytes) -> None:
+        """Once, acknowledged or not: nobody would repeat it."""
+        producer = AIOKafkaProducer(bootstrap_servers=self._rig.runtime.kafka_bootstrap_servers)
+        with suppress(KafkaError):
+            await producer.start()
+            await producer.send_and_wait(f"{self._rig.runtime.topic_prefix}requests", value, key=key)
+            self.seen.poisons += 1
+        await producer.stop()
+
+    async def _started(self) -> RequestWriter:
+        async with self._writing:
+            while self._writer is None:
+                writer = RequestWriter(self._rig.runtime)
+                try:
+                    await writer.start()
+                    self._writer = writer
+                except KafkaError:
+                    self.seen.kafka_failures += 1
+                    await writer.stop()
+                    await asyncio.sleep(TRY_AGAIN_S)
+            return self._writer
+
+    async def _renew(self, failed: RequestWriter) -> None:
+        async with self._writing:
+            if self._writer is failed:
+                self._writer = None
+                await failed.stop()
+        await asyncio.sleep(TRY_AGAIN_S)

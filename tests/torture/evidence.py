@@ -1,0 +1,178 @@
+"""What stands on the topics and in the provider's ledgers after a run. Reads past all proxies, and shares no memory with what ran."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from audit.reader import TopicReader
+from audit.records import Placed
+from runtime.clock import monotonic_s
+from runtime.settings import RuntimeSettings
+from schemas.codec import PoisonError, decode
+from schemas.dead_letters import DEAD_LETTER_RECORD
+from schemas.jobs import JOB_FACT, AttemptUnknown
+from schemas.responses import RESPONSE_FACT, WebhookReceived
+from schemas.results import RESULT, JobResult
+from streams.fold import job
+from tests.torture.driver import Submitted
+
+LOOK_S = 0.5
+
+
+@dataclass(slots=True)
+class JobLog:
+    """The jobs log, folded record by record."""
+
+    states: dict[str, job.JobState] = field(default_factory=dict)
+    granted: Counter[str] = field(default_factory=Counter)
+    """Retries that the fold ever granted to a job."""
+    deadlines_ms: dict[str, int] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+    facts: int = 0
+    poisons: int = 0
+    unknown_outcomes: int = 0
+
+    def take(self, record: Placed) -> None:
+        try:
+            event = decode(JOB_FACT, record.value)
+        except PoisonError:
+            self.poisons += 1
+            return
+        self.facts += 1
+        step = job.step(self.states.get(event.job_id, job.Absent()), event)
+        if step.ignored is not None:
+            return
+        self.unknown_outcomes += isinstance(event, AttemptUnknown)
+        state = self.states[event.job_id] = step.state
+        if isinstance(state, job.Active | job.BackingOff):
+            self.open.add(event.job_id)
+            self.deadlines_ms[event.job_id] = state.spec.deadline_at_ms
+            self.granted[event.job_id] = max(self.granted[event.job_id], state.attempts.retries)
+        else:
+            self.open.discard(event.job_id)
+
+
+@dataclass(slots=True)
+class Results:
+    """As a `read_committed` consumer sees them."""
+
+    count: Counter[str] = field(default_factory=Counter)
+    first: dict[str, JobResult] = field(default_factory=dict)
+    seen_ms: dict[str, int] = field(default_factory=dict)
+    """The time of the first record, as its writer stamped it."""
+
+    def take(self, record: Placed) -> None:
+        if record.value is None:
+            return
+        result = RESULT.validate_json(record.value)
+        self.count[result.job_id] += 1
+        self.first.setdefault(result.job_id, result)
+        self.seen_ms.setdefault(result.job_id, record.timestamp_ms)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """All of it."""
+
+    jobs: JobLog = field(default_factory=JobLog)
+    results: Results = field(default_factory=Results)
+    results_uncommitted: int = 0
+    commands: set[str] = field(default_factory=set)
+    """Ids on `submissions`."""
+    hooks: set[str] = field(default_factory=set)
+    """Webhook ids that are in a log, or set aside."""
+    letters: Counter[str] = field(default_factory=Counter)
+    """Dead letters by reason."""
+    poisoned: set[str] = field(default_factory=set)
+    """Ids of the dead letters of `requests`."""
+    creates: list[dict[str, Any]] = field(default_factory=list)
+    deliveries: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, str] = field(default_factory=dict)
+    """Status in the read model."""
+
+
+async def settle(reader: TopicReader, submitted: Submitted, evidence: Evidence, within_s: float) -> float:
+    """Read `jobs` and `results` on until nothing is open any more, or for `within_s`. How long that took."""
+    began_s = monotonic_s()
+    while True:
+        for topic, take in (("jobs", evidence.jobs.take), ("results", evidence.results.take)):
+            async for batch in reader.read(await reader.ends(reader.partitions(topic))):
+                for record in batch:
+                    take(record)
+        waiting = any(known.job_id not in evidence.results.count for known in submitted.acknowledged)
+        took_s = monotonic_s() - began_s
+        if not (waiting or evidence.jobs.open) or took_s >= within_s:
+            return took_s
+        await asyncio.sleep(LOOK_S)
+
+
+async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Path, evidence: Evidence) -> None:
+    """Everything else, once nothing moves any more."""
+    for record in await reader.read_all(reader.partitions("submissions")):
+        evidence.commands.add(str(orjson.loads(record.value or b"{}").get("id")))
+    async for batch in reader.read(await reader.ends(reader.partitions("responses"))):
+        for record in batch:
+            _take_hook(record, evidence)
+    for record in await reader.read_all(reader.partitions("dead-letters")):
+        letter = decode(DEAD_LETTER_RECORD, record.value)
+        evidence.letters[getattr(letter, "reason", "resolved")] += 1
+        evidence.hooks.add(letter.id.removesuffix("/set-aside"))
+        origin = getattr(letter, "origin", None)
+        if origin is not None and origin.topic.endswith("requests"):
+            evidence.poisoned.add(letter.id)
+    evidence.results_uncommitted = await _uncommitted(settings)
+    evidence.creates = list(_lines(ledgers / "creates.jsonl"))
+    evidence.deliveries = list(_lines(ledgers / "deliveries.jsonl"))
+
+
+def _take_hook(record: Placed, evidence: Evidence) -> None:
+    try:
+        fact = decode(RESPONSE_FACT, record.value)
+    except PoisonError:
+        return
+    if isinstance(fact, WebhookReceived):
+        evidence.hooks.add(fact.webhook_id)
+
+
+async def _uncommitted(settings: RuntimeSettings) -> int:
+    """Records on `results` that only a `read_uncommitted` consumer sees, and repeats."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap_servers, auto_offset_reset="earliest",
+        isolation_level="read_uncommitted", enable_auto_commit=False,
+    )  # fmt: skip
+    await consumer.start()
+    try:
+        tps = [TopicPartition(f"{settings.topic_prefix}results", number) for number in range(settings.partitions)]
+        consumer.assign(tps)
+        ends = await consumer.end_offsets(tps)
+        count = 0
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            count += sum(len(batch) for batch in (await consumer.getmany(timeout_ms=200)).values())
+        return count
+    finally:
+        await consumer.stop()
+
+
+def by_job(lines: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        grouped[str(line["job"])].append(line)
+    return grouped
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """A line that a kill cut short (the last one of its writer) is left out."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue

@@ -1,0 +1,66 @@
+"""Which failpoint a process is armed with when it starts: the one of its kind that was hit least, at a hit drawn from the seed."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final, get_args
+
+from runtime.failpoints import Failpoint
+from tests.torture.children import Kind
+
+FAILPOINTS: Final[tuple[str, ...]] = get_args(Failpoint)
+KIND_OF_PREFIX: Final[Mapping[str, Kind]] = {
+    "receiver": "serve", "intake": "worker", "job_fold": "worker", "response_fold": "worker", "submitter": "worker",
+    "caller": "worker", "scheduler": "worker", "results": "worker", "projection": "projection",
+}  # fmt: skip
+
+REBUILD: Final = "projection.rebuilding"
+"""Only in `python -m readmodel rebuild`, which the schedule starts itself."""
+
+ONCE_A_START: Final = ("recovering", "rebuilding", "tail.reading")
+"""Passed a few times after a start, and then hardly again."""
+
+HITS_MAX: Final = 40
+STOPS: Final = 0.12
+"""Share of the failpoints at which a process is frozen instead of killed: a zombie in the midst of a step."""
+
+
+def kind_of(name: str) -> Kind:
+    return KIND_OF_PREFIX[name.partition(".")[0]]
+
+
+class FailpointDeck:
+    """Deals to the processes of one run. `share` of the starts are armed while `on`."""
+
+    def __init__(self, seed: int, hits: Callable[[], Counter[str]], *, share: float, short: bool) -> None:
+        self.on = False
+        self._random = random.Random(f"failpoints {seed}")
+        self._hits = hits
+        self._share = share
+        self._short = short
+        self._dealt: Counter[str] = Counter()
+
+    def deal(self, kind: Kind) -> str:
+        """`name:n=action` for the next start of a process of `kind`, or nothing."""
+        names = [name for name in FAILPOINTS if name != REBUILD and kind_of_known(name) == kind]
+        if not (self.on and names) or self._random.random() >= self._share:
+            return ""
+        hits = self._hits()
+        # Two of a kind may start at the same moment: what was dealt lately waits behind what was not.
+        fewest = min((hits[name], self._dealt[name]) for name in names)
+        name = self._random.choice([name for name in names if (hits[name], self._dealt[name]) == fewest])
+        if self._short and hits[name]:
+            return ""
+        self._dealt[name] += 1
+        action = "stop" if not self._short and self._random.random() < STOPS else "kill"
+        return f"{name}:{self._nth(name)}={action}"
+
+    def _nth(self, name: str) -> int:
+        if name.endswith(ONCE_A_START):
+            return self._random.randint(1, 2)
+        return self._random.randint(1, 4) if self._short else round(HITS_MAX ** self._random.random())
+
+
+def kind_of_known(name: str) -> Kind | None:
+    """None for a failpoint of something that no run starts."""
+    return KIND_OF_PREFIX.get(name.partition(".")[0])

@@ -1,0 +1,72 @@
+"""What a run is: how many jobs, for how long, on what, and the settings under which everything ends within minutes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+TIME_SCALE: Final = 10.0
+"""A minute at the provider passes in six seconds."""
+
+SESSION_S: Final = 6.0
+"""`session.timeout.ms` of the folds' group and of the projection's: the least that a broker allows by default."""
+
+FREEZE_S: Final = 3 * SESSION_S
+"""A zombie sleeps for so long: its partitions are somebody else's when it wakes up."""
+
+BOUND_S: Final = 90.0
+"""How far past its deadline a job may end while processes and broker are being killed (I5)."""
+
+DRAIN_S_MAX: Final = 30.0
+"""From SIGTERM to the end of a worker."""
+
+RETRIES_MAX: Final = 3
+
+SETTINGS: Final[dict[str, str]] = {
+    "PYTHONUNBUFFERED": "1",
+    "BACKSTOP_LOG_FORMAT": "json",
+    "BACKSTOP_LOG_LEVEL": "info",
+    "BACKSTOP_WORKER_SESSION_TIMEOUT_S": f"{SESSION_S:g}",
+    "BACKSTOP_WORKER_HEARTBEAT_S": "1.5",
+    "BACKSTOP_GROUP_SESSION_TIMEOUT_MS": "3000",
+    "BACKSTOP_FIRST_LOOK_MS": "3000",
+    "BACKSTOP_LOOK_SPACING_MIN_MS": "1000",
+    "BACKSTOP_LOOK_SPACING_MAX_MS": "5000",
+    "BACKSTOP_CREATE_TIMEOUT_MS": "3000",
+    "BACKSTOP_LOOK_TIMEOUT_MS": "3000",
+    "BACKSTOP_CLAIM_GRACE_MS": "2000",
+    "BACKSTOP_DOOR_CREATE_TIMEOUT_MS": "3000",
+    "BACKSTOP_DOOR_COMMAND_VALID_MS": "8000",
+    "BACKSTOP_DOOR_ADOPTION_GRACE_MS": "3000",
+    "BACKSTOP_DOOR_MISSING_GRACE_MS": "3000",
+    "BACKSTOP_DOOR_BACKOFF_BASE_MS": "200",
+    "BACKSTOP_DOOR_BACKOFF_MAX_MS": "3000",
+    "BACKSTOP_READMODEL_SWEEP_INTERVAL_MS": "5000",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run. `folder` exists, and is ours alone."""
+
+    folder: Path
+    jobs: int
+    minutes: float
+    """How long things are broken and jobs submitted; the rest of a run waits for what is open, and judges."""
+    seed: int
+    workers: int = 3
+    projections: int = 2
+    partitions: int = 6
+    faults: str = "torture"
+    """The simulator's profile."""
+    timeout_ms: int = 60_000
+    """Deadline of each job."""
+    short: bool = False
+    """Each failpoint once, one zombie, one broker restart; instead of everything, again and again."""
+    breaks: bool = True
+    """False: nothing is broken but the provider, for comparison."""
+    code: Path | None = None
+    """A tree to run the processes from, in place of this one: planted bugs."""
+
+    @property
+    def rate_per_s(self) -> float:
+        return self.jobs / max(1.0, self.minutes * 60 * 0.92)

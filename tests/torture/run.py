@@ -1,0 +1,112 @@
+"""One run: start everything, break it while jobs are submitted, heal it, wait until all is quiet, judge."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from audit.read_rows import ReadModel
+from audit.reader import open_reader
+from audit.report import Report
+from audit.verify import verify
+from cli.read_rows import read_model
+from runtime.clock import make_clock, monotonic_s
+from tests.torture.children import Log
+from tests.torture.driver import Driver, Submitted
+from tests.torture.evidence import Evidence, read_rest, settle
+from tests.torture.failpoint_deck import FailpointDeck
+from tests.torture.judge import Verdict, judge
+from tests.torture.plan import BOUND_S, Plan
+from tests.torture.rebuild import rebuild_says
+from tests.torture.rig import Rig, running
+from tests.torture.schedule import Done, Schedule, Tell
+
+ROWS_WITHIN_S = 30.0
+VERIFY_SETTLE_S = 20.0
+SUBMIT_WITHIN_S = 120.0
+"""How much longer than the plan's minutes the driver may take: what was refused while the broker was away is sent again."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A run that is over."""
+
+    plan: Plan
+    submitted: Submitted
+    evidence: Evidence
+    audit: Report
+    verdict: Verdict
+    children: Log
+    broken: Done
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], None]) -> Outcome:
+    """To the end. `on_kill` is handed what ends everything at once."""
+    began_s = monotonic_s()
+    children: list[Log] = []
+    deck = FailpointDeck(
+        plan.seed, lambda: children[0].failpoints() if children else Log().failpoints(), share=1.0 if plan.short else 0.8,
+        short=plan.short,
+    )  # fmt: skip
+    async with running(plan, deck.deal) as rig:
+        children.append(rig.log)
+        on_kill(rig.kill_all)
+        seconds = {"start": monotonic_s() - began_s}
+        tell(f"all up after {seconds['start']:.1f} s; {plan.jobs} jobs at {plan.rate_per_s:.1f} a second")
+        driver, schedule = Driver(rig, make_clock()), Schedule(rig, tell)
+        began_s = monotonic_s()
+        await _break_it(plan, driver, schedule, deck)
+        seconds["broken"] = monotonic_s() - began_s
+        tell(f"healed; {len(driver.seen.acknowledged)} jobs acknowledged, waiting for what is open")
+        await rig.ready()
+        outcome = await _look(rig, driver.seen, schedule.done, seconds, tell)
+    # Once more from the logs alone, with nothing running: the drains are over by now.
+    outcome.verdict = judge(
+        outcome.submitted, outcome.evidence, outcome.audit, outcome.children.drains_s, outcome.verdict.rebuild
+    )  # fmt: skip
+    return outcome
+
+
+async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: FailpointDeck) -> None:
+    submitting = asyncio.create_task(driver.run(), name="driver")
+    try:
+        if plan.breaks:
+            deck.on = True
+            await schedule.run()
+            deck.on = False
+        await schedule.heal()
+        async with asyncio.timeout(SUBMIT_WITHIN_S + (0 if plan.breaks else plan.minutes * 60)):
+            await submitting
+    finally:
+        deck.on = False
+        submitting.cancel()
+        await asyncio.gather(submitting, return_exceptions=True)
+
+
+async def _look(rig: Rig, submitted: Submitted, done: Done, seconds: dict[str, float], tell: Tell) -> Outcome:
+    evidence = Evidence()
+    async with open_reader(rig.runtime) as reader:
+        within_s = rig.plan.timeout_ms / 1000 + BOUND_S
+        seconds["until quiet"] = await settle(reader, submitted, evidence, within_s)
+        tell(f"quiet after {seconds['until quiet']:.1f} s; judging")
+        began_s = monotonic_s()
+        model = await _rows(rig, evidence)
+        await read_rest(reader, rig.runtime, rig.ledgers, evidence)
+    async with open_reader(rig.runtime) as reader:
+        audit = await verify(reader, prefix=rig.runtime.topic_prefix, settle_s=VERIFY_SETTLE_S, read_model=model)
+    rebuild = await rebuild_says(rig)
+    verdict = judge(submitted, evidence, audit, rig.log.drains_s, rebuild)
+    seconds["judging"] = monotonic_s() - began_s
+    return Outcome(rig.plan, submitted, evidence, audit, verdict, rig.log, done, seconds)
+
+
+async def _rows(rig: Rig, evidence: Evidence) -> ReadModel:
+    """The read model once it says what the results say; or as it is after `ROWS_WITHIN_S`."""
+    deadline_s = monotonic_s() + ROWS_WITHIN_S
+    while True:
+        model = await read_model(rig.database_url)
+        evidence.rows = {job_id: row.status for job_id, row in model.rows.items()}
+        behind = any(evidence.rows.get(job_id) != result.outcome for job_id, result in evidence.results.first.items())
+        if not behind or monotonic_s() >= deadline_s:
+            return model
+        await asyncio.sleep(0.5)
