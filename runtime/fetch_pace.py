@@ -16,9 +16,11 @@ IDLE_AFTER_S = 3.0
 
 
 class FetchPace:
-    """For one consumer. Works on a private field of aiokafka's fetcher, which reads it for each request."""
+    """For one consumer. Works on private fields of aiokafka's fetcher, which reads them for each request."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy_bytes_min: int = 1) -> None:
+        """:param busy_bytes_min: while records come, let a fetch gather this many bytes, for `BUSY_WAIT_MS` at most."""
+        self._busy_bytes_min = busy_bytes_min
         self._last_s = monotonic_s()
 
     def saw(self, consumer: Any, *, records: bool) -> None:
@@ -28,4 +30,6 @@ class FetchPace:
             self._last_s = now_s
         fetcher = consumer._fetcher  # noqa: SLF001 - aiokafka is pinned, and offers no way to change it later
         if fetcher is not None:
-            fetcher._fetch_max_wait_ms = IDLE_WAIT_MS if now_s - self._last_s > IDLE_AFTER_S else BUSY_WAIT_MS  # noqa: SLF001
+            idle = now_s - self._last_s > IDLE_AFTER_S
+            fetcher._fetch_max_wait_ms = IDLE_WAIT_MS if idle else BUSY_WAIT_MS  # noqa: SLF001
+            fetcher._fetch_min_bytes = 1 if idle else self._busy_bytes_min  # noqa: SLF001

@@ -19,6 +19,8 @@ from runtime.errors import InvariantError
 log = structlog.get_logger()
 
 BATCH_BYTES_MAX = 512 * 1024
+LINGER_MS = 5
+"""Between two produce requests: rows of several partitions go together. Only the partition's next batch waits for it, no output."""
 SEND_TIMEOUT_MS = 30_000
 READ_TIMEOUT_S = 30.0
 
@@ -46,7 +48,7 @@ class Changelog:
             client_id=self._client_id,
             enable_idempotence=True,
             acks="all",
-            linger_ms=0,
+            linger_ms=LINGER_MS,
             max_batch_size=BATCH_BYTES_MAX,
             request_timeout_ms=SEND_TIMEOUT_MS,
         )

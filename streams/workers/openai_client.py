@@ -25,6 +25,8 @@ from streams.workers.metrics import Operation, WorkerMetrics
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 2.0
 KEEPALIVE_S = 5.0
+KEEPALIVE_CONNECTIONS_MAX = 24
+"""The pool asks each idle connection, at every request, whether it was closed: a hundred of them cost as much as the request."""
 """As the SDK has it. Longer, and more creates would meet a connection that the server is just closing: unknown outcomes."""
 
 CONNECTIONS_SPARE = 8
@@ -127,7 +129,7 @@ def _make_sdk(
             follow_redirects=False,
             limits=httpx2.Limits(
                 max_connections=connections_max,
-                max_keepalive_connections=connections_max,
+                max_keepalive_connections=min(connections_max, KEEPALIVE_CONNECTIONS_MAX),
                 keepalive_expiry=KEEPALIVE_S,
             ),
         ),
