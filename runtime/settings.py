@@ -56,7 +56,8 @@ class RuntimeSettings(BaseSettings):
         default="info", description="Least level that is logged."
     )
     failpoints: str = Field(
-        default="", description="Test only: places at which this process dies or stops (docs/failpoints)."
+        default="",
+        description="Test only: places at which this process dies or stops (names in runtime/failpoints.py).",
     )
     clock_offset_ms: int = Field(default=0, description="Test only: a wrong clock; refused unless failpoints are on.")
 
