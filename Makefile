@@ -63,3 +63,11 @@ lint: install ## ruff, mypy --strict, import contracts
 ci: test ## what CI runs
 
 .PHONY: help demo dev test test-unit test-kafka kafka-up kafka-down topics install lock fmt lint ci
+
+bench: install ## figures of the whole system on this machine (minutes; let it run alone)
+	$(BIN)/python bench/system.py start
+	$(BIN)/python bench/system.py latency
+	$(BIN)/python bench/system.py burst
+	$(BIN)/python bench/system.py memory
+
+.PHONY: bench

@@ -3,6 +3,7 @@
     python bench/system.py latency [--rate 50] [--seconds 30]   added latency at a steady rate
     python bench/system.py burst [--jobs 3000]                  jobs a second, all submitted at once
     python bench/system.py memory [--jobs 10000]                resident memory of a worker with that many open jobs
+    python bench/system.py start                                from `backstop dev` typed to the first result
 
 Each prints one JSON object. `hop` is a record through Kafka alone (produce with acks=all, consume), at the same rate in the same
 run: quote ratios to it, as absolute figures move with the machine. Millisecond stamps of one machine's clock.
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +28,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from cli.system import Shape, System, running_system
 
 GIVE_UP_S = 240.0
+WARM_S = 30
+"""Not measured: the broker's JIT compiler is still at work, and takes more of the processors than the system does."""
 
 
 def now_ms() -> float:
@@ -114,7 +118,7 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
         await hops.start()
         sent_ms: dict[str, float] = {}
         cpu_before = cpu_s(system)
-        warm = round(rate * 5)
+        warm = round(rate * WARM_S)
         for number in range(warm + round(rate * seconds)):
             job_id = f"bench-{number}"
             sent_ms[job_id] = now_ms()
@@ -225,6 +229,34 @@ async def memory(jobs: int) -> dict[str, Any]:
         }
 
 
+async def start() -> dict[str, Any]:
+    """The broker's jars are there already; the simulated run itself takes 0.1 s."""
+    job = {"model": "gpt-bench", "input": "x", "metadata": {"sim_queue_s": "0", "sim_run_s": "0.1"}}
+    with tempfile.TemporaryDirectory(prefix="backstop-bench-") as folder:
+        began = now_ms()
+        dev = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cli", "dev", "--state-dir", folder, stdout=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(GIVE_UP_S):
+                while not (Path(folder) / "dev.json").exists():
+                    await asyncio.sleep(0.05)
+                ready_s = (now_ms() - began) / 1000
+                url = json.loads((Path(folder) / "dev.json").read_text())["url"]
+                async with aiohttp.ClientSession() as session:
+                    async with session.post(f"{url}/v1/jobs", json={"job_id": "first", "request": job}) as answer:
+                        answer.raise_for_status()
+                    async with session.get(f"{url}/v1/jobs/first?wait=30") as answer:
+                        status = (await answer.json())["status"]
+            result_s = (now_ms() - began) / 1000
+        finally:
+            dev.send_signal(signal.SIGINT)
+            await dev.wait()
+        stopped_s = (now_ms() - began) / 1000 - result_s
+    return {"what": "start", "ready_s": round(ready_s, 1), "first_result_s": round(result_s, 1), "status": status,
+            "stop_s": round(stopped_s, 1), "exit": dev.returncode}  # fmt: skip
+
+
 def cpu_s(system: System) -> dict[str, float]:
     """Processor seconds of each child so far; the broker's are under `broker`."""
     pids = {name: system.supervisor.pid(name) for name in ("serve", "projection", "worker", "simulator")}
@@ -251,7 +283,7 @@ def worker_rss_mib(system: System) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["latency", "burst", "memory"])
+    parser.add_argument("what", choices=["latency", "burst", "memory", "start"])
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--jobs", type=int)
@@ -260,6 +292,8 @@ def main() -> None:
         figures = asyncio.run(latency(options.rate, options.seconds))
     elif options.what == "burst":
         figures = asyncio.run(burst(options.jobs or 3_000))
+    elif options.what == "start":
+        figures = asyncio.run(start())
     else:
         figures = asyncio.run(memory(options.jobs or 10_000))
     print(json.dumps(figures, indent=1))
