@@ -7,19 +7,18 @@ import uvloop
 from aiokafka.errors import KafkaError
 from prometheus_client import REGISTRY
 
+from cli.door_reads import DatabaseReads
 from cli.processes import prepare, stop_on_signals
 from cli.settings import read
 from readmodel.database import Database, DatabaseAwayError
 from readmodel.opening import database_at
-from readmodel.queries import find_known
-from readmodel.routes import add_routes
+from readmodel.routes import JustTaken, add_routes
 from readmodel.settings import ProjectionSettings
-from receiver.app import build_app
+from receiver.app import RESPONSES, SUBMISSIONS, build_app
 from receiver.app import serve as serve_app
 from receiver.identity import tenant_of
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings
-from receiver.submissions import FindJob, KnownJob
 from runtime.blobs import FolderBlobs
 from runtime.chance import random_hex
 from runtime.clock import NowMs
@@ -56,10 +55,11 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: No
     health = Health("serve")
     health.expect("broker", "readmodel")
     app = build_app(
-        settings, publisher, blobs, now_ms, random_hex, _find_job(database),
+        settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
         limits=limits, registry=REGISTRY, health=health,
     )  # fmt: skip
-    add_routes(app, database, blobs, tenant_of, REGISTRY)
+    taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
+    add_routes(app, database, blobs, tenant_of, REGISTRY, taken=taken)
     # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
     opening = [
         asyncio.create_task(_connect(settings, publisher, health), name="connect"),
@@ -128,12 +128,3 @@ def _stop_on_failure(task: "asyncio.Task[None]", stop: asyncio.Event, failures: 
     if error is not None:
         failures.append(error)
         stop.set()
-
-
-def _find_job(database: Database) -> FindJob:
-    async def find(job_id: str) -> KnownJob | None:
-        known = await database.read(lambda connection: find_known(connection, job_id))
-        # A job that was refused has no hash: then its id names no submission that another could equal.
-        return None if known is None else KnownJob(known.tenant, known.request_sha256 or "")
-
-    return find

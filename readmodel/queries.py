@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from readmodel.database import Connection
-from readmodel.rows import Change, JobRow, KnownJob, Position, TimelineEntry
+from readmodel.rows import STATUSES, TERMINAL, Change, JobRow, KnownJob, Position, TimelineEntry
 from readmodel.store import JOB_COLUMNS, row_from
 
 TIMELINE_ENTRIES_MAX = 2_000
@@ -25,6 +25,13 @@ _DIGESTED = (
     ("claims", "response_id, job_id, at_ms", "response_id"),
 )
 _DIGEST_PAGE = 1_000
+
+OPEN_STATUSES = tuple(sorted(STATUSES - TERMINAL))
+JOB_LIFE_MS_MAX = 8 * 86_400_000
+"""Above the longest deadline that a job may have, and what may pass until its end is noticed."""
+
+IDS_MAX = 500
+"""Parameters of one statement: far below what either database takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,15 @@ class JobFilter:
     limit: int = 50
 
 
+@dataclass(frozen=True, slots=True)
+class TenantLoad:
+    """What a tenant has open, what it used up, and which of the jobs asked for are known."""
+
+    open_jobs: int
+    tokens: int
+    known: frozenset[str]
+
+
 def find_row(conn: Connection, tenant: str, job_id: str) -> JobRow | None:
     found = conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ? AND tenant = ?", (job_id, tenant))  # noqa: S608 - our own names
     return row_from(found[0]) if found else None
@@ -59,6 +75,36 @@ def find_known(conn: Connection, job_id: str) -> KnownJob | None:
     """Of whatever tenant: ids are unique among all of them, as another tenant's carry its name."""
     found = conn.rows("SELECT job_id, tenant, request_sha256, status FROM jobs WHERE job_id = ?", (job_id,))
     return KnownJob(*found[0]) if found else None
+
+
+def find_owner(conn: Connection, response_id: str) -> tuple[str, str] | None:
+    """Tenant and job of a response at the provider; None where no job has claimed it."""
+    found = conn.rows(
+        "SELECT j.tenant, j.job_id FROM claims c JOIN jobs j ON j.job_id = c.job_id WHERE c.response_id = ?",
+        (response_id,),
+    )
+    return (found[0][0], found[0][1]) if found else None
+
+
+def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[str]) -> TenantLoad:
+    """What is open, what ended since then, and which of `job_ids` there are."""
+    marks = ", ".join("?" * len(OPEN_STATUSES))
+    ((open_jobs,),) = conn.rows(
+        f"SELECT COUNT(*) FROM jobs WHERE tenant = ? AND status IN ({marks})",  # noqa: S608 - our own marks
+        (tenant, *OPEN_STATUSES),
+    )
+    # Within a tenant, jobs are found by when they were submitted; a job lives for a week at most.
+    ((tokens,),) = conn.rows(
+        "SELECT COALESCE(SUM(COALESCE(input_tokens, 0) + COALESCE(output_tokens, 0)), 0) FROM jobs "
+        "WHERE tenant = ? AND submitted_at_ms >= ? AND finished_at_ms >= ?",
+        (tenant, since_ms - JOB_LIFE_MS_MAX, since_ms),
+    )
+    known: set[str] = set()
+    for start in range(0, len(job_ids), IDS_MAX):
+        asked = job_ids[start : start + IDS_MAX]
+        query = f"SELECT job_id FROM jobs WHERE job_id IN ({', '.join('?' * len(asked))})"  # noqa: S608 - our own marks
+        known |= {job_id for (job_id,) in conn.rows(query, asked)}
+    return TenantLoad(int(open_jobs), int(tokens), frozenset(known))
 
 
 def list_rows(conn: Connection, wanted: JobFilter) -> list[JobRow]:

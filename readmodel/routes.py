@@ -7,6 +7,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -19,8 +20,9 @@ from readmodel.events import stream
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
 from readmodel.queries import TIMELINE_ENTRIES_MAX, Cursor, JobFilter, find_row, list_rows, timeline_of
 from readmodel.rows import STATUSES, JobRow
-from readmodel.view import job_view, result_view, timeline_view
+from readmodel.view import TakenJob, job_view, result_view, taken_view, timeline_view
 from runtime.blobs import BlobStore, get_body
+from runtime.door import own_job_id, qualified_job_id
 from runtime.errors import BlobMissingError
 from schemas.codec import decode
 from schemas.results import RESULT, JobResult
@@ -30,18 +32,21 @@ LIMIT_MAX = 200
 OUTPUT_INLINE_BYTES_MAX = 262_144
 """A larger output is linked to, not shown within its job."""
 
+RESPONSE_PREFIX = "resp_"
+"""Ids of jobs that came as responses; only these can be deleted by their callers."""
+
 TenantOf = Callable[[web.Request], str]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def add_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, registry: CollectorRegistry,
-    limits: StreamLimits | None = None,
+    limits: StreamLimits | None = None, taken: "JustTaken | None" = None,
 ) -> None:  # fmt: skip
     """Put the reads on `app`; its cleanup ends the streams. The caller opens and closes the database."""
     limits = limits or StreamLimits()
     feed = ChangeFeed(database, registry, limits)
-    reads = _Reads(database, blobs, tenant_of, feed, limits)
+    reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken())
     for path, handler in (
         ("/v1/jobs", reads.list_jobs),
         ("/v1/jobs/{job_id}", reads.job),
@@ -65,6 +70,24 @@ def add_routes(
     app.on_shutdown.append(end_streams)  # before the server waits for its handlers: a stream has no end of its own
 
 
+def _nothing_taken(_job_id: str, _tenant: str) -> None:
+    return None
+
+
+async def _nothing_hidden(_tenant: str, _given: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class JustTaken:
+    """What the doors know and the read model does not: jobs that it has not got yet, and responses that were deleted."""
+
+    find: Callable[[str, str], TakenJob | None] = _nothing_taken
+    """By the qualified id, and the tenant."""
+    is_hidden: Callable[[str, str], Awaitable[bool]] = _nothing_hidden
+    """By tenant, and the tenant's own id of the response."""
+
+
 class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
     def __init__(self, response: web.Response) -> None:
         super().__init__(response.status)
@@ -85,8 +108,10 @@ def _guarded(handler: Handler) -> Handler:
 
 class _Reads:
     def __init__(
-        self, database: Database, blobs: BlobStore, tenant_of: TenantOf, feed: ChangeFeed, limits: StreamLimits
-    ) -> None:
+        self, database: Database, blobs: BlobStore, tenant_of: TenantOf, feed: ChangeFeed, limits: StreamLimits,
+        taken: JustTaken,
+    ) -> None:  # fmt: skip
+        self._taken = taken
         self._limits = limits
         self._database = database
         self._blobs = blobs
@@ -95,9 +120,11 @@ class _Reads:
 
     async def job(self, request: web.Request) -> web.StreamResponse:
         wait_s = _wait_s(request)
+        await self._refuse_hidden(request)
         row = await (self._row_when_ended(request, wait_s) if wait_s else self._row(request))
         if row is None:
-            return problems.not_found("job")
+            taken = self._just_taken(request)
+            return problems.not_found("job") if taken is None else problems.answer(taken)
         view = job_view(row)
         if row.result is not None:
             view["result"] = await self._result(row, decode(RESULT, row.result))
@@ -105,11 +132,13 @@ class _Reads:
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """The provider's response object, whole."""
+        await self._refuse_hidden(request)
         row = await self._row(request)
-        if row is None:
+        if row is None and self._just_taken(request) is None:
             return problems.not_found("job")
-        if row.result is None:
-            return problems.problem(409, "not_finished", f"The job is {row.status}; it has no output yet.")
+        if row is None or row.result is None:
+            status = "submitting" if row is None else row.status
+            return problems.problem(409, "not_finished", f"The job is {status}; it has no output yet.")
         result = decode(RESULT, row.result)
         if result.response is None:
             return problems.problem(404, "no_output", f"The job ended as {row.status}, without an output.")
@@ -119,17 +148,17 @@ class _Reads:
             return problems.problem(404, "output_missing", "The output is not in the blob store any more.")
 
     async def timeline(self, request: web.Request) -> web.StreamResponse:
-        job_id, tenant = request.match_info["job_id"], self._tenant_of(request)
+        tenant, job_id = self._named(request)
         row, entries = await self._database.read(
             lambda conn: (find_row(conn, tenant, job_id), timeline_of(conn, job_id))
         )
-        if row is None:
+        if row is None and self._just_taken(request) is None:
             return problems.not_found("job")
         return problems.answer(
             {
                 "object": "timeline",
-                "job_id": job_id,
-                "status": row.status,
+                "job_id": request.match_info["job_id"],
+                "status": "submitting" if row is None else row.status,
                 "entries": [timeline_view(entry) for entry in entries],
                 "cut": len(entries) == TIMELINE_ENTRIES_MAX,
             }
@@ -146,7 +175,8 @@ class _Reads:
         return problems.answer(page | {"object": "session", "session_id": session_id})
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
-        follower = Follower(self._tenant_of(request), job_id=request.match_info["job_id"])
+        tenant, job_id = self._named(request)
+        follower = Follower(tenant, job_id=job_id)
         return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def session_events(self, request: web.Request) -> web.StreamResponse:
@@ -154,14 +184,32 @@ class _Reads:
         return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def _row(self, request: web.Request) -> JobRow | None:
-        tenant, job_id = self._tenant_of(request), request.match_info["job_id"]
+        tenant, job_id = self._named(request)
         return await self._database.read(lambda conn: find_row(conn, tenant, job_id))
+
+    def _named(self, request: web.Request) -> tuple[str, str]:
+        """The tenant, and the job under the name that the logs have for it."""
+        tenant = self._tenant_of(request)
+        return tenant, qualified_job_id(tenant, request.match_info["job_id"])
+
+    def _just_taken(self, request: web.Request) -> dict[str, Any] | None:
+        """A job that was accepted a moment ago, as its row will begin."""
+        tenant, job_id = self._named(request)
+        found = self._taken.find(job_id, tenant)
+        return None if found is None else taken_view(request.match_info["job_id"], found)
+
+    async def _refuse_hidden(self, request: web.Request) -> None:
+        """:raises _Refusal: 404, the caller has deleted this response."""
+        given = request.match_info["job_id"]
+        if given.startswith(RESPONSE_PREFIX) and await self._taken.is_hidden(self._tenant_of(request), given):
+            raise _Refusal(problems.not_found("job"))
 
     async def _row_when_ended(self, request: web.Request, wait_s: float) -> JobRow | None:
         """The row once it is terminal, or as it is after `wait_s`; a job that appears meanwhile is waited for too."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_s
-        follower = Follower(self._tenant_of(request), job_id=request.match_info["job_id"])
+        tenant, job_id = self._named(request)
+        follower = Follower(tenant, job_id=job_id)
         try:
             async with self._feed.follow(follower):
                 while True:
@@ -179,7 +227,7 @@ class _Reads:
         body = result.response
         if body is None:
             return view
-        view["response_url"] = f"/v1/jobs/{row.job_id}/output"
+        view["response_url"] = f"/v1/jobs/{own_job_id(row.tenant, row.job_id)}/output"
         if body.kind == "inline" or body.size_bytes <= OUTPUT_INLINE_BYTES_MAX:
             try:
                 view["response"] = await get_body(self._blobs, body)

@@ -1,17 +1,33 @@
 """A row as clients see it. Pure. Answers have a shape of their own: what is not named here is not shown."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from readmodel.rows import JobRow, TimelineEntry
+from runtime.door import own_job_id
+
+
+class TakenJob(Protocol):
+    """A job that a door of this process has taken."""
+
+    @property
+    def submitted_at_ms(self) -> int: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def session_id(self) -> str | None: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def deadline_at_ms(self) -> int | None: ...
 
 
 def job_view(row: JobRow) -> dict[str, Any]:
     """A job without its result; fields without a value are left out."""
     view: dict[str, Any] = {
         "object": "job",
-        "job_id": row.job_id,
+        "job_id": own_job_id(row.tenant, row.job_id),
         "status": row.status,
         "terminal": row.terminal,
         "model": row.model,
@@ -25,6 +41,25 @@ def job_view(row: JobRow) -> dict[str, Any]:
         "attempts": row.attempts,
         "found_by": row.found_by,
         "version": row.version,
+    }
+    return {name: value for name, value in view.items() if value is not None}
+
+
+def taken_view(job_id: str, taken: TakenJob) -> dict[str, Any]:
+    """A job that has no row yet, by the caller's own id: as its first row will show it, at version 0."""
+    view: dict[str, Any] = {
+        "object": "job",
+        "job_id": job_id,
+        "status": "submitting",
+        "terminal": False,
+        "model": taken.model,
+        "session_id": taken.session_id,
+        "tags": list(taken.tags),
+        "submitted_at_ms": taken.submitted_at_ms,
+        "updated_at_ms": taken.submitted_at_ms,
+        "deadline_at_ms": taken.deadline_at_ms,
+        "attempts": 0,
+        "version": 0,
     }
     return {name: value for name, value in view.items() if value is not None}
 

@@ -2,19 +2,30 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
+from receiver.bodies import BodyMemory
 from receiver.connections import Gate
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
+from receiver.identity import authentication
 from receiver.jobs import CANCEL_PATH, JOBS_PATH, JobDoor
+from receiver.keys import KeyRing
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
+from receiver.previous import PreviousResponses
 from receiver.problems import Problem, Refusal, from_http_exception, to_response
+from receiver.quotas import Quotas, knows_no_load
+from receiver.reads import JobReads
+from receiver.sdk.door import ResponsesDoor
+from receiver.sdk.errors import PATH as RESPONSES_PATH
+from receiver.sdk.errors import speaks_openai, to_openai_response
+from receiver.sdk.responses import Responses
 from receiver.settings import ReceiverSettings, check_relations
 from receiver.submissions import FindJob, Submissions, knows_nothing
 from receiver.webhooks import PATH as WEBHOOK_PATH
@@ -26,9 +37,14 @@ from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 
+SAVE_LAST_USED_S = 60.0
+REQUEST_ID_BITS = 128
+
 log = get_logger("receiver.app")
 
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
+SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions", Submissions)
+RESPONSES: web.AppKey[Responses] = web.AppKey("responses", Responses)
 METRICS: web.AppKey[ReceiverMetrics] = web.AppKey("metrics", ReceiverMetrics)
 
 
@@ -38,17 +54,19 @@ def build_app(
     blobs: BlobStore,
     now_ms: NowMs,
     random_hex: RandomHex,
-    find_job: FindJob | None = None,
+    reads: JobReads | None = None,
     *,
+    find_job: FindJob | None = None,
     limits: Limits | None = None,
     registry: CollectorRegistry | None = None,
     health: Health | None = None,
 ) -> web.Application:
     """The doors, health and metrics. More routes may be added until it runs; their refusals become problems too.
 
-    `registry` holds the metrics of one app; without one the app gets its own. `health` is found again as `app[HEALTH]`.
+    `reads` is the read model, where the process has one; `find_job` answers instead of it. `registry` holds the metrics of one
+    app; without one the app gets its own. `health` is found again as `app[HEALTH]`.
 
-    :raises ConfigurationError: no usable webhook secret, or settings that contradict each other.
+    :raises ConfigurationError: no usable webhook secret, settings that contradict each other, or no keys where they are needed.
     """
     check_relations(settings)
     keys = settings.webhook_keys()
@@ -65,25 +83,43 @@ def build_app(
         ),
         limits, watched, now_ms, metrics,
     )  # fmt: skip
+    ring = KeyRing(settings.keys_path, settings.host, now_ms, registry)
+    quotas = Quotas(ring.limits_of, reads.load if reads else knows_no_load, now_ms, registry)
     submissions = Submissions(
         publisher=watched,
         blobs=blobs,
         now_ms=now_ms,
         policy=settings.door,
         inline_bytes_max=settings.inline_bytes_max,
-        find_job=find_job or knows_nothing,
+        find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
         metrics=metrics,
+        quotas=quotas,
     )
-    jobs = JobDoor(submissions, watched, now_ms, random_hex, limits)
+    memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
+    previous = PreviousResponses(reads, blobs)
+    jobs = JobDoor(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
+    shown = Responses(reads, submissions, previous, blobs, limits)
+    responses = ResponsesDoor(
+        submissions=submissions, responses=shown, previous=previous, publisher=watched, blobs=blobs, quotas=quotas,
+        memory=memory, limits=limits, now_ms=now_ms, random_hex=random_hex,
+    )  # fmt: skip
 
-    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems])
-    app.on_response_prepare.append(_name_no_versions)
+    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authentication(ring, quotas)])
+    app.on_response_prepare.append(_name(random_hex))
+    app.cleanup_ctx.append(_saving_last_used(ring))
+    app[SUBMISSIONS] = submissions
+    app[RESPONSES] = shown
     app[HEALTH] = health
     app[METRICS] = metrics
     app.router.add_post(WEBHOOK_PATH, webhooks.receive, expect_handler=_expect)
     app.router.add_post(JOBS_PATH, jobs.submit, expect_handler=_expect)
     app.router.add_post(CANCEL_PATH, jobs.cancel, expect_handler=_expect)
+    app.router.add_post(RESPONSES_PATH, responses.create, expect_handler=_expect)
+    app.router.add_get(RESPONSES_PATH + "/{response_id}", responses.retrieve, allow_head=False)
+    app.router.add_delete(RESPONSES_PATH + "/{response_id}", responses.delete)
+    app.router.add_post(RESPONSES_PATH + "/{response_id}/cancel", responses.cancel, expect_handler=_expect)
+    app.router.add_get(RESPONSES_PATH + "/{response_id}/input_items", responses.items, allow_head=False)
     add_routes(app, health, registry)
     return app
 
@@ -139,25 +175,47 @@ def _measure(metrics: ReceiverMetrics) -> Middleware:
 
 @web.middleware
 async def _answer_with_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    answer = to_openai_response if speaks_openai(request.path, request.headers) else to_response
     try:
         response = await handler(request)
     except Refusal as refusal:
-        response = to_response(refusal.problem)
+        response = answer(refusal.problem)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = to_response(from_http_exception(error))
+        response = answer(from_http_exception(error))
     except Exception as error:
         log_failure(error, method=request.method)
-        response = to_response(Problem(500, "internal", "The server failed; nothing was promised."))
+        response = answer(Problem(500, "internal", "The server failed; nothing was promised."))
     if not request.content.is_eof():
         # Answered before the body was read: what still comes of it must not be taken for another request.
         response.force_close()
     return response
 
 
-async def _name_no_versions(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers[hdrs.SERVER] = "backstop"
+def _name(random_hex: RandomHex) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def name(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[hdrs.SERVER] = "backstop"  # and no versions
+        if speaks_openai(request.path, request.headers):
+            response.headers["x-request-id"] = f"req_{random_hex(REQUEST_ID_BITS)}"
+
+    return name
+
+
+def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(SAVE_LAST_USED_S)
+            await asyncio.to_thread(ring.save_last_used)
+
+    async def saving(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(run(), name="save-last-used")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.to_thread(ring.save_last_used)
+
+    return saving
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

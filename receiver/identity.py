@@ -1,10 +1,91 @@
-"""Who is speaking. The one place that decides the tenant of a request; API keys will be checked here."""
+"""Who is speaking, and whether they may: the one place that decides the tenant and the rights of a request.
 
-from aiohttp import web
+The tenant comes from the key alone, never from a body or from a header that a caller may choose. What is not named in `PUBLIC`
+needs a key; what is not named in `SCOPES_NEEDED` needs `read` to read and `operate` to change anything.
+"""
 
-from schemas.base import DEFAULT_TENANT
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from receiver.keys import Caller, KeyRing
+from receiver.problems import Problem, Refusal
+from receiver.quotas import Quotas
+from runtime.keys import Scope
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
+PUBLIC: Final = frozenset(
+    {"/webhooks/openai", "/livez", "/readyz", "/startupz", "/version", "/metrics", "/openapi.json"}
+)
+"""OpenAI's webhooks prove themselves by their signature; the rest tells nothing of any tenant."""
+
+PUBLIC_PREFIXES: Final = ("/ui",)
+"""The page itself holds no data: what it shows it reads from `/v1` with the key of whoever looks at it."""
+
+SCOPES_NEEDED: Final[dict[tuple[str, str], Scope]] = {
+    (hdrs.METH_POST, "/v1/jobs"): "submit",
+    (hdrs.METH_POST, "/v1/jobs/{job_id}/cancel"): "submit",
+    (hdrs.METH_POST, "/v1/responses"): "submit",
+    (hdrs.METH_POST, "/v1/responses/{response_id}/cancel"): "submit",
+    (hdrs.METH_DELETE, "/v1/responses/{response_id}"): "submit",
+}
+
+UNAUTHENTICATED = Problem(
+    401, "unauthenticated", "Send a valid key as Authorization: Bearer bsk_...", headers={"WWW-Authenticate": "Bearer"}
+)
+"""The same for a missing, unknown, wrong, expired and revoked key: which it was is nobody's business."""
 
 
-def tenant_of(_request: web.Request) -> str:
-    """The tenant, never from the body or from a header that a caller may choose. For now there is one."""
-    return DEFAULT_TENANT
+def caller_of(request: web.Request) -> Caller:
+    """Who sent this request.
+
+    :raises Refusal: nobody was authenticated for it.
+    """
+    caller = request.get(CALLER)
+    if caller is None:
+        raise Refusal(UNAUTHENTICATED)
+    return caller
+
+
+def tenant_of(request: web.Request) -> str:
+    """The tenant, never from the body or from a header that a caller may choose.
+
+    :raises Refusal: see `caller_of`.
+    """
+    return caller_of(request).tenant
+
+
+def authentication(ring: KeyRing, quotas: Quotas) -> Middleware:
+    @web.middleware
+    async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource is not None else None
+        if path is None or path in PUBLIC or path.startswith(PUBLIC_PREFIXES):
+            return await handler(request)
+        caller = ring.authenticate(_authorization(request))
+        if caller is None:
+            raise Refusal(UNAUTHENTICATED)
+        quotas.check_rate(caller.tenant)
+        needed = scope_needed(request.method, path)
+        if needed not in caller.scopes:
+            raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
+        request[CALLER] = caller
+        return await handler(request)
+
+    return authenticate
+
+
+def scope_needed(method: str, path: str) -> Scope:
+    """Of a route, by its pattern."""
+    named = SCOPES_NEEDED.get((method, path))
+    if named is not None:
+        return named
+    return "read" if method in {hdrs.METH_GET, hdrs.METH_HEAD} else "operate"
+
+
+def _authorization(request: web.Request) -> str | None:
+    """The one header; of two, who knows which was checked by whoever stands before us."""
+    values = request.headers.getall(hdrs.AUTHORIZATION, ())
+    return values[0] if len(values) == 1 else None

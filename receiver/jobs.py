@@ -5,7 +5,7 @@
 
 import hashlib
 import re
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, assert_never
 
 import orjson
 from aiohttp import hdrs, web
@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, Vali
 from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import tenant_of
 from receiver.limits import Limits
+from receiver.previous import PreviousResponses
 from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, field_errors, unavailable
+from receiver.quotas import Quotas
 from receiver.submissions import NotTaken, Submissions, Taken
 from runtime.chance import RandomHex
 from runtime.clock import NowMs
@@ -49,28 +51,33 @@ def job_id_of(key: str, tenant: str) -> str:
 
 class JobDoor:
     def __init__(
-        self, submissions: Submissions, publisher: Publisher, now_ms: NowMs, random_hex: RandomHex, limits: Limits
-    ) -> None:
+        self, submissions: Submissions, publisher: Publisher, now_ms: NowMs, random_hex: RandomHex, limits: Limits,
+        quotas: Quotas, previous: PreviousResponses, memory: BodyMemory,
+    ) -> None:  # fmt: skip
+        self._quotas = quotas
+        self._previous = previous
         self._submissions = submissions
         self._publisher = publisher
         self._now_ms = now_ms
         self._random_hex = random_hex
         self._limits = limits
-        self._memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
+        self._memory = memory
 
     async def submit(self, request: web.Request) -> web.Response:
         limits = self._limits
         tenant = tenant_of(request)
-        _require_json(request)
-        key = _idempotency_key(request)
+        require_json(request)
+        key = idempotency_key(request)
+        bytes_max = self._quotas.bytes_max(tenant, limits.submit_bytes_max)
         with self._memory.share() as take:
-            body = await read_body(request, bytes_max=limits.submit_bytes_max, within_s=limits.submit_body_s, take=take)
+            body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
             submit = _parse(Submit, body, limits.submit_depth_max)
+            await self._previous.check(submit, tenant)
             # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
             given = submit.job_id or (job_id_of(key, tenant) if key else f"job_{self._random_hex(JOB_ID_BITS)}")
             verdict = await self._submissions.take(submit, qualified_job_id(tenant, given), tenant)
         if isinstance(verdict, NotTaken):
-            self._refuse(verdict)
+            refuse(verdict, limits.retry_after_s)
         return _accepted(given, verdict)
 
     async def cancel(self, request: web.Request) -> web.Response:
@@ -79,40 +86,47 @@ class JobDoor:
         given = _path_job_id(request)
         body = await read_body(request, bytes_max=limits.cancel_bytes_max, within_s=limits.submit_body_s)
         if body:
-            _require_json(request)
+            require_json(request)
         asked = _parse(CancelBody, body, limits.submit_depth_max) if body else CancelBody()
         cancel = Cancel(type="cancel", job_id=given, reason=asked.reason)
-        fact = to_cancel(
-            cancel, job_id=qualified_job_id(tenant, given), tenant=tenant, door="http", at_ms=self._now_ms()
-        )
+        job_id = qualified_job_id(tenant, given)
+        if not await self._submissions.exists(job_id, tenant):
+            raise Refusal(Problem(404, "job_not_found", "There is no such job, or it has not been taken in yet."))
+        fact = to_cancel(cancel, job_id=job_id, tenant=tenant, door="http", at_ms=self._now_ms())
         try:
             await self._publisher.publish([fact], timeout_s=limits.publish_s)
         except BrokerUnavailableError:
-            self._refuse(NotTaken("log"))
+            refuse(NotTaken("log"), limits.retry_after_s)
         return _json(202, {"job_id": given, "status": "cancel_requested", "links": _links(given)})
 
-    def _refuse(self, verdict: NotTaken) -> NoReturn:
-        retry_after_s = self._limits.retry_after_s
-        match verdict.why:
-            case "conflict":
-                raise Refusal(Problem(409, "job_id_taken", "This id or key already names a job with another body."))
-            case "deadline_past":
-                past = FieldError("#/deadline_at_ms", "is not in the future")
-                raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
-            case "busy":
-                raise unavailable("busy", "Too many submissions at one time.", retry_after_s)
-            case "log" | "storage":
-                raise unavailable("log_unavailable", "The request could not be stored; send it again.", retry_after_s)
+
+def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
+    """:raises Refusal: always."""
+    match verdict.why:
+        case "conflict":
+            raise Refusal(Problem(409, "job_id_taken", "This id or key already names a job with another body."))
+        case "deadline_past":
+            past = FieldError("#/deadline_at_ms", "is not in the future")
+            raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
+        case "busy":
+            raise unavailable("busy", "Too many submissions at one time.", retry_after_s)
+        case "log" | "storage":
+            raise unavailable("log_unavailable", "The request could not be stored; send it again.", retry_after_s)
+        case "quota":
+            assert verdict.problem is not None
+            raise Refusal(verdict.problem)
+        case _:
+            assert_never(verdict.why)
 
 
-def _require_json(request: web.Request) -> None:
+def require_json(request: web.Request) -> None:
     if hdrs.CONTENT_TYPE not in request.headers or request.content_type != "application/json":
         raise Refusal(Problem(415, "not_json", "Send the body as Content-Type: application/json."))
     if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
         raise Refusal(Problem(415, "not_utf8", "Send the body in UTF-8."))
 
 
-def _idempotency_key(request: web.Request) -> str | None:
+def idempotency_key(request: web.Request) -> str | None:
     values = request.headers.getall(IDEMPOTENCY_KEY, ())
     if not values:
         return None

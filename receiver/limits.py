@@ -40,7 +40,16 @@ class Limits:
     submissions_concurrent_max: int = 256
     """Submissions between their body and their acknowledgement."""
     submissions_remembered_max: int = 50_000
-    """Recent job ids with the hash of their submission: about 20 MB."""
+    """Recent job ids with the hash of their submission: about 30 MB."""
+    accepted_shown_s: float = 600.0
+    """How long a job that was taken here is shown as submitted while the read model does not have it."""
+    appear_s: float = 1.0
+    """How long a job that nobody knows is waited for: another process may have taken it a moment ago."""
+    cancelled_s: float = 3.0
+    """How long the answer to the cancel of a response waits for its end."""
+    repeat_window_s: float = 900.0
+    """How long an SDK may repeat a create without an idempotency key and mean the same: its timeout is 600 s."""
+    repeats_remembered_max: int = 20_000
     cancel_bytes_max: int = 4 << 10
 
     publish_s: float = 3.0

@@ -49,7 +49,15 @@ class ReceiverSettings(RuntimeSettings):
         ge=1_000,
         description="How long an unclaimed or foreign response is remembered, so that a repeated webhook is known.",
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="API keys and limits of tenants, as `backstop keys` writes them; data_dir/keys.json if unset.",
+    )
     door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
+
+    @property
+    def keys_path(self) -> Path:
+        return self.keys_file or self.data_dir / "keys.json"
 
     @field_validator("webhook_secrets", mode="before")
     @classmethod

@@ -4,6 +4,8 @@ A job id names one submission. What this process was given lately is remembered 
 attempt to publish: a record whose acknowledgement did not come may have landed, so from then on the id belongs to that
 body. What it does not remember it asks the read model about. Publishing a repeat is harmless (the fold knows the job id);
 not publishing it only saves the log a record.
+
+The same memory lets callers read what they have just written, before the read model has it.
 """
 
 import asyncio
@@ -14,6 +16,8 @@ from typing import Literal
 
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
+from receiver.problems import Problem, Refusal
+from receiver.quotas import Quotas
 from runtime.blobs import BlobStore
 from runtime.clock import NowMs
 from runtime.door import DoorPolicy, submission_sha256, to_submitted
@@ -21,7 +25,10 @@ from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
+from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
+
+APPEAR_POLL_S = 0.05
 
 log = get_logger("receiver.submissions")
 
@@ -35,6 +42,18 @@ class KnownJob:
     deadline_at_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AcceptedJob:
+    """A job that this process took a while ago; the read model may not have it yet."""
+
+    submitted_at_ms: int
+    model: str
+    session_id: str | None
+    tags: tuple[str, ...]
+    deadline_at_ms: int | None
+    request_sha256: str
+
+
 FindJob = Callable[[str], Awaitable[KnownJob | None]]
 
 
@@ -45,15 +64,18 @@ class Taken:
     job_id: str
     deadline_at_ms: int | None
     repeated: bool
+    submitted_at_ms: int | None = None
+    """None where the read model said that it is a repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
     """`conflict`: the id names another submission. `deadline_past`: it can't be met. `busy`: too many at one time.
-    `log` and `storage`: not acknowledged; it may have been taken, and may be sent again.
+    `log` and `storage`: not acknowledged; it may have been taken, and may be sent again. `quota`: see `problem`.
     """
 
-    why: Literal["conflict", "deadline_past", "busy", "log", "storage"]
+    why: Literal["conflict", "deadline_past", "busy", "log", "storage", "quota"]
+    problem: Problem | None = None
 
 
 Verdict = Taken | NotTaken
@@ -65,6 +87,8 @@ class _Remembered:
     sha256: str
     deadline_at_ms: int | None
     acked: bool
+    accepted: AcceptedJob | None = None
+    """None where the read model told us of it."""
 
     def agrees(self, tenant: str, sha256: str) -> bool:
         return self.tenant == tenant and self.sha256 == sha256
@@ -87,7 +111,9 @@ class Submissions:
         find_job: FindJob,
         limits: Limits,
         metrics: ReceiverMetrics,
+        quotas: Quotas,
     ) -> None:
+        self._quotas = quotas
         self._publisher = publisher
         self._blobs = blobs
         self._now_ms = now_ms
@@ -126,6 +152,36 @@ class Submissions:
             )  # also when this one is cancelled: whoever waits must hear that nothing is promised
         return verdict
 
+    def accepted(self, job_id: str, tenant: str) -> AcceptedJob | None:
+        """What this process took lately under this id, for reads that the read model can't answer yet."""
+        known = self._recent.get(job_id)
+        if known is None or known.tenant != tenant or not known.acked or known.accepted is None:
+            return None
+        age_ms = self._now_ms() - known.accepted.submitted_at_ms
+        return known.accepted if age_ms <= self._limits.accepted_shown_s * 1000 else None
+
+    async def exists(self, job_id: str, tenant: str) -> bool:
+        """Whether the tenant has such a job. One that another process took a moment ago is waited for; where nobody can
+        tell, the answer is yes.
+        """
+        if self._find_job is knows_nothing or self.accepted(job_id, tenant) is not None:
+            return True
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.appear_s
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.find_job_s):
+                    found = await self._find_job(job_id)
+            except Exception as error:  # whatever the read model has, it must not stop a cancel
+                self._metrics.find_job_failed.inc()
+                log.warning("find_job_failed", job_id=job_id, error_type=type(error).__name__)
+                return True
+            if found is not None:
+                return found.tenant == tenant
+            if loop.time() >= deadline_s:
+                return False
+            await asyncio.sleep(APPEAR_POLL_S)
+
     async def _take_first(self, submit: Submit, job_id: str, tenant: str, sha256: str) -> Verdict:
         known = self._recent.get(job_id) or await self._ask(job_id)
         if known is not None:
@@ -133,10 +189,18 @@ class Submissions:
                 return NotTaken("conflict")
             if known.acked:
                 self._remember(job_id, known)
-                return Taken(job_id, known.deadline_at_ms, repeated=True)
+                at_ms = known.accepted.submitted_at_ms if known.accepted else None
+                return Taken(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
         at_ms = self._now_ms()
         if submit.deadline_at_ms is not None and submit.deadline_at_ms <= at_ms:
             return NotTaken("deadline_past")
+        try:
+            await self._quotas.admit(tenant, job_id)
+        except Refusal as refusal:
+            return NotTaken("quota", refusal.problem)
+        return await self._publish(submit, job_id, tenant, at_ms)
+
+    async def _publish(self, submit: Submit, job_id: str, tenant: str, at_ms: int) -> Verdict:
         try:
             fact = await to_submitted(
                 submit, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
@@ -144,8 +208,9 @@ class Submissions:
             )  # fmt: skip
         except OSError as error:
             log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
+            self._quotas.release(tenant, job_id)
             return NotTaken("storage")
-        now_known = _Remembered(tenant, sha256, fact.deadline_at_ms, acked=False)
+        now_known = _Remembered(tenant, fact.request_sha256, fact.deadline_at_ms, acked=False, accepted=_accepted(fact))
         self._remember(job_id, now_known)
         try:
             await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
@@ -154,7 +219,7 @@ class Submissions:
         failpoint("receiver.job.acked")
         self._remember(job_id, replace(now_known, acked=True))
         self._metrics.jobs_submitted.labels("http").inc()
-        return Taken(job_id, fact.deadline_at_ms, repeated=False)
+        return Taken(job_id, fact.deadline_at_ms, repeated=False, submitted_at_ms=at_ms)
 
     async def _ask(self, job_id: str) -> _Remembered | None:
         try:
@@ -173,3 +238,7 @@ class Submissions:
         self._recent.move_to_end(job_id)
         while len(self._recent) > self._limits.submissions_remembered_max:
             self._recent.popitem(last=False)
+
+
+def _accepted(fact: JobSubmitted) -> AcceptedJob:
+    return AcceptedJob(fact.at_ms, fact.model, fact.session_id, fact.tags, fact.deadline_at_ms, fact.request_sha256)

@@ -73,9 +73,19 @@ def qualified_job_id(tenant: str, given: str) -> str:
     return given if tenant == DEFAULT_TENANT else f"{tenant}:{given}"
 
 
+def own_job_id(tenant: str, job_id: str) -> str:
+    """The other way: what the tenant calls the job. This is what it gets to see."""
+    return job_id if tenant == DEFAULT_TENANT else job_id.removeprefix(f"{tenant}:")
+
+
+def submission_bytes(submit: Submit) -> bytes:
+    """The submission without its id: equal for a repeat, different for another one under the same id."""
+    return canonical(submit.model_dump(mode="json", exclude={"job_id"}, exclude_none=True))
+
+
 def submission_sha256(submit: Submit) -> str:
     """Equal for a repeat of the same submission, different for another one under the same id."""
-    return sha256_hex(canonical(submit.model_dump(mode="json", exclude={"job_id"}, exclude_none=True)))
+    return sha256_hex(submission_bytes(submit))
 
 
 async def to_submitted(

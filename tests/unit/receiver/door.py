@@ -17,6 +17,7 @@ from aiohttp import web
 
 from receiver.app import build_app, serve
 from receiver.limits import Limits
+from receiver.reads import JobReads
 from receiver.settings import ReceiverSettings
 from receiver.submissions import FindJob
 from runtime.blobs import BlobStore, FolderBlobs
@@ -89,6 +90,7 @@ async def opened(
     *,
     limits: Limits | None = None,
     find_job: FindJob | None = None,
+    reads: JobReads | None = None,
     publisher: Publisher | None = None,
     blobs: BlobStore | None = None,
     add_routes: Callable[[web.Application], None] | None = None,
@@ -97,9 +99,10 @@ async def opened(
     limits = limits or Limits()
     memory = MemoryPublisher()
     clock = [NOW_MS]
+    changed.setdefault("data_dir", folder)
     app = build_app(
         settings(**changed), publisher or memory, blobs or FolderBlobs(folder / "blobs"), lambda: clock[0], random_hex,
-        find_job, limits=limits,
+        reads, find_job=find_job, limits=limits,
     )  # fmt: skip
     if add_routes is not None:
         add_routes(app)

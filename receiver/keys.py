@@ -1,0 +1,174 @@
+"""The keys that the doors know at this moment. They follow the keys file; a file that breaks or goes changes nothing.
+
+Without a file there are no keys, which is for development alone: everybody is the default tenant and may do everything. A
+process that has once seen a file never falls back to that.
+"""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from runtime.clock import NowMs, monotonic_s
+from runtime.errors import ConfigurationError
+from runtime.keys import (
+    SCOPES,
+    ApiKey,
+    KeysFile,
+    Scope,
+    TenantLimits,
+    last_used_path,
+    load_keys,
+    load_last_used,
+    parse_token,
+    proves,
+    write_private,
+)
+from runtime.logs import get_logger
+from schemas.base import DEFAULT_TENANT
+
+LOOK_AGAIN_S = 1.0
+"""How long a revoked key may still be taken."""
+
+BEARER = "bearer "
+NO_LIMITS = TenantLimits()
+
+log = get_logger("receiver.keys")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is speaking, as the key says."""
+
+    tenant: str
+    scopes: frozenset[Scope]
+    key_id: str
+    """Empty in development, where there are no keys."""
+
+
+DEVELOPER = Caller(DEFAULT_TENANT, SCOPES, "")
+
+
+class KeyRing:
+    """The keys file as it was last read, looked at again at most once in `LOOK_AGAIN_S`."""
+
+    def __init__(self, path: Path, host: str, now_ms: NowMs, registry: CollectorRegistry) -> None:
+        """:raises ConfigurationError: no file, and `host` is not a loopback address; or a file that is none."""
+        self._path = path
+        self._now_ms = now_ms
+        self._stamp: tuple[int, int, int] | None = None
+        self._looked_at_s = monotonic_s()
+        self._complained: str | None = None
+        self._by_id: dict[str, ApiKey] = {}
+        self._tenants: dict[str, TenantLimits] = {}
+        self._used_at_ms: dict[str, int] = {}
+        self._saved_at_ms: dict[str, int] = {}
+        self._outcomes = Counter(
+            "backstop_authentications_total", "Requests that needed a key, by outcome.", ("result",), registry=registry
+        )
+        self._counts = Gauge("backstop_api_keys", "Keys in the keys file, by state.", ("state",), registry=registry)
+        try:
+            self._stamp = self._stamped()
+            self._take(load_keys(path))
+            self.development = False
+        except FileNotFoundError:
+            if not is_loopback(host):
+                raise ConfigurationError(
+                    f"no keys file at {path}, and {host} is not a loopback address: without keys everybody who reaches it "
+                    "could do everything. Make a key (`backstop keys create --tenant NAME`), set BACKSTOP_KEYS_FILE, or "
+                    "set BACKSTOP_HOST=127.0.0.1"
+                ) from None
+            self.development = True
+            log.warning("development_without_keys", host=host, keys_file=str(path), tenant=DEFAULT_TENANT)
+
+    def authenticate(self, authorization: str | None) -> Caller | None:
+        """Who sent this `Authorization` header; None, for whatever reason, is nobody."""
+        self._follow()
+        if self.development:
+            return DEVELOPER
+        key = self._proven(authorization)
+        self._outcomes.labels("accepted" if key is not None else "refused").inc()
+        if key is None:
+            return None
+        self._used_at_ms[key.id] = self._now_ms()
+        return Caller(key.tenant, key.scopes, key.id)
+
+    def limits_of(self, tenant: str) -> TenantLimits:
+        return self._tenants.get(tenant, NO_LIMITS)
+
+    def save_last_used(self) -> None:
+        """Leave beside the file when each key was used last, merged with what other processes left there. Best effort."""
+        if self._used_at_ms == self._saved_at_ms:
+            return
+        merged = load_last_used(self._path)
+        for key_id, at_ms in self._used_at_ms.items():
+            merged[key_id] = max(at_ms, merged.get(key_id, 0))
+        lines = ",".join(f'"{key_id}":{at_ms}' for key_id, at_ms in sorted(merged.items()) if key_id in self._by_id)
+        try:
+            write_private(last_used_path(self._path), f"{{{lines}}}\n".encode())
+        except OSError as error:  # a read-only mount, most likely: that the keys work matters, this does not
+            log.debug("last_used_not_saved", error_type=type(error).__name__)
+        self._saved_at_ms = dict(self._used_at_ms)
+
+    def _proven(self, authorization: str | None) -> ApiKey | None:
+        if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
+            return None
+        token = parse_token(authorization[len(BEARER) :].strip())
+        if token is None:
+            return None
+        key = self._by_id.get(token.key_id)
+        if not proves(token, key) or key is None or key.state(self._now_ms()) != "live":
+            return None
+        return key
+
+    def _follow(self) -> None:
+        now_s = monotonic_s()
+        if now_s - self._looked_at_s < LOOK_AGAIN_S:
+            return
+        self._looked_at_s = now_s
+        stamp = self._stamped()
+        if stamp is None:
+            if not self.development:
+                self._complain("keys_file_gone", "the keys file is gone; the keys that were in it stay")
+            return
+        if stamp == self._stamp:
+            return
+        self.development = False  # whoever puts a file there wants keys, even if this one is broken
+        try:
+            self._take(load_keys(self._path))
+        except (ConfigurationError, OSError) as error:
+            self._complain("keys_file_broken", f"{error}; the keys stay as they were")
+            return
+        self._stamp = stamp
+        self._complained = None
+        log.info("keys_read", keys=len(self._by_id))
+
+    def _stamped(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _take(self, content: KeysFile) -> None:
+        self._by_id = {key.id: key for key in content.keys}
+        self._tenants = dict(content.tenants)
+        now_ms = self._now_ms()
+        for state in ("live", "expired", "revoked"):
+            self._counts.labels(state).set(sum(key.state(now_ms) == state for key in content.keys))
+
+    def _complain(self, event: str, sentence: str) -> None:
+        if self._complained != sentence:
+            self._complained = sentence
+            log.error(event, reason=sentence)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,92 @@
+"""`previous_response_id`: all tenants share one project at the provider, so a foreign id would read a foreign conversation.
+
+A caller of the OpenAI-compatible door names its own earlier response by our id; a job may also name the provider's. Both must be
+of the caller's own tenant. An id that nobody here knows was made beside Backstop: the default tenant, which is the operator's
+own, may use it in a job; nobody else may.
+"""
+
+from typing import Any
+
+from receiver.problems import FieldError, Problem, Refusal, unavailable
+from receiver.reads import JobReads, ReadsAwayError
+from runtime.blobs import BlobStore, get_body
+from runtime.door import own_job_id, qualified_job_id
+from runtime.errors import BlobMissingError
+from schemas.base import DEFAULT_TENANT
+from schemas.requests import Submit
+
+FIELD = "previous_response_id"
+RETRY_AFTER_S = 2
+
+
+class PreviousResponses:
+    def __init__(self, reads: JobReads | None, blobs: BlobStore) -> None:
+        self._reads = reads
+        self._blobs = blobs
+
+    async def check(self, submit: Submit, tenant: str) -> None:
+        """For a submission that names the provider's id.
+
+        :raises Refusal: 422, it is not the tenant's; 503, nobody can tell.
+        """
+        named = submit.request.get(FIELD)
+        if not isinstance(named, str):
+            return
+        if self._reads is None:
+            if tenant != DEFAULT_TENANT:
+                raise _not_own(f"#/request/{FIELD}")
+            return
+        try:
+            owner = await self._reads.owner_of(named)
+        except ReadsAwayError:
+            raise _cannot_tell() from None
+        if owner.tenant != tenant if owner is not None else tenant != DEFAULT_TENANT:
+            raise _not_own(f"#/request/{FIELD}")
+
+    async def to_provider(self, given: Any, tenant: str) -> str:
+        """The provider's id of our earlier response `given`.
+
+        :raises Refusal: 400, it is not one of the tenant's, or has not ended with an output; 503, nobody can tell.
+        """
+        if self._reads is None or not isinstance(given, str):
+            raise _not_own(f"#/{FIELD}")
+        try:
+            seen = await self._reads.job(tenant, qualified_job_id(tenant, given))
+        except ReadsAwayError:
+            raise _cannot_tell() from None
+        if seen is None:
+            raise _not_own(f"#/{FIELD}")
+        if seen.result is None:
+            raise _refused(f"#/{FIELD}", f"The response {given} has not ended yet; wait for its end.")
+        if seen.result.outcome not in {"completed", "incomplete"} or seen.result.response is None:
+            raise _refused(
+                f"#/{FIELD}", f"The response {given} ended as {seen.result.outcome}: nothing follows from it."
+            )
+        try:
+            provided = await get_body(self._blobs, seen.result.response)
+        except BlobMissingError:
+            provided = None
+        if not isinstance(provided, dict) or not isinstance(provided.get("id"), str):
+            raise _refused(f"#/{FIELD}", f"The response {given} is not kept any more.")
+        return str(provided["id"])
+
+    async def to_own(self, named: str, tenant: str) -> str | None:
+        """Our id of a response that an answer names by the provider's; None where it is nobody's."""
+        owner = await self._reads.owner_of(named) if self._reads is not None else None
+        if owner is None or owner.tenant != tenant:
+            return None
+        return own_job_id(tenant, owner.job_id)
+
+
+def _not_own(pointer: str) -> Refusal:
+    return _refused(pointer, "previous_response_id must name an earlier response of your own, made through Backstop.")
+
+
+def _refused(pointer: str, sentence: str) -> Refusal:
+    return Refusal(Problem(422, "bad_request", sentence, errors=(FieldError(pointer, sentence),)))
+
+
+def _cannot_tell() -> Refusal:
+    return unavailable(
+        "reads_unavailable", "previous_response_id can't be checked at the moment; send it again.", RETRY_AFTER_S
+    )

@@ -1,0 +1,87 @@
+"""The body of `POST /v1/responses` as a submission, or why it is none. Pure.
+
+What Backstop can't keep its promises for is refused with a sentence that says what to do instead.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from receiver.problems import FieldError, Problem, Refusal, field_errors
+from schemas.requests import Submit
+
+SESSION_HEADER: Final = "Backstop-Session"
+TIMEOUT_HEADER: Final = "Backstop-Timeout-Ms"
+RETRIES_HEADER: Final = "Backstop-Retries-Max"
+
+_SENTENCES: Final[dict[str, str]] = {
+    "background": "Backstop runs background responses only: send background: true, and poll "
+    "GET /v1/responses/{id} until its status is neither queued nor in_progress.",
+    "stream": "Streaming is not supported here: leave stream out, send background: true, and poll "
+    "GET /v1/responses/{id}.",
+    "store": "Backstop stores what it sees through to the end: leave store out or send store: true. "
+    "DELETE /v1/responses/{id} removes a response when you no longer need it.",
+    "conversation": "conversation is not supported: all tenants share one project at the provider. "
+    "Continue an earlier response by previous_response_id.",
+}  # fmt: skip
+_IN_REQUEST: Final = re.compile(r"^request\.")
+
+
+def to_submit(body: dict[str, Any], headers: Mapping[str, str]) -> Submit:
+    """:raises Refusal: 422, naming the field."""
+    if body.get("background") is not True:
+        raise _refused("background")
+    if body.get("stream"):
+        raise _refused("stream")
+    if body.get("store", True) is not True and body.get("store") is not None:
+        raise _refused("store")
+    if body.get("conversation") is not None:
+        raise _refused("conversation")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise refusal("model", "Missing required parameter: 'model'. Name the model, for example gpt-5.2.")
+    request = {
+        name: value for name, value in body.items() if name not in {"stream", "store"} and not _absent(name, value)
+    }
+    try:
+        return Submit.model_validate({"request": request, **_from_headers(headers)})
+    except ValidationError as error:
+        first, *more = (_plain(found) for found in field_errors(error))
+        raise Refusal(Problem(422, "bad_request", first.detail, errors=(first, *more))) from None
+
+
+def refusal(field: str, sentence: str) -> Refusal:
+    return Refusal(Problem(422, "bad_request", sentence, errors=(FieldError(f"#/{field}", sentence),)))
+
+
+def _refused(field: str) -> Refusal:
+    return refusal(field, _SENTENCES[field])
+
+
+def _absent(name: str, value: Any) -> bool:
+    """The Node SDK's callers write null for what they leave out; the provider takes it so, but for these."""
+    return value is None and name in {"metadata", "previous_response_id", "conversation"}
+
+
+def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    """What the wire of OpenAI has no field for."""
+    given: dict[str, Any] = {}
+    if SESSION_HEADER in headers:
+        given["session_id"] = headers[SESSION_HEADER]
+    for header, field in ((TIMEOUT_HEADER, "timeout_ms"), (RETRIES_HEADER, "retries_max")):
+        text = headers.get(header)
+        if text is None:
+            continue
+        if not text.isdecimal() or len(text) > 12:
+            raise refusal(header, f"{header} must be a whole number.")
+        given[field] = int(text)
+    return given
+
+
+def _plain(error: FieldError) -> FieldError:
+    """As the caller wrote it: it knows of no `request` around its body."""
+    sentence = _IN_REQUEST.sub("", error.detail)
+    named = re.match(r"([a-z_]+)(\.[^ :]+)?", sentence) if error.pointer == "#/request" else None
+    pointer = f"#/{named[0]}" if named is not None and sentence != error.detail else error.pointer
+    return FieldError(pointer.replace("#/request/", "#/"), sentence)

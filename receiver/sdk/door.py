@@ -1,0 +1,244 @@
+"""The handlers of `/v1/responses`. A create is a submission like any other: answered once the log has acknowledged it.
+
+Reads come from the read model. What was taken a moment ago and is not there yet is known from the memory of submissions, and
+what another process took is waited for: after a create, nothing here says 404.
+"""
+
+import asyncio
+import hashlib
+import re
+from typing import Any, Final, NoReturn
+
+import orjson
+from aiohttp import web
+
+from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
+from receiver.identity import caller_of, tenant_of
+from receiver.jobs import idempotency_key, refuse, require_json
+from receiver.limits import Limits
+from receiver.previous import FIELD, PreviousResponses
+from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
+from receiver.quotas import Quotas
+from receiver.reads import ReadsAwayError
+from receiver.sdk.creates import refusal, to_submit
+from receiver.sdk.items import LIMIT, LIMIT_MAX, PageOf, input_items, page
+from receiver.sdk.repeats import Repeats
+from receiver.sdk.responses import Responses, Shown
+from receiver.sdk.wire import deleted_object, response_object
+from receiver.submissions import NotTaken, Submissions
+from runtime.blobs import BlobStore
+from runtime.chance import RandomHex
+from runtime.clock import NowMs
+from runtime.door import qualified_job_id, submission_bytes, to_cancel
+from runtime.errors import BrokerUnavailableError
+from runtime.logs import get_logger
+from runtime.publisher import Publisher
+from schemas.codec import sha256_hex
+from schemas.requests import Cancel, Submit
+
+ID_BITS: Final = 192
+"""`resp_` and 48 hexadecimal digits, as at the provider."""
+
+CANCEL_POLL_S: Final = 0.05
+
+RETRY_COUNT: Final = "x-stainless-retry-count"
+
+_ID = re.compile(r"resp_[A-Za-z0-9_.\-]{1,95}")
+
+log = get_logger("receiver.sdk")
+
+
+def response_id_of(key: str, tenant: str) -> str:
+    """The id that an `Idempotency-Key` stands for. Never change its form: keys in use would name other responses."""
+    return "resp_" + hashlib.sha256(f"responses\n{tenant}\n{key}".encode()).hexdigest()[: ID_BITS // 4]
+
+
+class ResponsesDoor:
+    def __init__(
+        self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
+        blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
+    ) -> None:  # fmt: skip
+        self._submissions = submissions
+        self._responses = responses
+        self._previous = previous
+        self._publisher = publisher
+        self._blobs = blobs
+        self._quotas = quotas
+        self._memory = memory
+        self._limits = limits
+        self._now_ms = now_ms
+        self._random_hex = random_hex
+        self._repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
+
+    async def create(self, request: web.Request) -> web.Response:
+        limits, caller = self._limits, caller_of(request)
+        require_json(request)
+        key = idempotency_key(request)
+        bytes_max = self._quotas.bytes_max(caller.tenant, limits.submit_bytes_max)
+        with self._memory.share() as take:
+            body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
+            asked = _object_of(body, limits.submit_depth_max)
+            given_previous = asked.get(FIELD)
+            submit = to_submit(asked, request.headers)
+            if given_previous is not None:
+                request_body = {
+                    **submit.request,
+                    FIELD: await self._previous.to_provider(given_previous, caller.tenant),
+                }
+                submit = submit.model_copy(update={"request": request_body})
+            return await self._take(submit, key, caller.tenant, caller.key_id, request, given_previous)
+
+    async def _take(
+        self,
+        submit: Submit,
+        key: str | None,
+        tenant: str,
+        key_id: str,
+        request: web.Request,
+        given_previous: str | None,
+    ) -> web.Response:
+        limits, data = self._limits, submission_bytes(submit)
+        sha256 = sha256_hex(data)
+        response_id = self._id_for(key, tenant, key_id, sha256, request)
+        try:
+            # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
+            await self._blobs.put(data)
+        except OSError as error:
+            log.error("submission_not_stored", error_type=type(error).__name__, errno=error.errno)
+            refuse(NotTaken("storage"), limits.retry_after_s)
+        verdict = await self._submissions.take(submit, qualified_job_id(tenant, response_id), tenant)
+        if isinstance(verdict, NotTaken):
+            if verdict.why in {"busy", "quota", "conflict", "deadline_past"}:
+                self._repeats.forget(response_id)
+            refuse(verdict, limits.retry_after_s)
+        if verdict.repeated:
+            shown = await self._find(tenant, response_id)
+            return _json(shown.document, {"Backstop-Repeated": "true"})
+        created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
+        echoed = submit.request | ({FIELD: given_previous} if given_previous is not None else {})
+        return _json(response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed))
+
+    def _id_for(self, key: str | None, tenant: str, key_id: str, sha256: str, request: web.Request) -> str:
+        if key is not None:
+            return response_id_of(key, tenant)
+        now_ms, number = self._now_ms(), _retry_number(request)
+        if number > 0:
+            meant = self._repeats.original(tenant, key_id, sha256, number, now_ms)
+            if meant is not None:
+                return meant
+        response_id = f"resp_{self._random_hex(ID_BITS)}"
+        self._repeats.began(tenant, key_id, sha256, response_id, now_ms)
+        return response_id
+
+    async def retrieve(self, request: web.Request) -> web.Response:
+        if request.query.get("stream", "false") != "false" or "starting_after" in request.query:
+            raise refusal("stream", "Streaming is not supported here: poll without stream and starting_after.")
+        if "include[]" in request.query or "include" in request.query:
+            raise refusal(
+                "include", "Give include when the response is created: what is stored here is not fetched again."
+            )
+        return _json((await self._find(tenant_of(request), _path_id(request))).document)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Answers with the response at its end, or, should that take too long, as it is."""
+        tenant, response_id = tenant_of(request), _path_id(request)
+        await read_body(request, bytes_max=self._limits.cancel_bytes_max, within_s=self._limits.submit_body_s)
+        shown = await self._find(tenant, response_id)
+        if shown.ended:
+            return _json(shown.document)
+        await self._publish_cancel(tenant, response_id)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.cancelled_s
+        while not shown.ended and loop.time() < deadline_s:
+            await asyncio.sleep(CANCEL_POLL_S)
+            shown = await self._find(tenant, response_id)
+        return _json(shown.document)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """From now on no read shows it. One that is still open is cancelled: nobody could read what it brings."""
+        tenant, response_id = tenant_of(request), _path_id(request)
+        shown = await self._find(tenant, response_id)
+        if not shown.ended:
+            await self._publish_cancel(tenant, response_id)
+        try:
+            await self._responses.hide(tenant, response_id)
+        except OSError:
+            refuse(NotTaken("storage"), self._limits.retry_after_s)
+        return _json(deleted_object(response_id))
+
+    async def items(self, request: web.Request) -> web.Response:
+        tenant, response_id = tenant_of(request), _path_id(request)
+        wanted = _page_of(request)
+        shown = await self._find(tenant, response_id)
+        if shown.request_sha256 is None or (asked := await self._responses.asked(shown.request_sha256)) is None:
+            raise Refusal(Problem(404, "input_missing", "The input of this response is not kept any more."))
+        answer = page(input_items(response_id, asked.get("input")), wanted)
+        if answer is None:
+            raise refusal("after", "after must be the id of one of the items.")
+        return _json(answer)
+
+    async def _find(self, tenant: str, response_id: str) -> Shown:
+        """:raises Refusal: 404, or 503 where the read model is away."""
+        try:
+            shown = await self._responses.find(tenant, response_id)
+        except ReadsAwayError:
+            raise unavailable(
+                "reads_unavailable", "The read model is not reachable. Responses go on; ask again.",
+                self._limits.retry_after_s,
+            ) from None  # fmt: skip
+        if shown is None:
+            _not_found(response_id)
+        return shown
+
+    async def _publish_cancel(self, tenant: str, response_id: str) -> None:
+        fact = to_cancel(
+            Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
+            door="http", at_ms=self._now_ms(),
+        )  # fmt: skip
+        try:
+            await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
+        except BrokerUnavailableError:
+            refuse(NotTaken("log"), self._limits.retry_after_s)
+
+
+def _path_id(request: web.Request) -> str:
+    text = request.match_info["response_id"]
+    if not _ID.fullmatch(text):
+        _not_found(text)
+    return text
+
+
+def _not_found(response_id: str) -> NoReturn:
+    raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found."))
+
+
+def _object_of(body: bytes, depth_max: int) -> dict[str, Any]:
+    try:
+        value = load_json(body, depth_max)
+    except NotJsonError as error:
+        raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
+    if not isinstance(value, dict):
+        raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
+    return value
+
+
+def _retry_number(request: web.Request) -> int:
+    """0 for a first attempt, and for a client that does not say."""
+    text = request.headers.get(RETRY_COUNT, "0")
+    return int(text) if text.isdecimal() and len(text) <= 3 else 0
+
+
+def _page_of(request: web.Request) -> PageOf:
+    query = request.query
+    limit, order = query.get("limit", str(LIMIT)), query.get("order", "desc")
+    if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= LIMIT_MAX:
+        raise refusal("limit", f"limit must be a whole number from 1 to {LIMIT_MAX}.")
+    if order not in {"asc", "desc"}:
+        raise refusal("order", "order must be asc or desc.")
+    return PageOf(int(limit), "asc" if order == "asc" else "desc", query.get("after"))
+
+
+def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(document), content_type="application/json", headers={**SECURITY_HEADERS, **(headers or {})}
+    )

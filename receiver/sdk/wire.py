@@ -1,0 +1,128 @@
+"""The Response object as callers of the OpenAI-compatible door see it. Pure.
+
+While a job is open, it is made of what was asked for. At its end it is the provider's own object under our id, at our time of
+creation, and without the three metadata pairs by which Backstop finds orphans.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from schemas.requests import METADATA_OURS
+from schemas.results import JobResult
+
+Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
+
+# What a response shows where the request said nothing (a queued response of the API, 2026-07).
+_DEFAULTS: Final[dict[str, Any]] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "safety_identifier": None,
+    "service_tier": "auto",
+    "temperature": 1.0,
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+}
+_ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt")
+
+_OPEN: Final[Mapping[str, Status]] = {"running": "in_progress", "finishing": "in_progress"}
+"""Every other open state is queued at this door: no attempt is known to run."""
+
+_ENDS: Final[Mapping[str, Status]] = {
+    "completed": "completed",
+    "failed": "failed",
+    "incomplete": "incomplete",
+    "cancelled": "cancelled",
+    "expired": "failed",
+    "rejected": "failed",
+}
+
+
+def open_status(job_status: str) -> Status:
+    return _OPEN.get(job_status, "queued")
+
+
+def response_object(
+    response_id: str, status: Status, *, model: str | None, created_at_ms: int, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A response without an end. `request` is what was asked for; what it lacks gets the API's defaults."""
+    shown: dict[str, Any] = {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_at_ms // 1000,
+        "status": status,
+        "background": True,
+        "completed_at": None,
+        "error": None,
+        "incomplete_details": None,
+        "model": request.get("model", model or "unknown"),
+        "output": [],
+        "usage": None,
+        "store": True,
+    }
+    for name, default in _DEFAULTS.items():
+        given = request.get(name)
+        shown[name] = default if given is None else given
+    shown["metadata"] = _without_ours(request.get("metadata"))
+    shown["reasoning"] = {"effort": None, "summary": None} | _object(request.get("reasoning"))
+    shown["text"] = {"format": {"type": "text"}, "verbosity": "medium"} | _object(request.get("text"))
+    for name in _ECHOED_IF_GIVEN:
+        if name in request:
+            shown[name] = request[name]
+    return shown
+
+
+def ended_object(
+    response_id: str, result: JobResult, provided: Mapping[str, Any] | None, *, created_at_ms: int,
+    request: Mapping[str, Any], previous_response_id: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """A response at its end; `provided` is the provider's object, where the job ended with one."""
+    status = _ENDS[result.outcome]
+    shown = response_object(response_id, status, model=result.model, created_at_ms=created_at_ms, request=request)
+    if provided is not None:
+        shown |= provided
+        shown |= {
+            "id": response_id,
+            "object": "response",
+            "created_at": created_at_ms // 1000,
+            "status": status,
+            "metadata": _without_ours(provided.get("metadata")),
+        }
+    shown["previous_response_id"] = previous_response_id
+    if status == "failed" and not shown.get("error"):
+        shown["error"] = _error(result)
+    return shown
+
+
+def deleted_object(response_id: str) -> dict[str, Any]:
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+def _error(result: JobResult) -> dict[str, Any]:
+    """Of a job that ended without the provider's word for it."""
+    reason = result.reason
+    if result.outcome == "expired":
+        sentence = (
+            reason.message if reason is not None and reason.message else "The response did not end by its deadline."
+        )
+        return {"code": "expired", "message": sentence}
+    code = reason.code if reason is not None else result.outcome
+    return {"code": code, "message": (reason.message if reason is not None else "") or f"The job was {result.outcome}."}
+
+
+def _without_ours(metadata: Any) -> dict[str, Any]:
+    return {name: value for name, value in _object(metadata).items() if name not in METADATA_OURS}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
