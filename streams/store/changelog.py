@@ -5,6 +5,9 @@ that are older than those of the new owner. The new owner's store is right, but 
 old rows back. Nothing fences a plain producer, and a transaction a batch would cost more than all the rest. So it is noticed: only the
 owner writes a partition of the changelog, hence its own batches follow one another without a gap in the offsets. A gap is somebody
 else's batch: its keys are read, and the owner's rows for them are written again, behind it.
+
+The woken worker sees the same gap, and knows no better than that it is the owner. So rows are compared by their versions (the last record
+of the log that they have taken): nobody writes over a row that is newer than his own, and who finds one has been overtaken, and ends.
 """
 
 import asyncio
@@ -14,7 +17,7 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from runtime.errors import InvariantError
+from runtime.errors import BackstopError, InvariantError
 
 log = structlog.get_logger()
 
@@ -25,6 +28,10 @@ SEND_TIMEOUT_MS = 30_000
 READ_TIMEOUT_S = 30.0
 
 Rows = Mapping[bytes, bytes | None]
+
+
+class OvertakenError(BackstopError):
+    """Another worker has the partition, and is further on in its log than we are. This process must end, and write no more rows."""
 
 
 class Changelog:
@@ -104,14 +111,23 @@ class Changelog:
                 self._foreign.setdefault(partition, []).append((before[partition], ends[tp]))
                 self._expected[partition] = ends[tp]
 
-    async def make_good(self, partition: int, current: Callable[[bytes], bytes | None]) -> None:
-        """Write `current(key)` again for each key that somebody else wrote. Called with no other write of the partition under way."""
+    async def make_good(
+        self, partition: int, current: Callable[[bytes], bytes | None], is_ahead: Callable[[bytes, bytes], bool]
+    ) -> None:
+        """Write `current(key)` again for each key that somebody else wrote. Called with no other write of the partition under way.
+
+        :param is_ahead: whether a row of somebody else's for a key has taken more of the log than we have.
+        :raises OvertakenError: one has.
+        """
         for start, end in self._foreign.pop(partition, []):
             written = await self._read(partition, start, end)
-            rows = {key: current(key) for key, value in written.items() if value != current(key)}
+            theirs = {key: value for key, value in written.items() if value != current(key)}
             log.error(
                 "rows of another writer", topic=self._topic(), partition=partition, offset=start, keys=len(written)
             )
+            if any(value is not None and is_ahead(key, value) for key, value in theirs.items()):
+                raise OvertakenError(f"partition {partition} of {self._topic()} has an owner that is further on")
+            rows = {key: current(key) for key in theirs}
             if rows:
                 self.reasserted += len(rows)
                 await self.send(partition, rows)

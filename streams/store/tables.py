@@ -65,13 +65,16 @@ class FoldTable:
         """Declare it before the app starts. The replication factor is the app's.
 
         :param row_version: a number that never falls from one row of a key to the next. With it, a recovery does not take a row that
-            is older than the one before it in the changelog.
+            is older than the one before it in the changelog, and a worker that was overtaken does not write over its heir's rows.
         :param after_changelog: called in `write` between the changelog's acknowledgement and the local write, for tests that end
             the process there.
         """
         self.name = name
         self._app = app
         self._after_changelog = after_changelog
+        self._row_version = row_version
+        self._taken: dict[int, int] = {}
+        """Per partition, the newest version of a row of ours; looked for in the store where we have not written yet."""
         self._callbacks: list[Recovered] = []
         self._active: set[int] = set()
         self._table = _Table(
@@ -145,6 +148,7 @@ class FoldTable:
                 self._after_changelog()
             # Looked up again: a partition that went away meanwhile must not be written.
             self._owned(partition).write(rows.items(), offset)
+            self._took(partition, rows.values())
             await self._make_good(partition)
 
     async def watch_changelog(self) -> None:
@@ -157,7 +161,28 @@ class FoldTable:
 
     async def _make_good(self, partition: int) -> None:
         if self._changelog.foreign(partition):
-            await self._changelog.make_good(partition, self._owned(partition).get)
+            await self._changelog.make_good(
+                partition, self._owned(partition).get, lambda key, row: self._is_ahead(partition, key, row)
+            )
+
+    def _is_ahead(self, partition: int, key: bytes, row: bytes) -> bool:
+        """Whether somebody else's `row` has taken records that we have not."""
+        version_of = self._row_version
+        if version_of is None:
+            return False
+        ours = self._owned(partition).get(key)
+        if ours is not None:
+            return version_of(row) > version_of(ours)
+        # Gone since, or not yet there? By how far we are in the log.
+        if partition not in self._taken:
+            self._took(partition, (row for _, row in self._owned(partition).items()))
+        return version_of(row) > self._taken.get(partition, -1)
+
+    def _took(self, partition: int, rows: Iterable[bytes | None]) -> None:
+        if self._row_version is not None:
+            versions = [self._row_version(row) for row in rows if row is not None]
+            if versions:
+                self._taken[partition] = max(self._taken.get(partition, -1), *versions)
 
     def _lock(self, partition: int) -> asyncio.Lock:
         return self._locks.setdefault(partition, asyncio.Lock())
@@ -187,6 +212,7 @@ class FoldTable:
 
     def recovered(self, active: set[int]) -> None:
         self._active = set(active)
+        self._taken = {}
         self._changelog.own({partition: self._store.next_offset(partition) for partition in active})
         for callback in self._callbacks:
             callback(set(active))
