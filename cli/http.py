@@ -1,5 +1,6 @@
 """The API as the command line uses it: JSON in, JSON out, problem documents as one error."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,12 @@ class ApiError(BackstopError):
     @property
     def passing(self) -> bool:
         return self.status in PASSING_STATUSES
+
+
+def authorization() -> dict[str, str]:
+    """The header with the key of whoever calls; empty where the environment has none (a development system wants none)."""
+    key = os.environ.get("BACKSTOP_API_KEY", "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 async def submit(session: aiohttp.ClientSession, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def _run(url: str | None, command: Callable[[aiohttp.ClientSession], Awaitable[i
     base = url or _dev_url() or URL_DEFAULT
 
     async def run() -> int:
-        async with aiohttp.ClientSession(base) as session:
+        async with aiohttp.ClientSession(base, headers=http.authorization()) as session:
             return await command(session)
 
     try:

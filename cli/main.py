@@ -14,7 +14,20 @@ from cli.talk import CANNOT
 from runtime.broker.errors import BrokerError
 from runtime.errors import BackstopError
 
-SUBCOMMANDS = ("demo", "dev", "jobs", "audit", "dlq", "topics", "broker", "settings", "serve", "worker", "projection")
+SUBCOMMANDS = (
+    "demo",
+    "dev",
+    "jobs",
+    "audit",
+    "dlq",
+    "topics",
+    "keys",
+    "broker",
+    "settings",
+    "serve",
+    "worker",
+    "projection",
+)
 """`cli.NAME` holds a typer `app`, or a function of that name."""
 
 

@@ -43,7 +43,7 @@ def caller_of(request: web.Request) -> Caller:
 
     :raises Refusal: nobody was authenticated for it.
     """
-    caller = request.get(CALLER)
+    caller: Caller | None = request.get(CALLER)
     if caller is None:
         raise Refusal(UNAUTHENTICATED)
     return caller

@@ -20,18 +20,16 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from runtime.errors import ConfigurationError
+from runtime.settings import TENANT
 
 Scope = Literal["submit", "read", "operate", "admin"]
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
-
-TENANT_CHARS_MAX = 27
-"""`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`runtime.door`)."""
 
 SECRET_BYTES = 32
 KEY_ID_BITS = 48
 NAME_CHARS_MAX = 100
 
-TenantName = Annotated[str, StringConstraints(pattern=rf"^[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}$")]
+TenantName = Annotated[str, StringConstraints(pattern=rf"^{TENANT.pattern}$")]
 
 _KEY_ID = r"[0-9a-f]{12}"
 _TOKEN = re.compile(rf"bsk_({_KEY_ID})_([A-Za-z0-9_\-]{{43}})")

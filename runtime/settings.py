@@ -3,11 +3,22 @@
 They are read from the environment (prefix `BACKSTOP_`) once, by the composition root of the process; other code gets values.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.base import DEFAULT_TENANT
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+"""A tuple that the environment gives as a comma-separated string (see the validators that split it)."""
+
+TENANT_CHARS_MAX = 27
+"""`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`runtime.door`)."""
+
+TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
 
 
 class RuntimeSettings(BaseSettings):
@@ -42,6 +53,11 @@ class RuntimeSettings(BaseSettings):
         le=5,
         description="Replicas that must have a record before it is acknowledged; 2 in production.",
     )
+    request_tenants: CommaList = Field(
+        default=(),
+        description="Tenants with a requests topic of their own (requests.TENANT), comma-separated; who may write there is "
+        "the tenant. The topic `requests` itself is the default tenant's.",
+    )
     data_dir: Path = Field(default=Path(".backstop"), description="Folder for stores, the read model and blobs.")
     blob_dir: Path | None = Field(
         default=None, description="Folder of the blob store, shared by all processes; data_dir/blobs if unset."
@@ -61,10 +77,23 @@ class RuntimeSettings(BaseSettings):
     )
     clock_offset_ms: int = Field(default=0, description="Test only: a wrong clock; refused unless failpoints are on.")
 
+    @field_validator("request_tenants", mode="before")
+    @classmethod
+    def _split_tenants(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("request_tenants")
+    @classmethod
+    def _tenants(cls, tenants: tuple[str, ...]) -> tuple[str, ...]:
+        for tenant in tenants:
+            if not TENANT.fullmatch(tenant):
+                raise ValueError(f"each tenant has 1 to {TENANT_CHARS_MAX} of a-z 0-9 _ -")
+            if tenant == DEFAULT_TENANT:
+                raise ValueError("the default tenant has the topic `requests` itself")
+        return tenants
+
     @property
     def blobs_path(self) -> Path:
         return self.blob_dir or self.data_dir / "blobs"
-
-
-CommaList = Annotated[tuple[str, ...], NoDecode]
-"""A tuple that the environment gives as a comma-separated string (see the validators that split it)."""

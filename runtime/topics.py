@@ -7,7 +7,7 @@ their rows, so half of a job's facts would be folded into an empty row. It is re
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -79,8 +79,8 @@ class Created:
     differences: tuple[Difference, ...]
 
 
-def wanted_topics(settings: RuntimeSettings, topics: Iterable[Topic] = TOPICS) -> tuple[WantedTopic, ...]:
-    """The table, with the prefix, counts and limits of the settings.
+def wanted_topics(settings: RuntimeSettings, topics: Sequence[Topic] = TOPICS) -> tuple[WantedTopic, ...]:
+    """The table, with the prefix, counts and limits of the settings; then the requests topics of the tenants that have one.
 
     :raises ConfigurationError: more in-sync replicas are asked for than there are replicas.
     """
@@ -89,7 +89,15 @@ def wanted_topics(settings: RuntimeSettings, topics: Iterable[Topic] = TOPICS) -
             f"BACKSTOP_MIN_INSYNC_REPLICAS={settings.min_insync_replicas} exceeds BACKSTOP_REPLICATION_FACTOR="
             f"{settings.replication_factor}: no record could ever be acknowledged. Lower the first or raise the second."
         )
-    return tuple(_wanted(settings, topic) for topic in topics)
+    wanted = [_wanted(settings, topic) for topic in topics]
+    # Who wrote a record of `requests` is known from its topic alone: headers and values can be forged.
+    wanted += [
+        replace(_wanted(settings, topic), name=f"{topic.full_name(settings.topic_prefix)}.{tenant}")
+        for topic in topics
+        if topic.name == "requests"
+        for tenant in settings.request_tenants
+    ]
+    return tuple(wanted)
 
 
 def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> tuple[Difference, ...]:

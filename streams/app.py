@@ -17,6 +17,7 @@ from runtime.failpoints import failpoint
 from runtime.health import Health, HealthServer
 from runtime.kafka_client import client_options
 from runtime.publisher import KafkaPublisher
+from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
 from streams.agents.fold_shell import FoldShell
@@ -61,14 +62,10 @@ class Worker:
             self._add_fold(JOB_FOLD, job_timer),
             self._add_fold(RESPONSE_FOLD, partial(response_timer, settings.look_policy())),
         ]
-        intake = Intake(
-            publisher=self._publisher,
-            blobs=self._blobs,
-            policy=settings.door,
-            inline_bytes_max=settings.inline_bytes_max,
-            now_ms=now_ms,
-        )
-        add_intake_agent(self._app, f"{settings.topic_prefix}requests", intake)
+        requests = f"{settings.topic_prefix}requests"
+        add_intake_agent(self._app, requests, self._intake(DEFAULT_TENANT))
+        for tenant in settings.request_tenants:
+            add_intake_agent(self._app, f"{requests}.{tenant}", self._intake(tenant), f"intake-{tenant}")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. A part that fails ends the process with `EXIT_FAILED`, and nothing in hand is acknowledged."""
@@ -114,6 +111,17 @@ class Worker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_EVERY_S):
                     await stop.wait()
+
+    def _intake(self, tenant: str) -> Intake:
+        settings = self._settings
+        return Intake(
+            publisher=self._publisher,
+            blobs=self._blobs,
+            policy=settings.door,
+            inline_bytes_max=settings.inline_bytes_max,
+            now_ms=self._now_ms,
+            tenant=tenant,
+        )
 
     def _submitter(self, client: OpenAIClient, rate: LookRate) -> Submitter:
         settings = self._settings

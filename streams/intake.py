@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from runtime.blobs import BlobStore
 from runtime.dead_letters import RawRecord, dead_letter
 from runtime.door import DoorPolicy, qualified_job_id, to_cancel, to_refused, to_submitted
-from schemas.base import Message
+from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import PoisonError, decode, load_object
 from schemas.requests import REQUEST, REQUEST_BYTES_MAX, Cancel, Submit
 
@@ -31,6 +31,7 @@ async def take_request(
         if request.deadline_at_ms is not None and request.deadline_at_ms <= now_ms:
             late_ms = now_ms - request.deadline_at_ms
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
+        _refuse_foreign(request, tenant)
         submitted = await to_submitted(
             request, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
             inline_bytes_max=inline_bytes_max,
@@ -60,6 +61,12 @@ def _parse(record: RawRecord) -> Submit | Cancel:
     if value is not None and len(value) > REQUEST_BYTES_MAX:
         raise PoisonError("too_large", f"{len(value)} bytes; a request may have {REQUEST_BYTES_MAX}")
     return decode(REQUEST, value)
+
+
+def _refuse_foreign(request: Submit, tenant: str) -> None:
+    """All tenants share one project at the provider, and nobody here can tell whose an earlier response is."""
+    if tenant != DEFAULT_TENANT and request.request.get("previous_response_id") is not None:
+        raise PoisonError("invalid", "request.previous_response_id can be checked over HTTP only: submit it there")
 
 
 def _one_id(request: Submit | Cancel, record: RawRecord) -> str:

@@ -30,11 +30,13 @@ def add_fold_agent(app: Any, topic: str, name: str, shell: FoldShell) -> None:
 
 
 class Intake:
-    """Requests of upstream services, made facts of their jobs."""
+    """Requests of upstream services, made facts of their jobs. All records of one intake are of one tenant."""
 
     def __init__(
-        self, *, publisher: Publisher, blobs: BlobStore, policy: DoorPolicy, inline_bytes_max: int, now_ms: NowMs
-    ) -> None:
+        self, *, publisher: Publisher, blobs: BlobStore, policy: DoorPolicy, inline_bytes_max: int, now_ms: NowMs,
+        tenant: str = DEFAULT_TENANT,
+    ) -> None:  # fmt: skip
+        self._tenant = tenant
         self._publisher = publisher
         self._blobs = blobs
         self._policy = policy
@@ -47,7 +49,7 @@ class Intake:
         for record in records:
             messages += await take_request(
                 record,
-                tenant=DEFAULT_TENANT,
+                tenant=self._tenant,
                 now_ms=self._now_ms(),
                 policy=self._policy,
                 blobs=self._blobs,
@@ -60,11 +62,11 @@ class Intake:
                 metrics.DEAD_LETTERS.labels(topic="requests", reason=message.reason).inc()
 
 
-def add_intake_agent(app: Any, topic: str, intake: Intake) -> None:
+def add_intake_agent(app: Any, topic: str, intake: Intake, name: str = "intake") -> None:
     async def take(event: Any) -> None:
         await intake.take(event.value)
 
     async def agent(stream: Any) -> None:
         await each_partition(stream, take)
 
-    app.agent(app.topic(topic), name="intake")(agent)
+    app.agent(app.topic(topic), name=name)(agent)

@@ -1,0 +1,326 @@
+"""Keys at the door: one 401 for all, scopes, tenants apart, limits, and the file that changes while the door is open."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver import keys as live_keys
+from receiver.app import build_app
+from receiver.keys import is_loopback
+from receiver.quotas import Load
+from runtime.chance import random_hex
+from runtime.door import own_job_id, qualified_job_id
+from runtime.errors import ConfigurationError
+from runtime.keys import SCOPES, ApiKey, KeysFile, TenantLimits, load_last_used, make_token, save_keys
+from schemas.jobs import CancelRequested, JobSubmitted
+from tests.support.memory_publisher import MemoryPublisher
+from tests.support.waiting import eventually
+from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, settings, with_door
+from tests.unit.receiver.reads import MemoryReads
+
+CREATED = datetime.fromtimestamp(NOW_MS / 1000, UTC)
+
+
+class Ring:
+    """A keys file under construction, and the tokens of its keys."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys: list[ApiKey] = []
+        self.tenants: dict[str, TenantLimits] = {}
+
+    def add(self, tenant: str, scopes: Any = SCOPES, **more: Any) -> dict[str, str]:
+        """Headers with a new key."""
+        key_id = f"{len(self.keys):012x}"
+        token, sha256 = make_token(key_id, bytes([len(self.keys)]) * 32)
+        self.keys.append(
+            ApiKey(id=key_id, tenant=tenant, scopes=frozenset(scopes), sha256=sha256, created_at=CREATED, **more)
+        )
+        self.save()
+        return {"Authorization": f"Bearer {token}"}
+
+    def save(self) -> None:
+        save_keys(self.path, KeysFile(keys=tuple(self.keys), tenants=self.tenants))
+
+
+@pytest.fixture
+def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ring:
+    monkeypatch.setattr(live_keys, "LOOK_AGAIN_S", 0.0)
+    return Ring(tmp_path / "keys.json")
+
+
+def test_there_is_one_401_for_every_reason(ring: Ring) -> None:
+    good = ring.add("acme")
+    expired = ring.add("acme", expires_at=CREATED - timedelta(seconds=1))
+    revoked = ring.add("acme", revoked_at=CREATED)
+    token = good["Authorization"].removeprefix("Bearer ")
+    wrong: list[Any] = [
+        {},
+        {"Authorization": ""},
+        {"Authorization": token},
+        {"Authorization": f"Basic {token}"},
+        {"Authorization": "Bearer sk-something"},
+        {"Authorization": f"Bearer {token[:-1]}{'A' if token[-1] != 'A' else 'B'}"},
+        {"Authorization": f"Bearer bsk_ffffffffffff_{token.rsplit('_', 1)[1]}"},
+        [("Authorization", f"Bearer {token}"), ("Authorization", f"Bearer {token}")],
+        expired,
+        revoked,
+    ]
+
+    async def story(door: Door) -> None:
+        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=good))[0] == 202
+        seen = set()
+        for headers in wrong:
+            status, document, response = await door.call("POST", "/v1/jobs", json=SUBMIT, headers=headers)
+            assert (status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+            seen.add(str(document))
+        assert len(seen) == 1, "whoever is refused learns nothing about why"
+        assert len(door.publisher.landed) == 1
+        assert await door.metric('backstop_authentications_total{result="refused"}') == len(wrong)
+        assert await door.metric('backstop_api_keys{state="live"}') == 1.0
+
+    with_door(story, keys_file=ring.path)
+
+
+def test_scopes_are_held_on_every_route(ring: Ring) -> None:
+    submits, reads = ring.add("acme", {"submit"}), ring.add("acme", {"read"})
+    only_submit = [("POST", "/v1/jobs"), ("POST", "/v1/jobs/x/cancel"), ("POST", "/v1/responses"),
+                   ("POST", "/v1/responses/resp_1/cancel"), ("DELETE", "/v1/responses/resp_1")]  # fmt: skip
+    only_read = [("GET", "/v1/responses/resp_1"), ("GET", "/v1/responses/resp_1/input_items")]
+
+    async def story(door: Door) -> None:
+        for wanted, has, lacks in ((only_submit, submits, reads), (only_read, reads, submits)):
+            for method, path in wanted:
+                assert (await door.call(method, path, headers=lacks))[0] == 403, path
+                assert (await door.call(method, path, headers=has))[0] not in {401, 403}, path
+        # OpenAI's hooks and what tells of no tenant need no key.
+        assert (await door.hook()).status == 200
+        assert (await door.call("GET", "/readyz"))[0] == 200
+
+    with_door(story, keys_file=ring.path)
+
+
+def test_the_tenant_comes_from_the_key_and_its_ids_are_its_own(ring: Ring) -> None:
+    acme, globex = ring.add("acme"), ring.add("globex")
+    body = {**SUBMIT, "job_id": "same"}
+
+    async def story(door: Door) -> None:
+        for headers in (acme, globex):
+            status, document, _ = await door.call(
+                "POST",
+                "/v1/jobs",
+                json=body,
+                headers={**headers, "X-Tenant": "default", "OpenAI-Organization": "globex"},
+            )
+            assert (status, document["job_id"]) == (202, "same"), "each sees its own name of the job"
+        facts = [fact for fact in door.publisher.landed if isinstance(fact, JobSubmitted)]
+        assert [(fact.job_id, fact.tenant) for fact in facts] == [("acme:same", "acme"), ("globex:same", "globex")]
+        refused = await door.call("POST", "/v1/jobs", json={**body, "tenant": "globex"}, headers=acme)
+        assert refused[0] == 422, "a tenant in the body is no field"
+
+    with_door(story, keys_file=ring.path)
+
+
+def test_another_tenants_job_can_t_be_cancelled_and_is_not_there(ring: Ring) -> None:
+    acme, globex = ring.add("acme"), ring.add("globex")
+    reads = MemoryReads()
+    reads.add("acme", "theirs")
+
+    async def story(door: Door) -> None:
+        for path in ("/v1/jobs/theirs/cancel", "/v1/jobs/nobodys/cancel", "/v1/jobs/acme:theirs/cancel"):
+            assert (await door.call("POST", path, headers=globex))[0] == 404
+        assert door.publisher.landed == []
+        assert (await door.call("POST", "/v1/jobs/theirs/cancel", headers=acme))[0] == 202
+        (fact,) = door.publisher.landed
+        assert isinstance(fact, CancelRequested)
+        assert fact.job_id == "acme:theirs"
+
+    with_door(story, keys_file=ring.path, reads=reads, limits=quick())
+
+
+def quick() -> Any:
+    from receiver.limits import Limits  # noqa: PLC0415 - the one test module that shortens waits
+
+    return Limits(appear_s=0.1)
+
+
+def test_ids_of_tenants_go_both_ways() -> None:
+    for tenant in ("default", "acme"):
+        assert own_job_id(tenant, qualified_job_id(tenant, "x")) == "x"
+    assert qualified_job_id("acme", "x") == "acme:x"
+    assert own_job_id("globex", "acme:x") == "acme:x", "only the own name is taken off"
+
+
+def test_the_file_is_followed_and_a_broken_one_changes_nothing(ring: Ring) -> None:
+    first = ring.add("acme")
+
+    async def status(door: Door, headers: dict[str, str]) -> int:
+        return (await door.call("GET", "/v1/responses/nothing", headers=headers))[0]
+
+    async def story(door: Door) -> None:
+        assert await status(door, first) == 404
+        second = ring.add("acme")
+        assert await status(door, second) == 404, "a new key works at once"
+        ring.path.write_text("{")
+        assert await status(door, second) == 404
+        ring.path.unlink()
+        assert (await status(door, second), await status(door, {})) == (404, 401)
+        ring.keys[0] = ring.keys[0].model_copy(update={"revoked_at": CREATED})
+        ring.save()
+        assert (await status(door, first), await status(door, second)) == (401, 404)
+
+    with_door(story, keys_file=ring.path)
+
+
+def test_without_a_file_only_this_machine_is_served(ring: Ring, tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        assert (await door.submit())[0] == 202
+        acme = ring.add("acme")
+        assert (await door.submit())[0] == 401, "once there are keys, they are needed"
+        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
+
+    with_door(story, keys_file=ring.path)
+    with pytest.raises(ConfigurationError, match=r"no keys file at .*0\.0\.0\.0 is not a loopback address"):
+        build_app(
+            settings(host="0.0.0.0", keys_file=tmp_path / "none.json"), MemoryPublisher(), None, lambda: 0, random_hex
+        )
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
+    assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.com", "")] == [False] * 5
+
+
+def test_when_a_key_was_used_is_left_beside_the_file(ring: Ring) -> None:
+    acme = ring.add("acme")
+    ring.add("acme")
+
+    async def story(door: Door) -> None:
+        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
+
+    with_door(story, keys_file=ring.path)
+    assert load_last_used(ring.path) == {ring.keys[0].id: NOW_MS}
+
+
+def test_a_tenants_rate_is_its_own(ring: Ring) -> None:
+    acme, globex = ring.add("acme"), ring.add("globex")
+    ring.tenants["acme"] = TenantLimits(requests_per_s=0.001, requests_burst=2)
+    ring.save()
+
+    async def story(door: Door) -> None:
+        answers = [await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme) for _ in range(3)]
+        assert [status for status, _, _ in answers] == [202, 202, 429]
+        _, document, response = answers[2]
+        assert document["code"] == "rate_exceeded"
+        assert "requests_per_s" in document["detail"]
+        assert 900 <= int(response.headers["Retry-After"]) <= 1000
+        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=globex))[0] == 202
+        assert await door.metric('backstop_quota_refused_total{limit="requests_per_s"}') == 1.0
+
+    with_door(story, keys_file=ring.path)
+
+
+def test_a_tenants_submissions_have_a_size(ring: Ring) -> None:
+    acme, globex = ring.add("acme"), ring.add("globex")
+    ring.tenants["acme"] = TenantLimits(submission_bytes_max=100)
+    ring.save()
+    large = {"request": {"model": "m", "input": "x" * 100}}
+
+    async def story(door: Door) -> None:
+        status, document, _ = await door.call("POST", "/v1/jobs", json=large, headers=acme)
+        assert (status, document["code"]) == (413, "body_too_large")
+        assert "100 bytes" in document["detail"]
+        assert (await door.call("POST", "/v1/jobs", json=large, headers=globex))[0] == 202
+
+    with_door(story, keys_file=ring.path)
+
+
+def test_open_jobs_count_what_the_read_model_has_and_what_was_just_taken(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.quotas.LOAD_AGE_S_MAX", 0.0)
+    acme = ring.add("acme")
+    ring.tenants["acme"] = TenantLimits(open_jobs_max=3)
+    ring.save()
+    reads = MemoryReads()
+    reads.load_of["acme"] = Load(1, 0, frozenset())
+
+    async def submit(door: Door, job_id: str) -> int:
+        body = {**SUBMIT, "job_id": job_id}
+        return (await door.call("POST", "/v1/jobs", json=body, headers=acme))[0]
+
+    async def story(door: Door) -> None:
+        assert [await submit(door, job_id) for job_id in "abc"] == [202, 202, 429]
+        assert await submit(door, "a") == 200, "a repeat opens nothing"
+        reads.load_of["acme"] = Load(3, 0, frozenset({"acme:a", "acme:b"}))
+        assert await submit(door, "c") == 429, "the two were projected: counted once, not twice"
+        reads.load_of["acme"] = Load(2, 0, frozenset())
+        assert await submit(door, "c") == 202
+        reads.away = True
+        assert [await submit(door, job_id) for job_id in "def"] == [202, 202, 429], (
+            "only what was taken here counts now"
+        )
+
+    with_door(story, keys_file=ring.path, reads=reads)
+
+
+def test_the_tokens_of_a_day_end_with_it(ring: Ring) -> None:
+    acme = ring.add("acme")
+    ring.tenants["acme"] = TenantLimits(tokens_per_day_max=1_000)
+    ring.save()
+    reads = MemoryReads()
+    reads.load_of["acme"] = Load(0, 1_000, frozenset())
+
+    async def story(door: Door) -> None:
+        status, document, response = await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme)
+        assert (status, document["code"]) == (429, "token_budget_exceeded")
+        left_s = 86_400 - NOW_MS // 1000 % 86_400
+        assert abs(int(response.headers["Retry-After"]) - left_s) <= 1
+        assert reads.since_ms == NOW_MS // 86_400_000 * 86_400_000
+        # The same over the other door, as OpenAI says it, with no repeats by the SDK.
+        status, document, response = await door.call(
+            "POST", "/v1/responses", json={"model": "m", "input": "x", "background": True}, headers=acme
+        )
+        assert (status, document["error"]["code"], document["error"]["type"]) == (429, "rate_limit_exceeded", "tokens")
+        assert response.headers["x-should-retry"] == "false"
+        door.clock[0] += 86_400_000
+        reads.load_of["acme"] = Load(0, 0, frozenset())
+        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
+
+    with_door(story, keys_file=ring.path, reads=reads)
+
+
+def test_a_tenant_can_t_follow_from_a_response_of_another(ring: Ring) -> None:
+    acme, default = ring.add("acme"), ring.add("default")
+    reads = MemoryReads()
+    reads.owners["resp_provider"] = ("globex", "globex:x")
+    reads.owners["resp_own"] = ("acme", "acme:x")
+
+    async def status(door: Door, headers: dict[str, str], previous: str) -> int:
+        body = {"request": {"model": "m", "input": "x", "previous_response_id": previous}}
+        return (await door.call("POST", "/v1/jobs", json=body, headers=headers))[0]
+
+    async def story(door: Door) -> None:
+        assert await status(door, acme, "resp_provider") == 422
+        assert await status(door, acme, "resp_unknown") == 422
+        assert await status(door, acme, "resp_own") == 202
+        assert await status(door, default, "resp_provider") == 422
+        assert await status(door, default, "resp_unknown") == 202, "the operator's own project"
+
+    with_door(story, keys_file=ring.path, reads=reads)
+
+
+def test_who_waits_for_a_revoked_key_hears_of_it_within_a_second(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "keys.json")
+    acme = ring.add("acme")
+
+    async def story(door: Door) -> None:
+        assert (await door.call("GET", "/v1/responses/nothing", headers=acme))[0] == 404
+        ring.keys[0] = ring.keys[0].model_copy(update={"revoked_at": CREATED})
+        ring.save()
+
+        async def refused() -> bool:
+            return (await door.call("GET", "/v1/responses/nothing", headers=acme))[0] == 401
+
+        await eventually(refused, 3, "the revoked key to be refused")
+
+    with_door(story, keys_file=ring.path)
