@@ -249,7 +249,14 @@ class Broker:
         self.partitions = partitions
         self.logs: dict[tuple[str, int], Log] = {
             (topic, partition): Log(topic, partition)
-            for topic in (*FOLD_TOPICS, "submissions", "lookups", "dead-letters", "jobs-changelog", "responses-changelog")
+            for topic in (
+                *FOLD_TOPICS,
+                "submissions",
+                "lookups",
+                "dead-letters",
+                "jobs-changelog",
+                "responses-changelog",
+            )
             for partition in range(partitions)
         }
         self.results = [TransactionLog() for _ in range(partitions)]

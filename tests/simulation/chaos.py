@@ -68,7 +68,7 @@ def draw_mixture(random: Random) -> Mixture:
         run_odd=pick((0.05, 0.3)),
         skew_ms=pick((0, 0, 300, 1_500)),
         static=random.random() < 0.5,
-        batch_records_max=pick((1, 4, 50, 500)),
+        batch_records_max=pick((1, 6, 50, 500)),
         compacts=random.random() < 0.3,
     )
 
@@ -178,7 +178,7 @@ class Life:
                 chaos.rebalance_any()
             elif draw > 1 - mixture.slow:
                 await asyncio.sleep(chaos.random.choice((0.05, 0.4, 2.5)))
-        if 0.5 < draw < 0.7:
+        if 0.5 < draw < 0.65:
             await asyncio.sleep(chaos.random.random() * 0.02)
         elif 0.3 < draw <= 0.5:
             await asyncio.sleep(0)

@@ -120,7 +120,11 @@ class Provider:
             case "unknown_type":
                 self._hook_in(wait_s, f"{webhook_id}_x", "response.pondered", response)
             case "foreign":
-                stranger = Response(f"{response.id}_strange", "", "", "", 0, 0, 0, "completed", 0)
+                # Not ours; or it says that it is, of another tenant, or of an attempt that nobody asked for.
+                says = random.choice(
+                    (("", "", ""), (response.job_id, "1", "other"), (response.job_id, "99", "default"))
+                )
+                stranger = Response(f"{response.id}_strange", *says, 0, 0, 0, "completed", 0)
                 if random.random() < 0.5:
                     self.responses[stranger.id] = stranger
                 self._hook_in(wait_s, f"{webhook_id}_f", "response.completed", stranger)

@@ -20,8 +20,8 @@ from tests.simulation.provider import Provider
 from tests.simulation.worker import INLINE_BYTES_MAX, Worker
 from tests.simulation.wrong import Wrong
 
-ARRIVAL_S = 15.0
-FAULTS_END_S = 60.0
+ARRIVAL_S = 12.0
+FAULTS_END_S = 45.0
 BOUND_S = 45.0
 """B: session and rebalance, a restart, a drain, one call's timeout, the margin of clocks; after the faults and the deadlines."""
 
@@ -49,7 +49,7 @@ class System:
     def __init__(self, chaos: Chaos, jobs: int, wrong: Wrong) -> None:
         self.chaos = chaos
         self._jobs = jobs
-        self._wrong = wrong
+        self.wrong = wrong
         random = chaos.random
         self.broker = Broker(chaos, partitions=random.choice((1, 2, 3, 4)))
         chaos.rebalance_any = self.broker.rebalance_any
@@ -85,7 +85,7 @@ class System:
             self._lives += 1
             life = Life(chaos, f"{name}.{self._lives}", skew_ms)
             worker = self.workers[name] = Worker(
-                life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self._wrong
+                life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong
             )
             chaos.note(life.name, "START", f"skew {skew_ms} ms")
             worker.start()
@@ -132,7 +132,9 @@ class System:
             if random.random() < 0.5:
                 self._put("requests", job_id, canonical(cancel.model_dump(mode="json", exclude_none=True)))
             else:
-                await self._say(to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms()))
+                await self._say(
+                    to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms())
+                )
         elif odd < 0.21:
             await self._spoil(job_id)
         self.upstream.done += 1

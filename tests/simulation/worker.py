@@ -122,14 +122,14 @@ class FoldConsumer:
         """Until the group moves or `stop`; then everything that is out has ended and is committed."""
         self._open = True
         self._done = {}
-        wakes: list[asyncio.Event] = []
+        wakes: list[tuple[Log, asyncio.Event]] = []
         lanes = []
         for topic, (name, handle) in self._handlers.items():
             for partition in member.partitions:
                 log = self._broker.logs[topic, partition]
                 wake = asyncio.Event()
                 log.watchers.append(wake)
-                wakes.append(wake)
+                wakes.append((log, wake))
                 lanes.append(self._life.spawn(self._lane(log, wake, name, handle)))
         committing = self._life.spawn(self._commit_all(member))
         stopping = self._life.spawn(_waited(stop))
@@ -138,11 +138,11 @@ class FoldConsumer:
             await asyncio.wait({stopping, moving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._open = False
-            for log in self._broker.logs.values():
-                log.watchers = [watcher for watcher in log.watchers if watcher not in wakes]
+            for log, wake in wakes:
+                log.watchers.remove(wake)
             for task in (committing, stopping, moving):
                 task.cancel()
-        for wake in wakes:
+        for _, wake in wakes:
             wake.set()
         if lanes:
             _, late = await asyncio.wait(set(lanes), timeout=DRAIN_S)
