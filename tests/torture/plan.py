@@ -64,8 +64,13 @@ class Plan:
     """Each failpoint once, one zombie, one broker restart; instead of everything, again and again."""
     breaks: bool = True
     """False: nothing is broken but the provider, for comparison."""
-    code: Path | None = None
-    """A tree to run the processes from, in place of this one: planted bugs."""
+    patch: Path | None = None
+    """A bug to plant into the copy of the code that the processes run from."""
+
+    @property
+    def code(self) -> Path:
+        """Where the processes run: a copy, so that nothing changes under a run."""
+        return self.folder / "code"
 
     @property
     def rate_per_s(self) -> float:

@@ -109,7 +109,7 @@ def as_markdown(report: Mapping[str, Any], title: str = "Torture run") -> str:
 
 def rule_of_three(kills: int) -> str:
     """The bound (95 %) on the chance that one kill breaks something, after so many that did not."""
-    return f"{300 / kills:.2g} %" if kills else "no bound"
+    return f"{300 / kills:.1f} %" if kills > 3 else "none yet"
 
 
 def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -20,8 +20,8 @@ from runtime.topics import create_topics, refuse_fatal
 from tests.support.fault_proxy import FaultProxy
 from tests.torture.children import Child, Deal, Kind, Log, Ready
 from tests.torture.plan import FREEZE_S, SETTINGS, TIME_SCALE, Plan
+from tests.torture.tree import copy_tree
 
-ROOT = Path(__file__).parents[2]
 LISTENERS: dict[str, Kind] = {"CLIENT": "worker", "SERVE": "serve", "PROJECTION": "projection"}
 """Listener of the broker → whose it is."""
 
@@ -52,7 +52,6 @@ class Rig:
     runtime: RuntimeSettings
     """For the harness itself: past all proxies."""
     http: aiohttp.ClientSession
-    broker_faults: dict[str, int] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -104,6 +103,7 @@ async def running(plan: Plan, deal: Deal) -> AsyncIterator[Rig]:
     children: dict[str, Child] = {}
     http = aiohttp.ClientSession()
     try:
+        copy_tree(plan.code, plan.patch)
         for proxy in proxies.values():
             await proxy.start()
         broker = _broker(plan, proxies)
@@ -208,7 +208,7 @@ def _environment(
     return {
         **inherited,
         **SETTINGS,
-        "PYTHONPATH": str(plan.code or ROOT),
+        "PYTHONPATH": str(plan.code),
         "KAFKA_BOOTSTRAP_SERVERS": broker,
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
         "BACKSTOP_PARTITIONS": str(runtime.partitions),
@@ -227,7 +227,7 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
 
     def child(name: str, kind: Kind, command: tuple[str, ...], port: int, ready_path: str, **settings: str) -> Child:
         return Child(
-            name, kind, command, {**rig.environment(kind), **settings}, plan.code or ROOT,
+            name, kind, command, {**rig.environment(kind), **settings}, plan.code,
             plan.folder / "logs" / f"{name}.log", _answers(rig.http, f"http://{HOST}:{port}{ready_path}"), rig.log, deal, FREEZE_S,
         )  # fmt: skip
 

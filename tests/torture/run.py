@@ -1,6 +1,7 @@
 """One run: start everything, break it while jobs are submitted, heal it, wait until all is quiet, judge."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -43,6 +44,7 @@ class Outcome:
 async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], None]) -> Outcome:
     """To the end. `on_kill` is handed what ends everything at once."""
     began_s = monotonic_s()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what we did
     children: list[Log] = []
     deck = FailpointDeck(
         plan.seed, lambda: children[0].failpoints() if children else Log().failpoints(), share=1.0 if plan.short else 0.8,
@@ -75,8 +77,11 @@ async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: Failpo
             await schedule.run()
             deck.on = False
         await schedule.heal()
-        async with asyncio.timeout(SUBMIT_WITHIN_S + (0 if plan.breaks else plan.minutes * 60)):
-            await submitting
+        try:
+            async with asyncio.timeout(SUBMIT_WITHIN_S + (0 if plan.breaks else plan.minutes * 60)):
+                await submitting
+        except TimeoutError:
+            driver.seen.refused.append(f"not all were acknowledged {SUBMIT_WITHIN_S:g} s after everything was healed")
     finally:
         deck.on = False
         submitting.cancel()
