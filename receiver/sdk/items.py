@@ -49,7 +49,7 @@ def _item(response_id: str, place: int, given: dict[str, Any]) -> dict[str, Any]
     kind = given.get("type", "message")
     digest = hashlib.sha256(f"{response_id}\n{place}".encode()).hexdigest()[:48]
     if kind != "message" or "role" not in given:
-        return {"id": f"item_{digest}", **given}
+        return {"id": f"item_{digest}", "status": "completed", **given}
     content = given.get("content")
     if isinstance(content, str):
         text = "output_text" if given["role"] == "assistant" else "input_text"
