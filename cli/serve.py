@@ -20,6 +20,7 @@ from receiver.identity import tenant_of
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings
 from runtime.blobs import FolderBlobs
+from runtime.broker_clock import BrokerClock
 from runtime.chance import random_hex
 from runtime.clock import NowMs
 from runtime.errors import BrokerUnavailableError, ConfigurationError
@@ -41,7 +42,7 @@ def serve() -> None:
     raise typer.Exit(0)
 
 
-async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: NowMs) -> None:
+async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms: NowMs) -> None:
     """Until SIGTERM or SIGINT.
 
     :raises ConfigurationError: settings, topics or the database are not as they must be.
@@ -49,6 +50,8 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: No
     stop = asyncio.Event()
     stop_on_signals(stop)
     publisher = KafkaPublisher(settings, "receiver")
+    clock = BrokerClock(own_now_ms, publisher)
+    now_ms = clock.now_ms
     database = database_at(reads.readmodel_url, now_ms)
     blobs = FolderBlobs(settings.blobs_path)
     limits = Limits()
@@ -62,7 +65,7 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: No
     add_routes(app, database, blobs, tenant_of, REGISTRY, taken=taken)
     # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
     opening = [
-        asyncio.create_task(_connect(settings, publisher, health), name="connect"),
+        asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
     ]
     failures: list[BaseException] = []
@@ -84,8 +87,10 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, now_ms: No
         raise failures[0]
 
 
-async def _connect(settings: ReceiverSettings, publisher: KafkaPublisher, health: Health) -> None:
-    """Check the topics and start the producer, for as long as it takes.
+async def _connect(
+    settings: ReceiverSettings, publisher: KafkaPublisher, clock: BrokerClock, health: Health, stop: asyncio.Event
+) -> None:
+    """Check the topics, start the producer and follow the broker's clock, for as long as it takes.
 
     :raises ConfigurationError: a topic is missing or of a kind that would break us.
     """
@@ -94,6 +99,7 @@ async def _connect(settings: ReceiverSettings, publisher: KafkaPublisher, health
             for difference in await require_topics(settings):
                 log.warning("topic_differs", topic=difference.topic, difference=str(difference))
             await publisher.start()
+            await clock.first()
         except (BrokerUnavailableError, KafkaError, OSError) as error:
             health.unmet("broker", f"not connected: {error}")
             log.warning("broker_unavailable", error_type=type(error).__name__, reason=str(error))
@@ -101,6 +107,7 @@ async def _connect(settings: ReceiverSettings, publisher: KafkaPublisher, health
             await asyncio.sleep(AGAIN_S)
         else:
             health.met("broker")
+            await clock.run(stop)
             return
 
 

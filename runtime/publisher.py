@@ -61,6 +61,18 @@ class KafkaPublisher:
             await self._producer.stop()
             self._producer = None
 
+    async def broker_time_ms(self) -> int:
+        """See `runtime.broker_clock.TimeSource`. A record on `clock`, which the broker stamps as it appends it."""
+        producer = self._producer
+        if producer is None:
+            raise BrokerUnavailableError("the producer is not started")
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_MS / 1000):
+                landed = await producer.send_and_wait(f"{self._prefix}clock", value=self._source.encode(), partition=0)
+        except (KafkaError, TimeoutError) as error:
+            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+        return int(landed.timestamp)
+
     async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
         producer = self._producer
         if producer is None:

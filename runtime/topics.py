@@ -256,6 +256,8 @@ def _agrees(name: str, have: str | None, wanted: str) -> bool:
         return _policies(have) == _policies(wanted)
     if name == "retention.ms":
         return have == wanted or int(have) == -1
+    if name == "message.timestamp.type":
+        return have == wanted
     return int(have) >= int(wanted)
 
 

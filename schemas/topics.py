@@ -6,7 +6,7 @@ from typing import Literal
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
-TopicName = Literal["requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters"]
+TopicName = Literal["requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters", "clock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +37,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("results", "job id", "the one terminal record of a job", ("job fold",), 30 * DAY_MS, cleanup="compact,delete"),
     Topic("dead-letters", "as found", "a record that could not be taken, raw, with origin and reason", ("all",),
           28 * DAY_MS, fixed=False),
+    Topic("clock", "none", "the names of processes that asked what time it is; the broker's stamp is the answer", ("all",),
+          HOUR_MS, fixed=False, config=(("message.timestamp.type", "LogAppendTime"),)),
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

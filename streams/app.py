@@ -12,6 +12,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from runtime.blobs import FolderBlobs
+from runtime.broker_clock import BrokerClock
 from runtime.clock import NowMs
 from runtime.failpoints import failpoint
 from runtime.health import Health, HealthServer
@@ -47,12 +48,13 @@ WATCH_EVERY_S = 10.0
 class Worker:
     """One worker process. Everything it owns is made here, started by `run`, and ended by it."""
 
-    def __init__(self, settings: StreamSettings, now_ms: NowMs) -> None:
+    def __init__(self, settings: StreamSettings, own_now_ms: NowMs) -> None:
         self._settings = settings
-        self._now_ms = now_ms
         self.health = Health("worker")
         self.health.expect("topics", "job_fold", "response_fold")
         self._publisher = KafkaPublisher(settings, "worker")
+        self._clock = BrokerClock(own_now_ms, self._publisher)
+        self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)
         self._blobs = FolderBlobs(settings.blobs_path)
         self._worker_metrics = WorkerMetrics()
@@ -73,6 +75,7 @@ class Worker:
         server = HealthServer(self.health, settings.health_port, settings.health_host)
         await server.start()
         await self._publisher.start()
+        await self._clock.first()
         self.health.met("topics")  # checked by the entry point, before us
         client = OpenAIClient(
             base_url=settings.openai_base_url,
@@ -93,6 +96,7 @@ class Worker:
                 self._guarded(submitter.run(stop)),
                 self._guarded(caller.run(stop)),
                 self._guarded(self._watch_changelogs(stop)),
+                self._guarded(self._clock.run(stop)),
             )
         finally:
             await self._results.stop()

@@ -27,3 +27,7 @@ ROWS_REASSERTED = Gauge(
     "Rows that a stopped and woken worker had put back, written again by their owner.",
     ["log"],
 )
+ATTEMPTS_UNKNOWN = Counter(
+    "backstop_attempts_unknown_outcome",
+    "Attempts of finished jobs whose create nobody heard the answer of; adopted later, or repeated.",
+)

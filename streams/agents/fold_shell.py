@@ -85,6 +85,9 @@ class FoldShell:
         self._point("outputs.sent")
         await asyncio.gather(*waits)
         self._point("outputs.acked")
+        for result in results:
+            unknown = sum(brief.outcome == "unknown" or brief.adopted for brief in result.attempts)
+            metrics.ATTEMPTS_UNKNOWN.inc(unknown)
 
     def _count(self, partition: int, records: Sequence[Record], folded: Folded[Record]) -> None:
         name = self._fold.topic
