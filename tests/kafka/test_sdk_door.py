@@ -1,0 +1,368 @@
+"""The whole system behind the official SDKs, Python's and Node's, with nothing but a base URL and a key of their own."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx2
+import openai
+import pytest
+from aiokafka import AIOKafkaProducer
+from openai import OpenAI
+
+from cli.pace import BRISK
+from cli.system import Shape, System, running_system
+from runtime.broker import Owned
+from runtime.keys import ApiKey, KeysFile, TenantLimits, make_token, save_keys
+from tests.support.waiting import eventually, wait_until
+
+NODE = Path(__file__).resolve().parents[1] / "node"
+UP_WITHIN_S = 120.0
+ENDED_WITHIN_S = 60.0
+ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}
+STUCK: dict[str, Any] = {**ASKED, "metadata": {"sim_fault": "run_stuck_in_progress", "mine": "kept"}}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@dataclass(frozen=True)
+class Running:
+    """The system, and a key of each tenant."""
+
+    system: System
+    keys: Mapping[str, str]
+
+    def environment(self, tenant: str) -> dict[str, str]:
+        """All that is set for a program of a caller's."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BACKSTOP_"))}
+        return {**kept, "OPENAI_BASE_URL": f"{self.system.url}/v1", "OPENAI_API_KEY": self.keys[tenant]}
+
+    def client(self, tenant: str, **options: Any) -> OpenAI:
+        return OpenAI(base_url=f"{self.system.url}/v1", api_key=self.keys[tenant], **options)
+
+    def creates_of(self, response_id: str, tenant: str) -> int:
+        """How many responses the provider accepted for it."""
+        lines = (self.system.ledgers / "creates.jsonl").read_text().splitlines()
+        return sum(json.loads(line).get("job") == f"{tenant}:{response_id}" for line in lines)
+
+
+@pytest.fixture(scope="module")
+def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One system for all tests here, on a loop of its own thread: the SDK under test is the synchronous one, too."""
+    folder = tmp_path_factory.mktemp("system")
+    keys_file, keys = write_keys(folder / "keys.json")
+    with pytest.MonkeyPatch.context() as patched:
+        for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
+            patched.delenv(name)
+        patched.setenv("BACKSTOP_REQUEST_TENANTS", "acme")
+        shape = Shape(
+            folder=folder,
+            environment={**BRISK, **os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+            settings={"BACKSTOP_KEYS_FILE": str(keys_file)},
+            port=0,
+            partitions=2,
+            time_scale=20.0,
+        )
+        stop, started = asyncio.Event(), threading.Event()
+        held: list[System | BaseException] = []
+
+        async def hold() -> None:
+            try:
+                async with running_system(shape, print, lambda _kill: None) as system:
+                    held.append(system)
+                    started.set()
+                    await stop.wait()
+            except BaseException as error:
+                held.append(error)
+                started.set()
+                raise
+
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            thread = threading.Thread(target=runner.run, args=(hold(),))
+            thread.start()
+            try:
+                assert started.wait(UP_WITHIN_S), "the system did not come up"
+                assert isinstance(held[0], System), held[0]
+                yield Running(held[0], keys)
+            finally:
+                loop.call_soon_threadsafe(stop.set)
+                thread.join(60)
+
+
+def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
+    kept, tokens = [], {}
+    for number, tenant in enumerate(("acme", "globex", "limited")):
+        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
+        tokens[tenant] = token
+        at = datetime.fromtimestamp(0, UTC)
+        scopes = frozenset(("submit", "read"))
+        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=scopes, sha256=sha256, created_at=at))
+    limits = {"limited": TenantLimits(open_jobs_max=0)}
+    save_keys(path, KeysFile(keys=tuple(kept), tenants=limits))
+    return path, tokens
+
+
+GUIDE = """
+from time import sleep
+from openai import OpenAI
+
+client = OpenAI()
+response = client.responses.create(model="gpt-5.2", input="Say hello from Python.", background=True)
+while response.status in {"queued", "in_progress"}:
+    sleep(2)
+    response = client.responses.retrieve(response.id)
+print(f"{response.status}: {response.output_text}")
+"""
+"""The calls of OpenAI's guide to background mode, in its order."""
+
+
+def test_a_program_for_openai_runs_with_only_its_environment_changed(running: Running) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GUIDE], env=running.environment("acme"), capture_output=True, text=True, timeout=120,
+        check=False, cwd=running.system.ledgers,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "completed: Echo: Say hello from Python.\n"
+
+
+def ended(client: OpenAI, response_id: str) -> Any:
+    def look() -> Any:
+        response = client.responses.retrieve(response_id)
+        return response if response.status not in {"queued", "in_progress"} else None
+
+    return wait_until(look, ENDED_WITHIN_S, f"the end of {response_id}", poll_s=0.1)
+
+
+def test_create_poll_cancel_and_delete(running: Running) -> None:
+    with running.client("acme", max_retries=0, _strict_response_validation=True) as client:
+        created = client.responses.create(**ASKED, metadata={"mine": "kept"})
+        assert (created.status, created.metadata) == ("queued", {"mine": "kept"})
+        assert client.responses.retrieve(created.id).status in {"queued", "in_progress"}, "there at once"
+        done = ended(client, created.id)
+        assert (done.id, done.status, done.output_text) == (created.id, "completed", "Echo: Say hello.")
+        assert (done.metadata, done.created_at) == ({"mine": "kept"}, created.created_at)
+        assert running.creates_of(created.id, "acme") == 1
+
+        stuck = client.responses.create(**STUCK)
+        assert client.responses.cancel(stuck.id).status == "cancelled"
+        assert client.responses.cancel(stuck.id).status == "cancelled", "twice is once"
+        assert client.responses.retrieve(stuck.id).metadata == {**STUCK["metadata"]}
+        (item,) = client.responses.input_items.list(stuck.id).data
+        assert item.content[0].text == "Say hello."
+        client.responses.delete(stuck.id)
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(stuck.id)
+
+        failing = client.responses.create(**ASKED, metadata={"sim_fault": "create_400"})
+    with running.client("acme") as client:
+        failed = ended(client, failing.id)
+        assert (failed.status, failed.error is not None) == ("failed", True)
+
+
+def test_a_conversation_goes_on_by_our_ids(running: Running) -> None:
+    with running.client("acme") as client, running.client("globex") as other:
+        first = client.responses.create(**ASKED)
+        ended(client, first.id)
+        second = client.responses.create(**{**ASKED, "input": "And again."}, previous_response_id=first.id)
+        done = ended(client, second.id)
+        assert (done.status, done.previous_response_id) == ("completed", first.id)
+        with pytest.raises(openai.BadRequestError, match="your own"):
+            other.responses.create(**ASKED, previous_response_id=first.id)
+
+
+class Losing(httpx2.BaseTransport):
+    """A way on which the answer to the first request of each path gets lost."""
+
+    def __init__(self) -> None:
+        self._inner = httpx2.HTTPTransport()
+        self.retry_counts: list[str] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.retry_counts.append(request.headers["x-stainless-retry-count"])
+        response = self._inner.handle_request(request)
+        if len(self.retry_counts) > 1:
+            return response
+        response.read()
+        response.close()
+        raise httpx2.ReadError("the answer was lost")
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.mark.parametrize("headers", [{"Idempotency-Key": "order-17"}, {}], ids=["with a key", "without one"])
+def test_an_sdk_that_repeats_a_create_by_itself_makes_one_response(running: Running, headers: dict[str, str]) -> None:
+    asked = {**ASKED, "input": f"Say {len(headers)} at {time.time_ns()}."}
+    transport = Losing()
+    with running.client("acme", http_client=openai.DefaultHttpx2Client(transport=transport)) as client:
+        created = client.responses.create(**asked, extra_headers=headers)
+        assert transport.retry_counts == ["0", "1"]
+        assert ended(client, created.id).status == "completed"
+    assert running.creates_of(created.id, "acme") == 1
+    jobs = asyncio.run(asked_over_http(running, "acme", "/v1/jobs?limit=2"))["data"]
+    assert [job["job_id"] for job in jobs].count(created.id) == 1
+    assert jobs[0]["job_id"] == created.id, "and no other was made beside it"
+
+
+def test_refusals_are_the_sdks_own_exceptions(running: Running) -> None:
+    with running.client("acme", max_retries=0) as client:
+        with pytest.raises(openai.BadRequestError) as foreground:
+            client.responses.create(**{**ASKED, "background": False})
+        assert (foreground.value.param, foreground.value.type) == ("background", "invalid_request_error")
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve("resp_unknown")
+        with pytest.raises(openai.AuthenticationError) as wrong:
+            client.with_options(api_key="sk-wrong").responses.create(**ASKED)
+        assert wrong.value.code == "invalid_api_key"
+    with running.client("limited", max_retries=0) as client:
+        with pytest.raises(openai.RateLimitError) as limited:
+            client.responses.create(**ASKED)
+        assert limited.value.response.headers["retry-after"] == "5"
+        assert "open_jobs_max" in limited.value.message
+
+
+async def asked_over_http(running: Running, tenant: str, path: str, status: int = 200, method: str = "GET") -> Any:
+    headers = {"Authorization": f"Bearer {running.keys[tenant]}"}
+    async with (
+        aiohttp.ClientSession(running.system.url, headers=headers) as session,
+        session.request(method, path) as answer,
+    ):
+        assert answer.status == status, (path, await answer.text())
+        return await answer.json(content_type=None)
+
+
+def test_another_tenants_job_is_on_no_route(running: Running) -> None:
+    with running.client("acme") as client:
+        created = client.responses.create(**ASKED, extra_headers={"Backstop-Session": "chat-1"})
+        ended(client, created.id)
+
+    async def story() -> None:
+        reads = [f"/v1/jobs/{created.id}{rest}" for rest in ("", "/output", "/timeline")]
+        reads += ["/v1/sessions/chat-1", f"/v1/responses/{created.id}", f"/v1/responses/{created.id}/input_items"]
+        for path in reads:
+            shown = await asked_over_http(running, "acme", path)
+            # The provider's own object, as jobs show it, names the job as the provider knows it.
+            for holder in (shown, shown.get("result", {}).get("response", {})):
+                holder.pop("metadata", None)
+            assert "acme:" not in json.dumps(shown), "nobody sees the tenant's name before an id"
+            await asked_over_http(running, "globex", path, 404)
+        await asked_over_http(running, "globex", f"/v1/jobs/acme:{created.id}", 404)
+        await asked_over_http(running, "globex", f"/v1/jobs/{created.id}/events", 404)
+        await asked_over_http(running, "globex", "/v1/sessions/chat-1/events", 404)
+        for method, rest in (("POST", "/cancel"), ("DELETE", "")):
+            await asked_over_http(running, "globex", f"/v1/responses/{created.id}{rest}", 404, method)
+        await asked_over_http(running, "globex", f"/v1/jobs/{created.id}/cancel", 404, "POST")
+        assert (await asked_over_http(running, "globex", "/v1/jobs"))["data"] == []
+
+    asyncio.run(story())
+
+
+def test_who_writes_to_a_tenants_requests_topic_is_that_tenant(running: Running) -> None:
+    system = running.system
+
+    async def story() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all")
+        await producer.start()
+        try:
+            request = {"type": "submit", "job_id": "over-kafka", "request": {"model": "gpt-5.2", "input": "Hi."}}
+            await producer.send_and_wait(
+                f"{system.runtime.topic_prefix}requests.acme", json.dumps(request).encode(),
+                headers=[("tenant", b"globex")],
+            )  # fmt: skip
+        finally:
+            await producer.stop()
+
+        async def completed() -> bool:
+            job = await asked_over_http(running, "acme", "/v1/jobs/over-kafka")
+            return bool(job["status"] == "completed")
+
+        await eventually(completed, ENDED_WITHIN_S, "the job over Kafka to end", poll_s=0.2)
+        await asked_over_http(running, "globex", "/v1/jobs/over-kafka", 404)
+
+    asyncio.run(story())
+
+
+def test_a_job_is_there_right_after_its_submission(running: Running) -> None:
+    async def story() -> None:
+        headers = {"Authorization": f"Bearer {running.keys['acme']}"}
+        async with aiohttp.ClientSession(running.system.url, headers=headers) as session:
+            for number in range(20):
+                body = {"job_id": f"at-once-{number}", "request": {"model": "gpt-5.2", "input": "Hi."}}
+                async with session.post("/v1/jobs", json=body) as answer:
+                    assert answer.status == 202
+                for rest, statuses in (("", {200}), ("/timeline", {200}), ("/output", {200, 409})):
+                    async with session.get(f"/v1/jobs/at-once-{number}{rest}") as answer:
+                        assert answer.status in statuses, await answer.text()
+
+    asyncio.run(story())
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts beside the official Node SDK, at the locked version."""
+    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"THE NODE SDK IS NOT TESTED: {' and '.join(missing)} not found on PATH")
+    folder = tmp_path_factory.mktemp("node")
+    for file in NODE.iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
+    done = subprocess.run(
+        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True,
+        timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def node(running: Running, folder: Path, script: str) -> str:
+    environment = {**running.environment("acme"), "LIMITED_KEY": running.keys["limited"]}
+    done = subprocess.run(
+        ["node", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_node_program_for_openai_runs_with_only_its_environment_changed(running: Running, node_folder: Path) -> None:
+    assert node(running, node_folder, "background.mjs") == "completed: Echo: Say hello from Node.\n"
+
+
+def test_the_node_sdk_finds_what_it_relies_on(running: Running, node_folder: Path) -> None:
+    seen = json.loads(node(running, node_folder, "contract.mjs"))
+    response_id = seen["created"]["id"]
+    assert seen["created"] == {
+        "id": response_id, "status": "queued", "metadata": {"sim_fault": "run_stuck_in_progress"}, "text": "",
+    }  # fmt: skip
+    assert seen["read"]["id"] == response_id
+    assert seen["read"]["status"] in {"queued", "in_progress"}
+    assert seen["cancelled"] == {"id": response_id, "status": "cancelled"}
+    assert (seen["again"], seen["items"]) == ("cancelled", ["Say hello."])
+
+    def error(name: str, status: int, code: str | None, kind: str, param: str | None = None) -> dict[str, Any]:
+        return {"name": name, "status": status, "code": code, "type": kind, "param": param, "request": "req_"}
+
+    invalid = "invalid_request_error"
+    assert seen["deleted"] == seen["unknown"] == error("NotFoundError", 404, None, invalid)
+    assert seen["repeated"]["counts"] == seen["keyless"]["counts"] == ["0", "1"]
+    assert seen["repeated"]["same"] is True
+    assert seen["reused"] == error("ConflictError", 409, "idempotency_key_reused", invalid)
+    assert seen["unauthenticated"] == error("AuthenticationError", 401, "invalid_api_key", invalid)
+    assert seen["foreground"] == error("BadRequestError", 400, None, invalid, "background")
+    assert seen["limited"] == error("RateLimitError", 429, "rate_limit_exceeded", "requests")
+    with running.client("acme") as client:
+        for name in ("repeated", "keyless"):
+            assert ended(client, seen[name]["id"]).status == "completed"
+            assert running.creates_of(seen[name]["id"], "acme") == 1
