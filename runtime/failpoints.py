@@ -6,6 +6,7 @@ costs one comparison. The names are one `Literal`, so a misspelt one fails mypy,
 
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,7 +24,8 @@ Failpoint = Literal[
     "results.begun", "results.sent", "results.committed", "results.tail.reading",
     "projection.in_transaction", "projection.committed", "projection.rebuilding",
 ]  # fmt: skip
-Action = Literal["kill", "stop", "raise"]
+Action = Literal["kill", "stop", "raise", "hang"]
+"""`hang`: the calling thread waits for ever, while the process lives and its other threads go on."""
 
 
 class FailpointError(RuntimeError):
@@ -77,4 +79,6 @@ def failpoint(name: Failpoint) -> None:
         return
     if point.action == "raise":
         raise FailpointError(name)
+    if point.action == "hang":
+        threading.Event().wait()
     os.kill(os.getpid(), signal.SIGKILL if point.action == "kill" else signal.SIGSTOP)

@@ -32,6 +32,7 @@ from streams.settings import StreamSettings
 from streams.store.faust_app import FoldApp, end_process, make_app, run_app
 from streams.store.security import broker_credentials
 from streams.store.tables import FoldTable
+from streams.watchdog import BrokerEnds, Watchdog
 from streams.workers.caller import Caller
 from streams.workers.group import CommandGroup
 from streams.workers.metrics import WorkerMetrics
@@ -60,6 +61,7 @@ class Worker:
         self._worker_metrics = WorkerMetrics()
         self._tables: list[FoldTable] = []
         self._app = self._make_app()
+        self._watchdog = self._make_watchdog()
         self._schedulers = [
             self._add_fold(JOB_FOLD, job_timer),
             self._add_fold(RESPONSE_FOLD, partial(response_timer, settings.look_policy())),
@@ -89,6 +91,7 @@ class Worker:
         )
         rate = LookRate(settings.look_rate_max_per_s, self._now_ms, self._worker_metrics.look_rate_limit.set)
         submitter, caller = self._submitter(client, rate), self._caller(client, rate)
+        self._watchdog.start()
         try:
             await asyncio.gather(
                 run_app(self._app, stop),
@@ -99,10 +102,23 @@ class Worker:
                 self._guarded(self._clock.run(stop)),
             )
         finally:
+            await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
             await client.close()
             await server.stop()
+
+    def _make_watchdog(self) -> Watchdog:
+        settings = self._settings
+        limit_s = 2 * settings.worker_session_timeout_s
+        watchdog = Watchdog(
+            self._app.handled,
+            lambda: BrokerEnds(client_options(settings), limit_s / 4),
+            limit_s=limit_s,
+            on_stall=end_process,
+        )
+        self.health.watch("progress", watchdog.complaint, "live")
+        return watchdog
 
     async def _watch_changelogs(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

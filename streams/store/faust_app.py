@@ -55,6 +55,10 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
             self.failed = error
             self.on_failure(error)
 
+    def handled(self) -> Mapping[tuple[str, int], int]:
+        """As `BatchConsumer.handled`; empty before the consumer is there. May be called from another thread."""
+        return self._consumer.handled() if self._consumer is not None else {}
+
     def block_cache(self, limits: StoreLimits) -> Any:
         """One cache for all stores of the process, as large as the first who asks says."""
         if self._block_cache is None:

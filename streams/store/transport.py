@@ -77,6 +77,16 @@ class _Lane:
     out_end: int = 0
     out_since_s: float = 0.0
     pending: deque[Record] = field(default_factory=deque)
+    begin: int = field(init=False)
+    """Where it was sought to."""
+
+    def __post_init__(self) -> None:
+        self.begin = self.expected
+
+    @property
+    def handled(self) -> int:
+        """The next offset that nobody has handled yet."""
+        return self.begin if self.done is None else self.done
 
     @property
     def full(self) -> bool:
@@ -215,6 +225,17 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         self._deliver(lane)
         if was_full and not lane.full:
             self._want()
+
+    def handled(self) -> dict[tuple[str, int], int]:
+        """Per partition that is ours, the next offset that nobody has handled yet; empty while partitions move.
+
+        May be called from another thread.
+
+        :raises RuntimeError: partitions came or went at that very moment.
+        """
+        if self.app.rebalancing or not self.flow_active:
+            return {}
+        return {(tp.topic, tp.partition): lane.handled for tp, lane in self._lanes.items()}
 
     def oldest_out_s(self) -> float:
         """How long the oldest unacknowledged batch has been out, in seconds; 0 if none is. Alert on it: a stuck handler."""

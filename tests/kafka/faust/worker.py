@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -18,9 +19,10 @@ from typing import Any
 
 import uvloop
 
-from streams.store.faust_app import FoldApp, make_app, run_app
+from streams.store.faust_app import FoldApp, end_process, make_app, run_app
 from streams.store.partitions import each_partition
 from streams.store.tables import FoldTable
+from streams.watchdog import BrokerEnds, Watchdog
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class WorkerConfig:
     fail_at: int | None = None
     """Raise in the handler of the record with this value."""
     hang_at: int | None = None
+    block_at: int | None = None
+    """As `hang_at`, but the event loop hangs too."""
+    watchdog_limit_s: float = 0.0
     watch_every_s: float = 0.0
     huge_at: int | None = None
     """Write a row larger than the changelog takes."""
@@ -95,6 +100,8 @@ def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
                 raise ValueError(f"the test's failure at {value}")
             if value == config.hang_at:
                 await asyncio.sleep(3600)
+            if value == config.block_at:
+                threading.Event().wait()
             folded = fold_row(rows.get(record.key) or table.get(partition, record.key), record.offset, value)
             if folded is not None:
                 rows[record.key] = folded + b" " * 3_000_000 if value == config.huge_at else folded
@@ -127,6 +134,13 @@ async def main(config: WorkerConfig) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     watching = asyncio.create_task(watch())
+    if config.watchdog_limit_s:
+        Watchdog(
+            app.handled,
+            lambda: BrokerEnds({"bootstrap_servers": config.bootstrap}, 2.0),
+            limit_s=config.watchdog_limit_s,
+            on_stall=end_process,
+        ).start()
     await run_app(app, stop)
     watching.cancel()
 

@@ -1,0 +1,163 @@
+"""A worker that is alive and deaf ends itself, so that whoever runs it starts it again.
+
+Faust's consumers are known to stop taking records while every thread lives and every heartbeat is sent: the group sees a healthy member,
+and its partitions stand still. So a thread of its own, with a connection of its own, looks from outside at what the loop has done: a
+partition that has records, whose owner has not moved on for `limit_s`, while the broker answers, is deaf. So is a loop that does not turn.
+
+Time is counted in looks, not read from a clock: a process that was frozen for an hour has missed no look when it wakes up. While the broker
+does not answer nobody can move on, and nothing is counted.
+"""
+
+import asyncio
+import faulthandler
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from runtime.errors import BackstopError
+
+log = structlog.get_logger()
+
+LOOKS = 8
+"""Looks in `limit_s`: how finely it is measured."""
+
+Partition = tuple[str, int]
+Positions = Callable[[], Mapping[Partition, int]]
+"""The next offset that each owned partition waits for; empty while partitions move. Called from the watchdog's thread."""
+
+
+class StalledError(BackstopError):
+    """The process is alive and does nothing. It must end: nothing of what it holds is acknowledged."""
+
+
+class Ends(Protocol):
+    """Where the logs end, by a way of its own."""
+
+    async def of(self, partitions: Collection[Partition]) -> Mapping[Partition, int] | None:
+        """The next offset to be written; None where no broker answers."""
+
+    async def close(self) -> None: ...
+
+
+class Watchdog:
+    """`start` and `stop` in the loop that is watched; `on_stall` is called in the watchdog's thread and should not return."""
+
+    def __init__(
+        self,
+        positions: Positions,
+        ends: Callable[[], Ends],
+        *,
+        limit_s: float,
+        on_stall: Callable[[StalledError], None],
+    ) -> None:
+        self._positions = positions
+        self._make_ends = ends
+        self._every_s = limit_s / LOOKS
+        self._limit_s = limit_s
+        self._on_stall = on_stall
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._beats = 0
+        self._silent = 0
+        self._seen_beats = -1
+        self._seen: dict[Partition, int] = {}
+        self._behind: dict[Partition, int] = {}
+        """Looks in a row at which a partition had records, an owner, and no progress."""
+
+    def start(self) -> None:
+        self._beating = asyncio.create_task(self._beat(), name="watchdog-beat")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._watch()), name="watchdog", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        self._stopped.set()
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, self._every_s + 1)
+
+    def complaint(self) -> str | None:
+        """For `/livez`: what has stood still for half of the limit; None where nothing does."""
+        worst = max(self._behind.values(), default=0)
+        if worst < LOOKS // 2:
+            return None
+        names = ", ".join(f"{topic}/{number}" for (topic, number), looks in self._behind.items() if looks == worst)
+        return f"no progress for {worst * self._every_s:.0f} s in {names}"
+
+    async def _beat(self) -> None:
+        while True:
+            self._beats += 1
+            await asyncio.sleep(self._every_s / 2)
+
+    async def _watch(self) -> None:
+        ends = self._make_ends()
+        try:
+            while not await asyncio.to_thread(self._stopped.wait, self._every_s):
+                await self.look(ends)
+        finally:
+            await ends.close()
+
+    async def look(self, ends: Ends) -> None:
+        """One look. Ends the process (`on_stall`) when the limit is reached."""
+        self._silent = self._silent + 1 if self._beats == self._seen_beats else 0
+        self._seen_beats = self._beats
+        if self._silent >= LOOKS:
+            self._stall(f"the event loop has not turned for {self._limit_s:g} s")
+            return
+        positions = self._snapshot()
+        still = [partition for partition, at in positions.items() if self._seen.get(partition) == at]
+        self._seen = dict(positions)
+        found = await ends.of(still) if still else {}
+        behind = {} if found is None else {p: 1 for p in still if found.get(p, 0) > positions[p]}
+        self._behind = {partition: self._behind.get(partition, 0) + 1 for partition in behind}
+        deaf = sorted(partition for partition, looks in self._behind.items() if looks >= LOOKS)
+        if deaf and found is not None:
+            lags = ", ".join(
+                f"{topic}/{number} at {positions[topic, number]} of {found[topic, number]}" for topic, number in deaf
+            )
+            self._stall(f"no progress for {self._limit_s:g} s: {lags}")
+
+    def _snapshot(self) -> Mapping[Partition, int]:
+        try:
+            return self._positions()
+        except RuntimeError:  # a dictionary of the loop's that changed while we copied it: then it turns
+            return {}
+
+    def _stall(self, why: str) -> None:
+        log.error("stalled", reason=why)
+        faulthandler.dump_traceback(all_threads=True)
+        self._on_stall(StalledError(why))
+
+
+class BrokerEnds:
+    """`Ends` over a consumer without a group, connected when it is first asked. For one loop."""
+
+    def __init__(self, options: Mapping[str, Any], timeout_s: float) -> None:
+        self._options = dict(options)
+        self._timeout_s = timeout_s
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def of(self, partitions: Collection[Partition]) -> Mapping[Partition, int] | None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if self._consumer is None:
+                    self._consumer = AIOKafkaConsumer(
+                        **self._options, client_id="backstop-watchdog", enable_auto_commit=False
+                    )
+                    await self._consumer.start()
+                found = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
+        except (KafkaError, OSError, TimeoutError):
+            await self.close()
+            return None
+        return {(tp.topic, tp.partition): end for tp, end in found.items()}
+
+    async def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
