@@ -240,7 +240,7 @@ def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobSta
         return Step(replace(state, attempts=attempts))
     if event.blame == "never":
         return _finish(replace(state, attempts=attempts), event, "failed", reason)
-    decision = after_rejection(state.spec.policy, _seed(event), event.at_ms, attempts.rejections, event.wait_ms)
+    decision = after_rejection(state.spec.policy, event.job_id, event.at_ms, attempts.rejections, event.wait_ms)
     return _decided(replace(state, attempts=attempts), event, decision, reason)
 
 
@@ -301,7 +301,7 @@ def _timer(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
 
 def _retry_spent(state: Active | BackingOff, event: JobFact, reason: Reason) -> Step[JobState]:
     """The last live attempt is over, or lost, and may have cost tokens."""
-    decision = after_spend(state.spec.policy, _seed(event), event.at_ms, state.attempts.retries)
+    decision = after_spend(state.spec.policy, event.job_id, event.at_ms, state.attempts.retries)
     if isinstance(decision, Retry):
         state = replace(state, attempts=state.attempts.count_retry())
     return _decided(state, event, decision, reason)
@@ -363,7 +363,19 @@ def _latecomer(state: Finished, event: AttemptAccepted) -> Step[JobState]:
     if event.response_id in state.response_ids or len(state.response_ids) >= RESPONSES_REMEMBERED_MAX:
         return Step(state, ignored=Ignored.LATE)
     remembered = replace(state, response_ids=(*state.response_ids, event.response_id))
-    claim = ResponseClaimed(
+    claim = _claimed(event, event.look_at_ms, LATE_MISSING_GRACE_MS, state.forget_at_ms - state.finished_at_ms)
+    return Step(remembered, (claim, _cancel(event, event.response_id)))
+
+
+def _claim(event: AttemptAccepted, spec: Spec) -> ResponseClaimed:
+    last_look_at_ms = max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS)
+    return _claimed(event, last_look_at_ms, spec.policy.missing_grace_ms, spec.policy.forget_after_ms)
+
+
+def _claimed(
+    event: AttemptAccepted, last_look_at_ms: int, missing_grace_ms: int, forget_after_ms: int
+) -> ResponseClaimed:
+    return ResponseClaimed(
         id=f"{event.response_id}/claimed",
         at_ms=event.at_ms,
         response_id=event.response_id,
@@ -371,25 +383,9 @@ def _latecomer(state: Finished, event: AttemptAccepted) -> Step[JobState]:
         attempt=event.attempt,
         tenant=event.tenant,
         look_at_ms=event.look_at_ms,
-        last_look_at_ms=event.look_at_ms,
-        missing_grace_ms=LATE_MISSING_GRACE_MS,
-        forget_after_ms=state.forget_at_ms - state.finished_at_ms,
-    )
-    return Step(remembered, (claim, _cancel(event, event.response_id)))
-
-
-def _claim(event: AttemptAccepted, spec: Spec) -> ResponseClaimed:
-    return ResponseClaimed(
-        id=f"{event.response_id}/claimed",
-        at_ms=event.at_ms,
-        response_id=event.response_id,
-        job_id=event.job_id,
-        attempt=event.attempt,
-        tenant=spec.tenant,
-        look_at_ms=event.look_at_ms,
-        last_look_at_ms=max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS),
-        missing_grace_ms=spec.policy.missing_grace_ms,
-        forget_after_ms=spec.policy.forget_after_ms,
+        last_look_at_ms=last_look_at_ms,
+        missing_grace_ms=missing_grace_ms,
+        forget_after_ms=forget_after_ms,
     )
 
 
@@ -397,7 +393,3 @@ def _cancel(event: JobFact, response_id: str) -> Message:
     return CancelResponse(
         id=f"{response_id}/cancel", at_ms=event.at_ms, response_id=response_id, job_id=event.job_id
     )  # fmt: skip
-
-
-def _seed(event: JobFact) -> str:
-    return event.job_id
