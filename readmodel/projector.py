@@ -87,6 +87,9 @@ class Projector:
                     self._metrics.away.labels(what).inc()
                     log.warning("readmodel_away", what=what, reason=str(error), wait_ms=wait_ms)
                     await self._forget_claims()
+                    if what == "broker":
+                        # It may be for good: aiokafka's consumer does not come back from all that can happen to it.
+                        await self._consumer.stop()
                     await pause(stop, wait_ms)
                     wait_ms = min(2 * wait_ms, self._settings.readmodel_backoff_max_ms)
         finally:

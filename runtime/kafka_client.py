@@ -1,7 +1,9 @@
-"""Connection options of every aiokafka client, from the settings."""
+"""Connection options of every aiokafka client, from the settings; and one hole of aiokafka's closed for all of them."""
 
 from typing import Any
 
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
 
 from runtime.settings import RuntimeSettings
@@ -24,3 +26,24 @@ def client_options(settings: RuntimeSettings) -> dict[str, Any]:
         password = settings.kafka_sasl_password
         options["sasl_plain_password"] = password.get_secret_value() if password else None
     return options
+
+
+_send = AIOKafkaConnection.send
+
+
+def _send_or_close(connection: Any, request: Any, expect_response: bool = True) -> Any:
+    """As aiokafka does it, which expects of a broken connection an OSError and nothing else.
+
+    uvloop raises a RuntimeError where a transport has closed and nobody has read that yet (asyncio would only warn). aiokafka 0.14 takes
+    it for a bug: the producer's sender and the consumer's fetcher end, for good, and everything that is asked of them fails from then on.
+    """
+    try:
+        return _send(connection, request, expect_response)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # NotImplementedError and RecursionError are bugs indeed
+            raise
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"connection to {connection.host}:{connection.port} broken: {error}") from error
+
+
+AIOKafkaConnection.send = _send_or_close

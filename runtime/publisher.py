@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -10,9 +11,12 @@ from aiokafka.errors import KafkaError
 from runtime.errors import BrokerUnavailableError
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
+from runtime.logs import get_logger
 from runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
+
+log = get_logger("runtime.publisher")
 
 SEND_TIMEOUT_MS = 30_000
 RECORD_BYTES_MAX = 1_500_000
@@ -36,9 +40,13 @@ class KafkaPublisher:
         self._source = source
         self._options: dict[str, Any] = client_options(settings)
         self._producer: AIOKafkaProducer | None = None
+        self._renewing = asyncio.Lock()
 
     async def start(self) -> None:
         """:raises KafkaError: no broker answers; then nothing is started, and it may be tried again."""
+        self._producer = await self._started()
+
+    async def _started(self) -> AIOKafkaProducer:
         # Made here, not in __init__: aiokafka binds to the running loop.
         producer = AIOKafkaProducer(
             **self._options,
@@ -54,7 +62,7 @@ class KafkaPublisher:
         except BaseException:
             await producer.stop()
             raise
-        self._producer = producer
+        return producer
 
     async def stop(self) -> None:
         if self._producer is not None:
@@ -70,6 +78,7 @@ class KafkaPublisher:
             async with asyncio.timeout(SEND_TIMEOUT_MS / 1000):
                 landed = await producer.send_and_wait(f"{self._prefix}clock", value=self._source.encode(), partition=0)
         except (KafkaError, TimeoutError) as error:
+            await self._renew_if_dead(producer)
             raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
         return int(landed.timestamp)
 
@@ -91,4 +100,24 @@ class KafkaPublisher:
                 for wait in waits:
                     await wait
         except (KafkaError, TimeoutError) as error:
+            await self._renew_if_dead(producer)
             raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+
+    async def _renew_if_dead(self, producer: Any) -> None:
+        """The sender of aiokafka ends for good at what it takes for a bug or a lost sequence. Its callers will try again, with another."""
+        async with self._renewing:
+            if self._producer is not producer or not _is_dead(producer):
+                return
+            log.error("producer_died", source=self._source)
+            try:
+                fresh = await self._started()
+            except (KafkaError, OSError):
+                return  # no broker answers: the next failure comes here again
+            self._producer = fresh
+            with suppress(KafkaError, OSError):
+                await producer.stop()
+
+
+def _is_dead(producer: Any) -> bool:
+    task = producer._sender.sender_task  # noqa: SLF001 - nothing public tells
+    return task is None or task.done()
