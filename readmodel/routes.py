@@ -148,6 +148,7 @@ class _Reads:
             return problems.problem(404, "output_missing", "The output is not in the blob store any more.")
 
     async def timeline(self, request: web.Request) -> web.StreamResponse:
+        await self._refuse_hidden(request)
         tenant, job_id = self._named(request)
         row, entries = await self._database.read(
             lambda conn: (find_row(conn, tenant, job_id), timeline_of(conn, job_id))
@@ -175,6 +176,7 @@ class _Reads:
         return problems.answer(page | {"object": "session", "session_id": session_id})
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
+        await self._refuse_hidden(request)
         tenant, job_id = self._named(request)
         follower = Follower(tenant, job_id=job_id)
         return await stream(request, self._database, self._feed, follower, self._limits)

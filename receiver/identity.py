@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from receiver.keys import Caller, KeyRing
+from receiver.keys import Caller, KeyRing, is_loopback
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
 from runtime.keys import Scope
@@ -38,6 +38,14 @@ UNAUTHENTICATED = Problem(
 """The same for a missing, unknown, wrong, expired and revoked key: which it was is nobody's business."""
 
 
+FOREIGN_HOST = Problem(
+    403,
+    "foreign_host",
+    "Without keys, only http://localhost and http://127.0.0.1 are served. Make a key: backstop keys create.",
+)
+"""In development a web page that this machine's browser shows must not get in under a name that was made to point here."""
+
+
 def caller_of(request: web.Request) -> Caller:
     """Who sent this request.
 
@@ -64,6 +72,8 @@ def authentication(ring: KeyRing, quotas: Quotas) -> Middleware:
         path = resource.canonical if resource is not None else None
         if path is None or path in PUBLIC or path.startswith(PUBLIC_PREFIXES):
             return await handler(request)
+        if ring.development and not is_loopback(_host(request)):
+            raise Refusal(FOREIGN_HOST)
         caller = ring.authenticate(_authorization(request))
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
@@ -83,6 +93,12 @@ def scope_needed(method: str, path: str) -> Scope:
     if named is not None:
         return named
     return "read" if method in {hdrs.METH_GET, hdrs.METH_HEAD} else "operate"
+
+
+def _host(request: web.Request) -> str:
+    """The name by which the caller came here, without a port."""
+    name, colon, port = request.host.rpartition(":")
+    return name if colon and port.isdecimal() else request.host
 
 
 def _authorization(request: web.Request) -> str | None:

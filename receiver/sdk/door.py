@@ -112,6 +112,8 @@ class ResponsesDoor:
                 self._repeats.forget(response_id)
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:
+            if await self._responses.is_hidden(tenant, response_id):
+                refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since: its key stays used
             shown = await self._find(tenant, response_id)
             return _json(shown.document, {"Backstop-Repeated": "true"})
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()

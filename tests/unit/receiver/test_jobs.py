@@ -197,7 +197,7 @@ def test_bodies_in_memory_are_bounded_and_given_back() -> None:
         slow_reader, slow = await asyncio.open_connection("127.0.0.1", door.port)
         half = b"x" * (REQUEST_BYTES_MAX // 2)
         slow.write(
-            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             + f"Content-Length: {REQUEST_BYTES_MAX}\r\n\r\n".encode()
             + half
         )

@@ -359,6 +359,11 @@ def test_a_deleted_response_is_gone_for_its_readers_and_cancelled_if_it_was_open
                     client.responses.input_items.list):  # fmt: skip
             with pytest.raises(openai.NotFoundError):
                 await ask(created.id)
+        key = {"Idempotency-Key": "order-17"}
+        keyed = await client.responses.create(**ASKED, extra_headers=key)
+        await client.responses.delete(keyed.id)
+        with pytest.raises(openai.ConflictError):
+            await client.responses.create(**ASKED, extra_headers=key)
 
     with_sdk(story, MemoryReads())
 

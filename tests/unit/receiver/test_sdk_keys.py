@@ -177,9 +177,13 @@ def test_the_file_is_followed_and_a_broken_one_changes_nothing(ring: Ring) -> No
 def test_without_a_file_only_this_machine_is_served(ring: Ring, tmp_path: Path) -> None:
     async def story(door: Door) -> None:
         assert (await door.submit())[0] == 202
+        # A web page under a name that was made to point to this machine must not get in.
+        status, document, _ = await door.submit(Host="evil.example:8080")
+        assert (status, document["code"]) == (403, "foreign_host")
+        assert (await door.submit(Host="localhost"))[0] == 202
         acme = ring.add("acme")
         assert (await door.submit())[0] == 401, "once there are keys, they are needed"
-        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
+        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers={**acme, "Host": "api.example"}))[0] == 202
 
     with_door(story, keys_file=ring.path)
     with pytest.raises(ConfigurationError, match=r"no keys file at .*0\.0\.0\.0 is not a loopback address"):
