@@ -113,9 +113,9 @@ class KafkaPublisher:
                 fresh = await self._started()
             except (KafkaError, OSError):
                 return  # no broker answers: the next failure comes here again
-            self._producer = fresh
+            dead, self._producer = producer, fresh
             with suppress(KafkaError, OSError):
-                await producer.stop()
+                await dead.stop()
 
 
 def _is_dead(producer: Any) -> bool:

@@ -113,7 +113,9 @@ async def settle(reader: TopicReader, submitted: Submitted, evidence: Evidence, 
 
 
 async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Path, evidence: Evidence) -> None:
-    """Everything else, once nothing moves any more."""
+    """Everything else. The ledgers first: what they tell of must then be in the logs, though hooks still come."""
+    evidence.creates = list(_lines(ledgers / "creates.jsonl"))
+    evidence.deliveries = list(_lines(ledgers / "deliveries.jsonl"))
     for record in await reader.read_all(reader.partitions("submissions")):
         evidence.commands.add(str(orjson.loads(record.value or b"{}").get("id")))
     async for batch in reader.read(await reader.ends(reader.partitions("responses"))):
@@ -127,8 +129,6 @@ async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Pat
         if origin is not None and origin.topic.endswith("requests"):
             evidence.poisoned.add(letter.id)
     evidence.results_uncommitted = await _uncommitted(settings)
-    evidence.creates = list(_lines(ledgers / "creates.jsonl"))
-    evidence.deliveries = list(_lines(ledgers / "deliveries.jsonl"))
 
 
 def _take_hook(record: Placed, evidence: Evidence) -> None:
