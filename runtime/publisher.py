@@ -106,16 +106,16 @@ class KafkaPublisher:
     async def _renew_if_dead(self, producer: Any) -> None:
         """The sender of aiokafka ends for good at what it takes for a bug or a lost sequence. Its callers will try again, with another."""
         async with self._renewing:
-            if self._producer is not producer or not _is_dead(producer):
+            if producer is not self._producer or not _is_dead(producer):
                 return
             log.error("producer_died", source=self._source)
             try:
                 fresh = await self._started()
             except (KafkaError, OSError):
                 return  # no broker answers: the next failure comes here again
-            dead, self._producer = producer, fresh
+            self._producer = fresh
             with suppress(KafkaError, OSError):
-                await dead.stop()
+                await producer.stop()
 
 
 def _is_dead(producer: Any) -> bool:
