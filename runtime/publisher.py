@@ -106,7 +106,8 @@ class KafkaPublisher:
     async def _renew_if_dead(self, producer: Any) -> None:
         """The sender of aiokafka ends for good at what it takes for a bug or a lost sequence. Its callers will try again, with another."""
         async with self._renewing:
-            if producer is not self._producer or not _is_dead(producer):
+            current = self._producer
+            if current is None or current is not producer or not _is_dead(current):
                 return
             log.error("producer_died", source=self._source)
             try:
@@ -115,7 +116,7 @@ class KafkaPublisher:
                 return  # no broker answers: the next failure comes here again
             self._producer = fresh
             with suppress(KafkaError, OSError):
-                await producer.stop()
+                await current.stop()
 
 
 def _is_dead(producer: Any) -> bool:
