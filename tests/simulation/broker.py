@@ -148,7 +148,7 @@ class Group:
         self.committed: dict[tuple[str, int], int] = {}
 
     async def join(self, member: Member) -> None:
-        """Return once a generation has begun with this member in it."""
+        """Return once a generation has begun with this member in it; or it was put out meanwhile (see `holds`)."""
         await member.life.point(f"{self.name}.join")
         if not member.watched:
             member.watched = True
@@ -198,11 +198,18 @@ class Group:
             if still() and self.members.get(member.host) is member:
                 self._chaos.note(self.name, "SESSION OVER", member.host)
                 self._chaos.met.add("session over")
-                member.moving.set()
-                del self.members[member.host]
+                self._put_out(member)
                 self._after_loss()
 
         self._chaos.loop.call_later(self._session_s, expire)
+
+    def _put_out(self, member: Member) -> None:
+        """It hears of it when it next asks: at once if it waits for an answer."""
+        del self.members[member.host]
+        member.moving.set()
+        joined, member.joined = member.joined, None
+        if joined is not None and not joined.done():
+            joined.set_result(None)
 
     def _after_loss(self) -> None:
         if not self.members:
@@ -219,10 +226,10 @@ class Group:
     def _out_of_patience(self, number: int) -> None:
         if not self._preparing or number != self.rebalances:
             return
-        for host, member in list(self.members.items()):
+        for member in list(self.members.values()):
             if member.joined is None:
                 self._chaos.met.add("put out of a group")
-                del self.members[host]
+                self._put_out(member)
         if self.members:
             self._complete()
         else:

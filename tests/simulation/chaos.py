@@ -42,6 +42,8 @@ class Mixture:
     hook_odd: float
     run_odd: float
     skew_ms: int
+    outages: int
+    """Some seconds each, in which the broker takes nothing."""
     static: bool
     batch_records_max: int
     compacts: bool
@@ -67,6 +69,7 @@ def draw_mixture(random: Random) -> Mixture:
         hook_odd=pick((0.0, 0.3)),
         run_odd=pick((0.05, 0.3)),
         skew_ms=pick((0, 0, 300, 1_500)),
+        outages=pick((0, 0, 0, 1, 2)),
         static=random.random() < 0.5,
         batch_records_max=pick((1, 6, 50, 500)),
         compacts=random.random() < 0.3,
@@ -98,6 +101,10 @@ class Chaos:
         self.defects: list[str] = []
         """Exceptions that no part may raise, whatever happens around it."""
         self._planned = self._plan()
+        self._away = [(start_s, start_s + self.random.choice((1.0, 6.0))) for start_s in self._instants()]
+
+    def _instants(self) -> list[float]:
+        return [self.random.random() * 40 for _ in range(self.mixture.outages)]
 
     def _plan(self) -> dict[str, int]:
         """Some places to die at, besides the rate: place → at which passing."""
@@ -115,6 +122,17 @@ class Chaos:
 
     def chance(self, share: float) -> bool:
         return self.on and share > 0 and self.random.random() < share
+
+    def away(self) -> bool:
+        """The broker takes nothing now."""
+        now_s = self.loop.time()
+        away = self.on and any(start_s <= now_s < end_s for start_s, end_s in self._away)
+        if away:
+            self.met.add("broker away")
+        return away
+
+    def refuses(self) -> bool:
+        return self.away() or self.chance(self.mixture.refuse)
 
     def calm_down(self) -> None:
         """No more faults. Whoever is stopped goes on."""
@@ -178,9 +196,9 @@ class Life:
                 chaos.rebalance_any()
             elif draw > 1 - mixture.slow:
                 await asyncio.sleep(chaos.random.choice((0.05, 0.4, 2.5)))
-        if 0.5 < draw < 0.65:
+        if 0.5 < draw < 0.62:
             await asyncio.sleep(chaos.random.random() * 0.02)
-        elif 0.3 < draw <= 0.5:
+        elif 0.4 < draw <= 0.5:
             await asyncio.sleep(0)
         while self._going is not None:
             await self._going.wait()
@@ -228,7 +246,7 @@ class Life:
 def _points() -> tuple[str, ...]:
     folds = ("job_fold", "response_fold")
     shells = [f"{fold}.{place}" for fold in folds for place in (
-        "fetch", "publish", "published", "changelog", "changelog.acked", "rows.written", "recover")]  # fmt: skip
+        "fetch", "publish", "published", "changelog", "changelog.acked", "changelog.read", "rows.written", "recover")]  # fmt: skip
     workers = [f"{worker}.{place}" for worker in ("submitter", "caller") for place in (
         "join", "take", "commit", "committed", "publish", "published")]  # fmt: skip
     return (

@@ -1,4 +1,4 @@
-"""What a life holds of the world: publishers, results, rows and commands, each with all that can go wrong between the two.
+"""What a life holds of the world: publishers, results and commands, each with all that can go wrong between the two.
 
 Every way out passes `Life.point` before and after its effect: so a crash, a stop or a rebalance may come before anything
 happened, or after it happened and before anybody heard.
@@ -6,7 +6,7 @@ happened, or after it happened and before anybody heard.
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from runtime.errors import BackstopError, BrokerUnavailableError
 from schemas.base import Message
@@ -22,15 +22,11 @@ RETRY_WAIT_S = 0.5
 
 
 class FencedOffError(BackstopError):
-    """Another worker owns the partition, of `results` or of a changelog."""
+    """Another worker owns the partition of `results`."""
 
 
 class NotCommittedError(Exception):
     """The broker did not answer a commit; whether it took effect is not known."""
-
-
-class NotOwnedError(BackstopError):
-    """A table's partition that is not ours, or not any more."""
 
 
 class Publisher:
@@ -44,7 +40,7 @@ class Publisher:
     async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
         life, chaos = self._life, self._life.chaos
         await life.point(self._before)
-        if chaos.chance(chaos.mixture.refuse):
+        if chaos.refuses():
             landed = chaos.random.randrange(len(messages) + 1) if messages else 0
             self._land(messages[:landed])
             chaos.met.add("publish refused")
@@ -118,7 +114,7 @@ class Results:
                 chaos.met.add("fenced")
                 raise FencedOffError(f"partition {partition}")
         await self._life.point("results.commit")
-        if chaos.chance(chaos.mixture.refuse):
+        if chaos.refuses():
             chaos.met.add("results not committed")
             raise NotCommittedError
         if not log.commit(epoch):
@@ -130,106 +126,6 @@ class Results:
             raise NotCommittedError
         for job_id in fresh:
             known[job_id] = None
-
-
-class LocalStores:
-    """The disk of one host: it outlives the process, unless it is lost."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, int], dict[bytes, bytes]] = {}
-        self.offsets: dict[tuple[str, int], int] = {}
-
-    def lose(self) -> None:
-        self.rows.clear()
-        self.offsets.clear()
-
-
-class Rows:
-    """`streams.ports.Rows`: the changelog first, then the local store; whoever recovers a partition fences the owner before it."""
-
-    def __init__(self, life: Life, broker: Broker, stores: LocalStores, topic: str, fold: str, wrong: Wrong) -> None:
-        self._life = life
-        self._broker = broker
-        self._stores = stores
-        self._topic = topic
-        self._fold = fold
-        self._wrong = wrong
-        self._active: set[int] = set()
-        self._epochs: dict[int, int] = {}
-
-    def partitions(self) -> set[int]:
-        return set(self._active)
-
-    def get(self, partition: int, key: bytes) -> bytes | None:
-        return self._owned(partition).get(key)
-
-    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        return iter(sorted(self._owned(partition).items()))
-
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        self._owned(partition)
-        life, chaos = self._life, self._life.chaos
-        log = self._broker.logs[f"{self._topic}-changelog", partition]
-        if self._wrong.changelog_last:
-            self._store(partition, rows, log.end)
-        items, end = list(rows.items()), 0
-        first = chaos.random.randrange(len(items) + 1) if chaos.on else 0
-        for part in (items[:first], items[first:]):
-            await life.point(f"{self._fold}.changelog")
-            if log.epoch != self._epochs[partition] and not self._wrong.changelog_unfenced:
-                chaos.met.add("fenced off a changelog")
-                raise FencedOffError(f"{self._topic} {partition}")
-            for key, row in part:
-                end = log.append(key, row, life.now_ms()) + 1
-        await life.point(f"{self._fold}.changelog.acked")
-        if chaos.chance(chaos.mixture.lost_ack / 4):
-            raise BrokerUnavailableError("the changelog does not acknowledge")
-        self._owned(partition)
-        self._store(partition, rows, end)
-        await life.point(f"{self._fold}.rows.written")
-
-    def _store(self, partition: int, rows: Mapping[bytes, bytes | None], offset: int) -> None:
-        store = self._owned(partition)
-        for key, row in rows.items():
-            if row is None:
-                store.pop(key, None)
-            else:
-                store[key] = row
-        self._stores.offsets[self._topic, partition] = offset
-
-    def reassigned(self, mine: set[int]) -> None:
-        self._active &= mine
-
-    async def recover(self, mine: set[int]) -> None:
-        """Apply what the changelog has beyond the local store."""
-        for partition in sorted(mine):
-            log = self._broker.logs[f"{self._topic}-changelog", partition]
-            if self._life.chaos.mixture.compacts and self._life.chaos.chance(0.3):
-                log.compact()
-            log.epoch += 1
-            self._epochs[partition] = log.epoch
-            while True:
-                await self._life.point(f"{self._fold}.recover")
-                position = self._stores.offsets.get((self._topic, partition), 0)
-                batch = log.read(position, 100)
-                if not batch:
-                    break
-                store = self._stores.rows.setdefault((self._topic, partition), {})
-                for record in batch:
-                    assert record.key is not None
-                    if record.value is None:
-                        store.pop(record.key, None)
-                    else:
-                        store[record.key] = record.value
-                self._stores.offsets[self._topic, partition] = batch[-1].offset + 1
-
-    def recovered(self, mine: set[int]) -> None:
-        self._active = set(mine)
-
-    def _owned(self, partition: int) -> dict[bytes, bytes]:
-        if partition not in self._active:
-            raise NotOwnedError(f"{self._topic} {partition}")
-        return self._stores.rows.setdefault((self._topic, partition), {})
 
 
 class Commands:
@@ -281,6 +177,8 @@ class Commands:
             if not group.holds(member):
                 member = self._member = Member(self._life, member.host)
             await group.join(member)
+            if not group.holds(member):
+                continue
             self._positions = {p: group.committed.get((self._topic, p), 0) for p in member.partitions}
             self._epoch += 1
             self._generation = group.generation

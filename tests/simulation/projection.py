@@ -65,7 +65,7 @@ class ReadModel:
         random = self._random
         while open_places := [place for place in self._logs if self._next(place)]:
             place = random.choice(open_places)
-            records = self._next(place)[: random.choice((1, 5, 60, 300))]
+            records = self._next(place)[: random.choice((3, 40, 300))]
             draw = random.random()
             if draw < CRASH:
                 self._crash(place, records)

@@ -15,8 +15,9 @@ from schemas.requests import Cancel, Submit
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life
-from tests.simulation.ports import LocalStores, Publisher
+from tests.simulation.ports import Publisher
 from tests.simulation.provider import Provider
+from tests.simulation.tables import LocalStores
 from tests.simulation.worker import INLINE_BYTES_MAX, Worker
 from tests.simulation.wrong import Wrong
 

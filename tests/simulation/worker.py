@@ -21,6 +21,8 @@ from streams.policy.looks import LookPolicy
 from streams.scheduler.due import DueIndex
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler, rebuild_index
 from streams.scheduler.timers import job_timer, response_timer
+from streams.store.changelog import OvertakenError
+from streams.store.tables import PartitionNotOwnedError
 from streams.workers.caller import Caller
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.rate import LookRate
@@ -28,19 +30,21 @@ from streams.workers.submitter import Submitter
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
 from tests.simulation.chaos import Life
-from tests.simulation.ports import Commands, FencedOffError, LocalStores, NotOwnedError, Publisher, Results, Rows
+from tests.simulation.ports import Commands, FencedOffError, Publisher, Results
 from tests.simulation.provider import Client, Provider
+from tests.simulation.tables import LocalStores, Table
 from tests.simulation.wrong import Wrong
 
 LOOKS = LookPolicy(first_look_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_500, spacing_max_ms=15_000)
 INLINE_BYTES_MAX = 400
 COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
+WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
-EXPECTED_ENDS = (BrokerUnavailableError, FencedOffError, NotOwnedError)
+EXPECTED_ENDS = (BrokerUnavailableError, FencedOffError, OvertakenError, PartitionNotOwnedError)
 """Failures after which a worker ends by itself, as it should; any other is a defect of ours."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
@@ -68,7 +72,7 @@ class FoldConsumer:
     """See the module."""
 
     def __init__(
-        self, life: Life, broker: Broker, host: str, tables: Sequence[Rows], handlers: dict[str, tuple[str, Handle]],
+        self, life: Life, broker: Broker, host: str, tables: Sequence[Table], handlers: dict[str, tuple[str, Handle]],
         recovered: Callable[[set[int]], None], handled: set[tuple[str, int, int]], wrong: Wrong,
     ) -> None:  # fmt: skip
         self._life = life
@@ -91,7 +95,7 @@ class FoldConsumer:
             if not group.holds(member):
                 member = self._member = Member(self._life, member.host)
             await group.join(member)
-            if not await self._recover(member):
+            if not group.holds(member) or not await self._recover(member):
                 continue
             await self._serve(member, stop)
         if not self._broker.chaos.mixture.static:
@@ -242,6 +246,7 @@ class Worker:
         spawn, stop = self.life.spawn, self._stop
         for timers in (self.jobs, self.responses):
             spawn(self._guarded(timers.fire))
+            spawn(self._guarded(timers.watch))
         parts = (self.consumer.run, self._submitter.run, self._caller.run)
         self._ending = {spawn(self._guarded(partial(part, stop))) for part in parts}
 
@@ -291,7 +296,7 @@ class FoldParts:
         self.fold = fold
         self._life = life
         self.index = WatchedIndex()
-        self.rows = Rows(life, broker, stores, fold.topic, fold.name, wrong)
+        self.rows = Table(life, broker, stores, fold, wrong)
         shell = wrong.shell()
         self._shell: FoldShell = shell(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
@@ -305,12 +310,18 @@ class FoldParts:
     async def take(self, partition: int, records: Sequence[Record]) -> None:
         await self._shell.take(partition, records)
 
+    async def watch(self) -> None:
+        """As `streams.app` does, every now and then."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            await self.rows.watch_changelog()
+
     async def fire(self) -> None:
         """`Scheduler.run`, asleep for as long as nothing is due."""
         while True:
             try:
                 await self._scheduler.tick()
-            except NotOwnedError as error:
+            except PartitionNotOwnedError as error:
                 raise InvariantError("the scheduler read a partition that is not its own") from error
             index, due_ms, now_ms = self.index, self.index.next_due_ms(), self._life.now_ms()
             index.wake_ms = now_ms + IDLE_MS if due_ms is None else max(due_ms, now_ms + TICK_MS)

@@ -29,7 +29,7 @@ class Wrong:
     takes_redelivered: bool = False
     takes_submissions_twice: bool = False
     changelog_last: bool = False
-    changelog_unfenced: bool = False
+    zombie_rows_unnoticed: bool = False
     looks_committed_early: bool = False
     rows_unguarded: bool = False
 

@@ -1,0 +1,203 @@
+"""The real table (`streams.store.tables`, `streams.store.changelog`) on a model of what it stands on: a log, and a disk.
+
+Not here: Faust (the consumer in `worker` does its part of the recovery) and RocksDB, which is a dict whose writes are atomic.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, Self
+
+from runtime.errors import BrokerUnavailableError
+from streams.fold.batch import Fold
+from streams.fold.rows import decode_row
+from streams.store.changelog import Changelog
+from streams.store.tables import FoldTable, _FoldStore
+from tests.simulation.broker import Broker, Log, Record
+from tests.simulation.chaos import Life
+from tests.simulation.wrong import Wrong
+
+CHUNK_RECORDS = 100
+
+
+class LocalStores:
+    """The disk of one host: it outlives the process, unless it is lost."""
+
+    def __init__(self) -> None:
+        self.partitions: dict[tuple[str, int], PartitionRows] = {}
+
+    def lose(self) -> None:
+        self.partitions.clear()
+
+
+class PartitionRows:
+    """`streams.store.partition_db.PartitionDb`: rows and the changelog's offset, written together."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, bytes] = {}
+        self._offset: int | None = None
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._rows.get(key)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(sorted(self._rows.items()))
+
+    def offset(self) -> int | None:
+        return self._offset
+
+    def write(self, rows: Iterable[tuple[bytes, bytes | None]], offset: int | None) -> None:
+        for key, row in rows:
+            if row is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = row
+        if offset is not None:
+            self._offset = offset
+
+    def close(self) -> None:
+        """The file stays."""
+
+
+class _Reader:
+    """A consumer without a group, for the length of a block."""
+
+    def __init__(self, point: Callable[[], Awaitable[None]], logs: Mapping[int, Log]) -> None:
+        self._point = point
+        self._logs = logs
+        self._at: dict[int, int] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._point()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """There is nothing to close."""
+
+    async def end_offsets(self, tps: Sequence[Any]) -> dict[Any, int]:
+        return {tp: self._logs[tp.partition].end for tp in tps}
+
+    def assign(self, tps: Sequence[Any]) -> None:
+        """All are."""
+
+    def seek(self, tp: Any, offset: int) -> None:
+        self._at[tp.partition] = offset
+
+    async def position(self, tp: Any) -> int:
+        return self._at[tp.partition]
+
+    async def getmany(self, tp: Any, timeout_ms: int) -> dict[Any, list[Record]]:
+        await self._point()
+        log = self._logs[tp.partition]
+        records = log.read(self._at[tp.partition], CHUNK_RECORDS)
+        self._at[tp.partition] = records[-1].offset + 1 if records else log.end
+        return {tp: records}
+
+
+class ModelChangelog(Changelog):
+    """What notices a zombie's rows and makes them good is the real code; producer and reader are not."""
+
+    def __init__(self, life: Life, broker: Broker, topic: str, fold: str, wrong: Wrong) -> None:
+        super().__init__(lambda: topic, {}, fold)
+        self._life = life
+        self._fold = fold
+        self._wrong = wrong
+        self._logs = {log.partition: log for log in broker.of_topic(topic)}
+
+    def own(self, next_offsets: Mapping[int, int]) -> None:
+        super().own({} if self._wrong.zombie_rows_unnoticed else next_offsets)
+
+    async def send(self, partition: int, rows: Mapping[bytes, bytes | None]) -> int | None:
+        """In two batches, sometimes; somebody else's may come between them."""
+        life, chaos, log = self._life, self._life.chaos, self._logs[partition]
+        items = list(rows.items())
+        first = chaos.random.randrange(len(items) + 1) if chaos.on else 0
+        landed: list[tuple[int, int]] = []
+        for part in (items[:first], items[first:]):
+            await life.point(f"{self._fold}.changelog")
+            if part:
+                start = log.end
+                for key, row in part:
+                    log.append(key, row, life.now_ms())
+                landed.append((start, len(part)))
+        await life.point(f"{self._fold}.changelog.acked")
+        if chaos.away() or chaos.chance(chaos.mixture.lost_ack / 4):
+            raise BrokerUnavailableError("the changelog does not acknowledge")
+        if chaos.chance(chaos.mixture.lost_ack / 8):
+            chaos.met.add("changelog acknowledged without an offset")
+            landed = [(-1, count) for _, count in landed]
+        last: int | None = None
+        for start, count in landed:
+            last = self._landed(partition, start, count)
+        if self._foreign.get(partition):
+            chaos.met.add("somebody else's rows noticed")
+        return last
+
+    def _reader(self) -> Any:
+        return _Reader(lambda: self._life.point(f"{self._fold}.changelog.read"), self._logs)
+
+
+class _Store(_FoldStore):
+    """The real one's view of its partitions, over rows that lie on a host's disk."""
+
+    def __init__(self, stores: LocalStores, topic: str, row_version: Any) -> None:
+        # Not the real one's: it needs an app of Faust's. What is used of it needs only these.
+        self.dbs = {}
+        self.app = SimpleNamespace(fail=lambda error: None)
+        self._row_version = row_version
+        self._stores = stores
+        self._topic = topic
+
+    def _db(self, partition: int) -> Any:
+        if partition not in self.dbs:
+            self.dbs[partition] = self._stores.partitions.setdefault((self._topic, partition), PartitionRows())
+        return self.dbs[partition]
+
+
+class Table(FoldTable):
+    """`recover` is Faust's part; the rest is the real one's, but for the points at which it may die."""
+
+    def __init__(self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], wrong: Wrong) -> None:
+        # Not the real one's: it declares a table of Faust's.
+        self.name = fold.topic
+        self._row_version = None if wrong.zombie_rows_unnoticed else _version
+        self._after_changelog = None
+        self._taken = {}
+        self._callbacks = []
+        self._active = set()
+        self._locks = {}
+        self._store = _Store(stores, fold.topic, self._row_version)
+        self._changelog = ModelChangelog(life, broker, f"{fold.topic}-changelog", fold.name, wrong)
+        self._life = life
+        self._fold = fold.name
+        self._wrong = wrong
+        self._logs = {log.partition: log for log in broker.of_topic(f"{fold.topic}-changelog")}
+
+    async def write(self, partition: int, rows: Mapping[bytes, bytes | None], source_offset: int | None = None) -> None:
+        if self._wrong.changelog_last:
+            self._owned(partition).write(rows.items(), self._logs[partition].end)
+        await super().write(partition, rows, source_offset)
+        await self._life.point(f"{self._fold}.rows.written")
+
+    def reassigned(self, kept: set[int]) -> None:
+        super().reassigned(kept)
+        for partition in set(self._store.dbs) - kept:
+            self._store.dbs.pop(partition).close()
+
+    async def recover(self, mine: set[int]) -> None:
+        """Apply what the changelog has beyond the local store."""
+        chaos = self._life.chaos
+        for partition in sorted(mine):
+            log = self._logs[partition]
+            if chaos.mixture.compacts and chaos.chance(0.3):
+                log.compact()
+            while True:
+                await self._life.point(f"{self._fold}.recover")
+                records = log.read(self._store.next_offset(partition), CHUNK_RECORDS)
+                if not records:
+                    break
+                message = SimpleNamespace(partition=partition, value=records, offset=records[-1].offset)
+                self._store.apply_changelog_batch([SimpleNamespace(message=message)], None, None)
+
+
+def _version(row: bytes) -> int:
+    return decode_row(row)[1]

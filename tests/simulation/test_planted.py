@@ -1,0 +1,42 @@
+"""Wrong variants of the system, each of which the simulation must catch: that is what its checks are worth."""
+
+import pytest
+
+from tests.simulation.run import simulate
+from tests.simulation.wrong import BUGS, Wrong
+
+SEEDS_MAX = 150
+JOBS = 50
+
+CAUGHT_BY = {
+    "rows_before_outputs": "I1",
+    "acknowledges_before_rows": "skipped",
+    "acknowledges_failures": "I4",
+    "no_tail": "I2",
+    "no_fence": "I2",
+    "forgets_commands": "I3",
+    "commits_after_post": "I3",
+    "repeats_creates": "I3",
+    "index_before_recovery": "I5",
+    "no_index_after_rebalance": "I5",
+    "takes_redelivered": "I4",
+    "takes_submissions_twice": "I3",
+    "changelog_last": "I4",
+    "changelog_unfenced": "I4",
+    "looks_committed_early": "skipped",
+    "rows_unguarded": "I6",
+}
+"""The invariant that each bug must at least violate."""
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_it_is_caught(bug: str) -> None:
+    for seed in range(SEEDS_MAX):
+        violations = simulate(seed, JOBS, Wrong(**{bug: True})).violations
+        if any(violation.startswith(CAUGHT_BY[bug]) for violation in violations):
+            return
+    pytest.fail(f"{bug} went through {SEEDS_MAX} seeds without a violation of {CAUGHT_BY[bug]}")
+
+
+def test_the_system_as_it_is_passes_the_seeds_that_catch_the_bugs() -> None:
+    assert not [seed for seed in range(10) if simulate(seed, JOBS).violations]
