@@ -312,13 +312,13 @@ def test_a_job_is_there_right_after_its_submission(running: Running) -> None:
 
 def test_a_response_survives_the_receiver_that_took_it(running: Running) -> None:
     with running.client("acme", max_retries=20) as client:
-        created = client.responses.create(**ASKED, extra_headers={"Idempotency-Key": "across a crash"})
+        created = client.responses.create(**ASKED, extra_headers={"Idempotency-Key": "across-a-crash"})
         pid = running.system.supervisor.pid("serve")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         # The SDK repeats what meets nobody; a 404 it would not repeat.
         assert client.responses.retrieve(created.id).id == created.id
-        again = client.responses.create(**ASKED, extra_headers={"Idempotency-Key": "across a crash"})
+        again = client.responses.create(**ASKED, extra_headers={"Idempotency-Key": "across-a-crash"})
         assert again.id == created.id
         assert ended(client, created.id).status == "completed"
     assert running.creates_of(created.id, "acme") == 1
