@@ -55,9 +55,12 @@ class Letter:
         return "open" if self.open else self.decisions[-1].resolution
 
     def origin_topic(self, prefix: str) -> str | None:
-        """The logical name; None where it came from no topic of ours."""
+        """The logical name; None where it came from no topic of ours. A tenant's `requests.acme` is `requests`."""
         origin = self.letter.origin
-        return origin.topic.removeprefix(prefix) if origin is not None and origin.topic.startswith(prefix) else None
+        if origin is None or not origin.topic.startswith(prefix):
+            return None
+        name = origin.topic.removeprefix(prefix)
+        return "requests" if name.startswith("requests.") else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +163,16 @@ def plan_retry(letters: Sequence[Letter], prefix: str) -> tuple[list[Republish],
     cannot: list[tuple[Letter, str]] = []
     for letter in letters:
         topic, raw = letter.origin_topic(prefix), raw_record(letter.letter)
-        if topic not in RETRIED_TO:
-            why = "it came from no topic" if letter.letter.origin is None else f"nothing is put back on {topic}"
+        origin = letter.letter.origin
+        if origin is None or topic not in RETRIED_TO:
+            why = "it came from no topic" if origin is None else f"nothing is put back on {topic}"
             cannot.append((letter, why))
         elif raw.cut:
             cannot.append((letter, f"its value was cut to {VALUE_BYTES_MAX} bytes when it was set aside"))
         else:
             headers = tuple(header for header in raw.headers if header[0] != RETRY_HEADER)
             retry = (*headers, (RETRY_HEADER, letter.id.encode()))
-            can.append(Republish(letter, f"{prefix}{topic}", raw.key, raw.value, retry))
+            can.append(Republish(letter, origin.topic, raw.key, raw.value, retry))
     return can, cannot
 
 

@@ -21,7 +21,7 @@ from tests.support.compose_yaml import load
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.kafka.yml"
 KAFKA = ("kafka-1", "kafka-2", "kafka-3")
-BACKSTOP = ("topics", "receiver", "worker", "projection", "simulator")
+BACKSTOP = ("topics", "keys", "receiver", "worker", "projection", "simulator")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,15 @@ def test_three_nodes_keep_three_copies_and_two_must_have_each_record(services: d
 def test_topics_are_made_once_all_nodes_are_healthy_and_before_anybody_reads_them(services: dict[str, Any]) -> None:
     assert services["topics"]["command"] == ["backstop", "topics", "create"]
     assert services["topics"]["depends_on"] == {name: {"condition": "service_healthy"} for name in KAFKA}
-    for name in ("receiver", "worker", "projection"):
-        assert services[name]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
+    done = {"condition": "service_completed_successfully"}
+    for name in ("worker", "projection"):
+        assert services[name]["depends_on"] == {"topics": done}
+    assert services["receiver"]["depends_on"] == {"topics": done, "keys": done}
+
+
+def test_a_receiver_beyond_loopback_finds_a_key(services: dict[str, Any]) -> None:
+    assert services["keys"]["command"][:3] == ["backstop", "keys", "create"]
+    assert "--if-none" in services["keys"]["command"]
 
 
 def test_every_process_of_ours_may_write_one_volume_and_gain_nothing(services: dict[str, Any]) -> None:
