@@ -10,6 +10,10 @@ STAMP := $(VENV)/.installed
 DEMO ?=
 DEV ?=
 PYTEST ?=
+JOBS ?= 2000
+MINUTES ?= 3
+SEED ?= 1
+TORTURE ?=
 
 help: ## list the doors
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -28,6 +32,12 @@ test-unit: install ## the tests that need no broker
 
 test-kafka: install ## the tests on a real broker
 	$(BIN)/pytest -q tests/kafka $(PYTEST)
+
+torture: install ## break the whole system for MINUTES while JOBS run, and judge (JOBS=20000 MINUTES=15 SEED=7 TORTURE="--report FILE.md")
+	@$(BIN)/python -m tests.torture --jobs $(JOBS) --minutes $(MINUTES) --seed $(SEED) $(TORTURE)
+
+planted: install ## plant each bug that only real processes can show, and see it caught (long)
+	@$(BIN)/python -m tests.planted
 
 kafka-up: install ## start a broker that stays (Docker, else the local JVM); prints its address
 	@$(BIN)/backstop broker up
@@ -62,7 +72,7 @@ lint: install ## ruff, mypy --strict, import contracts
 
 ci: test ## what CI runs
 
-.PHONY: help demo dev test test-unit test-kafka kafka-up kafka-down topics install lock fmt lint ci
+.PHONY: help demo dev test test-unit test-kafka torture planted kafka-up kafka-down topics install lock fmt lint ci
 
 bench: install ## figures of the whole system on this machine (minutes; let it run alone)
 	$(BIN)/python bench/system.py start

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, get_args
 
 from runtime.failpoints import Failpoint
@@ -32,8 +32,11 @@ def kind_of(name: str) -> Kind:
 class FailpointDeck:
     """Deals to the processes of one run. `share` of the starts are armed while `on`."""
 
-    def __init__(self, seed: int, hits: Callable[[], Counter[str]], *, share: float, short: bool) -> None:
+    def __init__(
+        self, seed: int, hits: Callable[[], Counter[str]], *, share: float, short: bool, only: Sequence[str] = ()
+    ) -> None:
         self.on = False
+        self._only = dict(point.partition("=")[::2] for point in only)
         self._random = random.Random(f"failpoints {seed}")
         self._hits = hits
         self._share = share
@@ -42,7 +45,7 @@ class FailpointDeck:
 
     def deal(self, kind: Kind) -> str:
         """`name:n=action` for the next start of a process of `kind`, or nothing."""
-        names = [name for name in FAILPOINTS if name != REBUILD and kind_of_known(name) == kind]
+        names = [name for name in self._only or FAILPOINTS if name != REBUILD and kind_of(name) == kind]
         if not (self.on and names) or self._random.random() >= self._share:
             return ""
         hits = self._hits()
@@ -52,15 +55,10 @@ class FailpointDeck:
         if self._short and hits[name]:
             return ""
         self._dealt[name] += 1
-        action = "stop" if not self._short and self._random.random() < STOPS else "kill"
+        action = self._only.get(name) or ("stop" if not self._short and self._random.random() < STOPS else "kill")
         return f"{name}:{self._nth(name)}={action}"
 
     def _nth(self, name: str) -> int:
         if name.endswith(ONCE_A_START):
             return self._random.randint(1, 2)
         return self._random.randint(1, 4) if self._short else round(HITS_MAX ** self._random.random())
-
-
-def kind_of_known(name: str) -> Kind | None:
-    """None for a failpoint of something that no run starts."""
-    return KIND_OF_PREFIX.get(name.partition(".")[0])

@@ -64,6 +64,10 @@ class Plan:
     """Each failpoint once, one zombie, one broker restart; instead of everything, again and again."""
     breaks: bool = True
     """False: nothing is broken but the provider, for comparison."""
+    failpoints: tuple[str, ...] = ()
+    """`name=action`: arm these alone, again and again; empty for all."""
+    large: tuple[str, ...] = ()
+    """Large faults to go through, again and again, by name; empty for all, drawn."""
     patch: Path | None = None
     """A bug to plant into the copy of the code that the processes run from."""
 

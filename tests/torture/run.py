@@ -48,7 +48,7 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     children: list[Log] = []
     deck = FailpointDeck(
         plan.seed, lambda: children[0].failpoints() if children else Log().failpoints(), share=1.0 if plan.short else 0.8,
-        short=plan.short,
+        short=plan.short, only=plan.failpoints,
     )  # fmt: skip
     async with running(plan, deck.deal) as rig:
         children.append(rig.log)

@@ -12,7 +12,7 @@ from runtime.clock import monotonic_s
 from simulator.loading import load_profile
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.torture.children import Child, Kind
-from tests.torture.failpoint_deck import REBUILD
+from tests.torture.failpoint_deck import FAILPOINTS, REBUILD
 from tests.torture.plan import FREEZE_S
 from tests.torture.rig import Rig
 
@@ -46,18 +46,27 @@ class Schedule:
             async with asyncio.timeout(end_s - monotonic_s()):
                 if self._rig.plan.short:
                     await self._short()
+                elif self._rig.plan.failpoints or self._rig.plan.large:
+                    await self._focused()
                 else:
                     await self._long()
 
     async def _short(self) -> None:
-        """Each kind of trouble once; the failpoints go on beside it."""
+        """Each kind of trouble once, while the failpoints go on beside it; over when each of them was hit."""
         await asyncio.sleep(8)
         for what in (self._zombie, self._rebuild_killed, self._broker_killed, self._connections_cut, self._outage):
             await self._do(what)
             await asyncio.sleep(2)
+        while not set(FAILPOINTS) - {REBUILD} <= self._rig.log.failpoints().keys():
+            await asyncio.sleep(1)
+
+    async def _focused(self) -> None:
+        """What the plan names; for planted bugs."""
         while True:
-            await self._do(self._kill_one)
-            await asyncio.sleep(6)
+            for name in self._rig.plan.large:
+                await asyncio.sleep(self._random.uniform(3, 6))
+                await self._do(getattr(self, f"_{name}"))
+            await asyncio.sleep(5)
 
     async def _long(self) -> None:
         large: Mapping[Callable[[], Awaitable[None]], int] = {

@@ -1,0 +1,67 @@
+"""Bugs, each a patch, and the layer of tests that must notice it: proof that the checkers check.
+
+Each patch begins with a sentence that says what it does. `python -m tests.planted [NAME ...]` plants one after the other in a copy of the
+code and runs the layer there; a bug that survives is a hole in the tests, and exit code 1.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """`layer`: `torture`, or a file of tests. `caught_by`: invariants of which one must be violated; for tests, words of a failure."""
+
+    name: str
+    layer: str
+    caught_by: tuple[str, ...]
+    failpoints: tuple[str, ...] = ()
+    large: tuple[str, ...] = ()
+    minutes: float = 0.8
+    jobs: int = 300
+    faults: Literal["calm", "demo", "rough", "torture"] = "demo"
+
+    @property
+    def patch(self) -> Path:
+        return HERE / f"{self.name}.patch"
+
+    @property
+    def says(self) -> str:
+        return self.patch.read_text().splitlines()[0]
+
+
+CHEAP = (
+    Planted("sdk_retries_on", "tests/unit/workers/test_openai_client.py", ("failed",)),
+    Planted("answered_before_the_log_has_it", "tests/unit/receiver/test_webhooks.py", ("failed",)),
+    Planted("empty_secret_allowed", "tests/unit/receiver/test_signature.py", ("failed",)),
+)
+"""Seconds each: planted in `make test`."""
+
+LONG = (
+    Planted("sdk_retries_on", "torture", ("I3",), large=("connections_cut",), faults="rough"),
+    Planted("offset_committed_after_the_post", "torture", ("I3",),
+            failpoints=("submitter.answered=kill", "submitter.reported=kill")),
+    Planted("submitter_forgets_command_ids", "torture", ("I3",), failpoints=("job_fold.outputs.acked=kill",)),
+    Planted("rows_before_outputs", "torture", ("I1", "I4"),
+            failpoints=("job_fold.rows.written=kill", "response_fold.rows.written=kill")),
+    Planted("commit_before_the_changelog", "torture", ("I1", "I4"),
+            failpoints=("job_fold.rows.written=kill", "response_fold.rows.written=kill")),
+    Planted("exceptions_are_acknowledged", "torture", ("I1", "I4"),
+            failpoints=("job_fold.parsed=raise", "response_fold.parsed=raise", "intake.jobs.acked=raise")),
+    Planted("publisher_without_tail", "torture", ("I2",), failpoints=("results.committed=kill",)),
+    Planted("publisher_without_fence", "torture", ("I2",), failpoints=("results.begun=stop", "results.sent=stop"),
+            minutes=1.2),
+    Planted("answered_before_the_log_has_it", "torture", ("I7",), failpoints=("receiver.webhook.acked=kill",)),
+    Planted("read_model_offsets_apart", "torture", ("I6",), failpoints=("projection.in_transaction=kill",)),
+    Planted("timers_lost_on_rebalance", "torture", ("I1", "I5"), large=("members_change",)),
+    Planted("zombie_makes_good", "torture", ("I1", "I4"), large=("zombie",), minutes=1.2),
+    Planted("store_passes_over_strangers_rows", "torture", ("I1", "I4"),
+            failpoints=("job_fold.outputs.acked=stop", "response_fold.outputs.acked=stop"), minutes=1.5),
+    Planted("intake_does_not_wait", "torture", ("I1",), failpoints=("intake.jobs.acked=kill",)),
+    Planted("dead_producer_kept", "tests/kafka/test_lost_connections.py", ("failed",)),
+    Planted("watchdog_off", "tests/kafka/faust/test_watchdog.py", ("failed",)),
+)  # fmt: skip
+"""Minutes each: `make planted`."""

@@ -1,0 +1,44 @@
+"""Plants one bug in a copy of the code, and asks the layer that must notice it."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.planted import Planted
+from tests.torture.plan import Plan
+from tests.torture.run import run
+from tests.torture.tree import ROOT, copy_tree
+
+TESTS_WITHIN_S = 600
+
+
+def caught(bug: Planted, folder: Path, on_kill: Callable[[Callable[[], None]], None]) -> str:
+    """What noticed it; empty where nothing did."""
+    return _by_torture(bug, folder, on_kill) if bug.layer == "torture" else _by_tests(bug, folder)
+
+
+def _by_torture(bug: Planted, folder: Path, on_kill: Callable[[Callable[[], None]], None]) -> str:
+    plan = Plan(
+        folder=folder, jobs=bug.jobs, minutes=bug.minutes, seed=1, workers=2, projections=1, faults=bug.faults,
+        timeout_ms=30_000, failpoints=bug.failpoints, large=bug.large, patch=bug.patch,
+    )  # fmt: skip
+    outcome = asyncio.run(run(plan, lambda text: print(f"    {text}", file=sys.stderr, flush=True), on_kill))
+    found = [violation for violation in outcome.verdict.violations if violation.invariant in bug.caught_by]
+    return "; ".join(f"{violation.invariant}: {violation.count} {violation.sentence}" for violation in found)
+
+
+def _by_tests(bug: Planted, folder: Path) -> str:
+    code = copy_tree(folder / "code", bug.patch)
+    shutil.copytree(ROOT / "tests", code / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", code)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bug.layer],
+        cwd=code, capture_output=True, text=True, timeout=TESTS_WITHIN_S, check=False,
+    )  # fmt: skip
+    if done.returncode not in (0, 1):
+        raise AssertionError(f"{bug.name}: pytest could not run\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return failed[0].removeprefix("FAILED ").partition(" - ")[0] if done.returncode == 1 and failed else ""
