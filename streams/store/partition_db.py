@@ -34,7 +34,9 @@ DIGEST_KEY = b"__backstop\0digest__"
 _OWN_KEYS = (OFFSET_KEY, DIGEST_KEY)
 _DIGEST_BYTES = 16
 
-_NOT_DAMAGE = ("no space left", "permission denied", "too many open files", "read-only file system")
+_NOT_DAMAGE = (
+    "no space left", "quota exceeded", "file too large", "permission denied", "too many open files", "read-only file system",
+)  # fmt: skip
 _LOCKED = ("lock hold by", "while lock file")  # not "lock": a damaged *block* is another matter
 
 
