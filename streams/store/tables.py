@@ -8,7 +8,7 @@ in the changelog, acknowledged by all in-sync replicas, before it is in the loca
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ TOMBSTONE_RETENTION_MS = 7 * 86_400_000
 STALE_AFTER_S = 5 * 86_400
 """A local store untouched for longer is rebuilt: the changelog forgets a deletion after `TOMBSTONE_RETENTION_MS`, and a store that
 had not yet seen it would keep the row for ever."""
+
+COMPACTION_LAG_MS = 600_000
+"""An owner that finds a zombie's row needs the row before it, to write it again: until then compaction must leave both."""
 
 Recovered = Callable[[set[int]], None]
 DamageFound = Callable[[str, int, Path, str], None]
@@ -87,6 +90,7 @@ class FoldTable:
             extra_topic_configs={
                 "min.insync.replicas": min_insync_replicas,
                 "delete.retention.ms": TOMBSTONE_RETENTION_MS,
+                "min.compaction.lag.ms": COMPACTION_LAG_MS,
                 "max.message.bytes": ROW_BYTES_MAX,
             },
         )
@@ -146,10 +150,11 @@ class FoldTable:
                 raise
             if self._after_changelog is not None:
                 self._after_changelog()
+            # Before the store takes the offset: it stands behind somebody else's rows, which no recovery would read again.
+            self._took(partition, rows.values())
+            await self._make_good(partition, rows)
             # Looked up again: a partition that went away meanwhile must not be written.
             self._owned(partition).write(rows.items(), offset)
-            self._took(partition, rows.values())
-            await self._make_good(partition)
 
     async def watch_changelog(self) -> None:
         """Look for rows that another writer put behind ours, and make them good. To be called now and then."""
@@ -157,20 +162,25 @@ class FoldTable:
         for partition in self.partitions():
             if self._changelog.foreign(partition):
                 async with self._lock(partition):
-                    await self._make_good(partition)
+                    await self._make_good(partition, {})
 
-    async def _make_good(self, partition: int) -> None:
-        if self._changelog.foreign(partition):
-            await self._changelog.make_good(
-                partition, self._owned(partition).get, lambda key, row: self._is_ahead(partition, key, row)
-            )
+    async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> None:
+        """`pending`: rows of ours that are in the changelog, and not yet in the store."""
+        if not self._changelog.foreign(partition):
+            return
 
-    def _is_ahead(self, partition: int, key: bytes, row: bytes) -> bool:
-        """Whether somebody else's `row` has taken records that we have not."""
+        def current(key: bytes) -> bytes | None:
+            return pending[key] if key in pending else self._owned(partition).get(key)
+
+        await self._changelog.make_good(
+            partition, current, lambda key, row: self._is_ahead(partition, current(key), row)
+        )
+
+    def _is_ahead(self, partition: int, ours: bytes | None, row: bytes) -> bool:
+        """Whether somebody else's `row` has taken records that we have not; `ours` is of the same key."""
         version_of = self._row_version
         if version_of is None:
             return False
-        ours = self._owned(partition).get(key)
         if ours is not None:
             return version_of(row) > version_of(ours)
         # Gone since, or not yet there? By how far we are in the log.
@@ -213,6 +223,7 @@ class FoldTable:
     def recovered(self, active: set[int]) -> None:
         self._active = set(active)
         self._taken = {}
+        self._store.release()
         self._changelog.own({partition: self._store.next_offset(partition) for partition in active})
         for callback in self._callbacks:
             callback(set(active))
@@ -256,6 +267,8 @@ class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
     ) -> None:
         super().__init__("rocksdb://", app, table, table_name=table.name, key_serializer="raw", value_serializer="raw")
         self.dbs: dict[int, PartitionDb] = {}
+        self._held: set[int] = set()
+        """Partitions in whose changelog this recovery has met a row older than the one before it."""
         self._limits = limits
         self._on_damage = on_damage
         self._row_version = row_version
@@ -280,22 +293,35 @@ class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         try:
             for event in batch:
                 message = event.message
-                db = self._db(message.partition)
-                rows = ((record.key, record.value) for record in message.value if record.key is not None)
-                db.write(rows if self._row_version is None else self._newer(db, rows).items(), message.offset)
+                self._apply(message.partition, message.value, message.offset)
         except Exception as error:
             self.app.fail(error)
             raise
 
-    def _newer(self, db: PartitionDb, rows: Iterable[tuple[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
-        """Without rows that are older than what stands before them: a zombie's (see `changelog`)."""
-        assert self._row_version is not None
+    def _apply(self, partition: int, records: Sequence[Any], offset: int) -> None:
+        """Without rows that are older than what stands before them: a zombie's (see `changelog`).
+
+        The store's offset then stays before the first of them. So the owner's next write sees the gap, and writes its own rows behind
+        them: else they would be the last of their keys, and compaction would remove the newer ones.
+        """
+        db, version_of = self._db(partition), self._row_version
         taken: dict[bytes, bytes | None] = {}
-        for key, value in rows:
+        for record in records:
+            key, row = record.key, record.value
+            if key is None:
+                continue
             before = taken[key] if key in taken else db.get(key)
-            if value is None or before is None or self._row_version(value) >= self._row_version(before):
-                taken[key] = value
-        return taken
+            if version_of is None or row is None or before is None or version_of(row) >= version_of(before):
+                taken[key] = row
+            elif partition not in self._held:
+                self._held.add(partition)
+                db.write(taken.items(), record.offset - 1)
+                taken = {}
+        db.write(taken.items(), None if partition in self._held else offset)
+
+    def release(self) -> None:
+        """The recovery is over: the next offset that is written is the store's."""
+        self._held.clear()
 
     def discard(self, partition: int, reason: str) -> None:
         """Set a partition's store aside and begin an empty one."""
