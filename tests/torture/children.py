@@ -78,6 +78,9 @@ class Child:
         self._freeze_s = freeze_s
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        """The keeper before this one: its process may still be on its way out."""
+        self._unwanted = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
         self._how: Literal["killed", "asked"] | None = None
         self._frozen_by_us = False
@@ -94,7 +97,8 @@ class Child:
     def start(self) -> None:
         """Keep it running from now on."""
         assert self._keeper is None
-        self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
+        self._unwanted = asyncio.Event()
+        self._keeper = asyncio.create_task(self._keep(self._unwanted), name=f"keep-{self.name}")
         self._watcher = asyncio.create_task(self._thaw_what_is_frozen(), name=f"thaw-{self.name}")
 
     def kill(self) -> bool:
@@ -129,33 +133,40 @@ class Child:
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
+        self._ending = keeper
+        self._unwanted.set()
         if self._watcher is not None:
             self._watcher.cancel()
-        pid = self.pid
-        if pid is not None:
-            self._how = "asked"
-            began_s = monotonic_s()
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-                os.kill(pid, signal.SIGCONT)
-            try:
-                async with asyncio.timeout(TERM_TIMEOUT_S):
-                    await asyncio.shield(keeper)
+        began_s = monotonic_s()
+        was_up = self._ask()
+        try:
+            async with asyncio.timeout(TERM_TIMEOUT_S):
+                await asyncio.shield(keeper)
+            if was_up:
                 self._log.drains_s.append(monotonic_s() - began_s)
-            except TimeoutError:
-                self._kill_now()
-                await keeper
-                raise AssertionError(f"{self.name} did not end within {TERM_TIMEOUT_S:g} s of SIGTERM") from None
-            except asyncio.CancelledError:
-                self._kill_now()
-                raise
-        else:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+        except TimeoutError:
+            self._kill_now()
+            await keeper
+            raise AssertionError(f"{self.name} did not end within {TERM_TIMEOUT_S:g} s of SIGTERM") from None
+        except asyncio.CancelledError:
+            self._kill_now()
+            raise
+
+    def _ask(self) -> bool:
+        """SIGTERM; False where nothing runs."""
+        pid = self.pid
+        if pid is None:
+            return False
+        self._how = "asked"
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)
+        return True
 
     def kill_for_good(self) -> None:
         """At once and without waiting, for an interrupted run."""
         self._keeper = None
+        self._unwanted.set()
         self._kill_now()
 
     def _kill_now(self) -> None:
@@ -163,20 +174,24 @@ class Child:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    async def _keep(self) -> None:
+    async def _keep(self, unwanted: asyncio.Event) -> None:
+        if self._ending is not None:
+            await asyncio.gather(self._ending, return_exceptions=True)
         while True:
             self.armed = self._deal(self.kind)
             await self._spawn()
+            if unwanted.is_set():  # stopped while it was being spawned
+                self._ask()
             process, started_s = self._process, monotonic_s()
             assert process is not None
             code = await process.wait()
             self._let_go(process)
             self._note(code, monotonic_s() - started_s)
-            if self._keeper is None:
-                return
             wait_s, self.restart_after_s = self.restart_after_s, 0.0
-            await asyncio.sleep(wait_s)
-            if self._keeper is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(wait_s, 0.001)):
+                    await unwanted.wait()
+            if unwanted.is_set():
                 return
 
     async def _spawn(self) -> None:
