@@ -55,10 +55,12 @@ class Log:
         start = bisect_left(self.offsets, position)
         return self.records[start : start + records_max]
 
-    def compact(self) -> None:
-        """Only the last record of each key stays; what was deleted is forgotten."""
-        last = {record.key: record.offset for record in self.records}
-        self.records = [record for record in self.records if last[record.key] == record.offset]
+    def compact(self, before_ms: int) -> None:
+        """Of what was written before that, only the last record of each key stays."""
+        end = next((i for i, record in enumerate(self.records) if record.timestamp_ms >= before_ms), len(self.records))
+        last = {record.key: record.offset for record in self.records[:end]}
+        kept = [record for record in self.records[:end] if last[record.key] == record.offset]
+        self.records[:end] = kept
         self.offsets = [record.offset for record in self.records]
 
 

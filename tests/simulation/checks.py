@@ -15,6 +15,7 @@ from tests.simulation.broker import FOLD_TOPICS
 from tests.simulation.chaos import Met
 from tests.simulation.projection import ReadModel
 from tests.simulation.system import BOUND_S, System
+from tests.simulation.tables import compacted, rebuilt
 
 READ_MODELS_SHARE = 0.15
 """Of the runs, how many are projected too: it costs as much as all other checks together."""
@@ -135,9 +136,8 @@ class Checks:
         for fold, again in ((JOB_FOLD, self._jobs), (RESPONSE_FOLD, self._responses)):
             for partition in range(self._broker.partitions):
                 log = self._broker.logs[f"{fold.topic}-changelog", partition]
-                rebuilt = {record.key: record.value for record in log.records}
-                rebuilt = {key: row for key, row in rebuilt.items() if row is not None}
-                self._same(f"changelog of {fold.topic} {partition}", rebuilt, again.rows[partition])
+                for how, made in (("", rebuilt), ("compacted ", compacted)):
+                    self._same(f"{how}changelog of {fold.topic} {partition}", made(log.records), again.rows[partition])
         for name, worker in self._system.workers.items():
             for parts, again in ((worker.jobs, self._jobs), (worker.responses, self._responses)):
                 for partition in parts.rows.partitions():

@@ -33,7 +33,7 @@ def prepare() -> None:
     quiet()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(50_000, 10, 10)
 
 
 def run_many(seeds: Sequence[int], jobs: int, wrong: Wrong, processes: int) -> Iterator[Outcome]:

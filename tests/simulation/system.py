@@ -17,7 +17,7 @@ from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life
 from tests.simulation.ports import Publisher
 from tests.simulation.provider import Provider
-from tests.simulation.tables import LocalStores
+from tests.simulation.tables import LocalStores, compacted, rebuilt
 from tests.simulation.worker import INLINE_BYTES_MAX, Worker
 from tests.simulation.wrong import Wrong
 
@@ -222,7 +222,7 @@ class System:
         if random.random() < 0.1:
             chaos.met.add("waited until all was forgotten")
             await asyncio.sleep(1.1 * self.policy.forget_after_ms / 1000)
-        await self._until(self._caught_up, chaos.loop.time() + BOUND_S)
+        await self._until(self._at_rest, chaos.loop.time() + BOUND_S)
         check()
 
     def _outside_never_dies(self) -> None:
@@ -243,6 +243,11 @@ class System:
         for log in self.broker.results:
             known.update(job_id for _, job_id, _ in log.committed())
         return known >= self.upstream.acknowledged.keys()
+
+    def _at_rest(self) -> bool:
+        """Nothing is left to be taken, and an owner has seen to what a zombie left in a changelog."""
+        changelogs = [log for topic in ("jobs", "responses") for log in self.broker.of_topic(f"{topic}-changelog")]
+        return self._caught_up() and all(compacted(log.records) == rebuilt(log.records) for log in changelogs)
 
     def _caught_up(self) -> bool:
         """Each record of a fold's log has been taken and committed, each command too."""

@@ -17,6 +17,8 @@ from tests.simulation.chaos import Life
 from tests.simulation.wrong import Wrong
 
 CHUNK_RECORDS = 100
+COMPACTION_LAG_MS = 30_000
+"""`min.compaction.lag.ms` of the changelogs; an owner finds a zombie's rows sooner."""
 
 
 class LocalStores:
@@ -136,12 +138,18 @@ class ModelChangelog(Changelog):
         return _Reader(lambda: self._life.point(f"{self._fold}.changelog.read"), self._logs)
 
 
+class _NothingStays(set[int]):
+    def add(self, element: int) -> None:
+        """For the wrong variant: nothing is held back."""
+
+
 class _Store(_FoldStore):
     """The real one's view of its partitions, over rows that lie on a host's disk."""
 
-    def __init__(self, stores: LocalStores, topic: str, row_version: Any) -> None:
+    def __init__(self, stores: LocalStores, topic: str, row_version: Any, *, forgets_overruled: bool = False) -> None:
         # Not the real one's: it needs an app of Faust's. What is used of it needs only these.
         self.dbs = {}
+        self._held = _NothingStays() if forgets_overruled else set()
         self.app = SimpleNamespace(fail=lambda error: None)
         self._row_version = row_version
         self._stores = stores
@@ -165,7 +173,7 @@ class Table(FoldTable):
         self._callbacks = []
         self._active = set()
         self._locks = {}
-        self._store = _Store(stores, fold.topic, self._row_version)
+        self._store = _Store(stores, fold.topic, self._row_version, forgets_overruled=wrong.overruled_rows_forgotten)
         self._changelog = ModelChangelog(life, broker, f"{fold.topic}-changelog", fold.name, wrong)
         self._life = life
         self._fold = fold.name
@@ -178,6 +186,11 @@ class Table(FoldTable):
         await super().write(partition, rows, source_offset)
         await self._life.point(f"{self._fold}.rows.written")
 
+    async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> None:
+        if self._wrong.store_ahead_of_the_changelog and pending:
+            self._owned(partition).write(pending.items(), self._logs[partition].end - 1)
+        await super()._make_good(partition, pending)
+
     def reassigned(self, kept: set[int]) -> None:
         super().reassigned(kept)
         for partition in set(self._store.dbs) - kept:
@@ -189,14 +202,30 @@ class Table(FoldTable):
         for partition in sorted(mine):
             log = self._logs[partition]
             if chaos.mixture.compacts and chaos.chance(0.3):
-                log.compact()
+                log.compact(self._life.now_ms() - COMPACTION_LAG_MS)
+            position = self._store.next_offset(partition)
             while True:
                 await self._life.point(f"{self._fold}.recover")
-                records = log.read(self._store.next_offset(partition), CHUNK_RECORDS)
+                records = log.read(position, CHUNK_RECORDS)
                 if not records:
                     break
+                position = records[-1].offset + 1
                 message = SimpleNamespace(partition=partition, value=records, offset=records[-1].offset)
                 self._store.apply_changelog_batch([SimpleNamespace(message=message)], None, None)
+
+
+def rebuilt(records: Sequence[Record]) -> dict[bytes, bytes]:
+    """A table as a recovery makes it that has nothing but the changelog."""
+    store = _Store(LocalStores(), "", _version)
+    message = SimpleNamespace(partition=0, value=records, offset=0)
+    store.apply_changelog_batch([SimpleNamespace(message=message)], None, None)
+    return dict(store._db(0).items())
+
+
+def compacted(records: Sequence[Record]) -> dict[bytes, bytes]:
+    """A table as it is left when compaction has kept the last record of each key."""
+    last = {record.key: record.value for record in records}
+    return {key: row for key, row in last.items() if key is not None and row is not None}
 
 
 def _version(row: bytes) -> int:

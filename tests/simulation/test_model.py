@@ -143,11 +143,11 @@ def test_a_new_producer_aborts_what_is_open_and_refuses_the_old_one() -> None:
     assert [job_id for _, job_id, _ in log.committed()] == ["done", "next"]
 
 
-def test_compaction_keeps_the_last_record_of_each_key_and_all_offsets() -> None:
+def test_compaction_keeps_the_last_old_record_of_each_key_what_is_young_and_all_offsets() -> None:
     log = Log("jobs-changelog", 0)
-    for key, gap in ((b"a", 0), (b"b", 2), (b"a", 0)):
-        log.append(key, b"row", 0, gap=gap)
-    log.compact()
-    assert [(record.key, record.offset) for record in log.records] == [(b"b", 3), (b"a", 4)]
+    for key, at_ms, gap in ((b"a", 0, 0), (b"b", 1, 2), (b"a", 2, 0), (b"a", 9, 0)):
+        log.append(key, b"row", at_ms, gap=gap)
+    log.compact(before_ms=5)
+    assert [(record.key, record.offset) for record in log.records] == [(b"b", 3), (b"a", 4), (b"a", 5)]
     assert log.read(0, 9) == log.records
-    assert log.end == 5
+    assert log.end == 6

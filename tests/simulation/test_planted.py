@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.run import simulate
 from tests.simulation.wrong import BUGS, Wrong
 
-SEEDS_MAX = 150
+SEEDS_MAX = 300
 JOBS = 50
 
 CAUGHT_BY = {
@@ -22,7 +22,9 @@ CAUGHT_BY = {
     "takes_redelivered": "I4",
     "takes_submissions_twice": "I3",
     "changelog_last": "I4",
-    "changelog_unfenced": "I4",
+    "zombie_rows_unnoticed": "I4",
+    "store_ahead_of_the_changelog": "I4",
+    "overruled_rows_forgotten": "I4",
     "looks_committed_early": "skipped",
     "rows_unguarded": "I6",
 }

@@ -30,6 +30,8 @@ class Wrong:
     takes_submissions_twice: bool = False
     changelog_last: bool = False
     zombie_rows_unnoticed: bool = False
+    store_ahead_of_the_changelog: bool = False
+    overruled_rows_forgotten: bool = False
     looks_committed_early: bool = False
     rows_unguarded: bool = False
 
