@@ -81,3 +81,8 @@ bench: install ## figures of the whole system on this machine (minutes; let it r
 	$(BIN)/python bench/system.py memory
 
 .PHONY: bench
+
+simulate: install ## the whole system in virtual time, broken from SEEDS seeds (2000); again: python -m tests.simulation --seed N --trace
+	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),2000) --must-meet
+
+.PHONY: simulate
