@@ -3,16 +3,22 @@
 import asyncio
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from cli.interrupts import INTERRUPTED
 from runtime.broker import LocalKafka
+from tests.support.waiting import wait_until
 from tests.torture.failpoint_deck import FAILPOINTS, REBUILD
 from tests.torture.plan import Plan
 from tests.torture.report import as_json
 from tests.torture.run import run
 
+ROOT = Path(__file__).parents[2]
 JOBS = 400
 MINUTES = 2.0
 FAILPOINTS_MIN = len(FAILPOINTS) * 2 // 3
@@ -36,3 +42,34 @@ def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(local_kafka: 
     assert REBUILD in hit
     assert report["stops"]["at"].get("worker", 0) >= 1
     assert report["faults"]["broker_killed"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_an_interrupted_run_leaves_no_process_and_no_folder(local_kafka: LocalKafka, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.torture", "--jobs", "100", "--minutes", "1", "--workers", "1"]
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
+    try:
+        wait_until(lambda: "all up" in (tmp_path / "said").read_text(), 90, "the start")
+        assert len(_processes_in(tmp_path)) >= 5
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == INTERRUPTED
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: _processes_in(tmp_path) == [], 15, "the end of every process of the run")
+    assert [path.name for path in tmp_path.iterdir()] == ["said"]
+
+
+def _processes_in(folder: Path) -> list[str]:
+    """Command lines of processes that were started with, or work in, a folder below this one."""
+    found: list[str] = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and (os.fsencode(folder) + b"/backstop" in (entry / "environ").read_bytes()):
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found

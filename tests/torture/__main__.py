@@ -47,7 +47,7 @@ def main() -> int:
     except BrokerError as error:
         print(f"torture: {error}", file=sys.stderr)
     finally:
-        _keep_or_remove(folder, arguments.keep, failed=code != HELD)
+        _keep_or_remove(folder, arguments.keep, failed=code in (VIOLATED, NOT_RUN))
     return code
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -21,7 +22,8 @@ Deal = Callable[[Kind], str]
 
 POLL_S = 0.1
 TERM_TIMEOUT_S = 45.0
-EXIT_FAILED = 70
+TAIL_BYTES = 20_000
+_EXCEPTION = re.compile(r"^(?:[a-z_]+\.)*([A-Z]\w*(?:Error|Exception|Fenced|Warning))\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Death:
     ran_s: float
     code: int
     failpoint: str = ""
+    why: str = ""
+    """Of one that ended by itself: the exception that it told of last."""
 
 
 @dataclass(slots=True)
@@ -210,7 +214,7 @@ class Child:
         elif code == -signal.SIGKILL and self.armed:
             death = Death(self.name, self.kind, "failpoint", at_s, ran_s, code, failpoint)
         else:
-            death = Death(self.name, self.kind, "itself", at_s, ran_s, code)
+            death = Death(self.name, self.kind, "itself", at_s, ran_s, code, why=_last_words(self._log_file))
             # What ends by itself waits a little, as under any supervisor: the broker may be away.
             self.restart_after_s = max(self.restart_after_s, 0.5)
         self._log.deaths.append(death)
@@ -235,6 +239,13 @@ class Child:
             with suppress(OSError):
                 pipe.write(b".")
             pipe.close()
+
+
+def _last_words(log_file: Path) -> str:
+    with log_file.open("rb") as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
+        told = _EXCEPTION.findall(log.read().decode(errors="replace"))
+    return told[-1] if told else ""
 
 
 def is_stopped(pid: int) -> bool:

@@ -25,7 +25,9 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
     kills = children.kills()
     kills["rebuild"] += outcome.broken.rebuild_kills
     asked = Counter(death.kind for death in children.deaths if death.how == "asked")
-    itself = Counter(f"{death.kind}, exit {death.code}" for death in children.deaths if death.how == "itself")
+    itself = Counter(
+        f"{death.kind}, exit {death.code} {death.why}".strip() for death in children.deaths if death.how == "itself"
+    )
     per_job = Counter(str(create["job"]) for create in evidence.creates)
     broken_s = outcome.seconds["broken"]
     return {

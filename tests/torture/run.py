@@ -14,7 +14,7 @@ from runtime.clock import make_clock, monotonic_s
 from tests.torture.children import Log
 from tests.torture.driver import Driver, Submitted
 from tests.torture.evidence import Evidence, read_rest, settle
-from tests.torture.failpoint_deck import FailpointDeck
+from tests.torture.failpoint_deck import FAILPOINTS, REBUILD, FailpointDeck
 from tests.torture.judge import Verdict, judge
 from tests.torture.plan import BOUND_S, Plan
 from tests.torture.rebuild import rebuild_says
@@ -22,6 +22,8 @@ from tests.torture.rig import Rig, running
 from tests.torture.schedule import Done, Schedule, Tell
 
 ROWS_WITHIN_S = 30.0
+COVERAGE_MINUTES = 10.0
+"""A run of this length must have met every failpoint, or it proves less than it says."""
 VERIFY_SETTLE_S = 20.0
 SUBMIT_WITHIN_S = 120.0
 """How much longer than the plan's minutes the driver may take: what was refused while the broker was away is sent again."""
@@ -66,6 +68,9 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     outcome.verdict = judge(
         outcome.submitted, outcome.evidence, outcome.audit, outcome.children.drains_s, outcome.verdict.rebuild
     )  # fmt: skip
+    if plan.minutes >= COVERAGE_MINUTES and plan.breaks and not (plan.failpoints or plan.large):
+        hit = {*outcome.children.failpoints(), *(REBUILD,) * outcome.broken.rebuild_kills}
+        outcome.verdict.add("coverage", "failpoints that killed nobody", sorted(set(FAILPOINTS) - hit))
     return outcome
 
 
