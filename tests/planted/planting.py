@@ -26,6 +26,8 @@ def _by_torture(bug: Planted, folder: Path, on_kill: Callable[[Callable[[], None
         timeout_ms=30_000, failpoints=bug.failpoints, large=bug.large, patch=bug.patch,
     )  # fmt: skip
     outcome = asyncio.run(run(plan, lambda text: print(f"    {text}", file=sys.stderr, flush=True), on_kill))
+    report = f"    {outcome.children.kills()} {outcome.children.failpoints()} {outcome.children.stops}"
+    print(report, *map(str, outcome.verdict.violations), sep="\n    ", file=sys.stderr, flush=True)
     found = [violation for violation in outcome.verdict.violations if violation.invariant in bug.caught_by]
     return "; ".join(f"{violation.invariant}: {violation.count} {violation.sentence}" for violation in found)
 

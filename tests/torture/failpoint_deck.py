@@ -23,6 +23,8 @@ ONCE_A_START: Final = ("recovering", "rebuilding", "tail.reading")
 HITS_MAX: Final = 40
 STOPS: Final = 0.12
 """Share of the failpoints at which a process is frozen instead of killed: a zombie in the midst of a step."""
+HANGS: Final = 0.3
+"""Share of those at which a worker's loop hangs instead."""
 
 
 def kind_of(name: str) -> Kind:
@@ -55,8 +57,14 @@ class FailpointDeck:
         if self._short and hits[name]:
             return ""
         self._dealt[name] += 1
-        action = self._only.get(name) or ("stop" if not self._short and self._random.random() < STOPS else "kill")
+        action = self._only.get(name) or self._action(kind)
         return f"{name}:{self._nth(name)}={action}"
+
+    def _action(self, kind: Kind) -> str:
+        if self._short or self._random.random() >= STOPS:
+            return "kill"
+        # Only a worker has a watchdog that ends it when its loop hangs.
+        return "hang" if kind == "worker" and self._random.random() < HANGS else "stop"
 
     def _nth(self, name: str) -> int:
         if name.endswith(ONCE_A_START):

@@ -53,18 +53,24 @@ class Schedule:
 
     async def _short(self) -> None:
         """Each kind of trouble once, while the failpoints go on beside it; over when each of them was hit."""
-        for child in self._rig.children.values():
-            if child.kind != "simulator":
-                await asyncio.sleep(1)
-                child.kill()  # from here on it is armed at each start
+        await self._arm()
         for what in (self._zombie, self._rebuild_killed, self._broker_killed, self._connections_cut, self._outage):
             await self._do(what)
             await asyncio.sleep(2)
         while not set(FAILPOINTS) - {REBUILD} <= self._rig.log.failpoints().keys():
             await asyncio.sleep(1)
 
+    async def _arm(self) -> None:
+        """Kill each process of ours once: from then on it is armed at each start."""
+        for child in self._rig.children.values():
+            if child.kind != "simulator":
+                await asyncio.sleep(1)
+                child.kill()
+
     async def _focused(self) -> None:
         """What the plan names; for planted bugs."""
+        if self._rig.plan.failpoints:
+            await self._arm()
         while True:
             for name in self._rig.plan.large:
                 await asyncio.sleep(self._random.uniform(3, 6))
