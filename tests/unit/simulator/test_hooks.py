@@ -182,7 +182,7 @@ def test_a_forged_hook_does_not_verify(variant: str) -> None:
                 w.sdk.webhooks.verify_signature(forged.body, forged.headers, secret=SECRET)
             lines = await eventually(lambda: _lines(w, 2))
             assert {line["variant"]: line["authentic"] for line in lines} == {None: True, f"forged_{variant}": False}
-            assert created.id in forged.body.decode().replace("resp_0", "resp_", 1) or variant == "body"
+            assert (created.id in forged.body.decode()) is (variant != "body")
 
     asyncio.run(case())
 
