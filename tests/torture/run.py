@@ -26,7 +26,7 @@ COVERAGE_MINUTES = 10.0
 """A run of this length must have met every failpoint, or it proves less than it says."""
 VERIFY_SETTLE_S = 20.0
 SUBMIT_WITHIN_S = 120.0
-"""How much longer than the plan's minutes the driver may take: what was refused while the broker was away is sent again."""
+"""How much longer than twice the plan's minutes the driver may take: what was refused while the broker was away is sent again."""
 
 
 @dataclass(slots=True)
@@ -83,10 +83,10 @@ async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: Failpo
             deck.on = False
         await schedule.heal()
         try:
-            async with asyncio.timeout(SUBMIT_WITHIN_S + (0 if plan.breaks else plan.minutes * 60)):
+            async with asyncio.timeout(SUBMIT_WITHIN_S + plan.minutes * 60):
                 await submitting
         except TimeoutError:
-            driver.seen.refused.append(f"not all were acknowledged {SUBMIT_WITHIN_S:g} s after everything was healed")
+            driver.seen.refused.append("not all were acknowledged long after everything was healed")
     finally:
         deck.on = False
         submitting.cancel()
