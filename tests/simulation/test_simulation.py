@@ -12,7 +12,7 @@ from tests.simulation.many import kept_seeds, must_meet
 from tests.simulation.run import simulate
 
 ROOT = Path(__file__).parents[2]
-SEEDS = int(os.environ.get("BACKSTOP_SIMULATION_SEEDS", "2000"))
+SEEDS = 2_000
 JOBS = 50
 
 
