@@ -23,7 +23,7 @@ def caught(bug: Planted, folder: Path, on_kill: Callable[[Callable[[], None]], N
 def _by_torture(bug: Planted, folder: Path, on_kill: Callable[[Callable[[], None]], None]) -> str:
     plan = Plan(
         folder=folder, jobs=bug.jobs, minutes=bug.minutes, seed=1, workers=2, projections=1, faults=bug.faults,
-        timeout_ms=30_000, failpoints=bug.failpoints, large=bug.large, patch=bug.patch,
+        timeout_ms=30_000, patience_s=15, failpoints=bug.failpoints, large=bug.large, patch=bug.patch,
     )  # fmt: skip
     outcome = asyncio.run(run(plan, lambda text: print(f"    {text}", file=sys.stderr, flush=True), on_kill))
     report = f"    {outcome.children.kills()} {outcome.children.failpoints()} {outcome.children.stops}"

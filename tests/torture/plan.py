@@ -64,6 +64,8 @@ class Plan:
     """Each failpoint once, one zombie, one broker restart; instead of everything, again and again."""
     breaks: bool = True
     """False: nothing is broken but the provider, for comparison."""
+    patience_s: float = BOUND_S
+    """How long after the last deadline a result may still come."""
     failpoints: tuple[str, ...] = ()
     """`name=action`: arm these alone, again and again; empty for all."""
     large: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from tests.torture.driver import Driver, Submitted
 from tests.torture.evidence import Evidence, read_rest, settle
 from tests.torture.failpoint_deck import FAILPOINTS, REBUILD, FailpointDeck
 from tests.torture.judge import Verdict, judge
-from tests.torture.plan import BOUND_S, Plan
+from tests.torture.plan import Plan
 from tests.torture.rebuild import rebuild_says
 from tests.torture.rig import Rig, running
 from tests.torture.schedule import Done, Schedule, Tell
@@ -96,7 +96,7 @@ async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: Failpo
 async def _look(rig: Rig, submitted: Submitted, done: Done, seconds: dict[str, float], tell: Tell) -> Outcome:
     evidence = Evidence()
     async with open_reader(rig.runtime) as reader:
-        within_s = rig.plan.timeout_ms / 1000 + BOUND_S
+        within_s = rig.plan.timeout_ms / 1000 + rig.plan.patience_s
         seconds["until quiet"] = await settle(reader, submitted, evidence, within_s)
         tell(f"quiet after {seconds['until quiet']:.1f} s; judging")
         began_s = monotonic_s()
