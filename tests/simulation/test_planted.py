@@ -30,10 +30,14 @@ CAUGHT_BY = {
 }
 """The invariant that each bug must at least violate."""
 
+TRY_FIRST = {"store_ahead_of_the_changelog": 91, "overruled_rows_forgotten": 26, "zombie_rows_unnoticed": 26}
+"""Rare ones, and a seed that showed them when this was written; any other that does will do."""
+
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_it_is_caught(bug: str) -> None:
-    for seed in range(SEEDS_MAX):
+    first = [TRY_FIRST[bug]] if bug in TRY_FIRST else []
+    for seed in (*first, *range(SEEDS_MAX)):
         violations = simulate(seed, JOBS, Wrong(**{bug: True})).violations
         if any(violation.startswith(CAUGHT_BY[bug]) for violation in violations):
             return
