@@ -109,7 +109,7 @@ def load(conn: Connection, keys: Keys) -> Known:
     return known
 
 
-def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_before_ms: int) -> int:
+def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_keep_ms: int) -> int:
     """Forget old changes (those before the time, and all but the last `changes_max`) and entries nobody claimed. How many."""
     # By sequence alone, which is the primary key: a scan over times would hold the one writer up.
     ((last,),) = conn.rows("SELECT COALESCE(MAX(seq), 0) FROM changes")
@@ -117,7 +117,9 @@ def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_b
     # The last line stays, whatever its age: a cursor needs something to stand on.
     first_kept = max(min(kept[0][0] if kept else last, last), last - changes_max + 1)
     gone = conn.execute("DELETE FROM changes WHERE seq < ?", (first_kept,))
-    return gone + conn.execute("DELETE FROM unclaimed WHERE at_ms < ?", (unclaimed_before_ms,))
+    # By the time of the log, not of the clock: who catches up with last month's log meets claims that are as old.
+    newest = "(SELECT MAX(at_ms) FROM unclaimed)"
+    return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))  # noqa: S608 - ours
 
 
 def row_from(values: Sequence[Any]) -> JobRow:

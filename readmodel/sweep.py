@@ -118,7 +118,7 @@ class Sweeper:
         found = await self._database.read(lambda conn: sweep(conn, now_ms, self._bound_ms))
         self._publish(found, now_ms)
         await self._database.write(
-            lambda conn: trim(conn, self._changes_max, now_ms - self._changes_keep_ms, now_ms - self._unclaimed_keep_ms)
+            lambda conn: trim(conn, self._changes_max, now_ms - self._changes_keep_ms, self._unclaimed_keep_ms)
         )
         return found
 
