@@ -80,6 +80,8 @@ class Results:
 class Evidence:
     """All of it."""
 
+    healed_at_ms: int = 0
+    """From here on nothing was broken any more."""
     jobs: JobLog = field(default_factory=JobLog)
     results: Results = field(default_factory=Results)
     results_uncommitted: int = 0

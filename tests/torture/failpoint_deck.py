@@ -20,7 +20,7 @@ REBUILD: Final = "projection.rebuilding"
 ONCE_A_START: Final = ("recovering", "rebuilding", "tail.reading")
 """Passed a few times after a start, and then hardly again."""
 
-HITS_MAX: Final = 40
+HITS_MAX: Final = 150
 STOPS: Final = 0.12
 """Share of the failpoints at which a process is frozen instead of killed: a zombie in the midst of a step."""
 HANGS: Final = 0.3
@@ -69,4 +69,4 @@ class FailpointDeck:
     def _nth(self, name: str) -> int:
         if name.endswith(ONCE_A_START):
             return self._random.randint(1, 2)
-        return self._random.randint(1, 4) if self._short else round(HITS_MAX ** self._random.random())
+        return self._random.randint(1, 5) if self._short or self._only else round(HITS_MAX ** self._random.random())

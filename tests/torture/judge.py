@@ -55,14 +55,20 @@ def judge(
     _creates(verdict, evidence)
     _audit(verdict, audit)
     verdict.add("I5", "jobs open after everything should have ended", sorted(jobs.open))
-    overshoot = {
+    past_ms = {
         job_id: results.seen_ms[job_id] - deadline_ms
         for job_id, deadline_ms in jobs.deadlines_ms.items()
         if job_id in results.seen_ms
     }
-    verdict.overshoot_max_ms = max(0, *overshoot.values()) if overshoot else 0
-    late = [f"{job_id} (by {over_ms} ms)" for job_id, over_ms in overshoot.items() if over_ms > BOUND_S * 1000]
-    verdict.add("I5", f"results later than {BOUND_S:g} s after the deadline", late)
+    verdict.overshoot_max_ms = max(0, *past_ms.values()) if past_ms else 0
+    # While processes die faster than they start nothing can be bounded: the time counts from where that ended.
+    late = [
+        f"{job_id} ({results.seen_ms[job_id] - due_ms} ms)"
+        for job_id, deadline_ms in jobs.deadlines_ms.items()
+        if job_id in results.seen_ms
+        and results.seen_ms[job_id] - (due_ms := max(deadline_ms, evidence.healed_at_ms)) > BOUND_S * 1000
+    ]
+    verdict.add("I5", f"results later than {BOUND_S:g} s after the deadline and the last fault", late)
     verdict.add(
         "I5", "drains longer than allowed", [f"{drain_s:.1f} s" for drain_s in drains_s if drain_s > DRAIN_S_MAX]
     )

@@ -49,7 +49,7 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what we did
     children: list[Log] = []
     deck = FailpointDeck(
-        plan.seed, lambda: children[0].failpoints() if children else Log().failpoints(), share=1.0 if plan.short else 0.8,
+        plan.seed, lambda: children[0].failpoints() if children else Log().failpoints(), share=1.0 if plan.short or plan.failpoints else 0.6,
         short=plan.short, only=plan.failpoints,
     )  # fmt: skip
     async with running(plan, deck.deal) as rig:
@@ -62,12 +62,13 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
         await _break_it(plan, driver, schedule, deck)
         seconds["broken"] = monotonic_s() - began_s
         tell(f"healed; {len(driver.seen.acknowledged)} jobs acknowledged, waiting for what is open")
+        healed_at_ms = make_clock()()
         await rig.ready()
-        outcome = await _look(rig, driver.seen, schedule.done, seconds, tell)
+        outcome = await _look(rig, driver.seen, schedule.done, healed_at_ms, seconds, tell)
     # Once more from the logs alone, with nothing running: the drains are over by now.
     outcome.verdict = judge(
         outcome.submitted, outcome.evidence, outcome.audit, outcome.children.drains_s, outcome.verdict.rebuild
-    )  # fmt: skip
+    )
     if plan.minutes >= COVERAGE_MINUTES and plan.breaks and not (plan.failpoints or plan.large):
         hit = {*outcome.children.failpoints(), *(REBUILD,) * outcome.broken.rebuild_kills}
         outcome.verdict.add("coverage", "failpoints that killed nobody", sorted(set(FAILPOINTS) - hit))
@@ -93,8 +94,10 @@ async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: Failpo
         await asyncio.gather(submitting, return_exceptions=True)
 
 
-async def _look(rig: Rig, submitted: Submitted, done: Done, seconds: dict[str, float], tell: Tell) -> Outcome:
-    evidence = Evidence()
+async def _look(
+    rig: Rig, submitted: Submitted, done: Done, healed_at_ms: int, seconds: dict[str, float], tell: Tell
+) -> Outcome:
+    evidence = Evidence(healed_at_ms=healed_at_ms)
     async with open_reader(rig.runtime) as reader:
         within_s = rig.plan.timeout_ms / 1000 + rig.plan.patience_s
         seconds["until quiet"] = await settle(reader, submitted, evidence, within_s)
