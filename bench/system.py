@@ -208,7 +208,8 @@ async def burst(jobs: int) -> dict[str, Any]:
 
 async def memory(jobs: int) -> dict[str, Any]:
     profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": {"kind": "fixed", "s": 3600}}}}
-    async with system_of(profile, {}, 1) as system:
+    settings = {"BACKSTOP_FIRST_LOOK_MS": "600000"}  # else the looks at that many open jobs are what is measured
+    async with system_of(profile, settings, 1) as system:
         producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all", linger_ms=5)
         await producer.start()
         topic = f"{system.runtime.topic_prefix}requests"
