@@ -13,6 +13,7 @@ from tests.simulation.run import Outcome, simulate
 from tests.simulation.wrong import BUGS, Wrong
 
 FAILURES_SHOWN_MAX = 5
+PROGRESS_EVERY = 250
 
 
 def describe(outcome: Outcome, jobs: int) -> str:
@@ -40,8 +41,10 @@ def _many(arguments: argparse.Namespace, wrong: Wrong) -> int:
     seeds = [*kept, *(seed for seed in range(int(first), int(end)) if seed not in kept)]
     met: Counter[str] = Counter()
     failed = 0
-    for outcome in run_many(seeds, arguments.jobs, wrong, arguments.processes):
+    for done, outcome in enumerate(run_many(seeds, arguments.jobs, wrong, arguments.processes), start=1):
         met.update(outcome.met)
+        if done % PROGRESS_EVERY == 0:
+            print(f"{done} of {len(seeds)} seeds, {failed} failed", file=sys.stderr, flush=True)
         if outcome.violations:
             failed += 1
             if failed <= FAILURES_SHOWN_MAX:
