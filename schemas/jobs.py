@@ -76,6 +76,8 @@ class AttemptAccepted(JobMessage):
     look_at_ms: UnixMs
     """When to look for the first time; stamped by the writer's policy."""
     provider_request_id: str | None = None
+    stream: Literal[True] | None = None
+    """The provider answered with a stream: its partial output can be followed. Absent where it did not."""
 
 
 class AttemptRejected(JobMessage):

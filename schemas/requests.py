@@ -25,6 +25,7 @@ GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$
 METADATA_OURS = frozenset({"job", "attempt", "tenant"})
 """Metadata keys Backstop sets on each create: they are how an orphan is found again."""
 
+MODEL_CHARS_MAX = 128
 METADATA_PAIRS_MAX = 16 - len(METADATA_OURS)
 TIMEOUT_MS_MIN = 1_000
 TIMEOUT_MS_MAX = 7 * 24 * 3_600_000
@@ -35,11 +36,13 @@ REQUEST_BYTES_MAX = 1 << 20
 REQUEST_DEPTH_MAX = 100
 """Objects and lists within each other. It rides inside other records, whose own limit is `schemas.codec.DEPTH_MAX`."""
 
+SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
+
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Submit(_Strict):
@@ -54,7 +57,7 @@ class Submit(_Strict):
     timeout_ms: int | None = Field(default=None, ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)
     retries_max: int | None = Field(default=None, ge=0, le=RETRIES_MAX)
     """How many times a response that was accepted, and failed or was lost, may be created again (each one costs tokens)."""
-    session_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")] | None = None
+    session_id: SessionId | None = None
     tags: tuple[Tag, ...] = Field(default=(), max_length=16)
 
     @model_validator(mode="after")
@@ -67,7 +70,7 @@ class Submit(_Strict):
     @classmethod
     def _request_is_ours_to_run(cls, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
         model = request.get("model")
-        if not isinstance(model, str) or not 1 <= len(model) <= 128:
+        if not isinstance(model, str) or not 1 <= len(model) <= MODEL_CHARS_MAX:
             raise ValueError("request.model must be a model's name, a string of 1 to 128 characters")
         for field in ("background", "store"):
             if request.get(field, True) is not True:

@@ -45,6 +45,8 @@ class ResponseClaimed(ResponseMessage):
     """A look is due at this time at the latest: shortly before the job's deadline."""
     missing_grace_ms: SpanMs
     forget_after_ms: SpanMs
+    stream: Literal[True] | None = None
+    """Its partial output can be followed while it runs. Absent where it can't."""
 
 
 Outcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "missing"]

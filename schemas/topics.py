@@ -5,8 +5,12 @@ from typing import Literal
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+FOR_EVER_MS = -1
+"""`retention.ms` as Kafka writes it."""
 
-TopicName = Literal["requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters", "clock"]
+TopicName = Literal[
+    "requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters", "clock", "partials"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class Topic:
     holds: str
     written_by: tuple[str, ...]
     retention_ms: int
-    cleanup: Literal["delete", "compact,delete"] = "delete"
+    cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
     fixed: bool = True
     config: tuple[tuple[str, str], ...] = field(default=())
 
@@ -39,5 +43,11 @@ TOPICS: tuple[Topic, ...] = (
           28 * DAY_MS, fixed=False),
     Topic("clock", "none", "the names of processes that asked what time it is; the broker's stamp is the answer", ("all",),
           HOUR_MS, fixed=False, config=(("message.timestamp.type", "LogAppendTime"),)),
+    Topic("webhook-endpoints", "endpoint id and kind of fact", "where tenants want to be told of ended responses",
+          ("receiver", "outgoing"), FOR_EVER_MS, cleanup="compact", fixed=False),
+    Topic("deliveries", "delivery id", "the facts of each outgoing webhook", ("outgoing", "receiver"), 30 * DAY_MS),
+    # A segment is deleted as a whole, and only once it is no longer written to: at the defaults that is a gigabyte a partition.
+    Topic("partials", "job id", "output of responses that still run, for who watches; may have holes, decides nothing",
+          ("follower",), 2 * HOUR_MS, fixed=False, config=(("segment.ms", "900000"),)),
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

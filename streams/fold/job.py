@@ -386,6 +386,7 @@ def _claimed(
         last_look_at_ms=last_look_at_ms,
         missing_grace_ms=missing_grace_ms,
         forget_after_ms=forget_after_ms,
+        stream=event.stream,
     )
 
 

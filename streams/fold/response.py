@@ -49,6 +49,8 @@ class Claim:
     last_look_at_ms: int
     missing_grace_ms: int
     forget_after_ms: int
+    stream: bool = False
+    """Its partial output can be followed while it runs. Decides nothing here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def _claim(event: ResponseClaimed, hooks: Hooks) -> Step[ResponseState]:
         last_look_at_ms=event.last_look_at_ms,
         missing_grace_ms=event.missing_grace_ms,
         forget_after_ms=event.forget_after_ms,
+        stream=event.stream is True,
     )
     running = Running(claim, _bounded(claim, event.look_at_ms, event.at_ms), hooks=hooks)
     if hooks.ids:  # Its webhook came first: it has probably ended.

@@ -42,6 +42,7 @@ RESPONSE_STATES: tuple[response.ResponseState, ...] = (
     response.Unclaimed(T0, hooks(T0, "a", "b", ended_at_ms=7), None, T0 + 5, looks=3),
     response.Running(claim(), T0, looks=2, hooks=hooks(T0)),
     response.Running(claim(), T0),
+    response.Running(replace(claim(), stream=True), T0),
     response.Ended(claim(), "missing", T0),
 )
 

@@ -8,6 +8,7 @@ from schemas.base import BlobBody, InlineBody, Message, Usage
 from schemas.commands import LOOKUP, SUBMISSION, CancelResponse, CreateResponse, RetrieveResponse
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved, Origin
 from schemas.jobs import JOB_FACT
+from schemas.partials import PARTIAL, PartialOutput
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
 from tests.support import builders as b
@@ -19,6 +20,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "lookups": LOOKUP,
     "results": RESULT,
     "dead-letters": DEAD_LETTER_RECORD,
+    "partials": PARTIAL,
 }
 USAGE = Usage(input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5)
 BLOB = BlobBody(sha256="0" * 64, size_bytes=70_000)
@@ -30,6 +32,7 @@ MESSAGES: tuple[Message, ...] = (
     b.refused(),
     b.cancel_requested(5, reason="tired"),
     b.accepted(5, adopted=True, sent_at_ms=4, provider_request_id="req_1"),
+    b.accepted(5, stream=True),
     b.rejected(5, wait_ms=7),
     b.unknown(5),
     b.settled(
@@ -39,6 +42,11 @@ MESSAGES: tuple[Message, ...] = (
     b.job_timer(5),
     b.webhook(5, ended_at_ms=4),
     b.claimed(5),
+    b.claimed(5, stream=True),
+    PartialOutput(
+        id="p", at_ms=5, job_id="job_1", tenant="acme", attempt=1, response_id="resp_1", after=-1, end_number=2,
+        events=({"type": "response.output_text.delta", "sequence_number": 1, "delta": "é\u2028"},), cut="event_too_large",
+    ),
     b.observed(
         5, "failed", raw_status="failed", blame="never", code="policy", message="no", response=BLOB, usage=USAGE,
         job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
