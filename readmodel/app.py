@@ -62,6 +62,7 @@ class Projection:
             changes_max=settings.readmodel_changes_max,
             changes_keep_ms=settings.readmodel_changes_keep_ms,
             unclaimed_keep_ms=settings.readmodel_unclaimed_keep_ms,
+            dead_letters_max=settings.readmodel_dead_letters_max,
         )
         if health is not None:
             health.watch("readmodel", self.projector.not_ready)

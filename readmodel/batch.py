@@ -4,15 +4,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from readmodel.letters import letter_row
 from readmodel.project import evolve, settle
-from readmodel.rows import HeldResult, JobRow, Position, TimelineEntry, UnclaimedEntry
+from readmodel.rows import HeldResult, JobRow, LetterRow, Position, TimelineEntry, UnclaimedEntry
 from readmodel.timeline import summarise
+from schemas.dead_letters import DeadLetter, DeadLetterResolved
 from schemas.jobs import JobFact
 from schemas.responses import ResponseClaimed, ResponseFact
 from schemas.results import JobResult
 from streams.fold.step import Ignored
 
-Fact = JobFact | ResponseFact | JobResult
+Fact = JobFact | ResponseFact | JobResult | DeadLetter | DeadLetterResolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,17 @@ class Writes:
     finished: list[JobRow] = field(default_factory=list)
     repeated_results: list[str] = field(default_factory=list)
     """Job ids of which a second record stands on `results`."""
+    letters: list[LetterRow] = field(default_factory=list)
+    resolved: list[DeadLetterResolved] = field(default_factory=list)
+    """Each stands after its letter, in the same partition."""
 
 
 def keys_of(records: Iterable[Record]) -> Keys:
     jobs: dict[str, None] = {}
     responses: dict[str, None] = {}
     for record in records:
-        (responses if record.position.topic == "responses" else jobs)[record.fact.key] = None
+        if record.position.topic != "dead-letters":
+            (responses if record.position.topic == "responses" else jobs)[record.fact.key] = None
     return Keys(tuple(jobs), tuple(responses))
 
 
@@ -104,7 +110,11 @@ class _Projection:
 
     def take(self, record: Record) -> None:
         fact = record.fact
-        if isinstance(fact, JobResult):
+        if isinstance(fact, DeadLetter):
+            self.writes.letters.append(letter_row(fact, record.position))
+        elif isinstance(fact, DeadLetterResolved):
+            self.writes.resolved.append(fact)
+        elif isinstance(fact, JobResult):
             self._result(record, fact)
         elif record.position.topic == "responses":
             self._response(record, fact)  # type: ignore[arg-type]  # the topic was parsed as such
@@ -117,7 +127,7 @@ class _Projection:
         evolved = evolve(before, fact, record.position)
         if evolved.ignored is not None:
             self.writes.ignored[evolved.ignored] += 1
-        self._note(job_id, record, evolved.ignored)
+        self._note(job_id, record.position, fact, evolved.ignored)
         row = evolved.row
         if row is None or row is before:
             return
@@ -136,7 +146,7 @@ class _Projection:
 
     def _result(self, record: Record, result: JobResult) -> None:
         job_id = result.job_id
-        self._note(job_id, record, None)
+        self._note(job_id, record.position, result, None)
         held = HeldResult(job_id, result.at_ms, record.value, record.position)
         row = self._known.rows.get(job_id)
         if (row is not None and row.terminal) or job_id in self._known.held:
@@ -153,7 +163,7 @@ class _Projection:
             self._claim(fact)
         job_id = self._known.claims.get(response_id)
         if job_id is not None:
-            self._note(job_id, record, None)
+            self._note(job_id, record.position, fact, None)
             return
         entry = UnclaimedEntry(response_id, fact.at_ms, fact.type, summarise(fact), record.position)
         self._known.unclaimed.setdefault(response_id, []).append(entry)
@@ -181,7 +191,8 @@ class _Projection:
         self._known.rows[row.job_id] = row
         self.writes.rows[row.job_id] = row
 
-    def _note(self, job_id: str, record: Record, ignored: Ignored | None) -> None:
-        fact = record.fact
+    def _note(
+        self, job_id: str, position: Position, fact: JobFact | ResponseFact | JobResult, ignored: Ignored | None
+    ) -> None:
         summary = summarise(fact, ignored)
-        self.writes.timeline.append(TimelineEntry(job_id, fact.at_ms, fact.type, summary, record.position))
+        self.writes.timeline.append(TimelineEntry(job_id, fact.at_ms, fact.type, summary, position))

@@ -1,4 +1,4 @@
-"""The three logs as the projection reads them: committed records only, from where the database says.
+"""The logs as the projection reads them: committed records only, from where the database says.
 
 Kafka's group only shares the partitions out. Where each begins comes from the database; what is committed to Kafka is for
 lag tools, and never read back.
@@ -17,7 +17,7 @@ from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
 from runtime.settings import RuntimeSettings
 
-TOPICS = ("jobs", "responses", "results")
+TOPICS = ("jobs", "responses", "results", "dead-letters")
 Partition = tuple[str, int]
 """Logical topic and partition."""
 

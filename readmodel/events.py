@@ -1,5 +1,7 @@
 """Server-sent events: `id: <build>-<seq>`, so that `Last-Event-ID` resumes without a gap, or is told that there is one.
 
+`EventSource` can't set that header on its first request: `?last_event_id=` does the same there.
+
 A stream begins with what is now (or, resumed, with what was missed), and then follows. A `gap` event says that what was
 missed can't be given (trimmed, or of another build); what is now follows it. A job's stream ends with its terminal event.
 """
@@ -46,7 +48,7 @@ class Start:
 def start_from(conn: Connection, follower: Follower, last_event_id: str | None, resumed_max: int) -> Start | None:
     """None: there is no such job or session."""
     rows = _rows(conn, follower)
-    if not rows:
+    if not rows and (follower.job_id or follower.session_id) is not None:
         return None
     build, seq = where_now(conn)
     if last_event_id is None:
@@ -82,7 +84,7 @@ async def stream(
     :raises DatabaseAwayError: before the stream began.
     """
     what = "session" if follower.job_id is None else "job"
-    last_event_id = request.headers.get("Last-Event-ID")
+    last_event_id = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
     try:
         async with feed.follow(
             follower

@@ -8,11 +8,14 @@ from readmodel.batch import Record
 from readmodel.consumer import Partition, RawRecord
 from readmodel.rows import Position
 from schemas.codec import PoisonError, decode
+from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter
 from schemas.jobs import JOB_FACT
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT
 
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {"jobs": JOB_FACT, "responses": RESPONSE_FACT, "results": RESULT}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    "jobs": JOB_FACT, "responses": RESPONSE_FACT, "results": RESULT, "dead-letters": DEAD_LETTER_RECORD,
+}  # fmt: skip
 
 
 def parse(partition: Partition, raw: RawRecord) -> Record | None:
@@ -27,4 +30,14 @@ def parse(partition: Partition, raw: RawRecord) -> Record | None:
     if raw.key != fact.key.encode():
         raise PoisonError("wrong_key", "the record's key is not the one its value names")
     assert raw.value is not None  # decode refuses None
+    if isinstance(fact, DeadLetter):
+        fact = _with_logical_origin(fact, raw.topic.removesuffix(topic))
     return Record(Position(topic, number, raw.offset), fact, raw.value)
+
+
+def _with_logical_origin(letter: DeadLetter, prefix: str) -> DeadLetter:
+    """A letter names the record's topic in full; rows know topics without their prefix."""
+    if letter.origin is None:
+        return letter
+    topic = letter.origin.topic.removeprefix(prefix)
+    return letter.model_copy(update={"origin": letter.origin.model_copy(update={"topic": topic})})

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from readmodel.database import Connection
-from readmodel.rows import STATUSES, TERMINAL, Change, JobRow, KnownJob, Position, TimelineEntry
-from readmodel.store import JOB_COLUMNS, row_from
+from readmodel.figures import EndedJob
+from readmodel.rows import STATUSES, TERMINAL, Change, JobRow, KnownJob, LetterRow, Position, TimelineEntry
+from readmodel.store import JOB_COLUMNS, LETTER_COLUMNS, letter_from, row_from
 
 TIMELINE_ENTRIES_MAX = 2_000
 """Of one answer. An honest job has tens."""
@@ -54,6 +55,22 @@ class JobFilter:
     since_ms: int | None = None
     """Submitted at or after."""
     after: Cursor | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters; None is any."""
+
+    tenant: str
+    with_nobodys: bool = False
+    """Also those of which nobody can say whose they are."""
+    only_open: bool = True
+    """Those about which nothing was decided yet."""
+    reason: str | None = None
+    since_ms: int | None = None
+    after: tuple[int, str] | None = None
+    """Time and id of the last one of the page before."""
     limit: int = 50
 
 
@@ -131,6 +148,48 @@ def list_rows(conn: Connection, wanted: JobFilter) -> list[JobRow]:
         "ORDER BY submitted_at_ms DESC, job_id DESC LIMIT ?"
     )
     return [_brief(values) for values in conn.rows(query, (*params, wanted.limit))]
+
+
+def list_letters(conn: Connection, wanted: LetterFilter) -> list[LetterRow]:
+    """Newest first, at most `limit`."""
+    where, params = _letters_where(wanted)
+    if wanted.after is not None:
+        where += " AND (at_ms, letter_id) < (?, ?)"
+        params += wanted.after
+    found = conn.rows(
+        f"SELECT {LETTER_COLUMNS} FROM dead_letters WHERE {where} ORDER BY at_ms DESC, letter_id DESC LIMIT ?",  # noqa: S608 - ours
+        (*params, wanted.limit),
+    )
+    return [letter_from(values) for values in found]
+
+
+def count_letters(conn: Connection, wanted: LetterFilter) -> int:
+    """How many there are, whatever `limit` is. The table is kept short."""
+    where, params = _letters_where(wanted)
+    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM dead_letters WHERE {where}", params)  # noqa: S608 - our own names
+    return int(count)
+
+
+def _letters_where(wanted: LetterFilter) -> tuple[str, tuple[Any, ...]]:
+    where = "(tenant = ? OR tenant IS NULL)" if wanted.with_nobodys else "tenant = ?"
+    params: tuple[Any, ...] = (wanted.tenant,)
+    if wanted.only_open:
+        where += " AND resolution IS NULL"
+    for condition, value in (("reason = ?", wanted.reason), ("at_ms >= ?", wanted.since_ms)):
+        if value is not None:
+            where += f" AND {condition}"
+            params += (value,)
+    return where, params
+
+
+def ended_since(conn: Connection, tenant: str, since_ms: int, limit: int) -> list[EndedJob]:
+    """The jobs that ended since then, the last ones first, at most `limit`: answered from an index alone."""
+    found = conn.rows(
+        "SELECT model, status, found_by, finished_at_ms, queued_ms, running_ms, webhook_lag_ms, detection_ms FROM jobs "
+        "WHERE tenant = ? AND finished_at_ms >= ? ORDER BY finished_at_ms DESC LIMIT ?",
+        (tenant, since_ms, limit),
+    )
+    return [EndedJob(*values) for values in found]
 
 
 def timeline_of(conn: Connection, job_id: str) -> list[TimelineEntry]:

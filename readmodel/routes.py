@@ -4,8 +4,6 @@ Everything is asked for a tenant, and what is another tenant's does not exist. T
 """
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +13,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from readmodel import problems
-from readmodel.database import Database, DatabaseAwayError
+from readmodel.database import Database
 from readmodel.events import stream
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
-from readmodel.queries import TIMELINE_ENTRIES_MAX, Cursor, JobFilter, find_row, list_rows, timeline_of
-from readmodel.rows import STATUSES, JobRow
+from readmodel.parameters import Refusal, guarded, page_mark
+from readmodel.queries import TIMELINE_ENTRIES_MAX, JobFilter, find_row, list_rows, timeline_of
+from readmodel.rows import JobRow
 from readmodel.view import TakenJob, job_view, result_view, taken_view, timeline_view
 from runtime.blobs import BlobStore, get_body
 from runtime.door import own_job_id, qualified_job_id
@@ -36,7 +35,6 @@ RESPONSE_PREFIX = "resp_"
 """Ids of jobs that came as responses; only these can be deleted by their callers."""
 
 TenantOf = Callable[[web.Request], str]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def add_routes(
@@ -55,8 +53,9 @@ def add_routes(
         ("/v1/jobs/{job_id}/events", reads.job_events),
         ("/v1/sessions/{session_id}", reads.session),
         ("/v1/sessions/{session_id}/events", reads.session_events),
+        ("/v1/events", reads.all_events),
     ):
-        app.router.add_get(path, _guarded(handler), allow_head=False)
+        app.router.add_get(path, guarded(handler), allow_head=False)
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
         await feed.start()
@@ -86,24 +85,6 @@ class JustTaken:
     """By the qualified id, and the tenant."""
     is_hidden: Callable[[str, str], Awaitable[bool]] = _nothing_hidden
     """By tenant, and the tenant's own id of the response."""
-
-
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
-    def __init__(self, response: web.Response) -> None:
-        super().__init__(response.status)
-        self.response = response
-
-
-def _guarded(handler: Handler) -> Handler:
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except _Refusal as refusal:
-            return refusal.response
-        except DatabaseAwayError:
-            return problems.away()
-
-    return guarded
 
 
 class _Reads:
@@ -185,6 +166,10 @@ class _Reads:
         follower = Follower(self._tenant_of(request), session_id=request.match_info["session_id"])
         return await stream(request, self._database, self._feed, follower, self._limits)
 
+    async def all_events(self, request: web.Request) -> web.StreamResponse:
+        """All jobs of the tenant; begins with the newest as they are now, none included."""
+        return await stream(request, self._database, self._feed, Follower(self._tenant_of(request)), self._limits)
+
     async def _row(self, request: web.Request) -> JobRow | None:
         tenant, job_id = self._named(request)
         return await self._database.read(lambda conn: find_row(conn, tenant, job_id))
@@ -201,10 +186,10 @@ class _Reads:
         return None if found is None else taken_view(request.match_info["job_id"], found)
 
     async def _refuse_hidden(self, request: web.Request) -> None:
-        """:raises _Refusal: 404, the caller has deleted this response."""
+        """:raises Refusal: 404, the caller has deleted this response."""
         given = request.match_info["job_id"]
         if given.startswith(RESPONSE_PREFIX) and await self._taken.is_hidden(self._tenant_of(request), given):
-            raise _Refusal(problems.not_found("job"))
+            raise Refusal(problems.not_found("job"))
 
     async def _row_when_ended(self, request: web.Request, wait_s: float) -> JobRow | None:
         """The row once it is terminal, or as it is after `wait_s`; a job that appears meanwhile is waited for too."""
@@ -221,7 +206,7 @@ class _Reads:
                         return row
                     await follower.next(left_s)
         except TooManyFollowersError as error:
-            raise _Refusal(problems.problem(503, "too_many_streams", f"{error}.", **{"Retry-After": "5"})) from error
+            raise Refusal(problems.problem(503, "too_many_streams", f"{error}.", **{"Retry-After": "5"})) from error
 
     async def _result(self, row: JobRow, result: JobResult) -> dict[str, Any]:
         assert row.result is not None
@@ -242,54 +227,12 @@ class _Reads:
         rows = await self._database.read(lambda conn: list_rows(conn, wanted))
         page: dict[str, Any] = {"object": "list", "data": [job_view(row) for row in rows]}
         if len(rows) == wanted.limit:
-            page["next_cursor"] = _to_cursor(rows[-1])
+            page["next_cursor"] = page_mark(rows[-1].submitted_at_ms, rows[-1].job_id)
         return page
 
 
-def _filter(request: web.Request, tenant: str, session_id: str | None) -> JobFilter:
-    query = request.query
-    statuses = tuple(filter(None, query.get("status", "").split(",")))
-    strange = [status for status in statuses if status not in STATUSES]
-    if strange:
-        raise _bad("status", f"one or more of {', '.join(sorted(STATUSES))}")
+def _filter(asked: PageQuery, tenant: str, session_id: str | None) -> JobFilter:
     return JobFilter(
-        tenant,
-        statuses=statuses,
-        model=query.get("model"),
-        session_id=session_id,
-        tag=query.get("tag"),
-        since_ms=_number(request, "since", 0, 2**53),
-        after=_from_cursor(query["cursor"]) if "cursor" in query else None,
-        limit=_number(request, "limit", 1, LIMIT_MAX) or 50,
-    )
-
-
-def _wait_s(request: web.Request) -> float:
-    return float(_number(request, "wait", 0, int(WAIT_S_MAX)) or 0)
-
-
-def _number(request: web.Request, name: str, least: int, most: int) -> int | None:
-    text = request.query.get(name)
-    if text is None:
-        return None
-    if not text.isdecimal() or len(text) > 16 or not least <= int(text) <= most:
-        raise _bad(name, f"a whole number from {least} to {most}")
-    return int(text)
-
-
-def _to_cursor(row: JobRow) -> str:
-    return base64.urlsafe_b64encode(f"{row.submitted_at_ms}:{row.job_id}".encode()).decode().rstrip("=")
-
-
-def _from_cursor(text: str) -> Cursor:
-    try:
-        at_ms, colon, job_id = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(":")
-    except (binascii.Error, ValueError):
-        raise _bad("cursor", "the next_cursor of an earlier page") from None
-    if not colon or not at_ms.isdecimal() or len(at_ms) > 16:
-        raise _bad("cursor", "the next_cursor of an earlier page")
-    return Cursor(int(at_ms), job_id)
-
-
-def _bad(name: str, wanted: str) -> _Refusal:
-    return _Refusal(problems.problem(400, "bad_parameter", f"{name} must be {wanted}."))
+        tenant, statuses=asked.status, model=asked.model, session_id=session_id, tag=asked.tag, since_ms=asked.since,
+        after=asked.cursor, limit=asked.limit,
+    )  # fmt: skip

@@ -107,6 +107,30 @@ class UnclaimedEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterRow:
+    """A record that somebody set aside, as people see it. It may hold a piece of a prompt: `preview`."""
+
+    letter_id: str
+    at_ms: int
+    tenant: str | None
+    """None: nobody can say whose it was."""
+    component: str
+    reason: str
+    detail: str
+    origin: Position | None
+    """Where the record stood; None where it came over HTTP."""
+    record_key: str
+    size_bytes: int | None
+    """Of the value, as far as it was kept; None where it had none."""
+    preview: str
+    """The beginning of the value, printable characters only."""
+    position: Position
+    """Of the letter itself."""
+    resolution: str | None = None
+    resolved_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One line of `changes`: a job's new state, small enough to push to whoever follows."""
 

@@ -33,6 +33,9 @@ class ProjectionSettings(RuntimeSettings):
     readmodel_unclaimed_keep_ms: int = Field(
         default=7 * 86_400_000, ge=60_000, description="How long facts of a response wait for the job that claims it."
     )
+    readmodel_dead_letters_max: int = Field(
+        default=10_000, ge=10, le=1_000_000, description="Dead letters shown; the topic keeps the older ones."
+    )
 
     readmodel_health_port: int = Field(
         default=0, ge=0, le=65_535, description="Port for health and metrics of the projection; 0 switches it off."

@@ -8,7 +8,8 @@ import orjson
 
 from readmodel.batch import Keys, Known, Record, Writes, keys_of, project
 from readmodel.database import Connection, FencedError
-from readmodel.rows import HeldResult, JobRow, Position, UnclaimedEntry
+from readmodel.letters import letter_name
+from readmodel.rows import HeldResult, JobRow, LetterRow, Position, UnclaimedEntry
 from readmodel.view import job_view
 from schemas.codec import canonical
 
@@ -25,6 +26,15 @@ _UPSERT_JOB = (
     f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(_JOB_NAMES))}) ON CONFLICT (job_id) DO UPDATE SET "  # noqa: S608 - our own names, no input
     + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES[1:])
     + " WHERE excluded.version > jobs.version"
+)
+LETTER_COLUMNS = (
+    "letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, size_bytes, "
+    "preview, topic, part, log_offset, resolution, resolved_at_ms"
+)
+# A letter that was set aside twice (a redelivery, a second component) is one letter: the first.
+_INSERT_LETTER = (
+    f"INSERT INTO dead_letters ({LETTER_COLUMNS}) VALUES ({', '.join('?' * len(LETTER_COLUMNS.split(', ')))}) "  # noqa: S608 - as above
+    "ON CONFLICT (letter_id) DO NOTHING"
 )
 
 T = TypeVar("T")
@@ -122,6 +132,34 @@ def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_k
     return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))  # noqa: S608 - ours
 
 
+def trim_letters(conn: Connection, letters_max: int) -> int:
+    """Forget all but the newest `letters_max` dead letters; their topic keeps them. How many."""
+    newest = conn.rows(
+        "SELECT at_ms, letter_id FROM dead_letters ORDER BY at_ms DESC, letter_id DESC LIMIT 1 OFFSET ?", (letters_max,)
+    )
+    return conn.execute("DELETE FROM dead_letters WHERE (at_ms, letter_id) <= (?, ?)", newest[0]) if newest else 0
+
+
+def letter_from(values: Sequence[Any]) -> LetterRow:
+    """A letter from the values of `LETTER_COLUMNS`."""
+    letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, *rest = values
+    origin = None if origin_topic is None else Position(origin_topic, origin_part, origin_offset)
+    record_key, size_bytes, preview, topic, part, offset, resolution, resolved_at_ms = rest
+    return LetterRow(
+        letter_id, at_ms, tenant, component, reason, detail, origin, record_key, size_bytes, preview,
+        Position(topic, part, offset), resolution, resolved_at_ms,
+    )  # fmt: skip
+
+
+def letter_values(row: LetterRow) -> tuple[Any, ...]:
+    """The values of `LETTER_COLUMNS`."""
+    origin = (None, None, None) if row.origin is None else _place(row.origin)
+    return (
+        row.letter_id, row.at_ms, row.tenant, row.component, row.reason, row.detail, *origin, row.record_key, row.size_bytes,
+        row.preview, *_place(row.position), row.resolution, row.resolved_at_ms,
+    )  # fmt: skip
+
+
 def row_from(values: Sequence[Any]) -> JobRow:
     """A row from the values of `JOB_COLUMNS`."""
     row = dict(zip(_JOB_NAMES, values, strict=True))
@@ -180,6 +218,11 @@ def _write(conn: Connection, writes: Writes) -> None:
     conn.execute_many(
         "INSERT INTO timeline (job_id, at_ms, topic, part, log_offset, kind, summary) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(e.job_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.timeline],
+    )
+    conn.execute_many(_INSERT_LETTER, [letter_values(row) for row in writes.letters])
+    conn.execute_many(
+        "UPDATE dead_letters SET resolution = ?, resolved_at_ms = ? WHERE letter_id = ?",
+        [(fact.resolution, fact.at_ms, letter_name(fact.letter_id)) for fact in writes.resolved],
     )
 
 

@@ -4,13 +4,15 @@ It shares no code with the scheduler, so that one mistake cannot hide behind its
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from readmodel.consumer import pause
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.metrics import ProjectionMetrics
 from readmodel.rows import OpenStatus
-from readmodel.store import trim
+from readmodel.store import trim, trim_letters
 from runtime.clock import NowMs
 from runtime.logs import get_logger
 
@@ -54,30 +56,36 @@ class Findings:
         )
 
 
-def sweep(conn: Connection, now_ms: int, bound_ms: int) -> Findings:
-    """Look once. `bound_ms` is how late anything may honestly be."""
+def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = None) -> Findings:
+    """Look once. `bound_ms` is how late anything may honestly be. Of one tenant where given: without `results_held`, then, as
+    a result that waits for its job has no row that says whose it is.
+    """
     before_ms = now_ms - bound_ms
+    whose, params = ("", ()) if tenant is None else (" AND tenant = ?", (tenant,))
     counts = conn.rows(
-        "SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN "
-        "('submitting', 'running', 'unknown', 'backing_off', 'finishing') GROUP BY status"
+        "SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN "  # noqa: S608 - our own words
+        f"('submitting', 'running', 'unknown', 'backing_off', 'finishing'){whose} GROUP BY status",
+        params,
     )
+
+    def jobs(where: str) -> Finding:
+        return _find(conn, "jobs", f"{where}{whose}", (before_ms, *params))
+
     return Findings(
-        without_next_action=_find(
-            conn, "jobs", f"{_IS_OPEN} AND (next_action_at_ms IS NULL OR next_action_at_ms < ?)", before_ms
-        ),
-        overdue=_find(conn, "jobs", f"{_IS_OPEN} AND deadline_at_ms < ?", before_ms),
-        finishing_too_long=_find(conn, "jobs", "status = 'finishing' AND updated_at_ms < ?", before_ms),
-        results_held=_find(conn, "held_results", "at_ms < ?", before_ms),
+        without_next_action=jobs(f"{_IS_OPEN} AND (next_action_at_ms IS NULL OR next_action_at_ms < ?)"),
+        overdue=jobs(f"{_IS_OPEN} AND deadline_at_ms < ?"),
+        finishing_too_long=jobs("status = 'finishing' AND updated_at_ms < ?"),
+        results_held=_find(conn, "held_results", "at_ms < ?", (before_ms,)) if tenant is None else Finding(0),
         open_by_status={status: count for status, count, _ in counts},
         oldest_submitted_at_ms={status: oldest for status, _, oldest in counts},
     )
 
 
-def _find(conn: Connection, table: str, where: str, before_ms: int) -> Finding:
-    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM {table} WHERE {where}", (before_ms,))  # noqa: S608 - our own words
+def _find(conn: Connection, table: str, where: str, params: Sequence[Any]) -> Finding:
+    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM {table} WHERE {where}", params)  # noqa: S608 - our own words
     if not count:
         return Finding(0)
-    named = conn.rows(f"SELECT job_id FROM {table} WHERE {where} ORDER BY job_id LIMIT ?", (before_ms, NAMED_MAX))  # noqa: S608 - as above
+    named = conn.rows(f"SELECT job_id FROM {table} WHERE {where} ORDER BY job_id LIMIT ?", (*params, NAMED_MAX))  # noqa: S608 - as above
     return Finding(count, tuple(job_id for (job_id,) in named))
 
 
@@ -86,7 +94,7 @@ class Sweeper:
 
     def __init__(
         self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
-        changes_max: int, changes_keep_ms: int, unclaimed_keep_ms: int,
+        changes_max: int, changes_keep_ms: int, unclaimed_keep_ms: int, dead_letters_max: int,
     ) -> None:  # fmt: skip
         self._database = database
         self._now_ms = now_ms
@@ -96,6 +104,7 @@ class Sweeper:
         self._changes_max = changes_max
         self._changes_keep_ms = changes_keep_ms
         self._unclaimed_keep_ms = unclaimed_keep_ms
+        self._dead_letters_max = dead_letters_max
 
     async def run(self, stop: asyncio.Event) -> None:
         opened = False
@@ -117,10 +126,12 @@ class Sweeper:
         now_ms = self._now_ms()
         found = await self._database.read(lambda conn: sweep(conn, now_ms, self._bound_ms))
         self._publish(found, now_ms)
-        await self._database.write(
-            lambda conn: trim(conn, self._changes_max, now_ms - self._changes_keep_ms, self._unclaimed_keep_ms)
-        )
+        await self._database.write(lambda conn: self._trim(conn, now_ms))
         return found
+
+    def _trim(self, conn: Connection, now_ms: int) -> None:
+        trim(conn, self._changes_max, now_ms - self._changes_keep_ms, self._unclaimed_keep_ms)
+        trim_letters(conn, self._dead_letters_max)
 
     def _publish(self, found: Findings, now_ms: int) -> None:
         metrics = self._metrics

@@ -1,9 +1,10 @@
-"""A row as clients see it. Pure. Answers have a shape of their own: what is not named here is not shown."""
+"""A row as clients see it, in the shapes of `readmodel.answers`. Pure."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import orjson
 
+from readmodel.answers import EntryView, JobView, ResultView
 from readmodel.rows import JobRow, TimelineEntry
 from runtime.door import own_job_id
 
@@ -23,7 +24,7 @@ class TakenJob(Protocol):
     def deadline_at_ms(self) -> int | None: ...
 
 
-def job_view(row: JobRow) -> dict[str, Any]:
+def job_view(row: JobRow) -> JobView:
     """A job without its result; fields without a value are left out."""
     view: dict[str, Any] = {
         "object": "job",
@@ -42,10 +43,10 @@ def job_view(row: JobRow) -> dict[str, Any]:
         "found_by": row.found_by,
         "version": row.version,
     }
-    return {name: value for name, value in view.items() if value is not None}
+    return _without_none(view)
 
 
-def taken_view(job_id: str, taken: TakenJob) -> dict[str, Any]:
+def taken_view(job_id: str, taken: TakenJob) -> JobView:
     """A job that has no row yet, by the caller's own id: as its first row will show it, at version 0."""
     view: dict[str, Any] = {
         "object": "job",
@@ -61,16 +62,16 @@ def taken_view(job_id: str, taken: TakenJob) -> dict[str, Any]:
         "attempts": 0,
         "version": 0,
     }
-    return {name: value for name, value in view.items() if value is not None}
+    return _without_none(view)
 
 
-def result_view(record: dict[str, Any]) -> dict[str, Any]:
+def result_view(record: dict[str, Any]) -> ResultView:
     """The record on `results` without its envelope and without its body."""
     shown = ("outcome", "reason", "usage", "found_by", "timings", "attempts", "rejections")
-    return {name: record[name] for name in shown if name in record}
+    return cast("ResultView", {name: record[name] for name in shown if name in record})
 
 
-def timeline_view(entry: TimelineEntry) -> dict[str, Any]:
+def timeline_view(entry: TimelineEntry) -> EntryView:
     return {
         "at_ms": entry.at_ms,
         "kind": entry.kind,
@@ -79,3 +80,7 @@ def timeline_view(entry: TimelineEntry) -> dict[str, Any]:
         "partition": entry.position.partition,
         "offset": entry.position.offset,
     }
+
+
+def _without_none(view: dict[str, Any]) -> JobView:
+    return cast("JobView", {name: value for name, value in view.items() if value is not None})

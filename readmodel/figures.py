@@ -1,0 +1,118 @@
+"""Ended jobs to figures: how long what took, and how often a webhook came. Pure.
+
+Of a bounded number of jobs, the last that ended, so that an answer takes the same time after a month as after a day; it says
+how many were counted. Quantiles are exact for those; the distributions are counts between fixed edges.
+"""
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+MODELS_MAX = 12
+"""Beyond it the rarer models are counted together, as `(other)`."""
+OTHER = "(other)"
+
+EDGES_MS: Final = tuple(round(50 * 1.5**step) for step in range(31))
+"""Upper edges: the buckets of the metrics, × 1.5 from 50 ms to beyond two hours and a half. What is longer is beyond the last."""
+
+PERIODS_MS: Final = tuple(minutes * 60_000 for minutes in (1, 5, 15, 30, 60, 180, 360, 720, 1_440, 10_080))
+PERIODS_MAX = 60
+
+Span = Literal["queued", "running", "webhook_lag", "detection"]
+SPANS: Final[tuple[Span, ...]] = get_args(Span)
+QUANTILES: Final = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """What the figures need of a job. Times and spans in milliseconds."""
+
+    model: str | None
+    status: str
+    found_by: str | None
+    finished_at_ms: int
+    queued_ms: int | None
+    running_ms: int | None
+    webhook_lag_ms: int | None
+    detection_ms: int | None
+
+    def span_ms(self, span: Span) -> int | None:
+        found: int | None = getattr(self, f"{span}_ms")
+        return found
+
+    @property
+    def missed_webhook(self) -> bool:
+        """A look found the end, and no webhook had come until then."""
+        return self.found_by == "look" and self.webhook_lag_ms is None
+
+
+def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -> dict[str, Any]:
+    """The figures of these jobs, newest first. As many as `jobs_max` means that there may be more: the figures then begin at
+    the oldest of them.
+    """
+    cut = len(jobs) >= jobs_max
+    from_ms = jobs[-1].finished_at_ms if cut and jobs else since_ms
+    names = Counter(job.model for job in jobs if job.model is not None)
+    kept = {name for name, _ in names.most_common(MODELS_MAX)}
+    by_model: dict[str, list[EndedJob]] = {}
+    for job in jobs:
+        if job.model is not None:  # one that was refused unread has no model, and no times
+            by_model.setdefault(job.model if job.model in kept else OTHER, []).append(job)
+    return {
+        "object": "stats",
+        "since_ms": from_ms,
+        "until_ms": now_ms,
+        "ended": len(jobs),
+        "cut": cut,
+        "outcomes": dict(Counter(job.status for job in jobs)),
+        "edges_ms": EDGES_MS,
+        "models": [_model(name, mine) for name, mine in sorted(by_model.items(), key=lambda item: -len(item[1]))],
+        "webhooks": webhook_health(jobs, from_ms, now_ms),
+    }
+
+
+def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> dict[str, Any]:
+    """Ends by how they were found, over all and by period. `missed` are those whose webhook had not come when a look found them."""
+    seen = [job for job in jobs if job.found_by is not None]
+    period_ms = period_of(now_ms - since_ms)
+    periods: dict[int, list[EndedJob]] = {}
+    for job in seen:
+        periods.setdefault(job.finished_at_ms // period_ms * period_ms, []).append(job)
+    return {
+        **_found(seen),
+        "period_ms": period_ms,
+        "periods": [{"from_ms": from_ms, **_found(periods[from_ms])} for from_ms in sorted(periods)],
+    }
+
+
+def period_of(span_ms: int) -> int:
+    """The shortest round period of which `PERIODS_MAX` cover the span."""
+    return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), PERIODS_MS[-1])
+
+
+def distribution(spans_ms: Sequence[int]) -> dict[str, Any]:
+    """Exact quantiles, and how many lie at or below each of `EDGES_MS` and above the one before; the last count is beyond."""
+    ordered = sorted(spans_ms)
+    counts = [0] * (len(EDGES_MS) + 1)
+    for span_ms in ordered:
+        counts[bisect_left(EDGES_MS, span_ms)] += 1
+    quantiles = {f"p{round(100 * share)}_ms": quantile(ordered, share) for share in QUANTILES}
+    return {"n": len(ordered), **quantiles, "max_ms": ordered[-1] if ordered else None, "counts": counts}
+
+
+def quantile(ordered: Sequence[int], share: float) -> int | None:
+    """The least value that at least `share` of all do not exceed; None of nothing."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+def _model(name: str, jobs: Sequence[EndedJob]) -> dict[str, Any]:
+    spans = {span: [taken for job in jobs if (taken := job.span_ms(span)) is not None] for span in SPANS}
+    return {"model": name, "ended": len(jobs), **{span: distribution(taken) for span, taken in spans.items()}}
+
+
+def _found(jobs: Sequence[EndedJob]) -> dict[str, Any]:
+    by_webhook = sum(job.found_by == "webhook" for job in jobs)
+    return {"webhook": by_webhook, "look": len(jobs) - by_webhook, "missed": sum(job.missed_webhook for job in jobs)}
