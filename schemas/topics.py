@@ -9,8 +9,9 @@ FOR_EVER_MS = -1
 """`retention.ms` as Kafka writes it."""
 
 TopicName = Literal[
-    "requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters", "clock", "partials"
-]
+    "requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters", "clock", "partials",
+    "webhook-endpoints", "deliveries",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,28 @@ from pydantic import TypeAdapter
 from schemas.base import BlobBody, InlineBody, Message, Usage
 from schemas.commands import LOOKUP, SUBMISSION, CancelResponse, CreateResponse, RetrieveResponse
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved, Origin
+from schemas.deliveries import (
+    DELIVERY_RECORD,
+    Delivery,
+    DeliveryAsked,
+    DeliveryDead,
+    DeliveryDone,
+    DeliveryFailed,
+    DeliveryPlanned,
+    ResendAsked,
+    ResendDone,
+)
 from schemas.jobs import JOB_FACT
 from schemas.partials import PARTIAL, PartialOutput
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
+from schemas.webhook_endpoints import (
+    ENDPOINT_FACT,
+    EndpointRemoved,
+    EndpointSaved,
+    EndpointSwitched,
+    SecretRef,
+)
 from tests.support import builders as b
 
 ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -20,10 +38,20 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "lookups": LOOKUP,
     "results": RESULT,
     "dead-letters": DEAD_LETTER_RECORD,
+    "webhook-endpoints": ENDPOINT_FACT,
+    "deliveries": DELIVERY_RECORD,
     "partials": PARTIAL,
 }
 USAGE = Usage(input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5)
 BLOB = BlobBody(sha256="0" * 64, size_bytes=70_000)
+ENDPOINT_ID = "we_" + "0" * 32
+DELIVERY: Any = {
+    "delivery_id": "whd_" + "0" * 32, "asked_at_ms": 3,
+    "delivery": Delivery(
+        endpoint_id=ENDPOINT_ID, tenant="acme", job_id="acme:job_1", event_type="response.completed", response_id="job_1",
+        created_at_s=5, test=True,
+    ),
+}  # fmt: skip
 INLINE = InlineBody(value={"output": [{"text": "é\u2028 \U0001f600"}, None, 1.5, -0.0, 2**63]})
 
 MESSAGES: tuple[Message, ...] = (
@@ -75,4 +103,17 @@ MESSAGES: tuple[Message, ...] = (
     DeadLetterResolved(
         id="d/resolved/1", at_ms=6, letter_id="d", resolution="retried", by="ann", why="fixed", record_key="k"
     ),
+    EndpointSaved(
+        id="e/1", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", created_at_ms=5, url="https://a.example/x", name="n",
+        event_types=("response.failed",), secrets=(SecretRef(key_id="k", number=2), SecretRef(key_id="k", number=1, until_ms=9)),
+    ),
+    EndpointSwitched(id="e/2", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", enabled=False, reason="gone"),
+    EndpointRemoved(id="e/3", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=5),
+    DeliveryPlanned(id="w/1", at_ms=5, **DELIVERY),
+    DeliveryAsked(id="w/2", at_ms=5, **DELIVERY),
+    DeliveryFailed(id="w/3", at_ms=5, attempt=1, next_at_ms=9, failed_by="status", status=500, **DELIVERY),
+    DeliveryDone(id="w/4", at_ms=5, attempt=2, status=204, **DELIVERY),
+    DeliveryDead(id="w/5", at_ms=5, attempt=2, dead_by="gone", failed_by="status", status=410, **DELIVERY),
+    ResendAsked(id="rs", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", since_ms=1, until_ms=5),
+    ResendDone(id="rs/done", at_ms=6, resend_id="rs", count=3, complete=True),
 )  # fmt: skip

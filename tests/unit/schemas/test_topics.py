@@ -1,13 +1,17 @@
 """Each message has a place in the one table of topics, and a sample in the round trip."""
 
 from schemas.base import JobMessage, Message, ResponseMessage
+from schemas.deliveries import DeliveryMessage
 from schemas.topics import BY_NAME, TOPICS
+from schemas.webhook_endpoints import EndpointMessage
 from tests.unit.schemas.messages import ADAPTERS, MESSAGES
+
+BASES = {Message, JobMessage, ResponseMessage, EndpointMessage, DeliveryMessage}
 
 
 def _concrete(base: type[Message]) -> set[type[Message]]:
     below = {found for child in base.__subclasses__() for found in _concrete(child)}
-    return below if base in {Message, JobMessage, ResponseMessage} else {base, *below}
+    return below if base in BASES else {base, *below}
 
 
 def test_every_message_belongs_to_a_topic_of_the_table() -> None:

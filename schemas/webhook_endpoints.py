@@ -1,0 +1,77 @@
+"""Where tenants want to be told of ended responses: facts of an endpoint, on `webhook-endpoints`.
+
+The topic is compacted, so only the last record of a key is sure to stay. Each kind of fact therefore has a key of its own, and is
+the whole of what it says: whoever reads them merges three records an endpoint, in whatever order they come.
+"""
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field, StringConstraints, TypeAdapter
+
+from schemas.base import Frozen, Message, StampMs, TenantId, UnixMs
+
+EventType = Literal["response.completed", "response.failed", "response.incomplete", "response.cancelled"]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+
+URL_CHARS_MAX = 2_000
+NAME_CHARS_MAX = 100
+
+EndpointId = Annotated[str, StringConstraints(pattern=r"^we_[0-9a-f]{32}$")]
+
+
+class SecretRef(Frozen):
+    """Which signing secret: it is derived from a key that is no topic's business (`runtime.webhook_secrets`)."""
+
+    key_id: str = Field(max_length=64)
+    number: int = Field(ge=1)
+    until_ms: UnixMs | None = None
+    """Of one that was rotated out: until when it signs beside its successor."""
+
+
+class EndpointMessage(Message):
+    topic: ClassVar[str] = "webhook-endpoints"
+    endpoint_id: EndpointId
+    tenant: TenantId
+
+
+class EndpointSaved(EndpointMessage):
+    """Registered or changed: the whole endpoint as it is from now on."""
+
+    type: Literal["endpoint_saved"] = "endpoint_saved"
+    created_at_ms: UnixMs
+    url: str = Field(max_length=URL_CHARS_MAX)
+    name: str = Field(default="", max_length=NAME_CHARS_MAX)
+    event_types: tuple[EventType, ...] = EVENT_TYPES
+    secrets: tuple[SecretRef, ...] = Field(min_length=1, max_length=2)
+    """The one in force first."""
+
+    @property
+    def key(self) -> str:
+        return self.endpoint_id
+
+
+class EndpointSwitched(EndpointMessage):
+    """Disabled, or enabled again."""
+
+    type: Literal["endpoint_switched"] = "endpoint_switched"
+    enabled: bool
+    reason: str = Field(default="", max_length=200)
+
+    @property
+    def key(self) -> str:
+        return f"{self.endpoint_id}/switch"
+
+
+class EndpointRemoved(EndpointMessage):
+    """For good: nothing brings it back."""
+
+    type: Literal["endpoint_removed"] = "endpoint_removed"
+    removed_at_ms: StampMs
+
+    @property
+    def key(self) -> str:
+        return f"{self.endpoint_id}/removed"
+
+
+EndpointFact = Annotated[EndpointSaved | EndpointSwitched | EndpointRemoved, Field(discriminator="type")]
+ENDPOINT_FACT: TypeAdapter[EndpointSaved | EndpointSwitched | EndpointRemoved] = TypeAdapter(EndpointFact)
