@@ -40,6 +40,8 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = NOT_JSON
+    streamed: bool = False
+    """It came as events; `body` is the first response object among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Accepted:
     status: str
     """As OpenAI said it; any of the six, or one that nobody knows."""
     provider_request_id: str | None = None
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ def _taken(answer: Answer) -> Accepted | Unknown:
         response_id,
         status=shown(body.get("status"), CODE_CHARS_MAX) or "unknown",
         provider_request_id=shown(answer.headers.get("x-request-id"), CODE_CHARS_MAX),
+        streamed=answer.streamed,
     )
 
 

@@ -15,11 +15,12 @@ from typing import Any, Final
 import httpx2
 import openai
 import orjson
-from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
+from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpx2Client
 from pydantic import SecretStr
 
 from runtime.clock import monotonic_s
 from streams.policy.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
+from streams.policy.sse import EventReader
 from streams.workers.metrics import Operation, WorkerMetrics
 
 CONNECT_TIMEOUT_S = 5.0
@@ -30,6 +31,15 @@ KEEPALIVE_CONNECTIONS_MAX = 24
 """As the SDK has it. Longer, and more creates would meet a connection that the server is just closing: unknown outcomes."""
 
 CONNECTIONS_SPARE = 8
+FIRST_EVENT_BYTES_MAX = 4 << 20
+"""`response.created` holds the instructions and the tools that were asked for."""
+
+STREAM: Final = AsyncStream[Any]
+"""The SDK wants a type beside `stream`; asked for the HTTP response itself, it makes none."""
+
+Call = Callable[[], Awaitable[httpx2.Response]]
+Read = Callable[[httpx2.Response], Awaitable[Answer]]
+
 NEVER_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
@@ -54,7 +64,7 @@ class OpenAIClient:
         self._metrics = metrics
         self._create_timeout_s = create_timeout_ms / 1_000
         self._look_timeout_s = look_timeout_ms / 1_000
-        self._sdk = _make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project)
+        self._sdk = make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project)
 
     async def create(self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str) -> Reply:
         """`POST /responses`, once, in the background and stored, with metadata by which the response can be found again."""
@@ -67,19 +77,25 @@ class OpenAIClient:
             "metadata": {**given, **ours} if isinstance(given, dict) else ours,
         }
 
+        streams = body.get("stream") is True
+
         async def call() -> httpx2.Response:
-            return await self._sdk.post(
+            response = await self._sdk.post(
                 "/responses",
                 cast_to=httpx2.Response,
                 body=body,
+                stream=streams,
+                stream_cls=STREAM,
                 # Nobody promises that it is honoured, and nothing here relies on it.
                 options={
                     "headers": {"Idempotency-Key": f"{job_id}/{attempt}"},
                     "timeout": httpx2.Timeout(self._create_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
                 },
             )
+            assert isinstance(response, httpx2.Response)
+            return response
 
-        return await self._observed("create", call, self._create_timeout_s)
+        return await self._observed("create", call, self._create_timeout_s, first_answer if streams else whole_answer)
 
     async def retrieve(self, response_id: str) -> Reply:
         """`GET /responses/{id}`."""
@@ -105,17 +121,15 @@ class OpenAIClient:
     def _look_timeouts(self) -> httpx2.Timeout:
         return httpx2.Timeout(self._look_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
 
-    async def _observed(
-        self, operation: Operation, call: Callable[[], Awaitable[httpx2.Response]], timeout_s: float
-    ) -> Reply:
+    async def _observed(self, operation: Operation, call: Call, timeout_s: float, read: Read | None = None) -> Reply:
         started_s = monotonic_s()
-        reply = await _reply_of(call, timeout_s)
+        reply = await reply_of(call, timeout_s, read or whole_answer)
         status_class = f"{reply.status // 100}xx" if isinstance(reply, Answer) else reply.kind
         self._metrics.request(operation, status_class, monotonic_s() - started_s)
         return reply
 
 
-def _make_sdk(
+def make_sdk(
     base_url: str, api_key: SecretStr, connections_max: int, organization: str | None, project: str | None
 ) -> AsyncOpenAI:
     for name in ("openai", "httpx2", "httpcore2"):
@@ -143,10 +157,11 @@ def _make_sdk(
     return sdk
 
 
-async def _reply_of(call: Callable[[], Awaitable[httpx2.Response]], timeout_s: float) -> Reply:
+async def reply_of(call: Call, timeout_s: float, read: Read) -> Reply:
+    """One call, and what `read` makes of a good answer to it; whatever goes wrong comes back as data."""
     try:
         async with asyncio.timeout(timeout_s):
-            return _answer(await call())
+            return await read(await call())
     except openai.APIStatusError as error:
         return _answer(error.response)
     except openai.APIConnectionError as error:
@@ -169,10 +184,40 @@ def _names(error: BaseException) -> str:
     return f"{type(error).__name__}{cause}"
 
 
+async def whole_answer(response: httpx2.Response) -> Answer:
+    return _answer(response)
+
+
+async def first_answer(response: httpx2.Response) -> Answer:
+    """Of a create that asked for a stream: read until the response is known. It runs on without us, in the background.
+
+    Without such an event nobody knows whether it was taken: then there is no usable body.
+    """
+    try:
+        if not is_event_stream(response):
+            await response.aread()
+            return _answer(response)
+        reader = EventReader(FIRST_EVENT_BYTES_MAX)
+        async for chunk in response.aiter_bytes():
+            for data in reader.feed(chunk):
+                event = parse(data)
+                if isinstance(event, dict) and isinstance(event.get("response"), dict):
+                    return Answer(response.status_code, _headers(response), event["response"], streamed=True)
+        return Answer(response.status_code, _headers(response))
+    finally:
+        await response.aclose()
+
+
+def is_event_stream(response: httpx2.Response) -> bool:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def _headers(response: httpx2.Response) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
+
+
 def _answer(response: httpx2.Response) -> Answer:
-    return Answer(
-        response.status_code, {name.lower(): value for name, value in response.headers.items()}, parse(response.content)
-    )
+    return Answer(response.status_code, _headers(response), parse(response.content))
 
 
 def parse(content: bytes) -> Any:

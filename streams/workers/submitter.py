@@ -234,6 +234,7 @@ class Submitter:
                 self._looks, response_id=answer.response_id, accepted_at_ms=at_ms, now_ms=at_ms, looks=0
             ),
             provider_request_id=answer.provider_request_id,
+            stream=True if answer.streamed else None,
         )
 
     def _declined(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
