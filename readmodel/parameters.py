@@ -2,14 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from readmodel import problems
 from readmodel.database import DatabaseAwayError
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from runtime.routes import BadParameterError, Handler
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -26,6 +24,8 @@ def guarded(handler: Handler) -> Handler:
             return await handler(request)
         except Refusal as refusal:
             return refusal.response
+        except BadParameterError as error:
+            return problems.problem(400, "bad_parameter", f"{error}.")
         except DatabaseAwayError:
             return problems.away()
 

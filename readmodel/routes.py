@@ -6,14 +6,16 @@ Everything is asked for a tenant, and what is another tenant's does not exist. T
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from readmodel import declarations as declared
 from readmodel import problems
+from readmodel.answers import JobPage, JobView, JobWithResult, ResultView, SessionPage, TimelineView
 from readmodel.database import Database
+from readmodel.declarations import JobQuery, ListQuery, PageQuery
 from readmodel.events import stream
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
 from readmodel.parameters import Refusal, guarded, page_mark
@@ -23,11 +25,10 @@ from readmodel.view import TakenJob, job_view, result_view, taken_view, timeline
 from runtime.blobs import BlobStore, get_body
 from runtime.door import own_job_id, qualified_job_id
 from runtime.errors import BlobMissingError
+from runtime.routes import declare, query_of
 from schemas.codec import decode
 from schemas.results import RESULT, JobResult
 
-WAIT_S_MAX = 30.0
-LIMIT_MAX = 200
 OUTPUT_INLINE_BYTES_MAX = 262_144
 """A larger output is linked to, not shown within its job."""
 
@@ -45,17 +46,17 @@ def add_routes(
     limits = limits or StreamLimits()
     feed = ChangeFeed(database, registry, limits)
     reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken())
-    for path, handler in (
-        ("/v1/jobs", reads.list_jobs),
-        ("/v1/jobs/{job_id}", reads.job),
-        ("/v1/jobs/{job_id}/output", reads.output),
-        ("/v1/jobs/{job_id}/timeline", reads.timeline),
-        ("/v1/jobs/{job_id}/events", reads.job_events),
-        ("/v1/sessions/{session_id}", reads.session),
-        ("/v1/sessions/{session_id}/events", reads.session_events),
-        ("/v1/events", reads.all_events),
+    for route, handler in (
+        (declared.LIST_JOBS, reads.list_jobs),
+        (declared.GET_JOB, reads.job),
+        (declared.GET_OUTPUT, reads.output),
+        (declared.GET_TIMELINE, reads.timeline),
+        (declared.FOLLOW_JOB, reads.job_events),
+        (declared.GET_SESSION, reads.session),
+        (declared.FOLLOW_SESSION, reads.session_events),
+        (declared.FOLLOW_ALL, reads.all_events),
     ):
-        app.router.add_get(path, guarded(handler), allow_head=False)
+        declare(app, route, guarded(handler))
 
     async def run_feed(_app: web.Application) -> AsyncIterator[None]:
         await feed.start()
@@ -100,16 +101,17 @@ class _Reads:
         self._feed = feed
 
     async def job(self, request: web.Request) -> web.StreamResponse:
-        wait_s = _wait_s(request)
+        wait_s = query_of(request, JobQuery).wait
         await self._refuse_hidden(request)
         row = await (self._row_when_ended(request, wait_s) if wait_s else self._row(request))
         if row is None:
             taken = self._just_taken(request)
             return problems.not_found("job") if taken is None else problems.answer(taken)
         view = job_view(row)
-        if row.result is not None:
-            view["result"] = await self._result(row, decode(RESULT, row.result))
-        return problems.answer(view)
+        if row.result is None:
+            return problems.answer(view)
+        ended: JobWithResult = {**view, "result": await self._result(row, decode(RESULT, row.result))}
+        return problems.answer(ended)
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """The provider's response object, whole."""
@@ -136,25 +138,27 @@ class _Reads:
         )
         if row is None and self._just_taken(request) is None:
             return problems.not_found("job")
-        return problems.answer(
-            {
-                "object": "timeline",
-                "job_id": request.match_info["job_id"],
-                "status": "submitting" if row is None else row.status,
-                "entries": [timeline_view(entry) for entry in entries],
-                "cut": len(entries) == TIMELINE_ENTRIES_MAX,
-            }
-        )
+        shown: TimelineView = {
+            "object": "timeline",
+            "job_id": request.match_info["job_id"],
+            "status": "submitting" if row is None else row.status,
+            "entries": [timeline_view(entry) for entry in entries],
+            "cut": len(entries) == TIMELINE_ENTRIES_MAX,
+        }
+        return problems.answer(shown)
 
     async def list_jobs(self, request: web.Request) -> web.StreamResponse:
-        return problems.answer(await self._page(request, request.query.get("session")))
+        asked = query_of(request, ListQuery)
+        return problems.answer(await self._page(request, asked, asked.session))
 
     async def session(self, request: web.Request) -> web.StreamResponse:
         session_id = request.match_info["session_id"]
-        page = await self._page(request, session_id)
-        if not page["data"] and "cursor" not in request.query:
+        asked = query_of(request, PageQuery)
+        page = await self._page(request, asked, session_id)
+        if not page["data"] and asked.cursor is None:
             return problems.not_found("session")
-        return problems.answer(page | {"object": "session", "session_id": session_id})
+        shown: SessionPage = {**page, "object": "session", "session_id": session_id}
+        return problems.answer(shown)
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         await self._refuse_hidden(request)
@@ -179,7 +183,7 @@ class _Reads:
         tenant = self._tenant_of(request)
         return tenant, qualified_job_id(tenant, request.match_info["job_id"])
 
-    def _just_taken(self, request: web.Request) -> dict[str, Any] | None:
+    def _just_taken(self, request: web.Request) -> JobView | None:
         """A job that was accepted a moment ago, as its row will begin."""
         tenant, job_id = self._named(request)
         found = self._taken.find(job_id, tenant)
@@ -208,7 +212,7 @@ class _Reads:
         except TooManyFollowersError as error:
             raise Refusal(problems.problem(503, "too_many_streams", f"{error}.", **{"Retry-After": "5"})) from error
 
-    async def _result(self, row: JobRow, result: JobResult) -> dict[str, Any]:
+    async def _result(self, row: JobRow, result: JobResult) -> ResultView:
         assert row.result is not None
         view = result_view(orjson.loads(row.result))
         body = result.response
@@ -222,10 +226,10 @@ class _Reads:
                 view["response_missing"] = True
         return view
 
-    async def _page(self, request: web.Request, session_id: str | None) -> dict[str, Any]:
-        wanted = _filter(request, self._tenant_of(request), session_id)
+    async def _page(self, request: web.Request, asked: PageQuery, session_id: str | None) -> JobPage:
+        wanted = _filter(asked, self._tenant_of(request), session_id)
         rows = await self._database.read(lambda conn: list_rows(conn, wanted))
-        page: dict[str, Any] = {"object": "list", "data": [job_view(row) for row in rows]}
+        page: JobPage = {"object": "list", "data": [job_view(row) for row in rows]}
         if len(rows) == wanted.limit:
             page["next_cursor"] = page_mark(rows[-1].submitted_at_ms, rows[-1].job_id)
         return page

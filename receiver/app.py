@@ -14,28 +14,29 @@ from receiver.connections import Gate
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
 from receiver.identity import authentication
-from receiver.jobs import CANCEL_PATH, JOBS_PATH, JobDoor
+from receiver.jobs import CANCEL, SUBMIT, JobDoor
 from receiver.keys import KeyRing
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
+from receiver.openapi import add_document
 from receiver.previous import PreviousResponses
 from receiver.problems import Problem, Refusal, from_http_exception, to_response
 from receiver.quotas import Quotas, knows_no_load
 from receiver.reads import JobReads
+from receiver.sdk import routes as sdk
 from receiver.sdk.door import ResponsesDoor
-from receiver.sdk.errors import PATH as RESPONSES_PATH
 from receiver.sdk.errors import speaks_openai, to_openai_response
 from receiver.sdk.responses import Responses
 from receiver.settings import ReceiverSettings, check_relations
 from receiver.submissions import FindJob, Submissions, knows_nothing
-from receiver.webhooks import PATH as WEBHOOK_PATH
-from receiver.webhooks import WebhookDoor, WebhookRules
+from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.clock import NowMs, monotonic_s
 from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
+from runtime.routes import declare
 
 SAVE_LAST_USED_S = 60.0
 REQUEST_ID_BITS = 128
@@ -112,14 +113,15 @@ def build_app(
     app[RESPONSES] = shown
     app[HEALTH] = health
     app[METRICS] = metrics
-    app.router.add_post(WEBHOOK_PATH, webhooks.receive, expect_handler=_expect)
-    app.router.add_post(JOBS_PATH, jobs.submit, expect_handler=_expect)
-    app.router.add_post(CANCEL_PATH, jobs.cancel, expect_handler=_expect)
-    app.router.add_post(RESPONSES_PATH, responses.create, expect_handler=_expect)
-    app.router.add_get(RESPONSES_PATH + "/{response_id}", responses.retrieve, allow_head=False)
-    app.router.add_delete(RESPONSES_PATH + "/{response_id}", responses.delete)
-    app.router.add_post(RESPONSES_PATH + "/{response_id}/cancel", responses.cancel, expect_handler=_expect)
-    app.router.add_get(RESPONSES_PATH + "/{response_id}/input_items", responses.items, allow_head=False)
+    declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
+    declare(app, SUBMIT, jobs.submit, expect_handler=_expect)
+    declare(app, CANCEL, jobs.cancel, expect_handler=_expect)
+    declare(app, sdk.CREATE, responses.create, expect_handler=_expect)
+    declare(app, sdk.RETRIEVE, responses.retrieve)
+    declare(app, sdk.DELETE, responses.delete)
+    declare(app, sdk.CANCEL, responses.cancel, expect_handler=_expect)
+    declare(app, sdk.INPUT_ITEMS, responses.items)
+    add_document(app)
     add_routes(app, health, registry)
     return app
 

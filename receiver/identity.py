@@ -1,7 +1,7 @@
 """Who is speaking, and whether they may: the one place that decides the tenant and the rights of a request.
 
-The tenant comes from the key alone, never from a body or from a header that a caller may choose. What is not named in `PUBLIC`
-needs a key; what is not named in `SCOPES_NEEDED` needs `read` to read and `operate` to change anything.
+The tenant comes from the key alone, never from a body or from a header that a caller may choose. What a route needs stands in its
+declaration (`runtime.routes`); one without needs `read` to read and `operate` to change anything.
 """
 
 from typing import Final
@@ -12,25 +12,12 @@ from aiohttp.typedefs import Handler, Middleware
 from receiver.keys import Caller, KeyRing, is_loopback
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
-from runtime.keys import Scope
+from runtime.routes import Access, route_of
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
-PUBLIC: Final = frozenset(
-    {"/webhooks/openai", "/livez", "/readyz", "/startupz", "/version", "/metrics", "/openapi.json"}
-)
-"""OpenAI's webhooks prove themselves by their signature; the rest tells nothing of any tenant."""
-
 PUBLIC_PREFIXES: Final = ("/ui",)
 """The page itself holds no data: what it shows it reads from `/v1` with the key of whoever looks at it."""
-
-SCOPES_NEEDED: Final[dict[tuple[str, str], Scope]] = {
-    (hdrs.METH_POST, "/v1/jobs"): "submit",
-    (hdrs.METH_POST, "/v1/jobs/{job_id}/cancel"): "submit",
-    (hdrs.METH_POST, "/v1/responses"): "submit",
-    (hdrs.METH_POST, "/v1/responses/{response_id}/cancel"): "submit",
-    (hdrs.METH_DELETE, "/v1/responses/{response_id}"): "submit",
-}
 
 UNAUTHENTICATED = Problem(
     401, "unauthenticated", "Send a valid key as Authorization: Bearer bsk_...", headers={"WWW-Authenticate": "Bearer"}
@@ -70,7 +57,10 @@ def authentication(ring: KeyRing, quotas: Quotas) -> Middleware:
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else None
-        if path is None or path in PUBLIC or path.startswith(PUBLIC_PREFIXES):
+        if path is None or path.startswith(PUBLIC_PREFIXES):
+            return await handler(request)
+        needed = access_needed(request)
+        if needed in {"public", "signed"}:
             return await handler(request)
         if ring.development and not is_loopback(_host(request)):
             raise Refusal(FOREIGN_HOST)
@@ -78,7 +68,6 @@ def authentication(ring: KeyRing, quotas: Quotas) -> Middleware:
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
         quotas.check_rate(caller.tenant)
-        needed = scope_needed(request.method, path)
         if needed not in caller.scopes:
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
         request[CALLER] = caller
@@ -87,12 +76,12 @@ def authentication(ring: KeyRing, quotas: Quotas) -> Middleware:
     return authenticate
 
 
-def scope_needed(method: str, path: str) -> Scope:
-    """Of a route, by its pattern."""
-    named = SCOPES_NEEDED.get((method, path))
-    if named is not None:
-        return named
-    return "read" if method in {hdrs.METH_GET, hdrs.METH_HEAD} else "operate"
+def access_needed(request: web.Request) -> Access:
+    """Of the route that takes it."""
+    route = route_of(request)
+    if route is not None:
+        return route.access
+    return "read" if request.method in {hdrs.METH_GET, hdrs.METH_HEAD} else "operate"
 
 
 def _host(request: web.Request) -> str:

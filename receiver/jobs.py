@@ -5,11 +5,12 @@
 
 import hashlib
 import re
-from typing import Annotated, Any, NoReturn, TypeVar, assert_never
+from typing import Annotated, Final, Literal, NoReturn, NotRequired, TypeVar, assert_never
 
 import orjson
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import tenant_of
@@ -23,6 +24,7 @@ from runtime.clock import NowMs
 from runtime.door import qualified_job_id, to_cancel
 from runtime.errors import BrokerUnavailableError
 from runtime.publisher import Publisher
+from runtime.routes import Answer, Header, Route
 from schemas.requests import Cancel, GivenJobId, Submit
 
 JOBS_PATH = "/v1/jobs"
@@ -32,7 +34,9 @@ JOB_ID_BITS = 128
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
+
+_KEY = re.compile(KEY_PATTERN)
 _GIVEN_JOB_ID: TypeAdapter[str] = TypeAdapter(GivenJobId)
 
 
@@ -42,6 +46,56 @@ class CancelBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reason: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+class JobLinks(TypedDict):
+    """Where to go on."""
+
+    self: str
+    cancel: str
+
+
+class AcceptedDocument(TypedDict):
+    """A job that the log has."""
+
+    job_id: str
+    status: Literal["accepted"]
+    links: JobLinks
+    deadline_at_ms: NotRequired[int]
+
+
+class CancelDocument(TypedDict):
+    """A cancel that the log has."""
+
+    job_id: str
+    status: Literal["cancel_requested"]
+    links: JobLinks
+
+
+KEY_HEADER: Final = Header(
+    IDEMPOTENCY_KEY,
+    "Names this request, so that a repeat of it is known: the same body again is the same job, another one is refused.",
+    Annotated[str, StringConstraints(pattern=f"^{KEY_PATTERN}$")],
+)
+_LOCATION: Final = Header("Location", "The job.")
+SUBMIT: Final = Route(
+    "POST", JOBS_PATH, name="submitJob", access="submit", body=Submit, headers=(KEY_HEADER,),
+    says="Submit a job.\n\nIt is answered once the log has it: from then on it ends, whatever is lost on the way.",
+    answers=(
+        Answer(202, "The log has the job.", AcceptedDocument, headers=(_LOCATION,)),
+        Answer(200, "A repeat: the log had the job already.", AcceptedDocument, headers=(_LOCATION,)),
+    ),
+    problems={
+        400: ("bad_idempotency_key",), 409: ("job_id_taken",), 422: ("deadline_past",),
+        429: ("open_jobs_exceeded", "token_budget_exceeded"), 503: ("busy", "log_unavailable", "reads_unavailable"),
+    },
+)  # fmt: skip
+CANCEL: Final = Route(
+    "POST", CANCEL_PATH, name="cancelJob", access="submit", ids={"job_id": GivenJobId},
+    says="Cancel a job. One that has ended stays as it ended.", body=CancelBody, body_required=False,
+    answers=(Answer(202, "The log has the cancel.", CancelDocument),),
+    problems={404: ("job_not_found", "not_found"), 503: ("log_unavailable",)},
+)  # fmt: skip
 
 
 def job_id_of(key: str, tenant: str) -> str:
@@ -97,7 +151,8 @@ class JobDoor:
             await self._publisher.publish([fact], timeout_s=limits.publish_s)
         except BrokerUnavailableError:
             refuse(NotTaken("log"), limits.retry_after_s)
-        return _json(202, {"job_id": given, "status": "cancel_requested", "links": _links(given)})
+        done: CancelDocument = {"job_id": given, "status": "cancel_requested", "links": _links(given)}
+        return _json(202, done)
 
 
 def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
@@ -159,18 +214,20 @@ def _parse(model: type[Model], body: bytes, depth_max: int) -> Model:
         ) from None
 
 
-def _links(job_id: str) -> dict[str, str]:
+def _links(job_id: str) -> JobLinks:
     return {"self": f"{JOBS_PATH}/{job_id}", "cancel": CANCEL_PATH.format(job_id=job_id)}
 
 
 def _accepted(job_id: str, taken: Taken) -> web.Response:
-    document: dict[str, Any] = {"job_id": job_id, "status": "accepted", "links": _links(job_id)}
+    document: AcceptedDocument = {"job_id": job_id, "status": "accepted", "links": _links(job_id)}
     if taken.deadline_at_ms is not None:
         document["deadline_at_ms"] = taken.deadline_at_ms
     return _json(200 if taken.repeated else 202, document, {"Location": f"{JOBS_PATH}/{job_id}"})
 
 
-def _json(status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+def _json(
+    status: int, document: AcceptedDocument | CancelDocument, headers: dict[str, str] | None = None
+) -> web.Response:
     return web.Response(
         status=status,
         body=orjson.dumps(document),

@@ -3,16 +3,41 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import NotRequired
 
 import orjson
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError, with_config
+from typing_extensions import TypedDict
 
 CONTENT_TYPE = "application/problem+json"
 ERRORS_MAX = 20
 POINTER_CHARS_MAX = 200
 SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class FieldErrorDocument(TypedDict):
+    """Where a body is not as it must be."""
+
+    pointer: str
+    """JSON pointer into the body: `#/request/model`."""
+    detail: str
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True))
+class ProblemDocument(TypedDict):
+    """Why a request was refused (RFC 9457)."""
+
+    type: str
+    """`urn:backstop:problem:` and the code."""
+    title: str
+    status: int
+    code: str
+    """For programs; it never changes its meaning."""
+    detail: str
+    """For people."""
+    errors: NotRequired[list[FieldErrorDocument]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +72,7 @@ def unavailable(code: str, detail: str, retry_after_s: int) -> Refusal:
 
 
 def to_response(problem: Problem) -> web.Response:
-    document: dict[str, Any] = {
+    document: ProblemDocument = {
         "type": f"urn:backstop:problem:{problem.code}",
         "title": HTTPStatus(problem.status).phrase,
         "status": problem.status,

@@ -9,7 +9,7 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -23,12 +23,26 @@ from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
+from runtime.routes import Answer, Header, Route
 from schemas.codec import sha256_hex
 from schemas.dead_letters import DeadLetter, DeadReason
 from schemas.responses import WebhookReceived
 
 PATH = "/webhooks/openai"
 UNAUTHENTICATED = Problem(401, "unauthenticated", "The request is not authenticated.")
+
+RECEIVE: Final = Route(
+    "POST", PATH, name="receiveWebhook", access="signed", body=Any,
+    says="Webhooks of OpenAI.\n\nSigned after Standard Webhooks: `webhook-id`, `webhook-timestamp` and `webhook-signature`, each "
+    "once. Whatever is authentic is kept, also what is no event.",
+    headers=(
+        Header("webhook-id", "The same on each repeat."),
+        Header("webhook-timestamp", "Unix seconds, near the time of the receiver."),
+        Header("webhook-signature", "`v1,` and an HMAC-SHA256 in base64; several are separated by spaces."),
+    ),
+    answers=(Answer(200, "The log has it."),),
+    problems={503: ("log_unavailable",)},
+)  # fmt: skip
 
 _RESPONSE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,200}")
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,128}")

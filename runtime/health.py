@@ -13,9 +13,11 @@ import orjson
 from aiohttp import web
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from typing_extensions import TypedDict
 
 from runtime.clock import monotonic_s
 from runtime.failpoints import armed
+from runtime.routes import Answer, Route, declare
 
 Probe = Callable[[], str | None]
 """None when all is well, else the reason why not, for people. Must be quick and must not raise."""
@@ -25,6 +27,40 @@ Kind = Literal["live", "ready"]
 LOOP_LAG_S_MAX = 5.0
 LOOP_TICK_S = 0.5
 SHUTDOWN_S = 2.0
+
+
+class Verdict(TypedDict):
+    """Whether all is well; if not, why not, by the name of the check."""
+
+    ok: bool
+    reasons: dict[str, str]
+
+
+class Version(TypedDict):
+    """What runs here."""
+
+    version: str
+    component: str
+    failpoints: dict[str, str]
+    """Test only: where this process is told to fail, and how."""
+
+
+def _probe(path: str, name: str, says: str) -> Route:
+    verdicts = (Answer(200, "All is well.", Verdict), Answer(503, "It is not; the reasons say why.", Verdict))
+    return Route("GET", path, name=name, says=says, access="public", answers=verdicts, head=True)
+
+
+LIVEZ = _probe("/livez", "livez", "Whether the process makes progress; if not, restart it.")
+READYZ = _probe("/readyz", "readyz", "Whether requests should come here.")
+STARTUPZ = _probe("/startupz", "startupz", "Whether it has been ready once.")
+METRICS = Route(
+    "GET", "/metrics", name="metrics", says="Metrics for Prometheus; OpenMetrics where `Accept` asks for it.",
+    access="public", head=True, answers=(Answer(200, "All metrics of the process.", str, "text/plain"),),
+)  # fmt: skip
+VERSION = Route(
+    "GET", "/version", name="version", says="Which release this is.", access="public", head=True,
+    answers=(Answer(200, "The release, and what is out of the ordinary.", Version),),
+)  # fmt: skip
 
 
 class Health:
@@ -81,8 +117,10 @@ def release() -> str:
         return "0"
 
 
-def add_routes(app: web.Application, health: Health, registry: CollectorRegistry = REGISTRY) -> None:
-    """`/livez /readyz /startupz /metrics /version` on `app`."""
+def add_routes(
+    app: web.Application, health: Health, registry: CollectorRegistry = REGISTRY, *, metrics: bool = True
+) -> None:
+    """`/livez /readyz /startupz /version`, and `/metrics` unless it has another place, on `app`."""
 
     async def livez(_request: web.Request) -> web.Response:
         return _verdict(health.not_live())
@@ -93,18 +131,19 @@ def add_routes(app: web.Application, health: Health, registry: CollectorRegistry
     async def startupz(_request: web.Request) -> web.Response:
         return _verdict(health.not_started())
 
-    async def metrics(request: web.Request) -> web.Response:
+    async def show_metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     async def show_version(_request: web.Request) -> web.Response:
         return _json({"version": release(), "component": health.component, "failpoints": armed()})
 
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/startupz", startupz)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/version", show_version)
+    declare(app, LIVEZ, livez)
+    declare(app, READYZ, readyz)
+    declare(app, STARTUPZ, startupz)
+    declare(app, VERSION, show_version)
+    if metrics:
+        declare(app, METRICS, show_metrics)
     health.watch("event_loop", LoopLag(app).complaint, "live")
 
 

@@ -21,9 +21,10 @@ from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
 from receiver.quotas import Quotas
 from receiver.reads import ReadsAwayError
 from receiver.sdk.creates import refusal, to_submit
-from receiver.sdk.items import LIMIT, LIMIT_MAX, PageOf, input_items, page
+from receiver.sdk.items import PageOf, input_items, page
 from receiver.sdk.repeats import Repeats
 from receiver.sdk.responses import Responses, Shown
+from receiver.sdk.routes import ItemsQuery
 from receiver.sdk.wire import deleted_object, response_object
 from receiver.submissions import NotTaken, Submissions
 from runtime.blobs import BlobStore
@@ -33,6 +34,7 @@ from runtime.door import qualified_job_id, submission_bytes, to_cancel
 from runtime.errors import BrokerUnavailableError
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
+from runtime.routes import BadParameterError, query_of
 from schemas.codec import sha256_hex
 from schemas.requests import Cancel, Submit
 
@@ -231,13 +233,11 @@ def _retry_number(request: web.Request) -> int:
 
 
 def _page_of(request: web.Request) -> PageOf:
-    query = request.query
-    limit, order = query.get("limit", str(LIMIT)), query.get("order", "desc")
-    if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= LIMIT_MAX:
-        raise refusal("limit", f"limit must be a whole number from 1 to {LIMIT_MAX}.")
-    if order not in {"asc", "desc"}:
-        raise refusal("order", "order must be asc or desc.")
-    return PageOf(int(limit), "asc" if order == "asc" else "desc", query.get("after"))
+    try:
+        asked = query_of(request, ItemsQuery)
+    except BadParameterError as error:
+        raise refusal(error.name, f"{error}.") from None
+    return PageOf(asked.limit, asked.order, asked.after)
 
 
 def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

@@ -9,6 +9,7 @@ from typing import Final
 
 import orjson
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from receiver.problems import SECURITY_HEADERS, Problem
 
@@ -38,6 +39,26 @@ _SENTENCES: Final[dict[str, str]] = {
 }  # fmt: skip
 
 
+class ErrorBody(TypedDict):
+    """Why, as OpenAI says it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorDocument(TypedDict):
+    """OpenAI's error, of which its SDKs make their exceptions."""
+
+    error: ErrorBody
+
+
+def status_at_openai(status: int) -> int:
+    """The status that OpenAI has for a problem of ours."""
+    return 400 if status in {415, 422} else status
+
+
 def speaks_openai(path: str, headers: Mapping[str, str]) -> bool:
     """Whether whoever sent this expects OpenAI's errors."""
     if path == PATH or path.startswith(f"{PATH}/"):
@@ -46,12 +67,12 @@ def speaks_openai(path: str, headers: Mapping[str, str]) -> bool:
 
 
 def to_openai_response(problem: Problem) -> web.Response:
-    status = 400 if problem.status in {415, 422} else problem.status
+    status = status_at_openai(problem.status)
     param, message = _param(problem), _SENTENCES.get(problem.code, problem.detail)
     if problem.code == "bad_request" and problem.errors:
         message = "; ".join(f"{_dotted(error.pointer)}: {error.detail}" if error.pointer != "#" else error.detail
                             for error in problem.errors) if len(problem.errors) > 1 else problem.errors[0].detail  # fmt: skip
-    error = {
+    error: ErrorBody = {
         "message": message,
         "type": "tokens" if problem.code == "token_budget_exceeded" else _TYPES.get(status, INVALID),
         "param": param,

@@ -1,0 +1,215 @@
+"""`/openapi.json`: the whole HTTP surface as OpenAPI 3.1, made from the declarations of the routes that are registered.
+
+What single routes answer stands with them; what whole kinds of routes answer, because a part of the receiver that they share
+says so, stands here.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from receiver.problems import CONTENT_TYPE as PROBLEM_JSON
+from receiver.problems import ProblemDocument
+from receiver.sdk.errors import ErrorDocument, speaks_openai, status_at_openai
+from runtime.health import release
+from runtime.routes import JSON, Answer, Codes, Header, Query, Route, declare, declared
+
+REF: Final = "#/components/schemas/{model}"
+SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+ABOUT: Final = """Background jobs of OpenAI's Responses API, each seen through to exactly one result.
+
+Errors are problem documents (RFC 9457) with a `code` for programs; under `/v1/responses` they are OpenAI's own. What can't be
+read as HTTP is answered 400 `bad_http`; an unknown address 404 `not_found`; a method that an address does not take 405
+`method_not_allowed`, with `Allow`. Fields may be added to answers: pass over those you do not know."""
+
+_OF_ALL: Final[Codes] = {500: ("internal",)}
+_WITH_KEY: Final[Codes] = {
+    401: ("unauthenticated",),
+    403: ("foreign_host", "scope_missing"),
+    429: ("rate_exceeded",),
+}  # fmt: skip
+_SIGNED: Final[Codes] = {401: ("unauthenticated",)}
+_WITH_QUERY: Final[Codes] = {400: ("bad_parameter",)}
+_WITH_BODY: Final[Codes] = {
+    400: ("body_incomplete",),
+    408: ("body_too_slow",),
+    413: ("body_too_large",),
+    415: ("encoded_body",),
+    417: ("expectation_failed",),
+}
+_WITH_JSON: Final[Codes] = {
+    400: ("bad_json",),
+    415: ("not_json", "not_utf8"),
+    422: ("bad_request",),
+}
+_HEADERS: Final[Mapping[int, tuple[Header, ...]]] = {
+    401: (Header("WWW-Authenticate", "Bearer, where a key is asked for."),),
+    429: (Header("Retry-After", "In so many seconds it may be asked again.", int),),
+    503: (Header("Retry-After", "In so many seconds it may be asked again.", int),),
+}
+
+DOCUMENT = Route(
+    "GET", "/openapi.json", name="openapi", says="This document.", access="public",
+    answers=(Answer(200, "OpenAPI 3.1.", dict[str, Any]),),
+)  # fmt: skip
+
+
+def add_document(app: web.Application) -> None:
+    """`/openapi.json` on `app`, of all that is declared by the time it is first asked for."""
+    made: list[bytes] = []
+
+    async def show(_request: web.Request) -> web.Response:
+        if not made:
+            made.append(orjson.dumps(document(declared(app).values())))
+        return web.Response(body=made[0], content_type=JSON)
+
+    declare(app, DOCUMENT, show)
+
+
+def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """The same routes in any order give the same document."""
+    ordered = sorted(routes, key=lambda route: (route.path, route.method))
+    schemas = _Schemas(ordered)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ordered:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Backstop", "version": release(), "description": ABOUT},
+        "jsonSchemaDialect": SCHEMA_DIALECT,
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "bsk_<id>_<secret>"}},
+        },
+    }
+
+
+class _Schemas:
+    """The JSON schemas of all types that the routes name, with shared parts under `components`."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        kinds: dict[int, Any] = {}
+        for kind in (ProblemDocument, ErrorDocument, *(kind for route in routes for kind in _kinds(route))):
+            kinds.setdefault(id(kind), kind)
+        # Held: an id is its object's own only as long as that object lives.
+        self._kinds = list(kinds.values())
+        made, shared = TypeAdapter.json_schemas(
+            [(key, "validation", TypeAdapter(kind)) for key, kind in kinds.items()], ref_template=REF
+        )
+        self._by_id: dict[int, dict[str, Any]] = {key: schema for (key, _mode), schema in made.items()}
+        self.components: dict[str, Any] = dict(sorted(shared.get("$defs", {}).items()))
+
+    def of(self, kind: Any) -> dict[str, Any]:
+        return self._by_id[id(kind)]
+
+    def fields(self, kind: type[Query]) -> tuple[dict[str, Any], frozenset[str]]:
+        """Each parameter of a query with its schema, and the names of those that must be given."""
+        schema = TypeAdapter(kind).json_schema(ref_template=REF)
+        self.components |= schema.get("$defs", {})
+        return schema["properties"], frozenset(schema.get("required", ()))
+
+
+def _kinds(route: Route) -> Iterable[Any]:
+    """The types that a route names, but for its query, whose fields are parameters of their own."""
+    yield from (route.body,) if route.body is not None else ()
+    yield from route.ids.values()
+    yield from (header.kind for header in route.headers)
+    for answer in route.answers:
+        yield from (answer.model,) if answer.model is not None else ()
+        yield from (header.kind for header in answer.headers)
+    yield from (header.kind for headers in _HEADERS.values() for header in headers)
+    yield str
+
+
+def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    summary, _, more = route.says.partition("\n\n")
+    operation: dict[str, Any] = {"operationId": route.name, "summary": summary}
+    if more:
+        operation["description"] = more
+    parameters = list(_parameters(route, schemas))
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body is not None:
+        content = {JSON: {"schema": schemas.of(route.body)}}
+        operation["requestBody"] = {"required": route.body_required, "content": content}
+    operation["responses"] = dict(sorted(_responses(route, schemas).items()))
+    operation["security"] = [] if route.access in {"public", "signed"} else [{"key": [route.access]}]
+    return operation
+
+
+def _parameters(route: Route, schemas: _Schemas) -> Iterable[dict[str, Any]]:
+    for name in re.findall(r"\{(\w+)\}", route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": schemas.of(route.ids.get(name, str))}
+    if route.query is not None:
+        fields, required = schemas.fields(route.query)
+        for name, schema in fields.items():
+            kept = {key: value for key, value in schema.items() if key not in {"title", "description", "default"}}
+            parameter = {"name": name, "in": "query", "required": name in required, "schema": kept}
+            if "description" in schema:
+                parameter["description"] = schema["description"]
+            if schema.get("type") == "array":
+                parameter |= {"style": "form", "explode": False}
+            yield parameter
+    for header in route.headers:
+        yield {"name": header.name, "in": "header", "required": False, **_described(header, schemas)}
+
+
+def _described(header: Header, schemas: _Schemas) -> dict[str, Any]:
+    return {"description": header.says, "schema": schemas.of(header.kind)}
+
+
+def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for answer in route.answers:
+        response: dict[str, Any] = {"description": answer.says}
+        if answer.headers:
+            response["headers"] = {header.name: _described(header, schemas) for header in answer.headers}
+        if answer.model is not None:
+            response["content"] = {answer.content_type: {"schema": schemas.of(answer.model)}}
+        responses[str(answer.status)] = response
+    openai = speaks_openai(route.path, {})
+    for status, codes in codes_of(route).items():
+        response = {"description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}"}
+        response["content"] = _openai_error(schemas) if openai else _problem(status, codes, schemas)
+        if status in _HEADERS:
+            response["headers"] = {header.name: _described(header, schemas) for header in _HEADERS[status]}
+        responses[str(status)] = response
+    return responses
+
+
+def codes_of(route: Route) -> dict[int, tuple[str, ...]]:
+    """All problems that a route may answer with, by status."""
+    parts = [_OF_ALL, route.problems]
+    if route.access == "signed":
+        parts.append(_SIGNED)
+    elif route.access != "public":
+        parts.append(_WITH_KEY)
+    if route.query is not None:
+        parts.append(_WITH_QUERY)
+    if route.body is not None:
+        parts.append(_WITH_BODY)
+        if route.access != "signed":
+            parts.append(_WITH_JSON)
+    found: dict[int, set[str]] = {}
+    for part in parts:
+        for status, codes in part.items():
+            shown = status_at_openai(status) if speaks_openai(route.path, {}) else status
+            found.setdefault(shown, set()).update(codes)
+    return {status: tuple(sorted(codes)) for status, codes in sorted(found.items())}
+
+
+def _problem(status: int, codes: tuple[str, ...], schemas: _Schemas) -> dict[str, Any]:
+    narrowed = {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}}
+    return {PROBLEM_JSON: {"schema": {"allOf": [schemas.of(ProblemDocument), narrowed]}}}
+
+
+def _openai_error(schemas: _Schemas) -> dict[str, Any]:
+    return {JSON: {"schema": schemas.of(ErrorDocument)}}

@@ -1,0 +1,132 @@
+"""The declarations of `/v1/responses`: what the official SDKs call, and what they get."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from typing_extensions import TypedDict
+
+from receiver.jobs import KEY_HEADER
+from receiver.sdk.creates import RETRIES_HEADER, SESSION_HEADER, TIMEOUT_HEADER
+from receiver.sdk.errors import PATH
+from receiver.sdk.items import LIMIT, LIMIT_MAX
+from receiver.sdk.wire import Status
+from runtime.routes import Answer, Codes, Header, Query, Route, Whole
+from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, SessionId
+
+ONE: Final = PATH + "/{response_id}"
+
+GivenResponseId = Annotated[str, StringConstraints(pattern=r"^resp_[A-Za-z0-9_.\-]{1,95}$")]
+
+
+class CreateBody(BaseModel):
+    """The body of OpenAI's create, for a background response. What is not named here goes to the provider as it is."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=MODEL_CHARS_MAX)]
+    background: Literal[True]
+    """Backstop runs background responses only."""
+    input: JsonValue = None
+    store: Literal[True] | None = None
+    """What is seen through to its end is stored."""
+    stream: Literal[False] | None = None
+    conversation: None = None
+    """Not supported: continue an earlier response by `previous_response_id`."""
+    previous_response_id: str | None = None
+    """An ended response of the caller's own, made through Backstop."""
+    metadata: dict[str, str] | None = None
+    """Up to 13 pairs; `job`, `attempt` and `tenant` are Backstop's."""
+
+
+class ResponseDocument(TypedDict):
+    """OpenAI's Response object. While it is open it is made of what was asked for; at its end it is the provider's own under our
+    id, with whatever else the provider put there.
+    """
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Status
+    background: bool
+    error: Any
+    incomplete_details: Any
+    model: str
+    output: list[Any]
+    usage: Any
+    metadata: dict[str, Any]
+    previous_response_id: str | None
+
+
+class DeletedDocument(TypedDict):
+    """It is gone for its readers."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+class ItemPage(TypedDict):
+    """Some items of the input."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ItemsQuery(Query):
+    limit: Annotated[Whole, Field(ge=1, le=LIMIT_MAX, description="Items of one page.")] = LIMIT
+    order: Literal["asc", "desc"] = Field(default="desc", description="By the place in the input.")
+    after: str | None = Field(default=None, description="The id of the last item of the page before.")
+
+
+class RetrieveQuery(Query):
+    stream: Literal["false"] = Field(default="false", description="Not supported: poll.")
+
+
+_ASKED_AGAIN: Final[Codes] = {404: ("response_not_found",), 503: ("reads_unavailable",)}
+_CHANGED: Final[Codes] = {404: ("response_not_found",), 503: ("log_unavailable", "reads_unavailable")}
+_IDS: Final = {"response_id": GivenResponseId}
+
+CREATE: Final = Route(
+    "POST", PATH, name="createResponse", access="submit", body=CreateBody,
+    says="Create a background response.\n\nAnswered once the log has it: from then on it ends, whatever is lost on the way.",
+    headers=(
+        KEY_HEADER,
+        Header(SESSION_HEADER, "The job joins this session.", SessionId),
+        Header(TIMEOUT_HEADER, "Its deadline, from now.", Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)]),
+        Header(RETRIES_HEADER, "Creates granted after one failed.", Annotated[int, Field(ge=0, le=RETRIES_MAX)]),
+    ),
+    answers=(
+        Answer(
+            200, "The log has it.", ResponseDocument,
+            headers=(Header("Backstop-Repeated", "Only on the answer to a repeat.", Literal["true"]),),
+        ),
+    ),
+    problems={
+        400: ("bad_idempotency_key",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
+        503: ("busy", "log_unavailable", "reads_unavailable"),
+    },
+)  # fmt: skip
+RETRIEVE: Final = Route(
+    "GET", ONE, name="retrieveResponse", access="read", ids=_IDS, query=RetrieveQuery, says="A response as it is now.",
+    answers=(Answer(200, "The response.", ResponseDocument),), problems=_ASKED_AGAIN,
+)  # fmt: skip
+DELETE: Final = Route(
+    "DELETE", ONE, name="deleteResponse", access="submit", ids=_IDS,
+    says="Delete a response for its readers. One that is still open is cancelled.",
+    answers=(Answer(200, "No read shows it from now on.", DeletedDocument),), problems=_CHANGED,
+)  # fmt: skip
+CANCEL: Final = Route(
+    "POST", PATH + "/{response_id}/cancel", name="cancelResponse", access="submit", ids=_IDS,
+    says="Cancel a response. One that has ended stays as it ended.",
+    answers=(Answer(200, "The response at its end; as it is, where the end takes longer.", ResponseDocument),),
+    problems={**_CHANGED, 408: ("body_too_slow",), 413: ("body_too_large",), 415: ("encoded_body",)},
+)  # fmt: skip
+INPUT_ITEMS: Final = Route(
+    "GET", PATH + "/{response_id}/input_items", name="listInputItems", access="read", ids=_IDS, query=ItemsQuery,
+    says="The input of a response, in pages; not what came before it by `previous_response_id`.",
+    answers=(Answer(200, "A page of items.", ItemPage),),
+    problems={404: ("input_missing", "response_not_found"), 503: ("reads_unavailable",)},
+)  # fmt: skip
