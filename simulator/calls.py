@@ -16,7 +16,7 @@ from simulator.core import Simulator
 from simulator.records import Stored
 from simulator.wire import SILENT
 
-Op = Literal["create", "look", "cancel", "delete", "items"]
+Op = Literal["create", "look", "stream", "cancel", "delete", "items"]
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Call:
     target: Target = field(default_factory=Target)
     fault: str | None = None
     streams_from: int | None = None
+    stream_fault: Fault | None = None
 
 
 Handler = Callable[[Simulator, Call], Awaitable[Answer]]
@@ -49,7 +50,8 @@ async def serve(
         answer = error(413, "Your request body is too large.", code="request_too_large")
     answer = answer or _refused_at_the_door(simulator, call) or await handle(simulator, call)
     _record(simulator, call, answer)
-    if call.streams_from is not None and answer.status == 200 and answer.sabotage is None:
+    if call.streams_from is not None:
+        await simulator.wire.hold(request, answer.wait_real_s)
         return await stream(simulator, call)
     headers = {
         "x-request-id": f"req_{secrets.token_hex(16)}",

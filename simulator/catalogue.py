@@ -1,6 +1,6 @@
 """Every fault the simulator knows, by name, and how a fault is written down.
 
-The part of a name before the first `_` is the place where the fault strikes. At create, run, look and cancel at most
+The part of a name before the first `_` is the place where the fault strikes. At create, run, look, stream and cancel at most
 one strikes at a time; faults of a hook are independent of each other.
 """
 
@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Place = Literal["create", "run", "look", "cancel", "hook", "platform"]
+Place = Literal["create", "run", "look", "stream", "cancel", "hook", "platform"]
 
 # What can happen to an answer, whatever the call was. At a create and a cancel each has two sides: done, or not done.
 KINDS: Final = (
@@ -29,6 +29,7 @@ _CREATE: Final = (
     *(f"429_{code}" for code in QUOTA_CODES),
     *("429_requests", "429_tokens", "429_too_large", "429_slow_down", "429_flex", "429_other", "503_overloaded"),
     *("html_403", "html_429", "307", "400", "401", "403", "404_model", "413", "422", "terminal"),
+    "accept_empty_stream",
 )
 _RUN: Final = (
     *("stuck_queued", "stuck_in_progress", "failed", "failed_usage", "failed_no_code", "failed_unknown_code"),
@@ -37,6 +38,10 @@ _RUN: Final = (
 _LOOK: Final = (
     *("404", "404_at_first", "401", "429", "html_403", "html_429", "307"),
     *("regress", "unknown_status", "another_id", "truncated"),
+)
+_STREAM: Final = (
+    *("drop", "close", "error", "delay", "endless", "twice", "swapped"),
+    *("400", "404", "429", "500", "html_200"),
 )
 _CANCEL: Final = ("400", "404", "409", "429", "runs_on", "then_completed")
 # Sent beside the true hook: what does not authenticate, and what does but is odd.
@@ -51,6 +56,7 @@ FAULTS: Final[dict[str, Place]] = {
     **{f"create_{name}": "create" for name in _CREATE},
     **{f"run_{name}": "run" for name in _RUN},
     **{f"look_{name}": "look" for name in (*KINDS, *_LOOK)},
+    **{f"stream_{name}": "stream" for name in _STREAM},
     **{f"cancel_{side}_{kind}": "cancel" for side in ("accept", "refuse") for kind in KINDS},
     **{f"cancel_{name}": "cancel" for name in _CANCEL},
     **{f"hook_{name}": "hook" for name in _HOOK},
@@ -100,6 +106,7 @@ class Directive:
 
 _NUMERIC_ARGS: Final = frozenset(
     {"run_slow", "run_expires", "look_404_at_first", "cancel_then_completed", "hook_late"}
+    | {"stream_drop", "stream_close", "stream_error", "stream_delay"}
     | {name for name in FAULTS if name.endswith("_slow")}
 )
 

@@ -153,8 +153,8 @@ class Faults:
         aimed = self._aims[place].strike(None, target)
         if aimed is not None:
             return aimed
-        # Unless told otherwise a create is struck on each call, a look and a cancel on the first.
-        default_times = 1 if place in ("look", "cancel") else 0
+        # Unless told otherwise a create is struck on each call, a look, a stream and a cancel on the first.
+        default_times = 1 if place in ("look", "stream", "cancel") else 0
         for directive in directives:
             times = default_times if directive.times is None else directive.times
             name = directive.fault.name

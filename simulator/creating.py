@@ -44,7 +44,10 @@ async def create(simulator: Simulator, call: Call) -> Answer:
     answer = _with_limits(simulator, request, await _reply(simulator, call, stored, fault))
     if fault is None or fault.what == "terminal":
         return answer
-    return spoil(answer, fault.what.removeprefix("accept_"), fault.number(simulator.profile.slow_real_s))
+    spoilt = spoil(answer, fault.what.removeprefix("accept_"), fault.number(simulator.profile.slow_real_s))
+    if not spoilt.wait_real_s:
+        call.streams_from = None
+    return spoilt
 
 
 def _known(simulator: Simulator, request: CreateRequest) -> Stored | None:

@@ -122,6 +122,7 @@ class Responses:
             return
         stored.status = "in_progress"
         stored.was_running = True
+        stored.began_at_s = self._clock.now_s()
         self._truth(stored, "in_progress")
         stored.wake()
         if stored.plan.run_s is not None:
@@ -148,7 +149,7 @@ class Responses:
         stored.epoch += 1
         stored.status = ending.status
         stored.ending = ending
-        stored.ended_at_ms = self._clock.wall_ms()
+        stored.ended_at_s, stored.ended_at_ms = self._clock.now_s(), self._clock.wall_ms()
         if stored.plan.expires_after_end_s is not None:
             stored.expires_at_s = self._clock.now_s() + self._clock.real_s(stored.plan.expires_after_end_s)
         self.ends[ending.status] += 1

@@ -10,6 +10,7 @@ import orjson
 from simulator.records import CreateRequest, Ending, Stored
 
 ECHO_CHARS_MAX: Final = 2000
+INCOMPLETE_CHARS: Final = 40
 _FILLER: Final = "The quick brown fox jumps over the lazy dog. "
 # Sent back as they came; with the value used where none came.
 _ECHOED: Final[dict[str, Any]] = {
@@ -102,7 +103,7 @@ def _error(code: str | None) -> dict[str, Any]:
 
 def message(stored: Stored, status: str) -> dict[str, Any]:
     """The one output item: whole for a completed response, half for any other."""
-    text = output_text(stored.request) if status == "completed" else output_text(stored.request)[:40]
+    text = output_text(stored.request) if status == "completed" else output_text(stored.request)[:INCOMPLETE_CHARS]
     content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
     return {"id": stored.message_id, "type": "message", "status": status, "role": "assistant", "content": content}
 

@@ -81,11 +81,14 @@ class Stored:
     expires_at_s: float
     status: Status = "queued"
     ending: Ending | None = None
+    began_at_s: float = 0.0
+    ended_at_s: float = 0.0
     ended_at_ms: int = 0
     was_running: bool = False
     hidden_until_s: float = 0.0
     epoch: int = 0
     looks: int = 0
+    streams: int = 0
     cancels: int = 0
     shown_ended: bool = False
     regressed: bool = False

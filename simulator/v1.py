@@ -71,13 +71,36 @@ _LOOKS: Final[dict[str, Callable[[Stored, Fault], Answer]]] = {
 
 
 def _stream(simulator: Simulator, call: Call, stored: Stored) -> Answer:
+    call.op = "stream"
     after = call.request.query.get("starting_after", "-1")
     if not after.removeprefix("-").isdecimal():
         return bad_request("Invalid value for 'starting_after': expected an integer.", param="starting_after")
     refusal = refusal_to_stream(simulator, stored)
-    if refusal is None:
-        call.streams_from = int(after) + 1
-    return refusal or ok(render(stored))
+    if refusal is not None:
+        return refusal
+    stored.streams += 1
+    key = f"{stored.key}/stream/{stored.streams}"
+    fault = simulator.faults.one("stream", stored.target, key, stored.request.directives, stored.streams)
+    strike(simulator, call, fault)
+    if fault is not None and (refused := _struck_stream(simulator, stored, fault)) is not None:
+        return refused
+    call.streams_from, call.stream_fault = int(after) + 1, fault
+    return ok(render(stored))
+
+
+def _struck_stream(simulator: Simulator, stored: Stored, fault: Fault) -> Answer | None:
+    """The answer in place of a stream, if the fault is one."""
+    match fault.what:
+        case "400":
+            return bad_request("This response can no longer be streamed because it is more than 5 minutes old.")
+        case "404":
+            return not_found(stored.id)
+        case "429":
+            return simulator.limits.refusal("429_requests", stored.request.model)
+        case "500" | "html_200" as kind:
+            return spoil(ok(render(stored)), kind, 0.0)
+        case _:
+            return None
 
 
 async def cancel(simulator: Simulator, call: Call) -> Answer:

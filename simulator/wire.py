@@ -22,6 +22,7 @@ _FIXED: Final = {
     "null": Answer(200, b"null"),
     "list": Answer(200, b"[1]"),
     "no_content": Answer(204, b""),
+    "empty_stream": Answer(200, b"", "text/event-stream; charset=utf-8"),
 }
 STATUSES: Final = frozenset({"408", "409", "500", "502", "503", "504"})
 # The client is left without an HTTP status.
