@@ -1,11 +1,13 @@
 """`backstop serve`: the HTTP doors and the reads on one port. The composition root of that process."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import typer
 import uvloop
+from aiohttp import web
 from aiokafka.errors import KafkaError
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from cli.door_reads import DatabaseReads
 from cli.processes import prepare, stop_on_signals
@@ -24,9 +26,9 @@ from runtime.broker_clock import BrokerClock
 from runtime.chance import random_hex
 from runtime.clock import NowMs
 from runtime.errors import BrokerUnavailableError, ConfigurationError
-from runtime.health import Health
+from runtime.health import Health, HealthServer
 from runtime.logs import get_logger
-from runtime.publisher import KafkaPublisher
+from runtime.publisher import KafkaPublisher, Publisher
 from runtime.topics import require_topics
 
 AGAIN_S = 1.0
@@ -53,16 +55,11 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
     clock = BrokerClock(own_now_ms, publisher)
     now_ms = clock.now_ms
     database = database_at(reads.readmodel_url, now_ms)
-    blobs = FolderBlobs(settings.blobs_path)
     limits = Limits()
     health = Health("serve")
     health.expect("broker", "readmodel")
-    app = build_app(
-        settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
-        limits=limits, registry=REGISTRY, health=health,
-    )  # fmt: skip
-    taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
-    add_routes(app, database, blobs, tenant_of, REGISTRY, taken=taken)
+    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY)
+    admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
     opening = [
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
@@ -72,12 +69,11 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
     for task in opening:
         task.add_done_callback(lambda done: _stop_on_failure(done, stop, failures))
     try:
-        await serve_app(app, settings.host, settings.port, limits, stop, settings.port_file)
-    except OSError as error:
-        raise ConfigurationError(
-            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
-        ) from error
+        await _listen(admin.start(), settings.admin_host, settings.admin_port)
+        serving = serve_app(app, settings.host, settings.port, limits, stop, settings.port_file)
+        await _listen(serving, settings.host, settings.port)
     finally:
+        await admin.stop()
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
@@ -85,6 +81,32 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
         await database.close()
     if failures:
         raise failures[0]
+
+
+def doors(
+    settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
+    registry: CollectorRegistry,
+) -> web.Application:  # fmt: skip
+    """All that is served on the public port. Nothing is opened, connected or bound.
+
+    :raises ConfigurationError: see `build_app`.
+    """
+    blobs = FolderBlobs(settings.blobs_path)
+    app = build_app(
+        settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
+        limits=limits, registry=registry, health=health,
+    )  # fmt: skip
+    taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
+    add_routes(app, database, blobs, tenant_of, registry, taken=taken)
+    return app
+
+
+async def _listen(serving: Awaitable[None], host: str, port: int) -> None:
+    """:raises ConfigurationError: the address can't be bound."""
+    try:
+        await serving
+    except OSError as error:
+        raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
 
 
 async def _connect(

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 from readmodel.answers import JobPage, JobWithResult, SessionPage, TimelineView
 from readmodel.queries import Cursor
 from readmodel.rows import JobStatus
-from runtime.routes import EVENT_STREAM, Answer, Header, Query, Route, Whole
+from runtime.routes import EVENT_STREAM, WHOLE, Answer, Header, Query, Route
 from schemas.base import JobId
 from schemas.requests import SessionId
 
@@ -41,7 +41,7 @@ _Cursor = Annotated[Cursor, BeforeValidator(_from_cursor), WithJsonSchema({"type
 
 
 class JobQuery(Query):
-    wait: Annotated[Whole, Field(ge=0, le=WAIT_S_MAX)] = Field(
+    wait: Annotated[int, Field(ge=0, le=WAIT_S_MAX), WHOLE] = Field(
         default=0, description="Seconds to wait for the end of the job."
     )
 
@@ -52,10 +52,10 @@ class PageQuery(Query):
     )
     model: _Filter | None = Field(default=None, description="Only of this model.")
     tag: _Filter | None = Field(default=None, description="Only with this tag.")
-    since: Annotated[Whole, Field(ge=0, le=SINCE_MS_MAX)] | None = Field(
+    since: Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE] | None = Field(
         default=None, description="Only submitted since then, in unix milliseconds."
     )
-    limit: Annotated[Whole, Field(ge=1, le=LIMIT_MAX)] = Field(default=LIMIT, description="Jobs of one page.")
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(default=LIMIT, description="Jobs of one page.")
     cursor: _Cursor | None = Field(default=None, description="The `next_cursor` of the page before.")
 
 

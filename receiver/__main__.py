@@ -16,6 +16,7 @@ from runtime.blobs import FolderBlobs
 from runtime.chance import random_hex
 from runtime.clock import make_clock
 from runtime.errors import BackstopError, ConfigurationError
+from runtime.health import HealthServer
 from runtime.logs import configure, get_logger
 from runtime.publisher import KafkaPublisher
 
@@ -41,6 +42,7 @@ async def run(settings: ReceiverSettings) -> None:
         limits=limits, registry=REGISTRY,
     )  # fmt: skip
     app[HEALTH].expect("broker")
+    admin = HealthServer(app[HEALTH], settings.admin_port, settings.admin_host)
 
     async def connect() -> None:
         """Without a broker we answer 503, and try again."""
@@ -58,8 +60,10 @@ async def run(settings: ReceiverSettings) -> None:
 
     connecting = asyncio.create_task(connect(), name="connect")
     try:
+        await admin.start()
         await serve(app, settings.host, settings.port, limits, stop, settings.port_file)
     finally:
+        await admin.stop()
         connecting.cancel()
         await asyncio.gather(connecting, return_exceptions=True)
         await publisher.stop()

@@ -87,6 +87,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
+            "responses": dict(sorted(schemas.refusals.items())),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "bsk_<id>_<secret>"}},
         },
     }
@@ -105,10 +106,26 @@ class _Schemas:
             [(key, "validation", TypeAdapter(kind)) for key, kind in kinds.items()], ref_template=REF
         )
         self._by_id: dict[int, dict[str, Any]] = {key: schema for (key, _mode), schema in made.items()}
+        self.refusals: dict[str, Any] = {}
         self.components: dict[str, Any] = dict(sorted(shared.get("$defs", {}).items()))
 
     def of(self, kind: Any) -> dict[str, Any]:
         return self._by_id[id(kind)]
+
+    def refusal(self, status: int, codes: tuple[str, ...], *, openai: bool) -> dict[str, Any]:
+        """A reference to the answer with this status and one of these codes; one component for all routes that have it."""
+        name = f"{'openai' if openai else 'problem'}-{status}-{'-'.join(codes)}"
+        if name not in self.refusals:
+            narrowed = {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}}
+            if openai:
+                content = {JSON: {"schema": self.of(ErrorDocument)}}
+            else:
+                content = {PROBLEM_JSON: {"schema": {"allOf": [self.of(ProblemDocument), narrowed]}}}
+            says = f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}"
+            self.refusals[name] = {"description": says, "content": content}
+            if status in _HEADERS:
+                self.refusals[name]["headers"] = {header.name: _described(header, self) for header in _HEADERS[status]}
+        return {"$ref": f"#/components/responses/{name}"}
 
     def fields(self, kind: type[Query]) -> tuple[dict[str, Any], frozenset[str]]:
         """Each parameter of a query with its schema, and the names of those that must be given."""
@@ -151,15 +168,26 @@ def _parameters(route: Route, schemas: _Schemas) -> Iterable[dict[str, Any]]:
     if route.query is not None:
         fields, required = schemas.fields(route.query)
         for name, schema in fields.items():
-            kept = {key: value for key, value in schema.items() if key not in {"title", "description", "default"}}
+            kept = _given(schema)
             parameter = {"name": name, "in": "query", "required": name in required, "schema": kept}
             if "description" in schema:
                 parameter["description"] = schema["description"]
-            if schema.get("type") == "array":
+            if kept.get("type") == "array":
                 parameter |= {"style": "form", "explode": False}
             yield parameter
     for header in route.headers:
         yield {"name": header.name, "in": "header", "required": False, **_described(header, schemas)}
+
+
+def _given(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of a parameter that is given: it has no null, and what describes it stands with the parameter."""
+    kept = {key: value for key, value in schema.items() if key not in {"title", "description", "anyOf"}}
+    if kept.get("default", ...) in (None, []):
+        del kept["default"]
+    for choice in schema.get("anyOf", ()):
+        if choice != {"type": "null"}:
+            kept |= choice
+    return kept
 
 
 def _described(header: Header, schemas: _Schemas) -> dict[str, Any]:
@@ -175,13 +203,8 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
         if answer.model is not None:
             response["content"] = {answer.content_type: {"schema": schemas.of(answer.model)}}
         responses[str(answer.status)] = response
-    openai = speaks_openai(route.path, {})
     for status, codes in codes_of(route).items():
-        response = {"description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}"}
-        response["content"] = _openai_error(schemas) if openai else _problem(status, codes, schemas)
-        if status in _HEADERS:
-            response["headers"] = {header.name: _described(header, schemas) for header in _HEADERS[status]}
-        responses[str(status)] = response
+        responses[str(status)] = schemas.refusal(status, codes, openai=speaks_openai(route.path, {}))
     return responses
 
 
@@ -204,12 +227,3 @@ def codes_of(route: Route) -> dict[int, tuple[str, ...]]:
             shown = status_at_openai(status) if speaks_openai(route.path, {}) else status
             found.setdefault(shown, set()).update(codes)
     return {status: tuple(sorted(codes)) for status, codes in sorted(found.items())}
-
-
-def _problem(status: int, codes: tuple[str, ...], schemas: _Schemas) -> dict[str, Any]:
-    narrowed = {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}}
-    return {PROBLEM_JSON: {"schema": {"allOf": [schemas.of(ProblemDocument), narrowed]}}}
-
-
-def _openai_error(schemas: _Schemas) -> dict[str, Any]:
-    return {JSON: {"schema": schemas.of(ErrorDocument)}}

@@ -30,6 +30,14 @@ class ReceiverSettings(RuntimeSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     port_file: Path | None = Field(default=None, description="File that gets the bound port, once we listen.")
+    admin_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Port of its own for /metrics and health, as only operators reach it; then /metrics is not on the public port. "
+        "0: all on the public port.",
+    )
+    admin_host: str = Field(default="127.0.0.1", description="Address of the admin port.")
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         validation_alias=AliasChoices("BACKSTOP_WEBHOOK_SECRETS", "OPENAI_WEBHOOK_SECRET", "webhook_secrets"),
@@ -98,6 +106,8 @@ def check_relations(settings: ReceiverSettings) -> None:
         <= door.backoff_max_ms,
         "BACKSTOP_INLINE_BYTES_MAX and its envelope must fit a record": settings.inline_bytes_max + ENVELOPE_BYTES_MAX
         <= RECORD_BYTES_MAX,
+        "BACKSTOP_ADMIN_PORT must not be BACKSTOP_PORT": settings.admin_port == 0
+        or settings.admin_port != settings.port,
         "BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS": settings.clock_offset_ms == 0
         or bool(settings.failpoints),
     }  # fmt: skip

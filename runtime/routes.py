@@ -8,7 +8,7 @@ it are one object. Declarations stand beside the handlers.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -150,5 +150,5 @@ def _whole(value: Any) -> Any:
     return int(value)
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""A whole number in a query; give its limits with `Field(ge=..., le=...)`."""
+WHOLE: Final = BeforeValidator(_whole)
+"""Reads a whole number: `Annotated[int, Field(ge=1, le=200), WHOLE]`. It comes last: limits before it are in the document."""

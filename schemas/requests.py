@@ -27,6 +27,8 @@ METADATA_OURS = frozenset({"job", "attempt", "tenant"})
 
 MODEL_CHARS_MAX = 128
 METADATA_PAIRS_MAX = 16 - len(METADATA_OURS)
+METADATA_NAME_CHARS_MAX = 64
+METADATA_VALUE_CHARS_MAX = 512
 TIMEOUT_MS_MIN = 1_000
 TIMEOUT_MS_MAX = 7 * 24 * 3_600_000
 RETRIES_MAX = 10
@@ -45,13 +47,31 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+_REQUEST_SCHEMA: dict[str, Any] = {
+    "required": ["model"],
+    "properties": {
+        "model": {"type": "string", "minLength": 1, "maxLength": MODEL_CHARS_MAX},
+        "background": {"const": True},
+        "store": {"const": True},
+        "stream": {"enum": [False, None]},
+        "metadata": {
+            "type": ["object", "null"],
+            "maxProperties": METADATA_PAIRS_MAX,
+            "propertyNames": {"maxLength": METADATA_NAME_CHARS_MAX, "not": {"enum": sorted(METADATA_OURS)}},
+            "additionalProperties": {"type": "string", "maxLength": METADATA_VALUE_CHARS_MAX},
+        },
+    },
+}
+"""What `Submit._request_is_ours_to_run` wants, for those who read a schema."""
+
+
 class Submit(_Strict):
     """See `request` (the body of `POST /responses`) through to one result by the deadline."""
 
     v: Literal[1] = 1
     type: Literal["submit"] = "submit"
     job_id: GivenJobId | None = None
-    request: dict[str, JsonValue]
+    request: dict[str, JsonValue] = Field(json_schema_extra=_REQUEST_SCHEMA)
     deadline_at_ms: UnixMs | None = None
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
     timeout_ms: int | None = Field(default=None, ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)
@@ -106,5 +126,5 @@ def _check_metadata(metadata: Any) -> None:
     for name, value in metadata.items():
         if name in METADATA_OURS:
             raise ValueError(f"request.metadata.{name} is set by Backstop; use another name")
-        if len(name) > 64 or not isinstance(value, str) or len(value) > 512:
+        if len(name) > METADATA_NAME_CHARS_MAX or not isinstance(value, str) or len(value) > METADATA_VALUE_CHARS_MAX:
             raise ValueError(f"request.metadata.{name[:64]}: names up to 64 and string values up to 512 characters")

@@ -10,7 +10,7 @@ from receiver.sdk.creates import RETRIES_HEADER, SESSION_HEADER, TIMEOUT_HEADER
 from receiver.sdk.errors import PATH
 from receiver.sdk.items import LIMIT, LIMIT_MAX
 from receiver.sdk.wire import Status
-from runtime.routes import Answer, Codes, Header, Query, Route, Whole
+from runtime.routes import WHOLE, Answer, Codes, Header, Query, Route
 from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, SessionId
 
 ONE: Final = PATH + "/{response_id}"
@@ -76,7 +76,7 @@ class ItemPage(TypedDict):
 
 
 class ItemsQuery(Query):
-    limit: Annotated[Whole, Field(ge=1, le=LIMIT_MAX, description="Items of one page.")] = LIMIT
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(default=LIMIT, description="Items of one page.")
     order: Literal["asc", "desc"] = Field(default="desc", description="By the place in the input.")
     after: str | None = Field(default=None, description="The id of the last item of the page before.")
 
