@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
 from receiver.bodies import BodyMemory
+from receiver.callers import CALLER, TICKET, CallerDoor
 from receiver.connections import Gate
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
@@ -29,6 +30,7 @@ from receiver.sdk.errors import speaks_openai, to_openai_response
 from receiver.sdk.responses import Responses
 from receiver.settings import ReceiverSettings, check_relations
 from receiver.submissions import FindJob, Submissions, knows_nothing
+from receiver.tickets import Tickets
 from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
@@ -106,7 +108,10 @@ def build_app(
         memory=memory, limits=limits, now_ms=now_ms, random_hex=random_hex,
     )  # fmt: skip
 
-    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authentication(ring, quotas)])
+    tickets = Tickets(keys, ring, now_ms, random_hex, registry)
+    callers = CallerDoor(tickets, limits)
+    authenticate = authentication(ring, quotas, tickets)
+    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authenticate])
     app.on_response_prepare.append(_name(random_hex))
     app.cleanup_ctx.append(_saving_last_used(ring))
     app[SUBMISSIONS] = submissions
@@ -121,8 +126,10 @@ def build_app(
     declare(app, sdk.DELETE, responses.delete)
     declare(app, sdk.CANCEL, responses.cancel, expect_handler=_expect)
     declare(app, sdk.INPUT_ITEMS, responses.items)
+    declare(app, TICKET, callers.ticket, expect_handler=_expect)
+    declare(app, CALLER, callers.caller)
     add_document(app)
-    add_routes(app, health, registry)
+    add_routes(app, health, registry, metrics=settings.admin_port == 0)
     return app
 
 

@@ -1,7 +1,8 @@
 """Who is speaking, and whether they may: the one place that decides the tenant and the rights of a request.
 
-The tenant comes from the key alone, never from a body or from a header that a caller may choose. What a route needs stands in its
-declaration (`runtime.routes`); one without needs `read` to read and `operate` to change anything.
+The tenant comes from the key alone (or from a ticket that was made with it), never from a body or from a header that a caller
+may choose. What a route needs stands in its declaration (`runtime.routes`); one without needs `read` to read and `operate`
+to change anything.
 """
 
 from typing import Final
@@ -12,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 from receiver.keys import Caller, KeyRing, is_loopback
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
+from receiver.tickets import STREAM_PATH, Tickets
 from runtime.routes import Access, route_of
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
@@ -52,7 +54,7 @@ def tenant_of(request: web.Request) -> str:
     return caller_of(request).tenant
 
 
-def authentication(ring: KeyRing, quotas: Quotas) -> Middleware:
+def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middleware:
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
@@ -64,7 +66,13 @@ def authentication(ring: KeyRing, quotas: Quotas) -> Middleware:
             return await handler(request)
         if ring.development and not is_loopback(_host(request)):
             raise Refusal(FOREIGN_HOST)
-        caller = ring.authenticate(_authorization(request))
+        ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None
+        if ticket is None:
+            caller = ring.authenticate(_authorization(request))
+        elif hdrs.AUTHORIZATION in request.headers:
+            raise Refusal(UNAUTHENTICATED)  # of two, who knows which was checked by whoever stands before us
+        else:
+            caller = tickets.redeem(ticket, request.path)
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
         quotas.check_rate(caller.tenant)

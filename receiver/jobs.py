@@ -125,7 +125,7 @@ class JobDoor:
         bytes_max = self._quotas.bytes_max(tenant, limits.submit_bytes_max)
         with self._memory.share() as take:
             body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
-            submit = _parse(Submit, body, limits.submit_depth_max)
+            submit = parse_body(Submit, body, limits.submit_depth_max)
             await self._previous.check(submit, tenant)
             # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
             given = submit.job_id or (job_id_of(key, tenant) if key else f"job_{self._random_hex(JOB_ID_BITS)}")
@@ -141,7 +141,7 @@ class JobDoor:
         body = await read_body(request, bytes_max=limits.cancel_bytes_max, within_s=limits.submit_body_s)
         if body:
             require_json(request)
-        asked = _parse(CancelBody, body, limits.submit_depth_max) if body else CancelBody()
+        asked = parse_body(CancelBody, body, limits.submit_depth_max) if body else CancelBody()
         cancel = Cancel(type="cancel", job_id=given, reason=asked.reason)
         job_id = qualified_job_id(tenant, given)
         if not await self._submissions.exists(job_id, tenant):
@@ -199,7 +199,8 @@ def _path_job_id(request: web.Request) -> str:
         raise Refusal(Problem(404, "not_found", "No job can have this id.")) from None
 
 
-def _parse(model: type[Model], body: bytes, depth_max: int) -> Model:
+def parse_body(model: type[Model], body: bytes, depth_max: int) -> Model:
+    """:raises Refusal: 400 no JSON, 422 not as the model says."""
     try:
         value = load_json(body, depth_max)
     except NotJsonError as error:

@@ -94,6 +94,17 @@ class KeyRing:
         self._used_at_ms[key.id] = self._now_ms()
         return Caller(key.tenant, key.scopes, key.id)
 
+    def live_key(self, key_id: str) -> ApiKey | None:
+        """The key of this id, while it is valid."""
+        self._follow()
+        key = self._by_id.get(key_id)
+        return key if key is not None and key.state(self._now_ms()) == "live" else None
+
+    def caller_without_key(self) -> Caller | None:
+        """Who speaks where there are no keys at all; None where there are."""
+        self._follow()
+        return DEVELOPER if self.development else None
+
     def limits_of(self, tenant: str) -> TenantLimits:
         return self._tenants.get(tenant, NO_LIMITS)
 
