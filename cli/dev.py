@@ -143,6 +143,7 @@ def _where(system: System, shape: Shape, folder: Path) -> str:
             provider += "\n             no OPENAI_WEBHOOK_SECRET: no webhook is accepted, every end is found by looking"
     body = '{"job_id": "hello", "request": {"model": "gpt-5.2", "input": "Say hello."}}'
     return f"""
+  Page       {system.url}/ui
   API        {system.url}/v1/jobs   webhooks: {system.url}/webhooks/openai   {system.url}/metrics
   OpenAI     {provider}
   Kafka      {system.bootstrap}  (topics {system.runtime.topic_prefix}*; {system.broker_kind})

@@ -12,13 +12,15 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from cli.door_reads import DatabaseReads
 from cli.processes import prepare, stop_on_signals
 from cli.settings import read
+from page.routes import add_page
 from readmodel.database import Database, DatabaseAwayError
 from readmodel.opening import database_at
+from readmodel.overview import Rights, add_overview_routes
 from readmodel.routes import JustTaken, add_routes
-from readmodel.settings import ProjectionSettings
+from readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
 from receiver.app import RESPONSES, SUBMISSIONS, build_app
 from receiver.app import serve as serve_app
-from receiver.identity import tenant_of
+from receiver.identity import caller_of, tenant_of
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings
 from runtime.blobs import FolderBlobs
@@ -58,7 +60,8 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
     limits = Limits()
     health = Health("serve")
     health.expect("broker", "readmodel")
-    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY)
+    bound_ms = reads.readmodel_overdue_bound_ms
+    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms)
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
     opening = [
@@ -85,7 +88,7 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
 
 def doors(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
-    registry: CollectorRegistry,
+    registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS,
 ) -> web.Application:  # fmt: skip
     """All that is served on the public port. Nothing is opened, connected or bound.
 
@@ -98,6 +101,9 @@ def doors(
     )  # fmt: skip
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     add_routes(app, database, blobs, tenant_of, registry, taken=taken)
+    rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
+    add_page(app)
     return app
 
 

@@ -36,8 +36,8 @@ def _from_cursor(value: Any) -> Any:
     return Cursor(int(at_ms), job_id)
 
 
-_Filter = Annotated[str, StringConstraints(max_length=FILTER_CHARS_MAX, pattern=r"^[^\x00]*$")]
-_Cursor = Annotated[Cursor, BeforeValidator(_from_cursor), WithJsonSchema({"type": "string"})]
+FilterText = Annotated[str, StringConstraints(max_length=FILTER_CHARS_MAX, pattern=r"^[^\x00]*$")]
+PageMark = Annotated[Cursor, BeforeValidator(_from_cursor), WithJsonSchema({"type": "string"})]
 
 
 class JobQuery(Query):
@@ -50,25 +50,32 @@ class PageQuery(Query):
     status: Annotated[tuple[JobStatus, ...], BeforeValidator(_split)] = Field(
         default=(), description="Only these, separated by commas."
     )
-    model: _Filter | None = Field(default=None, description="Only of this model.")
-    tag: _Filter | None = Field(default=None, description="Only with this tag.")
+    model: FilterText | None = Field(default=None, description="Only of this model.")
+    tag: FilterText | None = Field(default=None, description="Only with this tag.")
     since: Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE] | None = Field(
         default=None, description="Only submitted since then, in unix milliseconds."
     )
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(default=LIMIT, description="Jobs of one page.")
-    cursor: _Cursor | None = Field(default=None, description="The `next_cursor` of the page before.")
+    cursor: PageMark | None = Field(default=None, description="The `next_cursor` of the page before.")
 
 
 class ListQuery(PageQuery):
-    session: _Filter | None = Field(default=None, description="Only of this session.")
+    session: FilterText | None = Field(default=None, description="Only of this session.")
+
+
+class StreamQuery(Query):
+    last_event_id: str | None = Field(
+        default=None, description="As the header `Last-Event-ID`, where none can be sent."
+    )
+    ticket: str | None = Field(default=None, description="Instead of a key: see `POST /v1/tickets`.")
 
 
 _JOB: Final = {"job_id": JobId}
 _SESSION: Final = {"session_id": SessionId}
 _LAST_EVENT: Final = Header("Last-Event-ID", "Goes on after this event.")
-_AWAY: Final = {503: ("reads_unavailable",)}
-_NO_JOB: Final = {404: ("job_not_found",), **_AWAY}
-_NO_SESSION: Final = {404: ("session_not_found",), **_AWAY}
+AWAY: Final = {503: ("reads_unavailable",)}
+_NO_JOB: Final = {404: ("job_not_found",), **AWAY}
+_NO_SESSION: Final = {404: ("session_not_found",), **AWAY}
 _FULL: Final = {503: ("reads_unavailable", "too_many_streams")}
 _EVENTS: Final = (
     "\n\nServer-sent events. `job`: the job as it is now, as `GET /v1/jobs/{job_id}` shows it but for its result. `gap`: what was "
@@ -77,7 +84,7 @@ _EVENTS: Final = (
 
 LIST_JOBS: Final = Route(
     "GET", "/v1/jobs", name="listJobs", access="read", query=ListQuery, says="Jobs, newest first, in pages.",
-    answers=(Answer(200, "A page of jobs.", JobPage),), problems=_AWAY,
+    answers=(Answer(200, "A page of jobs.", JobPage),), problems=AWAY,
 )  # fmt: skip
 GET_JOB: Final = Route(
     "GET", "/v1/jobs/{job_id}", name="getJob", access="read", ids=_JOB, query=JobQuery,
@@ -87,7 +94,7 @@ GET_JOB: Final = Route(
 GET_OUTPUT: Final = Route(
     "GET", "/v1/jobs/{job_id}/output", name="getJobOutput", access="read", ids=_JOB,
     says="The provider's response object, whole.", answers=(Answer(200, "The response object.", Any),),
-    problems={404: ("job_not_found", "no_output", "output_missing"), 409: ("not_finished",), **_AWAY},
+    problems={404: ("job_not_found", "no_output", "output_missing"), 409: ("not_finished",), **AWAY},
 )  # fmt: skip
 GET_TIMELINE: Final = Route(
     "GET", "/v1/jobs/{job_id}/timeline", name="getJobTimeline", access="read", ids=_JOB,
@@ -96,6 +103,7 @@ GET_TIMELINE: Final = Route(
 )  # fmt: skip
 FOLLOW_JOB: Final = Route(
     "GET", "/v1/jobs/{job_id}/events", name="followJob", access="read", ids=_JOB, headers=(_LAST_EVENT,),
+    query=StreamQuery,
     says=f"Follow a job to its end.{_EVENTS}",
     answers=(
         Answer(200, "The events, up to the job's end.", str, EVENT_STREAM),
@@ -110,11 +118,11 @@ GET_SESSION: Final = Route(
 )  # fmt: skip
 FOLLOW_SESSION: Final = Route(
     "GET", "/v1/sessions/{session_id}/events", name="followSession", access="read", ids=_SESSION,
-    headers=(_LAST_EVENT,), says=f"Follow the jobs of a session.{_EVENTS}",
+    headers=(_LAST_EVENT,), query=StreamQuery, says=f"Follow the jobs of a session.{_EVENTS}",
     answers=(Answer(200, "The events, without an end.", str, EVENT_STREAM),), problems={**_NO_SESSION, **_FULL},
 )  # fmt: skip
 FOLLOW_ALL: Final = Route(
-    "GET", "/v1/events", name="followAll", access="read", headers=(_LAST_EVENT,),
+    "GET", "/v1/events", name="followAll", access="read", headers=(_LAST_EVENT,), query=StreamQuery,
     says=f"Follow all jobs.{_EVENTS}",
     answers=(Answer(200, "The events, without an end.", str, EVENT_STREAM),), problems=_FULL,
 )  # fmt: skip

@@ -9,7 +9,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
+
+from typing_extensions import TypedDict
 
 MODELS_MAX = 12
 """Beyond it the rarer models are counted together, as `(other)`."""
@@ -23,7 +25,6 @@ PERIODS_MAX = 60
 
 Span = Literal["queued", "running", "webhook_lag", "detection"]
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
-QUANTILES: Final = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,64 @@ class EndedJob:
         return self.found_by == "look" and self.webhook_lag_ms is None
 
 
-def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -> dict[str, Any]:
+class FoundView(TypedDict):
+    """Ends by how they were found; `missed`: no webhook had come when a look found them."""
+
+    webhook: int
+    look: int
+    missed: int
+
+
+class PeriodView(FoundView):
+    """The ends of one period."""
+
+    from_ms: int
+
+
+class WebhooksView(FoundView):
+    """How ends were found, over all and by period; a period without ends is left out."""
+
+    period_ms: int
+    periods: list[PeriodView]
+
+
+class DistributionView(TypedDict):
+    """Exact quantiles, and a count for each edge: above the edge before, and not above this one. The last is beyond all edges."""
+
+    n: int
+    p50_ms: int | None
+    p90_ms: int | None
+    p99_ms: int | None
+    max_ms: int | None
+    counts: list[int]
+
+
+class ModelView(TypedDict):
+    """The figures of one model's jobs."""
+
+    model: str
+    ended: int
+    queued: DistributionView
+    running: DistributionView
+    webhook_lag: DistributionView
+    detection: DistributionView
+
+
+class StatsView(TypedDict):
+    """The figures of the jobs that ended since an instant."""
+
+    object: Literal["stats"]
+    since_ms: int
+    until_ms: int
+    ended: int
+    cut: bool
+    outcomes: dict[str, int]
+    edges_ms: list[int]
+    models: list[ModelView]
+    webhooks: WebhooksView
+
+
+def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -> StatsView:
     """The figures of these jobs, newest first. As many as `jobs_max` means that there may be more: the figures then begin at
     the oldest of them.
     """
@@ -68,13 +126,13 @@ def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -
         "ended": len(jobs),
         "cut": cut,
         "outcomes": dict(Counter(job.status for job in jobs)),
-        "edges_ms": EDGES_MS,
+        "edges_ms": list(EDGES_MS),
         "models": [_model(name, mine) for name, mine in sorted(by_model.items(), key=lambda item: -len(item[1]))],
         "webhooks": webhook_health(jobs, from_ms, now_ms),
     }
 
 
-def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> dict[str, Any]:
+def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> WebhooksView:
     """Ends by how they were found, over all and by period. `missed` are those whose webhook had not come when a look found them."""
     seen = [job for job in jobs if job.found_by is not None]
     period_ms = period_of(now_ms - since_ms)
@@ -84,7 +142,7 @@ def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> dict
     return {
         **_found(seen),
         "period_ms": period_ms,
-        "periods": [{"from_ms": from_ms, **_found(periods[from_ms])} for from_ms in sorted(periods)],
+        "periods": [{**_found(periods[from_ms]), "from_ms": from_ms} for from_ms in sorted(periods)],
     }
 
 
@@ -93,14 +151,13 @@ def period_of(span_ms: int) -> int:
     return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), PERIODS_MS[-1])
 
 
-def distribution(spans_ms: Sequence[int]) -> dict[str, Any]:
-    """Exact quantiles, and how many lie at or below each of `EDGES_MS` and above the one before; the last count is beyond."""
+def distribution(spans_ms: Sequence[int]) -> DistributionView:
     ordered = sorted(spans_ms)
     counts = [0] * (len(EDGES_MS) + 1)
     for span_ms in ordered:
         counts[bisect_left(EDGES_MS, span_ms)] += 1
-    quantiles = {f"p{round(100 * share)}_ms": quantile(ordered, share) for share in QUANTILES}
-    return {"n": len(ordered), **quantiles, "max_ms": ordered[-1] if ordered else None, "counts": counts}
+    p50_ms, p90_ms, p99_ms, max_ms = (quantile(ordered, share) for share in (0.5, 0.9, 0.99, 1.0))
+    return {"n": len(ordered), "p50_ms": p50_ms, "p90_ms": p90_ms, "p99_ms": p99_ms, "max_ms": max_ms, "counts": counts}
 
 
 def quantile(ordered: Sequence[int], share: float) -> int | None:
@@ -108,11 +165,16 @@ def quantile(ordered: Sequence[int], share: float) -> int | None:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
-def _model(name: str, jobs: Sequence[EndedJob]) -> dict[str, Any]:
-    spans = {span: [taken for job in jobs if (taken := job.span_ms(span)) is not None] for span in SPANS}
-    return {"model": name, "ended": len(jobs), **{span: distribution(taken) for span, taken in spans.items()}}
+def _model(name: str, jobs: Sequence[EndedJob]) -> ModelView:
+    queued, running, webhook_lag, detection = (
+        distribution([taken for job in jobs if (taken := job.span_ms(span)) is not None]) for span in SPANS
+    )
+    return {
+        "model": name, "ended": len(jobs),
+        "queued": queued, "running": running, "webhook_lag": webhook_lag, "detection": detection,
+    }  # fmt: skip
 
 
-def _found(jobs: Sequence[EndedJob]) -> dict[str, Any]:
+def _found(jobs: Sequence[EndedJob]) -> FoundView:
     by_webhook = sum(job.found_by == "webhook" for job in jobs)
     return {"webhook": by_webhook, "look": len(jobs) - by_webhook, "missed": sum(job.missed_webhook for job in jobs)}

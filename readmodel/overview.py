@@ -6,19 +6,22 @@ of a record's content needs `operate`.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
+from readmodel import overview_routes as declared
 from readmodel import problems
 from readmodel.database import Connection, Database
-from readmodel.figures import stats, webhook_health
-from readmodel.parameters import bad, guarded, number, page_mark, read_page_mark
+from readmodel.figures import WebhooksView, stats, webhook_health
+from readmodel.overview_routes import AttentionView, FindingCode, FindingView, LetterPage, LetterView
+from readmodel.parameters import guarded, page_mark
 from readmodel.queries import LetterFilter, count_letters, ended_since, list_letters
 from readmodel.rows import LetterRow
 from readmodel.sweep import Finding, sweep
 from runtime.clock import NowMs
 from runtime.door import own_job_id
+from runtime.routes import declare, query_of
 
 HOUR_MS = 3_600_000
 STATS_SPAN_MS = 24 * HOUR_MS
@@ -29,7 +32,6 @@ ATTENTION_JOBS_MAX = 1_000
 MISSED_SHARE_MAX = 0.2
 MISSED_OF_MIN = 20
 """Of fewer ends a share says nothing."""
-LETTERS_MAX = 200
 
 TenantOf = Callable[[web.Request], str]
 ScopesOf = Callable[[web.Request], Collection[str]]
@@ -48,12 +50,12 @@ def add_overview_routes(
 ) -> None:
     """Put the overview on `app`. `overdue_bound_ms` is how late anything may honestly be, as the sweep has it."""
     overview = _Overview(database, rights, now_ms, overdue_bound_ms)
-    for path, handler in (
-        ("/v1/attention", overview.attention),
-        ("/v1/stats", overview.stats),
-        ("/v1/dead-letters", overview.dead_letters),
+    for route, handler in (
+        (declared.GET_ATTENTION, overview.attention),
+        (declared.GET_STATS, overview.stats),
+        (declared.LIST_DEAD_LETTERS, overview.dead_letters),
     ):
-        app.router.add_get(path, guarded(handler), allow_head=False)
+        declare(app, route, guarded(handler))
 
 
 class _Overview:
@@ -69,45 +71,42 @@ class _Overview:
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
 
-        def look(conn: Connection) -> dict[str, Any]:
+        def look(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
             ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
             findings = [
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
-                {"code": "dead_letters", "count": count_letters(conn, letters)},
+                FindingView(code="dead_letters", count=count_letters(conn, letters)),
                 _of_webhooks(webhook_health(ended, now_ms - ATTENTION_SPAN_MS, now_ms)),
             ]
-            return {"findings": [one for one in findings if one["count"]], "open": found.open_by_status}
+            return {
+                "object": "attention", "at_ms": now_ms, "span_ms": ATTENTION_SPAN_MS,
+                "findings": [one for one in findings if one["count"]], "open": found.open_by_status,
+            }  # fmt: skip
 
-        seen = await self._database.read(look)
-        return problems.answer({"object": "attention", "at_ms": now_ms, "span_ms": ATTENTION_SPAN_MS, **seen})
+        return problems.answer(await self._database.read(look))
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
-        """Distributions of the jobs that ended `?since=` (unix milliseconds; a day ago), by model, and how ends were found."""
+        """Distributions of the jobs that ended, by model, and how ends were found."""
         tenant, now_ms = self._rights.tenant_of(request), self._now_ms()
-        given = number(request, "since", 0, 2**53)
+        given = query_of(request, declared.StatsQuery).since
         since_ms = now_ms - STATS_SPAN_MS if given is None else given
         jobs = await self._database.read(lambda conn: ended_since(conn, tenant, since_ms, STATS_JOBS_MAX))
         return problems.answer(stats(jobs, since_ms, now_ms, STATS_JOBS_MAX))
 
     async def dead_letters(self, request: web.Request) -> web.StreamResponse:
-        """Records that could not be taken, newest first: `?state=open|all`, `?reason=`, `?since=`, in pages."""
-        state = request.query.get("state", "open")
-        if state not in {"open", "all"}:
-            raise bad("state", "open or all")
+        """Records that could not be taken, newest first."""
+        asked = query_of(request, declared.LetterQuery)
+        after = None if asked.cursor is None else (asked.cursor.submitted_at_ms, asked.cursor.job_id)
         wanted = self._letters(
-            request,
-            only_open=state == "open",
-            reason=request.query.get("reason"),
-            since_ms=number(request, "since", 0, 2**53),
-            after=read_page_mark(request),
-            limit=number(request, "limit", 1, LETTERS_MAX) or 50,
-        )
+            request, only_open=asked.state == "open", reason=asked.reason, since_ms=asked.since, after=after,
+            limit=asked.limit,
+        )  # fmt: skip
         letters = await self._database.read(lambda conn: list_letters(conn, wanted))
         with_preview = "operate" in self._rights.scopes_of(request)
-        page: dict[str, Any] = {
+        page: LetterPage = {
             "object": "list",
             "data": [letter_view(letter, wanted.tenant, with_preview=with_preview) for letter in letters],
         }
@@ -120,7 +119,7 @@ class _Overview:
         return LetterFilter(self._rights.tenant_of(request), with_nobodys=with_nobodys, **chosen)
 
 
-def letter_view(letter: LetterRow, tenant: str, *, with_preview: bool) -> dict[str, Any]:
+def letter_view(letter: LetterRow, tenant: str, *, with_preview: bool) -> LetterView:
     """A letter as `tenant` sees it; fields without a value are left out."""
     origin = letter.origin
     view: dict[str, Any] = {
@@ -138,14 +137,14 @@ def letter_view(letter: LetterRow, tenant: str, *, with_preview: bool) -> dict[s
         "resolution": letter.resolution,
         "resolved_at_ms": letter.resolved_at_ms,
     }
-    return {name: value for name, value in view.items() if value is not None}
+    return cast("LetterView", {name: value for name, value in view.items() if value is not None})
 
 
-def _of_jobs(code: str, found: Finding, tenant: str) -> dict[str, Any]:
+def _of_jobs(code: FindingCode, found: Finding, tenant: str) -> FindingView:
     return {"code": code, "count": found.count, "job_ids": [own_job_id(tenant, job_id) for job_id in found.job_ids]}
 
 
-def _of_webhooks(health: dict[str, Any]) -> dict[str, Any]:
+def _of_webhooks(health: WebhooksView) -> FindingView:
     """Counts only where so many ends were found without a webhook that it should be looked into."""
     ends, missed = health["webhook"] + health["look"], health["missed"]
     high = ends >= MISSED_OF_MIN and missed > MISSED_SHARE_MAX * ends

@@ -4,6 +4,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from runtime.settings import RuntimeSettings
 
+OVERDUE_BOUND_MS = 90_000
 SCHEMES = ("sqlite:///", "postgresql://", "postgres://")
 
 
@@ -22,7 +23,10 @@ class ProjectionSettings(RuntimeSettings):
         default=15_000, ge=100, le=3_600_000, description="How often stuck jobs are looked for."
     )
     readmodel_overdue_bound_ms: int = Field(
-        default=90_000, ge=0, le=3_600_000, description="How far past its time a job may be before it counts as stuck."
+        default=OVERDUE_BOUND_MS,
+        ge=0,
+        le=3_600_000,
+        description="How far past its time a job may be before it counts as stuck.",
     )
     readmodel_changes_max: int = Field(
         default=1_000_000, ge=1_000, le=100_000_000, description="Changes kept for followers that resume."

@@ -6,7 +6,7 @@ It shares no code with the scheduler, so that one mistake cannot hide behind its
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from readmodel.consumer import pause
 from readmodel.database import Connection, Database, DatabaseAwayError
@@ -19,7 +19,6 @@ from runtime.logs import get_logger
 NAMED_MAX = 20
 """Job ids that one finding names; the rest are counted."""
 
-_OPEN: tuple[OpenStatus, ...] = ("submitting", "running", "unknown", "backing_off")
 _IS_OPEN = "status IN ('submitting', 'running', 'unknown', 'backing_off')"
 
 log = get_logger("readmodel.sweep")
@@ -43,8 +42,8 @@ class Findings:
     """Ended longer ago than the bound, without a record on `results`."""
     results_held: Finding
     """A record on `results` for longer than the bound, without its job's end on `jobs`."""
-    open_by_status: dict[str, int]
-    oldest_submitted_at_ms: dict[str, int]
+    open_by_status: dict[OpenStatus, int]
+    oldest_submitted_at_ms: dict[OpenStatus, int]
 
     @property
     def clean(self) -> bool:
@@ -139,7 +138,7 @@ class Sweeper:
         metrics.overdue.set(found.overdue.count)
         metrics.finishing_too_long.set(found.finishing_too_long.count)
         metrics.results_held.set(found.results_held.count)
-        for status in (*_OPEN, "finishing"):
+        for status in get_args(OpenStatus):
             oldest_ms = found.oldest_submitted_at_ms.get(status, now_ms)
             metrics.open.labels(status).set(found.open_by_status.get(status, 0))
             metrics.oldest_age.labels(status).set(max(0, now_ms - oldest_ms) / 1000)
