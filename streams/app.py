@@ -35,9 +35,12 @@ from streams.store.security import broker_credentials
 from streams.store.tables import FoldTable
 from streams.watchdog import BrokerEnds, Watchdog
 from streams.workers.caller import Caller
+from streams.workers.follower import Follower
+from streams.workers.following import FollowLimits
 from streams.workers.group import CommandGroup
-from streams.workers.metrics import WorkerMetrics
+from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
+from streams.workers.openai_stream import OpenAIStreams
 from streams.workers.rate import LookRate
 from streams.workers.submitter import Submitter
 
@@ -61,6 +64,9 @@ class Worker:
         self._results = ResultsPublisher(settings)
         self._blobs = FolderBlobs(settings.blobs_path)
         self._worker_metrics = WorkerMetrics()
+        # Partial output must not hold up a fact: it has a producer of its own.
+        self._partials = KafkaPublisher(settings, "follower")
+        self._follower = self._make_follower()
         self._tables: list[FoldTable] = []
         self._app = self._make_app()
         self._watchdog = self._make_watchdog()
@@ -79,6 +85,7 @@ class Worker:
         server = HealthServer(self.health, settings.health_port, settings.health_host)
         await server.start()
         await self._publisher.start()
+        await self._partials.start()
         await self._clock.first()
         self.health.met("topics")  # checked by the entry point, before us
         client = OpenAIClient(
@@ -92,7 +99,7 @@ class Worker:
             look_timeout_ms=settings.look_timeout_ms,
         )
         rate = LookRate(settings.look_rate_max_per_s, self._now_ms, self._worker_metrics.look_rate_limit.set)
-        submitter, caller = self._submitter(client, rate), self._caller(client, rate)
+        submitter, caller, streams = self._submitter(client, rate), self._caller(client, rate), self._streams()
         self._watchdog.start()
         try:
             await asyncio.gather(
@@ -100,6 +107,7 @@ class Worker:
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
                 self._guarded(caller.run(stop)),
+                self._guarded(self._follower.run(stop, streams, rate)),
                 self._guarded(self._watch_changelogs(stop)),
                 self._guarded(self._clock.run(stop)),
             )
@@ -107,7 +115,9 @@ class Worker:
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
+            await self._partials.stop()
             await client.close()
+            await streams.close()
             await server.stop()
 
     def _make_watchdog(self) -> Watchdog:
@@ -180,6 +190,30 @@ class Worker:
             drain_ms=settings.look_timeout_ms,
         )
 
+    def _streams(self) -> OpenAIStreams:
+        settings = self._settings
+        return OpenAIStreams(
+            base_url=settings.openai_base_url,
+            api_key=settings.openai_api_key,
+            organization=settings.openai_organization,
+            project=settings.openai_project,
+            connections_max=max(1, settings.stream_concurrency),
+            open_timeout_ms=settings.look_timeout_ms,
+            silence_ms=settings.stream_silence_ms,
+        )
+
+    def _make_follower(self) -> Follower:
+        settings = self._settings
+        return Follower(
+            publisher=self._partials,
+            metrics=FollowerMetrics(),
+            limits=FollowLimits(
+                settings.stream_coalesce_ms, settings.stream_event_bytes_max, settings.stream_response_bytes_max
+            ),
+            now_ms=self._now_ms,
+            concurrency=settings.stream_concurrency,
+        )
+
     def _group(self, topic: str, group: str) -> CommandGroup:
         prefix = self._settings.topic_prefix
         return CommandGroup(
@@ -224,8 +258,10 @@ class Worker:
             row_version=lambda row: decode_row(row)[1],
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
+        responses = fold is RESPONSE_FOLD
+        rows = self._follower.beside(table) if responses else table
         shell = FoldShell(
-            fold, rows=table, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms
+            fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms
         )
 
         def recovered(active: set[int]) -> None:
@@ -233,6 +269,8 @@ class Worker:
             if fold is JOB_FOLD:
                 self._results.reassigned()
             rebuild_index(fold, index, table, active)
+            if responses:
+                self._follower.rebuilt(active, table)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 

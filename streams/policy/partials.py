@@ -45,7 +45,9 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class TooMuch:
-    """The bound on what is told of one response."""
+    """Beyond what is told in one event, or of one response."""
+
+    why: Literal["event_too_large", "response_too_large"]
 
 
 Word = Told | Dropped | OpenAgain | Ended | TooMuch
@@ -54,8 +56,9 @@ Word = Told | Dropped | OpenAgain | Ended | TooMuch
 class Track:
     """Where one response's stream is. `last` is the number of the last event told, -1 before the first."""
 
-    def __init__(self, response_bytes_max: int) -> None:
+    def __init__(self, event_bytes_max: int, response_bytes_max: int) -> None:
         self.last = -1
+        self._event_bytes_max = event_bytes_max
         self._bytes_left = response_bytes_max
         self._doubted: int | None = None
         """The number that came where another was expected, the last time that we opened the stream again for it."""
@@ -78,8 +81,10 @@ class Track:
     def _tell(self, kind: str, number: int, event: dict[str, Any], size_bytes: int) -> Told | TooMuch:
         if kind in LIFECYCLE_EVENTS:
             event, size_bytes = {"type": kind, "sequence_number": number}, 0
+        if size_bytes > self._event_bytes_max:
+            return TooMuch("event_too_large")
         if size_bytes > self._bytes_left:
-            return TooMuch()
+            return TooMuch("response_too_large")
         self._bytes_left -= size_bytes
         self.last = number
         return Told(event, size_bytes)

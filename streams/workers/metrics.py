@@ -1,4 +1,4 @@
-"""Metrics of the submitter and the caller, each declared once. Labels are ours or of a closed set: no id, no foreign text."""
+"""Metrics of the submitter, the caller and the follower, each declared once. Labels are ours or of a closed set: no id, no foreign text."""
 
 from typing import Literal
 
@@ -81,3 +81,43 @@ class WorkerMetrics:
 
     def report_retried(self, worker: str) -> None:
         self._report_retries.labels(worker).inc()
+
+
+class FollowerMetrics:
+    """Of the streams that are followed. One per process; a test gives its own registry."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._events = Counter(
+            "backstop_stream_events_total", "Events of followed streams: told, or dropped and why.", ("what",),
+            registry=registry,
+        )  # fmt: skip
+        self._lost = Counter(
+            "backstop_streams_lost_total", "Streams that were not opened, or broke, by how; each is opened again.",
+            ("how",), registry=registry,
+        )  # fmt: skip
+        self._cut = Counter(
+            "backstop_streams_cut_total", "Responses whose partial output is not told to its end, by reason.",
+            ("reason",), registry=registry,
+        )  # fmt: skip
+        self.open = Gauge("backstop_streams_open", "Streams that are being read.", registry=registry)
+        self.waiting = Gauge(
+            "backstop_streams_waiting", "Responses whose stream waits for another to end.", registry=registry
+        )
+        self.unpublished = Counter(
+            "backstop_partials_unacknowledged_total", "Records of partial output that had to be sent again.",
+            registry=registry,
+        )  # fmt: skip
+        self.failed = Counter(
+            "backstop_followers_failed_total", "Streams that were given up after a bug of ours.", registry=registry
+        )
+
+    def event(self, what: str) -> None:
+        """`what` is one of our own words."""
+        self._events.labels(what).inc()
+
+    def lost(self, how: str) -> None:
+        """`how` is one of our own words, or the name of an exception class."""
+        self._lost.labels(how).inc()
+
+    def cut(self, reason: str) -> None:
+        self._cut.labels(reason).inc()

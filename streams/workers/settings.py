@@ -67,6 +67,24 @@ class WorkerSettings(RuntimeSettings):
     submission_memory_max: int = Field(
         default=20_000, ge=1, le=1_000_000, description="Command ids that the submitter remembers per partition."
     )
+    stream_concurrency: int = Field(
+        default=100,
+        ge=0,
+        le=2_000,
+        description="Streams of partial output that a process follows at one time; 0 for none.",
+    )
+    stream_coalesce_ms: int = Field(
+        default=20, ge=0, le=1_000, description="How long partial output is gathered before it is passed on."
+    )
+    stream_silence_ms: int = Field(
+        default=60_000, ge=100, le=600_000, description="A stream that says nothing for so long is opened again."
+    )
+    stream_event_bytes_max: int = Field(
+        default=262_144, ge=1_024, le=1_000_000, description="A larger event ends the partial output of its response."
+    )
+    stream_response_bytes_max: int = Field(
+        default=4_194_304, ge=1_024, le=1 << 30, description="Partial output of one response that is passed on."
+    )
     group_session_timeout_ms: int = Field(
         default=10_000, ge=1_000, le=300_000, description="After this silence a worker's partitions go to another."
     )

@@ -1,0 +1,157 @@
+"""Which streams this worker follows: those of running responses in the partitions that it owns, up to a number at one time.
+
+Told of rows as they are written, and of all rows after a recovery, as the scheduler's timers are. A worker that takes a partition over begins
+each stream anew: what was told before is dropped by its readers (the numbers say so), and one who missed the beginning gets it.
+
+A follower that fails, or is full, takes nothing from a job but the sight of its partial output.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+
+import structlog
+
+from runtime.clock import NowMs
+from runtime.publisher import Publisher
+from streams.fold import response
+from streams.fold.rows import decode_response_state, decode_row
+from streams.ports import Rows
+from streams.workers.following import Followed, Following, FollowLimits
+from streams.workers.metrics import FollowerMetrics
+from streams.workers.openai_stream import OpenAIStreams
+from streams.workers.rate import LookRate
+
+log = structlog.get_logger()
+
+LINGER_S = 5.0
+"""How long a stream is still read when its response is known to have ended: its last events may be on their way."""
+
+MARK = b'"stream":true'
+"""In each row of a response that can be followed, and hardly in another: saves parsing them."""
+
+
+class Follower:
+    """All methods in one loop. `rebuilt` and `written` never raise and never wait."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        metrics: FollowerMetrics,
+        limits: FollowLimits,
+        now_ms: NowMs,
+        concurrency: int,
+    ) -> None:
+        self._publisher = publisher
+        self._metrics = metrics
+        self._limits = limits
+        self._now_ms = now_ms
+        self._concurrency = concurrency
+        self._wanted: dict[str, Followed] = {}
+        self._waiting: dict[str, None] = {}
+        """In the order in which they came; each is in `_wanted`."""
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    def beside(self, rows: Rows) -> Rows:
+        """`rows`, of which the follower hears what was written."""
+        return _ToldRows(rows, self)
+
+    def rebuilt(self, partitions: Iterable[int], rows: Rows) -> None:
+        """After a recovery: exactly `partitions` are owned."""
+        found: dict[str, Followed] = {}
+        for partition in partitions:
+            for key, row in rows.items(partition):
+                followed = _followed(partition, key, row)
+                if followed is not None:
+                    found[followed.response_id] = followed
+        for response_id in self._wanted.keys() - found.keys():
+            self._let_go(response_id, 0.0)
+        for followed in found.values():
+            self._want(followed)
+
+    def written(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        for key, row in rows.items():
+            followed = _followed(partition, key, row)
+            if followed is not None:
+                self._want(followed)
+            elif (response_id := key.decode()) in self._wanted:
+                self._let_go(response_id, LINGER_S)
+
+    async def run(self, stop: asyncio.Event, streams: OpenAIStreams, rate: LookRate) -> None:
+        """Until `stop` is set; what is being followed then is left to whoever owns the partition next."""
+        stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self._changed.set())
+        try:
+            while not stop.is_set():
+                while self._waiting and len(self._tasks) < self._concurrency:
+                    self._begin(next(iter(self._waiting)), streams, rate)
+                self._metrics.waiting.set(len(self._waiting))
+                await self._changed.wait()
+                self._changed.clear()
+        finally:
+            stopping.cancel()
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _want(self, followed: Followed) -> None:
+        if followed.response_id not in self._wanted:
+            self._wanted[followed.response_id] = followed
+            self._waiting[followed.response_id] = None
+            self._changed.set()
+
+    def _let_go(self, response_id: str, after_s: float) -> None:
+        del self._wanted[response_id]
+        self._waiting.pop(response_id, None)
+        task = self._tasks.get(response_id)
+        if task is not None:
+            asyncio.get_running_loop().call_later(after_s, task.cancel)
+
+    def _begin(self, response_id: str, streams: OpenAIStreams, rate: LookRate) -> None:
+        del self._waiting[response_id]
+        following = Following(
+            self._wanted[response_id],
+            streams=streams,
+            publisher=self._publisher,
+            rate=rate,
+            metrics=self._metrics,
+            limits=self._limits,
+            now_ms=self._now_ms,
+        )
+        task = asyncio.create_task(following.run(), name=f"follow-{response_id}")
+        self._tasks[response_id] = task
+        task.add_done_callback(lambda done: self._ended(response_id, done))
+
+    def _ended(self, response_id: str, task: "asyncio.Task[None]") -> None:
+        if self._tasks.get(response_id) is task:
+            del self._tasks[response_id]
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._metrics.failed.inc()
+            log.error("follower_failed", response_id=response_id, error_type=type(error).__name__)
+
+
+class _ToldRows:
+    def __init__(self, rows: Rows, follower: Follower) -> None:
+        self._rows = rows
+        self._follower = follower
+        self.partitions = rows.partitions
+        self.get = rows.get
+
+    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        return self._rows.items(partition)
+
+    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        await self._rows.write(partition, rows)
+        self._follower.written(partition, rows)
+
+
+def _followed(partition: int, key: bytes, row: bytes | None) -> Followed | None:
+    if row is None or MARK not in row:
+        return None
+    state = decode_response_state(decode_row(row)[0])
+    if not isinstance(state, response.Running) or not state.claim.stream:
+        return None
+    claim = state.claim
+    return Followed(key.decode(), claim.job_id, claim.attempt, claim.tenant, partition)

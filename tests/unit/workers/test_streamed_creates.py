@@ -1,0 +1,90 @@
+"""A create that asks for a stream: one POST, heard until the response is known, and left."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.base import InlineBody
+from schemas.jobs import AttemptAccepted, AttemptUnknown
+from streams.policy.answers import Accepted, Reply, Unknown, read_create
+from tests.unit.workers import misbehaving as server
+from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
+from tests.unit.workers.test_openai_client import connected, created
+from tests.unit.workers.test_submitter import create, submitting
+
+STREAMED = {"model": "m", "input": "Hi", "stream": True}
+CREATED = {"type": "response.created", "sequence_number": 0, "response": server.response()}
+
+
+def events(*told: Any, then: Mischief | None = server.close) -> Mischief:
+    """A stream of these events, and what becomes of the connection after them; None leaves it open."""
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nx-request-id: req_9\r\n\r\n"
+        )
+        for event in told:
+            writer.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        await writer.drain()
+        await (then or server.stall)(writer)
+
+    return send
+
+
+def create_against(mischief: Mischief) -> tuple[Reply, Server]:
+    async def scenario() -> tuple[Reply, Server]:
+        async with serving(mischief) as state, connected(state.base_url, create_timeout_ms=1_000) as client:
+            return await created(client, dict(STREAMED)), state
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("then", [server.close, server.reset, None], ids=["ends", "breaks", "goes on for ever"])
+def test_the_first_event_says_that_it_was_accepted_whatever_comes_after(then: Mischief | None) -> None:
+    reply, state = create_against(events({"type": "response.odd"}, CREATED, then=then))
+    assert read_create(reply, 0) == Accepted(RESPONSE_ID, "queued", "req_9", streamed=True)
+    assert state.posts == len(state.requests) == 1
+    assert state.requests[0].json()["stream"] is True
+
+
+def test_a_provider_that_answers_with_the_object_accepted_it_and_does_not_stream() -> None:
+    reply, _ = create_against(server.answer(200, server.response()))
+    assert read_create(reply, 0) == Accepted(RESPONSE_ID, "queued", None, streamed=False)
+
+
+@pytest.mark.parametrize(
+    "mischief",
+    [
+        events(), events({"type": "error", "message": "Sorry."}), events({"type": "response.created"}), events([1], None),
+        events(CREATED | {"response": {}}), events(then=None), events(then=server.reset), server.cut, server.html(200),
+    ],
+    ids=["no event", "an error event", "no response in it", "no objects", "no id", "silence", "reset", "cut", "HTML"],
+)  # fmt: skip
+def test_a_stream_that_does_not_say_so_is_unknown_and_sent_once(mischief: Mischief) -> None:
+    reply, state = create_against(mischief)
+    assert isinstance(read_create(reply, 0), Unknown), reply
+    assert state.posts == len(state.requests) == 1
+
+
+def test_a_refusal_is_a_refusal() -> None:
+    reply, state = create_against(server.answer(429, {"error": {"code": "insufficient_quota"}}))
+    read = read_create(reply, 0)
+    assert (getattr(read, "blame", None), state.posts) == ("never", 1)
+
+
+def test_the_fact_says_whether_it_streams(tmp_path: Path) -> None:
+    async def scenario(mischief: Mischief) -> list[Any]:
+        async with submitting(tmp_path, mischief) as bench:
+            bench.commands.publish(create(request=InlineBody(value=dict(STREAMED))))
+            return list(await bench.facts(1))
+
+    (streamed,) = asyncio.run(scenario(events(CREATED)))
+    (plain,) = asyncio.run(scenario(server.answer(200, server.response())))
+    (unknown,) = asyncio.run(scenario(events()))
+    assert isinstance(streamed, AttemptAccepted)
+    assert (streamed.stream, plain.stream) == (True, None)
+    assert streamed == plain.model_copy(update={"stream": True, "provider_request_id": "req_9"})
+    assert isinstance(unknown, AttemptUnknown)
