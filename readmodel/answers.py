@@ -1,8 +1,8 @@
 """What the reads answer with: the shape of each answer. Pure. What is not named here is not shown."""
 
-from typing import Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from readmodel.rows import JobStatus
@@ -54,6 +54,17 @@ class ResultView(TypedDict):
     """The provider's response object, where it is not too large."""
     response_missing: NotRequired[bool]
     """It was there, and is not kept any more."""
+
+
+@with_config(_DOCUMENTED)
+class JobEvent(TypedDict):
+    """One server-sent event."""
+
+    id: str
+    """Resumes after this event, as `Last-Event-ID`."""
+    event: Literal["job", "gap"]
+    data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
+    """Of `job`: a JobView. Of `gap`: `{"reason"}`, which is `trimmed`, `rebuilt` or `unreadable`."""
 
 
 class JobWithResult(JobView):

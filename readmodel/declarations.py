@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-from readmodel.answers import JobPage, JobWithResult, SessionPage, TimelineView
+from readmodel.answers import JobEvent, JobPage, JobWithResult, SessionPage, TimelineView
 from readmodel.queries import Cursor
 from readmodel.rows import JobStatus
 from runtime.routes import EVENT_STREAM, WHOLE, Answer, Header, Query, Route
@@ -106,7 +106,7 @@ FOLLOW_JOB: Final = Route(
     query=StreamQuery,
     says=f"Follow a job to its end.{_EVENTS}",
     answers=(
-        Answer(200, "The events, up to the job's end.", str, EVENT_STREAM),
+        Answer(200, "The events, up to the job's end.", JobEvent, EVENT_STREAM),
         Answer(204, "It has ended, and the event of `Last-Event-ID` said so: do not come back."),
     ),
     problems={**_NO_JOB, **_FULL},
@@ -119,10 +119,10 @@ GET_SESSION: Final = Route(
 FOLLOW_SESSION: Final = Route(
     "GET", "/v1/sessions/{session_id}/events", name="followSession", access="read", ids=_SESSION,
     headers=(_LAST_EVENT,), query=StreamQuery, says=f"Follow the jobs of a session.{_EVENTS}",
-    answers=(Answer(200, "The events, without an end.", str, EVENT_STREAM),), problems={**_NO_SESSION, **_FULL},
+    answers=(Answer(200, "The events, without an end.", JobEvent, EVENT_STREAM),), problems={**_NO_SESSION, **_FULL},
 )  # fmt: skip
 FOLLOW_ALL: Final = Route(
     "GET", "/v1/events", name="followAll", access="read", headers=(_LAST_EVENT,), query=StreamQuery,
     says=f"Follow all jobs.{_EVENTS}",
-    answers=(Answer(200, "The events, without an end.", str, EVENT_STREAM),), problems=_FULL,
+    answers=(Answer(200, "The events, without an end.", JobEvent, EVENT_STREAM),), problems=_FULL,
 )  # fmt: skip

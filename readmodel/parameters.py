@@ -1,12 +1,18 @@
-"""How the reads refuse, and how they mark where a page ended."""
+"""How the reads take ids, refuse, and mark where a page ended."""
 
 import base64
+from typing import Final, Literal
 
 from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
 
 from readmodel import problems
 from readmodel.database import DatabaseAwayError
 from runtime.routes import BadParameterError, Handler
+from schemas.base import JobId
+from schemas.requests import SessionId
+
+_IDS: Final[dict[str, TypeAdapter[str]]] = {"job": TypeAdapter(JobId), "session": TypeAdapter(SessionId)}
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -29,6 +35,17 @@ def guarded(handler: Handler) -> Handler:
             return problems.away()
 
     return run
+
+
+def path_id(request: web.Request, what: Literal["job", "session"]) -> str:
+    """The id in the path.
+
+    :raises Refusal: 404, nothing can have it. (PostgreSQL would refuse some.)
+    """
+    try:
+        return _IDS[what].validate_python(request.match_info[f"{what}_id"])
+    except ValidationError:
+        raise Refusal(problems.not_found(what)) from None
 
 
 def page_mark(at_ms: int, item_id: str) -> str:

@@ -18,7 +18,7 @@ from readmodel.database import Database
 from readmodel.declarations import JobQuery, ListQuery, PageQuery
 from readmodel.events import stream
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
-from readmodel.parameters import Refusal, guarded, page_mark
+from readmodel.parameters import Refusal, guarded, page_mark, path_id
 from readmodel.queries import TIMELINE_ENTRIES_MAX, JobFilter, find_row, list_rows, timeline_of
 from readmodel.rows import JobRow
 from readmodel.view import TakenJob, job_view, result_view, taken_view, timeline_view
@@ -152,7 +152,7 @@ class _Reads:
         return problems.answer(await self._page(request, asked, asked.session))
 
     async def session(self, request: web.Request) -> web.StreamResponse:
-        session_id = request.match_info["session_id"]
+        session_id = path_id(request, "session")
         asked = query_of(request, PageQuery)
         page = await self._page(request, asked, session_id)
         if not page["data"] and asked.cursor is None:
@@ -167,7 +167,7 @@ class _Reads:
         return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def session_events(self, request: web.Request) -> web.StreamResponse:
-        follower = Follower(self._tenant_of(request), session_id=request.match_info["session_id"])
+        follower = Follower(self._tenant_of(request), session_id=path_id(request, "session"))
         return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def all_events(self, request: web.Request) -> web.StreamResponse:
@@ -179,9 +179,12 @@ class _Reads:
         return await self._database.read(lambda conn: find_row(conn, tenant, job_id))
 
     def _named(self, request: web.Request) -> tuple[str, str]:
-        """The tenant, and the job under the name that the logs have for it."""
+        """The tenant, and the job under the name that the logs have for it.
+
+        :raises Refusal: 404, no job can have this id.
+        """
         tenant = self._tenant_of(request)
-        return tenant, qualified_job_id(tenant, request.match_info["job_id"])
+        return tenant, qualified_job_id(tenant, path_id(request, "job"))
 
     def _just_taken(self, request: web.Request) -> JobView | None:
         """A job that was accepted a moment ago, as its row will begin."""

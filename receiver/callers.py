@@ -24,7 +24,12 @@ class TicketBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Annotated[
-        str, Field(max_length=1_000, description="Of a live stream, without its query: /v1/jobs/ID/events.")
+        str,
+        Field(
+            max_length=1_000,
+            description="Of a live stream, without its query: /v1/jobs/ID/events.",
+            json_schema_extra={"pattern": f"^{STREAM_PATH.pattern}$"},
+        ),
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -38,6 +39,15 @@ REQUEST_BYTES_MAX = 1 << 20
 REQUEST_DEPTH_MAX = 100
 """Objects and lists within each other. It rides inside other records, whose own limit is `schemas.codec.DEPTH_MAX`."""
 
+
+def _number(value: Any) -> Any:
+    """A number as JSON has them: neither a text nor a truth counts as one."""
+    if isinstance(value, bool | str):
+        raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+_NUMBER = BeforeValidator(_number)
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -65,17 +75,25 @@ _REQUEST_SCHEMA: dict[str, Any] = {
 """What `Submit._request_is_ours_to_run` wants, for those who read a schema."""
 
 
+_BOTH_DEADLINES: dict[str, Any] = {
+    "required": ["deadline_at_ms", "timeout_ms"],
+    "properties": {"deadline_at_ms": {"type": "number"}, "timeout_ms": {"type": "number"}},
+}
+
+
 class Submit(_Strict):
     """See `request` (the body of `POST /responses`) through to one result by the deadline."""
 
-    v: Literal[1] = 1
+    model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
+
+    v: Annotated[Literal[1], _NUMBER] = 1
     type: Literal["submit"] = "submit"
     job_id: GivenJobId | None = None
     request: dict[str, JsonValue] = Field(json_schema_extra=_REQUEST_SCHEMA)
-    deadline_at_ms: UnixMs | None = None
+    deadline_at_ms: Annotated[UnixMs, _NUMBER] | None = None
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
-    timeout_ms: int | None = Field(default=None, ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)
-    retries_max: int | None = Field(default=None, ge=0, le=RETRIES_MAX)
+    timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), _NUMBER] | None = None
+    retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), _NUMBER] | None = None
     """How many times a response that was accepted, and failed or was lost, may be created again (each one costs tokens)."""
     session_id: SessionId | None = None
     tags: tuple[Tag, ...] = Field(default=(), max_length=16)

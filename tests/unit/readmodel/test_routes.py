@@ -217,6 +217,20 @@ def test_a_parameter_that_makes_no_sense_is_refused(with_api, query: str) -> Non
     with_api(body)
 
 
+@pytest.mark.parametrize("given", ["%00", "a%00", "%0A", "a%20b", "%F0%9F%98%80", "x" * 300])
+def test_an_id_that_none_can_have_is_not_there(with_api, given: str) -> None:
+    async def body(api: Api) -> None:
+        for rest in ("", "/output", "/timeline", "/events"):
+            assert (await api.get(f"/v1/jobs/{given}{rest}", 404))["code"] == "job_not_found"
+        for rest in ("", "/events"):
+            assert (await api.get(f"/v1/sessions/{given}{rest}", 404))["code"] == "session_not_found"
+        for name in ("model", "tag", "session", "cursor"):
+            if "%00" in given:
+                assert (await api.get(f"/v1/jobs?{name}={given}", 400))["code"] == "bad_parameter"
+
+    with_api(body)
+
+
 def test_a_wait_ends_with_the_job(with_api) -> None:
     async def body(api: Api) -> None:
         facts = [submitted(), accepted(), settled()]
