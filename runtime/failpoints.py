@@ -23,6 +23,7 @@ Failpoint = Literal[
     "scheduler.timer.acked", "scheduler.index.rebuilding",
     "results.begun", "results.sent", "results.committed", "results.tail.reading",
     "projection.in_transaction", "projection.committed", "projection.rebuilding",
+    "outgoing.planned", "outgoing.taken", "outgoing.answered", "outgoing.reported",
 ]  # fmt: skip
 Action = Literal["kill", "stop", "raise", "hang"]
 """`hang`: the calling thread waits for ever, while the process lives and its other threads go on."""

@@ -8,11 +8,15 @@ from typing import Final, get_args
 from runtime.failpoints import Failpoint
 from tests.torture.children import Kind
 
-FAILPOINTS: Final[tuple[str, ...]] = get_args(Failpoint)
 KIND_OF_PREFIX: Final[Mapping[str, Kind]] = {
     "receiver": "serve", "intake": "worker", "job_fold": "worker", "response_fold": "worker", "submitter": "worker",
     "caller": "worker", "scheduler": "worker", "results": "worker", "projection": "projection",
 }  # fmt: skip
+
+FAILPOINTS: Final[tuple[str, ...]] = tuple(
+    name for name in get_args(Failpoint) if name.partition(".")[0] in KIND_OF_PREFIX
+)
+"""Of the processes that a run has: outgoing webhooks have tests of their own (`kafka/test_outgoing.py`)."""
 
 REBUILD: Final = "projection.rebuilding"
 """Only in `python -m readmodel rebuild`, which the schedule starts itself."""

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("schemas", "runtime", "receiver", "streams", "readmodel", "audit", "simulator", "cli", "deploy")
+PACKAGES = ("schemas", "runtime", "receiver", "streams", "outgoing", "readmodel", "audit", "simulator", "cli", "deploy")
 
 
 class PatchError(AssertionError):

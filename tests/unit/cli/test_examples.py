@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-OURS = {"schemas", "runtime", "receiver", "streams", "readmodel", "audit", "simulator", "cli"}
+OURS = {"schemas", "runtime", "receiver", "streams", "outgoing", "readmodel", "audit", "simulator", "cli"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

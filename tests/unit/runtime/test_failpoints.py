@@ -11,7 +11,7 @@ import pytest
 from runtime.failpoints import Failpoint
 
 ROOT = Path(__file__).parents[3]
-PRODUCT = ("schemas", "runtime", "receiver", "streams", "readmodel", "audit", "simulator", "cli")
+PRODUCT = ("schemas", "runtime", "receiver", "streams", "outgoing", "readmodel", "audit", "simulator", "cli")
 
 FOLD_SHELL = ("parsed", "outputs.sent", "outputs.acked", "rows.written")
 """Passed by `FoldShell._point`, in this order, for both folds."""
@@ -29,6 +29,8 @@ IN_ORDER: dict[str, tuple[str, ...]] = {
     "streams/results.py": ("results.begun", "results.sent", "results.committed", "results.tail.reading"),
     "readmodel/projector.py": ("projection.committed", "projection.in_transaction"),
     "readmodel/rebuild.py": ("projection.rebuilding",),
+    "outgoing/service.py": ("outgoing.planned",),
+    "outgoing/attempts.py": ("outgoing.taken", "outgoing.answered", "outgoing.reported"),
 }  # fmt: skip
 """Where each is passed: file → names in the order of its text."""
 

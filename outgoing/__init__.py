@@ -1,0 +1,1 @@
+"""Outgoing webhooks: results in, signed requests to the endpoints of tenants out."""

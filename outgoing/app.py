@@ -1,0 +1,116 @@
+"""The composition root of `backstop outgoing`."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from outgoing.attempts import Attempts
+from outgoing.egress import SystemLookup
+from outgoing.group import OutgoingGroup, pause
+from outgoing.metrics import OutgoingMetrics
+from outgoing.resends import ResultsReader
+from outgoing.sender import Sender
+from outgoing.service import Service
+from outgoing.settings import OutgoingSettings
+from outgoing.turns import Turns
+from runtime.broker_clock import BrokerClock
+from runtime.clock import NowMs
+from runtime.errors import BrokerUnavailableError
+from runtime.health import Health, HealthServer
+from runtime.logs import get_logger
+from runtime.publisher import KafkaPublisher
+from runtime.webhook_endpoints import EndpointFollower
+from runtime.webhook_secrets import SecretKeys
+
+log = get_logger("outgoing")
+
+DRAIN_S = 5.0
+"""What is under way when we are told to stop gets this long; then it is the next process's, which sends it again."""
+CONNECT_AGAIN_S = 1.0
+
+
+async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Event) -> None:
+    """Deliver until `stop`.
+
+    :raises ConfigurationError: no key to derive secrets from, or this machine is allowed where it must not be.
+    """
+    secrets, rules = SecretKeys(settings.outgoing_keys), settings.egress_rules()
+    publisher = KafkaPublisher(settings, "outgoing")
+    clock = BrokerClock(own_now_ms, publisher)
+    metrics, health = OutgoingMetrics(), Health("outgoing")
+    endpoints = EndpointFollower(settings)
+    group = OutgoingGroup(settings, settings.outgoing_session_timeout_ms)
+    turns = Turns(settings.outgoing_attempts_max, settings.outgoing_endpoint_attempts_max)
+    lookup = SystemLookup(settings.outgoing_attempts_max)
+    sender = Sender(
+        rules, lookup, timeout_s=settings.outgoing_timeout_ms / 1000, connections_max=settings.outgoing_attempts_max
+    )
+    service = Service(
+        group=group, turns=turns, endpoints=endpoints, results=ResultsReader(settings), publisher=publisher,
+        resend_max=settings.outgoing_resend_max, now_ms=clock.now_ms, metrics=metrics,
+    )  # fmt: skip
+    attempts = Attempts(
+        turns=turns, find=service.find, sender=sender, endpoints=endpoints, secrets=secrets, publisher=publisher,
+        policy=settings.retry_policy(), waiting_max=settings.outgoing_endpoint_waiting_max, now_ms=clock.now_ms,
+        metrics=metrics,
+    )  # fmt: skip
+    health.watch("deliveries", service.not_ready)
+    server = HealthServer(health, settings.outgoing_health_port)
+    await server.start()
+    try:
+        if await _connected(publisher, clock, group, stop):
+            await sender.start()
+            await _until_stopped(
+                stop,
+                service.run(attempts, stop), service.follow_endpoints(stop), service.resend(stop),
+                attempts.run(stop, DRAIN_S), clock.run(stop),
+            )  # fmt: skip
+    finally:
+        await group.stop()
+        await sender.stop()
+        lookup.close()
+        await endpoints.stop()
+        await publisher.stop()
+        await server.stop()
+
+
+async def _until_stopped(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
+    """Run all parts; they end by themselves after `stop`, unless they wait for a broker that is away.
+
+    Raises the first exception of any part, and cancels the others.
+    """
+
+    async def everything() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for part in parts:
+                tasks.create_task(part)
+
+    running = asyncio.create_task(everything())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running}, timeout=DRAIN_S + 1)
+    finally:
+        stopping.cancel()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    if not running.cancelled() and (error := running.exception()) is not None:
+        raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _connected(publisher: KafkaPublisher, clock: BrokerClock, group: OutgoingGroup, stop: asyncio.Event) -> bool:
+    """Reach the broker and know its time, for as long as it takes; False: told to stop before that."""
+    while not stop.is_set():
+        try:
+            await publisher.start()
+            await clock.first()
+            await group.start()
+        except (BrokerUnavailableError, KafkaError, OSError) as error:
+            log.warning("broker_unavailable", reason=str(error))
+            await publisher.stop()
+            await pause(stop, CONNECT_AGAIN_S)
+        else:
+            return True
+    return False

@@ -1,0 +1,143 @@
+"""Where a request that a tenant asked for may go: which URLs are taken, and which addresses are connected to. Pure.
+
+The two are checked at different times. A URL is checked when it is registered and again before each request, by its text alone. An
+address is checked at the moment at which it is connected to, whatever name led there: a name that points somewhere else the next
+time, or to several places at once, gets nowhere by it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+URL_CHARS_MAX: Final = 2_000
+HOST_CHARS_MAX: Final = 253
+
+Network = IPv4Network | IPv6Network
+
+_V4_REFUSED: Final = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        "168.63.129.16/32",  # Azure's host services: within a virtual machine only, though it looks public
+    )
+)  # fmt: skip
+"""IANA's registry of special IPv4 addresses, whole; `ipaddress.is_global` differs by the release of Python."""
+
+_V6_GLOBAL: Final = IPv6Network("2000::/3")
+_V6_REFUSED: Final = tuple(
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # Teredo and other protocols' own
+        "2001:db8::/32", "3fff::/20",  # documentation
+        "2002::/16",  # 6to4: an IPv4 address inside, and nobody serves webhooks there
+        "2620:4f:8000::/48",
+    )
+)  # fmt: skip
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+
+_URL: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.\-]+)(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?][!-~]*)?"
+)
+_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9\-]{0,61}[a-z0-9])?")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_PRIVATE_SUFFIXES: Final = ("localhost", "local", "internal", "home.arpa", "lan", "onion")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRules:
+    """`ports`: to which a request may go. `loopback`: for development, this machine is allowed, with http and on any port."""
+
+    ports: frozenset[int]
+    loopback: bool = False
+    refused: tuple[Network, ...] = ()
+    """Networks of one's own that are public and still nobody's business."""
+
+    def check_url(self, text: str) -> None:
+        """Whether a request may be sent to this URL at all.
+
+        Only one plain form is taken, and each of its parts is spelled out: what two parsers could read in two ways (user
+        information, backslashes, other alphabets, numbers for a host) is refused.
+
+        :raises ValueError: no; the sentence says what to change, and holds nothing of the URL.
+        """
+        if len(text) > URL_CHARS_MAX:
+            raise ValueError(f"the URL may have {URL_CHARS_MAX} characters")
+        found = _URL.fullmatch(text)
+        if found is None or "\\" in text or "#" in text:
+            raise ValueError(
+                "the URL must be https://HOST/PATH in visible ASCII: host in lower case, no user name, no fragment"
+            )
+        scheme, host = found["scheme"], found["host"]
+        port = int(found["port"] or _DEFAULT_PORTS[scheme])
+        if not 1 <= port <= 65_535:
+            raise ValueError("there is no such port")
+        if self.loopback and _is_this_machine(host):
+            return
+        if scheme != "https":
+            raise ValueError("the URL must begin with https://")
+        if port not in self.ports:
+            raise ValueError(f"the port must be one of {', '.join(map(str, sorted(self.ports)))}")
+        _check_host(host)
+
+    def refuses(self, address: str) -> bool:
+        """Whether this address may not be connected to. What is no address is refused, too."""
+        try:
+            found = ip_address(address.partition("%")[0])
+        except ValueError:
+            return True
+        inner = _embedded(found)
+        if inner is not None:
+            found = inner
+        if self.loopback and found.is_loopback:
+            return False
+        if any(found in network for network in self.refused if network.version == found.version):
+            return True
+        if isinstance(found, IPv4Address):
+            return any(found in network for network in _V4_REFUSED)
+        return found not in _V6_GLOBAL or any(found in network for network in _V6_REFUSED)
+
+
+def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """:raises ValueError: one is no network."""
+    return tuple(ip_network(text) for text in texts)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether only this machine is meant: by name, or by an address as it is usually written."""
+    return host == "localhost" or _is_this_machine(f"[{host}]" if ":" in host else host)
+
+
+def _check_host(host: str) -> None:
+    labels = host.split(".")
+    if host.startswith("["):
+        raise ValueError("the host must be a name, not an address")
+    if len(host) > HOST_CHARS_MAX or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("the host is no name: each part has 1 to 63 letters, digits and hyphens; no dot at the end")
+    # Whatever ends in a number is read as an IPv4 address by some parser: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
+    if _NUMBER.fullmatch(labels[-1]):
+        raise ValueError("the host must be a name, not an address")
+    if len(labels) < 2 or host.endswith(tuple(f".{suffix}" for suffix in _PRIVATE_SUFFIXES)):
+        raise ValueError("the host must be a public name")
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for: the kernel, or a NAT64 gateway, connects to that."""
+    if isinstance(address, IPv4Address):
+        return None
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
