@@ -1,7 +1,7 @@
 """`backstop topics create | check`: the topics of the table, made and compared."""
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +10,7 @@ from cli.settings import bootstrap_settings
 from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, tell
 from runtime.settings import RuntimeSettings
 from runtime.topics import Difference, check_topics, create_topics, rows, wanted_topics
-from schemas.topics import TOPICS
+from schemas.topics import BY_NAME, FOR_EVER_MS, HOUR_MS, TOPICS
 
 app = typer.Typer(help="The Kafka topics that Backstop lives on.", no_args_is_help=True)
 
@@ -46,22 +46,24 @@ def check(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patienc
 
 @app.command("list")
 def list_topics(output: Output = Form.TABLE) -> None:
-    """The table of topics itself, with the prefix and counts of the settings. Asks no broker."""
-    settings = bootstrap_settings()
-    emit([_row(settings, index) for index in range(len(TOPICS))], output, ("name", "key", "partitions", "retention_h",
-         "cleanup", "written_by"))  # fmt: skip
+    """The table of topics itself, with the prefix and counts of the settings, and the requests topics of tenants. Asks no broker."""
+    rows = _rows(bootstrap_settings())
+    emit(rows, output, ("name", "key", "partitions", "retention_h", "cleanup", "written_by"))
 
 
-def _row(settings: RuntimeSettings, index: int) -> dict[str, Any]:
-    topic, wanted = TOPICS[index], wanted_topics(settings)[index]
-    return {
-        **asdict(topic),
-        "name": wanted.name,
-        "partitions": wanted.partitions,
-        "retention_h": topic.retention_ms // 3_600_000,
-        "written_by": ", ".join(topic.written_by),
-        "config": dict(wanted.config),
-    }
+def _rows(settings: RuntimeSettings) -> list[dict[str, Any]]:
+    of_tenants = [replace(BY_NAME["requests"], written_by=(tenant,)) for tenant in settings.request_tenants]
+    return [
+        {
+            **asdict(topic),
+            "name": wanted.name,
+            "partitions": wanted.partitions,
+            "retention_h": "for ever" if topic.retention_ms == FOR_EVER_MS else topic.retention_ms // HOUR_MS,
+            "written_by": ", ".join(topic.written_by),
+            "config": dict(wanted.config),
+        }
+        for topic, wanted in zip((*TOPICS, *of_tenants), wanted_topics(settings), strict=True)
+    ]
 
 
 def _tell_differences(differences: tuple[Difference, ...], quiet: bool) -> None:

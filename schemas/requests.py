@@ -113,7 +113,8 @@ class Submit(_Strict):
         for field in ("background", "store"):
             if request.get(field, True) is not True:
                 raise ValueError(f"request.{field} is set to true by Backstop; leave it out or send true")
-        if request.get("stream"):
+        stream = request.get("stream")
+        if stream is not None and stream is not False:
             raise ValueError("request.stream is not supported here; read the result, or follow the job's events")
         if deeper_than(request, REQUEST_DEPTH_MAX):
             raise ValueError(f"request is nested deeper than {REQUEST_DEPTH_MAX} levels")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +22,13 @@ from aiokafka import AIOKafkaProducer
 from openai import OpenAI
 
 from cli.pace import BRISK
-from cli.system import Shape, System, running_system
+from cli.system import Shape, System
 from runtime.broker import Owned
 from runtime.keys import ApiKey, KeysFile, TenantLimits, make_token, save_keys
+from tests.kafka.held import held
 from tests.support.waiting import eventually, wait_until
 
 NODE = Path(__file__).resolve().parents[1] / "node"
-UP_WITHIN_S = 120.0
 ENDED_WITHIN_S = 60.0
 ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}
 STUCK: dict[str, Any] = {**ASKED, "metadata": {"sim_fault": "run_stuck_in_progress", "mine": "kept"}}
@@ -60,7 +59,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One system for all tests here, on a loop of its own thread: the SDK under test is the synchronous one, too."""
+    """One system for all tests here, held by a thread: the SDK under test is the synchronous one, too."""
     folder = tmp_path_factory.mktemp("system")
     keys_file, keys = write_keys(folder / "keys.json")
     with pytest.MonkeyPatch.context() as patched:
@@ -75,31 +74,8 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             partitions=2,
             time_scale=20.0,
         )
-        stop, started = asyncio.Event(), threading.Event()
-        held: list[System | BaseException] = []
-
-        async def hold() -> None:
-            try:
-                async with running_system(shape, print, lambda _kill: None) as system:
-                    held.append(system)
-                    started.set()
-                    await stop.wait()
-            except BaseException as error:
-                held.append(error)
-                started.set()
-                raise
-
-        with asyncio.Runner() as runner:
-            loop = runner.get_loop()
-            thread = threading.Thread(target=runner.run, args=(hold(),))
-            thread.start()
-            try:
-                assert started.wait(UP_WITHIN_S), "the system did not come up"
-                assert isinstance(held[0], System), held[0]
-                yield Running(held[0], keys)
-            finally:
-                loop.call_soon_threadsafe(stop.set)
-                thread.join(60)
+        with held(shape) as system:
+            yield Running(system, keys)
 
 
 def write_keys(path: Path) -> tuple[Path, dict[str, str]]:

@@ -103,6 +103,7 @@ def test_an_honest_submission_is_taken(body: dict[str, Any]) -> None:
         (request(background=1), "request.background is set to true by Backstop"),
         (request(store=False), "request.store is set to true by Backstop"),
         (request(stream=True), "request.stream is not supported here"),
+        (request(stream={}), "request.stream is not supported here"),
         (request(metadata=[]), "request.metadata must be an object of strings"),
         (request(metadata=pairs(METADATA_PAIRS_MAX + 1)), "the provider allows 16 and 3 are ours"),
         (request(metadata={"job": "x"}), "request.metadata.job is set by Backstop"),
