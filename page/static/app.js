@@ -1,0 +1,182 @@
+// The frame: which view the address names, signing in, the keyboard, the theme, and what is said above all views.
+import { Problem, ask, follow, hasKey, keepKey } from "./api.js";
+import { h, put } from "./dom.js";
+import { healthView } from "./health.js";
+import { jobView } from "./job.js";
+import { jobsView } from "./jobs.js";
+import { lettersView } from "./letters.js";
+import { sessionView } from "./session.js";
+import { tick } from "./words.js";
+
+const VIEWS = [
+  [/^\/jobs$/, "Jobs", jobsView],
+  [/^\/jobs\/([^/]+)$/, "Job", jobView],
+  [/^\/sessions\/([^/]+)$/, "Session", sessionView],
+  [/^\/dead-letters$/, "Dead letters", lettersView],
+  [/^\/health$/, "Health", healthView],
+];
+const SAY_AWAY_AFTER_MS = 1_500;
+const at = (id) => document.getElementById(id);
+const main = at("view");
+let caller = null;
+let shown = null; // {stop: [functions]}
+
+// --- Views -----------------------------------------------------------------------------------------------------------
+
+function route() {
+  const [path, search = ""] = (location.hash.slice(1) || "/jobs").split("?");
+  leave();
+  if (caller === null) return start();
+  for (const [pattern, name, view] of VIEWS) {
+    const found = pattern.exec(path);
+    if (!found) continue;
+    let id;
+    try {
+      id = found[1] && decodeURIComponent(found[1]);
+    } catch {
+      break; // no address of ours
+    }
+    document.title = `${id ?? name} · Backstop`;
+    for (const link of at("nav").children) {
+      if (path.startsWith(link.hash.slice(1))) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    shown = { stop: [] };
+    return put(main, view({ id, query: new URLSearchParams(search), scopes: new Set(caller.scopes), ...handles(shown) }));
+  }
+  put(main, h("p", { class: "empty" }, "There is nothing at this address. ", h("a", { href: "#/jobs" }, "All jobs")));
+}
+
+/** What a view may ask of the frame. After it was left, nothing that it still awaits says anything. */
+function handles(mine) {
+  return {
+    onLeave: (stop) => (mine === shown ? mine.stop.push(stop) : stop()),
+    fail: (error) => mine === shown && fail(error),
+    follow: (path, on) => {
+      const stop = follow(path, { ...on, state: (state) => mine === shown && live(state) });
+      mine.stop.push(stop);
+      return () => {
+        stop();
+        if (mine === shown) live(null);
+      };
+    },
+  };
+}
+
+function leave() {
+  for (const stop of shown?.stop ?? []) stop();
+  shown = null;
+  live(null);
+  say(null);
+}
+
+/** Say what went wrong; without a valid key, ask for one. */
+function fail(error) {
+  if (error.name === "AbortError") return;
+  if (!(error instanceof Problem)) console.error(error);
+  if (error.status === 401) return signIn(hasKey() ? "This key is not valid (any more)." : null);
+  say(error instanceof Problem ? error.message : "The page made a mistake; reload it.");
+}
+
+function say(text) {
+  at("banner").hidden = text === null;
+  if (at("banner").textContent !== (text ?? "")) at("banner").textContent = text ?? "";
+}
+
+let awayTimer = null;
+
+function live(state) {
+  const sign = at("live");
+  sign.dataset.state = state ?? "off";
+  put(sign, state === "live" ? "Live" : state === "away" ? "Reconnecting" : "");
+  clearTimeout(awayTimer);
+  if (state === "away") {
+    awayTimer = setTimeout(() => say("The live stream is away: what you see may be old. Reconnecting …"), SAY_AWAY_AFTER_MS);
+  } else say(null);
+}
+
+// --- Signing in ------------------------------------------------------------------------------------------------------
+
+async function start() {
+  try {
+    caller = await ask("/v1/caller");
+  } catch (error) {
+    if (error.status === 401) return signIn(hasKey() ? "This key is not valid (any more)." : null);
+    say(error.message);
+    setTimeout(() => caller === null && start(), 1_000);
+    return;
+  }
+  put(at("tenant"), caller.development ? "development" : caller.tenant);
+  at("sign-out").hidden = caller.development;
+  route();
+}
+
+function signIn(why) {
+  leave();
+  keepKey(null);
+  caller = null;
+  put(at("tenant"), null);
+  at("sign-out").hidden = true;
+  const field = h("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false", required: true });
+  const enter = (event) => {
+    event.preventDefault();
+    keepKey(field.value.trim());
+    start();
+  };
+  put(main, h("form", { class: "card sign-in", submit: enter },
+    h("h1", {}, "Sign in"),
+    why && h("p", { class: "problem", role: "alert" }, why),
+    h("label", { for: "key" }, "API key"), field,
+    h("p", { class: "hint" }, "It needs the scope ", h("code", {}, "read"), ". It stays in this tab, and goes when the tab does."),
+    h("button", { class: "primary" }, "Sign in"),
+    h("p", { class: "hint" }, "None yet? ", h("code", {}, "backstop keys create --tenant NAME --scopes submit,read"))));
+  field.focus();
+}
+
+at("sign-out").addEventListener("click", () => signIn(null));
+
+// --- Theme, keyboard, time -------------------------------------------------------------------------------------------
+
+const THEMES = ["auto", "light", "dark"];
+
+function theme(wanted) {
+  const name = THEMES.includes(wanted) ? wanted : "auto";
+  localStorage.setItem("backstop.theme", name);
+  document.documentElement.dataset.theme = name;
+  put(at("theme"), { auto: "◐", light: "☀", dark: "☾" }[name]);
+  at("theme").setAttribute("aria-label", `Theme: ${name}`);
+  at("theme").title = `Theme: ${name}`;
+}
+
+theme(localStorage.getItem("backstop.theme"));
+at("theme").addEventListener("click", () => {
+  theme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]);
+});
+
+const ROWS = "[data-row]";
+
+function move(step) {
+  const rows = [...main.querySelectorAll(ROWS)];
+  const from = rows.indexOf(document.activeElement);
+  const next = rows[from < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, from + step))];
+  next?.focus();
+  next?.scrollIntoView({ block: "nearest" });
+}
+
+const KEYS = { j: () => move(1), k: () => move(-1), "/": () => main.querySelector("[data-filter]")?.focus() };
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.matches("input, textarea, select");
+  if (event.key === "Escape") {
+    if (typing) event.target.blur();
+    else if (/^#\/[^/]+\/./.test(location.hash)) history.length > 1 ? history.back() : (location.hash = "#/jobs");
+  } else if (!typing && KEYS[event.key]) {
+    event.preventDefault();
+    KEYS[event.key]();
+  }
+});
+
+setInterval(tick, 1_000);
+window.addEventListener("hashchange", route);
+start();
