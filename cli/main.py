@@ -27,6 +27,7 @@ SUBCOMMANDS = (
     "serve",
     "worker",
     "projection",
+    "outgoing",
 )
 """`cli.NAME` holds a typer `app`, or a function of that name."""
 

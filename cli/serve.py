@@ -32,6 +32,7 @@ from runtime.health import Health, HealthServer
 from runtime.logs import get_logger
 from runtime.publisher import KafkaPublisher, Publisher
 from runtime.topics import require_topics
+from runtime.webhook_endpoints import EndpointFollower
 
 AGAIN_S = 1.0
 
@@ -95,10 +96,12 @@ def doors(
     :raises ConfigurationError: see `build_app`.
     """
     blobs = FolderBlobs(settings.blobs_path)
+    endpoints = EndpointFollower(settings)
     app = build_app(
         settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
-        limits=limits, registry=registry, health=health,
+        endpoints=endpoints, limits=limits, registry=registry, health=health,
     )  # fmt: skip
+    app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     add_routes(app, database, blobs, tenant_of, registry, taken=taken)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)

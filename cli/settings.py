@@ -22,6 +22,7 @@ SETTINGS_CLASSES: tuple[tuple[str, str], ...] = (
     ("receiver.settings", "ReceiverSettings"),
     ("streams.settings", "StreamSettings"),
     ("readmodel.settings", "ProjectionSettings"),
+    ("outgoing.settings", "OutgoingSettings"),
 )
 """Where each process declares its settings. Imported only here, when somebody asks."""
 

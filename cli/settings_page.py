@@ -16,6 +16,7 @@ TITLES = {
     "ReceiverSettings": "`backstop serve`",
     "StreamSettings": "`backstop worker`",
     "ProjectionSettings": "`backstop projection`",
+    "OutgoingSettings": "`backstop outgoing`",
 }
 HEAD = """# Settings
 

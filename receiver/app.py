@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from receiver.bodies import BodyMemory
 from receiver.callers import CALLER, TICKET, CallerDoor
 from receiver.connections import Gate
+from receiver.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RESEND, ROTATE, SHOW, TEST
+from receiver.endpoints import EndpointDoor
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
 from receiver.identity import authentication
@@ -39,6 +41,8 @@ from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.routes import declare
+from runtime.webhook_endpoints import Endpoints
+from runtime.webhook_secrets import SecretKeys
 
 SAVE_LAST_USED_S = 60.0
 REQUEST_ID_BITS = 128
@@ -60,13 +64,15 @@ def build_app(
     reads: JobReads | None = None,
     *,
     find_job: FindJob | None = None,
+    endpoints: Endpoints | None = None,
     limits: Limits | None = None,
     registry: CollectorRegistry | None = None,
     health: Health | None = None,
 ) -> web.Application:
     """The doors, health and metrics. More routes may be added until it runs; their refusals become problems too.
 
-    `reads` is the read model, where the process has one; `find_job` answers instead of it. `registry` holds the metrics of one
+    `reads` is the read model, where the process has one; `find_job` answers instead of it. `endpoints` are those of outgoing webhooks,
+    which are off without them or without keys to sign with. `registry` holds the metrics of one
     app; without one the app gets its own. `health` is found again as `app[HEALTH]`.
 
     :raises ConfigurationError: no usable webhook secret, settings that contradict each other, or no keys where they are needed.
@@ -108,6 +114,12 @@ def build_app(
         memory=memory, limits=limits, now_ms=now_ms, random_hex=random_hex,
     )  # fmt: skip
 
+    outgoing = EndpointDoor(
+        endpoints=endpoints, secrets=SecretKeys(settings.outgoing_keys) if settings.outgoing_keys else None,
+        rules=settings.egress_rules(), reads=reads, publisher=watched, limits=limits,
+        endpoints_max=settings.outgoing_endpoints_max, now_ms=now_ms, random_hex=random_hex,
+    )  # fmt: skip
+
     tickets = Tickets(keys, ring, now_ms, random_hex, registry)
     callers = CallerDoor(tickets, limits)
     authenticate = authentication(ring, quotas, tickets)
@@ -128,6 +140,11 @@ def build_app(
     declare(app, sdk.INPUT_ITEMS, responses.items)
     declare(app, TICKET, callers.ticket, expect_handler=_expect)
     declare(app, CALLER, callers.caller)
+    for route, handler in (
+        (REGISTER, outgoing.register), (LIST, outgoing.list_all), (SHOW, outgoing.show), (CHANGE, outgoing.change),
+        (REMOVE, outgoing.remove), (ROTATE, outgoing.rotate), (TEST, outgoing.test), (RESEND, outgoing.resend),
+    ):  # fmt: skip
+        declare(app, route, handler, expect_handler=_expect)
     add_document(app)
     add_routes(app, health, registry, metrics=settings.admin_port == 0)
     return app

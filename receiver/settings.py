@@ -10,7 +10,7 @@ from receiver.signature import WebhookKey, parse_key
 from runtime.door import DoorPolicy
 from runtime.errors import ConfigurationError
 from runtime.publisher import RECORD_BYTES_MAX
-from runtime.settings import RuntimeSettings
+from runtime.webhook_settings import WebhookSettings
 
 HOUR_MS = 3_600_000
 WEBHOOK_RETRIES_MS = 72 * HOUR_MS
@@ -20,7 +20,7 @@ ENVELOPE_BYTES_MAX = 65_536
 """What a fact adds to the body that it carries, generously."""
 
 
-class ReceiverSettings(RuntimeSettings):
+class ReceiverSettings(WebhookSettings):
     """Where to listen, who may sign webhooks, and what a job gets that does not say otherwise."""
 
     model_config = SettingsConfigDict(
@@ -60,6 +60,9 @@ class ReceiverSettings(RuntimeSettings):
     keys_file: Path | None = Field(
         default=None,
         description="API keys and limits of tenants, as `backstop keys` writes them; data_dir/keys.json if unset.",
+    )
+    outgoing_endpoints_max: int = Field(
+        default=10, ge=1, le=1_000, description="Webhook endpoints that a tenant may have."
     )
     door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
 

@@ -27,7 +27,7 @@ def test_settings_of_every_process_are_shown_once_with_a_description(monkeypatch
     monkeypatch.setenv("BACKSTOP_PARTITIONS", "12")
     rows = shown()
     assert (rows["BACKSTOP_PARTITIONS"]["value"], rows["BACKSTOP_PARTITIONS"]["source"]) == (12, "set")
-    assert {row["process"] for row in rows.values()} == {"runtime", "receiver", "streams", "readmodel"}
+    assert {row["process"] for row in rows.values()} == {"runtime", "receiver", "streams", "readmodel", "outgoing"}
     assert [name for name, row in rows.items() if not row["description"]] == []
 
 

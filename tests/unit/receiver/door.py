@@ -23,6 +23,7 @@ from receiver.submissions import FindJob
 from runtime.blobs import BlobStore, FolderBlobs
 from runtime.chance import random_hex
 from runtime.publisher import Publisher
+from runtime.webhook_endpoints import Endpoints
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 
@@ -94,6 +95,7 @@ async def opened(
     publisher: Publisher | None = None,
     blobs: BlobStore | None = None,
     add_routes: Callable[[web.Application], None] | None = None,
+    endpoints: Callable[[MemoryPublisher], Endpoints] | None = None,
     **changed: Any,
 ) -> AsyncIterator[Door]:
     limits = limits or Limits()
@@ -102,7 +104,7 @@ async def opened(
     changed.setdefault("data_dir", folder)
     app = build_app(
         settings(**changed), publisher or memory, blobs or FolderBlobs(folder / "blobs"), lambda: clock[0], random_hex,
-        reads, find_job=find_job, limits=limits,
+        reads, find_job=find_job, limits=limits, endpoints=endpoints(memory) if endpoints else None,
     )  # fmt: skip
     if add_routes is not None:
         add_routes(app)
