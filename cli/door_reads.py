@@ -1,10 +1,13 @@
 """What the HTTP doors ask of the read model, answered from its database."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from readmodel.database import Database, DatabaseAwayError, Work
+from readmodel.feed import ChangeFeed, Follower, TooManyFollowersError
 from readmodel.queries import find_known, find_owner, find_row, tenant_load
+from receiver.live.live import TooManyListenersError
 from receiver.quotas import Load
 from receiver.reads import Owner, ReadsAwayError, SeenJob
 from receiver.submissions import KnownJob
@@ -45,3 +48,29 @@ class DatabaseReads:
             return await self._database.read(work)
         except DatabaseAwayError as error:
             raise ReadsAwayError(str(error)) from error
+
+
+class FeedChanges:
+    """`receiver.live.live.Changes`."""
+
+    def __init__(self, feed: ChangeFeed) -> None:
+        self._feed = feed
+
+    @asynccontextmanager
+    async def watch(self, tenant: str, job_id: str) -> AsyncIterator["_Watch"]:
+        try:
+            async with self._feed.follow(Follower(tenant, job_id=job_id)) as follower:
+                yield _Watch(follower)
+        except TooManyFollowersError as error:
+            raise TooManyListenersError(str(error)) from error
+        except DatabaseAwayError as error:
+            raise ReadsAwayError(str(error)) from error
+
+
+class _Watch:
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+
+    async def changed(self, timeout_s: float) -> bool:
+        await self._follower.next(timeout_s)
+        return self._follower.closed is None

@@ -9,19 +9,21 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from cli.door_reads import DatabaseReads
+from cli.door_reads import DatabaseReads, FeedChanges
 from cli.processes import prepare, stop_on_signals
 from cli.settings import read
 from page.routes import add_page
 from readmodel.database import Database, DatabaseAwayError
+from readmodel.feed import ChangeFeed, StreamLimits
 from readmodel.opening import database_at
 from readmodel.overview import Rights, add_overview_routes
 from readmodel.routes import JustTaken, add_routes
 from readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
-from receiver.app import RESPONSES, SUBMISSIONS, build_app
+from receiver.app import LIVE, RESPONSES, SUBMISSIONS, build_app
 from receiver.app import serve as serve_app
 from receiver.identity import caller_of, tenant_of
 from receiver.limits import Limits
+from receiver.live.tail import PartialTail
 from receiver.settings import ReceiverSettings
 from runtime.blobs import FolderBlobs
 from runtime.broker_clock import BrokerClock
@@ -68,6 +70,7 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
     opening = [
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
+        asyncio.create_task(_tail(settings, app, now_ms, limits).run(), name="partial-tail"),
     ]
     failures: list[BaseException] = []
     for task in opening:
@@ -96,14 +99,15 @@ def doors(
     :raises ConfigurationError: see `build_app`.
     """
     blobs = FolderBlobs(settings.blobs_path)
+    feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
         settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
-        endpoints=endpoints, limits=limits, registry=registry, health=health,
+        endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed),
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
-    add_routes(app, database, blobs, tenant_of, registry, taken=taken)
+    add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
     add_page(app)
@@ -140,6 +144,11 @@ async def _connect(
             health.met("broker")
             await clock.run(stop)
             return
+
+
+def _tail(settings: ReceiverSettings, app: web.Application, now_ms: NowMs, limits: Limits) -> PartialTail:
+    live = app[LIVE]
+    return PartialTail(settings, live.take, live.metrics, now_ms, int(limits.partials_back_s * 1000))
 
 
 async def _open(database: Database, health: Health) -> None:

@@ -40,11 +40,11 @@ TenantOf = Callable[[web.Request], str]
 
 def add_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, registry: CollectorRegistry,
-    limits: StreamLimits | None = None, taken: "JustTaken | None" = None,
+    limits: StreamLimits | None = None, taken: "JustTaken | None" = None, feed: ChangeFeed | None = None,
 ) -> None:  # fmt: skip
-    """Put the reads on `app`; its cleanup ends the streams. The caller opens and closes the database."""
+    """Put the reads on `app`; its cleanup ends the streams, and `feed`. The caller opens and closes the database."""
     limits = limits or StreamLimits()
-    feed = ChangeFeed(database, registry, limits)
+    feed = feed or ChangeFeed(database, registry, limits)
     reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken())
     for route, handler in (
         (declared.LIST_JOBS, reads.list_jobs),

@@ -20,6 +20,8 @@ from receiver.identity import authentication
 from receiver.jobs import CANCEL, SUBMIT, JobDoor
 from receiver.keys import KeyRing
 from receiver.limits import Limits
+from receiver.live.jobs import STREAM, JobStreamDoor
+from receiver.live.live import Changes, Live
 from receiver.metrics import ReceiverMetrics
 from receiver.openapi import add_document
 from receiver.previous import PreviousResponses
@@ -30,6 +32,7 @@ from receiver.sdk import routes as sdk
 from receiver.sdk.door import ResponsesDoor
 from receiver.sdk.errors import speaks_openai, to_openai_response
 from receiver.sdk.responses import Responses
+from receiver.sdk.streaming import ResponseStreams
 from receiver.settings import ReceiverSettings, check_relations
 from receiver.submissions import FindJob, Submissions, knows_nothing
 from receiver.tickets import Tickets
@@ -52,6 +55,7 @@ log = get_logger("receiver.app")
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions", Submissions)
 RESPONSES: web.AppKey[Responses] = web.AppKey("responses", Responses)
+LIVE: web.AppKey[Live] = web.AppKey("live", Live)
 METRICS: web.AppKey[ReceiverMetrics] = web.AppKey("metrics", ReceiverMetrics)
 
 
@@ -68,12 +72,14 @@ def build_app(
     limits: Limits | None = None,
     registry: CollectorRegistry | None = None,
     health: Health | None = None,
+    changes: Changes | None = None,
 ) -> web.Application:
     """The doors, health and metrics. More routes may be added until it runs; their refusals become problems too.
 
     `reads` is the read model, where the process has one; `find_job` answers instead of it. `endpoints` are those of outgoing webhooks,
-    which are off without them or without keys to sign with. `registry` holds the metrics of one
-    app; without one the app gets its own. `health` is found again as `app[HEALTH]`.
+    which are off without them or without keys to sign with. `registry` holds the metrics of one app; without one the app gets
+    its own. `health` is found again as `app[HEALTH]`. With `changes` of `reads` partial output is streamed; whoever reads its
+    topic gives it to `app[LIVE]`.
 
     :raises ConfigurationError: no usable webhook secret, settings that contradict each other, or no keys where they are needed.
     """
@@ -109,9 +115,11 @@ def build_app(
     previous = PreviousResponses(reads, blobs)
     jobs = JobDoor(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
     shown = Responses(reads, submissions, previous, blobs, limits)
+    live = Live(changes, limits, registry) if reads is not None and changes is not None else None
     responses = ResponsesDoor(
         submissions=submissions, responses=shown, previous=previous, publisher=watched, blobs=blobs, quotas=quotas,
         memory=memory, limits=limits, now_ms=now_ms, random_hex=random_hex,
+        streams=None if live is None else ResponseStreams(live, shown, limits, now_ms),
     )  # fmt: skip
 
     outgoing = EndpointDoor(
@@ -140,6 +148,13 @@ def build_app(
     declare(app, sdk.INPUT_ITEMS, responses.items)
     declare(app, TICKET, callers.ticket, expect_handler=_expect)
     declare(app, CALLER, callers.caller)
+    if live is not None and reads is not None:
+        outputs = JobStreamDoor(
+            live=live, reads=reads, submissions=submissions, is_hidden=shown.is_hidden, limits=limits, now_ms=now_ms
+        )
+        declare(app, STREAM, outputs.stream)
+        app[LIVE] = live
+        app.on_shutdown.append(_letting_go(live))
     for route, handler in (
         (REGISTER, outgoing.register), (LIST, outgoing.list_all), (SHOW, outgoing.show), (CHANGE, outgoing.change),
         (REMOVE, outgoing.remove), (ROTATE, outgoing.rotate), (TEST, outgoing.test), (RESEND, outgoing.resend),
@@ -242,6 +257,13 @@ def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterato
         await asyncio.to_thread(ring.save_last_used)
 
     return saving
+
+
+def _letting_go(live: Live) -> Callable[[web.Application], Awaitable[None]]:
+    async def let_go(_app: web.Application) -> None:
+        live.stop()  # before the server waits for its handlers: a stream has no end of its own
+
+    return let_go
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

@@ -52,6 +52,23 @@ class Limits:
     repeats_remembered_max: int = 20_000
     cancel_bytes_max: int = 4 << 10
 
+    partials_bytes_max: int = 128 << 20
+    """Partial output in memory, of all jobs; beyond it the job that was heard of longest ago is forgotten. An answer of 2000 tokens takes
+    about 0.7 MB."""
+    partials_keep_s: float = 1_800.0
+    """How long a job's partial output is kept after the last word of it."""
+    partials_back_s: float = 300.0
+    """How far back a process that starts reads it. The provider resumes streams of the last 5 minutes, too."""
+    stream_heartbeat_s: float = 15.0
+    stream_write_s: float = 20.0
+    """A listener that takes no byte for this long is let go."""
+    stream_tail_s: float = 2.0
+    """How long a stream waits for the last partial output of a job that has ended just now."""
+    stream_recent_s: float = 10.0
+    """Just now: so long ago at most."""
+    stream_covered_s: float = 1.0
+    """How long a stream that resumes waits until what it asks for is there: this process may be a little behind."""
+
     publish_s: float = 3.0
     """For the broker to acknowledge. OpenAI waits "a few seconds" for an answer to a webhook (guide: webhooks)."""
     find_job_s: float = 1.0

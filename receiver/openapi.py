@@ -202,7 +202,10 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
             response["headers"] = {header.name: _described(header, schemas) for header in answer.headers}
         if answer.model is not None:
             response["content"] = {answer.content_type: {"schema": schemas.of(answer.model)}}
-        responses[str(answer.status)] = response
+        known = responses.setdefault(str(answer.status), response)
+        if known is not response:  # the same status in another form
+            known["description"] = f"{known['description']} {answer.says}"
+            known["content"] |= response["content"]
     for status, codes in codes_of(route).items():
         responses[str(status)] = schemas.refusal(status, codes, openai=speaks_openai(route.path, {}))
     return responses

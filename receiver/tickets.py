@@ -28,7 +28,7 @@ SKEW_MS: Final = 5_000
 REMEMBERED_MAX: Final = 50_000
 """Used tickets of the last minute, about 10 MB. Beyond it streams are refused for a moment, not forgotten about."""
 NONCE_BITS: Final = 128
-STREAM_PATH: Final = re.compile(r"/v1/(events|jobs/[^/?#]+/events|sessions/[^/?#]+/events)")
+STREAM_PATH: Final = re.compile(r"/v1/(events|jobs/[^/?#]+/(events|stream)|sessions/[^/?#]+/events)")
 """What a ticket may be made for."""
 
 _TICKET = re.compile(r"bst_([0-9a-f]{12}|dev)_([0-9]{1,15})_([0-9a-f]{32})_([0-9a-f]{64})")

@@ -63,7 +63,7 @@ _REQUEST_SCHEMA: dict[str, Any] = {
         "model": {"type": "string", "minLength": 1, "maxLength": MODEL_CHARS_MAX},
         "background": {"const": True},
         "store": {"const": True},
-        "stream": {"enum": [False, None]},
+        "stream": {"type": ["boolean", "null"]},
         "metadata": {
             "type": ["object", "null"],
             "maxProperties": METADATA_PAIRS_MAX,
@@ -114,8 +114,8 @@ class Submit(_Strict):
             if request.get(field, True) is not True:
                 raise ValueError(f"request.{field} is set to true by Backstop; leave it out or send true")
         stream = request.get("stream")
-        if stream is not None and stream is not False:
-            raise ValueError("request.stream is not supported here; read the result, or follow the job's events")
+        if stream is not None and not isinstance(stream, bool):
+            raise ValueError("request.stream must be true or false")
         if deeper_than(request, REQUEST_DEPTH_MAX):
             raise ValueError(f"request is nested deeper than {REQUEST_DEPTH_MAX} levels")
         _check_metadata(request.get("metadata"))

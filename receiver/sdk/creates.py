@@ -19,7 +19,7 @@ RETRIES_HEADER: Final = "Backstop-Retries-Max"
 _SENTENCES: Final[dict[str, str]] = {
     "background": "Backstop runs background responses only: send background: true, and poll "
     "GET /v1/responses/{id} until its status is neither queued nor in_progress.",
-    "stream": "Streaming is not supported here: leave stream out, send background: true, and poll "
+    "stream": "This process does not stream: leave stream out, send background: true, and poll "
     "GET /v1/responses/{id}.",
     "store": "Backstop stores what it sees through to the end: leave store out or send store: true. "
     "DELETE /v1/responses/{id} removes a response when you no longer need it.",
@@ -29,11 +29,11 @@ _SENTENCES: Final[dict[str, str]] = {
 _IN_REQUEST: Final = re.compile(r"^request\.")
 
 
-def to_submit(body: dict[str, Any], headers: Mapping[str, str]) -> Submit:
+def to_submit(body: dict[str, Any], headers: Mapping[str, str], *, may_stream: bool) -> Submit:
     """:raises Refusal: 422, naming the field."""
     if body.get("background") is not True:
         raise _refused("background")
-    if body.get("stream"):
+    if body.get("stream") and not may_stream:
         raise _refused("stream")
     if body.get("store", True) is not True and body.get("store") is not None:
         raise _refused("store")
@@ -41,9 +41,7 @@ def to_submit(body: dict[str, Any], headers: Mapping[str, str]) -> Submit:
         raise _refused("conversation")
     if not isinstance(body.get("model"), str) or not body["model"]:
         raise refusal("model", "Missing required parameter: 'model'. Name the model, for example gpt-5.2.")
-    request = {
-        name: value for name, value in body.items() if name not in {"stream", "store"} and not _absent(name, value)
-    }
+    request = {name: value for name, value in body.items() if not _absent(name, value)}
     try:
         return Submit.model_validate({"request": request, **_from_headers(headers)})
     except ValidationError as error:
@@ -60,8 +58,10 @@ def _refused(field: str) -> Refusal:
 
 
 def _absent(name: str, value: Any) -> bool:
-    """The Node SDK's callers write null for what they leave out; the provider takes it so, but for these."""
-    return value is None and name in {"metadata", "previous_response_id", "conversation"}
+    """What says nothing: what we set ourselves, and the null that the Node SDK's callers write for what they leave out."""
+    if name == "stream":
+        return value is None or value is False
+    return name == "store" or (value is None and name in {"metadata", "previous_response_id", "conversation"})
 
 
 def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from receiver.sdk.creates import refusal, to_submit
 from receiver.sdk.items import PageOf, input_items, page
 from receiver.sdk.repeats import Repeats
 from receiver.sdk.responses import Responses, Shown
-from receiver.sdk.routes import ItemsQuery
+from receiver.sdk.routes import ItemsQuery, RetrieveQuery
+from receiver.sdk.streaming import ResponseStreams
 from receiver.sdk.wire import deleted_object, response_object
 from receiver.submissions import NotTaken, Submissions
 from runtime.blobs import BlobStore
@@ -34,7 +35,7 @@ from runtime.door import qualified_job_id, submission_bytes, to_cancel
 from runtime.errors import BrokerUnavailableError
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
-from runtime.routes import BadParameterError, query_of
+from runtime.routes import Asked, BadParameterError, query_of
 from schemas.codec import sha256_hex
 from schemas.requests import Cancel, Submit
 
@@ -59,7 +60,9 @@ class ResponsesDoor:
     def __init__(
         self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
         blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
+        streams: ResponseStreams | None = None,
     ) -> None:  # fmt: skip
+        self._streams = streams
         self._submissions = submissions
         self._responses = responses
         self._previous = previous
@@ -72,7 +75,7 @@ class ResponsesDoor:
         self._random_hex = random_hex
         self._repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def create(self, request: web.Request) -> web.StreamResponse:
         limits, caller = self._limits, caller_of(request)
         require_json(request)
         key = idempotency_key(request)
@@ -81,14 +84,21 @@ class ResponsesDoor:
             body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
             asked = _object_of(body, limits.submit_depth_max)
             given_previous = asked.get(FIELD)
-            submit = to_submit(asked, request.headers)
+            submit = to_submit(asked, request.headers, may_stream=self._streams is not None)
+            if submit.request.get("stream") and "read" not in caller.scopes:
+                raise Refusal(Problem(403, "scope_missing", "This key lacks the scope 'read', which a stream needs."))
             if given_previous is not None:
                 request_body = {
                     **submit.request,
                     FIELD: await self._previous.to_provider(given_previous, caller.tenant),
                 }
                 submit = submit.model_copy(update={"request": request_body})
-            return await self._take(submit, key, caller.tenant, caller.key_id, request, given_previous)
+            document, headers = await self._take(submit, key, caller.tenant, caller.key_id, request, given_previous)
+        if self._streams is None or not submit.request.get("stream"):
+            return _json(document, headers)
+        options = asked.get("stream_options")
+        obfuscated = not isinstance(options, dict) or options.get("include_obfuscation") is not False
+        return await self._streams.serve(request, caller.tenant, document, None, obfuscated=obfuscated, headers=headers)
 
     async def _take(
         self,
@@ -98,7 +108,8 @@ class ResponsesDoor:
         key_id: str,
         request: web.Request,
         given_previous: str | None,
-    ) -> web.Response:
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """The response as it begins, and headers."""
         limits, data = self._limits, submission_bytes(submit)
         sha256 = sha256_hex(data)
         response_id = self._id_for(key, tenant, key_id, sha256, request)
@@ -117,10 +128,10 @@ class ResponsesDoor:
             if await self._responses.is_hidden(tenant, response_id):
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since: its key stays used
             shown = await self._find(tenant, response_id)
-            return _json(shown.document, {"Backstop-Repeated": "true"})
+            return shown.document, {"Backstop-Repeated": "true"}
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
         echoed = submit.request | ({FIELD: given_previous} if given_previous is not None else {})
-        return _json(response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed))
+        return response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed), {}
 
     def _id_for(self, key: str | None, tenant: str, key_id: str, sha256: str, request: web.Request) -> str:
         if key is not None:
@@ -134,14 +145,23 @@ class ResponsesDoor:
         self._repeats.began(tenant, key_id, sha256, response_id, now_ms)
         return response_id
 
-    async def retrieve(self, request: web.Request) -> web.Response:
-        if request.query.get("stream", "false") != "false" or "starting_after" in request.query:
-            raise refusal("stream", "Streaming is not supported here: poll without stream and starting_after.")
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        asked = _asked(request, RetrieveQuery)
         if "include[]" in request.query or "include" in request.query:
             raise refusal(
                 "include", "Give include when the response is created: what is stored here is not fetched again."
             )
-        return _json((await self._find(tenant_of(request), _path_id(request))).document)
+        tenant = tenant_of(request)
+        if asked.stream != "true":
+            if asked.starting_after is not None:
+                raise refusal("starting_after", "starting_after needs stream=true.")
+            return _json((await self._find(tenant, _path_id(request))).document)
+        if self._streams is None:
+            raise refusal("stream", "This process does not stream: poll without stream and starting_after.")
+        shown = await self._find(tenant, _path_id(request))
+        await self._streams.refuse_unstreamed(shown)
+        obfuscated = asked.include_obfuscation == "true"
+        return await self._streams.serve(request, tenant, shown.document, asked.starting_after, obfuscated=obfuscated)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Answers with the response at its end, or, should that take too long, as it is."""
@@ -233,11 +253,15 @@ def _retry_number(request: web.Request) -> int:
 
 
 def _page_of(request: web.Request) -> PageOf:
+    asked = _asked(request, ItemsQuery)
+    return PageOf(asked.limit, asked.order, asked.after)
+
+
+def _asked(request: web.Request, kind: type[Asked]) -> Asked:
     try:
-        asked = query_of(request, ItemsQuery)
+        return query_of(request, kind)
     except BadParameterError as error:
         raise refusal(error.name, f"{error}.") from None
-    return PageOf(asked.limit, asked.order, asked.after)
 
 
 def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

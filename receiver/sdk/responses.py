@@ -30,6 +30,7 @@ class Shown:
     document: dict[str, Any]
     ended: bool
     request_sha256: str | None
+    finished_at_ms: int | None = None
 
 
 class Responses:
@@ -131,7 +132,7 @@ class Responses:
             response_id, result, provided if isinstance(provided, dict) else None,
             created_at_ms=seen.submitted_at_ms, request=echo, previous_response_id=echo.get(FIELD),
         )  # fmt: skip
-        return Shown(document, ended=True, request_sha256=sha256)
+        return Shown(document, ended=True, request_sha256=sha256, finished_at_ms=result.timings.finished_at_ms)
 
     async def _echo(self, tenant: str, request_sha256: str) -> Mapping[str, Any]:
         """What was asked for but its input, with our own id of the response before it; empty where it is not kept."""

@@ -10,7 +10,7 @@ from receiver.sdk.creates import RETRIES_HEADER, SESSION_HEADER, TIMEOUT_HEADER
 from receiver.sdk.errors import PATH
 from receiver.sdk.items import LIMIT, LIMIT_MAX
 from receiver.sdk.wire import Status
-from runtime.routes import WHOLE, Answer, Codes, Header, Query, Route
+from runtime.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route
 from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, SessionId
 
 ONE: Final = PATH + "/{response_id}"
@@ -29,7 +29,8 @@ class CreateBody(BaseModel):
     input: JsonValue = None
     store: Literal[True] | None = None
     """What is seen through to its end is stored."""
-    stream: Literal[False] | None = None
+    stream: bool | None = None
+    """The answer is then the stream of the response, as server-sent events. Whoever leaves it stops nothing."""
     conversation: None = None
     """Not supported: continue an earlier response by `previous_response_id`."""
     previous_response_id: str | None = None
@@ -82,10 +83,17 @@ class ItemsQuery(Query):
 
 
 class RetrieveQuery(Query):
-    stream: Literal["false"] = Field(default="false", description="Not supported: poll.")
+    stream: Literal["true", "false"] = Field(
+        default="false", description="As a stream; only of a response that was created with `stream: true`."
+    )
+    starting_after: Annotated[int, Field(ge=0), WHOLE] | None = Field(
+        default=None, description="Of a stream: goes on behind the event with this `sequence_number`."
+    )
+    include_obfuscation: Literal["true", "false"] = Field(
+        default="true", description="Of a stream: whether events keep the padding that the provider gives them."
+    )
 
 
-_ASKED_AGAIN: Final[Codes] = {404: ("response_not_found",), 503: ("reads_unavailable",)}
 _CHANGED: Final[Codes] = {404: ("response_not_found",), 503: ("log_unavailable", "reads_unavailable")}
 _IDS: Final = {"response_id": GivenResponseId}
 
@@ -103,15 +111,19 @@ CREATE: Final = Route(
             200, "The log has it.", ResponseDocument,
             headers=(Header("Backstop-Repeated", "Only on the answer to a repeat.", Literal["true"]),),
         ),
+        Answer(200, "With `stream: true`: its events.", str, EVENT_STREAM),
     ),
     problems={
         400: ("bad_idempotency_key",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
-        503: ("busy", "log_unavailable", "reads_unavailable"),
+        503: ("busy", "log_unavailable", "reads_unavailable", "too_many_streams"),
     },
 )  # fmt: skip
 RETRIEVE: Final = Route(
     "GET", ONE, name="retrieveResponse", access="read", ids=_IDS, query=RetrieveQuery, says="A response as it is now.",
-    answers=(Answer(200, "The response.", ResponseDocument),), problems=_ASKED_AGAIN,
+    answers=(
+        Answer(200, "The response.", ResponseDocument), Answer(200, "With `stream=true`: its events.", str, EVENT_STREAM)
+    ),
+    problems={404: ("response_not_found",), 503: ("reads_unavailable", "too_many_streams")},
 )  # fmt: skip
 DELETE: Final = Route(
     "DELETE", ONE, name="deleteResponse", access="submit", ids=_IDS,

@@ -104,6 +104,18 @@ def ended_object(
     return shown
 
 
+def as_open(document: Mapping[str, Any], status: Status) -> dict[str, Any]:
+    """A response as it was before its end."""
+    before: dict[str, Any] = {
+        "output": [],
+        "usage": None,
+        "error": None,
+        "incomplete_details": None,
+        "completed_at": None,
+    }
+    return {**document, **before, "status": status}
+
+
 def deleted_object(response_id: str) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
 

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from receiver.app import build_app, serve
 from receiver.limits import Limits
+from receiver.live.live import Changes
 from receiver.reads import JobReads
 from receiver.settings import ReceiverSettings
 from receiver.submissions import FindJob
@@ -92,6 +93,7 @@ async def opened(
     limits: Limits | None = None,
     find_job: FindJob | None = None,
     reads: JobReads | None = None,
+    changes: Changes | None = None,
     publisher: Publisher | None = None,
     blobs: BlobStore | None = None,
     add_routes: Callable[[web.Application], None] | None = None,
@@ -104,7 +106,7 @@ async def opened(
     changed.setdefault("data_dir", folder)
     app = build_app(
         settings(**changed), publisher or memory, blobs or FolderBlobs(folder / "blobs"), lambda: clock[0], random_hex,
-        reads, find_job=find_job, limits=limits, endpoints=endpoints(memory) if endpoints else None,
+        reads, find_job=find_job, limits=limits, endpoints=endpoints(memory) if endpoints else None, changes=changes,
     )  # fmt: skip
     if add_routes is not None:
         add_routes(app)

@@ -1,6 +1,8 @@
 """A read model in memory, as the doors ask it. It can be away."""
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from receiver.quotas import Load
@@ -50,3 +52,41 @@ class MemoryReads:
     def _ask(self) -> None:
         if self.away:
             raise ReadsAwayError("the database is away")
+
+
+class MemoryChanges:
+    """What changes in a read model in memory; told of by `touch`."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, set[asyncio.Queue[None]]] = {}
+        self.error: Exception | None = None
+
+    @property
+    def watchers(self) -> int:
+        return sum(len(queues) for queues in self._queues.values())
+
+    def touch(self, job_id: str) -> None:
+        for queue in self._queues.get(job_id, ()):
+            queue.put_nowait(None)
+
+    @asynccontextmanager
+    async def watch(self, _tenant: str, job_id: str) -> AsyncIterator["_Watch"]:
+        if self.error is not None:
+            raise self.error
+        queue: asyncio.Queue[None] = asyncio.Queue()
+        self._queues.setdefault(job_id, set()).add(queue)
+        try:
+            yield _Watch(queue)
+        finally:
+            self._queues[job_id].discard(queue)
+
+
+class _Watch:
+    def __init__(self, queue: "asyncio.Queue[None]") -> None:
+        self._queue = queue
+
+    async def changed(self, timeout_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._queue.get()
+        return True

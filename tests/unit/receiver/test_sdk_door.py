@@ -52,7 +52,8 @@ def test_nothing_is_promised_while_the_log_does_not_acknowledge() -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "in the foreground": ({"background": False}, "background", "send background: true"),
-    "streamed": ({"stream": True}, "stream", "poll"),
+    "streamed, where nothing streams": ({"stream": True}, "stream", "poll"),
+    "streamed by half": ({"stream": "yes"}, "stream", "poll"),
     "not stored": ({"store": False}, "store", "leave store out"),
     "in a conversation": ({"conversation": "conv_1"}, "conversation", "previous_response_id"),
     "after a response of somebody else's": ({"previous_response_id": "resp_x"}, "previous_response_id", "your own"),

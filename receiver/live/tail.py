@@ -1,0 +1,89 @@
+"""The reader of the topic `partials`: without a group, as every process that serves listeners needs all of it.
+
+It reads always, not only while somebody listens: then a listener that comes (or comes back) finds what was said before it came. It begins a few
+minutes back, so that a process that has just started knows what the one before it knew.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from receiver.live.live import LiveMetrics
+from runtime.clock import NowMs
+from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
+from runtime.kafka_client import client_options
+from runtime.logs import get_logger
+from runtime.settings import RuntimeSettings
+from schemas.codec import PoisonError, decode
+from schemas.partials import PARTIAL, PartialOutput
+
+AGAIN_S = 1.0
+POLL_MS = 200
+
+log = get_logger("receiver.live")
+
+
+class PartialTail:
+    """Gives each record to `take`. What it can't read it passes over and counts: nothing depends on it."""
+
+    def __init__(
+        self, settings: RuntimeSettings, take: Callable[[PartialOutput], None], metrics: LiveMetrics, now_ms: NowMs,
+        back_ms: int,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._topic = PartialOutput.topic
+        self._take = take
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._back_ms = back_ms
+        self._positions: dict[TopicPartition, int] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. While the broker is away it tries again."""
+        while True:
+            try:
+                await self._read()
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning("partials_not_read", error_type=type(error).__name__)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _read(self) -> None:
+        name = f"{self._settings.topic_prefix}{self._topic}"
+        consumer = AIOKafkaConsumer(
+            name, **client_options(self._settings), client_id="backstop-partials", group_id=None,
+            enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=BUSY_WAIT_MS,
+        )  # fmt: skip
+        try:
+            await consumer.start()
+            await self._seek(consumer, sorted(consumer.assignment()))
+            pace = FetchPace()
+            while True:
+                records = await consumer.getmany(timeout_ms=POLL_MS)
+                pace.saw(consumer, records=bool(records))
+                for partition, batch in records.items():
+                    for record in batch:
+                        self._take_one(record.value)
+                    self._positions[partition] = batch[-1].offset + 1
+        finally:
+            await consumer.stop()
+
+    async def _seek(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        """Where it was; else some minutes back; else the end, where there is nothing as young as that."""
+        since_ms = self._now_ms() - self._back_ms
+        found = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
+        ends = await consumer.end_offsets(partitions)
+        for partition in partitions:
+            back = found.get(partition)
+            consumer.seek(partition, self._positions.get(partition, ends[partition] if back is None else back.offset))
+
+    def _take_one(self, value: bytes | None) -> None:
+        try:
+            partial = decode(PARTIAL, value)
+        except PoisonError:
+            self._metrics.records.labels("unreadable").inc()
+            return
+        self._metrics.records.labels("taken").inc()
+        self._take(partial)

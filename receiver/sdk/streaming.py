@@ -1,0 +1,82 @@
+"""A response as a stream, for the official SDKs: created with `stream: true`, or asked for again with `starting_after`."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from receiver.limits import Limits
+from receiver.live.live import Listener, Live, listening
+from receiver.live.serving import serve_events
+from receiver.reads import ReadsAwayError
+from receiver.sdk.creates import refusal
+from receiver.sdk.responses import Responses, Shown
+from receiver.sdk.streamed import ResponseView
+from runtime.clock import NowMs
+from runtime.door import qualified_job_id
+from runtime.routes import EVENT_STREAM
+
+
+class ResponseStreams:
+    def __init__(self, live: Live, responses: Responses, limits: Limits, now_ms: NowMs) -> None:
+        self._live = live
+        self._responses = responses
+        self._limits = limits
+        self._now_ms = now_ms
+
+    async def serve(
+        self, request: web.Request, tenant: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> web.StreamResponse:  # fmt: skip
+        """Answer with the events of the response that `document` shows: all of them, or those behind number `after`.
+
+        :raises Refusal: 400, what comes behind `after` is not kept; 503.
+        """
+        response_id = str(document["id"])
+        view = ResponseView(response_id, document, after, obfuscated=obfuscated)
+
+        async with listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits) as listener:
+            await self._covered(listener, view)
+            if view.is_over(listener.history):
+                return web.Response(content_type=EVENT_STREAM)
+
+            async def look() -> Shown | None:
+                return await self._ended(tenant, response_id, listener)
+
+            return await serve_events(
+                request, listener, view, look, self._limits, self._live.metrics, view.first(),
+                recent=self._is_recent, headers=headers,
+            )  # fmt: skip
+
+    async def refuse_unstreamed(self, shown: Shown) -> None:
+        """:raises Refusal: 400, the response was not created to be streamed. Where nobody knows, it may have been."""
+        asked = await self._responses.asked(shown.request_sha256) if shown.request_sha256 is not None else None
+        if asked is not None and asked.get("stream") is not True:
+            raise refusal("stream", "This response cannot be streamed because it was not created with stream=true.")
+
+    async def _covered(self, listener: Listener, view: ResponseView) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.stream_covered_s
+        while view.lacks(listener.history):
+            left_s = deadline_s - loop.time()
+            if left_s <= 0 or listener.stopped:
+                raise refusal(
+                    "starting_after",
+                    "This response can no longer be streamed from there: what comes after starting_after is not kept. "
+                    "Poll GET /v1/responses/{id}, or stream it from its beginning.",
+                )
+            await listener.wait(left_s)
+
+    async def _ended(self, tenant: str, response_id: str, listener: Listener) -> Shown | None:
+        try:
+            shown = await self._responses.find(tenant, response_id)
+        except ReadsAwayError:
+            return None
+        if shown is None:
+            listener.stopped = True  # deleted meanwhile
+        return shown if shown is not None and shown.ended else None
+
+    def _is_recent(self, ended: Shown) -> bool:
+        at_ms = ended.finished_at_ms
+        return at_ms is not None and self._now_ms() - at_ms <= self._limits.stream_recent_s * 1000
