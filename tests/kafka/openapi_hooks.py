@@ -1,0 +1,15 @@
+"""What Schemathesis is told beside the document (it imports this itself)."""
+
+from typing import Any
+
+import schemathesis
+
+FAR_AHEAD_MS = 4_000_000_000_000
+
+
+@schemathesis.hook
+def filter_case(_context: Any, case: Any) -> bool:
+    """No deadline that may have passed: that it is refused is right, and no schema can say so."""
+    body = case.body
+    deadline_at_ms = body.get("deadline_at_ms") if isinstance(body, dict) else None
+    return not (isinstance(deadline_at_ms, int | float) and deadline_at_ms < FAR_AHEAD_MS)

@@ -1,0 +1,160 @@
+"""Schemathesis against the whole system: whatever it makes of the document, no answer is a failure of ours, and each is as the
+document says: its status, its content type, its headers, its body. What the document allows is taken; what it forbids is refused.
+"""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from cli.pace import BRISK
+from cli.system import Shape, System
+from runtime.broker import Owned
+from runtime.keys import SCOPES, ApiKey, KeysFile, make_token, save_keys
+from tests.kafka.held import held
+from tests.support.waiting import wait_until
+
+HERE = Path(__file__).parent
+ENDED_WITHIN_S = 60.0
+FUZZED_WITHIN_S = 150.0
+EXAMPLES = 12
+"""Of each operation, beside the cases at the edges of its schema, of which there are some hundreds."""
+PARTS = 3
+"""Processes that share the operations: most of the time is waiting. (Not threads: CPython 3.11 parses syntax in one alone.)"""
+
+UNDECIDABLE = (
+    "listJobs", "getSession", "listInputItems", "listDeadLetters", "createResponse", "retrieveResponse",
+)  # fmt: skip
+"""What a schema can't say: a cursor is one that was given, a response before it is one that has ended. 400 is right then."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@dataclass(frozen=True)
+class Running:
+    system: System
+    token: str
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = requests.request(
+            method, f"{self.system.url}{path}", json=body, headers={"Authorization": f"Bearer {self.token}"}, timeout=30
+        )
+        assert answer.status_code < 300, answer.text
+        return answer.json()
+
+
+@pytest.fixture(scope="module")
+def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("system")
+    token, sha256 = make_token("0" * 12, os.urandom(32))
+    key = ApiKey(id="0" * 12, tenant="default", scopes=SCOPES, sha256=sha256, created_at=datetime.fromtimestamp(0, UTC))
+    save_keys(folder / "keys.json", KeysFile(keys=(key,)))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
+    shape = Shape(
+        folder=folder,
+        environment={**BRISK, **inherited, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+        settings={"BACKSTOP_KEYS_FILE": str(folder / "keys.json")},
+        port=0,
+        partitions=1,
+        time_scale=20.0,
+    )
+    with held(shape) as system:
+        yield Running(system, token)
+
+
+def some_jobs(running: Running) -> dict[str, list[str]]:
+    """Values that name something: a fuzzer left alone would see little but 404."""
+    asked = {"model": "gpt-5.2", "input": "Say hello."}
+    running.ask("POST", "/v1/jobs", {"job_id": "ended", "session_id": "s", "tags": ["t"], "request": asked})
+    response = running.ask("POST", "/v1/responses", {**asked, "background": True})["id"]
+    stuck = {**asked, "metadata": {"sim_fault": "run_stuck_in_progress"}}
+    running.ask("POST", "/v1/jobs", {"job_id": "open", "request": stuck})
+    for job_id in ("ended", response):
+        ended = wait_until(
+            lambda job_id=job_id: (job := running.ask("GET", f"/v1/jobs/{job_id}?wait=10"))["terminal"] and job,
+            ENDED_WITHIN_S, f"the end of {job_id}",
+        )  # fmt: skip
+        assert ended["status"] == "completed"
+    return {"job_id": ["ended", response], "response_id": [response], "session_id": ["s"]}
+
+
+def configuration(running: Running, known: dict[str, list[str]]) -> str:
+    """`schemathesis.toml`. Half of the ids are of what there is."""
+    named = "\n".join(f"{name} = {{ values = {json.dumps(values)} }}" for name, values in known.items())
+    drawn = "\n".join(f'{name} = {{ dictionary = "{name}", probability = 0.5 }}' for name in known)
+    return f"""
+continue-on-failure = true
+request-timeout = 20.0
+max-stream-events = 1
+warnings = false
+[generation]
+allow-extra-parameters = false
+database = "none"
+[auth.openapi.key]
+bearer = "{running.token}"
+[dictionaries]
+output_of = {{ values = ["ended", "open"] }}
+{named}
+[parameters]
+{drawn}
+[[operations]]
+include-operation-id = "getJob"
+parameters = {{ wait = 0 }}
+[[operations]]
+include-operation-id = "getJobOutput"
+parameters = {{ job_id = {{ dictionary = "output_of", probability = 0.7 }} }}
+[[operations]]
+include-operation-id = {json.dumps(UNDECIDABLE)}
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", 400, 404, 409]
+"""
+
+
+def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(configuration(running, some_jobs(running)))
+    document = requests.get(f"{running.system.url}/openapi.json", timeout=10).json()
+    names = sorted(operation["operationId"] for path in document["paths"].values() for operation in path.values())
+    assert "submitJob" in names
+    with ExitStack() as stack:
+        parts = [stack.enter_context(fuzzing(running, names[number::PARTS], tmp_path)) for number in range(PARTS)]
+        chains = stack.enter_context(fuzzing(running, names, tmp_path, "stateful"))
+        assert chains[0].wait(FUZZED_WITHIN_S) == 0, chains[1].read_text()
+        codes = [process.wait(FUZZED_WITHIN_S) for process, _said in parts]
+    assert codes == [0] * PARTS, "\n".join(said.read_text() for _process, said in parts)
+    tested = sum(int(found) for _process, said in parts for found in re.findall(r"Tested: +(\d+)", said.read_text()))
+    assert tested == len(names)
+
+
+@contextmanager
+def fuzzing(
+    running: Running, names: list[str], folder: Path, phases: str = "coverage,fuzzing"
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Schemathesis at work on these operations, and the file that it writes to. `stateful` makes chains of them: what one
+    answered, the next one asks for.
+    """
+    said = folder / f"{phases}-{names[0]}.txt"
+    command = [
+        *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml"),
+        *("run", f"{running.system.url}/openapi.json", "--no-color", "--seed", "1", "-n", str(EXAMPLES)),
+        *("--phases", phases, "--report-dir", str(folder / f"report-{phases}-{names[0]}")),
+        *itertools.chain.from_iterable(("--include-operation-id", name) for name in names),
+    ]
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.kafka.openapi_hooks", "PYTHONPATH": str(HERE.parents[1])}
+    with said.open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield process, said
+    finally:
+        process.kill()
+        process.wait()
