@@ -56,6 +56,9 @@ def dev(
     time_scale: Annotated[float, typer.Option(min=0.001, help="How much faster than OpenAI the simulator runs.")] = (
         TIME_SCALE
     ),
+    webhooks: Annotated[
+        bool, typer.Option("--webhooks", help="Deliver outgoing webhooks, too, also to this machine.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Bring everything up: broker, simulator, API, worker, projection. Prints where they are; Ctrl-C ends them all."""
@@ -74,6 +77,7 @@ def dev(
             seed=seed,
             time_scale=time_scale,
             openai=real_openai(os.environ) if openai else None,
+            webhooks=webhooks,
         )
 
         async def main(on_kill: OnKill) -> int:

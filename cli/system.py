@@ -23,6 +23,7 @@ from runtime import broker
 from runtime.broker.chain import name_of
 from runtime.clock import monotonic_s
 from runtime.errors import ConfigurationError
+from runtime.keys import write_private
 from runtime.settings import RuntimeSettings
 from runtime.topics import create_topics, delete_topics, refuse_fatal
 
@@ -60,6 +61,8 @@ class Shape:
     time_scale: float = 1.0
     openai: RealOpenAI | None = None
     """None: the stand-in."""
+    webhooks: bool = False
+    """Whether outgoing webhooks are delivered. A process more, so only where it is wanted."""
 
 
 @dataclass(slots=True)
@@ -92,6 +95,7 @@ class _Places:
     serve: int
     simulator: int
     projection: int
+    outgoing: int
     workers: tuple[int, ...]
     webhook_secret: str
     api_key: str
@@ -209,6 +213,7 @@ def _draw_places(shape: Shape, ports: Ports) -> _Places:
         serve=ports.draw(shape.port),
         simulator=ports.draw(),
         projection=ports.draw(),
+        outgoing=ports.draw() if shape.webhooks else 0,
         workers=tuple(ports.draw() for _ in range(shape.workers)),
         webhook_secret=(shape.openai.webhook_secrets or secret) if shape.openai else secret,
         api_key=shape.openai.api_key if shape.openai else f"sk-dev-{secrets.token_hex(12)}",
@@ -229,6 +234,8 @@ def _programs(shape: Shape, places: _Places, runtime: RuntimeSettings) -> list[P
         name = "worker" if shape.workers == 1 else f"worker-{number}"
         data_dir = str(shape.folder / f"worker-{number}")
         programs.append(_ours(name, base, port, BACKSTOP_HEALTH_PORT=str(port), BACKSTOP_DATA_DIR=data_dir))
+    if shape.webhooks:
+        programs.append(_ours("outgoing", base, places.outgoing, BACKSTOP_OUTGOING_HEALTH_PORT=str(places.outgoing)))
     if shape.openai is None:
         programs.append(_simulator(shape, places, base))
     return programs
@@ -252,8 +259,20 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         "BACKSTOP_WEBHOOK_SECRETS": places.webhook_secret,
         "BACKSTOP_LOG_FORMAT": shape.environment.get("BACKSTOP_LOG_FORMAT", "console"),
         **provider,
+        **(_webhooks(shape) if shape.webhooks else {}),
         **shape.settings,
     }
+
+
+def _webhooks(shape: Shape) -> dict[str, str]:
+    """What both the receiver and the sender need. A key that is drawn stays with the data that it belongs to."""
+    settings = {"BACKSTOP_OUTGOING_LOOPBACK": "true"}  # what is tried out runs beside us
+    if not shape.environment.get("BACKSTOP_OUTGOING_KEYS"):
+        kept = shape.folder / "outgoing.key"
+        if not kept.exists():
+            write_private(kept, base64.b64encode(secrets.token_bytes(32)))
+        settings["BACKSTOP_OUTGOING_KEYS"] = kept.read_text()
+    return settings
 
 
 def _ours(name: str, base: Mapping[str, str], port: int, **settings: str) -> Program:
