@@ -8,10 +8,11 @@ it are one object. Declarations stand beside the handlers.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NotRequired, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from typing_extensions import TypedDict
 
 from runtime.errors import BackstopError
 from runtime.keys import Scope
@@ -30,6 +31,14 @@ EVENT_STREAM: Final = "text/event-stream"
 DIGITS_MAX: Final = 16
 
 
+class ServerSentEvent(TypedDict):
+    """One event of a stream, where nothing more is said of it."""
+
+    id: NotRequired[str]
+    event: NotRequired[str]
+    data: str
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """`kind` is any type that pydantic knows; `says` is one sentence."""
@@ -41,7 +50,9 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What comes with a 2xx. `model` is any type that pydantic knows; None is an answer without a body."""
+    """What comes with a 2xx. `model` is any type that pydantic knows; None is an answer without a body. Of a stream it is the type
+    of one event.
+    """
 
     status: int
     says: str

@@ -22,7 +22,7 @@ from receiver.reads import JobReads, ReadsAwayError, SeenJob
 from receiver.submissions import APPEAR_POLL_S, Submissions
 from runtime.clock import NowMs
 from runtime.door import qualified_job_id
-from runtime.routes import EVENT_STREAM, Answer, BadParameterError, Header, Query, Route, query_of
+from runtime.routes import EVENT_STREAM, Answer, BadParameterError, Header, Query, Route, ServerSentEvent, query_of
 from schemas.codec import canonical
 from schemas.requests import GivenJobId
 from schemas.results import JobResult
@@ -50,7 +50,7 @@ STREAM: Final = Route(
     "attempt; only for a job whose request says `stream: true`. `gap`: what is missing, and why. `result`: the end, always. A higher attempt "
     "begins anew. Listening, or not, changes nothing about the job.",
     answers=(
-        Answer(200, "The events, up to the job's result.", str, EVENT_STREAM),
+        Answer(200, "The events, up to the job's result.", ServerSentEvent, EVENT_STREAM),
         Answer(204, "The result was seen: do not come back."),
     ),
     problems={404: ("job_not_found",), 503: ("reads_unavailable", "too_many_streams")},

@@ -10,7 +10,7 @@ from receiver.sdk.creates import RETRIES_HEADER, SESSION_HEADER, TIMEOUT_HEADER
 from receiver.sdk.errors import PATH
 from receiver.sdk.items import LIMIT, LIMIT_MAX
 from receiver.sdk.wire import Status
-from runtime.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route
+from runtime.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route, ServerSentEvent
 from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, SessionId
 
 ONE: Final = PATH + "/{response_id}"
@@ -111,7 +111,7 @@ CREATE: Final = Route(
             200, "The log has it.", ResponseDocument,
             headers=(Header("Backstop-Repeated", "Only on the answer to a repeat.", Literal["true"]),),
         ),
-        Answer(200, "With `stream: true`: its events.", str, EVENT_STREAM),
+        Answer(200, "With `stream: true`: its events.", ServerSentEvent, EVENT_STREAM),
     ),
     problems={
         400: ("bad_idempotency_key",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
@@ -121,7 +121,7 @@ CREATE: Final = Route(
 RETRIEVE: Final = Route(
     "GET", ONE, name="retrieveResponse", access="read", ids=_IDS, query=RetrieveQuery, says="A response as it is now.",
     answers=(
-        Answer(200, "The response.", ResponseDocument), Answer(200, "With `stream=true`: its events.", str, EVENT_STREAM)
+        Answer(200, "The response.", ResponseDocument), Answer(200, "With `stream=true`: its events.", ServerSentEvent, EVENT_STREAM)
     ),
     problems={404: ("response_not_found",), 503: ("reads_unavailable", "too_many_streams")},
 )  # fmt: skip
