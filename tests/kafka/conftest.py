@@ -7,6 +7,8 @@ these tests, and is told what to install; it does not skip them.
 
 import itertools
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from runtime.broker.docker import Engine
 from runtime.broker.errors import Missing
 
 HERE = Path(__file__).parent
+NODE = HERE.parent / "node"
 _numbers = itertools.count(1)
 
 
@@ -69,3 +72,21 @@ def local_kafka() -> LocalKafka:
 def prefix() -> str:
     """Of topics, groups and transactional ids; unique also among sessions that share a given broker."""
     return f"t{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts beside the official Node SDK, at the locked version."""
+    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"THE NODE SDK IS NOT TESTED: {' and '.join(missing)} not found on PATH")
+    folder = tmp_path_factory.mktemp("node")
+    for file in NODE.iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
+    done = subprocess.run(
+        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True,
+        timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder

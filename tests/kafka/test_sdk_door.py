@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from runtime.keys import ApiKey, KeysFile, TenantLimits, make_token, save_keys
 from tests.kafka.held import held
 from tests.support.waiting import eventually, wait_until
 
-NODE = Path(__file__).resolve().parents[1] / "node"
 ENDED_WITHIN_S = 60.0
 ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}
 STUCK: dict[str, Any] = {**ASKED, "metadata": {"sim_fault": "run_stuck_in_progress", "mine": "kept"}}
@@ -298,24 +296,6 @@ def test_a_response_survives_the_receiver_that_took_it(running: Running) -> None
         assert again.id == created.id
         assert ended(client, created.id).status == "completed"
     assert running.creates_of(created.id, "acme") == 1
-
-
-@pytest.fixture(scope="session")
-def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts beside the official Node SDK, at the locked version."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"THE NODE SDK IS NOT TESTED: {' and '.join(missing)} not found on PATH")
-    folder = tmp_path_factory.mktemp("node")
-    for file in NODE.iterdir():
-        if file.is_file():
-            shutil.copy(file, folder)
-    done = subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True,
-        timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 def node(running: Running, folder: Path, script: str) -> str:
