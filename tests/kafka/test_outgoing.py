@@ -1,0 +1,444 @@
+"""`backstop outgoing` as a process, on a real broker, with real endpoints: delivered, retried, killed, given up, sent again."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from openai import OpenAI
+from pydantic import SecretStr
+from standardwebhooks.webhooks import Webhook
+
+from cli.pace import BRISK
+from cli.ports import Ports
+from cli.system import Shape, running_system
+from runtime.broker import Owned
+from runtime.deliveries import asked, planned
+from runtime.publisher import KafkaPublisher
+from runtime.settings import RuntimeSettings
+from runtime.topics import create_topics
+from runtime.webhook_secrets import SecretKeys
+from schemas.base import Message
+from schemas.codec import decode
+from schemas.dead_letters import DEAD_LETTER, DeadLetter
+from schemas.deliveries import DELIVERY_RECORD, DeliveryDead, DeliveryDone, DeliveryFailed, ResendAsked, ResendDone
+from schemas.results import JobResult, Timings
+from schemas.webhook_endpoints import ENDPOINT_FACT, EndpointSaved, EndpointSwitched, SecretRef
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+KEY = "outgoing-" + "k" * 32
+KEYS = SecretKeys((SecretStr(KEY),))
+REF = SecretRef(key_id=KEYS.current_id, number=1)
+PARTITIONS = 2
+WITHIN_S = 30.0
+
+pytestmark = pytest.mark.timeout(120)
+
+Reply = Callable[[int], int | Awaitable[int]]
+"""Number of the request for one event, from 1 → status."""
+
+
+@dataclass
+class Hook:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def response_id(self) -> str:
+        return str(json.loads(self.body)["data"]["id"])
+
+    @property
+    def webhook_id(self) -> str:
+        return self.headers["webhook-id"]
+
+
+@dataclass
+class Listener:
+    """All endpoints of a test: each path answers as `replies` says, with 200 where it says nothing."""
+
+    url: str = ""
+    hooks: list[Hook] = field(default_factory=list)
+    replies: dict[str, Reply] = field(default_factory=dict)
+
+    async def take(self, request: web.Request) -> web.Response:
+        hook = Hook(
+            request.path, {name.lower(): value for name, value in request.headers.items()}, await request.read()
+        )
+        self.hooks.append(hook)
+        reply = self.replies.get(request.path, lambda _number: 200)
+        status = reply(len(self.of(hook.response_id, request.path)))
+        return web.Response(status=status if isinstance(status, int) else await status)
+
+    def of(self, response_id: str, path: str | None = None) -> list[Hook]:
+        return [hook for hook in self.hooks if hook.response_id == response_id and path in (None, hook.path)]
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[Listener]:
+    listener, app = Listener(), web.Application()
+    app.router.add_post("/{name}", listener.take)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    listener.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield listener
+    finally:
+        await runner.cleanup()
+
+
+class Rig:
+    """Topics of its own, what is written there, and processes that read it."""
+
+    def __init__(self, bootstrap: str, prefix: str, folder: Path, listener: Listener) -> None:
+        self.settings = RuntimeSettings(kafka_bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=PARTITIONS)
+        self.listener = listener
+        self.log = folder / f"{prefix}log"
+        self._folder = folder
+        self._publisher = KafkaPublisher(self.settings, "test")
+        self._endpoints = 0
+
+    async def start(self) -> None:
+        await create_topics(self.settings)
+        await self._publisher.start()
+
+    async def stop(self) -> None:
+        await self._publisher.stop()
+
+    @asynccontextmanager
+    async def outgoing(self, failpoints: str = "", **settings: str) -> AsyncIterator[subprocess.Popen[bytes]]:
+        """`backstop outgoing`; killed at the end, if it still lives."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "KAFKA_BOOTSTRAP_SERVERS": self.settings.kafka_bootstrap_servers,
+            "BACKSTOP_TOPIC_PREFIX": self.settings.topic_prefix,
+            "BACKSTOP_PARTITIONS": str(PARTITIONS),
+            "BACKSTOP_DATA_DIR": str(self._folder),
+            "BACKSTOP_OUTGOING_KEYS": KEY,
+            "BACKSTOP_OUTGOING_LOOPBACK": "true",
+            "BACKSTOP_OUTGOING_RETRY_WAITS_S": "0,0.2,0.2",
+            "BACKSTOP_OUTGOING_TIMEOUT_MS": "1000",
+            "BACKSTOP_OUTGOING_SESSION_TIMEOUT_MS": "6000",
+            "BACKSTOP_LOG_FORMAT": "json",
+            "BACKSTOP_FAILPOINTS": failpoints,
+            **settings,
+        }
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cli", "outgoing"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+
+    async def endpoint(self, path: str, tenant: str = "acme", **changed: Any) -> str:
+        self._endpoints += 1
+        endpoint_id, at_ms = f"we_{self._endpoints:032x}", int(time.time() * 1000) - 1_000
+        await self.publish(
+            EndpointSaved(
+                id=f"{endpoint_id}/1", at_ms=at_ms, endpoint_id=endpoint_id, tenant=tenant, created_at_ms=at_ms,
+                secrets=(REF,), **{"url": f"{self.listener.url}{path}", **changed},
+            )
+        )  # fmt: skip
+        return endpoint_id
+
+    async def publish(self, *messages: Message) -> None:
+        await self._publisher.publish(messages)
+
+    async def on(self, topic: str) -> list[Any]:
+        """All records of a topic, decoded, each partition in order."""
+        adapter: Any = {"deliveries": DELIVERY_RECORD, "dead-letters": DEAD_LETTER, "webhook-endpoints": ENDPOINT_FACT}[
+            topic
+        ]
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap_servers, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            partitions = [
+                TopicPartition(f"{self.settings.topic_prefix}{topic}", number) for number in range(PARTITIONS)
+            ]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            ends = await consumer.end_offsets(partitions)
+            found: list[Any] = []
+            while any([await consumer.position(one) < ends[one] for one in partitions]):
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += [decode(adapter, record.value) for record in records]
+            return found
+        finally:
+            await consumer.stop()
+
+    async def until(self, topic: str, kind: type[Message], count: int = 1) -> list[Any]:
+        async def enough() -> list[Any]:
+            found = [one for one in await self.on(topic) if isinstance(one, kind)]
+            return found if len(found) >= count else []
+
+        return await eventually(enough, WITHIN_S, f"{count} {kind.__name__} on {topic}", poll_s=0.1)
+
+
+@asynccontextmanager
+async def rig(broker: Owned, prefix: str, folder: Path) -> AsyncIterator[Rig]:
+    async with listening() as listener:
+        made = Rig(broker.bootstrap, prefix, folder, listener)
+        await made.start()
+        try:
+            yield made
+        finally:
+            await made.stop()
+
+
+def result(name: str, tenant: str = "acme", at_ms: int | None = None) -> JobResult:
+    at_ms = at_ms or int(time.time() * 1000)
+    job_id = name if tenant == "default" else f"{tenant}:{name}"
+    timings = Timings(submitted_at_ms=at_ms - 1_000, finished_at_ms=at_ms)
+    return JobResult(
+        id=f"{job_id}/result", at_ms=at_ms, job_id=job_id, tenant=tenant, outcome="completed", timings=timings
+    )
+
+
+async def came(listener: Listener, response_id: str, count: int = 1) -> list[Hook]:
+    return await eventually(
+        lambda: found if len(found := listener.of(response_id)) >= count else [], WITHIN_S, f"{count} × {response_id}"
+    )
+
+
+def run(story: Awaitable[None]) -> None:
+    async def main() -> None:
+        await story
+
+    asyncio.run(main())
+
+
+def attempts(facts: Sequence[Any], delivery_id: str) -> list[tuple[str, int]]:
+    of = [fact for fact in facts if fact.key == delivery_id and not isinstance(fact, ResendAsked | ResendDone)]
+    return [(fact.type, fact.attempt) for fact in of if hasattr(fact, "attempt")]
+
+
+def test_a_result_is_delivered_retried_given_up_and_sent_again(broker: Owned, prefix: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with rig(broker, prefix, tmp_path) as it, it.outgoing():
+            listener = it.listener
+            good = await it.endpoint("/good")
+            flaky = await it.endpoint("/flaky", "flaky")
+            down, gone = await it.endpoint("/down", "down"), await it.endpoint("/gone", "gone")
+
+            async def hang() -> int:
+                await asyncio.sleep(5)  # longer than an attempt may take
+                return 200
+
+            listener.replies["/flaky"] = lambda number: hang() if number == 2 else {1: 500}.get(number, 204)
+            listener.replies["/down"] = lambda _number: 503
+            listener.replies["/gone"] = lambda _number: 410
+            old = result("resp_old", at_ms=1_000)
+            names = {"acme": "resp_good", "flaky": "resp_flaky", "down": "resp_down", "gone": "resp_gone"}
+            results = {tenant: result(name, tenant) for tenant, name in names.items()}
+            await it.publish(old, result("resp_other", "nobody"), *results.values())
+
+            # Delivered, and signed so that both oracles take it.
+            (hook,) = await came(listener, "resp_good")
+            secret = KEYS.shown(good, REF)
+            event = OpenAI(api_key="x").webhooks.unwrap(hook.body, hook.headers, secret=secret)
+            assert (event.type, event.data.id) == ("response.completed", "resp_good")
+            assert Webhook(secret).verify(hook.body, hook.headers) == json.loads(hook.body)
+            assert hook.webhook_id == planned(results["acme"], good, 1).delivery_id
+
+            # Retried after 500 and after a timeout, under one id.
+            hooks = await came(listener, "resp_flaky", 3)
+            assert {one.webhook_id for one in hooks} == {planned(results["flaky"], flaky, 1).delivery_id}
+            assert len({one.body for one in hooks}) == 1
+
+            # Given up after the last attempt, with a dead letter.
+            letters = await it.until("dead-letters", DeadLetter, 2)
+            facts = await it.until("deliveries", DeliveryDead, 2)
+            assert {(fact.delivery.endpoint_id, fact.dead_by, fact.attempt) for fact in facts} == {
+                (down, "gave_up", 3), (gone, "gone", 1),
+            }  # fmt: skip
+            assert {letter.reason for letter in letters} == {"undeliverable"}
+            assert len(listener.of("resp_down")) == 3
+
+            # 410 has disabled its endpoint: nothing more goes there.
+            (switched,) = await it.until("webhook-endpoints", EndpointSwitched)
+            assert (switched.endpoint_id, switched.enabled) == (gone, False)
+            await it.until("deliveries", DeliveryDone, 2)
+            await it.publish(result("resp_gone_2", "gone"), result("resp_good_2"))
+            await came(listener, "resp_good_2")
+            assert listener.of("resp_gone_2") == []
+
+            # Sent again by hand, one and then all: also what was delivered, each under its first id.
+            listener.replies.clear()
+            await it.publish(asked(results["down"], down, int(time.time() * 1000)))
+            *_, again = await came(listener, "resp_down", 4)
+            assert again.webhook_id == planned(results["down"], down, 1).delivery_id
+            until_ms = int(time.time() * 1000)
+            await it.publish(
+                ResendAsked(
+                    id="resend/1", at_ms=until_ms, endpoint_id=good, tenant="acme", until_ms=until_ms,
+                    since_ms=until_ms - 60_000,
+                )
+            )  # fmt: skip
+            (resent,) = await it.until("deliveries", ResendDone)
+            assert (resent.count, resent.complete) == (2, True)
+            for name in ("resp_good", "resp_good_2"):
+                assert len({one.webhook_id for one in await came(listener, name, 2)}) == 1
+
+            await it.until("deliveries", DeliveryDone, 6)
+            facts = await it.on("deliveries")
+            flaky_id = planned(results["flaky"], flaky, 1).delivery_id
+            assert attempts(facts, flaky_id) == [("delivery_failed", 1), ("delivery_failed", 2), ("delivery_done", 3)]
+            failed_by = [fact.failed_by for fact in facts if isinstance(fact, DeliveryFailed) and fact.key == flaky_id]
+            assert failed_by == ["status", "timeout"]
+            for name in ("resp_old", "resp_other", "resp_gone_2"):
+                assert listener.of(name) == [], name
+        said = it.log.read_text()
+        assert "whsec_" not in said
+        assert KEY not in said
+        assert "Traceback" not in said
+
+    run(story())
+
+
+def test_killed_at_any_step_it_is_delivered_again_under_the_same_id_and_never_lost(
+    broker: Owned, prefix: str, tmp_path: Path
+) -> None:
+    async def killed_at(name: str) -> Counter[str]:
+        async with rig(broker, f"{prefix}{name}.", tmp_path) as it:
+            endpoint_id = await it.endpoint("/hook")
+            one = result("resp_1")
+            await it.publish(one)
+            async with it.outgoing(f"outgoing.{name}=kill") as process:
+                await eventually(lambda: process.poll() == -signal.SIGKILL, WITHIN_S, f"the kill at {name}")
+            before = len(it.listener.hooks)
+            async with it.outgoing():
+                (done,) = await it.until("deliveries", DeliveryDone)
+                await it.publish(result("resp_2"))
+                await came(it.listener, "resp_2")  # what came after the crash was not held up
+            hooks = it.listener.of("resp_1")
+            assert {hook.webhook_id for hook in hooks} == {done.delivery_id}
+            assert done.delivery_id == planned(one, endpoint_id, 1).delivery_id
+            return Counter(before=before, after=len(hooks) - before)
+
+    async def story() -> None:
+        names = ("planned", "taken", "answered", "reported")
+        found = await asyncio.gather(*map(killed_at, names))
+        assert dict(zip(names, found, strict=True)) == {
+            "planned": {"before": 0, "after": 1},
+            "taken": {"before": 0, "after": 1},
+            "answered": {"before": 1, "after": 1},  # sent, and nobody had written it down
+            "reported": {"before": 1, "after": 0},
+        }
+
+    run(story())
+
+
+async def metric(port: int, line: str) -> float:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        found = [row for row in (await answer.text()).splitlines() if row.startswith(f"{line} ")]
+    return float(found[0].split()[-1]) if found else 0.0
+
+
+def test_two_processes_share_the_work_and_one_that_is_killed_leaves_it_to_the_other(
+    broker: Owned, prefix: str, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        ports = Ports()
+        first_port, second_port = ports.draw(), ports.draw()
+        delivered = 'backstop_outgoing_attempts_total{result="delivered"}'
+
+        async def ready(port: int) -> bool:
+            async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+                return answer.status == 200
+
+        def health(port: int) -> dict[str, str]:
+            return {"BACKSTOP_OUTGOING_HEALTH_PORT": str(port)}
+
+        async with rig(broker, prefix, tmp_path) as it, it.outgoing(**health(first_port)) as first:
+            await it.endpoint("/hook")
+            await eventually(lambda: ready(first_port), WITHIN_S, "the first to be ready", poll_s=0.1)
+            async with it.outgoing(**health(second_port)):
+                await eventually(lambda: ready(second_port), WITHIN_S, "the second to be ready", poll_s=0.1)
+                await it.publish(*(result(f"resp_a{number}") for number in range(40)))
+                await eventually(
+                    lambda: len({one.response_id for one in it.listener.hooks}) == 40, WITHIN_S, "40 hooks"
+                )
+                shares = [await metric(port, delivered) for port in (first_port, second_port)]
+                assert sum(shares) == len(it.listener.hooks) == 40, "each once, while nobody fails"
+                assert min(shares) > 0
+                await it.publish(*(result(f"resp_b{number}") for number in range(40)))
+                first.kill()
+                await it.publish(*(result(f"resp_c{number}") for number in range(10)))
+                await eventually(
+                    lambda: len({one.response_id for one in it.listener.hooks}) == 90, WITHIN_S, "90 hooks"
+                )
+            ids = defaultdict(set)
+            for hook in it.listener.hooks:
+                ids[hook.response_id].add(hook.webhook_id)
+            assert all(len(found) == 1 for found in ids.values())
+        ports.release()
+
+    run(story())
+
+
+@pytest.mark.slow
+def test_in_the_whole_system_openais_sdk_registers_and_unwraps(broker: Owned, tmp_path: Path) -> None:
+    async def story() -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BACKSTOP_"))}
+        shape = Shape(
+            folder=tmp_path, environment={**BRISK, **kept, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap}, port=0,
+            partitions=2, time_scale=20.0, webhooks=True,
+        )  # fmt: skip
+        async with listening() as listener, running_system(shape, print, lambda _kill: None) as system:
+            client = OpenAI(base_url=f"{system.url}/v1", api_key="any")
+
+            def used() -> tuple[str, str, str]:
+                made = client.webhooks.create(
+                    name="mine", url=f"{listener.url}/hook", event_types=["response.completed"]
+                )
+                asked_for = client.responses.create(model="gpt-5.2", input="Say hello.", background=True)
+                return made.id, made.signing_secret, asked_for.id
+
+            endpoint_id, secret, response_id = await asyncio.to_thread(used)
+            (hook,) = await came(listener, response_id)
+            event = client.webhooks.unwrap(hook.body, hook.headers, secret=secret)
+            assert (event.type, event.data.id) == ("response.completed", response_id)
+            ended = await asyncio.to_thread(client.responses.retrieve, event.data.id)
+            assert ended.status == "completed"
+
+            environment = {**kept, "BACKSTOP_URL": system.url, "BACKSTOP_TOPIC_PREFIX": system.runtime.topic_prefix,
+                           "BACKSTOP_PARTITIONS": "2", "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap}  # fmt: skip
+
+            async def backstop(*arguments: str) -> Any:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "cli", "webhooks", *arguments, "-o", "json", cwd=ROOT, env=environment,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )  # fmt: skip
+                out, said = await process.communicate()
+                assert process.returncode == 0, said.decode()
+                return json.loads(out)
+
+            (listed,) = await backstop("list")
+            assert (listed["id"], listed["enabled"]) == (endpoint_id, True)
+            tested = await backstop("test", endpoint_id)
+            assert (tested["state"], tested["status"]) == ("delivered", 200)
+            await backstop("resend", endpoint_id, "--job", response_id)
+            assert {one.webhook_id for one in await came(listener, response_id, 2)} == {hook.webhook_id}
+            deliveries = await backstop("deliveries", endpoint_id)
+            assert {(one["response_id"], one["state"]) for one in deliveries} >= {(response_id, "delivered")}
+            client.close()
+
+    run(story())
