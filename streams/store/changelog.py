@@ -34,13 +34,49 @@ class OvertakenError(BackstopError):
     """Another worker has the partition, and is further on in its log than we are. This process must end, and write no more rows."""
 
 
+class ChangelogProducer:
+    """One producer for all changelogs of the process: rows of several tables go to a broker in one request."""
+
+    def __init__(self, options: Mapping[str, Any], client_id: str) -> None:
+        """:param options: connection options, as `runtime.kafka_client.client_options`."""
+        self.options = dict(options)
+        self._client_id = client_id
+        self._producer: AIOKafkaProducer | None = None
+        self._users = 0
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> AIOKafkaProducer:
+        """To be called once by each user, and `stop` as often."""
+        async with self._lock:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **self.options,
+                    client_id=self._client_id,
+                    enable_idempotence=True,
+                    acks="all",
+                    linger_ms=LINGER_MS,
+                    max_batch_size=BATCH_BYTES_MAX,
+                    request_timeout_ms=SEND_TIMEOUT_MS,
+                )
+                await producer.start()
+                self._producer = producer
+            self._users += 1
+            return self._producer
+
+    async def stop(self) -> None:
+        async with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._producer is not None:
+                producer, self._producer = self._producer, None
+                await producer.stop()
+
+
 class Changelog:
     """Partitions of one changelog topic that this process owns."""
 
-    def __init__(self, topic: Callable[[], str], options: Mapping[str, Any], client_id: str) -> None:
+    def __init__(self, topic: Callable[[], str], shared: ChangelogProducer) -> None:
         self._topic = topic
-        self._options = dict(options)
-        self._client_id = client_id
+        self._shared = shared
         self._producer: AIOKafkaProducer | None = None
         self._expected: dict[int, int] = {}
         """Per owned partition, the offset that our next record must get if nobody else writes there."""
@@ -50,22 +86,13 @@ class Changelog:
 
     async def start(self) -> int:
         """Returns how many partitions the topic has."""
-        self._producer = AIOKafkaProducer(
-            **self._options,
-            client_id=self._client_id,
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=LINGER_MS,
-            max_batch_size=BATCH_BYTES_MAX,
-            request_timeout_ms=SEND_TIMEOUT_MS,
-        )
-        await self._producer.start()
+        self._producer = await self._shared.start()
         return len(await self._producer.partitions_for(self._topic()))
 
     async def stop(self) -> None:
         if self._producer is not None:
-            await self._producer.stop()
             self._producer = None
+            await self._shared.stop()
 
     def own(self, next_offsets: Mapping[int, int]) -> None:
         """After a recovery: exactly these partitions are ours, recovered up to these offsets."""
@@ -162,7 +189,7 @@ class Changelog:
         return found
 
     def _reader(self) -> "_Reader":
-        return _Reader(AIOKafkaConsumer(**self._options, enable_auto_commit=False, auto_offset_reset="earliest"))
+        return _Reader(AIOKafkaConsumer(**self._shared.options, enable_auto_commit=False, auto_offset_reset="earliest"))
 
 
 class _Reader:

@@ -20,6 +20,7 @@ from faust.types import TP
 from mode import CrashingSupervisor
 
 from runtime.errors import InvariantError
+from streams.store.changelog import ChangelogProducer
 from streams.store.partition_db import StoreLimits, new_cache
 from streams.store.transport import BATCH_RECORDS_MAX, DRAIN_TIMEOUT_S, BatchTransport
 
@@ -48,6 +49,7 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
     now_s: Callable[[], float]
     failed: BaseException | None = None
     _block_cache: Any = None
+    _changelog_producer: ChangelogProducer | None = None
 
     def fail(self, error: BaseException) -> None:
         """Our own failure: the process ends before anything more is acknowledged."""
@@ -64,6 +66,12 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
         if self._block_cache is None:
             self._block_cache = new_cache(limits)
         return self._block_cache
+
+    def changelog_producer(self) -> ChangelogProducer:
+        """One for all tables of the process."""
+        if self._changelog_producer is None:
+            self._changelog_producer = ChangelogProducer(self.producer_options, f"{self.conf.id}-changelogs")
+        return self._changelog_producer
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         # Faust would acknowledge the event and start the agent again.

@@ -98,9 +98,7 @@ class FoldTable:
         self._store = _FoldStore(app, self._table, limits or StoreLimits(), on_damage, row_version)
         self._table.use(self._store)
         app.tables.add(self._table)
-        self._changelog = Changelog(
-            lambda: self.changelog_topic, app.producer_options, f"{app.conf.id}-{name}-changelog"
-        )
+        self._changelog = Changelog(lambda: self.changelog_topic, app.changelog_producer())
         self._locks: dict[int, asyncio.Lock] = {}
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Self
 from runtime.errors import BrokerUnavailableError
 from streams.fold.batch import Fold
 from streams.fold.rows import decode_row
-from streams.store.changelog import Changelog
+from streams.store.changelog import Changelog, ChangelogProducer
 from streams.store.tables import FoldTable, _FoldStore
 from tests.simulation.broker import Broker, Log, Record
 from tests.simulation.chaos import Life
@@ -99,7 +99,7 @@ class ModelChangelog(Changelog):
     """What notices a zombie's rows and makes them good is the real code; producer and reader are not."""
 
     def __init__(self, life: Life, broker: Broker, topic: str, fold: str, wrong: Wrong) -> None:
-        super().__init__(lambda: topic, {}, fold)
+        super().__init__(lambda: topic, ChangelogProducer({}, fold))
         self._life = life
         self._fold = fold
         self._wrong = wrong
