@@ -21,7 +21,7 @@ from readmodel.routes import JustTaken, add_routes
 from readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
 from receiver.app import LIVE, RESPONSES, SUBMISSIONS, build_app
 from receiver.app import serve as serve_app
-from receiver.identity import caller_of, tenant_of
+from receiver.identity import PAGE, caller_of, tenant_of
 from receiver.limits import Limits
 from receiver.live.tail import PartialTail
 from receiver.settings import ReceiverSettings
@@ -33,6 +33,7 @@ from runtime.errors import BrokerUnavailableError, ConfigurationError
 from runtime.health import Health, HealthServer
 from runtime.logs import get_logger
 from runtime.publisher import KafkaPublisher, Publisher
+from runtime.routes import require_declared
 from runtime.topics import require_topics
 from runtime.webhook_endpoints import EndpointFollower
 
@@ -97,6 +98,7 @@ def doors(
     """All that is served on the public port. Nothing is opened, connected or bound.
 
     :raises ConfigurationError: see `build_app`.
+    :raises InvariantError: a route has no declaration.
     """
     blobs = FolderBlobs(settings.blobs_path)
     feed = ChangeFeed(database, registry, StreamLimits())
@@ -111,6 +113,7 @@ def doors(
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
     add_page(app)
+    require_declared(app, files_below=PAGE)
     return app
 
 

@@ -18,7 +18,7 @@ from runtime.routes import Access, route_of
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
-PUBLIC_PREFIXES: Final = ("/ui",)
+PAGE: Final = "/ui"
 """The page itself holds no data: what it shows it reads from `/v1` with the key of whoever looks at it."""
 
 UNAUTHENTICATED = Problem(
@@ -59,7 +59,7 @@ def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middlewar
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else None
-        if path is None or path.startswith(PUBLIC_PREFIXES):
+        if path is None or f"{path}/".startswith(f"{PAGE}/"):
             return await handler(request)
         needed = access_needed(request)
         if needed in {"public", "signed"}:

@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from typing_extensions import TypedDict
 
-from runtime.errors import BackstopError
+from runtime.errors import BackstopError, InvariantError
 from runtime.keys import Scope
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -110,6 +110,19 @@ def declared(app: web.Application) -> dict[tuple[str, str], Route]:
     if DECLARED not in app:
         app[DECLARED] = {}
     return app[DECLARED]
+
+
+def require_declared(app: web.Application, files_below: str) -> None:
+    """Files below one path need no declaration: they are no API.
+
+    :raises InvariantError: something else is registered that no declaration describes.
+    """
+    known = declared(app)
+    for route in app.router.routes():
+        path = route.resource.canonical if route.resource is not None else str(route)
+        method = "GET" if route.method == "HEAD" else route.method
+        if (method, path) not in known and not f"{path}/".startswith(f"{files_below}/"):
+            raise InvariantError(f"{route.method} {path} is registered and not declared")
 
 
 def route_of(request: web.Request) -> Route | None:

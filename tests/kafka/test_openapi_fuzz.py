@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from cli.pace import BRISK
+from cli.ports import Ports
 from cli.system import Shape, System
 from runtime.broker import Owned
 from runtime.keys import SCOPES, ApiKey, KeysFile, make_token, save_keys
@@ -45,6 +46,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 class Running:
     system: System
     token: str
+    admin_url: str
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         answer = requests.request(
@@ -61,16 +63,29 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     key = ApiKey(id="0" * 12, tenant="default", scopes=SCOPES, sha256=sha256, created_at=datetime.fromtimestamp(0, UTC))
     save_keys(folder / "keys.json", KeysFile(keys=(key,)))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
+    ports = Ports()
+    admin_port = ports.draw()
     shape = Shape(
         folder=folder,
         environment={**BRISK, **inherited, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
-        settings={"BACKSTOP_KEYS_FILE": str(folder / "keys.json")},
+        settings={"BACKSTOP_KEYS_FILE": str(folder / "keys.json"), "BACKSTOP_ADMIN_PORT": str(admin_port)},
         port=0,
         partitions=1,
         time_scale=20.0,
     )
-    with held(shape) as system:
-        yield Running(system, token)
+    try:
+        with held(shape) as system:
+            yield Running(system, token, f"http://127.0.0.1:{admin_port}")
+    finally:
+        ports.release()
+
+
+def test_with_an_admin_port_metrics_are_on_it_alone(running: Running) -> None:
+    assert "backstop_http_request_duration_seconds" in requests.get(f"{running.admin_url}/metrics", timeout=10).text
+    assert requests.get(f"{running.admin_url}/readyz", timeout=10).json() == {"ok": True, "reasons": {}}
+    assert requests.get(f"{running.admin_url}/v1/jobs", timeout=10).status_code == 404
+    assert requests.get(f"{running.system.url}/metrics", timeout=10).status_code == 404
+    assert requests.get(f"{running.system.url}/readyz", timeout=10).status_code == 200
 
 
 def some_jobs(running: Running) -> dict[str, list[str]]:

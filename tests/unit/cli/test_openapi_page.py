@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import orjson
+import pytest
+from openapi_spec_validator import validate
+
 from cli.openapi_page import app, page
 from page.routes import ROOT
-from runtime.routes import declared
+from runtime.errors import InvariantError
+from runtime.routes import declared, require_declared
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "openapi.json"
 
@@ -13,7 +18,7 @@ def test_the_committed_document_is_made_from_the_declarations() -> None:
     assert COMMITTED.read_bytes() == page(), "run: python -m cli.openapi_page > docs/openapi.json"
 
 
-def test_each_registered_route_is_declared_and_each_declared_one_is_registered() -> None:
+def test_each_registered_route_is_in_the_document_and_each_of_the_document_is_registered() -> None:
     doors = app()
     registered = {
         (route.method, route.resource.canonical) for route in doors.router.routes() if route.resource is not None
@@ -21,8 +26,21 @@ def test_each_registered_route_is_declared_and_each_declared_one_is_registered()
     registered = {
         (method, path) for method, path in registered if not path.startswith(ROOT)
     }  # the page's files are no API
+    paths = orjson.loads(page())["paths"]
+    described = {(method.upper(), path) for path, operations in paths.items() for method in operations}
     heads = {("HEAD", route.path) for route in declared(doors).values() if route.head}
-    assert registered == declared(doors).keys() | heads
+    assert registered == described | heads
+
+
+def test_a_route_without_a_declaration_does_not_start() -> None:
+    doors = app()
+    doors.router.add_get("/v1/secret", lambda _request: None)
+    with pytest.raises(InvariantError, match="GET /v1/secret is registered and not declared"):
+        require_declared(doors, files_below=ROOT)
+
+
+def test_the_document_is_one_of_openapi() -> None:
+    validate(orjson.loads(page()))
 
 
 def test_names_of_operations_are_unlike_each_other() -> None:
