@@ -13,6 +13,10 @@ export class Problem extends Error {
   }
 }
 
+let answered = () => {};
+
+/** `listener` is called with each answer that is no refusal. */
+export const onAnswer = (listener) => (answered = listener);
 export const keepKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
@@ -32,6 +36,7 @@ export async function ask(path, { method = "GET", body, signal, key } = {}) {
   const said = await answer.json().catch(() => null);
   if (!answer.ok) throw new Problem(answer.status, said?.code ?? "unknown", said?.detail ?? `It answered ${answer.status}.`);
   if (said?.object === "attention") setClock(said.at_ms);
+  answered();
   return said;
 }
 

@@ -1,5 +1,5 @@
 // The frame: which view the address names, signing in, the keyboard, the theme, and what is said above all views.
-import { Problem, ask, follow, hasKey, keepKey } from "./api.js";
+import { Problem, ask, follow, hasKey, keepKey, onAnswer } from "./api.js";
 import { h, put } from "./dom.js";
 import { healthView } from "./health.js";
 import { jobView } from "./job.js";
@@ -67,7 +67,8 @@ function leave() {
   for (const stop of shown?.stop ?? []) stop();
   shown = null;
   live(null);
-  say(null);
+  said.refusal = null;
+  showBanner();
 }
 
 /** Say what went wrong; without a valid key, ask for one. */
@@ -75,24 +76,41 @@ function fail(error) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Problem)) console.error(error);
   if (error.status === 401) return signIn(hasKey() ? "This key is not valid (any more)." : null);
-  say(error instanceof Problem ? error.message : "The page made a mistake; reload it.");
+  const text = error instanceof Problem ? error.message : "The page made a mistake; reload it.";
+  if (error.status === 0 || error.status === 503) said.away = text;
+  else said.refusal = text;
+  showBanner();
 }
 
-function say(text) {
+// What stands above all views: a refusal until the view is left, an absence until it is over.
+const said = { refusal: null, away: null };
+let [liveState, awayTimer] = [null, null];
+
+function showBanner() {
+  const text = said.refusal ?? said.away;
   at("banner").hidden = text === null;
   if (at("banner").textContent !== (text ?? "")) at("banner").textContent = text ?? "";
 }
 
-let awayTimer = null;
+function isBack() {
+  if (liveState === "away") return;
+  said.away = null;
+  showBanner();
+}
+
+onAnswer(isBack);
 
 function live(state) {
+  liveState = state;
   const sign = at("live");
   sign.dataset.state = state ?? "off";
   put(sign, state === "live" ? "Live" : state === "away" ? "Reconnecting" : "");
   clearTimeout(awayTimer);
-  if (state === "away") {
-    awayTimer = setTimeout(() => say("The live stream is away: what you see may be old. Reconnecting …"), SAY_AWAY_AFTER_MS);
-  } else say(null);
+  if (state !== "away") return isBack();
+  awayTimer = setTimeout(() => {
+    said.away = "The live stream is away: what you see may be old. Reconnecting …";
+    showBanner();
+  }, SAY_AWAY_AFTER_MS);
 }
 
 // --- Signing in ------------------------------------------------------------------------------------------------------
@@ -102,7 +120,7 @@ async function start() {
     caller = await ask("/v1/caller");
   } catch (error) {
     if (error.status === 401) return signIn(hasKey() ? "This key is not valid (any more)." : null);
-    say(error.message);
+    fail(error);
     setTimeout(() => caller === null && start(), 1_000);
     return;
   }

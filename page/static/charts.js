@@ -16,7 +16,7 @@ export function ecdf(series, edges, width, label) {
   const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   for (const part of [0, 0.5, 0.9, 1]) {
     picture.append(s("line", { class: "grid", x1: LEFT, x2: width - 8, y1: y(part), y2: y(part) }),
-      s("text", { class: "axis", x: LEFT - 6, y: y(part) + (part === 1 ? 5 : part === 0.9 ? 8 : 4), "text-anchor": "end" }, part === 1 ? "" : `${100 * part} %`));
+      s("text", { class: "axis", x: LEFT - 6, y: y(part) + 4, "text-anchor": "end" }, `${100 * part}`));
   }
   let last = -99;
   for (const ms of MARKS.flatMap((mark) => [mark, 3 * mark]).sort((a, b) => a - b)) {
@@ -30,7 +30,7 @@ export function ecdf(series, edges, width, label) {
     let path = "";
     for (let edge = 0; edge <= Math.min(used, edges.length - 1); edge++) {
       if (Math.log(edges[edge]) < from) continue;
-      if (!path) path = `M${x(edges[edge] / 1.5)} ${y(below / n)}`;
+      if (!path) path = `M${Math.max(LEFT, x(edges[edge] / 1.5))} ${y(below / n)}`;
       below += counts[edge];
       path += `L${x(edges[edge])} ${y(below / n)}`;
     }

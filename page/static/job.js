@@ -2,14 +2,14 @@
 import { ask, every, jobPath } from "./api.js";
 import { h, put } from "./dom.js";
 import { drawTimeline, factsTable } from "./timeline.js";
-import { ago, badge, clock, count, now, size, span, until, waiting } from "./words.js";
+import { ago, badge, clock, count, now, size, span, waiting } from "./words.js";
 
 const OUTPUT_CHARS_MAX = 4_000;
 const LOOK_MS = 2_000; // for facts that change no row: webhooks, looks
 
 export function jobView({ id, scopes, onLeave, fail, follow }) {
-  const parts = Object.fromEntries(["top", "summary", "result", "chart", "facts"].map((name) => [name, h("div", { class: name })]));
-  let [job, entries, busy, again, wide] = [null, [], false, false, 0];
+  const parts = Object.fromEntries(["top", "summary", "result", "chart", "facts"].map((name) => [name, h("div", { class: `part-${name}` })]));
+  let [job, entries, busy, again, wide, waits] = [null, [], false, false, 0, null];
   let stopFollowing = () => {};
 
   async function read() {
@@ -34,9 +34,11 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
     [job, entries] = [fresh, facts];
     if (changed) {
       put(parts.top, heading(job, scopes, cancel));
+      waits = parts.top.querySelector(".waits");
       put(parts.summary, summary(job));
       put(parts.result, result(job, fail));
     }
+    put(waits, job.terminal ? null : ["Waits for ", waiting(job, nextLook(entries)), "."]);
     draw();
     put(parts.facts, factsTable(entries));
     if (job.terminal) stopFollowing();
@@ -70,11 +72,16 @@ function drawChart(holder, job, entries) {
   if (focused >= 0) holder.querySelectorAll(".mark")[focused]?.focus();
 }
 
+/** When it is looked at next, as the facts of its responses have it; undefined where nobody does, or it is past. */
+function nextLook(entries) {
+  const told = entries.map(({ summary }) => summary.next_look_at_ms ?? summary.look_at_ms).filter(Boolean);
+  return told.length && told.at(-1) > now() ? told.at(-1) : undefined;
+}
+
 function heading(job, scopes, cancel) {
-  const waits = waiting(job);
   return [h("div", { class: "head job-head" }, h("h1", { class: "id" }, job.job_id), badge(job.status),
     !job.terminal && scopes.has("submit") && h("button", { class: "quiet danger", type: "button", click: cancel }, "Cancel job")),
-  waits && h("p", { class: "waits" }, "Waits for ", waits, ".")];
+  h("p", { class: "waits" })];
 }
 
 function summary(job) {
@@ -83,7 +90,7 @@ function summary(job) {
     ["Model", job.model], ["Session", job.session_id && h("a", { href: `#/sessions/${encodeURIComponent(job.session_id)}` }, job.session_id)],
     ["Tags", job.tags.length ? job.tags.map((tag) => h("a", { class: "chip tag", href: `#/jobs?${new URLSearchParams({ tag })}` }, `#${tag}`)) : null],
     ["Submitted", h("span", { title: clock(job.submitted_at_ms, true) }, ago(job.submitted_at_ms))],
-    ["Deadline", !job.terminal && job.deadline_at_ms && until(job.deadline_at_ms)],
+    ["Deadline", !job.terminal && job.deadline_at_ms && ago(job.deadline_at_ms)],
     ["Took", job.finished_at_ms && span(job.finished_at_ms - job.submitted_at_ms)],
     ["Attempts", job.attempts ? `${job.attempts}${rejections ? `, ${count(rejections, "refusal")}` : ""}` : null],
     ["Found by", job.found_by], ["Queued", timings?.queued_ms !== undefined && timings.queued_ms !== null && span(timings.queued_ms)],

@@ -12,7 +12,7 @@ const STATES = [["", "any status"], [OPEN.join(), "open"], ["failed,incomplete,e
 // Spans, in seconds: an instant in the address of a page would grow old.
 const SINCE = [["", "any time"], ["3600", "last hour"], ["86400", "last day"], ["604800", "last week"]];
 
-export function jobsView({ query, onLeave, fail, follow }) {
+export function jobsView({ query, scopes, onLeave, fail, follow }) {
   const [rows, byId] = [[], new Map()]; // in the order that is shown
   const list = h("ol", { class: "rows", "aria-label": "Jobs, newest first" });
   const empty = h("div", {});
@@ -74,7 +74,7 @@ export function jobsView({ query, onLeave, fail, follow }) {
   return [
     attention,
     h("div", { class: "head" }, h("h1", {}, "Jobs"), form),
-    h("details", { class: "new" }, h("summary", {}, "New job"), submitForm({ taken: () => {}, fail })),
+    scopes.has("submit") && h("details", { class: "new" }, h("summary", {}, "New job"), submitForm({ taken: () => {}, fail })),
     list, empty, older,
   ];
 }
@@ -132,7 +132,7 @@ function emptyState(query) {
   if ([...query.keys()].length) {
     return h("p", { class: "empty" }, "No job matches these filters. ", h("a", { href: "#/jobs" }, "Show all jobs"));
   }
-  return h("p", { class: "empty" }, "No jobs yet. Submit one above, or with ",
+  return h("p", { class: "empty" }, "No jobs yet. Submit one here, or with ",
     h("code", {}, 'backstop jobs submit -m gpt-5.2 -i "Say hello."'));
 }
 

@@ -11,7 +11,7 @@ const of = (fact) => `attempt ${fact.attempt}`;
 const KINDS = {
   job_submitted: ["Job", "up", "go", (f) => `submitted over ${f.door}`],
   job_refused: ["Job", "cross", "bad", (f) => `refused: ${f.code}`],
-  job_timer_fired: ["Job", "tick", "still", () => "its time came: the job looks what to do"],
+  "jobs/timer_fired": ["Job", "tick", "still", () => "its time came: the job looks what to do"],
   cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.door}`],
   job_result: ["Job", "flag", "go", (f) => `result published: ${f.outcome}${f.code ? ` (${f.code})` : ""}`],
   attempt_accepted: ["Attempt", "up", "go", (f) => `${of(f)} accepted as ${f.response_id}${f.adopted ? ", adopted" : ""}`],
@@ -22,7 +22,7 @@ const KINDS = {
   response_claimed: ["Look", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
   response_observed: ["Look", "dot", "go", (f) => `look: ${f.status ?? f.outcome}${f.code ? ` (${f.code})` : ""}`],
   look_failed: ["Look", "cross", "bad", (f) => `look failed: ${f.reason}`],
-  response_timer_fired: ["Look", "tick", "still", () => "time for a look"],
+  "responses/timer_fired": ["Look", "tick", "still", () => "time for a look"],
 };
 const SHAPES = {
   up: "M0-6 5.5 4h-11z", flag: "M-5-5H5V5H-5z", diamond: "M0-6.5 6.5 0 0 6.5-6.5 0z", tick: "M-.8-5H.8V5H-.8z",
@@ -30,8 +30,10 @@ const SHAPES = {
   cross: "M-5-3.4-3.4-5 0-1.6 3.4-5 5-3.4 1.6 0 5 3.4 3.4 5 0 1.6-3.4 5-5 3.4-1.6 0z",
 };
 
+const kindOf = (entry) => KINDS[entry.kind] ?? KINDS[`${entry.topic}/${entry.kind}`];
+
 export function tell(entry) {
-  const known = KINDS[entry.kind];
+  const known = kindOf(entry);
   const text = known ? known[3](entry.summary) : entry.kind.replaceAll("_", " ");
   return entry.summary.ignored ? `${text} (changed nothing: ${entry.summary.ignored})` : text;
 }
@@ -44,7 +46,7 @@ export function lanesOf(job, entries, untilMs) {
   lane("Webhook");
   lane("Look");
   for (const entry of entries) {
-    const [name, shape, tone] = KINDS[entry.kind] ?? ["Job", "tick", "still"];
+    const [name, shape, tone] = kindOf(entry) ?? ["Job", "tick", "still"];
     const ended = { failed: "bad", expired: "bad", rejected: "bad", completed: "ok", cancelled: "still" }[entry.summary.outcome ?? entry.summary.status];
     lane(name === "Attempt" ? `Attempt ${entry.summary.attempt}` : name).marks.push({ at: entry.at_ms, shape, tone: (shape === "flag" && ended) || tone, text: tell(entry) });
   }
@@ -58,7 +60,7 @@ function attemptBars(job, entries, untilMs) {
   for (let number = 1; number <= Math.min(job.attempts, 50); number++) {
     const facts = about(number);
     const first = facts[0]?.at_ms ?? untilMs;
-    const before = entries.filter((e) => e.at_ms <= first && (e.kind === "job_submitted" || e.kind === "job_timer_fired" || (e.kind.startsWith("attempt_") && e.summary.attempt < number)));
+    const before = entries.filter((e) => e.at_ms <= first && (e.kind === "job_submitted" || (e.topic === "jobs" && e.kind === "timer_fired") || (e.kind.startsWith("attempt_") && e.summary.attempt < number)));
     const begin = before.at(-1)?.at_ms ?? job.submitted_at_ms;
     const accepted = facts.find((e) => e.kind === "attempt_accepted")?.at_ms;
     const over = facts.find((e) => e.kind === "attempt_settled" || e.kind === "attempt_rejected")?.at_ms ?? untilMs;
@@ -76,8 +78,8 @@ export function drawTimeline(holder, job, entries, untilMs) {
   const width = Math.max(240, holder.clientWidth);
   const height = TOP + lanes.size * LANE + 22;
   const x = (at) => LABEL + ((at - from) / (to - from)) * (width - LABEL - 14);
-  const said = h("p", { class: "note", "aria-live": "polite" }, "Point at a mark, or step to it, to read it.");
-  const say = (mark) => put(said, [h("b", {}, `+${span(mark.at - from)}`), ` ${mark.text}`, h("span", { class: "hint" }, ` ${clock(mark.at)}`)]);
+  const said = h("p", { class: "note hint", "aria-live": "polite" }, "Point at a mark, or step to it, to read it.");
+  const say = (mark) => said.classList.remove("hint") ?? put(said, [h("b", {}, `+${span(mark.at - from)}`), ` ${mark.text}`, h("span", { class: "hint" }, ` ${clock(mark.at)}`)]);
   const picture = s("svg", { class: "timeline", width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Timeline; the table of facts below says the same" });
   for (const at of ticks(to - from, width - LABEL)) {
     picture.append(s("line", { class: "grid", x1: x(from + at), x2: x(from + at), y1: TOP, y2: height - 20 }),

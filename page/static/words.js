@@ -36,13 +36,14 @@ export function badge(status) {
     s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" }, shape()), word(status));
 }
 
-/** What it waits for, and until when; null once it has ended. */
-export function waiting(job) {
-  const due = job.next_action_at_ms ? until(job.next_action_at_ms) : null;
+/** What it waits for, and until when; null once it has ended. `lookAt`: of the next look, where that is known. */
+export function waiting(job, lookAt) {
+  const due = job.next_action_at_ms ? ago(job.next_action_at_ms) : null;
   switch (job.status) {
-    case "submitting": return ["the provider to take it", due && [", until ", due]];
-    case "running": return ["a webhook", due && [", or the next step ", due]];
-    case "unknown": return ["a sign of a submission nobody answered", due && [", until ", due]];
+    case "submitting": return ["the provider to take it"];
+    case "running": return lookAt ? ["a webhook, or the look ", ago(lookAt)]
+      : ["a webhook or a look", job.deadline_at_ms && [" · deadline ", ago(job.deadline_at_ms)]];
+    case "unknown": return ["a sign of a submission that nobody answered", due && [", until ", due]];
     case "backing_off": return ["its next attempt ", due];
     case "finishing": return ["its result to be published"];
     default: return null;
@@ -73,7 +74,6 @@ export function relative(at) {
 
 /** A time that keeps itself up to date: `tick` below. */
 export const ago = (at) => h("time", { "data-at": at, datetime: new Date(at).toISOString(), title: clock(at, true) }, relative(at));
-export const until = ago;
 
 export function tick() {
   for (const node of document.querySelectorAll("time[data-at]")) {

@@ -1,0 +1,138 @@
+"""The whole system with a key for each of two tenants, and a provider whose models are slow or quick by their names."""
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from cli.pace import BRISK
+from cli.system import Shape, System
+from runtime.keys import ApiKey, KeysFile, Scope, make_token, save_keys
+from tests.kafka.held import held
+from tests.support.waiting import wait_until
+
+QUICK, SLOW = "quick-model", "slow-model"
+SLOW_S = 14.0
+"""How long a run of the slow model takes: longer than it takes to kill a receiver, start it again and look."""
+TIME_SCALE = 20.0
+ENDED_WITHIN_S = 40.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """The system, and a key of each tenant."""
+
+    system: System
+    keys: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"{self.system.url}/ui"
+
+    def ask(self, path: str, body: Any = None, tenant: str = "acme") -> Any:
+        headers = {"Authorization": f"Bearer {self.keys[tenant]}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(self.system.url + path, data, headers)
+        try:
+            with urlopen(request, timeout=10) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            with error:
+                raise AssertionError(f"{path}: {error.code} {error.read().decode()}") from error
+
+    def answers(self) -> bool:
+        with urlopen(f"{self.system.url}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+
+    def submit(self, model: str = QUICK, text: str = "Say hello.", **more: Any) -> str:
+        metadata = more.pop("metadata", {})
+        request = {"model": model, "input": text, "metadata": metadata}
+        return str(self.ask("/v1/jobs", {"request": request, **more})["job_id"])
+
+    def ended(self, job_id: str) -> Any:
+        def look() -> Any:
+            job = self.ask(f"/v1/jobs/{job_id}")
+            return job if job["terminal"] else None
+
+        return wait_until(look, ENDED_WITHIN_S, f"the end of {job_id}", poll_s=0.1)
+
+    def put(self, topic: str, key: bytes, value: bytes) -> None:
+        """A record as a stranger might write it."""
+
+        async def send() -> None:
+            producer = AIOKafkaProducer(bootstrap_servers=self.system.bootstrap, acks="all")
+            await producer.start()
+            try:
+                await producer.send_and_wait(f"{self.system.runtime.topic_prefix}{topic}", value, key=key)
+            finally:
+                await producer.stop()
+
+        elsewhere(send())
+
+
+def elsewhere(work: Coroutine[Any, Any, None]) -> None:
+    """Run it on a thread of its own: Playwright holds this one's loop."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+@contextmanager
+def running_with_keys(folder: Path, faults: str | None = None) -> Iterator[Running]:
+    keys_file, keys = write_keys(folder / "keys.json")
+    with pytest.MonkeyPatch.context() as patched:
+        for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
+            patched.delenv(name)
+        patched.setenv("BACKSTOP_REQUEST_TENANTS", "acme")
+        shape = Shape(
+            folder=folder,
+            environment={**BRISK, **os.environ},
+            settings={"BACKSTOP_KEYS_FILE": str(keys_file)},
+            port=0,
+            partitions=2,
+            faults=faults or json.dumps({"models": {"*": _takes(0.3), SLOW: _takes(SLOW_S)}}),
+            time_scale=TIME_SCALE,
+        )
+        with held(shape) as system:
+            yield Running(system, keys)
+
+
+def _takes(run_s: float) -> dict[str, Any]:
+    """A model whose runs take that long in real time."""
+    return {
+        "queue": {"kind": "fixed", "s": 0.1 * TIME_SCALE},
+        "run": {"kind": "fixed", "s": run_s * TIME_SCALE},
+    }
+
+
+def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
+    scopes: dict[str, set[Scope]] = {"acme": {"submit", "read", "operate"}, "globex": {"read"}}
+    kept, tokens = [], {}
+    for number, (tenant, mine) in enumerate(scopes.items()):
+        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
+        tokens[tenant] = token
+        at = datetime.fromtimestamp(0, UTC)
+        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=frozenset(mine), sha256=sha256, created_at=at))
+    save_keys(path, KeysFile(keys=tuple(kept)))
+    return path, tokens
