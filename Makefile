@@ -28,10 +28,10 @@ test: lint ## lint, then every test, on a real broker of the suite's own (PYTEST
 	$(BIN)/pytest -q $(PYTEST)
 
 test-unit: install ## the tests that need no broker
-	$(BIN)/pytest -q --ignore=tests/kafka $(PYTEST)
+	$(BIN)/pytest -q --ignore=tests/kafka --ignore=tests/browser $(PYTEST)
 
-test-kafka: install ## the tests on a real broker
-	$(BIN)/pytest -q tests/kafka $(PYTEST)
+test-kafka: install ## the tests on a real broker, and of the page in a real browser
+	$(BIN)/pytest -q tests/kafka tests/browser $(PYTEST)
 
 torture: install ## break the whole system for MINUTES while JOBS run, and judge (JOBS=20000 MINUTES=15 SEED=7 TORTURE="--report FILE.md")
 	@$(BIN)/python -m tests.torture --jobs $(JOBS) --minutes $(MINUTES) --seed $(SEED) $(TORTURE)
