@@ -1,8 +1,6 @@
 """`backstop jobs submit | list | show | follow | cancel`: jobs over the HTTP API of a running Backstop."""
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,26 +9,17 @@ import orjson
 import typer
 
 from cli import http
-from cli.following import NotFoundError, follow
-from cli.http import ApiError
+from cli.api import Url, run_against
+from cli.following import follow
 from cli.job_text import COLUMNS, FACT_COLUMNS, change_line, fact_row, job_row, job_text
-from cli.state import read_state, state_folder
-from cli.talk import CANNOT, DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
+from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
 from runtime.clock import make_clock
 
-URL_DEFAULT = "http://127.0.0.1:8080"
 COMPLETED = "completed"
 PAGE_MAX = 200
 
 app = typer.Typer(help="Submit, list, show, follow and cancel jobs.", no_args_is_help=True)
 
-Url = Annotated[
-    str | None,
-    typer.Option(
-        envvar="BACKSTOP_URL",
-        help=f"Where the API is. Default: the running `backstop dev` of this folder, else {URL_DEFAULT}.",
-    ),
-]
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 
 
@@ -71,7 +60,7 @@ def submit(
             emit_one(taken)
         return DONE
 
-    _run(url, run)
+    run_against(url, run)
 
 
 @app.command("list")
@@ -97,7 +86,7 @@ def list_jobs(
             emit(jobs, output, COLUMNS)
         return DONE
 
-    _run(url, run)
+    run_against(url, run)
 
 
 @app.command()
@@ -118,7 +107,7 @@ def show(
             _print(await http.ask(session, "GET", f"/v1/jobs/{job_id}"), output)
         return DONE
 
-    _run(url, run)
+    run_against(url, run)
 
 
 @app.command("follow")
@@ -128,7 +117,7 @@ def follow_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quie
     async def run(session: aiohttp.ClientSession) -> int:
         return await _follow(session, job_id, output, quiet=quiet)
 
-    _run(url, run)
+    run_against(url, run)
 
 
 @app.command()
@@ -145,7 +134,7 @@ def cancel(
         tell(f"{job_id}: the cancel is taken", quiet=quiet)
         return DONE
 
-    _run(url, run)
+    run_against(url, run)
 
 
 async def _follow(session: aiohttp.ClientSession, job_id: str, output: Form, *, quiet: bool) -> int:
@@ -199,31 +188,3 @@ def _submission(file: Path | None, model: str | None, text: str | None) -> dict[
     if not isinstance(value, dict):
         fail(f"{file} holds a JSON {type(value).__name__}, where an object was expected")
     return value if "request" in value else {"request": value}
-
-
-def _run(url: str | None, command: Callable[[aiohttp.ClientSession], Awaitable[int]]) -> None:
-    """Run one command against the API; leave with its exit code."""
-    base = url or _dev_url() or URL_DEFAULT
-
-    async def run() -> int:
-        async with aiohttp.ClientSession(base, headers=http.authorization()) as session:
-            return await command(session)
-
-    try:
-        code = asyncio.run(run())
-    except ApiError as error:
-        if error.status == 0:
-            fail(f"{base}: {error}. Is it running? Start it with `backstop dev`, or give --url.")
-        fail(str(error), CANNOT if error.passing else DIFFERS)
-    except NotFoundError as error:
-        fail(str(error), DIFFERS)
-    except (aiohttp.InvalidURL, ValueError) as error:
-        fail(f"{base} is not a URL: {error}")
-    except KeyboardInterrupt:
-        code = 130
-    raise typer.Exit(code)
-
-
-def _dev_url() -> str | None:
-    state = read_state(state_folder())
-    return state.url if state else None

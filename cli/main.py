@@ -22,6 +22,7 @@ SUBCOMMANDS = (
     "dlq",
     "topics",
     "keys",
+    "webhooks",
     "broker",
     "settings",
     "serve",

@@ -21,7 +21,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from openai import OpenAI
 from pydantic import SecretStr
 from standardwebhooks.webhooks import Webhook
+from typer.testing import CliRunner
 
+from cli.main import app
 from cli.pace import BRISK
 from cli.ports import Ports
 from cli.system import Shape, running_system
@@ -90,9 +92,9 @@ class Listener:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[Listener]:
-    listener, app = Listener(), web.Application()
-    app.router.add_post("/{name}", listener.take)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    listener, served = Listener(), web.Application()
+    served.router.add_post("/{name}", listener.take)
+    runner = web.AppRunner(served, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     listener.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -395,7 +397,9 @@ def test_two_processes_share_the_work_and_one_that_is_killed_leaves_it_to_the_ot
 
 
 @pytest.mark.slow
-def test_in_the_whole_system_openais_sdk_registers_and_unwraps(broker: Owned, tmp_path: Path) -> None:
+def test_in_the_whole_system_openais_sdk_registers_and_unwraps(
+    broker: Owned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def story() -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BACKSTOP_"))}
         shape = Shape(
@@ -419,20 +423,20 @@ def test_in_the_whole_system_openais_sdk_registers_and_unwraps(broker: Owned, tm
             ended = await asyncio.to_thread(client.responses.retrieve, event.data.id)
             assert ended.status == "completed"
 
-            environment = {**kept, "BACKSTOP_URL": system.url, "BACKSTOP_TOPIC_PREFIX": system.runtime.topic_prefix,
-                           "BACKSTOP_PARTITIONS": "2", "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap}  # fmt: skip
+            monkeypatch.setenv("BACKSTOP_URL", system.url)
+            monkeypatch.setenv("BACKSTOP_TOPIC_PREFIX", system.runtime.topic_prefix)
+            monkeypatch.setenv("BACKSTOP_PARTITIONS", "2")
+            monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap)
 
             async def backstop(*arguments: str) -> Any:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "cli", "webhooks", *arguments, "-o", "json", cwd=ROOT, env=environment,
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                )  # fmt: skip
-                out, said = await process.communicate()
-                assert process.returncode == 0, said.decode()
-                return json.loads(out)
+                done = await asyncio.to_thread(CliRunner().invoke, app, ["webhooks", *arguments, "-o", "json"])
+                assert done.exit_code == 0, done.output
+                return json.loads(done.stdout)
 
             (listed,) = await backstop("list")
             assert (listed["id"], listed["enabled"]) == (endpoint_id, True)
+            (everywhere,) = await backstop("list", "--all-tenants")
+            assert (everywhere["id"], everywhere["tenant"]) == (endpoint_id, "default")
             tested = await backstop("test", endpoint_id)
             assert (tested["state"], tested["status"]) == ("delivered", 200)
             await backstop("resend", endpoint_id, "--job", response_id)
