@@ -38,8 +38,8 @@ def test_a_route_without_a_declaration_does_not_start() -> None:
         raise NotImplementedError
 
     doors = app()
-    doors.router.add_get("/v1/secret", secret)
-    with pytest.raises(InvariantError, match="GET /v1/secret is registered and not declared"):
+    doors.router.add_post("/v1/secret", secret)
+    with pytest.raises(InvariantError, match="POST /v1/secret is registered and not declared"):
         require_declared(doors, files_below=ROOT)
 
 
