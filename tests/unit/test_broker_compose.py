@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from outgoing.settings import OutgoingSettings
 from readmodel.settings import ProjectionSettings
 from receiver.settings import ReceiverSettings
 from runtime.broker import docker
@@ -21,7 +22,7 @@ from tests.support.compose_yaml import load
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.kafka.yml"
 KAFKA = ("kafka-1", "kafka-2", "kafka-3")
-BACKSTOP = ("topics", "keys", "receiver", "worker", "projection", "simulator")
+BACKSTOP = ("topics", "keys", "receiver", "worker", "projection", "outgoing", "simulator")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_topics_are_made_once_all_nodes_are_healthy_and_before_anybody_reads_the
     assert services["topics"]["command"] == ["backstop", "topics", "create"]
     assert services["topics"]["depends_on"] == {name: {"condition": "service_healthy"} for name in KAFKA}
     done = {"condition": "service_completed_successfully"}
-    for name in ("worker", "projection"):
+    for name in ("worker", "projection", "outgoing"):
         assert services[name]["depends_on"] == {"topics": done}
     assert services["receiver"]["depends_on"] == {"topics": done, "keys": done}
 
@@ -71,6 +72,13 @@ def test_topics_are_made_once_all_nodes_are_healthy_and_before_anybody_reads_the
 def test_a_receiver_beyond_loopback_finds_a_key(services: dict[str, Any]) -> None:
     assert services["keys"]["command"][:3] == ["backstop", "keys", "create"]
     assert "--if-none" in services["keys"]["command"]
+
+
+def test_outgoing_webhooks_are_delivered_only_where_they_are_asked_for(services: dict[str, Any]) -> None:
+    assert services["outgoing"]["profiles"] == ["webhooks"]
+    assert [name for name in services if "profiles" in services[name]] == ["outgoing"]
+    keys = {services[name]["environment"]["BACKSTOP_OUTGOING_KEYS"] for name in ("receiver", "outgoing")}
+    assert keys == {"${BACKSTOP_OUTGOING_KEYS:-}"}
 
 
 def test_every_process_of_ours_may_write_one_volume_and_gain_nothing(services: dict[str, Any]) -> None:
@@ -89,6 +97,7 @@ def test_every_process_of_ours_may_write_one_volume_and_gain_nothing(services: d
         ("receiver", [ReceiverSettings, ProjectionSettings]),
         ("worker", [StreamSettings]),
         ("projection", [ProjectionSettings]),
+        ("outgoing", [OutgoingSettings]),
     ],
 )
 def test_each_variable_is_a_setting_that_the_process_reads(
