@@ -35,6 +35,7 @@ class Planted:
 
 CHEAP = (
     Planted("sdk_retries_on", "tests/unit/workers/test_openai_client.py", ("failed",)),
+    Planted("transports_word_is_taken", "tests/unit/workers/test_openai_client.py", ("failed",)),
     Planted("answered_before_the_log_has_it", "tests/unit/receiver/test_webhooks.py", ("failed",)),
     Planted("empty_secret_allowed", "tests/unit/receiver/test_signature.py", ("failed",)),
 )
