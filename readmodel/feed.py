@@ -34,7 +34,7 @@ class StreamLimits:
 
     queue_max: int = 256
     """Changes that wait for one follower."""
-    followers_max: int = 900
+    followers_max: int = 1_200
     """Of one process; below the connections that its server allows."""
     heartbeat_s: float = 15.0
     write_s: float = 20.0
@@ -60,6 +60,10 @@ class FeedMetrics:
         )
 
 
+Place = tuple[str, str | None, str | None]
+"""Tenant, and of one job, one session, or neither."""
+
+
 @dataclass(eq=False)
 class Follower:
     """Who follows one job, one session, or all jobs of a tenant."""
@@ -71,12 +75,9 @@ class Follower:
     _queue: asyncio.Queue[Change | None] = field(default_factory=asyncio.Queue)
     closed: Closed | None = None
 
-    def wants(self, change: Change) -> bool:
-        return (
-            change.tenant == self.tenant
-            and (self.job_id is None or change.job_id == self.job_id)
-            and (self.session_id is None or change.session_id == self.session_id)
-        )
+    @property
+    def place(self) -> Place:
+        return self.tenant, self.job_id, self.session_id
 
     def offer(self, change: Change) -> None:
         if self.closed is None:
@@ -106,7 +107,8 @@ class ChangeFeed:
         self._limits = limits
         self._standing = asyncio.Event()
         self._metrics = FeedMetrics(registry)
-        self._followers: set[Follower] = set()
+        self._followers: dict[Place, set[Follower]] = {}
+        self._count = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -114,8 +116,7 @@ class ChangeFeed:
 
     async def stop(self) -> None:
         """Let all followers go, and end."""
-        for follower in self._followers:
-            follower.close("stopped")
+        self._close_all("stopped")
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -128,8 +129,8 @@ class ChangeFeed:
         :raises TooManyFollowersError: ask another process, or later.
         :raises DatabaseAwayError: the feed has found no place to stand on yet.
         """
-        if len(self._followers) >= self._limits.followers_max:
-            raise TooManyFollowersError(f"{len(self._followers)} streams are open")
+        if self._count >= self._limits.followers_max:
+            raise TooManyFollowersError(f"{self._count} streams are open")
         follower.queue_max = self._limits.queue_max
         try:
             # Had the follower read the database before the feed did, what came in between would be in neither.
@@ -137,15 +138,25 @@ class ChangeFeed:
                 await self._standing.wait()
         except TimeoutError:
             raise DatabaseAwayError("the feed has not started yet") from None
-        self._followers.add(follower)
-        self._metrics.clients.set(len(self._followers))
+        place = follower.place
+        self._followers.setdefault(place, set()).add(follower)
+        self._count += 1
+        self._metrics.clients.set(self._count)
         try:
             yield follower
         finally:
-            self._followers.discard(follower)
-            self._metrics.clients.set(len(self._followers))
+            self._followers[place].discard(follower)
+            if not self._followers[place]:
+                del self._followers[place]
+            self._count -= 1
+            self._metrics.clients.set(self._count)
             if follower.closed is not None:
                 self._metrics.dropped.labels(follower.closed).inc()
+
+    def _close_all(self, why: Closed) -> None:
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.close(why)
 
     async def _run(self) -> None:
         at: tuple[int, int] | None = None
@@ -170,12 +181,12 @@ class ChangeFeed:
         await self._database.changed(seq, LOOK_AGAIN_S)
         now, changes = await self._database.read(lambda conn: (where_now(conn), changes_after(conn, seq, PAGE)))
         if now[0] != build:
-            for follower in self._followers:
-                follower.close("rebuilt")
+            self._close_all("rebuilt")
             return now
         for change in changes:
-            for follower in self._followers:
-                if follower.wants(change):
+            tenant, job_id, session_id = change.tenant, change.job_id, change.session_id
+            for place in {(tenant, job_id, None), (tenant, None, session_id), (tenant, None, None)}:
+                for follower in self._followers.get(place, ()):
                     follower.offer(change)
         return build, changes[-1].seq if changes else seq
 

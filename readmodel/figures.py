@@ -148,7 +148,9 @@ def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> Webh
 
 def period_of(span_ms: int) -> int:
     """The shortest round period of which `PERIODS_MAX` cover the span."""
-    return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), PERIODS_MS[-1])
+    longest_ms = PERIODS_MS[-1]
+    weeks = math.ceil(span_ms / (PERIODS_MAX * longest_ms)) * longest_ms
+    return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), weeks)
 
 
 def distribution(spans_ms: Sequence[int]) -> DistributionView:

@@ -173,7 +173,7 @@ class Log:
     """Partition 0 of each topic, in memory: gives each fact its place."""
 
     def __init__(self) -> None:
-        self._next = {"jobs": 0, "responses": 0, "results": 0}
+        self._next = {"jobs": 0, "responses": 0, "results": 0, "dead-letters": 0}
 
     def put(self, *facts: Fact) -> list[Record]:
         return [self._put(fact) for fact in facts]

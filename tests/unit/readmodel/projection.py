@@ -7,7 +7,7 @@ from readmodel.rows import JobRow
 from readmodel.store import Move, Owned
 from tests.unit.readmodel.conftest import NOW_MS
 
-PARTITIONS = (("jobs", 0), ("responses", 0), ("results", 0))
+PARTITIONS = (("jobs", 0), ("responses", 0), ("results", 0), ("dead-letters", 0))
 
 
 class Projection:
