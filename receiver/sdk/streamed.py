@@ -9,16 +9,21 @@ Rules, before the code:
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
 from receiver.live.history import Event, JobHistory, Run
-from receiver.sdk.responses import Shown
 from receiver.sdk.wire import Status, as_open
 from schemas.codec import canonical
 
 _STATUS_OF: Final[Mapping[str, Status]] = {"response.queued": "queued", "response.in_progress": "in_progress"}
+
+
+class Ended(Protocol):
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The Response object, at its end."""
 
 
 class ResponseView:
@@ -68,7 +73,7 @@ class ResponseView:
         superseded = run.has_output and max(history.runs) > run.attempt
         return superseded or run.end_number is not None or run.cut is not None or run.start_after > self._last
 
-    def end(self, ended: Shown, history: JobHistory | None) -> bytes:
+    def end(self, ended: Ended, history: JobHistory | None) -> bytes:
         run = _run_of(history)
         number = run.end_number if run is not None and run.end_number is not None else 0
         document = ended.document

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from receiver.limits import Limits
 from receiver.live.live import Listener, Live, listening
-from receiver.live.serving import serve_events
+from receiver.live.serving import View, serve_events
 from receiver.reads import ReadsAwayError
 from receiver.sdk.creates import refusal
 from receiver.sdk.responses import Responses, Shown
@@ -44,8 +44,9 @@ class ResponseStreams:
             async def look() -> Shown | None:
                 return await self._ended(tenant, response_id, listener)
 
+            events: View[Shown] = view
             return await serve_events(
-                request, listener, view, look, self._limits, self._live.metrics, view.first(),
+                request, listener, events, look, self._limits, self._live.metrics, view.first(),
                 recent=self._is_recent, headers=headers,
             )  # fmt: skip
 
