@@ -40,6 +40,7 @@ from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.clock import NowMs, monotonic_s
+from runtime.descriptors import allow_files
 from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
@@ -174,6 +175,9 @@ async def serve(
 
     :raises OSError: the address can't be bound.
     """
+    allowed = allow_files(limits.connections_max + limits.files_other)
+    if allowed < limits.connections_max + limits.files_other:
+        log.warning("few_open_files", allowed=allowed, connections_max=limits.connections_max)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.stop_s / 3)
     await runner.setup()
     try:

@@ -12,8 +12,12 @@ JSON_DEPTH_MAX = 254
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    connections_max: int = 1_024
-    """Open connections, those that have sent nothing included. Beyond it a new one hears 503 and is closed."""
+    connections_max: int = 2_048
+    """Open connections, those that have sent nothing included, and live streams, of which there may be 1,200 (`StreamLimits`). Beyond
+    it a new one hears 503 and is closed.
+    """
+    files_other: int = 512
+    """Open files beside the connections: the broker's, the database's, logs."""
     backlog_max: int = 1_024
     """Connections that the kernel holds for us until they are accepted."""
     headers_s: float = 10.0
