@@ -89,7 +89,7 @@ def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
     return path, tokens
 
 
-GUIDE = """
+POLLED = """
 from time import sleep
 from openai import OpenAI
 
@@ -100,16 +100,49 @@ while response.status in {"queued", "in_progress"}:
     response = client.responses.retrieve(response.id)
 print(f"{response.status}: {response.output_text}")
 """
-"""The calls of OpenAI's guide to background mode, in its order."""
+CANCELLED = """
+from openai import OpenAI
+
+client = OpenAI()
+response = client.responses.create(model="gpt-5.2", input="Say hello from Python.", background=True)
+print(client.responses.cancel(response.id).status)
+"""
+STREAMED = """
+from openai import OpenAI
+
+client = OpenAI()
+text = ""
+stream = client.responses.create(model="gpt-5.2", input="Say hello from Python.", background=True, stream=True)
+for event in stream:
+    if event.type == "response.created":
+        response_id = event.response.id
+    if event.type == "response.output_text.delta":
+        text += event.delta
+    cursor = event.sequence_number
+    if text:
+        break
+for event in client.responses.retrieve(response_id, stream=True, starting_after=cursor):
+    if event.type == "response.output_text.delta":
+        text += event.delta
+    if event.type == "response.completed":
+        print(f"{event.response.status}: {text}")
+"""
+GUIDE = {
+    "polled": (POLLED, "completed: Echo: Say hello from Python.\n"),
+    "cancelled": (CANCELLED, "cancelled\n"),
+    "streamed, cut off, and resumed": (STREAMED, "completed: Echo: Say hello from Python.\n"),
+}
+"""The calls of OpenAI's guide to background mode, in its order, and what they print."""
 
 
-def test_a_program_for_openai_runs_with_only_its_environment_changed(running: Running) -> None:
+@pytest.mark.parametrize(("script", "said"), GUIDE.values(), ids=GUIDE.keys())
+def test_a_program_for_openai_runs_with_only_its_environment_changed(running: Running, script: str, said: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", GUIDE], env=running.environment("acme"), capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", script], env=running.environment("acme"), capture_output=True, text=True, timeout=120,
         check=False, cwd=running.system.ledgers,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "completed: Echo: Say hello from Python.\n"
+    assert done.stdout == said
 
 
 def ended(client: OpenAI, response_id: str) -> Any:
