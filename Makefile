@@ -79,6 +79,10 @@ bench: install ## figures of the whole system on this machine (minutes; let it r
 	$(BIN)/python bench/system.py latency
 	$(BIN)/python bench/system.py burst
 	$(BIN)/python bench/system.py memory
+	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000
+	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000 --postgres
+	$(BIN)/python bench/readers.py get
+	$(BIN)/python bench/readers.py live
 
 .PHONY: bench
 

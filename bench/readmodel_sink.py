@@ -1,6 +1,6 @@
 """How fast the read model takes records in, and how soon a result can be read.
 
-    python -m bench.readmodel_sink sink --jobs 5000 [--batch 500] [--url postgresql://…]
+    python -m bench.readmodel_sink sink --jobs 5000 [--batch 500] [--postgres | --url postgresql://…]
     python -m bench.readmodel_sink delay --jobs 2000 --rate 200
 
 `sink` needs no broker: parsing, folding and transactions of whole jobs (8 records each), as the projector does them. `delay`
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -33,6 +34,7 @@ from runtime.clock import make_clock
 from runtime.topics import create_topics
 from schemas.codec import encode
 from tests.unit.readmodel.logs import whole_job
+from tests.unit.readmodel.postgres_server import postgres
 
 PARTITIONS = 8
 
@@ -44,9 +46,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500, help="sink: records of a transaction")
     parser.add_argument("--rate", type=float, default=200.0, help="delay: jobs a second")
     parser.add_argument("--url", help="the database; a new SQLite file if not given")
+    parser.add_argument(
+        "--postgres", action="store_true", help="sink: a PostgreSQL server made for it (Debian's package)"
+    )
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="backstop-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="backstop-bench-") as folder, ExitStack() as stack:
         url = given.url or f"sqlite:///{folder}/readmodel.db"
+        if given.postgres:
+            server = stack.enter_context(postgres())
+            if server is None:
+                sys.exit("PostgreSQL is not installed: apt-get install postgresql")
+            url = server.url
         if given.what == "sink":
             asyncio.run(sink(url, given.jobs, given.batch))
         else:
@@ -55,6 +65,7 @@ def main() -> None:
 
 
 async def sink(url: str, jobs: int, batch: int) -> None:
+    load = os.getloadavg()[0]
     raws = [(fact.topic, raw(fact, offset)) for offset, fact in enumerate(interleaved(jobs))]
     database = database_at(url, make_clock())
     await database.open()
@@ -77,6 +88,7 @@ async def sink(url: str, jobs: int, batch: int) -> None:
         slowest_s = max(slowest_s, time.monotonic() - batch_s)
     took_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
     await database.close()
+    print(f"load average before and after: {load:.1f}, {os.getloadavg()[0]:.1f}")
     print(
         f"{len(raws)} records of {jobs} jobs in {took_s:.2f} s: {len(raws) / took_s:,.0f} records/s, "
         f"{rows / took_s:,.0f} rows/s; slowest transaction of {batch}: {slowest_s * 1000:.0f} ms; "
