@@ -46,9 +46,13 @@ Partition = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """What is ours from now on; what was ours before is not, unless it is here. `ends`: of the partitions of `deliveries`."""
+    """What is ours from now on; what was ours before is not, unless it is here. `ends`: of the partitions of `deliveries`.
+
+    `settled` is False while nobody knows yet, between an assignment and the next.
+    """
 
     ends: Mapping[int, int]
+    settled: bool = True
 
 
 Polled = Mapping[Partition, list[Record]]
@@ -145,7 +149,7 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def _adopt(self, consumer: AIOKafkaConsumer, epoch: int) -> Assigned:
         if self._away:
             self._adopted = epoch
-            return Assigned({})
+            return Assigned({}, settled=False)
         partitions = sorted(consumer.assignment())
         for tp in partitions:
             committed = await consumer.committed(tp)

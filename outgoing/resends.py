@@ -18,8 +18,8 @@ from schemas.results import RESULT, JobResult
 
 POLL_MS = 500
 RECORDS_MAX = 500
-SLACK_MS = 60_000
-"""A result is written a little after the time at which its job ended."""
+SLACK_MS = 3_600_000
+"""How far a record's stamp, which is its writer's own clock, may be from the time at which the job ended, which is the broker's."""
 
 
 class Results(Protocol):
@@ -63,7 +63,7 @@ class ResultsReader:
             await asyncio.sleep(0)  # aiokafka 0.14: see `runtime.webhook_endpoints`
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
-            found = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, max(0, since_ms - SLACK_MS)))
             for tp in partitions:
                 at = found.get(tp)
                 consumer.seek(tp, ends[tp] if at is None else at.offset)

@@ -12,7 +12,10 @@ from yarl import URL
 from outgoing.egress import AddressRefusedError, CheckedResolver, Lookup, checked_socket
 from outgoing.policy import Answered, Outcome, Unanswered
 from runtime.egress import EgressRules
+from runtime.logs import get_logger
 from schemas.deliveries import FailedBy
+
+log = get_logger("outgoing.sender")
 
 ANSWER_BYTES_MAX: Final = 16_384
 """What of a body is read so that the connection can be used again. A longer one costs the connection, and nothing else."""
@@ -69,8 +72,13 @@ class Sender:
             # Around all of it: a lookup in a thread does not end when aiohttp's own timeout does.
             async with asyncio.timeout(self._timeout_s):
                 return await self._exchange(self._session, url, headers, body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unanswered(_failed_by(error))
+        except Exception as error:
+            # uvloop raises RuntimeError for a transport that has just closed, aiohttp's parser whatever it meets: one endpoint's answer
+            # must not end the process, which would ask for the same answer again.
+            log.error("attempt_failed_unforeseen", exc_info=error)
+            return Unanswered("connection")
 
     async def _exchange(
         self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], body: bytes

@@ -70,7 +70,7 @@ class Service:
     def not_ready(self) -> str | None:
         """Why nothing is sent yet, or None."""
         if not self._assigned:
-            return "no partitions were assigned yet"
+            return "the group has not shared out its partitions yet"
         return f"{len(self._behind)} partitions are still being read" if self._behind else None
 
     async def run(self, attempts: Attempts, stop: asyncio.Event) -> None:
@@ -124,7 +124,8 @@ class Service:
         self._logs = {number: PartitionLog() for number in assigned.ends}
         self._behind = dict(assigned.ends)
         self._uncommitted = {}
-        self._assigned = bool(assigned.ends)
+        self._assigned = assigned.settled
+        self._count_open()
 
     async def _take(self, polled: Polled) -> None:
         poisons: list[Message] = []
@@ -161,8 +162,11 @@ class Service:
                 self._metrics.ignored.labels(ignored).inc()
             elif live:
                 self._turn(fact.delivery_id, partition)
-        self._metrics.open.set(sum(len(one.open) for one in self._logs.values()))
+        self._count_open()
         return poisons
+
+    def _count_open(self) -> None:
+        self._metrics.open.set(sum(len(one.open) for one in self._logs.values()))
 
     def _turn(self, delivery_id: str, partition: PartitionLog) -> None:
         found = partition.open.get(delivery_id)
@@ -202,13 +206,14 @@ class Service:
 
     async def _commit(self, *, at_once: bool = False) -> None:
         now_s = monotonic_s()
-        offsets, self._uncommitted = self._uncommitted, {}
+        offsets = dict(self._uncommitted)
         if at_once or now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
             self._checkpoint_s = now_s
             live = [number for number in self._logs if number not in self._behind]
             for number, position in (await self._group.positions(live)).items():
                 offsets[DELIVERIES, number] = self._logs[number].checkpoint(position)
-        await self._group.commit(offsets)
+        if await self._group.commit(offsets):
+            self._uncommitted = {}
 
     def _open_resends(self) -> list[tuple[ResendAsked, int]]:
         return [

@@ -121,6 +121,8 @@ class EndpointFollower:
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self.book = EndpointBook()
+        """As of the last time that all was known: what is being read from the beginning is not shown before its end."""
+        self._reading = self.book
         self._settings = settings
         self._partitions = [
             TopicPartition(f"{settings.topic_prefix}{TOPIC}", number) for number in range(settings.partitions)
@@ -135,7 +137,11 @@ class EndpointFollower:
                 ends = await consumer.end_offsets(self._partitions)
                 while behind := [tp for tp in self._partitions if await consumer.position(tp) < ends[tp]]:
                     self._take(await consumer.getmany(*behind, timeout_ms=POLL_MS))
-        except (KafkaError, TimeoutError, OSError) as error:
+                self.book = self._reading
+        except TimeoutError as error:
+            raise BrokerUnavailableError(f"webhook endpoints were not read within {CATCH_UP_TIMEOUT_S:g} s") from error
+        except (KafkaError, OSError) as error:
+            await self.stop()  # the next call connects anew
             raise BrokerUnavailableError(f"webhook endpoints can't be read: {error!r}") from error
 
     async def stop(self) -> None:
@@ -160,14 +166,14 @@ class EndpointFollower:
         except BaseException:
             await consumer.stop()
             raise
-        self._consumer = consumer
+        self._consumer, self._reading = consumer, EndpointBook()
         return consumer
 
     def _take(self, batches: dict[TopicPartition, list[object]]) -> None:
         for records in batches.values():
             for record in records:
                 try:
-                    self.book.take(decode(ENDPOINT_FACT, record.value))  # type: ignore[attr-defined]  # aiokafka has no types
+                    self._reading.take(decode(ENDPOINT_FACT, record.value))  # type: ignore[attr-defined]  # aiokafka has no types
                 except PoisonError as error:
                     # Only we write here: another release's fact, most likely. It stays where it is.
                     log.error("endpoint_fact_unreadable", reason=error.reason, detail=error.detail)
