@@ -150,8 +150,7 @@ async def _connect(
 
 
 def _tail(settings: ReceiverSettings, app: web.Application, now_ms: NowMs, limits: Limits) -> PartialTail:
-    live = app[LIVE]
-    return PartialTail(settings, live.take, live.metrics, now_ms, int(limits.partials_back_s * 1000))
+    return PartialTail(settings, app[LIVE], now_ms, int(limits.partials_back_s * 1000))
 
 
 async def _open(database: Database, health: Health) -> None:

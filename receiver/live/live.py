@@ -106,6 +106,8 @@ class Live:
         self._changes = changes
         self._listeners: dict[str, set[Listener]] = {}
         self._stopped = False
+        self.caught_up = False
+        """Whether what was on the topic when the process started has been read: until then, what is not here may still come."""
 
     def take(self, partial: PartialOutput) -> None:
         self.histories.take(partial, monotonic_s())

@@ -6,6 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from aiohttp import web
 
+from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.live.history import JobHistory
 from receiver.live.live import Listener, LiveMetrics
@@ -48,15 +49,19 @@ async def serve_events(
             **(headers or {}),
         }
     )
-    await response.prepare(request)
     reason = "gone"
     try:
+        await response.prepare(request)
         await _write(response, first, limits)
         reason = await _follow(response, listener, view, look, limits, recent)
     except TimeoutError:
         reason = "slow"
     except ConnectionError:
         pass  # the client went away; nobody else minds
+    except Exception as error:
+        # An answer has begun: another one would be read as a part of it.
+        log_failure(error, method=request.method)
+        reason = "failed"
     finally:
         metrics.left.labels(reason).inc()
     return response

@@ -5,19 +5,17 @@ minutes back, so that a process that has just started knows what the one before 
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
-from receiver.live.live import LiveMetrics
+from receiver.live.live import Live
 from runtime.clock import NowMs
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
 from runtime.logs import get_logger
 from runtime.settings import RuntimeSettings
-from schemas.codec import PoisonError, decode
+from schemas.codec import decode
 from schemas.partials import PARTIAL, PartialOutput
 
 AGAIN_S = 1.0
@@ -27,16 +25,12 @@ log = get_logger("receiver.live")
 
 
 class PartialTail:
-    """Gives each record to `take`. What it can't read it passes over and counts: nothing depends on it."""
+    """Gives each record to `live`. What it can't read it passes over and counts: nothing depends on it."""
 
-    def __init__(
-        self, settings: RuntimeSettings, take: Callable[[PartialOutput], None], metrics: LiveMetrics, now_ms: NowMs,
-        back_ms: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, settings: RuntimeSettings, live: Live, now_ms: NowMs, back_ms: int) -> None:
         self._settings = settings
         self._topic = PartialOutput.topic
-        self._take = take
-        self._metrics = metrics
+        self._live = live
         self._now_ms = now_ms
         self._back_ms = back_ms
         self._positions: dict[TopicPartition, int] = {}
@@ -46,7 +40,7 @@ class PartialTail:
         while True:
             try:
                 await self._read()
-            except (KafkaError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever Kafka's client says, the doors go on without it
                 log.warning("partials_not_read", error_type=type(error).__name__)
             await asyncio.sleep(AGAIN_S)
 
@@ -58,9 +52,11 @@ class PartialTail:
         )  # fmt: skip
         try:
             await consumer.start()
-            await self._seek(consumer, sorted(consumer.assignment()))
+            ends = await self._seek(consumer, sorted(consumer.assignment()))
             pace = FetchPace()
             while True:
+                if not self._live.caught_up:
+                    self._live.caught_up = all([await consumer.position(each) >= end for each, end in ends.items()])
                 records = await consumer.getmany(timeout_ms=POLL_MS)
                 pace.saw(consumer, records=bool(records))
                 for partition, batch in records.items():
@@ -70,20 +66,21 @@ class PartialTail:
         finally:
             await consumer.stop()
 
-    async def _seek(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        """Where it was; else some minutes back; else the end, where there is nothing as young as that."""
+    async def _seek(self, consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """To where it was; else some minutes back; else to the end, where there is nothing as young as that. Returns the ends."""
         since_ms = self._now_ms() - self._back_ms
         found = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
         ends = await consumer.end_offsets(partitions)
         for partition in partitions:
             back = found.get(partition)
             consumer.seek(partition, self._positions.get(partition, ends[partition] if back is None else back.offset))
+        return dict(ends)
 
     def _take_one(self, value: bytes | None) -> None:
         try:
-            partial = decode(PARTIAL, value)
-        except PoisonError:
-            self._metrics.records.labels("unreadable").inc()
-            return
-        self._metrics.records.labels("taken").inc()
-        self._take(partial)
+            self._live.take(decode(PARTIAL, value))
+        except Exception as error:  # also what decodes and is odd all the same: the next record is another job's
+            self._live.metrics.records.labels("unreadable").inc()
+            log.debug("partial_unreadable", error_type=type(error).__name__)
+        else:
+            self._live.metrics.records.labels("taken").inc()

@@ -123,7 +123,7 @@ RETRIEVE: Final = Route(
     answers=(
         Answer(200, "The response.", ResponseDocument), Answer(200, "With `stream=true`: its events.", ServerSentEvent, EVENT_STREAM)
     ),
-    problems={404: ("response_not_found",), 503: ("reads_unavailable", "too_many_streams")},
+    problems={404: ("response_not_found",), 503: ("reads_unavailable", "streams_unavailable", "too_many_streams")},
 )  # fmt: skip
 DELETE: Final = Route(
     "DELETE", ONE, name="deleteResponse", access="submit", ids=_IDS,

@@ -9,6 +9,7 @@ from aiohttp import web
 from receiver.limits import Limits
 from receiver.live.live import Listener, Live, listening
 from receiver.live.serving import View, serve_events
+from receiver.problems import SECURITY_HEADERS, unavailable
 from receiver.reads import ReadsAwayError
 from receiver.sdk.creates import refusal
 from receiver.sdk.responses import Responses, Shown
@@ -39,7 +40,7 @@ class ResponseStreams:
         async with listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits) as listener:
             await self._covered(listener, view)
             if view.is_over(listener.history):
-                return web.Response(content_type=EVENT_STREAM)
+                return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
 
             async def look() -> Shown | None:
                 return await self._ended(tenant, response_id, listener)
@@ -62,6 +63,12 @@ class ResponseStreams:
         while view.lacks(listener.history):
             left_s = deadline_s - loop.time()
             if left_s <= 0 or listener.stopped:
+                if not self._live.caught_up:
+                    raise unavailable(
+                        "streams_unavailable",
+                        "What came lately is still being read. Ask again.",
+                        self._limits.retry_after_s,
+                    )
                 raise refusal(
                     "starting_after",
                     "This response can no longer be streamed from there: what comes after starting_after is not kept. "

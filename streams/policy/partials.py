@@ -3,7 +3,7 @@
 Rules, before the code:
 - Numbers (`sequence_number`) rise. A number that was told already is a repeat, and is dropped.
 - A number that leaves others out is first taken for disorder: the stream is opened again after the last number told. If the same
-  comes again it is the provider's way to count, and is told.
+  comes again it is the provider's way to count, and is told, as is whatever else it leaves out from then on.
 - An event without a usable type and number is dropped. An `error` event is not the response's: the stream is opened again.
 - What is told of one response, and in one event, has a bound. Beyond it this is said, and nothing more is told.
 """
@@ -62,6 +62,7 @@ class Track:
         self._bytes_left = response_bytes_max
         self._doubted: int | None = None
         """The number that came where another was expected, the last time that we opened the stream again for it."""
+        self._sparse = False
 
     def take(self, event: Any, size_bytes: int) -> Word:
         """What to do about the next event of the stream; `event` is any JSON. Told events count as published."""
@@ -73,9 +74,11 @@ class Track:
         kind, number = named
         if number <= self.last:
             return Dropped("repeat")
-        if number > self.last + 1 and self._doubted != number:
-            self._doubted = number
-            return OpenAgain("disorder")
+        if number > self.last + 1 and not self._sparse:
+            if self._doubted != number:
+                self._doubted = number
+                return OpenAgain("disorder")
+            self._sparse = True
         return Ended(number) if kind in END_EVENTS else self._tell(kind, number, event, size_bytes)
 
     def _tell(self, kind: str, number: int, event: dict[str, Any], size_bytes: int) -> Told | TooMuch:

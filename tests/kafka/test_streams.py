@@ -54,6 +54,11 @@ def streamed(client: openai.OpenAI, run_s: float, output_bytes: int = 0, **metad
     return client.responses.create(**ASKED, stream=True, metadata=asked)
 
 
+def read_on(stream: Iterator[Any], events: list[Any]) -> None:
+    for event in stream:
+        events.append(event)  # noqa: PERF402 - what came before an error counts
+
+
 def joined(events: list[Any]) -> str:
     return "".join(event.delta for event in events if event.type == TEXT)
 
@@ -179,6 +184,22 @@ def test_a_worker_is_killed_in_the_middle_and_another_goes_on(running: Running) 
         events += stream
         assert_whole(events)
         assert running.creates_of(response_id, "acme") == 1
+
+
+def test_the_receiver_is_killed_in_the_middle_and_the_stream_goes_on_behind_the_last_event(running: Running) -> None:
+    with running.client("acme", max_retries=20) as client:
+        events: list[Any] = []
+        stream = iter(streamed(client, run_s=3))
+        while not joined(events):
+            events.append(next(stream))
+        pid = running.system.supervisor.pid("serve")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(openai.APIConnectionError):
+            read_on(stream, events)
+        last = events[-1].sequence_number
+        events += client.responses.retrieve(events[0].response.id, stream=True, starting_after=last)
+        assert_whole(events)
 
 
 def test_a_job_of_backstops_own_door_is_streamed_too(running: Running) -> None:

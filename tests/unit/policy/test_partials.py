@@ -36,6 +36,7 @@ def test_what_leaves_numbers_out_is_disorder_at_first_and_the_providers_way_at_t
     assert told.take(delta(2), 1) == OpenAgain("disorder")
     assert told.take(delta(2), 1) == Told(delta(2), 1)
     assert told.take(delta(1), 1) == Dropped("repeat")
+    assert told.take(delta(5), 1) == Told(delta(5), 1), "and is not doubted any more"
 
 
 def test_disorder_that_mends_itself_loses_nothing() -> None:

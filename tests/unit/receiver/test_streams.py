@@ -51,6 +51,7 @@ class Stage:
         self.reads = reads
         self.changes = changes
         self.client = client
+        door.app[LIVE].caught_up = True
 
     def tell(self, job_id: str, start: int, end: int, attempt: int = 1, **changed: Any) -> None:
         """Events `start` up to `end`, without it; at 9 it is the terminal one."""
@@ -258,6 +259,18 @@ def test_who_leaves_stops_nothing_and_who_repeats_a_create_gets_its_stream() -> 
         s.ends(response_id)
         assert numbers(await rest_of(again.parse())) == list(range(10))
         assert len(submitted(s.door)) == 1
+
+    on_stage(story)
+
+
+def test_a_process_that_has_just_started_says_come_again_and_not_that_it_is_gone() -> None:
+    async def story(s: Stage) -> None:
+        response_id, stream = await s.created()
+        await stream.close()
+        s.door.app[LIVE].caught_up = False
+        with pytest.raises(openai.InternalServerError) as refused:
+            await s.client.responses.retrieve(response_id, stream=True, starting_after=3)
+        assert (refused.value.status_code, refused.value.code) == (503, "streams_unavailable")
 
     on_stage(story)
 
