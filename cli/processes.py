@@ -6,12 +6,13 @@ import signal
 from runtime import failpoints
 from runtime.clock import NowMs, make_clock
 from runtime.errors import ConfigurationError
+from runtime.heap import settle_heap
 from runtime.logs import configure, get_logger
 from runtime.settings import RuntimeSettings
 
 
 def prepare(settings: RuntimeSettings, process: str) -> NowMs:
-    """Route the logs, arm what tests armed; the clock of the process.
+    """Route the logs, arm what tests armed, settle the heap; the clock of the process.
 
     :raises ConfigurationError: a failpoint that does not exist, or a wrong clock without failpoints.
     """
@@ -24,6 +25,7 @@ def prepare(settings: RuntimeSettings, process: str) -> NowMs:
         get_logger(process).warning("failpoints_armed", failpoints=failpoints.armed())
     elif settings.clock_offset_ms:
         raise ConfigurationError("BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS")
+    settle_heap()
     return make_clock(settings.clock_offset_ms)
 
 

@@ -17,6 +17,7 @@ from runtime.chance import random_hex
 from runtime.clock import make_clock
 from runtime.errors import BackstopError, ConfigurationError
 from runtime.health import HealthServer
+from runtime.heap import settle_heap
 from runtime.logs import configure, get_logger
 from runtime.publisher import KafkaPublisher
 
@@ -80,6 +81,7 @@ def main() -> int:
             raise ConfigurationError(str(error)) from None
         if failpoints.armed():
             log.warning("failpoints_armed", failpoints=failpoints.armed())
+        settle_heap()
         uvloop.run(run(settings))
     except ValidationError as error:
         print(f"backstop receiver: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -85,6 +86,9 @@ def main() -> int:
     except ConfigError as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2
+    # What the imports made lives as long as we do: no collection need look through it again.
+    gc.collect()
+    gc.freeze()
     uvloop.run(_run(config, host, port, port_file))
     return 0
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from runtime import failpoints
 from runtime.clock import make_clock
 from runtime.errors import BackstopError, ConfigurationError
+from runtime.heap import settle_heap
 from runtime.logs import configure
 from runtime.topics import require_topics
 from streams.app import Worker
@@ -38,6 +39,7 @@ def main() -> int:
         settings = StreamSettings()
         configure(settings.log_format, settings.log_level, "worker")
         _arm(settings)
+        settle_heap()
         uvloop.run(run(settings))
     except ValidationError as error:
         print(f"settings: {error}", file=sys.stderr)
