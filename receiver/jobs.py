@@ -137,7 +137,7 @@ class JobDoor:
     async def cancel(self, request: web.Request) -> web.Response:
         limits = self._limits
         tenant = tenant_of(request)
-        given = _path_job_id(request)
+        given = path_job_id(request)
         body = await read_body(request, bytes_max=limits.cancel_bytes_max, within_s=limits.submit_body_s)
         if body:
             require_json(request)
@@ -192,7 +192,7 @@ def idempotency_key(request: web.Request) -> str | None:
     return values[0]
 
 
-def _path_job_id(request: web.Request) -> str:
+def path_job_id(request: web.Request) -> str:
     try:
         return _GIVEN_JOB_ID.validate_python(request.match_info["job_id"])
     except ValidationError:

@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import Field, StringConstraints
 
 from receiver.identity import tenant_of
+from receiver.jobs import path_job_id
 from receiver.limits import Limits
 from receiver.live.history import JobHistory
 from receiver.live.live import Live, listening, reads_away
@@ -137,7 +138,7 @@ class JobStreamDoor:
         self._now_ms = now_ms
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        tenant, given = tenant_of(request), request.match_info["job_id"]
+        tenant, given = tenant_of(request), path_job_id(request)
         try:
             asked = query_of(request, OutputQuery)
         except BadParameterError as error:

@@ -379,8 +379,9 @@ def test_a_jobs_stream_is_there_right_after_its_submission_and_nowhere_for_other
             text = await answer.text()
         assert "partial" not in text
         assert "event: result" in text
-        status, document, _ = await s.door.call("GET", "/v1/jobs/job_3/stream")
-        assert (status, document["code"]) == (404, "job_not_found")
+        for named, code in (("job_3", "job_not_found"), ("globex:job_1", "not_found"), ("%00", "not_found")):
+            status, document, _ = await s.door.call("GET", f"/v1/jobs/{named}/stream")
+            assert (status, document["code"]) == (404, code)
 
     on_stage(story)
 
