@@ -54,7 +54,7 @@ STREAM: Final = Route(
         Answer(200, "The events, up to the job's result.", ServerSentEvent, EVENT_STREAM),
         Answer(204, "The result was seen: do not come back."),
     ),
-    problems={404: ("job_not_found",), 503: ("reads_unavailable", "too_many_streams")},
+    problems={404: ("job_not_found", "not_found"), 503: ("reads_unavailable", "too_many_streams")},
 )  # fmt: skip
 
 

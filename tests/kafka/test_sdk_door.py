@@ -268,6 +268,8 @@ def test_another_tenants_job_is_on_no_route(running: Running) -> None:
             await asked_over_http(running, "globex", path, 404)
         await asked_over_http(running, "globex", f"/v1/jobs/acme:{created.id}", 404)
         await asked_over_http(running, "globex", f"/v1/jobs/{created.id}/events", 404)
+        await asked_over_http(running, "globex", f"/v1/jobs/{created.id}/stream", 404)
+        await asked_over_http(running, "globex", f"/v1/responses/{created.id}?stream=true", 404)
         await asked_over_http(running, "globex", "/v1/sessions/chat-1/events", 404)
         for method, rest in (("POST", "/cancel"), ("DELETE", "")):
             await asked_over_http(running, "globex", f"/v1/responses/{created.id}{rest}", 404, method)
