@@ -26,6 +26,7 @@ from runtime.errors import ConfigurationError
 from runtime.keys import write_private
 from runtime.settings import RuntimeSettings
 from runtime.topics import create_topics, delete_topics, refuse_fatal
+from runtime.webhook_settings import is_here
 
 PORT_PREFERRED = 8080
 PROBE_TIMEOUT_S = 2.0
@@ -259,14 +260,15 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         "BACKSTOP_WEBHOOK_SECRETS": places.webhook_secret,
         "BACKSTOP_LOG_FORMAT": shape.environment.get("BACKSTOP_LOG_FORMAT", "console"),
         **provider,
-        **(_webhooks(shape) if shape.webhooks else {}),
+        **(_webhooks(shape, runtime.kafka_bootstrap_servers) if shape.webhooks else {}),
         **shape.settings,
     }
 
 
-def _webhooks(shape: Shape) -> dict[str, str]:
+def _webhooks(shape: Shape, bootstrap: str) -> dict[str, str]:
     """What both the receiver and the sender need. A key that is drawn stays with the data that it belongs to."""
-    settings = {"BACKSTOP_OUTGOING_LOOPBACK": "true"}  # what is tried out runs beside us
+    # What is tried out runs beside us; with somebody else's broker that is refused.
+    settings = {"BACKSTOP_OUTGOING_LOOPBACK": "true"} if is_here(bootstrap) else {}
     if not shape.environment.get("BACKSTOP_OUTGOING_KEYS"):
         kept = shape.folder / "outgoing.key"
         if not kept.exists():

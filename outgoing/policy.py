@@ -37,7 +37,7 @@ Outcome = Answered | Unanswered
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`waits_ms[n]`: before attempt n + 1 (the first is usually 0). As many attempts as there are waits."""
+    """`waits_ms[n]`: between attempts n + 1 and n + 2. The first is made at once."""
 
     waits_ms: tuple[int, ...]
     jitter: float = 0.1
@@ -46,7 +46,7 @@ class RetryPolicy:
 
     @property
     def attempts_max(self) -> int:
-        return len(self.waits_ms)
+        return len(self.waits_ms) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def judge(pending: Pending, delivery_id: str, outcome: Outcome, policy: RetryPol
         dead_by: DeadBy = "gone" if gone else "gave_up"
         dead = DeliveryDead(**named, attempt=attempt, dead_by=dead_by, failed_by=failed_by, status=status)
         return Verdict(dead, gone, hold_until_ms)
-    wait_ms = policy.waits_ms[attempt]
+    wait_ms = policy.waits_ms[attempt - 1]
     next_at_ms = now_ms + wait_ms + int(wait_ms * policy.jitter * share(f"{delivery_id}/{attempt}"))
     failed = DeliveryFailed(
         **named, attempt=attempt, next_at_ms=max(next_at_ms, hold_until_ms), failed_by=failed_by, status=status

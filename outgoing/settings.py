@@ -8,8 +8,8 @@ from pydantic_settings import NoDecode
 from outgoing.policy import RetryPolicy
 from runtime.webhook_settings import WebhookSettings
 
-RETRY_WAITS_S = (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""As Standard Webhooks recommends: ten attempts in a little over three days."""
+RETRY_WAITS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""As Standard Webhooks recommends: with the first attempt, which is made at once, ten in a little over three days."""
 
 DAYS_KEPT_S = 21 * 86_400
 """Below the retention of `deliveries`: what still waits must still stand there."""
@@ -18,7 +18,7 @@ DAYS_KEPT_S = 21 * 86_400
 class OutgoingSettings(WebhookSettings):
     outgoing_retry_waits_s: Annotated[tuple[float, ...], NoDecode] = Field(
         default=RETRY_WAITS_S,
-        description="Seconds before each attempt of a delivery, comma-separated; as many attempts as there are waits.",
+        description="Seconds between the attempts of a delivery, comma-separated; the first attempt is made at once.",
     )
     outgoing_timeout_ms: int = Field(
         default=15_000, ge=100, le=60_000, description="Time of one attempt, from the name to the end of the answer."
@@ -54,8 +54,8 @@ class OutgoingSettings(WebhookSettings):
     @field_validator("outgoing_retry_waits_s")
     @classmethod
     def _are_waits(cls, waits: tuple[float, ...]) -> tuple[float, ...]:
-        if not 1 <= len(waits) <= 50 or not all(0 <= wait <= 7 * 86_400 for wait in waits):
-            raise ValueError("1 to 50 waits, each from 0 s to 7 days")
+        if len(waits) > 50 or not all(0 <= wait <= 7 * 86_400 for wait in waits):
+            raise ValueError("50 waits at most, each from 0 s to 7 days")
         if sum(waits) > DAYS_KEPT_S:
             raise ValueError("all waits together may be 21 days")
         return waits

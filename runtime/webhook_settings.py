@@ -10,6 +10,12 @@ from runtime.errors import ConfigurationError
 from runtime.settings import CommaList, RuntimeSettings
 
 
+def is_here(bootstrap_servers: str) -> bool:
+    """Whether all these brokers are on this machine, as they are in development."""
+    hosts = [server.strip().rpartition(":")[0].strip("[]") for server in bootstrap_servers.split(",")]
+    return all(map(is_loopback_host, hosts))
+
+
 class WebhookSettings(RuntimeSettings):
     """Environment: `BACKSTOP_<NAME>`."""
 
@@ -50,8 +56,7 @@ class WebhookSettings(RuntimeSettings):
 
     def egress_rules(self) -> EgressRules:
         """:raises ConfigurationError: this machine is allowed, and this is no development system."""
-        brokers = [server.strip().rpartition(":")[0].strip("[]") for server in self.kafka_bootstrap_servers.split(",")]
-        if self.outgoing_loopback and not all(map(is_loopback_host, brokers)):
+        if self.outgoing_loopback and not is_here(self.kafka_bootstrap_servers):
             raise ConfigurationError(
                 "BACKSTOP_OUTGOING_LOOPBACK is for development: with a broker that is not on this machine, tenants could reach "
                 "what runs beside it"

@@ -78,7 +78,7 @@ def attempted(
     sender: Any = scene.post
     attempts = Attempts(
         turns=scene.turns, find=open_ones.get, sender=sender, endpoints=Endpoints(book, later), secrets=KEYS,
-        publisher=scene.publisher, policy=RetryPolicy((0, 1_000)), waiting_max=waiting_max, now_ms=lambda: NOW_MS,
+        publisher=scene.publisher, policy=RetryPolicy((1_000,)), waiting_max=waiting_max, now_ms=lambda: NOW_MS,
         metrics=OutgoingMetrics(CollectorRegistry()),
     )  # fmt: skip
     for delivery_id in open_ones:

@@ -9,7 +9,7 @@ from outgoing.settings import RETRY_WAITS_S, OutgoingSettings
 from schemas.deliveries import DeliveryDead, DeliveryDone, DeliveryFailed
 from tests.unit.outgoing.facts import DELIVERY, DELIVERY_ID, NOW_MS, pending
 
-POLICY = RetryPolicy((0, 5_000, 300_000), jitter=0.0)
+POLICY = RetryPolicy((5_000, 300_000), jitter=0.0)
 
 
 def judged(outcome: Outcome, attempts: int = 0, policy: RetryPolicy = POLICY) -> Verdict:
@@ -86,7 +86,7 @@ def test_retry_after_is_read_in_each_form_and_never_raises(header: str | None, w
 
 
 def test_jitter_is_derived_and_stays_within_its_share() -> None:
-    policy = RetryPolicy((0, 100_000), jitter=0.1)
+    policy = RetryPolicy((100_000,), jitter=0.1)
     waits = set()
     for number in range(50):
         fact = judge(pending(), f"whd_{number:032x}", Answered(500), policy, NOW_MS).fact
@@ -104,10 +104,11 @@ def test_the_schedule_is_that_of_standard_webhooks() -> None:
     policy = OutgoingSettings().retry_policy()
     assert policy.waits_ms == tuple(wait * 1000 for wait in RETRY_WAITS_S)
     assert policy.attempts_max == 10
-    assert OutgoingSettings(outgoing_retry_waits_s="0,0.5,2").retry_policy().waits_ms == (0, 500, 2_000)  # type: ignore[arg-type]
+    assert OutgoingSettings(outgoing_retry_waits_s="").retry_policy().attempts_max == 1  # type: ignore[arg-type]
+    assert OutgoingSettings(outgoing_retry_waits_s="0,0.5, 2").retry_policy().waits_ms == (0, 500, 2_000)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("waits", ["", "-1", "700000", ",".join(["604800"] * 4), ",".join(["0"] * 51)])
+@pytest.mark.parametrize("waits", ["-1", "700000", ",".join(["604800"] * 4), ",".join(["0"] * 51)])
 def test_a_schedule_that_cannot_be_kept_is_refused(waits: str) -> None:
     with pytest.raises(ValueError, match="waits"):
         OutgoingSettings(outgoing_retry_waits_s=waits)  # type: ignore[arg-type]
