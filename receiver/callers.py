@@ -74,7 +74,9 @@ class CallerDoor:
         body = await read_body(request, bytes_max=self._limits.cancel_bytes_max, within_s=self._limits.submit_body_s)
         asked = parse_body(TicketBody, body, self._limits.submit_depth_max)
         if not STREAM_PATH.fullmatch(asked.path):
-            wrong = FieldError("#/path", "is not /v1/events, /v1/jobs/ID/events or /v1/sessions/ID/events")
+            wrong = FieldError(
+                "#/path", "is not /v1/events, /v1/jobs/ID/events, /v1/jobs/ID/stream or /v1/sessions/ID/events"
+            )
             raise Refusal(Problem(422, "no_stream", "Tickets are for live streams.", errors=(wrong,)))
         ticket = self._tickets.issue(caller, URL(asked.path, encoded=True).path)
         document: TicketDocument = {"object": "ticket", "ticket": ticket.text, "expires_at_ms": ticket.expires_at_ms}

@@ -140,7 +140,7 @@ const FINDINGS = {
   jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`, "A worker is down, or does not come after."],
   jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action ahead`, "Nothing will move them by itself."],
   jobs_finishing_too_long: (found) => [`${count(found.count, "job")} ended without a published result`, "The worker of that partition publishes it."],
-  dead_letters: (found) => [`${count(found.count, "dead letter")} in the last hour`, "Records that could not be taken; each waits for a decision."],
+  dead_letters: (found) => [`${count(found.count, "dead letter")} in the last hour`, "Records that could not be taken."],
   webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not come`, "Ends are found by looking: later, but none is lost."],
 };
 

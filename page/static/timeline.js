@@ -1,6 +1,6 @@
 // A job's facts as sentences, as lanes in a picture, and as a table that says the same.
 import { h, put, s } from "./dom.js";
-import { clock, span } from "./words.js";
+import { clock, count, span } from "./words.js";
 
 const LABEL = 84;
 const LANE = 30;
@@ -17,7 +17,7 @@ const KINDS = {
   attempt_accepted: ["Attempt", "up", "go", (f) => `${of(f)} accepted as ${f.response_id}${f.adopted ? ", adopted" : ""}`],
   attempt_rejected: ["Attempt", "cross", "bad", (f) => `${of(f)} refused: ${f.code ?? f.blame}${f.http_status ? `, HTTP ${f.http_status}` : ""}`],
   attempt_unknown: ["Attempt", "ask", "warn", (f) => `${of(f)} unheard: ${f.reason}`],
-  attempt_settled: ["Attempt", "flag", "go", (f) => `${of(f)} ended: ${f.status}${f.code ? ` (${f.code})` : ""}, found by ${f.found_by} after ${f.looks ?? 0} looks`],
+  attempt_settled: ["Attempt", "flag", "go", (f) => `${of(f)} ended: ${f.status}${f.code ? ` (${f.code})` : ""}, found by ${f.found_by} after ${count(f.looks ?? 0, "look")}`],
   webhook_received: ["Webhook", "diamond", "ok", (f) => `webhook ${f.event_type}`],
   response_claimed: ["Look", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
   response_observed: ["Look", "dot", "go", (f) => `look: ${f.status ?? f.outcome}${f.code ? ` (${f.code})` : ""}`],
@@ -105,9 +105,9 @@ export function drawTimeline(holder, job, entries, untilMs) {
   put(holder, [picture, said]);
 }
 
-/** Round places on an axis of `length` ms, about 90 px apart. */
+/** Round places on an axis of `length` ms, at least 64 px apart. */
 function ticks(length, width) {
-  const rough = length / Math.max(2, width / 90);
+  const rough = length / Math.max(2, width / 64);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
   return Array.from({ length: Math.floor(length / step) + 1 }, (_, n) => n * step).filter((at) => at < length * 0.97);

@@ -33,7 +33,8 @@ def streams(app: web.Application) -> None:
     async def whose(request: web.Request) -> web.Response:
         return web.json_response(caller_of(request).tenant)
 
-    for path in ("/v1/events", "/v1/jobs/{job_id}/events", "/v1/sessions/{session_id}/events", "/v1/jobs/{job_id}"):
+    jobs = [f"/v1/jobs/{{job_id}}{rest}" for rest in ("", "/events", "/stream")]
+    for path in ("/v1/events", "/v1/sessions/{session_id}/events", *jobs):
         app.router.add_get(path, whose)
 
 
@@ -62,7 +63,9 @@ def test_a_ticket_opens_its_stream_once(ring: Ring) -> None:
     with_door(story, keys_file=ring.path, add_routes=streams)
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/a%3Ab/events", "/v1/sessions/chat%201/events"])
+@pytest.mark.parametrize(
+    "path", ["/v1/events", "/v1/jobs/a%3Ab/events", "/v1/jobs/a/stream", "/v1/sessions/chat%201/events"]
+)
 def test_a_path_is_the_same_however_it_is_written(ring: Ring, path: str) -> None:
     acme = ring.add("acme", {"read"})
 
