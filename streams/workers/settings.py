@@ -77,7 +77,10 @@ class WorkerSettings(RuntimeSettings):
         default=20, ge=0, le=1_000, description="How long partial output is gathered before it is passed on."
     )
     stream_silence_ms: int = Field(
-        default=60_000, ge=100, le=600_000, description="A stream that says nothing for so long is opened again."
+        default=600_000,
+        ge=100,
+        le=3_600_000,
+        description="A stream that says nothing for so long is opened again; the provider may refuse that for a response over 5 minutes old.",
     )
     stream_event_bytes_max: int = Field(
         default=262_144, ge=1_024, le=1_000_000, description="A larger event ends the partial output of its response."
