@@ -18,6 +18,8 @@ from tests.torture.rig import Rig
 
 Tell = Callable[[str], None]
 
+REBUILD_MET_WITHIN_S = 20.0
+
 WAVE = {"create_429_requests": 0.4, "create_429_tokens": 0.2, "create_503_overloaded": 0.1, "look_429": 0.3}
 
 
@@ -167,8 +169,10 @@ class Schedule:
             stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            async with asyncio.timeout(20):
-                self.done.rebuild_kills += await process.wait() == -9
+            # Not met in time, on a slow machine: then it is ended like this, and the schedule goes on.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REBUILD_MET_WITHIN_S):
+                    self.done.rebuild_kills += await process.wait() == -9
         finally:
             if process.returncode is None:
                 process.kill()
