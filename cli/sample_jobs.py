@@ -27,6 +27,9 @@ TASKS: Final = (
     "Translate and check",
     "Explain to a newcomer",
 )
+STREAMED: Final = 8
+"""Of so many jobs two ask for partial output, one over each door."""
+
 TRY_AGAIN_S: Final = 0.5
 CONCURRENCY: Final = 16
 
@@ -38,7 +41,11 @@ def sample(name: str, number: int, timeout_ms: int, retries_max: int) -> Submit:
     task, subject = TASKS[number % len(TASKS)], SUBJECTS[number % len(SUBJECTS)]
     return Submit(
         job_id=f"{name}-{number:05d}",
-        request={"model": MODELS[number % len(MODELS)], "input": f"{task} {subject} (sample {number})."},
+        request={
+            "model": MODELS[number % len(MODELS)],
+            "input": f"{task} {subject} (sample {number}).",
+            **({"stream": True} if number % STREAMED < 2 else {}),
+        },
         timeout_ms=timeout_ms,
         retries_max=retries_max,
         session_id=f"{name}-session-{number % 10}",
