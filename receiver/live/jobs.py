@@ -17,7 +17,7 @@ from receiver.jobs import path_job_id
 from receiver.limits import Limits
 from receiver.live.history import JobHistory
 from receiver.live.live import Live, listening, reads_away
-from receiver.live.serving import serve_events
+from receiver.live.serving import is_recent, serve_events
 from receiver.problems import Problem, Refusal
 from receiver.reads import JobReads, ReadsAwayError, SeenJob
 from receiver.submissions import APPEAR_POLL_S, Submissions
@@ -58,7 +58,7 @@ STREAM: Final = Route(
 )  # fmt: skip
 
 
-class JobView:
+class OutputView:
     """What one listener has seen of a job. Numbers are the provider's."""
 
     def __init__(self, given_job_id: str, attempt: int = 0, number: int = -1) -> None:
@@ -149,7 +149,7 @@ class JobStreamDoor:
         if place == END_ID:
             return web.Response(status=204)
         found = _PLACE.fullmatch(place or "")
-        view = JobView(given, int(found[1]), int(found[2])) if found is not None else JobView(given)
+        view = OutputView(given, int(found[1]), int(found[2])) if found is not None else OutputView(given)
 
         async def look() -> SeenJob | None:
             try:
@@ -164,7 +164,7 @@ class JobStreamDoor:
             )
 
     def _is_recent(self, ended: SeenJob) -> bool:
-        return ended.result is not None and is_recent(ended.result, self._now_ms(), self._limits)
+        return ended.result is not None and is_recent(ended.result.timings.finished_at_ms, self._now_ms(), self._limits)
 
     async def _must_exist(self, tenant: str, job_id: str, given: str) -> None:
         """:raises Refusal: 404, or 503 where nobody can tell. A job that another process took a moment ago is waited for."""
@@ -181,10 +181,6 @@ class JobStreamDoor:
             if loop.time() >= deadline_s:
                 raise _no_such_job()
             await asyncio.sleep(APPEAR_POLL_S)
-
-
-def is_recent(result: JobResult, now_ms: int, limits: Limits) -> bool:
-    return now_ms - result.timings.finished_at_ms <= limits.stream_recent_s * 1000
 
 
 def _no_such_job() -> Refusal:

@@ -67,6 +67,11 @@ async def serve_events(
     return response
 
 
+def is_recent(finished_at_ms: int, now_ms: int, limits: Limits) -> bool:
+    """Whether the last of its partial output may still be on its way."""
+    return now_ms - finished_at_ms <= limits.stream_recent_s * 1000
+
+
 async def _follow(
     response: web.StreamResponse, listener: Listener, view: View[E], look: Callable[[], Awaitable[E | None]],
     limits: Limits, recent: Callable[[E], bool],

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from receiver.limits import Limits
 from receiver.live.live import Listener, Live, listening
-from receiver.live.serving import View, serve_events
+from receiver.live.serving import View, is_recent, serve_events
 from receiver.problems import SECURITY_HEADERS, unavailable
 from receiver.reads import ReadsAwayError
 from receiver.sdk.creates import refusal
@@ -87,4 +87,4 @@ class ResponseStreams:
 
     def _is_recent(self, ended: Shown) -> bool:
         at_ms = ended.finished_at_ms
-        return at_ms is not None and self._now_ms() - at_ms <= self._limits.stream_recent_s * 1000
+        return at_ms is not None and is_recent(at_ms, self._now_ms(), self._limits)

@@ -31,7 +31,7 @@ MARK = b'"stream":true'
 
 
 class Follower:
-    """All methods in one loop. `rebuilt` and `written` never raise and never wait."""
+    """All methods in one loop. `rebuilt` and `written` never wait."""
 
     def __init__(
         self,
@@ -71,12 +71,17 @@ class Follower:
             self._want(followed)
 
     def written(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        for key, row in rows.items():
-            followed = _followed(partition, key, row)
-            if followed is not None:
-                self._want(followed)
-            elif (response_id := key.decode()) in self._wanted:
-                self._let_go(response_id, LINGER_S)
+        """A bug in here must not end the fold that has just written these rows."""
+        try:
+            for key, row in rows.items():
+                followed = _followed(partition, key, row)
+                if followed is not None:
+                    self._want(followed)
+                elif (response_id := key.decode()) in self._wanted:
+                    self._let_go(response_id, LINGER_S)
+        except Exception as error:
+            self._metrics.failed.inc()
+            log.error("follower_failed", error_type=type(error).__name__)
 
     async def run(self, stop: asyncio.Event, streams: OpenAIStreams, rate: LookRate) -> None:
         """Until `stop` is set; what is being followed then is left to whoever owns the partition next."""
