@@ -34,7 +34,8 @@ export async function ask(path, { method = "GET", body, signal, key } = {}) {
     throw new Problem(0, "away", "Backstop does not answer. Jobs that it took go on; this page tries again.");
   }
   const said = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Problem(answer.status, said?.code ?? "unknown", said?.detail ?? `It answered ${answer.status}.`);
+  if (!answer.ok) throw new Problem(answer.status, said?.code ?? "unknown",
+    said?.detail ?? `It answered ${answer.status}.`);
   if (said?.object === "attention") setClock(said.at_ms);
   answered();
   return said;
@@ -44,8 +45,9 @@ export const jobPath = (id, rest = "") => `/v1/jobs/${encodeURIComponent(id)}${r
 export const sessionPath = (id, rest = "") => `/v1/sessions/${encodeURIComponent(id)}${rest}`;
 
 /**
- * Follow a live stream until the function that is returned is called. Each connection takes a ticket of its own, and goes on
- * after the last event that was seen. `on.job(job)`, `on.gap()` (read afresh), `on.state("live" | "away")`.
+ * Follow a live stream until the function that is returned is called. Each connection takes a ticket of its own, and goes
+ * on after the last event that was seen. `on.job(job)`, `on.gap()`: read afresh; `on.state("live" | "away")`;
+ * `on.refused(problem)`: the key is not valid any more.
  */
 export function follow(path, on) {
   let [source, last, timer, tries, ended] = [null, null, null, 0, false];
@@ -55,8 +57,8 @@ export function follow(path, on) {
       const { ticket } = await ask("/v1/tickets", { method: "POST", body: { path } });
       if (ended) return;
       source = new EventSource(`${path}?${new URLSearchParams(last ? { ticket, last_event_id: last } : { ticket })}`);
-    } catch {
-      return again();
+    } catch (error) {
+      return error.status === 401 ? on.refused(error) : again();
     }
     source.addEventListener("open", () => {
       tries = 0;

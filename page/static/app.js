@@ -42,7 +42,8 @@ function route() {
       else link.removeAttribute("aria-current");
     }
     shown = { stop: [] };
-    return put(main, view({ id, query: new URLSearchParams(search), scopes: new Set(caller.scopes), ...handles(shown) }));
+    return put(main, view({ id, query: new URLSearchParams(search), scopes: new Set(caller.scopes),
+      ...handles(shown) }));
   }
   put(main, h("p", { class: "empty" }, "There is nothing at this address. ", h("a", { href: "#/jobs" }, "All jobs")));
 }
@@ -53,7 +54,11 @@ function handles(mine) {
     onLeave: (stop) => (mine === shown ? mine.stop.push(stop) : stop()),
     fail: (error) => mine === shown && fail(error),
     follow: (path, on) => {
-      const stop = follow(path, { ...on, state: (state) => mine === shown && live(state) });
+      const stop = follow(path, {
+        ...on,
+        state: (state) => mine === shown && live(state),
+        refused: (error) => mine === shown && fail(error),
+      });
       mine.stop.push(stop);
       return () => {
         stop();
@@ -145,7 +150,8 @@ function signIn(why) {
     h("h1", {}, "Sign in"),
     why && h("p", { class: "problem", role: "alert" }, why),
     h("label", { for: "key" }, "API key"), field,
-    h("p", { class: "hint" }, "It needs the scope ", h("code", {}, "read"), ". It stays in this tab, and goes when the tab does."),
+    h("p", { class: "hint" }, "It needs the scope ", h("code", {}, "read"),
+      ". It stays in this tab, and goes when the tab does."),
     h("button", { class: "primary" }, "Sign in"),
     h("p", { class: "hint" }, "None yet? ", h("code", {}, "backstop keys create --tenant NAME --scopes submit,read"))));
   field.focus();
@@ -172,6 +178,7 @@ at("theme").addEventListener("click", () => {
 });
 
 const ROWS = "[data-row]";
+let moves = 0; // within the page: without one, there is nothing of ours to go back to
 
 function move(step) {
   const rows = [...main.querySelectorAll(ROWS)];
@@ -188,7 +195,7 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, textarea, select");
   if (event.key === "Escape") {
     if (typing) event.target.blur();
-    else if (/^#\/[^/]+\/./.test(location.hash)) history.length > 1 ? history.back() : (location.hash = "#/jobs");
+    else if (/^#\/[^/]+\/./.test(location.hash)) moves ? history.back() : (location.hash = "#/jobs");
   } else if (!typing && KEYS[event.key]) {
     event.preventDefault();
     KEYS[event.key]();
@@ -196,5 +203,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 setInterval(tick, 1_000);
-window.addEventListener("hashchange", route);
+window.addEventListener("hashchange", () => {
+  moves += 1;
+  route();
+});
 start();

@@ -5,15 +5,17 @@ import { span } from "./words.js";
 const [LEFT, BOTTOM, TOP] = [34, 20, 8];
 const MARKS = [100, 1_000, 10_000, 60_000, 600_000, 3_600_000];
 
-/** The share of all that took no longer than a time, for each of `series` (counts between `edges`), over a logarithmic axis. */
+/** The share that took no longer than a time, for each of `series` (counts between `edges`); the time is logarithmic. */
 export function ecdf(series, edges, width, label) {
   const height = 190;
   const used = Math.max(...series.map(({ counts }) => counts.findLastIndex((count) => count > 0)), 4);
-  const least = Math.min(...series.map(({ counts, n }) => (n ? counts.findIndex((count) => count > 0) : edges.length)), used - 4);
+  const least = Math.min(...series.map(({ counts, n }) => (n ? counts.findIndex((count) => count > 0) : edges.length)),
+    used - 4);
   const [from, to] = [Math.log(edges[Math.max(0, least)] / 1.5), Math.log(edges[Math.min(used, edges.length - 1)])];
   const x = (ms) => LEFT + ((Math.log(ms) - from) / (to - from)) * (width - LEFT - 8);
   const y = (part) => TOP + (1 - part) * (height - TOP - BOTTOM);
-  const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": label });
   for (const part of [0, 0.5, 0.9, 1]) {
     picture.append(s("line", { class: "grid", x1: LEFT, x2: width - 8, y1: y(part), y2: y(part) }),
       s("text", { class: "axis", x: LEFT - 6, y: y(part) + 4, "text-anchor": "end" }, `${100 * part}`));
@@ -22,7 +24,8 @@ export function ecdf(series, edges, width, label) {
   for (const ms of MARKS.flatMap((mark) => [mark, 3 * mark]).sort((a, b) => a - b)) {
     if (Math.log(ms) < from || Math.log(ms) > to || x(ms) - last < 44) continue;
     last = x(ms);
-    picture.append(s("line", { class: "grid", x1: x(ms), x2: x(ms), y1: TOP, y2: height - BOTTOM }), s("text", { class: "axis", x: x(ms), y: height - 5, "text-anchor": "middle" }, span(ms)));
+    picture.append(s("line", { class: "grid", x1: x(ms), x2: x(ms), y1: TOP, y2: height - BOTTOM }),
+      s("text", { class: "axis", x: x(ms), y: height - 5, "text-anchor": "middle" }, span(ms)));
   }
   series.forEach(({ counts, n }, number) => {
     if (!n) return;
@@ -47,25 +50,34 @@ export function bars(found, from, to, width) {
   const periods = Math.max(1, Math.ceil((to - first) / found.period_ms));
   const step = (width - LEFT - 8) / periods;
   const tall = (n) => (n / most) * (height - TOP - BOTTOM);
-  const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Ends by how they were found, over time" });
-  picture.append(s("defs", {}, s("pattern", { id: "missed", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-    s("rect", { class: "missed-ground", width: 6, height: 6 }), s("rect", { class: "missed-line", width: 2.5, height: 6 }))));
+  const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": "Ends by how they were found, over time" });
+  picture.append(s("defs", {}, s("pattern", { id: "missed", width: 6, height: 6, patternUnits: "userSpaceOnUse",
+    patternTransform: "rotate(45)" },
+    s("rect", { class: "missed-ground", width: 6, height: 6 }),
+      s("rect", { class: "missed-line", width: 2.5, height: 6 }))));
   for (const part of [0, most]) {
-    picture.append(s("line", { class: "grid", x1: LEFT, x2: width - 8, y1: height - BOTTOM - tall(part), y2: height - BOTTOM - tall(part) }),
+    picture.append(s("line", { class: "grid", x1: LEFT, x2: width - 8, y1: height - BOTTOM - tall(part),
+      y2: height - BOTTOM - tall(part) }),
       s("text", { class: "axis", x: LEFT - 6, y: height - BOTTOM - tall(part) + 4, "text-anchor": "end" }, part));
   }
   for (const period of found.periods) {
     const left = LEFT + ((period.from_ms - first) / found.period_ms) * step;
     let base = height - BOTTOM;
-    for (const [kind, n] of [["webhook", period.webhook], ["look", period.look - period.missed], ["missed", period.missed]]) {
+    for (const [kind, n] of [["webhook", period.webhook], ["look", period.look - period.missed],
+      ["missed", period.missed]]) {
       if (!n) continue;
       base -= tall(n);
-      picture.append(s("rect", { class: `part ${kind}`, x: left + 0.5, y: base, width: Math.max(1, step - 1), height: tall(n) }, s("title", {}, `${n} ${kind}`)));
+      picture.append(s("rect", { class: `part ${kind}`, x: left + 0.5, y: base, width: Math.max(1, step - 1),
+        height: tall(n) }, s("title", {}, `${n} ${kind}`)));
     }
   }
-  const name = (at) => new Date(at).toLocaleString("en-GB", to - from > 90_000_000 ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit" });
+  const name = (at) => new Date(at).toLocaleString("en-GB", to - from > 90_000_000 ? { day: "numeric", month: "short" }
+    : { hour: "2-digit", minute: "2-digit" });
   for (const [at, anchor] of [[first, "start"], [(first + to) / 2, "middle"], [to, "end"]]) {
-    picture.append(s("text", { class: "axis", x: LEFT + ((at - first) / (periods * found.period_ms)) * (width - LEFT - 8), y: height - 5, "text-anchor": anchor }, name(at)));
+    picture.append(s("text",
+      { class: "axis", x: LEFT + ((at - first) / (periods * found.period_ms)) * (width - LEFT - 8), y: height - 5,
+      "text-anchor": anchor }, name(at)));
   }
   return picture;
 }

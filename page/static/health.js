@@ -2,7 +2,7 @@
 import { ask, every } from "./api.js";
 import { bars, ecdf } from "./charts.js";
 import { h, put } from "./dom.js";
-import { ago, badge, count, now, share, span } from "./words.js";
+import { ago, badge, count, now, number, share, span } from "./words.js";
 
 const SPANS = [["3600", "last hour"], ["21600", "last 6 hours"], ["86400", "last day"], ["604800", "last week"]];
 const READ_MS = 15_000;
@@ -17,7 +17,8 @@ const PLOTS = [
 export function healthView({ query, onLeave, fail }) {
   const chosen = query.get("since") ?? "86400";
   const body = h("div", {});
-  const select = h("select", { "aria-label": "Span of time", "data-filter": true, change: () => (location.hash = `#/health?since=${select.value}`) },
+  const select = h("select", { "aria-label": "Span of time", "data-filter": true,
+    change: () => (location.hash = `#/health?since=${select.value}`) },
     SPANS.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
   let seen = null;
 
@@ -30,7 +31,8 @@ export function healthView({ query, onLeave, fail }) {
     }
   }
 
-  const show = () => seen && put(body, seen.ended ? figures(seen) : h("p", { class: "empty" }, "No job ended in this time. Choose a longer one above."));
+  const show = () => seen && put(body, seen.ended ? figures(seen)
+    : h("p", { class: "empty" }, "No job ended in this time. Choose a longer one above."));
   let width = 0;
   const watcher = new ResizeObserver(() => body.clientWidth !== width && (width = body.clientWidth) && show());
   watcher.observe(body);
@@ -42,8 +44,11 @@ export function healthView({ query, onLeave, fail }) {
     const models = stats.models.slice(0, MODELS_SHOWN);
     return [
       tiles(stats),
-      stats.cut && h("p", { class: "hint" }, `More ended than are counted: these are the last ${count(stats.ended, "job")}, since `, ago(stats.since_ms), "."),
-      h("div", { class: "legend", "aria-hidden": "true" }, models.map((model, n) => h("span", { class: `series s${n}` }, h("i", {}), model.model))),
+      stats.cut && h("p", { class: "hint" },
+        `More ended than are counted: these are the last ${count(stats.ended, "job")}, since `, ago(stats.since_ms),
+        "."),
+      h("div", { class: "legend", "aria-hidden": "true" }, models.map((model, n) => h("span", { class: `series s${n}` },
+        h("i", {}), model.model))),
       h("div", { class: "plots" }, PLOTS.map(([name, title, meaning]) => plot(name, title, meaning, stats, models))),
       webhooks(stats),
     ];
@@ -52,7 +57,8 @@ export function healthView({ query, onLeave, fail }) {
   function plot(name, title, meaning, stats, models) {
     const rows = stats.models.filter((model) => model[name].n);
     return h("section", { class: "card plot" }, h("h2", {}, title), h("p", { class: "hint" }, meaning),
-      rows.length ? [ecdf(models.map((model) => model[name]), stats.edges_ms, plotWidth(body), `${title}: share of jobs within a time`), quantiles(rows, name)]
+      rows.length ? [ecdf(models.map((model) => model[name]), stats.edges_ms, plotWidth(body),
+        `${title}: share of jobs within a time`), quantiles(rows, name)]
         : h("p", { class: "empty" }, "Nothing measured in this time."));
   }
 
@@ -60,10 +66,15 @@ export function healthView({ query, onLeave, fail }) {
     const ends = found.webhook + found.look;
     if (!ends) return null;
     return h("section", { class: "card" }, h("h2", {}, "How ends were found"),
-      h("p", { class: "hint" }, `Over ${span(found.period_ms)} each. A look that found an end before its webhook came counts it as missed: ${share(found.missed, ends)} of ${count(ends, "end")}.`),
-      h("div", { class: "legend" }, h("span", { class: "key webhook" }, h("i", {}), "by webhook"), h("span", { class: "key look" }, h("i", {}), "by a look, webhook came"), h("span", { class: "key missed" }, h("i", {}), "by a look, webhook missed")),
+      h("p", { class: "hint" },
+        `Over ${span(found.period_ms)} each. A webhook counts as missed when a look found the end before it came: `,
+        `${share(found.missed, ends)} of ${count(ends, "end")}.`),
+      h("div", { class: "legend" }, h("span", { class: "key webhook" }, h("i", {}), "by webhook"),
+        h("span", { class: "key look" }, h("i", {}), "by a look, webhook came"),
+        h("span", { class: "key missed" }, h("i", {}), "by a look, webhook missed")),
       bars(found, from, to, body.clientWidth - 34),
-      h("details", {}, h("summary", {}, "As a table"), h("div", { class: "scroll" }, table(["From", "By webhook", "By a look", "Missed"],
+      h("details", {}, h("summary", {}, "As a table"), h("div", { class: "scroll" },
+        table(["From", "By webhook", "By a look", "Missed"],
         found.periods.map((p) => [new Date(p.from_ms).toLocaleString("en-GB"), p.webhook, p.look, p.missed])))));
   }
 }
@@ -75,7 +86,7 @@ function tiles(stats) {
   const longest = (name, quantile) => Math.max(...stats.models.map((model) => model[name][quantile] ?? -1));
   const time = (name, quantile) => (longest(name, quantile) < 0 ? "–" : span(longest(name, quantile)));
   return h("ul", { class: "tiles" }, [
-    [stats.ended.toLocaleString("en"), "jobs ended"],
+    [number(stats.ended), "jobs ended"],
     [share(outcomes.completed ?? 0, stats.ended), [badge("completed")]],
     [time("running", "p50_ms"), "median run, slowest model"],
     [time("detection", "p99_ms"), "p99 until seen, slowest model"],
@@ -84,7 +95,10 @@ function tiles(stats) {
 }
 
 const quantiles = (models, name) => h("div", { class: "scroll" }, table(["Model", "Jobs", "p50", "p90", "p99"],
-  models.map((model) => [model.model, model[name].n, span(model[name].p50_ms), span(model[name].p90_ms), span(model[name].p99_ms)])));
+  models.map((model) => [model.model, model[name].n, span(model[name].p50_ms), span(model[name].p90_ms),
+    span(model[name].p99_ms)])));
 
-const table = (head, rows) => h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
-  h("tbody", {}, rows.map(([first, ...cells]) => h("tr", {}, h("th", { scope: "row" }, first), cells.map((cell) => h("td", { class: "num" }, cell))))));
+const table = (head, rows) => h("table", {}, h("thead", {}, h("tr", {},
+  head.map((name) => h("th", { scope: "col" }, name)))),
+  h("tbody", {}, rows.map(([first, ...cells]) => h("tr", {}, h("th", { scope: "row" }, first),
+    cells.map((cell) => h("td", { class: "num" }, cell))))));

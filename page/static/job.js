@@ -1,14 +1,16 @@
 // One job: how it stands, what happened to it, and what came of it.
 import { ask, every, jobPath } from "./api.js";
 import { h, put } from "./dom.js";
-import { drawTimeline, factsTable } from "./timeline.js";
-import { ago, badge, clock, count, now, size, span, waiting } from "./words.js";
+import { factsTable } from "./facts.js";
+import { drawTimeline } from "./timeline.js";
+import { ago, badge, clock, count, now, number, size, span, waiting } from "./words.js";
 
 const OUTPUT_CHARS_MAX = 4_000;
 const LOOK_MS = 2_000; // for facts that change no row: webhooks, looks
 
 export function jobView({ id, scopes, onLeave, fail, follow }) {
-  const parts = Object.fromEntries(["top", "summary", "result", "chart", "facts"].map((name) => [name, h("div", { class: `part-${name}` })]));
+  const parts = Object.fromEntries(["top", "summary", "result", "chart",
+    "facts"].map((name) => [name, h("div", { class: `part-${name}` })]));
   let [job, entries, busy, again, wide, waits] = [null, [], false, false, 0, null];
   let stopFollowing = () => {};
 
@@ -19,10 +21,13 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
       do {
         again = false;
         const [fresh, timeline] = await Promise.all([ask(jobPath(id)), ask(jobPath(id, "/timeline"))]);
-        if (job === null || fresh.version > job.version || timeline.entries.length !== entries.length || !fresh.terminal) show(fresh, timeline.entries);
+        if (job === null || fresh.version > job.version || timeline.entries.length !== entries.length ||
+          !fresh.terminal) show(fresh, timeline.entries);
       } while (again);
     } catch (error) {
-      if (error.status === 404) put(parts.top, h("p", { class: "empty" }, error.message, " ", h("a", { href: "#/jobs" }, "All jobs")));
+      if (error.status === 404) stopFollowing();
+      if (error.status === 404) put(parts.top, h("p", { class: "empty" }, error.message, " ",
+        h("a", { href: "#/jobs" }, "All jobs")));
       fail(error);
     } finally {
       busy = false;
@@ -56,13 +61,17 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
     }
   }
 
-  const watcher = new ResizeObserver(() => parts.chart.clientWidth !== wide && (wide = parts.chart.clientWidth) && draw());
+  const watcher = new ResizeObserver(() => parts.chart.clientWidth !== wide && (wide = parts.chart.clientWidth) &&
+    draw());
   watcher.observe(parts.chart);
   onLeave(() => watcher.disconnect());
-  stopFollowing = follow(jobPath(id, "/events"), { job: (seen) => (seen.terminal ? stopFollowing() : null, read()), gap: read });
+  stopFollowing = follow(jobPath(id, "/events"), { job: (seen) => (seen.terminal ? stopFollowing() : null, read()),
+    gap: read });
   onLeave(every(LOOK_MS, () => (job?.terminal ? null : read())));
   return [parts.top, parts.summary,
-    h("section", { class: "card" }, h("h2", {}, "Timeline"), parts.chart, h("details", { class: "facts-fold" }, h("summary", {}, "All facts, as a table"), h("div", { class: "scroll" }, parts.facts))),
+    h("section", { class: "card" }, h("h2", {}, "Timeline"), parts.chart,
+      h("details", { class: "facts-fold" }, h("summary", {}, "All facts, as a table"),
+      h("div", { class: "scroll" }, parts.facts))),
     parts.result];
 }
 
@@ -80,31 +89,38 @@ function nextLook(entries) {
 
 function heading(job, scopes, cancel) {
   return [h("div", { class: "head job-head" }, h("h1", { class: "id" }, job.job_id), badge(job.status),
-    !job.terminal && scopes.has("submit") && h("button", { class: "quiet danger", type: "button", click: cancel }, "Cancel job")),
+    !job.terminal && scopes.has("submit") && h("button", { class: "quiet danger", type: "button", click: cancel },
+      "Cancel job")),
   h("p", { class: "waits" })];
 }
 
 function summary(job) {
   const { timings, usage, rejections } = job.result ?? {};
   const rows = [
-    ["Model", job.model], ["Session", job.session_id && h("a", { href: `#/sessions/${encodeURIComponent(job.session_id)}` }, job.session_id)],
-    ["Tags", job.tags.length ? job.tags.map((tag) => h("a", { class: "chip tag", href: `#/jobs?${new URLSearchParams({ tag })}` }, `#${tag}`)) : null],
+    ["Model", job.model], ["Session", job.session_id && h("a",
+      { href: `#/sessions/${encodeURIComponent(job.session_id)}` }, job.session_id)],
+    ["Tags", job.tags.length ? job.tags.map((tag) => h("a", { class: "chip tag",
+      href: `#/jobs?${new URLSearchParams({ tag })}` }, `#${tag}`)) : null],
     ["Submitted", h("span", { title: clock(job.submitted_at_ms, true) }, ago(job.submitted_at_ms))],
     ["Deadline", !job.terminal && job.deadline_at_ms && ago(job.deadline_at_ms)],
     ["Took", job.finished_at_ms && span(job.finished_at_ms - job.submitted_at_ms)],
     ["Attempts", job.attempts ? `${job.attempts}${rejections ? `, ${count(rejections, "refusal")}` : ""}` : null],
-    ["Found by", job.found_by], ["Queued", timings?.queued_ms !== undefined && timings.queued_ms !== null && span(timings.queued_ms)],
-    ["Ran", timings?.running_ms && span(timings.running_ms)], ["Webhook after", timings?.webhook_lag_ms && span(timings.webhook_lag_ms)],
+    ["Found by", job.found_by], ["Queued", timings?.queued_ms !== undefined && timings.queued_ms !== null &&
+      span(timings.queued_ms)],
+    ["Ran", timings?.running_ms && span(timings.running_ms)],
+      ["Webhook after", timings?.webhook_lag_ms && span(timings.webhook_lag_ms)],
     ["Seen after", timings?.detection_ms && span(timings.detection_ms)],
-    ["Tokens", usage && `${usage.input_tokens.toLocaleString("en")} in, ${usage.output_tokens.toLocaleString("en")} out`],
+    ["Tokens", usage && `${number(usage.input_tokens)} in, ${number(usage.output_tokens)} out`],
   ];
-  return h("dl", { class: "summary" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h("dl", { class: "summary" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", {},
+    h("dt", {}, name), h("dd", {}, value))));
 }
 
 /** The text that a response holds; null where there is none. */
 export function outputText(response) {
-  const parts = (response?.output ?? []).flatMap((item) => item?.content ?? []).map((part) => part?.text ?? part?.refusal).filter((text) => typeof text === "string");
-  return parts.length ? parts.join("\n") : null;
+  const parts = (response?.output ?? []).flatMap((item) => item?.content ?? []);
+  const texts = parts.map((part) => part?.text ?? part?.refusal).filter((text) => typeof text === "string");
+  return texts.length ? texts.join("\n") : null;
 }
 
 function result(job, fail) {
@@ -112,8 +128,9 @@ function result(job, fail) {
   const { reason, response, response_url: whole } = job.result ?? {};
   const text = response === undefined ? null : outputText(response) ?? JSON.stringify(response, null, 2);
   const shown = h("pre", { class: "output", tabindex: 0 }, text?.slice(0, OUTPUT_CHARS_MAX));
-  const all = whole && h("button", { class: "quiet", type: "button", click: (event) => showWhole(event.target, whole, shown, fail) },
-    text && text.length > OUTPUT_CHARS_MAX ? `Cut after ${OUTPUT_CHARS_MAX.toLocaleString("en")} characters. Show the whole response` : "Show the whole response");
+  const all = whole && h("button", { class: "quiet", type: "button",
+    click: (event) => showWhole(event.target, whole, shown, fail) },
+    text?.length > OUTPUT_CHARS_MAX && `Cut after ${number(OUTPUT_CHARS_MAX)} characters. `, "Show the whole response");
   return h("section", { class: "card" }, h("h2", {}, "Result"),
     reason && h("p", { class: "problem" }, h("code", {}, reason.code), " ", reason.message),
     text !== null && shown, whole ? all : h("p", { class: "hint" }, "It ended without an output."));
@@ -123,7 +140,8 @@ async function showWhole(button, path, shown, fail) {
   try {
     const text = JSON.stringify(await ask(path), null, 2);
     put(shown, text);
-    button.replaceWith(h("p", { class: "hint" }, `The provider's response object, ${size(new Blob([text]).size)} as shown.`));
+    button.replaceWith(h("p", { class: "hint" },
+      `The provider's response object, ${size(new Blob([text]).size)} as shown.`));
   } catch (error) {
     fail(error);
   }

@@ -2,7 +2,7 @@
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
 import { submitForm } from "./submit.js";
-import { OPEN, STATUSES, ago, badge, count, now, share, span, waiting, word } from "./words.js";
+import { OPEN, STATUSES, ago, badge, count, now, number, share, span, waiting, word } from "./words.js";
 
 const PAGE = 50;
 const ROWS_MAX = 1_000;
@@ -16,9 +16,10 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
   const [rows, byId] = [[], new Map()]; // in the order that is shown
   const list = h("ol", { class: "rows", "aria-label": "Jobs, newest first" });
   const empty = h("div", {});
-  const older = h("button", { class: "quiet more", type: "button", hidden: true, click: () => load(older.dataset.cursor) }, "Show older jobs");
+  const older = h("button", { class: "quiet more", type: "button", hidden: true,
+    click: () => load(older.dataset.cursor) }, "Show older jobs");
   const form = filters(query);
-  let reading = new AbortController();
+  let [reading, below] = [new AbortController(), false]; // `below`: whether there are older ones that are not shown
   onLeave(() => reading.abort());
 
   async function load(cursor) {
@@ -33,7 +34,8 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     try {
       const page = await ask(`/v1/jobs?${asked}`, { signal: reading.signal });
       for (const job of page.data) take(job, true);
-      older.hidden = !page.next_cursor;
+      older.hidden = !page.next_cursor || rows.length >= ROWS_MAX;
+      below = Boolean(page.next_cursor) || rows.length >= ROWS_MAX;
       if (page.next_cursor) older.dataset.cursor = page.next_cursor;
       showEmpty();
     } catch (error) {
@@ -50,12 +52,16 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     let place = rows.findIndex((row) => after(job, row.job));
     if (place < 0) place = rows.length;
     // Below the last one that was read there are others that were not: such a job comes with its page.
-    if (!read && !older.hidden && place === rows.length) return;
+    if (!read && below && place === rows.length) return;
     const row = jobRow(job);
     list.insertBefore(row.node, rows[place]?.node ?? null);
     rows.splice(place, 0, row);
     byId.set(job.job_id, row);
-    if (rows.length > ROWS_MAX) drop(rows.at(-1));
+    if (rows.length > ROWS_MAX) {
+      drop(rows.at(-1));
+      [below, older.hidden] = [true,
+        true]; // a page could not begin where the list now ends: filters reach what is older
+    }
     showEmpty();
   }
 
@@ -74,12 +80,14 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
   return [
     attention,
     h("div", { class: "head" }, h("h1", {}, "Jobs"), form),
-    scopes.has("submit") && h("details", { class: "new" }, h("summary", {}, "New job"), submitForm({ taken: () => {}, fail })),
+    scopes.has("submit") && h("details", { class: "new" }, h("summary", {}, "New job"),
+      submitForm({ taken: () => {}, fail })),
     list, empty, older,
   ];
 }
 
-const after = (a, b) => a.submitted_at_ms > b.submitted_at_ms || (a.submitted_at_ms === b.submitted_at_ms && a.job_id > b.job_id);
+const after = (a, b) => a.submitted_at_ms > b.submitted_at_ms || (a.submitted_at_ms === b.submitted_at_ms &&
+  a.job_id > b.job_id);
 
 function matches(job, query) {
   const is = (name, value) => !query.get(name) || query.get(name) === value;
@@ -92,7 +100,8 @@ function matches(job, query) {
 /** A row that can be shown anew without losing the focus. */
 export function jobRow(job) {
   const link = h("a", { class: "id", href: `#/jobs/${encodeURIComponent(job.job_id)}`, "data-row": true }, job.job_id);
-  const [status, labels, what] = [h("div", { class: "what-status" }), h("div", { class: "labels" }), h("div", { class: "what" })];
+  const [status, labels, what] = [h("div", { class: "what-status" }), h("div", { class: "labels" }),
+    h("div", { class: "what" })];
   const node = h("li", { class: "row", "data-job": job.job_id }, status, h("div", { class: "who" }, link, labels),
     h("div", { class: "model" }, job.model ?? "–"), what, h("div", { class: "when" }, ago(job.submitted_at_ms)));
   const row = { node, job, show };
@@ -101,12 +110,14 @@ export function jobRow(job) {
     row.job = fresh;
     put(status, badge(fresh.status));
     put(labels, [
-      fresh.session_id && h("a", { class: "chip", href: `#/sessions/${encodeURIComponent(fresh.session_id)}` }, fresh.session_id),
+      fresh.session_id && h("a", { class: "chip", href: `#/sessions/${encodeURIComponent(fresh.session_id)}` },
+        fresh.session_id),
       fresh.tags.map((tag) => h("a", { class: "chip tag", href: `#/jobs?${new URLSearchParams({ tag })}` }, `#${tag}`)),
     ]);
     const waits = waiting(fresh);
     const tried = fresh.attempts > 1 ? ` · ${count(fresh.attempts, "attempt")}` : "";
-    put(what, waits ? ["waits for ", waits, tried] : [`took ${span((fresh.finished_at_ms ?? fresh.updated_at_ms) - fresh.submitted_at_ms)}`,
+    put(what, waits ? ["waits for ", waits, tried]
+      : [`took ${span((fresh.finished_at_ms ?? fresh.updated_at_ms) - fresh.submitted_at_ms)}`,
       fresh.found_by ? ` · found by ${fresh.found_by}` : "", tried]);
   }
 
@@ -117,7 +128,8 @@ export function jobRow(job) {
 function filters(query) {
   const select = (name, choices) => h("select", { name, "aria-label": name },
     choices.map(([value, text]) => h("option", { value, selected: (query.get(name) ?? "") === value }, text)));
-  const text = (name, first) => h("input", { name, type: "search", placeholder: name, "aria-label": name, value: query.get(name) ?? "", size: 10, "data-filter": first });
+  const text = (name, first) => h("input", { name, type: "search", placeholder: name, "aria-label": name,
+    value: query.get(name) ?? "", size: 10, "data-filter": first });
   const apply = (event) => {
     event.preventDefault();
     const wanted = new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
@@ -137,24 +149,33 @@ function emptyState(query) {
 }
 
 const FINDINGS = {
-  jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`, "A worker is down, or does not come after."],
-  jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action ahead`, "Nothing will move them by itself."],
-  jobs_finishing_too_long: (found) => [`${count(found.count, "job")} ended without a published result`, "The worker of that partition publishes it."],
-  dead_letters: (found) => [`${count(found.count, "dead letter")} in the last hour`, "Records that could not be taken."],
-  webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not come`, "Ends are found by looking: later, but none is lost."],
+  jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
+    "A worker is down, or does not come after."],
+  jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action ahead`,
+    "Nothing will move them by itself."],
+  jobs_finishing_too_long: (found) => [`${count(found.count, "job")} ended without a published result`,
+    "The worker of that partition publishes it."],
+  dead_letters: (found) => [`${count(found.count, "dead letter")} in the last hour`,
+    "Records that could not be taken."],
+  webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not come`,
+    "Ends are found by looking: later, but none is lost."],
 };
 
 function findings(seen) {
-  const open = Object.entries(seen.open).map(([status, n]) => h("a", { class: "tally", href: `#/jobs?status=${status}` }, badge(status), h("b", {}, n.toLocaleString("en"))));
+  const open = Object.entries(seen.open).map(([status, n]) => h("a",
+    { class: "tally", href: `#/jobs?status=${status}` }, badge(status), h("b", {}, number(n))));
   const cards = seen.findings.map((found) => {
     const [title, meaning] = (FINDINGS[found.code] ?? (() => [`${found.code}: ${found.count}`, ""]))(found);
     const more = found.code === "dead_letters" ? h("a", { href: "#/dead-letters" }, "Look at them")
       : found.code === "webhooks_missed" ? h("a", { href: "#/health" }, "See when")
-      : (found.job_ids ?? []).slice(0, 3).map((id) => h("a", { class: "id", href: `#/jobs/${encodeURIComponent(id)}` }, id));
-    return h("li", { class: "finding", "data-finding": found.code }, h("strong", {}, title), h("span", {}, meaning), h("span", { class: "links" }, more));
+      : (found.job_ids ?? []).slice(0, 3).map((id) => h("a", { class: "id", href: `#/jobs/${encodeURIComponent(id)}` },
+        id));
+    return h("li", { class: "finding", "data-finding": found.code }, h("strong", {}, title), h("span", {}, meaning),
+      h("span", { class: "links" }, more));
   });
   return [
-    cards.length ? h("ul", { class: "findings" }, cards) : h("p", { class: "calm" }, badge("completed").firstChild, "Nothing needs attention"),
+    cards.length ? h("ul", { class: "findings" }, cards) : h("p", { class: "calm" }, badge("completed").firstChild,
+      "Nothing needs attention"),
     h("div", { class: "tallies" }, open.length ? open : h("span", { class: "hint" }, "No open jobs")),
   ];
 }

@@ -1,4 +1,4 @@
-// Records that could not be taken. Looking only: what is done about them needs a person at a command line, and says who and why.
+// Records that could not be taken. Looking only: a decision about one is made at a command line, and says who and why.
 import { ask } from "./api.js";
 import { h, put } from "./dom.js";
 import { ago, size } from "./words.js";
@@ -7,7 +7,8 @@ export function lettersView({ query, scopes, onLeave, fail }) {
   const all = query.get("state") === "all";
   const list = h("ol", { class: "rows letters", "aria-label": "Dead letters, newest first" });
   const empty = h("div", {});
-  const older = h("button", { class: "quiet more", type: "button", hidden: true, click: () => read(older.dataset.cursor) }, "Show older ones");
+  const older = h("button", { class: "quiet more", type: "button", hidden: true,
+    click: () => read(older.dataset.cursor) }, "Show older ones");
   const reading = new AbortController();
   onLeave(() => reading.abort());
 
@@ -18,7 +19,8 @@ export function lettersView({ query, scopes, onLeave, fail }) {
       list.append(...page.data.map(letterRow));
       older.hidden = !page.next_cursor;
       if (page.next_cursor) older.dataset.cursor = page.next_cursor;
-      put(empty, list.childElementCount ? null : h("p", { class: "empty" }, all ? "No record was ever set aside." : "No dead letter waits for a decision."));
+      put(empty, list.childElementCount ? null : h("p", { class: "empty" },
+        all ? "No record was ever set aside." : "No dead letter waits for a decision."));
     } catch (error) {
       fail(error);
     }
@@ -27,7 +29,8 @@ export function lettersView({ query, scopes, onLeave, fail }) {
   read();
   const tab = (text, href, here) => h("a", { class: "tab", href, "aria-current": here && "page" }, text);
   return [
-    h("div", { class: "head" }, h("h1", {}, "Dead letters"), h("div", { class: "tabs" }, tab("Open", "#/dead-letters", !all), tab("All", "#/dead-letters?state=all", all))),
+    h("div", { class: "head" }, h("h1", {}, "Dead letters"),
+      h("div", { class: "tabs" }, tab("Open", "#/dead-letters", !all), tab("All", "#/dead-letters?state=all", all))),
     h("p", { class: "hint" }, "Decide with ", h("code", {}, "backstop dlq show | retry | drop ID"), ".",
       !scopes.has("operate") && " A key with the scope operate also sees the beginning of each record."),
     list, empty, older,
@@ -35,13 +38,18 @@ export function lettersView({ query, scopes, onLeave, fail }) {
 }
 
 function letterRow(letter) {
-  const origin = letter.origin ? `${letter.origin.topic}/${letter.origin.partition}@${letter.origin.offset}` : "over HTTP";
+  const { topic, partition, offset } = letter.origin ?? {};
+  const origin = topic === undefined ? "over HTTP" : `${topic}/${partition}@${offset}`;
   return h("li", { class: "letter", "data-letter": letter.id }, h("details", {},
-    h("summary", { "data-row": true }, h("span", { class: `reason ${letter.resolution ? "still" : "bad"}` }, letter.reason.replaceAll("_", " ")),
-      h("span", { class: "origin id" }, origin), h("span", { class: "detail" }, letter.detail), h("span", { class: "when" }, ago(letter.at_ms))),
+    h("summary", { "data-row": true }, h("span", { class: `reason ${letter.resolution ? "still" : "bad"}` },
+      letter.reason.replaceAll("_", " ")),
+      h("span", { class: "origin id" }, origin), h("span", { class: "detail" }, letter.detail),
+        h("span", { class: "when" }, ago(letter.at_ms))),
     h("dl", { class: "summary" }, [
-      ["Id", h("code", {}, letter.id)], ["Set aside by", letter.component], ["Key", letter.key], ["Tenant", letter.tenant ?? "nobody can say"],
-      ["Size", letter.size_bytes !== undefined && size(letter.size_bytes)], ["Decision", letter.resolution ?? "none yet"],
+      ["Id", h("code", {}, letter.id)], ["Set aside by", letter.component], ["Key", letter.key],
+        ["Tenant", letter.tenant ?? "nobody can say"],
+      ["Size", letter.size_bytes !== undefined && size(letter.size_bytes)],
+        ["Decision", letter.resolution ?? "none yet"],
     ].filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     letter.preview && h("pre", { class: "output" }, letter.preview)));
 }

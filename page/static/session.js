@@ -12,12 +12,14 @@ export function sessionView({ id, scopes, onLeave, fail, follow }) {
   const turns = new Map();
   const list = h("ol", { class: "turns", "aria-label": "Jobs of the session, oldest first" });
   const tally = h("p", { class: "hint" });
-  const earlier = h("button", { class: "quiet more", type: "button", hidden: true, click: () => read(earlier.dataset.cursor) }, "Show earlier jobs");
+  const earlier = h("button", { class: "quiet more", type: "button", hidden: true,
+    click: () => read(earlier.dataset.cursor) }, "Show earlier jobs");
   let following = false;
 
   async function read(cursor) {
     try {
-      const page = await ask(`${sessionPath(id)}?${new URLSearchParams(cursor ? { limit: PAGE, cursor } : { limit: PAGE })}`);
+      const asked = new URLSearchParams({ limit: PAGE, ...(cursor && { cursor }) });
+      const page = await ask(`${sessionPath(id)}?${asked}`);
       page.data.forEach(take);
       earlier.hidden = !page.next_cursor;
       if (page.next_cursor) earlier.dataset.cursor = page.next_cursor;
@@ -41,7 +43,8 @@ export function sessionView({ id, scopes, onLeave, fail, follow }) {
     const turn = known ?? makeTurn();
     turn.show(job);
     if (!known) {
-      const next = [...turns.values()].filter((other) => later(other.job, job)).sort((a, b) => (later(a.job, b.job) ? 1 : -1))[0];
+      const next = [...turns.values()].filter((other) => later(other.job, job)).sort((a,
+        b) => (later(a.job, b.job) ? 1 : -1))[0];
       list.insertBefore(turn.node, next?.node ?? null);
       turns.set(job.job_id, turn);
     }
@@ -54,11 +57,13 @@ export function sessionView({ id, scopes, onLeave, fail, follow }) {
   return [
     h("div", { class: "head" }, h("h1", {}, "Session ", h("span", { class: "id" }, id)), tally),
     earlier, list,
-    scopes.has("submit") && h("section", { class: "card" }, h("h2", {}, "Next job"), submitForm({ session: id, fail, taken: goOn })),
+    scopes.has("submit") && h("section", { class: "card" }, h("h2", {}, "Next job"),
+      submitForm({ session: id, fail, taken: goOn })),
   ];
 }
 
-const later = (a, b) => a.submitted_at_ms > b.submitted_at_ms || (a.submitted_at_ms === b.submitted_at_ms && a.job_id > b.job_id);
+const later = (a, b) => a.submitted_at_ms > b.submitted_at_ms || (a.submitted_at_ms === b.submitted_at_ms &&
+  a.job_id > b.job_id);
 
 function makeTurn() {
   const [top, what, output] = [h("div", { class: "turn-top" }), h("div", { class: "hint" }), h("div", {})];
@@ -70,11 +75,13 @@ function makeTurn() {
     if (!node.dataset.job) {
       node.dataset.job = job.job_id;
       put(node, [top, what, output]);
-      put(top, [h("a", { class: "id", "data-row": true, href: `#/jobs/${encodeURIComponent(job.job_id)}` }, job.job_id), h("span", {}), h("span", { class: "hint" }, job.model ?? ""), ago(job.submitted_at_ms)]);
+      put(top, [h("a", { class: "id", "data-row": true, href: `#/jobs/${encodeURIComponent(job.job_id)}` }, job.job_id),
+        h("span", {}), h("span", { class: "hint" }, job.model ?? ""), ago(job.submitted_at_ms)]);
     }
     top.children[1].replaceWith(badge(job.status));
     const waits = waiting(job);
-    put(what, waits ? ["waits for ", waits] : `took ${span((job.finished_at_ms ?? job.updated_at_ms) - job.submitted_at_ms)}`);
+    put(what, waits ? ["waits for ", waits]
+      : `took ${span((job.finished_at_ms ?? job.updated_at_ms) - job.submitted_at_ms)}`);
     if (job.terminal) fill(job);
   }
 
@@ -84,7 +91,8 @@ function makeTurn() {
       const text = outputText(result?.response);
       const cut = text?.slice(0, OUTPUT_CHARS_MAX);
       put(output, text ? h("pre", { class: "output" }, cut, cut.length < text.length && " …")
-        : h("p", { class: "hint" }, result?.reason ? `${result.reason.code}: ${result.reason.message}` : "It ended without a text."));
+        : h("p", { class: "hint" }, result?.reason ? `${result.reason.code}: ${result.reason.message}`
+          : "It ended without a text."));
     } catch {
       put(output, h("p", { class: "hint" }, "Its output can't be read at the moment."));
     }

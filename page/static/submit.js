@@ -1,14 +1,16 @@
-// A small form that submits a job. A repeat of the same text after a lost answer is the same job: it has one key until it is taken.
+// A small form that submits a job. A repeat after a lost answer is the same job: it has one key until it is taken.
 import { ask } from "./api.js";
 import { h, put } from "./dom.js";
 
 const MODEL = "backstop.model";
-const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)),
+  (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** `session`: the one it goes into; without it there is a field. `taken(job_id)` is called once it is accepted. */
 export function submitForm({ session, taken, fail }) {
   let key = newKey();
-  const model = h("input", { name: "model", required: true, maxlength: 128, value: localStorage.getItem(MODEL) ?? "gpt-5.2" });
+  const model = h("input", { name: "model", required: true, maxlength: 128,
+    value: localStorage.getItem(MODEL) ?? "gpt-5.2" });
   const input = h("textarea", { name: "input", required: true, rows: 3, placeholder: "What is to be done?" });
   const inSession = h("input", { name: "session", maxlength: 128, pattern: "[A-Za-z0-9_.:\\-]+", placeholder: "none" });
   const tags = h("input", { name: "tags", placeholder: "none; separated by commas" });
@@ -18,14 +20,16 @@ export function submitForm({ session, taken, fail }) {
   async function submit(event) {
     event.preventDefault();
     button.disabled = true;
-    const body = { request: { model: model.value, input: input.value }, tags: tags.value.split(",").map((tag) => tag.trim()).filter(Boolean) };
+    const body = { request: { model: model.value, input: input.value },
+      tags: tags.value.split(",").map((tag) => tag.trim()).filter(Boolean) };
     const chosen = session ?? inSession.value;
     if (chosen) body.session_id = chosen;
     try {
       const { job_id: id } = await ask("/v1/jobs", { method: "POST", body, key });
       localStorage.setItem(MODEL, model.value);
       [key, input.value] = [newKey(), ""];
-      put(said, ["Accepted: from now on it ends, whatever is lost on the way. ", h("a", { href: `#/jobs/${encodeURIComponent(id)}` }, "Open it")]);
+      put(said, ["Accepted: from now on it ends, whatever is lost on the way. ",
+        h("a", { href: `#/jobs/${encodeURIComponent(id)}` }, "Open it")]);
       taken(id);
     } catch (error) {
       if (error.status === 409 || error.status === 422) key = newKey(); // another text is another job

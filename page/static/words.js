@@ -7,7 +7,8 @@ export const setClock = (at) => (ahead = at - Date.now());
 export const now = () => Date.now() + ahead;
 
 const ring = () => s("circle", { cx: 8, cy: 8, r: 6.25, fill: "none", stroke: "currentColor", "stroke-width": 1.5 });
-const line = (d) => s("path", { d, fill: "none", stroke: "currentColor", "stroke-width": 1.6, "stroke-linecap": "round" });
+const line = (d) => s("path", { d, fill: "none", stroke: "currentColor", "stroke-width": 1.6,
+  "stroke-linecap": "round" });
 const solid = (d) => s("path", { d, fill: "currentColor" });
 const cut = (d) => s("path", { d, class: "cut", fill: "none", "stroke-width": 1.8, "stroke-linecap": "round" });
 
@@ -19,7 +20,8 @@ const STATUS = {
   backing_off: ["Backing off", "warn", () => [ring(), line("M6.4 5.8v4.4M9.6 5.8v4.4")]],
   finishing: ["Finishing", "go", () => [ring(), line("M5.2 8h.1M8 8h.1M10.8 8h.1")]],
   completed: ["Completed", "ok", () => [solid("M8 1a7 7 0 1 1 0 14A7 7 0 0 1 8 1z"), cut("m5 8.2 2.1 2.1L11.2 6")]],
-  failed: ["Failed", "bad", () => [solid("M5.2 1h5.6L15 5.2v5.6L10.8 15H5.2L1 10.8V5.2z"), cut("m5.8 5.8 4.4 4.4m0-4.4-4.4 4.4")]],
+  failed: ["Failed", "bad", () => [solid("M5.2 1h5.6L15 5.2v5.6L10.8 15H5.2L1 10.8V5.2z"),
+    cut("m5.8 5.8 4.4 4.4m0-4.4-4.4 4.4")]],
   incomplete: ["Incomplete", "warn", () => [ring(), solid("M8 2a6 6 0 0 1 0 12z")]],
   cancelled: ["Cancelled", "still", () => [ring(), line("m4 12 8-8")]],
   expired: ["Expired", "bad", () => [ring(), line("M8 4.6V8l2.3 1.6")]],
@@ -73,7 +75,8 @@ export function relative(at) {
 }
 
 /** A time that keeps itself up to date: `tick` below. */
-export const ago = (at) => h("time", { "data-at": at, datetime: new Date(at).toISOString(), title: clock(at, true) }, relative(at));
+export const ago = (at) => h("time", { "data-at": at, datetime: new Date(at).toISOString(), title: clock(at, true) },
+  relative(at));
 
 export function tick() {
   for (const node of document.querySelectorAll("time[data-at]")) {
@@ -87,6 +90,12 @@ export function clock(at, day = false) {
   return day ? `${new Date(at).toLocaleDateString("en-CA")} ${time}` : time;
 }
 
-export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-export const size = (bytes) => (bytes < 1024 ? `${bytes} B` : bytes < 1_048_576 ? `${(bytes / 1024).toFixed(1)} kB` : `${(bytes / 1_048_576).toFixed(1)} MB`);
-export const share = (part, all) => (all ? `${((100 * part) / all).toFixed(part && part < all / 10 ? 1 : 0)} %` : "–");
+export const number = (n) => n.toLocaleString("en");
+export const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
+export const size = (bytes) => (bytes < 1024 ? `${bytes} B` : bytes < 1_048_576 ? `${(bytes / 1024).toFixed(1)} kB`
+  : `${(bytes / 1_048_576).toFixed(1)} MB`);
+
+export function share(part, all) {
+  if (!all) return "–";
+  return `${((100 * part) / all).toFixed(part && part < all / 10 ? 1 : 0)} %`;
+}

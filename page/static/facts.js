@@ -1,0 +1,43 @@
+// A job's facts: what each says, and the table of all.
+import { h } from "./dom.js";
+import { clock, count, span } from "./words.js";
+
+// Kind of fact → lane, shape, tone, and what it says. What is not named here is told by its kind, in the job's lane.
+const of = (fact) => `attempt ${fact.attempt}`;
+const because = (fact) => (fact.code ? ` (${fact.code})` : "");
+const KINDS = {
+  job_submitted: ["Job", "up", "go", (f) => `submitted over ${f.door}`],
+  job_refused: ["Job", "cross", "bad", (f) => `refused: ${f.code}`],
+  "jobs/timer_fired": ["Job", "tick", "still", () => "its time came: the job looks what to do"],
+  cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.door}`],
+  job_result: ["Job", "flag", "go", (f) => `result published: ${f.outcome}${because(f)}`],
+  attempt_accepted: ["Attempt", "up", "go",
+    (f) => `${of(f)} accepted as ${f.response_id}${f.adopted ? ", adopted" : ""}`],
+  attempt_rejected: ["Attempt", "cross", "bad",
+    (f) => `${of(f)} refused: ${f.code ?? f.blame}${f.http_status ? `, HTTP ${f.http_status}` : ""}`],
+  attempt_unknown: ["Attempt", "ask", "warn", (f) => `${of(f)} unheard: ${f.reason}`],
+  attempt_settled: ["Attempt", "flag", "go",
+    (f) => `${of(f)} ended: ${f.status}${because(f)}, found by ${f.found_by} after ${count(f.looks ?? 0, "look")}`],
+  webhook_received: ["Webhook", "diamond", "ok", (f) => `webhook ${f.event_type}`],
+  response_claimed: ["Look", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
+  response_observed: ["Look", "dot", "go", (f) => `look: ${f.status ?? f.outcome}${because(f)}`],
+  look_failed: ["Look", "cross", "bad", (f) => `look failed: ${f.reason}`],
+  "responses/timer_fired": ["Look", "tick", "still", () => "time for a look"],
+};
+
+/** Lane, shape and tone of a fact. */
+export const kindOf = (entry) => KINDS[entry.kind] ?? KINDS[`${entry.topic}/${entry.kind}`];
+
+export function tell(entry) {
+  const known = kindOf(entry);
+  const text = known ? known[3](entry.summary) : entry.kind.replaceAll("_", " ");
+  return entry.summary.ignored ? `${text} (changed nothing: ${entry.summary.ignored})` : text;
+}
+
+export function factsTable(entries) {
+  const row = (entry) => h("tr", {}, h("td", { class: "num" }, `+${span(entry.at_ms - entries[0].at_ms)}`),
+    h("td", { class: "num" }, clock(entry.at_ms)), h("td", {}, tell(entry)),
+    h("td", { class: "place" }, `${entry.topic}/${entry.partition}@${entry.offset}`));
+  const head = ["After", "Time", "Fact", "Stands at"].map((name) => h("th", { scope: "col" }, name));
+  return h("table", { class: "facts" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, entries.map(row)));
+}
