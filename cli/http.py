@@ -60,16 +60,15 @@ async def ask(
             status = answer.status
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise ApiError(0, "no_answer", f"no answer: {error or type(error).__name__}") from error
-    try:
-        value = orjson.loads(raw) if raw else {}
-    except orjson.JSONDecodeError:
-        value = None
+    value = _parsed(raw)
     if 200 <= status < 300 and isinstance(value, dict):
         return value
-    raise _refused(status, value)
+    raise refused(status, raw)
 
 
-def _refused(status: int, value: Any) -> ApiError:
+def refused(status: int, raw: bytes) -> ApiError:
+    """The error of an answer."""
+    value = _parsed(raw)
     if not isinstance(value, dict):
         return ApiError(status, "not_json", f"HTTP {status}, and no problem document")
     sentence = str(value.get("detail") or value.get("title") or f"HTTP {status}")
@@ -79,3 +78,10 @@ def _refused(status: int, value: Any) -> ApiError:
             f"\n  {item.get('pointer')}: {item.get('detail')}" for item in errors if isinstance(item, dict)
         )
     return ApiError(status, str(value.get("code", f"http_{status}")), sentence)
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw) if raw else {}
+    except orjson.JSONDecodeError:
+        return None

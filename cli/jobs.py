@@ -1,4 +1,4 @@
-"""`backstop jobs submit | list | show | follow | cancel`: jobs over the HTTP API of a running Backstop."""
+"""`backstop jobs submit | list | show | follow | stream | cancel`: jobs over the HTTP API of a running Backstop."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from cli import http
 from cli.api import Url, run_against
 from cli.following import follow
 from cli.job_text import COLUMNS, FACT_COLUMNS, change_line, fact_row, job_row, job_text
+from cli.partials import TEXT, stream
 from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
 from runtime.clock import make_clock
 
@@ -38,19 +39,26 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Follow the job to its end, and print the result.")
     ] = False,
+    streamed: Annotated[bool, typer.Option("--stream", help="Print its output as it comes, to the end.")] = False,
     url: Url = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Submit a job; prints its id. With --wait, exit 0 if it completed and 1 if it ended otherwise."""
+    """Submit a job; prints its id. With --wait or --stream, exit 0 if it completed and 1 if it ended otherwise."""
     body = _submission(file, model, text)
     given = {"job_id": job_id, "retries_max": retries_max, "tags": tag}
     body |= {name: value for name, value in given.items() if value is not None}
     if timeout_s is not None:
         body["timeout_ms"] = int(timeout_s * 1000)
 
+    if streamed and isinstance(body.get("request"), dict):
+        body["request"] = {**body["request"], "stream": True}
+
     async def run(session: aiohttp.ClientSession) -> int:
         taken = await http.submit(session, body)
+        if streamed:
+            tell(f"{taken['job_id']} is taken", quiet=quiet)
+            return await _stream(session, str(taken["job_id"]), output, quiet=quiet)
         if wait:
             tell(f"{taken['job_id']} is taken", quiet=quiet)
             return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
@@ -120,6 +128,16 @@ def follow_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quie
     run_against(url, run)
 
 
+@app.command("stream")
+def stream_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quiet: Quiet = False) -> None:
+    """Print the text of a job as it comes (-o jsonl: every event), of one that was submitted with `stream: true`. Exit 0: completed; 1: ended otherwise."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        return await _stream(session, job_id, output, quiet=quiet)
+
+    run_against(url, run)
+
+
 @app.command()
 def cancel(
     job_id: JobId,
@@ -148,6 +166,30 @@ async def _follow(session: aiohttp.ClientSession, job_id: str, output: Form, *, 
     if output is not Form.JSONL:
         _print(job, output)
     return DONE if job.get("status") == COMPLETED else DIFFERS
+
+
+async def _stream(session: aiohttp.ClientSession, job_id: str, output: Form, *, quiet: bool) -> int:
+    attempt = 0
+
+    def show(kind: str, data: dict[str, Any]) -> None:
+        nonlocal attempt
+        if output is Form.JSONL:
+            emit([{"kind": kind, **data}], output, COLUMNS)
+            return
+        if kind == "gap":
+            tell(f"\n(attempt {data['attempt']}: something is missing here: {data['reason']})", quiet=quiet)
+        elif kind == "partial":
+            if attempt and data["attempt"] != attempt:
+                tell(f"\n(attempt {data['attempt']} begins anew)", quiet=quiet)
+            attempt = data["attempt"]
+            if data["event"]["type"] == TEXT:
+                print(data["event"]["delta"], end="", flush=True)
+
+    result = (await stream(session, job_id, show))["result"]
+    if output is not Form.JSONL:
+        print(flush=True)
+        tell(f"{job_id}: {result['outcome']}", quiet=quiet)
+    return DONE if result["outcome"] == COMPLETED else DIFFERS
 
 
 async def _pages(session: aiohttp.ClientSession, params: dict[str, str], limit: int) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner, Result
 
-from cli import following
+from cli import following, partials
 from cli.main import app
 
 
@@ -22,6 +22,9 @@ class Api:
         self.submitted: list[dict[str, Any]] = []
         self.queries: list[dict[str, str]] = []
         self.versions: list[dict[str, Any]] = []
+        self.streams: list[list[str]] = []
+        """For each time that the stream is opened, what it says before it breaks."""
+        self.behind: list[str | None] = []
         self.url = ""
 
     def app(self) -> web.Application:
@@ -29,7 +32,18 @@ class Api:
         app.router.add_post("/v1/jobs", self.submit)
         app.router.add_get("/v1/jobs", self.list)
         app.router.add_get("/v1/jobs/{job_id}", self.show)
+        app.router.add_get("/v1/jobs/{job_id}/stream", self.stream)
         return app
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        self.behind.append(request.headers.get("Last-Event-ID"))
+        if not self.streams:
+            return web.json_response({"code": "job_not_found", "detail": "There is no such job."}, status=404)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for text in self.streams.pop(0):
+            await response.write(text.encode())
+        return response
 
     async def submit(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -147,3 +161,57 @@ def test_no_api_exits_2_and_says_how_to_start_one() -> None:
     done = run("list", "--url", "http://127.0.0.1:1")
     assert done.exit_code == 2
     assert "Start it with `backstop dev`" in done.stderr
+
+
+def event(event_id: str, kind: str, data: Any) -> str:
+    return f"id: {event_id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
+
+
+def delta(attempt: int, number: int, text: str) -> str:
+    told = {"type": "response.output_text.delta", "sequence_number": number, "delta": text}
+    return event(f"{attempt}-{number}", "partial", {"attempt": attempt, "event": told})
+
+
+def result(outcome: str) -> str:
+    return event("end", "result", {"job_id": "j1", "result": {"outcome": outcome}})
+
+
+def test_stream_prints_the_text_as_it_comes_and_goes_on_where_it_broke(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partials, "OPEN_AGAIN_S", 0.01)
+    api.streams = [[": here\n\n", delta(1, 4, "Hel"), delta(1, 5, "lo")[:20]], [delta(1, 5, "lo"), result("completed")]]
+    done = run("stream", "j1")
+    assert (done.exit_code, done.stdout) == (0, "Hello\n")
+    assert api.behind == [None, "1-4"]
+    assert "j1: completed" in done.stderr
+
+
+def test_stream_says_what_is_missing_and_what_begins_anew_and_how_it_ended(api: Api) -> None:
+    gap = event("2-6", "gap", {"attempt": 2, "reason": "event_too_large", "after": 6})
+    api.streams = [[delta(1, 4, "no"), delta(2, 4, "yes"), gap, result("failed")]]
+    done = run("stream", "j1")
+    assert (done.exit_code, done.stdout) == (1, "noyes\n")
+    assert "attempt 2 begins anew" in done.stderr
+    assert "something is missing here: event_too_large" in done.stderr
+
+
+def test_stream_as_lines_of_json_has_every_event(api: Api) -> None:
+    api.streams = [[delta(1, 4, "Hi"), result("completed")]]
+    done = run("stream", "j1", "-o", "jsonl")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["kind"] for line in lines] == ["partial", "result"]
+    assert (done.exit_code, lines[0]["event"]["delta"]) == (0, "Hi")
+
+
+def test_a_submission_that_streams_says_so(api: Api) -> None:
+    api.streams = [[delta(1, 4, "Hi"), result("completed")]]
+    done = run("submit", "-m", "gpt-5.2", "-i", "Hello", "--stream")
+    assert (done.exit_code, done.stdout) == (0, "Hi\n")
+    assert api.submitted[0]["request"] == {"model": "gpt-5.2", "input": "Hello", "stream": True}
+
+
+def test_a_job_that_is_not_there_has_no_stream(api: Api) -> None:
+    done = run("stream", "nosuch")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "no job nosuch" in done.stderr
