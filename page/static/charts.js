@@ -2,7 +2,7 @@
 import { s } from "./dom.js";
 import { span } from "./words.js";
 
-const [LEFT, BOTTOM, TOP] = [34, 20, 8];
+const [LEFT, BOTTOM, TOP] = [42, 20, 8];
 const MARKS = [100, 1_000, 10_000, 60_000, 600_000, 3_600_000];
 
 /** The share that took no longer than a time, for each of `series` (counts between `edges`); the time is logarithmic. */
@@ -18,7 +18,7 @@ export function ecdf(series, edges, width, label) {
     "aria-label": label });
   for (const part of [0, 0.5, 0.9, 1]) {
     picture.append(s("line", { class: "grid", x1: LEFT, x2: width - 8, y1: y(part), y2: y(part) }),
-      s("text", { class: "axis", x: LEFT - 6, y: y(part) + 4, "text-anchor": "end" }, `${100 * part}`));
+      s("text", { class: "axis", x: LEFT - 6, y: y(part) + 4, "text-anchor": "end" }, `${100 * part} %`));
   }
   let last = -99;
   for (const ms of MARKS.flatMap((mark) => [mark, 3 * mark]).sort((a, b) => a - b)) {

@@ -125,9 +125,9 @@ function axis(from, to, x, width, height) {
   ]);
 }
 
-/** Round places on an axis of `length` ms, at least 64 px apart. */
+/** Round places on an axis of `length` ms, far enough apart for their names. */
 function ticks(length, width) {
-  const rough = length / Math.max(2, width / 64);
+  const rough = length / Math.max(2, width / (width < 500 ? 64 : 100));
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
   return Array.from({ length: Math.floor(length / step) + 1 }, (_, n) => n * step).filter((at) => at < length * 0.97);

@@ -48,7 +48,7 @@ def fill(running: Running) -> str:
 
 def take(browser: Browser, running: Running, job_id: str) -> None:
     context = browser.new_context(
-        viewport={"width": 1200, "height": 780}, device_scale_factor=1.25, color_scheme="light"
+        viewport={"width": 1200, "height": 720}, device_scale_factor=1.25, color_scheme="light"
     )
     page = Tab(context.new_page(), running).sign_in(at="#/jobs")
     page.locator("li.row").nth(20).wait_for()
