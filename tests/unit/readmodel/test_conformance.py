@@ -5,13 +5,14 @@ import random
 
 import pytest
 
-from readmodel import queries, store
+from readmodel import postgres, queries, sqlite, store
 from readmodel.batch import Record, RecordFailedError
 from readmodel.database import Connection, FencedError
 from readmodel.queries import Cursor, JobFilter
 from readmodel.rows import Position
 from readmodel.store import Move
 from readmodel.sweep import sweep
+from runtime.errors import ConfigurationError
 from tests.support.waiting import eventually
 from tests.unit.readmodel.conftest import NOW_MS
 from tests.unit.readmodel.logs import (
@@ -434,5 +435,26 @@ def test_only_the_build_before_is_kept(run) -> None:
         assert await one.read(queries.last_seq) == 0
         assert one.build == bench.now_ms
         assert bench.builds() == [bench.now_ms - 1, bench.now_ms]
+
+    run(body)
+
+
+def test_another_releases_read_model_is_refused_until_a_rebuild_replaces_it(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(bench) -> None:
+        old = bench.another()
+        await old.open()
+        for module in (sqlite, postgres):
+            monkeypatch.setattr(module, "SCHEMA_VERSION", 10_000)
+        new = bench.another()
+        for refused in (new.open(), new.read(queries.last_seq)):
+            with pytest.raises(ConfigurationError, match="python -m readmodel rebuild"):
+                await refused
+        bench.now_ms += 1
+        aside = new.aside()
+        await aside.open()
+        await new.promote(aside)
+        assert await new.read(queries.last_seq) == 0
 
     run(body)
