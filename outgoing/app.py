@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
 from outgoing.attempts import Attempts
 from outgoing.egress import SystemLookup
-from outgoing.group import OutgoingGroup, pause
+from outgoing.group import OutgoingGroup
 from outgoing.metrics import OutgoingMetrics
 from outgoing.resends import ResultsReader
 from outgoing.sender import Sender
@@ -28,7 +28,12 @@ log = get_logger("outgoing")
 
 DRAIN_S = 5.0
 """What is under way when we are told to stop gets this long; then it is the next process's, which sends it again."""
+STOP_S = 2.0
 CONNECT_AGAIN_S = 1.0
+
+
+class Stoppable(Protocol):
+    async def stop(self) -> None: ...
 
 
 async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Event) -> None:
@@ -58,37 +63,32 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
     )  # fmt: skip
     health.watch("deliveries", service.not_ready)
     server = HealthServer(health, settings.outgoing_health_port)
+
+    async def deliver() -> None:
+        await _connect(publisher, clock, group)
+        await sender.start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(service.run(attempts, stop))
+            tasks.create_task(service.follow_endpoints(stop))
+            tasks.create_task(service.resend(stop))
+            tasks.create_task(attempts.run(stop, DRAIN_S))
+            tasks.create_task(clock.run(stop))
+
     await server.start()
     try:
-        if await _connected(publisher, clock, group, stop):
-            await sender.start()
-            await _until_stopped(
-                stop,
-                service.run(attempts, stop), service.follow_endpoints(stop), service.resend(stop),
-                attempts.run(stop, DRAIN_S), clock.run(stop),
-            )  # fmt: skip
+        await _until_stopped(stop, deliver())
     finally:
-        await group.stop()
-        await sender.stop()
         lookup.close()
-        await endpoints.stop()
-        await publisher.stop()
-        await server.stop()
+        parts: tuple[Stoppable, ...] = (group, sender, endpoints, publisher, server)
+        await asyncio.gather(*map(_stopped, parts))
 
 
-async def _until_stopped(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
-    """Run all parts; they end by themselves after `stop`, unless they wait for a broker that is away.
+async def _until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, which ends by itself after `stop`, unless it waits for a broker that is away.
 
-    Raises the first exception of any part, and cancels the others.
+    Raises the first exception of any of its tasks.
     """
-
-    async def everything() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for part in parts:
-                tasks.create_task(part)
-
-    running = asyncio.create_task(everything())
-    stopping = asyncio.create_task(stop.wait())
+    running, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait({running}, timeout=DRAIN_S + 1)
@@ -100,9 +100,18 @@ async def _until_stopped(stop: asyncio.Event, *parts: Coroutine[Any, Any, None])
         raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _connected(publisher: KafkaPublisher, clock: BrokerClock, group: OutgoingGroup, stop: asyncio.Event) -> bool:
-    """Reach the broker and know its time, for as long as it takes; False: told to stop before that."""
-    while not stop.is_set():
+async def _stopped(part: Stoppable) -> None:
+    """Each says goodbye to the broker; one that is frozen would be waited for by minutes."""
+    try:
+        async with asyncio.timeout(STOP_S):
+            await part.stop()
+    except TimeoutError:
+        log.warning("stopped_without_an_answer", part=type(part).__name__)
+
+
+async def _connect(publisher: KafkaPublisher, clock: BrokerClock, group: OutgoingGroup) -> None:
+    """Reach the broker, know its time and join, for as long as it takes."""
+    while True:
         try:
             await publisher.start()
             await clock.first()
@@ -110,7 +119,6 @@ async def _connected(publisher: KafkaPublisher, clock: BrokerClock, group: Outgo
         except (BrokerUnavailableError, KafkaError, OSError) as error:
             log.warning("broker_unavailable", reason=str(error))
             await publisher.stop()
-            await pause(stop, CONNECT_AGAIN_S)
+            await asyncio.sleep(CONNECT_AGAIN_S)
         else:
-            return True
-    return False
+            return
