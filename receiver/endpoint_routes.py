@@ -4,9 +4,9 @@ Paths, bodies and objects are those of OpenAI's API, so `client.webhooks.create(
 `disabled_because` are ours, and `test` does not wait for the answer.
 """
 
-from typing import Annotated, Final, Literal, NotRequired, Self
+from typing import Annotated, Any, Final, Literal, NotRequired, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict
 
 from runtime.routes import Answer, Route
@@ -19,7 +19,7 @@ ONE: Final = PATH + "/{endpoint_id}"
 
 Name = Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)]
 Url = Annotated[str, StringConstraints(max_length=URL_CHARS_MAX)]
-EventTypes = Annotated[tuple[EventType, ...], Field(min_length=1, max_length=len(EVENT_TYPES)), BeforeValidator(list)]
+EventTypes = Annotated[tuple[EventType, ...], Field(min_length=1, max_length=len(EVENT_TYPES))]
 
 
 class _Body(BaseModel):
@@ -54,8 +54,14 @@ class TestBody(_Body):
     event_type: EventType = "response.completed"
 
 
+_JOB: Final[dict[str, Any]] = {"required": ["job_id"], "properties": {"job_id": {"type": "string"}}}
+_SINCE: Final[dict[str, Any]] = {"required": ["since_ms"], "properties": {"since_ms": {"type": "number"}}}
+
+
 class ResendBody(_Body):
     """One job, or all that ended since a time."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [_JOB, _SINCE]})
 
     job_id: GivenJobId | None = None
     since_ms: StampMs | None = None

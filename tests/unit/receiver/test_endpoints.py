@@ -79,6 +79,8 @@ def test_what_is_registered_is_a_fact_and_its_secret_is_shown_once() -> None:
         ({"url": "http://hooks.example.com/"}, "#/url"), ({"url": "https://127.0.0.1/"}, "#/url"),
         ({"url": "https://u:p@hooks.example.com/"}, "#/url"), ({"url": "https://localhost./"}, "#/url"), ({}, "#/url"),
         ({"url": URL, "event_types": ["batch.completed"]}, "#/event_types/0"), ({"url": URL, "event_types": []}, "#/event_types"),
+        ({"url": URL, "event_types": None}, "#/event_types"), ({"url": URL, "event_types": 7}, "#/event_types"),
+        ({"url": URL, "event_types": "response.failed"}, "#/event_types"),
         ({"url": URL, "secret": "x"}, "#/secret"), ({"url": URL, "name": "x" * 101}, "#/name"), ({"url": 1}, "#/url"),
     ],
 )  # fmt: skip
