@@ -1,6 +1,7 @@
 """Ports, drawn before anything starts and held until it ends: a child that crashes comes back at the same address."""
 
 import fcntl
+import os
 import socket
 import sys
 import tempfile
@@ -18,7 +19,7 @@ class Ports:
 
     def __init__(self) -> None:
         self._held: list[socket.socket] = []
-        self._locks: list[IO[str]] = []
+        self._locks: dict[Path, IO[str]] = {}
 
     def draw(self, preferred: int = 0) -> int:
         """`preferred` if it is free, else one that the system gives.
@@ -34,7 +35,8 @@ class Ports:
     def release(self) -> None:
         for held in self._held:
             held.close()
-        for lock in self._locks:
+        for path, lock in self._locks.items():
+            path.unlink(missing_ok=True)
             lock.close()
         self._held.clear()
         self._locks.clear()
@@ -64,9 +66,12 @@ class Ports:
             lock = path.open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it has removed it, perhaps, since we opened it: then the lock is on a file that nobody else finds.
+                found = os.path.samestat(os.fstat(lock.fileno()), path.stat())
             except OSError:
-                lock.close()
-                return False
-            self._locks.append(lock)
-            return True
+                found = False
+            if found:
+                self._locks[path] = lock
+                return True
+            lock.close()
         return False

@@ -2,6 +2,8 @@
 
 import socket
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,14 @@ def test_a_released_port_is_free_again() -> None:
         assert ports.draw(wanted) == wanted
     finally:
         ports.release()
+
+
+def test_nothing_is_left_in_the_folder_of_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ports = Ports()
+    wanted = ports.draw()
+    ports.release()
+    assert ports.draw(wanted) == wanted
+    assert list(tmp_path.iterdir())
+    ports.release()
+    assert not list(tmp_path.iterdir())
