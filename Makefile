@@ -86,7 +86,7 @@ bench: install ## figures of the whole system on this machine (minutes; let it r
 
 .PHONY: bench
 
-simulate: install ## the whole system in virtual time, broken from SEEDS seeds (2000); again: python -m tests.simulation --seed N --trace
-	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),2000) --must-meet
+simulate: install ## the whole system in virtual time, broken from SEEDS seeds (100000: hours); again: python -m tests.simulation --seed N --trace
+	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),100000) --must-meet
 
 .PHONY: simulate
