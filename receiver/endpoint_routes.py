@@ -6,12 +6,12 @@ Paths, bodies and objects are those of OpenAI's API, so `client.webhooks.create(
 
 from typing import Annotated, Any, Final, Literal, NotRequired, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, model_validator
 from typing_extensions import TypedDict
 
 from runtime.routes import Answer, Route
 from schemas.base import StampMs
-from schemas.requests import GivenJobId
+from schemas.requests import NUMBER, GivenJobId
 from schemas.webhook_endpoints import EVENT_TYPES, NAME_CHARS_MAX, URL_CHARS_MAX, EndpointId, EventType
 
 PATH: Final = "/v1/webhook_endpoints"
@@ -39,12 +39,12 @@ class EndpointChange(_Body):
     url: Url | None = None
     event_types: EventTypes | None = None
     name: Name | None = None
-    enabled: bool | None = None
+    enabled: StrictBool | None = None
     """True takes up again what a 410 ended; what ended meanwhile is sent by a resend."""
 
 
 class RotateBody(_Body):
-    keep_old_secret_active_for_24_hours: bool = False
+    keep_old_secret_active_for_24_hours: StrictBool = False
     """Two signatures meanwhile, one of each secret."""
 
 
@@ -64,7 +64,7 @@ class ResendBody(_Body):
     model_config = ConfigDict(json_schema_extra={"oneOf": [_JOB, _SINCE]})
 
     job_id: GivenJobId | None = None
-    since_ms: StampMs | None = None
+    since_ms: Annotated[StampMs, NUMBER] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

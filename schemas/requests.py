@@ -47,7 +47,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-_NUMBER = BeforeValidator(_number)
+NUMBER = BeforeValidator(_number)
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -86,14 +86,14 @@ class Submit(_Strict):
 
     model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
 
-    v: Annotated[Literal[1], _NUMBER] = 1
+    v: Annotated[Literal[1], NUMBER] = 1
     type: Literal["submit"] = "submit"
     job_id: GivenJobId | None = None
     request: dict[str, JsonValue] = Field(json_schema_extra=_REQUEST_SCHEMA)
-    deadline_at_ms: Annotated[UnixMs, _NUMBER] | None = None
+    deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
-    timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), _NUMBER] | None = None
-    retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), _NUMBER] | None = None
+    timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
+    retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), NUMBER] | None = None
     """How many times a response that was accepted, and failed or was lost, may be created again (each one costs tokens)."""
     session_id: SessionId | None = None
     tags: tuple[Tag, ...] = Field(default=(), max_length=16)

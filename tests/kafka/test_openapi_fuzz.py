@@ -52,6 +52,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 class Running:
     system: System
     token: str
+    other_token: str
+    """Of another tenant: chains of operations find what they may delete by themselves, and here they do not find it."""
     admin_url: str
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -65,9 +67,13 @@ class Running:
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
-    token, sha256 = make_token("0" * 12, os.urandom(32))
-    key = ApiKey(id="0" * 12, tenant="default", scopes=SCOPES, sha256=sha256, created_at=datetime.fromtimestamp(0, UTC))
-    save_keys(folder / "keys.json", KeysFile(keys=(key,)))
+    tokens, keys = [], []
+    for number, tenant in enumerate(("acme", "globex")):
+        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
+        at = datetime.fromtimestamp(0, UTC)
+        keys.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=SCOPES, sha256=sha256, created_at=at))
+        tokens.append(token)
+    save_keys(folder / "keys.json", KeysFile(keys=tuple(keys)))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
     ports = Ports()
     admin_port = ports.draw()
@@ -86,7 +92,7 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     )
     try:
         with held(shape) as system:
-            yield Running(system, token, f"http://127.0.0.1:{admin_port}")
+            yield Running(system, *tokens, f"http://127.0.0.1:{admin_port}")
     finally:
         ports.release()
 
@@ -129,8 +135,8 @@ def what_there_is(running: Running) -> dict[str, list[str]]:
     }
 
 
-def configuration(running: Running, known: dict[str, list[str]]) -> str:
-    """`schemathesis.toml`. Half of the ids are of what there is."""
+def configuration(token: str, known: dict[str, list[str]]) -> str:
+    """For Schemathesis. Half of the ids are of what there is."""
     dictionaries, everywhere, here = [], [], []
     for number, (place, values) in enumerate(known.items()):
         name, _, operation = place.partition(":")
@@ -148,20 +154,21 @@ def configuration(running: Running, known: dict[str, list[str]]) -> str:
     return "\n".join((
         "continue-on-failure = true", "request-timeout = 20.0", "max-stream-events = 1", "warnings = false",
         "[generation]", "allow-extra-parameters = false", 'database = "none"',
-        "[auth.openapi.key]", f'bearer = "{running.token}"',
-        "[dictionaries]", *dictionaries, "[parameters]", *everywhere, *here, *told,
+        "[auth.openapi.key]", f'bearer = "{token}"',
+        *(("[dictionaries]", *dictionaries, "[parameters]", *everywhere, *here) if known else ()), *told,
         "[[operations]]", 'include-operation-id = "getJob"', "parameters = { wait = 0 }",
     ))  # fmt: skip
 
 
 def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path) -> None:
-    (tmp_path / "schemathesis.toml").write_text(configuration(running, what_there_is(running)))
+    (tmp_path / "single.toml").write_text(configuration(running.token, what_there_is(running)))
+    (tmp_path / "chains.toml").write_text(configuration(running.other_token, {}))
     document = requests.get(f"{running.system.url}/openapi.json", timeout=10).json()
     names = sorted(operation["operationId"] for path in document["paths"].values() for operation in path.values())
     assert "submitJob" in names
     with ExitStack() as stack:
         parts = [stack.enter_context(fuzzing(running, names[number::PARTS], tmp_path)) for number in range(PARTS)]
-        chains = stack.enter_context(fuzzing(running, names, tmp_path, "stateful"))
+        chains = stack.enter_context(fuzzing(running, names, tmp_path, "chains.toml", "stateful"))
         assert chains[0].wait(FUZZED_WITHIN_S) == 0, chains[1].read_text()
         codes = [process.wait(FUZZED_WITHIN_S) for process, _said in parts]
     assert codes == [0] * PARTS, "\n".join(said.read_text() for _process, said in parts)
@@ -171,14 +178,14 @@ def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path) 
 
 @contextmanager
 def fuzzing(
-    running: Running, names: list[str], folder: Path, phases: str = "coverage,fuzzing"
+    running: Running, names: list[str], folder: Path, config: str = "single.toml", phases: str = "coverage,fuzzing"
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Schemathesis at work on these operations, and the file that it writes to. `stateful` makes chains of them: what one
     answered, the next one asks for.
     """
     said = folder / f"{phases}-{names[0]}.txt"
     command = [
-        *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml"),
+        *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", config),
         *("run", f"{running.system.url}/openapi.json", "--no-color", "--seed", "1", "-n", str(EXAMPLES)),
         *("--phases", phases, "--report-dir", str(folder / f"report-{phases}-{names[0]}")),
         *itertools.chain.from_iterable(("--include-operation-id", name) for name in names),

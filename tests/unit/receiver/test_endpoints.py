@@ -93,6 +93,24 @@ def test_a_body_that_is_not_as_it_must_be_is_refused_with_its_place(body: dict[s
     with_endpoints(story)
 
 
+@pytest.mark.parametrize(
+    ("rest", "body", "pointer"),
+    [
+        ("", {"enabled": 0}, "#/enabled"), ("", {"enabled": "true"}, "#/enabled"),
+        ("/rotate_secret", {"keep_old_secret_active_for_24_hours": 1}, "#/keep_old_secret_active_for_24_hours"),
+        ("/resend", {"since_ms": "5"}, "#/since_ms"), ("/resend", {"since_ms": True}, "#/since_ms"),
+        ("/resend", {}, "#"), ("/resend", {"since_ms": 5, "job_id": "j"}, "#"),
+    ],
+)  # fmt: skip
+def test_numbers_and_truths_are_not_guessed_from_one_another(rest: str, body: dict[str, Any], pointer: str) -> None:
+    async def story(door: Door) -> None:
+        made = await registered(door, name="mine")
+        status, document, _ = await door.call("POST", f"{PATH}/{made['id']}{rest}", json=body)
+        assert (status, document["errors"][0]["pointer"]) == (422, pointer)
+
+    with_endpoints(story)
+
+
 def test_a_change_keeps_what_it_does_not_name_and_says_nothing_when_nothing_changes() -> None:
     async def story(door: Door) -> None:
         made = await registered(door, name="mine")
