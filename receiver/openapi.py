@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from receiver.problems import CONTENT_TYPE as PROBLEM_JSON
-from receiver.problems import ProblemDocument
+from receiver.problems import SECURITY_HEADERS, ProblemDocument
 from receiver.sdk.errors import ErrorDocument, speaks_openai, status_at_openai
 from runtime.health import release
 from runtime.routes import JSON, Answer, Codes, Header, Query, Route, declare, declared
@@ -67,7 +67,7 @@ def add_document(app: web.Application) -> None:
     async def show(_request: web.Request) -> web.Response:
         if not made:
             made.append(orjson.dumps(document(declared(app).values())))
-        return web.Response(body=made[0], content_type=JSON)
+        return web.Response(body=made[0], content_type=JSON, headers=SECURITY_HEADERS)
 
     declare(app, DOCUMENT, show)
 

@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import structlog
 from receiver.app import HEALTH, build_app
 from receiver.health import REMEMBER_FAILURE_S, WatchedPublisher
 from receiver.limits import Limits
-from receiver.settings import ReceiverSettings
+from receiver.settings import ReceiverSettings, check_relations
 from receiver.submissions import KnownJob
 from runtime.errors import BrokerUnavailableError, ConfigurationError
 from tests.support.memory_publisher import MemoryPublisher
@@ -49,6 +50,30 @@ def test_an_expectation_is_met_or_refused() -> None:
 def test_health_is_shown(path: str) -> None:
     async def story(door: Door) -> None:
         assert (await door.call("GET", path))[0] == 200
+
+    with_door(story)
+
+
+def test_with_an_admin_port_the_public_port_has_no_metrics() -> None:
+    async def story(door: Door) -> None:
+        assert (await door.call("GET", "/metrics"))[0] == 404
+        assert (await door.call("GET", "/readyz"))[0] == 200
+
+    with_door(story, admin_port=1)
+
+
+def test_the_admin_port_is_not_the_public_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="BACKSTOP_ADMIN_PORT must not be BACKSTOP_PORT"):
+        check_relations(settings(data_dir=tmp_path, port=8080, admin_port=8080))
+
+
+def test_the_document_of_the_api_needs_no_key_and_tells_each_route() -> None:
+    async def story(door: Door) -> None:
+        status, document, _ = await door.call("GET", "/openapi.json")
+        assert (status, document["openapi"]) == (200, "3.1.0")
+        submit = document["paths"]["/v1/jobs"]["post"]
+        assert (submit["operationId"], submit["security"]) == ("submitJob", [{"key": ["submit"]}])
+        assert document["paths"]["/webhooks/openai"]["post"]["security"] == []
 
     with_door(story)
 
