@@ -1,11 +1,14 @@
-"""Connection options of every aiokafka client, from the settings; and one hole of aiokafka's closed for all of them."""
+"""Connection options of every aiokafka client, from the settings; and two holes of aiokafka's closed for all of them."""
 
+import asyncio
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.helpers import create_ssl_context
 
+from runtime.clock import monotonic_s
 from runtime.settings import RuntimeSettings
 
 
@@ -28,6 +31,10 @@ def client_options(settings: RuntimeSettings) -> dict[str, Any]:
     return options
 
 
+TOPICS_KNOWN_WITHIN_S = 5.0
+"""Less than a session: the group waits for its leader meanwhile."""
+TOPICS_ASKED_EVERY_S = 0.1
+
 _send = AIOKafkaConnection.send
 
 
@@ -47,3 +54,29 @@ def _send_or_close(connection: Any, request: Any, expect_response: bool = True) 
 
 
 AIOKafkaConnection.send = _send_or_close
+
+_assign = GroupCoordinator._perform_assignment  # noqa: SLF001 - as above
+
+
+async def _assign_known_topics(coordinator: Any, response: Any) -> Any:
+    """As aiokafka does it, when every topic of the group is known; its assignors, and Faust's, leave out the others with a warning.
+
+    A broker that has just started may not know its topics for a moment. A leader that asked it then gave nobody anything, and nobody asked
+    again before the metadata was old: minutes in which every member was well and nothing moved.
+
+    :raises KafkaError: a topic stays unknown. The process must end: who starts it again checks the topics.
+    """
+    deadline_s = monotonic_s() + TOPICS_KNOWN_WITHIN_S
+    while True:
+        assignments = await _assign(coordinator, response)
+        topics = coordinator._group_subscription  # noqa: SLF001 - as above
+        unknown = sorted(topic for topic in topics if not coordinator._cluster.partitions_for_topic(topic))  # noqa: SLF001
+        if not unknown:
+            return assignments
+        if monotonic_s() > deadline_s:
+            raise KafkaError(f"the broker does not know {', '.join(unknown)}: nobody would read what is there")
+        await asyncio.sleep(TOPICS_ASKED_EVERY_S)
+        await coordinator._client.force_metadata_update()  # noqa: SLF001 - as above
+
+
+GroupCoordinator._perform_assignment = _assign_known_topics  # noqa: SLF001 - as above
