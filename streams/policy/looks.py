@@ -30,10 +30,14 @@ class LookPolicy:
     spacing_factor: float = 0.5
     spacing_min_ms: int = 5_000
     spacing_max_ms: int = 240_000
+    word_ms: int = 120_000
+    """A look that the schedule asked for has brought word by then, or another is asked for. See `overtaken`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.spacing_min_ms <= self.spacing_max_ms:
             raise ValueError("looks: spacing_min_ms must be at least 1 and at most spacing_max_ms")
+        if self.word_ms < 1:
+            raise ValueError("looks: word_ms must be at least 1")
         if self.first_look_ms < 0 or not 0 < self.spacing_factor <= 10:
             raise ValueError("looks: first_look_ms must be 0 or more, and spacing_factor above 0 and at most 10")
 
@@ -60,6 +64,15 @@ def next_look_at_ms(
     if since_hint is not None:
         wait_ms = min(wait_ms, hint_wait_ms(since_hint))
     return now_ms + max(1, int(wait_ms * _jitter(response_id, looks)))
+
+
+def overtaken(policy: LookPolicy, *, asked_at_ms: int, now_ms: int) -> bool:
+    """Whether a look that the schedule asked for at `asked_at_ms` is not worth making any more: another has been asked for since.
+
+    Where looks are slower than the schedule (the provider limits us), those that wait would pile up without an end, and a webhook's look
+    would wait behind all of them.
+    """
+    return now_ms - asked_at_ms > policy.word_ms
 
 
 def hint_wait_ms(since_hint: int) -> int:

@@ -18,7 +18,7 @@ def job_timer(due: Due, row: bytes | None, now_ms: int) -> Message | None:
 
 
 def response_timer(policy: LookPolicy, due: Due, row: bytes | None, now_ms: int) -> Message | None:
-    """With the time of the look after this one."""
+    """With the time of the look after this one: what it sees sets a sooner one, so that only one is on its way."""
     if row is None:
         return None
     state = RESPONSE_FOLD.decode_state(decode_row(row)[0])
@@ -35,6 +35,7 @@ def response_timer(policy: LookPolicy, due: Due, row: bytes | None, now_ms: int)
                 now_ms=now_ms,
                 looks=state.looks + 1,
             )
+            next_ms = max(next_ms, now_ms + policy.word_ms)
         case response.Unclaimed():
             next_ms = next_look_at_ms(
                 policy,

@@ -20,7 +20,7 @@ from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import LOOKUP, CancelResponse, RetrieveResponse
 from streams.policy.answers import AskAgain, Missing, NotCancelled, Refused, read_cancel, read_look
-from streams.policy.looks import LookPolicy, next_look_at_ms
+from streams.policy.looks import LookPolicy, next_look_at_ms, overtaken
 from streams.policy.observations import Seen
 from streams.workers import facts
 from streams.workers.commands import Commands, Record, Taken
@@ -46,6 +46,9 @@ REPEAT_MS = 500
 
 REPEAT_MS_MAX = 30_000
 """A longer wait is the schedule's business: the look counts as failed, and the next one comes after the wait."""
+
+OFFSETS_HELD_MAX = 100_000
+"""Finished behind one that is not: no more is taken then, as that one must have its turn first."""
 
 UNREPEATABLE = frozenset({"unknown_status"})
 """What another call a second later would bring again."""
@@ -108,7 +111,7 @@ class Caller:
     async def _take_all(self, stop: asyncio.Event, _tasks: asyncio.TaskGroup) -> None:
         while not stop.is_set():
             self._drop_moved()
-            room = self._queue_max - len(self._tracker)
+            room = min(self._queue_max - self._tracker.unfinished, OFFSETS_HELD_MAX - len(self._tracker))
             if room <= 0:
                 await asyncio.sleep(ROOM_POLL_S)
                 continue
@@ -123,7 +126,7 @@ class Caller:
             for record in records:
                 self._tracker.begin(partition, record.offset)
                 command = await self._parsed(record)
-                if command is None:
+                if command is None or self._overtaken(command):
                     self._tracker.finish(partition, record.offset)
                 else:
                     self._queue.push(Call(command, record, taken.epoch))
@@ -162,10 +165,22 @@ class Caller:
     def _next_call(self) -> Call | None:
         while (call := self._queue.pop()) is not None:
             self._metrics.looks_waiting.set(len(self._queue))
-            if call.epoch == self._group.epoch:
+            if call.epoch != self._group.epoch:
+                self._metrics.dropped(WORKER, "moved")
+            elif self._overtaken(call.command):
+                self._tracker.finish(call.record.partition, call.record.offset)
+            else:
                 return call
-            self._metrics.dropped(WORKER, "moved")
         return None
+
+    def _overtaken(self, command: RetrieveResponse | CancelResponse) -> bool:
+        """What a webhook, a claim or an adoption asked for is made however late; nobody asks for it again."""
+        if not isinstance(command, RetrieveResponse) or command.reason != "timer":
+            return False
+        late = overtaken(self._looks, asked_at_ms=command.at_ms, now_ms=self._now_ms())
+        if late:
+            self._metrics.dropped(WORKER, "overtaken")
+        return late
 
     def _drop_moved(self) -> None:
         """After an assignment everything that is not committed comes again, to us or to another: forget what waits."""

@@ -21,6 +21,11 @@ class OffsetTracker:
         """How many have begun and are not finished, or are finished behind one that is not."""
         return sum(len(partition.waiting) for partition in self._partitions.values())
 
+    @property
+    def unfinished(self) -> int:
+        """How many have begun and are not finished."""
+        return sum(len(partition.waiting) - len(partition.done) for partition in self._partitions.values())
+
     def begin(self, partition: int, offset: int) -> None:
         self._partitions.setdefault(partition, _Partition()).waiting.append(offset)
 

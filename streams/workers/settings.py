@@ -58,6 +58,12 @@ class WorkerSettings(RuntimeSettings):
         le=3_600_000,
         description="Longest wait between looks; under half of the time for which the provider keeps a response.",
     )
+    look_word_ms: int = Field(
+        default=120_000,
+        ge=1_000,
+        le=3_600_000,
+        description="A look without word for so long is made again, and no longer worth making where it still waits.",
+    )
     submission_memory_ms: int = Field(
         default=180_000,
         ge=1_000,
@@ -103,4 +109,5 @@ class WorkerSettings(RuntimeSettings):
             spacing_factor=self.look_spacing_factor,
             spacing_min_ms=self.look_spacing_min_ms,
             spacing_max_ms=self.look_spacing_max_ms,
+            word_ms=self.look_word_ms,
         )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.policy.looks import LookPolicy, hint_wait_ms, next_look_at_ms
+from streams.policy.looks import LookPolicy, hint_wait_ms, next_look_at_ms, overtaken
 
 POLICY = LookPolicy()
 ACCEPTED_MS = 1_795_341_600_000
@@ -94,3 +94,9 @@ def test_the_hint_waits_double_and_stay_bounded() -> None:
 def test_a_policy_that_contradicts_itself_is_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="looks: "):
         LookPolicy(**bad)
+
+
+def test_a_look_is_worth_making_until_the_schedule_has_asked_again() -> None:
+    policy = LookPolicy(word_ms=10_000)
+    assert not overtaken(policy, asked_at_ms=5_000, now_ms=15_000)
+    assert overtaken(policy, asked_at_ms=5_000, now_ms=15_001)

@@ -101,7 +101,8 @@ async def calling(
         )
         caller = Caller(
             group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: NOW_MS, metrics=metrics,
-            looks=LookPolicy(), rate=rate, **{"inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
+            rate=rate,
+            **{"looks": LookPolicy(), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
         )  # fmt: skip
         run = asyncio.create_task(caller.run(stop))
         try:
@@ -177,6 +178,29 @@ def test_a_running_response_says_when_to_look_again_and_is_not_kept(tmp_path: Pa
             (fact,) = await bench.facts(1)
             assert (fact.outcome, fact.raw_status, fact.response) == ("running", "in_progress", None)
             assert 27_000 <= fact.next_look_at_ms - NOW_MS <= 33_000
+
+    asyncio.run(scenario())
+
+
+def test_a_look_that_the_schedule_has_overtaken_is_passed_over_and_one_that_nobody_repeats_is_not(
+    tmp_path: Path,
+) -> None:
+    def asked(ago_ms: int, reason: LookReason, number: int) -> RetrieveResponse:
+        return look(reason=reason, number=number).model_copy(update={"at_ms": NOW_MS - ago_ms})
+
+    async def scenario() -> None:
+        async with calling(tmp_path, looks=LookPolicy(word_ms=10_000)) as bench:
+            bench.commands.publish(
+                asked(10_001, "timer", 1),
+                asked(10_000, "timer", 2),
+                asked(99_000, "webhook", 3),
+                asked(10_001, "timer", 4),
+            )
+            assert {fact.id.split("/")[2] for fact in await bench.facts(2)} == {"2", "3"}
+            await eventually(lambda: bench.commands.committed == {0: 4}, 5, "the commit of all four")
+            assert len(bench.asked) == 2
+            passed_over = {"worker": "caller", "reason": "overtaken"}
+            assert bench.registry.get_sample_value("backstop_commands_dropped_total", passed_over) == 2
 
     asyncio.run(scenario())
 

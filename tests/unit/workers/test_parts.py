@@ -97,7 +97,9 @@ def test_only_what_is_before_the_first_unfinished_offset_may_be_committed() -> N
     for offset in (5, 6, 9):
         tracker.begin(0, offset)
     tracker.begin(1, 0)
+    assert tracker.unfinished == 4
     tracker.finish(0, 6)
+    assert (tracker.unfinished, len(tracker)) == (3, 4)
     assert tracker.committable() == {}
     tracker.finish(0, 5)
     assert tracker.committable() == {0: 7}
