@@ -87,7 +87,7 @@ class Schedule:
             self._members_change: 2, self._all_killed: 1, self._rolling_stop: 1, self._rebuild_killed: 3,
         }  # fmt: skip
         while True:
-            for _ in range(self._random.randint(1, 3)):
+            for _ in range(self._random.randint(2, 4)):
                 await asyncio.sleep(self._random.uniform(1.0, 4.0))
                 await self._do(self._kill_one)
             await asyncio.sleep(self._random.uniform(1.0, 5.0))
