@@ -28,6 +28,7 @@ SUBCOMMANDS = (
     "serve",
     "worker",
     "projection",
+    "readmodel",
     "outgoing",
 )
 """`cli.NAME` holds a typer `app`, or a function of that name."""

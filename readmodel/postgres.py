@@ -197,7 +197,7 @@ class PostgresDatabase:
         if schema_version != SCHEMA_VERSION:
             raise ConfigurationError(
                 f"the read model has schema {schema_version}, this release needs {SCHEMA_VERSION}: "
-                "run `python -m readmodel rebuild`"
+                "run `backstop readmodel rebuild`"
             )
         raw.execute("SELECT set_config('search_path', %s, true)", (f"{self._name}_{build}",))
         self._build = build

@@ -137,7 +137,7 @@ class Projector:
             if owned[partition].next_offset > end:
                 raise ConfigurationError(
                     f"the read model has taken {partition[0]}/{partition[1]} up to {owned[partition].next_offset}, and the log "
-                    f"ends at {end}: it is another log. Point it at its own, or run `python -m readmodel rebuild`"
+                    f"ends at {end}: it is another log. Point it at its own, or run `backstop readmodel rebuild`"
                 )
         if self._moves != moves or self._consumer.assigned() != assigned:
             return

@@ -301,6 +301,6 @@ def _checked_build(raw: sqlite3.Connection, file: Path) -> int:
         meta = {}
     if meta.get("schema_version") != str(SCHEMA_VERSION):
         raise ConfigurationError(
-            f"{file} has schema {meta.get('schema_version')}, this release needs {SCHEMA_VERSION}: run `python -m readmodel rebuild`"
+            f"{file} has schema {meta.get('schema_version')}, this release needs {SCHEMA_VERSION}: run `backstop readmodel rebuild`"
         )
     return int(meta["build"])

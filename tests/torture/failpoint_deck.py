@@ -19,7 +19,7 @@ FAILPOINTS: Final[tuple[str, ...]] = tuple(
 """Of the processes that a run has: outgoing webhooks have tests of their own (`kafka/test_outgoing.py`)."""
 
 REBUILD: Final = "projection.rebuilding"
-"""Only in `python -m readmodel rebuild`, which the schedule starts itself."""
+"""Only in `backstop readmodel rebuild`, which the schedule starts itself."""
 
 ONCE_A_START: Final = ("recovering", "rebuilding", "tail.reading")
 """Passed a few times after a start, and then hardly again."""

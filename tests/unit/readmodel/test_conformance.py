@@ -449,7 +449,7 @@ def test_another_releases_read_model_is_refused_until_a_rebuild_replaces_it(
             monkeypatch.setattr(module, "SCHEMA_VERSION", 10_000)
         new = bench.another()
         for refused in (new.open(), new.read(queries.last_seq)):
-            with pytest.raises(ConfigurationError, match="python -m readmodel rebuild"):
+            with pytest.raises(ConfigurationError, match="backstop readmodel rebuild"):
                 await refused
         bench.now_ms += 1
         aside = new.aside()
