@@ -4,179 +4,28 @@ What counts is the ledger of the stand-in: the creates that it accepted, by job 
 """
 
 import asyncio
-import json
-import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from runtime.broker import Broker, LocalKafka, Owned
-from runtime.clock import make_clock
-from runtime.publisher import KafkaPublisher
-from runtime.topics import create_topics
-from schemas.base import InlineBody, Message
-from schemas.codec import decode
-from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
-from schemas.jobs import JOB_FACT, AttemptAccepted
-from schemas.responses import RESPONSE_FACT, LookFailed, ResponseObserved
-from simulator.app import build_app
-from simulator.config import SimulatorConfig
-from simulator.loading import load_profile
-from streams.workers.settings import WorkerSettings
+from schemas.commands import CancelResponse, RetrieveResponse
+from schemas.jobs import AttemptAccepted
+from schemas.responses import LookFailed, ResponseObserved
+from tests.kafka.commands_rig import (
+    Rig,
+    died,
+    ended,
+    rigged,
+    run,
+)
 from tests.kafka.worker_child import work
 from tests.support.waiting import eventually
-
-ROOT = Path(__file__).parents[2]
-KEY = "sk-simulator"
-PARTITIONS = 4
-SESSION_MS = 2_000
-NEVER_S = 3_600
-PROFILE = '{"models": {"*": {"run": {"kind": "fixed", "s": %d}, "queue": {"kind": "fixed", "s": 0}}}}'
-ADAPTERS: dict[str, Any] = {"jobs": JOB_FACT, "responses": RESPONSE_FACT}
-
-
-class Rig:
-    """A prefix with its topics, a stand-in for OpenAI, and the processes that a test starts."""
-
-    def __init__(self, settings: WorkerSettings, folder: Path, session: aiohttp.ClientSession, root: str) -> None:
-        self.settings = settings
-        self._folder = folder
-        self._session = session
-        self._root = root
-        self._publisher = KafkaPublisher(settings, "test")
-        self.now_ms = make_clock()
-
-    async def start(self) -> None:
-        await create_topics(self.settings)
-        await self._publisher.start()
-
-    async def stop(self) -> None:
-        await self._publisher.stop()
-
-    async def publish(self, *messages: Message) -> None:
-        await self._publisher.publish(messages)
-
-    def create(self, job_id: str, valid_ms: int = 60_000) -> CreateResponse:
-        at_ms = self.now_ms()
-        return CreateResponse(
-            id=f"{job_id}/1/create", at_ms=at_ms, job_id=job_id, attempt=1, tenant="acme", model="m",
-            request=InlineBody(value={"model": "m", "input": job_id}), not_after_ms=at_ms + valid_ms,
-        )  # fmt: skip
-
-    async def creates(self) -> Counter[str]:
-        """How many creates the provider accepted for each job (all are attempt 1)."""
-        return Counter([str(line["job"]) for line in await self.ledger("creates")])
-
-    async def ledger(self, name: str) -> list[dict[str, Any]]:
-        async with self._session.get(f"{self._root}/sim/ledger/{name}") as response:
-            return [json.loads(line) for line in (await response.text()).splitlines() if line]
-
-    async def aim(self, **fault: Any) -> None:
-        async with self._session.post(f"{self._root}/sim/aim", json=fault) as response:
-            assert response.status == 200, await response.text()
-
-    async def facts(self, topic: str) -> list[Any]:
-        """Everything that stands on a topic now."""
-        return [decode(ADAPTERS[topic], value) for value in await self._values(topic)]
-
-    async def accepted(self) -> set[str]:
-        return {fact.job_id for fact in await self.facts("jobs") if isinstance(fact, AttemptAccepted)}
-
-    async def _values(self, topic: str) -> list[bytes]:
-        name = f"{self.settings.topic_prefix}{topic}"
-        reader = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap_servers, auto_offset_reset="earliest")
-        await reader.start()
-        try:
-            partitions = [TopicPartition(name, number) for number in range(PARTITIONS)]
-            reader.assign(partitions)
-            ends = await reader.end_offsets(partitions)
-            values: list[bytes] = []
-            while any([await reader.position(tp) < ends[tp] for tp in partitions]):
-                for records in (await reader.getmany(timeout_ms=200)).values():
-                    values += [record.value for record in records]
-            return values
-        finally:
-            await reader.stop()
-
-    @contextmanager
-    def worker(self, failpoints: str = ""):
-        """A worker process; killed at the end if it still lives."""
-        log = self._folder / "workers.log"
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.kafka.worker_child"],
-                env=self._environment(failpoints), cwd=ROOT, stdout=out, stderr=out,
-            )  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait(10)
-
-    def _environment(self, failpoints: str) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "KAFKA_BOOTSTRAP_SERVERS": self.settings.kafka_bootstrap_servers,
-            "BACKSTOP_TOPIC_PREFIX": self.settings.topic_prefix,
-            "BACKSTOP_DATA_DIR": str(self.settings.data_dir),
-            "BACKSTOP_GROUP_SESSION_TIMEOUT_MS": str(SESSION_MS),
-            "OPENAI_BASE_URL": self.settings.openai_base_url,
-            "OPENAI_API_KEY": KEY,
-            "BACKSTOP_FAILPOINTS": failpoints,
-        }
-
-
-@asynccontextmanager
-async def rigged(bootstrap: str, prefix: str, folder: Path, run_s: int = NEVER_S) -> AsyncIterator[Rig]:
-    app = build_app(SimulatorConfig(profile=load_profile(PROFILE % run_s), api_keys=(KEY,)))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    root = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    settings = WorkerSettings(
-        kafka_bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=PARTITIONS, data_dir=folder,
-        openai_base_url=f"{root}/v1", openai_api_key=KEY, group_session_timeout_ms=SESSION_MS,
-    )  # fmt: skip
-    try:
-        async with aiohttp.ClientSession() as session:
-            rig = Rig(settings, folder, session, root)
-            await rig.start()
-            try:
-                yield rig
-            finally:
-                await rig.stop()
-    finally:
-        await runner.cleanup()
-
-
-async def died(process: "subprocess.Popen[bytes]", what: str) -> int:
-    return -(await eventually(process.poll, 20, what) or 0)
-
-
-async def ended(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    await eventually(lambda: process.poll() is not None, 20, "the worker's end")
-    assert process.returncode == 0
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scenario)
 
 
 @pytest.fixture

@@ -1,108 +1,19 @@
 """The reads over a real HTTP server, on every kind of database."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from readmodel import store
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
-from readmodel.routes import add_routes
 from runtime.blobs import FolderBlobs, put_body
 from tests.support.waiting import eventually
+from tests.unit.readmodel.api import Api, api
 from tests.unit.readmodel.conftest import NOW_MS, Bench
 from tests.unit.readmodel.logs import Log, accepted, claimed, refused, result_of, settled, submitted, webhook, whole_job
 from tests.unit.readmodel.projection import Projection
-
-
-class Api:
-    def __init__(
-        self, session: aiohttp.ClientSession, projection: Projection, registry: CollectorRegistry, runner: web.AppRunner
-    ) -> None:
-        self.runner = runner
-        self.session = session
-        self.projection = projection
-        self.registry = registry
-        self.log = Log()
-
-    async def take(self, *facts: Any) -> None:
-        await self.projection.take(self.log.put(*facts))
-
-    async def get(self, path: str, status: int = 200, tenant: str = "default") -> dict[str, Any]:
-        async with self.session.get(path, headers={"X-Test-Tenant": tenant}) as answer:
-            body = await answer.json(content_type=None)
-            assert answer.status == status, body
-            kind = "application/json" if status == 200 else "application/problem+json"
-            assert answer.content_type == kind
-            return body
-
-    @asynccontextmanager
-    async def follow(self, path: str, last_event_id: str | None = None) -> AsyncIterator["Events"]:
-        headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-        async with self.session.get(path, headers=headers) as answer:
-            yield Events(answer)
-
-
-class Events:
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self.answer = answer
-
-    async def next(self) -> dict[str, Any] | None:
-        """The next event or comment; None at the end of the stream."""
-        event: dict[str, Any] = {}
-        async with asyncio.timeout(10):
-            while line := await self.answer.content.readline():
-                text = line.decode().rstrip("\n")
-                if not text:
-                    return event
-                name, _, value = text.partition(": ")
-                event[name or "comment"] = json.loads(value) if name == "data" else value
-        return None
-
-    async def rest(self) -> list[dict[str, Any]]:
-        """All events to the end of the stream, without the retry line."""
-        found = []
-        while (event := await self.next()) is not None:
-            if "event" in event:
-                found.append(event)
-        return found
-
-
-LIMITS = StreamLimits(heartbeat_s=0.3, appear_s=0.5)
-
-
-@asynccontextmanager
-async def api(bench: Bench, folder: Path) -> AsyncIterator[Api]:
-    """The reads and a projection, as two processes would have them."""
-    registry = CollectorRegistry()
-    projection = await Projection(bench.another()).take_over()
-    reader = bench.another()
-    app = web.Application()
-    add_routes(
-        app,
-        reader,
-        FolderBlobs(folder),
-        lambda request: request.headers.get("X-Test-Tenant", "default"),
-        registry,
-        LIMITS,
-    )
-    runner = web.AppRunner(app, shutdown_timeout=5)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-            yield Api(session, projection, registry, runner)
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture
@@ -351,7 +262,7 @@ def test_a_quiet_stream_shows_that_it_lives(with_api) -> None:
         async with api.follow("/v1/jobs/j/events") as stream:
             await stream.next()
             assert (await stream.next())["event"] == "job"
-            assert await stream.next() == {"comment": "still here"}
+            assert await stream.next_or_sign_of_life() == {"comment": "still here"}
 
     with_api(body)
 
