@@ -35,7 +35,8 @@ def response_timer(policy: LookPolicy, due: Due, row: bytes | None, now_ms: int)
                 now_ms=now_ms,
                 looks=state.looks + 1,
             )
-            next_ms = max(next_ms, now_ms + policy.word_ms)
+            overdue_ms = now_ms - state.claim.last_look_at_ms  # its job is over: cancelled less and less often
+            next_ms = max(next_ms, now_ms + max(policy.word_ms, overdue_ms))
         case response.Unclaimed():
             next_ms = next_look_at_ms(
                 policy,

@@ -71,7 +71,7 @@ class Caller:
         inline_bytes_max: int,
         concurrency: int = 64,
         tries_max: int = 3,
-        queue_max: int = 2_000,
+        queue_max: int = 20_000,
         repeat_ms: int = REPEAT_MS,
         drain_ms: int = 45_000,
     ) -> None:
@@ -129,8 +129,18 @@ class Caller:
                 if command is None or self._overtaken(command):
                     self._tracker.finish(partition, record.offset)
                 else:
-                    self._queue.push(Call(command, record, taken.epoch))
+                    self._enqueue(Call(command, record, taken.epoch))
         self._metrics.looks_waiting.set(len(self._queue))
+
+    def _enqueue(self, call: Call) -> None:
+        """Where another call of the response waits, that one does for both: it is not committed, so nothing is lost with this one."""
+        if not self._queue.push(call):
+            self._metrics.dropped(WORKER, "merged")
+            self._finish(call)
+
+    def _finish(self, call: Call) -> None:
+        if call.epoch == self._tracker_epoch:
+            self._tracker.finish(call.record.partition, call.record.offset)
 
     async def _parsed(self, record: Record) -> RetrieveResponse | CancelResponse | None:
         try:
@@ -168,7 +178,7 @@ class Caller:
             if call.epoch != self._group.epoch:
                 self._metrics.dropped(WORKER, "moved")
             elif self._overtaken(call.command):
-                self._tracker.finish(call.record.partition, call.record.offset)
+                self._finish(call)
             else:
                 return call
         return None
@@ -198,8 +208,7 @@ class Caller:
                 return
             await self._report([fact])
             failpoint("caller.reported")
-            if call.epoch == self._tracker_epoch:
-                self._tracker.finish(call.record.partition, call.record.offset)
+            self._finish(call)
         finally:
             self._slots.give_back()
             self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
@@ -225,7 +234,7 @@ class Caller:
             case NotCancelled():
                 self._metrics.look("not_cancelled")
                 call.looks_instead, call.tries = True, 0
-                self._queue.push(call)
+                self._enqueue(call)
                 return None
             case Refused():
                 self._metrics.look("refused")
@@ -258,7 +267,7 @@ class Caller:
             return self._failed(call, answer.reason, answer.wait_ms)
         self._metrics.look("asked_again")
         # It waits outside its slot. A worker that stops meanwhile has not committed it: it comes again.
-        asyncio.get_running_loop().call_later(wait_ms / 1_000, self._queue.push, call)
+        asyncio.get_running_loop().call_later(wait_ms / 1_000, self._enqueue, call)
         return None
 
     def _failed(self, call: Call, reason: str, wait_ms: int) -> Message:

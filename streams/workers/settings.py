@@ -44,7 +44,12 @@ class WorkerSettings(RuntimeSettings):
         default=250.0, ge=0.1, le=10_000, description="Looks and cancels a second per process, while nobody objects."
     )
     look_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one look before it counts as failed.")
-    look_queue_max: int = Field(default=2_000, ge=1, le=100_000, description="Looks that wait in a process at most.")
+    look_queue_max: int = Field(
+        default=20_000,
+        ge=1,
+        le=100_000,
+        description="Looks that wait in a process at most; those that a webhook asked for are found among them, and not behind.",
+    )
     first_look_ms: int = Field(
         default=20_000, ge=0, le=3_600_000, description="From acceptance to the first look that no webhook asked for."
     )

@@ -48,6 +48,19 @@ def test_word_of_a_look_sets_the_next_one_in_the_rhythm_of_looks() -> None:
         assert due_ms(step(looking, word).state) == seen_ms + 1_500
 
 
+def test_a_response_whose_job_is_over_is_cancelled_less_and_less_often() -> None:
+    deadline_ms = T0 + 20_000
+    state = folded(claimed(T0, look_at_ms=deadline_ms, last_look_at_ms=deadline_ms))
+    waits_ms = []
+    for _ in range(7):
+        state = step(state, timer(state)).state
+        at_ms = due_ms(state)
+        assert at_ms is not None
+        waits_ms.append(at_ms - deadline_ms)
+    assert waits_ms == sorted(waits_ms)
+    assert waits_ms[-1] > 16 * POLICY.word_ms
+
+
 def test_the_last_look_before_the_deadline_is_not_put_off() -> None:
     state = folded(claimed(T0, look_at_ms=T0 + 3_000, last_look_at_ms=T0 + 20_000))
     looking = step(state, timer(state)).state

@@ -94,10 +94,11 @@ def test_a_look_that_the_schedule_has_overtaken_is_passed_over_and_one_that_nobo
     tmp_path: Path,
 ) -> None:
     def asked(ago_ms: int, reason: LookReason, number: int) -> RetrieveResponse:
-        return look(reason=reason, number=number).model_copy(update={"at_ms": NOW_MS - ago_ms})
+        return look(f"resp_{number}", reason, number).model_copy(update={"at_ms": NOW_MS - ago_ms})
 
     async def scenario() -> None:
         async with calling(tmp_path, looks=LookPolicy(word_ms=10_000)) as bench:
+            bench.server.script[:] = [any_response()(bench.server)]
             bench.commands.publish(
                 asked(10_001, "timer", 1),
                 asked(10_000, "timer", 2),
@@ -109,6 +110,24 @@ def test_a_look_that_the_schedule_has_overtaken_is_passed_over_and_one_that_nobo
             assert len(bench.asked) == 2
             passed_over = {"worker": "caller", "reason": "overtaken"}
             assert bench.registry.get_sample_value("backstop_commands_dropped_total", passed_over) == 2
+
+    asyncio.run(scenario())
+
+
+def test_of_a_response_one_call_waits_and_does_what_all_of_them_ask_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        commands = MemoryCommands()
+        commands.publish(look("resp_a"), look("resp_b"), look("resp_b", number=2), look("resp_b", "webhook", 3))
+        commands.publish(cancel("resp_a"), look("resp_a", number=2), look("resp_b", number=4))
+        async with calling(tmp_path, commands=commands, concurrency=1) as bench:
+            bench.server.script[:] = [any_response("completed")(bench.server)]
+            bench.rate.object(300)  # so that all of them wait
+            told, _ = await bench.facts(2)
+            assert told.id.startswith("resp_b/look/3")
+            await eventually(lambda: commands.committed == {0: 7}, 5, "the commit of all")
+            assert bench.asked == ["GET resp_b", "POST resp_a/cancel"]
+            merged = {"worker": "caller", "reason": "merged"}
+            assert bench.registry.get_sample_value("backstop_commands_dropped_total", merged) == 5
 
     asyncio.run(scenario())
 
@@ -229,9 +248,10 @@ def test_retry_after_silences_all_looks(tmp_path: Path) -> None:
     async def scenario() -> None:
         objection = server.answer(429, {"error": {}}, retry_after="0.7")
         async with calling(tmp_path, objection, RUNNING, concurrency=1) as bench:
+            bench.server.script[1] = any_response()(bench.server)
             loop = asyncio.get_running_loop()
             started_s = loop.time()
-            bench.commands.publish(look(), look(number=2))
+            bench.commands.publish(look(), look("resp_b"))
             await bench.facts(2)
             assert loop.time() - started_s >= 0.7
             assert len(bench.asked) == 3
