@@ -18,6 +18,8 @@ from tests.simulation.system import BOUND_S, System
 from tests.simulation.tables import compacted, rebuilt
 
 READ_MODELS_SHARE = 0.15
+SKEW_MS = 3_000
+"""Between the clocks of two lives, at most (`chaos`)."""
 """Of the runs, how many are projected too: it costs as much as all other checks together."""
 
 
@@ -202,15 +204,22 @@ class Checks:
         self._every_poison_is_a_dead_letter()
 
     def _no_look_skipped(self) -> None:
-        """A lookup below the caller's offset has brought a fact."""
-        facts = {record.message_id for log in self._broker.of_topic("responses") for record in log.records}
+        """A lookup below the caller's offset has brought a fact, or a call of its response that was made later did for both."""
+        facts: set[str] = set()
+        told_ms: dict[bytes | None, int] = {}
+        for log in self._broker.of_topic("responses"):
+            for record in log.records:
+                if record.message_id.endswith(("/observed", "/failed")):
+                    facts.add(record.message_id)
+                    told_ms[record.key] = max(told_ms.get(record.key, 0), record.timestamp_ms)
         committed = self._broker.groups["caller"].committed
         for log in self._broker.of_topic("lookups"):
             end = committed.get(("lookups", log.partition), 0)
             for record in log.records:
                 if record.offset >= end or not record.message_id:
                     continue
-                if f"{record.message_id}/observed" not in facts and f"{record.message_id}/failed" not in facts:
+                told = {f"{record.message_id}/observed", f"{record.message_id}/failed"} & facts
+                if not told and told_ms.get(record.key, -1) < record.timestamp_ms - SKEW_MS:
                     self._fail("skipped", f"look {record.message_id} is committed, and brought no fact")
                     return
 
