@@ -3,13 +3,16 @@
 import asyncio
 from typing import Any
 
+import structlog
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
 
 from runtime.clock import monotonic_s
 from runtime.settings import RuntimeSettings
+
+log = structlog.get_logger()
 
 
 def client_options(settings: RuntimeSettings) -> dict[str, Any]:
@@ -62,9 +65,7 @@ async def _assign_known_topics(coordinator: Any, response: Any) -> Any:
     """As aiokafka does it, when every topic of the group is known; its assignors, and Faust's, leave out the others with a warning.
 
     A broker that has just started may not know its topics for a moment. A leader that asked it then gave nobody anything, and nobody asked
-    again before the metadata was old: minutes in which every member was well and nothing moved.
-
-    :raises KafkaError: a topic stays unknown. The process must end: who starts it again checks the topics.
+    again before the metadata was old: minutes in which every member was well and nothing moved. A topic that stays unknown is left out.
     """
     deadline_s = monotonic_s() + TOPICS_KNOWN_WITHIN_S
     while True:
@@ -74,7 +75,8 @@ async def _assign_known_topics(coordinator: Any, response: Any) -> Any:
         if not unknown:
             return assignments
         if monotonic_s() > deadline_s:
-            raise KafkaError(f"the broker does not know {', '.join(unknown)}: nobody would read what is there")
+            log.error("topics unknown to the broker", topics=unknown, group=coordinator.group_id)
+            return assignments
         await asyncio.sleep(TOPICS_ASKED_EVERY_S)
         await coordinator._client.force_metadata_update()  # noqa: SLF001 - as above
 

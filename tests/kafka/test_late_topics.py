@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
 
 from runtime.broker import Owned
 from runtime.kafka_client import TOPICS_KNOWN_WITHIN_S, client_options
@@ -75,19 +73,5 @@ def test_a_topic_that_is_known_again_a_little_later_is_assigned_at_once(broker: 
                     read = {(await consumer.getone()).partition for _ in range(PARTITIONS)}
                 assert read == set(range(PARTITIONS))
             await admin.delete_topics([topic])
-
-    asyncio.run(scenario())
-
-
-def test_a_topic_that_stays_unknown_is_said_and_not_passed_over(broker: Owned, prefix: str) -> None:
-    topic = f"{prefix}never"
-
-    async def scenario() -> None:
-        async with topics_of(broker) as admin:
-            await admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
-            async with member(broker, topic) as consumer:
-                await forget(admin, consumer, topic)
-                with pytest.raises(KafkaError, match="never"):
-                    await asyncio.wait_for(consumer.getone(), TOPICS_KNOWN_WITHIN_S + 20)
 
     asyncio.run(scenario())

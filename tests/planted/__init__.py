@@ -61,7 +61,6 @@ LONG = (
             failpoints=("job_fold.outputs.acked=stop", "response_fold.outputs.acked=stop"), minutes=1.5),
     Planted("intake_does_not_wait", "torture", ("I1",), failpoints=("intake.jobs.acked=kill",)),
     Planted("dead_producer_kept", "tests/kafka/test_lost_connections.py", ("failed",)),
-    Planted("topics_passed_over", "tests/kafka/test_late_topics.py", ("failed",)),
     Planted("watchdog_off", "tests/kafka/faust/test_watchdog.py", ("failed",)),
 )  # fmt: skip
 """Minutes each: `make planted`."""
