@@ -209,13 +209,14 @@ def test_a_caller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Call
                 await world.publish(look)
                 assert await died(doomed, f"death at {failpoint}") == signal.SIGKILL
             with world.worker() as heir:
-                await world.publish(look.model_copy(update={"id": f"{response_id}/look/2", "looks": 2}))
 
-                async def observed() -> list[Any]:
+                async def observed(commands: int) -> list[Any]:
                     facts = await world.facts("responses")
-                    return facts if len({fact.command_id for fact in facts}) == 2 else []
+                    return facts if len({fact.command_id for fact in facts}) == commands else []
 
-                facts = await eventually(observed, 20, "both observations")
+                await eventually(lambda: observed(1), 20, "the observation")
+                await world.publish(look.model_copy(update={"id": f"{response_id}/look/2", "looks": 2}))
+                facts = await eventually(lambda: observed(2), 20, "both observations")
                 await ended(heir)
             assert all(isinstance(fact, ResponseObserved) for fact in facts)
             assert {(fact.outcome, fact.job_id, fact.attempt, fact.tenant) for fact in facts} == {
