@@ -91,7 +91,7 @@ def ledger(running: Running, name: str, response_id: str) -> list[dict[str, Any]
 def test_text_comes_before_the_end_and_the_result_is_that_of_any_other_job(running: Running) -> None:
     with running.client("acme", _strict_response_validation=True) as client:
         events: list[Any] = []
-        for event in streamed(client, run_s=1.5):
+        for event in streamed(client, run_s=3.0):
             events.append(event)
             if event.type == TEXT and len(events) < 8:
                 assert client.responses.retrieve(events[0].response.id).status == "in_progress"
