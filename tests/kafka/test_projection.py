@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +206,27 @@ def test_killed_in_mid_batch_it_goes_on_where_it_was(rig: Rig, failpoints: str) 
     with rig.projection():
         rig.wait_for(facts)
     assert_is_the_fold_of(rig, facts)
+
+
+def test_a_database_restored_from_an_old_backup_catches_up_by_itself(rig: Rig) -> None:
+    facts, more = jobs(10), jobs(10, first=10)
+    rig.publish(facts)
+    with rig.projection():
+        rig.wait_for(facts)
+    file = rig.path.resolve()  # of this build; the path itself is a link
+    backup = file.with_suffix(".backup")
+    with closing(sqlite3.connect(file)) as live, closing(sqlite3.connect(backup)) as copy:
+        live.backup(copy)
+    rig.publish(more)
+    with rig.projection():
+        rig.wait_for(facts, more)
+    for part in (file, *file.parent.glob(f"{file.name}-*")):
+        part.unlink()
+    backup.rename(file)
+    assert len(rig.read(content)[0]) == 10
+    with rig.projection():
+        rig.wait_for(facts, more)
+    assert_is_the_fold_of(rig, facts + more)
 
 
 def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_go_on(rig: Rig) -> None:
