@@ -1,0 +1,36 @@
+"""Requests count as taken when what they became is on the jobs log, and not before."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from runtime.blobs import FolderBlobs
+from runtime.door import DoorPolicy
+from streams.agents.agents import Intake
+from streams.store.fetch import Record
+from tests.support.builders import T0
+from tests.support.memory_publisher import MemoryPublisher
+from tests.support.waiting import eventually
+
+
+def test_a_request_is_not_acknowledged_before_its_job_is(tmp_path: Path) -> None:
+    value = json.dumps({"type": "submit", "job_id": "a", "request": {"model": "m", "input": "hello"}}).encode()
+
+    async def scenario() -> None:
+        publisher = MemoryPublisher()
+        intake = Intake(
+            publisher=publisher,
+            blobs=FolderBlobs(tmp_path),
+            policy=DoorPolicy(),
+            inline_bytes_max=65_536,
+            now_ms=lambda: T0,
+        )
+        publisher.hold()
+        taking = asyncio.create_task(intake.take([Record("requests", 0, 0, T0, b"a", value, ())]))
+        await eventually(lambda: publisher.on("jobs"), 5, "the job on its way")
+        assert not taking.done()
+        publisher.release()
+        await asyncio.wait_for(taking, 5)
+        assert [message.key for message in publisher.acked] == ["a"]
+
+    asyncio.run(scenario())
