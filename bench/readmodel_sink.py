@@ -23,7 +23,6 @@ from aiokafka import AIOKafkaProducer
 
 from readmodel import store
 from readmodel.batch import Fact
-from readmodel.consumer import RawRecord
 from readmodel.database import Database
 from readmodel.opening import database_at
 from readmodel.parse import parse
@@ -31,6 +30,7 @@ from readmodel.settings import ProjectionSettings
 from readmodel.store import Move
 from runtime.broker import owned
 from runtime.clock import make_clock
+from runtime.records import Record as RawRecord
 from runtime.topics import create_topics
 from schemas.codec import encode
 from tests.unit.readmodel.logs import whole_job

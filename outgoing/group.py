@@ -6,7 +6,6 @@ A partition of `results` begins where the group has committed. So does one of `d
 Nothing is fenced here: two members that act on one partition for a moment send a webhook twice, under one id.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from runtime.errors import BrokerUnavailableError
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
 from runtime.logs import get_logger
+from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
 
 log = get_logger("outgoing.group")
@@ -25,19 +25,6 @@ log = get_logger("outgoing.group")
 RESULTS = "results"
 DELIVERIES = "deliveries"
 POLL_INTERVAL_MAX_MS = 3_600_000
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """As read. `topic` is the full name."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
 
 
 Partition = tuple[str, int]
@@ -123,7 +110,7 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if self._epoch != epoch:
             # Whose these are is not known any more. They are read again: adopting begins at what is committed.
             return {}
-        return {self._from(tp): [_record(raw) for raw in raws] for tp, raws in batches.items() if raws}
+        return {self._from(tp): [record_of(raw) for raw in raws] for tp, raws in batches.items() if raws}
 
     async def positions(self, partitions: Iterable[int]) -> dict[int, int]:
         """Of these partitions of `deliveries`: where the next poll reads on. Those that moved away are left out."""
@@ -180,16 +167,3 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def _from(self, partition: TopicPartition) -> Partition:
         return partition.topic.removeprefix(self._prefix), partition.partition
-
-
-async def pause(stop: asyncio.Event, wait_s: float) -> None:
-    """Wait, or return at once when `stop` is set."""
-    try:
-        async with asyncio.timeout(wait_s):
-            await stop.wait()
-    except TimeoutError:
-        return
-
-
-def _record(raw: Any) -> Record:
-    return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))

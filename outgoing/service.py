@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from outgoing.acknowledged import publish, until_done
 from outgoing.attempts import Attempts
 from outgoing.fold import Pending
-from outgoing.group import DELIVERIES, RESULTS, Assigned, OutgoingGroup, Polled, Record, pause
+from outgoing.group import DELIVERIES, RESULTS, Assigned, OutgoingGroup, Polled
 from outgoing.log import PartitionLog
 from outgoing.metrics import OutgoingMetrics
 from outgoing.resends import Results, asked_of
@@ -21,7 +21,9 @@ from runtime.deliveries import EVENT_OF, planned
 from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
+from runtime.pausing import pause
 from runtime.publisher import Publisher
+from runtime.records import Record
 from runtime.webhook_endpoints import Endpoints
 from schemas.base import Message
 from schemas.codec import PoisonError, decode

@@ -4,10 +4,7 @@ Kafka's group only shares the partitions out. Where each begins comes from the d
 lag tools, and never read back.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -15,6 +12,7 @@ from aiokafka.errors import KafkaError
 from runtime.errors import BrokerUnavailableError
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
+from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
 
 TOPICS = ("jobs", "responses", "results", "dead-letters")
@@ -29,19 +27,6 @@ transaction of it. A reader of the database does not notice 20 ms; the broker an
 SESSION_MS = 6_000
 """The least that a broker allows by default: how long a killed projection keeps its partitions from the next one."""
 HEARTBEAT_MS = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class RawRecord:
-    """As read. `topic` is the full name; the headers are kept for a dead letter."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
 
 
 class LogConsumer:
@@ -133,7 +118,7 @@ class LogConsumer:
             raise BrokerUnavailableError(f"offsets: {error!r}") from error
         return {self._from(partition): offset for partition, offset in found.items()}
 
-    async def poll(self, records_max: int, timeout_ms: int = POLL_MS) -> dict[Partition, list[RawRecord]]:
+    async def poll(self, records_max: int, timeout_ms: int = POLL_MS) -> dict[Partition, list[Record]]:
         """The next records, in order per partition.
 
         :raises BrokerUnavailableError: the client gave up; passing.
@@ -143,7 +128,9 @@ class LogConsumer:
             self._pace.saw(self._live(), records=bool(found))
         except KafkaError as error:
             raise BrokerUnavailableError(f"poll: {error!r}") from error
-        return {self._from(partition): [_raw(record) for record in records] for partition, records in found.items()}
+        return {
+            self._from(partition): [record_of(record) for record in records] for partition, records in found.items()
+        }
 
     async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """Where the next poll reads on: past records that were given out, and past markers of transactions, which are not."""
@@ -180,18 +167,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - as above
         await self._lost()
-
-
-def _raw(record: Any) -> RawRecord:
-    return RawRecord(
-        record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, tuple(record.headers)
-    )
-
-
-async def pause(stop: asyncio.Event, wait_ms: int) -> None:
-    """Wait, or return at once when `stop` is set."""
-    try:
-        async with asyncio.timeout(wait_ms / 1000):
-            await stop.wait()
-    except TimeoutError:
-        return

@@ -5,8 +5,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from readmodel.batch import Record
-from readmodel.consumer import Partition, RawRecord
+from readmodel.consumer import Partition
 from readmodel.rows import Position
+from runtime.records import Record as RawRecord
 from schemas.codec import PoisonError, decode
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter
 from schemas.jobs import JOB_FACT

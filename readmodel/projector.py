@@ -12,7 +12,7 @@ from functools import partial
 
 from readmodel import store
 from readmodel.batch import Record, RecordFailedError, Writes
-from readmodel.consumer import LogConsumer, Partition, RawRecord, pause
+from readmodel.consumer import LogConsumer, Partition
 from readmodel.database import Connection, Database, DatabaseAwayError, FencedError
 from readmodel.metrics import ProjectionMetrics
 from readmodel.parse import parse
@@ -23,7 +23,9 @@ from runtime.dead_letters import dead_letter
 from runtime.errors import BrokerUnavailableError, ConfigurationError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
+from runtime.pausing import pause
 from runtime.publisher import Publisher
+from runtime.records import Record as RawRecord
 from schemas.codec import PoisonError
 from schemas.dead_letters import DeadLetter
 
@@ -90,7 +92,7 @@ class Projector:
                     if what == "broker":
                         # It may be for good: aiokafka's consumer does not come back from all that can happen to it.
                         await self._consumer.stop()
-                    await pause(stop, wait_ms)
+                    await pause(stop, wait_ms / 1000)
                     wait_ms = min(2 * wait_ms, self._settings.readmodel_backoff_max_ms)
         finally:
             await self._consumer.stop()

@@ -12,7 +12,7 @@ from typing import Literal
 
 from readmodel import store
 from readmodel.batch import Record, RecordFailedError
-from readmodel.consumer import LogConsumer, Partition, RawRecord
+from readmodel.consumer import LogConsumer, Partition
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.parse import parse
 from readmodel.queries import digest
@@ -21,6 +21,7 @@ from readmodel.store import Move, Owned
 from runtime.errors import ConfigurationError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
+from runtime.records import Record as RawRecord
 from schemas.codec import PoisonError
 
 BATCH_RECORDS = 2_000

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from readmodel.consumer import pause
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.metrics import ProjectionMetrics
 from readmodel.rows import OpenStatus
 from readmodel.store import trim, trim_letters
 from runtime.clock import NowMs
 from runtime.logs import get_logger
+from runtime.pausing import pause
 
 NAMED_MAX = 20
 """Job ids that one finding names; the rest are counted."""
@@ -115,7 +115,7 @@ class Sweeper:
                 await self.once()
             except DatabaseAwayError as error:
                 log.warning("sweep_away", reason=str(error))
-            await pause(stop, self._interval_ms)
+            await pause(stop, self._interval_ms / 1000)
 
     async def once(self) -> Findings:
         """Sweep, publish the figures, trim.

@@ -4,7 +4,6 @@ the caller.
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from runtime.disk import disk_probe
 from runtime.failpoints import failpoint
 from runtime.health import Health, HealthServer
 from runtime.kafka_client import client_options
+from runtime.pausing import pause
 from runtime.publisher import KafkaPublisher
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
@@ -140,9 +140,7 @@ class Worker:
                 except (KafkaError, TimeoutError) as error:
                     log.warning("changelog not watched", log=table.name, error=repr(error))
                 metrics.ROWS_REASSERTED.labels(log=table.name).set(table.rows_reasserted)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_EVERY_S):
-                    await stop.wait()
+            await pause(stop, WATCH_EVERY_S)
 
     def _intake(self, tenant: str) -> Intake:
         settings = self._settings

@@ -8,13 +8,13 @@ from runtime.clock import NowMs
 from runtime.door import DoorPolicy
 from runtime.failpoints import failpoint
 from runtime.publisher import Publisher
+from runtime.records import Record
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.dead_letters import DeadLetter
 from streams import metrics
 from streams.agents.fold_shell import FoldShell, until_acknowledged
 from streams.intake import take_request
 from streams.store.partitions import each_partition
-from streams.store.transport import Record
 
 
 def add_fold_agent(app: Any, topic: str, name: str, shell: FoldShell) -> None:

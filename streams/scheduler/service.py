@@ -12,6 +12,7 @@ import structlog
 from runtime.clock import NowMs, monotonic_s
 from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
+from runtime.pausing import pause
 from runtime.publisher import Publisher
 from schemas.base import Message
 from streams import metrics
@@ -49,7 +50,7 @@ class Scheduler:
         while not stop.is_set():
             fired = await self.tick()
             if fired < TIMERS_A_TICK_MAX:
-                await _wait(stop, TICK_MS / 1000)
+                await pause(stop, TICK_MS / 1000)
 
     async def tick(self) -> int:
         """Write what is due now; return how many."""
@@ -97,11 +98,3 @@ def rebuild_index(fold: Fold[S], index: DueIndex, rows: Rows, partitions: Iterab
                 dues.append((key, due_ms))
         index.rebuild(partition, dues)
     metrics.RECOVERY_SECONDS.observe(monotonic_s() - started_s)
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass

@@ -21,24 +21,12 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
+from runtime.records import Record, record_of
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 """Of one answer of a broker, all partitions together (aiokafka's own: 50 MiB). It is in memory about three times while it is taken apart."""
 
 REASSIGNMENT_POLL_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One Kafka record, raw."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +151,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         end: int = state.position
         if end <= start:
             return None
-        return Chunk(self.seek_epoch, start, end, tuple(_record(record) for record in records))
+        return Chunk(self.seek_epoch, start, end, tuple(record_of(record) for record in records))
 
     async def seek_all(self, choose: Callable[[int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
         """Seek each partition to `choose(committed, beginning, end)` (called in the main loop)."""
@@ -211,15 +199,3 @@ class Sought:
     epoch: int
     positions: Mapping[TP, int]
     committed: Mapping[TP, int | None]
-
-
-def _record(fetched: Any) -> Record:
-    return Record(
-        fetched.topic,
-        fetched.partition,
-        fetched.offset,
-        fetched.timestamp,
-        fetched.key,
-        fetched.value,
-        fetched.headers,
-    )

@@ -31,9 +31,10 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 from mode import Service
 
-from streams.store.fetch import Chunk, FetchThread, Record
+from runtime.records import Record
+from streams.store.fetch import Chunk, FetchThread
 
-__all__ = ["BatchConsumer", "BatchTransport", "Record"]
+__all__ = ["BatchConsumer", "BatchTransport"]
 
 BATCH_RECORDS_MAX = 500
 PENDING_RECORDS_MAX = 2_000

@@ -16,6 +16,7 @@ from runtime.clock import NowMs
 from runtime.dead_letters import dead_letter
 from runtime.failpoints import failpoint
 from runtime.publisher import Publisher
+from runtime.records import Record
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import LOOKUP, CancelResponse, RetrieveResponse
@@ -23,7 +24,7 @@ from streams.policy.answers import AskAgain, Missing, NotCancelled, Refused, rea
 from streams.policy.looks import LookPolicy, next_look_at_ms, overtaken
 from streams.policy.observations import Seen
 from streams.workers import facts
-from streams.workers.commands import Commands, Record, Taken
+from streams.workers.commands import Commands, Taken
 from streams.workers.hints import Hints
 from streams.workers.lifetime import run_until
 from streams.workers.lookqueue import Call, LookQueue

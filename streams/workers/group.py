@@ -16,8 +16,10 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectio
 
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
+from runtime.pausing import pause
+from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
-from streams.workers.commands import ReadBack, Record, Taken
+from streams.workers.commands import ReadBack, Taken
 
 log = structlog.get_logger()
 
@@ -73,7 +75,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 self._consumer = None
                 await consumer.stop()
                 log.warning("broker_unreachable", group=self._group, error=repr(error))
-                await _pause(stop)
+                await pause(stop, RETRY_S)
                 continue
             except BaseException:
                 await consumer.stop()
@@ -107,7 +109,9 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         if not self._open or not batch:
             # A rebalance is under way: what was read will be read again by whoever gets the partition.
             return Taken(self._epoch)
-        return Taken(self._epoch, {tp.partition: [_record(raw) for raw in raws] for tp, raws in batch.items() if raws})
+        return Taken(
+            self._epoch, {tp.partition: [record_of(raw) for raw in raws] for tp, raws in batch.items() if raws}
+        )
 
     async def commit(self, epoch: int, next_offsets: Mapping[int, int]) -> bool:
         """Commit what was taken in `epoch`. True only if the group has it, and the partitions were ours all the time.
@@ -164,7 +168,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                     # Older ones may have gone with their segment, or were left out for their number.
                     whole = start == since_offset and (start > log_start or log_start == 0)
                     return ReadBack(records, since_ms if whole or not records else records[0].timestamp_ms)
-                records.append(_record(raw))
+                records.append(record_of(raw))
 
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
         self._open = False
@@ -199,15 +203,3 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 raise
             self._reader = reader
         return self._reader
-
-
-def _record(raw: Any) -> Record:
-    return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))
-
-
-async def _pause(stop: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(RETRY_S):
-            await stop.wait()
-    except TimeoutError:
-        pass

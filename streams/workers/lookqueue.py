@@ -5,8 +5,8 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
+from runtime.records import Record
 from schemas.commands import CancelResponse, RetrieveResponse
-from streams.workers.commands import Record
 
 WEBHOOK, CANCEL, OTHER = 0, 1, 2
 

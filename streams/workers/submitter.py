@@ -22,13 +22,14 @@ from runtime.dead_letters import dead_letter
 from runtime.errors import BlobMissingError
 from runtime.failpoints import failpoint
 from runtime.publisher import Publisher
+from runtime.records import Record
 from schemas.base import Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
 from streams.policy.answers import Accepted, Rejected, Unknown, read_create
 from streams.policy.looks import LookPolicy, next_look_at_ms
-from streams.workers.commands import Commands, Record, Taken
+from streams.workers.commands import Commands, Taken
 from streams.workers.lifetime import run_until
 from streams.workers.memory import SKEW_MS, CommandMemory
 from streams.workers.metrics import AttemptResult, WorkerMetrics

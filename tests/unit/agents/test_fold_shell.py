@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 
 from runtime.errors import InvariantError
+from runtime.records import Record
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.dead_letters import DeadLetter, Origin
@@ -13,7 +14,6 @@ from schemas.results import JobResult
 from streams.agents.fold_shell import POISON_RUN_MAX, FoldShell
 from streams.fold.batch import JOB_FOLD
 from streams.scheduler.due import DueIndex
-from streams.store.fetch import Record
 from tests.support.builders import T0, submitted
 from tests.support.memory_publisher import MemoryPublisher
 

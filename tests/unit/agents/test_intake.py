@@ -6,8 +6,8 @@ from pathlib import Path
 
 from runtime.blobs import FolderBlobs
 from runtime.door import DoorPolicy
+from runtime.records import Record
 from streams.agents.agents import Intake
-from streams.store.fetch import Record
 from tests.support.builders import T0
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runtime.records import Record
 from schemas.base import Message
 from schemas.codec import encode
-from streams.workers.commands import ReadBack, Record, Taken
+from streams.workers.commands import ReadBack, Taken
 
 
 @dataclass
