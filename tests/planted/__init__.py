@@ -56,7 +56,7 @@ LONG = (
             minutes=1.2),
     Planted("answered_before_the_log_has_it", "torture", ("I7",), failpoints=("receiver.webhook.acked=kill",)),
     Planted("read_model_offsets_apart", "torture", ("I6",), failpoints=("projection.in_transaction=kill",)),
-    Planted("timers_lost_on_rebalance", "torture", ("I1", "I5"), large=("members_change",)),
+    Planted("timers_lost_on_rebalance", "torture", ("I1", "I5"), large=("members_change",), faults="torture"),
     Planted("zombie_makes_good", "torture", ("I1", "I4"), large=("zombie",), minutes=1.2),
     Planted("store_passes_over_strangers_rows", "torture", ("I1", "I4"),
             failpoints=("job_fold.outputs.acked=stop", "response_fold.outputs.acked=stop"), minutes=1.5),

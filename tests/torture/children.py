@@ -132,8 +132,8 @@ class Child:
                 await asyncio.sleep(POLL_S)
         return monotonic_s() - began_s
 
-    async def stop(self) -> None:
-        """SIGTERM, and SIGKILL to one that does not end; it stays down. Harmless twice."""
+    async def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
+        """SIGTERM, and SIGKILL to one that does not end; or SIGKILL at once. It stays down. Harmless twice."""
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
@@ -142,11 +142,11 @@ class Child:
         if self._watcher is not None:
             self._watcher.cancel()
         began_s = monotonic_s()
-        was_up = self._ask()
+        was_up = self._ask(by)
         try:
             async with asyncio.timeout(TERM_TIMEOUT_S):
                 await asyncio.shield(keeper)
-            if was_up:
+            if was_up and by == signal.SIGTERM:
                 self._log.drains_s.append(monotonic_s() - began_s)
         except TimeoutError:
             self._kill_now()
@@ -156,14 +156,14 @@ class Child:
             self._kill_now()
             raise
 
-    def _ask(self) -> bool:
-        """SIGTERM; False where nothing runs."""
+    def _ask(self, by: signal.Signals = signal.SIGTERM) -> bool:
+        """False where nothing runs."""
         pid = self.pid
         if pid is None:
             return False
-        self._how = "asked"
+        self._how = "asked" if by == signal.SIGTERM else "killed"
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, by)
             os.kill(pid, signal.SIGCONT)
         return True
 

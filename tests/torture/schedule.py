@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -101,7 +102,10 @@ class Schedule:
         self.done.faults[name] += 1
 
     async def heal(self) -> None:
-        """Everything up, every link good, the provider well."""
+        """Every link good, the provider well, everything up, but for a worker that has left for good.
+
+        What is open then must be ended by those that stay: a restart would hide what a takeover has forgotten.
+        """
         rig = self._rig
         for proxy in rig.proxies.values():
             proxy.heal()
@@ -112,6 +116,8 @@ class Schedule:
         for child in rig.children.values():
             if not child.up:
                 child.start()
+        if rig.plan.breaks:
+            await self._do(self._scaled_in)
         await rig.control("outage", {"for_s": 0})
         await rig.control("faults", {"rates": self._usual_rates})
 
@@ -144,6 +150,14 @@ class Schedule:
         await first.stop()
         await asyncio.sleep(self._random.uniform(0, 4))
         first.start()
+
+    async def _scaled_in(self) -> None:
+        """One worker fewer, without a farewell or after its drain."""
+        first, *others = self._rig.of_kind("worker")
+        if not others:
+            return
+        await asyncio.gather(*(child.until_ready() for child in (first, *others)))
+        await self._random.choice(others).stop(self._random.choice((signal.SIGTERM, signal.SIGKILL)))
 
     async def _all_killed(self) -> None:
         for child in self._rig.children.values():
