@@ -7,8 +7,8 @@ A *life* is one run of a process. Whatever a life does to the world outside it p
 import asyncio
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -47,6 +47,14 @@ class Mixture:
     static: bool
     batch_records_max: int
     compacts: bool
+    create_only: str = ""
+    """The one fault of creates; any, if empty. This and what follows no seed draws: see `Chaos.aimed`."""
+    hook_late_s: float = 0.0
+    """Of every hook."""
+    clock_s: float = 0.0
+    """By how much the provider's clock is ahead of the broker's."""
+    arrival_s: float = 12.0
+    faults_end_s: float = 45.0
 
 
 def draw_mixture(random: Random) -> Mixture:
@@ -89,9 +97,12 @@ class Met:
 class Chaos:
     """The seed's faults, until `calm_down`."""
 
-    def __init__(self, seed: int, loop: asyncio.AbstractEventLoop, *, trace: bool) -> None:
+    def __init__(
+        self, seed: int, loop: asyncio.AbstractEventLoop, *, trace: bool, aimed: Mapping[str, Any] | None = None
+    ) -> None:
+        """`aimed`: what a test sets in the mixture, whatever the seed drew."""
         self.random = Random(f"chaos {seed}")
-        self.mixture = draw_mixture(self.random)
+        self.mixture = replace(draw_mixture(self.random), **(aimed or {}))
         self.loop = loop
         self.met = Met()
         self.on = True

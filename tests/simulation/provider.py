@@ -4,6 +4,7 @@ It shares no code with the system: what it accepted stands in `ledger`, and that
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,8 @@ class Provider:
     ledger: list[tuple[str, str, str]] = field(default_factory=list)
     """(job, attempt, response id) of each accepted create, in order."""
     responses: dict[str, Response] = field(default_factory=dict)
+    looks: Counter[str] = field(default_factory=Counter)
+    """Of each response, how often it was looked at."""
 
     def accept(self, job_id: str, attempt: str, tenant: str) -> Response:
         chaos, random = self.chaos, self.chaos.random
@@ -101,7 +104,7 @@ class Provider:
         if chaos.chance(mixture.hook_lost):
             chaos.met.add("hook lost")
             return
-        wait_s = max(0.0, response.ends_s - chaos.loop.time()) + 0.05
+        wait_s = max(0.0, response.ends_s - chaos.loop.time()) + 0.05 + mixture.hook_late_s
         oddity = random.choice(("twice", "late", "early", "reordered", "unknown_type", "foreign")) if chaos.chance(
             mixture.hook_odd) else ""  # fmt: skip
         number = len(self.responses)
@@ -138,7 +141,11 @@ class Provider:
     def _send_hook(self, webhook_id: str, kind: str, response: Response) -> None:
         if response.cancelled and not webhook_id.endswith("_1"):
             return  # what would have been its own end did not come
-        self.hook(webhook_id, kind, response.id, EPOCH_MS + int(response.ends_s * 1000))
+        self.hook(webhook_id, kind, response.id, self._clock_s(response.ends_s) * 1000)
+
+    def _clock_s(self, at_s: float) -> int:
+        """What its own clock showed at a time of the loop."""
+        return EPOCH_MS // 1000 + int(at_s + self.chaos.mixture.clock_s)
 
     def shown(self, response: Response, **changes: Any) -> dict[str, Any]:
         """The object as the API gives it."""
@@ -151,13 +158,13 @@ class Provider:
             "id": response.id,
             "object": "response",
             "status": status,
-            "created_at": EPOCH_MS // 1000 + int(response.created_s),
+            "created_at": self._clock_s(response.created_s),
             "metadata": metadata if response.job_id else {},
             "output": [{"type": "message"}] if status == "completed" and response.end != "empty" else [],
         }
         if ended:
             body["usage"] = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
-            body["completed_at"] = EPOCH_MS // 1000 + int(response.ends_s)
+            body["completed_at"] = self._clock_s(response.ends_s)
         if status == "failed":
             codes = {"failed": "server_error", "failed_never": "invalid_prompt", "failed_reset": "rate_limit_exceeded"}
             body["error"] = {"code": codes[response.end], "message": "no"} if response.end in codes else None
@@ -170,10 +177,16 @@ def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> 
     return Answer(status, headers or {}, {"error": {"code": code, "message": "no"}})
 
 
-_REFUSALS: dict[str, Reply] = {
+HEARD: dict[str, Reply] = {
     "never_sent": Fault("never_sent"),
     "lost": Fault("lost"),
+    "unexpected": Fault("unexpected"),
+    "timeout": Fault("timeout"),
+    "408": _error(408, "timeout"),
     "500": _error(500, "server_error"),
+    "502": Answer(502, {}, NOT_JSON),
+    "503": _error(503, "server_error"),
+    "504": Answer(504, {}, NOT_JSON),
     "503_overloaded": _error(503, "server_is_overloaded", {"retry-after": "1"}),
     "429": _error(429, "rate_limit_exceeded", {"retry-after": "0.5"}),
     "429_long": _error(429, "rate_limit_exceeded", {"retry-after": "20"}),
@@ -186,7 +199,11 @@ _REFUSALS: dict[str, Reply] = {
     "307": Answer(307, {}, NOT_JSON),
     "empty": Answer(200, {}, {}),
     "html": Answer(200, {}, NOT_JSON),
+    "null": Answer(200, {}, None),
+    "list": Answer(200, {}, [1]),
+    "no_content": Answer(204, {}, NOT_JSON),
 }
+"""What is heard of a call, by the fault that struck it."""
 
 
 class Client:
@@ -205,7 +222,9 @@ class Client:
 
     async def _create(self, job_id: str, attempt: str, tenant: str) -> Reply:
         life, chaos = self._life, self._life.chaos
-        fault = chaos.random.choice(CREATE_FAULTS) if chaos.chance(chaos.mixture.create_fault) else ""
+        fault = ""
+        if chaos.chance(chaos.mixture.create_fault):
+            fault = chaos.mixture.create_only or chaos.random.choice(CREATE_FAULTS)
         await life.point("create.send")
         if fault:
             chaos.met.add(f"create {fault}")
@@ -213,7 +232,7 @@ class Client:
             if fault == "timeout":
                 await asyncio.sleep(CREATE_TIMEOUT_S)
             await life.point("create.answer")
-            return _REFUSALS.get(fault, Fault("timeout"))
+            return HEARD[fault]
         response = self._provider.accept(job_id, attempt, tenant)
         if fault == "accepted_ended":
             response.starts_s = response.ends_s = chaos.loop.time()
@@ -222,27 +241,14 @@ class Client:
         if fault == "accepted_timeout":
             await asyncio.sleep(CREATE_TIMEOUT_S)
         await life.point("create.answer")
-        match fault:
-            case "accepted_lost":
-                return Fault("lost")
-            case "accepted_timeout":
-                return Fault("timeout")
-            case "accepted_empty":
-                return _REFUSALS["empty"]
-            case "accepted_html":
-                return _REFUSALS["html"]
-            case "accepted_500":
-                return _REFUSALS["500"]
-            case "accepted_408":
-                return _error(408, "timeout")
-            case "accepted_unknown_status":
-                return Answer(200, {}, self._provider.shown(response, status="pondering"))
-            case _:
-                return Answer(200, {}, self._provider.shown(response))
+        if fault == "accepted_unknown_status":
+            return Answer(200, {}, self._provider.shown(response, status="pondering"))
+        return HEARD.get(fault.removeprefix("accepted_")) or Answer(200, {}, self._provider.shown(response))
 
     async def retrieve(self, response_id: str) -> Reply:
         life, chaos = self._life, self._life.chaos
         await life.point("look.send")
+        self._provider.looks[response_id] += 1
         fault = chaos.random.choice(LOOK_FAULTS) if chaos.chance(chaos.mixture.look_fault) else ""
         reply = self._look(response_id, fault)
         if fault:
@@ -257,11 +263,11 @@ class Client:
         response = self._provider.responses.get(response_id)
         if fault == "timeout":
             return Fault("timeout")
-        if fault in _REFUSALS:
-            return _REFUSALS[fault]
+        if fault in HEARD:
+            return HEARD[fault]
         if response is None or now_s < response.seen_after_s or now_s >= response.gone_s:
             self._life.chaos.met.add("look found nothing")
-            return _REFUSALS["404"]
+            return HEARD["404"]
         match fault:
             case "unknown_status":
                 return Answer(200, {}, self._provider.shown(response, status="pondering"))
@@ -282,9 +288,9 @@ class Client:
         if fault:
             chaos.met.add(f"cancel {fault}")
         if response is None or chaos.loop.time() >= response.gone_s:
-            reply: Reply = _REFUSALS["404"]
-        elif fault in _REFUSALS:
-            reply = _REFUSALS[fault]
+            reply: Reply = HEARD["404"]
+        elif fault in HEARD:
+            reply = HEARD[fault]
         elif fault == "runs_on":
             reply = Answer(200, {}, self._provider.shown(response))
         else:

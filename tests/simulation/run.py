@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -31,16 +33,22 @@ def quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
-def simulate(seed: int, jobs: int, wrong: Wrong = RIGHT, *, trace: bool = False) -> Outcome:
+def simulate(
+    seed: int, jobs: int, wrong: Wrong = RIGHT, *, trace: bool = False, aimed: Mapping[str, Any] | None = None,
+    look_at: Callable[[System], None] | None = None,
+) -> Outcome:  # fmt: skip
+    """`aimed`: see `Chaos`. `look_at` is called with the invariants' checks, for what one test wants to count besides."""
     loop = VirtualLoop(f"order {seed}")
     asyncio.set_event_loop(loop)
-    chaos = Chaos(seed, loop, trace=trace)
+    chaos = Chaos(seed, loop, trace=trace, aimed=aimed)
     violations: list[str] = []
     try:
         system = System(chaos, jobs, wrong)
 
         def check() -> None:
             violations.extend(str(violation) for violation in Checks(system, chaos.met).run())
+            if look_at is not None:
+                look_at(system)
 
         loop.run_until_complete(system.run(check))
         loop.run_until_complete(system.end())

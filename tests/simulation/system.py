@@ -21,8 +21,6 @@ from tests.simulation.tables import LocalStores, compacted, rebuilt
 from tests.simulation.worker import INLINE_BYTES_MAX, Worker
 from tests.simulation.wrong import Wrong
 
-ARRIVAL_S = 12.0
-FAULTS_END_S = 45.0
 BOUND_S = 45.0
 """B: session and rebalance, a restart, a drain, one call's timeout, the margin of clocks; after the faults and the deadlines."""
 
@@ -108,7 +106,7 @@ class System:
 
     async def _submit(self, job_id: str) -> None:
         chaos, random = self.chaos, self.chaos.random
-        await asyncio.sleep(random.random() * ARRIVAL_S)
+        await asyncio.sleep(random.random() * chaos.mixture.arrival_s)
         text = "x" * random.choice((10, 10, 10, 500))
         submit = Submit(
             job_id=job_id, request={"model": "m", "input": text}, timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)),
@@ -212,13 +210,14 @@ class System:
         for index in range(hosts):
             self._tasks.append(create(self._host(f"w{index}", 0.0 if index == 0 else random.random() * 20)))
         self._tasks += [create(self._submit(f"job-{number}")) for number in range(self._jobs)]
-        await asyncio.sleep(FAULTS_END_S)
+        await asyncio.sleep(chaos.mixture.faults_end_s)
         while self.upstream.done < self._jobs:
             await asyncio.sleep(1.0)
         chaos.note("-", "NO MORE FAULTS")
         chaos.calm_down()
         await asyncio.sleep(REST_S)
         await self._until(self._all_results_out, self._last_deadline_s() + BOUND_S)
+        await asyncio.sleep(chaos.mixture.hook_late_s)
         if random.random() < 0.1:
             chaos.met.add("waited until all was forgotten")
             await asyncio.sleep(1.1 * self.policy.forget_after_ms / 1000)

@@ -1,0 +1,121 @@
+"""One kind of fault at a time, at the rate that it is said to be survived at; and what it may cost, counted.
+
+`CREATES` are the replies that a client hears; which fault on the wire is heard as which is `HEARD_AS`, and that the real client hears
+just that of the real simulator is `unit/workers/test_heard.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from schemas.codec import decode
+from schemas.results import RESULT
+from streams.policy.looks import JITTER_HIGH, JITTER_LOW
+from tests.simulation.chaos import EPOCH_MS
+from tests.simulation.run import simulate
+from tests.simulation.system import System
+from tests.simulation.worker import LOOKS
+
+HEARD_AS = {
+    "close": "lost", "reset": "lost", "cut": "lost", "not_http": "unexpected", "stall": "timeout", "drip": "timeout",
+    "html_200": "html", "broken_json": "html", "empty_object": "empty", "null": "null", "list": "list",
+    "no_content": "no_content", "408": "408", "409": "409", "500": "500", "502": "502", "503": "503", "504": "504",
+}  # fmt: skip
+CREATES = (
+    *(f"{side}{heard}" for heard in dict.fromkeys(HEARD_AS.values()) for side in ("", "accepted_")),
+    *("accepted_slow", "never_sent"),
+)
+RATES = ((0.01, 40), (0.1, 20), (1.0, 12))
+"""And of how many jobs."""
+FAULTS_S = 60.0
+
+CALM: Mapping[str, Any] = dict.fromkeys(
+    ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "create_fault", "look_fault",
+     "cancel_fault", "hook_lost", "hook_odd", "run_odd"), 0.0) | {"outages": 0, "skew_ms": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", CREATES)
+def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(fault: str) -> None:
+    broken: dict[str, tuple[str, ...]] = {}
+    for rate, jobs in RATES:
+        aimed = {"create_only": fault, "create_fault": rate, "faults_end_s": FAULTS_S, "arrival_s": FAULTS_S}
+        for seed in range(2 if rate == 1.0 else 1):
+            outcome = simulate(seed, jobs, aimed=aimed)
+            if outcome.violations:
+                broken[f"{rate:.0%} of creates, seed {seed}, {jobs} jobs"] = outcome.violations
+        if rate == 1.0:
+            assert outcome.met[f"create {fault}"] >= jobs - 2, "it did not strike"
+    assert not broken
+
+
+# -- webhooks, clocks: what is found out how late, at the cost of how many looks
+
+HOOKS: Mapping[str, Mapping[str, Any]] = {
+    "none lost": {},
+    "1 % lost": {"hook_lost": 0.01},
+    "5 % lost": {"hook_lost": 0.05},
+    "all lost": {"hook_lost": 1.0},
+    "all a minute late": {"hook_late_s": 60.0},
+    "all an hour late": {"hook_late_s": 3_600.0},
+    "all 72 hours late": {"hook_late_s": 72 * 3_600.0},
+    # A signature that is an hour off is refused at the door (`unit/receiver/test_signature.py`), so all its hooks are as lost.
+    "the provider's clock an hour ahead": {"hook_lost": 1.0, "clock_s": 3_600.0},
+    "the provider's clock an hour behind": {"hook_lost": 1.0, "clock_s": -3_600.0},
+}
+JOBS = 40
+HOOK_LOOKS_MAX = 1
+CALL_S = 1.0
+"""From the time that a look is due to its word on the log, on a good day."""
+TAKEOVER_S = 15.0
+"""The same while workers join, or are stopped and started again, as they are here all the time."""
+
+
+def schedule_ms(until_ms: float, jitter: float) -> list[int]:
+    """The ages at which a response is looked at, to the first that is not before `until_ms`."""
+    ages = [int(LOOKS.first_look_ms * jitter)]
+    while ages[-1] < until_ms:
+        wait_ms = min(max(int(LOOKS.spacing_factor * ages[-1]), LOOKS.spacing_min_ms), LOOKS.spacing_max_ms)
+        ages.append(ages[-1] + int(wait_ms * jitter))
+    return ages
+
+
+class Costs:
+    """Of a run: how long after the schedule's look each end was seen, and which responses were looked at too often."""
+
+    def __init__(self) -> None:
+        self.late_s: list[float] = []
+        self.dear: list[str] = []
+
+    def count(self, system: System) -> None:
+        ran_ms = {
+            response.job_id: (response.ends_s - response.created_s) * 1000
+            for response in system.provider.responses.values()
+        }
+        ended_s = {response.job_id: response.ends_s for response in system.provider.responses.values()}
+        for response in system.provider.responses.values():
+            looks, allowed = system.provider.looks[response.id], len(schedule_ms(ran_ms[response.job_id], JITTER_LOW))
+            if looks > allowed + HOOK_LOOKS_MAX:
+                self.dear.append(f"{response.id}: {looks} looks, {allowed} in the schedule")
+        for log in system.broker.results:
+            for _, job_id, value in log.committed():
+                result = decode(RESULT, value)
+                if result.outcome == "completed":
+                    spacing_ms = LOOKS.spacing_factor * ran_ms[job_id]
+                    wait_ms = JITTER_HIGH * min(max(LOOKS.first_look_ms, spacing_ms), LOOKS.spacing_max_ms)
+                    seen_s = (result.at_ms - EPOCH_MS) / 1000
+                    self.late_s.append(seen_s - ended_s[job_id] - wait_ms / 1000)
+
+
+@pytest.mark.parametrize("hooks", HOOKS.values(), ids=HOOKS.keys())
+def test_ends_are_seen_in_time_and_at_the_price_of_the_schedule(hooks: Mapping[str, Any]) -> None:
+    """At the schedule's next look, if no webhook tells before; never more looks than that and one for a hook that came."""
+    costs = Costs()
+    outcome = simulate(0, JOBS, aimed={**CALM, "faults_end_s": 120.0, **hooks}, look_at=costs.count)
+    assert not outcome.violations
+    assert costs.dear == []
+    assert len(costs.late_s) > JOBS / 2
+    assert sum(late_s > CALL_S for late_s in costs.late_s) <= len(costs.late_s) / 10
+    assert max(costs.late_s) < TAKEOVER_S
+    if hooks.get("hook_late_s", 0) > 1_800:
+        assert outcome.met["responses: absent -> unclaimed by webhook_received"] >= JOBS / 2, "no hook came so late"
