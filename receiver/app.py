@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import hdrs, web
@@ -40,7 +41,7 @@ from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.clock import NowMs, monotonic_s
-from runtime.descriptors import allow_files
+from runtime.descriptors import allow_files, files_probe
 from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
@@ -92,6 +93,7 @@ def build_app(
     metrics = ReceiverMetrics(registry)
     watched = WatchedPublisher(publisher, monotonic_s)
     health.watch("log", watched.complaint)
+    health.watch("files", files_probe())
 
     webhooks = WebhookDoor(
         WebhookRules(
@@ -177,6 +179,8 @@ async def serve(
     """
     allowed = allow_files(limits.connections_max + limits.files_other)
     if allowed < limits.connections_max + limits.files_other:
+        # Beyond what we can hold a connection must hear 503; where no file is left nobody would hear anything.
+        limits = replace(limits, connections_max=max(allowed - limits.files_other, allowed // 2))
         log.warning("few_open_files", allowed=allowed, connections_max=limits.connections_max)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.stop_s / 3)
     await runner.setup()

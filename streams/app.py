@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from runtime.blobs import FolderBlobs
 from runtime.broker_clock import BrokerClock
 from runtime.clock import NowMs
+from runtime.descriptors import files_probe
 from runtime.disk import disk_probe
 from runtime.failpoints import failpoint
 from runtime.health import Health, HealthServer
@@ -58,6 +59,7 @@ class Worker:
         self.health = Health("worker")
         self.health.expect("topics", "job_fold", "response_fold")
         self.health.watch("disk", disk_probe(settings.data_dir))
+        self.health.watch("files", files_probe())
         self._publisher = KafkaPublisher(settings, "worker")
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms

@@ -151,7 +151,8 @@ def _use_up(disk: Path) -> None:
     assert os.statvfs(disk).f_bavail == 0
 
 
-def _goes_on(scene: Scene, data_dir: Path, log: Path) -> None:
+def goes_on(scene: Scene, data_dir: Path, log: Path) -> None:
+    """With room again, a worker ends what was acknowledged."""
     with scene.worker(data_dir, log):
         wait_until(lambda: scene.reasons() == {}, 30, "readiness")
         wait_until(lambda: len(scene.commanded()) == JOBS, 30, "a command for each job")
@@ -174,7 +175,7 @@ def test_a_full_disk_ends_the_worker_and_loses_nothing(scene: Scene, tmp_path: P
         with scene.worker(disk, log):  # started again by whoever runs it, and still no room
             wait_until(lambda: "disk" in (scene.reasons() or {}), 30, "a 503 that names the disk")
         (disk / "filler").unlink()
-        _goes_on(scene, disk, log)
+        goes_on(scene, disk, log)
 
 
 @pytest.mark.slow
@@ -186,7 +187,7 @@ def test_a_file_that_may_not_grow_ends_the_worker_and_loses_nothing(scene: Scene
         scene.submit()
         assert worker.wait(30) == EXIT_FAILED
     assert "File too large" in log.read_text()
-    _goes_on(scene, folder, log)
+    goes_on(scene, folder, log)
 
 
 def test_the_probe_tells_a_read_only_disk_from_one_with_room(tmp_path: Path) -> None:

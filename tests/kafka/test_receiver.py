@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,10 @@ class Receiver:
 
 
 @asynccontextmanager
-async def running(bootstrap: str, prefix: str, folder: Path, failpoints: str = "") -> AsyncIterator[Receiver]:
+async def running(
+    bootstrap: str, prefix: str, folder: Path, failpoints: str = "", under: Sequence[str] = ()
+) -> AsyncIterator[Receiver]:
+    """`under`: a command that runs the receiver, in its own place."""
     port_file = folder / f"port-{time.monotonic_ns()}"
     environment = {
         **{
@@ -91,7 +94,7 @@ async def running(bootstrap: str, prefix: str, folder: Path, failpoints: str = "
     }
     with (folder / "receiver.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "receiver"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            [*under, sys.executable, "-m", "receiver"], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
     try:
         await eventually(lambda: port_file.exists() or process.poll() is not None, 20, "the receiver to listen")
