@@ -2,6 +2,10 @@
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import uvloop
 
 from runtime import failpoints
 from runtime.clock import NowMs, make_clock
@@ -9,6 +13,9 @@ from runtime.errors import ConfigurationError
 from runtime.heap import settle_heap
 from runtime.logs import configure, get_logger
 from runtime.settings import RuntimeSettings
+from runtime.topics import require_topics
+
+S = TypeVar("S", bound=RuntimeSettings)
 
 
 def prepare(settings: RuntimeSettings, process: str) -> NowMs:
@@ -27,6 +34,24 @@ def prepare(settings: RuntimeSettings, process: str) -> NowMs:
         raise ConfigurationError("BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS")
     settle_heap()
     return make_clock(settings.clock_offset_ms)
+
+
+def run_until_stopped(
+    settings: S, process: str, serve: Callable[[S, NowMs, asyncio.Event], Awaitable[None]]
+) -> None:  # fmt: skip
+    """`serve` until SIGTERM or SIGINT, on topics that were found to be as they must be.
+
+    :raises ConfigurationError: see `prepare`; or a topic is missing, or of a kind that would break us.
+    """
+    now_ms = prepare(settings, process)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await require_topics(settings)
+        await serve(settings, now_ms, stop)
+
+    uvloop.run(run())
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

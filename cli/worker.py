@@ -1,10 +1,12 @@
 """`backstop worker`: folds, scheduler, submitter and caller in one process."""
 
-import typer
+from cli.processes import run_until_stopped
+from cli.settings import read
 
 
 def worker() -> None:
     """Run a worker until SIGTERM. Settings come from the environment (`backstop settings`)."""
-    from streams.__main__ import main  # noqa: PLC0415 - Faust takes a second to import; only this command pays it
+    from streams.app import serve  # noqa: PLC0415 - Faust takes a second to import; only this command pays it
+    from streams.settings import StreamSettings  # noqa: PLC0415 - as above
 
-    raise typer.Exit(main())
+    run_until_stopped(read(StreamSettings), "worker", serve)

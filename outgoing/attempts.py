@@ -7,13 +7,13 @@ do again.
 import asyncio
 from collections.abc import Callable
 
-from outgoing.acknowledged import publish, until_done
 from outgoing.fold import Pending
 from outgoing.metrics import OutgoingMetrics
 from outgoing.policy import Outcome, RetryPolicy, Unanswered, Verdict, dead_without_attempt, judge
 from outgoing.sender import Sender
 from outgoing.turns import Turns
 from outgoing.wire import body_of, headers_of
+from runtime.acknowledged import publish, until_acknowledged
 from runtime.clock import NowMs, monotonic_s
 from runtime.deliveries import event_id
 from runtime.failpoints import failpoint
@@ -132,7 +132,7 @@ class Attempts:
         found = self._endpoints.book.by_id.get(endpoint_id)
         if found is None or found.saved is None:
             # Registered a moment ago, and planned by a process that knew.
-            await until_done(self._endpoints.catch_up, "endpoints")
+            await until_acknowledged(self._endpoints.catch_up, "outgoing")
             found = self._endpoints.book.by_id.get(endpoint_id)
         return found
 
@@ -171,8 +171,8 @@ class Attempts:
             )  # fmt: skip
         # The delivery's own fact last: a crash in between tells the rest twice, never not at all.
         if messages:
-            await publish(self._publisher, messages)
-        await publish(self._publisher, [fact])
+            await publish(self._publisher, messages, "outgoing")
+        await publish(self._publisher, [fact], "outgoing")
         failpoint("outgoing.reported")
 
 

@@ -7,7 +7,6 @@ Deliveries: folded; of a partition that has been read to its end, what is pendin
 import asyncio
 from collections.abc import Iterable
 
-from outgoing.acknowledged import publish, until_done
 from outgoing.attempts import Attempts
 from outgoing.fold import Pending
 from outgoing.group import DELIVERIES, RESULTS, Assigned, OutgoingGroup, Polled
@@ -15,6 +14,7 @@ from outgoing.log import PartitionLog
 from outgoing.metrics import OutgoingMetrics
 from outgoing.resends import Results, asked_of
 from outgoing.turns import Turns
+from runtime.acknowledged import publish, until_acknowledged
 from runtime.clock import NowMs, monotonic_s
 from runtime.dead_letters import dead_letter
 from runtime.deliveries import EVENT_OF, planned
@@ -113,7 +113,7 @@ class Service:
                 continue
             try:
                 done = await self._resend(ask)
-                await publish(self._publisher, [done])
+                await publish(self._publisher, [done], "outgoing")
                 await self._until_read_back(ask, stop)
             except BrokerUnavailableError as error:
                 log.warning("resend_interrupted", resend_id=ask.id, reason=str(error))
@@ -139,11 +139,11 @@ class Service:
             planned_now, unreadable = await self._plan(results)
             poisons += unreadable
             if planned_now:
-                await publish(self._publisher, planned_now)
+                await publish(self._publisher, planned_now, "outgoing")
                 self._metrics.planned.inc(len(planned_now))
             failpoint("outgoing.planned")
         if poisons:
-            await publish(self._publisher, poisons)
+            await publish(self._publisher, poisons, "outgoing")
         for partition, records in polled.items():
             if partition[0] == RESULTS:
                 self._uncommitted[partition] = records[-1].offset + 1
@@ -180,7 +180,7 @@ class Service:
     async def _plan(self, records: Iterable[Record]) -> tuple[list[Message], list[Message]]:
         """The deliveries of these results, and the letters of what is no result."""
         # Whoever registered before a result was written is known from here on. These records were given out: no way back.
-        await until_done(self._endpoints.catch_up, "endpoints")
+        await until_acknowledged(self._endpoints.catch_up, "outgoing")
         facts: list[Message] = []
         poisons: list[Message] = []
         if not self._endpoints.book.any_live:
@@ -234,7 +234,7 @@ class Service:
                 facts = asked_of(results, ask, endpoint)
                 room = self._resend_max - count
                 if facts:
-                    await publish(self._publisher, facts[:room])
+                    await publish(self._publisher, facts[:room], "outgoing")
                     count += len(facts[:room])
                 if len(facts) > room:
                     complete = False

@@ -90,7 +90,7 @@ class Projection:
 
 
 async def serve(settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
-    """`python -m readmodel`: the projection, with health and metrics on a port of their own where one is set."""
+    """The projection until `stop`, with health and metrics on a port of their own where one is set."""
     health = Health("readmodel")
     server = HealthServer(health, settings.readmodel_health_port)
     projection = Projection(settings, now_ms, ProjectionMetrics(), health=health)

@@ -10,10 +10,11 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from receiver.keys import Caller, KeyRing, is_loopback
+from receiver.keys import Caller, KeyRing
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
 from receiver.tickets import STREAM_PATH, Tickets
+from runtime.egress import is_loopback_host
 from runtime.routes import Access, route_of
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
@@ -64,7 +65,7 @@ def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middlewar
         needed = access_needed(request)
         if needed in {"public", "signed"}:
             return await handler(request)
-        if ring.development and not is_loopback(_host(request)):
+        if ring.development and not is_loopback_host(_host(request)):
             raise Refusal(FOREIGN_HOST)
         ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None
         if ticket is None:

@@ -5,12 +5,12 @@ process that has once seen a file never falls back to that.
 """
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from runtime.clock import NowMs, monotonic_s
+from runtime.egress import is_loopback_host
 from runtime.errors import ConfigurationError
 from runtime.keys import (
     SCOPES,
@@ -73,7 +73,7 @@ class KeyRing:
             self._take(load_keys(path))
             self.development = False
         except FileNotFoundError:
-            if not is_loopback(host):
+            if not is_loopback_host(host):
                 raise ConfigurationError(
                     f"no keys file at {path}, and {host} is not a loopback address: without keys everybody who reaches it "
                     "could do everything. Make a key (`backstop keys create --tenant NAME`), set BACKSTOP_KEYS_FILE, or "
@@ -173,13 +173,3 @@ class KeyRing:
         if self._complained != sentence:
             self._complained = sentence
             log.error(event, reason=sentence)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -76,7 +76,7 @@ class EgressRules:
         port = int(found["port"] or _DEFAULT_PORTS[scheme])
         if not 1 <= port <= 65_535:
             raise ValueError("there is no such port")
-        if self.loopback and _is_this_machine(host):
+        if self.loopback and is_loopback_host(host):
             return
         if scheme != "https":
             raise ValueError("the URL must begin with https://")
@@ -108,8 +108,13 @@ def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether only this machine is meant: by name, or by an address as it is usually written."""
-    return host == "localhost" or _is_this_machine(f"[{host}]" if ":" in host else host)
+    """Whether only this machine is meant: by name, or by an address, in brackets or without."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_host(host: str) -> None:
@@ -123,15 +128,6 @@ def _check_host(host: str) -> None:
         raise ValueError("the host must be a name, not an address")
     if len(labels) < 2 or host.endswith(tuple(f".{suffix}" for suffix in _PRIVATE_SUFFIXES)):
         raise ValueError("the host must be a public name")
-
-
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:

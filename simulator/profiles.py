@@ -119,6 +119,10 @@ _TORTURE: Final = Profile(
         **{name: min(rate * 2.0, 1.0) for name, rate in _ROUGH.rates.items()},
         "hook_lost": 0.50,
         "platform_500": 0.02,
+        # Each objection halves the rate of looks: a few of a hundred, all the time, would leave nothing else to be seen. Waves bring the rest.
+        "look_429": 0.005,
+        "look_html_403": 0.002,
+        "look_html_429": 0.002,
     },
     models={"*": ModelProfile(open_max=50_000)},
     cancel_of_ended="404",

@@ -51,6 +51,11 @@ WATCH_EVERY_S = 10.0
 """How long a zombie's last batch of rows may stand in a changelog unnoticed."""
 
 
+async def serve(settings: StreamSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
+    """A worker until `stop`."""
+    await Worker(settings, now_ms).run(stop)
+
+
 class Worker:
     """One worker process. Everything it owns is made here, started by `run`, and ended by it."""
 
@@ -100,7 +105,12 @@ class Worker:
             create_timeout_ms=settings.create_timeout_ms,
             look_timeout_ms=settings.look_timeout_ms,
         )
-        rate = LookRate(settings.look_rate_max_per_s, self._now_ms, self._worker_metrics.look_rate_limit.set)
+        rate = LookRate(
+            settings.look_rate_max_per_s,
+            self._now_ms,
+            self._worker_metrics.look_rate_limit.set,
+            settings.look_rate_recovery_share_per_min,
+        )
         submitter, caller, streams = self._submitter(client, rate), self._caller(client, rate), self._streams()
         self._watchdog.start()
         try:
@@ -253,6 +263,7 @@ class Worker:
             self._app,
             fold.topic,
             settings.partitions,
+            log=f"{settings.topic_prefix}{fold.topic}",
             min_insync_replicas=settings.min_insync_replicas,
             on_damage=partial(_damaged, fold.topic),
             row_version=lambda row: decode_row(row)[1],

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.acknowledged import publish
 from runtime.blobs import BlobStore
 from runtime.clock import NowMs
 from runtime.door import DoorPolicy
@@ -12,7 +13,7 @@ from runtime.records import Record
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.dead_letters import DeadLetter
 from streams import metrics
-from streams.agents.fold_shell import FoldShell, until_acknowledged
+from streams.agents.fold_shell import FoldShell
 from streams.intake import take_request
 from streams.store.partitions import each_partition
 
@@ -55,7 +56,7 @@ class Intake:
                 blobs=self._blobs,
                 inline_bytes_max=self._inline_bytes_max,
             )
-        await until_acknowledged(lambda: self._publisher.publish(messages), "intake")
+        await publish(self._publisher, messages, "intake")
         failpoint("intake.jobs.acked")
         for message in messages:
             if isinstance(message, DeadLetter):

@@ -5,14 +5,15 @@ remembers what it did: the submitter, and the publisher of results.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 import structlog
 
+from runtime.acknowledged import publish
 from runtime.clock import NowMs
 from runtime.dead_letters import dead_letter
-from runtime.errors import BrokerUnavailableError, InvariantError
+from runtime.errors import InvariantError
 from runtime.failpoints import Failpoint, failpoint
 from runtime.publisher import Publisher
 from schemas.base import Message
@@ -26,8 +27,6 @@ log = structlog.get_logger()
 
 POISON_RUN_MAX = 100
 """Unreadable records in a row on a log that only we write: that is a bad deploy, not a bad record."""
-
-RETRY_WAIT_S = 0.5
 
 
 class Record(LogRecord, Protocol):
@@ -79,7 +78,7 @@ class FoldShell:
         others += [dead_letter(record, error, self._fold.name, now_ms) for record, error in folded.poisons]
         waits: list[Awaitable[None]] = []
         if others:
-            waits.append(until_acknowledged(lambda: self._publisher.publish(others), self._fold.name))
+            waits.append(publish(self._publisher, others, self._fold.name))
         if results:
             waits.append(self._results.publish(partition, results))
         self._point("outputs.sent")
@@ -112,14 +111,4 @@ class FoldShell:
         failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # the names of both folds are in the Literal
 
 
-async def until_acknowledged(send: Callable[[], Awaitable[None]], who: str) -> None:
-    """Repeat `send` until the broker acknowledges: ids are derived, so a repeat is harmless, and giving up would lose a fact."""
-    while True:
-        try:
-            return await send()
-        except BrokerUnavailableError as error:
-            log.warning("the broker does not acknowledge; sending again", component=who, error=str(error))
-            await asyncio.sleep(RETRY_WAIT_S)
-
-
-__all__ = ["Failpoint", "FoldShell", "Record", "until_acknowledged"]
+__all__ = ["Failpoint", "FoldShell", "Record"]

@@ -8,9 +8,11 @@ included, that is a fact too (`LookFailed`), with the time at which to look agai
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
+from runtime.acknowledged import publish
 from runtime.blobs import BlobStore, put_body
 from runtime.clock import NowMs
 from runtime.dead_letters import dead_letter
@@ -32,7 +34,6 @@ from streams.workers.metrics import WorkerMetrics
 from streams.workers.offsets import OffsetTracker
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.rate import LookRate
-from streams.workers.reporting import report
 from streams.workers.slots import Slots
 
 log = structlog.get_logger()
@@ -160,18 +161,11 @@ class Caller:
             await self._queue.some()
             if not await self._slots.some_free(TAKE_WAIT_MS):
                 continue
-            await self._turn()
+            await self._rate.turn()
             call = self._next_call()
             if call is not None and not stop.is_set():
                 self._slots.take()
                 tasks.create_task(self._perform(call))
-
-    async def _turn(self) -> None:
-        while True:
-            wait_ms = self._rate.take()
-            if not wait_ms:
-                return
-            await asyncio.sleep(wait_ms / 1_000)
 
     def _next_call(self) -> Call | None:
         while (call := self._queue.pop()) is not None:
@@ -293,7 +287,7 @@ class Caller:
         return at_ms, max(due_ms, at_ms + wait_ms)
 
     async def _report(self, messages: Sequence[Message]) -> None:
-        await report(self._publisher, messages, self._metrics, WORKER)
+        await publish(self._publisher, messages, WORKER, partial(self._metrics.report_retried, WORKER))
 
     async def _drained(self) -> None:
         await self._slots.all_free()

@@ -107,20 +107,13 @@ class Following:
         in_vain = 0
         while True:
             before = self._track.last
-            await self._turn()
+            await self._rate.turn()
             outcome = await self._read_once()
             if isinstance(outcome, _Over):
                 return outcome
             in_vain = 0 if self._track.last > before else in_vain + 1
             wait_ms = min(OPEN_AGAIN_MS << min(in_vain, 16), OPEN_AGAIN_MS_MAX)
             await asyncio.sleep(max(wait_ms, outcome) / 1_000)
-
-    async def _turn(self) -> None:
-        while True:
-            wait_ms = self._rate.take()
-            if not wait_ms:
-                return
-            await asyncio.sleep(wait_ms / 1_000)
 
     async def _read_once(self) -> _Over | int:
         """One connection. The last word, or the least wait in ms before the next one."""

@@ -1,14 +1,22 @@
-"""Looks and cancels that wait for their turn: those that a webhook asked for first, then cancels, then the rest."""
+"""Looks and cancels that wait for their turn, in three lanes: looks that a webhook asked for, looks that the schedule asked for, cancels.
+
+No lane waits for another to be empty. When the provider lets us make fewer calls than are wanted, webhooks alone could fill every turn, and
+jobs whose webhook was lost would run into their deadline unseen; each of those then asks for a cancel, and cancels before looks would make
+more of them.
+"""
 
 import asyncio
-import heapq
-import itertools
+from collections import deque
 from dataclasses import dataclass, field
 
 from runtime.records import Record
 from schemas.commands import CancelResponse, RetrieveResponse
 
-WEBHOOK, CANCEL, OTHER = 0, 1, 2
+WEBHOOK, DUE, CANCEL = 0, 1, 2
+"""Lanes; the lesser is the more urgent."""
+
+TURNS = (WEBHOOK, DUE, WEBHOOK, CANCEL)
+"""Whose turn it is, over and over. A lane that is empty leaves its turn to the most urgent one that is not."""
 
 
 @dataclass(slots=True)
@@ -21,29 +29,29 @@ class Call:
     tries: int = 0
     looks_instead: bool = False
     """The cancel was declined: a look tells how the response stands."""
-    turn: int = field(init=False)
+    lane: int = field(init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.command, CancelResponse):
-            self.turn = CANCEL
+            self.lane = CANCEL
         else:
-            self.turn = WEBHOOK if self.command.reason == "webhook" else OTHER
+            self.lane = WEBHOOK if self.command.reason == "webhook" else DUE
 
     def absorb(self, other: "Call") -> None:
         """Do what `other` asks for, too. A cancel tells what a look would; of two looks the more urgent, or the later one, is made."""
         cancels = isinstance(other.command, CancelResponse)
-        if cancels or (not isinstance(self.command, CancelResponse) and other.turn <= self.turn):
+        if cancels or (not isinstance(self.command, CancelResponse) and other.lane <= self.lane):
             self.command, self.tries, self.looks_instead = other.command, other.tries, other.looks_instead
-        self.turn = min(self.turn, other.turn)
+        self.lane = min(self.lane, other.lane)
 
 
 class LookQueue:
-    """At most one call of each response waits. Within a turn, first come, first served. Bounded by whoever fills it."""
+    """At most one call of each response waits. Within a lane, first come, first served. Bounded by whoever fills it."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Call]] = []
+        self._lanes: tuple[deque[Call], ...] = (deque(), deque(), deque())
         self._waiting: dict[str, Call] = {}
-        self._sequence = itertools.count()
+        self._turn = 0
         self._filled = asyncio.Event()
 
     def __len__(self) -> int:
@@ -58,26 +66,26 @@ class LookQueue:
             self._enter(call)
             return True
         if waiting.epoch == call.epoch:
-            turn = waiting.turn
+            lane = waiting.lane
             waiting.absorb(call)
-            if waiting.turn < turn:
+            if waiting.lane < lane:
                 self._enter(waiting)
         return False
 
     def pop(self) -> Call | None:
-        while self._heap:
-            turn, _, call = heapq.heappop(self._heap)
-            response_id = call.command.response_id
-            # What has become more urgent, or was overtaken, stands there a second time.
-            if self._waiting.get(response_id) is call and call.turn == turn:
-                del self._waiting[response_id]
+        whose = TURNS[self._turn % len(TURNS)]
+        self._turn += 1
+        for lane in (whose, WEBHOOK, DUE, CANCEL):
+            call = self._first(lane)
+            if call is not None:
                 return call
         return None
 
     def clear(self) -> int:
         """Forget all; how many they were."""
         count = len(self._waiting)
-        self._heap.clear()
+        for lane in self._lanes:
+            lane.clear()
         self._waiting.clear()
         return count
 
@@ -87,5 +95,16 @@ class LookQueue:
             await self._filled.wait()
 
     def _enter(self, call: Call) -> None:
-        heapq.heappush(self._heap, (call.turn, next(self._sequence), call))
+        self._lanes[call.lane].append(call)
         self._filled.set()
+
+    def _first(self, lane: int) -> Call | None:
+        calls = self._lanes[lane]
+        while calls:
+            call = calls.popleft()
+            response_id = call.command.response_id
+            # What has become more urgent, or was overtaken, stands there a second time.
+            if self._waiting.get(response_id) is call and call.lane == lane:
+                del self._waiting[response_id]
+                return call
+        return None

@@ -1,15 +1,16 @@
 """The global rate of looks and cancels: additive increase, multiplicative decrease.
 
 It halves when the provider or its edge objects, at most once in five seconds (one objection reaches all calls in flight), and
-comes back by a tenth of its cap a minute. A `Retry-After` stops all calls: the limit is the key's, not the response's.
+comes back by a share of its cap a minute. A `Retry-After` stops all calls: the limit is the key's, not the response's.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from runtime.clock import NowMs
 
 HALVE_INTERVAL_MS = 5_000
-RECOVERY_SHARE_PER_MS = 0.1 / 60_000
+RECOVERY_SHARE_PER_MIN = 0.1
 FLOOR_PER_S = 0.5
 BURST_S = 1.0
 PAUSE_MS_MAX = 3_600_000
@@ -17,10 +18,14 @@ PAUSE_MS_MAX = 3_600_000
 
 
 class LookRate:
-    """A token bucket of one second's worth, at least one token. Not slept in here: the caller is told how long to wait."""
+    """A token bucket of one second's worth, at least one token."""
 
-    def __init__(self, cap_per_s: float, now_ms: NowMs, changed: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self, cap_per_s: float, now_ms: NowMs, changed: Callable[[float], None] = lambda _: None,
+        recovery_share_per_min: float = RECOVERY_SHARE_PER_MIN,
+    ) -> None:  # fmt: skip
         self._cap_per_s = cap_per_s
+        self._recovery_per_ms = cap_per_s * recovery_share_per_min / 60_000
         self._floor_per_s = min(FLOOR_PER_S, cap_per_s)
         self._rate_per_s = cap_per_s
         self._now_ms = now_ms
@@ -48,6 +53,14 @@ class LookRate:
             return 0
         return max(1, int((1.0 - self._tokens) / self._rate_per_s * 1_000))
 
+    async def turn(self) -> None:
+        """Wait for a token, and take it."""
+        while True:
+            wait_ms = self.take()
+            if not wait_ms:
+                return
+            await asyncio.sleep(wait_ms / 1_000)
+
     def object(self, wait_ms: int = 0) -> None:
         """The provider objected (a 429, an edge block), and asked for `wait_ms` of silence."""
         self._fill()
@@ -66,9 +79,7 @@ class LookRate:
         self._filled_at_ms = now_ms
         self._tokens = min(self._burst(), self._tokens + self._rate_per_s * passed_ms / 1_000)
         if self._rate_per_s < self._cap_per_s and passed_ms:
-            self._rate_per_s = min(
-                self._cap_per_s, self._rate_per_s + self._cap_per_s * RECOVERY_SHARE_PER_MS * passed_ms
-            )
+            self._rate_per_s = min(self._cap_per_s, self._rate_per_s + self._recovery_per_ms * passed_ms)
             self._changed(self._rate_per_s)
 
     def _burst(self) -> float:

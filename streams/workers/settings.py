@@ -6,6 +6,7 @@ from pydantic import AliasChoices, Field, SecretStr, model_validator
 
 from runtime.settings import RuntimeSettings
 from streams.policy.looks import LookPolicy
+from streams.workers.rate import RECOVERY_SHARE_PER_MIN
 
 
 class WorkerSettings(RuntimeSettings):
@@ -42,6 +43,12 @@ class WorkerSettings(RuntimeSettings):
     )
     look_rate_max_per_s: float = Field(
         default=250.0, ge=0.1, le=10_000, description="Looks and cancels a second per process, while nobody objects."
+    )
+    look_rate_recovery_share_per_min: float = Field(
+        default=RECOVERY_SHARE_PER_MIN,
+        gt=0,
+        le=60,
+        description="What comes back of that rate in a minute, as a share of it, after an objection has halved it.",
     )
     look_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one look before it counts as failed.")
     look_queue_max: int = Field(

@@ -12,10 +12,12 @@ A command too old for what we remember makes us read further back; where even th
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 
+from runtime.acknowledged import publish
 from runtime.blobs import BlobStore, get_body
 from runtime.clock import NowMs
 from runtime.dead_letters import dead_letter
@@ -34,7 +36,6 @@ from streams.workers.lifetime import run_until
 from streams.workers.memory import SKEW_MS, CommandMemory
 from streams.workers.metrics import AttemptResult, WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
-from streams.workers.reporting import report
 from streams.workers.slots import Slots
 
 log = structlog.get_logger()
@@ -264,7 +265,7 @@ class Submitter:
         )
 
     async def _report(self, messages: Sequence[Message]) -> None:
-        await report(self._publisher, messages, self._metrics, WORKER)
+        await publish(self._publisher, messages, WORKER, partial(self._metrics.report_retried, WORKER))
 
 
 def _alarm_of(answer: Rejected) -> Any:

@@ -64,10 +64,10 @@ class Rig:
 
     @contextmanager
     def projection(self, failpoints: str = "", *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`python -m readmodel`, or what `backstop readmodel` is asked for; killed at the end, if it still lives."""
+        """`backstop projection`, or what `backstop readmodel` is asked for; killed at the end, if it still lives."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *(("cli", "readmodel", *arguments) if arguments else ("readmodel",))],
+                [sys.executable, "-m", "cli", *(("readmodel", *arguments) if arguments else ("projection",))],
                 env=self.environment(failpoints),
                 cwd=ROOT,
                 stderr=log,

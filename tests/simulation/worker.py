@@ -11,10 +11,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from runtime.acknowledged import publish
 from runtime.door import DoorPolicy
 from runtime.errors import BrokerUnavailableError, InvariantError
 from schemas.base import DEFAULT_TENANT, Message
-from streams.agents.fold_shell import FoldShell, until_acknowledged
+from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.intake import take_request
 from streams.policy.looks import LookPolicy
@@ -283,7 +284,7 @@ class Worker:
                 record, tenant=DEFAULT_TENANT, now_ms=self.life.now_ms(), policy=self._policy, blobs=self._blobs,
                 inline_bytes_max=INLINE_BYTES_MAX,
             )  # fmt: skip
-        await until_acknowledged(lambda: self._intake.publish(messages), "intake")
+        await publish(self._intake, messages, "intake")
 
 
 class FoldParts:

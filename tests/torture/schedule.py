@@ -116,10 +116,10 @@ class Schedule:
         for child in rig.children.values():
             if not child.up:
                 child.start()
-        if rig.plan.breaks:
-            await self._do(self._scaled_in)
         await rig.control("outage", {"for_s": 0})
         await rig.control("faults", {"rates": self._usual_rates})
+        if rig.plan.breaks and rig.plan.workers > 1:
+            await self._do(self._scaled_in)
 
     # -- our processes
 
@@ -153,11 +153,9 @@ class Schedule:
 
     async def _scaled_in(self) -> None:
         """One worker fewer, without a farewell or after its drain."""
-        first, *others = self._rig.of_kind("worker")
-        if not others:
-            return
-        await asyncio.gather(*(child.until_ready() for child in (first, *others)))
-        await self._random.choice(others).stop(self._random.choice((signal.SIGTERM, signal.SIGKILL)))
+        workers = self._rig.of_kind("worker")
+        await self._rig.ready()
+        await self._random.choice(workers).stop(self._random.choice((signal.SIGTERM, signal.SIGKILL)))
 
     async def _all_killed(self) -> None:
         for child in self._rig.children.values():

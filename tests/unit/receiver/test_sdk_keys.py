@@ -8,10 +8,10 @@ import pytest
 
 from receiver import keys as live_keys
 from receiver.app import build_app
-from receiver.keys import is_loopback
 from receiver.quotas import Load
 from runtime.chance import random_hex
 from runtime.door import own_job_id, qualified_job_id
+from runtime.egress import is_loopback_host
 from runtime.errors import ConfigurationError
 from runtime.keys import SCOPES, ApiKey, KeysFile, TenantLimits, load_last_used, make_token, save_keys
 from schemas.jobs import CancelRequested, JobSubmitted
@@ -190,8 +190,8 @@ def test_without_a_file_only_this_machine_is_served(ring: Ring, tmp_path: Path) 
         build_app(
             settings(host="0.0.0.0", keys_file=tmp_path / "none.json"), MemoryPublisher(), None, lambda: 0, random_hex
         )
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
-    assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.com", "")] == [False] * 5
+    assert [is_loopback_host(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
+    assert [is_loopback_host(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.com", "")] == [False] * 5
 
 
 def test_when_a_key_was_used_is_left_beside_the_file(ring: Ring) -> None:

@@ -310,7 +310,7 @@ def test_a_stalled_look_delays_nobody(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_webhooks_come_first_then_cancels_then_the_rest(tmp_path: Path) -> None:
+def test_webhooks_due_looks_and_cancels_take_turns(tmp_path: Path) -> None:
     async def scenario() -> None:
         commands = MemoryCommands()
         commands.publish(look("timer"), cancel("cancel"), look("claim", "claim"), look("hook", "webhook"))
@@ -318,7 +318,7 @@ def test_webhooks_come_first_then_cancels_then_the_rest(tmp_path: Path) -> None:
             bench.server.script[:] = [any_response()(bench.server)]
             bench.rate.object(300)  # so that all of them wait
             facts = await bench.facts(4)
-            assert [fact.response_id for fact in facts] == ["hook", "cancel", "timer", "claim"]
+            assert [fact.response_id for fact in facts] == ["hook", "timer", "claim", "cancel"]
 
     asyncio.run(scenario())
 

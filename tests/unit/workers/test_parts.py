@@ -66,6 +66,14 @@ def test_the_rate_recovers_by_a_tenth_of_its_cap_a_minute_and_never_above_it() -
     assert rate.per_s == 20.0
 
 
+def test_what_comes_back_in_a_minute_is_the_operators_to_say() -> None:
+    clock = Hands()
+    rate = LookRate(20.0, clock, recovery_share_per_min=0.3)
+    rate.object()
+    clock.ms += 60_000
+    assert rate.per_s == pytest.approx(16.0)
+
+
 def test_the_rate_never_falls_to_nothing() -> None:
     clock = Hands()
     rate = LookRate(20.0, clock)
