@@ -16,6 +16,7 @@ EPOCH_MS = 1_750_000_000_000
 """Where virtual time begins."""
 
 TRACE_STEPS_MAX = 4_000
+AWAY_FROM_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Mixture:
     """Of every hook."""
     clock_s: float = 0.0
     """By how much the provider's clock is ahead of the broker's."""
+    away_s: float = 0.0
+    """One time besides in which the broker takes nothing."""
     arrival_s: float = 12.0
     faults_end_s: float = 45.0
 
@@ -113,6 +116,7 @@ class Chaos:
         """Exceptions that no part may raise, whatever happens around it."""
         self._planned = self._plan()
         self._away = [(start_s, start_s + self.random.choice((1.0, 6.0))) for start_s in self._instants()]
+        self._away.append((AWAY_FROM_S, AWAY_FROM_S + self.mixture.away_s))
 
     def _instants(self) -> list[float]:
         return [self.random.random() * 40 for _ in range(self.mixture.outages)]

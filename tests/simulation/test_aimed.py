@@ -49,6 +49,14 @@ def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(fa
     assert not broken
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_broker_may_take_nothing_for_two_minutes(seed: int) -> None:
+    """Longer than any timeout, and than most deadlines; beside whatever else the seed breaks."""
+    outcome = simulate(seed, 20, aimed={"away_s": 120.0, "faults_end_s": 150.0, "arrival_s": 60.0})
+    assert not outcome.violations
+    assert outcome.met["broker away"] > 100
+
+
 # -- webhooks, clocks: what is found out how late, at the cost of how many looks
 
 HOOKS: Mapping[str, Mapping[str, Any]] = {

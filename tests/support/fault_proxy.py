@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 HOST = "127.0.0.1"
 CHUNK_BYTES = 65_536
-CLOSED_POLL_S = 0.05
+NARROW_TICK_S = 0.05
 LINGER_NONE = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 s: closing sends a reset."""
 
@@ -24,8 +24,15 @@ class Faults:
 
     latency_s: float = 0.0
     bytes_per_s: float = 0.0
+    slice_bytes: int = 0
+    """Passed on in pieces of so many bytes at most, each a write and a segment of its own."""
     black_hole: bool = False
     refused: bool = False
+
+    @property
+    def read_bytes(self) -> int:
+        """A narrow link hands on a little all the time, and not a lot now and then."""
+        return max(1, min(CHUNK_BYTES, int(self.bytes_per_s * NARROW_TICK_S))) if self.bytes_per_s else CHUNK_BYTES
 
 
 class _Link:
@@ -120,7 +127,7 @@ class FaultProxy:
                 end.close()
 
     async def _pump(self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while chunk := await source.read(CHUNK_BYTES):
+        while chunk := await source.read(self.faults.read_bytes):
             faults = self.faults
             if faults.latency_s:
                 await asyncio.sleep(faults.latency_s)
@@ -132,8 +139,10 @@ class FaultProxy:
             if link.bytes_left is not None:
                 chunk = chunk[: link.bytes_left]
                 link.bytes_left -= len(chunk)
-            sink.write(chunk)
-            await sink.drain()
+            for at in range(0, len(chunk), faults.slice_bytes or CHUNK_BYTES):
+                sink.write(chunk[at : at + (faults.slice_bytes or CHUNK_BYTES)])
+                await sink.drain()
+                await asyncio.sleep(0)  # else the next piece may be joined to it
             if link.bytes_left == 0:
                 link.reset()
                 return

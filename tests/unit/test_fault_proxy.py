@@ -78,13 +78,28 @@ def test_what_goes_in_comes_out_and_an_end_is_handed_on() -> None:
 
 def test_latency_and_bandwidth_take_time_both_ways() -> None:
     async def scenario(proxy: FaultProxy, connect: Any) -> None:
-        for faults, least_s in ((Faults(latency_s=0.1), 0.2), (Faults(bytes_per_s=10_000), 0.2)):
+        for faults, least_s in ((Faults(latency_s=0.1), 0.2), (Faults(bytes_per_s=10_000), 0.14)):
             ends = await connect()
             proxy.faults = faults
             began_s = monotonic_s()
             assert await says(ends, b"x" * 1_000) == b"x" * 1_000
             assert monotonic_s() - began_s >= least_s
             proxy.heal()
+
+    run(scenario)
+
+
+def test_sliced_data_arrives_whole_in_small_pieces() -> None:
+    async def scenario(proxy: FaultProxy, connect: Any) -> None:
+        proxy.faults = Faults(slice_bytes=3)
+        reader, writer = await connect()
+        writer.write(bytes(range(100)))
+        pieces: list[bytes] = []
+        async with asyncio.timeout(WITHIN_S):
+            while sum(map(len, pieces)) < 100:
+                pieces.append(await reader.read(1 << 16))
+        assert b"".join(pieces) == bytes(range(100))
+        assert len(pieces) > 5
 
     run(scenario)
 

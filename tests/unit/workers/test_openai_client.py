@@ -28,6 +28,7 @@ from streams.policy.answers import (
 from streams.policy.observations import Seen
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.openai_client import OpenAIClient, parse
+from tests.support.fault_proxy import FaultProxy, Faults
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
 
@@ -132,7 +133,9 @@ def test_a_create_is_one_post_whatever_comes_back(mischief: Mischief, meaning: t
     assert isinstance(read_create(reply, 0), meaning), reply
 
 
-@pytest.mark.parametrize("mischief", [server.stall, server.drip], ids=["stalls", "drips bytes"])
+@pytest.mark.parametrize(
+    "mischief", [server.stall, server.drip, server.slow_headers], ids=["stalls", "drips bytes", "drips its headers"]
+)
 def test_a_create_without_an_end_is_given_up_in_time_and_unknown(mischief: Mischief) -> None:
     async def scenario() -> tuple[Reply, float, Server]:
         async with serving(mischief) as state, connected(state.base_url, create_timeout_ms=300) as client:
@@ -208,6 +211,24 @@ def test_a_body_that_nobody_reads_is_unknown() -> None:
 
     reply = asyncio.run(scenario())
     assert isinstance(read_create(reply, 0), Unknown), reply
+
+
+@pytest.mark.parametrize("faults", [Faults(slice_bytes=3), Faults(bytes_per_s=20_000)], ids=["sliced", "narrow"])
+def test_over_a_bad_link_an_answer_is_slower_and_the_same(faults: Faults) -> None:
+    async def scenario() -> tuple[Reply, Reply]:
+        async with serving(server.answer(200, server.completed())) as state:
+            proxy = FaultProxy(state.port)
+            await proxy.start()
+            proxy.faults = faults
+            try:
+                async with connected(f"http://{proxy.address}/v1") as client, connected(state.base_url) as beside:
+                    return await client.retrieve(RESPONSE_ID), await beside.retrieve(RESPONSE_ID)
+            finally:
+                await proxy.stop()
+
+    bad, good = asyncio.run(scenario())
+    assert isinstance(read_look(bad, RESPONSE_ID, 0), Seen)
+    assert bad == good
 
 
 def test_a_look_is_one_get_and_a_cancel_one_post_without_a_body() -> None:
