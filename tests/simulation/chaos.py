@@ -49,7 +49,9 @@ class Mixture:
     batch_records_max: int
     compacts: bool
     create_only: str = ""
-    """The one fault of creates; any, if empty. This and what follows no seed draws: see `Chaos.aimed`."""
+    """The one fault of creates; any, if empty. This and what follows no seed draws: a test sets it, see `Chaos`."""
+    look_only: str = ""
+    run_only: str = ""
     hook_late_s: float = 0.0
     """Of every hook."""
     clock_s: float = 0.0

@@ -75,7 +75,7 @@ class Provider:
         now_s = chaos.loop.time()
         response_id = f"resp_{len(self.ledger)}"
         odd = chaos.random.random() < chaos.mixture.run_odd
-        end = random.choice(ENDS) if odd else "completed"
+        end = (chaos.mixture.run_only or random.choice(ENDS)) if odd else "completed"
         queue_s, run_s = random.choice((0.1, 0.5, 3.0)), min(60.0, random.lognormvariate(1.0, 1.0))
         response = Response(
             response_id, job_id, attempt, tenant, now_s, now_s + queue_s, now_s + queue_s + run_s, end,
@@ -249,7 +249,9 @@ class Client:
         life, chaos = self._life, self._life.chaos
         await life.point("look.send")
         self._provider.looks[response_id] += 1
-        fault = chaos.random.choice(LOOK_FAULTS) if chaos.chance(chaos.mixture.look_fault) else ""
+        fault = ""
+        if chaos.chance(chaos.mixture.look_fault):
+            fault = chaos.mixture.look_only or chaos.random.choice(LOOK_FAULTS)
         reply = self._look(response_id, fault)
         if fault:
             chaos.met.add(f"look {fault}")

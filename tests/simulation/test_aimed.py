@@ -4,6 +4,7 @@
 just that of the real simulator is `unit/workers/test_heard.py`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from schemas.codec import decode
 from schemas.results import RESULT
 from streams.policy.looks import JITTER_HIGH, JITTER_LOW
 from tests.simulation.chaos import EPOCH_MS
+from tests.simulation.provider import LOOK_FAULTS
 from tests.simulation.run import simulate
 from tests.simulation.system import System
 from tests.simulation.worker import LOOKS
@@ -26,6 +28,12 @@ CREATES = (
     *(f"{side}{heard}" for heard in dict.fromkeys(HEARD_AS.values()) for side in ("", "accepted_")),
     *("accepted_slow", "never_sent"),
 )
+RESULTS: Mapping[str, set[str]] = {
+    "failed": {"failed"}, "failed_never": {"failed"}, "failed_reset": {"failed"}, "failed_no_code": {"failed"},
+    "incomplete": {"incomplete"}, "cancelled": {"cancelled"}, "empty": {"completed"}, "stuck": {"expired"},
+    "expires": {"completed", "failed"},
+}  # fmt: skip
+"""What becomes of a job all of whose attempts end so; what `expires` is gone at once or 5 s later, and fetched in time or tried again."""
 RATES = ((0.01, 40), (0.1, 20), (1.0, 12))
 """And of how many jobs."""
 FAULTS_S = 60.0
@@ -47,6 +55,47 @@ def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(fa
         if rate == 1.0:
             assert outcome.met[f"create {fault}"] >= jobs - 2, "it did not strike"
     assert not broken
+
+
+@pytest.mark.parametrize("fault", LOOK_FAULTS)
+def test_a_fault_of_looks_may_be_frequent_or_all_there_is_for_a_minute(fault: str) -> None:
+    """And no webhook tells of an end: only looks do."""
+    for rate in (0.1, 1.0):
+        aimed = {"look_only": fault, "look_fault": rate, "hook_lost": 1.0, "faults_end_s": FAULTS_S, "arrival_s": 30.0}
+        outcome = simulate(0, 20, aimed=aimed)
+        assert not outcome.violations
+        assert outcome.met[f"look {fault}"] > 0
+
+
+@pytest.mark.parametrize("end", RESULTS)
+def test_each_end_of_a_run_gives_a_result_of_its_class(end: str) -> None:
+    found: Counter[str] = Counter()
+
+    def count(system: System) -> None:
+        for log in system.broker.results:
+            found.update(decode(RESULT, value).outcome for _, _, value in log.committed())
+
+    outcome = simulate(0, 30, aimed={**CALM, "run_only": end, "run_odd": 1.0, "faults_end_s": 120.0}, look_at=count)
+    assert not outcome.violations
+    assert outcome.met[f"run {end}"] >= 30
+    # Some expire first, as their time is short, and some are cancelled by who sent them.
+    assert found.keys() <= RESULTS[end] | {"expired", "cancelled", "rejected"}
+    assert sum(found[outcome] for outcome in RESULTS[end]) >= 15
+
+
+def test_what_is_lost_and_has_expired_too_ends_all_the_same() -> None:
+    aimed = {**CALM, "run_only": "expires", "run_odd": 1.0, "hook_lost": 1.0, "faults_end_s": 120.0}
+    outcome = simulate(0, 30, aimed=aimed)
+    assert not outcome.violations
+    assert outcome.met["look found nothing"] >= 15
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_was_cancelled_and_completes_after_all_has_one_result(seed: int) -> None:
+    aimed = {**CALM, "cancel_fault": 1.0, "run_only": "stuck", "run_odd": 1.0, "faults_end_s": 120.0}
+    outcome = simulate(seed, 30, aimed=aimed)
+    assert not outcome.violations
+    assert outcome.met["cancelled then completed"] > 0
 
 
 @pytest.mark.parametrize("seed", range(4))

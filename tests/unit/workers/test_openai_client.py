@@ -33,6 +33,8 @@ from tests.unit.workers import misbehaving as server
 from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
 
 KEY = "sk-test-0123456789abcdef"
+LOOP = server.redirect(307, f"/v1/responses/{RESPONSE_ID}")
+"""Where it leads is here again."""
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +247,9 @@ def test_a_look_is_one_get_and_a_cancel_one_post_without_a_body() -> None:
     ]
 
 
-@pytest.mark.parametrize("mischief", [server.close, server.html(502), server.answer(429, {"error": {}}), server.cut])
+@pytest.mark.parametrize(
+    "mischief", [server.close, server.html(502), server.answer(429, {"error": {}}), server.cut, LOOP]
+)
 def test_a_look_that_fails_is_not_repeated_behind_the_global_rate(mischief: Mischief) -> None:
     async def scenario() -> tuple[Reply, Server]:
         async with serving(mischief) as state, connected(state.base_url) as client:
