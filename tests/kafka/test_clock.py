@@ -39,6 +39,18 @@ def test_a_clock_that_is_an_hour_wrong_follows_the_brokers(broker: Owned, prefix
     assert abs(skew_ms + offset_ms) < 1_000
 
 
+@pytest.mark.parametrize("step_ms", [HOUR_MS, -HOUR_MS])
+def test_a_step_of_the_wall_clock_moves_nothing_in_a_process_that_runs(
+    monkeypatch: pytest.MonkeyPatch, step_ms: int
+) -> None:
+    clock = make_clock()
+    before_ms = clock()
+    wall_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + step_ms * 1_000_000)
+    assert 0 <= clock() - before_ms < 10_000
+    assert abs(make_clock()() - before_ms - step_ms) < 10_000, "a new process would see it"
+
+
 def test_after_the_first_answer_the_clock_is_moved_a_little_at_a_time() -> None:
     class Jumping:
         answers = iter([10_000, 10_000 + HOUR_MS, 10_000 + HOUR_MS])

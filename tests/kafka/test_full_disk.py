@@ -36,11 +36,11 @@ DISK_BYTES = 64 << 20
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, size_bytes: int = DISK_BYTES) -> Iterator[Path]:
     """A file system of its own."""
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if done.returncode != 0:
         pytest.skip("this user may not mount a tmpfs")
@@ -144,7 +144,8 @@ def scene(broker: Owned, prefix: str, tmp_path: Path) -> Iterator[Scene]:
     scene.ports.release()
 
 
-def _use_up(disk: Path) -> None:
+def use_up(disk: Path) -> None:
+    """To the last byte; `filler` may be removed again."""
     with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while True:
             filler.write(b"x" * 65_536)
@@ -165,7 +166,7 @@ def test_a_full_disk_ends_the_worker_and_loses_nothing(scene: Scene, tmp_path: P
     with small_disk(tmp_path / "disk") as disk:
         with scene.worker(disk, log) as worker:
             wait_until(lambda: scene.reasons() == {}, 30, "readiness")
-            _use_up(disk)
+            use_up(disk)
             reasons = scene.reasons() or {}
             assert reasons["status"] == "503"
             assert "MiB left" in reasons["disk"]

@@ -116,6 +116,8 @@ HOOKS: Mapping[str, Mapping[str, Any]] = {
     "all a minute late": {"hook_late_s": 60.0},
     "all an hour late": {"hook_late_s": 3_600.0},
     "all 72 hours late": {"hook_late_s": 72 * 3_600.0},
+    # 2 s where looks are 5 s apart at least, here on the scale of `LOOKS`: what answers of the broker that took 2 s leave open.
+    "our own clocks apart": {"hook_lost": 1.0, "skew_ms": 300},
     # A signature that is an hour off is refused at the door (`unit/receiver/test_signature.py`), so all its hooks are as lost.
     "the provider's clock an hour ahead": {"hook_lost": 1.0, "clock_s": 3_600.0},
     "the provider's clock an hour behind": {"hook_lost": 1.0, "clock_s": -3_600.0},
