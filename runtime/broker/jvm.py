@@ -40,7 +40,7 @@ class Broker:
 
     `folder` holds its data, settings and logs and is kept; without it a temporary one is made and removed on `stop`.
     `advertised` (host:port) is what clients are told to connect to, for a proxy that forwards to `listen`.
-    `overrides` are lines of server.properties that win over ours.
+    `overrides` are lines of server.properties that win over ours. Nodes of one cluster are formatted with one `cluster_id`.
     """
 
     kind = "jvm"
@@ -53,6 +53,7 @@ class Broker:
         advertised: str | None = None,
         overrides: Mapping[str, str] | None = None,
         ports: Ports | None = None,
+        cluster_id: str | None = None,
         detached: bool = False,
     ) -> None:
         self._kafka = kafka
@@ -61,6 +62,7 @@ class Broker:
         self._advertised = advertised
         self._overrides = dict(overrides or {})
         self._ports = ports
+        self._cluster_id = cluster_id or draw_cluster_id()
         self._detached = detached
         self._process: subprocess.Popen[bytes] | None = None
         self._leash: IO[bytes] | None = None
@@ -212,10 +214,9 @@ class Broker:
     def _format(self, data: Path) -> None:
         """Make the storage ready, once. Kafka writes meta.properties last, so where it is missing all is made anew."""
         shutil.rmtree(data, ignore_errors=True)
-        cluster_id = base64.urlsafe_b64encode(b"\x01" + os.urandom(15)).decode().rstrip("=")
         command = self._kafka.command(
             "kafka.tools.StorageTool",
-            *("format", "--cluster-id", cluster_id, "--config", self.mark),
+            *("format", "--cluster-id", self._cluster_id, "--config", self.mark),
             options=(*TOOL_OPTIONS, *self._shared_classes()),
         )
         done = processes.capture(command, FORMAT_TIMEOUT_S)
@@ -310,6 +311,11 @@ class Broker:
         with suppress(OSError):
             said += (self.folder / "console.log").read_text(errors="replace")
         return said
+
+
+def draw_cluster_id() -> str:
+    """A random id as Kafka writes them."""
+    return base64.urlsafe_b64encode(b"\x01" + os.urandom(15)).decode().rstrip("=")
 
 
 def end_orphan(folder: Path) -> int | None:
