@@ -263,7 +263,6 @@ class Worker:
             self._app,
             fold.topic,
             settings.partitions,
-            log=f"{settings.topic_prefix}{fold.topic}",
             min_insync_replicas=settings.min_insync_replicas,
             on_damage=partial(_damaged, fold.topic),
             row_version=lambda row: decode_row(row)[1],
@@ -287,7 +286,9 @@ class Worker:
 
         table.on_recovered(recovered)
         self._tables.append(table)
-        add_fold_agent(self._app, f"{settings.topic_prefix}{fold.topic}", fold.name, shell)
+        topic = f"{settings.topic_prefix}{fold.topic}"
+        self._app.fold_tables[topic] = table
+        add_fold_agent(self._app, topic, fold.name, shell)
         return Scheduler(
             fold.topic, index=index, rows=table, make_timer=make_timer, publisher=self._publisher, now_ms=self._now_ms
         )

@@ -34,6 +34,10 @@ class OvertakenError(BackstopError):
     """Another worker has the partition, and is further on in its log than we are. This process must end, and write no more rows."""
 
 
+class ChangelogCutError(InvariantError):
+    """The changelog lost rows that it had acknowledged. This process must end: its store is now ahead, and the next start mends that."""
+
+
 class ChangelogProducer:
     """One producer for all changelogs of the process: rows of several tables go to a broker in one request."""
 
@@ -165,6 +169,10 @@ class Changelog:
             # costs a look. Not to expect anything would be to overlook a zombie's, or our heir's.
             return None
         expected = self._expected.get(partition)
+        if expected is not None and offset < expected:
+            raise ChangelogCutError(
+                f"partition {partition} of {self._topic()} ends at {offset} and had {expected} records: an unclean leader election?"
+            )
         if expected is not None and offset > expected:
             self._foreign.setdefault(partition, []).append((expected, offset))
         self._expected[partition] = offset + count

@@ -22,6 +22,7 @@ from mode import CrashingSupervisor
 from runtime.errors import InvariantError
 from streams.store.changelog import ChangelogProducer
 from streams.store.partition_db import StoreLimits, new_cache
+from streams.store.tables import FoldTable
 from streams.store.transport import BATCH_RECORDS_MAX, DRAIN_TIMEOUT_S, BatchTransport
 
 EXIT_FAILED = 70
@@ -47,6 +48,8 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
     drain_timeout_s: float
     on_failure: Callable[[BaseException], None]
     now_s: Callable[[], float]
+    fold_tables: dict[str, FoldTable]
+    """By the full name of the log that each is the fold of, with offsets as its rows' versions: such a log may not lose records."""
     failed: BaseException | None = None
     _block_cache: Any = None
     _changelog_producer: ChangelogProducer | None = None
@@ -81,7 +84,7 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
 
 class _Recovery(Recovery):  # type: ignore[misc]  # faust is untyped
     async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
-        """A store that is ahead of its changelog (the topic was made anew) is damaged; Faust would crash, at each start."""
+        """A store that is ahead of its changelog (the topic was made anew, or lost its tail) is damaged; Faust would crash, at each start."""
         if title == "active":
             for tp in tps:
                 offset, highwater = destination[tp], self.active_highwaters[tp]
@@ -182,6 +185,7 @@ def make_app(
     app.drain_timeout_s = drain_timeout_s
     app.on_failure = on_failure
     app.now_s = now_s
+    app.fold_tables = {}
     return app
 
 

@@ -153,17 +153,17 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
             return None
         return Chunk(self.seek_epoch, start, end, tuple(record_of(record) for record in records))
 
-    async def seek_all(self, choose: Callable[[int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
-        """Seek each partition to `choose(committed, beginning, end)` (called in the main loop)."""
+    async def seek_all(self, choose: Callable[[TP, int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
+        """Seek each partition to `choose(partition, committed, beginning, end)` (called in the main loop)."""
         sought: Sought = await self.call_thread(self._seek_all, choose, tps)
         return sought
 
-    async def _seek_all(self, choose: Callable[[int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
+    async def _seek_all(self, choose: Callable[[TP, int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
         consumer = self._ensure_consumer()
         beginnings = await consumer.beginning_offsets(tps)
         ends = await consumer.end_offsets(tps)
         committed = dict(zip(tps, await asyncio.gather(*(consumer.committed(tp) for tp in tps)), strict=True))
-        positions = {tp: choose(committed[tp], beginnings[tp], ends[tp]) for tp in tps}
+        positions = {tp: choose(tp, committed[tp], beginnings[tp], ends[tp]) for tp in tps}
         self.seek_epoch += 1
         for tp, position in positions.items():
             consumer.seek(tp, position)

@@ -18,6 +18,7 @@ from faust.types import TP
 
 from runtime.errors import ConfigurationError, InvariantError
 from streams.store.changelog import Changelog
+from streams.store.cut import Taken, newest_row
 from streams.store.partition_db import (
     PartitionDb,
     StoreDamagedError,
@@ -186,6 +187,11 @@ class FoldTable:
             self._took(partition, (row for _, row in self._owned(partition).items()))
         return version_of(row) > self._taken.get(partition, -1)
 
+    def taken(self, partition: int) -> Taken:
+        """How far it is in its log. To be asked once after each recovery: what was lost is told once. Errors as `get`."""
+        newest, key = newest_row(self.items(partition), self._row_version)
+        return Taken(newest, key, lost=newest < self._store.newest_lost.pop(partition, -1))
+
     def _took(self, partition: int, rows: Iterable[bytes | None]) -> None:
         if self._row_version is not None:
             versions = [self._row_version(row) for row in rows if row is not None]
@@ -265,6 +271,7 @@ class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
     ) -> None:
         super().__init__("rocksdb://", app, table, table_name=table.name, key_serializer="raw", value_serializer="raw")
         self.dbs: dict[int, PartitionDb] = {}
+        self.newest_lost: dict[int, int] = {}
         self._held: set[int] = set()
         """Partitions in whose changelog this recovery has met a row older than the one before it."""
         self._limits = limits
@@ -322,9 +329,10 @@ class _FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         self._held.clear()
 
     def discard(self, partition: int, reason: str) -> None:
-        """Set a partition's store aside and begin an empty one."""
+        """Set a partition's store aside and begin an empty one. How far in the log it was is kept for `FoldTable.taken`."""
         db = self.dbs.pop(partition, None)
         if db is not None:
+            self.newest_lost[partition], _ = newest_row(db.items(), self._row_version)
             db.close()
         self._set_aside(partition, reason)
 

@@ -32,6 +32,7 @@ from faust.types.tuples import ConsumerMessage
 from mode import Service
 
 from runtime.records import Record
+from streams.store.cut import LogCutError, Taken, refuse_cut
 from streams.store.fetch import Chunk, FetchThread
 
 __all__ = ["BatchConsumer", "BatchTransport"]
@@ -174,6 +175,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         self.holes_closed += 1
         if chunk.start < lane.expected:
             # The broker moved us back: its log is shorter than what we had read (an unclean leader election).
+            if lane.tp.topic in self.app.fold_tables:
+                self.app.fail(LogCutError(lane.tp.topic, lane.tp.partition, lane.expected - 1))
+                return
             self.log.error("%s went back from %d to %d; read again", lane.tp, lane.expected, chunk.start)
             epoch, position = await self._thread.seek_again(lane.tp, chunk.start)
             lane.epoch, lane.expected = epoch, position
@@ -251,7 +255,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         self._lanes.clear()
         if not tps:
             return
-        sought = await self._thread.seek_all(_position, tps)
+        folds = self.app.fold_tables
+        tables: dict[TP, Taken] = {tp: folds[tp.topic].taken(tp.partition) for tp in tps if tp.topic in folds}
+        try:
+            await refuse_cut(self.app.producer_options, tables)
+        except LogCutError as error:
+            self.app.fail(error)
+            raise
+        choices = {tp: taken.position for tp, taken in tables.items()}
+        sought = await self._thread.seek_all(lambda tp, *known: choices.get(tp, _position)(*known), tps)
         for tp, position in sought.positions.items():
             committed = sought.committed[tp]
             if committed is not None and committed != position:
@@ -260,6 +272,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
             self._lanes[tp] = _Lane(self, tp, sought.epoch, position, committed if committed == position else None)
             self._committed_offset[tp] = committed
             self._read_offset[tp] = position
+        back = {tp: sought.positions[tp] for tp, taken in tables.items() if taken.lost}
+        if back:
+            self.log.error("a changelog lost rows; their records are read again: %s", back)
+            # At once: whoever starts after a crash before the first commit does not know of it.
+            if not await self._commit(back):
+                self.app.fail(RuntimeError(f"{back} could not be committed"))
 
     def resume_flow(self) -> None:
         super().resume_flow()

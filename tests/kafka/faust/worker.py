@@ -89,6 +89,7 @@ def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
     table = FoldTable(
         app, "sums", config.partitions, on_damage=damaged, row_version=lambda row: int(json.loads(row)[2])
     )
+    app.fold_tables[config.topic] = table
     table.on_recovered(lambda partitions: recovered(sorted(partitions)))
 
     async def handle(event: Any) -> None:
