@@ -84,6 +84,9 @@ class Changelog:
         self._producer: AIOKafkaProducer | None = None
         self._expected: dict[int, int] = {}
         """Per owned partition, the offset that our next record must get if nobody else writes there."""
+        self._acknowledged: dict[int, int] = {}
+        """Per owned partition, where the log ended behind the last record that we were told of. `_expected` may be further on: `notice` may
+        see a row of ours before its acknowledgement does."""
         self._foreign: dict[int, list[tuple[int, int]]] = {}
         self.reasserted = 0
         """Rows written again, for metrics: each one is a row that a zombie had put back."""
@@ -101,6 +104,7 @@ class Changelog:
     def own(self, next_offsets: Mapping[int, int]) -> None:
         """After a recovery: exactly these partitions are ours, recovered up to these offsets."""
         self._expected = dict(next_offsets)
+        self._acknowledged = dict(next_offsets)
         self._foreign = {}
 
     async def send(self, partition: int, rows: Rows) -> int | None:
@@ -168,14 +172,14 @@ class Changelog:
             # It is there, and nobody said where (a repeat that the broker knew): our own rows will look like somebody else's, which
             # costs a look. Not to expect anything would be to overlook a zombie's, or our heir's.
             return None
-        expected = self._expected.get(partition)
-        if expected is not None and offset < expected:
+        expected, acknowledged = self._expected.get(partition), self._acknowledged.get(partition, 0)
+        if offset < acknowledged:
             raise ChangelogCutError(
-                f"partition {partition} of {self._topic()} ends at {offset} and had {expected} records: an unclean leader election?"
+                f"partition {partition} of {self._topic()} ends at {offset} and had {acknowledged} records: an unclean leader election?"
             )
         if expected is not None and offset > expected:
             self._foreign.setdefault(partition, []).append((expected, offset))
-        self._expected[partition] = offset + count
+        self._expected[partition] = self._acknowledged[partition] = offset + count
         return offset + count - 1
 
     async def _send_batch(self, producer: AIOKafkaProducer, batch: Any, partition: int) -> "asyncio.Future[Any]":

@@ -1,6 +1,10 @@
 """Where a table reads on in its log, and what is noticed where a log or a changelog lost records."""
 
+import asyncio
+from contextlib import asynccontextmanager
+
 import pytest
+from aiokafka import TopicPartition
 
 from streams.store.changelog import Changelog, ChangelogCutError, ChangelogProducer
 from streams.store.cut import Taken, newest_row
@@ -39,3 +43,19 @@ def test_rows_that_land_before_where_the_changelog_ended_are_no_acknowledgement(
     assert changelog._landed(0, 157, 3) == 159
     with pytest.raises(ChangelogCutError, match="partition 0 of changelog ends at 97"):
         changelog._landed(0, 97, 20)
+
+
+def test_a_look_at_the_end_while_a_write_is_under_way_makes_no_cut_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends:
+        async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+            return dict.fromkeys(partitions, 160)
+
+    @asynccontextmanager
+    async def reader():
+        yield Ends()
+
+    changelog = Changelog(lambda: "changelog", ChangelogProducer({}, "test"))
+    changelog.own({0: 157})
+    monkeypatch.setattr(changelog, "_reader", reader)
+    asyncio.run(changelog.notice({0}))  # our three rows have landed, and nobody has told us so yet
+    assert changelog._landed(0, 157, 3) == 159
