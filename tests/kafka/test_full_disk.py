@@ -17,7 +17,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from cli.ports import Ports
-from runtime.broker import Owned
+from runtime.broker import Broker, Owned
 from runtime.clock import make_clock
 from runtime.disk import disk_probe
 from runtime.publisher import KafkaPublisher
@@ -51,7 +51,7 @@ def small_disk(folder: Path, size_bytes: int = DISK_BYTES) -> Iterator[Path]:
 
 
 class Scene:
-    def __init__(self, broker: Owned, prefix: str, folder: Path) -> None:
+    def __init__(self, broker: Owned | Broker, prefix: str, folder: Path) -> None:
         self.settings = RuntimeSettings(
             kafka_bootstrap_servers=broker.bootstrap, topic_prefix=prefix, partitions=1, data_dir=folder
         )

@@ -1,0 +1,62 @@
+"""A broker that stands still while jobs are on their way: everybody waits or ends, and goes on with it.
+
+`BACKSTOP_TEST_FREEZE_S=125` freezes it for longer than each timeout that there is: sessions (6 s here), the watchdog (12 s), a producer's
+send (30 s), a transaction (60 s). By default it is longer than the first two.
+"""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runtime.broker import Broker, LocalKafka
+from runtime.errors import BrokerUnavailableError
+from streams.store.faust_app import EXIT_FAILED
+from tests.kafka.test_full_disk import JOBS, Scene
+from tests.support.waiting import wait_until
+
+FREEZE_S = float(os.environ.get("BACKSTOP_TEST_FREEZE_S", "14"))
+AGAIN_WITHIN_S = 60
+
+
+def _submit_until_taken(scene: Scene) -> None:
+    """As who submits does it: the same jobs again until they are acknowledged."""
+    while True:
+        try:
+            scene.submit()
+        except BrokerUnavailableError:
+            continue
+        return
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_whoever_waited_for_a_frozen_broker_goes_on_and_nothing_is_lost(
+    local_kafka: LocalKafka, prefix: str, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "data", tmp_path / "worker.log"
+    with Broker(local_kafka) as broker:
+        scene = Scene(broker, prefix, tmp_path)
+        upstream = threading.Thread(target=_submit_until_taken, args=(scene,))
+        with scene.worker(folder, log) as worker:
+            wait_until(lambda: scene.reasons() == {}, 30, "readiness")
+            upstream.start()
+            wait_until(lambda: len(scene.commanded()) > 0, 20, "the first of many jobs")
+            broker.pause()
+            time.sleep(FREEZE_S)  # it stands still for so long
+            broker.resume()
+            upstream.join(AGAIN_WITHIN_S)
+            assert not upstream.is_alive()
+            wait_until(
+                lambda: worker.poll() is not None or scene.reasons() == {}, AGAIN_WITHIN_S, "its readiness or end"
+            )
+            if worker.poll() is None:
+                wait_until(lambda: len(scene.commanded()) == JOBS, AGAIN_WITHIN_S, "a command for each job")
+            else:
+                assert worker.returncode == EXIT_FAILED
+        with scene.worker(folder, log):
+            wait_until(lambda: scene.reasons() == {}, AGAIN_WITHIN_S, "readiness")
+            wait_until(lambda: len(scene.commanded()) == JOBS, AGAIN_WITHIN_S, "a command for each job")
+        scene.ports.release()
