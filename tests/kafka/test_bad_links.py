@@ -11,7 +11,7 @@ from tests.kafka.test_receiver import make_topics, on_topic, promised_while, run
 from tests.support.fault_proxy import HOST, FaultProxy, Faults
 
 BAD_S = 2.0
-NARROW = Faults(bytes_per_s=8_000)
+NARROW = Faults(bytes_per_s=20_000)
 SLICED = Faults(slice_bytes=5)
 
 

@@ -20,7 +20,7 @@ __all__ = ["scene"]
 FILES_FEW = 64
 FILES_TOO_FEW = 12
 CPU_SHARE_MAX = 0.3
-LISTEN_S = 2.0
+LISTEN_S = 1.0
 
 
 def open_files(pid: int) -> int:

@@ -1,7 +1,7 @@
 """A broker that stands still while jobs are on their way: everybody waits or ends, and goes on with it.
 
 `BACKSTOP_TEST_FREEZE_S=125` freezes it for longer than each timeout that there is: sessions (6 s here), the watchdog (12 s), a producer's
-send (30 s), a transaction (60 s). By default it is longer than the first two.
+send (30 s), a transaction (60 s). By default it is longer than a session.
 """
 
 import os
@@ -17,7 +17,7 @@ from streams.store.faust_app import EXIT_FAILED
 from tests.kafka.test_full_disk import JOBS, Scene
 from tests.support.waiting import wait_until
 
-FREEZE_S = float(os.environ.get("BACKSTOP_TEST_FREEZE_S", "14"))
+FREEZE_S = float(os.environ.get("BACKSTOP_TEST_FREEZE_S", "8"))
 AGAIN_WITHIN_S = 60
 
 
