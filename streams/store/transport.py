@@ -250,7 +250,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
     # -- seeks and commits
 
     async def perform_seek(self) -> None:
-        """Seek the source partitions to what is committed; where nothing is, or it is out of range, to the beginning."""
+        """Seek the source partitions to what is committed; where nothing is, or it is out of range, to the beginning; see `cut`."""
         tps = frozenset(tp for tp in self.assignment() if not self._is_changelog_tp(tp))
         self._lanes.clear()
         if not tps:
