@@ -40,7 +40,8 @@ class Broker:
 
     `folder` holds its data, settings and logs and is kept; without it a temporary one is made and removed on `stop`.
     `advertised` (host:port) is what clients are told to connect to, for a proxy that forwards to `listen`.
-    `overrides` are lines of server.properties that win over ours. Nodes of one cluster are formatted with one `cluster_id`.
+    `overrides` are lines of server.properties that win over ours, as `java_options` do. Nodes of one cluster are formatted with
+    one `cluster_id`.
     """
 
     kind = "jvm"
@@ -54,6 +55,7 @@ class Broker:
         overrides: Mapping[str, str] | None = None,
         ports: Ports | None = None,
         cluster_id: str | None = None,
+        java_options: tuple[str, ...] = (),
         detached: bool = False,
     ) -> None:
         self._kafka = kafka
@@ -63,6 +65,7 @@ class Broker:
         self._overrides = dict(overrides or {})
         self._ports = ports
         self._cluster_id = cluster_id or draw_cluster_id()
+        self._java_options = java_options
         self._detached = detached
         self._process: subprocess.Popen[bytes] | None = None
         self._leash: IO[bytes] | None = None
@@ -230,6 +233,7 @@ class Broker:
             self.mark,
             options=(
                 *NODE_OPTIONS,
+                *self._java_options,
                 *(self._shared_classes() or self._share_classes_at_exit()),
                 f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.xml'}",
                 f"-Dbackstop.log={self.log}",

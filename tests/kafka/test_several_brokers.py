@@ -59,7 +59,7 @@ def replicated(cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch) -
 @asynccontextmanager
 async def system_on(cluster: Cluster, folder: Path) -> AsyncIterator[tuple[System, Driver]]:
     shape = Shape(
-        folder=folder, environment={**BRISK, **os.environ}, partitions=PARTITIONS, port=0, time_scale=TIME_SCALE
+        folder=folder, environment={**BRISK, **os.environ}, partitions=PARTITIONS, port=0, time_scale=TIME_SCALE * 4
     )
     async with running_system(shape, lambda _text: None, lambda _kill: None) as system:
         described = await cluster.describe(system.runtime.topic_prefix)

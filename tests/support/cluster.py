@@ -33,6 +33,9 @@ REPLICATED: Mapping[str, str] = {
     "replica.fetch.wait.max.ms": "100",
 }
 
+# They live for seconds, on two cores with all of ours: without the second compiler a node is back in half the time (7 s for 13 s).
+JAVA_OPTIONS = ("-Xmx256m", "-XX:TieredStopAtLevel=1")
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
@@ -57,6 +60,7 @@ class Cluster:
                 folder / f"node-{node_id}",
                 ports=of,
                 cluster_id=cluster_id,
+                java_options=JAVA_OPTIONS,
                 overrides={**REPLICATED, "node.id": str(node_id), "controller.quorum.voters": voters},
             )
             for node_id, of in ports.items()
