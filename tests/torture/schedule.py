@@ -20,6 +20,8 @@ from tests.torture.rig import Rig
 Tell = Callable[[str], None]
 
 REBUILD_MET_WITHIN_S = 20.0
+LONG_MINUTES = 30.0
+"""Only a run of this length has two minutes for one fault."""
 
 WAVE = {"create_429_requests": 0.4, "create_429_tokens": 0.2, "create_503_overloaded": 0.1, "look_429": 0.3}
 
@@ -86,6 +88,7 @@ class Schedule:
             self._connections_cut: 3, self._slow_link: 2, self._black_hole: 2, self._refused: 1, self._data_limited: 2,
             self._outage: 2, self._wave: 2, self._provider_restarted: 1, self._provider_killed: 1,
             self._members_change: 2, self._all_killed: 1, self._rolling_stop: 1, self._rebuild_killed: 3,
+            self._narrow_link: 1, self._sliced: 1, self._broker_frozen_long: int(self._rig.plan.minutes >= LONG_MINUTES),
         }  # fmt: skip
         while True:
             for _ in range(self._random.randint(2, 4)):
@@ -205,6 +208,12 @@ class Schedule:
         await asyncio.sleep(self._random.uniform(5, 20))
         self._rig.broker.resume()
 
+    async def _broker_frozen_long(self) -> None:
+        """Longer than any timeout of a client."""
+        self._rig.broker.pause()
+        await asyncio.sleep(125)
+        self._rig.broker.resume()
+
     # -- the network
 
     async def _on_a_link(self, faults: Faults, for_s: float) -> None:
@@ -225,6 +234,12 @@ class Schedule:
 
     async def _slow_link(self) -> None:
         await self._on_a_link(Faults(latency_s=self._random.choice((0.2, 2.0))), self._random.uniform(4, 10))
+
+    async def _narrow_link(self) -> None:
+        await self._on_a_link(Faults(bytes_per_s=self._random.choice((20_000, 100_000))), self._random.uniform(4, 10))
+
+    async def _sliced(self) -> None:
+        await self._on_a_link(Faults(slice_bytes=self._random.choice((16, 200))), self._random.uniform(4, 10))
 
     async def _black_hole(self) -> None:
         await self._on_a_link(Faults(black_hole=True), self._random.uniform(3, 15))
