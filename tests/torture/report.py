@@ -88,7 +88,7 @@ async def machine(kafka: LocalKafka) -> dict[str, str]:
             model = line.partition(":")[2].strip()
             break
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    commit = await _git("rev-parse", "--short=12", "HEAD")
+    commit = await _git("rev-parse", "--short=12", "HEAD") or "unknown"
     changed = await _git("status", "--porcelain", "--untracked-files=no")
     return {
         "cpus": str(len(os.sched_getaffinity(0))),
@@ -199,4 +199,4 @@ async def _git(*arguments: str) -> str:
         "git", *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     out, _ = await process.communicate()
-    return out.decode().strip() or "unknown"
+    return out.decode().strip()
