@@ -13,6 +13,7 @@ import structlog
 
 from runtime.clock import NowMs
 from runtime.errors import BrokerUnavailableError
+from runtime.pausing import pause
 
 log = structlog.get_logger()
 
@@ -77,11 +78,10 @@ class BrokerClock:
     async def run(self, stop: asyncio.Event) -> None:
         """Go on asking until `stop`."""
         while not stop.is_set():
+            await pause(stop, ASK_EVERY_S)
+            if stop.is_set():
+                return
             try:
-                async with asyncio.timeout(ASK_EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
-                try:
-                    await self.ask()
-                except BrokerUnavailableError as error:
-                    log.warning("the broker did not say what time it is", error=str(error))
+                await self.ask()
+            except BrokerUnavailableError as error:
+                log.warning("the broker did not say what time it is", error=str(error))

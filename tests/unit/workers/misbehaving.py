@@ -68,16 +68,17 @@ async def stall(writer: asyncio.StreamWriter) -> None:
 
 async def drip(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")
-    while True:
-        writer.write(b" ")
-        await writer.drain()
-        await asyncio.sleep(0.02)
+    await _trickle(writer, b" ")
 
 
 async def slow_headers(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-padding: ")
+    await _trickle(writer, b"x")
+
+
+async def _trickle(writer: asyncio.StreamWriter, byte: bytes) -> None:
     while True:
-        writer.write(b"x")
+        writer.write(byte)
         await writer.drain()
         await asyncio.sleep(0.02)
 
