@@ -41,6 +41,8 @@ class Result:
     """Numbers of the attempts that it tells of."""
     response_id: str | None = None
     """The response that decided it."""
+    unpaid: frozenset[int] = frozenset()
+    """Those of the attempts that failed without usage: they use up no retry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,8 @@ def _unexplained_creates(
             continue
         attempts.add(create.attempt)
         result = results.get(job.job_id)
-        if len(attempts) > 1 + job.retries_max:
+        unpaid = result.unpaid if result is not None else frozenset[int]()
+        if len(attempts - unpaid) > 1 + job.retries_max:
             unexplained.append(f"{name} (only {job.retries_max} retries were granted)")
         elif result is not None and create.attempt not in result.attempts:
             unexplained.append(f"{name} (the result knows nothing of it)")

@@ -83,4 +83,5 @@ def _seen(result: JobResult, seen_at_ms: int) -> Result:
         seen_at_ms=seen_at_ms,
         attempts=frozenset(brief.attempt for brief in result.attempts),
         response_id=decisive[-1].response_id if decisive else None,
+        unpaid=frozenset(brief.attempt for brief in result.attempts if brief.outcome == "failed" and not brief.usage),
     )

@@ -23,6 +23,7 @@ from schemas.responses import (
     ResponseClaimed,
     ResponseFact,
     ResponseObserved,
+    ResponseReleased,
     ResponseTimerFired,
     WebhookReceived,
 )
@@ -40,7 +41,14 @@ def summarise(fact: JobFact | ResponseFact | JobResult, ignored: Ignored | None 
 
 def _fields(fact: JobFact | ResponseFact) -> dict[str, Any]:
     match fact:
-        case WebhookReceived() | ResponseClaimed() | ResponseObserved() | LookFailed() | ResponseTimerFired():
+        case (
+            WebhookReceived()
+            | ResponseClaimed()
+            | ResponseReleased()
+            | ResponseObserved()
+            | LookFailed()
+            | ResponseTimerFired()
+        ):
             return {"response_id": fact.response_id} | _of_response(fact)
         case _:
             return _of_job(fact)
@@ -71,7 +79,7 @@ def _of_attempt(fact: AttemptAccepted | AttemptRejected | AttemptUnknown | Attem
             }
         case AttemptRejected():
             return {
-                "blame": fact.blame,
+                "cause": fact.cause,
                 "code": fact.code,
                 "http_status": fact.http_status,
                 "wait_ms": fact.wait_ms,
@@ -100,7 +108,9 @@ def _of_response(fact: ResponseFact) -> dict[str, Any]:
                 "key_id": fact.key_id,
             }
         case ResponseClaimed():
-            return {"attempt": fact.attempt, "look_at_ms": fact.look_at_ms}
+            return {"attempt": fact.attempt, "look_at_ms": fact.look_at_ms, "released": fact.released}
+        case ResponseReleased():
+            return {}
         case ResponseObserved():
             return {
                 "outcome": fact.outcome,

@@ -9,6 +9,7 @@ from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted
 from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
+from schemas.windows import default_deadline_ms, include_of, window_ms_of
 
 Door = Literal["http", "kafka"]
 
@@ -25,10 +26,29 @@ class DoorPolicy(BaseModel):
         description="Deadline of a job that names none, from its submission.",
     )
     retries_max: int = Field(
-        default=2, ge=0, le=10, description="Creates granted after an accepted one failed or was lost."
+        default=2,
+        ge=0,
+        le=10,
+        description="Creates granted after one that was paid, or may have been: it failed with usage, vanished, or was never heard of.",
     )
     rejections_max: int = Field(
-        default=100, ge=0, le=10_000, description="Creates granted after refusals (which cost nothing)."
+        default=10_000, ge=0, le=100_000, description="Creates granted after refusals (which cost nothing)."
+    )
+    unpaid_ends_max: int = Field(
+        default=100,
+        ge=0,
+        le=10_000,
+        description="Creates granted after an accepted one failed without usage (these cost nothing either).",
+    )
+    doubts_max: int = Field(
+        default=12,
+        ge=0,
+        le=1_000,
+        description="Creates granted after a 5xx that proves nothing: most often nothing was taken.",
+    )
+    on_account: Literal["wait", "fail"] = Field(
+        default="wait",
+        description="What a condition of the account (key, quota, billing, permission) does to a job: it waits until that is mended, or fails.",
     )
     backoff_base_ms: int = Field(default=1_000, ge=1, le=600_000, description="First wait of the exponential backoff.")
     backoff_max_ms: int = Field(
@@ -49,6 +69,24 @@ class DoorPolicy(BaseModel):
     missing_grace_ms: int = Field(
         default=30_000, ge=0, le=600_000, description="How long after acceptance a 404 still means not yet."
     )
+    missing_patience_ms: int = Field(
+        default=120_000,
+        ge=0,
+        le=3_600_000,
+        description="For how long a known response must be answered with 404, without a break, before it is given up.",
+    )
+    stuck_after_ms: int | None = Field(
+        default=None,
+        ge=1_000,
+        le=TIMEOUT_MS_MAX,
+        description="A response without any change for so long, while others end, is cancelled and tried again, if the job may spend that. Unset: never.",
+    )
+    stuck_factor: float | None = Field(
+        default=None,
+        gt=1,
+        le=1_000,
+        description="The same as a multiple of what 9 of 10 runs of the model take, once known; with both, the longer one counts.",
+    )
     forget_after_ms: int = Field(default=7 * 86_400_000, ge=1_000, description="How long a finished job is remembered.")
 
     def stamp(self, retries_max: int | None) -> JobPolicy:
@@ -62,6 +100,12 @@ class DoorPolicy(BaseModel):
             word_timeout_ms=self.command_valid_ms + self.create_timeout_ms + margin_ms,
             adoption_grace_ms=self.adoption_grace_ms,
             missing_grace_ms=self.missing_grace_ms,
+            unpaid_ends_max=self.unpaid_ends_max,
+            doubts_max=self.doubts_max,
+            on_account=self.on_account,
+            missing_patience_ms=self.missing_patience_ms,
+            stuck_after_ms=self.stuck_after_ms,
+            stuck_factor=self.stuck_factor,
             forget_after_ms=self.forget_after_ms,
         )
 
@@ -98,7 +142,7 @@ async def to_submitted(
     """
     deadline_at_ms = submit.deadline_at_ms
     if deadline_at_ms is None:
-        deadline_at_ms = at_ms + (submit.timeout_ms or policy.timeout_ms)
+        deadline_at_ms = at_ms + (submit.timeout_ms or default_deadline_ms(submit.request, policy.timeout_ms))
     sha256 = submission_sha256(submit)
     return JobSubmitted(
         id=f"{job_id}/submitted/{sha256[:16]}",
@@ -111,6 +155,8 @@ async def to_submitted(
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max),
+        include=include_of(submit.request) or None,
+        window_ms=window_ms_of(submit.request),
         session_id=submit.session_id,
         tags=submit.tags,
     )

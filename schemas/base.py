@@ -5,27 +5,50 @@ that a newer writer can roll out before its readers; an unknown `v` is refused (
 says that old readers would misread it.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 SCHEMA_VERSION = 1
 
+ID_CHARS_MAX = 2_048
+"""Of a message's id: it may hold a response id and what was done about it."""
+
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 """Chosen by the caller or derived at the door; also the record key on every job-keyed topic."""
 
-ResponseId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,200}$")]
-"""OpenAI's id, opaque to us; the pattern only keeps it printable and bounded."""
+RESPONSE_ID_CHARS_MAX = 1_024
+RESPONSE_ID_PATTERN = rf"^[\x21-\x7e]{{1,{RESPONSE_ID_CHARS_MAX}}}$"
+ResponseId = Annotated[str, StringConstraints(pattern=RESPONSE_ID_PATTERN)]
+"""The provider's id, opaque to us. Gateways encode their routing into it (LiteLLM's have 453 characters and end in `==`): the
+pattern only keeps it printable and bounded."""
 
 TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,64}$")]
 
 DEFAULT_TENANT = "default"
 
-Blame = Literal["soon", "reset", "never"]
-"""Who must act on a refusal: retry soon, retry when a limit resets, or never (the caller or an operator must change something)."""
+Cause = Literal["limited", "overloaded", "faulty", "later", "account", "odd", "never", "held", "unsent"]
+"""Why a create was refused, or an accepted response failed. The cause decides what is waited for, and who must act:
 
-FoundBy = Literal["webhook", "look"]
-"""What made us fetch the response that settled an attempt."""
+- `limited`: a rate limit. `overloaded`: the provider has no capacity. `faulty`: an error of the provider's own.
+- `later`: refused for a condition that passes by itself (locked, queue full). `account`: key, quota, billing or permission; a person
+  must act, and until then every request of the lane meets the same.
+- `odd`: a refusal that does not say what it means. `never`: the same request will always be refused.
+- `held`: our own lane is closed, so nothing was sent. `unsent`: nothing left this process (no connection, an expired command).
+"""
+
+_CAUSE_OF_BLAME = {"soon": "faulty", "reset": "limited", "never": "never"}
+
+
+def cause_of_older(data: Any) -> Any:
+    """Facts of older releases named who is to blame instead of the cause."""
+    if isinstance(data, dict) and data.get("cause") is None and data.get("blame") in _CAUSE_OF_BLAME:
+        return {**data, "cause": _CAUSE_OF_BLAME[data["blame"]]}
+    return data
+
+
+FoundBy = Literal["webhook", "look", "create"]
+"""What made us fetch the response that settled an attempt; `create`: the create's own answer held its end."""
 
 
 StampMs = Annotated[int, Field(ge=0, le=2**48)]
@@ -69,7 +92,7 @@ class Message(Frozen):
     """The logical topic it belongs to (`schemas.topics`)."""
 
     v: Literal[1] = 1
-    id: str = Field(min_length=1, max_length=512)
+    id: str = Field(min_length=1, max_length=ID_CHARS_MAX)
     at_ms: StampMs
     """Unix milliseconds, by the clock of the process that wrote it. The folds know no other time."""
 

@@ -17,6 +17,10 @@ class CreateResponse(JobMessage):
     model: str
     request: Body
     not_after_ms: UnixMs
+    soonest: Literal[True] | None = None
+    """Not in the completion window that the request asks for: it would end after the deadline."""
+    continuation_id: str | None = None
+    """Continue the completion window of an earlier attempt."""
 
 
 LookReason = Literal["webhook", "timer", "claim", "adoption"]
@@ -27,6 +31,9 @@ class RetrieveResponse(ResponseMessage):
     type: Literal["retrieve_response"] = "retrieve_response"
     reason: LookReason
     job_id: JobId | None = None
+    attempt: int | None = None
+    include: tuple[str, ...] | None = None
+    """What the create asked to be included in the object."""
     accepted_at_ms: UnixMs | None = None
     """When the response was accepted (or first heard of): the age that the look policy reckons with."""
     looks: int = 0

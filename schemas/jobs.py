@@ -2,18 +2,36 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.base import Blame, Body, FoundBy, Frozen, JobMessage, ResponseId, SpanMs, TenantId, UnixMs, Usage
+from schemas.base import (
+    Body,
+    Cause,
+    FoundBy,
+    Frozen,
+    JobMessage,
+    ResponseId,
+    SpanMs,
+    TenantId,
+    UnixMs,
+    Usage,
+    cause_of_older,
+)
 
 
 class JobPolicy(Frozen):
     """The rules that applied when the job was taken, stamped on it so that a refold months later decides the same."""
 
     retries_max: int
-    """Creates granted after an accepted one failed, vanished, or was never heard of."""
+    """Creates granted after one that was paid, or may have been: it failed with usage, vanished, or was never heard of."""
     rejections_max: int
     """Creates granted after a refusal; refusals cost no tokens."""
+    unpaid_ends_max: int = 100
+    """Creates granted after an accepted one failed without usage; these cost no tokens either."""
+    doubts_max: int = 12
+    """Creates granted after a 5xx answer that does not prove a refusal: most often nothing was taken."""
+    on_account: Literal["wait", "fail"] = "wait"
+    """What a condition of the account (key, quota, billing, permission) does to the job."""
     backoff_base_ms: SpanMs
     backoff_max_ms: SpanMs
     command_valid_ms: SpanMs
@@ -24,6 +42,12 @@ class JobPolicy(Frozen):
     """How long an unknown submission is left for a webhook to bring back, before it is repeated."""
     missing_grace_ms: SpanMs
     """How long after acceptance a 404 still means "not yet"."""
+    missing_patience_ms: SpanMs = 120_000
+    """For how long a response that was known must be answered with 404, without a break, before it is given up."""
+    stuck_after_ms: SpanMs | None = None
+    """A response without any change for so long is given up, if the job may spend another attempt. None: never."""
+    stuck_factor: float | None = None
+    """The same as a multiple of what runs of the model take, where that is known."""
     forget_after_ms: SpanMs
     """How long a finished job is remembered: the window in which a repeated submission is known as one."""
 
@@ -39,6 +63,10 @@ class JobSubmitted(JobMessage):
     """Of the canonical submission without its id and times: equal for a repeat, different for a conflict."""
     deadline_at_ms: UnixMs
     policy: JobPolicy
+    include: tuple[str, ...] | None = None
+    """`include` of the request: it goes out with each poll, too."""
+    window_ms: SpanMs | None = None
+    """The completion window that the request asks for, where it asks for one."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -62,6 +90,25 @@ class CancelRequested(JobMessage):
     reason: str | None = None
 
 
+SettledStatus = Literal["completed", "failed", "incomplete", "cancelled", "missing", "stuck"]
+"""`missing`: answered with 404 for too long. `stuck`: without any change for too long. Both may still turn up."""
+
+
+class AttemptEnd(Frozen):
+    """How a response ended that the create's own answer showed ended."""
+
+    status: Literal["completed", "failed", "incomplete", "cancelled"]
+    cause: Cause | None = None
+    code: str | None = None
+    message: str | None = None
+    wait_ms: SpanMs = 0
+    response: Body
+    usage: Usage | None = None
+    continuation_id: str | None = None
+    provider_created_at_ms: UnixMs | None = None
+    provider_ended_at_ms: UnixMs | None = None
+
+
 class AttemptAccepted(JobMessage):
     """OpenAI has this attempt: its create was answered, or (`adopted`) its response was found by its metadata."""
 
@@ -78,6 +125,8 @@ class AttemptAccepted(JobMessage):
     provider_request_id: str | None = None
     stream: Literal[True] | None = None
     """The provider answered with a stream: its partial output can be followed. Absent where it did not."""
+    end: AttemptEnd | None = None
+    """The answer already held the end: a server that ignores `background`, or that was quick."""
 
 
 class AttemptRejected(JobMessage):
@@ -86,12 +135,14 @@ class AttemptRejected(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_rejected"] = "attempt_rejected"
     attempt: int = Field(ge=1)
-    blame: Blame
+    cause: Cause
     code: str
     message: str = ""
     http_status: int | None = None
     wait_ms: SpanMs = 0
     """The least wait that the answer asked for; 0 where it asked for none."""
+
+    _older = model_validator(mode="before")(cause_of_older)
 
 
 class AttemptUnknown(JobMessage):
@@ -101,9 +152,11 @@ class AttemptUnknown(JobMessage):
     type: Literal["attempt_unknown"] = "attempt_unknown"
     attempt: int = Field(ge=1)
     reason: str
-
-
-SettledStatus = Literal["completed", "failed", "incomplete", "cancelled", "missing"]
+    """In words of ours."""
+    message: str = ""
+    """How the answer that could not be used began, in the provider's words."""
+    answered: Literal[True] | None = None
+    """It was answered, with a 5xx that proves nothing. Absent where there was no answer."""
 
 
 class AttemptSettled(JobMessage):
@@ -114,17 +167,23 @@ class AttemptSettled(JobMessage):
     attempt: int = Field(ge=1)
     response_id: ResponseId
     status: SettledStatus
-    blame: Blame | None = None
+    cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    wait_ms: SpanMs = 0
+    """The least wait that the failure asked for; 0 where it asked for none."""
     response: Body | None = None
     """The response object as retrieved."""
     usage: Usage | None = None
+    continuation_id: str | None = None
+    """By which another create continues this one's completion window."""
     found_by: FoundBy
     looks: int
     webhook_at_ms: UnixMs | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
+
+    _older = model_validator(mode="before")(cause_of_older)
 
 
 class JobTimerFired(JobMessage):

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.base import Blame, Body, JobId, ResponseMessage, SpanMs, TenantId, UnixMs, Usage
+from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, UnixMs, Usage, cause_of_older
 
 LAST_LOOK_LEAD_MS = 10_000
 """A running response is looked at this long before its job's deadline, so that a lost webhook does not lose a finished answer."""
@@ -44,25 +44,43 @@ class ResponseClaimed(ResponseMessage):
     last_look_at_ms: UnixMs
     """A look is due at this time at the latest: shortly before the job's deadline."""
     missing_grace_ms: SpanMs
+    missing_patience_ms: SpanMs = 120_000
+    stuck_after_ms: SpanMs | None = None
+    stuck_factor: float | None = None
+    include: tuple[str, ...] | None = None
     forget_after_ms: SpanMs
     stream: Literal[True] | None = None
     """Its partial output can be followed while it runs. Absent where it can't."""
+    released: Literal[True] | None = None
+    """No job waits for it: it is cancelled at once, and watched until it has ended. Absent where one does."""
 
 
-Outcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "missing"]
+class ResponseReleased(ResponseMessage):
+    """The job fold says: nobody waits for this response any more. It costs money: cancel it until it has ended."""
+
+    topic: ClassVar[str] = "responses"
+    type: Literal["response_released"] = "response_released"
+    job_id: JobId
+
+
+Outcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "missing", "odd"]
+"""`missing` is a 404. `odd` is an object with a status that this release does not know."""
 
 
 class ResponseObserved(ResponseMessage):
-    """What one look (or the answer to a cancel) saw. `missing` is a 404."""
+    """What one poll (or the answer to a cancel) saw."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["response_observed"] = "response_observed"
     command_id: str
     outcome: Outcome
     raw_status: str | None = None
-    blame: Blame | None = None
+    cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    wait_ms: SpanMs = 0
+    """The least wait that a failure asked for; 0 where it asked for none."""
+    continuation_id: str | None = None
     response: Body | None = None
     usage: Usage | None = None
     job_id: JobId | None = None
@@ -73,6 +91,12 @@ class ResponseObserved(ResponseMessage):
     provider_ended_at_ms: UnixMs | None = None
     next_look_at_ms: UnixMs
     """When to look again if this was not the end; stamped by the caller's policy."""
+    others_ended_at_ms: UnixMs | None = None
+    """When this process last saw another response end; None where it saw none."""
+    typical_ms: SpanMs | None = None
+    """What runs of the model take (a high quantile), where this process has seen enough of them."""
+
+    _older = model_validator(mode="before")(cause_of_older)
 
 
 class LookFailed(ResponseMessage):
@@ -94,8 +118,9 @@ class ResponseTimerFired(ResponseMessage):
 
 
 ResponseFact = Annotated[
-    WebhookReceived | ResponseClaimed | ResponseObserved | LookFailed | ResponseTimerFired, Field(discriminator="type")
+    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | LookFailed | ResponseTimerFired,
+    Field(discriminator="type"),
 ]
-RESPONSE_FACT: TypeAdapter[WebhookReceived | ResponseClaimed | ResponseObserved | LookFailed | ResponseTimerFired] = (
-    TypeAdapter(ResponseFact)
-)
+RESPONSE_FACT: TypeAdapter[
+    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | LookFailed | ResponseTimerFired
+] = TypeAdapter(ResponseFact)

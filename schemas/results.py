@@ -14,6 +14,10 @@ class Reason(Frozen):
 
     code: str
     message: str = ""
+    http_status: int | None = None
+    """Of the provider's answer, where a refusal is the reason."""
+    said_by: Literal["provider"] | None = None
+    """Whose words `message` holds: the provider's, as they came (bounded and cleaned). Absent where they are Backstop's own."""
 
 
 class Timings(Frozen):
@@ -34,9 +38,12 @@ class Timings(Frozen):
 class AttemptBrief(Frozen):
     attempt: int
     outcome: str
-    """completed, failed, incomplete, cancelled, missing, running (it is being cancelled), unknown."""
+    """completed, failed, incomplete, cancelled, missing, stuck, running (it is being cancelled), unknown."""
     response_id: str | None = None
     adopted: bool = False
+    code: str | None = None
+    """Why it did not complete, where the provider said so."""
+    usage: Usage | None = None
 
 
 class JobResult(JobMessage):
@@ -49,6 +56,7 @@ class JobResult(JobMessage):
     response: Body | None = None
     """The provider's response object; inline up to the inline limit, else by reference into the blob store."""
     usage: Usage | None = None
+    """The sum over all attempts whose usage was known when the job ended. What comes later is not in it."""
     found_by: FoundBy | None = None
     timings: Timings
     attempts: tuple[AttemptBrief, ...] = ()

@@ -26,6 +26,7 @@ from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
 from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
+from streams.policy.looks import Webhooks
 from streams.results import ResultsPublisher
 from streams.scheduler.due import DueIndex
 from streams.scheduler.service import MakeTimer, Scheduler, rebuild_index
@@ -39,6 +40,7 @@ from streams.workers.caller import Caller
 from streams.workers.follower import Follower
 from streams.workers.following import FollowLimits
 from streams.workers.group import CommandGroup
+from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.openai_stream import OpenAIStreams
@@ -71,6 +73,9 @@ class Worker:
         self._results = ResultsPublisher(settings)
         self._blobs = FolderBlobs(settings.blobs_path)
         self._worker_metrics = WorkerMetrics()
+        self._lanes = Lanes(self._now_ms, self._worker_metrics.lane)
+        self._rules = tuple(rule.rule() for rule in settings.answer_rules)
+        self._webhooks = Webhooks(settings.look_policy(), expected=settings.webhooks_expected)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = self._make_follower()
@@ -79,7 +84,7 @@ class Worker:
         self._watchdog = self._make_watchdog()
         self._schedulers = [
             self._add_fold(JOB_FOLD, job_timer),
-            self._add_fold(RESPONSE_FOLD, partial(response_timer, settings.look_policy())),
+            self._add_fold(RESPONSE_FOLD, partial(response_timer, self._webhooks)),
         ]
         requests = f"{settings.topic_prefix}requests"
         add_intake_agent(self._app, requests, self._intake(DEFAULT_TENANT))
@@ -174,7 +179,10 @@ class Worker:
             blobs=self._blobs,
             now_ms=self._now_ms,
             metrics=self._worker_metrics,
-            looks=settings.look_policy(),
+            looks=self._webhooks,
+            lanes=self._lanes,
+            inline_bytes_max=settings.inline_bytes_max,
+            rules=self._rules,
             concurrency=settings.create_concurrency,
             memory_ms=settings.submission_memory_ms,
             memory_ids_max=settings.submission_memory_max,
@@ -191,7 +199,9 @@ class Worker:
             blobs=self._blobs,
             now_ms=self._now_ms,
             metrics=self._worker_metrics,
-            looks=settings.look_policy(),
+            looks=self._webhooks,
+            lanes=self._lanes,
+            rules=self._rules,
             rate=rate,
             inline_bytes_max=settings.inline_bytes_max,
             concurrency=settings.look_concurrency,
@@ -271,8 +281,9 @@ class Worker:
         responses = fold is RESPONSE_FOLD
         rows = self._follower.beside(table) if responses else table
         shell = FoldShell(
-            fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms
-        )
+            fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
+            heard=self._webhooks.heard if responses else None,
+        )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ remembers what it did: the submitter, and the publisher of results.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -24,6 +24,9 @@ from streams.ports import Results, Rows
 from streams.scheduler.due import DueIndex
 
 log = structlog.get_logger()
+
+WEBHOOK_MARK = b'"type":"webhook_received"'
+"""As `schemas.codec.encode` writes it."""
 
 POISON_RUN_MAX = 100
 """Unreadable records in a row on a log that only we write: that is a bad deploy, not a bad record."""
@@ -46,14 +49,17 @@ class FoldShell:
     """Takes batches of one log. One batch of a partition at a time; batches of different partitions may overlap."""
 
     def __init__(
-        self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs
-    ) -> None:
+        self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs,
+        heard: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        """`heard` is told of each batch with a webhook in it: whether webhooks come at all decides when to poll."""
         self._fold = fold
         self._rows = rows
         self._publisher = publisher
         self._results = results
         self._index = index
         self._now_ms = now_ms
+        self._heard = heard
         self._poison_run: dict[int, int] = {}
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:
@@ -64,6 +70,8 @@ class FoldShell:
         folded = fold_batch(self._fold, lambda key: self._rows.get(partition, key), records)
         self._point("parsed")
         self._count(partition, records, folded)
+        if self._heard is not None and any(WEBHOOK_MARK in (record.value or b"") for record in records):
+            self._heard()
         await self._publish(partition, folded)
         if folded.rows:
             await self._rows.write(partition, folded.rows)

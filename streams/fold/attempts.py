@@ -1,10 +1,16 @@
 """The attempts of one job: one frozen class a state, and the little arithmetic on them. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from schemas.base import Cause, Usage
 from schemas.jobs import SettledStatus
 from schemas.results import AttemptBrief
+from streams.policy.retry import Spend, Spent
+
+FREE_REMEMBERED_MAX = 8
+"""Attempts that failed without usage and that a job remembers: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,10 @@ class Unheard:
 
     number: int
     adopt_by_ms: int
+    answered: bool = False
+    """With a 5xx that proves nothing."""
+    said: str = ""
+    """How the answer began that proves nothing."""
     kind: Literal["unheard"] = "unheard"
 
 
@@ -40,6 +50,8 @@ class Lost:
     """Unknown, and given up on: its successor is granted. It may still turn up."""
 
     number: int
+    answered: bool = False
+    """With a 5xx that proves nothing: counted as a doubt, and else as paid."""
     kind: Literal["lost"] = "lost"
 
 
@@ -50,7 +62,14 @@ class Over:
     status: SettledStatus
     accepted_at_ms: int
     adopted: bool
+    code: str | None = None
+    usage: Usage | None = None
     kind: Literal["over"] = "over"
+
+    @property
+    def given_up(self) -> bool:
+        """It may still turn up, and win."""
+        return self.status in ("missing", "stuck")
 
 
 Attempt = Submitting | Unheard | Running | Lost | Over
@@ -58,15 +77,23 @@ Attempt = Submitting | Unheard | Running | Lost | Over
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """In order of their numbers. Rejected attempts leave the list and are counted, as they made no response: so its length is
-    bounded by the retries granted.
+    """In order of their numbers. Refused attempts leave the list and are counted, as they made no response: so its length is
+    bounded by what is granted after the other ends (`retries_max`, `unpaid_ends_max`, `doubts_max`).
     """
 
     items: tuple[Attempt, ...] = ()
     last_number: int = 0
     retries: int = 0
+    """Attempts that are over or lost, and were paid, or may have been: so many retries they were granted, or asked for."""
+    unpaid_ends: int = 0
+    doubts: int = 0
     rejections: int = 0
     unknowns: int = 0
+    streak: int = 0
+    """Attempts in a row that ended for `streak_cause`."""
+    streak_cause: Cause | None = None
+    continuation_id: str | None = None
+    """By which the next create continues the completion window of an earlier one."""
 
     def get(self, number: int) -> Attempt | None:
         return next((item for item in self.items if item.number == number), None)
@@ -84,14 +111,42 @@ class Attempts:
         """Replace the attempt of that number."""
         unknowns = self.unknowns + (1 if isinstance(attempt, Unheard) else 0)
         items = tuple(attempt if item.number == attempt.number else item for item in self.items)
-        return replace(self, items=items, unknowns=unknowns)
+        return replace(self, items=_bounded(items), unknowns=unknowns)
 
     def reject(self, number: int) -> "Attempts":
-        items = tuple(item for item in self.items if item.number != number)
-        return replace(self, items=items, rejections=self.rejections + 1)
+        """Refused: it leaves the list."""
+        return replace(self, items=tuple(item for item in self.items if item.number != number))
 
-    def count_retry(self) -> "Attempts":
-        return replace(self, retries=self.retries + 1)
+    def count(self, spend: Spend, cause: Cause) -> "Attempts":
+        """An attempt ended: one more of what it cost, and one more in a row of its cause, or the first."""
+        return replace(
+            self,
+            retries=self.retries + (spend == "paid"),
+            unpaid_ends=self.unpaid_ends + (spend == "unpaid"),
+            doubts=self.doubts + (spend == "doubtful"),
+            rejections=self.rejections + (spend == "refused"),
+            streak=self.streak + 1 if cause == self.streak_cause else 1,
+            streak_cause=cause,
+        )
+
+    def accounted(self) -> int:
+        """Attempts that were paid, or ended unpaid, or are in doubt, or are live: no more creates than these may have been accepted."""
+        live = sum(isinstance(item, Submitting | Unheard | Running) for item in self.items)
+        return self.retries + self.unpaid_ends + self.doubts + live
+
+    def find(self, lost: Lost) -> "Attempts":
+        """A lost attempt has turned up: what it costs is counted at its end."""
+        if lost.answered:
+            return replace(self, doubts=max(0, self.doubts - 1))
+        return replace(self, retries=max(0, self.retries - 1))
+
+    def spent(self) -> Spent:
+        return Spent(self.retries, self.unpaid_ends, self.doubts, self.rejections, self.streak)
+
+    def usage(self) -> Usage | None:
+        """Of all attempts whose usage is known; None where none is."""
+        known = [item.usage for item in self.items if isinstance(item, Over) and item.usage is not None]
+        return total(known) if known else None
 
     def expire(self, due_ms: int, adopt_by_ms: int) -> "Attempts":
         """No word in time: unheard until `adopt_by_ms`. Not brought back in time: lost."""
@@ -101,13 +156,17 @@ class Attempts:
                 case Submitting() if item.word_by_ms <= due_ms:
                     changed = changed.put(Unheard(item.number, adopt_by_ms))
                 case Unheard() if item.adopt_by_ms <= due_ms:
-                    changed = changed.put(Lost(item.number))
+                    changed = changed.put(Lost(item.number, item.answered))
                 case _:
                     pass
         return changed
 
     def live(self) -> bool:
         return any(isinstance(item, Submitting | Unheard | Running) for item in self.items)
+
+    def lost(self) -> bool:
+        """One may run of which nobody knows."""
+        return any(isinstance(item, Lost) for item in self.items)
 
     def running(self) -> tuple[Running, ...]:
         return tuple(item for item in self.items if isinstance(item, Running))
@@ -131,6 +190,13 @@ class Attempts:
         return tuple(_brief(item) for item in self.items)
 
 
+def _bounded(items: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """Without the oldest of the attempts that cost nothing, where there are many of them."""
+    free = [item for item in items if isinstance(item, Over) and item.usage is None and not item.given_up]
+    gone = {item.number for item in free[: max(0, len(free) - FREE_REMEMBERED_MAX)]}
+    return tuple(item for item in items if item.number not in gone) if gone else items
+
+
 def _brief(item: Attempt) -> AttemptBrief:
     match item:
         case Running():
@@ -139,7 +205,18 @@ def _brief(item: Attempt) -> AttemptBrief:
             )
         case Over():
             return AttemptBrief(
-                attempt=item.number, outcome=item.status, response_id=item.response_id, adopted=item.adopted
+                attempt=item.number,
+                outcome=item.status,
+                response_id=item.response_id,
+                adopted=item.adopted,
+                code=item.code,
+                usage=item.usage,
             )
         case Submitting() | Unheard() | Lost():
             return AttemptBrief(attempt=item.number, outcome="unknown")
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """The sum, field by field."""
+    known = tuple(usages)
+    return Usage(**{name: sum(getattr(usage, name) for usage in known) for name in Usage.model_fields})

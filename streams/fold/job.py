@@ -3,19 +3,21 @@
 Rules, before the code:
 - A job ends once, with one result: at its first completed attempt in log order, at its deadline, at a cancel, at an answer that
   no repeat can mend, or when its retries are used up. Whatever comes after the end is late: a response that still turns up is
-  claimed (so that it is watched to its end) and cancelled.
+  claimed as released, so that it is cancelled and watched to its end.
 - An attempt is *submitting* (the command is out) until word comes: accepted, rejected, or unknown. No word by `word_by_ms` is
   unknown too. An *unheard* attempt is left for a webhook to bring back; then it counts as *lost*, and a retry is granted. A
-  lost one may still be adopted: then it runs beside its successor, the first to complete wins and the other is cancelled.
-- A new attempt begins only when no other is submitting, unheard or running.
-- Retries (they spend tokens) and rejections (they do not) are counted apart: `streams.policy.retry`.
+  lost one may still be adopted: then it runs beside its successor, the first to complete wins and the other is released.
+- A response that went missing or is stuck is given up when another attempt is granted: it is released, and wins after all if it
+  turns up completed while the job is open.
+- A new attempt begins only when no other is submitting, unheard or running. Why and when: `streams.policy.retry`.
+- No refusal ends a job while an earlier attempt may still run: then only its deadline does.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, assert_never
 
-from schemas.base import Body, Message
-from schemas.commands import CancelResponse, CreateResponse
+from schemas.base import Cause, Message
+from schemas.commands import CreateResponse
 from schemas.jobs import (
     AttemptAccepted,
     AttemptRejected,
@@ -23,111 +25,23 @@ from schemas.jobs import (
     AttemptUnknown,
     CancelRequested,
     JobFact,
-    JobPolicy,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
 )
-from schemas.responses import LAST_LOOK_LEAD_MS, ResponseClaimed
+from schemas.responses import ResponseReleased
 from schemas.results import JobOutcome, Reason
 from streams.fold.attempts import Attempts, Lost, Over, Running, Submitting, Unheard
+from streams.fold.claims import claim_for, claim_of_latecomer, settled_at_once
+from streams.fold.job_states import Absent, Active, BackingOff, Finished, JobState, Spec, Status, due_ms, status
 from streams.fold.result import make_result
 from streams.fold.step import Ignored, Step
-from streams.policy.retry import GiveUp, Retry, RetryDecision, after_rejection, after_spend
+from streams.policy.retry import GiveUp, Retry, Spend, next_attempt
+
+__all__ = ["Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "due_ms", "status", "step"]
 
 RESPONSES_REMEMBERED_MAX = 32
 """Responses that a finished job remembers. An honest job has at most 1 + its retries; past this it is a flood, and is left alone."""
-
-LATE_MISSING_GRACE_MS = 60_000
-"""How long a 404 of a latecomer still means "not yet"; its job's policy is no longer kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What was asked for; it never changes."""
-
-    tenant: str
-    model: str
-    request: Body
-    request_sha256: str
-    submitted_at_ms: int
-    deadline_at_ms: int
-    policy: JobPolicy
-    session_id: str | None
-    tags: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    kind: Literal["absent"] = "absent"
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """At least one attempt is submitting, unheard or running."""
-
-    spec: Spec
-    attempts: Attempts
-    kind: Literal["active"] = "active"
-
-
-@dataclass(frozen=True, slots=True)
-class BackingOff:
-    """No attempt is live; the next one begins at `retry_at_ms`."""
-
-    spec: Spec
-    attempts: Attempts
-    retry_at_ms: int
-    why: Reason
-    kind: Literal["backing_off"] = "backing_off"
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The result is published; remembered until `forget_at_ms`, so that a repeat is known and a latecomer is cancelled."""
-
-    tenant: str
-    request_sha256: str
-    outcome: JobOutcome
-    finished_at_ms: int
-    forget_at_ms: int
-    response_ids: tuple[str, ...]
-    """Responses that were claimed for it: a further one is a latecomer."""
-    kind: Literal["finished"] = "finished"
-
-
-JobState = Absent | Active | BackingOff | Finished
-Status = Literal["absent", "submitting", "running", "unknown", "backing_off", "finished"]
-
-
-def status(state: JobState) -> Status:
-    """One word for people and lists."""
-    match state:
-        case Absent():
-            return "absent"
-        case Active():
-            return state.attempts.status()
-        case BackingOff():
-            return "backing_off"
-        case Finished():
-            return "finished"
-        case _:
-            assert_never(state)
-
-
-def due_ms(state: JobState) -> int | None:
-    """When the scheduler is to write the next `JobTimerFired`; None only where there is no row."""
-    match state:
-        case Absent():
-            return None
-        case Active():
-            return min((*state.attempts.dues_ms(), state.spec.deadline_at_ms))
-        case BackingOff():
-            return min(state.retry_at_ms, state.spec.deadline_at_ms)
-        case Finished():
-            return state.forget_at_ms
-        case _:
-            assert_never(state)
 
 
 def step(state: JobState, event: JobFact) -> Step[JobState]:
@@ -156,6 +70,8 @@ def _begin(state: Absent, event: JobFact) -> Step[JobState]:
                 policy=event.policy,
                 session_id=event.session_id,
                 tags=event.tags,
+                include=event.include or (),
+                window_ms=event.window_ms,
             )
             return _attempt(spec, Attempts(), event)
         case JobRefused():
@@ -196,6 +112,7 @@ def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
     """Begin the next attempt: the command is derived from the event, so that a repeat of it is the same command."""
     number = attempts.last_number + 1
     submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.word_timeout_ms)
+    too_long = number > 1 and spec.window_ms is not None and event.at_ms + spec.window_ms > spec.deadline_at_ms
     command = CreateResponse(
         id=f"{event.job_id}/{number}/create",
         at_ms=event.at_ms,
@@ -205,6 +122,8 @@ def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
         model=spec.model,
         request=spec.request,
         not_after_ms=min(event.at_ms + spec.policy.command_valid_ms, spec.deadline_at_ms),
+        soonest=True if too_long else None,
+        continuation_id=None if too_long else attempts.continuation_id,
     )
     return Step(Active(spec, attempts.begin(submitting)), (command,))
 
@@ -212,19 +131,24 @@ def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
 def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobState]:
     if event.tenant != state.spec.tenant:
         return Step(state, ignored=Ignored.IMPOSSIBLE)
-    known = state.attempts.of_response(event.response_id)
-    if known is not None:
+    if state.attempts.of_response(event.response_id) is not None:
         return Step(state, ignored=Ignored.DUPLICATE)
     attempt = state.attempts.get(event.attempt)
     match attempt:
         case Submitting() | Unheard() | Lost():
             running = Running(event.attempt, event.response_id, event.at_ms, event.adopted)
-            return Step(Active(state.spec, state.attempts.put(running)), (_claim(event, state.spec),))
+            known = state.attempts.find(attempt) if isinstance(attempt, Lost) else state.attempts
+            after = Active(state.spec, known.put(running))
+            if event.end is not None:  # Nothing to watch: the answer to the create was the end.
+                return _over(after, running, settled_at_once(event, event.end))
+            return Step(after, (claim_for(event, state.spec),))
         case None if event.attempt > state.attempts.last_number:
             return Step(state, ignored=Ignored.IMPOSSIBLE)
         case None | Running() | Over():
+            if event.end is not None:
+                return Step(state, ignored=Ignored.LATE)
             # A second response of one attempt, or one of an attempt that was refused: nobody waits for it. Watch it, stop it.
-            return Step(state, (_claim(event, state.spec), _cancel(event, event.response_id)))
+            return Step(state, (claim_for(event, state.spec, released=True),))
         case _:
             assert_never(attempt)
 
@@ -233,95 +157,165 @@ def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobSta
     attempt = state.attempts.get(event.attempt)
     if not isinstance(attempt, Submitting | Unheard | Lost):
         return Step(state, ignored=Ignored.STALE)
-    attempts = state.attempts.reject(event.attempt)
-    reason = Reason(code=event.code, message=event.message)
-    if isinstance(attempt, Lost) or attempts.live():
+    after = replace(state, attempts=state.attempts.reject(event.attempt))
+    if event.cause != "held":
+        after = replace(after, attempts=after.attempts.count("refused", event.cause))
+    if isinstance(attempt, Lost) or after.attempts.live():
         # Its successor is under way, or waits for its turn: only the count changes.
-        return Step(replace(state, attempts=attempts))
-    if event.blame == "never":
-        return _finish(replace(state, attempts=attempts), event, "failed", reason)
-    decision = after_rejection(state.spec.policy, event.job_id, event.at_ms, attempts.rejections, event.wait_ms)
-    return _decided(replace(state, attempts=attempts), event, decision, reason)
+        return Step(after)
+    reason = Reason(
+        code=event.code,
+        message=event.message,
+        http_status=event.http_status,
+        said_by="provider" if event.http_status is not None else None,
+    )
+    return _again(after, event, "refused", event.cause, event.wait_ms, reason)
 
 
 def _unheard(state: Active | BackingOff, event: AttemptUnknown) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
     if not isinstance(attempt, Submitting):
         return Step(state, ignored=Ignored.STALE)
-    unheard = Unheard(attempt.number, event.at_ms + state.spec.policy.adoption_grace_ms)
+    adopt_by_ms = event.at_ms + state.spec.policy.adoption_grace_ms
+    unheard = Unheard(attempt.number, adopt_by_ms, event.answered is True, event.message)
     return Step(Active(state.spec, state.attempts.put(unheard)))
 
 
 def _settled(state: Active | BackingOff, event: AttemptSettled) -> Step[JobState]:
     attempt = state.attempts.of_response(event.response_id)
-    if attempt is None:
-        return Step(state, ignored=Ignored.UNKNOWN_KEY)
-    if isinstance(attempt, Over):
-        return Step(state, ignored=Ignored.DUPLICATE)
-    over = Over(attempt.number, event.response_id, event.status, attempt.accepted_at_ms, attempt.adopted)
-    after = replace(state, attempts=state.attempts.put(over))
-    reason = Reason(code=event.code or event.status, message=event.message or "")
+    match attempt:
+        case None:
+            return Step(state, ignored=Ignored.UNKNOWN_KEY)
+        case Over() if not attempt.given_up or event.status not in ("completed", "incomplete"):
+            return Step(state, ignored=Ignored.DUPLICATE)
+        case Over() if event.status == "incomplete" and state.attempts.live():
+            return Step(state, ignored=Ignored.LATE)  # Its successor may do better.
+        case Running() | Over():
+            return _over(state, attempt, event)
+        case _:
+            assert_never(attempt)
+
+
+def _over(state: Active | BackingOff, attempt: Running | Over, event: AttemptSettled) -> Step[JobState]:
+    """An attempt has ended, or is given up."""
+    over = Over(
+        attempt.number, event.response_id, event.status, attempt.accepted_at_ms, attempt.adopted,
+        code=event.code, usage=event.usage,
+    )  # fmt: skip
+    attempts = state.attempts.put(over)
+    if event.continuation_id is not None:
+        attempts = replace(attempts, continuation_id=event.continuation_id)
+    after = replace(state, attempts=attempts)
+    said_by: Literal["provider"] | None = "provider" if event.message else None
+    reason = Reason(code=event.code or event.status, message=event.message or "", said_by=said_by)
     match event.status:
         case "completed":
-            return _finish(after, event, "completed", None)
+            return _finish(after, event, "completed", None, event)
         case "incomplete":
-            return _finish(after, event, "incomplete", reason)
+            return _finish(after, event, "incomplete", reason, event)
         case "cancelled":
-            return _finish(after, event, "cancelled", reason)
-        case "failed" if event.blame == "never":
-            return _finish(after, event, "failed", reason)
-        case "failed" | "missing":
-            if after.attempts.live():
-                return Step(after)
-            return _retry_spent(after, event, reason)
+            return _finish(after, event, "cancelled", reason, event)
+        case "failed":
+            paid = event.usage is not None and event.usage.total_tokens + event.usage.output_tokens > 0
+            return _failed(after, event, "paid" if paid else "unpaid", event.cause or "faulty", reason)
+        case "missing":
+            return _released(_failed(after, event, "paid", "faulty", reason), event)
+        case "stuck":
+            step = _failed(after, event, "paid", "faulty", reason)
+            if isinstance(step.state, Finished):  # It may spend no more: let it run, perhaps it moves after all.
+                return Step(state, ignored=Ignored.STALE)
+            return _released(step, event)
         case _:
             assert_never(event.status)
+
+
+def _failed(
+    state: Active | BackingOff, event: AttemptSettled, spend: Spend, cause: Cause, reason: Reason
+) -> Step[JobState]:  # fmt: skip
+    counted = replace(state, attempts=state.attempts.count(spend, cause))
+    if counted.attempts.live():
+        return Step(counted)
+    return _again(counted, event, spend, cause, event.wait_ms, reason, event)
+
+
+def _released(step: Step[JobState], event: AttemptSettled) -> Step[JobState]:
+    return replace(step, outputs=(*step.outputs, _release(event, event.response_id)))
 
 
 def _timer(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
     if event.due_ms != due_ms(state):
         return Step(state, ignored=Ignored.STALE)
-    if event.due_ms >= state.spec.deadline_at_ms:
-        waited_ms = state.spec.deadline_at_ms - state.spec.submitted_at_ms
-        reason = Reason(code="deadline", message=f"not ended {waited_ms} ms after its submission")
-        return _finish(state, event, "expired", reason)
+    if max(event.due_ms, event.at_ms) >= state.spec.deadline_at_ms:
+        return _deadline(state, event)
     match state:
         case BackingOff():
             return _attempt(state.spec, state.attempts, event)
         case Active():
-            attempts = state.attempts.expire(event.due_ms, event.at_ms + state.spec.policy.adoption_grace_ms)
-            after = replace(state, attempts=attempts)
-            if attempts.live():
-                return Step(after)
-            reason = Reason(code="unknown_outcome", message="the create was sent and nobody heard of it again")
-            return _retry_spent(after, event, reason)
+            return _expired(state, event)
         case _:
             assert_never(state)
 
 
-def _retry_spent(state: Active | BackingOff, event: JobFact, reason: Reason) -> Step[JobState]:
-    """The last live attempt is over, or lost, and may have cost tokens."""
-    decision = after_spend(state.spec.policy, event.job_id, event.at_ms, state.attempts.retries)
-    if isinstance(decision, Retry):
-        state = replace(state, attempts=state.attempts.count_retry())
-    return _decided(state, event, decision, reason)
+def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
+    """No word in time, or not brought back in time."""
+    attempts = state.attempts.expire(event.due_ms, event.at_ms + state.spec.policy.adoption_grace_ms)
+    lost = [item for item in state.attempts.items if isinstance(item, Unheard) and item.adopt_by_ms <= event.due_ms]
+    spend: Spend = "paid"
+    for item in lost:
+        spend = "doubtful" if item.answered else "paid"
+        attempts = attempts.count(spend, "faulty")
+    after = replace(state, attempts=attempts)
+    if attempts.live():
+        return Step(after)
+    said = "; ".join(item.said for item in lost if item.said)
+    message = "the create was sent and nobody heard of it again"
+    reason = Reason(code="unknown_outcome", message=f"{message}; it was answered: {said}" if said else message)
+    return _again(after, event, spend, "faulty", 0, reason)
 
 
-def _decided(state: Active | BackingOff, event: JobFact, decision: RetryDecision, reason: Reason) -> Step[JobState]:
+def _deadline(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
+    if isinstance(state, BackingOff) and state.last:
+        return _finish(state, event, "failed", state.why)
+    waited_ms = state.spec.deadline_at_ms - state.spec.submitted_at_ms
+    message = f"not ended {waited_ms} ms after its submission"
+    if isinstance(state, BackingOff):
+        message += f"; its last attempt: {state.why.code} {state.why.message}".rstrip()
+    return _finish(state, event, "expired", Reason(code="deadline", message=message))
+
+
+def _again(
+    state: Active | BackingOff, event: JobFact, spend: Spend, cause: Cause, told_ms: int, reason: Reason,
+    settled: AttemptSettled | None = None,
+) -> Step[JobState]:  # fmt: skip
+    """No attempt is live any more: when does the next one begin, if it may?"""
+    spec, attempts = state.spec, state.attempts
+    decision = next_attempt(
+        spec.policy,
+        seed=event.job_id,
+        now_ms=event.at_ms,
+        cause=cause,
+        told_ms=told_ms,
+        spend=spend,
+        spent=attempts.spent(),
+    )
     match decision:
         case Retry():
-            return Step(BackingOff(state.spec, state.attempts, decision.at_ms, reason))
+            return Step(BackingOff(spec, attempts, decision.at_ms, reason, cause))
+        case GiveUp() if attempts.lost() and spend == "refused":
+            return Step(BackingOff(spec, attempts, spec.deadline_at_ms, reason, cause, last=True))
         case GiveUp():
-            given_up = Reason(code=reason.code, message=f"{reason.message} ({decision.why})".strip())
-            return _finish(state, event, "failed", given_up)
+            if cause != "never":
+                reason = reason.model_copy(update={"message": f"{reason.message} ({decision.why})".strip()})
+            return _finish(state, event, "failed", reason, settled)
         case _:
             assert_never(decision)
 
 
 def _finish(
-    state: Active | BackingOff, event: JobFact, outcome: JobOutcome, reason: Reason | None
+    state: Active | BackingOff, event: JobFact, outcome: JobOutcome, reason: Reason | None,
+    settled: AttemptSettled | None = None,
 ) -> Step[JobState]:  # fmt: skip
-    """The one place where an open job ends: its result, and a cancel for each response that still runs."""
+    """The one place where an open job ends: its result, and the release of each response that still runs."""
     spec, attempts = state.spec, state.attempts
     finished = Finished(
         tenant=spec.tenant,
@@ -329,14 +323,14 @@ def _finish(
         outcome=outcome,
         finished_at_ms=event.at_ms,
         forget_at_ms=event.at_ms + spec.policy.forget_after_ms,
-        response_ids=attempts.response_ids(),
+        response_ids=attempts.response_ids()[-RESPONSES_REMEMBERED_MAX:],
     )
     result = make_result(
-        event, attempts, outcome, reason, tenant=spec.tenant, model=spec.model, submitted_at_ms=spec.submitted_at_ms,
-        session_id=spec.session_id, tags=spec.tags,
+        event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model,
+        submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
     )  # fmt: skip
-    cancels = tuple(_cancel(event, attempt.response_id) for attempt in attempts.running())
-    return Step(finished, (result, *cancels))
+    releases = tuple(_release(event, attempt.response_id) for attempt in attempts.running())
+    return Step(finished, (result, *releases))
 
 
 def _remember(state: Finished, event: JobFact) -> Step[JobState]:
@@ -357,40 +351,17 @@ def _remember(state: Finished, event: JobFact) -> Step[JobState]:
 
 
 def _latecomer(state: Finished, event: AttemptAccepted) -> Step[JobState]:
-    """A response of ours that turned up after the end: stop it, it costs money; and claim it, so that it is watched to its end."""
+    """A response of ours that turned up after the end. It costs money: it is claimed as released, so that it is cancelled."""
     if event.tenant != state.tenant:
         return Step(state, ignored=Ignored.IMPOSSIBLE)
-    if event.response_id in state.response_ids or len(state.response_ids) >= RESPONSES_REMEMBERED_MAX:
+    known = event.response_id in state.response_ids or len(state.response_ids) >= RESPONSES_REMEMBERED_MAX
+    if known or event.end is not None:
         return Step(state, ignored=Ignored.LATE)
     remembered = replace(state, response_ids=(*state.response_ids, event.response_id))
-    claim = _claimed(event, event.look_at_ms, LATE_MISSING_GRACE_MS, state.forget_at_ms - state.finished_at_ms)
-    return Step(remembered, (claim, _cancel(event, event.response_id)))
+    return Step(remembered, (claim_of_latecomer(event, state.forget_at_ms - state.finished_at_ms),))
 
 
-def _claim(event: AttemptAccepted, spec: Spec) -> ResponseClaimed:
-    last_look_at_ms = max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS)
-    return _claimed(event, last_look_at_ms, spec.policy.missing_grace_ms, spec.policy.forget_after_ms)
-
-
-def _claimed(
-    event: AttemptAccepted, last_look_at_ms: int, missing_grace_ms: int, forget_after_ms: int
-) -> ResponseClaimed:
-    return ResponseClaimed(
-        id=f"{event.response_id}/claimed",
-        at_ms=event.at_ms,
-        response_id=event.response_id,
-        job_id=event.job_id,
-        attempt=event.attempt,
-        tenant=event.tenant,
-        look_at_ms=event.look_at_ms,
-        last_look_at_ms=last_look_at_ms,
-        missing_grace_ms=missing_grace_ms,
-        forget_after_ms=forget_after_ms,
-        stream=event.stream,
-    )
-
-
-def _cancel(event: JobFact, response_id: str) -> Message:
-    return CancelResponse(
-        id=f"{response_id}/cancel", at_ms=event.at_ms, response_id=response_id, job_id=event.job_id
+def _release(event: JobFact, response_id: str) -> Message:
+    return ResponseReleased(
+        id=f"{response_id}/released", at_ms=event.at_ms, response_id=response_id, job_id=event.job_id
     )  # fmt: skip

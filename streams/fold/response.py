@@ -1,126 +1,61 @@
 """The life of a response.
 
 Rules, before the code:
-- A webhook is a hint: it makes a look. Only an observation of a terminal status (or a 404 past the grace) settles the attempt,
-  and it does so once.
+- A webhook is a hint: it makes a poll. Only an observation of a terminal status settles the attempt, and it does so once.
 - A response is *unclaimed* until the job fold says whose it is. Claims and webhooks come in any order. An unclaimed one is
-  looked at when `claim_by_ms` is reached: its metadata names job and attempt and it is offered to that job (the job fold
+  polled when `claim_by_ms` is reached: its metadata names job and attempt and it is offered to that job (the job fold
   answers with a claim, or does not), or it is foreign, and forgotten.
-- While running there is always a next look in the state; a lost command, webhook or observation is mended by it.
-- A response that still runs after its job's deadline costs money for nobody: each look is then a cancel (which answers with the
-  object, so it is a look too). One that the provider never ends is
-  forgotten when its job is.
+- While running there is always a next poll in the state; a lost command, webhook or observation is mended by it.
+- One negative word is no end: a 404 counts as *missing* only when it was repeated without a break for `missing_patience_ms`, and a
+  status that nobody knows is passed on as it is after `ODD_PATIENCE_MS`. A response without any change for too long is *stuck*. The job
+  fold is told of both, once; the response is polled on, and its end settles the attempt after all.
+- Of a response that is *released* (its job is over, or has given it up) nobody waits for the end, and it costs money: it is cancelled
+  at once, and each of its timers is a cancel (which answers with the object, so it is a poll too), less and less often. One that
+  the provider never ends is forgotten when its job is.
 - After the end everything is late: it changes nothing. The row is forgotten after the window in which repeats are expected.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, assert_never
+from dataclasses import replace
+from typing import assert_never
 
 from schemas.base import FoundBy, Message
 from schemas.commands import CancelResponse, LookReason, RetrieveResponse
 from schemas.jobs import AttemptAccepted, AttemptSettled, SettledStatus
 from schemas.responses import (
-    LAST_LOOK_LEAD_MS,
     LookFailed,
     ResponseClaimed,
     ResponseFact,
     ResponseObserved,
+    ResponseReleased,
     ResponseTimerFired,
     WebhookReceived,
 )
+from streams.fold.response_states import (
+    Absent,
+    Claim,
+    Ended,
+    Hooks,
+    ResponseState,
+    Running,
+    Sight,
+    Unclaimed,
+    due_ms,
+)
 from streams.fold.step import Ignored, Step
+
+__all__ = ["Absent", "Claim", "Ended", "Hooks", "ResponseState", "Running", "Sight", "Unclaimed", "due_ms", "step"]
 
 UNCLAIMED_LOOKS_MAX = 5
 """Looks at a response that nobody claims. One is enough unless its observation is lost."""
 
-WEBHOOKS_REMEMBERED_MAX = 16
-"""Webhook ids kept for a response. OpenAI sends one event a response, repeats carry the same id; past this, a further id costs
-nothing but one look."""
+ODD_PATIENCE_MS = 600_000
+"""How long a response may stand with the same status that nobody knows, before it is passed on as it is."""
 
+CANCEL_AGAIN_MS = 30_000
+"""From the first cancel of a released response to the next, if it did not end by then."""
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Whose it is."""
-
-    job_id: str
-    attempt: int
-    tenant: str
-    claimed_at_ms: int
-    last_look_at_ms: int
-    missing_grace_ms: int
-    forget_after_ms: int
-    stream: bool = False
-    """Its partial output can be followed while it runs. Decides nothing here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """The webhooks that came: ids, so that a repeat is known, and when the first one did."""
-
-    ids: tuple[str, ...] = ()
-    first_at_ms: int | None = None
-    ended_at_ms: int | None = None
-
-    def add(self, event: WebhookReceived) -> "Hooks":
-        first_at_ms = event.at_ms if self.first_at_ms is None else self.first_at_ms
-        ended_at_ms = event.ended_at_ms if self.ended_at_ms is None else self.ended_at_ms
-        return Hooks((*self.ids, event.webhook_id)[-WEBHOOKS_REMEMBERED_MAX:], first_at_ms, ended_at_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    kind: Literal["absent"] = "absent"
-
-
-@dataclass(frozen=True, slots=True)
-class Unclaimed:
-    """Known by a webhook only. `look_at_ms` is None once a look saw whose it is: then it waits to be claimed or forgotten."""
-
-    first_seen_ms: int
-    hooks: Hooks
-    look_at_ms: int | None
-    forget_at_ms: int
-    looks: int = 0
-    kind: Literal["unclaimed"] = "unclaimed"
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """Claimed, and not known to have ended; the next look is due at `look_at_ms`."""
-
-    claim: Claim
-    look_at_ms: int
-    looks: int = 0
-    hooks: Hooks = Hooks()
-    kind: Literal["running"] = "running"
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Settled; remembered until `forget_at_ms`."""
-
-    claim: Claim
-    status: SettledStatus
-    forget_at_ms: int
-    kind: Literal["ended"] = "ended"
-
-
-ResponseState = Absent | Unclaimed | Running | Ended
-
-
-def due_ms(state: ResponseState) -> int | None:
-    """When the scheduler is to write the next `ResponseTimerFired`; None only where there is no row."""
-    match state:
-        case Absent():
-            return None
-        case Unclaimed():
-            return state.forget_at_ms if state.look_at_ms is None else state.look_at_ms
-        case Running():
-            return state.look_at_ms
-        case Ended():
-            return state.forget_at_ms
-        case _:
-            assert_never(state)
+STUCK_ALONE_FACTOR = 3
+"""Where no other response ended meanwhile, the provider may just be slow: a response counts as stuck only after this many times as long."""
 
 
 def step(state: ResponseState, event: ResponseFact) -> Step[ResponseState]:
@@ -146,7 +81,7 @@ def _begin(state: Absent, event: ResponseFact) -> Step[ResponseState]:
             return Step(Unclaimed(event.at_ms, hooks, min(event.claim_by_ms, forget_at_ms), forget_at_ms))
         case ResponseClaimed():
             return _claim(event, Hooks())
-        case ResponseObserved() | LookFailed() | ResponseTimerFired():
+        case ResponseReleased() | ResponseObserved() | LookFailed() | ResponseTimerFired():
             return Step(state, ignored=Ignored.UNKNOWN_KEY)
         case _:
             assert_never(event)
@@ -162,8 +97,14 @@ def _claim(event: ResponseClaimed, hooks: Hooks) -> Step[ResponseState]:
         missing_grace_ms=event.missing_grace_ms,
         forget_after_ms=event.forget_after_ms,
         stream=event.stream is True,
+        missing_patience_ms=event.missing_patience_ms,
+        stuck_after_ms=event.stuck_after_ms,
+        stuck_factor=event.stuck_factor,
+        include=event.include or (),
     )
     running = Running(claim, _bounded(claim, event.look_at_ms, event.at_ms), hooks=hooks)
+    if event.released:
+        return _let_go(running, event)
     if hooks.ids:  # Its webhook came first: it has probably ended.
         return Step(replace(running, looks=1), (_look(running, event, "claim"),))
     return Step(running)
@@ -179,7 +120,7 @@ def _identify(state: Unclaimed, event: ResponseFact) -> Step[ResponseState]:
             return _claim(event, state.hooks)
         case ResponseTimerFired():
             return _unclaimed_due(state, event)
-        case LookFailed() | ResponseObserved(outcome="missing"):
+        case LookFailed() | ResponseReleased() | ResponseObserved(outcome="missing"):
             # A 404 does not say whose it is: right after a create it means "not yet". The next look is in the state already.
             return Step(state, ignored=Ignored.STALE)
         case ResponseObserved():
@@ -234,69 +175,165 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
             return Step(replace(hooked, looks=state.looks + 1), (_look(hooked, event, "webhook"),))
         case ResponseTimerFired():
             return _look_due(state, event)
-        case ResponseObserved(outcome="running"):
-            return _look_again(state, event)
-        case ResponseObserved(outcome="missing"):
-            if event.at_ms < state.claim.claimed_at_ms + state.claim.missing_grace_ms:
-                return _look_again(state, event)
-            return _settle(state, event, "missing")
-        case ResponseObserved(outcome="completed" | "failed" | "incomplete" | "cancelled" as status):
-            return _settle(state, event, status)
+        case ResponseReleased():
+            if state.released_at_ms is not None:
+                return Step(state, ignored=Ignored.DUPLICATE)
+            return _let_go(state, event)
+        case ResponseObserved():
+            return _observed(state, event)
         case LookFailed():
-            return _look_again(state, event)
+            return _look_again(state, state, event)
         case ResponseClaimed():
             return Step(state, ignored=Ignored.DUPLICATE)
-        case ResponseObserved():
-            return Step(state, ignored=Ignored.IMPOSSIBLE)
         case _:
             assert_never(event)
+
+
+def _observed(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+    match event.outcome:
+        case "running":
+            return _runs(state, event)
+        case "missing":
+            return _missing(state, event)
+        case "odd":
+            return _odd(state, event)
+        case "completed" | "failed" | "incomplete" | "cancelled":
+            return _settle(state, event, event.outcome)
+        case _:
+            assert_never(event.outcome)
 
 
 def _look_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
     claim = state.claim
     if event.due_ms != state.look_at_ms:
         return Step(state, ignored=Ignored.STALE)
-    if event.due_ms >= claim.last_look_at_ms + LAST_LOOK_LEAD_MS + claim.forget_after_ms:
+    if event.due_ms >= state.over_at_ms + claim.forget_after_ms:
         return Step(Absent())
     next_look_at_ms = _bounded(claim, max(event.next_look_at_ms, event.due_ms + 1), event.due_ms)
     looked = replace(state, look_at_ms=next_look_at_ms, looks=state.looks + 1)
-    if event.due_ms < claim.last_look_at_ms + LAST_LOOK_LEAD_MS:
+    if event.due_ms < state.over_at_ms:
         return Step(looked, (_look(state, event, "timer"),))
-    cancel = CancelResponse(
-        id=f"{event.id}/cancel", at_ms=event.at_ms, response_id=event.response_id, job_id=claim.job_id
-    )  # fmt: skip
-    return Step(looked, (cancel,))
+    return Step(looked, (_cancel(state, event, f"{event.id}/cancel"),))
 
 
-def _look_again(state: Running, event: ResponseObserved | LookFailed) -> Step[ResponseState]:
-    """Take the time that the caller stamped, if it is sooner: an old observation must not put a look off."""
-    next_look_at_ms = _bounded(state.claim, event.next_look_at_ms, event.at_ms)
-    if next_look_at_ms >= state.look_at_ms:
-        return Step(state, ignored=Ignored.STALE)
-    return Step(replace(state, look_at_ms=next_look_at_ms))
+def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
+    """Nobody waits for its end any more. Its next timer repeats the cancel, soon."""
+    look_at_ms = min(state.look_at_ms, event.at_ms + CANCEL_AGAIN_MS)
+    released = replace(state, released_at_ms=event.at_ms, look_at_ms=look_at_ms)
+    return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
+
+
+def _runs(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+    sight = _seen(state, event)
+    after = replace(state, sight=sight)
+    if sight.told == "stuck" or state.released_at_ms is not None or not _stuck(after, event):
+        return _look_again(state, after, event)
+    told = replace(after, sight=replace(sight, told="stuck"))
+    again = _look_again(state, told, event)
+    return replace(again, outputs=(_told(told, event, "stuck"),))
+
+
+def _stuck(state: Running, event: ResponseObserved) -> bool:
+    claim, since_ms = state.claim, state.sight.since_ms
+    patience_ms = claim.stuck_after_ms
+    if claim.stuck_factor is not None and event.typical_ms is not None:
+        learned_ms = round(claim.stuck_factor * event.typical_ms)
+        patience_ms = learned_ms if patience_ms is None else max(patience_ms, learned_ms)
+    if patience_ms is None or since_ms is None:
+        return False
+    others = event.others_ended_at_ms is not None and event.others_ended_at_ms > since_ms
+    return event.at_ms - since_ms >= patience_ms * (1 if others else STUCK_ALONE_FACTOR)
+
+
+def _seen(state: Running, event: ResponseObserved) -> Sight:
+    """It was seen: with the status that it had, or with another one from now on. The first sight counts from the acceptance."""
+    sight = state.sight
+    if sight.status is None:
+        return replace(sight, status=event.raw_status, since_ms=state.claim.claimed_at_ms, missing_since_ms=None)
+    since_ms = sight.since_ms if sight.status == event.raw_status else event.at_ms
+    return replace(sight, status=event.raw_status, since_ms=since_ms, missing_since_ms=None)
+
+
+def _missing(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+    """Not yet, not at the replica that was asked, or no more."""
+    sight = state.sight
+    if event.at_ms < state.claim.claimed_at_ms + state.claim.missing_grace_ms:
+        return _look_again(state, state, event)
+    if state.released_at_ms is not None and sight.told is None:
+        return _settle(state, event, "missing")  # Nobody waits for it.
+    since_ms = event.at_ms if sight.missing_since_ms is None else sight.missing_since_ms
+    after = replace(state, sight=replace(sight, missing_since_ms=since_ms))
+    if event.at_ms - since_ms < state.claim.missing_patience_ms or sight.told == "missing":
+        return _look_again(state, after, event)
+    told = replace(after, sight=replace(after.sight, told="missing"))
+    again = _look_again(state, told, event)
+    return replace(again, outputs=(_told(told, event, "missing"),))
+
+
+def _odd(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+    """A status that nobody knows."""
+    sight = _seen(state, event)
+    if sight.status != state.sight.status:  # Its patience begins now, and not at the acceptance.
+        sight = replace(sight, since_ms=event.at_ms)
+    if sight.since_ms is not None and event.at_ms - sight.since_ms >= ODD_PATIENCE_MS:
+        return _settle(state, event, "incomplete")
+    return _look_again(state, replace(state, sight=sight), event)
+
+
+def _look_again(before: Running, after: Running, event: ResponseObserved | LookFailed) -> Step[ResponseState]:
+    """Take the time that the poller stamped, if it is sooner: an old observation must not put a poll off. Where nobody waits for the
+    end, or it is given up, an answer is no reason to ask again sooner.
+    """
+    given_up = after.released_at_ms is not None or after.sight.told == "missing"
+    if isinstance(event, LookFailed) or not given_up:
+        next_look_at_ms = min(_bounded(after.claim, event.next_look_at_ms, event.at_ms), after.look_at_ms)
+        after = replace(after, look_at_ms=next_look_at_ms)
+    if after == before:
+        return Step(before, ignored=Ignored.STALE)
+    return Step(after)
 
 
 def _settle(state: Running, event: ResponseObserved, status: SettledStatus) -> Step[ResponseState]:
+    return Step(Ended(state.claim, status, event.at_ms + state.claim.forget_after_ms), (_told(state, event, status),))
+
+
+def _told(state: Running, event: ResponseObserved, status: SettledStatus) -> AttemptSettled:
+    """What the job fold is told of an end, or of a response that seems to have none."""
     found_by: FoundBy = "webhook" if state.hooks.ids else "look"
-    settled = AttemptSettled(
-        id=f"{event.response_id}/settled",
+    code, message = event.code, event.message
+    if status in ("missing", "stuck"):
+        code, message = f"response_{status}", _without_end(state, event, status)
+    elif event.outcome == "odd":
+        code, message = "unknown_status", f"its status is {event.raw_status!r}, which this release does not know"
+    return AttemptSettled(
+        id=f"{event.response_id}/settled" if status != state.sight.told else f"{event.response_id}/{status}",
         at_ms=event.at_ms,
         job_id=state.claim.job_id,
         attempt=state.claim.attempt,
         response_id=event.response_id,
         status=status,
-        blame="soon" if status == "missing" else event.blame,
-        code="response_missing" if status == "missing" else event.code,
-        message=event.message,
+        cause="faulty" if status in ("missing", "stuck") else event.cause,
+        code=code,
+        message=message,
+        wait_ms=event.wait_ms,
         response=event.response,
         usage=event.usage,
+        continuation_id=event.continuation_id,
         found_by=found_by,
         looks=state.looks,
         webhook_at_ms=state.hooks.first_at_ms,
         provider_created_at_ms=event.provider_created_at_ms,
         provider_ended_at_ms=event.provider_ended_at_ms or state.hooks.ended_at_ms,
     )
-    return Step(Ended(state.claim, status, event.at_ms + state.claim.forget_after_ms), (settled,))
+
+
+def _without_end(state: Running, event: ResponseObserved, status: SettledStatus) -> str | None:
+    sight = state.sight
+    if status == "stuck" and sight.since_ms is not None:
+        return f"it stood at {sight.status!r} for {event.at_ms - sight.since_ms} ms"
+    if sight.missing_since_ms is not None:
+        return f"it was answered with 404 for {event.at_ms - sight.missing_since_ms} ms"
+    return None
 
 
 def _remember(state: Ended, event: ResponseFact) -> Step[ResponseState]:
@@ -315,13 +352,23 @@ def _look(state: Running, event: Message, reason: LookReason) -> RetrieveRespons
         response_id=event.response_id,
         reason=reason,
         job_id=state.claim.job_id,
+        attempt=state.claim.attempt,
+        include=state.claim.include or None,
         accepted_at_ms=state.claim.claimed_at_ms,
         looks=state.looks,
     )
 
 
+def _cancel(
+    state: Running, event: ResponseReleased | ResponseClaimed | ResponseTimerFired, command_id: str
+) -> CancelResponse:
+    return CancelResponse(
+        id=command_id, at_ms=event.at_ms, response_id=event.response_id, job_id=state.claim.job_id
+    )  # fmt: skip
+
+
 def _bounded(claim: Claim, look_at_ms: int, now_ms: int) -> int:
-    """No look is put off past the last one before the deadline, unless that is over."""
+    """No poll is put off past the last one before the deadline, unless that is over."""
     if look_at_ms > claim.last_look_at_ms > now_ms:
         return claim.last_look_at_ms
     return look_at_ms

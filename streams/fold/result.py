@@ -6,11 +6,10 @@ from streams.fold.attempts import Attempts
 
 
 def make_result(
-    event: JobFact, attempts: Attempts, outcome: JobOutcome, reason: Reason | None, *, tenant: str,
+    event: JobFact, attempts: Attempts, outcome: JobOutcome, reason: Reason | None, *, tenant: str, settled: AttemptSettled | None = None,
     model: str | None = None, submitted_at_ms: int | None = None, session_id: str | None = None, tags: tuple[str, ...] = (),
 ) -> JobResult:  # fmt: skip
-    """Output, usage and detection come from `event` where an attempt's end is what ended the job; else there are none."""
-    settled = event if isinstance(event, AttemptSettled) else None
+    """Output and detection come from `settled`, the end of an attempt that ended the job; without one there are none."""
     return JobResult(
         id=f"{event.job_id}/result",
         at_ms=event.at_ms,
@@ -20,7 +19,7 @@ def make_result(
         reason=reason,
         model=model,
         response=settled.response if settled else None,
-        usage=settled.usage if settled else None,
+        usage=attempts.usage(),
         found_by=settled.found_by if settled else None,
         timings=_timings(event, settled, attempts, event.at_ms if submitted_at_ms is None else submitted_at_ms),
         attempts=attempts.briefs(),

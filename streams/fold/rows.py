@@ -1,6 +1,6 @@
 """A state as the bytes of a table's row, and back. Equal states are equal bytes: that is what I4 compares."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
@@ -15,8 +15,29 @@ _RESPONSE: TypeAdapter[response.ResponseState] = TypeAdapter(
 )
 
 
+_RESPONSE_SIGHT: TypeAdapter[response.Sight] = TypeAdapter(response.Sight)
+_PLAIN: dict[str, Any] = {
+    "stream": False, "missing_patience_ms": 120_000, "stuck_after_ms": None, "stuck_factor": None, "include": [], "window_ms": None,
+    "released_at_ms": None, "sight": _RESPONSE_SIGHT.dump_python(response.Sight(), mode="json"), "unpaid_ends": 0, "doubts": 0, "streak": 0,
+    "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100, "doubts_max": 12, "on_account": "wait", "answered": False, "said": "",
+    "code": None, "usage": None, "last": False,
+}  # fmt: skip
+"""Left out of a row where they have these values: most rows are smaller by half, and rows that were written before the fields existed
+have the same bytes."""
+
+
+def _lean(fields: dict[str, Any]) -> dict[str, Any]:
+    """Only of our own objects, never within a request's body."""
+    return {name: value for name, value in fields.items() if name not in _PLAIN or value != _PLAIN[name]}
+
+
 def encode_job_state(state: job.JobState) -> bytes:
-    return canonical(_JOB.dump_python(state, mode="json"))
+    row = _lean(_JOB.dump_python(state, mode="json"))
+    if "spec" in row:
+        row["spec"] = _lean({**row["spec"], "policy": _lean(row["spec"]["policy"])})
+        attempts = row["attempts"]
+        row["attempts"] = _lean({**attempts, "items": [_lean(item) for item in attempts["items"]]})
+    return canonical(row)
 
 
 def decode_job_state(data: bytes) -> job.JobState:
@@ -24,10 +45,9 @@ def decode_job_state(data: bytes) -> job.JobState:
 
 
 def encode_response_state(state: response.ResponseState) -> bytes:
-    row = _RESPONSE.dump_python(state, mode="json")
-    claim = row.get("claim")
-    if claim is not None and not claim["stream"]:
-        del claim["stream"]  # Rows that were written before it existed have the same bytes.
+    row = _lean(_RESPONSE.dump_python(state, mode="json"))
+    if "claim" in row:
+        row["claim"] = _lean(row["claim"])
     return canonical(row)
 
 

@@ -1,23 +1,28 @@
-"""What an answer of OpenAI means: accepted, rejected (whose fault, how long to wait), unknown, seen, or ask again.
+"""What an answer of the provider means: accepted, refused (why, how long to wait), unknown, seen, or ask again.
 
-Everything here is untrusted input and may be anything; every function is total. Three rules carry the rest:
+Everything here is untrusted input and may be anything; every function is total. The rules are in ARCHITECTURE.md, "What a refusal
+means" and "When a response is over"; three carry the rest:
 
 1. A create whose answer we did not get, or can't read, is *unknown*: it may have been accepted, and so paid for.
-2. A look counts only with the id that was asked for, a known status, and a list as output. All else is asked again.
+2. What an answer tells about itself (an error object, a time to come back at) is believed; an empty 5xx proves nothing.
 3. Failed, incomplete and cancelled come with HTTP 200: what decides is the status, the error's code, the reason.
 
-Sources: the OpenAI guides "Error codes" and "Rate limits" (2026), and measurements with openai-python 3.54.0.
+Sources: the OpenAI guides "Error codes" and "Rate limits" (2026), measurements with openai-python 3.54.0, and public reports of gateways.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from schemas.base import RESPONSE_ID_PATTERN, Cause
+from streams.policy.causes import Rule, Said, verdict
 from streams.policy.observations import CODE_CHARS_MAX, TEXT_CHARS_MAX, Seen, see, shown
-from streams.policy.waits import limit_reset_ms, retry_after_ms
+from streams.policy.waits import limit_reset_ms, retry_after_ms, text_wait_ms
 
-_RESPONSE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,200}")
+_RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
+ANSWER_CHARS_SHOWN = 200
+"""Of an answer that can't be used: enough to see who has answered."""
 
 
 class NotJson:
@@ -42,6 +47,8 @@ class Answer:
     body: Any = NOT_JSON
     streamed: bool = False
     """It came as events; `body` is the first response object among them."""
+    text: str = ""
+    """The beginning of a body that is no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +66,18 @@ Reply = Answer | Fault
 class Accepted:
     response_id: str
     status: str
-    """As OpenAI said it; any of the six, or one that nobody knows."""
+    """As the provider said it; any of the six, or one that nobody knows."""
     provider_request_id: str | None = None
     streamed: bool = False
+    end: Seen | None = None
+    """The answer already held the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """It was surely not taken. `alarm`: a person must act (key, quota, project, proxy)."""
+    """It was surely not taken. `alarm`: a person must act."""
 
-    blame: Literal["soon", "reset", "never"]
+    cause: Cause
     code: str
     message: str = ""
     wait_ms: int = 0
@@ -83,6 +92,13 @@ class Unknown:
     """It may have been taken."""
 
     reason: str
+    said: str = ""
+    """How the answer began: the provider's words."""
+    answered: bool = False
+    """With a 5xx that proves nothing: most often nothing was taken."""
+    wait_ms: int = 0
+    alarm: bool = False
+    """A 2xx that can't be used: a person must see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,36 +131,31 @@ class Refused:
     message: str
 
 
-QUOTA_CODES = frozenset({
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_usage_limit_exceeded",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-})  # fmt: skip
-_MAYBE_TAKEN_4XX = frozenset({408, 409, 425, 499})
-"""Client errors that say nothing about whether the request was taken: timeouts, conflicts, and a proxy that gave up."""
+_GAVE_UP_4XX = frozenset({408, 499})
+"""Somebody on the way gave up waiting: whatever is said with it, the request may have been taken."""
+_MAYBE_TAKEN_4XX = frozenset({409, 425})
+"""Client errors that say nothing about whether the request was taken, unless they tell why."""
 
 
-def read_create(reply: Reply, now_ms: int) -> Accepted | Rejected | Unknown:
+def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:
     """What became of a create."""
     if isinstance(reply, Fault):
         if reply.kind == "never_sent":
-            return Rejected("soon", "never_sent", reply.detail)
+            return Rejected("unsent", "never_sent", reply.detail)
         return Unknown(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     if 200 <= reply.status < 300:
-        return _taken(reply)
-    if reply.status in (401, 403, 429):
-        return _declined(reply, now_ms)
-    return _other_status(reply, now_ms)
+        return _taken(reply, now_ms, rules)
+    return _declined(reply, now_ms, rules)
 
 
-def read_look(reply: Reply, response_id: str, now_ms: int) -> Seen | Missing | AskAgain | Refused:
-    """What a retrieve of `response_id` saw."""
+def read_look(
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+) -> Seen | Missing | AskAgain | Refused:
+    """What a retrieve saw; `job_id` is whose the response is, where that is known."""
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
-    if reply.status == 200:
-        seen = see(reply.body, reply.headers, response_id)
+    if 200 <= reply.status < 300:
+        seen = see(reply.body, reply.headers, job_id, rules)
         return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
     if reply.status == 404 and isinstance(reply.body, dict):
         # A 404 without JSON is a proxy's, and says nothing about the response.
@@ -152,11 +163,13 @@ def read_look(reply: Reply, response_id: str, now_ms: int) -> Seen | Missing | A
     return _not_seen(reply, now_ms)
 
 
-def read_cancel(reply: Reply, response_id: str, now_ms: int) -> Seen | NotCancelled | AskAgain | Refused:
-    """What a cancel of `response_id` did. Any status that comes with HTTP 200 is an observation."""
-    if isinstance(reply, Answer) and reply.status in (400, 404, 409):
+def read_cancel(
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+) -> Seen | NotCancelled | AskAgain | Refused:
+    """What a cancel did. Any status that comes with HTTP 200 is an observation."""
+    if isinstance(reply, Answer) and reply.status in (400, 404, 405, 409, 422, 501):
         return NotCancelled(_error_of(reply).code)
-    answer = read_look(reply, response_id, now_ms)
+    answer = read_look(reply, now_ms, job_id, rules)
     return NotCancelled("missing") if isinstance(answer, Missing) else answer
 
 
@@ -175,66 +188,105 @@ def _not_seen(answer: Answer, now_ms: int) -> AskAgain | Refused:
 @dataclass(frozen=True, slots=True)
 class _Error:
     code: str
+    """The code, else the type, else `http_NNN`."""
     kind: str | None
     message: str
     from_api: bool
     """The body is JSON, so that the API has answered, not the edge before it."""
+    said: Said
 
 
 def _error_of(answer: Answer) -> _Error:
+    """Of OpenAI's form, of other servers' (`{"detail": …}`, `{"error": "…"}`, RFC 9457), or of plain text."""
     body = answer.body
-    inner = body.get("error", body) if isinstance(body, dict) else None
-    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
-    code, kind, message = (fields.get(name) for name in ("code", "type", "message"))
-    kind = shown(kind, CODE_CHARS_MAX)
+    inner = body.get("error") if isinstance(body, dict) else None
+    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else body if isinstance(body, dict) else {}
+    code = shown(fields.get("code"), CODE_CHARS_MAX)
+    kind = shown(fields.get("type"), CODE_CHARS_MAX)
+    message = _words(inner, fields) or shown(answer.text, TEXT_CHARS_MAX) or ""
+    structured = isinstance(inner, dict) and (code is not None or kind is not None)
+    status = None if 200 <= answer.status < 300 else answer.status
     return _Error(
-        code=shown(code, CODE_CHARS_MAX) or kind or f"http_{answer.status}",
+        code=code or (kind if structured else None) or f"http_{answer.status}",
         kind=kind,
-        message=shown(message, TEXT_CHARS_MAX) or "",
+        message=message,
         from_api=body is not NOT_JSON,
+        said=Said(status, code, kind, message, structured),
     )
 
 
-def _taken(answer: Answer) -> Accepted | Unknown:
+def _words(inner: Any, fields: Mapping[str, Any]) -> str | None:
+    """The sentence for people, wherever it stands."""
+    for value in (fields.get("message"), inner, fields.get("detail"), fields.get("title"), fields.get("msg")):
+        first = value[0] if isinstance(value, list) and value else value  # A list: FastAPI's validation errors.
+        said = first.get("msg") or first.get("message") or first.get("error") if isinstance(first, dict) else first
+        words = shown(said, TEXT_CHARS_MAX)
+        if words is not None:
+            return words
+    return None
+
+
+def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rejected | Unknown:
+    """A 2xx: an object that runs or has ended, an error in disguise, or nothing that can be used."""
     body = answer.body
-    if not isinstance(body, dict) or body.get("object") != "response":
-        return Unknown("no_response_object")
-    response_id = body.get("id")
-    if not isinstance(response_id, str) or not _RESPONSE_ID.fullmatch(response_id):
-        return Unknown("no_usable_id")
+    if not isinstance(body, dict):
+        return _unusable(answer, "no_response_object")
+    response_id, status = body.get("id"), body.get("status")
+    named = isinstance(response_id, str) and _RESPONSE_ID.fullmatch(response_id) is not None
+    if body.get("error") and (not named or body.get("object") not in (None, "response")):
+        return _declined(answer, now_ms, rules)
+    if body.get("object") not in (None, "response") or (body.get("object") is None and not isinstance(status, str)):
+        return _unusable(answer, "no_response_object")
+    seen = see(body, answer.headers, rules=rules)
+    end = seen if isinstance(seen, Seen) and seen.over else None
+    if not named and end is None:
+        return _unusable(answer, "no_usable_id")
     return Accepted(
-        response_id,
-        status=shown(body.get("status"), CODE_CHARS_MAX) or "unknown",
+        response_id if named and isinstance(response_id, str) else "",
+        status=shown(status, CODE_CHARS_MAX) or "unknown",
         provider_request_id=shown(answer.headers.get("x-request-id"), CODE_CHARS_MAX),
         streamed=answer.streamed,
+        end=end,
     )
 
 
-def _other_status(answer: Answer, now_ms: int) -> Rejected | Unknown:
-    error = _error_of(answer)
-    status = answer.status
-    if status == 503 and error.code == "server_is_overloaded":
-        # The only 5xx that is documented as a refusal.
-        return Rejected("soon", error.code, error.message, retry_after_ms(answer.headers, now_ms), http_status=status)
-    if 300 <= status < 400:
-        # Following it would have sent the create once more: a proxy or the base URL is wrong.
-        return Rejected("never", error.code, error.message, alarm=True, http_status=status)
-    if 400 <= status < 500 and status not in _MAYBE_TAKEN_4XX:
-        return Rejected("never", error.code, error.message, alarm=status == 402, http_status=status)
-    return Unknown(f"http_{status}")
+def _unusable(answer: Answer, why: str) -> Unknown:
+    begins = answer.text if answer.body is NOT_JSON else repr(answer.body)
+    said = shown(begins, ANSWER_CHARS_SHOWN) or "an empty body"
+    return Unknown(f"{why}: http_{answer.status}", said, alarm=True)
 
 
-def _declined(answer: Answer, now_ms: int) -> Rejected:
-    """401, 403 and 429: the key, the edge, the quota or a limit."""
-    error = _error_of(answer)
+def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | Unknown:
+    """An error, with whatever status."""
+    error, status = _error_of(answer), answer.status
+    told_ms = retry_after_ms(answer.headers, now_ms)
+    if status in (403, 429) and not error.from_api:
+        return Rejected("limited", "edge_block", error.message, told_ms, http_status=status, limited=True)
+    if not _refuses(answer, error, told_ms):
+        said = error.message[:ANSWER_CHARS_SHOWN]
+        return Unknown(f"http_{status}", said, answered=status >= 500, wait_ms=told_ms)
+    cause = verdict(error.said, rules).cause
+    if cause == "limited":
+        told_ms = told_ms or limit_reset_ms(answer.headers, error.kind)
+    return Rejected(
+        cause,
+        error.code,
+        error.message,
+        told_ms or text_wait_ms(error.message),
+        alarm=cause == "account",
+        http_status=None if 200 <= status < 300 else status,
+    )
+
+
+def _refuses(answer: Answer, error: _Error, told_ms: int) -> bool:
+    """Whether the answer proves that nothing was taken."""
     status = answer.status
-    wait_ms = retry_after_ms(answer.headers, now_ms)
-    if status != 401 and not error.from_api:
-        return Rejected("reset", "edge_block", "", wait_ms, http_status=status, limited=True)
-    if status in (401, 403) or error.code in QUOTA_CODES or error.kind == "insufficient_quota":
-        return Rejected("never", error.code, error.message, alarm=True, http_status=status)
-    if error.code == "rate_limit_exceeded" and error.message.startswith("Request too large"):
-        # One request above the whole limit never fits; matching it anywhere else in the message misfires.
-        return Rejected("never", error.code, error.message, http_status=status)
-    wait_ms = wait_ms or limit_reset_ms(answer.headers, error.kind)
-    return Rejected("reset", error.code, error.message, wait_ms, http_status=status)
+    if 200 <= status < 300 or status in (429, 501):
+        return True
+    if status in (502, 503, 504, 507, 529):
+        return told_ms > 0 or error.from_api
+    if status >= 500:
+        return error.said.code is not None and verdict(error.said).cause == "overloaded"
+    if status < 300 or status in _GAVE_UP_4XX:
+        return False
+    return status not in _MAYBE_TAKEN_4XX or error.said.structured or (error.from_api and bool(error.message))

@@ -15,9 +15,11 @@ looks come 1, 2, 4 … s after it, until that is no longer sooner than the sched
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HINT_MS = 1_000
+MISSING_AGAIN_MS = 15_000
+"""After a 404 the response is asked for again this soon, by the time that the schedule would not."""
 JITTER_LOW = 0.9
 JITTER_HIGH = 1.1
 
@@ -40,6 +42,50 @@ class LookPolicy:
             raise ValueError("looks: word_ms must be at least 1")
         if self.first_look_ms < 0 or not 0 < self.spacing_factor <= 10:
             raise ValueError("looks: first_look_ms must be 0 or more, and spacing_factor above 0 and at most 10")
+
+
+WITHOUT_WEBHOOK_MAX = 5
+"""Ends found without a webhook since the last webhook, before none are expected any more."""
+
+
+class Webhooks:
+    """Whether webhooks come at all, and the schedule that follows from it: where none do, polls come sooner.
+
+    Every webhook that is heard counts, one for a response that has long ended too: so the schedule relaxes when they return.
+    """
+
+    def __init__(self, policy: LookPolicy, *, expected: bool = True) -> None:
+        self._with = policy
+        self._without = without_webhooks(policy)
+        self._ends_without = 0 if expected else WITHOUT_WEBHOOK_MAX
+
+    @property
+    def policy(self) -> LookPolicy:
+        return self._with if self.expected else self._without
+
+    @property
+    def expected(self) -> bool:
+        return self._ends_without < WITHOUT_WEBHOOK_MAX
+
+    def heard(self) -> None:
+        """One came in."""
+        self._ends_without = 0
+
+    def ended_without(self) -> None:
+        """A poll that no webhook asked for found an end."""
+        self._ends_without = min(self._ends_without + 1, WITHOUT_WEBHOOK_MAX)
+
+
+def without_webhooks(policy: LookPolicy) -> LookPolicy:
+    """First poll after a second, then a quarter of the age within a second and a minute: an end is found late by a quarter of its run."""
+    spacing_min_ms = min(policy.spacing_min_ms, 1_000)
+    return replace(
+        policy,
+        first_look_ms=min(policy.first_look_ms, 1_000),
+        spacing_factor=min(policy.spacing_factor, 0.25),
+        spacing_min_ms=spacing_min_ms,
+        spacing_max_ms=max(spacing_min_ms, min(policy.spacing_max_ms, 60_000)),
+    )
 
 
 def next_look_at_ms(

@@ -1,12 +1,17 @@
-"""What a retrieved response object says: how it stands, whose fault an end is, and whom it says that it belongs to."""
+"""What a response object says: how it stands, why it failed, and whom it says that it belongs to. Pure, total over any JSON.
+
+The rules are in ARCHITECTURE.md, "When a response is over".
+"""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
-from streams.policy.waits import poll_after_ms
+from schemas.base import Cause
+from streams.policy.causes import Rule, Said, verdict
+from streams.policy.waits import poll_after_ms, text_wait_ms
 
 TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
@@ -16,23 +21,20 @@ EPOCH_S_MAX = 4_102_444_800
 OPEN_STATUSES: Final = frozenset({"queued", "in_progress"})
 END_STATUSES: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
-SOON_CODES: Final = frozenset({"server_error", "vector_store_timeout", "failed_to_download_image"})
-RESET_CODES: Final = frozenset({"rate_limit_exceeded"})
-NEVER_CODES: Final = frozenset({
-    "invalid_prompt", "data_residency_mismatch", "bio_policy", "misalignment_policy_violation",
-    "image_content_policy_violation", "invalid_image", "invalid_image_format", "invalid_base64_image",
-    "invalid_image_url", "image_too_large", "image_too_small", "image_parse_error", "invalid_image_mode",
-    "image_file_too_large", "unsupported_image_media_type", "empty_image_file", "image_file_not_found",
-})  # fmt: skip
-"""With the two sets above: the full list of openai-python 3.54.0. The API promises neither presence nor names (#3212)."""
+_SYNONYMS: Final[dict[str, str]] = {
+    "pending": "queued", "created": "queued", "running": "in_progress", "processing": "in_progress", "in-progress": "in_progress",
+    "cancelling": "in_progress", "canceling": "in_progress", "canceled": "cancelled", "succeeded": "completed", "success": "completed",
+    "error": "failed", "errored": "failed", "expired": "failed",
+}  # fmt: skip
+"""What compatible servers say instead (public reports)."""
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
 _TENANT = re.compile(r"[a-z0-9_\-]{1,64}")
 _KEY_LIKE = re.compile(r"\bsk-[A-Za-z0-9_*\-]+")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 
-Blame = Literal["soon", "reset", "never"]
-SeenOutcome = Literal["running", "completed", "failed", "incomplete", "cancelled"]
+SeenOutcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "odd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +57,20 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How the response stands. `blame`, `code` and `message` where it failed or is incomplete."""
+    """How the response stands. `cause`, `code` and `message` where it failed or is incomplete.
+
+    `odd`: its status is none that we know.
+    """
 
     outcome: SeenOutcome
     raw_status: str
     body: Mapping[str, Any] = field(repr=False)
     """The object as it came; it holds the prompt and the output."""
-    blame: Blame | None = None
+    cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    wait_ms: int = 0
+    """The least wait that the failure asked for."""
     code_known: bool = True
     """False where a failure has no code, or one that is on no list: worth counting."""
     usage: Tokens | None = None
@@ -71,6 +78,11 @@ class Seen:
     created_at_ms: int | None = None
     ended_at_ms: int | None = None
     poll_after_ms: int = 0
+    continuation_id: str | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.outcome not in ("running", "odd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +92,38 @@ class Unseen:
     reason: str
 
 
-def see(body: Any, headers: Mapping[str, str], response_id: str) -> Seen | Unseen:
-    """Read a retrieved object. Total over any JSON."""
-    if not isinstance(body, dict) or body.get("object", "response") != "response":
+def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules: Iterable[Rule] = ()) -> Seen | Unseen:
+    """Read the object that stands at the address that was asked for.
+
+    :param job_id: whose the response is, where that is known. Metadata that names another job refutes the object; another id does
+        not, as gateways answer with the ids of the server behind them.
+    """
+    if not isinstance(body, dict) or body.get("object") not in (None, "response"):
         return Unseen("no_response_object")
-    if body.get("id") != response_id:
-        return Unseen("another_id")
-    status = body.get("status")
-    if not isinstance(status, str) or status not in OPEN_STATUSES | END_STATUSES:
-        return Unseen("unknown_status")
-    if not isinstance(body.get("output"), list):
-        return Unseen("no_output_list")
-    outcome: SeenOutcome = "running" if status in OPEN_STATUSES else status  # type: ignore[assignment]  # checked above
-    verdict = _verdict(outcome, body)
+    owner = owner_of(body.get("metadata"))
+    if owner is not None and job_id is not None and owner.job_id != job_id:
+        return Unseen("another_job")
+    raw_status = shown(body.get("status"), CODE_CHARS_MAX)
+    if raw_status is None and (body.get("id") is None or body.get("error") is not None):
+        return Unseen("no_status")
+    status = _SYNONYMS.get(raw_status or "", raw_status)
+    outcome = cast("SeenOutcome", status) if status in END_STATUSES else "running" if status in OPEN_STATUSES else "odd"
+    why = _why(outcome, body, rules)
     return Seen(
         outcome=outcome,
-        raw_status=status,
-        body=body,
-        blame=verdict.blame,
-        code=verdict.code,
-        message=verdict.message,
-        code_known=verdict.known,
+        raw_status=raw_status or "absent",
+        body=body if body.get("output") is not None else {**body, "output": []},
+        cause=why.cause,
+        code=why.code,
+        message=why.message,
+        wait_ms=why.wait_ms,
+        code_known=why.known,
         usage=_tokens(body.get("usage")),
-        owner=owner_of(body.get("metadata")),
+        owner=owner,
         created_at_ms=_stamp_ms(body.get("created_at")),
         ended_at_ms=_stamp_ms(body.get("completed_at")),
         poll_after_ms=poll_after_ms(headers),
+        continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
     )
 
 
@@ -122,36 +140,26 @@ def owner_of(metadata: Any) -> Owner | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
-    blame: Blame | None = None
+class _Why:
+    cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    wait_ms: int = 0
     known: bool = True
 
 
-def _verdict(outcome: SeenOutcome, body: Mapping[str, Any]) -> _Verdict:
+def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule]) -> _Why:
     if outcome == "incomplete":
         # Tokens are spent, and the same request would meet the same limit.
-        return _Verdict(
-            "never", shown(_field(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete"
-        )
+        return _Why("never", shown(_field(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete")
     if outcome != "failed":
-        return _Verdict()
+        return _Why()
     error = body.get("error")
     code = shown(_field(error, "code"), CODE_CHARS_MAX)
-    message = shown(_field(error, "message"), TEXT_CHARS_MAX)
-    blame, known = _blame(code, _field(error, "type"))
-    return _Verdict(blame, code or "no_code", message, known)
-
-
-def _blame(code: str | None, kind: Any) -> tuple[Blame, bool]:
-    if code in SOON_CODES:
-        return "soon", True
-    if code in RESET_CODES:
-        return "reset", True
-    if code in NEVER_CODES:
-        return "never", True
-    return ("never" if kind == "invalid_request_error" else "soon"), False
+    kind = shown(_field(error, "type"), CODE_CHARS_MAX)
+    message = shown(_field(error, "message") or error, TEXT_CHARS_MAX)
+    said = verdict(Said(code=code, kind=kind, message=message or ""), rules)
+    return _Why(said.cause, code or kind or "no_code", message, text_wait_ms(message or ""), said.known)
 
 
 def _field(value: Any, name: str) -> Any:
@@ -159,8 +167,10 @@ def _field(value: Any, name: str) -> Any:
 
 
 def shown(value: Any, chars_max: int) -> str | None:
-    """A foreign text as we keep it: bounded, and without what looks like a key; None where there is none."""
-    return _KEY_LIKE.sub("sk-…", value)[:chars_max] if isinstance(value, str) and value else None
+    """A foreign text as we keep it: bounded, printable, and without what looks like a key; None where there is none."""
+    if not isinstance(value, str):
+        return None
+    return _KEY_LIKE.sub("sk-…", _UNPRINTABLE.sub(" ", value[: 4 * chars_max])).strip()[:chars_max] or None
 
 
 def _tokens(usage: Any) -> Tokens | None:
@@ -176,7 +186,10 @@ def _tokens(usage: Any) -> Tokens | None:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else 0
+    """Some servers count in floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
+        return 0
+    return int(value)
 
 
 def _stamp_ms(value: Any) -> int | None:

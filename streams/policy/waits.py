@@ -13,9 +13,26 @@ WAIT_MS_MAX = 7 * 86_400_000
 """No job lives longer (`schemas.requests.TIMEOUT_MS_MAX`), so a longer wait means the same as this one."""
 
 HEADER_CHARS_MAX = 64
-_GO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_GO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h|d)")
 _GO_DURATION = re.compile(rf"(?:{_GO_PART.pattern})+")
-_UNIT_MS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0}
+_UNIT_MS = {
+    "ns": 1e-6,
+    "us": 1e-3,
+    "µs": 1e-3,
+    "μs": 1e-3,
+    "ms": 1.0,
+    "s": 1_000.0,
+    "m": 60_000.0,
+    "h": 3_600_000.0,
+    "d": 86_400_000.0,
+}
+_IN_TEXT = re.compile(
+    r"(?:try again|retry|wait|available)\s*(?:again\s*)?(?:in|after|for)?\s*(?:about\s*)?"
+    r"((?:[0-9]+(?:\.[0-9]+)?)\s*(?:milliseconds?|seconds?|minutes?|hours?|secs?|mins?|ms|s|m|h|d)\b"
+    r"|(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+)", re.IGNORECASE,
+)  # fmt: skip
+_WORDED = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(milliseconds?|seconds?|minutes?|hours?|secs?|mins?)", re.IGNORECASE)
+_WORD_MS = {"mil": 1.0, "sec": 1_000.0, "min": 60_000.0, "hou": 3_600_000.0}
 _LIMITS = ("requests", "tokens", "project-tokens")
 
 
@@ -25,6 +42,17 @@ def go_duration_ms(text: str) -> int:
     if len(text) > HEADER_CHARS_MAX or not _GO_DURATION.fullmatch(text):
         return 0
     return _usable_ms(sum(float(number) * _UNIT_MS[unit] for number, unit in _GO_PART.findall(text)))
+
+
+def text_wait_ms(text: str) -> int:
+    """What a message asks for in words: "Please try again in 20s", "retry after 26 seconds", "try again in 1d2h3m"; 0 where nothing."""
+    found = _IN_TEXT.search(text)
+    if found is None:
+        return 0
+    worded = _WORDED.fullmatch(found[1])
+    if worded is not None:
+        return _usable_ms(float(worded[1]) * _WORD_MS[worded[2][:3].lower()])
+    return go_duration_ms(found[1].lower().replace(" ", ""))
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int:

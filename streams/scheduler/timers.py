@@ -5,8 +5,9 @@ from schemas.jobs import JobTimerFired
 from schemas.responses import ResponseTimerFired
 from streams.fold import response
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD
+from streams.fold.response import CANCEL_AGAIN_MS
 from streams.fold.rows import decode_row
-from streams.policy.looks import LookPolicy, next_look_at_ms
+from streams.policy.looks import Webhooks, next_look_at_ms
 from streams.scheduler.due import Due
 
 
@@ -17,7 +18,7 @@ def job_timer(due: Due, row: bytes | None, now_ms: int) -> Message | None:
     return JobTimerFired(id=f"{job_id}/timer/{due.due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due.due_ms)
 
 
-def response_timer(policy: LookPolicy, due: Due, row: bytes | None, now_ms: int) -> Message | None:
+def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int) -> Message | None:
     """With the time of the look after this one: what it sees sets a sooner one, so that only one is on its way."""
     if row is None:
         return None
@@ -25,7 +26,7 @@ def response_timer(policy: LookPolicy, due: Due, row: bytes | None, now_ms: int)
     if RESPONSE_FOLD.due_ms(state) != due.due_ms:
         return None
     response_id = due.key.decode()
-    next_ms = now_ms
+    next_ms, policy = now_ms, webhooks.policy
     match state:
         case response.Running():
             next_ms = next_look_at_ms(
@@ -35,8 +36,9 @@ def response_timer(policy: LookPolicy, due: Due, row: bytes | None, now_ms: int)
                 now_ms=now_ms,
                 looks=state.looks + 1,
             )
-            overdue_ms = now_ms - state.claim.last_look_at_ms  # its job is over: cancelled less and less often
-            next_ms = max(next_ms, now_ms + max(policy.word_ms, overdue_ms))
+            over_ms = now_ms - state.over_at_ms  # nobody waits for it: cancelled less and less often
+            least_ms = CANCEL_AGAIN_MS if over_ms >= 0 else policy.word_ms
+            next_ms = max(next_ms if over_ms < 0 else now_ms, now_ms + max(least_ms, over_ms))
         case response.Unclaimed():
             next_ms = next_look_at_ms(
                 policy,

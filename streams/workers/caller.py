@@ -23,11 +23,14 @@ from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import LOOKUP, CancelResponse, RetrieveResponse
 from streams.policy.answers import AskAgain, Missing, NotCancelled, Refused, read_cancel, read_look
-from streams.policy.looks import LookPolicy, next_look_at_ms, overtaken
+from streams.policy.causes import Rule
+from streams.policy.looks import MISSING_AGAIN_MS, Webhooks, next_look_at_ms, overtaken
 from streams.policy.observations import Seen
 from streams.workers import facts
 from streams.workers.commands import Commands, Taken
+from streams.workers.ends import Ends
 from streams.workers.hints import Hints
+from streams.workers.lanes import Lanes
 from streams.workers.lifetime import run_until
 from streams.workers.lookqueue import Call, LookQueue
 from streams.workers.metrics import WorkerMetrics
@@ -52,9 +55,6 @@ REPEAT_MS_MAX = 30_000
 OFFSETS_HELD_MAX = 100_000
 """Finished behind one that is not: no more is taken then, as that one must have its turn first."""
 
-UNREPEATABLE = frozenset({"unknown_status"})
-"""What another call a second later would bring again."""
-
 
 class Caller:
     """Performs the commands of `lookups` that its group member is given."""
@@ -68,7 +68,9 @@ class Caller:
         blobs: BlobStore,
         now_ms: NowMs,
         metrics: WorkerMetrics,
-        looks: LookPolicy,
+        looks: Webhooks,
+        lanes: Lanes,
+        rules: Sequence[Rule] = (),
         rate: LookRate,
         inline_bytes_max: int,
         concurrency: int = 64,
@@ -84,6 +86,9 @@ class Caller:
         self._now_ms = now_ms
         self._metrics = metrics
         self._looks = looks
+        self._lanes = lanes
+        self._rules = rules
+        self._ends = Ends()
         self._rate = rate
         self._inline_bytes_max = inline_bytes_max
         self._slots = Slots(concurrency)
@@ -182,7 +187,7 @@ class Caller:
         """What a webhook, a claim or an adoption asked for is made however late; nobody asks for it again."""
         if not isinstance(command, RetrieveResponse) or command.reason != "timer":
             return False
-        late = overtaken(self._looks, asked_at_ms=command.at_ms, now_ms=self._now_ms())
+        late = overtaken(self._looks.policy, asked_at_ms=command.at_ms, now_ms=self._now_ms())
         if late:
             self._metrics.dropped(WORKER, "overtaken")
         return late
@@ -213,16 +218,18 @@ class Caller:
         response_id = call.command.response_id
         call.tries += 1
         answer: Seen | Missing | AskAgain | Refused | NotCancelled
+        job_id, rules = call.command.job_id, self._rules
         if isinstance(call.command, CancelResponse) and not call.looks_instead:
-            answer = read_cancel(await self._client.cancel(response_id), response_id, self._now_ms())
+            answer = read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, rules)
         else:
-            answer = read_look(await self._client.retrieve(response_id), response_id, self._now_ms())
+            answer = read_look(await self._client.retrieve(response_id), self._now_ms(), job_id, rules)
         match answer:
             case Seen():
                 return await self._seen(call, answer)
             case Missing():
                 self._metrics.look("missing")
                 at_ms, next_ms = self._next_look(call, 0)
+                next_ms = min(next_ms, at_ms + MISSING_AGAIN_MS)
                 return facts.missing(call.command, at_ms=at_ms, next_look_at_ms=next_ms)
             case AskAgain():
                 return self._ask_again(call, answer)
@@ -245,20 +252,38 @@ class Caller:
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond what our JSON writes (254 levels) comes here; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)
+        if seen.over:
             self._hints.ended(call.command.response_id)
         if not seen.code_known:
             self._metrics.alarm("unknown_code")
-        self._metrics.look("running" if seen.outcome == "running" else "ended")
+        if seen.outcome == "odd":
+            self._metrics.alarm("unknown_status")
+            log.warning("unknown_status", response_id=call.command.response_id, status=seen.raw_status)
+        self._metrics.look("ended" if seen.over else "running")
         at_ms, next_ms = self._next_look(call, seen.poll_after_ms)
-        return facts.observed(call.command, seen, body, at_ms=at_ms, next_look_at_ms=next_ms)
+        others = self._compare(call, seen, at_ms)
+        return facts.observed(call.command, seen, body, at_ms=at_ms, next_look_at_ms=next_ms, others=others)
+
+    def _compare(self, call: Call, seen: Seen, now_ms: int) -> facts.Others:
+        """What other responses did; and of this one, where it has ended, remember what it took and how it was found."""
+        named = seen.body.get("model")
+        model = named if isinstance(named, str) else ""
+        others = self._ends.others(model) if seen.outcome == "running" else facts.ALONE
+        if seen.over:
+            began_ms, ended_ms = seen.created_at_ms, seen.ended_at_ms
+            run_ms = max(0, ended_ms - began_ms) if began_ms is not None and ended_ms is not None else None
+            self._ends.ended(model, run_ms, now_ms)
+            if isinstance(call.command, RetrieveResponse) and call.command.reason == "timer":
+                self._looks.ended_without()
+            if seen.cause is not None:
+                self._lanes.ended(model, seen.cause, seen.code or "", seen.message or "")
+        return others
 
     def _ask_again(self, call: Call, answer: AskAgain) -> Message | None:
         if answer.limited:
             self._rate.object(answer.wait_ms)
-        if answer.reason == "unknown_status":
-            self._metrics.alarm("unknown_status")
         wait_ms = max(answer.wait_ms, self._repeat_ms << (call.tries - 1))
-        if call.tries >= self._tries_max or wait_ms > REPEAT_MS_MAX or answer.reason in UNREPEATABLE:
+        if call.tries >= self._tries_max or wait_ms > REPEAT_MS_MAX:
             return self._failed(call, answer.reason, answer.wait_ms)
         self._metrics.look("asked_again")
         # It waits outside its slot. A worker that stops meanwhile has not committed it: it comes again.
@@ -277,7 +302,7 @@ class Caller:
         at_ms = self._now_ms()
         webhook = isinstance(command, RetrieveResponse) and command.reason == "webhook"
         due_ms = next_look_at_ms(
-            self._looks,
+            self._looks.policy,
             response_id=command.response_id,
             accepted_at_ms=command.accepted_at_ms if isinstance(command, RetrieveResponse) else None,
             now_ms=at_ms,

@@ -1,7 +1,10 @@
 """What a look brought, as facts for the response's log. Ids are derived from the command: a repeat has the same."""
 
+from dataclasses import dataclass
+
 from schemas.base import Body, Usage
 from schemas.commands import CancelResponse, RetrieveResponse
+from schemas.jobs import AttemptEnd
 from schemas.responses import LookFailed, ResponseObserved
 from streams.policy.observations import Seen
 
@@ -10,9 +13,52 @@ REASON_CHARS_MAX = 200
 Command = RetrieveResponse | CancelResponse
 
 
-def observed(command: Command, seen: Seen, body: Body | None, *, at_ms: int, next_look_at_ms: int) -> ResponseObserved:
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What this process saw of other responses: what a response that does not move is measured by."""
+
+    ended_at_ms: int | None = None
+    typical_ms: int | None = None
+
+
+ALONE = Others()
+
+
+def _usage(seen: Seen) -> Usage | None:
+    tokens = seen.usage
+    if tokens is None:
+        return None
+    return Usage(
+        input_tokens=tokens.input_tokens,
+        output_tokens=tokens.output_tokens,
+        total_tokens=tokens.total_tokens,
+        cached_tokens=tokens.cached_tokens,
+        reasoning_tokens=tokens.reasoning_tokens,
+    )
+
+
+def ended_at_create(seen: Seen, body: Body) -> AttemptEnd:
+    """The end that the create's own answer held; `seen` is over."""
+    assert seen.outcome in ("completed", "failed", "incomplete", "cancelled"), seen.outcome
+    return AttemptEnd(
+        status=seen.outcome,
+        cause=seen.cause,
+        code=seen.code,
+        message=seen.message,
+        wait_ms=seen.wait_ms,
+        response=body,
+        usage=_usage(seen),
+        continuation_id=seen.continuation_id,
+        provider_created_at_ms=seen.created_at_ms,
+        provider_ended_at_ms=seen.ended_at_ms,
+    )
+
+
+def observed(
+    command: Command, seen: Seen, body: Body | None, *, at_ms: int, next_look_at_ms: int, others: Others = ALONE
+) -> ResponseObserved:
     """The response stands as `seen`; `body` is the object itself, kept only where it has ended."""
-    owner, usage = seen.owner, seen.usage
+    owner = seen.owner
     return ResponseObserved(
         id=f"{command.id}/observed",
         at_ms=at_ms,
@@ -20,25 +66,21 @@ def observed(command: Command, seen: Seen, body: Body | None, *, at_ms: int, nex
         command_id=command.id,
         outcome=seen.outcome,
         raw_status=seen.raw_status,
-        blame=seen.blame,
+        cause=seen.cause,
         code=seen.code,
         message=seen.message,
+        wait_ms=seen.wait_ms,
+        continuation_id=seen.continuation_id,
         response=body,
-        usage=Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            total_tokens=usage.total_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-        )
-        if usage
-        else None,
+        usage=_usage(seen),
         job_id=owner.job_id if owner else None,
         attempt=owner.attempt if owner else None,
         tenant=owner.tenant if owner else None,
         provider_created_at_ms=seen.created_at_ms,
         provider_ended_at_ms=seen.ended_at_ms,
         next_look_at_ms=next_look_at_ms,
+        others_ended_at_ms=others.ended_at_ms,
+        typical_ms=others.typical_ms,
     )
 
 

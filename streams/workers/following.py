@@ -154,7 +154,7 @@ class Following:
     def _refused(self, reply: Reply) -> _Over | int:
         if isinstance(reply, Answer) and reply.status == 400:
             return self._cut("not_streamable")
-        read = read_look(reply, self._of.response_id, self._now_ms())
+        read = read_look(reply, self._now_ms())
         match read:
             case Refused():
                 self._metrics.lost("refused")

@@ -1,14 +1,20 @@
 """Metrics of the submitter, the caller and the follower, each declared once. Labels are ours or of a closed set: no id, no foreign text."""
 
+import contextlib
 from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from streams.policy.lanes import Lane
+
 Operation = Literal["create", "retrieve", "cancel"]
-AttemptResult = Literal["accepted", "rejected_soon", "rejected_reset", "rejected_never", "unknown", "expired"]
+AttemptResult = Literal[
+    "accepted", "ended", "rejected_soon", "rejected_reset", "rejected_account", "rejected_odd", "rejected_never", "unknown", "expired",
+    "held",
+]  # fmt: skip
 LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
 DropReason = Literal["overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved"]
-Alarm = Literal["credentials", "quota", "redirect", "unknown_code", "unknown_status"]
+Alarm = Literal["credentials", "quota", "redirect", "unknown_code", "unknown_status", "unusable_answer"]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 
 
@@ -56,7 +62,20 @@ class WorkerMetrics:
         self.looks_waiting = Gauge(
             "backstop_looks_waiting", "Looks and cancels that wait for their turn.", registry=registry
         )
+        self._lanes_closed = Gauge(
+            "backstop_lane_closed", "1 for a model whose creates are held back, by why (held: a person must act).",
+            ("model", "why"), registry=registry,
+        )  # fmt: skip
         self.in_flight = Gauge("backstop_openai_in_flight", "Calls in flight.", ("worker",), registry=registry)
+
+    def lane(self, model: str, lane: Lane) -> None:
+        """A lane has closed or opened. A closed one is a series of its own; there are few, and an open one is none."""
+        if lane.closed is None:
+            for cause in ("held", "broken", "limited"):
+                with contextlib.suppress(KeyError):
+                    self._lanes_closed.remove(model, cause)
+        else:
+            self._lanes_closed.labels(model, lane.closed.breaks).set(1)
 
     def attempt(self, result: AttemptResult) -> None:
         self._attempts.labels(result).inc()

@@ -1,12 +1,47 @@
 """Settings of the code that talks to OpenAI."""
 
-from typing import Self
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from runtime.settings import RuntimeSettings
+from streams.policy.causes import CODE_PATTERN_CHARS_MAX, Rule
 from streams.policy.looks import LookPolicy
 from streams.workers.rate import RECOVERY_SHARE_PER_MIN
+
+
+class AnswerRule(BaseModel):
+    """What an answer with this status, this code and a message that this pattern is found in means; absent fields fit everything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: int | None = Field(default=None, ge=100, le=599)
+    code: str | None = None
+    pattern: Annotated[str, StringConstraints(min_length=1, max_length=CODE_PATTERN_CHARS_MAX)] | None = None
+    cause: Literal["limited", "overloaded", "faulty", "later", "account", "odd", "never"]
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"pattern is no regular expression: {error}") from None
+        return pattern
+
+    def rule(self) -> Rule:
+        return Rule(self.cause, self.status, self.code, re.compile(self.pattern) if self.pattern else None)
 
 
 class WorkerSettings(RuntimeSettings):
@@ -108,6 +143,16 @@ class WorkerSettings(RuntimeSettings):
     )
     group_session_timeout_ms: int = Field(
         default=10_000, ge=1_000, le=300_000, description="After this silence a worker's partitions go to another."
+    )
+
+    webhooks_expected: bool = Field(
+        default=True,
+        description="Set to false where no webhook can come: polls come sooner from the start, and not only once none has come for a while.",
+    )
+    answer_rules: tuple[AnswerRule, ...] = Field(
+        default=(),
+        description="Own lines of the table of refusals and failures, as JSON, the first that fits wins: "
+        '[{"status": 400, "code": "odd_code", "pattern": "queue", "cause": "later"}].',
     )
 
     @model_validator(mode="after")

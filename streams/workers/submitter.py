@@ -11,27 +11,32 @@ A command too old for what we remember makes us read further back; where even th
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final, assert_never
 
 import structlog
 
 from runtime.acknowledged import publish
-from runtime.blobs import BlobStore, get_body
+from runtime.blobs import BlobStore, get_body, put_body
 from runtime.clock import NowMs
 from runtime.dead_letters import dead_letter
 from runtime.errors import BlobMissingError
 from runtime.failpoints import failpoint
 from runtime.publisher import Publisher
 from runtime.records import Record
-from schemas.base import Message
+from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
-from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
+from schemas.windows import in_window
 from streams.policy.answers import Accepted, Rejected, Unknown, read_create
-from streams.policy.looks import LookPolicy, next_look_at_ms
+from streams.policy.causes import Rule
+from streams.policy.lanes import Held
+from streams.policy.looks import Webhooks, next_look_at_ms
 from streams.workers.commands import Commands, Taken
+from streams.workers.facts import ended_at_create
+from streams.workers.lanes import Lanes
 from streams.workers.lifetime import run_until
 from streams.workers.memory import SKEW_MS, CommandMemory
 from streams.workers.metrics import AttemptResult, WorkerMetrics
@@ -45,6 +50,15 @@ TAKE_WAIT_MS = 250
 """How long a stop may go unnoticed while nothing comes."""
 
 REASON_CHARS_MAX = 200
+
+MODEL_CODES = frozenset({"model_not_found", "model_not_available", "deployment_not_found"})
+"""A model that was served before is one that the account has lost, not one that a caller misspelt."""
+
+
+_RESULTS: Final[dict[Cause, AttemptResult]] = {
+    "limited": "rejected_reset", "never": "rejected_never", "account": "rejected_account", "odd": "rejected_odd", "held": "held",
+    "overloaded": "rejected_soon", "faulty": "rejected_soon", "later": "rejected_soon", "unsent": "rejected_soon",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +82,10 @@ class Submitter:
         blobs: BlobStore,
         now_ms: NowMs,
         metrics: WorkerMetrics,
-        looks: LookPolicy,
+        looks: Webhooks,
+        lanes: Lanes,
+        inline_bytes_max: int,
+        rules: Sequence[Rule] = (),
         concurrency: int = 64,
         memory_ms: int = 180_000,
         memory_ids_max: int = 20_000,
@@ -82,6 +99,9 @@ class Submitter:
         self._now_ms = now_ms
         self._metrics = metrics
         self._looks = looks
+        self._lanes = lanes
+        self._inline_bytes_max = inline_bytes_max
+        self._rules = rules
         self._slots = Slots(concurrency)
         self._memory_ms = memory_ms
         self._memory_ids_max = memory_ids_max
@@ -191,59 +211,92 @@ class Submitter:
             return self._rejected(command, Rejected("never", "blob_missing", "the stored request can't be read"))
         if not isinstance(request, dict):
             return self._rejected(command, Rejected("never", "not_an_object", "the request is no JSON object"))
-        return await self._create(item, request)
+        if self._now_ms() > command.not_after_ms:
+            self._metrics.attempt("expired")
+            return self._rejected(command, Rejected("unsent", "command_expired", "it waited too long to be sent"))
+        turn = self._lanes.send(command.model)
+        if isinstance(turn, Held):
+            self._metrics.attempt("held")
+            wait_ms = max(0, turn.until_ms - self._now_ms())
+            return self._rejected(command, Rejected("held", turn.why.code, turn.why.message, wait_ms))
+        return await self._create(item, in_window(
+            request, soonest=command.soonest is True, continuation_id=command.continuation_id
+        ))  # fmt: skip
 
     async def _create(self, item: _Due, request: dict[str, Any]) -> Message:
         command = item.command
         sent_at_ms = self._now_ms()
-        if sent_at_ms > command.not_after_ms:
-            self._metrics.attempt("expired")
-            return self._rejected(command, Rejected("soon", "command_expired", "it waited too long to be sent"))
         self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
         failpoint("submitter.posted")
         reply = await self._client.create(
             request, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant
         )
         failpoint("submitter.answered")
-        answer = read_create(reply, self._now_ms())
-        if isinstance(answer, Accepted):
-            return self._accepted(command, answer, sent_at_ms)
-        if isinstance(answer, Unknown):
-            self._metrics.attempt("unknown")
-            log.warning("attempt_unknown", job_id=command.job_id, attempt=command.attempt, reason=answer.reason)
-            return AttemptUnknown(
-                id=f"{command.id}/unknown",
-                at_ms=self._now_ms(),
-                job_id=command.job_id,
-                attempt=command.attempt,
-                reason=answer.reason[:REASON_CHARS_MAX],
-            )
-        return self._declined(command, answer)
+        answer = read_create(reply, self._now_ms(), self._rules)
+        match answer:
+            case Accepted():
+                return await self._accepted(command, answer, sent_at_ms)
+            case Unknown():
+                return self._unknown(command, answer)
+            case Rejected():
+                return self._declined(command, answer)
+            case _:
+                assert_never(answer)
 
-    def _accepted(self, command: CreateResponse, answer: Accepted, sent_at_ms: int) -> AttemptAccepted:
-        self._metrics.attempt("accepted")
+    async def _accepted(self, command: CreateResponse, answer: Accepted, sent_at_ms: int) -> AttemptAccepted:
+        self._metrics.attempt("accepted" if answer.end is None else "ended")
+        self._lanes.succeeded(command.model)
         at_ms = self._now_ms()
+        end: AttemptEnd | None = None
+        if answer.end is not None:
+            end = ended_at_create(answer.end, await put_body(self._blobs, answer.end.body, self._inline_bytes_max))
+            log.info("ended_in_create", job_id=command.job_id, attempt=command.attempt, status=end.status)
+            if end.cause is not None:
+                self._lanes.ended(command.model, end.cause, end.code or "", end.message or "")
+        response_id = answer.response_id or f"{command.job_id}/{command.attempt}"
         return AttemptAccepted(
             id=f"{command.id}/accepted",
             at_ms=at_ms,
             job_id=command.job_id,
             attempt=command.attempt,
             tenant=command.tenant,
-            response_id=answer.response_id,
+            response_id=response_id,
             status=answer.status,
             sent_at_ms=sent_at_ms,
             look_at_ms=next_look_at_ms(
-                self._looks, response_id=answer.response_id, accepted_at_ms=at_ms, now_ms=at_ms, looks=0
+                self._looks.policy, response_id=response_id, accepted_at_ms=at_ms, now_ms=at_ms, looks=0
             ),
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
+            end=end,
+        )
+
+    def _unknown(self, command: CreateResponse, answer: Unknown) -> AttemptUnknown:
+        self._metrics.attempt("unknown")
+        reason = answer.reason[:REASON_CHARS_MAX]
+        self._lanes.failed(command.model, "faulty", "unknown_outcome", f"{reason} {answer.said}", answer.wait_ms)
+        if answer.alarm:
+            self._metrics.alarm("unusable_answer")
+            log.error(
+                "answer_unusable", job_id=command.job_id, attempt=command.attempt, reason=reason, begins=answer.said
+            )
+        else:
+            log.warning("attempt_unknown", job_id=command.job_id, attempt=command.attempt, reason=reason)
+        return AttemptUnknown(
+            id=f"{command.id}/unknown",
+            at_ms=self._now_ms(),
+            job_id=command.job_id,
+            attempt=command.attempt,
+            reason=reason,
+            message=answer.said,
+            answered=True if answer.answered else None,
         )
 
     def _declined(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
-        results: dict[str, AttemptResult] = {
-            "soon": "rejected_soon", "reset": "rejected_reset", "never": "rejected_never",
-        }  # fmt: skip
-        self._metrics.attempt(results[answer.blame])
+        if answer.code in MODEL_CODES and self._lanes.served(command.model):
+            answer = replace(answer, cause="account", alarm=True)
+        self._metrics.attempt(_RESULTS[answer.cause])
+        self._lanes.failed(command.model, answer.cause, answer.code, answer.message, answer.wait_ms)
         if answer.limited:
             self._edge_blocked(answer.wait_ms)
         if answer.alarm:
@@ -257,7 +310,7 @@ class Submitter:
             at_ms=self._now_ms(),
             job_id=command.job_id,
             attempt=command.attempt,
-            blame=answer.blame,
+            cause=answer.cause,
             code=answer.code,
             message=answer.message,
             http_status=answer.http_status,

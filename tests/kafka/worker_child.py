@@ -8,8 +8,10 @@ from runtime.blobs import FolderBlobs
 from runtime.clock import make_clock
 from runtime.logs import configure
 from runtime.publisher import KafkaPublisher
+from streams.policy.looks import Webhooks
 from streams.workers.caller import Caller
 from streams.workers.group import CommandGroup
+from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.rate import LookRate
@@ -18,7 +20,8 @@ from streams.workers.submitter import Submitter
 
 
 async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    metrics, now_ms, looks = WorkerMetrics(), make_clock(), settings.look_policy()
+    metrics, now_ms, looks = WorkerMetrics(), make_clock(), Webhooks(settings.look_policy())
+    lanes = Lanes(now_ms)
     blobs, publisher = FolderBlobs(settings.blobs_path), KafkaPublisher(settings, "worker")
     client = OpenAIClient(base_url=settings.openai_base_url, api_key=settings.openai_api_key, metrics=metrics)
     rate = LookRate(settings.look_rate_max_per_s, now_ms, metrics.look_rate_limit.set)
@@ -34,11 +37,11 @@ async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
 
     submitter = Submitter(
         group=group("submissions", "submitter"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
-        metrics=metrics, looks=looks, edge_blocked=rate.object,
+        metrics=metrics, looks=looks, lanes=lanes, inline_bytes_max=settings.inline_bytes_max, edge_blocked=rate.object,
     )  # fmt: skip
     caller = Caller(
         group=group("lookups", "caller"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
-        metrics=metrics, looks=looks, rate=rate, inline_bytes_max=settings.inline_bytes_max,
+        metrics=metrics, looks=looks, lanes=lanes, rate=rate, inline_bytes_max=settings.inline_bytes_max,
     )  # fmt: skip
     await publisher.start()
     try:

@@ -7,7 +7,7 @@ from schemas.base import Message
 from schemas.codec import encode
 from schemas.commands import CancelResponse, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptSettled, JobTimerFired
-from schemas.responses import ResponseClaimed, ResponseTimerFired
+from schemas.responses import ResponseClaimed, ResponseReleased, ResponseTimerFired
 from schemas.results import JobResult
 from streams.fold import job
 from streams.fold.step import Step
@@ -38,7 +38,9 @@ class Invariants:
         self.provider: dict[str, Made] = {}
         self.creates: dict[tuple[str, int], bytes] = {}
         self.accepts: Counter[str] = Counter()
-        self.retries_granted: Counter[str] = Counter()
+        self.accepts_allowed: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()
+        """Creates that a closed lane held back: they count nowhere."""
         self.taken: set[str] = set()
         self.forgotten: set[str] = set()
         self.results: dict[str, list[JobResult]] = {}
@@ -69,16 +71,18 @@ class Invariants:
         if before.kind == "finished" and state.kind == "absent":
             self.forgotten.add(job_id)
         if isinstance(state, job.Active | job.BackingOff):
-            granted = max(self.retries_granted[job_id], state.attempts.retries)
-            self.retries_granted[job_id] = granted
-            assert granted <= POLICIES[job_id].retries_max, "I3: more retries than the policy grants"
+            attempts = state.attempts
+            assert attempts.retries <= POLICIES[job_id].retries_max + 1, "I3: more paid attempts than the policy grants"
+            live = sum(item.kind in ("submitting", "unheard", "running") for item in attempts.items)
+            allowed = attempts.retries + attempts.unpaid_ends + attempts.doubts + live
+            self.accepts_allowed[job_id] = max(self.accepts_allowed[job_id], allowed)
             self.check_spend(job_id)
             dies_in_time(state, self.job_step)
         if state.kind == "finished":
             assert len(self.results.get(job_id, [])) == 1, "I1: a job is finished without a result"
 
     def check_spend(self, job_id: str) -> None:
-        allowed = 1 + self.retries_granted[job_id]
+        allowed = self.accepts_allowed[job_id]
         assert self.accepts[job_id] <= allowed, f"I3: {self.accepts[job_id]} creates accepted, {allowed} granted"
 
     def _check_output(self, output: Message, before: Any, event: Message) -> None:
@@ -89,7 +93,11 @@ class Invariants:
                 known = self.creates.setdefault((output.job_id, output.attempt), encode(output))
                 assert known == encode(output), "I3: one attempt has two commands"
                 policy = POLICIES[output.job_id]
-                assert output.attempt <= 1 + policy.retries_max + policy.rejections_max, "I3: an attempt nobody granted"
+                most = policy.retries_max + policy.rejections_max + policy.unpaid_ends_max + policy.doubts_max
+                held = self.held[output.job_id]
+                assert output.attempt <= 1 + most + held, "I3: an attempt nobody granted"
+            case AttemptSettled(status="missing" | "stuck"):
+                pass  # Told once while it runs; its end may be told after all.
             case AttemptSettled():
                 self.settled[output.response_id] += 1
                 assert self.settled[output.response_id] == 1, "a response is settled twice"
@@ -119,9 +127,9 @@ class Invariants:
 
 
 def check_repeat(again: Step[Any], state: Any) -> None:
-    """A record published twice in a row: nothing but a claim, a cancel or an offer may come out again, with the same id."""
+    """A record published twice in a row: nothing but a claim, a release, a cancel or an offer may come out again, with the same id."""
     assert again.state == state, "a repeat changes the state"
-    harmless = ResponseClaimed | CancelResponse | AttemptAccepted
+    harmless = ResponseClaimed | ResponseReleased | CancelResponse | AttemptAccepted
     assert all(isinstance(out, harmless) for out in again.outputs), f"a repeat sends {again.outputs}"
 
 

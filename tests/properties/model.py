@@ -24,6 +24,8 @@ POLICIES = {
     name: JobPolicy(
         retries_max=retries_max,
         rejections_max=rejections_max,
+        unpaid_ends_max=2,
+        doubts_max=1,
         backoff_base_ms=1_000,
         backoff_max_ms=60_000,
         command_valid_ms=30_000,
@@ -34,13 +36,24 @@ POLICIES = {
     )
     for name, retries_max, rejections_max in (("job_a", 2, 2), ("job_b", 0, 1), ("job_c", 1, 3))
 }
-TIMERS_TO_THE_END_MAX = 12
-"""No word, no adoption, backoff: three timers an attempt, three attempts at most, and the deadline's own; with room."""
+TIMERS_TO_THE_END_MAX = 24
+"""No word, no adoption, backoff: three timers an attempt, six attempts at most, and the deadline's own; with room."""
 
 CreateFate = Literal[
-    "accept", "accept unheard", "accept silent", "unheard", "silent", "reject reset", "reject soon", "reject never"
+    "accept",
+    "accept unheard",
+    "accept silent",
+    "unheard",
+    "answered unheard",
+    "silent",
+    "reject limited",
+    "reject overloaded",
+    "reject account",
+    "reject odd",
+    "reject held",
+    "reject never",
 ]
-LookFate = Literal["truth", "lost", "failed", "missing", "regress", "cancelled then completed"]
+LookFate = Literal["truth", "lost", "failed", "missing", "odd", "regress", "cancelled then completed"]
 
 
 @dataclass

@@ -7,7 +7,7 @@ hold of the folds (`_check`), so that a failure stands at the fact that caused i
 
 from typing import Any
 
-from schemas.base import InlineBody, Message
+from schemas.base import InlineBody, Message, Usage
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
 from schemas.jobs import JobRefused, JobSubmitted
 from schemas.responses import Outcome, ResponseClaimed
@@ -97,11 +97,13 @@ class World(Invariants):
         self.commands_seen.add(command.id)
         told: dict[str, Any] = {"job_id": command.job_id, "attempt": command.attempt}
         if self.now_ms > command.not_after_ms:
-            self.send(build.rejected(self.now_ms, blame="soon", code="not_sent", **told))
+            self.send(build.rejected(self.now_ms, cause="faulty", code="not_sent", **told))
             return
         if fate.startswith("reject"):
-            wait_ms = 30_000 if fate == "reject reset" else 0
-            self.send(build.rejected(self.now_ms, blame=fate.split()[1], wait_ms=wait_ms, **told))
+            wait_ms = 30_000 if fate == "reject limited" else 0
+            cause = fate.split()[1]
+            self.held[command.job_id] += cause == "held"
+            self.send(build.rejected(self.now_ms, cause=cause, wait_ms=wait_ms, **told))
             return
         if fate.startswith("accept"):
             made = Made(self.next_id("resp"), command.job_id, command.attempt, command.tenant)
@@ -111,7 +113,8 @@ class World(Invariants):
             if fate == "accept":
                 self.send(build.accepted(self.now_ms, response_id=made.response_id, tenant=command.tenant, **told))
         if fate.endswith("unheard"):
-            self.send(build.unknown(self.now_ms, **told))
+            answered = True if fate.startswith("answered") else None
+            self.send(build.unknown(self.now_ms, answered=answered, **told))
 
     def _look(self, command: RetrieveResponse, fate: LookFate) -> None:
         made = self.provider.get(command.response_id)
@@ -122,6 +125,8 @@ class World(Invariants):
             return
         if made is None or fate == "missing":
             self._observe(command, "missing", None)
+        elif fate == "odd":
+            self._observe(command, "odd", made, soon=True)
         else:
             self._observe(command, "running" if fate == "regress" else made.status, made, soon=fate == "regress")
 
@@ -144,8 +149,9 @@ class World(Invariants):
         self.send(
             build.observed(
                 self.now_ms, outcome, command.response_id, command_id=command.id, raw_status=outcome,
-                id=self.next_id("observed"), blame="soon" if outcome == "failed" else None,
+                id=self.next_id("observed"), cause="faulty" if outcome == "failed" else None,
                 response=InlineBody(value={"id": command.response_id}), **whose,
+                usage=Usage(total_tokens=3) if outcome == "completed" or self.ids % 2 else None,
                 next_look_at_ms=self.now_ms + (SOON_MS if soon else NEXT_LOOK_MS),
             )
         )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from schemas.base import BlobBody, InlineBody, Message, Usage
 from tests.replay.histories import SUMS, V1, Refold, dump, record_line, replayed
 from tests.support import builders as b
+from tests.unit.fold.states import waits
 
 Story = Callable[[], Sequence[Message]]
 T0 = b.T0
@@ -65,8 +66,8 @@ def webhook_before_the_claim() -> Sequence[Message]:
         b.webhook(T0 + 400),
         b.webhook(T0 + 450),
         b.accepted(T0 + 500),
-        b.observed(T0 + 700, "failed", blame="soon", code="server_error", message="try again"),
-        b.job_timer(T0 + 700 + 557),
+        b.observed(T0 + 700, "failed", cause="faulty", code="server_error", message="oops"),
+        b.job_timer(T0 + 700 + waits("faulty", ended=1)),
         b.accepted(T0 + 2_000, 2, "resp_2"),
         b.webhook(T0 + 5_000, "wh_2", "resp_2"),
         b.observed(T0 + 5_100, "incomplete", "resp_2", code="max_output_tokens"),
@@ -78,10 +79,10 @@ def rate_limited() -> Sequence[Message]:
         b.submitted(),
         b.rejected(T0 + 300, wait_ms=20_000),
         b.job_timer(T0 + 19_999),
-        b.job_timer(T0 + 20_300),
-        b.rejected(T0 + 20_500, 2, blame="soon", code="server_overloaded", http_status=503),
-        b.job_timer(T0 + 20_500 + 1_270),
-        b.rejected(T0 + 30_000, 3, blame="never", code="insufficient_quota"),
+        b.job_timer(T0 + 300 + waits("limited", told_ms=20_000, refused=1)),
+        b.rejected(T0 + 30_500, 2, cause="overloaded", code="server_is_overloaded", http_status=503),
+        b.job_timer(T0 + 30_500 + waits("overloaded", refused=2)),
+        b.rejected(T0 + 40_000, 3, cause="never", code="invalid_value", http_status=400),
         b.accepted(T0 + 40_000, 2, "resp_odd"),
     )
 
@@ -102,7 +103,7 @@ def orphan_adopted() -> Sequence[Message]:
 
 def lost_and_found_beside_its_successor() -> Sequence[Message]:
     lost = T0 + 60_000 + 120_000
-    retry = lost + 557
+    retry = lost + waits("faulty", ended=1)
     return (
         b.submitted(),
         b.job_timer(T0 + 60_000),
@@ -148,15 +149,17 @@ def refused_at_the_door() -> Sequence[Message]:
 
 
 def vanished_until_the_retries_are_used() -> Sequence[Message]:
-    late = T0 + 100_000
+    late = T0 + 200_000
     return (
         b.submitted(policy=b.POLICY.model_copy(update={"retries_max": 1})),
         b.accepted(T0 + 500),
         b.observed(T0 + 1_000, "missing"),
+        b.observed(late - b.POLICY.missing_patience_ms, "missing"),
         b.observed(late, "missing"),
-        b.job_timer(late + 557),
+        b.job_timer(late + waits("faulty", ended=1)),
         b.accepted(late + 1_000, 2, "resp_2"),
         b.observed(late + 90_000, "missing", "resp_2"),
+        b.observed(late + 90_000 + b.POLICY.missing_patience_ms, "missing", "resp_2"),
         b.job_timer(b.DEADLINE),
     )
 

@@ -40,7 +40,7 @@ class Refold:
     states: dict[bytes, Any]
     outputs: dict[str, Any]
     retries: dict[bytes, int]
-    """Job → the most retries that its state ever counted."""
+    """Job → the most accepted creates that its state ever accounted for."""
     poisons: int
 
 
@@ -68,7 +68,7 @@ def refold(system: System, fold: Fold[Any], met: Met) -> Refold:
             for output in step.outputs:
                 found.outputs[output.id] = output
             if isinstance(step.state, job.Active | job.BackingOff):
-                found.retries[key] = max(found.retries.get(key, 0), step.state.attempts.retries)
+                found.retries[key] = max(found.retries.get(key, 0), step.state.attempts.accounted())
         found.rows[log.partition] = {
             key: encode_row(fold.encode_state(state), offset)
             for key, (state, offset) in states.items()
@@ -129,7 +129,7 @@ class Checks:
             if f"{job_id}/{attempt}/create" not in commands:
                 self._fail("I3", f"attempt {attempt} of {job_id} was created without a command")
         for job_id, count in Counter(job_id for job_id, _, _ in ledger).items():
-            granted = 1 + self._jobs.retries.get(job_id.encode(), 0)
+            granted = self._jobs.retries.get(job_id.encode(), 0)
             if count > granted:
                 self._fail("I3", f"{job_id} was accepted {count} times, and {granted} were granted")
 

@@ -18,13 +18,14 @@ from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.intake import take_request
-from streams.policy.looks import LookPolicy
+from streams.policy.looks import LookPolicy, Webhooks
 from streams.scheduler.due import DueIndex
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler, rebuild_index
 from streams.scheduler.timers import job_timer, response_timer
 from streams.store.changelog import OvertakenError
 from streams.store.tables import PartitionNotOwnedError
 from streams.workers.caller import Caller
+from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.rate import LookRate
 from streams.workers.submitter import Submitter
@@ -217,8 +218,10 @@ class Worker:
         self._stop = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
+        webhooks = Webhooks(LOOKS)
+        lanes = Lanes(life.now_ms)
         self.jobs = self._fold(JOB_FOLD, job_timer, "job_timers")
-        self.responses = self._fold(RESPONSE_FOLD, partial(response_timer, LOOKS), "response_timers")
+        self.responses = self._fold(RESPONSE_FOLD, partial(response_timer, webhooks), "response_timers")
         self.consumer = FoldConsumer(
             life, broker, host, (self.jobs.rows, self.responses.rows),
             {
@@ -235,11 +238,11 @@ class Worker:
         rate = LookRate(250.0, life.now_ms)
         self._submitter = Submitter(
             group=self._submissions, client=client, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, looks=LOOKS, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
+            now_ms=life.now_ms, metrics=METRICS, looks=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
         )  # fmt: skip
         self._caller = Caller(
             group=self._lookups, client=client, publisher=Publisher(life, broker, "caller"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, looks=LOOKS, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
+            now_ms=life.now_ms, metrics=METRICS, looks=webhooks, lanes=lanes, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
             concurrency=8, drain_ms=2_000,
         )  # fmt: skip
 

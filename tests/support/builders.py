@@ -20,6 +20,7 @@ from schemas.responses import (
     Outcome,
     ResponseClaimed,
     ResponseObserved,
+    ResponseReleased,
     ResponseTimerFired,
     WebhookReceived,
 )
@@ -108,7 +109,7 @@ def rejected(at_ms: int, attempt: int = 1, **changes: Any) -> AttemptRejected:
         "at_ms": at_ms,
         "job_id": JOB,
         "attempt": attempt,
-        "blame": "reset",
+        "cause": "limited",
         "code": "rate_limit_exceeded",
         "message": "tokens per minute",
         "http_status": 429,
@@ -180,6 +181,10 @@ def claimed(at_ms: int, response_id: str = RESP, **changes: Any) -> ResponseClai
         "forget_after_ms": FORGET_AFTER,
     }
     return ResponseClaimed(**{**given, **changes})
+
+
+def released(at_ms: int, response_id: str = RESP) -> ResponseReleased:
+    return ResponseReleased(id=f"{response_id}/released", at_ms=at_ms, response_id=response_id, job_id=JOB)
 
 
 def observed(

@@ -38,6 +38,12 @@ class Given:
     def when(self, event: Message) -> Seen:
         return Seen(self.state, fold_one(self.state, event))
 
+    def due_ms(self) -> int:
+        """When the state wants to be woken."""
+        due = job.due_ms(self.state) if isinstance(self.state, job.JobState) else response.due_ms(self.state)
+        assert due is not None
+        return due
+
 
 def given(first: Message, *rest: Message) -> Given:
     return Given(fold((first, *rest)))

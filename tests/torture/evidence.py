@@ -31,7 +31,7 @@ class JobLog:
 
     states: dict[str, job.JobState] = field(default_factory=dict)
     granted: Counter[str] = field(default_factory=Counter)
-    """Retries that the fold ever granted to a job."""
+    """Accepted creates that the fold ever accounted for, of a job."""
     deadlines_ms: dict[str, int] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
     facts: int = 0
@@ -53,7 +53,7 @@ class JobLog:
         if isinstance(state, job.Active | job.BackingOff):
             self.open.add(event.job_id)
             self.deadlines_ms[event.job_id] = state.spec.deadline_at_ms
-            self.granted[event.job_id] = max(self.granted[event.job_id], state.attempts.retries)
+            self.granted[event.job_id] = max(self.granted[event.job_id], state.attempts.accounted())
         else:
             self.open.discard(event.job_id)
 

@@ -97,7 +97,7 @@ def _creates(verdict: Verdict, evidence: Evidence) -> None:
             for attempt in attempts
             if f"{job_id}/{attempt}/create" not in evidence.commands
         ]
-        granted = 1 + evidence.jobs.granted[job_id]
+        granted = evidence.jobs.granted[job_id]
         if len(creates) > granted:
             too_many.append(f"{job_id} ({len(creates)} accepted, {granted} granted)")
     verdict.add("I3", "attempts that the provider accepted twice", repeated)

@@ -2,36 +2,43 @@
 
 from typing import Any
 
+from schemas.base import Cause
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
 from schemas.jobs import AttemptAccepted, JobPolicy
-from schemas.responses import ResponseClaimed
+from schemas.responses import ResponseClaimed, ResponseReleased
 from schemas.results import AttemptBrief, JobResult, Timings
 from streams.fold import job, response
 from streams.fold.attempts import Attempt, Attempts
+from streams.policy.retry import wait_ms
 from tests.support.builders import DEADLINE, FORGET_AFTER, JOB, MODEL, POLICY, REQUEST, RESP, T0, TENANT
 
 WORD_BY = T0 + POLICY.word_timeout_ms
 
-WAIT_1 = 557
-"""The first backoff of job_1, drawn from its id: pinned here, for a refold must wait the same."""
 
-WAIT_2 = 1_270
-WAIT_3 = 2_498
+def waits(cause: Cause, *, told_ms: int = 0, refused: int = 0, ended: int = 0, streak: int = 1) -> int:
+    """How long job_1 waits; what that is, and that it never changes, `test_retry.py` tells."""
+    return wait_ms(POLICY, f"{JOB}/{refused}/{ended}", cause, told_ms, streak)
 
 
 def spec(policy: JobPolicy = POLICY, deadline_at_ms: int = DEADLINE) -> job.Spec:
     return job.Spec(TENANT, MODEL, REQUEST, "sha-1", T0, deadline_at_ms, policy, None, ())
 
 
-def active(*items: Attempt, policy: JobPolicy = POLICY, deadline_at_ms: int = DEADLINE, **counts: int) -> job.Active:
+def active(*items: Attempt, policy: JobPolicy = POLICY, deadline_at_ms: int = DEADLINE, **counts: Any) -> job.Active:
     return job.Active(spec(policy, deadline_at_ms), attempts(*items, **counts))
 
 
-def backing_off(retry_at_ms: int, why: Any, *items: Attempt, policy: JobPolicy = POLICY, **counts: int) -> Any:
-    return job.BackingOff(spec(policy), attempts(*items, **counts), retry_at_ms, why)
+def backing_off(retry_at_ms: int, why: Any, *items: Attempt, policy: JobPolicy = POLICY, **counts: Any) -> Any:
+    cause = counts.pop("cause", CAUSES.get(why.code, "faulty"))
+    return job.BackingOff(
+        spec(policy), attempts(*items, **{"streak": 1, "streak_cause": cause, **counts}), retry_at_ms, why, cause
+    )  # fmt: skip
 
 
-def attempts(*items: Attempt, **counts: int) -> Attempts:
+CAUSES: dict[str, Cause] = {"rate_limit_exceeded": "limited"}
+
+
+def attempts(*items: Attempt, **counts: Any) -> Attempts:
     return Attempts(items, **{"last_number": len(items), **counts})
 
 
@@ -67,11 +74,15 @@ def claim_of(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: A
 
 def late_claim_of(at_ms: int, attempt: int, response_id: str) -> ResponseClaimed:
     """Of a response that turned up after the end of its job."""
-    return claim_of(at_ms, attempt, response_id, last_look_at_ms=at_ms + 20_000, missing_grace_ms=60_000)
+    return claim_of(at_ms, attempt, response_id, last_look_at_ms=at_ms + 20_000, missing_grace_ms=60_000, released=True)
 
 
-def cancel_of(at_ms: int, response_id: str = RESP) -> CancelResponse:
-    return CancelResponse(id=f"{response_id}/cancel", at_ms=at_ms, response_id=response_id, job_id=JOB)
+def cancel(at_ms: int, command_id: str, response_id: str = RESP) -> CancelResponse:
+    return CancelResponse(id=command_id, at_ms=at_ms, response_id=response_id, job_id=JOB)
+
+
+def release_of(at_ms: int, response_id: str = RESP) -> ResponseReleased:
+    return ResponseReleased(id=f"{response_id}/released", at_ms=at_ms, response_id=response_id, job_id=JOB)
 
 
 def result(outcome: Any, at_ms: int, *briefs: AttemptBrief, **changes: Any) -> JobResult:
@@ -88,8 +99,10 @@ def result(outcome: Any, at_ms: int, *briefs: AttemptBrief, **changes: Any) -> J
     return JobResult(**{**given, **changes})
 
 
-def brief(outcome: str, attempt: int = 1, response_id: str | None = RESP, *, adopted: bool = False) -> AttemptBrief:
-    return AttemptBrief(attempt=attempt, outcome=outcome, response_id=response_id, adopted=adopted)
+def brief(
+    outcome: str, attempt: int = 1, response_id: str | None = RESP, *, adopted: bool = False, **changes: Any
+) -> AttemptBrief:  # fmt: skip
+    return AttemptBrief(attempt=attempt, outcome=outcome, response_id=response_id, adopted=adopted, **changes)
 
 
 def unheard_of(attempt: int = 1) -> AttemptBrief:
@@ -119,6 +132,7 @@ def look(at_ms: int, cause: str, reason: Any, looks: int = 0, **changes: Any) ->
         "response_id": RESP,
         "reason": reason,
         "job_id": JOB,
+        "attempt": 1,
         "accepted_at_ms": CLAIM_AT,
         "looks": looks,
     }

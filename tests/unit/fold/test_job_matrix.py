@@ -39,26 +39,27 @@ from tests.support.builders import (
     unknown,
 )
 from tests.unit.fold.states import (
-    WAIT_1,
     WORD_BY,
     active,
     backing_off,
     brief,
-    cancel_of,
     claim_of,
     create,
     finished,
     late_claim_of,
+    release_of,
     result,
     unheard_of,
+    waits,
 )
 
 AT = T0 + 1_000
-LIMITED = Reason(code="rate_limit_exceeded", message="tokens per minute")
+LIMITED = Reason(code="rate_limit_exceeded", message="tokens per minute", http_status=429, said_by="provider")
+WAIT = waits("limited", refused=1)
 CANCELLED = Reason(code="cancel_requested", message="cancelled by its submitter")
 SUBMITTING = active(Submitting(1, T0, WORD_BY))
 RUNNING = active(Running(1, RESP, T0 + 500, False))
-BACKING = backing_off(AT + WAIT_1, LIMITED, last_number=1, rejections=1)
+BACKING = backing_off(AT + WAIT, LIMITED, last_number=1, rejections=1)
 BACKING_LOST = backing_off(AT, Reason(code="unknown_outcome"), Lost(1), retries=1, unknowns=1)
 FINISHED = finished("completed", AT, RESP)
 
@@ -126,7 +127,7 @@ CASES = (
             finished("cancelled", AT, RESP),
             (
                 result("cancelled", AT, brief("running"), reason=Reason(code="cancel_requested", message="too slow")),
-                cancel_of(AT),
+                release_of(AT),
             ),
         ),
     ),
@@ -144,7 +145,7 @@ CASES = (
         "a second response of the same attempt is watched and cancelled",
         RUNNING,
         accepted(AT, response_id="resp_2"),
-        Step(RUNNING, (claim_of(AT, response_id="resp_2"), cancel_of(AT, "resp_2"))),
+        Step(RUNNING, (claim_of(AT, response_id="resp_2", released=True),)),
     ),
     Case(
         "a rejection backs off",
@@ -205,19 +206,22 @@ CASES = (
         "a lost attempt that turns up while backing off is adopted",
         BACKING_LOST,
         accepted(AT + 5, adopted=True),
-        Step(active(Running(1, RESP, AT + 5, True), retries=1, unknowns=1), (claim_of(AT + 5),)),
+        Step(
+            active(Running(1, RESP, AT + 5, True), unknowns=1, streak=1, streak_cause="faulty"),
+            (claim_of(AT + 5),),
+        ),
     ),
     Case(
         "a response of a rejected attempt is watched and cancelled",
         BACKING,
         accepted(AT + 5),
-        Step(BACKING, (claim_of(AT + 5), cancel_of(AT + 5))),
+        Step(BACKING, (claim_of(AT + 5, released=True),)),
     ),
     Case(
         "a late rejection of a lost attempt only counts",
         BACKING_LOST,
         rejected(AT + 5),
-        Step(replace(BACKING_LOST, attempts=BACKING_LOST.attempts.reject(1))),
+        Step(replace(BACKING_LOST, attempts=BACKING_LOST.attempts.reject(1).count("refused", "limited"))),
     ),
     ignored("a repeated rejection is stale", BACKING, rejected(AT + 5), Ignored.STALE),
     ignored("a late unknown outcome of a lost attempt is stale", BACKING_LOST, unknown(AT + 5), Ignored.STALE),
@@ -230,10 +234,16 @@ CASES = (
     Case(
         "the next attempt begins when its time comes",
         BACKING,
-        job_timer(AT + WAIT_1, AT + 3_000),
+        job_timer(AT + WAIT, AT + WAIT),
         Step(
-            active(Submitting(2, AT + 3_000, AT + 63_000), last_number=2, rejections=1),
-            (create(AT + 3_000, 2),),
+            active(
+                Submitting(2, AT + WAIT, AT + WAIT + 60_000),
+                last_number=2,
+                rejections=1,
+                streak=1,
+                streak_cause="limited",
+            ),
+            (create(AT + WAIT, 2),),
         ),
     ),
     ignored("a timer that backing off does not expect is stale", BACKING, job_timer(AT), Ignored.STALE),
@@ -251,7 +261,7 @@ CASES = (
         accepted(AT + 5, 2, "resp_2"),
         Step(
             replace(FINISHED, response_ids=(RESP, "resp_2")),
-            (late_claim_of(AT + 5, 2, "resp_2"), cancel_of(AT + 5, "resp_2")),
+            (late_claim_of(AT + 5, 2, "resp_2"),),
         ),
     ),
     ignored("a rejection after the end is late", FINISHED, rejected(AT), Ignored.LATE),
@@ -307,7 +317,7 @@ def test_every_result_is_keyed_by_its_job_and_its_id_is_derived() -> None:
         (active(Lost(1), Submitting(2, AT, AT + 7)), "submitting", AT + 7),
         (active(Running(1, RESP, AT, True), Submitting(2, AT, AT + 7)), "running", AT + 7),
         (active(Submitting(1, T0, DEADLINE + 1)), "submitting", DEADLINE),
-        (BACKING, "backing_off", AT + WAIT_1),
+        (BACKING, "backing_off", AT + WAIT),
         (backing_off(DEADLINE + 1, LIMITED), "backing_off", DEADLINE),
         (FINISHED, "finished", AT + FORGET_AFTER),
     ],

@@ -6,18 +6,20 @@ import pytest
 
 from schemas.base import InlineBody, Usage
 from schemas.commands import CancelResponse, RetrieveResponse
-from schemas.jobs import SettledStatus
+from schemas.jobs import AttemptSettled, SettledStatus
 from streams.fold.response import (
+    ODD_PATIENCE_MS,
     UNCLAIMED_LOOKS_MAX,
-    WEBHOOKS_REMEMBERED_MAX,
     Absent,
     Ended,
     Hooks,
     ResponseState,
     Running,
+    Sight,
     Unclaimed,
     due_ms,
 )
+from streams.fold.response_states import WEBHOOKS_REMEMBERED_MAX
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
     DEADLINE,
@@ -29,6 +31,7 @@ from tests.support.builders import (
     claimed,
     look_failed,
     observed,
+    released,
     response_timer,
     settled,
     webhook,
@@ -38,6 +41,8 @@ from tests.unit.fold.states import CLAIM_AT, claim, hooks, look, offer
 
 GRACE_ENDS = CLAIM_AT + POLICY.missing_grace_ms
 LAST_LOOK = DEADLINE - 10_000
+AT = CLAIM_AT + 1_000
+PATIENCE = POLICY.missing_patience_ms
 
 
 def test_what_a_webhook_says_is_not_believed() -> None:
@@ -83,11 +88,11 @@ def test_an_end_after_a_webhook_was_found_by_it_and_carries_its_times() -> None:
 def test_each_terminal_status_settles_the_attempt_with_what_was_seen(status: SettledStatus) -> None:
     body, usage = InlineBody(value={"id": RESP}), Usage(total_tokens=7)
     look_saw = observed(
-        T0 + 300, status, response=body, usage=usage, blame="soon", code="server_error", message="again please",
+        T0 + 300, status, response=body, usage=usage, cause="faulty", code="server_error", message="again please",
         provider_created_at_ms=T0, provider_ended_at_ms=T0 + 299,
     )  # fmt: skip
     end = settled(
-        T0 + 300, status, found_by="look", looks=0, response=body, usage=usage, blame="soon", code="server_error",
+        T0 + 300, status, found_by="look", looks=0, response=body, usage=usage, cause="faulty", code="server_error",
         message="again please", provider_created_at_ms=T0, provider_ended_at_ms=T0 + 299,
     )  # fmt: skip
     given(claimed(CLAIM_AT)).when(look_saw).then(Step(Ended(claim(), status, T0 + 300 + FORGET_AFTER), (end,)))
@@ -106,24 +111,97 @@ def test_a_404_within_the_grace_means_not_yet() -> None:
     seen.then(Step(Running(claim(), CLAIM_AT + 5_000)))
 
 
-def test_a_404_after_the_grace_settles_the_attempt_as_missing() -> None:
-    end = settled(GRACE_ENDS, "missing", found_by="look", looks=0, blame="soon", code="response_missing")
+def test_one_404_after_the_grace_is_asked_again_and_any_other_answer_begins_anew() -> None:
     seen = given(claimed(CLAIM_AT)).when(observed(GRACE_ENDS, "missing"))
-    seen.then(Step(Ended(claim(), "missing", GRACE_ENDS + FORGET_AFTER), (end,)))
-
-
-def test_the_404_of_a_fetch_is_nobodys_fault_but_the_retry_is_soon_whatever_the_caller_said() -> None:
-    end = settled(
-        GRACE_ENDS,
-        "missing",
-        found_by="look",
-        looks=0,
-        blame="soon",
-        code="response_missing",
-        message="no such response",
+    seen.then(Step(Running(claim(), CLAIM_AT + 20_000, sight=Sight(missing_since_ms=GRACE_ENDS))))
+    again = given(
+        claimed(CLAIM_AT), observed(GRACE_ENDS, "missing"), observed(GRACE_ENDS + 5, "running", raw_status="queued")
     )
-    odd = observed(GRACE_ENDS, "missing", blame="never", code="not_found", message="no such response")
-    given(claimed(CLAIM_AT)).when(odd).then(Step(Ended(claim(), "missing", GRACE_ENDS + FORGET_AFTER), (end,)))
+    again.when(observed(GRACE_ENDS + PATIENCE + 5, "missing")).then(
+        Step(Running(claim(), CLAIM_AT + 20_000, sight=Sight("queued", CLAIM_AT, GRACE_ENDS + PATIENCE + 5)))
+    )
+
+
+def test_404s_without_a_break_tell_the_job_once_and_an_end_is_told_after_all() -> None:
+    last_ms = GRACE_ENDS + PATIENCE
+    told = settled(
+        last_ms, "missing", id=f"{RESP}/missing", found_by="look", looks=0, cause="faulty", code="response_missing",
+        message=f"it was answered with 404 for {PATIENCE} ms",
+    )  # fmt: skip
+    after = Running(claim(), CLAIM_AT + 20_000, sight=Sight(missing_since_ms=GRACE_ENDS, told="missing"))
+    history = given(claimed(CLAIM_AT), observed(GRACE_ENDS, "missing"))
+    history.when(observed(last_ms - 1, "missing")).then_ignored(Ignored.STALE)
+    history.when(observed(last_ms, "missing")).then(Step(after, (told,)))
+    given_state(after).when(observed(last_ms + 5, "missing")).then_ignored(Ignored.STALE)
+    end = settled(last_ms + 9, found_by="look", looks=0)
+    given_state(after).when(observed(last_ms + 9)).then(
+        Step(Ended(claim(), "completed", last_ms + 9 + FORGET_AFTER), (end,))
+    )
+
+
+def test_a_404_of_a_response_that_nobody_waits_for_is_its_end() -> None:
+    history = given(claimed(CLAIM_AT), released(CLAIM_AT + 5))
+    (told,) = history.when(observed(GRACE_ENDS, "missing")).step.outputs
+    assert isinstance(told, AttemptSettled)
+    assert told.status == "missing"
+
+
+def test_a_status_that_nobody_knows_is_passed_on_after_a_while() -> None:
+    history = given(claimed(CLAIM_AT), observed(AT, "odd", raw_status="of_tomorrow"))
+    history.when(observed(AT + ODD_PATIENCE_MS - 1, "odd", raw_status="of_tomorrow")).then_ignored(Ignored.STALE)
+    seen = history.when(observed(AT + ODD_PATIENCE_MS, "odd", raw_status="of_tomorrow"))
+    (told,) = seen.step.outputs
+    assert isinstance(told, AttemptSettled)
+    assert (told.status, told.code) == ("incomplete", "unknown_status")
+    assert "of_tomorrow" in (told.message or "")
+    moved = history.when(observed(AT + ODD_PATIENCE_MS, "odd", raw_status="of_the_day_after"))
+    assert not moved.step.outputs
+
+
+STUCK_MS = 60_000
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "others_ended_at_ms", "stuck"),
+    [
+        (STUCK_MS - 1, AT, False),
+        (STUCK_MS, AT, True),
+        (STUCK_MS, None, False),
+        (STUCK_MS, CLAIM_AT - 1, False),
+        (3 * STUCK_MS - 1, None, False),
+        (3 * STUCK_MS, None, True),
+    ],
+)
+def test_a_response_without_change_is_stuck_sooner_where_others_end(
+    after_ms: int, others_ended_at_ms: int | None, stuck: bool
+) -> None:
+    history = given(claimed(CLAIM_AT, stuck_after_ms=STUCK_MS), observed(AT, "running", raw_status="queued"))
+    seen = history.when(
+        observed(CLAIM_AT + after_ms, "running", raw_status="queued", others_ended_at_ms=others_ended_at_ms)
+    )
+    assert [output.status for output in seen.step.outputs if isinstance(output, AttemptSettled)] == ["stuck"] * stuck
+
+
+def test_a_change_begins_the_patience_anew_and_stuck_is_told_once() -> None:
+    changed = given(
+        claimed(CLAIM_AT, stuck_after_ms=STUCK_MS),
+        observed(AT, "running", raw_status="queued"),
+        observed(AT + 50_000, "running", raw_status="in_progress"),
+    )
+    others = {"raw_status": "in_progress", "others_ended_at_ms": AT + 60_000}
+    assert not changed.when(observed(AT + 50_000 + STUCK_MS - 1, "running", **others)).step.outputs
+    told = changed.when(observed(AT + 50_000 + STUCK_MS, "running", **others))
+    assert len(told.step.outputs) == 1
+    again = given_state(told.step.state).when(observed(AT + 60_000 + STUCK_MS, "running", **others))
+    assert not again.step.outputs
+
+
+def test_stuck_may_be_a_multiple_of_what_runs_take() -> None:
+    history = given(claimed(CLAIM_AT, stuck_factor=5.0), observed(AT, "running", raw_status="queued"))
+    seen = {"raw_status": "queued", "others_ended_at_ms": AT, "typical_ms": 10_000}
+    assert not history.when(observed(CLAIM_AT + 49_999, "running", **seen)).step.outputs
+    assert history.when(observed(CLAIM_AT + 50_000, "running", **seen)).step.outputs
+    assert not history.when(observed(CLAIM_AT + 50_000, "running", **{**seen, "typical_ms": None})).step.outputs
 
 
 def test_no_look_is_planned_past_the_last_one_before_the_deadline() -> None:

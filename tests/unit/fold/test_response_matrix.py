@@ -7,12 +7,30 @@ from typing import Any
 import pytest
 
 from schemas.base import Message
-from schemas.responses import LookFailed, ResponseClaimed, ResponseObserved, ResponseTimerFired, WebhookReceived
-from streams.fold.response import Absent, Ended, ResponseState, Running, Unclaimed, due_ms, step
+from schemas.responses import (
+    LookFailed,
+    ResponseClaimed,
+    ResponseObserved,
+    ResponseReleased,
+    ResponseTimerFired,
+    WebhookReceived,
+)
+from streams.fold.response import Absent, Ended, ResponseState, Running, Sight, Unclaimed, due_ms, step
 from streams.fold.step import Ignored, Step
-from tests.support.builders import FORGET_AFTER, JOB, RESP, T0, claimed, look_failed, observed, response_timer, settled
+from tests.support.builders import (
+    FORGET_AFTER,
+    JOB,
+    RESP,
+    T0,
+    claimed,
+    look_failed,
+    observed,
+    released,
+    response_timer,
+    settled,
+)
 from tests.support.builders import webhook as hook
-from tests.unit.fold.states import CLAIM_AT, claim, hooks, look, offer
+from tests.unit.fold.states import CLAIM_AT, cancel, claim, hooks, look, offer
 
 AT = T0 + 1_000
 UNCLAIMED = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
@@ -76,6 +94,7 @@ CASES = (
                     f"{RESP}/timer/{T0 + 15_000}",
                     "adoption",
                     job_id=None,
+                    attempt=None,
                     accepted_at_ms=T0,
                 ),
             ),
@@ -142,16 +161,53 @@ CASES = (
         ),
     ),
     ignored(
-        "an observation that it runs, to be looked at later than planned, is ignored",
-        RUNNING,
-        observed(AT, "running"),
+        "an observation that it still runs as it did, to be polled later than planned, is ignored",
+        replace(RUNNING, sight=Sight("queued", CLAIM_AT)),
+        observed(AT, "running", raw_status="queued"),
         Ignored.STALE,
+    ),
+    Case(
+        "the first sight of a status counts from the acceptance",
+        RUNNING,
+        observed(AT, "running", raw_status="queued"),
+        Step(replace(RUNNING, sight=Sight("queued", CLAIM_AT))),
+    ),
+    Case(
+        "another status is a change",
+        replace(RUNNING, sight=Sight("queued", CLAIM_AT, missing_since_ms=AT - 5)),
+        observed(AT, "running", raw_status="in_progress"),
+        Step(replace(RUNNING, sight=Sight("in_progress", AT))),
+    ),
+    Case(
+        "a release cancels at once, and again soon",
+        RUNNING,
+        released(AT),
+        Step(replace(RUNNING, released_at_ms=AT, look_at_ms=T0 + 20_000), (cancel(AT, f"{RESP}/cancel"),)),
+    ),
+    ignored("a repeated release is ignored", replace(RUNNING, released_at_ms=AT), released(AT), Ignored.DUPLICATE),
+    Case(
+        "the timer of a released response is a cancel",
+        replace(RUNNING, released_at_ms=AT),
+        response_timer(T0 + 20_000),
+        Step(
+            replace(RUNNING, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000),
+            (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel"),),
+        ),
+    ),
+    ignored("a release of nothing is ignored", Absent(), released(AT), Ignored.UNKNOWN_KEY),
+    ignored("a release of what nobody claimed is stale", UNCLAIMED, released(AT), Ignored.STALE),
+    ignored("a release after the end is late", ENDED, released(AT), Ignored.LATE),
+    Case(
+        "a claim of what nobody waits for is cancelled at once",
+        Absent(),
+        claimed(AT, released=True),
+        Step(Running(claim(AT), AT + 20_000, released_at_ms=AT), (cancel(AT, f"{RESP}/cancel"),)),
     ),
     Case(
         "an observation that it runs may bring the next look forward",
         RUNNING,
-        observed(AT, "running", next_look_at_ms=AT + 5),
-        Step(replace(RUNNING, look_at_ms=AT + 5)),
+        observed(AT, "running", raw_status="queued", next_look_at_ms=AT + 5),
+        Step(replace(RUNNING, look_at_ms=AT + 5, sight=Sight("queued", CLAIM_AT))),
     ),
     Case(
         "a failed look may bring the next one forward",
@@ -191,7 +247,7 @@ def test_the_step_is_as_written_down(case: Case) -> None:
 
 def test_no_pair_of_state_and_fact_is_left_out() -> None:
     states = (Absent, Unclaimed, Running, Ended)
-    facts = (WebhookReceived, ResponseClaimed, ResponseObserved, LookFailed, ResponseTimerFired)
+    facts = (WebhookReceived, ResponseClaimed, ResponseReleased, ResponseObserved, LookFailed, ResponseTimerFired)
     assert {(type(case.given), type(case.when)) for case in CASES} == set(product(states, facts))
 
 

@@ -1,79 +1,121 @@
-"""When the next attempt begins: at the edges of both budgets, and the same at every refold."""
+"""When the next attempt begins: the wait of each cause, each budget at its edge, and the same at every refold."""
+
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.base import Cause
 from schemas.jobs import JobPolicy
-from streams.policy.retry import JITTER, GiveUp, Retry, after_rejection, after_spend, backoff_ms, fraction
+from streams.policy.retry import (
+    ODD_TRIES_MAX,
+    TOLD_JITTER,
+    TOLD_JITTER_MS_MAX,
+    GiveUp,
+    Retry,
+    RetryDecision,
+    Spend,
+    Spent,
+    fraction,
+    next_attempt,
+    wait_ms,
+)
 from tests.support.builders import POLICY
 
 EXAMPLES = settings(max_examples=200, deadline=None, database=None, derandomize=True)
 NOW = 5_000_000
+CAUSES = st.sampled_from(get_args(Cause))
+HOUR_MS = 3_600_000
+
+WAITS_OF_AN_OVERLOAD = [571, 2_700, 4_977, 26_718, 72_038, 107_343, 116_797, 40_106]
 
 
-def policy(**changes: int) -> JobPolicy:
+def policy(**changes: object) -> JobPolicy:
     return POLICY.model_copy(update=changes)
 
 
+def spent(**changes: int) -> Spent:
+    return Spent(**{"paid": 0, "unpaid": 0, "doubtful": 0, "refused": 0, "streak": 1, **changes})
+
+
+def decide(
+    spend: Spend, counted: Spent, cause: Cause = "faulty", told_ms: int = 0, of: JobPolicy = POLICY
+) -> RetryDecision:
+    return next_attempt(of, seed="job_1", now_ms=NOW, cause=cause, told_ms=told_ms, spend=spend, spent=counted)
+
+
 def test_the_waits_of_a_job_are_these_for_ever() -> None:
-    """A change here makes a refold of recorded logs decide otherwise: it needs a new version of the policy."""
-    waits = [backoff_ms(POLICY, "job_1", nth) for nth in range(1, 9)]
-    assert waits == [557, 1_270, 2_498, 6_672, 15_204, 26_734, 41_680, 34_011]
+    """A change here makes a refold of recorded logs decide otherwise."""
+    assert [wait_ms(POLICY, f"job_1/{nth}", "overloaded", 0, nth) for nth in range(1, 9)] == WAITS_OF_AN_OVERLOAD
 
 
-def test_a_retry_is_granted_while_some_are_left() -> None:
-    assert after_spend(POLICY, "job_1", NOW, 0) == Retry(NOW + 557)
-    assert after_spend(POLICY, "job_1", NOW, 1) == Retry(NOW + 1_270)
+@pytest.mark.parametrize(
+    ("spend", "field", "limit"),
+    [
+        ("paid", "retries_max", 2),
+        ("unpaid", "unpaid_ends_max", 100),
+        ("doubtful", "doubts_max", 12),
+        ("refused", "rejections_max", 3),
+    ],
+)
+def test_the_last_one_that_is_granted_is_tried_and_the_next_is_not(spend: Spend, field: str, limit: int) -> None:
+    assert getattr(POLICY, field) == limit
+    assert isinstance(decide(spend, spent(**{spend: limit})), Retry)
+    assert isinstance(decide(spend, spent(**{spend: limit + 1})), GiveUp)
 
 
-def test_a_retry_is_not_granted_when_all_are_used() -> None:
-    assert after_spend(POLICY, "job_1", NOW, 2) == GiveUp("all 2 retries are used")
+@pytest.mark.parametrize("spend", ["unpaid", "doubtful", "refused"])
+def test_what_costs_nothing_does_not_use_up_what_costs(spend: Spend) -> None:
+    assert isinstance(decide(spend, spent(paid=99)), Retry)
 
 
-@pytest.mark.parametrize("used", [0, 1, 7])
-def test_a_job_without_retries_has_none(used: int) -> None:
-    assert after_spend(policy(retries_max=0), "job_1", NOW, used) == GiveUp("all 0 retries are used")
+def test_what_can_never_be_taken_is_not_tried_again() -> None:
+    assert decide("refused", spent(refused=1), "never") == GiveUp("the same request would be refused again")
 
 
-def test_the_last_granted_rejection_is_repeated_and_the_one_after_is_not() -> None:
-    assert after_rejection(POLICY, "job_1", NOW, 3, 0) == Retry(NOW + 2_498)
-    assert after_rejection(POLICY, "job_1", NOW, 4, 0) == GiveUp("refused 4 times; rejections_max is 3")
+def test_a_condition_of_the_account_waits_or_fails_as_the_policy_says() -> None:
+    assert isinstance(decide("refused", spent(refused=1), "account"), Retry)
+    assert isinstance(decide("refused", spent(refused=1), "account", of=policy(on_account="fail")), GiveUp)
 
 
-def test_a_job_that_grants_no_rejection_gives_up_at_the_first() -> None:
-    assert after_rejection(policy(rejections_max=0), "job_1", NOW, 1, 0) == GiveUp(
-        "refused 1 times; rejections_max is 0"
-    )
+def test_a_refusal_that_does_not_say_what_it_means_is_tried_again_some_times() -> None:
+    most = policy(rejections_max=10_000)
+    assert isinstance(decide("refused", spent(streak=ODD_TRIES_MAX - 1), "odd", of=most), Retry)
+    assert isinstance(decide("refused", spent(streak=ODD_TRIES_MAX), "odd", of=most), GiveUp)
 
 
-def test_the_answers_own_wait_is_the_least() -> None:
-    assert after_rejection(POLICY, "job_1", NOW, 1, 556) == Retry(NOW + 557)
-    assert after_rejection(POLICY, "job_1", NOW, 1, 558) == Retry(NOW + 558)
-    assert after_rejection(POLICY, "job_1", NOW, 1, 200_000) == Retry(NOW + 200_000)
+def test_a_limit_that_names_no_time_waits_a_minute() -> None:
+    assert POLICY.backoff_max_ms <= wait_ms(POLICY, "s", "limited", 0, 1) <= POLICY.backoff_max_ms * (1 + TOLD_JITTER)
 
 
-def test_the_hundredth_repeat_waits_no_longer_than_the_maximum_and_costs_no_long_integer() -> None:
-    assert POLICY.backoff_max_ms * JITTER < backoff_ms(POLICY, "job_1", 10**6) <= POLICY.backoff_max_ms
-
-
-def test_even_a_base_of_nothing_moves_time_on() -> None:
-    assert backoff_ms(policy(backoff_base_ms=0), "job_1", 1) == 1
+@EXAMPLES
+@given(cause=CAUSES, told_ms=st.integers(1, 7 * 86_400_000), streak=st.integers(0, 10_000), seed=st.text(max_size=9))
+def test_the_time_that_the_answer_names_is_the_least_and_hardly_more_is_waited(
+    cause: Cause, told_ms: int, streak: int, seed: str
+) -> None:
+    waited_ms = wait_ms(POLICY, seed, cause, told_ms, streak)
+    assert told_ms <= waited_ms <= told_ms + TOLD_JITTER_MS_MAX
 
 
 @EXAMPLES
 @given(
-    seed=st.text(max_size=20),
-    nth=st.integers(1, 100),
-    base_ms=st.integers(1, 100_000),
-    max_ms=st.integers(1, 10_000_000),
-)
-def test_a_wait_stands_between_the_half_and_the_whole_of_the_exponential_one(
-    seed: str, nth: int, base_ms: int, max_ms: int
+    cause=CAUSES, streak=st.integers(0, 10**6), seed=st.text(max_size=9), base_ms=st.integers(0, 60_000), max_ms=st.integers(1, HOUR_MS)
+)  # fmt: skip
+def test_a_backoff_moves_time_on_and_has_an_end(
+    cause: Cause, streak: int, seed: str, base_ms: int, max_ms: int
 ) -> None:
-    full_ms = min(max_ms, base_ms * 2 ** (nth - 1))
-    wait_ms = backoff_ms(policy(backoff_base_ms=base_ms, backoff_max_ms=max_ms), seed, nth)
-    assert max(1, full_ms * (1 - JITTER) - 1) <= wait_ms <= max(1, full_ms)
+    of = policy(backoff_base_ms=base_ms, backoff_max_ms=max_ms)
+    assert 1 <= wait_ms(of, seed, cause, 0, streak) <= 5 * max_ms
+
+
+@pytest.mark.parametrize("cause", ["overloaded", "faulty"])
+def test_an_outage_of_an_hour_costs_a_job_no_more_than_a_few_tries(cause: Cause) -> None:
+    waited_ms, tries = 0, 0
+    while waited_ms < HOUR_MS:
+        tries += 1
+        waited_ms += wait_ms(POLICY, f"job_1/{tries}", cause, 0, tries)
+    assert 12 <= tries <= 45
 
 
 def test_jobs_refused_together_do_not_come_back_together() -> None:

@@ -2,9 +2,9 @@
 
 from schemas.responses import ResponseFact, ResponseTimerFired
 from streams.fold.batch import RESPONSE_FOLD
-from streams.fold.response import Absent, ResponseState, Running, due_ms, step
+from streams.fold.response import CANCEL_AGAIN_MS, Absent, ResponseState, Running, due_ms, step
 from streams.fold.rows import encode_response_state, encode_row
-from streams.policy.looks import LookPolicy
+from streams.policy.looks import LookPolicy, Webhooks
 from streams.scheduler.due import Due
 from streams.scheduler.timers import response_timer
 from tests.support.builders import RESP, T0, claimed, look_failed, observed
@@ -23,7 +23,7 @@ def timer(state: ResponseState) -> ResponseTimerFired:
     at_ms = due_ms(state)
     assert at_ms is not None
     row = encode_row(encode_response_state(state), 0)
-    fired = response_timer(POLICY, Due(at_ms, RESP.encode(), 0), row, at_ms)
+    fired = response_timer(Webhooks(POLICY), Due(at_ms, RESP.encode(), 0), row, at_ms)
     assert isinstance(fired, ResponseTimerFired)
     assert RESPONSE_FOLD.due_ms(state) == fired.due_ms
     return fired
@@ -58,7 +58,7 @@ def test_a_response_whose_job_is_over_is_cancelled_less_and_less_often() -> None
         assert at_ms is not None
         waits_ms.append(at_ms - deadline_ms)
     assert waits_ms == sorted(waits_ms)
-    assert waits_ms[-1] > 16 * POLICY.word_ms
+    assert waits_ms[-1] > 16 * CANCEL_AGAIN_MS
 
 
 def test_the_last_look_before_the_deadline_is_not_put_off() -> None:

@@ -55,13 +55,13 @@ def accepted(job_id: str = "j", at_ms: int = 2_000, attempt: int = 1, response_i
     )
 
 
-def rejected(job_id: str = "j", at_ms: int = 2_000, attempt: int = 1, blame: Any = "soon") -> AttemptRejected:
+def rejected(job_id: str = "j", at_ms: int = 2_000, attempt: int = 1, cause: Any = "faulty") -> AttemptRejected:
     return AttemptRejected(
         id=f"{job_id}/{attempt}/rejected",
         at_ms=at_ms,
         job_id=job_id,
         attempt=attempt,
-        blame=blame,
+        cause=cause,
         code="rate_limit_exceeded",
         message=PROMPT,
         http_status=429,

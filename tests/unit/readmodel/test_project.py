@@ -57,7 +57,7 @@ def test_a_submission_begins_a_row_that_is_submitting() -> None:
         (accepted(), "running"),
         (rejected(), "backing_off"),
         (unknown(), "unknown"),
-        (rejected(blame="never"), "finishing"),
+        (rejected(cause="never"), "finishing"),
         (cancelled(), "finishing"),
     ],
     ids=["accepted", "rejected", "unknown", "refused for good", "cancelled"],

@@ -64,7 +64,7 @@ MESSAGES: tuple[Message, ...] = (
     b.rejected(5, wait_ms=7),
     b.unknown(5),
     b.settled(
-        5, "failed", blame="soon", code="server_error", message="again", response=INLINE, usage=USAGE, webhook_at_ms=4,
+        5, "failed", cause="faulty", code="server_error", message="again", response=INLINE, usage=USAGE, webhook_at_ms=4,
         provider_created_at_ms=1, provider_ended_at_ms=3,
     ),
     b.job_timer(5),
@@ -76,10 +76,11 @@ MESSAGES: tuple[Message, ...] = (
         events=({"type": "response.output_text.delta", "sequence_number": 1, "delta": "é\u2028"},), cut="event_too_large",
     ),
     b.observed(
-        5, "failed", raw_status="failed", blame="never", code="policy", message="no", response=BLOB, usage=USAGE,
+        5, "failed", raw_status="failed", cause="never", code="policy", message="no", response=BLOB, usage=USAGE,
         job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
     ),
     b.look_failed(5),
+    b.released(5),
     b.response_timer(5),
     CreateResponse(
         id="c", at_ms=5, job_id="job_1", attempt=1, tenant="acme", model="m", request=INLINE, not_after_ms=9

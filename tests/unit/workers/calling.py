@@ -12,8 +12,9 @@ from pydantic import SecretStr
 
 from runtime.blobs import FolderBlobs
 from schemas.commands import CancelResponse, LookReason, RetrieveResponse
-from streams.policy.looks import LookPolicy
+from streams.policy.looks import LookPolicy, Webhooks
 from streams.workers.caller import Caller
+from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.rate import LookRate
@@ -99,8 +100,8 @@ async def calling(
         )
         caller = Caller(
             group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: NOW_MS, metrics=metrics,
-            rate=rate,
-            **{"looks": LookPolicy(), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
+            rate=rate, lanes=Lanes(lambda: NOW_MS),
+            **{"looks": Webhooks(LookPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
         )  # fmt: skip
         run = asyncio.create_task(caller.run(stop))
         try:

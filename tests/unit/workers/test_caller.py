@@ -13,7 +13,7 @@ from schemas.base import BlobBody, InlineBody, Usage
 from schemas.commands import LookReason, RetrieveResponse
 from schemas.dead_letters import DeadLetter
 from schemas.responses import LookFailed, ResponseObserved
-from streams.policy.looks import LookPolicy
+from streams.policy.looks import LookPolicy, Webhooks
 from tests.support.waiting import eventually
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.calling import DONE, NOW_MS, RUNNING, any_response, calling, cancel, look
@@ -97,7 +97,7 @@ def test_a_look_that_the_schedule_has_overtaken_is_passed_over_and_one_that_nobo
         return look(f"resp_{number}", reason, number).model_copy(update={"at_ms": NOW_MS - ago_ms})
 
     async def scenario() -> None:
-        async with calling(tmp_path, looks=LookPolicy(word_ms=10_000)) as bench:
+        async with calling(tmp_path, looks=Webhooks(LookPolicy(word_ms=10_000))) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             bench.commands.publish(
                 asked(10_001, "timer", 1),
@@ -170,9 +170,9 @@ def test_a_404_is_an_observation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mischief", "reason"),
     [
-        (server.html(502), "http_502"), (server.close, "lost"), (server.answer(200, {}), "another_id"),
+        (server.html(502), "http_502"), (server.close, "lost"), (server.answer(200, {}), "no_status"),
         (server.answer(200, server.completed(object="x")), "no_response_object"),
-        (server.answer(200, server.response(output=None)), "no_output_list"),
+        (server.answer(200, server.response(object="list")), "no_response_object"),
     ],
 )  # fmt: skip
 def test_a_passing_fault_is_asked_again_a_few_times_and_then_told(
@@ -201,14 +201,16 @@ def test_a_fault_that_passes_is_not_told(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_an_unknown_status_is_not_an_end_and_not_asked_again_at_once(tmp_path: Path) -> None:
+def test_an_unknown_status_is_told_with_its_object_and_an_alarm(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, server.answer(200, server.completed() | {"status": "of_tomorrow"})) as bench:
             bench.commands.publish(look())
             (fact,) = await bench.facts(1)
-            assert isinstance(fact, LookFailed)
-            assert fact.reason == "unknown_status"
+            assert isinstance(fact, ResponseObserved)
+            assert (fact.outcome, fact.raw_status) == ("odd", "of_tomorrow")
+            assert fact.response is not None
             assert len(bench.asked) == 1
+            assert bench.registry.get_sample_value("backstop_openai_alarms_total", {"kind": "unknown_status"}) == 1
 
     asyncio.run(scenario())
 

@@ -72,7 +72,7 @@ def test_a_stream_that_does_not_say_so_is_unknown_and_sent_once(mischief: Mischi
 def test_a_refusal_is_a_refusal() -> None:
     reply, state = create_against(server.answer(429, {"error": {"code": "insufficient_quota"}}))
     read = read_create(reply, 0)
-    assert (getattr(read, "blame", None), state.posts) == ("never", 1)
+    assert (getattr(read, "cause", None), state.posts) == ("account", 1)
 
 
 def test_the_fact_says_whether_it_streams(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from schemas.base import BlobBody, InlineBody
 from schemas.commands import CreateResponse
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
-from streams.policy.looks import LookPolicy
+from streams.policy.looks import LookPolicy, Webhooks
+from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.submitter import Submitter
@@ -80,7 +81,8 @@ async def submitting(
         )
         submitter = Submitter(
             group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: now_ms[0], metrics=metrics,
-            looks=LookPolicy(), edge_blocked=blocked.append, **{"drain_ms": 2_000, **options},
+            looks=Webhooks(LookPolicy()), lanes=Lanes(lambda: now_ms[0]), inline_bytes_max=65_536,
+            edge_blocked=blocked.append, **{"drain_ms": 2_000, **options},
         )  # fmt: skip
         run = asyncio.create_task(submitter.run(stop))
         try:
@@ -217,7 +219,7 @@ def test_a_command_that_waited_too_long_is_rejected_and_not_sent(tmp_path: Path)
             bench.commands.publish(create(), at_ms=NOW_MS)
             (fact,) = await bench.facts(1)
             assert isinstance(fact, AttemptRejected)
-            assert (fact.blame, fact.code, fact.wait_ms) == ("soon", "command_expired", 0)
+            assert (fact.cause, fact.code, fact.wait_ms) == ("unsent", "command_expired", 0)
             assert bench.server.posts == 0
 
     asyncio.run(scenario())
@@ -243,7 +245,7 @@ def test_a_request_that_cannot_be_read_fails_its_job_and_no_other(tmp_path: Path
         async with submitting(tmp_path) as bench:
             bench.commands.publish(create(request=body), create("job_2"))
             facts = {fact.job_id: fact for fact in await bench.facts(2)}
-            assert (facts["job_1"].blame, facts["job_1"].code) == ("never", code)
+            assert (facts["job_1"].cause, facts["job_1"].code) == ("never", code)
             assert isinstance(facts["job_2"], AttemptAccepted)
             assert bench.server.posts == 1
 
@@ -272,7 +274,7 @@ def test_a_refused_key_ends_the_job_with_the_providers_code_and_raises_an_alarm(
         async with submitting(tmp_path, refusal) as bench:
             bench.commands.publish(create())
             (fact,) = await bench.facts(1)
-            assert (fact.blame, fact.code, fact.http_status) == ("never", "invalid_api_key", 401)
+            assert (fact.cause, fact.code, fact.http_status) == ("account", "invalid_api_key", 401)
             alarms = bench.registry.get_sample_value("backstop_openai_alarms_total", {"kind": "credentials"})
             assert alarms == 1
 
@@ -284,7 +286,7 @@ def test_an_edge_block_is_told_to_whoever_keeps_the_rate(tmp_path: Path) -> None
         async with submitting(tmp_path, server.html(403)) as bench:
             bench.commands.publish(create())
             (fact,) = await bench.facts(1)
-            assert (fact.blame, fact.code) == ("reset", "edge_block")
+            assert (fact.cause, fact.code) == ("limited", "edge_block")
             assert bench.blocked == [0]
 
     asyncio.run(scenario())

@@ -1,0 +1,83 @@
+"""What the job fold tells the response fold of a response, and what an answer that holds the end is to a job. Pure."""
+
+from typing import Protocol
+
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy
+from schemas.responses import LAST_LOOK_LEAD_MS, ResponseClaimed
+
+LATE_MISSING_GRACE_MS = 60_000
+"""How long a 404 of a latecomer still means "not yet"; its job's policy is no longer kept."""
+
+
+class Wanted(Protocol):
+    """What is read of a job's spec."""
+
+    @property
+    def deadline_at_ms(self) -> int: ...
+    @property
+    def policy(self) -> JobPolicy: ...
+    @property
+    def include(self) -> tuple[str, ...]: ...
+
+
+def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -> ResponseClaimed:
+    """The response is an attempt of that job; `released`: nobody waits for its end."""
+    policy = spec.policy
+    return _claimed(
+        event, max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS), policy.missing_grace_ms, policy.forget_after_ms
+    ).model_copy(
+        update={
+            "missing_patience_ms": policy.missing_patience_ms,
+            "stuck_after_ms": policy.stuck_after_ms,
+            "stuck_factor": policy.stuck_factor,
+            "include": spec.include or None,
+            "released": True if released else None,
+        }
+    )
+
+
+def claim_of_latecomer(event: AttemptAccepted, forget_after_ms: int) -> ResponseClaimed:
+    """A response that turned up after its job's end."""
+    claim = _claimed(event, event.look_at_ms, LATE_MISSING_GRACE_MS, forget_after_ms)
+    return claim.model_copy(update={"released": True})
+
+
+def _claimed(
+    event: AttemptAccepted, last_look_at_ms: int, missing_grace_ms: int, forget_after_ms: int
+) -> ResponseClaimed:
+    return ResponseClaimed(
+        id=f"{event.response_id}/claimed",
+        at_ms=event.at_ms,
+        response_id=event.response_id,
+        job_id=event.job_id,
+        attempt=event.attempt,
+        tenant=event.tenant,
+        look_at_ms=event.look_at_ms,
+        last_look_at_ms=last_look_at_ms,
+        missing_grace_ms=missing_grace_ms,
+        forget_after_ms=forget_after_ms,
+        stream=event.stream,
+    )
+
+
+def settled_at_once(event: AttemptAccepted, end: AttemptEnd) -> AttemptSettled:
+    """The end that the create's own answer held."""
+    return AttemptSettled(
+        id=f"{event.response_id}/settled",
+        at_ms=event.at_ms,
+        job_id=event.job_id,
+        attempt=event.attempt,
+        response_id=event.response_id,
+        status=end.status,
+        cause=end.cause,
+        code=end.code,
+        message=end.message,
+        wait_ms=end.wait_ms,
+        response=end.response,
+        usage=end.usage,
+        continuation_id=end.continuation_id,
+        found_by="create",
+        looks=0,
+        provider_created_at_ms=end.provider_created_at_ms,
+        provider_ended_at_ms=end.provider_ended_at_ms,
+    )

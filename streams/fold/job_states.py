@@ -1,0 +1,102 @@
+"""The states of a job, and when each of them wants to be woken. What moves a job from one to another is in `streams.fold.job`. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from schemas.base import Body, Cause
+from schemas.jobs import JobPolicy
+from schemas.results import JobOutcome, Reason
+from streams.fold.attempts import Attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What was asked for; it never changes."""
+
+    tenant: str
+    model: str
+    request: Body
+    request_sha256: str
+    submitted_at_ms: int
+    deadline_at_ms: int
+    policy: JobPolicy
+    session_id: str | None
+    tags: tuple[str, ...]
+    include: tuple[str, ...] = ()
+    window_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    kind: Literal["absent"] = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """At least one attempt is submitting, unheard or running."""
+
+    spec: Spec
+    attempts: Attempts
+    kind: Literal["active"] = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class BackingOff:
+    """No attempt is live; the next one begins at `retry_at_ms`, or later while the lane is closed."""
+
+    spec: Spec
+    attempts: Attempts
+    retry_at_ms: int
+    why: Reason
+    cause: Cause = "faulty"
+    last: bool = False
+    """No further attempt is granted: only a lost one may still turn up, until the deadline."""
+    kind: Literal["backing_off"] = "backing_off"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The result is published; remembered until `forget_at_ms`, so that a repeat is known and a latecomer is cancelled."""
+
+    tenant: str
+    request_sha256: str
+    outcome: JobOutcome
+    finished_at_ms: int
+    forget_at_ms: int
+    response_ids: tuple[str, ...]
+    """Responses that were claimed for it: a further one is a latecomer."""
+    kind: Literal["finished"] = "finished"
+
+
+JobState = Absent | Active | BackingOff | Finished
+Status = Literal["absent", "submitting", "running", "unknown", "backing_off", "finished"]
+
+
+def status(state: JobState) -> Status:
+    """One word for people and lists."""
+    match state:
+        case Absent():
+            return "absent"
+        case Active():
+            return state.attempts.status()
+        case BackingOff():
+            return "backing_off"
+        case Finished():
+            return "finished"
+        case _:
+            assert_never(state)
+
+
+def due_ms(state: JobState) -> int | None:
+    """When the scheduler is to write the next `JobTimerFired`; None only where there is no row."""
+    match state:
+        case Absent():
+            return None
+        case Active():
+            return min((*state.attempts.dues_ms(), state.spec.deadline_at_ms))
+        case BackingOff():
+            return min(state.retry_at_ms, state.spec.deadline_at_ms)
+        case Finished():
+            return state.forget_at_ms
+        case _:
+            assert_never(state)

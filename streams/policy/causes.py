@@ -1,0 +1,161 @@
+"""What a refusal or a failure means: one table, for answers of the create and for responses that failed after it. Pure.
+
+Read from the most telling to the least: an operator's own rules; the code; words that say "later" or "too large"; the type; the HTTP
+status. What nothing tells is `odd` at the create (it costs nothing, so it is tried again some times) and `faulty` after it.
+
+Sources: the OpenAI guides "Error codes" and "Rate limits" (2026), the SDK's list of codes (openai-python 3.54.0), public bug reports of
+gateways and compatible servers. The API promises neither presence nor names of codes (openai/openai-python#3212).
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from schemas.base import Cause
+
+_CODES: Final[dict[Cause, frozenset[str]]] = {
+    "limited": frozenset({
+        "rate_limit_exceeded", "rate_limit_reached", "rate_limit_error", "rate_limited", "too_many_requests", "tokens", "requests",
+        "tokens_exceeded", "requests_exceeded", "tokens_per_min", "requests_per_min", "concurrency_limit_exceeded", "throttled",
+        "throttlingexception", "resource_exhausted",
+    }),
+    "overloaded": frozenset({
+        "server_is_overloaded", "slow_down", "overloaded", "overloaded_error", "model_overloaded", "engine_overloaded",
+        "service_unavailable", "service_unavailable_error", "unavailable", "no_capacity", "capacity_exceeded", "resource_unavailable",
+        "flex_unavailable", "completion_window_missed",
+    }),
+    "faulty": frozenset({
+        "server_error", "internal_error", "internal_server_error", "api_error", "internalservererror", "vector_store_timeout",
+        "failed_to_download_image", "bad_gateway", "gateway_timeout", "timeout", "request_timeout", "processing_error",
+        "tool_server_error", "upstream_error", "connection_error",
+    }),
+    "later": frozenset({
+        "conversation_locked", "locked", "resource_locked", "lock_timeout", "conflict", "queue_full", "try_again", "try_again_later",
+        "not_ready", "model_loading", "model_not_ready", "previous_response_not_ready", "response_in_progress",
+    }),
+    "account": frozenset({
+        "insufficient_quota", "quota_exceeded", "billing_not_active", "billing_hard_limit_reached", "credit_balance_exhausted",
+        "organization_usage_limit_exceeded", "organization_spend_limit_exceeded", "project_spend_limit_exceeded",
+        "payment_required", "insufficient_funds", "insufficient_credits", "invalid_api_key", "incorrect_api_key", "expired_api_key",
+        "api_key_expired", "missing_api_key", "invalid_authentication", "authentication_error", "unauthorized", "permission_error",
+        "permission_denied", "insufficient_permissions", "missing_scope", "account_deactivated", "account_suspended", "access_terminated",
+        "organization_deactivated", "invalid_organization", "mismatched_organization", "invalid_project", "mismatched_project",
+        "project_archived", "ip_not_authorized", "unsupported_country_region_territory",
+    }),
+    "never": frozenset({
+        "context_length_exceeded", "string_above_max_length", "request_too_large", "payload_too_large", "max_tokens_exceeded",
+        "invalid_prompt", "invalid_request", "invalid_value", "invalid_type", "invalid_json", "invalid_schema", "invalid_tool",
+        "invalid_function_parameters", "invalid_json_schema", "missing_required_parameter", "unknown_parameter", "unsupported_parameter",
+        "unsupported_value", "unsupported_model", "model_not_found", "model_not_available", "deployment_not_found",
+        "previous_response_not_found", "conversation_not_found", "not_found", "data_residency_mismatch", "bio_policy",
+        "misalignment_policy_violation", "cyber_policy_violation", "moderation_blocked", "content_policy_violation", "content_filter",
+        "policy_violation", "safety_violation", "image_content_policy_violation", "invalid_image", "invalid_image_format",
+        "invalid_base64_image", "invalid_image_url", "image_too_large", "image_too_small", "image_parse_error", "invalid_image_mode",
+        "image_file_too_large", "unsupported_image_media_type", "empty_image_file", "image_file_not_found",
+    }),
+}  # fmt: skip
+CAUSE_OF_CODE: Final[dict[str, Cause]] = {code: cause for cause, codes in _CODES.items() for code in codes}
+
+_CAUSE_OF_TYPE: Final[dict[str, Cause]] = {
+    "insufficient_quota": "account", "authentication_error": "account", "permission_error": "account", "billing_error": "account",
+    "invalid_request_error": "never", "rate_limit_error": "limited", "requests": "limited", "tokens": "limited",
+    "service_unavailable_error": "overloaded", "overloaded_error": "overloaded", "server_error": "faulty", "api_error": "faulty",
+}  # fmt: skip
+
+_CAUSE_OF_STATUS: Final[dict[int, Cause]] = {
+    401: "account", 402: "account", 403: "account", 405: "never", 406: "never", 408: "faulty", 409: "later", 410: "never",
+    411: "never", 413: "never", 414: "never", 415: "never", 422: "never", 423: "later", 425: "later", 429: "limited", 431: "never", 499: "faulty",
+    501: "never", 502: "faulty", 503: "overloaded", 504: "faulty", 507: "overloaded", 529: "overloaded",
+}  # fmt: skip
+"""400, 404 (it may be a proxy's) and what is not listed say nothing alone."""
+
+_TOO_LARGE = re.compile(r"^\s*request too large\b", re.IGNORECASE)
+"""One request above the whole limit never fits. The same words anywhere else in a message misfire (everruns/everruns#3740)."""
+_LATER = re.compile(
+    r"try again|retry (?:after|later|in)\b|queue (?:is )?full|temporar(?:y|ily)|(?:is|currently) (?:busy|locked|overloaded|loading)"
+    r"|too many (?:pending|concurrent|queued)|another (?:process|request|response) is",
+    re.IGNORECASE,
+)  # fmt: skip
+"""Words by which servers without codes of their own say that a condition passes."""
+
+CODE_PATTERN_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an answer or a failed response says about why. Texts are cut and cleaned already."""
+
+    status: int | None = None
+    """HTTP status of a refusal; None for a failure after the acceptance."""
+    code: str | None = None
+    kind: str | None = None
+    """`error.type`."""
+    message: str = ""
+    structured: bool = False
+    """An error object as OpenAI writes it: `error` with a code or a type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An operator's own line of the table; what is None matches everything."""
+
+    cause: Cause
+    status: int | None = None
+    code: str | None = None
+    pattern: re.Pattern[str] | None = None
+    """Searched in the message."""
+
+    def matches(self, said: Said) -> bool:
+        return (
+            (self.status is None or self.status == said.status)
+            and (self.code is None or self.code == said.code)
+            and (self.pattern is None or self.pattern.search(said.message) is not None)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`known`: a code, a type or a rule told; else it was guessed from the words or the status, which is worth counting."""
+
+    cause: Cause
+    known: bool
+
+
+def verdict(said: Said, rules: Iterable[Rule] = ()) -> Verdict:
+    """The cause of a refusal or a failure. Total."""
+    for rule in rules:
+        if rule.matches(said):
+            return Verdict(rule.cause, known=True)
+    kind = _CAUSE_OF_TYPE.get((said.kind or "").lower())
+    named = CAUSE_OF_CODE.get((said.code or "").lower())
+    told = named or kind
+    if told == "limited" and _TOO_LARGE.search(said.message):
+        return Verdict("never", known=True)
+    if named == "limited" and kind == "account":  # A quota that is told with the code of a rate limit.
+        return Verdict("account", known=True)
+    if named is None and told in (None, "never") and _says_later(said):
+        return Verdict(_passing(said.status), known=False)
+    if told is not None:
+        return Verdict(told, known=True)
+    return Verdict("faulty" if said.status is None else _of_status(said), known=False)
+
+
+def _says_later(said: Said) -> bool:
+    return _LATER.search(said.message) is not None and (said.status is None or 400 <= said.status < 500)
+
+
+def _passing(status: int | None) -> Cause:
+    return "limited" if status == 429 else "account" if status in (401, 402) else "later"
+
+
+def _of_status(said: Said) -> Cause:
+    status = said.status or 0
+    told = _CAUSE_OF_STATUS.get(status)
+    if told is not None:
+        return told
+    if 300 <= status < 400:
+        return "account"  # A proxy or the base URL is wrong: a person must act, and every request meets the same.
+    if 400 <= status < 500:
+        return "never" if said.structured else "odd"
+    return "faulty"
