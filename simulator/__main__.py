@@ -14,8 +14,8 @@ import uvloop
 from aiohttp import web
 
 from simulator.app import build_app
-from simulator.catalogue import ConfigError
 from simulator.config import Endpoint, SimulatorConfig
+from simulator.errors import ConfigError
 from simulator.loading import load_profile
 
 SHUTDOWN_S = 1.0

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from simulator.catalogue import ConfigError, Place, place_of
+from simulator.catalogue import Place, parse_rate
+from simulator.errors import ConfigError
+from simulator.ids import AnyIdForm
+from simulator.replies import parse_reply
 
 DAY_S = 86_400.0
 
@@ -53,11 +56,14 @@ class ModelProfile:
     tokens_per_minute: int = 0
     burst_real_s: float = 60.0
     open_max: int = 0
+    open_max_answer: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute", "open_max"):
             _require(getattr(self, name) >= 0, f"{name} must be >= 0")
         _require(0 < self.burst_real_s <= 3600, "burst_real_s must be above 0 and at most 3600")
+        if self.open_max_answer is not None:
+            parse_reply(self.open_max_answer)
         for tier, factor in self.tiers.items():
             _require(0 < factor < math.inf, f"tiers.{tier} must be a factor above 0")
 
@@ -124,6 +130,8 @@ class Profile:
     cancel_of_ended: Literal["final", "400", "404", "409"] = "final"
     error_404: Literal["wrapped", "bare"] = "wrapped"
     idempotency: Literal["ignored", "honoured"] = "ignored"
+    ids: AnyIdForm = "hex"
+    background: Literal["honoured", "ignored", "ignored_and_absent"] = "honoured"
     retry_after: RetryAfter = "seconds"
     retry_after_real_s: float = 1.0
     limit_headers: bool = True
@@ -153,7 +161,7 @@ class Profile:
     def _check_rates(self) -> None:
         sums: dict[Place, float] = {}
         for name, rate in self.rates.items():
-            place = place_of(name)
+            _, place = parse_rate(name)
             _require(0 <= rate <= 1, f"rates.{name} must be 0 to 1, not {rate!r}")
             sums[place] = sums.get(place, 0.0) + rate
         for place, total in sums.items():

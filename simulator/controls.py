@@ -9,10 +9,11 @@ from typing import Any, Final, Literal
 import orjson
 from aiohttp import web
 
-from simulator.catalogue import FAULTS, ConfigError
+from simulator.catalogue import FAULTS
 from simulator.chance import AimRequest
 from simulator.config import Endpoint, Event
 from simulator.core import Simulator
+from simulator.errors import ConfigError
 from simulator.ids import response_id
 from simulator.ledgers import LEDGER_NAMES, MEMORY_LINES_MAX
 from simulator.loading import build, parse_object, to_json

@@ -37,7 +37,9 @@ class Simulator:
         self.limits = Limits(profile, self.clock, self.chance)
         self.deliverer = Deliverer(profile.webhooks, self.clock, self.timers, self.ledgers.deliveries)
         self.hooks = Hooks(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)
-        self.responses = Responses(profile, self.clock, self.timers, self.hooks, self.ledgers, self.tallies)
+        self.responses = Responses(
+            profile, self.chance, self.clock, self.timers, self.hooks, self.ledgers, self.tallies
+        )
         self.platform = Platform(self.chance, self.clock, self.timers, self.hooks, self.responses)
         self.wire = Wire(profile)
         self.struck: Counter[str] = Counter()
@@ -91,6 +93,7 @@ class Simulator:
             "open": self.responses.open,
             "in_memory": len(self.responses),
             "ended": dict(self.responses.ends),
+            "cost": dict(self.responses.cost),
             "calls": dict(self.answered),
             "faults": dict(self.struck),
             "hooks": dict(self.deliverer.counts.outcomes),

@@ -11,11 +11,11 @@ from email.utils import formatdate
 from typing import Final
 
 from simulator.answers import Answer, error, html
-from simulator.catalogue import QUOTA_CODES
 from simulator.chance import Chance
 from simulator.clock import Clock
 from simulator.config import ModelProfile, Profile
 from simulator.records import CreateRequest
+from simulator.replies import QUOTA_CODES, Reply
 
 MODELS_MAX: Final = 1000
 _FORMS: Final = ("seconds", "fraction", "ms", "date", "none")
@@ -124,7 +124,7 @@ class Limits:
         """The answer for one refusal of the catalogue (`429_…`, `503_overloaded`, `html_429`)."""
         wait_s = self.profile.retry_after_real_s if wait_s is None else wait_s
         if what == "html_429":
-            return html(429, headers=self._retry_after(wait_s))
+            return html(429, headers=self.retry_after(wait_s))
         if what[4:] in QUOTA_CODES:
             text = "You exceeded your current quota, please check your plan and billing details."
             return error(429, text, "insufficient_quota", code=what[4:])
@@ -133,8 +133,13 @@ class Limits:
             text = f"Request too large for {model} in organization org-sim on tokens per min (TPM). " + _REDUCE
             return error(429, text, "tokens", code="rate_limit_exceeded", headers=self.headers(model))
         status, kind, code, text = _REFUSALS[what]
-        headers = {**self.headers(model), **self._retry_after(wait_s)}
+        headers = {**self.headers(model), **self.retry_after(wait_s)}
         return error(status, text or self._reached(what, model, wait_s), kind, code=code, headers=headers)
+
+    def reply(self, reply: Reply) -> Answer:
+        """The answer for a reply, which names its wait in the form the profile asks for."""
+        wait_s = reply.header_wait_s
+        return reply.answer({} if wait_s is None else self.retry_after(wait_s))
 
     def _reached(self, what: str, model: str, wait_s: float) -> str:
         buckets = self._of(model)
@@ -151,7 +156,8 @@ class Limits:
         most = request.body.get("max_output_tokens") if self.profile.charge_max_output_tokens else None
         return max(request.input_tokens, most) if isinstance(most, int) else request.input_tokens
 
-    def _retry_after(self, wait_s: float) -> dict[str, str]:
+    def retry_after(self, wait_s: float) -> dict[str, str]:
+        """The header that names the wait, in the form of the profile; for some forms none."""
         form: str = self.profile.retry_after
         if form == "any":
             self._refusals += 1

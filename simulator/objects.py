@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import orjson
 
-from simulator.records import CreateRequest, Ending, Stored
+from simulator.records import CreateRequest, Ending, Shown, Stored
+from simulator.replies import REASONS, Reason, told
 
 ECHO_CHARS_MAX: Final = 2000
 INCOMPLETE_CHARS: Final = 40
@@ -33,15 +34,11 @@ _ECHOED: Final[dict[str, Any]] = {
     "user": None,
 }
 _TIER_USED: Final = {"auto": "default", "fast": "priority"}
-_MESSAGES: Final = {
-    "invalid_prompt": "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
-    "rate_limit_exceeded": "Rate limit reached while processing your request. Please try again later.",
-    "image_content_policy_violation": "Your request was rejected as a result of our safety system.",
-}
+_IMAGE_POLICY: Final = Reason(400, None, "Your request was rejected as a result of our safety system.")
 
 
 def render(stored: Stored, *, status: str | None = None, response_id: str | None = None) -> dict[str, Any]:
-    """The object for `stored`; `status` and `response_id` show something else than the truth."""
+    """The object for `stored`; `status` and `response_id` show something else than the truth and than its plan."""
     body = stored.request.body
     shown = status or stored.status
     ended = stored.ending if shown == stored.status else None
@@ -50,7 +47,7 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
         "id": response_id or stored.id,
         "object": "response",
         "created_at": stored.created_at_s,
-        "status": shown,
+        "status": stored.plan.shown.words.get(shown, shown) if status is None else shown,
         "background": stored.request.background,
         "store": stored.request.store,
         "model": stored.request.model,
@@ -71,7 +68,22 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
         answer["background_options"] = body["background_options"]
     if ended is not None:
         _add_ending(answer, stored, ended)
+    _disfigure(answer, stored.plan.shown, ended is not None)
     return answer
+
+
+def _disfigure(answer: dict[str, Any], shown: Shown, has_ended: bool) -> None:
+    """Make of OpenAI's object that of another server."""
+    if not shown.metadata:
+        answer["metadata"] = None
+    if shown.background == "false":
+        answer["background"] = False
+    if shown.background == "absent":
+        del answer["background"]
+    if has_ended and shown.output == "null":
+        answer["output"] = None
+    if has_ended and shown.output == "absent":
+        del answer["output"]
 
 
 def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:
@@ -82,8 +94,8 @@ def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:
                 answer["output"] = [message(stored, "completed")]
                 answer["usage"] = usage(stored)
         case "failed":
-            answer["error"] = _error(ending.code)
-            answer["usage"] = usage(stored) if ending.with_usage else None
+            answer["error"] = _error(ending)
+            answer["usage"] = usage(stored) if ending.has_usage else None
         case "incomplete":
             answer["incomplete_details"] = {"reason": ending.reason}
             answer["output"] = [message(stored, "incomplete")]
@@ -94,11 +106,16 @@ def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:
             pass
 
 
-def _error(code: str | None) -> dict[str, Any]:
+def _error(ending: Ending) -> dict[str, Any]:
     default = f"An error occurred while processing your request. Please include wfr_{secrets.token_hex(8)} if you ask."
+    code = ending.code
     if code is None:
         return {"message": default}
-    return {"code": code, "message": _MESSAGES.get(code, default)}
+    reason = _IMAGE_POLICY if code == "image_content_policy_violation" else REASONS.get(code)
+    if reason is None or code == "server_error":
+        return {"code": code, "message": default}
+    answer = {"code": reason.told_as or code, "message": told(reason, ending.wait_s)}
+    return answer if reason.kind is None else answer | {"type": reason.kind, "param": None}
 
 
 def message(stored: Stored, status: str) -> dict[str, Any]:

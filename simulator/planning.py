@@ -8,9 +8,18 @@ from typing import Final
 from simulator.catalogue import Fault
 from simulator.chance import Chance
 from simulator.config import Profile
-from simulator.records import CreateRequest, Ending, Plan
+from simulator.records import CreateRequest, Ending, Plan, Shown
+from simulator.replies import parse_code
 
 DEFAULT_SLOW_FACTOR: Final = 10.0
+DEFAULT_UNKNOWN_STATUS: Final = "paused"
+DEFAULT_ODD_END: Final = "succeeded"
+_SHOWN: Final = {
+    "output_null": Shown(output="null"),
+    "output_absent": Shown(output="absent"),
+    "no_metadata": Shown(metadata=False),
+    "odd_words": Shown(words={"queued": "pending", "in_progress": "running"}),
+}
 
 
 def make_plan(
@@ -31,6 +40,11 @@ def make_plan(
 
 
 def _struck(plan: Plan, fault: Fault) -> Plan:
+    shown = _shown(fault)
+    if shown is not None:
+        # A word that nobody knows comes without a webhook, and what never ends has none.
+        ending = Ending(hook=False) if fault.what == "odd_end" else plan.ending
+        return replace(plan, shown=shown, ending=ending, run_s=None if fault.what == "unknown_status" else plan.run_s)
     match fault.what:
         case "stuck_queued":
             return replace(plan, queue_s=None)
@@ -41,15 +55,31 @@ def _struck(plan: Plan, fault: Fault) -> Plan:
             return replace(plan, queue_s=(plan.queue_s or 0.0) * factor, run_s=(plan.run_s or 0.0) * factor)
         case "expires":
             return replace(plan, expires_after_end_s=fault.number(0.0))
-        case _:
-            return replace(plan, ending=_ending(fault))
+        case what:
+            plan = replace(plan, ending=ending_of(what.replace("_at_once", ""), fault.arg))
+            return replace(plan, queue_s=0.0, run_s=0.0) if "_at_once" in what else plan
 
 
-def _ending(fault: Fault) -> Ending:
-    ending = _ENDINGS[fault.what]
-    if fault.arg is None:
-        return ending
-    return replace(ending, reason=fault.arg) if ending.status == "incomplete" else replace(ending, code=fault.arg)
+def _shown(fault: Fault) -> Shown | None:
+    """How a run fault makes the object look, if it is one that does."""
+    match fault.what:
+        case "unknown_status":
+            return Shown(words={"in_progress": fault.arg or DEFAULT_UNKNOWN_STATUS})
+        case "odd_end":
+            return Shown(words={"completed": fault.arg or DEFAULT_ODD_END})
+        case "other_id":
+            return Shown(other_id=True, metadata=fault.arg != "no_metadata")
+        case what:
+            return _SHOWN.get(what)
+
+
+def ending_of(what: str, arg: str | None) -> Ending:
+    """The end that a run fault names, with its argument: a reason, or `CODE[/WAIT]`."""
+    ending = _ENDINGS[what]
+    if ending.status == "incomplete":
+        return ending if arg is None else replace(ending, reason=arg)
+    code, wait_s = parse_code(arg if arg is not None else ending.code or "")
+    return replace(ending, code=code, wait_s=wait_s)
 
 
 _ENDINGS: Final = {

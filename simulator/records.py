@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Final, Literal
 
-from simulator.catalogue import Directive
+from simulator.catalogue import Directive, Fault
 from simulator.chance import Target
+from simulator.ids import AnyIdForm
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 OPEN: Final = ("queued", "in_progress")
@@ -39,6 +41,7 @@ class CreateRequest:
     project: int
     retry_count: int | None
     idempotency_key: str | None
+    id_form: AnyIdForm = "hex"
 
     @property
     def target(self) -> Target:
@@ -48,7 +51,7 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ends, decided when it is accepted."""
+    """How a run ends, decided when it is accepted. `wait_s` is what the text of its error names."""
 
     status: Status = "completed"
     code: str | None = None
@@ -56,6 +59,32 @@ class Ending:
     with_usage: bool = True
     empty: bool = False
     hook: bool = True
+    wait_s: float | None = None
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether the object of the ended response shows what it cost."""
+        match self.status:
+            case "completed":
+                return not self.empty
+            case "failed":
+                return self.with_usage
+            case _:
+                return self.status == "incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where the objects of a response differ from OpenAI's, as those of other servers and gateways do.
+
+    `words` are the server's own for states, `end` is what it says in place of the state it ended in.
+    """
+
+    output: Literal["whole", "null", "absent"] = "whole"
+    background: Literal["as_asked", "false", "absent"] = "as_asked"
+    other_id: bool = False
+    metadata: bool = True
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +95,7 @@ class Plan:
     run_s: float | None
     ending: Ending
     expires_after_end_s: float | None = None
+    shown: Shown = Shown()
 
 
 @dataclass(slots=True)
@@ -86,11 +116,14 @@ class Stored:
     ended_at_ms: int = 0
     was_running: bool = False
     hidden_until_s: float = 0.0
+    hidden_by: str = "look_404_at_first"
     epoch: int = 0
     looks: int = 0
     streams: int = 0
     cancels: int = 0
+    shown_running: bool = False
     shown_ended: bool = False
+    vanished: bool = False
     regressed: bool = False
     waiters: list[asyncio.Event] = field(default_factory=list)
 
@@ -104,6 +137,11 @@ class Stored:
         """What faults may be aimed at."""
         metadata = self.request.metadata
         return Target(metadata.get("job"), metadata.get("attempt"), self.id)
+
+    @property
+    def other_id(self) -> str:
+        """Another id than its own, always the same: what a gateway's server calls it."""
+        return f"resp_{blake2b(self.id.encode(), digest_size=24).hexdigest()}"
 
     def names(self) -> dict[str, str | None]:
         """The fields by which ledgers name it."""
@@ -135,7 +173,10 @@ class JobTally:
     accepted: int = 0
     calls_of: dict[str | None, int] = field(default_factory=dict)
     accepted_of: dict[str | None, int] = field(default_factory=dict)
+    paid: int = 0
     winner: str | None = None
+    locked_by: Fault | None = None
+    locked_until_s: float = 0.0
 
 
 class JobTallies:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 
 from simulator.answers import Answer, bad_request
-from simulator.catalogue import ConfigError, parse_directives
+from simulator.catalogue import parse_directives
 from simulator.config import Profile
+from simulator.errors import ConfigError
+from simulator.ids import AnyIdForm
 from simulator.objects import ECHO_CHARS_MAX
 from simulator.records import CreateRequest
 
@@ -48,6 +50,7 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
     try:
         directives = parse_directives(metadata["sim_fault"]) if "sim_fault" in metadata else ()
         queue_s, run_s, output_bytes = (_number(metadata, name) for name in _SHORT_METADATA)
+        id_form = _id_form(metadata, profile)
     except ConfigError as error:
         return bad_request(f"The simulator cannot follow this: {error}", param="metadata")
     text = _text_of(raw.get("input"))
@@ -72,6 +75,7 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
         project=project,
         retry_count=int(retry_count) if retry_count.isdecimal() else None,
         idempotency_key=headers.get("idempotency-key"),
+        id_form=id_form,
     )
 
 
@@ -150,6 +154,14 @@ def _number(metadata: Mapping[str, str], name: str) -> float | None:
     if not 0 <= value < (64 << 20):
         raise ConfigError(f"{name} must be a number >= 0, not {text!r}")
     return value
+
+
+def _id_form(metadata: Mapping[str, str], profile: Profile) -> AnyIdForm:
+    wanted = metadata.get("sim_id", profile.ids)
+    found: AnyIdForm | None = next((each for each in get_args(AnyIdForm) if each == wanted), None)
+    if found is None:
+        raise ConfigError(f"sim_id must be one of {', '.join(get_args(AnyIdForm))}, not {wanted!r}")
+    return found
 
 
 def _text_of(given: Any) -> str:
