@@ -16,7 +16,7 @@ from typing import Literal
 from simulator.catalogue import Place, parse_rate
 from simulator.errors import ConfigError
 from simulator.ids import AnyIdForm
-from simulator.replies import parse_reply
+from simulator.replies import parse_code, parse_reply
 
 DAY_S = 86_400.0
 
@@ -92,6 +92,8 @@ class WebhookProfile:
         _require(self.pending_max >= 1, "pending_max must be >= 1")
 
 
+# What an incident may do in place of an answer.
+BREAKAGES = ("refused", "reset", "close", "stall", "none")
 OutageMode = Literal["503", "500", "html", "reset", "stall", "none"]
 
 
@@ -99,18 +101,32 @@ OutageMode = Literal["503", "500", "html", "reset", "stall", "none"]
 class Event:
     """Something that befalls the platform, `at_s` after the start."""
 
-    do: Literal["outage", "wave", "restart"]
+    do: Literal["outage", "wave", "restart", "incident"]
     at_s: float = 0.0
     for_s: float = 0.0
+    every_s: float = 0.0
     mode: OutageMode = "503"
     share: float = 1.0
     runs: Literal["on", "fail", "stuck"] = "on"
     hooks: Literal["sent", "held", "lost"] = "sent"
     factor: float = 5.0
+    # Of an incident: what it answers, to which calls, of which lane (None = all); and what runs fail with.
+    answer: str = "503"
+    calls: Literal["creates", "looks", "cancels", "all"] = "creates"
+    model: str | None = None
+    project: int | None = None
+    message: str | None = None
+    run_code: str = "server_error"
 
     def __post_init__(self) -> None:
         _require(0 <= self.at_s < math.inf and 0 <= self.for_s < math.inf, "at_s and for_s must be numbers >= 0")
+        _require(self.every_s == 0 or self.for_s < self.every_s < math.inf, "every_s must be 0 or more than for_s")
         _require(0 <= self.share <= 1, "share must be 0 to 1")
+        if self.answer not in BREAKAGES:
+            parse_reply(self.answer)
+        parse_code(self.run_code)
+        is_whole = self.model is None and self.project is None and (self.share == 1 or self.do == "restart")
+        _require(self.answer != "refused" or is_whole, "answer 'refused' takes no model, project or share")
         _require(0 < self.factor < math.inf, "factor must be above 0")
 
 

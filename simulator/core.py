@@ -11,6 +11,8 @@ from simulator.clock import Clock, Timers
 from simulator.config import Endpoint, SimulatorConfig
 from simulator.delivery import Deliverer
 from simulator.hooks import Hooks
+from simulator.incidents import Incidents
+from simulator.lanes import Lanes
 from simulator.ledgers import LEDGER_NAMES, Ledgers
 from simulator.lifecycle import Responses
 from simulator.limits import Limits
@@ -40,7 +42,10 @@ class Simulator:
         self.responses = Responses(
             profile, self.chance, self.clock, self.timers, self.hooks, self.ledgers, self.tallies
         )
-        self.platform = Platform(self.chance, self.clock, self.timers, self.hooks, self.responses)
+        self.incidents = Incidents(self.chance, self.clock, self.timers, self.limits)
+        self.responses.fate = self.incidents.fate
+        self.platform = Platform(self.chance, self.clock, self.timers, self.hooks, self.responses, self.incidents)
+        self.lanes = Lanes(self.clock)
         self.wire = Wire(profile)
         self.struck: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()

@@ -29,7 +29,7 @@ async def create(simulator: Simulator, call: Call) -> Answer:
     request = read_create(call.body, call.request.headers, call.project, simulator.profile)
     if isinstance(request, Answer):
         return request
-    call.target = request.target
+    call.target, call.model = request.target, request.model
     known = _known(simulator, request)
     if known is not None:
         call.stored = known

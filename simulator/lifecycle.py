@@ -134,9 +134,10 @@ class Responses:
         """Remove it; if it still ran, it runs no more."""
         self._remove(stored, "deleted")
 
-    def strand_all(self) -> int:
-        """Leave every open response stuck for ever, as a restart of the platform might; how many those were."""
-        stranded = [stored for stored in self._all.values() if stored.is_open]
+    def strand_all(self, share: float, purpose: str) -> int:
+        """Leave this share of the open responses stuck for ever, as a restart might; how many those were."""
+        is_struck = self._chance.unit
+        stranded = [each for each in self._all.values() if each.is_open and is_struck(purpose, each.key) < share]
         for stored in stranded:
             self._strand(stored)
         return len(stranded)
