@@ -25,7 +25,7 @@ _CREATE: Final = (
     *(f"429_{code}" for code in QUOTA_CODES),
     *("429_requests", "429_tokens", "429_too_large", "429_slow_down", "429_flex", "429_other", "503_overloaded"),
     *("html_403", "html_429", "307", "400", "401", "403", "404_model", "413", "422", "terminal"),
-    *("accept_empty_stream", "answer", "locked", "queue_full", "conflict"),
+    *("accept_empty_stream", "accept_202", "answer", "locked", "queue_full", "conflict"),
     *("terminal_failed", "terminal_incomplete", "first_event_failed", "held"),
 )
 _RUN: Final = (
@@ -33,6 +33,7 @@ _RUN: Final = (
     *("failed_at_once", "failed_at_once_usage"),
     *("incomplete", "image_safety", "empty_output", "slow", "expires", "missed_window"),
     *("output_null", "output_absent", "other_id", "no_metadata", "odd_words", "odd_end", "unknown_status"),
+    "odd_usage",
 )
 _LOOK: Final = (
     *("404", "404_at_first", "401", "429", "html_403", "html_429", "307"),

@@ -52,6 +52,8 @@ class ModelProfile:
     queue: Distribution = Distribution("lognormal", median_s=1.0, sigma=0.5)
     run: Distribution = Distribution("lognormal", median_s=20.0, sigma=0.8)
     tiers: Mapping[str, float] = field(default_factory=dict)
+    windows: Mapping[str, Distribution] = field(default_factory=dict)
+    continued_factor: float = 1.0
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     burst_real_s: float = 60.0
@@ -62,6 +64,9 @@ class ModelProfile:
         for name in ("requests_per_minute", "tokens_per_minute", "open_max"):
             _require(getattr(self, name) >= 0, f"{name} must be >= 0")
         _require(0 < self.burst_real_s <= 3600, "burst_real_s must be above 0 and at most 3600")
+        for window in self.windows:
+            _require(window in ("2h", "8h"), f"windows.{window}: there are 2h and 8h")
+        _require(0 <= self.continued_factor < math.inf, "continued_factor must be a number >= 0")
         if self.open_max_answer is not None:
             parse_reply(self.open_max_answer)
         for tier, factor in self.tiers.items():

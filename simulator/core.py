@@ -18,7 +18,7 @@ from simulator.lifecycle import Responses
 from simulator.limits import Limits
 from simulator.loading import merge_profile
 from simulator.platform import Platform
-from simulator.records import JobTallies
+from simulator.records import Continuations, JobTallies
 from simulator.wire import Wire
 
 
@@ -36,6 +36,7 @@ class Simulator:
         self.faults = Faults(profile, self.chance)
         self.ledgers = Ledgers(self.clock, config.ledger_dir)
         self.tallies = JobTallies()
+        self.continuations = Continuations()
         self.limits = Limits(profile, self.clock, self.chance)
         self.deliverer = Deliverer(profile.webhooks, self.clock, self.timers, self.ledgers.deliveries)
         self.hooks = Hooks(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)

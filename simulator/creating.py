@@ -49,7 +49,7 @@ async def create(simulator: Simulator, call: Call) -> Answer:
     if fault is None or not fault.what.startswith("accept_"):
         return answer
     spoilt = spoil(answer, fault.what.removeprefix("accept_"), fault.number(simulator.profile.slow_real_s))
-    if not spoilt.wait_real_s:
+    if not spoilt.wait_real_s and fault.what != "accept_202":
         call.streams_from = None
     return spoilt
 
@@ -104,7 +104,10 @@ def _accept(
     for struck in (run_fault, hidden):
         if struck is not None:
             simulator.struck[struck.name] += 1
-    plan = make_plan(request, simulator.profile, simulator.chance, key, run_fault, simulator.platform.wave_factor)
+    wave_factor, is_continued = simulator.platform.wave_factor, simulator.continuations.is_continued(request)
+    plan = make_plan(
+        request, simulator.profile, simulator.chance, key, run_fault, wave_factor, is_continued=is_continued
+    )
     if (held := _background_shown(simulator, request, fault)) is not None:
         plan = replace(plan, shown=replace(plan.shown, background=held))
     stored = simulator.responses.accept(request, plan, key, hidden.number(HIDDEN_S) if hidden else 0.0)
@@ -118,9 +121,11 @@ def _accept(
         background=request.background,
         retry_count=request.retry_count,
         idempotency_key=request.idempotency_key,
+        window=request.window,
+        continued=is_continued,
         fault=fault.name if fault else None,
         run_fault=run_fault.name if run_fault else None,
-        replied=fault is None or not fault.what.startswith("accept_") or fault.what == "accept_slow",
+        replied=fault is None or not fault.what.startswith("accept_") or fault.what in ("accept_slow", "accept_202"),
         of_job=of_job,
         repeat=repeat,
     )

@@ -15,23 +15,10 @@ from simulator.chance import Chance
 from simulator.clock import Clock
 from simulator.config import ModelProfile, Profile
 from simulator.records import CreateRequest
-from simulator.replies import QUOTA_CODES, Reply
+from simulator.replies import QUOTA_CODES, Reply, go_duration
 
 MODELS_MAX: Final = 1000
 _FORMS: Final = ("seconds", "fraction", "ms", "date", "none")
-
-
-def go_duration(seconds: float) -> str:
-    """A duration as Go prints it: `1h2m3.5s`, `6m0s`, `7.66s`, `120ms`, `0s`."""
-    ms = max(round(seconds * 1000), 0)
-    if ms < 1000:
-        return f"{ms}ms" if ms else "0s"
-    minutes, rest_ms = divmod(ms, 60_000)
-    text = f"{rest_ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    if not minutes:
-        return text
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
 
 
 @dataclass(slots=True)

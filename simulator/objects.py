@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from simulator.records import CreateRequest, Ending, Shown, Stored
+from simulator.records import CreateRequest, Ending, Shown, Stored, UsageForm
 from simulator.replies import REASONS, Reason, told
 
 ECHO_CHARS_MAX: Final = 2000
@@ -80,10 +80,24 @@ def _disfigure(answer: dict[str, Any], shown: Shown, has_ended: bool) -> None:
         answer["background"] = False
     if shown.background == "absent":
         del answer["background"]
+    if answer["usage"] is not None:
+        _disfigure_usage(answer, shown.usage)
     if has_ended and shown.output == "null":
         answer["output"] = None
     if has_ended and shown.output == "absent":
         del answer["output"]
+
+
+def _disfigure_usage(answer: dict[str, Any], form: UsageForm) -> None:
+    match form:
+        case "floats":
+            answer["usage"] = {k: float(v) if isinstance(v, int) else v for k, v in answer["usage"].items()}
+        case "nulls":
+            answer["usage"] = dict.fromkeys(answer["usage"])
+        case "absent":
+            del answer["usage"]
+        case "whole":
+            pass
 
 
 def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:

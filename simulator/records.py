@@ -14,6 +14,7 @@ from simulator.ids import AnyIdForm
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 OPEN: Final = ("queued", "in_progress")
+UsageForm = Literal["whole", "floats", "nulls", "absent"]
 JOBS_MAX: Final = 100_000
 
 
@@ -42,6 +43,8 @@ class CreateRequest:
     retry_count: int | None
     idempotency_key: str | None
     id_form: AnyIdForm = "hex"
+    window: str | None = None
+    continuation: str | None = None
 
     @property
     def target(self) -> Target:
@@ -81,6 +84,7 @@ class Shown:
     """
 
     output: Literal["whole", "null", "absent"] = "whole"
+    usage: UsageForm = "whole"
     background: Literal["as_asked", "false", "absent"] = "as_asked"
     other_id: bool = False
     metadata: bool = True
@@ -196,3 +200,23 @@ class JobTallies:
             if len(self._tallies) > self._max:
                 del self._tallies[next(iter(self._tallies))]
         return tally
+
+
+class Continuations:
+    """The newest continuation ids of accepted creates."""
+
+    def __init__(self, ids_max: int = JOBS_MAX) -> None:
+        self._seen: dict[tuple[int, str], None] = {}
+        self._max = ids_max
+
+    def is_continued(self, request: CreateRequest) -> bool:
+        """Whether an earlier create of this project had the same id; it is remembered from now on."""
+        if request.continuation is None:
+            return False
+        key = request.project, request.continuation
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > self._max:
+            del self._seen[next(iter(self._seen))]
+        return False

@@ -133,7 +133,7 @@ class Reply:
         """The sentence for people, which may name the wait."""
         if self.message is not None:
             return self.message
-        return told(self.reason, None if self.wait_in == "header" else self.wait_s)
+        return told(self.reason, None if self.wait_in == "header" else self.wait_s, self.shape)
 
     def answer(self, headers: Mapping[str, str]) -> Answer:
         """The HTTP answer; `headers` are those that name the wait."""
@@ -141,9 +141,27 @@ class Reply:
         return Answer(self.status, body, content_type, headers)
 
 
-def told(reason: Reason, wait_s: float | None) -> str:
-    """The text of a reason, with the wait where one is known."""
-    again = "Please try again later." if wait_s is None else f"Please try again in {wait_s:g}s."
+def go_duration(seconds: float) -> str:
+    """A duration as Go prints it: `1h2m3.5s`, `6m0s`, `7.66s`, `120ms`, `0s`."""
+    ms = max(round(seconds * 1000), 0)
+    if ms < 1000:
+        return f"{ms}ms" if ms else "0s"
+    minutes, rest_ms = divmod(ms, 60_000)
+    text = f"{rest_ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if not minutes:
+        return text
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
+
+
+def told(reason: Reason, wait_s: float | None, shape: Shape = "openai") -> str:
+    """The text of a reason, with the wait where one is known: as OpenAI words it, or as others do."""
+    if wait_s is None:
+        again = "Please try again later."
+    elif shape in ("openai", "bare"):
+        again = f"Please try again in {go_duration(wait_s)}."
+    else:
+        again = f"Retry after {wait_s:g} seconds."
     return reason.text.replace(_AGAIN, again).strip()
 
 

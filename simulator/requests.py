@@ -28,6 +28,8 @@ PARAMETERS: Final = frozenset(
     )
 )
 TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
+COMPLETION_WINDOWS: Final = ("soonest", "2h", "8h")
+STANDARD_TIERS: Final = (None, "auto", "default")
 INPUT_KEPT_BYTES_MAX: Final = 8192
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
@@ -54,6 +56,7 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
     except ConfigError as error:
         return bad_request(f"The simulator cannot follow this: {error}", param="metadata")
     text = _text_of(raw.get("input"))
+    options = raw.get("background_options") or {}
     is_small = len(body) <= INPUT_KEPT_BYTES_MAX
     kept = raw if is_small else {key: value for key, value in raw.items() if key != "input"}
     retry_count = headers.get("x-stainless-retry-count", "")
@@ -76,6 +79,8 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
         retry_count=int(retry_count) if retry_count.isdecimal() else None,
         idempotency_key=headers.get("idempotency-key"),
         id_form=id_form,
+        window=options.get("completion_window"),
+        continuation=options.get("continuation_id"),
     )
 
 
@@ -116,10 +121,31 @@ def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
     background = raw.get("background") is True
     if background and raw.get("store") is False and profile.store_false == "reject":
         return bad_request("Background mode requires 'store' to be true.", param="store", code="invalid_value")
-    if not background and raw.get("background_options"):
+    options = raw.get("background_options") or {}
+    if not background and options:
         return bad_request("'background_options' requires 'background' to be true.", param="background_options")
+    refusal = _bad_options(options, raw)
+    if refusal is not None:
+        return refusal
     if not background and raw.get("tools"):
         return bad_request("The simulator answers tools in background mode only.", param="tools")
+    return None
+
+
+def _bad_options(options: dict[str, Any], raw: dict[str, Any]) -> Answer | None:
+    for name, value in options.items():
+        path = f"background_options.{name}"
+        if name not in ("completion_window", "continuation_id"):
+            return bad_request(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
+        if value is not None and not isinstance(value, str):
+            return _invalid_type(path, "a string")
+    window = options.get("completion_window") or "soonest"
+    if window not in COMPLETION_WINDOWS:
+        text = f"Invalid value: '{window:.64}'. Supported values are: 'soonest', '2h', and '8h'."
+        return bad_request(text, param="background_options.completion_window", code="invalid_value")
+    if window != "soonest" and (raw.get("stream") is True or raw.get("service_tier") not in STANDARD_TIERS):
+        text = f"The completion window '{window}' requires Standard processing without a stream."
+        return bad_request(text, param="background_options.completion_window", code="invalid_value")
     return None
 
 

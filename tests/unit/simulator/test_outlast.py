@@ -1,18 +1,23 @@
 """What a provider does after it has accepted a job, and what servers do that are only nearly as OpenAI."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import openai
 import pytest
 
 from simulator.errors import ConfigError
 from simulator.ids import AWKWARD, response_id
+from simulator.loading import merge_profile
+from simulator.outlast import RATES
+from simulator.profiles import PRESETS
 from simulator.replies import REASONS, parse_reply
 from tests.support.waiting import eventually
-from tests.unit.simulator.harness import NEVER_S, profile, world
+from tests.unit.simulator.harness import NEVER_S, World, profile, world
 
 AGAIN = {"rate_limit_exceeded": "Please try again in 20s.", "server_is_overloaded": "Please try again later."}
 
@@ -36,9 +41,9 @@ def test_an_accepted_response_may_fail_with_any_code(code: str, fault: str, has_
 def test_a_failed_response_may_say_how_long_to_wait() -> None:
     async def case() -> None:
         async with world(strict=False) as w:
-            ended = await w.ended((await w.create(fault="run_failed=rate_limit_exceeded/7.5")).id)
+            ended = await w.ended((await w.create(fault="run_failed=rate_limit_exceeded/67.5")).id)
             assert ended.error is not None
-            assert "try again in 7.5s" in ended.error.message
+            assert "try again in 1m7.5s" in ended.error.message
 
     asyncio.run(case())
 
@@ -265,8 +270,8 @@ def test_a_lock_passes_after_a_time(fault: str, status: int, words: tuple[str, .
         ("500/", 500, "application/json", {"error": {"code": None, "type": "server_error"}}),
         ("503/slow_down/bare", 503, "application/json", {"code": "slow_down"}),
         ("400//detail", 400, "application/json", {"detail": "Bad Request. Please try again later."}),
-        ("503//text/30", 503, "application/json", {"error": "Service Unavailable. Please try again in 30s."}),
-        ("429//message/26text", 429, "application/json", {"message": "Too Many Requests. Please try again in 26s."}),
+        ("503//text/30", 503, "application/json", {"error": "Service Unavailable. Retry after 30 seconds."}),
+        ("429//message/26text", 429, "application/json", {"message": "Too Many Requests. Retry after 26 seconds."}),
         ("403//problem", 403, "application/problem+json", {"title": "Forbidden", "status": 403}),
         ("529//plain/9header", 529, "text/plain", "Site is overloaded. Please try again later."),
         ("502", 502, "text/html", None),
@@ -364,3 +369,104 @@ def test_a_job_that_was_paid_twice_is_counted() -> None:
             assert (await w.control("GET", "stats"))["cost"] == {"usage": 2, "paid_again": 1, "none": 1}
 
     asyncio.run(case())
+
+
+def test_an_accepted_create_may_be_answered_with_202() -> None:
+    async def case() -> None:
+        async with world() as w:
+            asked = {"model": "m", "background": True, "metadata": {"sim_fault": "create_accept_202"}}
+            status, body, _ = await w.raw("POST", "/responses", json=asked)
+            assert (status, body["status"]) == (202, "queued")
+            assert (await w.ledger("creates"))[0]["replied"] is True
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(
+    ("form", "tokens"), [("floats", (float,)), ("nulls", (type(None),)), ("absent", (None,)), ("whole", (int,))]
+)
+def test_usage_may_be_odd(form: str, tokens: tuple[type | None]) -> None:
+    async def case() -> None:
+        async with world(strict=False) as w:
+            created = await w.create(fault=f"run_odd_usage={form}")
+            await w.ended(created.id)
+            _, body, _ = await w.raw("GET", f"/responses/{created.id}")
+            assert ("usage" in body) == (form != "absent")
+            if "usage" in body:
+                assert isinstance(body["usage"]["total_tokens"], tokens)
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("window", ["2h", "8h"])
+@pytest.mark.parametrize("how", ["by_fault", "by_length"])
+def test_a_run_that_misses_its_window_fails_when_the_window_ends(window: str, how: str) -> None:
+    async def case() -> None:
+        async with world(strict=False, time_scale=36_000) as w:
+            options = {"completion_window": window}
+            fault = "run_missed_window" if how == "by_fault" else ""
+            longer = {} if how == "by_fault" else {"sim_run_s": "100000"}
+            created = await w.create(fault=fault, metadata=longer, extra_body={"background_options": options})
+            ended = await w.ended(created.id)
+            assert ended.error is not None
+            assert (ended.error.code, ended.usage) == ("completion_window_missed", None)
+            (line,) = await w.ledger("creates")
+            times = {each["state"]: each["at_ms"] for each in await w.ledger("truth")}
+            assert times["failed"] - line["at_ms"] >= {"2h": 200, "8h": 800}[window] - 5
+            assert (line["window"], line["continued"]) == (window, False)
+
+    asyncio.run(case())
+
+
+def test_a_window_has_its_own_queue_and_what_continues_is_sooner() -> None:
+    async def case() -> None:
+        model = {"windows": {"2h": {"kind": "fixed", "s": 7000}}, "continued_factor": 0}
+        async with world(profile(models={"*": model})) as w:
+            options = {"completion_window": "2h", "continuation_id": "c_1"}
+            first = await w.create(extra_body={"background_options": options})
+            second = await w.create(attempt="2", extra_body={"background_options": options})
+            assert (await w.ended(second.id)).status == "completed"
+            assert (await w.sdk.responses.retrieve(first.id)).status == "queued"
+            assert [line["continued"] for line in await w.ledger("creates")] == [False, True]
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "words"),
+    [
+        ({"completion_window": "24h"}, {}, "Supported values are: 'soonest', '2h', and '8h'."),
+        ({"completion_window": 2}, {}, "expected a string"),
+        ({"window": "2h"}, {}, "Unknown parameter: 'background_options.window'."),
+        ({"completion_window": "8h"}, {"stream": True}, "without a stream"),
+        ({"completion_window": "8h"}, {"service_tier": "flex"}, "requires Standard processing"),
+        ({"completion_window": "8h"}, {"background": False}, "requires 'background' to be true"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(options: dict[str, Any], more: dict[str, Any], words: str) -> None:
+    async def case() -> None:
+        async with world() as w:
+            asked = {"model": "m", "background": True, "background_options": options, **more}
+            status, body, _ = await w.raw("POST", "/responses", json=asked)
+            assert (status, words in body["error"]["message"]) == (400, True)
+
+    asyncio.run(case())
+
+
+def test_the_preset_meets_jobs_with_each_of_its_creates_and_runs() -> None:
+    async def case() -> None:
+        wanted = merge_profile(PRESETS["outlast"], {"events": []})
+        async with world(wanted, hooks=False, time_scale=1000) as w:
+            await asyncio.gather(*(_batch(w, first) for first in range(0, 1200, 60)))
+            struck = (await w.control("GET", "stats"))["faults"]
+            names = {name.partition("=")[0] for name, rate in RATES.items() if rate >= 0.005}
+            assert {name for name in names if name.startswith(("create_", "run_"))} <= set(struck)
+
+    asyncio.run(case())
+
+
+async def _batch(w: World, first: int) -> None:
+    for number in range(first, first + 60):
+        asked = {"model": "m", "background": True, "metadata": {"job": f"job_{number}", "attempt": "1"}}
+        with contextlib.suppress(aiohttp.ClientError):
+            await w.raw_text("POST", "/responses", json=asked)
