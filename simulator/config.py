@@ -151,6 +151,7 @@ class Profile:
     cancel_of_ended: Literal["final", "400", "404", "409"] = "final"
     error_404: Literal["wrapped", "bare"] = "wrapped"
     idempotency: Literal["ignored", "honoured"] = "ignored"
+    conversations_locked: bool = False
     ids: AnyIdForm = "hex"
     background: Literal["honoured", "ignored", "ignored_and_absent"] = "honoured"
     retry_after: RetryAfter = "seconds"

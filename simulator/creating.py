@@ -77,6 +77,8 @@ def _locked(simulator: Simulator, tally: JobTally | None, fault: Fault | None) -
 
 def _over_open_max(simulator: Simulator, request: CreateRequest) -> Answer | None:
     model = simulator.profile.model(request.model)
+    if simulator.profile.conversations_locked and simulator.responses.is_talking(request):
+        return simulator.limits.reply(_LOCKS["locked"])
     if not model.open_max or simulator.responses.open_of[request.model] < model.open_max:
         return None
     if model.open_max_answer is not None:

@@ -8,9 +8,11 @@ import base64
 import secrets
 from typing import Final, Literal, get_args
 
-IdForm = Literal["hex", "short", "gateway", "printable"]
-ID_FORMS: Final[tuple[IdForm, ...]] = get_args(IdForm)
-AnyIdForm = Literal["hex", "short", "gateway", "printable", "any"]
+UsableIdForm = Literal["hex", "short", "gateway", "printable"]
+IdForm = UsableIdForm | Literal["too_long", "not_ascii"]
+AnyIdForm = Literal["hex", "short", "gateway", "printable", "too_long", "not_ascii", "any"]
+USABLE_ID_FORMS: Final[tuple[UsableIdForm, ...]] = get_args(UsableIdForm)
+ANY_ID_FORMS: Final[tuple[AnyIdForm, ...]] = get_args(AnyIdForm)
 GATEWAY_BYTES: Final = 334  # 453 characters with `resp_`, the last two of them `==`
 PRINTABLE_CHARS_MAX: Final = 1024
 # What a path, a query or a form would take for its own.
@@ -22,7 +24,8 @@ def response_id(form: IdForm = "hex") -> str:
     """An id in one of the forms that servers use.
 
     `hex`: `resp_` and 48 hex digits, OpenAI's. `short`: `resp_` and base64 with its padding. `gateway`: 453 characters that
-    end in `==`, as a gateway encodes its routing. `printable`: up to 1,024 printable ASCII characters.
+    end in `==`, as a gateway encodes its routing. `printable`: up to 1,024 printable ASCII characters. What nobody need take for
+    an id: `too_long`: 1,100 characters. `not_ascii`: letters of other alphabets.
     """
     match form:
         case "hex":
@@ -35,6 +38,10 @@ def response_id(form: IdForm = "hex") -> str:
         case "printable":
             size = 64 + secrets.randbelow(PRINTABLE_CHARS_MAX - 63) - len(AWKWARD)
             return "".join(secrets.choice(_PRINTABLE) for _ in range(size)) + AWKWARD
+        case "too_long":
+            return f"resp_{secrets.token_hex(550)[5:]}"
+        case "not_ascii":
+            return f"resp_ответ_{secrets.token_hex(16)}"
 
 
 def hex_id(prefix: str) -> str:

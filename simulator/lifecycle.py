@@ -15,7 +15,7 @@ from simulator.chance import Chance
 from simulator.clock import Clock, Timers
 from simulator.config import Profile
 from simulator.hooks import Hooks
-from simulator.ids import ID_FORMS, hex_id, response_id
+from simulator.ids import USABLE_ID_FORMS, hex_id, response_id
 from simulator.ledgers import Ledgers
 from simulator.objects import total_tokens
 from simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
@@ -47,6 +47,7 @@ class Responses:
         self.runs: Literal["on", "fail", "stuck"] = "on"
         self.open = 0
         self.open_of: Counter[str] = Counter()
+        self._talking: Counter[tuple[int, str]] = Counter()
         self.ends: Counter[str] = Counter()
         self._clock = clock
         self._timers = timers
@@ -83,6 +84,8 @@ class Responses:
                 del self._by_idempotency_key[next(iter(self._by_idempotency_key))]
         self.open += 1
         self.open_of[request.model] += 1
+        if request.conversation is not None:
+            self._talking[(request.project, request.conversation)] += 1
         self._truth(stored, "queued")
         self._kept_bytes += request.kept_bytes
         self._make_room()
@@ -93,11 +96,15 @@ class Responses:
     def _new_id(self, request: CreateRequest, key: str) -> str:
         form = request.id_form
         if form == "any":
-            form = ID_FORMS[int(self._chance.unit("id", key) * len(ID_FORMS))]
+            form = USABLE_ID_FORMS[int(self._chance.unit("id", key) * len(USABLE_ID_FORMS))]
         found = response_id(form)
         while found in self._all:
             found = response_id(form)
         return found
+
+    def is_talking(self, request: CreateRequest) -> bool:
+        """Whether an open response has the conversation of this request."""
+        return request.conversation is not None and (request.project, request.conversation) in self._talking
 
     def find(self, response: str, project: int) -> Stored | None:
         """The response if it is there for this project; one past its retention is forgotten here."""
@@ -241,6 +248,12 @@ class Responses:
         self.open_of[model] -= 1
         if not self.open_of[model]:
             del self.open_of[model]
+        conversation = stored.request.conversation
+        if conversation is not None:
+            key = stored.request.project, conversation
+            self._talking[key] -= 1
+            if not self._talking[key]:
+                del self._talking[key]
 
     def _truth(self, stored: Stored, state: str, code: str | None = None, reason: str | None = None) -> None:
         self._ledgers.truth.write(**stored.names(), state=state, code=code, reason=reason)

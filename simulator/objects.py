@@ -33,6 +33,8 @@ _ECHOED: Final[dict[str, Any]] = {
     "safety_identifier": None,
     "user": None,
 }
+# All that some servers send.
+_BARE: Final = ("id", "status", "output", "error", "metadata")
 _TIER_USED: Final = {"auto": "default", "fast": "priority"}
 _IMAGE_POLICY: Final = Reason(400, None, "Your request was rejected as a result of our safety system.")
 
@@ -68,11 +70,12 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
         answer["background_options"] = body["background_options"]
     if ended is not None:
         _add_ending(answer, stored, ended)
-    _disfigure(answer, stored.plan.shown, ended is not None)
-    return answer
+    shown_as = stored.plan.shown
+    _disfigure(answer, shown_as, has_ended=ended is not None)
+    return {name: answer[name] for name in _BARE if name in answer} if shown_as.bare else answer
 
 
-def _disfigure(answer: dict[str, Any], shown: Shown, has_ended: bool) -> None:
+def _disfigure(answer: dict[str, Any], shown: Shown, *, has_ended: bool) -> None:
     """Make of OpenAI's object that of another server."""
     if not shown.metadata:
         answer["metadata"] = None
@@ -82,6 +85,9 @@ def _disfigure(answer: dict[str, Any], shown: Shown, has_ended: bool) -> None:
         del answer["background"]
     if answer["usage"] is not None:
         _disfigure_usage(answer, shown.usage)
+    if answer["error"] is not None and shown.error != "whole":
+        text = answer["error"]["message"]
+        answer["error"] = {"null": None, "text": text, "message": {"message": text}}[shown.error]
     if has_ended and shown.output == "null":
         answer["output"] = None
     if has_ended and shown.output == "absent":

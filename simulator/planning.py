@@ -8,7 +8,7 @@ from typing import Final, get_args
 from simulator.catalogue import Fault
 from simulator.chance import Chance
 from simulator.config import Profile
-from simulator.records import CreateRequest, Ending, Plan, Shown, UsageForm
+from simulator.records import CreateRequest, Ending, ErrorForm, Plan, Shown, UsageForm
 from simulator.replies import parse_code
 
 DEFAULT_SLOW_FACTOR: Final = 10.0
@@ -20,6 +20,7 @@ _SHOWN: Final = {
     "output_null": Shown(output="null"),
     "output_absent": Shown(output="absent"),
     "no_metadata": Shown(metadata=False),
+    "bare_object": Shown(bare=True),
     "odd_words": Shown(words={"queued": "pending", "in_progress": "running"}),
 }
 
@@ -72,7 +73,7 @@ def _struck(plan: Plan, fault: Fault) -> Plan:
     shown = _shown(fault)
     if shown is not None:
         # A word that nobody knows comes without a webhook, and what never ends has none.
-        ending = Ending(hook=False) if fault.what == "odd_end" else plan.ending
+        ending = _ENDINGS.get(fault.what, plan.ending)
         return replace(plan, shown=shown, ending=ending, run_s=None if fault.what == "unknown_status" else plan.run_s)
     match fault.what:
         case "stuck_queued":
@@ -100,6 +101,8 @@ def _shown(fault: Fault) -> Shown | None:
             return Shown(other_id=True, metadata=fault.arg != "no_metadata")
         case "odd_usage":
             return Shown(usage=next((each for each in get_args(UsageForm) if each == fault.arg), "floats"))
+        case "odd_error":
+            return Shown(error=next((each for each in get_args(ErrorForm) if each == fault.arg), "null"))
         case what:
             return _SHOWN.get(what)
 
@@ -116,6 +119,8 @@ def ending_of(what: str, arg: str | None) -> Ending:
 _ENDINGS: Final = {
     "failed": Ending("failed", "server_error", with_usage=False),
     "failed_usage": Ending("failed", "server_error"),
+    "odd_error": Ending("failed", "server_error", with_usage=False),
+    "odd_end": Ending(hook=False),
     "failed_no_code": Ending("failed", None, with_usage=False),
     "failed_unknown_code": Ending("failed", "flux_capacitor_error", with_usage=False),
     "missed_window": Ending("failed", "completion_window_missed", with_usage=False),

@@ -15,6 +15,7 @@ from simulator.ids import AnyIdForm
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 OPEN: Final = ("queued", "in_progress")
 UsageForm = Literal["whole", "floats", "nulls", "absent"]
+ErrorForm = Literal["whole", "null", "text", "message"]
 JOBS_MAX: Final = 100_000
 
 
@@ -45,6 +46,13 @@ class CreateRequest:
     id_form: AnyIdForm = "hex"
     window: str | None = None
     continuation: str | None = None
+
+    @property
+    def conversation(self) -> str | None:
+        """The id of its conversation."""
+        given = self.body.get("conversation")
+        found = given.get("id") if isinstance(given, dict) else given
+        return found if isinstance(found, str) else None
 
     @property
     def target(self) -> Target:
@@ -85,6 +93,8 @@ class Shown:
 
     output: Literal["whole", "null", "absent"] = "whole"
     usage: UsageForm = "whole"
+    error: ErrorForm = "whole"
+    bare: bool = False
     background: Literal["as_asked", "false", "absent"] = "as_asked"
     other_id: bool = False
     metadata: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import orjson
 
@@ -12,7 +12,7 @@ from simulator.answers import Answer, bad_request
 from simulator.catalogue import parse_directives
 from simulator.config import Profile
 from simulator.errors import ConfigError
-from simulator.ids import AnyIdForm
+from simulator.ids import ANY_ID_FORMS, AnyIdForm
 from simulator.objects import ECHO_CHARS_MAX
 from simulator.records import CreateRequest
 
@@ -184,9 +184,9 @@ def _number(metadata: Mapping[str, str], name: str) -> float | None:
 
 def _id_form(metadata: Mapping[str, str], profile: Profile) -> AnyIdForm:
     wanted = metadata.get("sim_id", profile.ids)
-    found: AnyIdForm | None = next((each for each in get_args(AnyIdForm) if each == wanted), None)
+    found: AnyIdForm | None = next((each for each in ANY_ID_FORMS if each == wanted), None)
     if found is None:
-        raise ConfigError(f"sim_id must be one of {', '.join(get_args(AnyIdForm))}, not {wanted!r}")
+        raise ConfigError(f"sim_id must be one of {', '.join(ANY_ID_FORMS)}, not {wanted!r}")
     return found
 
 
