@@ -15,6 +15,7 @@ from simulator.catalogue import Fault
 from simulator.chance import Target
 from simulator.core import Simulator
 from simulator.records import Stored
+from simulator.replies import reshape
 from simulator.wire import SILENT
 
 Op = Literal["create", "look", "stream", "cancel", "delete", "items"]
@@ -51,6 +52,8 @@ async def serve(
     except web.HTTPRequestEntityTooLarge:
         answer = error(413, "Your request body is too large.", code="request_too_large")
     answer = answer or _refused_at_the_door(simulator, call) or await handle(simulator, call)
+    if simulator.profile.errors != "openai":
+        answer = reshape(answer, simulator.profile.errors)
     _record(simulator, call, answer)
     if call.streams_from is not None:
         await simulator.wire.hold(request, answer.wait_real_s)

@@ -16,7 +16,7 @@ from typing import Literal
 from simulator.catalogue import Place, parse_rate
 from simulator.errors import ConfigError
 from simulator.ids import AnyIdForm
-from simulator.replies import parse_code, parse_reply
+from simulator.replies import Shape, parse_code, parse_reply
 
 DAY_S = 86_400.0
 
@@ -152,6 +152,8 @@ class Profile:
     error_404: Literal["wrapped", "bare"] = "wrapped"
     idempotency: Literal["ignored", "honoured"] = "ignored"
     conversations_locked: bool = False
+    background_stream: Literal["taken", "refused"] = "taken"
+    errors: Shape = "openai"
     ids: AnyIdForm = "hex"
     background: Literal["honoured", "ignored", "ignored_and_absent"] = "honoured"
     retry_after: RetryAfter = "seconds"

@@ -188,6 +188,18 @@ def parse_reply(text: str) -> Reply:
     return _with_wait(reply, wait, text)
 
 
+def reshape(answer: Answer, shape: Shape) -> Answer:
+    """An error in OpenAI's shape, in another one; any other answer as it is."""
+    if answer.status < 400 or answer.content_type != JSON or answer.sabotage is not None:
+        return answer
+    try:
+        inner = orjson.loads(answer.body)["error"]
+        reply = Reply(answer.status, inner["code"], shape, message=inner["message"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return answer
+    return replace(reply.answer(answer.headers), wait_real_s=answer.wait_real_s)
+
+
 def parse_code(text: str) -> tuple[str | None, float | None]:
     """`CODE[/WAIT]` of a failed run: the code, and the wait its text names."""
     code, slash, wait = text.partition("/")

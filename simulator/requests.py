@@ -127,6 +127,8 @@ def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
     refusal = _bad_options(options, raw)
     if refusal is not None:
         return refusal
+    if background and raw.get("stream") is True and profile.background_stream == "refused":
+        return bad_request("Streaming is not supported in background mode.", param="stream")
     if not background and raw.get("tools"):
         return bad_request("The simulator answers tools in background mode only.", param="tools")
     return None

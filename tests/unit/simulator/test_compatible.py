@@ -65,10 +65,11 @@ def test_a_server_may_ignore_background_and_answer_when_it_is_done(given: str, s
 def test_a_held_response_runs_on_without_its_client() -> None:
     async def case() -> None:
         async with world() as w:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await w.create(fault="create_held", metadata={"sim_run_s": "0.6"})
+            waiting = asyncio.create_task(w.create(fault="create_held", metadata={"sim_run_s": "0.6"}))
+            await eventually(lambda: w.ledger("creates"))
+            waiting.cancel()
             (line,) = await eventually(lambda: w.ledger("tokens"))
+            assert waiting.cancelled()
             assert (line["status"], line["cost"]) == ("completed", "usage")
 
     asyncio.run(case())
@@ -218,5 +219,33 @@ def test_an_id_may_be_one_that_nobody_need_take(form: str, chars: int) -> None:
             assert (len(created.id), created.id.isascii()) == (chars, form == "too_long")
             assert (await w.ended(created.id)).id == created.id
             assert (await w.hooks(1))[0].event["data"]["id"] == created.id
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(("shape", "key"), [("detail", "detail"), ("text", "error"), ("message", "message")])
+def test_all_errors_may_have_another_shape(shape: str, key: str) -> None:
+    async def case() -> None:
+        async with world(profile(errors=shape)) as w:
+            for method, path, status in (
+                ("GET", "/responses/resp_1", 404),
+                ("POST", "/responses/resp_1/cancel", 404),
+                ("POST", "/responses", 400),
+            ):
+                found, body, _ = await w.raw(method, path)
+                assert (found, set(body)) == (status, {key})
+                assert isinstance(body[key], str)
+            found, body, _ = await w.raw("GET", "/responses/resp_1", key="sk-wrong")
+            assert (found, set(body)) == (401, {key})
+
+    asyncio.run(case())
+
+
+def test_a_server_may_refuse_a_stream_in_background() -> None:
+    async def case() -> None:
+        async with world(profile(background_stream="refused")) as w:
+            asked = {"model": "m", "background": True, "stream": True}
+            assert (await w.raw("POST", "/responses", json=asked))[0] == 400
+            assert (await w.create()).status == "queued"
 
     asyncio.run(case())

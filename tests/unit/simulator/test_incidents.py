@@ -147,8 +147,8 @@ async def _last_state(w: World, state: str) -> bool:
 
 def test_an_incident_of_the_calendar_comes_again() -> None:
     async def case() -> None:
-        events = [{"do": "incident", "at_s": 1, "for_s": 5, "every_s": 20, "answer": "503/slow_down"}]
-        async with world(profile(events=events), time_scale=100) as w:
+        events = [{"do": "incident", "at_s": 1, "for_s": 10, "every_s": 20, "answer": "503/slow_down"}]
+        async with world(profile(events=events), time_scale=20) as w:
             for _ in range(2):
                 await eventually(lambda: _answers(w, 503))
                 await eventually(lambda: _answers(w, 200))

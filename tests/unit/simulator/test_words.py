@@ -6,9 +6,11 @@ from typing import Any
 
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
-from simulator.replies import parse_reply
+from simulator.replies import REASONS, SHAPES, parse_reply
 from tests.support.waiting import eventually
 from tests.unit.simulator.harness import NEVER_S, profile, world
 
@@ -21,21 +23,56 @@ from tests.unit.simulator.harness import NEVER_S, profile, world
         ("create_conflict", 409, ("conflict", "Please try again later")),
     ],
 )
-def test_a_lock_passes_after_a_time(fault: str, status: int, words: tuple[str, ...]) -> None:
+def test_a_lock_holds_its_job_and_passes_after_a_time(fault: str, status: int, words: tuple[str, ...]) -> None:
     async def case() -> None:
-        async with world(time_scale=10) as w:
+        async with world() as w:
             with pytest.raises(openai.APIStatusError) as caught:
-                await w.create(fault=f"{fault}=2")
+                await w.create(fault=f"{fault}={NEVER_S}")
             assert caught.value.status_code == status
             assert all(word in caught.value.response.text for word in words)
             with pytest.raises(openai.APIStatusError):
                 await w.create(attempt="2")  # whatever asks for the job meets the lock
             assert (await w.create(job="job_2")).status == "queued"
-            created = await eventually(lambda: w.create(fault=f"{fault}=2"))
+            # Each of these creates is told to begin a lock; a job is locked once.
+            created = await eventually(lambda: w.create(job="job_3", fault=f"{fault}=0.05"))
             assert created.status == "queued"
+            refused = [line["job"] for line in await w.ledger("calls") if line["fault"] == fault]
+            assert refused[:3] == ["job_1", "job_1", "job_3"]
             assert len(await w.ledger("creates")) == 2
 
     asyncio.run(case())
+
+
+@given(st.text(alphabet="0123456789/abehlmopst_.-", max_size=24) | st.text(max_size=12))
+def test_whatever_is_written_is_a_reply_or_an_error_that_says_why(text: str) -> None:
+    said = repr(text)
+    try:
+        reply = parse_reply(text)
+    except ConfigError as error:
+        said = str(error)
+    else:
+        assert reply.answer({}).status == reply.status
+        assert 200 <= reply.status <= 599
+    assert repr(text) in said
+
+
+@given(
+    st.sampled_from(["", *REASONS, "teapot"]),
+    st.sampled_from(SHAPES),
+    st.sampled_from(["", "both", "header", "text"]),
+    st.integers(200, 599),
+    st.integers(0, 100_000),
+)
+def test_a_reply_says_what_it_was_told_to(code: str, shape: str, where: str, status: int, wait_s: int) -> None:
+    wait = f"{wait_s}{where.removeprefix('both')}" if where else ""
+    reply = parse_reply(f"{status}/{code}/{shape}/{wait}")
+    body, told = reply.answer({}).body, reply.error()
+    assert (reply.status, reply.shape) == (status, shape)
+    assert reply.header_wait_s == (wait_s if where in ("both", "header") else None)
+    if shape not in ("empty", "object", "html"):
+        assert reply.text() in (body.decode() if shape == "plain" else str(json.loads(body)))
+    if code not in ("", "queue_full", "too_large_for_the_limit"):
+        assert told["code"] == code
 
 
 @pytest.mark.parametrize(
