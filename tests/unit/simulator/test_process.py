@@ -93,13 +93,13 @@ def test_a_sigkill_loses_nothing_that_was_answered(tmp_path: Path) -> None:
 
 def test_connections_are_refused_while_an_incident_says_so(tmp_path: Path) -> None:
     with _process(tmp_path, "--api-key", "sk-one", "--time-scale", "10") as (_, url):
-        _post(f"{url}/sim/incident", {"answer": "refused", "calls": "all", "for_s": 20})
+        _post(f"{url}/sim/incident", {"answer": "refused", "calls": "all", "for_s": 10})
         wait_until(lambda: _refuses(url), 5, "a refused connection")
         wait_until(lambda: _accepted(url) == 0, 5, "the end of the incident")
         assert _create(url).startswith("resp_")
         created = _create(url)
         # A crash: what runs hangs for ever, and the server is away for a moment.
-        assert _post(f"{url}/sim/restart", {"for_s": 20}) == {"stuck": 2}
+        assert _post(f"{url}/sim/restart", {"for_s": 10}) == {"stuck": 2}
         wait_until(lambda: _refuses(url), 5, "a refused connection")
         wait_until(lambda: _accepted(url) == 2, 5, "the end of the restart")
         assert _create(url) != created
