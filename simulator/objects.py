@@ -127,15 +127,21 @@ def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:
 
 
 def _error(ending: Ending) -> dict[str, Any]:
-    default = f"An error occurred while processing your request. Please include wfr_{secrets.token_hex(8)} if you ask."
     code = ending.code
+    known = REASONS.get(code or "") if code != "server_error" else None
+    reason = _IMAGE_POLICY if code == "image_content_policy_violation" else known or _unexplained(ending.wait_s)
     if code is None:
-        return {"message": default}
-    reason = _IMAGE_POLICY if code == "image_content_policy_violation" else REASONS.get(code)
-    if reason is None or code == "server_error":
-        return {"code": code, "message": default}
+        return {"message": told(reason, None)}
     answer = {"code": reason.told_as or code, "message": told(reason, ending.wait_s)}
     return answer if reason.kind is None else answer | {"type": reason.kind, "param": None}
+
+
+def _unexplained(wait_s: float | None) -> Reason:
+    again = "" if wait_s is None else " {again}"
+    wfr = f"wfr_{secrets.token_hex(8)}"
+    return Reason(
+        500, None, f"An error occurred while processing your request. Please include {wfr} if you ask.{again}"
+    )
 
 
 def message(stored: Stored, status: str) -> dict[str, Any]:

@@ -32,10 +32,13 @@ def test_an_accepted_response_may_fail_with_any_code(fault: str, has_usage: bool
     asyncio.run(case())
 
 
-def test_a_failed_response_may_say_how_long_to_wait() -> None:
+@pytest.mark.parametrize(
+    "code", ["rate_limit_exceeded", "server_is_overloaded", "server_error", "flux_capacitor_error"]
+)
+def test_a_failed_response_may_say_how_long_to_wait(code: str) -> None:
     async def case() -> None:
         async with world(strict=False) as w:
-            ended = await w.ended((await w.create(fault="run_failed=rate_limit_exceeded/67.5")).id)
+            ended = await w.ended((await w.create(fault=f"run_failed={code}/67.5")).id)
             assert ended.error is not None
             assert "try again in 1m7.5s" in ended.error.message
 
