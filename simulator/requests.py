@@ -121,33 +121,38 @@ def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
     background = raw.get("background") is True
     if background and raw.get("store") is False and profile.store_false == "reject":
         return bad_request("Background mode requires 'store' to be true.", param="store", code="invalid_value")
-    options = raw.get("background_options") or {}
-    if not background and options:
-        return bad_request("'background_options' requires 'background' to be true.", param="background_options")
-    refusal = _bad_options(options, raw)
+    refusal = _bad_background(raw, profile)
     if refusal is not None:
         return refusal
-    if background and raw.get("stream") is True and profile.background_stream == "refused":
-        return bad_request("Streaming is not supported in background mode.", param="stream")
     if not background and raw.get("tools"):
         return bad_request("The simulator answers tools in background mode only.", param="tools")
     return None
 
 
-def _bad_options(options: dict[str, Any], raw: dict[str, Any]) -> Answer | None:
+def _bad_background(raw: dict[str, Any], profile: Profile) -> Answer | None:
+    options = raw.get("background_options") or {}
+    if raw.get("background") is not True:
+        text = "'background_options' requires 'background' to be true."
+        return bad_request(text, param="background_options") if options else None
+    if raw.get("stream") is True and profile.background_stream == "refused":
+        return bad_request("Streaming is not supported in background mode.", param="stream")
     for name, value in options.items():
         path = f"background_options.{name}"
         if name not in ("completion_window", "continuation_id"):
             return bad_request(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
         if value is not None and not isinstance(value, str):
             return _invalid_type(path, "a string")
-    window = options.get("completion_window") or "soonest"
+    return _bad_window(options.get("completion_window") or "soonest", raw)
+
+
+def _bad_window(window: str, raw: dict[str, Any]) -> Answer | None:
+    where = "background_options.completion_window"
     if window not in COMPLETION_WINDOWS:
         text = f"Invalid value: '{window:.64}'. Supported values are: 'soonest', '2h', and '8h'."
-        return bad_request(text, param="background_options.completion_window", code="invalid_value")
+        return bad_request(text, param=where, code="invalid_value")
     if window != "soonest" and (raw.get("stream") is True or raw.get("service_tier") not in STANDARD_TIERS):
         text = f"The completion window '{window}' requires Standard processing without a stream."
-        return bad_request(text, param="background_options.completion_window", code="invalid_value")
+        return bad_request(text, param=where, code="invalid_value")
     return None
 
 
