@@ -37,7 +37,7 @@ LINGER_S = 3.0
 def demo(
     jobs: Annotated[int, typer.Option(min=1, max=100_000, help="How many jobs.")] = 300,
     faults: Annotated[
-        str, typer.Option(help="Fault profile of the simulator: calm, demo, rough, torture, a file, or JSON.")
+        str, typer.Option(help="Fault profile of the simulator: calm, demo, rough, torture, outlast, a file, or JSON.")
     ] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 1,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,

@@ -36,7 +36,7 @@ def dev(
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Feed this many sample jobs.")] = 0,
     faults: Annotated[
-        str, typer.Option(help="Fault profile of the simulator: calm, demo, rough, torture, a file, or JSON.")
+        str, typer.Option(help="Fault profile of the simulator: calm, demo, rough, torture, outlast, a file, or JSON.")
     ] = "calm",
     partitions: Annotated[
         int, typer.Option(envvar="BACKSTOP_PARTITIONS", min=1, max=256, help="Partitions of each topic.")

@@ -8,14 +8,16 @@ import gc
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 from aiohttp import web
 
-from simulator.app import build_app
-from simulator.catalogue import ConfigError
+from simulator.app import SIMULATOR, build_app
 from simulator.config import Endpoint, SimulatorConfig
+from simulator.door import Door
+from simulator.errors import ConfigError
 from simulator.loading import load_profile
 
 SHUTDOWN_S = 1.0
@@ -25,6 +27,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="simulator", description="A stand-in for OpenAI's background responses.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=0, help="0 = a free one")
+    parser.add_argument(
+        "--control-port", type=int, help="also listen here, and stay there while connections are refused"
+    )
     parser.add_argument("--port-file", type=Path, help="gets the port once the server listens")
     parser.add_argument("--profile", default="calm", help="a preset, a JSON file, or JSON text")
     parser.add_argument("--seed", type=int, default=1)
@@ -36,8 +41,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_config(argv: list[str]) -> tuple[SimulatorConfig, str, int, Path | None]:
-    """Configuration, address, port and port file from the command line; ConfigError says what is wrong."""
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where to listen, and which file gets the port."""
+
+    host: str
+    port: int
+    port_file: Path | None
+    control_port: int | None
+
+
+def read_config(argv: list[str]) -> tuple[SimulatorConfig, _Places]:
+    """Configuration and addresses from the command line; ConfigError says what is wrong."""
     given = _arguments(argv)
     if len(given.webhook_url) != len(given.webhook_secret):
         raise ConfigError("--webhook-url and --webhook-secret come in pairs")
@@ -50,24 +65,28 @@ def read_config(argv: list[str]) -> tuple[SimulatorConfig, str, int, Path | None
         time_scale=given.time_scale,
         ledger_dir=given.ledger_dir,
     )
-    return config, given.host, given.port, given.port_file
+    return config, _Places(given.host, given.port, given.port_file, given.control_port)
 
 
-async def _run(config: SimulatorConfig, host: str, port: int, port_file: Path | None) -> None:
+async def _run(config: SimulatorConfig, places: _Places) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(build_app(config), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    app = build_app(config)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, backlog=1024)
-        await site.start()
-        bound = runner.addresses[0][1]
-        if port_file is not None:
-            _write_atomically(port_file, str(bound))
-        print(f"simulator listening on http://{host}:{bound}", flush=True)
+        door = Door(runner, places.host, places.port)
+        await door.open()
+        app[SIMULATOR].incidents.door = door
+        if places.control_port is not None:
+            await web.TCPSite(runner, places.host, places.control_port).start()
+        if places.port_file is not None:
+            _write_atomically(places.port_file, str(door.port))
+        print(f"simulator listening on http://{places.host}:{door.port}", flush=True)
         await stop.wait()
+        await door.close()
     finally:
         await runner.cleanup()
 
@@ -82,14 +101,14 @@ def _write_atomically(path: Path, text: str) -> None:
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 if a setting is wrong."""
     try:
-        config, host, port, port_file = read_config(sys.argv[1:])
+        config, places = read_config(sys.argv[1:])
     except ConfigError as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2
     # What the imports made lives as long as we do: no collection need look through it again.
     gc.collect()
     gc.freeze()
-    uvloop.run(_run(config, host, port, port_file))
+    uvloop.run(_run(config, places))
     return 0
 
 

@@ -25,7 +25,8 @@ def build_app(config: SimulatorConfig) -> web.Application:
     simulator = Simulator(config)
     app = web.Application(client_max_size=REQUEST_BYTES_MAX)
     app[SIMULATOR] = simulator
-    one = "/v1/responses/{response_id}"
+    # Ids are opaque: the pattern that aiohttp takes by default knows no braces.
+    one = "/v1/responses/{response_id:[^/]+}"
     _add(app, simulator, "POST", "/v1/responses", "create", create)
     _add(app, simulator, "GET", one, "look", look)
     _add(app, simulator, "POST", f"{one}/cancel", "cancel", cancel)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import orjson
 from aiohttp import web
 
 from simulator.answers import Answer, error, failure, wrong_key
@@ -14,6 +15,7 @@ from simulator.catalogue import Fault
 from simulator.chance import Target
 from simulator.core import Simulator
 from simulator.records import Stored
+from simulator.replies import reshape
 from simulator.wire import SILENT
 
 Op = Literal["create", "look", "stream", "cancel", "delete", "items"]
@@ -28,6 +30,7 @@ class Call:
     body: bytes
     project: int = -1
     stored: Stored | None = None
+    model: str | None = None
     target: Target = field(default_factory=Target)
     fault: str | None = None
     streams_from: int | None = None
@@ -49,6 +52,8 @@ async def serve(
     except web.HTTPRequestEntityTooLarge:
         answer = error(413, "Your request body is too large.", code="request_too_large")
     answer = answer or _refused_at_the_door(simulator, call) or await handle(simulator, call)
+    if simulator.profile.errors != "openai":
+        answer = reshape(answer, simulator.profile.errors)
     _record(simulator, call, answer)
     if call.streams_from is not None:
         await simulator.wire.hold(request, answer.wait_real_s)
@@ -85,13 +90,35 @@ def _refused_at_the_door(simulator: Simulator, call: Call) -> Answer | None:
     if (answer := simulator.platform.refusal()) is not None:
         call.fault = "outage"
         return answer
+    model = _model(simulator, call) if simulator.incidents.need_model else None
+    if (answer := simulator.incidents.answer(call.op, project, model)) is not None:
+        call.fault = "incident"
+        simulator.struck["incident"] += 1
+        return answer
     number = str(simulator.ledgers.calls.last)
     if strike(simulator, call, simulator.faults.one("platform", Target(), number, (), 1)):
         return failure(500)
     return None
 
 
+def _model(simulator: Simulator, call: Call) -> str | None:
+    """The model a call is about, read from the body or the path where the call went no further."""
+    if call.model is not None:
+        return call.model
+    if call.op != "create":
+        stored = simulator.responses.get(call.request.match_info["response_id"])
+        return None if stored is None else stored.request.model
+    try:
+        model = orjson.loads(call.body)["model"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return model if isinstance(model, str) else None
+
+
 def _record(simulator: Simulator, call: Call, answer: Answer) -> None:
+    model = _model(simulator, call)
+    if call.op == "create":
+        simulator.lanes.count(call.project, model, accepted=call.stored is not None)
     target = call.stored.target if call.stored is not None else call.target
     status = 0 if answer.sabotage in SILENT else answer.status
     simulator.answered[f"{call.op} {status}"] += 1
@@ -100,6 +127,8 @@ def _record(simulator: Simulator, call: Call, answer: Answer) -> None:
         response=target.response or call.request.match_info.get("response_id"),
         job=target.job,
         attempt=target.attempt,
+        project=call.project,
+        model=model,
         status=status,
         fault=call.fault,
         delivered=answer.sabotage is None,

@@ -10,6 +10,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from simulator.errors import ConfigError
+from simulator.replies import QUOTA_CODES, parse_code, parse_reply
+
 Place = Literal["create", "run", "look", "stream", "cancel", "hook", "platform"]
 
 # What can happen to an answer, whatever the call was. At a create and a cancel each has two sides: done, or not done.
@@ -18,32 +21,29 @@ KINDS: Final = (
     *("html_200", "empty_object", "broken_json", "null", "list", "no_content"),
     *("408", "409", "500", "502", "503", "504"),
 )
-QUOTA_CODES: Final = (
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_usage_limit_exceeded",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-)
 _CREATE: Final = (
     *(f"429_{code}" for code in QUOTA_CODES),
     *("429_requests", "429_tokens", "429_too_large", "429_slow_down", "429_flex", "429_other", "503_overloaded"),
     *("html_403", "html_429", "307", "400", "401", "403", "404_model", "413", "422", "terminal"),
-    "accept_empty_stream",
+    *("accept_empty_stream", "accept_202", "answer", "locked", "queue_full", "conflict"),
+    *("terminal_failed", "terminal_incomplete", "first_event_failed", "held"),
 )
 _RUN: Final = (
     *("stuck_queued", "stuck_in_progress", "failed", "failed_usage", "failed_no_code", "failed_unknown_code"),
+    *("failed_at_once", "failed_at_once_usage"),
     *("incomplete", "image_safety", "empty_output", "slow", "expires", "missed_window"),
+    *("output_null", "output_absent", "other_id", "no_metadata", "odd_words", "odd_end", "unknown_status"),
+    *("odd_usage", "odd_error", "bare_object"),
 )
 _LOOK: Final = (
     *("404", "404_at_first", "401", "429", "html_403", "html_429", "307"),
-    *("regress", "unknown_status", "another_id", "truncated"),
+    *("regress", "unknown_status", "another_id", "truncated", "404_passing", "answer"),
 )
 _STREAM: Final = (
     *("drop", "close", "error", "delay", "endless", "twice", "swapped"),
     *("400", "404", "429", "500", "html_200"),
 )
-_CANCEL: Final = ("400", "404", "409", "429", "runs_on", "then_completed")
+_CANCEL: Final = ("400", "404", "409", "429", "runs_on", "then_completed", "answer")
 # Sent beside the true hook: what does not authenticate, and what does but is odd.
 FORGERIES: Final = (
     *("forged_secret", "forged_empty_key", "forged_body", "forged_old", "forged_future", "forged_unsigned"),
@@ -62,10 +62,6 @@ FAULTS: Final[dict[str, Place]] = {
     **{f"hook_{name}": "hook" for name in _HOOK},
     "platform_500": "platform",
 }
-
-
-class ConfigError(ValueError):
-    """The caller's setting, directive or control body is wrong; the text names the field and the reason."""
 
 
 def place_of(name: str) -> Place:
@@ -105,9 +101,16 @@ class Directive:
 
 
 _NUMERIC_ARGS: Final = frozenset(
-    {"run_slow", "run_expires", "look_404_at_first", "cancel_then_completed", "hook_late"}
+    {"run_slow", "run_expires", "look_404_at_first", "look_404_passing", "cancel_then_completed", "hook_late"}
+    | {"create_locked", "create_queue_full", "create_conflict"}
     | {"stream_drop", "stream_close", "stream_error", "stream_delay"}
     | {name for name in FAULTS if name.endswith("_slow")}
+)
+_REPLY_ARGS: Final = frozenset({"create_answer", "look_answer", "cancel_answer"})
+# `CODE[/WAIT]`: what a failed response says.
+_CODE_ARGS: Final = frozenset(
+    {"run_failed", "run_failed_usage", "run_failed_at_once", "run_failed_at_once_usage"}
+    | {"create_terminal_failed", "create_first_event_failed"}
 )
 
 
@@ -121,7 +124,18 @@ def make_fault(name: str, arg: str | None) -> Fault:
             usable = False
         if not usable:
             raise ConfigError(f"{name}: argument {arg!r} must be a number >= 0")
+    if arg is not None and name in _REPLY_ARGS:
+        parse_reply(arg)
+    if arg is not None and name in _CODE_ARGS:
+        parse_code(arg)
     return Fault(name, arg)
+
+
+def parse_rate(text: str) -> tuple[Fault, Place]:
+    """The fault of a rate: `NAME[=ARG]`, and its place."""
+    name, equals, arg = text.partition("=")
+    fault = make_fault(name, arg if equals else None)
+    return fault, FAULTS[name]
 
 
 def parse_directives(text: str) -> tuple[Directive, ...]:

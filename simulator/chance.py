@@ -9,19 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from statistics import NormalDist
 from typing import Any, Final
 
-from simulator.catalogue import FAULTS, ConfigError, Directive, Fault, Place, make_fault
+from simulator.catalogue import FAULTS, Directive, Fault, Place, make_fault, parse_rate
 from simulator.config import Distribution, Profile
+from simulator.errors import ConfigError
 
 _NORMAL: Final = NormalDist()
 AIMS_MAX: Final = 10_000
-# Asked for by name, once a response: when it is accepted, and at the first look after one that showed its end.
-APART: Final = frozenset({"look_404_at_first", "look_regress"})
+# Asked for by name, once a response: when it is accepted, at the first look after one that showed it running or ended.
+APART: Final = frozenset({"look_404_at_first", "look_404_passing", "look_regress"})
 
 
 class Chance:
@@ -138,15 +139,20 @@ class Faults:
 
     def use(self, profile: Profile) -> None:
         """Take the rates of `profile` from now on."""
-        tables: dict[Place, list[tuple[str, float]]] = {place: [] for place in FAULTS.values()}
-        for name, rate in profile.rates.items():
-            if rate > 0 and name not in APART:
-                tables[FAULTS[name]].append((name, rate))
+        tables: dict[Place, list[tuple[Fault, float]]] = {place: [] for place in FAULTS.values()}
+        self._by_name: dict[str, list[tuple[Fault, float]]] = {}
+        for text, rate in profile.rates.items():
+            fault, place = parse_rate(text)
+            if rate > 0:
+                self._by_name.setdefault(fault.name, []).append((fault, rate))
+            if rate > 0 and fault.name not in APART:
+                tables[place].append((fault, rate))
         self._sums: dict[Place, list[float]] = {
             place: list(itertools.accumulate(rate for _, rate in table)) for place, table in tables.items()
         }
-        self._names: dict[Place, list[str]] = {place: [name for name, _ in table] for place, table in tables.items()}
-        self._rates: Mapping[str, float] = dict(profile.rates)
+        self._faults: dict[Place, list[Fault]] = {
+            place: [fault for fault, _ in table] for place, table in tables.items()
+        }
 
     def one(self, place: Place, target: Target, key: str, directives: Iterable[Directive], nth: int) -> Fault | None:
         """The one fault that strikes the `nth` call of its kind about `target` at `place`, if any."""
@@ -164,7 +170,7 @@ class Faults:
         if not sums:
             return None
         index = bisect_right(sums, self._chance.unit(place, key))
-        return Fault(self._names[place][index]) if index < len(sums) else None
+        return self._faults[place][index] if index < len(sums) else None
 
     def named(self, name: str, target: Target, key: str, directives: Iterable[Directive]) -> Fault | None:
         """The fault `name` if it strikes, whatever else does: for faults that are independent of each other."""
@@ -174,8 +180,14 @@ class Faults:
         for directive in directives:
             if directive.fault.name == name and _in_force(directive, target, 1, 0):
                 return directive.fault
-        rate = self._rates.get(name, 0.0)
-        return Fault(name) if rate > 0 and self._chance.unit(name, key) < rate else None
+        if name not in self._by_name:
+            return None
+        draw = self._chance.unit(name, key)
+        for fault, rate in self._by_name[name]:
+            if draw < rate:
+                return fault
+            draw -= rate
+        return None
 
     def aim(self, request: AimRequest) -> Aim:
         """Keep a fault for later calls; ConfigError if it is unknown or there are too many."""

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from simulator.catalogue import ConfigError, Place, place_of
+from simulator.catalogue import Place, parse_rate
+from simulator.errors import ConfigError
+from simulator.ids import AnyIdForm
+from simulator.replies import Shape, parse_code, parse_reply
 
 DAY_S = 86_400.0
 
@@ -49,15 +52,23 @@ class ModelProfile:
     queue: Distribution = Distribution("lognormal", median_s=1.0, sigma=0.5)
     run: Distribution = Distribution("lognormal", median_s=20.0, sigma=0.8)
     tiers: Mapping[str, float] = field(default_factory=dict)
+    windows: Mapping[str, Distribution] = field(default_factory=dict)
+    continued_factor: float = 1.0
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     burst_real_s: float = 60.0
     open_max: int = 0
+    open_max_answer: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute", "open_max"):
             _require(getattr(self, name) >= 0, f"{name} must be >= 0")
         _require(0 < self.burst_real_s <= 3600, "burst_real_s must be above 0 and at most 3600")
+        for window in self.windows:
+            _require(window in ("2h", "8h"), f"windows.{window}: there are 2h and 8h")
+        _require(0 <= self.continued_factor < math.inf, "continued_factor must be a number >= 0")
+        if self.open_max_answer is not None:
+            parse_reply(self.open_max_answer)
         for tier, factor in self.tiers.items():
             _require(0 < factor < math.inf, f"tiers.{tier} must be a factor above 0")
 
@@ -86,6 +97,8 @@ class WebhookProfile:
         _require(self.pending_max >= 1, "pending_max must be >= 1")
 
 
+# What an incident may do in place of an answer.
+BREAKAGES = ("refused", "reset", "close", "stall", "none")
 OutageMode = Literal["503", "500", "html", "reset", "stall", "none"]
 
 
@@ -93,18 +106,32 @@ OutageMode = Literal["503", "500", "html", "reset", "stall", "none"]
 class Event:
     """Something that befalls the platform, `at_s` after the start."""
 
-    do: Literal["outage", "wave", "restart"]
+    do: Literal["outage", "wave", "restart", "incident"]
     at_s: float = 0.0
     for_s: float = 0.0
+    every_s: float = 0.0
     mode: OutageMode = "503"
     share: float = 1.0
     runs: Literal["on", "fail", "stuck"] = "on"
     hooks: Literal["sent", "held", "lost"] = "sent"
     factor: float = 5.0
+    # Of an incident: what it answers, to which calls, of which lane (None = all); and what runs fail with.
+    answer: str = "503"
+    calls: Literal["creates", "looks", "cancels", "all"] = "creates"
+    model: str | None = None
+    project: int | None = None
+    message: str | None = None
+    run_code: str = "server_error"
 
     def __post_init__(self) -> None:
         _require(0 <= self.at_s < math.inf and 0 <= self.for_s < math.inf, "at_s and for_s must be numbers >= 0")
+        _require(self.every_s == 0 or self.for_s < self.every_s < math.inf, "every_s must be 0 or more than for_s")
         _require(0 <= self.share <= 1, "share must be 0 to 1")
+        if self.answer not in BREAKAGES:
+            parse_reply(self.answer)
+        parse_code(self.run_code)
+        is_whole = self.model is None and self.project is None and (self.share == 1 or self.do == "restart")
+        _require(self.answer != "refused" or is_whole, "answer 'refused' takes no model, project or share")
         _require(0 < self.factor < math.inf, "factor must be above 0")
 
 
@@ -124,6 +151,11 @@ class Profile:
     cancel_of_ended: Literal["final", "400", "404", "409"] = "final"
     error_404: Literal["wrapped", "bare"] = "wrapped"
     idempotency: Literal["ignored", "honoured"] = "ignored"
+    conversations_locked: bool = False
+    background_stream: Literal["taken", "refused"] = "taken"
+    errors: Shape = "openai"
+    ids: AnyIdForm = "hex"
+    background: Literal["honoured", "ignored", "ignored_and_absent"] = "honoured"
     retry_after: RetryAfter = "seconds"
     retry_after_real_s: float = 1.0
     limit_headers: bool = True
@@ -153,7 +185,7 @@ class Profile:
     def _check_rates(self) -> None:
         sums: dict[Place, float] = {}
         for name, rate in self.rates.items():
-            place = place_of(name)
+            _, place = parse_rate(name)
             _require(0 <= rate <= 1, f"rates.{name} must be 0 to 1, not {rate!r}")
             sums[place] = sums.get(place, 0.0) + rate
         for place, total in sums.items():

@@ -9,10 +9,11 @@ from typing import Any, Final, Literal
 import orjson
 from aiohttp import web
 
-from simulator.catalogue import FAULTS, ConfigError
+from simulator.catalogue import FAULTS
 from simulator.chance import AimRequest
 from simulator.config import Endpoint, Event
 from simulator.core import Simulator
+from simulator.errors import ConfigError
 from simulator.ids import response_id
 from simulator.ledgers import LEDGER_NAMES, MEMORY_LINES_MAX
 from simulator.loading import build, parse_object, to_json
@@ -58,8 +59,26 @@ async def _wave(simulator: Simulator, request: web.Request) -> Any:
     return {"for_s": event.for_s, "factor": event.factor}
 
 
-async def _restart(simulator: Simulator, _: web.Request) -> Any:
-    return {"stuck": simulator.platform.restart()}
+async def _restart(simulator: Simulator, request: web.Request) -> Any:
+    body = await request.read()
+    event = build(Event, {**(parse_object(body) if body else {}), "do": "restart"}, "")
+    return {"stuck": simulator.platform.restart(event)}
+
+
+async def _incident(simulator: Simulator, request: web.Request) -> Any:
+    if request.method == "POST":
+        event = build(Event, {**parse_object(await request.read()), "do": "incident"}, "")
+        return {"incident": simulator.incidents.begin(event)}
+    if request.method == "DELETE":
+        number = request.query.get("incident")
+        if number is not None and not number.isdecimal():
+            raise ConfigError(f"incident: {number!r} must be a whole number")
+        simulator.incidents.end(None if number is None else int(number))
+    return {"incidents": simulator.incidents.shown()}
+
+
+async def _lanes(simulator: Simulator, _: web.Request) -> Any:
+    return {"lanes": simulator.lanes.shown()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +160,10 @@ _ROUTES: Final[tuple[tuple[str, str, Control], ...]] = (
     ("POST", "/sim/outage", _outage),
     ("POST", "/sim/wave", _wave),
     ("POST", "/sim/restart", _restart),
+    ("GET", "/sim/incident", _incident),
+    ("POST", "/sim/incident", _incident),
+    ("DELETE", "/sim/incident", _incident),
+    ("GET", "/sim/lanes", _lanes),
     ("GET", "/sim/webhook", _webhook),
     ("POST", "/sim/webhook", _webhook),
     ("POST", "/sim/emit", _emit),

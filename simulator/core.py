@@ -11,12 +11,14 @@ from simulator.clock import Clock, Timers
 from simulator.config import Endpoint, SimulatorConfig
 from simulator.delivery import Deliverer
 from simulator.hooks import Hooks
+from simulator.incidents import Incidents
+from simulator.lanes import Lanes
 from simulator.ledgers import LEDGER_NAMES, Ledgers
 from simulator.lifecycle import Responses
 from simulator.limits import Limits
 from simulator.loading import merge_profile
 from simulator.platform import Platform
-from simulator.records import JobTallies
+from simulator.records import Continuations, JobTallies
 from simulator.wire import Wire
 
 
@@ -34,11 +36,17 @@ class Simulator:
         self.faults = Faults(profile, self.chance)
         self.ledgers = Ledgers(self.clock, config.ledger_dir)
         self.tallies = JobTallies()
+        self.continuations = Continuations()
         self.limits = Limits(profile, self.clock, self.chance)
         self.deliverer = Deliverer(profile.webhooks, self.clock, self.timers, self.ledgers.deliveries)
         self.hooks = Hooks(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)
-        self.responses = Responses(profile, self.clock, self.timers, self.hooks, self.ledgers, self.tallies)
-        self.platform = Platform(self.chance, self.clock, self.timers, self.hooks, self.responses)
+        self.responses = Responses(
+            profile, self.chance, self.clock, self.timers, self.hooks, self.ledgers, self.tallies
+        )
+        self.incidents = Incidents(self.chance, self.clock, self.timers, self.limits)
+        self.responses.fate = self.incidents.fate
+        self.platform = Platform(self.chance, self.clock, self.timers, self.hooks, self.responses, self.incidents)
+        self.lanes = Lanes(self.clock)
         self.wire = Wire(profile)
         self.struck: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -91,6 +99,7 @@ class Simulator:
             "open": self.responses.open,
             "in_memory": len(self.responses),
             "ended": dict(self.responses.ends),
+            "cost": dict(self.responses.cost),
             "calls": dict(self.answered),
             "faults": dict(self.struck),
             "hooks": dict(self.deliverer.counts.outcomes),

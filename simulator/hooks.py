@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import orjson
 
-from simulator.catalogue import FORGERIES, ODDITIES, ConfigError, Fault
+from simulator.catalogue import FORGERIES, ODDITIES, Fault
 from simulator.chance import Chance, Faults
 from simulator.clock import Clock, Timers
 from simulator.config import Profile
 from simulator.delivery import Deliverer, Hook
+from simulator.errors import ConfigError
 from simulator.ids import hex_id, response_id
 from simulator.records import Stored
 
@@ -139,11 +140,16 @@ def _foreign_id(hook: Hook) -> Hook:
     return replace(hook, body=body, names={"response": other})
 
 
+def _about_another(hook: Hook) -> bytes:
+    told = hook.names.get("response") or ""
+    return _event(hook.event_id, hook.type, f"{told[:5]}0{told[5:]}", hook.ended_at_ms)
+
+
 _DISGUISES: Final[dict[str, Callable[[Hook], Hook]]] = {
     "forged_secret": lambda hook: replace(hook, key=secrets.token_bytes(32)),
     "forged_empty_key": lambda hook: replace(hook, key=b""),
     # Still an event that would be believed: what is altered is the id it speaks of.
-    "forged_body": lambda hook: replace(hook, sent_body=hook.body.replace(b'"resp_', b'"resp_0', 1)),
+    "forged_body": lambda hook: replace(hook, sent_body=_about_another(hook)),
     "forged_old": lambda hook: replace(hook, shift_s=-STALE_S),
     "forged_future": lambda hook: replace(hook, shift_s=STALE_S),
     "forged_unsigned": lambda hook: replace(hook, unsigned=True),

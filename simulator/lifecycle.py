@@ -7,31 +7,47 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Literal
 
+from simulator.chance import Chance
 from simulator.clock import Clock, Timers
 from simulator.config import Profile
 from simulator.hooks import Hooks
-from simulator.ids import hex_id, response_id
+from simulator.ids import USABLE_ID_FORMS, hex_id, response_id
 from simulator.ledgers import Ledgers
 from simulator.objects import total_tokens
 from simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
 
 KEPT_BYTES_MAX: Final = 512 << 20
+Fate = Ending | Literal["on", "stuck"]
 _PLATFORM_FAILURE: Final = Ending("failed", "server_error", with_usage=False)
+_FATES: Final[dict[str, Fate]] = {"on": "on", "stuck": "stuck", "fail": _PLATFORM_FAILURE}
 
 
 class Responses:
     """All responses in memory. `runs` says what a platform outage does to runs that end now."""
 
     def __init__(
-        self, profile: Profile, clock: Clock, timers: Timers, hooks: Hooks, ledgers: Ledgers, tallies: JobTallies
+        self,
+        profile: Profile,
+        chance: Chance,
+        clock: Clock,
+        timers: Timers,
+        hooks: Hooks,
+        ledgers: Ledgers,
+        tallies: JobTallies,
     ) -> None:
         self.profile = profile
+        # What an incident makes of a run that ends now; None = nothing.
+        self.fate: Callable[[Stored], Fate | None] = lambda _: None
+        self.cost: Counter[str] = Counter()
+        self._chance = chance
         self.runs: Literal["on", "fail", "stuck"] = "on"
         self.open = 0
         self.open_of: Counter[str] = Counter()
+        self._talking: Counter[tuple[int, str]] = Counter()
         self.ends: Counter[str] = Counter()
         self._clock = clock
         self._timers = timers
@@ -52,7 +68,7 @@ class Responses:
         short = not request.store
         retention_s = self.profile.retention_short_s if short else self.profile.retention_s
         stored = Stored(
-            id=response_id(),
+            id=self._new_id(request, key),
             message_id=hex_id("msg"),
             key=key,
             request=request,
@@ -68,12 +84,27 @@ class Responses:
                 del self._by_idempotency_key[next(iter(self._by_idempotency_key))]
         self.open += 1
         self.open_of[request.model] += 1
+        if request.conversation is not None:
+            self._talking[(request.project, request.conversation)] += 1
         self._truth(stored, "queued")
         self._kept_bytes += request.kept_bytes
         self._make_room()
         if plan.queue_s is not None:
             self._timers.after(self._clock.real_s(plan.queue_s), self._begin, stored, stored.epoch)
         return stored
+
+    def _new_id(self, request: CreateRequest, key: str) -> str:
+        form = request.id_form
+        if form == "any":
+            form = USABLE_ID_FORMS[int(self._chance.unit("id", key) * len(USABLE_ID_FORMS))]
+        found = response_id(form)
+        while found in self._all:
+            found = response_id(form)
+        return found
+
+    def is_talking(self, request: CreateRequest) -> bool:
+        """Whether an open response has the conversation of this request."""
+        return request.conversation is not None and (request.project, request.conversation) in self._talking
 
     def find(self, response: str, project: int) -> Stored | None:
         """The response if it is there for this project; one past its retention is forgotten here."""
@@ -110,9 +141,10 @@ class Responses:
         """Remove it; if it still ran, it runs no more."""
         self._remove(stored, "deleted")
 
-    def strand_all(self) -> int:
-        """Leave every open response stuck for ever, as a restart of the platform might; how many those were."""
-        stranded = [stored for stored in self._all.values() if stored.is_open]
+    def strand_all(self, share: float, purpose: str) -> int:
+        """Leave this share of the open responses stuck for ever, as a restart might; how many those were."""
+        is_struck = self._chance.unit
+        stranded = [each for each in self._all.values() if each.is_open and is_struck(purpose, each.key) < share]
         for stored in stranded:
             self._strand(stored)
         return len(stranded)
@@ -131,13 +163,11 @@ class Responses:
     def _end(self, stored: Stored, epoch: int) -> None:
         if stored.epoch != epoch or not stored.is_open:
             return
-        match self.runs:
-            case "stuck":
-                self._strand(stored)
-            case "fail":
-                self._finish(stored, _PLATFORM_FAILURE)
-            case "on":
-                self._finish(stored, stored.plan.ending)
+        fate = self.fate(stored) or _FATES[self.runs]
+        if fate == "stuck":
+            self._strand(stored)
+        else:
+            self._finish(stored, stored.plan.ending if fate == "on" else fate)
 
     def _resurrect(self, stored: Stored, epoch: int) -> None:
         if stored.epoch == epoch and self._all.get(stored.id) is stored:
@@ -158,24 +188,33 @@ class Responses:
         self._ended.append(stored.id)
         if len(self._ended) > self.profile.ended_max:
             self._forget(self._ended.popleft())
-        if stored.request.background:
+        # A server that knows no background has no webhooks either.
+        if stored.request.background and stored.plan.shown.background == "as_asked":
             self._hooks.announce(stored, first_try)
         stored.wake()
 
     def _account(self, stored: Stored) -> None:
         names = stored.names()
         wasted = stored.status != "completed"
-        if names["job"] is not None and not wasted:
+        cost = _cost(stored)
+        self.cost[cost] += 1
+        paid_before = 0
+        if names["job"] is not None:
             tally = self._tallies.of(names["job"])
-            if tally.winner is None:
+            paid_before = tally.paid
+            tally.paid += cost != "none"
+            self.cost["paid_again"] += cost != "none" and paid_before > 0
+            if not wasted and tally.winner is None:
                 tally.winner = stored.id
-            wasted = tally.winner != stored.id
+            wasted = wasted or tally.winner != stored.id
         self._ledgers.tokens.write(
             **names,
             tenant=stored.request.metadata.get("tenant"),
             model=stored.request.model,
             status=stored.status,
             tokens=total_tokens(stored),
+            cost=cost,
+            paid_before=paid_before,
             wasted=wasted,
         )
 
@@ -209,6 +248,21 @@ class Responses:
         self.open_of[model] -= 1
         if not self.open_of[model]:
             del self.open_of[model]
+        conversation = stored.request.conversation
+        if conversation is not None:
+            key = stored.request.project, conversation
+            self._talking[key] -= 1
+            if not self._talking[key]:
+                del self._talking[key]
 
     def _truth(self, stored: Stored, state: str, code: str | None = None, reason: str | None = None) -> None:
         self._ledgers.truth.write(**stored.names(), state=state, code=code, reason=reason)
+
+
+def _cost(stored: Stored) -> Literal["usage", "none", "unknown"]:
+    """What is known of the cost of an ended response: its usage says so, nothing, or that it ran and nobody says."""
+    assert stored.ending is not None
+    if stored.ending.has_usage:
+        return "usage"
+    # What was cancelled in its run, or completed without usage, has cost something.
+    return "unknown" if stored.was_running and stored.status in ("cancelled", "completed") else "none"

@@ -11,27 +11,14 @@ from email.utils import formatdate
 from typing import Final
 
 from simulator.answers import Answer, error, html
-from simulator.catalogue import QUOTA_CODES
 from simulator.chance import Chance
 from simulator.clock import Clock
 from simulator.config import ModelProfile, Profile
 from simulator.records import CreateRequest
+from simulator.replies import QUOTA_CODES, Reply, go_duration
 
 MODELS_MAX: Final = 1000
 _FORMS: Final = ("seconds", "fraction", "ms", "date", "none")
-
-
-def go_duration(seconds: float) -> str:
-    """A duration as Go prints it: `1h2m3.5s`, `6m0s`, `7.66s`, `120ms`, `0s`."""
-    ms = max(round(seconds * 1000), 0)
-    if ms < 1000:
-        return f"{ms}ms" if ms else "0s"
-    minutes, rest_ms = divmod(ms, 60_000)
-    text = f"{rest_ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    if not minutes:
-        return text
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
 
 
 @dataclass(slots=True)
@@ -124,7 +111,7 @@ class Limits:
         """The answer for one refusal of the catalogue (`429_…`, `503_overloaded`, `html_429`)."""
         wait_s = self.profile.retry_after_real_s if wait_s is None else wait_s
         if what == "html_429":
-            return html(429, headers=self._retry_after(wait_s))
+            return html(429, headers=self.retry_after(wait_s))
         if what[4:] in QUOTA_CODES:
             text = "You exceeded your current quota, please check your plan and billing details."
             return error(429, text, "insufficient_quota", code=what[4:])
@@ -133,8 +120,13 @@ class Limits:
             text = f"Request too large for {model} in organization org-sim on tokens per min (TPM). " + _REDUCE
             return error(429, text, "tokens", code="rate_limit_exceeded", headers=self.headers(model))
         status, kind, code, text = _REFUSALS[what]
-        headers = {**self.headers(model), **self._retry_after(wait_s)}
+        headers = {**self.headers(model), **self.retry_after(wait_s)}
         return error(status, text or self._reached(what, model, wait_s), kind, code=code, headers=headers)
+
+    def reply(self, reply: Reply) -> Answer:
+        """The answer for a reply, which names its wait in the form the profile asks for."""
+        wait_s = reply.header_wait_s
+        return reply.answer({} if wait_s is None else self.retry_after(wait_s))
 
     def _reached(self, what: str, model: str, wait_s: float) -> str:
         buckets = self._of(model)
@@ -151,7 +143,8 @@ class Limits:
         most = request.body.get("max_output_tokens") if self.profile.charge_max_output_tokens else None
         return max(request.input_tokens, most) if isinstance(most, int) else request.input_tokens
 
-    def _retry_after(self, wait_s: float) -> dict[str, str]:
+    def retry_after(self, wait_s: float) -> dict[str, str]:
+        """The header that names the wait, in the form of the profile; for some forms none."""
         form: str = self.profile.retry_after
         if form == "any":
             self._refusals += 1

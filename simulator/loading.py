@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import orjson
 
-from simulator.catalogue import ConfigError
 from simulator.config import Profile
+from simulator.errors import ConfigError
 from simulator.profiles import PRESETS
 
 T = TypeVar("T")

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import orjson
 
-from simulator.records import CreateRequest, Ending, Stored
+from simulator.records import CreateRequest, Ending, Shown, Stored, UsageForm
+from simulator.replies import REASONS, Reason, told
 
 ECHO_CHARS_MAX: Final = 2000
 INCOMPLETE_CHARS: Final = 40
@@ -32,16 +33,14 @@ _ECHOED: Final[dict[str, Any]] = {
     "safety_identifier": None,
     "user": None,
 }
+# All that some servers send.
+_BARE: Final = ("id", "status", "output", "error", "metadata")
 _TIER_USED: Final = {"auto": "default", "fast": "priority"}
-_MESSAGES: Final = {
-    "invalid_prompt": "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
-    "rate_limit_exceeded": "Rate limit reached while processing your request. Please try again later.",
-    "image_content_policy_violation": "Your request was rejected as a result of our safety system.",
-}
+_IMAGE_POLICY: Final = Reason(400, None, "Your request was rejected as a result of our safety system.")
 
 
 def render(stored: Stored, *, status: str | None = None, response_id: str | None = None) -> dict[str, Any]:
-    """The object for `stored`; `status` and `response_id` show something else than the truth."""
+    """The object for `stored`; `status` and `response_id` show something else than the truth and than its plan."""
     body = stored.request.body
     shown = status or stored.status
     ended = stored.ending if shown == stored.status else None
@@ -50,7 +49,7 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
         "id": response_id or stored.id,
         "object": "response",
         "created_at": stored.created_at_s,
-        "status": shown,
+        "status": stored.plan.shown.words.get(shown, shown) if status is None else shown,
         "background": stored.request.background,
         "store": stored.request.store,
         "model": stored.request.model,
@@ -71,7 +70,40 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
         answer["background_options"] = body["background_options"]
     if ended is not None:
         _add_ending(answer, stored, ended)
-    return answer
+    shown_as = stored.plan.shown
+    _disfigure(answer, shown_as, has_ended=ended is not None)
+    return {name: answer[name] for name in _BARE if name in answer} if shown_as.bare else answer
+
+
+def _disfigure(answer: dict[str, Any], shown: Shown, *, has_ended: bool) -> None:
+    """Make of OpenAI's object that of another server."""
+    if not shown.metadata:
+        answer["metadata"] = None
+    if shown.background == "false":
+        answer["background"] = False
+    if shown.background == "absent":
+        del answer["background"]
+    if answer["usage"] is not None:
+        _disfigure_usage(answer, shown.usage)
+    if answer["error"] is not None and shown.error != "whole":
+        text = answer["error"]["message"]
+        answer["error"] = {"null": None, "text": text, "message": {"message": text}}[shown.error]
+    if has_ended and shown.output == "null":
+        answer["output"] = None
+    if has_ended and shown.output == "absent":
+        del answer["output"]
+
+
+def _disfigure_usage(answer: dict[str, Any], form: UsageForm) -> None:
+    match form:
+        case "floats":
+            answer["usage"] = {k: float(v) if isinstance(v, int) else v for k, v in answer["usage"].items()}
+        case "nulls":
+            answer["usage"] = dict.fromkeys(answer["usage"])
+        case "absent":
+            del answer["usage"]
+        case "whole":
+            pass
 
 
 def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:
@@ -82,8 +114,8 @@ def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:
                 answer["output"] = [message(stored, "completed")]
                 answer["usage"] = usage(stored)
         case "failed":
-            answer["error"] = _error(ending.code)
-            answer["usage"] = usage(stored) if ending.with_usage else None
+            answer["error"] = _error(ending)
+            answer["usage"] = usage(stored) if ending.has_usage else None
         case "incomplete":
             answer["incomplete_details"] = {"reason": ending.reason}
             answer["output"] = [message(stored, "incomplete")]
@@ -94,11 +126,22 @@ def _add_ending(answer: dict[str, Any], stored: Stored, ending: Ending) -> None:
             pass
 
 
-def _error(code: str | None) -> dict[str, Any]:
-    default = f"An error occurred while processing your request. Please include wfr_{secrets.token_hex(8)} if you ask."
+def _error(ending: Ending) -> dict[str, Any]:
+    code = ending.code
+    known = REASONS.get(code or "") if code != "server_error" else None
+    reason = _IMAGE_POLICY if code == "image_content_policy_violation" else known or _unexplained(ending.wait_s)
     if code is None:
-        return {"message": default}
-    return {"code": code, "message": _MESSAGES.get(code, default)}
+        return {"message": told(reason, None)}
+    answer = {"code": reason.told_as or code, "message": told(reason, ending.wait_s)}
+    return answer if reason.kind is None else answer | {"type": reason.kind, "param": None}
+
+
+def _unexplained(wait_s: float | None) -> Reason:
+    again = "" if wait_s is None else " {again}"
+    wfr = f"wfr_{secrets.token_hex(8)}"
+    return Reason(
+        500, None, f"An error occurred while processing your request. Please include {wfr} if you ask.{again}"
+    )
 
 
 def message(stored: Stored, status: str) -> dict[str, Any]:

@@ -7,24 +7,29 @@ from simulator.chance import Chance
 from simulator.clock import Clock, Timers
 from simulator.config import Event, Profile
 from simulator.hooks import Hooks
+from simulator.incidents import Incidents
 from simulator.lifecycle import Responses
 
 
 class Platform:
     """The state of the platform now."""
 
-    def __init__(self, chance: Chance, clock: Clock, timers: Timers, hooks: Hooks, responses: Responses) -> None:
+    def __init__(
+        self, chance: Chance, clock: Clock, timers: Timers, hooks: Hooks, responses: Responses, incidents: Incidents
+    ) -> None:
         self._chance = chance
         self._clock = clock
         self._timers = timers
         self._hooks = hooks
         self._responses = responses
+        self._incidents = incidents
         self._outage: Event | None = None
         self._outages = 0
         self._wave_factor = 1.0
         self._waves = 0
         self._calls = 0
         self._calendar = 0
+        self._restarts = 0
 
     @property
     def outage(self) -> Event | None:
@@ -59,9 +64,12 @@ class Platform:
         self._wave_factor = event.factor
         self._timers.after(self._clock.real_s(event.for_s), self._end_wave, self._waves)
 
-    def restart(self) -> int:
-        """Strand every open response; how many those were."""
-        return self._responses.strand_all()
+    def restart(self, event: Event) -> int:
+        """Strand the open responses, or the event's share of them, and refuse connections for its time; how many they were."""
+        self._restarts += 1
+        if event.for_s:
+            self._incidents.begin(Event("incident", for_s=event.for_s, answer="refused", calls="all"))
+        return self._responses.strand_all(event.share, f"restart/{self._restarts}")
 
     def refusal(self) -> Answer | None:
         """What the outage in force answers to this call, if it strikes it."""
@@ -82,13 +90,17 @@ class Platform:
     def _befall(self, event: Event, calendar: int) -> None:
         if calendar != self._calendar:
             return
+        if event.every_s:
+            self._timers.after(self._clock.real_s(event.every_s), self._befall, event, calendar)
         match event.do:
             case "outage":
                 self.begin_outage(event)
             case "wave":
                 self.begin_wave(event)
             case "restart":
-                self.restart()
+                self.restart(event)
+            case "incident":
+                self._incidents.begin(event)
 
     def _end_outage(self, number: int) -> None:
         if number == self._outages:

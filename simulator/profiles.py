@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from simulator import outlast
 from simulator.config import Event, ModelProfile, Profile
 
 _CALM: Final = Profile()
@@ -138,4 +139,13 @@ _TORTURE: Final = Profile(
     ),
 )
 
-PRESETS: Final = {"calm": _CALM, "demo": _DEMO, "rough": _ROUGH, "torture": _TORTURE}
+_OUTLAST: Final = Profile(
+    rates={**_DEMO.rates, **outlast.RATES},
+    models=outlast.MODELS,
+    ids="any",
+    cancel_of_ended="409",
+    retry_after="any",
+    events=outlast.EVENTS,
+)
+
+PRESETS: Final = {"calm": _CALM, "demo": _DEMO, "rough": _ROUGH, "torture": _TORTURE, "outlast": _OUTLAST}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Final, Literal
 
-from simulator.catalogue import Directive
+from simulator.catalogue import Directive, Fault
 from simulator.chance import Target
+from simulator.ids import AnyIdForm
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 OPEN: Final = ("queued", "in_progress")
+UsageForm = Literal["whole", "floats", "nulls", "absent"]
+ErrorForm = Literal["whole", "null", "text", "message"]
 JOBS_MAX: Final = 100_000
 
 
@@ -39,6 +43,16 @@ class CreateRequest:
     project: int
     retry_count: int | None
     idempotency_key: str | None
+    id_form: AnyIdForm = "hex"
+    window: str | None = None
+    continuation: str | None = None
+
+    @property
+    def conversation(self) -> str | None:
+        """The id of its conversation."""
+        given = self.body.get("conversation")
+        found = given.get("id") if isinstance(given, dict) else given
+        return found if isinstance(found, str) else None
 
     @property
     def target(self) -> Target:
@@ -48,7 +62,7 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ends, decided when it is accepted."""
+    """How a run ends, decided when it is accepted. `wait_s` is what the text of its error names."""
 
     status: Status = "completed"
     code: str | None = None
@@ -56,6 +70,35 @@ class Ending:
     with_usage: bool = True
     empty: bool = False
     hook: bool = True
+    wait_s: float | None = None
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether the object of the ended response shows what it cost."""
+        match self.status:
+            case "completed":
+                return not self.empty
+            case "failed":
+                return self.with_usage
+            case _:
+                return self.status == "incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where the objects of a response differ from OpenAI's, as those of other servers and gateways do.
+
+    `words` are the server's own for states, `end` is what it says in place of the state it ended in.
+    """
+
+    output: Literal["whole", "null", "absent"] = "whole"
+    usage: UsageForm = "whole"
+    error: ErrorForm = "whole"
+    bare: bool = False
+    background: Literal["as_asked", "false", "absent"] = "as_asked"
+    other_id: bool = False
+    metadata: bool = True
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +109,7 @@ class Plan:
     run_s: float | None
     ending: Ending
     expires_after_end_s: float | None = None
+    shown: Shown = Shown()
 
 
 @dataclass(slots=True)
@@ -86,11 +130,14 @@ class Stored:
     ended_at_ms: int = 0
     was_running: bool = False
     hidden_until_s: float = 0.0
+    hidden_by: str = "look_404_at_first"
     epoch: int = 0
     looks: int = 0
     streams: int = 0
     cancels: int = 0
+    shown_running: bool = False
     shown_ended: bool = False
+    vanished: bool = False
     regressed: bool = False
     waiters: list[asyncio.Event] = field(default_factory=list)
 
@@ -104,6 +151,11 @@ class Stored:
         """What faults may be aimed at."""
         metadata = self.request.metadata
         return Target(metadata.get("job"), metadata.get("attempt"), self.id)
+
+    @property
+    def other_id(self) -> str:
+        """Another id than its own, always the same: what a gateway's server calls it."""
+        return f"resp_{blake2b(self.id.encode(), digest_size=24).hexdigest()}"
 
     def names(self) -> dict[str, str | None]:
         """The fields by which ledgers name it."""
@@ -135,7 +187,10 @@ class JobTally:
     accepted: int = 0
     calls_of: dict[str | None, int] = field(default_factory=dict)
     accepted_of: dict[str | None, int] = field(default_factory=dict)
+    paid: int = 0
     winner: str | None = None
+    locked_by: Fault | None = None
+    locked_until_s: float = 0.0
 
 
 class JobTallies:
@@ -155,3 +210,23 @@ class JobTallies:
             if len(self._tallies) > self._max:
                 del self._tallies[next(iter(self._tallies))]
         return tally
+
+
+class Continuations:
+    """The newest continuation ids of accepted creates."""
+
+    def __init__(self, ids_max: int = JOBS_MAX) -> None:
+        self._seen: dict[tuple[int, str], None] = {}
+        self._max = ids_max
+
+    def is_continued(self, request: CreateRequest) -> bool:
+        """Whether an earlier create of this project had the same id; it is remembered from now on."""
+        if request.continuation is None:
+            return False
+        key = request.project, request.continuation
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > self._max:
+            del self._seen[next(iter(self._seen))]
+        return False

@@ -9,8 +9,10 @@ from typing import Any, Final
 import orjson
 
 from simulator.answers import Answer, bad_request
-from simulator.catalogue import ConfigError, parse_directives
+from simulator.catalogue import parse_directives
 from simulator.config import Profile
+from simulator.errors import ConfigError
+from simulator.ids import ANY_ID_FORMS, AnyIdForm
 from simulator.objects import ECHO_CHARS_MAX
 from simulator.records import CreateRequest
 
@@ -26,6 +28,8 @@ PARAMETERS: Final = frozenset(
     )
 )
 TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
+COMPLETION_WINDOWS: Final = ("soonest", "2h", "8h")
+STANDARD_TIERS: Final = (None, "auto", "default")
 INPUT_KEPT_BYTES_MAX: Final = 8192
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
@@ -48,9 +52,11 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
     try:
         directives = parse_directives(metadata["sim_fault"]) if "sim_fault" in metadata else ()
         queue_s, run_s, output_bytes = (_number(metadata, name) for name in _SHORT_METADATA)
+        id_form = _id_form(metadata, profile)
     except ConfigError as error:
         return bad_request(f"The simulator cannot follow this: {error}", param="metadata")
     text = _text_of(raw.get("input"))
+    options = raw.get("background_options") or {}
     is_small = len(body) <= INPUT_KEPT_BYTES_MAX
     kept = raw if is_small else {key: value for key, value in raw.items() if key != "input"}
     retry_count = headers.get("x-stainless-retry-count", "")
@@ -72,6 +78,9 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
         project=project,
         retry_count=int(retry_count) if retry_count.isdecimal() else None,
         idempotency_key=headers.get("idempotency-key"),
+        id_form=id_form,
+        window=options.get("completion_window"),
+        continuation=options.get("continuation_id"),
     )
 
 
@@ -112,10 +121,38 @@ def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
     background = raw.get("background") is True
     if background and raw.get("store") is False and profile.store_false == "reject":
         return bad_request("Background mode requires 'store' to be true.", param="store", code="invalid_value")
-    if not background and raw.get("background_options"):
-        return bad_request("'background_options' requires 'background' to be true.", param="background_options")
+    refusal = _bad_background(raw, profile)
+    if refusal is not None:
+        return refusal
     if not background and raw.get("tools"):
         return bad_request("The simulator answers tools in background mode only.", param="tools")
+    return None
+
+
+def _bad_background(raw: dict[str, Any], profile: Profile) -> Answer | None:
+    options = raw.get("background_options") or {}
+    if raw.get("background") is not True:
+        text = "'background_options' requires 'background' to be true."
+        return bad_request(text, param="background_options") if options else None
+    if raw.get("stream") is True and profile.background_stream == "refused":
+        return bad_request("Streaming is not supported in background mode.", param="stream")
+    for name, value in options.items():
+        path = f"background_options.{name}"
+        if name not in ("completion_window", "continuation_id"):
+            return bad_request(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
+        if value is not None and not isinstance(value, str):
+            return _invalid_type(path, "a string")
+    return _bad_window(options.get("completion_window") or "soonest", raw)
+
+
+def _bad_window(window: str, raw: dict[str, Any]) -> Answer | None:
+    where = "background_options.completion_window"
+    if window not in COMPLETION_WINDOWS:
+        text = f"Invalid value: '{window:.64}'. Supported values are: 'soonest', '2h', and '8h'."
+        return bad_request(text, param=where, code="invalid_value")
+    if window != "soonest" and (raw.get("stream") is True or raw.get("service_tier") not in STANDARD_TIERS):
+        text = f"The completion window '{window}' requires Standard processing without a stream."
+        return bad_request(text, param=where, code="invalid_value")
     return None
 
 
@@ -150,6 +187,14 @@ def _number(metadata: Mapping[str, str], name: str) -> float | None:
     if not 0 <= value < (64 << 20):
         raise ConfigError(f"{name} must be a number >= 0, not {text!r}")
     return value
+
+
+def _id_form(metadata: Mapping[str, str], profile: Profile) -> AnyIdForm:
+    wanted = metadata.get("sim_id", profile.ids)
+    found: AnyIdForm | None = next((each for each in ANY_ID_FORMS if each == wanted), None)
+    if found is None:
+        raise ConfigError(f"sim_id must be one of {', '.join(ANY_ID_FORMS)}, not {wanted!r}")
+    return found
 
 
 def _text_of(given: Any) -> str:

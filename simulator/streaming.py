@@ -21,6 +21,7 @@ from simulator.core import Simulator
 from simulator.objects import INCOMPLETE_CHARS, message, output_text, render
 from simulator.records import Stored
 
+EVENTS: Final = "text/event-stream; charset=utf-8"
 STREAM_S_MAX: Final = 300.0  # seen: "can no longer be streamed because it is more than 5 minutes old"
 DELTA_CHARS_MAX: Final = 200
 DELTAS_MIN: Final = 8
@@ -44,7 +45,7 @@ async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
     stored = call.stored
     assert stored is not None
     assert call.streams_from is not None
-    headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+    headers = {"content-type": EVENTS, "cache-control": "no-cache"}
     response = web.StreamResponse(headers=headers)
     sent = call.streams_from
     how = _How(call.stream_fault)
@@ -54,6 +55,8 @@ async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
         while not simulator.wire.closing.is_set():
             is_open = stored.is_open
             ready = _events(stored, simulator)
+            if how.only_last:
+                ready = ready[-1:]
             for frame in how.frames(ready, sent):
                 if frame is None:
                     return await _break(response, call, how)
@@ -63,6 +66,12 @@ async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
                 break
             await stored.changed(_until_next_s(stored, simulator))
     return response
+
+
+def error_event(inner: dict[str, Any]) -> Answer:
+    """A stream that holds nothing but an error."""
+    event = {"type": "error", "code": inner["code"], "message": inner["message"], "param": inner["param"]}
+    return Answer(200, _frame(event, 0), EVENTS)
 
 
 def _until_next_s(stored: Stored, simulator: Simulator) -> float:
@@ -81,6 +90,7 @@ class _How:
         self._fault = fault
         self._left = int(fault.number(EVENTS_BEFORE_FAULT)) if fault is not None and self.what in _BREAKS else -1
         self.endless = self.what == "endless"
+        self.only_last = self.what == "first_event_failed"
 
     def delay_real_s(self, default: float) -> float:
         return self._fault.number(default) if self._fault is not None and self.what == "delay" else 0.0

@@ -12,10 +12,12 @@ from simulator.core import Simulator
 from simulator.ids import response_id
 from simulator.objects import input_items, render
 from simulator.records import Stored
+from simulator.replies import parse_reply
 from simulator.streaming import refusal_to_stream
 from simulator.wire import spoil
 
 COMPLETES_AFTER_CANCEL_S: Final = 5.0
+PASSING_404_S: Final = 5.0
 ITEMS_LIMIT_MAX: Final = 100
 
 
@@ -34,17 +36,33 @@ async def look(simulator: Simulator, call: Call) -> Answer:
     directives = stored.request.directives
     key = f"{stored.key}/look/{stored.looks}"
     fault = strike(simulator, call, simulator.faults.one("look", stored.target, key, directives, stored.looks))
-    if fault is None and stored.shown_ended and not stored.regressed:
-        fault = strike(simulator, call, simulator.faults.named("look_regress", stored.target, stored.key, directives))
-        stored.regressed = True
-    answer = ok(render(stored)) if fault is None else _struck_look(simulator, call, stored, fault)
-    # An end counts as shown when the answer could be read.
+    if fault is None:
+        fault = strike(simulator, call, _after_shown(simulator, stored))
+    answer = _seen(stored) if fault is None else _struck_look(simulator, call, stored, fault)
+    # A state counts as shown when the answer could be read.
+    stored.shown_running = stored.shown_running or (fault is None and stored.status == "in_progress")
     stored.shown_ended = stored.shown_ended or (fault is None and not stored.is_open)
     poll_after_ms = simulator.profile.poll_after_ms
     if poll_after_ms is None or answer.sabotage is not None:
         return answer
     headers = {**answer.headers, "openai-poll-after-ms": str(poll_after_ms)}
     return Answer(answer.status, answer.body, answer.content_type, headers, None, answer.wait_real_s)
+
+
+def _after_shown(simulator: Simulator, stored: Stored) -> Fault | None:
+    """A fault that strikes once, at the first look after one that showed the response as running, or as ended."""
+    if stored.shown_ended and not stored.regressed:
+        stored.regressed = True
+        return simulator.faults.named("look_regress", stored.target, stored.key, stored.request.directives)
+    if stored.shown_running and not stored.vanished:
+        stored.vanished = True
+        return simulator.faults.named("look_404_passing", stored.target, stored.key, stored.request.directives)
+    return None
+
+
+def _seen(stored: Stored) -> Answer:
+    """The object as a look or a cancel sees it: a gateway may call it by another id than the create did."""
+    return ok(render(stored, response_id=stored.other_id if stored.plan.shown.other_id else None))
 
 
 def _struck_look(simulator: Simulator, call: Call, stored: Stored, fault: Fault) -> Answer:
@@ -56,6 +74,12 @@ def _struck_look(simulator: Simulator, call: Call, stored: Stored, fault: Fault)
         return simulator.limits.refusal(refusal, stored.request.model)
     if what == "307":
         return redirect(call)
+    if what == "answer":
+        return simulator.limits.reply(parse_reply(fault.arg or "500"))
+    if what == "404_passing":
+        hidden_s = simulator.clock.real_s(fault.number(PASSING_404_S))
+        stored.hidden_until_s, stored.hidden_by = simulator.clock.now_s() + hidden_s, fault.name
+        return not_found(stored.id)
     return _LOOKS[what](stored, fault)
 
 
@@ -126,8 +150,10 @@ def _struck_cancel(simulator: Simulator, stored: Stored, fault: Fault) -> Answer
         return spoil(ok(render(stored)), kind, fault.number(simulator.profile.slow_real_s))
     if fault.what == "429":
         return simulator.limits.refusal("429_requests", stored.request.model)
+    if fault.what == "answer":
+        return simulator.limits.reply(parse_reply(fault.arg or "500"))
     if fault.what == "runs_on":
-        return ok(render(stored))
+        return _seen(stored)
     if fault.what == "then_completed":
         was_open = stored.is_open
         answer = _cancelled(simulator, stored)
@@ -142,7 +168,7 @@ def _cancelled(simulator: Simulator, stored: Stored) -> Answer:
         simulator.responses.cancel(stored)
     elif stored.status != "cancelled" and simulator.profile.cancel_of_ended != "final":
         return _not_cancelled(simulator.profile.cancel_of_ended, stored, bare=simulator.profile.error_404 == "bare")
-    return ok(render(stored))
+    return _seen(stored)
 
 
 def _not_cancelled(status: str, stored: Stored, *, bare: bool) -> Answer:
@@ -193,6 +219,6 @@ def _find(simulator: Simulator, call: Call) -> Stored | None:
         return None
     call.stored = stored
     if simulator.clock.now_s() < stored.hidden_until_s:
-        call.fault = "look_404_at_first"
+        call.fault = stored.hidden_by
         return None
     return stored

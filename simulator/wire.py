@@ -33,6 +33,8 @@ def spoil(answer: Answer, kind: str, slow_real_s: float) -> Answer:
     """What is sent in place of `answer` when `kind` (of the catalogue) befalls it."""
     if kind == "slow":
         return replace(answer, wait_real_s=slow_real_s)
+    if kind == "202":
+        return replace(answer, status=202)
     if kind in STATUSES:
         return failure(int(kind))
     if kind == "broken_json":

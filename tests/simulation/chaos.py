@@ -52,6 +52,8 @@ class Mixture:
     """The one fault of creates; any, if empty. This and what follows no seed draws: a test sets it, see `Chaos`."""
     look_only: str = ""
     run_only: str = ""
+    provider_away: tuple[tuple[float, float, str], ...] = ()
+    """From when to when (seconds of the run) all creates are answered alike, and how: a name in `provider.HEARD`."""
     hook_late_s: float = 0.0
     """Of every hook."""
     clock_s: float = 0.0

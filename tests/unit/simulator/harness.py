@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 from openai.types.responses import Response
+from yarl import URL
 
 from simulator.app import build_app
 from simulator.config import Endpoint, Profile, SimulatorConfig
@@ -95,15 +96,19 @@ class World:
         await eventually(lambda: len(self.receiver.got) >= count, timeout_s, f"{count} hooks")
         return list(self.receiver.got)
 
-    async def raw(self, method: str, path: str, *, key: str = KEY, **more: Any) -> tuple[int, Any, dict[str, str]]:
+    async def raw(self, method: str, path: str, **more: Any) -> tuple[int, Any, dict[str, str]]:
+        """A call of `/v1`; its status, body (read, where it is JSON) and headers."""
+        status, text, headers = await self.raw_text(method, path, **more)
+        is_json = headers.get("content-type", "").partition(";")[0] == "application/json"
+        return status, json.loads(text) if is_json else text, headers
+
+    async def raw_text(self, method: str, path: str, *, key: str = KEY, **more: Any) -> tuple[int, str, dict[str, str]]:
+        """A call of `/v1`, its path sent as it stands."""
         headers = {"authorization": f"Bearer {key}", **more.pop("headers", {})}
-        async with self.http.request(
-            method, f"{self.url}/v1{path}", headers=headers, allow_redirects=False, **more
-        ) as answer:
-            text = await answer.text()
-            is_json = answer.content_type == "application/json"
+        url = URL(f"{self.url}/v1{path}", encoded=True)
+        async with self.http.request(method, url, headers=headers, allow_redirects=False, **more) as answer:
             found = {name.lower(): value for name, value in answer.headers.items()}
-            return answer.status, json.loads(text) if is_json else text, found
+            return answer.status, await answer.text(), found
 
 
 async def serve(app: web.Application) -> tuple[web.AppRunner, str]:

@@ -31,6 +31,8 @@ def test_a_create_is_recorded_with_what_it_was_for() -> None:
                 "background": True,
                 "retry_count": 0,
                 "idempotency_key": "k",
+                "window": None,
+                "continued": False,
                 "fault": None,
                 "run_fault": None,
                 "replied": True,

@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from simulator.limits import go_duration
+from simulator.replies import go_duration
 from tests.unit.simulator.harness import World, profile, world
 
 

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +89,48 @@ def test_a_sigkill_loses_nothing_that_was_answered(tmp_path: Path) -> None:
         process.wait(5)
     lines = [json.loads(line) for line in (folder / "creates.jsonl").read_text().splitlines()]
     assert [line["response"] for line in lines] == created
+
+
+def test_connections_are_refused_while_an_incident_says_so(tmp_path: Path) -> None:
+    with _process(tmp_path, "--api-key", "sk-one", "--time-scale", "10") as (_, url):
+        _post(f"{url}/sim/incident", {"answer": "refused", "calls": "all", "for_s": 10})
+        wait_until(lambda: _refuses(url), 5, "a refused connection")
+        wait_until(lambda: _accepted(url) == 0, 5, "the end of the incident")
+        assert _create(url).startswith("resp_")
+        created = _create(url)
+        # A crash: what runs hangs for ever, and the server is away for a moment.
+        assert _post(f"{url}/sim/restart", {"for_s": 10}) == {"stuck": 2}
+        wait_until(lambda: _refuses(url), 5, "a refused connection")
+        wait_until(lambda: _accepted(url) == 2, 5, "the end of the restart")
+        assert _create(url) != created
+
+
+def test_controls_can_be_reached_while_connections_are_refused(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        control_port = taken.getsockname()[1]
+    with _process(tmp_path, "--api-key", "sk-one", "--control-port", str(control_port)) as (_, url):
+        controls = f"http://127.0.0.1:{control_port}/sim/incident"
+        assert _post(controls, {"answer": "refused", "calls": "all"}) == {"incident": 1}
+        wait_until(lambda: _refuses(url), 5, "a refused connection")
+        request = urllib.request.Request(controls, method="DELETE")
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert json.load(answer) == {"incidents": []}
+        wait_until(lambda: _accepted(url) == 0, 5, "the end of the incident")
+
+
+def _refuses(url: str) -> bool:
+    try:
+        _accepted(url)
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ConnectionRefusedError)
+    return False
+
+
+def _post(url: str, body: dict[str, object]) -> dict[str, object]:
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=5) as answer:
+        found: dict[str, object] = json.load(answer)
+        return found
 
 
 @pytest.mark.parametrize(
