@@ -42,6 +42,8 @@ class Answer:
     body: Any = NOT_JSON
     streamed: bool = False
     """It came as events; `body` is the first response object among them."""
+    text: str = ""
+    """Of a body that is no JSON: its first 500 characters, as they came; or what is to be said of it."""
 
 
 @dataclass(frozen=True, slots=True)
