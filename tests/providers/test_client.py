@@ -1,0 +1,120 @@
+"""Our client before servers that others wrote: one POST a create, and each answer found again by the id that was given."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from cli.ports import Ports
+from streams.policy.answers import Answer
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.openai_client import OpenAIClient
+from tests.providers.servers import LiteLlm, Ogx, Stub
+from tests.providers.stub import text_of
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@dataclass(frozen=True)
+class Provider:
+    base_url: str
+    key: str
+    model: str
+
+
+@pytest.fixture(scope="module")
+def providers(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Provider]]:
+    folder, ports = tmp_path_factory.mktemp("providers"), Ports()
+    stub = Stub(folder, ports.draw(), run_s=0.2)
+    ogx = Ogx(venv, folder / "ogx", ports.draw(), stub)
+    proxy = LiteLlm(venv, folder / "litellm", ports.draw(), ogx)
+    servers = (stub.process, ogx.process, proxy.process)
+    try:
+        for server in servers:
+            server.start()
+        yield {
+            "ogx": Provider(ogx.base_url, "", ogx.model),
+            "litellm": Provider(proxy.base_url, proxy.key, proxy.model),
+        }
+    finally:
+        for server in servers:
+            server.kill()
+        ports.release()
+
+
+@asynccontextmanager
+async def connected(provider: Provider) -> AsyncIterator[OpenAIClient]:
+    client = OpenAIClient(
+        base_url=provider.base_url, api_key=SecretStr(provider.key), metrics=WorkerMetrics(CollectorRegistry())
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def _created(client: OpenAIClient, provider: Provider, prompt: str) -> Any:
+    answer = await client.create(
+        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme"
+    )  # fmt: skip
+    assert isinstance(answer, Answer), answer
+    assert answer.status == 200, answer
+    return answer.body
+
+
+@pytest.mark.parametrize("name", ["ogx", "litellm"])
+def test_what_was_created_is_found_by_its_id_with_the_metadata_that_it_was_given(
+    name: str, providers: dict[str, Provider]
+) -> None:
+    provider = providers[name]
+    prompt = f"hello {os.getpid()} {name}"
+
+    async def scenario() -> tuple[Any, Any]:
+        async with connected(provider) as client:
+            created = await _created(client, provider, prompt)
+
+            async def ended() -> Any:
+                answer = await client.retrieve(created["id"], include=("message.output_text.logprobs",))
+                assert isinstance(answer, Answer), answer
+                assert answer.status == 200, answer
+                return answer.body if answer.body["status"] == "completed" else None
+
+            return created, await eventually(ended, 60)
+
+    created, found = asyncio.run(scenario())
+    assert created["metadata"] == found["metadata"] == {"job": "job_1", "attempt": "1", "tenant": "acme"}
+    assert found["output"][0]["content"][0]["text"] == text_of(prompt)
+    assert (created["id"] == found["id"]) == (name == "ogx")  # LiteLLM encrypts anew for each answer
+    assert (len(created["id"]) > 200) == (name == "litellm")
+
+
+@pytest.mark.parametrize("name", ["ogx", "litellm"])
+def test_what_is_not_there_and_what_has_ended_are_answered_and_not_broken(
+    name: str, providers: dict[str, Provider]
+) -> None:
+    provider = providers[name]
+
+    async def scenario() -> list[Any]:
+        async with connected(provider) as client:
+            created = await _created(client, provider, f"again {os.getpid()} {name}")
+
+            async def ended() -> bool:
+                answer = await client.retrieve(created["id"])
+                return isinstance(answer, Answer) and answer.body["status"] == "completed"
+
+            await eventually(ended, 60)
+            return [await client.retrieve("resp_nowhere"), await client.cancel(created["id"])]
+
+    missing, late = asyncio.run(scenario())
+    assert isinstance(missing, Answer), missing
+    assert isinstance(late, Answer), late
+    assert 400 <= missing.status < 600, missing
+    assert 400 <= late.status < 600, late
