@@ -28,11 +28,12 @@ from streams.workers.metrics import Operation, WorkerMetrics
 from streams.workers.openai_transport import HttpClient, tls_context, watched
 
 CONNECT_TIMEOUT_S = 5.0
-POOL_TIMEOUT_S = 2.0
+POOL_TIMEOUT_S = 10.0
+"""aiohttp reckons all that it takes to have a connection into it: a turn in the pool, a proxy's tunnel, TLS."""
 
 CONNECTIONS_SPARE = 8
-FIRST_EVENT_BYTES_MAX = 4 << 20
-"""`response.created` holds the instructions and the tools that were asked for."""
+EVENT_BYTES_MAX = 16 << 20
+"""The first events hold the instructions and the tools that were asked for, the last one the output, too."""
 
 STREAM: Final = AsyncStream[Any]
 """The SDK wants a type beside `stream`; asked for the HTTP response itself, it makes none."""
@@ -104,7 +105,12 @@ class OpenAIClient:
             assert isinstance(response, httpx2.Response)
             return response
 
-        return await self._observed("create", call, self._create_timeout_s, first_answer if streams else whole_answer)
+        if not streams:
+            return await self._observed("create", call, self._create_timeout_s)
+        first = FirstAnswer()
+        reply = await self._observed("create", call, self._create_timeout_s, first.read)
+        # What was known before the stream broke is known.
+        return first.known or reply if isinstance(reply, Fault) else reply
 
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
         """`GET /responses/{id}`, with what the create asked to `include`: a retrieve that does not ask gets it not."""
@@ -232,43 +238,74 @@ async def whole_answer(response: httpx2.Response) -> Answer:
     return _answer(response)
 
 
-async def first_answer(response: httpx2.Response) -> Answer:
+class FirstAnswer:
     """Of a create that asked for a stream: read until the response is known. It runs on without us, in the background.
 
-    An error that comes instead is the body, as it would be of an answer that is no stream. Without either nobody knows whether the create
-    was taken: then there is no usable body, and `text` says so.
+    A server that says that it does not run in the background may end with the connection: it is heard to its end, and its last object is the
+    answer. An error that comes instead is the body, as it would be of an answer that is no stream. Without either nobody knows whether the
+    create was taken: then there is no usable body, and `text` says so.
     """
-    try:
-        if not is_event_stream(response):
-            await response.aread()
-            return _answer(response)
-        reader, events = EventReader(FIRST_EVENT_BYTES_MAX), 0
-        beginning = b""
-        async for chunk in response.aiter_bytes():
-            beginning = (beginning + chunk)[:TEXT_CHARS_MAX]
-            for data in reader.feed(chunk):
-                events += 1
-                body = _told(parse(data))
-                if body is not None:
-                    return Answer(response.status_code, _headers(response), body, streamed=True)
-        said = f"the stream ended after {events} events, without a response: {_text(beginning)}"[:TEXT_CHARS_MAX]
-        return Answer(response.status_code, _headers(response), streamed=True, text=said)
-    finally:
-        await response.aclose()
+
+    def __init__(self) -> None:
+        self.known: Answer | None = None
+        self._events = 0
+        self._beginning = b""
+
+    async def read(self, response: httpx2.Response) -> Answer:
+        try:
+            if not is_event_stream(response):
+                await response.aread()
+                return _answer(response)
+            reader = EventReader(EVENT_BYTES_MAX)
+            async for chunk in response.aiter_bytes():
+                if self._take(response, reader.feed(chunk), chunk):
+                    break
+        finally:
+            await response.aclose()
+        return self.known or Answer(response.status_code, _headers(response), streamed=True, text=self._said())
+
+    def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
+        """Whether nothing more need be heard."""
+        self._beginning = (self._beginning + chunk)[:TEXT_CHARS_MAX]
+        for data in events:
+            self._events += 1
+            event = parse(data)
+            body, error = _response_of(event), _error_of(event)
+            if body is not None or (error is not None and self.known is None):
+                self.known = Answer(
+                    response.status_code, _headers(response), error if body is None else body, streamed=True
+                )
+            # An error after a response is no refusal: what became of it a poll must tell.
+            if error is not None or (body is not None and not _is_held(body)):
+                return True
+        return False
+
+    def _said(self) -> str:
+        said = f"the stream ended after {self._events} events, without a response: {_text(self._beginning)}"
+        return said[:TEXT_CHARS_MAX]
 
 
-def _told(event: Any) -> dict[str, Any] | None:
-    """The response that an event holds, or the error object that it is; None where it is neither."""
-    if not isinstance(event, dict):
+def _response_of(event: Any) -> dict[str, Any] | None:
+    """The response that an event holds."""
+    response = event.get("response") if isinstance(event, dict) else None
+    return dict(response) if isinstance(response, dict) else None
+
+
+def _error_of(event: Any) -> dict[str, Any] | None:
+    """The error that an event is, in the form that it has in an answer that is no stream."""
+    if not isinstance(event, dict) or isinstance(event.get("response"), dict):
         return None
-    if isinstance(event.get("response"), dict):
-        return dict(event["response"])
     if event.get("error"):
         return {"error": event["error"]}
     if event.get("type") == "error":
         # OpenAI's own form has code, message and param beside the type of the event.
         return {"error": {name: value for name, value in event.items() if name not in ("type", "sequence_number")}}
     return None
+
+
+def _is_held(response: Mapping[str, Any]) -> bool:
+    """The server says that the run hangs on this connection, and it is not over."""
+    return response.get("background") is False and response.get("status") in ("queued", "in_progress")
 
 
 def is_event_stream(response: httpx2.Response) -> bool:

@@ -17,6 +17,7 @@ from streams.policy.answers import Answer, Reply
 from streams.policy.sse import EventReader
 from streams.workers.openai_client import (
     CONNECT_TIMEOUT_S,
+    EVENT_BYTES_MAX,
     POOL_TIMEOUT_S,
     STREAM,
     is_event_stream,
@@ -26,9 +27,6 @@ from streams.workers.openai_client import (
     reply_of,
     whole_answer,
 )
-
-READ_EVENT_BYTES_MAX = 16 << 20
-"""The provider's first and last events hold the whole response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ class OpenAIStreams:
                 yield reply
 
     async def _events(self, response: httpx2.Response) -> AsyncGenerator[StreamEvent, None]:
-        reader = EventReader(READ_EVENT_BYTES_MAX)
+        reader = EventReader(EVENT_BYTES_MAX)
         async for chunk in response.aiter_bytes():
             for data in reader.feed(chunk):
                 yield StreamEvent(parse(data), len(data))

@@ -130,7 +130,8 @@ def _make_session(connections_max: int, tls: ssl.SSLContext, proxy: URL | None =
 
 
 def _as_it_is(url: str | URL) -> URL:
-    return url if isinstance(url, URL) else URL(url, encoded=True)
+    # A name and password in the base URL are a header by now, and aiohttp takes only one of the two.
+    return url if isinstance(url, URL) else URL(url, encoded=True).with_user(None)
 
 
 def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:

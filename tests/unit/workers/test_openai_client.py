@@ -343,6 +343,20 @@ def test_the_beginning_of_an_answer_that_is_no_json_is_kept(body: bytes, text: s
         assert reply.text == text
 
 
+def test_a_name_and_password_in_the_base_url_are_sent_as_the_plain_sdk_does() -> None:
+    async def scenario() -> Server:
+        async with serving(server.answer(200, server.response())) as state:
+            base_url = f"http://user:p%40ss@127.0.0.1:{state.port}/v1"
+            async with connected(base_url) as client, AsyncOpenAI(base_url=base_url, api_key=KEY) as plain:
+                await client.retrieve("..")
+                await plain.responses.retrieve(RESPONSE_ID)
+            return state
+
+    ours, plain = asyncio.run(scenario()).requests
+    assert ours.headers["authorization"] == plain.headers["authorization"]
+    assert ours.path == "/v1/responses/%2E%2E"
+
+
 def test_without_a_key_none_is_sent() -> None:
     async def scenario() -> Server:
         async with serving(server.answer(200, server.response())) as state:

@@ -68,20 +68,20 @@ class ForwardProxy:
         self.port = port
         self._log = log
 
-    def url(self, credentials: str = f"user:{QUOTED}@") -> str:
-        return f"http://{credentials}127.0.0.1:{self.port}"
+    def url(self, credentials: str = f"user:{QUOTED}@", scheme: str = "http") -> str:
+        return f"{scheme}://{credentials}127.0.0.1:{self.port}"
 
     def log(self) -> str:
         return self._log.read_text()
 
 
 @contextmanager
-def _forward_proxy(folder: Path) -> Iterator[ForwardProxy]:
+def _forward_proxy(folder: Path, *options: str) -> Iterator[ForwardProxy]:
     port_file, log = folder / "port", folder / "log"
     command = (
         *(sys.executable, "-W", "ignore", "-m", "proxy", "--hostname", "127.0.0.1", "--port", "0"),
         *("--port-file", str(port_file), "--num-workers", "1", "--num-acceptors", "1"),
-        *("--basic-auth", f"user:{PASSWORD}", "--data-dir", str(folder / "data")),
+        *("--basic-auth", f"user:{PASSWORD}", "--data-dir", str(folder / "data"), *options),
     )
     environment = {name: value for name, value in os.environ.items() if name.upper() not in PROXY_VARIABLES}
     with log.open("wb") as out:
@@ -147,6 +147,21 @@ def test_through_a_tunnel_to_a_server_that_only_our_ca_knows(
     assert state.posts == 1
     assert "proxy-authorization" not in state.requests[0].headers
     assert f"127.0.0.1:{state.port}" in proxy.log()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_proxy_may_speak_tls_itself(
+    loop: Any, authority: trustme.CA, server_tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, certificate, key = authority.issue_cert("127.0.0.1"), tmp_path / "certificate.pem", tmp_path / "key.pem"
+    own.cert_chain_pems[0].write_to_path(certificate)
+    own.private_key_pem.write_to_path(key)
+    with _forward_proxy(tmp_path, "--cert-file", str(certificate), "--key-file", str(key)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url(scheme="https"))
+        with asyncio.Runner(loop_factory=loop) as runner:
+            reply, state = runner.run(tls_scenario(server_tls))
+    assert isinstance(reply, Answer), reply
+    assert state.posts == 1
 
 
 @pytest.mark.parametrize(

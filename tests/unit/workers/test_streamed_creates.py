@@ -91,6 +91,28 @@ def test_what_is_told_first_is_the_answer(told: Any, body: Any) -> None:
     assert (reply.status, reply.body, reply.streamed) == (200, body, True)
 
 
+HELD = CREATED | {"response": server.response(status="in_progress", background=False)}
+DONE = {"type": "response.completed", "sequence_number": 9, "response": server.completed() | {"background": False}}
+
+
+def test_a_server_that_does_not_run_in_the_background_is_heard_to_its_end() -> None:
+    delta = {"type": "response.output_text.delta", "delta": "Hi."}
+    reply, state = create_against(events(HELD, delta, DONE, then=None))
+    assert isinstance(reply, Answer)
+    assert (reply.body, reply.streamed) == (DONE["response"], True)
+    assert state.posts == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "then"),
+    [((), server.close), ((), server.reset), ((), None), (({"type": "error", "message": "Sorry."},), None)],
+    ids=["ends", "breaks", "is silent", "an error"],
+)
+def test_what_was_known_before_such_a_stream_broke_is_known(told: tuple[Any, ...], then: Mischief | None) -> None:
+    reply, _ = create_against(events(HELD, *told, then=then))
+    assert read_create(reply, 0) == Accepted(RESPONSE_ID, "in_progress", "req_9", streamed=True)
+
+
 def test_a_stream_that_ends_without_a_word_says_so() -> None:
     reply, _ = create_against(events({"type": "keepalive"}))
     assert isinstance(reply, Answer)
