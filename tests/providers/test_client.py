@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from cli.ports import Ports
-from streams.policy.answers import Answer
+from streams.policy.answers import Accepted, Answer, read_create, read_look
+from streams.policy.observations import Seen
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from tests.providers.servers import LiteLlm, Ogx, Stub
@@ -118,3 +119,27 @@ def test_what_is_not_there_and_what_has_ended_are_answered_and_not_broken(
     assert isinstance(late, Answer), late
     assert 400 <= missing.status < 600, missing
     assert 400 <= late.status < 600, late
+
+
+@pytest.mark.parametrize("name", ["ogx", "litellm"])
+def test_the_policy_takes_the_create_for_accepted_and_the_end_for_the_end(
+    name: str, providers: dict[str, Provider]
+) -> None:
+    provider = providers[name]
+
+    async def scenario() -> tuple[Any, Any]:
+        async with connected(provider) as client:
+            request = {"model": provider.model, "input": f"read {name}"}
+            reply = await client.create(request, job_id="job_1", attempt=1, tenant="acme")
+            created = read_create(reply, 0)
+            assert isinstance(created, Accepted), created
+
+            async def ended() -> Any:
+                seen = read_look(await client.retrieve(created.response_id), created.response_id, 0)
+                assert isinstance(seen, Seen), seen
+                return seen if seen.outcome == "completed" else None
+
+            return created, await eventually(ended, 30)
+
+    _, seen = asyncio.run(scenario())
+    assert seen.raw_status == "completed"
