@@ -143,3 +143,35 @@ def test_the_policy_takes_the_create_for_accepted_and_the_end_for_the_end(
 
     _, seen = asyncio.run(scenario())
     assert seen.raw_status == "completed"
+
+
+def test_what_a_killed_ogx_was_doing_it_does_not_go_on_with_and_still_calls_open(
+    venv: Path, ports: Ports, tmp_path: Path
+) -> None:
+    """What `test_providers` stands on: without a policy for stuck responses such jobs wait for their deadline."""
+    stub = Stub(tmp_path, ports.draw(), run_s=1.0)
+    ogx = Ogx(venv, tmp_path / "ogx", ports.draw(), stub)
+    provider = Provider(ogx.base_url, "", ogx.model)
+
+    async def scenario() -> list[str]:
+        async with connected(provider) as client:
+            created = [await _created(client, provider, f"prompt {number}") for number in range(15)]
+            ogx.process.kill()
+            runs = stub.calls().total()
+            await asyncio.to_thread(ogx.process.start)
+            statuses = []
+            for response in created:
+                answer = await client.retrieve(response["id"])
+                assert isinstance(answer, Answer), answer
+                statuses.append(answer.body["status"])
+            assert stub.calls().total() == runs
+            return statuses
+
+    try:
+        stub.process.start()
+        ogx.process.start()
+        statuses = asyncio.run(scenario())
+    finally:
+        ogx.process.kill()
+        stub.process.kill()
+    assert {"queued", "in_progress"} & set(statuses), statuses
