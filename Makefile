@@ -7,6 +7,10 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTHON312 ?= $(shell for name in python3.12 python3.13 python3; do \
+  $$name -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { command -v $$name; break; }; done)
+PROVIDERS := .venv-providers
+PROVIDERS_STAMP := $(PROVIDERS)/.installed
 DEMO ?=
 DEV ?=
 PYTEST ?=
@@ -32,6 +36,16 @@ test-unit: install ## the tests that need no broker
 
 test-kafka: install ## the tests on a real broker, and of the page in a real browser
 	$(BIN)/pytest -q tests/kafka tests/browser $(PYTEST)
+
+test-providers: install $(PROVIDERS_STAMP) ## the whole system before servers of others: OGX, LiteLLM (CPython 3.12 or newer; minutes)
+	BACKSTOP_TEST_PROVIDERS=$(PROVIDERS) $(BIN)/pytest -q tests/providers $(PYTEST)
+
+$(PROVIDERS_STAMP): tests/providers/requirements.lock
+	@test -x $(PROVIDERS)/bin/python || { python="$(PYTHON312)"; \
+	  test -n "$$python" || { echo "install CPython 3.12 or newer, or set PYTHON312=/path/to/it" >&2; exit 1; }; \
+	  echo "making $(PROVIDERS) with the packages of OGX and LiteLLM (once; some minutes) ..."; "$$python" -m venv $(PROVIDERS); }
+	@$(PROVIDERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/providers/requirements.lock
+	@touch $@
 
 torture: install ## break the whole system for MINUTES while JOBS run, and judge (JOBS=20000 MINUTES=15 SEED=7 TORTURE="--report FILE.md")
 	@$(BIN)/python -m tests.torture --jobs $(JOBS) --minutes $(MINUTES) --seed $(SEED) $(TORTURE)
@@ -60,6 +74,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 lock: ## refresh requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-emit-index-url -o requirements.lock
+	uv pip compile tests/providers/requirements.in --python-version 3.12 --universal --generate-hashes --no-header --no-emit-index-url -o tests/providers/requirements.lock
 
 fmt: install ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -72,7 +87,7 @@ lint: install ## ruff, mypy --strict, import contracts
 
 ci: test ## what CI runs
 
-.PHONY: help demo dev test test-unit test-kafka torture planted kafka-up kafka-down topics install lock fmt lint ci
+.PHONY: help demo dev test test-unit test-kafka test-providers torture planted kafka-up kafka-down topics install lock fmt lint ci
 
 bench: install ## figures of the whole system on this machine (minutes; let it run alone)
 	$(BIN)/python bench/system.py start

@@ -162,11 +162,13 @@ async def running_system(
 def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
     """The provider that the environment names.
 
-    :raises ConfigurationError: there is no key.
+    :raises ConfigurationError: there is no key, and nothing says that none is needed.
     """
     key = environment.get("OPENAI_API_KEY", "")
-    if not key:
-        raise ConfigurationError("the real OpenAI was asked for: set OPENAI_API_KEY")
+    if not key and not environment.get("BACKSTOP_OPENAI_KEYLESS"):
+        raise ConfigurationError(
+            "the real OpenAI was asked for: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for no key"
+        )
     hooks = environment.get("BACKSTOP_WEBHOOK_SECRETS") or environment.get("OPENAI_WEBHOOK_SECRET", "")
     base_url = environment.get("BACKSTOP_OPENAI_BASE_URL") or environment.get("OPENAI_BASE_URL")
     return RealOpenAI(key, base_url, hooks)
@@ -249,6 +251,7 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         provider |= {"OPENAI_BASE_URL": base_url, "BACKSTOP_OPENAI_BASE_URL": base_url}
     return {
         **shape.environment,
+        **asked_directly(shape.environment),
         "PYTHONUNBUFFERED": "1",
         "KAFKA_BOOTSTRAP_SERVERS": runtime.kafka_bootstrap_servers,
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
@@ -263,6 +266,13 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         **(_webhooks(shape, runtime.kafka_bootstrap_servers) if shape.webhooks else {}),
         **shape.settings,
     }
+
+
+def asked_directly(environment: Mapping[str, str]) -> dict[str, str]:
+    """What runs on this machine is asked directly, whatever proxy the environment names for the rest."""
+    others = environment.get("no_proxy") or environment.get("NO_PROXY", "")
+    direct = ",".join(part for part in (others, HOST, "localhost") if part)
+    return {"NO_PROXY": direct, "no_proxy": direct}
 
 
 def _webhooks(shape: Shape, bootstrap: str) -> dict[str, str]:

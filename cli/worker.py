@@ -9,4 +9,6 @@ def worker() -> None:
     from streams.app import serve  # noqa: PLC0415 - Faust takes a second to import; only this command pays it
     from streams.settings import StreamSettings  # noqa: PLC0415 - as above
 
-    run_until_stopped(read(StreamSettings), "worker", serve)
+    settings = read(StreamSettings)
+    settings.refuse_to_start()
+    run_until_stopped(settings, "worker", serve)

@@ -12,6 +12,8 @@ from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
 
 Door = Literal["http", "kafka"]
+CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
+"""Of a server that answers a create when the run is over."""
 
 
 class DoorPolicy(BaseModel):
@@ -58,7 +60,11 @@ class DoorPolicy(BaseModel):
         default=60_000, ge=100, le=3_600_000, description="How long a create command may wait to be sent."
     )
     create_timeout_ms: int = Field(
-        default=45_000, ge=100, le=600_000, description="Time of one create call, over all its parts."
+        default=45_000,
+        ge=100,
+        le=CREATE_TIMEOUT_MS_MAX,
+        description="Time of one create call, over all its parts: a job waits for the word of a create for command_valid_ms and this. Not below "
+        "BACKSTOP_CREATE_TIMEOUT_MS of any worker.",
     )
     adoption_grace_ms: int = Field(
         default=60_000,

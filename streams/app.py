@@ -44,6 +44,7 @@ from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.openai_stream import OpenAIStreams
+from streams.workers.openai_transport import tls_context
 from streams.workers.rate import LookRate
 from streams.workers.submitter import Submitter
 
@@ -76,6 +77,9 @@ class Worker:
         self._lanes = Lanes(self._now_ms, self._worker_metrics.lane)
         self._rules = tuple(rule.rule() for rule in settings.answer_rules)
         self._webhooks = Webhooks(settings.look_policy(), expected=settings.webhooks_expected)
+        self._tls = tls_context(settings.openai_client_certificate, settings.openai_client_key)
+        self._client = self._make_client()
+        self._streams = self._make_streams()
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = self._make_follower()
@@ -100,23 +104,14 @@ class Worker:
         await self._partials.start()
         await self._clock.first()
         self.health.met("topics")  # checked by the entry point, before us
-        client = OpenAIClient(
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
-            organization=settings.openai_organization,
-            project=settings.openai_project,
-            metrics=self._worker_metrics,
-            connections_max=settings.create_concurrency + settings.look_concurrency,
-            create_timeout_ms=settings.create_timeout_ms,
-            look_timeout_ms=settings.look_timeout_ms,
-        )
         rate = LookRate(
             settings.look_rate_max_per_s,
             self._now_ms,
             self._worker_metrics.look_rate_limit.set,
             settings.look_rate_recovery_share_per_min,
         )
-        submitter, caller, streams = self._submitter(client, rate), self._caller(client, rate), self._streams()
+        client, streams = self._client, self._streams
+        submitter, caller = self._submitter(client, rate), self._caller(client, rate)
         self._watchdog.start()
         try:
             await asyncio.gather(
@@ -170,6 +165,20 @@ class Worker:
             tenant=tenant,
         )
 
+    def _make_client(self) -> OpenAIClient:
+        settings = self._settings
+        return OpenAIClient(
+            base_url=settings.openai_base_url,
+            api_key=settings.openai_api_key,
+            organization=settings.openai_organization,
+            project=settings.openai_project,
+            tls=self._tls,
+            metrics=self._worker_metrics,
+            connections_max=settings.create_concurrency + settings.look_concurrency,
+            create_timeout_ms=settings.create_timeout_ms,
+            look_timeout_ms=settings.look_timeout_ms,
+        )
+
     def _submitter(self, client: OpenAIClient, rate: LookRate) -> Submitter:
         settings = self._settings
         return Submitter(
@@ -210,13 +219,14 @@ class Worker:
             drain_ms=settings.look_timeout_ms,
         )
 
-    def _streams(self) -> OpenAIStreams:
+    def _make_streams(self) -> OpenAIStreams:
         settings = self._settings
         return OpenAIStreams(
             base_url=settings.openai_base_url,
             api_key=settings.openai_api_key,
             organization=settings.openai_organization,
             project=settings.openai_project,
+            tls=self._tls,
             connections_max=max(1, settings.stream_concurrency),
             open_timeout_ms=settings.look_timeout_ms,
             silence_ms=settings.stream_silence_ms,

@@ -48,7 +48,7 @@ class Answer:
     streamed: bool = False
     """It came as events; `body` is the first response object among them."""
     text: str = ""
-    """The beginning of a body that is no JSON."""
+    """Of a body that is no JSON: its first 500 characters, as they came; or what is to be said of it."""
 
 
 @dataclass(frozen=True, slots=True)

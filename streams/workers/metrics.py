@@ -14,7 +14,7 @@ AttemptResult = Literal[
 ]  # fmt: skip
 LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
 DropReason = Literal["overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved"]
-Alarm = Literal["credentials", "quota", "redirect", "unknown_code", "unknown_status", "unusable_answer"]
+Alarm = Literal["credentials", "quota", "redirect", "proxy", "unknown_code", "unknown_status", "unusable_answer"]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 
 

@@ -9,31 +9,31 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from functools import partial
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 import aiohttp
 import httpx2
 import openai
 import orjson
-from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
-from openai._vendor.httpx_aiohttp import AiohttpTransport
+from openai import AsyncOpenAI, AsyncStream
 from pydantic import SecretStr
 
 from runtime.clock import monotonic_s
 from streams.policy.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
 from streams.policy.sse import EventReader
 from streams.workers.metrics import Operation, WorkerMetrics
+from streams.workers.openai_transport import HttpClient, tls_context, watched
 
 CONNECT_TIMEOUT_S = 5.0
-POOL_TIMEOUT_S = 2.0
-KEEPALIVE_S = 5.0
-"""As the SDK has it. Longer, and more creates would meet a connection that the server is just closing: unknown outcomes."""
+POOL_TIMEOUT_S = 10.0
+"""aiohttp reckons all that it takes to have a connection into it: a turn in the pool, a proxy's tunnel, TLS."""
 
 CONNECTIONS_SPARE = 8
-FIRST_EVENT_BYTES_MAX = 4 << 20
-"""`response.created` holds the instructions and the tools that were asked for."""
+EVENT_BYTES_MAX = 16 << 20
+"""The first events hold the instructions and the tools that were asked for, the last one the output, too."""
 
 STREAM: Final = AsyncStream[Any]
 """The SDK wants a type beside `stream`; asked for the HTTP response itself, it makes none."""
@@ -41,9 +41,15 @@ STREAM: Final = AsyncStream[Any]
 Call = Callable[[], Awaitable[httpx2.Response]]
 Read = Callable[[httpx2.Response], Awaitable[Answer]]
 
-NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""No connection was had, so no request has left. Judged by aiohttp's own error: the SDK's transport calls a connection that closed
-under an accepted create a "connect timeout" too."""
+NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+"""No connection was had, so no request has left. Judged by aiohttp's own error, and by how far the call has come: the SDK's transport
+calls a connection that closed under an accepted create a "connect timeout" too."""
+
+PROXY_REFUSED: Final = "the proxy answered "
+PROXY_WANTS_CREDENTIALS: Final = 407
+RESPONSE_ID_CHARS_MAX = 1_024
+TEXT_CHARS_MAX = 500
+"""Of an answer that is no JSON, so much is kept for people to read."""
 
 
 class OpenAIClient:
@@ -63,11 +69,12 @@ class OpenAIClient:
         look_timeout_ms: int = 30_000,
         organization: str | None = None,
         project: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._metrics = metrics
         self._create_timeout_s = create_timeout_ms / 1_000
         self._look_timeout_s = look_timeout_ms / 1_000
-        self._sdk = make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project)
+        self._sdk = make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project, tls)
 
     async def create(self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str) -> Reply:
         """`POST /responses`, once, in the background and stored, with metadata by which the response can be found again."""
@@ -98,14 +105,21 @@ class OpenAIClient:
             assert isinstance(response, httpx2.Response)
             return response
 
-        return await self._observed("create", call, self._create_timeout_s, first_answer if streams else whole_answer)
+        if not streams:
+            return await self._observed("create", call, self._create_timeout_s)
+        first = FirstAnswer()
+        reply = await self._observed("create", call, self._create_timeout_s, first.read)
+        # What was known before the stream broke is known.
+        return first.known or reply if isinstance(reply, Fault) else reply
 
-    async def retrieve(self, response_id: str) -> Reply:
-        """`GET /responses/{id}`."""
+    async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
+        """`GET /responses/{id}`, with what the create asked to `include`: a retrieve that does not ask gets it not."""
 
         async def call() -> httpx2.Response:
-            raw = await self._sdk.responses.with_raw_response.retrieve(response_id, timeout=self._look_timeouts())
-            return raw.http_response
+            options: Any = {"timeout": self._look_timeouts(), "params": {"include": list(include)} if include else {}}
+            response = await self._sdk.get(path_of(response_id), cast_to=httpx2.Response, options=options)
+            assert isinstance(response, httpx2.Response)
+            return response
 
         return await self._observed("retrieve", call, self._look_timeout_s)
 
@@ -113,8 +127,11 @@ class OpenAIClient:
         """`POST /responses/{id}/cancel`."""
 
         async def call() -> httpx2.Response:
-            raw = await self._sdk.responses.with_raw_response.cancel(response_id, timeout=self._look_timeouts())
-            return raw.http_response
+            options: Any = {"timeout": self._look_timeouts()}
+            path = f"{path_of(response_id)}/cancel"
+            response = await self._sdk.post(path, cast_to=httpx2.Response, options=options)
+            assert isinstance(response, httpx2.Response)
+            return response
 
         return await self._observed("cancel", call, self._look_timeout_s)
 
@@ -129,24 +146,30 @@ class OpenAIClient:
         reply = await reply_of(call, timeout_s, read or whole_answer)
         status_class = f"{reply.status // 100}xx" if isinstance(reply, Answer) else reply.kind
         self._metrics.request(operation, status_class, monotonic_s() - started_s)
+        if isinstance(reply, Fault) and PROXY_REFUSED in reply.detail:
+            self._metrics.alarm("proxy")
         return reply
 
 
 def make_sdk(
-    base_url: str, api_key: SecretStr, connections_max: int, organization: str | None, project: str | None
+    base_url: str,
+    api_key: SecretStr,
+    connections_max: int,
+    organization: str | None,
+    project: str | None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncOpenAI:
+    """The SDK, with nothing of its own environment but proxies and trust. An empty key: no `Authorization` is sent."""
     for name in ("openai", "httpx2", "httpcore2"):
         # At debug level the SDK logs whole requests, prompts among them; OPENAI_LOG=debug would do.
         logging.getLogger(name).setLevel(logging.WARNING)
+    key = api_key.get_secret_value()
     sdk = AsyncOpenAI(
         base_url=base_url,
-        api_key=api_key.get_secret_value() or "no-key",
+        api_key=key or "none",
         max_retries=0,
         # aiohttp takes half of the processor time of httpx.
-        http_client=DefaultAioHttpClient(
-            follow_redirects=False,
-            transport=AiohttpTransport(client=partial(_make_session, connections_max)),
-        ),
+        http_client=HttpClient(connections_max, tls or tls_context(None, None), keyless=not key),
     )
     # What was not given the SDK takes from its own environment variables; ours are the settings.
     sdk.organization = organization
@@ -157,30 +180,37 @@ def make_sdk(
     return sdk
 
 
-def _make_session(connections_max: int) -> aiohttp.ClientSession:
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections_max, keepalive_timeout=KEEPALIVE_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
-    # It would send a look again on a fresh connection when a kept one has closed, past the global rate. There is no argument for it.
-    session._retry_connection = False  # noqa: SLF001
-    return session
+def path_of(response_id: str) -> str:
+    """The address of a response. Its id is opaque: any printable ASCII, and one path segment whatever stands in it.
+
+    :raises ValueError: it is no such id, so nothing can be asked.
+    """
+    if not 0 < len(response_id) <= RESPONSE_ID_CHARS_MAX or not response_id.isascii() or not response_id.isprintable():
+        raise ValueError(f"a response id is 1 to {RESPONSE_ID_CHARS_MAX} characters of printable ASCII")
+    if response_id in (".", ".."):
+        # `quote` leaves dots alone, and these two would be another address.
+        return f"/responses/{response_id.replace('.', '%2E')}"
+    return f"/responses/{quote(response_id, safe='')}"
 
 
 async def reply_of(call: Call, timeout_s: float, read: Read) -> Reply:
     """One call, and what `read` makes of a good answer to it; whatever goes wrong comes back as data."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await read(await call())
-    except openai.APIStatusError as error:
-        return _answer(error.response)
-    except openai.APIConnectionError as error:
-        return Fault(_fault_kind(error), _names(error))
-    except TimeoutError as error:
-        return Fault("timeout", _names(error))
-    except Exception as error:
-        # Whatever it is, a request may have left: the caller must hear of it as data, and never as "not sent".
-        return Fault("unexpected", _names(error))
+    with watched() as progress:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await read(await call())
+        except openai.APIStatusError as error:
+            if error.status_code == PROXY_WANTS_CREDENTIALS:
+                # No provider asks for a proxy's credentials: a proxy has answered, and passed nothing on.
+                return Fault("never_sent", f"{PROXY_REFUSED}{error.status_code}")
+            return _answer(error.response)
+        except openai.APIConnectionError as error:
+            return Fault("never_sent" if progress.nothing_left else _fault_kind(error), _names(error))
+        except TimeoutError as error:
+            return Fault("never_sent" if progress.nothing_left else "timeout", _names(error))
+        except Exception as error:
+            # Whatever it is, a request may have left: the caller must hear of it as data.
+            return Fault("never_sent" if progress.nothing_left else "unexpected", _names(error))
 
 
 def _fault_kind(error: openai.APIConnectionError) -> FaultKind:
@@ -196,32 +226,86 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _names(error: BaseException) -> str:
+    """Names of classes only, as a text may hold anything; and the status of a proxy that opened no tunnel."""
     *_, root = (None, *_causes(error))
-    return f"{type(error).__name__} from {type(root).__name__}" if root is not None else type(error).__name__
+    names = f"{type(error).__name__} from {type(root).__name__}" if root is not None else type(error).__name__
+    refusals = (cause for cause in _causes(error) if isinstance(cause, aiohttp.ClientHttpProxyError))
+    refusal = next(refusals, None)
+    return f"{names}: {PROXY_REFUSED}{refusal.status} to CONNECT" if refusal is not None else names
 
 
 async def whole_answer(response: httpx2.Response) -> Answer:
     return _answer(response)
 
 
-async def first_answer(response: httpx2.Response) -> Answer:
+class FirstAnswer:
     """Of a create that asked for a stream: read until the response is known. It runs on without us, in the background.
 
-    Without such an event nobody knows whether it was taken: then there is no usable body.
+    A server that says that it does not run in the background may end with the connection: it is heard to its end, and its last object is the
+    answer. An error that comes instead is the body, as it would be of an answer that is no stream. Without either nobody knows whether the
+    create was taken: then there is no usable body, and `text` says so.
     """
-    try:
-        if not is_event_stream(response):
-            await response.aread()
-            return _answer(response)
-        reader = EventReader(FIRST_EVENT_BYTES_MAX)
-        async for chunk in response.aiter_bytes():
-            for data in reader.feed(chunk):
-                event = parse(data)
-                if isinstance(event, dict) and isinstance(event.get("response"), dict):
-                    return Answer(response.status_code, _headers(response), event["response"], streamed=True)
-        return Answer(response.status_code, _headers(response))
-    finally:
-        await response.aclose()
+
+    def __init__(self) -> None:
+        self.known: Answer | None = None
+        self._events = 0
+        self._beginning = b""
+
+    async def read(self, response: httpx2.Response) -> Answer:
+        try:
+            if not is_event_stream(response):
+                await response.aread()
+                return _answer(response)
+            reader = EventReader(EVENT_BYTES_MAX)
+            async for chunk in response.aiter_bytes():
+                if self._take(response, reader.feed(chunk), chunk):
+                    break
+        finally:
+            await response.aclose()
+        return self.known or Answer(response.status_code, _headers(response), streamed=True, text=self._said())
+
+    def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
+        """Whether nothing more need be heard."""
+        self._beginning = (self._beginning + chunk)[:TEXT_CHARS_MAX]
+        for data in events:
+            self._events += 1
+            event = parse(data)
+            body, error = _response_of(event), _error_of(event)
+            if body is not None or (error is not None and self.known is None):
+                self.known = Answer(
+                    response.status_code, _headers(response), error if body is None else body, streamed=True
+                )
+            # An error after a response is no refusal: what became of it a poll must tell.
+            if error is not None or (body is not None and not _is_held(body)):
+                return True
+        return False
+
+    def _said(self) -> str:
+        said = f"the stream ended after {self._events} events, without a response: {_text(self._beginning)}"
+        return said[:TEXT_CHARS_MAX]
+
+
+def _response_of(event: Any) -> dict[str, Any] | None:
+    """The response that an event holds."""
+    response = event.get("response") if isinstance(event, dict) else None
+    return dict(response) if isinstance(response, dict) else None
+
+
+def _error_of(event: Any) -> dict[str, Any] | None:
+    """The error that an event is, in the form that it has in an answer that is no stream."""
+    if not isinstance(event, dict) or isinstance(event.get("response"), dict):
+        return None
+    if event.get("error"):
+        return {"error": event["error"]}
+    if event.get("type") == "error":
+        # OpenAI's own form has code, message and param beside the type of the event.
+        return {"error": {name: value for name, value in event.items() if name not in ("type", "sequence_number")}}
+    return None
+
+
+def _is_held(response: Mapping[str, Any]) -> bool:
+    """The server says that the run hangs on this connection, and it is not over."""
+    return response.get("background") is False and response.get("status") in ("queued", "in_progress")
 
 
 def is_event_stream(response: httpx2.Response) -> bool:
@@ -233,7 +317,14 @@ def _headers(response: httpx2.Response) -> dict[str, str]:
 
 
 def _answer(response: httpx2.Response) -> Answer:
-    return Answer(response.status_code, _headers(response), parse(response.content))
+    body = parse(response.content)
+    text = _text(response.content) if body is NOT_JSON else ""
+    return Answer(response.status_code, _headers(response), body, text=text)
+
+
+def _text(content: bytes) -> str:
+    """The beginning, for people. A character has four bytes at most."""
+    return content[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace")[:TEXT_CHARS_MAX]
 
 
 def parse(content: bytes) -> Any:

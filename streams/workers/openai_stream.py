@@ -4,29 +4,29 @@ Beside `openai_client` and not in it: a stream holds its connection for as long 
 create never waits for one.
 """
 
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-import openai
 from pydantic import SecretStr
 
 from streams.policy.answers import Answer, Reply
 from streams.policy.sse import EventReader
 from streams.workers.openai_client import (
     CONNECT_TIMEOUT_S,
+    EVENT_BYTES_MAX,
     POOL_TIMEOUT_S,
+    STREAM,
     is_event_stream,
     make_sdk,
     parse,
+    path_of,
     reply_of,
     whole_answer,
 )
-
-READ_EVENT_BYTES_MAX = 16 << 20
-"""The provider's first and last events hold the whole response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,13 @@ class OpenAIStreams:
         silence_ms: int,
         organization: str | None = None,
         project: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._open_timeout_s = open_timeout_ms / 1_000
         self._timeouts = httpx2.Timeout(
             self._open_timeout_s, read=silence_ms / 1_000, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
         )
-        self._sdk = make_sdk(base_url, api_key, connections_max, organization, project)
+        self._sdk = make_sdk(base_url, api_key, connections_max, organization, project, tls)
 
     @asynccontextmanager
     async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:
@@ -71,13 +72,14 @@ class OpenAIStreams:
         connection = AsyncExitStack()
 
         async def call() -> httpx2.Response:
-            opening = self._sdk.responses.with_streaming_response.retrieve(
-                response_id,
-                stream=True,
-                starting_after=after if after >= 0 else openai.omit,
-                timeout=self._timeouts,
+            params = {"stream": True, **({"starting_after": after} if after >= 0 else {})}
+            options: Any = {"timeout": self._timeouts, "params": params}
+            response: Any = await self._sdk.get(
+                path_of(response_id), cast_to=httpx2.Response, options=options, stream=True, stream_cls=STREAM
             )
-            return (await connection.enter_async_context(opening)).http_response
+            assert isinstance(response, httpx2.Response)
+            connection.push_async_callback(response.aclose)
+            return response
 
         async def read(response: httpx2.Response) -> Answer:
             if is_event_stream(response):
@@ -94,7 +96,7 @@ class OpenAIStreams:
                 yield reply
 
     async def _events(self, response: httpx2.Response) -> AsyncGenerator[StreamEvent, None]:
-        reader = EventReader(READ_EVENT_BYTES_MAX)
+        reader = EventReader(EVENT_BYTES_MAX)
         async for chunk in response.aiter_bytes():
             for data in reader.feed(chunk):
                 yield StreamEvent(parse(data), len(data))

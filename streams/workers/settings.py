@@ -1,6 +1,7 @@
 """Settings of the code that talks to OpenAI."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -14,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from runtime.door import CREATE_TIMEOUT_MS_MAX
+from runtime.errors import ConfigurationError
 from runtime.settings import RuntimeSettings
 from streams.policy.causes import CODE_PATTERN_CHARS_MAX, Rule
 from streams.policy.looks import LookPolicy
@@ -56,7 +59,11 @@ class WorkerSettings(RuntimeSettings):
     openai_api_key: SecretStr = Field(
         default=SecretStr(""),
         validation_alias=AliasChoices("BACKSTOP_OPENAI_API_KEY", "OPENAI_API_KEY", "openai_api_key"),
-        description="The API key; without one nothing can be created.",
+        description="The API key. A worker without one does not start.",
+    )
+    openai_keyless: bool = Field(
+        default=False,
+        description="The server asks for no key (a model on a machine of yours): a worker starts without, and sends none.",
     )
     openai_organization: str | None = Field(
         default=None,
@@ -68,10 +75,21 @@ class WorkerSettings(RuntimeSettings):
         validation_alias=AliasChoices("BACKSTOP_OPENAI_PROJECT", "OPENAI_PROJECT_ID", "openai_project"),
         description="Project to bill, where the key belongs to several.",
     )
+    openai_client_certificate: Path | None = Field(
+        default=None,
+        description="Certificate (PEM) that is shown to a gateway that asks for one; may hold its key, too.",
+    )
+    openai_client_key: Path | None = Field(
+        default=None, description="Key (PEM, not encrypted) of that certificate, where it is a file of its own."
+    )
     create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
     look_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
     create_timeout_ms: int = Field(
-        default=45_000, ge=100, le=600_000, description="Time of one create call, over all its parts."
+        default=45_000,
+        ge=100,
+        le=CREATE_TIMEOUT_MS_MAX,
+        description="Time of one create call, over all its parts. A server that ignores `background` answers when the run is over: then longer "
+        "than the longest run (docs/operating.md says what else).",
     )
     look_timeout_ms: int = Field(
         default=30_000, ge=100, le=600_000, description="Time of one look or cancel, over all its parts."
@@ -159,6 +177,23 @@ class WorkerSettings(RuntimeSettings):
     def _looks_agree(self) -> Self:
         self.look_policy()
         return self
+
+    def refuse_to_start(self) -> None:
+        """What must be said before a worker may run. Whoever only reads settings needs no key.
+
+        :raises ConfigurationError: there is no key, or a certificate that nothing can be made of; says what to set.
+        """
+        key = bool(self.openai_api_key.get_secret_value().strip())
+        if not key and not self.openai_keyless:
+            raise ConfigurationError(
+                "there is no API key: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for none"
+            )
+        if key and self.openai_keyless:
+            raise ConfigurationError(
+                "there is an API key, and BACKSTOP_OPENAI_KEYLESS says that there is none: unset one"
+            )
+        if self.openai_client_key is not None and self.openai_client_certificate is None:
+            raise ConfigurationError("BACKSTOP_OPENAI_CLIENT_KEY needs BACKSTOP_OPENAI_CLIENT_CERTIFICATE")
 
     def look_policy(self) -> LookPolicy:
         return LookPolicy(

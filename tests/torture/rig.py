@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from cli.ports import HOST, Ports
+from cli.system import asked_directly
 from runtime.broker import Broker, local_kafka
 from runtime.broker.node import draw_ports
 from runtime.settings import RuntimeSettings
@@ -207,6 +208,7 @@ def _environment(
     }
     return {
         **inherited,
+        **asked_directly(inherited),
         **SETTINGS,
         "PYTHONPATH": str(plan.code),
         "KAFKA_BOOTSTRAP_SERVERS": broker,

@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from cli.settings import read
+from cli.system import real_openai
 from receiver.settings import ReceiverSettings
 from runtime.errors import ConfigurationError
 
@@ -56,3 +57,17 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(monkeypatch: pytest
         read(ReceiverSettings)
     assert "BACKSTOP_PORT: Input should be a valid integer" in str(caught.value)
     assert "sk-pasted" not in str(caught.value)
+
+
+def test_a_worker_without_a_key_says_what_to_set_before_it_looks_for_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "nowhere.invalid:9092")
+    done = CliRunner().invoke(app, ["worker"])
+    assert isinstance(done.exception, ConfigurationError)
+    assert "set OPENAI_API_KEY" in str(done.exception)
+
+
+def test_the_real_provider_needs_a_key_or_the_word_that_it_asks_for_none() -> None:
+    with pytest.raises(ConfigurationError, match="BACKSTOP_OPENAI_KEYLESS"):
+        real_openai({})
+    assert real_openai({"BACKSTOP_OPENAI_KEYLESS": "true", "OPENAI_BASE_URL": "http://h/v1"}).api_key == ""

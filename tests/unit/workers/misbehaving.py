@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -130,7 +131,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*script: Mischief) -> AsyncIterator[Server]:
+async def serving(*script: Mischief, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     """Serve until the block ends; then nothing of it is left."""
     state = Server(script=list(script))
     handlers: set[asyncio.Task[None]] = set()
@@ -151,7 +152,7 @@ async def serving(*script: Mischief) -> AsyncIterator[Server]:
             handlers.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
     state.port = server.sockets[0].getsockname()[1]
     try:
         yield state

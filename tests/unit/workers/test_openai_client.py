@@ -6,10 +6,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import AsyncOpenAI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
@@ -28,6 +30,7 @@ from streams.policy.answers import (
 from streams.policy.observations import Seen
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.openai_client import OpenAIClient, parse
+from streams.workers.openai_stream import OpenAIStreams
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
@@ -204,6 +207,7 @@ def test_a_handshake_that_fails_was_never_sent() -> None:
     assert reply.kind == "never_sent"
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 def test_a_body_that_nobody_reads_is_unknown() -> None:
     async def scenario() -> Reply:
         with socket.socket() as listener:  # accepts in the kernel, and reads nothing
@@ -260,14 +264,114 @@ def test_a_look_that_fails_is_not_repeated_behind_the_global_rate(mischief: Misc
     assert len(state.requests) == 1
 
 
-def test_an_id_that_would_be_another_path_asks_nothing() -> None:
+@pytest.mark.parametrize("response_id", ["", "a\nb", "a\x7f", "r\u00e9sp", "x" * 1_025])
+def test_what_is_no_id_asks_nothing(response_id: str) -> None:
     async def scenario() -> tuple[Reply, Server]:
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
-            return await client.retrieve(".."), state
+            return await client.retrieve(response_id), state
 
     reply, state = asyncio.run(scenario())
     assert isinstance(reply, Fault)
     assert state.requests == []
+
+
+PRINTABLE = "".join(map(chr, range(32, 127)))
+
+
+@pytest.mark.parametrize(
+    "response_id",
+    [".", "..", "...", "%2E%2E", "a/b", "/", "?x=1", "#f", "100%", "a+b c", "resp_QQ==", "a@b:c", "//evil.example/x", "\\", PRINTABLE,
+     "resp_" + "Ab9+/=" * 169],
+)  # fmt: skip
+def test_an_id_is_one_segment_of_the_path_whatever_stands_in_it(response_id: str) -> None:
+    async def scenario() -> Server:
+        async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
+            await client.retrieve(response_id)
+            await client.cancel(response_id)
+            streams = OpenAIStreams(
+                base_url=state.base_url,
+                api_key=SecretStr(KEY),
+                connections_max=1,
+                open_timeout_ms=5_000,
+                silence_ms=5_000,
+            )
+            async with streams.opened(response_id, 7):
+                pass
+            await streams.close()
+            return state
+
+    seen = [request.path for request in asyncio.run(scenario()).requests]
+    prefix = "/v1/responses/"
+    segments = [path.removeprefix(prefix).partition("?")[0] for path in seen]
+    assert all(path.startswith(prefix) for path in seen)
+    assert [unquote(segments[0]), unquote(segments[2])] == [response_id, response_id]
+    assert segments[1] == f"{segments[0]}/cancel"
+    assert segments[0] not in (".", "..")
+    assert not set(segments[0]) & set("/?# ")
+    assert seen[2].endswith("?stream=true&starting_after=7")
+
+
+def test_what_the_create_included_goes_out_with_each_poll() -> None:
+    async def scenario() -> Server:
+        async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
+            await client.retrieve(RESPONSE_ID, include=("reasoning.encrypted_content", "message.output_text.logprobs"))
+            # The plain SDK asks in the same words.
+            async with AsyncOpenAI(base_url=state.base_url, api_key=KEY, max_retries=0) as plain:
+                await plain.responses.retrieve(
+                    RESPONSE_ID, include=["reasoning.encrypted_content", "message.output_text.logprobs"]
+                )
+            return state
+
+    ours, plain = (request.path for request in asyncio.run(scenario()).requests)
+    assert ours == plain
+    assert "logprobs" in ours
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"queue is full, try again", "queue is full, try again"),
+        (b"\xff" + b"<p>" * 1_000, ("\ufffd" + "<p>" * 1_000)[:500]),
+        ("\u00e9".encode() * 2_000, "\u00e9" * 500),
+        (b"", ""),
+        (b"{}", ""),
+    ],
+)
+def test_the_beginning_of_an_answer_that_is_no_json_is_kept(body: bytes, text: str) -> None:
+    for status in (200, 400, 500):
+        reply, _ = create_against(server.answer(status, body, content_type="text/plain"))
+        assert isinstance(reply, Answer)
+        assert reply.text == text
+
+
+def test_a_name_and_password_in_the_base_url_are_sent_as_the_plain_sdk_does() -> None:
+    async def scenario() -> Server:
+        async with serving(server.answer(200, server.response())) as state:
+            base_url = f"http://user:p%40ss@127.0.0.1:{state.port}/v1"
+            async with connected(base_url) as client, AsyncOpenAI(base_url=base_url, api_key=KEY) as plain:
+                await client.retrieve("..")
+                await plain.responses.retrieve(RESPONSE_ID)
+            return state
+
+    ours, plain = asyncio.run(scenario()).requests
+    assert ours.headers["authorization"] == plain.headers["authorization"]
+    assert ours.path == "/v1/responses/%2E%2E"
+
+
+def test_without_a_key_none_is_sent() -> None:
+    async def scenario() -> Server:
+        async with serving(server.answer(200, server.response())) as state:
+            client = OpenAIClient(
+                base_url=state.base_url, api_key=SecretStr(""), metrics=WorkerMetrics(CollectorRegistry())
+            )
+            await created(client)
+            await client.retrieve(RESPONSE_ID)
+            await client.close()
+            return state
+
+    requests = asyncio.run(scenario()).requests
+    assert len(requests) == 2
+    assert all("authorization" not in request.headers for request in requests)
 
 
 def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,16 @@
 """The small parts of the workers: rate, offsets, memory, hints, slots, settings."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from runtime.door import DoorPolicy
+from runtime.errors import ConfigurationError
+from streams.settings import StreamSettings
 from streams.workers.hints import Hints
 from streams.workers.memory import SKEW_MS, CommandMemory
 from streams.workers.offsets import OffsetTracker
@@ -218,3 +223,26 @@ def test_the_settings_come_from_our_names_or_from_those_of_the_sdk(monkeypatch: 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="spacing_min_ms"):
         WorkerSettings(look_spacing_min_ms=2_000, look_spacing_max_ms=1_000)
+
+
+def test_a_worker_without_a_key_refuses_to_start_unless_none_is_needed() -> None:
+    with pytest.raises(ConfigurationError, match="set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true"):
+        WorkerSettings(openai_api_key=SecretStr(" ")).refuse_to_start()
+    with pytest.raises(ConfigurationError, match="unset one"):
+        WorkerSettings(openai_api_key=SecretStr("sk-x"), openai_keyless=True).refuse_to_start()
+    with pytest.raises(ConfigurationError, match="BACKSTOP_OPENAI_CLIENT_CERTIFICATE"):
+        WorkerSettings(openai_keyless=True, openai_client_key=Path("key.pem")).refuse_to_start()
+    WorkerSettings(openai_keyless=True).refuse_to_start()
+    WorkerSettings(openai_api_key=SecretStr("sk-x")).refuse_to_start()
+
+
+def test_the_times_of_a_create_that_is_held_until_its_run_is_over_fit_each_other() -> None:
+    hour_ms = 3_600_000
+    held = StreamSettings(create_timeout_ms=2 * hour_ms, door=DoorPolicy(create_timeout_ms=2 * hour_ms))
+    assert held.door.stamp(None).word_timeout_ms > 2 * hour_ms
+    with pytest.raises(ValueError, match="must not be above"):
+        StreamSettings(create_timeout_ms=2 * hour_ms)
+    with pytest.raises(ValueError, match="must not pass while"):
+        StreamSettings(
+            create_timeout_ms=2 * hour_ms, door=DoorPolicy(create_timeout_ms=2 * hour_ms, timeout_ms=2 * hour_ms)
+        )

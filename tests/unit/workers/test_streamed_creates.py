@@ -9,7 +9,7 @@ import pytest
 
 from schemas.base import InlineBody
 from schemas.jobs import AttemptAccepted, AttemptUnknown
-from streams.policy.answers import Accepted, Reply, Unknown, read_create
+from streams.policy.answers import NOT_JSON, Accepted, Answer, Reply, Unknown, read_create
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
 from tests.unit.workers.test_openai_client import connected, created
@@ -67,6 +67,60 @@ def test_a_stream_that_does_not_say_so_is_unknown_and_sent_once(mischief: Mischi
     reply, state = create_against(mischief)
     assert isinstance(read_create(reply, 0), Unknown), reply
     assert state.posts == len(state.requests) == 1
+
+
+ERROR = {"code": "rate_limit_exceeded", "message": "Try again in 20 s.", "param": None}
+
+
+@pytest.mark.parametrize(
+    ("told", "body"),
+    [
+        ({"type": "error", "sequence_number": 1, **ERROR}, {"error": ERROR}),
+        ({"type": "error", "error": {"type": "server_error", **ERROR}}, {"error": {"type": "server_error", **ERROR}}),
+        ({"error": ERROR}, {"error": ERROR}),
+        ({"error": "the queue is full"}, {"error": "the queue is full"}),
+        (CREATED | {"type": "response.failed", "response": server.response(status="failed", error=ERROR)},
+         server.response(status="failed", error=ERROR)),
+        (CREATED | {"type": "response.completed", "response": server.completed()}, server.completed()),
+    ],
+    ids=["flat", "wrapped", "without a type", "a text", "failed at once", "completed at once"],
+)  # fmt: skip
+def test_what_is_told_first_is_the_answer(told: Any, body: Any) -> None:
+    reply, _ = create_against(events({"type": "keepalive", "sequence_number": 0}, told, then=None))
+    assert isinstance(reply, Answer)
+    assert (reply.status, reply.body, reply.streamed) == (200, body, True)
+
+
+HELD = CREATED | {"response": server.response(status="in_progress", background=False)}
+DONE = {"type": "response.completed", "sequence_number": 9, "response": server.completed() | {"background": False}}
+
+
+def test_a_server_that_does_not_run_in_the_background_is_heard_to_its_end() -> None:
+    delta = {"type": "response.output_text.delta", "delta": "Hi."}
+    reply, state = create_against(events(HELD, delta, DONE, then=None))
+    assert isinstance(reply, Answer)
+    assert (reply.body, reply.streamed) == (DONE["response"], True)
+    assert state.posts == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "then"),
+    [((), server.close), ((), server.reset), ((), None), (({"type": "error", "message": "Sorry."},), None)],
+    ids=["ends", "breaks", "is silent", "an error"],
+)
+def test_what_was_known_before_such_a_stream_broke_is_known(told: tuple[Any, ...], then: Mischief | None) -> None:
+    reply, _ = create_against(events(HELD, *told, then=then))
+    assert read_create(reply, 0) == Accepted(RESPONSE_ID, "in_progress", "req_9", streamed=True)
+
+
+def test_a_stream_that_ends_without_a_word_says_so() -> None:
+    reply, _ = create_against(events({"type": "keepalive"}))
+    assert isinstance(reply, Answer)
+    assert reply.body is NOT_JSON
+    assert reply.text == 'the stream ended after 1 events, without a response: data: {"type": "keepalive"}\n\n'
+    nothing, _ = create_against(events())
+    assert isinstance(nothing, Answer)
+    assert nothing.text == "the stream ended after 0 events, without a response: "
 
 
 def test_a_refusal_is_a_refusal() -> None:

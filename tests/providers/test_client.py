@@ -1,0 +1,177 @@
+"""Our client before servers that others wrote: one POST a create, and each answer found again by the id that was given."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from cli.ports import Ports
+from streams.policy.answers import Accepted, Answer, read_create, read_look
+from streams.policy.observations import Seen
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.openai_client import OpenAIClient
+from tests.providers.servers import LiteLlm, Ogx, Stub
+from tests.providers.stub import text_of
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@dataclass(frozen=True)
+class Provider:
+    base_url: str
+    key: str
+    model: str
+
+
+@pytest.fixture(scope="module")
+def providers(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Provider]]:
+    folder, ports = tmp_path_factory.mktemp("providers"), Ports()
+    stub = Stub(folder, ports.draw(), run_s=0.2)
+    ogx = Ogx(venv, folder / "ogx", ports.draw(), stub)
+    proxy = LiteLlm(venv, folder / "litellm", ports.draw(), ogx)
+    servers = (stub.process, ogx.process, proxy.process)
+    try:
+        for server in servers:
+            server.start()
+        yield {
+            "ogx": Provider(ogx.base_url, "", ogx.model),
+            "litellm": Provider(proxy.base_url, proxy.key, proxy.model),
+        }
+    finally:
+        for server in servers:
+            server.kill()
+        ports.release()
+
+
+@asynccontextmanager
+async def connected(provider: Provider) -> AsyncIterator[OpenAIClient]:
+    client = OpenAIClient(
+        base_url=provider.base_url, api_key=SecretStr(provider.key), metrics=WorkerMetrics(CollectorRegistry())
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def _created(client: OpenAIClient, provider: Provider, prompt: str) -> Any:
+    answer = await client.create(
+        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme"
+    )  # fmt: skip
+    assert isinstance(answer, Answer), answer
+    assert answer.status == 200, answer
+    return answer.body
+
+
+@pytest.mark.parametrize("name", ["ogx", "litellm"])
+def test_what_was_created_is_found_by_its_id_with_the_metadata_that_it_was_given(
+    name: str, providers: dict[str, Provider]
+) -> None:
+    provider = providers[name]
+    prompt = f"hello {os.getpid()} {name}"
+
+    async def scenario() -> tuple[Any, Any]:
+        async with connected(provider) as client:
+            created = await _created(client, provider, prompt)
+
+            async def ended() -> Any:
+                answer = await client.retrieve(created["id"], include=("message.output_text.logprobs",))
+                assert isinstance(answer, Answer), answer
+                assert answer.status == 200, answer
+                return answer.body if answer.body["status"] == "completed" else None
+
+            return created, await eventually(ended, 60)
+
+    created, found = asyncio.run(scenario())
+    assert created["metadata"] == found["metadata"] == {"job": "job_1", "attempt": "1", "tenant": "acme"}
+    assert found["output"][0]["content"][0]["text"] == text_of(prompt)
+    assert (created["id"] == found["id"]) == (name == "ogx")  # LiteLLM encrypts anew for each answer
+    assert (len(created["id"]) > 200) == (name == "litellm")
+
+
+@pytest.mark.parametrize("name", ["ogx", "litellm"])
+def test_what_is_not_there_and_what_has_ended_are_answered_and_not_broken(
+    name: str, providers: dict[str, Provider]
+) -> None:
+    provider = providers[name]
+
+    async def scenario() -> list[Any]:
+        async with connected(provider) as client:
+            created = await _created(client, provider, f"again {os.getpid()} {name}")
+
+            async def ended() -> bool:
+                answer = await client.retrieve(created["id"])
+                return isinstance(answer, Answer) and answer.body["status"] == "completed"
+
+            await eventually(ended, 60)
+            return [await client.retrieve("resp_nowhere"), await client.cancel(created["id"])]
+
+    missing, late = asyncio.run(scenario())
+    assert isinstance(missing, Answer), missing
+    assert isinstance(late, Answer), late
+    assert 400 <= missing.status < 600, missing
+    assert 400 <= late.status < 600, late
+
+
+@pytest.mark.parametrize("name", ["ogx", "litellm"])
+def test_the_policy_takes_the_create_for_accepted_and_the_end_for_the_end(
+    name: str, providers: dict[str, Provider]
+) -> None:
+    provider = providers[name]
+
+    async def scenario() -> tuple[Any, Any]:
+        async with connected(provider) as client:
+            request = {"model": provider.model, "input": f"read {name}"}
+            reply = await client.create(request, job_id="job_1", attempt=1, tenant="acme")
+            created = read_create(reply, 0)
+            assert isinstance(created, Accepted), created
+
+            async def ended() -> Any:
+                seen = read_look(await client.retrieve(created.response_id), created.response_id, 0)
+                assert isinstance(seen, Seen), seen
+                return seen if seen.outcome == "completed" else None
+
+            return created, await eventually(ended, 30)
+
+    _, seen = asyncio.run(scenario())
+    assert seen.raw_status == "completed"
+
+
+def test_what_a_killed_ogx_was_doing_it_does_not_go_on_with_and_still_calls_open(
+    venv: Path, ports: Ports, tmp_path: Path
+) -> None:
+    """What `test_providers` stands on: without a policy for stuck responses such jobs wait for their deadline."""
+    stub = Stub(tmp_path, ports.draw(), run_s=1.0)
+    ogx = Ogx(venv, tmp_path / "ogx", ports.draw(), stub)
+    provider = Provider(ogx.base_url, "", ogx.model)
+
+    async def scenario() -> list[str]:
+        async with connected(provider) as client:
+            created = [await _created(client, provider, f"prompt {number}") for number in range(15)]
+            ogx.process.kill()
+            runs = stub.calls().total()
+            await asyncio.to_thread(ogx.process.start)
+            statuses = []
+            for response in created:
+                answer = await client.retrieve(response["id"])
+                assert isinstance(answer, Answer), answer
+                statuses.append(answer.body["status"])
+            assert stub.calls().total() == runs
+            return statuses
+
+    try:
+        stub.process.start()
+        ogx.process.start()
+        statuses = asyncio.run(scenario())
+    finally:
+        ogx.process.kill()
+        stub.process.kill()
+    assert {"queued", "in_progress"} & set(statuses), statuses
