@@ -5,20 +5,24 @@ happened, or after it happened and before anybody heard.
 """
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from runtime.errors import BackstopError, BrokerUnavailableError
+from runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.results import JobResult
 from streams.workers.commands import ReadBack, Taken
-from tests.simulation.broker import Broker, Group, Member, Record
+from streams.workers.group import CommandGroup
+from tests.simulation.broker import Broker
 from tests.simulation.chaos import Life
+from tests.simulation.clients import Consumer
 from tests.simulation.wrong import Wrong
 
 TAIL_RECORDS_MAX = 5_000
 RETRY_WAIT_S = 0.5
+SETTINGS = RuntimeSettings(topic_prefix="")
 
 
 class FencedOffError(BackstopError):
@@ -128,128 +132,37 @@ class Results:
             known[job_id] = None
 
 
-class Commands:
-    """`streams.workers.commands.Commands`: the steps of `streams.workers.group.CommandGroup`."""
+class Commands(CommandGroup):
+    """The real one, and what a wrong system does in its stead."""
 
     def __init__(self, life: Life, broker: Broker, topic: str, group: str, host: str, wrong: Wrong) -> None:
+        super().__init__(SETTINGS, topic=topic, group=group, consumer=partial(Consumer, life, broker, host))
         self._life = life
-        self._broker = broker
-        self._topic = topic
         self._name = group
-        self._group: Group = broker.groups[group]
-        self._member = Member(life, host)
         self._wrong = wrong
-        self._epoch = 0
-        self._open = False
-        self._generation = -1
-        self._positions: dict[int, int] = {}
-        self._commit_lock = asyncio.Lock()
-        self._wake = asyncio.Event()
-        self._watched = [log.watchers for log in broker.of_topic(topic)]
-        self._stop = asyncio.Event()
-
-    @property
-    def epoch(self) -> int:
-        return self._epoch
-
-    async def start(self, stop: asyncio.Event) -> None:
-        self._stop = stop
-        for watchers in self._watched:
-            watchers.append(self._wake)
-        self._life.spawn(self._belong())
-
-    async def stop(self) -> None:
-        self._open = False
-        for watchers in self._watched:
-            if self._wake in watchers:
-                watchers.remove(self._wake)
-        if not self._life.dead:
-            self._group.leave(self._member)
 
     def nudge(self) -> None:
         """`stop` was set."""
-        self._wake.set()
-
-    async def _belong(self) -> None:
-        """The coordinator's side of the client: joins, gives up, joins again."""
-        member, group = self._member, self._group
-        while not self._stop.is_set():
-            if not group.holds(member):
-                member = self._member = Member(self._life, member.host)
-            await group.join(member)
-            if not group.holds(member):
-                continue
-            self._positions = {p: group.committed.get((self._topic, p), 0) for p in member.partitions}
-            self._epoch += 1
-            self._generation = group.generation
-            self._open = True
-            self._wake.set()
-            await member.moving.wait()
-            self._open = False
-            async with self._commit_lock:
-                pass
+        if self._consumer is not None:
+            self._consumer.nudge()
 
     async def take(self, records_max: int, wait_ms: int) -> Taken:
-        """Waits for longer than `wait_ms`: virtual time is full of idle workers. It returns where anything has happened."""
-        await self._life.point(f"{self._name}.take")
-        batch = self._read(records_max)
-        if batch or self._stop.is_set():
-            return Taken(self._epoch, batch)
-        epoch = self._epoch
-        self._wake.clear()
-        while not self._stop.is_set() and epoch == self._epoch and not (batch := self._read(records_max)):
-            await self._wake.wait()
-            self._wake.clear()
-        taken = Taken(self._epoch, batch)
-        if self._wrong.looks_committed_early and self._name == "caller":
-            self._group.commit(self._member, {(self._topic, p): at for p, at in taken.next_offsets.items()})
+        taken = await super().take(records_max, wait_ms)
+        if self._wrong.looks_committed_early and self._name == "caller" and taken.by_partition:
+            await super().commit(taken.epoch, taken.next_offsets)
         return taken
 
-    def _read(self, records_max: int) -> dict[int, Sequence[Record]]:
-        found: dict[int, Sequence[Record]] = {}
-        if not self._open:
-            return found
-        for partition, position in self._positions.items():
-            records = self._broker.logs[self._topic, partition].read(position, records_max)
-            if records:
-                found[partition] = records
-                self._positions[partition] = records[-1].offset + 1
-                records_max -= len(records)
-            if records_max <= 0:
-                break
-        return found
-
-    async def commit(self, epoch: int, next_offsets: Mapping[int, int]) -> bool:
+    async def commit(self, epoch: int, next_offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> bool:
         if self._wrong.commits_after_post and self._name == "submitter":
-            self._life.spawn(self._commit_later(dict(next_offsets)))
+            self._life.spawn(self._commit_later(epoch, dict(next_offsets)))
             return True
-        async with self._commit_lock:
-            if epoch != self._epoch or not self._open:
-                return False
-            await self._life.point(f"{self._name}.commit")
-            if not self._group.commit(self._member, {(self._topic, p): at for p, at in next_offsets.items()}):
-                self._open = False
-                return False
-            await self._life.point(f"{self._name}.committed")
-            held = self._group.generation == self._generation
-        if not held:
-            self._life.chaos.met.add(f"{self._name} commit of a generation that ended")
-        return held
+        return await super().commit(epoch, next_offsets, notes)
 
-    async def _commit_later(self, next_offsets: dict[int, int]) -> None:
+    async def _commit_later(self, epoch: int, next_offsets: dict[int, int]) -> None:
         await asyncio.sleep(0.5)
-        await self._life.point(f"{self._name}.commit")
-        self._group.commit(self._member, {(self._topic, p): at for p, at in next_offsets.items()})
+        await super().commit(epoch, next_offsets)
 
     async def read_back(self, partition: int, before_offset: int, since_ms: int, records_max: int) -> ReadBack:
-        await self._life.point(f"{self._name}.read_back")
         if self._wrong.forgets_commands:
             return ReadBack((), since_ms)
-        log = self._broker.logs[self._topic, partition]
-        end = bisect_left(log.offsets, before_offset)
-        since = next((i for i, record in enumerate(log.records) if record.timestamp_ms >= since_ms), end)
-        start = max(since, end - records_max)
-        if start >= end:
-            return ReadBack((), since_ms)
-        records = log.records[start:end]
-        return ReadBack(records, since_ms if start == since else records[0].timestamp_ms)
+        return await super().read_back(partition, before_offset, since_ms, records_max)
