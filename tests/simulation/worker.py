@@ -205,7 +205,8 @@ class Worker:
 
     def __init__(
         self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
-        policy: DoorPolicy, handled: set[tuple[str, int, int]], wrong: Wrong,
+        policy: DoorPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, looks: LookPolicy = LOOKS,
+        calls_per_s: float = 250.0,
     ) -> None:  # fmt: skip
         self.life = life
         self.host = host
@@ -218,7 +219,7 @@ class Worker:
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
         self.jobs = self._fold(JOB_FOLD, job_timer, "job_timers")
-        self.responses = self._fold(RESPONSE_FOLD, partial(response_timer, LOOKS), "response_timers")
+        self.responses = self._fold(RESPONSE_FOLD, partial(response_timer, looks), "response_timers")
         self.consumer = FoldConsumer(
             life, broker, host, (self.jobs.rows, self.responses.rows),
             {
@@ -232,14 +233,14 @@ class Worker:
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._lookups = Commands(life, broker, "lookups", "caller", host, wrong)
-        rate = LookRate(250.0, life.now_ms)
+        rate = LookRate(calls_per_s, life.now_ms)
         self._submitter = Submitter(
             group=self._submissions, client=client, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, looks=LOOKS, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
+            now_ms=life.now_ms, metrics=METRICS, looks=looks, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
         )  # fmt: skip
         self._caller = Caller(
             group=self._lookups, client=client, publisher=Publisher(life, broker, "caller"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, looks=LOOKS, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
+            now_ms=life.now_ms, metrics=METRICS, looks=looks, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
             concurrency=8, drain_ms=2_000,
         )  # fmt: skip
 

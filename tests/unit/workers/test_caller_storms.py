@@ -154,3 +154,16 @@ def test_a_merged_command_is_not_done_before_the_call_that_does_for_it(tmp_path:
             assert bench.asked == ["POST resp_0/cancel"]
 
     asyncio.run(scenario())
+
+
+def test_a_webhooks_poll_is_made_while_a_timers_poll_of_the_same_response_is_on_the_wire(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with calling(tmp_path, server.stall, RUNNING, look_timeout_ms=60_000, drain_ms=10) as bench:
+            bench.server.script[1] = any_response("completed")(bench.server)
+            bench.commands.publish(look("resp_0"))
+            await eventually(lambda: bench.asked == ["GET resp_0"], 5, "the timer's poll")
+            bench.commands.publish(look("resp_0", "webhook", 2))
+            (fact,) = await bench.facts(1)
+            assert (fact.command_id, fact.outcome) == ("resp_0/look/2", "completed")
+
+    asyncio.run(scenario())

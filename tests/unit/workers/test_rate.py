@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.workers.rate import LookRate
+from tests.simulation.loop import VirtualLoop
 
 
 class Hands:
@@ -203,3 +204,36 @@ def test_spare_turns_come_as_soon_as_there_are_any() -> None:
             await asyncio.gather(*(rate.spare_turn() for _ in range(20)))
 
     asyncio.run(scenario())
+
+
+def test_a_hundred_streams_take_nothing_from_one_who_polls_all_the_time() -> None:
+    loop = VirtualLoop("streams")
+    rate = LookRate(30.0, lambda: int(loop.time() * 1_000))
+    polls: list[float] = []
+    streams: list[float] = []
+
+    async def poll() -> None:
+        while True:
+            await rate.turn()
+            polls.append(loop.time())
+
+    async def follow() -> None:
+        while True:
+            await rate.spare_turn()
+            streams.append(loop.time())
+
+    async def scenario() -> None:
+        tasks = [asyncio.ensure_future(follow()) for _ in range(100)]
+        await asyncio.sleep(10)
+        idle = len(streams)
+        assert idle > 250
+        polling = asyncio.ensure_future(poll())
+        await asyncio.sleep(60)
+        assert len(polls) >= 30 * 60
+        assert len(streams) - idle <= 5
+        for task in (polling, *tasks):
+            task.cancel()
+        await asyncio.gather(polling, *tasks, return_exceptions=True)
+
+    loop.run_until_complete(scenario())
+    loop.close()
