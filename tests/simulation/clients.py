@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, KafkaTimeoutError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
-from tests.simulation.broker import Broker, Group, Member, Record
+from tests.simulation.broker import Broker, Group, Member, Record, TransactionLog
 from tests.simulation.chaos import Life
 
 GENERATION_NONE = -1
@@ -162,3 +162,92 @@ class Consumer:
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self._positions[tp.partition] = offset
+
+
+class Producer:
+    """A transactional `AIOKafkaProducer` of one partition of `results`."""
+
+    def __init__(self, life: Life, broker: Broker, *, fenced: bool, transactional_id: str, **_options: Any) -> None:
+        self._life = life
+        self._log: TransactionLog = broker.results[int(transactional_id.rpartition("-")[2])]
+        self._fenced = fenced
+        self._epoch = 0
+
+    async def start(self) -> None:
+        await self._life.point("results.init")
+        self._epoch = self._log.init() if self._fenced else max(1, self._log.epoch)
+        self._log.epoch = self._epoch
+
+    async def stop(self) -> None:
+        """What is open stays so, until the next one of this id begins."""
+
+    async def begin_transaction(self) -> None:
+        """Nobody is told before the first record is."""
+
+    async def send(self, _topic: str, *, value: bytes, key: bytes, **_: Any) -> asyncio.Future[None]:
+        await self._life.point("results.send")
+        if not self._log.send(self._epoch, key.decode(), value):
+            raise self._refused()
+        sent = self._life.chaos.loop.create_future()
+        sent.set_result(None)
+        return sent
+
+    async def commit_transaction(self) -> None:
+        chaos = self._life.chaos
+        await self._life.point("results.commit")
+        if chaos.refuses():
+            chaos.met.add("results not committed")
+            raise KafkaTimeoutError
+        if not self._log.commit(self._epoch):
+            raise self._refused()
+        await self._life.point("results.committed")
+        if chaos.chance(chaos.mixture.lost_ack):
+            chaos.met.add("results committed, and not said")
+            raise KafkaTimeoutError
+
+    def _refused(self) -> ProducerFenced:
+        self._life.chaos.met.add("fenced")
+        return ProducerFenced()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    value: bytes
+
+
+class TailReader:
+    """An `AIOKafkaConsumer` that reads `results` and sees only what is committed."""
+
+    def __init__(self, life: Life, broker: Broker, **_options: Any) -> None:
+        self._life = life
+        self._broker = broker
+        self._position = 0
+        self._log = TransactionLog()
+
+    async def start(self) -> None:
+        await self._life.point("results.tail")
+
+    async def stop(self) -> None:
+        """Nothing is held."""
+
+    def assign(self, tps: Sequence[TopicPartition]) -> None:
+        self._log = self._broker.results[tps[0].partition]
+
+    async def beginning_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 0)
+
+    async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The last stable offset: what is in an open transaction, and all behind it, is not there yet."""
+        opened = next((at for at, _, _, transaction in self._log.records if transaction.state == "open"), self._log.end)
+        return dict.fromkeys(tps, opened)
+
+    def seek(self, _tp: TopicPartition, offset: int) -> None:
+        self._position = offset
+
+    async def position(self, _tp: TopicPartition) -> int:
+        return self._position
+
+    async def getmany(self, tp: TopicPartition, **_: Any) -> dict[TopicPartition, list[Read]]:
+        found = [Read(value) for offset, _, value in self._log.committed() if offset >= self._position]
+        self._position = (await self.end_offsets([tp]))[tp]
+        return {tp: found}

@@ -8,29 +8,20 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from runtime.errors import BackstopError, BrokerUnavailableError
+from runtime.errors import BrokerUnavailableError
 from runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.results import JobResult
+from streams.results import ResultsPublisher
 from streams.workers.commands import ReadBack, Taken
 from streams.workers.group import CommandGroup
 from tests.simulation.broker import Broker
 from tests.simulation.chaos import Life
-from tests.simulation.clients import Consumer
+from tests.simulation.clients import Consumer, Producer, TailReader
 from tests.simulation.wrong import Wrong
 
-TAIL_RECORDS_MAX = 5_000
-RETRY_WAIT_S = 0.5
 SETTINGS = RuntimeSettings(topic_prefix="")
-
-
-class FencedOffError(BackstopError):
-    """Another worker owns the partition of `results`."""
-
-
-class NotCommittedError(Exception):
-    """The broker did not answer a commit; whether it took effect is not known."""
 
 
 class Publisher:
@@ -71,65 +62,27 @@ class Publisher:
             self._broker.append(message.topic, message.key.encode(), encode(message), at_ms, message.id)
 
 
-class Results:
-    """`streams.results.ResultsPublisher`, on the model broker: the same steps in the same order."""
+class Results(ResultsPublisher):
+    """The real one, and what a wrong system does in its stead."""
 
     def __init__(self, life: Life, broker: Broker, wrong: Wrong) -> None:
-        self._life = life
-        self._broker = broker
+        super().__init__(
+            SETTINGS,
+            producer=partial(Producer, life, broker, fenced=not wrong.no_fence),
+            consumer=partial(TailReader, life, broker),
+        )
+        self._met = life.chaos.met
         self._wrong = wrong
-        self._lanes: dict[int, tuple[int, dict[str, None]]] = {}
-
-    def reassigned(self) -> None:
-        self._lanes = {}
 
     async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
-        while True:
-            try:
-                lane = self._lanes.get(partition) or await self._open(partition)
-                await self._commit(partition, lane, results)
-            except NotCommittedError:
-                self._lanes.pop(partition, None)
-                await asyncio.sleep(RETRY_WAIT_S)
-            else:
-                return
+        lane = self._lanes.get(partition) or await self._open(partition)
+        if any(f"{result.job_id}@{result.timings.submitted_at_ms}" in lane.known for result in results):
+            self._met.add("result known from the tail")
+        await super().publish(partition, results)
 
-    async def _open(self, partition: int) -> tuple[int, dict[str, None]]:
-        log = self._broker.results[partition]
-        await self._life.point("results.init")
-        epoch = max(1, log.epoch) if self._wrong.no_fence else log.init()
-        log.epoch = epoch
-        await self._life.point("results.tail")
-        known = {} if self._wrong.no_tail else {job_id: None for _, job_id, _ in log.committed()[-TAIL_RECORDS_MAX:]}
-        lane = self._lanes[partition] = (epoch, known)
-        return lane
-
-    async def _commit(self, partition: int, lane: tuple[int, dict[str, None]], results: Sequence[JobResult]) -> None:
-        epoch, known = lane
-        log, chaos = self._broker.results[partition], self._life.chaos
-        fresh = {result.job_id: result for result in results if result.job_id not in known}
-        if len(fresh) < len(results):
-            chaos.met.add("result known from the tail")
-        if not fresh:
-            return
-        for result in fresh.values():
-            await self._life.point("results.send")
-            if not log.send(epoch, result.job_id, encode(result)):
-                chaos.met.add("fenced")
-                raise FencedOffError(f"partition {partition}")
-        await self._life.point("results.commit")
-        if chaos.refuses():
-            chaos.met.add("results not committed")
-            raise NotCommittedError
-        if not log.commit(epoch):
-            chaos.met.add("fenced")
-            raise FencedOffError(f"partition {partition}")
-        await self._life.point("results.committed")
-        if chaos.chance(chaos.mixture.lost_ack):
-            chaos.met.add("results committed, and not said")
-            raise NotCommittedError
-        for job_id in fresh:
-            known[job_id] = None
+    async def _read_tail(self, partition: int) -> list[str]:
+        tail = await super()._read_tail(partition)
+        return [] if self._wrong.no_tail else tail
 
 
 class Commands(CommandGroup):

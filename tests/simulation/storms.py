@@ -167,4 +167,4 @@ if __name__ == "__main__":
 
     prepare()
     for number in sys.argv[1:]:
-        print(number, weather(int(number), Storm(calm_s=180)))
+        print(number, weather(int(number), Storm(broken_s=900, calm_s=180)))

@@ -19,6 +19,7 @@ from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.intake import take_request
 from streams.policy.looks import LookPolicy
+from streams.results import FencedError
 from streams.scheduler.due import DueIndex
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler, rebuild_index
 from streams.scheduler.timers import job_timer, response_timer
@@ -31,7 +32,7 @@ from streams.workers.submitter import Submitter
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
 from tests.simulation.chaos import Life
-from tests.simulation.ports import Commands, FencedOffError, Publisher, Results
+from tests.simulation.ports import Commands, Publisher, Results
 from tests.simulation.provider import Client, Provider
 from tests.simulation.tables import LocalStores, Table
 from tests.simulation.wrong import Wrong
@@ -45,7 +46,7 @@ IDLE_MS = 3_600_000
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
-EXPECTED_ENDS = (BrokerUnavailableError, FencedOffError, OvertakenError, PartitionNotOwnedError)
+EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
 """Failures after which a worker ends by itself, as it should; any other is a defect of ours."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
