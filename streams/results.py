@@ -10,9 +10,10 @@ The tail needs to cover what one crash can repeat: the results of one batch (`BA
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -61,7 +62,13 @@ class _Lane:
 class ResultsPublisher:
     """One lane a partition, opened at the first result after each assignment."""
 
-    def __init__(self, settings: RuntimeSettings, source: str = "worker") -> None:
+    def __init__(
+        self, settings: RuntimeSettings, source: str = "worker", *,
+        producer: Callable[..., Any] = AIOKafkaProducer, consumer: Callable[..., Any] = AIOKafkaConsumer,
+    ) -> None:  # fmt: skip
+        """:param producer, consumer: make aiokafka's clients, or what behaves as they do."""
+        self._new_producer = producer
+        self._new_consumer = consumer
         self._settings = settings
         self._options = client_options(settings)
         self._topic = f"{settings.topic_prefix}results"
@@ -132,7 +139,7 @@ class ResultsPublisher:
         async with lock:
             if partition in self._lanes:
                 return self._lanes[partition]
-            producer = AIOKafkaProducer(
+            producer = self._new_producer(
                 **self._options,
                 client_id=f"backstop-results-{partition}",
                 transactional_id=f"{self._topic}-{partition}",
@@ -158,7 +165,7 @@ class ResultsPublisher:
 
     async def _read_tail(self, partition: int) -> list[str]:
         tp = TopicPartition(self._topic, partition)
-        consumer = AIOKafkaConsumer(
+        consumer = self._new_consumer(
             **self._options, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest",
             fetch_max_wait_ms=100,
         )  # fmt: skip

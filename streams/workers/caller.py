@@ -1,5 +1,8 @@
 """Retrieves and cancels, at least once: both may be repeated, so an offset is committed when its fact is acknowledged.
 
+What is finished stays finished through assignments, here and with the next owner (`workers.offsets`). What waits for longer than its row
+waits for a report is dropped, as the row asks again: so a storm leaves no more work behind than it made in that time.
+
 Every call goes through the global rate, its repeats included, and holds a slot only while it is on the wire: a stalled look
 delays nobody but itself. What a look saw is a fact for the response's log; where nothing usable came, the bounded repeats
 included, that is a fact too (`LookFailed`), with the time at which to look again.
@@ -55,6 +58,9 @@ REPEAT_MS_MAX = 30_000
 OFFSETS_HELD_MAX = 100_000
 """Finished behind one that is not: no more is taken then, as that one must have its turn first."""
 
+SWEEP_INTERVAL_MS = 1_000
+"""How often a full queue is searched for what has expired; otherwise that is found at its turn."""
+
 
 class Caller:
     """Performs the commands of `lookups` that its group member is given."""
@@ -98,7 +104,9 @@ class Caller:
         self._drain_s = drain_ms / 1_000
         self._queue = LookQueue()
         self._tracker = OffsetTracker()
-        self._tracker_epoch = -1
+        self._epoch = 0
+        """The assignment that the tracker knows of."""
+        self._swept_at_ms = 0
         self._hints = Hints()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -117,37 +125,56 @@ class Caller:
 
     async def _take_all(self, stop: asyncio.Event, _tasks: asyncio.TaskGroup) -> None:
         while not stop.is_set():
-            self._drop_moved()
+            if self._group.epoch != self._epoch:
+                await self._reassigned()
             room = min(self._queue_max - self._tracker.unfinished, OFFSETS_HELD_MAX - len(self._tracker))
             if room <= 0:
+                self._sweep()
                 await asyncio.sleep(ROOM_POLL_S)
                 continue
             taken = await self._group.take(room, TAKE_WAIT_MS)
             if taken.by_partition:
                 await self._queue_up(taken)
 
+    async def _reassigned(self) -> None:
+        """Go on with the partitions that we keep; leave what waits of others to whoever has them now."""
+        assignment = await self._group.assignment()
+        self._epoch = assignment.epoch
+        self._tracker.assign(assignment.places)
+        moved = self._queue.drop(lambda call: call.partition in assignment.places)
+        self._metrics.dropped(WORKER, "moved", len(moved))
+
     async def _queue_up(self, taken: Taken) -> None:
         failpoint("caller.taken")
-        self._drop_moved()
+        if taken.epoch != self._epoch:
+            await self._reassigned()
+        if taken.epoch != self._epoch:
+            return  # Assigned again meanwhile: they come again, to us or to another.
         for partition, records in taken.by_partition.items():
             for record in records:
-                self._tracker.begin(partition, record.offset)
+                begun = self._tracker.begin(partition, record.offset, record.timestamp_ms)
+                if begun == "known":
+                    self._metrics.dropped(WORKER, "known")
+                    continue
+                if begun == "again":
+                    self._metrics.taken_again.inc()
                 command = await self._parsed(record)
-                if command is None or self._overtaken(command):
+                if command is None:
                     self._tracker.finish(partition, record.offset)
                 else:
-                    self._enqueue(Call(command, record, taken.epoch))
+                    self._enqueue(Call(command, partition, [record.offset]))
         self._metrics.looks_waiting.set(len(self._queue))
 
     def _enqueue(self, call: Call) -> None:
-        """Where another call of the response waits, that one does for both: it is not committed, so nothing is lost with this one."""
-        if not self._queue.push(call):
-            self._metrics.dropped(WORKER, "merged")
+        """Where another call of the response waits, that one does for both, and finishes both."""
+        if self._expired(call):
             self._finish(call)
+        elif not self._queue.push(call):
+            self._metrics.dropped(WORKER, "merged")
 
     def _finish(self, call: Call) -> None:
-        if call.epoch == self._tracker_epoch:
-            self._tracker.finish(call.record.partition, call.record.offset)
+        for offset in call.offsets:
+            self._tracker.finish(call.partition, offset)
 
     async def _parsed(self, record: Record) -> RetrieveResponse | CancelResponse | None:
         try:
@@ -175,29 +202,32 @@ class Caller:
     def _next_call(self) -> Call | None:
         while (call := self._queue.pop()) is not None:
             self._metrics.looks_waiting.set(len(self._queue))
-            if call.epoch != self._group.epoch:
+            if call.partition not in self._group.partitions:
                 self._metrics.dropped(WORKER, "moved")
-            elif self._overtaken(call.command):
+            elif all(self._tracker.is_finished(call.partition, offset) for offset in call.offsets):
+                self._metrics.dropped(WORKER, "known")
+            elif self._expired(call):
                 self._finish(call)
             else:
                 return call
         return None
 
-    def _overtaken(self, command: RetrieveResponse | CancelResponse) -> bool:
-        """What a webhook, a claim or an adoption asked for is made however late; nobody asks for it again."""
-        if not isinstance(command, RetrieveResponse) or command.reason != "timer":
+    def _expired(self, call: Call) -> bool:
+        """Whether the timer of its row has asked again since. An unclaimed row asks five times and no more: such a poll is made however late."""
+        if isinstance(call.command, RetrieveResponse) and call.command.reason == "adoption":
             return False
-        late = overtaken(self._looks.policy, asked_at_ms=command.at_ms, now_ms=self._now_ms())
+        late = overtaken(self._looks.policy, asked_at_ms=call.asked_at_ms, now_ms=self._now_ms())
         if late:
             self._metrics.dropped(WORKER, "overtaken")
         return late
 
-    def _drop_moved(self) -> None:
-        """After an assignment everything that is not committed comes again, to us or to another: forget what waits."""
-        if self._group.epoch != self._tracker_epoch:
-            self._tracker.clear()
-            self._tracker_epoch = self._group.epoch
-            self._metrics.dropped(WORKER, "moved", self._queue.clear())
+    def _sweep(self) -> None:
+        """The queue is full: make room where no turn comes, as the provider asked for silence."""
+        if self._now_ms() - self._swept_at_ms < SWEEP_INTERVAL_MS:
+            return
+        self._swept_at_ms = self._now_ms()
+        for call in self._queue.drop(lambda call: not self._expired(call)):
+            self._finish(call)
 
     async def _perform(self, call: Call) -> None:
         self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
@@ -222,7 +252,11 @@ class Caller:
         if isinstance(call.command, CancelResponse) and not call.looks_instead:
             answer = read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, rules)
         else:
-            answer = read_look(await self._client.retrieve(response_id), self._now_ms(), job_id, rules)
+            include = (call.command.include or ()) if isinstance(call.command, RetrieveResponse) else ()
+            reply = await self._client.retrieve(response_id, include)
+            answer = read_look(reply, self._now_ms(), job_id, rules)
+        if not (isinstance(answer, AskAgain) and answer.limited):
+            self._rate.answered()
         match answer:
             case Seen():
                 return await self._seen(call, answer)
@@ -323,6 +357,14 @@ class Caller:
             await self._commit()
 
     async def _commit(self) -> None:
-        done = self._tracker.committable()
-        if done and await self._group.commit(self._tracker_epoch, done):
-            self._tracker.committed(done)
+        oldest_ms = self._tracker.oldest_ms()
+        self._metrics.looks_uncommitted.set(len(self._tracker))
+        self._metrics.look_lag_seconds.set(0.0 if oldest_ms is None else max(0, self._now_ms() - oldest_ms) / 1_000)
+        progress = self._tracker.progress()
+        if progress:
+            # What is refused is told again after the assignment that refused it.
+            await self._group.commit(
+                self._epoch,
+                {partition: at.offset for partition, at in progress.items() if at.offset is not None},
+                {partition: at.note for partition, at in progress.items()},
+            )

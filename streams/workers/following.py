@@ -107,7 +107,7 @@ class Following:
         in_vain = 0
         while True:
             before = self._track.last
-            await self._rate.turn()
+            await self._rate.spare_turn()
             outcome = await self._read_once()
             if isinstance(outcome, _Over):
                 return outcome
@@ -161,7 +161,7 @@ class Following:
                 return _Over()
             case AskAgain():
                 if read.limited:
-                    self._rate.object(read.wait_ms)
+                    self._rate.object_spare(read.wait_ms)
                 self._metrics.lost("not_opened")
                 return read.wait_ms
             case _:

@@ -7,19 +7,27 @@ generation was the same from the assignment to the answer; and a rebalance waits
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    OffsetMetadataTooLargeError,
+)
 
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
 from runtime.pausing import pause
 from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
-from streams.workers.commands import ReadBack, Taken
+from streams.workers.commands import Assignment, ReadBack, Taken
+from streams.workers.offsets import Committed
 
 log = structlog.get_logger()
 
@@ -33,7 +41,12 @@ FETCH_BYTES_MAX = 8 << 20
 class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """One member of the group `group` on `topic`. Not for concurrent use, but for `commit`."""
 
-    def __init__(self, settings: RuntimeSettings, *, topic: str, group: str, session_timeout_ms: int = 10_000) -> None:
+    def __init__(
+        self, settings: RuntimeSettings, *, topic: str, group: str, session_timeout_ms: int = 10_000,
+        consumer: Callable[..., Any] = AIOKafkaConsumer,
+    ) -> None:  # fmt: skip
+        """:param consumer: makes an `AIOKafkaConsumer`, or what behaves as one."""
+        self._new_consumer = consumer
         self._options: dict[str, Any] = client_options(settings)
         self._topic = topic
         self._group = group
@@ -45,16 +58,23 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._epoch = 0
         self._open = False
         self._generation = -1
+        self._partitions: frozenset[int] = frozenset()
+        self._keeps_notes = True
 
     @property
     def epoch(self) -> int:
         """Counts assignments. What was taken in an earlier one may be another member's by now."""
         return self._epoch
 
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Those of the last assignment."""
+        return self._partitions
+
     async def start(self, stop: asyncio.Event) -> None:
         """Join, as soon as a broker answers or `stop` is set."""
         while not stop.is_set():
-            consumer = AIOKafkaConsumer(
+            consumer = self._new_consumer(
                 **self._options,
                 client_id=self._group,
                 group_id=self._group,
@@ -113,7 +133,28 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             self._epoch, {tp.partition: [record_of(raw) for raw in raws] for tp, raws in batch.items() if raws}
         )
 
-    async def commit(self, epoch: int, next_offsets: Mapping[int, int]) -> bool:
+    async def assignment(self) -> Assignment:
+        """As `Commands.assignment`; while the broker is away this waits.
+
+        :raises KafkaError: what waiting does not mend (rights).
+        """
+        while True:
+            epoch, places = self._epoch, dict.fromkeys(self._partitions, Committed())
+            tps = [TopicPartition(self._topic, partition) for partition in places]
+            try:
+                # Not public in aiokafka 0.14, whose `committed` leaves out the metadata.
+                found = await self._consumer._coordinator.fetch_committed_offsets(tps)  # noqa: SLF001
+            except KafkaError as error:
+                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                    raise
+                log.warning("commits_not_read", group=self._group, error=repr(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            if epoch == self._epoch:
+                places |= {tp.partition: Committed(at.offset, at.metadata or "") for tp, at in found.items()}
+                return Assignment(epoch, places)
+
+    async def commit(self, epoch: int, next_offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> bool:
         """Commit what was taken in `epoch`. True only if the group has it, and the partitions were ours all the time.
 
         False: somebody else may have taken, or will take, the same records; ours must not be acted on. While the broker is away
@@ -125,15 +166,35 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             if epoch != self._epoch or not self._open:
                 return False
             try:
-                await self._consumer.commit(
-                    {TopicPartition(self._topic, partition): offset for partition, offset in next_offsets.items()}
-                )
+                await self._commit_now(next_offsets, notes or {})
             except (CommitFailedError, IllegalStateError) as error:
                 # Nothing more is taken until the next assignment has set the positions back to what is committed.
                 self._open = False
                 log.warning("commit_refused", group=self._group, error=repr(error))
                 return False
             return self._generation_now() == self._generation
+
+    async def _commit_now(self, next_offsets: Mapping[int, int], notes: Mapping[int, str]) -> None:
+        if self._keeps_notes:
+            try:
+                await self._consumer.commit(self._offsets(next_offsets, notes))
+            except OffsetMetadataTooLargeError:
+                # The broker's `offset.metadata.max.bytes` is below its default. Then what was finished is done again after an assignment.
+                self._keeps_notes = False
+                log.warning(
+                    "commit_notes_refused", group=self._group, chars_max=max(map(len, notes.values()), default=0)
+                )
+            else:
+                return
+        await self._consumer.commit(self._offsets(next_offsets, {}))
+
+    def _offsets(
+        self, next_offsets: Mapping[int, int], notes: Mapping[int, str]
+    ) -> dict[TopicPartition, tuple[int, str]]:
+        return {
+            TopicPartition(self._topic, partition): (offset, notes.get(partition, ""))
+            for partition, offset in next_offsets.items()
+        }
 
     async def read_back(self, partition: int, before_offset: int, since_ms: int, records_max: int) -> ReadBack:
         """As `Commands.read_back`; while the broker is away this waits.
@@ -179,8 +240,9 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     async def on_partitions_assigned(self, assigned: Any) -> None:
         self._epoch += 1
         self._generation = self._generation_now()
+        self._partitions = frozenset(tp.partition for tp in assigned)
         self._open = True
-        log.info("partitions_assigned", group=self._group, partitions=sorted(tp.partition for tp in assigned))
+        log.info("partitions_assigned", group=self._group, partitions=sorted(self._partitions))
 
     def _generation_now(self) -> int:
         if self._consumer is None:
@@ -189,7 +251,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def _started_reader(self) -> Any:
         if self._reader is None:
-            reader = AIOKafkaConsumer(
+            reader = self._new_consumer(
                 **self._options,
                 client_id=f"{self._group}-tail",
                 enable_auto_commit=False,

@@ -7,9 +7,9 @@ more of them.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from runtime.records import Record
 from schemas.commands import CancelResponse, RetrieveResponse
 
 WEBHOOK, DUE, CANCEL = 0, 1, 2
@@ -21,17 +21,20 @@ TURNS = (WEBHOOK, DUE, WEBHOOK, CANCEL)
 
 @dataclass(slots=True)
 class Call:
-    """One command on its way: which record it came in, and how often it was tried."""
+    """One command on its way, with the offsets of all commands that it does; and how often it was tried."""
 
     command: RetrieveResponse | CancelResponse
-    record: Record
-    epoch: int
+    partition: int
+    offsets: list[int]
     tries: int = 0
     looks_instead: bool = False
     """The cancel was declined: a look tells how the response stands."""
     lane: int = field(init=False)
+    asked_at_ms: int = field(init=False)
+    """The last time that anybody asked for it."""
 
     def __post_init__(self) -> None:
+        self.asked_at_ms = self.command.at_ms
         if isinstance(self.command, CancelResponse):
             self.lane = CANCEL
         else:
@@ -43,6 +46,8 @@ class Call:
         if cancels or (not isinstance(self.command, CancelResponse) and other.lane <= self.lane):
             self.command, self.tries, self.looks_instead = other.command, other.tries, other.looks_instead
         self.lane = min(self.lane, other.lane)
+        self.asked_at_ms = max(self.asked_at_ms, other.asked_at_ms)
+        self.offsets += other.offsets
 
 
 class LookQueue:
@@ -58,18 +63,17 @@ class LookQueue:
         return len(self._waiting)
 
     def push(self, call: Call) -> bool:
-        """False where a call of the same response, of the same assignment or a later one, waits already and does for both."""
+        """False where a call of the same response waits already, and does for both."""
         response_id = call.command.response_id
         waiting = self._waiting.get(response_id)
-        if waiting is None or waiting.epoch < call.epoch:
+        if waiting is None:
             self._waiting[response_id] = call
             self._enter(call)
             return True
-        if waiting.epoch == call.epoch:
-            lane = waiting.lane
-            waiting.absorb(call)
-            if waiting.lane < lane:
-                self._enter(waiting)
+        lane = waiting.lane
+        waiting.absorb(call)
+        if waiting.lane < lane:
+            self._enter(waiting)
         return False
 
     def pop(self) -> Call | None:
@@ -81,13 +85,14 @@ class LookQueue:
                 return call
         return None
 
-    def clear(self) -> int:
-        """Forget all; how many they were."""
-        count = len(self._waiting)
-        for lane in self._lanes:
-            lane.clear()
-        self._waiting.clear()
-        return count
+    def drop(self, keeps: Callable[[Call], bool]) -> list[Call]:
+        """Take out all but those. Walks all that wait: for the rare occasion."""
+        dropped = [call for call in self._waiting.values() if not keeps(call)]
+        for call in dropped:
+            del self._waiting[call.command.response_id]
+        if dropped:
+            self._lanes = tuple(deque(filter(self._waits, lane)) for lane in self._lanes)
+        return dropped
 
     async def some(self) -> None:
         while not self._waiting:
@@ -102,9 +107,11 @@ class LookQueue:
         calls = self._lanes[lane]
         while calls:
             call = calls.popleft()
-            response_id = call.command.response_id
-            # What has become more urgent, or was overtaken, stands there a second time.
-            if self._waiting.get(response_id) is call and call.lane == lane:
-                del self._waiting[response_id]
+            # What has become more urgent stands there a second time.
+            if self._waits(call) and call.lane == lane:
+                del self._waiting[call.command.response_id]
                 return call
         return None
+
+    def _waits(self, call: Call) -> bool:
+        return self._waiting.get(call.command.response_id) is call

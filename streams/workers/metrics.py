@@ -13,7 +13,9 @@ AttemptResult = Literal[
     "held",
 ]  # fmt: skip
 LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
-DropReason = Literal["overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved"]
+DropReason = Literal[
+    "overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved", "known"
+]
 Alarm = Literal["credentials", "quota", "redirect", "proxy", "unknown_code", "unknown_status", "unusable_answer"]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 
@@ -66,6 +68,18 @@ class WorkerMetrics:
             "backstop_lane_closed", "1 for a model whose creates are held back, by why (held: a person must act).",
             ("model", "why"), registry=registry,
         )  # fmt: skip
+        self.looks_uncommitted = Gauge(
+            "backstop_looks_uncommitted", "Looks and cancels that have begun and are not committed.", registry=registry
+        )
+        self.look_lag_seconds = Gauge(
+            "backstop_look_lag_seconds", "Age of the oldest look or cancel that has begun and is not finished.",
+            registry=registry,
+        )  # fmt: skip
+        self.taken_again = Counter(
+            "backstop_looks_taken_again_total",
+            "Looks and cancels that another worker had begun, and had not said that they were finished.",
+            registry=registry,
+        )
         self.in_flight = Gauge("backstop_openai_in_flight", "Calls in flight.", ("worker",), registry=registry)
 
     def lane(self, model: str, lane: Lane) -> None:

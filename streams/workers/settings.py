@@ -101,7 +101,7 @@ class WorkerSettings(RuntimeSettings):
         default=RECOVERY_SHARE_PER_MIN,
         gt=0,
         le=60,
-        description="What comes back of that rate in a minute, as a share of it, after an objection has halved it.",
+        description="What comes back of that rate in a minute, as a share of it, from half of what it was before the provider objected.",
     )
     look_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one look before it counts as failed.")
     look_queue_max: int = Field(
@@ -127,7 +127,7 @@ class WorkerSettings(RuntimeSettings):
         default=120_000,
         ge=1_000,
         le=3_600_000,
-        description="A look without word for so long is made again, and no longer worth making where it still waits.",
+        description="A poll or cancel without a report for so long is made again; one that still waits for its turn then is dropped.",
     )
     submission_memory_ms: int = Field(
         default=180_000,

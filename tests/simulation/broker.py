@@ -5,7 +5,7 @@ It never dies (real brokers are broken elsewhere, `tests/kafka`); what its clien
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
@@ -27,6 +27,11 @@ class Record(NamedTuple):
     headers: Sequence[tuple[str, bytes]] = ()
     message_id: str = ""
     """For the checks only; the system reads the value."""
+
+    @property
+    def timestamp(self) -> int:
+        """As aiokafka calls it."""
+        return self.timestamp_ms
 
 
 class Log:
@@ -148,6 +153,7 @@ class Group:
         self.rebalances = 0
         self._preparing = False
         self.committed: dict[tuple[str, int], int] = {}
+        self.notes: dict[tuple[str, int], str] = {}
 
     async def join(self, member: Member) -> None:
         """Return once a generation has begun with this member in it; or it was put out meanwhile (see `holds`)."""
@@ -191,6 +197,11 @@ class Group:
         for place, offset in offsets.items():
             self.committed[place] = offset
         return True
+
+    def keep(self, places: Mapping[tuple[str, int], tuple[int, str]]) -> None:
+        """A commit that was taken: offsets with their metadata."""
+        for place, (offset, note) in places.items():
+            self.committed[place], self.notes[place] = offset, note
 
     def holds(self, member: Member) -> bool:
         return self.members.get(member.host) is member and member.generation == self.generation

@@ -290,7 +290,7 @@ class Client:
             return Answer(200, {}, self._provider.shown(response, status="pondering"))
         return HEARD.get(fault.removeprefix("accepted_")) or Answer(200, {}, self._provider.shown(response))
 
-    async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:  # noqa: ARG002 - as the real one
+    async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
         life, chaos = self._life, self._life.chaos
         await life.point("look.send")
         self._provider.looks[response_id] += 1

@@ -19,6 +19,7 @@ from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.intake import take_request
 from streams.policy.looks import LookPolicy, Webhooks
+from streams.results import FencedError
 from streams.scheduler.due import DueIndex
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler, rebuild_index
 from streams.scheduler.timers import job_timer, response_timer
@@ -32,7 +33,7 @@ from streams.workers.submitter import Submitter
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
 from tests.simulation.chaos import Life
-from tests.simulation.ports import Commands, FencedOffError, Publisher, Results
+from tests.simulation.ports import Commands, Publisher, Results
 from tests.simulation.provider import Client, Provider
 from tests.simulation.tables import LocalStores, Table
 from tests.simulation.wrong import Wrong
@@ -46,7 +47,7 @@ IDLE_MS = 3_600_000
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
-EXPECTED_ENDS = (BrokerUnavailableError, FencedOffError, OvertakenError, PartitionNotOwnedError)
+EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
 """Failures after which a worker ends by itself, as it should; any other is a defect of ours."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
@@ -206,7 +207,8 @@ class Worker:
 
     def __init__(
         self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
-        policy: DoorPolicy, handled: set[tuple[str, int, int]], wrong: Wrong,
+        policy: DoorPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, looks: LookPolicy = LOOKS,
+        calls_per_s: float = 250.0,
     ) -> None:  # fmt: skip
         self.life = life
         self.host = host
@@ -218,7 +220,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
-        webhooks = Webhooks(LOOKS)
+        webhooks = Webhooks(looks)
         lanes = Lanes(life.now_ms)
         self.jobs = self._fold(JOB_FOLD, job_timer, "job_timers")
         self.responses = self._fold(RESPONSE_FOLD, partial(response_timer, webhooks), "response_timers")
@@ -235,7 +237,7 @@ class Worker:
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._lookups = Commands(life, broker, "lookups", "caller", host, wrong)
-        rate = LookRate(250.0, life.now_ms)
+        rate = LookRate(calls_per_s, life.now_ms)
         self._submitter = Submitter(
             group=self._submissions, client=client, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
             now_ms=life.now_ms, metrics=METRICS, looks=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,

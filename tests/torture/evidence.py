@@ -17,9 +17,10 @@ from runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
 from schemas.dead_letters import DEAD_LETTER_RECORD
 from schemas.jobs import JOB_FACT, AttemptUnknown
-from schemas.responses import RESPONSE_FACT, WebhookReceived
+from schemas.responses import RESPONSE_FACT, LookFailed, ResponseObserved, WebhookReceived
 from schemas.results import RESULT, JobResult
 from streams.fold import job
+from tests.torture.decay import Decay, completions, decay_of
 from tests.torture.driver import Submitted
 
 LOOK_S = 0.5
@@ -97,6 +98,14 @@ class Evidence:
     deliveries: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, str] = field(default_factory=dict)
     """Status in the read model."""
+    completed_ms: dict[str, int] = field(default_factory=dict)
+    """When the provider first completed a response of a job."""
+    answers: Counter[str] = field(default_factory=Counter)
+    """Ids of the facts that polls and cancels brought."""
+
+    @property
+    def decay(self) -> Decay:
+        return decay_of(self.results.first, self.jobs.deadlines_ms, self.completed_ms, self.answers)
 
 
 async def settle(reader: TopicReader, submitted: Submitted, evidence: Evidence, within_s: float) -> float:
@@ -118,11 +127,12 @@ async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Pat
     """Everything else. The ledgers first: what they tell of must then be in the logs, though hooks still come."""
     evidence.creates = list(_lines(ledgers / "creates.jsonl"))
     evidence.deliveries = list(_lines(ledgers / "deliveries.jsonl"))
+    evidence.completed_ms = completions(_lines(ledgers / "truth.jsonl"))
     for record in await reader.read_all(reader.partitions("submissions")):
         evidence.commands.add(str(orjson.loads(record.value or b"{}").get("id")))
     async for batch in reader.read(await reader.ends(reader.partitions("responses"))):
         for record in batch:
-            _take_hook(record, evidence)
+            _take_response(record, evidence)
     for record in await reader.read_all(reader.partitions("dead-letters")):
         letter = decode(DEAD_LETTER_RECORD, record.value)
         evidence.letters[getattr(letter, "reason", "resolved")] += 1
@@ -133,13 +143,15 @@ async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Pat
     evidence.results_uncommitted = await _uncommitted(settings)
 
 
-def _take_hook(record: Placed, evidence: Evidence) -> None:
+def _take_response(record: Placed, evidence: Evidence) -> None:
     try:
         fact = decode(RESPONSE_FACT, record.value)
     except PoisonError:
         return
     if isinstance(fact, WebhookReceived):
         evidence.hooks.add(fact.webhook_id)
+    elif isinstance(fact, ResponseObserved | LookFailed):
+        evidence.answers[fact.id] += 1
 
 
 async def _uncommitted(settings: RuntimeSettings) -> int:

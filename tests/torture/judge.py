@@ -80,6 +80,9 @@ def judge(
     verdict.add("I6", "rows unlike their result", wrong)
     verdict.add("I6", "rebuilds of the read model that differ", [rebuild] if rebuild else [])
     _hooks(verdict, evidence)
+    worse, repeats = evidence.decay.found()
+    verdict.add("decay", "share of expired jobs that grew under faults", worse)
+    verdict.add("decay", "share of polls that were answered twice", repeats)
     missing = submitted.poisons - len(evidence.poisoned)
     verdict.add("I1", "poisons that are no dead letter", [str(missing)] if missing > 0 else [])
     return verdict

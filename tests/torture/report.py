@@ -5,11 +5,13 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from runtime.broker.toolchain import LocalKafka
+from tests.torture.decay import POINTS_MAX, REPEATS_PERCENT_MAX, Decay, expired_percent
 from tests.torture.failpoint_deck import FAILPOINTS, REBUILD
 from tests.torture.plan import BOUND_S, TIME_SCALE
 from tests.torture.run import Outcome
@@ -74,10 +76,20 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
             "outputs": {topic: dict(counts) for topic, counts in outcome.audit.outputs.items()},
             "read_model_rows": outcome.audit.read_model_rows, "ignored": dict(outcome.audit.ignored),
         },
+        "decay": _decay_json(evidence.decay),
         "overshoot_max_ms": outcome.verdict.overshoot_max_ms,
         "invariants": outcome.verdict.counts,
         "violations": [str(violation) for violation in outcome.verdict.violations],
     }  # fmt: skip
+
+
+def _decay_json(decay: Decay) -> dict[str, Any]:
+    return {
+        "minutes": [asdict(minute) for minute in decay.minutes],
+        "expired_percent": [round(expired_percent(part), 1) for part in decay.parts],
+        "answers": decay.answers,
+        "repeats": decay.repeats,
+    }
 
 
 async def machine(kafka: LocalKafka) -> dict[str, str]:
@@ -138,6 +150,15 @@ def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
         yield f"- VIOLATED {violation}"
     if report["violations"]:
         yield ""
+    decay = report["decay"]
+    minutes = [(number, *minute.values()) for number, minute in enumerate(decay["minutes"], 1)]
+    yield from _table(
+        "Jobs by minute of submission", ("minute", "submitted", "completed", "expired", "of them avoidable"), minutes
+    )
+    first, last = decay["expired_percent"]
+    yield f"Expired: {first} % at the beginning, {last} % at the end (at most {POINTS_MAX:g} points more). "
+    yield f"Answers to polls and cancels: {decay['answers']}, of them repeats {decay['repeats']} (at most {REPEATS_PERCENT_MAX:g} %)."
+    yield ""
     yield from _table("Kills by kind of process", ("process", "SIGKILL"), sorted(kills["by_kind"].items()))
     total = kills["total"]
     if report["ok"]:

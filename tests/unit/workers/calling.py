@@ -86,6 +86,7 @@ async def calling(
     *script: Mischief,
     commands: MemoryCommands | None = None,
     cap_per_s: float = 1_000.0,
+    look_timeout_ms: int = 1_000,
     **options: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
@@ -96,12 +97,12 @@ async def calling(
     rate = LookRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.look_rate_limit.set)
     async with serving(*(script or (RUNNING,))) as state:
         client = OpenAIClient(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, look_timeout_ms=1_000
+            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, look_timeout_ms=look_timeout_ms
         )
         caller = Caller(
-            group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: NOW_MS, metrics=metrics,
-            rate=rate, lanes=Lanes(lambda: NOW_MS),
-            **{"looks": Webhooks(LookPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
+            group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,
+            lanes=Lanes(lambda: NOW_MS),
+            **{"now_ms": lambda: NOW_MS, "looks": Webhooks(LookPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
         )  # fmt: skip
         run = asyncio.create_task(caller.run(stop))
         try:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from runtime.records import Record
 from schemas.base import Message
 from schemas.codec import encode
-from streams.workers.commands import ReadBack, Taken
+from streams.workers.commands import Assignment, ReadBack, Taken
+from streams.workers.offsets import Committed
 
 
 @dataclass
@@ -16,6 +17,7 @@ class MemoryCommands:
 
     logs: dict[int, list[Record]] = field(default_factory=dict)
     committed: dict[int, int] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
     refuse_commits: int = 0
     journal: list[str] = field(default_factory=list)
     read_backs: list[tuple[int, int, int]] = field(default_factory=list)
@@ -30,9 +32,22 @@ class MemoryCommands:
             record_key = key if key is not None else b"" if isinstance(message, bytes) else message.key.encode()
             log.append(Record("t", partition, len(log), at_ms, record_key, value, ()))
 
-    def reassign(self) -> None:
-        """A rebalance that brings the same partitions back: everything not committed comes again."""
+    away: set[int] = field(default_factory=set)
+    """Partitions that another member has."""
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        return frozenset(self.logs.keys() - self.away)
+
+    async def assignment(self) -> Assignment:
+        return Assignment(
+            self.epoch, {p: Committed(self.committed.get(p), self.notes.get(p, "")) for p in self.partitions}
+        )
+
+    def reassign(self, *away: int) -> None:
+        """A rebalance that takes those away, and brings the others back: everything not committed comes again."""
         self.epoch += 1
+        self.away = set(away)
         self._positions = dict(self.committed)
 
     async def start(self, stop: asyncio.Event) -> None:
@@ -43,6 +58,8 @@ class MemoryCommands:
 
     async def take(self, records_max: int, wait_ms: int) -> Taken:
         for partition, log in self.logs.items():
+            if partition in self.away:
+                continue
             position = self._positions.get(partition, self.committed.get(partition, 0))
             records = log[position : position + records_max]
             if records:
@@ -52,7 +69,7 @@ class MemoryCommands:
         await asyncio.sleep(0.001)
         return Taken(self.epoch)
 
-    async def commit(self, epoch: int, next_offsets: Mapping[int, int]) -> bool:
+    async def commit(self, epoch: int, next_offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> bool:
         await asyncio.sleep(0)
         if self.refuse_commits:
             self.refuse_commits -= 1
@@ -61,6 +78,7 @@ class MemoryCommands:
         if epoch != self.epoch:
             return False
         self.committed |= next_offsets
+        self.notes |= notes or {}
         self.journal += [f"commit {offset}" for offset in next_offsets.values()]
         return True
 

@@ -5,25 +5,21 @@ from collections import Counter
 
 import pytest
 
-from runtime.records import Record
 from schemas.commands import CancelResponse, RetrieveResponse
 from streams.workers.lookqueue import CANCEL, DUE, WEBHOOK, Call, LookQueue
 from tests.support.builders import T0
 
-RECORD = Record("lookups", 0, 0, T0, None, None)
 
-
-def look(response_id: str, reason: str = "timer", number: int = 0, epoch: int = 1) -> Call:
+def look(response_id: str, reason: str = "timer", number: int = 0, partition: int = 0) -> Call:
     command = RetrieveResponse.model_validate(
-        {"id": f"{response_id}/{reason}/{number}", "at_ms": T0, "response_id": response_id, "reason": reason}
+        {"id": f"{response_id}/{reason}/{number}", "at_ms": T0 + number, "response_id": response_id, "reason": reason}
     )
-    return Call(command, RECORD, epoch)
+    return Call(command, partition, [number])
 
 
-def cancel(response_id: str, epoch: int = 1) -> Call:
-    return Call(
-        CancelResponse(id=f"{response_id}/cancel", at_ms=T0, response_id=response_id, job_id="j"), RECORD, epoch
-    )
+def cancel(response_id: str, number: int = 9) -> Call:
+    command = CancelResponse(id=f"{response_id}/cancel", at_ms=T0 + number, response_id=response_id, job_id="j")
+    return Call(command, 0, [number])
 
 
 def ids(queue: LookQueue, count: int) -> list[str]:
@@ -78,24 +74,37 @@ def test_a_cancel_of_a_response_that_waits_for_a_look_is_made_in_its_stead_and_a
     assert queue.pop() is None
 
 
-def test_a_call_of_an_earlier_assignment_is_overtaken() -> None:
+def test_the_call_that_does_for_others_finishes_them_and_is_as_fresh_as_the_last_of_them() -> None:
     queue = LookQueue()
-    queue.push(look("a", number=1, epoch=1))
-    assert queue.push(look("a", number=2, epoch=2))
+    queue.push(cancel("a", number=1))
+    queue.push(look("a", number=2))
+    queue.push(look("a", "webhook", number=3))
     call = queue.pop()
     assert call is not None
-    assert call.epoch == 2
-    assert queue.pop() is None
+    assert isinstance(call.command, CancelResponse)
+    assert (call.offsets, call.asked_at_ms) == ([1, 2, 3], T0 + 3)
+
+
+def test_what_is_dropped_is_gone_and_what_stays_keeps_its_place() -> None:
+    queue = LookQueue()
+    for number in range(6):
+        queue.push(look(f"r{number}", partition=number % 2))
+    queue.push(look("r2", "webhook", partition=0))
+    dropped = queue.drop(lambda call: call.partition == 0)
+    assert [call.command.response_id for call in dropped] == ["r1", "r3", "r5"]
+    assert len(queue) == 3
+    queue.push(look("r1"))
+    assert ids(queue, 5) == ["r2", "r0", "r4", "r1"]
 
 
 def test_who_waits_for_a_call_is_woken_by_one() -> None:
-    async def scene() -> int:
+    async def scene() -> Call | None:
         queue = LookQueue()
         waiting = asyncio.create_task(queue.some())
         await asyncio.sleep(0)
         assert not waiting.done()
         queue.push(cancel("a"))
         await waiting
-        return queue.clear()
+        return queue.pop()
 
-    assert asyncio.run(scene()) == 1
+    assert asyncio.run(scene()) is not None

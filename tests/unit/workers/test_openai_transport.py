@@ -131,7 +131,7 @@ def assert_never_sent(reply: Reply, state: Server | None = None) -> None:
     assert reply.kind == "never_sent", reply
     verdict = read_create(reply, 0)
     assert isinstance(verdict, Rejected)
-    assert verdict.blame == "soon"
+    assert verdict.cause == "unsent"
     assert state is None or state.requests == []
 
 

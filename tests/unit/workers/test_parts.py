@@ -1,11 +1,9 @@
-"""The small parts of the workers: rate, offsets, memory, hints, slots, settings."""
+"""The small parts of the workers: memory, hints, slots, settings."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from runtime.door import DoorPolicy
@@ -13,133 +11,8 @@ from runtime.errors import ConfigurationError
 from streams.settings import StreamSettings
 from streams.workers.hints import Hints
 from streams.workers.memory import SKEW_MS, CommandMemory
-from streams.workers.offsets import OffsetTracker
-from streams.workers.rate import LookRate
 from streams.workers.settings import WorkerSettings
 from streams.workers.slots import Slots
-
-
-class Hands:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.ms = 1_000_000
-
-    def __call__(self) -> int:
-        return self.ms
-
-
-def drain(rate: LookRate) -> int:
-    count = 0
-    while rate.take() == 0:
-        count += 1
-    return count
-
-
-def test_the_rate_allows_a_second_at_once_and_then_its_pace() -> None:
-    clock = Hands()
-    rate = LookRate(20.0, clock)
-    assert drain(rate) == 20
-    assert rate.take() == 50
-    clock.ms += 500
-    assert drain(rate) == 10
-    clock.ms += 60_000
-    assert drain(rate) == 20
-
-
-def test_an_objection_halves_the_rate_once_in_five_seconds() -> None:
-    clock = Hands()
-    shown: list[float] = []
-    rate = LookRate(20.0, clock, shown.append)
-    rate.object()
-    rate.object()
-    assert rate.per_s == 10.0
-    clock.ms += 5_000
-    rate.object()
-    assert 5.0 <= rate.per_s < 5.2
-    assert shown[:2] == [20.0, 10.0]
-    assert drain(rate) == 5
-
-
-def test_the_rate_recovers_by_a_tenth_of_its_cap_a_minute_and_never_above_it() -> None:
-    clock = Hands()
-    rate = LookRate(20.0, clock)
-    rate.object()
-    clock.ms += 60_000
-    assert rate.per_s == pytest.approx(12.0)
-    clock.ms += 3_600_000
-    assert rate.per_s == 20.0
-
-
-def test_what_comes_back_in_a_minute_is_the_operators_to_say() -> None:
-    clock = Hands()
-    rate = LookRate(20.0, clock, recovery_share_per_min=0.3)
-    rate.object()
-    clock.ms += 60_000
-    assert rate.per_s == pytest.approx(16.0)
-
-
-def test_the_rate_never_falls_to_nothing() -> None:
-    clock = Hands()
-    rate = LookRate(20.0, clock)
-    for _ in range(100):
-        clock.ms += 5_000
-        rate.object()
-    assert 0.5 <= rate.per_s < 0.8
-
-
-def test_a_pause_stops_all_calls_until_it_is_over() -> None:
-    clock = Hands()
-    rate = LookRate(20.0, clock)
-    rate.object(30_000)
-    assert rate.take() == 30_000
-    rate.object(10_000)
-    assert rate.take() == 30_000
-    clock.ms += 30_000
-    assert rate.take() == 0
-
-
-def test_a_pause_is_at_most_an_hour() -> None:
-    rate = LookRate(20.0, Hands())
-    rate.object(86_400_000)
-    assert rate.take() == 3_600_000
-
-
-def test_only_what_is_before_the_first_unfinished_offset_may_be_committed() -> None:
-    tracker = OffsetTracker()
-    for offset in (5, 6, 9):
-        tracker.begin(0, offset)
-    tracker.begin(1, 0)
-    assert tracker.unfinished == 4
-    tracker.finish(0, 6)
-    assert (tracker.unfinished, len(tracker)) == (3, 4)
-    assert tracker.committable() == {}
-    tracker.finish(0, 5)
-    assert tracker.committable() == {0: 7}
-    tracker.finish(0, 9)
-    tracker.finish(0, 9)
-    tracker.finish(0, 4)
-    assert tracker.committable() == {0: 10}
-    assert len(tracker) == 1
-    tracker.committed({0: 10})
-    assert tracker.committable() == {}
-
-
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=30), st.randoms(use_true_random=False), st.data())
-def test_the_commit_never_passes_an_unfinished_offset(gaps: list[int], order: object, data: st.DataObject) -> None:
-    offsets = [sum(gaps[: index + 1]) for index in range(len(gaps))]
-    tracker = OffsetTracker()
-    for offset in offsets:
-        tracker.begin(0, offset)
-    open_ones = set(offsets)
-    for offset in data.draw(st.permutations(offsets)):
-        tracker.finish(0, offset)
-        open_ones.discard(offset)
-        reached = tracker.committable().get(0, 0)
-        assert all(open_one >= reached for open_one in open_ones)
-        assert not open_ones or reached <= min(open_ones)
-    assert tracker.committable() == {0: offsets[-1] + 1}
-    assert len(tracker) == 0
 
 
 def test_memory_knows_since_when_it_is_complete() -> None:

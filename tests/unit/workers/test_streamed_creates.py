@@ -58,10 +58,10 @@ def test_a_provider_that_answers_with_the_object_accepted_it_and_does_not_stream
 @pytest.mark.parametrize(
     "mischief",
     [
-        events(), events({"type": "error", "message": "Sorry."}), events({"type": "response.created"}), events([1], None),
+        events(), events({"type": "response.created"}), events([1], None),
         events(CREATED | {"response": {}}), events(then=None), events(then=server.reset), server.cut, server.html(200),
     ],
-    ids=["no event", "an error event", "no response in it", "no objects", "no id", "silence", "reset", "cut", "HTML"],
+    ids=["no event", "no response in it", "no objects", "no id", "silence", "reset", "cut", "HTML"],
 )  # fmt: skip
 def test_a_stream_that_does_not_say_so_is_unknown_and_sent_once(mischief: Mischief) -> None:
     reply, state = create_against(mischief)
@@ -121,6 +121,13 @@ def test_a_stream_that_ends_without_a_word_says_so() -> None:
     nothing, _ = create_against(events())
     assert isinstance(nothing, Answer)
     assert nothing.text == "the stream ended after 0 events, without a response: "
+
+
+def test_an_error_event_instead_of_a_response_is_that_error() -> None:
+    reply, state = create_against(events({"type": "error", "code": "server_is_overloaded", "message": "Sorry."}))
+    read = read_create(reply, 0)
+    assert isinstance(read, Rejected)
+    assert (read.cause, read.message, state.posts) == ("overloaded", "Sorry.", 1)
 
 
 def test_a_refusal_is_a_refusal() -> None:

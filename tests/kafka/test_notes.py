@@ -1,0 +1,48 @@
+"""What a member of the callers' group notes with a commit, a real broker gives to the member that has the partition next."""
+
+import asyncio
+
+from runtime.broker import Owned
+from runtime.settings import RuntimeSettings
+from runtime.topics import create_topics
+from streams.workers.group import CommandGroup
+from streams.workers.notes import NOTE_CHARS_MAX, decode_note, encode_note
+from streams.workers.offsets import Committed
+from tests.support.waiting import eventually
+
+TAKE_WAIT_MS = 50
+
+
+async def assigned(group: CommandGroup) -> bool:
+    await group.take(1, TAKE_WAIT_MS)
+    return bool(group.partitions)
+
+
+def test_a_note_of_the_greatest_length_comes_back_to_the_next_member(broker: Owned, prefix: str) -> None:
+    settings = RuntimeSettings(kafka_bootstrap_servers=broker.bootstrap, topic_prefix=prefix, partitions=2)
+    note = encode_note(7, range(9, 100_000, 2))
+    assert len(note) > 0.99 * NOTE_CHARS_MAX
+
+    def member() -> CommandGroup:
+        return CommandGroup(settings, topic=f"{prefix}lookups", group=f"{prefix}caller", session_timeout_ms=6_000)
+
+    async def scenario() -> None:
+        await create_topics(settings)
+        first, second, stop = member(), member(), asyncio.Event()
+        try:
+            await first.start(stop)
+            await eventually(lambda: assigned(first), 30, "the first assignment")
+            began = await first.assignment()
+            assert set(began.places.values()) == {Committed()}
+            assert await first.commit(began.epoch, {0: 7}, {0: note})
+            await first.stop()
+            await second.start(stop)
+            await eventually(lambda: assigned(second), 30, "the assignment of the next")
+            places = (await second.assignment()).places
+            assert places == {0: Committed(7, note), 1: Committed()}
+            assert len(decode_note(7, places[0].note)) > 1_000
+        finally:
+            await first.stop()
+            await second.stop()
+
+    asyncio.run(scenario())

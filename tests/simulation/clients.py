@@ -1,0 +1,253 @@
+"""What `CommandGroup` and `ResultsPublisher` use of aiokafka's clients, on the model broker: so that the real two run in a simulation.
+
+As aiokafka 0.14 does: a member that was put out has no generation (-1) until it has joined again; a commit goes out with the generation
+that the client has when the request leaves, and one without a generation is taken while nobody is in the group.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import CommitFailedError, KafkaTimeoutError, ProducerFenced
+from aiokafka.structs import OffsetAndMetadata
+
+from tests.simulation.broker import Broker, Group, Member, Record, TransactionLog
+from tests.simulation.chaos import Life
+
+GENERATION_NONE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A place in a log."""
+
+    offset: int
+
+
+class Consumer:
+    """One `AIOKafkaConsumer`: a member of `group_id`, or a reader that is told what to read."""
+
+    def __init__(self, life: Life, broker: Broker, host: str, **options: Any) -> None:
+        self._life = life
+        self._broker = broker
+        self._name: str = options.get("group_id") or options["client_id"].removesuffix("-tail")
+        self._in_group = "group_id" in options
+        self._topic = ""
+        self._listener: Any = None
+        self._member = Member(life, host)
+        self._positions: dict[int, int] = {}
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self.generation = GENERATION_NONE
+        self._coordinator = self
+        self._fetcher = None
+
+    @property
+    def _group(self) -> Group:
+        return self._broker.groups[self._name]
+
+    def subscribe(self, topics: Sequence[str], listener: Any) -> None:
+        (self._topic,) = topics
+        self._listener = listener
+
+    async def start(self) -> None:
+        if self._in_group:
+            for log in self._broker.of_topic(self._topic):
+                log.watchers.append(self._wake)
+            self._life.spawn(self._belong())
+
+    async def stop(self) -> None:
+        self.nudge()
+        if not self._in_group:
+            return
+        for log in self._broker.of_topic(self._topic):
+            if self._wake in log.watchers:
+                log.watchers.remove(self._wake)
+        if not self._life.dead:
+            self._group.leave(self._member)
+
+    def nudge(self) -> None:
+        """Whoever waits for records is not to wait any more, now or later."""
+        self._stopping = True
+        self._wake.set()
+
+    async def _belong(self) -> None:
+        """The coordinator's side of the client: joins, gives up, joins again."""
+        while not self._stopping:
+            group, member = self._group, self._member
+            if not group.holds(member):
+                member = self._member = Member(self._life, member.host)
+            await group.join(member)
+            if not group.holds(member):
+                continue
+            self.generation = member.generation
+            self._positions = {p: group.committed.get((self._topic, p), 0) for p in member.partitions}
+            await self._listener.on_partitions_assigned([TopicPartition(self._topic, p) for p in member.partitions])
+            self._wake.set()
+            await member.moving.wait()
+            if group.members.get(member.host) is not member:
+                self.generation = GENERATION_NONE
+            revoked = [TopicPartition(self._topic, p) for p in self._positions]
+            self._positions = {}
+            await self._listener.on_partitions_revoked(revoked)
+
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int = 500
+    ) -> dict[TopicPartition, list[Any]]:
+        """Waits for longer than `timeout_ms`: virtual time is full of idle workers. It returns where anything has happened."""
+        if tps:
+            return self._read(max_records)
+        await self._life.point(f"{self._name}.take")
+        found = self._read(max_records)
+        if not found and not self._stopping:
+            self._wake.clear()
+            await self._wake.wait()
+            found = self._read(max_records)
+        return found
+
+    def _read(self, records_max: int) -> dict[TopicPartition, list[Record]]:
+        found: dict[TopicPartition, list[Record]] = {}
+        for partition, position in self._positions.items():
+            records = self._broker.logs[self._topic, partition].read(position, records_max)
+            if records:
+                found[TopicPartition(self._topic, partition)] = records
+                self._positions[partition] = records[-1].offset + 1
+                records_max -= len(records)
+            if records_max <= 0:
+                break
+        return found
+
+    async def commit(self, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
+        await self._life.point(f"{self._name}.commit")
+        group, places = self._group, {(tp.topic, tp.partition): at for tp, at in offsets.items()}
+        if self.generation == GENERATION_NONE and not group.members:
+            self._life.chaos.met.add(f"{self._name} commit to an empty group")
+            group.keep(places)
+        elif not group.commit(self._member, {place: at for place, (at, _) in places.items()}):
+            raise CommitFailedError("the group has rebalanced")
+        else:
+            group.keep(places)
+        await self._life.point(f"{self._name}.committed")
+        if not group.holds(self._member):
+            self._life.chaos.met.add(f"{self._name} commit of a generation that ended")
+
+    async def fetch_committed_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        group = self._group
+        return {
+            tp: OffsetAndMetadata(
+                group.committed[tp.topic, tp.partition], group.notes.get((tp.topic, tp.partition), "")
+            )
+            for tp in tps
+            if (tp.topic, tp.partition) in group.committed
+        }
+
+    # -- of a reader
+
+    async def offsets_for_times(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, Found | None]:
+        await self._life.point(f"{self._name}.read_back")
+        found: dict[TopicPartition, Found | None] = {}
+        for tp, since_ms in times.items():
+            records = self._broker.logs[tp.topic, tp.partition].records
+            found[tp] = next((Found(record.offset) for record in records if record.timestamp_ms >= since_ms), None)
+        return found
+
+    async def beginning_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 0)
+
+    def assign(self, tps: Sequence[TopicPartition]) -> None:
+        self._topic = tps[0].topic
+        self._positions = {tp.partition: 0 for tp in tps}
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self._positions[tp.partition] = offset
+
+
+class Producer:
+    """A transactional `AIOKafkaProducer` of one partition of `results`."""
+
+    def __init__(self, life: Life, broker: Broker, *, fenced: bool, transactional_id: str, **_options: Any) -> None:
+        self._life = life
+        self._log: TransactionLog = broker.results[int(transactional_id.rpartition("-")[2])]
+        self._fenced = fenced
+        self._epoch = 0
+
+    async def start(self) -> None:
+        await self._life.point("results.init")
+        self._epoch = self._log.init() if self._fenced else max(1, self._log.epoch)
+        self._log.epoch = self._epoch
+
+    async def stop(self) -> None:
+        """What is open stays so, until the next one of this id begins."""
+
+    async def begin_transaction(self) -> None:
+        """Nobody is told before the first record is."""
+
+    async def send(self, _topic: str, *, value: bytes, key: bytes, **_: Any) -> asyncio.Future[None]:
+        await self._life.point("results.send")
+        if not self._log.send(self._epoch, key.decode(), value):
+            raise self._refused()
+        sent = self._life.chaos.loop.create_future()
+        sent.set_result(None)
+        return sent
+
+    async def commit_transaction(self) -> None:
+        chaos = self._life.chaos
+        await self._life.point("results.commit")
+        if chaos.refuses():
+            chaos.met.add("results not committed")
+            raise KafkaTimeoutError
+        if not self._log.commit(self._epoch):
+            raise self._refused()
+        await self._life.point("results.committed")
+        if chaos.chance(chaos.mixture.lost_ack):
+            chaos.met.add("results committed, and not said")
+            raise KafkaTimeoutError
+
+    def _refused(self) -> ProducerFenced:
+        self._life.chaos.met.add("fenced")
+        return ProducerFenced()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    value: bytes
+
+
+class TailReader:
+    """An `AIOKafkaConsumer` that reads `results` and sees only what is committed."""
+
+    def __init__(self, life: Life, broker: Broker, **_options: Any) -> None:
+        self._life = life
+        self._broker = broker
+        self._position = 0
+        self._log = TransactionLog()
+
+    async def start(self) -> None:
+        await self._life.point("results.tail")
+
+    async def stop(self) -> None:
+        """Nothing is held."""
+
+    def assign(self, tps: Sequence[TopicPartition]) -> None:
+        self._log = self._broker.results[tps[0].partition]
+
+    async def beginning_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 0)
+
+    async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The last stable offset: what is in an open transaction, and all behind it, is not there yet."""
+        opened = next((at for at, _, _, transaction in self._log.records if transaction.state == "open"), self._log.end)
+        return dict.fromkeys(tps, opened)
+
+    def seek(self, _tp: TopicPartition, offset: int) -> None:
+        self._position = offset
+
+    async def position(self, _tp: TopicPartition) -> int:
+        return self._position
+
+    async def getmany(self, tp: TopicPartition, **_: Any) -> dict[TopicPartition, list[Read]]:
+        found = [Read(value) for offset, _, value in self._log.committed() if offset >= self._position]
+        self._position = (await self.end_offsets([tp]))[tp]
+        return {tp: found}

@@ -1,0 +1,48 @@
+"""The class of failures in which a system under faults does ever less, and goes on so when they are over.
+
+Longer ones by hand: `python -m tests.simulation.storms SEED …`.
+"""
+
+from collections import Counter
+from functools import cache
+
+import pytest
+
+from tests.simulation.storms import Course, Storm, weather
+
+SEEDS = (1, 2, 3)
+STORM = Storm(jobs_per_s=4.0, calls_per_s=6.0, broken_s=300, calm_s=180)
+POINTS = 0.05
+
+
+@cache
+def course(seed: int) -> Course:
+    return weather(seed, STORM)
+
+
+def pooled(minute: int) -> float:
+    """The share of all seeds' jobs, as some hundred jobs of one seed's minute say too little."""
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        counts.update(course(seed).outcomes[minute])
+    return (counts["expired"] + counts["open"]) / counts.total()
+
+
+@pytest.mark.timeout(300)
+def test_in_the_fifth_minute_of_faults_as_many_jobs_are_done_as_in_the_first() -> None:
+    shown = [str(course(seed)) for seed in SEEDS]
+    assert pooled(4) <= pooled(0) + POINTS, shown
+    assert not any(course(seed).defects for seed in SEEDS)
+
+
+@pytest.mark.timeout(300)
+def test_two_minutes_after_the_last_fault_all_is_as_it_should_be() -> None:
+    shown = [str(course(seed)) for seed in SEEDS]
+    assert pooled(7) <= pooled(0) + POINTS, shown
+    assert all(course(seed).uncommitted == 0 for seed in SEEDS), shown
+
+
+@pytest.mark.timeout(300)
+def test_what_is_done_is_hardly_ever_done_again() -> None:
+    answers = sum(course(seed).answers for seed in SEEDS)
+    assert sum(course(seed).repeats for seed in SEEDS) <= 0.06 * answers, [str(course(seed)) for seed in SEEDS]

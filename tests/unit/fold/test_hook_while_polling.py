@@ -1,0 +1,25 @@
+"""A webhook makes a poll of its own, whatever else is on its way: the other one may have been answered before the end, or never be."""
+
+import pytest
+
+from schemas.commands import RetrieveResponse
+from streams.fold.response import Running
+from tests.support.builders import RESP, T0, claimed, response_timer, webhook
+from tests.support.given_when_then import fold, fold_one
+
+APART_MS = 5_000
+
+
+@pytest.mark.parametrize("polls", [1, 2, 5])
+def test_a_webhook_makes_a_poll_while_a_timers_poll_is_on_its_way(polls: int) -> None:
+    state = fold((claimed(T0),))
+    for _ in range(polls):
+        due = state.look_at_ms
+        step = fold_one(state, response_timer(due, next_look_at_ms=due + APART_MS))
+        assert [output.reason for output in step.outputs if isinstance(output, RetrieveResponse)] == ["timer"]
+        state = step.state
+    hooked = fold_one(state, webhook(due + 1))
+    assert isinstance(hooked.state, Running)
+    assert [(type(output), output.key, output.reason) for output in hooked.outputs] == [
+        (RetrieveResponse, RESP, "webhook")
+    ]
