@@ -27,8 +27,8 @@ from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
 from streams.results import ResultsPublisher
-from streams.scheduler.due import DueIndex
-from streams.scheduler.service import MakeTimer, Scheduler, rebuild_index
+from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.service import MakeTimer, Scheduler
 from streams.scheduler.timers import job_timer, response_timer
 from streams.settings import StreamSettings
 from streams.store.faust_app import FoldApp, end_process, make_app, run_app
@@ -43,6 +43,7 @@ from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.openai_stream import OpenAIStreams
 from streams.workers.rate import LookRate
+from streams.workers.streamed import StreamedRows
 from streams.workers.submitter import Submitter
 
 log = structlog.get_logger()
@@ -258,7 +259,7 @@ class Worker:
         )
 
     def _add_fold(self, fold: Fold[Any], make_timer: MakeTimer) -> Scheduler:
-        settings, index = self._settings, DueIndex()
+        settings, index = self._settings, DueIndex(self._now_ms)
         table = FoldTable(
             self._app,
             fold.topic,
@@ -268,8 +269,11 @@ class Worker:
             row_version=lambda row: decode_row(row)[1],
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
-        responses = fold is RESPONSE_FOLD
-        rows = self._follower.beside(table) if responses else table
+        table.watch(IndexedRows(fold, index))
+        streamed = StreamedRows(table)
+        if fold is RESPONSE_FOLD:
+            table.watch(streamed)
+        rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms
         )
@@ -278,9 +282,11 @@ class Worker:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
             if fold is JOB_FOLD:
                 self._results.reassigned()
-            rebuild_index(fold, index, table, active)
-            if responses:
-                self._follower.rebuilt(active, table)
+            failpoint("scheduler.index.rebuilding")
+            index.own(active)
+            if fold is RESPONSE_FOLD:
+                streamed.own(active)
+                self._follower.rebuilt(active, streamed)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 
@@ -290,7 +296,7 @@ class Worker:
         self._app.fold_tables[topic] = table
         add_fold_agent(self._app, topic, fold.name, shell)
         return Scheduler(
-            fold.topic, index=index, rows=table, make_timer=make_timer, publisher=self._publisher, now_ms=self._now_ms
+            fold, index=index, rows=table, make_timer=make_timer, publisher=self._publisher, now_ms=self._now_ms
         )
 
 

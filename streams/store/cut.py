@@ -6,7 +6,7 @@ or none, if the log was cut. What can't be seen: a log that was cut and is as lo
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,6 @@ class Taken:
             return committed
         # Not the beginning: there are facts of keys that were forgotten since, and would begin anew.
         return min(max(beginning, self.newest + 1), end)
-
-
-def newest_row(rows: Iterable[tuple[bytes, bytes]], version_of: Callable[[bytes], int] | None) -> tuple[int, bytes]:
-    """Version and key of the newest; (-1, b"") where there is none, or rows have no versions."""
-    if version_of is None:
-        return -1, b""
-    return max(((version_of(row), key) for key, row in rows), default=(-1, b""))
 
 
 async def refuse_cut(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> None:

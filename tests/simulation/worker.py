@@ -5,13 +5,14 @@ batches, one at a time, commits the end of what was acknowledged, and on a rebal
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from runtime.acknowledged import publish
+from runtime.clock import NowMs
 from runtime.door import DoorPolicy
 from runtime.errors import BrokerUnavailableError, InvariantError
 from schemas.base import DEFAULT_TENANT, Message
@@ -19,8 +20,8 @@ from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.intake import take_request
 from streams.policy.looks import LookPolicy
-from streams.scheduler.due import DueIndex
-from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler, rebuild_index
+from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
 from streams.scheduler.timers import job_timer, response_timer
 from streams.store.changelog import OvertakenError
 from streams.store.tables import PartitionNotOwnedError
@@ -42,6 +43,8 @@ COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
+AHEAD_MS = 10_000
+"""Short, so that rows are read again for what was far off."""
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
@@ -54,13 +57,13 @@ METRICS = WorkerMetrics(CollectorRegistry())
 class WatchedIndex(DueIndex):
     """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at each tick."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, now_ms: NowMs) -> None:
+        super().__init__(now_ms, AHEAD_MS)
         self.sooner = asyncio.Event()
         self.wake_ms = 0
 
-    def rebuild(self, partition: int, dues: Any) -> None:
-        super().rebuild(partition, dues)
+    def own(self, partitions: Collection[int]) -> None:
+        super().own(partitions)
         self.sooner.set()
 
     def put(self, partition: int, key: bytes, due_ms: int | None) -> None:
@@ -110,6 +113,8 @@ class FoldConsumer:
             for table in self._tables:
                 table.recovered(mine)
             self._recovered(mine)
+            for table in self._tables:
+                table._store.watches.clear()
         for table in self._tables:
             await table.recover(mine)
             if member.moving.is_set():
@@ -274,7 +279,7 @@ class Worker:
     def _recovered(self, mine: set[int]) -> None:
         self._results.reassigned()
         for part in (self.jobs, self.responses):
-            rebuild_index(part.fold, part.index, part.rows, mine)
+            part.index.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
         """As `streams.agents.agents.Intake.take`, which can't be had without Faust."""
@@ -296,15 +301,16 @@ class FoldParts:
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
-        self.index = WatchedIndex()
+        self.index = WatchedIndex(life.now_ms)
         self.rows = Table(life, broker, stores, fold, wrong)
+        self.rows.watch(IndexedRows(fold, self.index))
         shell = wrong.shell()
         self._shell: FoldShell = shell(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
             index=self.index, now_ms=life.now_ms,
         )  # fmt: skip
         self._scheduler = Scheduler(
-            fold.topic, index=self.index, rows=self.rows, make_timer=make_timer, publisher=Publisher(life, broker, who),
+            fold, index=self.index, rows=self.rows, make_timer=make_timer, publisher=Publisher(life, broker, who),
             now_ms=life.now_ms,
         )  # fmt: skip
 
@@ -325,6 +331,7 @@ class FoldParts:
             except PartitionNotOwnedError as error:
                 raise InvariantError("the scheduler read a partition that is not its own") from error
             index, due_ms, now_ms = self.index, self.index.next_due_ms(), self._life.now_ms()
+            due_ms = now_ms if self._scheduler.reading else due_ms
             index.wake_ms = now_ms + IDLE_MS if due_ms is None else max(due_ms, now_ms + TICK_MS)
             index.sooner.clear()
             alarm = self._life.chaos.loop.call_later((index.wake_ms - now_ms) / 1000, index.sooner.set)
