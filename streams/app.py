@@ -282,7 +282,6 @@ class Worker:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
             if fold is JOB_FOLD:
                 self._results.reassigned()
-            failpoint("scheduler.index.rebuilding")
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from runtime.clock import NowMs
+from runtime.failpoints import failpoint
 from streams.fold.batch import Fold, S
 from streams.fold.rows import decode_row
 
@@ -138,6 +139,7 @@ class IndexedRows:
         self._index = index
 
     def opened(self, partition: int) -> None:
+        failpoint("scheduler.index.rebuilding")
         self._index.opened(partition)
 
     def saw(self, partition: int, rows: Collection[tuple[bytes, bytes | None]]) -> None:
