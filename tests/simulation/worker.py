@@ -125,6 +125,9 @@ class FoldConsumer:
         again = self._wrong.no_index_after_rebalance and self._generations_recovered
         if not early and not again:
             self._recovered(mine)
+        if self._wrong.no_index_after_rebalance:
+            for table in self._tables:
+                table._store.watches.clear()
         self._generations_recovered += 1
         return True
 
