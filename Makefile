@@ -89,17 +89,21 @@ ci: test ## what CI runs
 
 .PHONY: help demo dev test test-unit test-kafka test-providers torture planted kafka-up kafka-down topics install lock fmt lint ci
 
+bench-paired: install ## this checkout against OTHER (with a .venv of its own), in turns: is a calm job dearer? (OTHER=../before)
+	$(BIN)/python -m bench.paired --other "$(OTHER)"
+
 bench: install ## figures of the whole system on this machine (minutes; let it run alone)
 	$(BIN)/python bench/system.py start
 	$(BIN)/python bench/system.py latency
 	$(BIN)/python bench/system.py burst
 	$(BIN)/python bench/system.py memory
+	$(BIN)/python -m bench.takeover
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000 --postgres
 	$(BIN)/python bench/readers.py get
 	$(BIN)/python bench/readers.py live
 
-.PHONY: bench
+.PHONY: bench bench-paired
 
 simulate: install ## the whole system in virtual time, broken from SEEDS seeds (100000: hours); again: python -m tests.simulation --seed N --trace
 	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),100000) --must-meet

@@ -17,6 +17,7 @@ from aiokafka.partitioner import murmur2
 from audit.records import Partition, Placed
 from runtime.errors import BrokerUnavailableError, ConfigurationError
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started, stopped
 from runtime.settings import RuntimeSettings
 
 POLL_MS = 500
@@ -198,14 +199,12 @@ async def open_reader(settings: RuntimeSettings) -> AsyncIterator[TopicReader]:
         fetch_max_wait_ms=FETCH_WAIT_MS,
     )
     try:
-        await consumer.start()
-        # aiokafka 0.14: a consumer without a group that is stopped before its first task has run raises CancelledError.
-        await asyncio.sleep(0)
+        await started(consumer)
         yield TopicReader(consumer, settings.topic_prefix, counts)
     except (KafkaError, OSError) as error:
         raise BrokerUnavailableError(f"the broker at {settings.kafka_bootstrap_servers}: {error!r}") from error
     finally:
-        await consumer.stop()
+        await stopped(consumer)
 
 
 async def _partition_counts(settings: RuntimeSettings) -> dict[str, int]:
@@ -213,7 +212,7 @@ async def _partition_counts(settings: RuntimeSettings) -> dict[str, int]:
         **client_options(settings), client_id="backstop-audit", request_timeout_ms=REQUEST_TIMEOUT_MS
     )
     try:
-        await admin.start()
+        await started(admin)
         # All topics, not ours by name: a broker that creates topics by itself would create what is named here.
         described = await admin.describe_topics()
     except (KafkaError, OSError) as error:
@@ -222,7 +221,7 @@ async def _partition_counts(settings: RuntimeSettings) -> dict[str, int]:
             "start one (`backstop broker up`) or set KAFKA_BOOTSTRAP_SERVERS"
         ) from error
     finally:
-        await admin.close()
+        await stopped(admin)
     return {
         entry["topic"]: len(entry["partitions"])
         for entry in described

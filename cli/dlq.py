@@ -35,6 +35,7 @@ from runtime.clock import make_clock
 from runtime.errors import BrokerUnavailableError
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
+from runtime.kafka_running import running
 from runtime.publisher import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.codec import encode
@@ -250,13 +251,10 @@ async def _sending(settings: RuntimeSettings, send: Callable[[AIOKafkaProducer],
         max_request_size=RECORD_BYTES_MAX,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await producer.start()
+        async with running(producer), asyncio.timeout(SEND_TIMEOUT_S):
             await send(producer)
     except (KafkaError, TimeoutError, OSError) as error:
         raise BrokerUnavailableError(f"not acknowledged, and safe to be run again: {error!r}") from error
-    finally:
-        await producer.stop()
 
 
 def _row(letter: Letter, settings: RuntimeSettings, now_ms: int) -> dict[str, Any]:

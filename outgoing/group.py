@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from runtime.errors import BrokerUnavailableError
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started
 from runtime.logs import get_logger
 from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
@@ -80,7 +81,7 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         consumer.subscribe([f"{self._prefix}{RESULTS}", f"{self._prefix}{DELIVERIES}"], listener=self)
         self._consumer = consumer
         try:
-            await consumer.start()
+            await started(consumer)
         except (KafkaError, OSError) as error:
             await self.stop()
             raise BrokerUnavailableError(f"the group can't be joined: {error!r}") from error

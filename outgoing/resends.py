@@ -1,6 +1,5 @@
 """Resends since a time: the results of that span are read again, and each is asked for anew."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ from aiokafka.errors import KafkaError
 from runtime.deliveries import EVENT_OF, asked
 from runtime.errors import BrokerUnavailableError
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started, stopped
 from runtime.settings import RuntimeSettings
 from runtime.webhook_endpoints import Endpoint
 from schemas.codec import PoisonError, decode
@@ -59,8 +59,7 @@ class ResultsReader:
             auto_offset_reset="earliest", isolation_level="read_committed",
         )  # fmt: skip
         try:
-            await consumer.start()
-            await asyncio.sleep(0)  # aiokafka 0.14: see `runtime.webhook_endpoints`
+            await started(consumer)
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
             found = await consumer.offsets_for_times(dict.fromkeys(partitions, max(0, since_ms - SLACK_MS)))
@@ -77,7 +76,7 @@ class ResultsReader:
         except (KafkaError, OSError) as error:
             raise BrokerUnavailableError(f"results can't be read again: {error!r}") from error
         finally:
-            await consumer.stop()
+            await stopped(consumer)
 
 
 def _result(record: Any) -> JobResult | None:

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from runtime.errors import BrokerUnavailableError
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started
 from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
 
@@ -64,13 +65,9 @@ class LogConsumer:
         listener = None if self._lost is None else _Listener(self._lost)
         consumer.subscribe([f"{self._prefix}{topic}" for topic in TOPICS], listener=listener)
         try:
-            await consumer.start()
+            await started(consumer)
         except (KafkaError, OSError) as error:
-            await consumer.stop()
             raise BrokerUnavailableError(f"the read model's consumer could not start: {error!r}") from error
-        except BaseException:
-            await consumer.stop()
-            raise
         self._consumer = consumer
 
     async def stop(self) -> None:

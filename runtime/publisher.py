@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from runtime.errors import BrokerUnavailableError
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started
 from runtime.logs import get_logger
 from runtime.settings import RuntimeSettings
 from schemas.base import Message
@@ -57,12 +58,7 @@ class KafkaPublisher:
             max_request_size=RECORD_BYTES_MAX,
             request_timeout_ms=SEND_TIMEOUT_MS,
         )
-        try:
-            await producer.start()
-        except BaseException:
-            await producer.stop()
-            raise
-        return producer
+        return await started(producer)
 
     async def stop(self) -> None:
         if self._producer is not None:

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from runtime.clock import monotonic_s
 from runtime.errors import BrokerUnavailableError, ConfigurationError
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started, stopped
 from runtime.publisher import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.topics import TOPICS, Topic
@@ -280,10 +281,9 @@ async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[
             **client_options(settings), client_id="backstop-topics", request_timeout_ms=REQUEST_TIMEOUT_MS
         )
         try:
-            await admin.start()
+            await started(admin)
             break
         except KafkaError as error:
-            await admin.close()
             if monotonic_s() >= deadline_s:
                 raise BrokerUnavailableError(
                     f"no Kafka broker answers at {settings.kafka_bootstrap_servers} ({error!r}); "
@@ -295,7 +295,7 @@ async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[
     except (KafkaError, TimeoutError) as error:
         raise BrokerUnavailableError(f"the broker did not answer an admin request: {error!r}") from error
     finally:
-        await admin.close()
+        await stopped(admin)
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: Sequence[WantedTopic]) -> frozenset[str]:

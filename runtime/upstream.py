@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from runtime.errors import BrokerUnavailableError
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started, stopped
 from runtime.settings import RuntimeSettings
 from schemas.codec import canonical
 from schemas.requests import Cancel, Submit
@@ -32,14 +33,15 @@ class RequestWriter:
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
-        self._producer = AIOKafkaProducer(
-            **client_options(self._settings), client_id="backstop-upstream", enable_idempotence=True, acks="all"
+        self._producer = await started(
+            AIOKafkaProducer(
+                **client_options(self._settings), client_id="backstop-upstream", enable_idempotence=True, acks="all"
+            )
         )
-        await self._producer.start()
 
     async def stop(self) -> None:
         if self._producer is not None:
-            await self._producer.stop()
+            await stopped(self._producer)
             self._producer = None
 
     async def send(self, request: Submit | Cancel) -> None:
@@ -62,7 +64,7 @@ class ResultReader:
         self._consumer: AIOKafkaConsumer | None = None
 
     async def start(self, *, from_beginning: bool = False) -> None:
-        self._consumer = AIOKafkaConsumer(
+        consumer = AIOKafkaConsumer(
             **client_options(self._settings),
             client_id="backstop-downstream",
             isolation_level="read_committed",
@@ -70,7 +72,7 @@ class ResultReader:
             group_id=None,
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
-        await self._consumer.start()
+        self._consumer = await started(consumer)
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
         self._consumer.assign(partitions)
         if from_beginning:
@@ -80,7 +82,7 @@ class ResultReader:
 
     async def stop(self) -> None:
         if self._consumer is not None:
-            await self._consumer.stop()
+            await stopped(self._consumer)
             self._consumer = None
 
     async def read(self) -> AsyncIterator[JobResult]:

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from runtime.errors import BrokerUnavailableError
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started, stopped
 from runtime.logs import get_logger
 from runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
@@ -158,13 +159,11 @@ class EndpointFollower:
             isolation_level="read_committed",
         )
         try:
-            await consumer.start()
-            # aiokafka 0.14: a consumer without a group that is stopped before its first task has run raises CancelledError.
-            await asyncio.sleep(0)
+            await started(consumer)
             consumer.assign(self._partitions)
             await consumer.seek_to_beginning(*self._partitions)
         except BaseException:
-            await consumer.stop()
+            await stopped(consumer)
             raise
         self._consumer, self._reading = consumer, EndpointBook()
         return consumer

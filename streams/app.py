@@ -28,9 +28,10 @@ from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
 from streams.policy.looks import Webhooks
 from streams.results import ResultsPublisher
-from streams.scheduler.due import DueIndex
-from streams.scheduler.service import MakeTimer, Scheduler, rebuild_index
-from streams.scheduler.timers import job_timer, response_timer
+from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.held import JobTimers
+from streams.scheduler.service import Scheduler
+from streams.scheduler.timers import response_timer
 from streams.settings import StreamSettings
 from streams.store.faust_app import FoldApp, end_process, make_app, run_app
 from streams.store.security import broker_credentials
@@ -46,6 +47,7 @@ from streams.workers.openai_client import OpenAIClient
 from streams.workers.openai_stream import OpenAIStreams
 from streams.workers.openai_transport import tls_context
 from streams.workers.rate import LookRate
+from streams.workers.streamed import StreamedRows
 from streams.workers.submitter import Submitter
 
 log = structlog.get_logger()
@@ -87,8 +89,8 @@ class Worker:
         self._app = self._make_app()
         self._watchdog = self._make_watchdog()
         self._schedulers = [
-            self._add_fold(JOB_FOLD, job_timer),
-            self._add_fold(RESPONSE_FOLD, partial(response_timer, self._webhooks)),
+            self._add_fold(JOB_FOLD),
+            self._add_fold(RESPONSE_FOLD),
         ]
         requests = f"{settings.topic_prefix}requests"
         add_intake_agent(self._app, requests, self._intake(DEFAULT_TENANT))
@@ -277,8 +279,8 @@ class Worker:
             **broker_credentials(settings),
         )
 
-    def _add_fold(self, fold: Fold[Any], make_timer: MakeTimer) -> Scheduler:
-        settings, index = self._settings, DueIndex()
+    def _add_fold(self, fold: Fold[Any]) -> Scheduler:
+        settings, index = self._settings, DueIndex(self._now_ms)
         table = FoldTable(
             self._app,
             fold.topic,
@@ -288,20 +290,24 @@ class Worker:
             row_version=lambda row: decode_row(row)[1],
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
-        responses = fold is RESPONSE_FOLD
-        rows = self._follower.beside(table) if responses else table
+        table.watch(IndexedRows(fold, index))
+        streamed = StreamedRows(table)
+        if fold is RESPONSE_FOLD:
+            table.watch(streamed)
+        rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
-            heard=self._webhooks.heard if responses else None,
+            heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
             if fold is JOB_FOLD:
                 self._results.reassigned()
-            rebuild_index(fold, index, table, active)
-            if responses:
-                self._follower.rebuilt(active, table)
+            index.own(active)
+            if fold is RESPONSE_FOLD:
+                streamed.own(active)
+                self._follower.rebuilt(active, streamed)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 
@@ -310,9 +316,11 @@ class Worker:
         topic = f"{settings.topic_prefix}{fold.topic}"
         self._app.fold_tables[topic] = table
         add_fold_agent(self._app, topic, fold.name, shell)
-        return Scheduler(
-            fold.topic, index=index, rows=table, make_timer=make_timer, publisher=self._publisher, now_ms=self._now_ms
-        )
+        parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
+        if fold is RESPONSE_FOLD:
+            return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
+        held = JobTimers(index, self._lanes.release, self._now_ms)
+        return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 
 def _damaged(topic: str, table: str, partition: int, aside: Any, why: str) -> None:

@@ -20,7 +20,9 @@ RESULTS_KNOWN = Counter(
     "backstop_results_already_published", "Results that a repeat would have published again, held back by the tail."
 )
 RESULTS_COMMIT_SECONDS = Histogram("backstop_results_commit_seconds", "One transaction on results.", buckets=_SECONDS)
-RECOVERY_SECONDS = Histogram("backstop_recovery_seconds", "Rebuilding the due index of a partition.", buckets=_SECONDS)
+RECOVERY_SECONDS = Histogram(
+    "backstop_recovery_seconds", "Opening the store of a partition: all its rows are read once.", buckets=_SECONDS
+)
 STORES_DAMAGED = Counter("backstop_stores_damaged", "Local stores set aside because they could not be read.", ["log"])
 ROWS_REASSERTED = Gauge(
     "backstop_rows_reasserted",

@@ -25,6 +25,7 @@ from runtime.errors import BackstopError
 from runtime.failpoints import failpoint
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
+from runtime.kafka_running import running, started, stopped
 from runtime.publisher import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode, encode
@@ -149,7 +150,7 @@ class ResultsPublisher:
             )
             lane = _Lane(producer)
             try:
-                await producer.start()  # the fence: from here on an older owner is refused
+                await started(producer)  # the fence: from here on an older owner is refused
                 for identity in await self._read_tail(partition):
                     lane.remember(identity)
             except BaseException:
@@ -169,8 +170,7 @@ class ResultsPublisher:
             **self._options, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest",
             fetch_max_wait_ms=100,
         )  # fmt: skip
-        await consumer.start()
-        try:
+        async with running(consumer):
             consumer.assign([tp])
             end = (await consumer.end_offsets([tp]))[tp]
             beginning = (await consumer.beginning_offsets([tp]))[tp]
@@ -182,8 +182,6 @@ class ResultsPublisher:
                     for records in (await consumer.getmany(tp, timeout_ms=200)).values():
                         identities += [found for record in records if (found := _identity_of(record.value)) is not None]
             return identities
-        finally:
-            await consumer.stop()
 
 
 def _identity(job_id: str, submitted_at_ms: int) -> str:
@@ -202,4 +200,4 @@ def _identity_of(value: bytes | None) -> str | None:
 
 async def _close(lane: _Lane) -> None:
     with suppress(KafkaError, TimeoutError, asyncio.CancelledError):
-        await lane.producer.stop()
+        await stopped(lane.producer)

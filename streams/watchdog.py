@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from runtime.errors import BackstopError
+from runtime.kafka_running import started, stopped
 
 log = structlog.get_logger()
 
@@ -147,10 +148,9 @@ class BrokerEnds:
         try:
             async with asyncio.timeout(self._timeout_s):
                 if self._consumer is None:
-                    self._consumer = AIOKafkaConsumer(
-                        **self._options, client_id="backstop-watchdog", enable_auto_commit=False
+                    self._consumer = await started(
+                        AIOKafkaConsumer(**self._options, client_id="backstop-watchdog", enable_auto_commit=False)
                     )
-                    await self._consumer.start()
                 found = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
         except (KafkaError, OSError, TimeoutError):
             await self.close()
@@ -160,4 +160,4 @@ class BrokerEnds:
     async def close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await stopped(consumer)

@@ -13,6 +13,7 @@ from receiver.live.live import Live
 from runtime.clock import NowMs
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started, stopped
 from runtime.logs import get_logger
 from runtime.settings import RuntimeSettings
 from schemas.codec import decode
@@ -51,7 +52,7 @@ class PartialTail:
             enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=BUSY_WAIT_MS,
         )  # fmt: skip
         try:
-            await consumer.start()
+            await started(consumer)
             ends = await self._seek(consumer, sorted(consumer.assignment()))
             pace = FetchPace()
             while True:
@@ -64,7 +65,7 @@ class PartialTail:
                         self._take_one(record.value)
                     self._positions[partition] = batch[-1].offset + 1
         finally:
-            await consumer.stop()
+            await stopped(consumer)
 
     async def _seek(self, consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """To where it was; else some minutes back; else to the end, where there is nothing as young as that. Returns the ends."""

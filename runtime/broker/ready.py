@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from runtime.kafka_running import running
+
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 10.0
 
@@ -34,14 +36,10 @@ async def _answers(bootstrap: str) -> bool:
         return False
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(ANSWER_TIMEOUT_S * 1000))
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            await admin.start()
+        async with asyncio.timeout(ANSWER_TIMEOUT_S), running(admin):
             cluster = await admin.describe_cluster()
     except Exception:  # whatever it is, it is not an answer
         return False
-    finally:
-        with suppress(Exception):
-            await admin.close()
     return bool(cluster["brokers"])
 
 

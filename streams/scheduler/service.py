@@ -5,11 +5,11 @@ twice (by an older owner of the partition, say) is one that the fold no longer e
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 import structlog
 
-from runtime.clock import NowMs, monotonic_s
+from runtime.clock import NowMs
 from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.pausing import pause
@@ -17,9 +17,8 @@ from runtime.publisher import Publisher
 from schemas.base import Message
 from streams import metrics
 from streams.fold.batch import Fold, S
-from streams.fold.rows import decode_row
-from streams.ports import Rows
-from streams.scheduler.due import Due, DueIndex
+from streams.ports import WalkedRows
+from streams.scheduler.due import Due, DueIndex, IndexedRows
 
 log = structlog.get_logger()
 
@@ -28,6 +27,8 @@ TICK_MS = 20
 TIMERS_A_TICK_MAX = 500
 """After an outage everything is due at once: the rest waits for the next tick, and the folds keep up."""
 RETRY_WAIT_S = 0.5
+ROWS_A_TICK_MAX = 500
+"""Read again for what was far off and is due soon: some milliseconds."""
 
 MakeTimer = Callable[[Due, bytes | None, int], Message | None]
 """(what is due, its row, now) → the fact to write; None where the row no longer expects it."""
@@ -37,10 +38,16 @@ class Scheduler:
     """Timers of one log, for the partitions in its index."""
 
     def __init__(
-        self, name: str, *, index: DueIndex, rows: Rows, make_timer: MakeTimer, publisher: Publisher, now_ms: NowMs
-    ) -> None:
-        self._name = name
+        self, fold: Fold[S], *, index: DueIndex, rows: WalkedRows, make_timer: MakeTimer, publisher: Publisher,
+        now_ms: NowMs, let_go: Callable[[Collection[int]], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        """`let_go` is called before each tick with the owned partitions: it may put what was held back into the index."""
+        self._let_go = let_go
+        self._name = fold.topic
         self._index = index
+        self._indexed = IndexedRows(fold, index)
+        self._walk: tuple[int, bytes | None] | None = None
+        """Which partition is being read again, and the last key that was."""
         self._rows = rows
         self._make_timer = make_timer
         self._publisher = publisher
@@ -55,8 +62,10 @@ class Scheduler:
     async def tick(self) -> int:
         """Write what is due now; return how many."""
         now_ms = self._now_ms()
-        owned = self._rows.partitions()  # In a rebalance the index may still hold what is gone.
-        dues = [due for due in self._index.due(now_ms, TIMERS_A_TICK_MAX) if due.partition in owned]
+        owned = self._rows.partitions()
+        self._read_again(owned)
+        self._let_go(owned)
+        dues = self._index.due(now_ms, TIMERS_A_TICK_MAX, owned)
         if not dues:
             return 0
         timers: list[Message] = []
@@ -82,19 +91,23 @@ class Scheduler:
         metrics.TIMERS.labels(log=self._name).inc(len(timers))
         return len(dues)
 
+    def _read_again(self, owned: Collection[int]) -> None:
+        """A step of it, where something that was far off may be due soon."""
+        if self._walk is None:
+            coming = self._index.coming(owned)
+            if coming is None:
+                return
+            self._index.extend(coming)
+            self._walk = (coming, None)
+        partition, after = self._walk
+        if partition not in owned:
+            self._walk = None
+            return
+        rows = self._rows.chunk(partition, after, ROWS_A_TICK_MAX)
+        self._indexed.saw(partition, rows)
+        self._walk = (partition, rows[-1][0]) if len(rows) == ROWS_A_TICK_MAX else None
 
-def rebuild_index(fold: Fold[S], index: DueIndex, rows: Rows, partitions: Iterable[int]) -> None:
-    """After a recovery: the index owns exactly `partitions`, with the due times that their rows hold."""
-    started_s = monotonic_s()
-    owned = frozenset(partitions)
-    for gone in index.partitions() - owned:
-        index.drop(gone)
-    for partition in owned:
-        failpoint("scheduler.index.rebuilding")
-        dues: list[tuple[bytes, int]] = []
-        for key, row in rows.items(partition):
-            due_ms = fold.due_ms(fold.decode_state(decode_row(row)[0]))
-            if due_ms is not None:
-                dues.append((key, due_ms))
-        index.rebuild(partition, dues)
-    metrics.RECOVERY_SECONDS.observe(monotonic_s() - started_s)
+    @property
+    def reading(self) -> bool:
+        """Whether the next tick has more rows to read."""
+        return self._walk is not None

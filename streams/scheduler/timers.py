@@ -1,21 +1,13 @@
-"""The facts that the scheduler writes, with what its policies stamp on them. Pure."""
+"""The timers of responses, with what the scheduler's policies stamp on them. Pure. Those of jobs: `streams.scheduler.held`."""
 
 from schemas.base import Message
-from schemas.jobs import JobTimerFired
 from schemas.responses import ResponseTimerFired
 from streams.fold import response
-from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD
+from streams.fold.batch import RESPONSE_FOLD
 from streams.fold.response import CANCEL_AGAIN_MS
 from streams.fold.rows import decode_row
 from streams.policy.looks import Webhooks, next_look_at_ms
 from streams.scheduler.due import Due
-
-
-def job_timer(due: Due, row: bytes | None, now_ms: int) -> Message | None:
-    if row is None or JOB_FOLD.due_ms(JOB_FOLD.decode_state(decode_row(row)[0])) != due.due_ms:
-        return None
-    job_id = due.key.decode()
-    return JobTimerFired(id=f"{job_id}/timer/{due.due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due.due_ms)
 
 
 def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int) -> Message | None:

@@ -12,12 +12,14 @@ of the log that they have taken): nobody writes over a row that is newer than hi
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from runtime.errors import BackstopError, InvariantError
+from runtime.kafka_running import running, started, stopped
 
 log = structlog.get_logger()
 
@@ -62,8 +64,7 @@ class ChangelogProducer:
                     max_batch_size=BATCH_BYTES_MAX,
                     request_timeout_ms=SEND_TIMEOUT_MS,
                 )
-                await producer.start()
-                self._producer = producer
+                self._producer = await started(producer)
             self._users += 1
             return self._producer
 
@@ -72,7 +73,7 @@ class ChangelogProducer:
             self._users -= 1
             if self._users == 0 and self._producer is not None:
                 producer, self._producer = self._producer, None
-                await producer.stop()
+                await stopped(producer)
 
 
 class Changelog:
@@ -200,19 +201,5 @@ class Changelog:
                         found[record.key] = record.value
         return found
 
-    def _reader(self) -> "_Reader":
-        return _Reader(AIOKafkaConsumer(**self._shared.options, enable_auto_commit=False, auto_offset_reset="earliest"))
-
-
-class _Reader:
-    """A consumer without a group, for the length of a block."""
-
-    def __init__(self, consumer: AIOKafkaConsumer) -> None:
-        self._consumer = consumer
-
-    async def __aenter__(self) -> AIOKafkaConsumer:
-        await self._consumer.start()
-        return self._consumer
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self._consumer.stop()
+    def _reader(self) -> AbstractAsyncContextManager[Any]:
+        return running(AIOKafkaConsumer(**self._shared.options, enable_auto_commit=False, auto_offset_reset="earliest"))

@@ -6,7 +6,7 @@ or none, if the log was cut. What can't be seen: a log that was cut and is as lo
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.types import TP
 
 from runtime.errors import InvariantError
+from runtime.kafka_running import running
 
 READ_TIMEOUT_S = 30.0
 FETCH_WAIT_MS = 50
@@ -50,13 +51,6 @@ class Taken:
         return min(max(beginning, self.newest + 1), end)
 
 
-def newest_row(rows: Iterable[tuple[bytes, bytes]], version_of: Callable[[bytes], int] | None) -> tuple[int, bytes]:
-    """Version and key of the newest; (-1, b"") where there is none, or rows have no versions."""
-    if version_of is None:
-        return -1, b""
-    return max(((version_of(row), key) for key, row in rows), default=(-1, b""))
-
-
 async def refuse_cut(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> None:
     """:raises LogCutError: one of these logs does not have what its table has taken. What retention removed is no cut."""
     wanted = {
@@ -67,20 +61,16 @@ async def refuse_cut(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> 
     if not wanted:
         return
     reader = AIOKafkaConsumer(**options, enable_auto_commit=False, fetch_max_wait_ms=FETCH_WAIT_MS)
-    await reader.start()
-    try:
-        async with asyncio.timeout(READ_TIMEOUT_S):
-            ends, beginnings = await reader.end_offsets(list(wanted)), await reader.beginning_offsets(list(wanted))
-            for tp, (newest, _) in wanted.items():
-                if newest >= ends[tp]:
-                    raise LogCutError(tp.topic, tp.partition, newest)
-            kept = {tp: row for tp, row in wanted.items() if row[0] >= beginnings[tp]}
-            reader.assign(list(kept))
-            for tp, (newest, _) in kept.items():
-                reader.seek(tp, newest)
-            for tp, row in kept.items():
-                record = await reader.getone(tp)
-                if (record.offset, record.key) != row:
-                    raise LogCutError(tp.topic, tp.partition, row[0])
-    finally:
-        await reader.stop()
+    async with running(reader), asyncio.timeout(READ_TIMEOUT_S):
+        ends, beginnings = await reader.end_offsets(list(wanted)), await reader.beginning_offsets(list(wanted))
+        for tp, (newest, _) in wanted.items():
+            if newest >= ends[tp]:
+                raise LogCutError(tp.topic, tp.partition, newest)
+        kept = {tp: row for tp, row in wanted.items() if row[0] >= beginnings[tp]}
+        reader.assign(list(kept))
+        for tp, (newest, _) in kept.items():
+            reader.seek(tp, newest)
+        for tp, row in kept.items():
+            record = await reader.getone(tp)
+            if (record.offset, record.key) != row:
+                raise LogCutError(tp.topic, tp.partition, row[0])

@@ -34,6 +34,9 @@ DIGEST_KEY = b"__backstop\0digest__"
 _OWN_KEYS = (OFFSET_KEY, DIGEST_KEY)
 _DIGEST_BYTES = 16
 
+CHECK_ROWS = 200
+"""Of one step of a check: a few milliseconds, whoever watches the rows included."""
+
 _NOT_DAMAGE = (
     "no space left", "quota exceeded", "file too large", "permission denied", "too many open files", "read-only file system",
 )  # fmt: skip
@@ -61,8 +64,11 @@ class StoreLimits:
 class PartitionDb:
     """Rows of one partition, bytes to bytes. Not thread-safe. Close it: RocksDB holds a lock until then."""
 
-    def __init__(self, path: Path, cache: Cache, limits: StoreLimits) -> None:
-        """:raises StoreLockedError: see there. :raises StoreDamagedError: on opening or scanning it. :raises OSError: the disk."""
+    def __init__(self, path: Path, cache: Cache, limits: StoreLimits, *, checked: bool = True) -> None:
+        """Open it; it may be used once `checking` has ended, which is done here if `checked`.
+
+        :raises StoreLockedError: see there. :raises StoreDamagedError: on opening or scanning it. :raises OSError: the disk.
+        """
         self.path = path
         self._closed = False
         self._digest = 0
@@ -72,7 +78,8 @@ class PartitionDb:
         except Exception as error:
             raise _told_apart(path, error) from error
         try:
-            self._check()
+            for _rows in self.checking() if checked else ():
+                pass
         except BaseException:
             self.close()
             raise
@@ -102,6 +109,25 @@ class PartitionDb:
             iterator.status()  # an iterator ends at a damaged block as it does behind the last row
         except Exception as error:
             raise _told_apart(self.path, error) from error
+
+    def chunk(self, after: bytes | None, rows_max: int) -> list[tuple[bytes, bytes]]:
+        """Up to `rows_max` rows in key order, those behind `after`; fewer only where they end. Nothing stays open between two calls."""
+        iterator = self._db.iter(_scan())
+        if after is None:
+            iterator.seek_to_first()
+        else:
+            iterator.seek(after + b"\0")
+        found: list[tuple[bytes, bytes]] = []
+        while len(found) < rows_max and iterator.valid():
+            key: bytes = iterator.key()
+            if key not in _OWN_KEYS:
+                found.append((key, iterator.value()))
+            iterator.next()
+        try:
+            iterator.status()
+        except Exception as error:
+            raise _told_apart(self.path, error) from error
+        return found
 
     def write(self, rows: Iterable[tuple[bytes, bytes | None]], offset: int | None) -> None:
         """Rows (None deletes) and the changelog offset they bring the store to, all or nothing."""
@@ -140,9 +166,14 @@ class PartitionDb:
                 self._db.close()
             del self._db
 
-    def _check(self) -> None:
-        """Read everything once: each block's checksum is compared, then the rows' digest; the offset must be a number."""
-        self._digest = sum(_hash(key, value) for key, value in self.items()) % (1 << (8 * _DIGEST_BYTES))
+    def checking(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Read everything once, a chunk of rows at a step: each block's checksum is compared, then the rows' digest; the offset must be a number."""
+        digest, after = 0, None
+        while rows := self.chunk(after, CHECK_ROWS):
+            digest += sum(_hash(key, value) for key, value in rows)
+            after = rows[-1][0]
+            yield rows
+        self._digest = digest % (1 << (8 * _DIGEST_BYTES))
         stored = self.get(DIGEST_KEY)
         if self._digest != (int.from_bytes(stored) if stored is not None else 0):
             raise StoreDamagedError(f"{self.path}: the rows are not those that its digest stands for")

@@ -23,6 +23,7 @@ from aiokafka.errors import (
 
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
+from runtime.kafka_running import started
 from runtime.pausing import pause
 from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
@@ -90,7 +91,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             # Before the start: the first assignment may come while it is still under way, and reads the generation.
             self._consumer = consumer
             try:
-                await consumer.start()
+                await started(consumer)
             except KafkaConnectionError as error:
                 self._consumer = None
                 await consumer.stop()
@@ -258,10 +259,5 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 auto_offset_reset="earliest",
                 max_partition_fetch_bytes=FETCH_BYTES_MAX,
             )
-            try:
-                await reader.start()
-            except BaseException:
-                await reader.stop()
-                raise
-            self._reader = reader
+            self._reader = await started(reader)
         return self._reader

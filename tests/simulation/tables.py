@@ -11,7 +11,8 @@ from runtime.errors import BrokerUnavailableError
 from streams.fold.batch import Fold
 from streams.fold.rows import decode_row
 from streams.store.changelog import Changelog, ChangelogProducer
-from streams.store.tables import FoldTable, _FoldStore
+from streams.store.fold_store import FoldStore
+from streams.store.tables import FoldTable
 from tests.simulation.broker import Broker, Log, Record
 from tests.simulation.chaos import Life
 from tests.simulation.wrong import Wrong
@@ -43,6 +44,9 @@ class PartitionRows:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(sorted(self._rows.items()))
+
+    def chunk(self, after: bytes | None, rows_max: int) -> list[tuple[bytes, bytes]]:
+        return [item for item in self.items() if after is None or item[0] > after][:rows_max]
 
     def offset(self) -> int | None:
         return self._offset
@@ -143,7 +147,7 @@ class _NothingStays(set[int]):
         """For the wrong variant: nothing is held back."""
 
 
-class _Store(_FoldStore):
+class _Store(FoldStore):
     """The real one's view of its partitions, over rows that lie on a host's disk."""
 
     def __init__(self, stores: LocalStores, topic: str, row_version: Any, *, forgets_overruled: bool = False) -> None:
@@ -154,10 +158,14 @@ class _Store(_FoldStore):
         self._row_version = row_version
         self._stores = stores
         self._topic = topic
+        self.newest = {}
+        self.watches = []
 
     def _db(self, partition: int) -> Any:
         if partition not in self.dbs:
             self.dbs[partition] = self._stores.partitions.setdefault((self._topic, partition), PartitionRows())
+            self._begin(partition)
+            self._saw(partition, list(self.dbs[partition].items()))
         return self.dbs[partition]
 
 
@@ -169,7 +177,6 @@ class Table(FoldTable):
         self.name = fold.topic
         self._row_version = None if wrong.zombie_rows_unnoticed else _version
         self._after_changelog = None
-        self._taken = {}
         self._callbacks = []
         self._active = set()
         self._locks = {}

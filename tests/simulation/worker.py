@@ -5,13 +5,14 @@ batches, one at a time, commits the end of what was acknowledged, and on a rebal
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from runtime.acknowledged import publish
+from runtime.clock import NowMs
 from runtime.door import DoorPolicy
 from runtime.errors import BrokerUnavailableError, InvariantError
 from schemas.base import DEFAULT_TENANT, Message
@@ -20,9 +21,10 @@ from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.intake import take_request
 from streams.policy.looks import LookPolicy, Webhooks
 from streams.results import FencedError
-from streams.scheduler.due import DueIndex
-from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler, rebuild_index
-from streams.scheduler.timers import job_timer, response_timer
+from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.held import JobTimers
+from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
+from streams.scheduler.timers import response_timer
 from streams.store.changelog import OvertakenError
 from streams.store.tables import PartitionNotOwnedError
 from streams.workers.caller import Caller
@@ -44,6 +46,8 @@ COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
+AHEAD_MS = 10_000
+"""Short, so that rows are read again for what was far off."""
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
@@ -56,13 +60,13 @@ METRICS = WorkerMetrics(CollectorRegistry())
 class WatchedIndex(DueIndex):
     """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at each tick."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, now_ms: NowMs) -> None:
+        super().__init__(now_ms, AHEAD_MS)
         self.sooner = asyncio.Event()
         self.wake_ms = 0
 
-    def rebuild(self, partition: int, dues: Any) -> None:
-        super().rebuild(partition, dues)
+    def own(self, partitions: Collection[int]) -> None:
+        super().own(partitions)
         self.sooner.set()
 
     def put(self, partition: int, key: bytes, due_ms: int | None) -> None:
@@ -112,6 +116,8 @@ class FoldConsumer:
             for table in self._tables:
                 table.recovered(mine)
             self._recovered(mine)
+            for table in self._tables:
+                table._store.watches.clear()
         for table in self._tables:
             await table.recover(mine)
             if member.moving.is_set():
@@ -122,6 +128,9 @@ class FoldConsumer:
         again = self._wrong.no_index_after_rebalance and self._generations_recovered
         if not early and not again:
             self._recovered(mine)
+        if self._wrong.no_index_after_rebalance:
+            for table in self._tables:
+                table._store.watches.clear()
         self._generations_recovered += 1
         return True
 
@@ -222,8 +231,8 @@ class Worker:
         self._results = Results(life, broker, wrong)
         webhooks = Webhooks(looks)
         lanes = Lanes(life.now_ms)
-        self.jobs = self._fold(JOB_FOLD, job_timer, "job_timers")
-        self.responses = self._fold(RESPONSE_FOLD, partial(response_timer, webhooks), "response_timers")
+        self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes)
+        self.responses = self._fold(RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks))
         self.consumer = FoldConsumer(
             life, broker, host, (self.jobs.rows, self.responses.rows),
             {
@@ -273,13 +282,17 @@ class Worker:
             self.life.chaos.defect(error)
             self.life.kill(f"ended by {error!r}")
 
-    def _fold(self, fold: Fold[Any], make_timer: MakeTimer, who: str) -> "FoldParts":
-        return FoldParts(self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong)
+    def _fold(
+        self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None
+    ) -> "FoldParts":  # fmt: skip
+        return FoldParts(
+            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes
+        )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
         self._results.reassigned()
         for part in (self.jobs, self.responses):
-            rebuild_index(part.fold, part.index, part.rows, mine)
+            part.index.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
         """As `streams.agents.agents.Intake.take`, which can't be had without Faust."""
@@ -296,20 +309,22 @@ class FoldParts:
     """A fold with its table, its shell, its index and its timers."""
 
     def __init__(
-        self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer, who: str,
-        results: Results, wrong: Wrong,
+        self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
+        who: str, results: Results, wrong: Wrong, lanes: Lanes | None,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
-        self.index = WatchedIndex()
+        self.index = WatchedIndex(life.now_ms)
         self.rows = Table(life, broker, stores, fold, wrong)
+        self.rows.watch(IndexedRows(fold, self.index))
         shell = wrong.shell()
         self._shell: FoldShell = shell(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
             index=self.index, now_ms=life.now_ms,
         )  # fmt: skip
+        self._held = JobTimers(self.index, lanes.release if lanes else lambda _: 0, life.now_ms)
         self._scheduler = Scheduler(
-            fold.topic, index=self.index, rows=self.rows, make_timer=make_timer, publisher=Publisher(life, broker, who),
+            fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go, publisher=Publisher(life, broker, who),
             now_ms=life.now_ms,
         )  # fmt: skip
 
@@ -330,6 +345,10 @@ class FoldParts:
             except PartitionNotOwnedError as error:
                 raise InvariantError("the scheduler read a partition that is not its own") from error
             index, due_ms, now_ms = self.index, self.index.next_due_ms(), self._life.now_ms()
+            asked_ms = self._held.next_ms()
+            if asked_ms is not None:
+                due_ms = asked_ms if due_ms is None else min(due_ms, asked_ms)
+            due_ms = now_ms if self._scheduler.reading else due_ms
             index.wake_ms = now_ms + IDLE_MS if due_ms is None else max(due_ms, now_ms + TICK_MS)
             index.sooner.clear()
             alarm = self._life.chaos.loop.call_later((index.wake_ms - now_ms) / 1000, index.sooner.set)

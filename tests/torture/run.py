@@ -57,7 +57,7 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
         on_kill(rig.kill_all)
         seconds = {"start": monotonic_s() - began_s}
         tell(f"all up after {seconds['start']:.1f} s; {plan.jobs} jobs at {plan.rate_per_s:.1f} a second")
-        driver, schedule = Driver(rig, make_clock()), Schedule(rig, tell)
+        driver, schedule = Driver(rig, make_clock()), Schedule(rig, tell, deck)
         began_s = monotonic_s()
         await _break_it(plan, driver, schedule, deck)
         seconds["broken"] = monotonic_s() - began_s

@@ -13,13 +13,16 @@ from runtime.clock import monotonic_s
 from simulator.loading import load_profile
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.torture.children import Child, Kind
-from tests.torture.failpoint_deck import FAILPOINTS, REBUILD
+from tests.torture.failpoint_deck import REBUILD, FailpointDeck
 from tests.torture.plan import FREEZE_S
 from tests.torture.rig import Rig
 
 Tell = Callable[[str], None]
 
 REBUILD_MET_WITHIN_S = 20.0
+MET_WITHIN_S = 15.0
+"""A process that has not met its failpoint by then gets another: once a partition is ours, say, its recovery is not met again."""
+KINDS: tuple[Kind, ...] = ("worker", "serve", "projection")
 LONG_MINUTES = 30.0
 """Only a run of this length has two minutes for one fault."""
 
@@ -35,8 +38,10 @@ class Done:
 
 
 class Schedule:
-    def __init__(self, rig: Rig, tell: Tell) -> None:
+    def __init__(self, rig: Rig, tell: Tell, deck: FailpointDeck) -> None:
         self.done = Done()
+        self._deck = deck
+        self._armed_since_s: dict[tuple[str, int], float] = {}
         self._rig = rig
         self._tell = tell
         self._random = random.Random(f"schedule {rig.plan.seed}")
@@ -62,8 +67,20 @@ class Schedule:
         for what in (self._zombie, self._rebuild_killed, self._broker_killed, self._connections_cut, self._outage):
             await self._do(what)
             await asyncio.sleep(2)
-        while not set(FAILPOINTS) - {REBUILD} <= self._rig.log.failpoints().keys():
+        while any(self._deck.missing(kind) for kind in KINDS):
             await asyncio.sleep(1)
+            self._steer()
+
+    def _steer(self) -> None:
+        """Kill what is not armed with a failpoint that is missing, or has not met its own for long: it comes back with one that is."""
+        now_s = monotonic_s()
+        for child in self._rig.children.values():
+            missing = self._deck.missing(child.kind)
+            if not missing or child.pid is None:
+                continue
+            since_s = self._armed_since_s.setdefault((child.name, child.pid), now_s)
+            if child.armed.partition(":")[0] not in missing or now_s - since_s > MET_WITHIN_S:
+                child.kill()
 
     async def _arm(self) -> None:
         """Kill each process of ours once: from then on it is armed at each start."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streams.store.faust_app import EXIT_FAILED
+from streams.store.fold_store import STALE_AFTER_S
 from streams.store.partition_db import PartitionDb, StoreLimits, new_cache
-from streams.store.tables import STALE_AFTER_S
 from tests.kafka.faust.scene import Scene, Worker, run
 
 

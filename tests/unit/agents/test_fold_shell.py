@@ -54,7 +54,7 @@ class Log:
             rows=self.table,
             publisher=self.publisher,
             results=NoResults(),
-            index=DueIndex(),
+            index=DueIndex(lambda: T0),
             now_ms=lambda: T0,
         )
 

@@ -7,7 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from streams.store.changelog import Changelog, ChangelogCutError, ChangelogProducer
-from streams.store.cut import Taken, newest_row
+from streams.store.cut import Taken
 
 LOG = (10, 100)
 """Beginning and end."""
@@ -29,12 +29,6 @@ def test_a_table_reads_on_where_it_committed_or_behind_its_newest_row(
     taken: Taken, committed: int | None, position: int
 ) -> None:
     assert taken.position(committed, *LOG) == position
-
-
-def test_the_newest_row_is_that_of_the_highest_version() -> None:
-    assert newest_row([(b"a", b"7"), (b"b", b"12"), (b"c", b"9")], int) == (12, b"b")
-    assert newest_row([], int) == (-1, b"")
-    assert newest_row([(b"a", b"7")], None) == (-1, b"")
 
 
 def test_rows_that_land_before_where_the_changelog_ended_are_no_acknowledgement() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.base import InlineBody
 from schemas.jobs import AttemptAccepted, AttemptUnknown
-from streams.policy.answers import NOT_JSON, Accepted, Answer, Reply, Unknown, read_create
+from streams.policy.answers import NOT_JSON, Accepted, Answer, Rejected, Reply, Unknown, read_create
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
 from tests.unit.workers.test_openai_client import connected, created

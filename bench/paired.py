@@ -1,0 +1,72 @@
+"""Two checkouts against each other, in turns (A B A B ...), so that the machine's moods are in both: is a calm job dearer than before?
+
+    python -m bench.paired --other ../before [--rounds 4] [--within 3]
+
+A is the other checkout, with its own `.venv`; B is this one. Each round runs `bench/system.py latency` and `burst` in both. Prints for each figure the
+medians, and the change in percent; exit 1 where one that must not grow did, by more than `--within`. Let it run alone.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parents[1]
+RUN_WITHIN_S = 900
+NOT_MORE = (
+    "latency.webhook_sent_to_result_ms.p50", "latency.request_to_create_accepted_ms.p50",
+    *(f"{what}.cpu_ms_a_job.{ours}" for what in ("latency", "burst") for ours in ("worker", "serve", "projection")),
+)  # fmt: skip
+"""Figures that must not grow."""
+NOT_LESS = ("burst.jobs_per_s",)
+
+
+def figures(found: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in found.items():
+        where = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping):
+            yield from figures(value, where)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield where, float(value)
+
+
+def measured(checkout: Path, what: Sequence[str]) -> dict[str, float]:
+    done = subprocess.run(
+        [checkout / ".venv/bin/python", "bench/system.py", *what],
+        cwd=checkout, stdout=subprocess.PIPE, text=True, timeout=RUN_WITHIN_S, check=True,
+    )  # fmt: skip
+    return {f"{what[0]}.{name}": value for name, value in figures(json.loads(done.stdout))}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
+    parser.add_argument("--other", type=Path, required=True, help="the checkout to compare with")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--within", type=float, default=3.0, help="percent")
+    given = parser.parse_args()
+    found: dict[str, dict[str, list[float]]] = {"A": defaultdict(list), "B": defaultdict(list)}
+    for number in range(given.rounds):
+        for side, checkout in (("A", given.other.resolve()), ("B", HERE)):
+            for what in (["latency"], ["burst"]):
+                print(f"round {number + 1} {side} {what[0]}", file=sys.stderr, flush=True)
+                for name, value in measured(checkout, what).items():
+                    found[side][name].append(value)
+    worse: list[str] = []
+    print(f"{'figure':44} {'A':>12} {'B':>12} {'change':>8}")
+    for name in sorted(set(found["A"]) & set(found["B"])):
+        a, b = statistics.median(found["A"][name]), statistics.median(found["B"][name])
+        change = 100 * (b - a) / a if a else 0.0
+        print(f"{name:44} {a:12.3f} {b:12.3f} {change:+7.1f}%")
+        if (name in NOT_MORE and change > given.within) or (name in NOT_LESS and -change > given.within):
+            worse.append(name)
+    print(f"worse by more than {given.within:g} %: {', '.join(worse) or 'nothing'}")
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
