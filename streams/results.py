@@ -24,7 +24,7 @@ from runtime.errors import BackstopError
 from runtime.failpoints import failpoint
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
-from runtime.publisher import RECORD_BYTES_MAX
+from runtime.record_sizes import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode, encode
 from schemas.results import RESULT, JobResult
