@@ -161,14 +161,15 @@ class PartitionRecords:
 
     def _open_at(self, data: memoryview, at: int) -> "tuple[_Opened | Iterable[Any], int]":
         """The batch at `at`, and where the next one is: behind the end of `data` if this is to be fetched again."""
-        nowhere = len(data) + 1
-        if len(data) - at >= _HEADER_BYTES:
+        size = len(data)
+        nowhere = size + 1
+        if size - at >= _HEADER_BYTES:
             base, length, magic, attributes, delta = _PLACE.unpack_from(data, at)
             if magic == _MAGIC and not attributes & _ODD and _PAYLOAD_FROM <= length <= TOPIC_BYTES_MAX:
                 # By far the most common: a plain batch, and whole.
                 after = at + _LENGTH_END + length
                 offset = base + delta + 1
-                if after <= len(data) and 0 <= delta < OFFSETS_OF_A_BATCH_MAX and offset > self.next_fetch_offset:
+                if after <= size and 0 <= delta < OFFSETS_OF_A_BATCH_MAX and offset > self.next_fetch_offset:
                     view = data[at:after]
                     batch = DefaultRecordBatch(view)
                     if batch.validate_crc():
