@@ -5,7 +5,7 @@ raises again each time the batch is fetched: one record ends its readers for goo
 the step from bytes to records is ours, put into its fetcher for all consumers of a process (Faust's among them):
 
 - A record that can't be read is given out as one whose value is `Unreadable`; the others of its batch are read. A batch that can't be read
-  is one such record, at its first offset. `decode` refuses the value, so each consumer sets it aside by the path of any bad record.
+  is one such record, at its last offset. `decode` refuses the value, so each consumer sets it aside by the path of any bad record.
 - A batch whose bytes are damaged is fetched once more first: it may have been damaged on its way.
 - A batch unpacks to a bounded size (`unpack_at_most`), and a record has a bounded number of headers.
 - A consumer takes a bounded number of records at once (`RECORDS_AT_ONCE_MAX`), whatever a fetch brought: the rest waits, undecoded.
@@ -326,13 +326,14 @@ class PartitionRecords:
         value: bytes | None = None,
         timestamp_ms: int = NO_TIMESTAMP,
     ) -> Any:
-        """Steps over [offset, end)."""
+        """Steps over [offset, end). It stands at the last offset: a reader that commits behind it, or begins within, makes no second letter."""
         self.next_fetch_offset = max(self.next_fetch_offset, end)
         where = f"offset {offset}" if end - offset <= 1 else f"offsets {offset} to {end - 1}"
         topic, partition = self._tp
         log.warning("record_unreadable", topic=topic, partition=partition, offset=offset, end=end, why=why)
         unreadable = Unreadable.of(reason, f"{where}: {why}", value)
-        return ConsumerRecord(topic, partition, offset, timestamp_ms, 0, key, unreadable, None, -1, -1, ())
+        at = max(offset, end - 1)
+        return ConsumerRecord(topic, partition, at, timestamp_ms, 0, key, unreadable, None, -1, -1, ())
 
 
 def _batch_end(data: memoryview, at: int) -> int | None:

@@ -168,7 +168,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 found_end = found_end or raw.offset >= before_offset
                 if not found_end:
                     records.append(record_of(raw))
-            # What stands there may have no record of its own (a batch that can't be read is one, at its first offset).
+            # What stands there may have no record of its own (a batch that can't be read is one).
             found_end = found_end or await reader.position(tp) >= before_offset
         # Older ones may have gone with their segment, or were left out for their number.
         stamps = (record.timestamp_ms for record in records if not isinstance(record.value, Unreadable))

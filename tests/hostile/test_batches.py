@@ -30,7 +30,7 @@ def shown(read: Read) -> list[tuple[int, bytes | None, str]]:
 def assert_stepped_over(data: bytes, why: str, honest_at: int = 1) -> None:
     """The first batch of `data` is one stand-in, and the honest record behind it is read."""
     found = shown(Read(data + Batch((record(b"honest"),), base=honest_at).bytes(), end=honest_at + 1))
-    assert [offset for offset, _, _ in found] == [0, honest_at]
+    assert [offset for offset, _, _ in found] == [honest_at - 1, honest_at]
     assert why in found[0][2]
     assert found[0][2].startswith("offset 0" if honest_at == 1 else f"offsets 0 to {honest_at - 1}")
     assert found[1][1:] == (b"honest", "")
@@ -96,13 +96,18 @@ def test_offsets_of_a_batch_that_cannot_be_unpacked_are_named_as_a_range() -> No
     assert_stepped_over(Batch(codec=6, delta=499).bytes(), "codec 6", honest_at=500)
 
 
+@pytest.mark.parametrize("offset", [0, 3])
+def test_a_reader_that_begins_within_such_a_batch_makes_the_same_letter(offset: int) -> None:
+    assert [at for at, _, _ in shown(Read(Batch(codec=6, delta=4).bytes(), offset))] == [4]
+
+
 def test_a_damaged_header_takes_no_offset_of_the_next_batch() -> None:
     assert_stepped_over(Batch(crc_off=1, delta=5_000_000).bytes(), "checksum", honest_at=3)
 
 
 def test_a_batch_that_is_cut_off_is_stepped_over_where_nothing_stands_before_it() -> None:
     found = Read(Batch((record(b"a"), record(b"b", offset=1))).bytes()[:-1])
-    assert [(offset, why.split(":")[0]) for offset, _, why in shown(found)] == [(0, "offsets 0 to 1")]
+    assert [(offset, why.split(":")[0]) for offset, _, why in shown(found)] == [(1, "offsets 0 to 1")]
 
 
 def test_a_batch_damaged_on_its_way_is_read_when_it_is_fetched_again() -> None:

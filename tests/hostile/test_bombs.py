@@ -67,7 +67,7 @@ def test_millions_of_tiny_records_are_one_dead_letter(tmp_path: Path) -> None:
         Batch((tiny * count,), codec=GZIP, count=count, delta=count - 1).bytes(), tmp_path
     )
     assert rose_mb < UNPACKED_BYTES_MAX / MB
-    assert [(offset, reason) for offset, reason, _ in found] == [(0, "too_large")]
+    assert [(offset, reason) for offset, reason, _ in found] == [(count - 1, "too_large")]
     assert f"offsets 0 to {count - 1}" in found[0][2]
 
 
