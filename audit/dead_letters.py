@@ -120,14 +120,14 @@ class Raw:
 
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
     cut: bool
     """The value was longer than what a dead letter keeps."""
 
 
 def raw_record(letter: DeadLetter) -> Raw:
     value = _bytes(letter.value_base64)
-    headers = tuple((name, _bytes(coded) or b"") for name, coded in letter.headers)
+    headers = tuple((name, _bytes(coded)) for name, coded in letter.headers)
     return Raw(_bytes(letter.key_base64), value, headers, cut=value is not None and len(value) >= VALUE_BYTES_MAX)
 
 
@@ -154,7 +154,7 @@ class Republish:
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 def plan_retry(letters: Sequence[Letter], prefix: str) -> tuple[list[Republish], list[tuple[Letter, str]]]:
@@ -167,6 +167,8 @@ def plan_retry(letters: Sequence[Letter], prefix: str) -> tuple[list[Republish],
         if origin is None or topic not in RETRIED_TO:
             why = "it came from no topic" if origin is None else f"nothing is put back on {topic}"
             cannot.append((letter, why))
+        elif letter.letter.reason in ("unreadable", "too_large") and raw.value is None:
+            cannot.append((letter, "its bytes could not be read, and are not in the letter"))
         elif raw.cut:
             cannot.append((letter, f"its value was cut to {VALUE_BYTES_MAX} bytes when it was set aside"))
         else:

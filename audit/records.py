@@ -14,7 +14,7 @@ class Placed:
     """As the broker keeps it: when the record was made, by its writer's clock."""
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
     @property
     def place(self) -> str:

@@ -36,7 +36,7 @@ from runtime.errors import BrokerUnavailableError
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
 from runtime.kafka_running import running
-from runtime.publisher import RECORD_BYTES_MAX
+from runtime.record_sizes import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.codec import encode
 from schemas.dead_letters import DeadReason, Resolution

@@ -125,10 +125,13 @@ def _compact(value: Any) -> str:
 
 
 def clock(at_ms: Any, *, day: bool = False) -> str:
-    """A time of day in UTC, to the millisecond."""
+    """A time of day in UTC, to the millisecond; the number itself where no calendar has it."""
     if not isinstance(at_ms, int):
         return "-"
-    when = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    try:
+        when = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    except (OverflowError, ValueError, OSError):  # a stranger's record may have any 64 bits for its time
+        return f"{at_ms} ms"
     return when.strftime("%Y-%m-%d " if day else "") + when.strftime("%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from runtime.errors import ConfigurationError
-from runtime.publisher import RECORD_BYTES_MAX
+from runtime.record_sizes import RECORD_BYTES_MAX
 from schemas.requests import REQUEST_BYTES_MAX
 
 JSON_DEPTH_MAX = 254

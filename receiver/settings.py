@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from receiver.signature import WebhookKey, parse_key
 from runtime.door import DoorPolicy
 from runtime.errors import ConfigurationError
-from runtime.publisher import RECORD_BYTES_MAX
+from runtime.record_sizes import RECORD_BYTES_MAX
 from runtime.webhook_settings import WebhookSettings
 
 HOUR_MS = 3_600_000

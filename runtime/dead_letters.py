@@ -6,6 +6,7 @@ from typing import Protocol
 
 from schemas.codec import PoisonError
 from schemas.dead_letters import DeadLetter, Origin
+from schemas.unreadable import Unreadable
 
 VALUE_BYTES_MAX = 512_000
 """What of a record is kept: base64 must still fit one record. A longer value is cut, and says so in the detail."""
@@ -27,7 +28,7 @@ class RawRecord(Protocol):
     @property
     def value(self) -> bytes | None: ...
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 def dead_letter(record: RawRecord, error: PoisonError, component: str, now_ms: int) -> DeadLetter:
@@ -48,14 +49,18 @@ def dead_letter(record: RawRecord, error: PoisonError, component: str, now_ms: i
             timestamp_ms=max(0, record.timestamp_ms),
         ),
         key_base64=_base64(record.key),
-        value_base64=_base64(record.value),
-        headers=tuple((name[:200], base64.b64encode(value[:2_000]).decode()) for name, value in record.headers[:32]),
+        value_base64=_base64(_known(record.value)),
+        headers=tuple((name[:200], _base64(value, 2_000)) for name, value in record.headers[:32]),
         record_key=_readable(record.key),
     )
 
 
-def _base64(data: bytes | None) -> str | None:
-    return None if data is None else base64.b64encode(data[:VALUE_BYTES_MAX]).decode()
+def _base64(data: bytes | None, bytes_max: int = VALUE_BYTES_MAX) -> str | None:
+    return None if data is None else base64.b64encode(data[:bytes_max]).decode()
+
+
+def _known(value: bytes | None) -> bytes | None:
+    return None if isinstance(value, Unreadable) and not value.known else value
 
 
 def _readable(key: bytes | None) -> str:

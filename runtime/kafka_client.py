@@ -10,13 +10,18 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
 
 from runtime.clock import monotonic_s
+from runtime.hardened_fetch import unpack_at_most
 from runtime.settings import RuntimeSettings
 
 log = structlog.get_logger()
 
 
 def client_options(settings: RuntimeSettings) -> dict[str, Any]:
-    """Keyword arguments that AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient share."""
+    """Keyword arguments that AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient share.
+
+    Consumers of this process are bound to the settings' limit on unpacked batches from here on (see `runtime.hardened_fetch`).
+    """
+    unpack_at_most(settings.kafka_unpacked_bytes_max)
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,
         "security_protocol": settings.kafka_security_protocol,

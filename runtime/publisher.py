@@ -13,6 +13,7 @@ from runtime.headers import event_headers
 from runtime.kafka_client import client_options
 from runtime.kafka_running import started
 from runtime.logs import get_logger
+from runtime.record_sizes import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
@@ -20,8 +21,6 @@ from schemas.codec import encode
 log = get_logger("runtime.publisher")
 
 SEND_TIMEOUT_MS = 30_000
-RECORD_BYTES_MAX = 1_500_000
-"""Above the largest request plus its envelope; topics are created with `max.message.bytes` to match."""
 
 
 class Publisher(Protocol):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from runtime.record_sizes import UNPACKED_BYTES_MAX
 from schemas.base import DEFAULT_TENANT
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
@@ -42,6 +43,13 @@ class RuntimeSettings(BaseSettings):
     kafka_sasl_username: str | None = Field(default=None, description="SASL user name.")
     kafka_sasl_password: SecretStr | None = Field(default=None, description="SASL password.")
     kafka_ssl_cafile: Path | None = Field(default=None, description="CA bundle for TLS; the system's store if unset.")
+    kafka_unpacked_bytes_max: int = Field(
+        default=UNPACKED_BYTES_MAX,
+        ge=1 << 20,
+        le=1 << 30,
+        description="What a compressed batch of records may unpack to, in bytes; a larger one becomes a dead letter. The default is 16 times "
+        "the topics' max.message.bytes; a consumer may need this much memory for each partition.",
+    )
     topic_prefix: str = Field(
         default="backstop.", pattern=r"^[A-Za-z0-9._\-]{0,100}$", description="Put before every topic and group name."
     )

@@ -18,12 +18,9 @@ from runtime.clock import monotonic_s
 from runtime.errors import BrokerUnavailableError, ConfigurationError
 from runtime.kafka_client import client_options
 from runtime.kafka_running import started, stopped
-from runtime.publisher import RECORD_BYTES_MAX
+from runtime.record_sizes import TOPIC_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.topics import TOPICS, Topic
-
-TOPIC_BYTES_MAX = RECORD_BYTES_MAX + 65_536
-"""`max.message.bytes`: the largest record of ours, and what a batch adds to it."""
 
 REQUEST_TIMEOUT_MS = 20_000
 ASK_AGAIN_S = 0.2

@@ -12,10 +12,13 @@ from aiokafka.errors import KafkaError
 from runtime.errors import BrokerUnavailableError
 from runtime.kafka_client import client_options
 from runtime.kafka_running import started, stopped
+from runtime.logs import get_logger
 from runtime.settings import RuntimeSettings
-from schemas.codec import canonical
+from schemas.codec import PoisonError, canonical, decode
 from schemas.requests import Cancel, Submit
 from schemas.results import RESULT, JobResult
+
+log = get_logger("runtime.upstream")
 
 POLL_MS = 200
 FETCH_WAIT_MS = 10
@@ -86,7 +89,7 @@ class ResultReader:
             self._consumer = None
 
     async def read(self) -> AsyncIterator[JobResult]:
-        """Results as they come, without end. Tombstones are skipped. Cancel to stop."""
+        """Results as they come, without end. Tombstones are skipped, and with a warning what is no result. Cancel to stop."""
         assert self._consumer is not None, "start it first"
         while True:
             try:
@@ -95,7 +98,11 @@ class ResultReader:
                 raise BrokerUnavailableError(f"results can't be read: {error!r}") from error
             for records in batches.values():
                 for record in records:
-                    if record.value is not None:
-                        yield RESULT.validate_json(record.value)
+                    if record.value is None:
+                        continue
+                    try:
+                        yield decode(RESULT, record.value)
+                    except PoisonError as error:
+                        log.warning("not_a_result", partition=record.partition, offset=record.offset, error=str(error))
             if not batches:
                 await asyncio.sleep(0)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.base import SCHEMA_VERSION
 from schemas.dead_letters import DeadReason
+from schemas.unreadable import Unreadable
 
 M = TypeVar("M")
 DETAIL_CHARS_MAX = 500
@@ -45,6 +46,8 @@ def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
     """Parse a record value, or raise `PoisonError` saying why it can't be. Total over bytes."""
     if value is None:
         raise PoisonError("null_value", "the record has no value")
+    if isinstance(value, Unreadable):
+        raise PoisonError(value.reason, value.detail)
     raw = load_object(value)
     version = raw.get("v", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:

@@ -19,6 +19,7 @@ DeadReason = Literal[
     "fold_failed",
     "deadline_past",
     "undeliverable",
+    "unreadable",
 ]
 
 
@@ -40,8 +41,8 @@ class DeadLetter(Message):
     """None where it did not come from a topic (an authentic webhook that is no event)."""
     key_base64: str | None = None
     value_base64: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    """Header values in base64."""
+    headers: tuple[tuple[str, str | None], ...] = ()
+    """Header values in base64; null as they were."""
     record_key: str = ""
 
     @property

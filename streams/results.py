@@ -26,7 +26,7 @@ from runtime.failpoints import failpoint
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
 from runtime.kafka_running import running, started, stopped
-from runtime.publisher import RECORD_BYTES_MAX
+from runtime.record_sizes import RECORD_BYTES_MAX
 from runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode, encode
 from schemas.results import RESULT, JobResult

@@ -47,8 +47,7 @@ class JobTimers:
         if due_ms is None or due_ms > due.due_ms:
             self._index.put(due.partition, due.key, due_ms)
             return None
-        waits = isinstance(state, job.BackingOff) and now_ms < state.spec.deadline_at_ms
-        if waits and not may_begin and self._hold(place, state.spec.model, now_ms):
+        if isinstance(state, job.BackingOff) and not may_begin and self._hold(place, state, now_ms):
             self._index.put(due.partition, due.key, state.spec.deadline_at_ms)
             return None
         job_id = due.key.decode()
@@ -81,9 +80,12 @@ class JobTimers:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def _hold(self, place: Key, model: str, now_ms: int) -> bool:
+    def _hold(self, place: Key, state: job.BackingOff, now_ms: int) -> bool:
+        if now_ms >= state.spec.deadline_at_ms:
+            return False
         if place in self._keys:
             return True
+        model = state.spec.model
         if model not in self._held:
             wait_ms = self._release(model)
             if not wait_ms:

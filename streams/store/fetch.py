@@ -31,7 +31,7 @@ REASSIGNMENT_POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one fetch brought of one partition: every record there is in [start, end), and there may be none."""
+    """Of one fetch and one partition: every record there is in [start, end), and there may be none."""
 
     epoch: int
     start: int
@@ -117,7 +117,10 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                 (consumer.pause if unwanted else consumer.resume)(topic_partition)
 
     def _take(self, fetcher: Any) -> dict[TP, Chunk]:
-        """Drain what aiokafka has of the wanted partitions. No await in here: positions and epoch belong together."""
+        """What aiokafka has of the wanted partitions, of each up to a number of records; the rest is taken the next time.
+
+        No await in here: positions and epoch belong together.
+        """
         found: dict[TP, Chunk] = {}
         for topic_partition, fetched in list(fetcher._records.items()):
             tp = TP(topic_partition.topic, topic_partition.partition)
@@ -132,9 +135,10 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                     fetcher._notify(fetcher._wait_consume_future)
                     fetched.check_raise()
                 continue
-            del fetcher._records[topic_partition]
-            fetcher._notify(fetcher._wait_consume_future)
             chunk = self._drain(topic_partition, fetched)
+            if chunk is None or not fetched.has_more():
+                del fetcher._records[topic_partition]
+                fetcher._notify(fetcher._wait_consume_future)
             if chunk is not None:
                 found[tp] = chunk
         return found

@@ -32,6 +32,7 @@ from faust.types.tuples import ConsumerMessage
 from mode import Service
 
 from runtime.records import Record
+from schemas.unreadable import Unreadable
 from streams.store.cut import LogCutError, Taken, refuse_cut
 from streams.store.fetch import Chunk, FetchThread
 
@@ -61,6 +62,17 @@ class _BatchMessage(ConsumerMessage):  # type: ignore[misc]  # faust is untyped
         self._acked = value
         if value:
             self.lane.consumer._on_acked(self.lane, self)
+
+
+class DamagedChangelogError(Exception):
+    """Rows that can't be read back. Nobody but us writes there: the broker's disk is damaged, and stepping over would lose jobs."""
+
+    def __init__(self, record: Record) -> None:
+        assert isinstance(record.value, Unreadable)
+        super().__init__(
+            f"changelog {record.topic}, partition {record.partition}, {record.value.detail}: the rows there can't be read, so the table "
+            "can't be recovered; restore the partition from a replica, or start from a local store that is ahead of these offsets"
+        )
 
 
 @dataclass(slots=True)
@@ -148,6 +160,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         """Hand a chunk of a changelog to Faust's recovery, as one event; the store unpacks it."""
         if chunk.epoch != self._thread.seek_epoch or not self.flow_active:
             return  # a rebalance came between: recovery seeks again to what it has applied
+        damaged = next((record for record in chunk.records if isinstance(record.value, Unreadable)), None)
+        if damaged is not None:
+            self.app.fail(DamagedChangelogError(damaged))
+            return
         message = self._message(tp, chunk.end - 1, list(chunk.records), ConsumerMessage)
         for channel in self.app.topics._tp_index.get(tp, ()):
             # A queue of Faust's: it tells nobody when it shrinks.

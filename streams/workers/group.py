@@ -27,6 +27,7 @@ from runtime.kafka_running import started
 from runtime.pausing import pause
 from runtime.records import Record, record_of
 from runtime.settings import RuntimeSettings
+from schemas.unreadable import Unreadable
 from streams.workers.commands import Assignment, ReadBack, Taken
 from streams.workers.offsets import Committed
 
@@ -223,14 +224,18 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         reader.assign([tp])
         reader.seek(tp, start)
         records: list[Record] = []
-        while True:
-            batch = await reader.getmany(tp, timeout_ms=1_000)
-            for raw in batch.get(tp, ()):
-                if raw.offset >= before_offset:
-                    # Older ones may have gone with their segment, or were left out for their number.
-                    whole = start == since_offset and (start > log_start or log_start == 0)
-                    return ReadBack(records, since_ms if whole or not records else records[0].timestamp_ms)
-                records.append(record_of(raw))
+        found_end = False
+        while not found_end:
+            for raw in (await reader.getmany(tp, timeout_ms=1_000)).get(tp, ()):
+                found_end = found_end or raw.offset >= before_offset
+                if not found_end:
+                    records.append(record_of(raw))
+            # What stands there may have no record of its own (a batch that can't be read is one).
+            found_end = found_end or await reader.position(tp) >= before_offset
+        # Older ones may have gone with their segment, or were left out for their number.
+        stamps = (record.timestamp_ms for record in records if not isinstance(record.value, Unreadable))
+        whole = start == since_offset and (start > log_start or log_start == 0)
+        return ReadBack(records, since_ms if whole else next(stamps, since_ms))
 
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
         self._open = False

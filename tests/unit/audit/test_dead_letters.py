@@ -9,6 +9,7 @@ from audit.records import Placed
 from runtime.dead_letters import VALUE_BYTES_MAX, dead_letter
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadReason
+from schemas.unreadable import Unreadable
 from tests.support import builders as b
 
 PREFIX = "t."
@@ -105,3 +106,11 @@ def test_bytes_come_back_as_they_were() -> None:
     raw = raw_record(letter(value=b"\x00\xff", key=None))
     assert (raw.key, raw.value, raw.headers, raw.cut) == (None, b"\x00\xff", (("ce_id", b"x"),), False)
     assert raw_record(letter(value=None)).value is None
+
+
+def test_what_could_not_be_read_is_put_back_only_where_its_bytes_are_known() -> None:
+    batch = letter(1, reason="unreadable", key=None, value=Unreadable.of("unreadable", "offsets 1 to 5: why"))
+    one = letter(2, reason="unreadable", value=Unreadable.of("unreadable", "a header", b"{}"))
+    can, cannot = plan_retry(collect(on_topic(batch, one)).letters, PREFIX)
+    assert [(item.letter.id, item.value) for item in can] == [("t.requests:1:2", b"{}")]
+    assert [(left.id, why.split(",")[0]) for left, why in cannot] == [("t.requests:1:1", "its bytes could not be read")]

@@ -1,6 +1,6 @@
 """Jobs as people read them."""
 
-from cli.job_text import change_line, fact_row, job_row, job_text, output_text, span
+from cli.job_text import change_line, clock, fact_row, job_row, job_text, output_text, span
 
 JOB = {
     "job_id": "j1",
@@ -90,3 +90,9 @@ def test_spans_are_in_the_unit_that_people_would_take() -> None:
     assert [span(ms) for ms in (0, 999, 1_500, 119_999, 600_000, 7_200_000, -2_000)] == [
         "0ms", "999ms", "1.5s", "120.0s", "10m", "2h", "-2.0s",
     ]  # fmt: skip
+
+
+def test_a_time_that_no_calendar_has_is_shown_as_its_number() -> None:
+    assert clock(2**63 - 1) == "9223372036854775807 ms"
+    assert clock(-(2**63)) == "-9223372036854775808 ms"
+    assert clock(1_000) == "00:00:01.000Z"

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from audit.dead_letters import raw_record
 from runtime.dead_letters import dead_letter
-from runtime.publisher import RECORD_BYTES_MAX
-from schemas.codec import PoisonError, encode
+from runtime.record_sizes import RECORD_BYTES_MAX
+from runtime.records import Record
+from schemas.codec import PoisonError, decode, encode
+from schemas.dead_letters import DEAD_LETTER
 
 KEY_BYTES_MAX = 200
 OVERHEAD_BYTES = 1_000
@@ -29,3 +32,11 @@ def test_a_key_and_a_value_of_a_megabyte_and_all_headers_fit(key: bytes) -> None
     letter = dead_letter(Huge(key, b"x" * 1_000_000), PoisonError("not_json", "d" * 10_000), "intake", 7)
     assert len(letter.key.encode()) <= KEY_BYTES_MAX
     assert len(encode(letter)) + KEY_BYTES_MAX + OVERHEAD_BYTES < RECORD_BYTES_MAX
+
+
+def test_a_header_without_a_value_keeps_having_none() -> None:
+    record = Record("requests", 0, 1, 5, None, b"?", (("a", None), ("b", b""), ("c", b"x")))
+    letter = dead_letter(record, PoisonError("not_json", "d"), "intake", 7)
+    assert letter.headers == (("a", None), ("b", ""), ("c", "eA=="))
+    assert decode(DEAD_LETTER, encode(letter)) == letter
+    assert raw_record(letter).headers == record.headers

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from runtime.errors import ConfigurationError
+from runtime.record_sizes import TOPIC_BYTES_MAX
 from runtime.settings import RuntimeSettings
-from runtime.topics import TOPIC_BYTES_MAX, Difference, FoundTopic, compare, wanted_topics
+from runtime.topics import Difference, FoundTopic, compare, wanted_topics
 from schemas.topics import TOPICS
 
 SETTINGS = RuntimeSettings(topic_prefix="t.", partitions=4)
