@@ -12,9 +12,9 @@ JSON_DEPTH_MAX = 254
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    connections_max: int = 2_048
-    """Open connections, those that have sent nothing included, and live streams, of which there may be 1,200 (`StreamLimits`). Beyond
-    it a new one hears 503 and is closed.
+    connections_max: int = 3_072
+    """Open connections, those that have sent nothing included, live streams, of which there may be 1,200 (`StreamLimits`), and creates
+    that wait. Beyond it a new one hears 503 and is closed.
     """
     files_other: int = 512
     """Open files beside the connections: the broker's, the database's, logs."""
@@ -55,6 +55,14 @@ class Limits:
     """How long an SDK may repeat a create without an idempotency key and mean the same: its timeout is 600 s."""
     repeats_remembered_max: int = 20_000
     cancel_bytes_max: int = 4 << 10
+
+    waiting_creates_max: int = 1_250
+    """Creates that wait for their answer on their connection; of one tenant alone 1,000 (`receiver.sdk.waiting`)."""
+    waiting_quiet_s: float = 25.0
+    """So long nothing is sent to one, and an error still has its own status. Below the 30 s of the least patient common proxies."""
+    waiting_heartbeat_s: float = 15.0
+    waiting_s_max: float = 3_600.0
+    """One that waits longer is let go; its repeat waits on."""
 
     partials_bytes_max: int = 128 << 20
     """Partial output in memory, of all jobs; beyond it the job that was heard of longest ago is forgotten. An answer of 2000 tokens takes

@@ -5,22 +5,31 @@ of the caller's own tenant. An id that nobody here knows was made beside Backsto
 own, may use it in a job; nobody else may.
 """
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from receiver.problems import FieldError, Problem, Refusal, unavailable
-from receiver.reads import JobReads, ReadsAwayError
+from receiver.reads import JobReads, ReadsAwayError, SeenJob
+from receiver.submissions import APPEAR_POLL_S, AcceptedJob
 from runtime.blobs import BlobStore, get_body
 from runtime.door import own_job_id, qualified_job_id
 from runtime.errors import BlobMissingError
 from schemas.base import DEFAULT_TENANT
 from schemas.requests import Submit
 
+Accepted = Callable[[str, str], AcceptedJob | None]
+"""By job id and tenant."""
+
 FIELD = "previous_response_id"
 RETRY_AFTER_S = 2
 
 
 class PreviousResponses:
-    def __init__(self, reads: JobReads | None, blobs: BlobStore) -> None:
+    def __init__(self, reads: JobReads | None, blobs: BlobStore, accepted: Accepted, appear_s: float) -> None:
+        """`accepted` knows what was taken a moment ago, and a job that another process took is waited for, for `appear_s`."""
+        self._accepted = accepted
+        self._appear_s = appear_s
         self._reads = reads
         self._blobs = blobs
 
@@ -50,13 +59,14 @@ class PreviousResponses:
         """
         if self._reads is None or not isinstance(given, str):
             raise _not_own(f"#/{FIELD}")
+        job_id = qualified_job_id(tenant, given)
         try:
-            seen = await self._reads.job(tenant, qualified_job_id(tenant, given))
+            seen = await self._seen(self._reads, tenant, job_id)
         except ReadsAwayError:
             raise _cannot_tell() from None
-        if seen is None:
+        if seen is None and self._accepted(job_id, tenant) is None:
             raise _not_own(f"#/{FIELD}")
-        if seen.result is None:
+        if seen is None or seen.result is None:
             raise _refused(f"#/{FIELD}", f"The response {given} has not ended yet; wait for its end.")
         if seen.result.outcome not in {"completed", "incomplete"} or seen.result.response is None:
             raise _refused(
@@ -69,6 +79,15 @@ class PreviousResponses:
         if not isinstance(provided, dict) or not isinstance(provided.get("id"), str):
             raise _refused(f"#/{FIELD}", f"The response {given} is not kept any more.")
         return str(provided["id"])
+
+    async def _seen(self, reads: JobReads, tenant: str, job_id: str) -> SeenJob | None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._appear_s
+        while True:
+            seen = await reads.job(tenant, job_id)
+            if seen is not None or self._accepted(job_id, tenant) is not None or loop.time() >= deadline_s:
+                return seen
+            await asyncio.sleep(APPEAR_POLL_S)
 
     async def to_own(self, named: str, tenant: str) -> str | None:
         """Our id of a response that an answer names by the provider's; None where it is nobody's."""

@@ -1,4 +1,5 @@
-"""The handlers of `/v1/responses`. A create is a submission like any other: answered once the log has acknowledged it.
+"""The handlers of `/v1/responses`. A create is a submission like any other: with `background: true` it is answered once the log has
+acknowledged it, without it at its end.
 
 Reads come from the read model. What was taken a moment ago and is not there yet is known from the memory of submissions, and
 what another process took is waited for: after a create, nothing here says 404.
@@ -7,6 +8,9 @@ what another process took is waited for: after a create, nothing here says 404.
 import asyncio
 import hashlib
 import re
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -15,17 +19,21 @@ from aiohttp import web
 from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import caller_of, tenant_of
 from receiver.jobs import idempotency_key, refuse, require_json
+from receiver.keys import Caller
 from receiver.limits import Limits
 from receiver.previous import FIELD, PreviousResponses
 from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
 from receiver.quotas import Quotas
 from receiver.reads import ReadsAwayError
-from receiver.sdk.creates import refusal, to_submit
+from receiver.sdk.creates import refusal, to_submit, waits
+from receiver.sdk.ends import failure_of
+from receiver.sdk.errors import to_failed_response
 from receiver.sdk.items import PageOf, input_items, page
 from receiver.sdk.repeats import Repeats
 from receiver.sdk.responses import Responses, Shown
 from receiver.sdk.routes import ItemsQuery, RetrieveQuery
 from receiver.sdk.streaming import ResponseStreams
+from receiver.sdk.waiting import Waiter, Waiting, Who
 from receiver.sdk.wire import deleted_object, response_object
 from receiver.submissions import NotTaken, Submissions
 from runtime.blobs import BlobStore
@@ -43,10 +51,18 @@ ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""
 
 CANCEL_POLL_S: Final = 0.05
+REPEATED: Final = {"Backstop-Repeated": "true"}
+
+_NEEDS_READ: Final = Problem(
+    403,
+    "scope_missing",
+    "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
+)
 
 RETRY_COUNT: Final = "x-stainless-retry-count"
 
-_ID = re.compile(r"resp_[A-Za-z0-9_.\-]{1,95}")
+_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+"""Any job's."""
 
 log = get_logger("receiver.sdk")
 
@@ -56,13 +72,28 @@ def response_id_of(key: str, tenant: str) -> str:
     return "resp_" + hashlib.sha256(f"responses\n{tenant}\n{key}".encode()).hexdigest()[: ID_BITS // 4]
 
 
+@dataclass(slots=True)
+class _Began:
+    """A create that was taken, without its body."""
+
+    waits: bool
+    stream: bool
+    unstored: bool
+    obfuscated: bool
+    who: Who = ("", "", "")
+    response_id: str = ""
+    document: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 class ResponsesDoor:
     def __init__(
         self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
         blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
-        streams: ResponseStreams | None = None,
+        streams: ResponseStreams | None = None, waiting: Waiting | None = None,
     ) -> None:  # fmt: skip
         self._streams = streams
+        self._waiting = waiting
         self._submissions = submissions
         self._responses = responses
         self._previous = previous
@@ -76,6 +107,22 @@ class ResponsesDoor:
         self._repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        with ExitStack() as held:
+            began = await self._begin(request, held)
+            if began.stream:
+                assert self._streams is not None
+                return await self._streams.serve(
+                    request, began.who[0], began.document, None, obfuscated=began.obfuscated, headers=began.headers,
+                    unstored=began.unstored,
+                )  # fmt: skip
+            if began.waits:
+                assert self._waiting is not None
+                waiter = Waiter(request, began.who, began.response_id)
+                return await self._waiting.answer(waiter, began.headers, partial(_finished, unstored=began.unstored))
+            return _json(began.document, began.headers)
+
+    async def _begin(self, request: web.Request, held: ExitStack) -> "_Began":
+        """Take the create. Nothing of its body is kept while its answer is waited for."""
         limits, caller = self._limits, caller_of(request)
         require_json(request)
         key = idempotency_key(request)
@@ -85,34 +132,29 @@ class ResponsesDoor:
             asked = _object_of(body, limits.submit_depth_max)
             given_previous = asked.get(FIELD)
             submit = to_submit(asked, request.headers, may_stream=self._streams is not None)
-            if submit.request.get("stream") and "read" not in caller.scopes:
-                raise Refusal(Problem(403, "scope_missing", "This key lacks the scope 'read', which a stream needs."))
+            stream = bool(submit.request.get("stream"))
+            began = _Began(waits(asked) and not stream, stream, asked.get("store") is False, _is_obfuscated(asked))
+            if (began.stream or began.waits) and "read" not in caller.scopes:
+                raise Refusal(_NEEDS_READ)
+            if began.waits and self._waiting is not None:
+                held.enter_context(self._waiting.place(caller.tenant))
             if given_previous is not None:
                 request_body = {
                     **submit.request,
                     FIELD: await self._previous.to_provider(given_previous, caller.tenant),
                 }
                 submit = submit.model_copy(update={"request": request_body})
-            document, headers = await self._take(submit, key, caller.tenant, caller.key_id, request, given_previous)
-        if self._streams is None or not submit.request.get("stream"):
-            return _json(document, headers)
-        options = asked.get("stream_options")
-        obfuscated = not isinstance(options, dict) or options.get("include_obfuscation") is not False
-        return await self._streams.serve(request, caller.tenant, document, None, obfuscated=obfuscated, headers=headers)
+            await self._take(began, submit, key, caller, request, given_previous)
+        return began
 
     async def _take(
-        self,
-        submit: Submit,
-        key: str | None,
-        tenant: str,
-        key_id: str,
-        request: web.Request,
+        self, began: "_Began", submit: Submit, key: str | None, caller: Caller, request: web.Request,
         given_previous: str | None,
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """The response as it begins, and headers."""
-        limits, data = self._limits, submission_bytes(submit)
-        sha256 = sha256_hex(data)
-        response_id = self._id_for(key, tenant, key_id, sha256, request)
+    ) -> None:  # fmt: skip
+        """Fill in what the create became."""
+        limits, data, tenant = self._limits, submission_bytes(submit), caller.tenant
+        began.who = (tenant, caller.key_id, sha256_hex(data + (b"\nunstored" if began.unstored else b"")))
+        began.response_id = response_id = self._id_for(key, began, request)
         try:
             # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
             await self._blobs.put(data)
@@ -125,18 +167,36 @@ class ResponsesDoor:
                 self._repeats.forget(response_id)
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:
-            if await self._responses.is_hidden(tenant, response_id):
+            began.headers = REPEATED
+            if await self._responses.is_hidden(tenant, response_id) and not (
+                began.unstored and await self._responses.is_unstored(tenant, response_id)
+            ):
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since: its key stays used
-            shown = await self._find(tenant, response_id)
-            return shown.document, {"Backstop-Repeated": "true"}
+        if began.unstored:
+            await self._unstore(tenant, response_id)
+        if verdict.repeated and not began.waits:
+            began.document = (await self._find(tenant, response_id, hidden_too=began.unstored)).document
+            return
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
         echoed = submit.request | ({FIELD: given_previous} if given_previous is not None else {})
-        return response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed), {}
+        began.document = response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed)
 
-    def _id_for(self, key: str | None, tenant: str, key_id: str, sha256: str, request: web.Request) -> str:
+    async def _unstore(self, tenant: str, response_id: str) -> None:
+        try:
+            await self._responses.hide_unstored(tenant, response_id)
+        except OSError as error:
+            # The job is taken, so it can't be refused any more.
+            log.error("not_unstored", job_id=response_id, error_type=type(error).__name__, errno=error.errno)
+
+    def _id_for(self, key: str | None, began: "_Began", request: web.Request) -> str:
+        tenant, key_id, sha256 = began.who
         if key is not None:
             return response_id_of(key, tenant)
         now_ms, number = self._now_ms(), _retry_number(request)
+        if began.waits and self._waiting is not None:
+            abandoned = self._waiting.abandoned(began.who)
+            if abandoned is not None:
+                return abandoned
         if number > 0:
             meant = self._repeats.original(tenant, key_id, sha256, number, now_ms)
             if meant is not None:
@@ -147,14 +207,8 @@ class ResponsesDoor:
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         asked = _asked(request, RetrieveQuery)
-        if "include[]" in request.query or "include" in request.query:
-            raise refusal(
-                "include", "Give include when the response is created: what is stored here is not fetched again."
-            )
         tenant = tenant_of(request)
-        if asked.stream != "true":
-            if asked.starting_after is not None:
-                raise refusal("starting_after", "starting_after needs stream=true.")
+        if asked.stream != "true" and asked.starting_after is None:
             return _json((await self._find(tenant, _path_id(request))).document)
         if self._streams is None:
             raise refusal("stream", "This process does not stream: poll without stream and starting_after.")
@@ -201,10 +255,10 @@ class ResponsesDoor:
             raise refusal("after", "after must be the id of one of the items.")
         return _json(answer)
 
-    async def _find(self, tenant: str, response_id: str) -> Shown:
+    async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown:
         """:raises Refusal: 404, or 503 where the read model is away."""
         try:
-            shown = await self._responses.find(tenant, response_id)
+            shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
             raise unavailable(
                 "reads_unavailable", "The read model is not reachable. Responses go on; ask again.",
@@ -262,6 +316,20 @@ def _asked(request: web.Request, kind: type[Asked]) -> Asked:
         return query_of(request, kind)
     except BadParameterError as error:
         raise refusal(error.name, f"{error}.") from None
+
+
+def _finished(shown: Shown, *, unstored: bool) -> web.Response:
+    """The answer to a create that waited for it."""
+    assert shown.outcome is not None
+    failure = failure_of(shown.document, shown.outcome)
+    if failure is not None:
+        return to_failed_response(failure.status, failure.code, failure.message)
+    return _json({**shown.document, "store": False} if unstored else shown.document)
+
+
+def _is_obfuscated(asked: dict[str, Any]) -> bool:
+    options = asked.get("stream_options")
+    return not isinstance(options, dict) or options.get("include_obfuscation") is not False
 
 
 def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

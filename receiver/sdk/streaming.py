@@ -28,7 +28,7 @@ class ResponseStreams:
 
     async def serve(
         self, request: web.Request, tenant: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None, unstored: bool = False,
     ) -> web.StreamResponse:  # fmt: skip
         """Answer with the events of the response that `document` shows: all of them, or those behind number `after`.
 
@@ -43,7 +43,7 @@ class ResponseStreams:
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
 
             async def look() -> Shown | None:
-                return await self._ended(tenant, response_id, listener)
+                return await self._ended(tenant, response_id, listener, hidden_too=unstored)
 
             events: View[Shown] = view
             return await serve_events(
@@ -76,9 +76,9 @@ class ResponseStreams:
                 )
             await listener.wait(left_s)
 
-    async def _ended(self, tenant: str, response_id: str, listener: Listener) -> Shown | None:
+    async def _ended(self, tenant: str, response_id: str, listener: Listener, *, hidden_too: bool) -> Shown | None:
         try:
-            shown = await self._responses.find(tenant, response_id)
+            shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
             return None
         if shown is None:

@@ -4,11 +4,15 @@ While a job is open, it is made of what was asked for. At its end it is the prov
 creation, and without the three metadata pairs by which Backstop finds orphans.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from schemas.requests import METADATA_OURS
 from schemas.results import JobResult
+
+DOOR_ID: Final = re.compile(r"resp_[0-9a-f]{48}")
+"""The ids that this door gives."""
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 
@@ -61,7 +65,7 @@ def response_object(
         "object": "response",
         "created_at": created_at_ms // 1000,
         "status": status,
-        "background": True,
+        "background": _in_background(response_id, request),
         "completed_at": None,
         "error": None,
         "incomplete_details": None,
@@ -96,6 +100,7 @@ def ended_object(
             "object": "response",
             "created_at": created_at_ms // 1000,
             "status": status,
+            "background": _in_background(response_id, request),
             "metadata": _without_ours(provided.get("metadata")),
         }
     shown["previous_response_id"] = previous_response_id
@@ -118,6 +123,11 @@ def as_open(document: Mapping[str, Any], status: Status) -> dict[str, Any]:
 
 def deleted_object(response_id: str) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
+
+
+def _in_background(response_id: str, request: Mapping[str, Any]) -> bool:
+    """As its caller asked. All run in the background; a create at this door that does not say so was answered at its end."""
+    return not request or "background" in request or not DOOR_ID.fullmatch(response_id)
 
 
 def _error(result: JobResult) -> dict[str, Any]:

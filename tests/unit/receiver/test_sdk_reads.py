@@ -183,7 +183,9 @@ def test_reads_that_would_stream_are_refused() -> None:
         created = await client.responses.create(**ASKED)
         with pytest.raises(openai.BadRequestError, match="poll"):
             await client.responses.retrieve(created.id, stream=True)
-        with pytest.raises(openai.BadRequestError, match="include"):
-            await client.responses.retrieve(created.id, include=["message.output_text.logprobs"])
+        with pytest.raises(openai.BadRequestError, match="poll"):
+            await client.get(f"/responses/{created.id}?starting_after=3", cast_to=object)
+        included = await client.responses.retrieve(created.id, include=["message.output_text.logprobs"])
+        assert included == created, "what the create included is shown"
 
     with_sdk(story)
