@@ -10,6 +10,8 @@ from aiohttp import web
 from pydantic import ConfigDict, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from schemas.sentences import sentence
+
 CONTENT_TYPE = "application/problem+json"
 ERRORS_MAX = 20
 POINTER_CHARS_MAX = 200
@@ -104,9 +106,7 @@ def from_http_exception(error: web.HTTPException) -> Problem:
 def field_errors(error: ValidationError) -> tuple[FieldError, ...]:
     """Where a body breaks its model, with JSON pointers and without any of its values."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    return tuple(
-        FieldError(json_pointer(item["loc"]), item["msg"].removeprefix("Value error, ")) for item in found[:ERRORS_MAX]
-    )
+    return tuple(FieldError(json_pointer(item["loc"]), sentence(item)) for item in found[:ERRORS_MAX])
 
 
 def json_pointer(path: Sequence[str | int]) -> str:

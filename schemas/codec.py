@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.base import SCHEMA_VERSION
 from schemas.dead_letters import DeadReason
+from schemas.sentences import sentence
 
 M = TypeVar("M")
 DETAIL_CHARS_MAX = 500
@@ -57,7 +58,7 @@ def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
         kind: DeadReason = "unknown_type" if first["type"].startswith("union_tag") else "invalid"
-        raise PoisonError(kind, f"{where}: {first['msg']}") from None
+        raise PoisonError(kind, f"{where}: {sentence(first)}") from None
 
 
 def load_object(value: bytes) -> dict[str, Any]:

@@ -30,8 +30,6 @@ class CreateBody(BaseModel):
     """With `false`, which `background: true` does not take, no read shows the response."""
     stream: bool | None = None
     """The answer is then the stream of the response, as server-sent events. Whoever leaves it stops nothing."""
-    conversation: None = None
-    """Not supported: continue an earlier response by `previous_response_id`."""
     previous_response_id: str | None = None
     """An ended response of the caller's own, made through Backstop."""
     metadata: dict[str, str] | None = None
