@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, Final
 
-import orjson
-
+from simulator.model import call_item, said
 from simulator.records import CreateRequest, Ending, Stored
 
 ECHO_CHARS_MAX: Final = 2000
@@ -103,6 +102,9 @@ def _error(code: str | None) -> dict[str, Any]:
 
 def message(stored: Stored, status: str) -> dict[str, Any]:
     """The one output item: whole for a completed response, half for any other."""
+    call = call_item(stored, status)
+    if call is not None:
+        return call
     text = output_text(stored.request) if status == "completed" else output_text(stored.request)[:INCOMPLETE_CHARS]
     content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
     return {"id": stored.message_id, "type": "message", "status": status, "role": "assistant", "content": content}
@@ -113,11 +115,7 @@ def output_text(request: CreateRequest) -> str:
     size = request.output_bytes or 0
     if size:
         return (_FILLER * (size // len(_FILLER) + 1))[:size]
-    echo = request.input_text
-    wanted = ((request.body.get("text") or {}).get("format") or {}).get("type", "text")
-    if wanted in ("json_object", "json_schema"):
-        return orjson.dumps({"echo": echo}).decode()
-    return f"Echo: {echo}"
+    return said(request, request.input_text)
 
 
 def usage(stored: Stored) -> dict[str, Any]:
