@@ -113,9 +113,8 @@ def _plain(schema: Mapping[str, Any]) -> Any:
         return schema["enum"][0]
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) else kind
-    if kind in {"integer", "number"} and "minimum" in schema:
-        return schema["minimum"]
-    return _VALUES.get(str(kind))
+    value = _VALUES.get(str(kind))
+    return max(value, schema.get("minimum", value)) if kind in {"integer", "number"} else value
 
 
 def _named(root: Mapping[str, Any], ref: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from simulator.answers import Answer, bad_request
+from simulator.answers import Answer, bad_request, error
 from simulator.catalogue import ConfigError, parse_directives
 from simulator.config import Profile
 from simulator.objects import ECHO_CHARS_MAX
@@ -26,6 +26,9 @@ PARAMETERS: Final = frozenset(
     )
 )
 TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
+NO_MODEL: Final = "no-such-"
+"""There are models by all names but those that begin so."""
+
 INPUT_KEPT_BYTES_MAX: Final = 8192
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
@@ -48,8 +51,8 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
     try:
         directives = parse_directives(metadata["sim_fault"]) if "sim_fault" in metadata else ()
         queue_s, run_s, output_bytes = (_number(metadata, name) for name in _SHORT_METADATA)
-    except ConfigError as error:
-        return bad_request(f"The simulator cannot follow this: {error}", param="metadata")
+    except ConfigError as wrong:
+        return bad_request(f"The simulator cannot follow this: {wrong}", param="metadata")
     text = _text_of(raw.get("input"))
     is_small = len(body) <= INPUT_KEPT_BYTES_MAX
     kept = raw if is_small else {key: value for key, value in raw.items() if key != "input"}
@@ -110,6 +113,9 @@ _TYPES: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
 
 def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
     background = raw.get("background") is True
+    if raw["model"].startswith(NO_MODEL):
+        text = "The model does not exist or you do not have access to it."
+        return error(404, text, param="model", code="model_not_found")
     if background and raw.get("store") is False and profile.store_false == "reject":
         return bad_request("Background mode requires 'store' to be true.", param="store", code="invalid_value")
     if not background and raw.get("background_options"):

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import openai
 import pytest
 
 from simulator.model import example
@@ -61,11 +62,22 @@ def test_a_wanted_form_is_kept() -> None:
     asyncio.run(case())
 
 
+def test_there_are_names_of_models_that_do_not_exist() -> None:
+    async def case() -> None:
+        async with world() as w:
+            with pytest.raises(openai.NotFoundError) as raised:
+                await w.sdk.responses.create(model="no-such-model", input="Hi.", background=True)
+            assert raised.value.code == "model_not_found"
+
+    asyncio.run(case())
+
+
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
         ({"type": "object", "properties": {"a": {"enum": ["x", "y"]}, "b": {"const": 3}}}, {"a": "x", "b": 3}),
         ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer", "minimum": 5}}}, 5),
+        ({"type": "integer", "minimum": -(2**53)}, 1),
         ({"type": "array", "items": {"type": "boolean"}, "minItems": 2}, [True, True]),
         ({"anyOf": [{"type": "number"}, {"type": "null"}]}, 1.5),
         ({"type": ["string", "null"]}, "Paris"),
