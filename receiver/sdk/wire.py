@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from schemas.requests import METADATA_OURS
 from schemas.results import JobResult
 
 DOOR_ID: Final = re.compile(r"resp_[0-9a-f]{48}")
@@ -38,6 +37,9 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "presence_penalty": 0.0,
 }
 _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt")
+
+OURS: Final = ("backstop_job", "backstop_attempt", "backstop_tenant")
+OURS_BEFORE: Final = ("job", "attempt", "tenant")
 
 _OPEN: Final[Mapping[str, Status]] = {"running": "in_progress", "finishing": "in_progress"}
 """Every other open state is queued at this door: no attempt is known to run."""
@@ -77,7 +79,7 @@ def response_object(
     for name, default in _DEFAULTS.items():
         given = request.get(name)
         shown[name] = default if given is None else given
-    shown["metadata"] = _without_ours(request.get("metadata"))
+    shown["metadata"] = _object(request.get("metadata"))
     shown["reasoning"] = {"effort": None, "summary": None} | _object(request.get("reasoning"))
     shown["text"] = {"format": {"type": "text"}, "verbosity": "medium"} | _object(request.get("text"))
     for name in _ECHOED_IF_GIVEN:
@@ -143,7 +145,10 @@ def _error(result: JobResult) -> dict[str, Any]:
 
 
 def _without_ours(metadata: Any) -> dict[str, Any]:
-    return {name: value for name, value in _object(metadata).items() if name not in METADATA_OURS}
+    """Of the provider's object. What a create before the prefix made has the names without it, which are the callers' since."""
+    given = _object(metadata)
+    ours = OURS if OURS[0] in given else OURS_BEFORE
+    return {name: value for name, value in given.items() if name not in ours}
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import resource
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -286,3 +288,43 @@ def test_where_nothing_tells_of_ends_a_create_must_not_wait() -> None:
         assert "background: true" in document["error"]["message"]
 
     with_door(story)
+
+
+WAITING = 200
+KIB_EACH_MAX = 150
+"""Of one create that waits, both ends of its connection together: 1,000 cost 150 MiB at most. Its body of 100 KB is not kept."""
+
+
+def test_creates_that_wait_cost_little_memory() -> None:
+    body = json.dumps({**FOREGROUND, "input": "x" * 100_000})
+
+    async def ask(s: Stage, number: int) -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection("127.0.0.1", s.door.port)
+        data = body.replace("xxxx", f"{number:04d}", 1).encode()
+        head = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+        writer.write(f"{head}{len(data)}\r\n\r\n".encode() + data)
+        await writer.drain()
+        return writer
+
+    async def story(s: Stage) -> None:
+        writers = [await ask(s, 0)]
+        await eventually(lambda: s.changes.watchers == 1, what="the first to wait")
+        s.door.publisher.landed.clear()
+        before_kib = resident_kib()
+        for number in range(1, WAITING + 1):
+            writers.append(await ask(s, number))
+            await eventually(
+                lambda count=number + 1: s.changes.watchers == count, what="one more to wait", poll_s=0.005
+            )
+            s.door.publisher.landed.clear()  # the log is in memory here
+            s.door.publisher.acked.clear()
+        assert (resident_kib() - before_kib) / WAITING <= KIB_EACH_MAX
+        for writer in writers:
+            writer.close()
+
+    on_stage(story)
+
+
+def resident_kib() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
