@@ -32,6 +32,7 @@ from receiver.reads import JobReads
 from receiver.sdk import routes as sdk
 from receiver.sdk.door import ResponsesDoor
 from receiver.sdk.errors import speaks_openai, to_openai_response
+from receiver.sdk.noting import noting
 from receiver.sdk.responses import Responses
 from receiver.sdk.streaming import ResponseStreams
 from receiver.settings import ReceiverSettings, check_relations
@@ -134,7 +135,11 @@ def build_app(
     tickets = Tickets(keys, ring, now_ms, random_hex, registry)
     callers = CallerDoor(tickets, limits)
     authenticate = authentication(ring, quotas, tickets)
-    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authenticate])
+    app = web.Application(
+        middlewares=[
+            _measure(metrics), _answer_with_problems, noting(responses.repeats, sdk.CREATE.path, now_ms), authenticate
+        ]
+    )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
     app.cleanup_ctx.append(_saving_last_used(ring))
     app[SUBMISSIONS] = submissions

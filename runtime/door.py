@@ -1,16 +1,20 @@
 """What both doors (HTTP and Kafka) do with a valid request: stamp the policy on it and make it a fact."""
 
+from dataclasses import dataclass
 from typing import Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from runtime.blobs import BlobStore, put_body
+from runtime.blobs import BlobStore, put_canonical
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted
 from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 
 Door = Literal["http", "kafka"]
+
+_REQUEST = b'"request":'
 
 
 class DoorPolicy(BaseModel):
@@ -78,28 +82,46 @@ def own_job_id(tenant: str, job_id: str) -> str:
     return job_id if tenant == DEFAULT_TENANT else job_id.removeprefix(f"{tenant}:")
 
 
-def submission_bytes(submit: Submit) -> bytes:
-    """The submission without its id: equal for a repeat, different for another one under the same id."""
-    return canonical(submit.model_dump(mode="json", exclude={"job_id"}, exclude_none=True))
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A submission and its one canonical form, made once: a large body is worth it."""
+
+    submit: Submit
+    data: bytes
+    """The submission without its id, as canonical JSON: equal for a repeat, different for another one under the same id."""
+    sha256: str
+    """Of `data`."""
+    request_json: memoryview
+    """The part of `data` that is the request."""
+
+
+def prepare(submit: Submit) -> Prepared:
+    """Costs as much as the body is large: not to be done on the loop for a large one."""
+    request_json = canonical(submit.request)
+    rest = submit.model_dump(mode="json", exclude={"job_id", "request"}, exclude_none=True)
+    # The bytes are those of the whole dumped at once, which names a job's submission for good: never change their form.
+    data = canonical(rest | {"request": orjson.Fragment(request_json)})
+    begins = data.index(_REQUEST) + len(_REQUEST)  # only deadline_at_ms, a number, comes before it
+    return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins : begins + len(request_json)])
 
 
 def submission_sha256(submit: Submit) -> str:
     """Equal for a repeat of the same submission, different for another one under the same id."""
-    return sha256_hex(submission_bytes(submit))
+    return prepare(submit).sha256
 
 
 async def to_submitted(
-    submit: Submit, *, job_id: str, tenant: str, door: Door, at_ms: int, policy: DoorPolicy, blobs: BlobStore,
+    prepared: Prepared, *, job_id: str, tenant: str, door: Door, at_ms: int, policy: DoorPolicy, blobs: BlobStore,
     inline_bytes_max: int,
 ) -> JobSubmitted:  # fmt: skip
     """The fact for a submission; its body is durable (a blob, where large) before this returns.
 
     The caller has already checked that an explicit deadline is not past.
     """
+    submit, sha256 = prepared.submit, prepared.sha256
     deadline_at_ms = submit.deadline_at_ms
     if deadline_at_ms is None:
         deadline_at_ms = at_ms + (submit.timeout_ms or policy.timeout_ms)
-    sha256 = submission_sha256(submit)
     return JobSubmitted(
         id=f"{job_id}/submitted/{sha256[:16]}",
         at_ms=at_ms,
@@ -107,7 +129,7 @@ async def to_submitted(
         tenant=tenant,
         door=door,
         model=str(submit.request["model"]),
-        request=await put_body(blobs, submit.request, inline_bytes_max),
+        request=await put_canonical(blobs, submit.request, prepared.request_json, inline_bytes_max),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max),

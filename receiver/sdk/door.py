@@ -7,6 +7,7 @@ what another process took is waited for: after a create, nothing here says 404.
 import asyncio
 import hashlib
 import re
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -22,6 +23,7 @@ from receiver.quotas import Quotas
 from receiver.reads import ReadsAwayError
 from receiver.sdk.creates import refusal, to_submit
 from receiver.sdk.items import PageOf, input_items, page
+from receiver.sdk.noting import BEGAN, retry_number
 from receiver.sdk.repeats import Repeats
 from receiver.sdk.responses import Responses, Shown
 from receiver.sdk.routes import ItemsQuery, RetrieveQuery
@@ -31,20 +33,17 @@ from receiver.submissions import NotTaken, Submissions
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.clock import NowMs
-from runtime.door import qualified_job_id, submission_bytes, to_cancel
+from runtime.door import Prepared, prepare, qualified_job_id, to_cancel
 from runtime.errors import BrokerUnavailableError
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.routes import Asked, BadParameterError, query_of
-from schemas.codec import sha256_hex
-from schemas.requests import Cancel, Submit
+from schemas.requests import Cancel
 
 ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""
 
 CANCEL_POLL_S: Final = 0.05
-
-RETRY_COUNT: Final = "x-stainless-retry-count"
 
 _ID = re.compile(r"resp_[A-Za-z0-9_.\-]{1,95}")
 
@@ -73,7 +72,7 @@ class ResponsesDoor:
         self._limits = limits
         self._now_ms = now_ms
         self._random_hex = random_hex
-        self._repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
+        self.repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         limits, caller = self._limits, caller_of(request)
@@ -82,9 +81,10 @@ class ResponsesDoor:
         bytes_max = self._quotas.bytes_max(caller.tenant, limits.submit_bytes_max)
         with self._memory.share() as take:
             body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
-            asked = _object_of(body, limits.submit_depth_max)
+            apart = partial(self._memory.apart, len(body))
+            asked = await apart(partial(_object_of, body, limits))
             given_previous = asked.get(FIELD)
-            submit = to_submit(asked, request.headers, may_stream=self._streams is not None)
+            submit = await apart(partial(to_submit, asked, request.headers, may_stream=self._streams is not None))
             if submit.request.get("stream") and "read" not in caller.scopes:
                 raise Refusal(Problem(403, "scope_missing", "This key lacks the scope 'read', which a stream needs."))
             if given_previous is not None:
@@ -93,7 +93,8 @@ class ResponsesDoor:
                     FIELD: await self._previous.to_provider(given_previous, caller.tenant),
                 }
                 submit = submit.model_copy(update={"request": request_body})
-            document, headers = await self._take(submit, key, caller.tenant, caller.key_id, request, given_previous)
+            prepared = await apart(partial(prepare, submit))
+            document, headers = await self._take(prepared, key, caller.tenant, caller.key_id, request, given_previous)
         if self._streams is None or not submit.request.get("stream"):
             return _json(document, headers)
         options = asked.get("stream_options")
@@ -102,7 +103,7 @@ class ResponsesDoor:
 
     async def _take(
         self,
-        submit: Submit,
+        prepared: Prepared,
         key: str | None,
         tenant: str,
         key_id: str,
@@ -110,19 +111,11 @@ class ResponsesDoor:
         given_previous: str | None,
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """The response as it begins, and headers."""
-        limits, data = self._limits, submission_bytes(submit)
-        sha256 = sha256_hex(data)
-        response_id = self._id_for(key, tenant, key_id, sha256, request)
-        try:
-            # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
-            await self._blobs.put(data)
-        except OSError as error:
-            log.error("submission_not_stored", error_type=type(error).__name__, errno=error.errno)
-            refuse(NotTaken("storage"), limits.retry_after_s)
-        verdict = await self._submissions.take(submit, qualified_job_id(tenant, response_id), tenant)
+        limits = self._limits
+        response_id = self._id_for(key, tenant, key_id, prepared.sha256, request)
+        # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
+        verdict = await self._submissions.take(prepared, qualified_job_id(tenant, response_id), tenant, keep=True)
         if isinstance(verdict, NotTaken):
-            if verdict.why in {"busy", "quota", "conflict", "deadline_past"}:
-                self._repeats.forget(response_id)
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:
             if await self._responses.is_hidden(tenant, response_id):
@@ -130,20 +123,21 @@ class ResponsesDoor:
             shown = await self._find(tenant, response_id)
             return shown.document, {"Backstop-Repeated": "true"}
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
-        echoed = submit.request | ({FIELD: given_previous} if given_previous is not None else {})
+        echoed = prepared.submit.request | ({FIELD: given_previous} if given_previous is not None else {})
         return response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed), {}
 
     def _id_for(self, key: str | None, tenant: str, key_id: str, sha256: str, request: web.Request) -> str:
         if key is not None:
             return response_id_of(key, tenant)
-        now_ms, number = self._now_ms(), _retry_number(request)
+        now_ms, number = self._now_ms(), retry_number(request)
+        meant: str | None = None
         if number > 0:
-            meant = self._repeats.original(tenant, key_id, sha256, number, now_ms)
-            if meant is not None:
-                return meant
-        response_id = f"resp_{self._random_hex(ID_BITS)}"
-        self._repeats.began(tenant, key_id, sha256, response_id, now_ms)
-        return response_id
+            meant = self.repeats.original(tenant, key_id, sha256, number, now_ms, request.content_length)
+        if meant is None:
+            meant = f"resp_{self._random_hex(ID_BITS)}"
+            self.repeats.began(tenant, key_id, sha256, meant, now_ms, number)
+        request[BEGAN] = meant
+        return meant
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         asked = _asked(request, RetrieveQuery)
@@ -236,20 +230,14 @@ def _not_found(response_id: str) -> NoReturn:
     raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found."))
 
 
-def _object_of(body: bytes, depth_max: int) -> dict[str, Any]:
+def _object_of(body: bytes, limits: Limits) -> dict[str, Any]:
     try:
-        value = load_json(body, depth_max)
+        value = load_json(body, limits.submit_depth_max, limits.submit_values_max)
     except NotJsonError as error:
         raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
     if not isinstance(value, dict):
         raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
     return value
-
-
-def _retry_number(request: web.Request) -> int:
-    """0 for a first attempt, and for a client that does not say."""
-    text = request.headers.get(RETRY_COUNT, "0")
-    return int(text) if text.isdecimal() and len(text) <= 3 else 0
 
 
 def _page_of(request: web.Request) -> PageOf:
