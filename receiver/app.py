@@ -116,7 +116,11 @@ def build_app(
         quotas=quotas,
     )
     memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
-    previous = PreviousResponses(reads, blobs)
+
+    async def is_hidden(tenant: str, response_id: str) -> bool:
+        return await shown.is_hidden(tenant, response_id)
+
+    previous = PreviousResponses(reads, blobs, settings.door, is_hidden)
     jobs = JobDoor(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
     shown = Responses(reads, submissions, previous, blobs, limits)
     live = Live(changes, limits, registry) if reads is not None and changes is not None else None

@@ -130,6 +130,9 @@ class JobDoor:
             del body
             submit = await self._memory.apart(size_bytes, parse)
             del parse
+            await self._memory.apart(
+                size_bytes, partial(self._previous.refuse_foreign, submit.request, tenant, "#/request")
+            )
             await self._previous.check(submit, tenant)
             # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
             given = submit.job_id or (job_id_of(key, tenant) if key else f"job_{self._random_hex(JOB_ID_BITS)}")

@@ -1,15 +1,18 @@
 """What both doors (HTTP and Kafka) do with a valid request: stamp the policy on it and make it a fact."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import NoDecode
 
 from runtime.blobs import BlobStore, put_canonical
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted
+from schemas.project_names import Named, first_foreign, named_in
 from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 
 Door = Literal["http", "kafka"]
@@ -55,10 +58,31 @@ class DoorPolicy(BaseModel):
     )
     forget_after_ms: int = Field(default=7 * 86_400_000, ge=1_000, description="How long a finished job is remembered.")
 
+    retries_granted_max: int = Field(
+        default=10,
+        ge=0,
+        le=10,
+        description="Most retries that a submission may ask for; what asks for more gets these.",
+    )
+    shared_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Ids at the provider (files, vector stores, prompts, fine-tuned models, ...) that all tenants may name, comma-separated; "
+        "one that ends in * stands for all that begin so. The tenant default may name any.",
+    )
+
+    @field_validator("shared_ids", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def refuses_name(self, request: Mapping[str, Any], tenant: str) -> Named | None:
+        """The first thing of the project at the provider that `request` names and `tenant` may not. All tenants share that project."""
+        return None if tenant == DEFAULT_TENANT else first_foreign(named_in(request), self.shared_ids)
+
     def stamp(self, retries_max: int | None) -> JobPolicy:
         margin_ms = max(1_000, self.create_timeout_ms // 10)
         return JobPolicy(
-            retries_max=self.retries_max if retries_max is None else retries_max,
+            retries_max=min(self.retries_max if retries_max is None else retries_max, self.retries_granted_max),
             rejections_max=self.rejections_max,
             backoff_base_ms=self.backoff_base_ms,
             backoff_max_ms=self.backoff_max_ms,

@@ -11,7 +11,7 @@ from typing import Any
 from runtime.blobs import BlobStore
 from runtime.dead_letters import RawRecord, dead_letter
 from runtime.door import DoorPolicy, prepare, qualified_job_id, to_cancel, to_refused, to_submitted
-from schemas.base import DEFAULT_TENANT, Message
+from schemas.base import Message
 from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object
 from schemas.requests import FIELDS_MAX, REQUEST, REQUEST_BYTES_MAX, REQUEST_VALUES_MAX, Cancel, Submit
 from schemas.shape import ShapeLimits, beyond
@@ -35,7 +35,7 @@ async def take_request(
         if request.deadline_at_ms is not None and request.deadline_at_ms <= now_ms:
             late_ms = now_ms - request.deadline_at_ms
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
-        _refuse_foreign(request, tenant)
+        _refuse_foreign(request, tenant, policy)
         submitted = await to_submitted(
             prepare(request), job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
             inline_bytes_max=inline_bytes_max,
@@ -78,10 +78,15 @@ def _parsed(value: bytes | None) -> dict[str, Any]:
     return raw
 
 
-def _refuse_foreign(request: Submit, tenant: str) -> None:
-    """All tenants share one project at the provider, and nobody here can tell whose an earlier response is."""
-    if tenant != DEFAULT_TENANT and request.request.get("previous_response_id") is not None:
-        raise PoisonError("invalid", "request.previous_response_id can be checked over HTTP only: submit it there")
+def _refuse_foreign(request: Submit, tenant: str, policy: DoorPolicy) -> None:
+    """All tenants share one project at the provider, and nobody here can tell whose a thing of it is."""
+    named = policy.refuses_name(request.request, tenant)
+    if named is not None:
+        raise PoisonError(
+            "invalid",
+            f"request{named.pointer.removeprefix('#').replace('/', '.')} names something of the project that all tenants share: send the content "
+            "itself; an earlier response can be named over HTTP only, where whose it is can be checked",
+        )
 
 
 def _one_id(request: Submit | Cancel, record: RawRecord) -> str:

@@ -87,6 +87,7 @@ class ResponsesDoor:
             submit = await apart(partial(to_submit, asked, request.headers, may_stream=self._streams is not None))
             if submit.request.get("stream") and "read" not in caller.scopes:
                 raise Refusal(Problem(403, "scope_missing", "This key lacks the scope 'read', which a stream needs."))
+            await apart(partial(self._previous.refuse_foreign, submit.request, caller.tenant))
             if given_previous is not None:
                 request_body = {
                     **submit.request,

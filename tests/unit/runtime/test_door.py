@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runtime.door import prepare
+from runtime.door import DoorPolicy, prepare
 from schemas.codec import canonical, sha256_hex
 from schemas.requests import Submit
 
@@ -32,3 +32,8 @@ def test_the_canonical_form_is_that_of_the_whole_model(more: dict[str, Any]) -> 
 def test_the_form_of_a_submissions_hash_never_changes() -> None:
     submit = Submit(request={"model": "m", "input": "hello"}, tags=("t",))
     assert prepare(submit).data == b'{"request":{"input":"hello","model":"m"},"tags":["t"],"type":"submit","v":1}'
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(None, 2), (1, 1), (3, 3), (10, 3)])
+def test_no_submission_gets_more_retries_than_the_operator_grants(asked: int | None, granted: int) -> None:
+    assert DoorPolicy(retries_max=2, retries_granted_max=3).stamp(asked).retries_max == granted
