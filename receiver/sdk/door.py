@@ -7,6 +7,7 @@ what another process took is waited for: after a create, nothing here says 404.
 import asyncio
 import hashlib
 import re
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -17,6 +18,7 @@ from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import caller_of, tenant_of
 from receiver.jobs import idempotency_key, refuse, require_json
 from receiver.limits import Limits
+from receiver.live.live import Listener
 from receiver.previous import FIELD, PreviousResponses
 from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
 from receiver.quotas import Quotas
@@ -44,6 +46,7 @@ ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""
 
 CANCEL_POLL_S: Final = 0.05
+REPEATED: Final = {"Backstop-Repeated": "true"}
 
 _ID = re.compile(r"resp_[A-Za-z0-9_.\-]{1,95}")
 
@@ -75,6 +78,10 @@ class ResponsesDoor:
         self.repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        async with AsyncExitStack() as held:
+            return await self._create(request, held)
+
+    async def _create(self, request: web.Request, held: AsyncExitStack) -> web.StreamResponse:
         limits, caller = self._limits, caller_of(request)
         require_json(request)
         key = idempotency_key(request)
@@ -95,25 +102,25 @@ class ResponsesDoor:
                 }
                 submit = submit.model_copy(update={"request": request_body})
             prepared = await apart(partial(prepare, submit))
-            document, headers = await self._take(prepared, key, caller.tenant, caller.key_id, request, given_previous)
-        if self._streams is None or not submit.request.get("stream"):
+            response_id = self._id_for(key, caller.tenant, caller.key_id, prepared.sha256, request)
+            listener: Listener | None = None
+            if self._streams is not None and submit.request.get("stream"):
+                # Before the log has the job: what is refused for want of a place has promised nothing.
+                listener = await held.enter_async_context(self._streams.place(caller.tenant, response_id))
+            document, headers = await self._take(prepared, response_id, caller.tenant, given_previous)
+        if self._streams is None or listener is None:
             return _json(document, headers)
         options = asked.get("stream_options")
         obfuscated = not isinstance(options, dict) or options.get("include_obfuscation") is not False
-        return await self._streams.serve(request, caller.tenant, document, None, obfuscated=obfuscated, headers=headers)
+        return await self._streams.serve(
+            request, caller.tenant, document, None, obfuscated=obfuscated, headers=headers, listener=listener
+        )
 
     async def _take(
-        self,
-        prepared: Prepared,
-        key: str | None,
-        tenant: str,
-        key_id: str,
-        request: web.Request,
-        given_previous: str | None,
+        self, prepared: Prepared, response_id: str, tenant: str, given_previous: str | None
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """The response as it begins, and headers."""
+        """The response as it begins, and headers. Nothing is refused once the log has the job."""
         limits = self._limits
-        response_id = self._id_for(key, tenant, key_id, prepared.sha256, request)
         # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
         verdict = await self._submissions.take(prepared, qualified_job_id(tenant, response_id), tenant, keep=True)
         if isinstance(verdict, NotTaken):
@@ -121,11 +128,14 @@ class ResponsesDoor:
         if verdict.repeated:
             if await self._responses.is_hidden(tenant, response_id):
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since: its key stays used
-            shown = await self._find(tenant, response_id)
-            return shown.document, {"Backstop-Repeated": "true"}
+            with suppress(ReadsAwayError):
+                shown = await self._responses.find(tenant, response_id)
+                if shown is not None:
+                    return shown.document, REPEATED
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
         echoed = prepared.submit.request | ({FIELD: given_previous} if given_previous is not None else {})
-        return response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed), {}
+        document = response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed)
+        return document, REPEATED if verdict.repeated else {}
 
     def _id_for(self, key: str | None, tenant: str, key_id: str, sha256: str, request: web.Request) -> str:
         if key is not None:
@@ -170,7 +180,10 @@ class ResponsesDoor:
         deadline_s = loop.time() + self._limits.cancelled_s
         while not shown.ended and loop.time() < deadline_s:
             await asyncio.sleep(CANCEL_POLL_S)
-            shown = await self._find(tenant, response_id)
+            try:
+                shown = await self._find(tenant, response_id)
+            except Refusal:
+                break  # the log has the cancel, whatever can be read of the response now
         return _json(shown.document)
 
     async def delete(self, request: web.Request) -> web.Response:
