@@ -34,6 +34,8 @@ class Limits:
     webhook_bytes_max: int = 64 << 10
     webhook_body_s: float = 5.0
     webhook_depth_max: int = 32
+    webhooks_remembered_max: int = 50_000
+    """Webhooks that the log has, by id and content: at 150 a second those of the 300 s within which a captured one can be replayed. About 10 MB."""
 
     submit_bytes_max: int = REQUEST_BYTES_MAX
     submit_body_s: float = 15.0
