@@ -41,6 +41,7 @@ from receiver.tickets import Tickets
 from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
+from runtime.claims import FolderClaims
 from runtime.clock import NowMs, monotonic_s
 from runtime.descriptors import allow_files, files_probe
 from runtime.health import Health, add_routes
@@ -107,6 +108,7 @@ def build_app(
     submissions = Submissions(
         publisher=watched,
         blobs=blobs,
+        claims=FolderClaims(settings.claims_path),
         now_ms=now_ms,
         policy=settings.door,
         inline_bytes_max=settings.inline_bytes_max,
@@ -145,7 +147,7 @@ def build_app(
         ]
     )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
-    app.cleanup_ctx.append(_saving_last_used(ring))
+    app.cleanup_ctx.extend((_saving_last_used(ring), _sweeping(FolderClaims(settings.claims_path), now_ms)))
     app[SUBMISSIONS] = submissions
     app[RESPONSES] = shown
     app[HEALTH] = health
@@ -274,6 +276,16 @@ def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterato
         await asyncio.to_thread(ring.save_last_used)
 
     return saving
+
+
+def _sweeping(claims: FolderClaims, now_ms: NowMs) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def sweeping(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(claims.sweep_for_ever(now_ms), name="sweep-claims")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return sweeping
 
 
 def _letting_go(live: Live) -> Callable[[web.Application], Awaitable[None]]:

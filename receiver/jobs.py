@@ -135,9 +135,12 @@ class JobDoor:
             )
             await self._previous.check(submit, tenant)
             # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
-            given = submit.job_id or (job_id_of(key, tenant) if key else f"job_{self._random_hex(JOB_ID_BITS)}")
+            chosen = submit.job_id or (job_id_of(key, tenant) if key else None)
+            given = chosen or f"job_{self._random_hex(JOB_ID_BITS)}"
             prepared = await self._memory.apart(size_bytes, partial(prepare, submit))
-            verdict = await self._submissions.take(prepared, qualified_job_id(tenant, given), tenant)
+            verdict = await self._submissions.take(
+                prepared, qualified_job_id(tenant, given), tenant, chosen=chosen is not None
+            )
         if isinstance(verdict, NotTaken):
             refuse(verdict, limits.retry_after_s)
         return _accepted(given, verdict)

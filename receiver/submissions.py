@@ -19,6 +19,7 @@ from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
 from runtime.blobs import BlobStore
+from runtime.claims import Claims
 from runtime.clock import NowMs
 from runtime.door import DoorPolicy, Prepared, to_submitted
 from runtime.errors import BrokerUnavailableError
@@ -104,6 +105,7 @@ class Submissions:
         *,
         publisher: Publisher,
         blobs: BlobStore,
+        claims: Claims,
         now_ms: NowMs,
         policy: DoorPolicy,
         inline_bytes_max: int,
@@ -115,6 +117,7 @@ class Submissions:
         self._quotas = quotas
         self._publisher = publisher
         self._blobs = blobs
+        self._claims = claims
         self._now_ms = now_ms
         self._policy = policy
         self._inline_bytes_max = inline_bytes_max
@@ -125,10 +128,10 @@ class Submissions:
         self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
         self._busy = 0
 
-    async def take(self, prepared: Prepared, job_id: str, tenant: str, *, keep: bool = False) -> Verdict:
+    async def take(self, prepared: Prepared, job_id: str, tenant: str, *, chosen: bool, keep: bool = False) -> Verdict:
         """See that the log has the submission under `job_id`. Concurrent takes of one id get one verdict, or a conflict.
 
-        `keep` its canonical form as a blob of its own, for reads that show what was asked for. Nothing is stored of what is refused.
+        `chosen`: the id comes from the caller, so that another submission may come under it, also to another process. `keep` its canonical form as a blob of its own, for reads that show what was asked for. Nothing is stored of what is refused.
         """
         sha256 = prepared.sha256
         in_flight = self._in_flight.get(job_id)
@@ -145,7 +148,7 @@ class Submissions:
         self._busy += 1
         verdict = NotTaken("log")
         try:
-            verdict = await self._take_first(prepared, job_id, tenant, keep=keep)
+            verdict = await self._take_first(prepared, job_id, tenant, chosen=chosen, keep=keep)
         finally:
             self._busy -= 1
             del self._in_flight[job_id]
@@ -184,7 +187,7 @@ class Submissions:
                 return False
             await asyncio.sleep(APPEAR_POLL_S)
 
-    async def _take_first(self, prepared: Prepared, job_id: str, tenant: str, *, keep: bool) -> Verdict:
+    async def _take_first(self, prepared: Prepared, job_id: str, tenant: str, *, chosen: bool, keep: bool) -> Verdict:
         known = self._recent.get(job_id) or await self._ask(job_id)
         if known is not None:
             if not known.agrees(tenant, prepared.sha256):
@@ -201,6 +204,9 @@ class Submissions:
             await self._quotas.admit(tenant, job_id)
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)
+        if chosen and await self._claims.claim(job_id, prepared.sha256) != prepared.sha256:
+            self._quotas.release(tenant, job_id)
+            return NotTaken("conflict")
         return await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
 
     async def _publish(self, prepared: Prepared, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.blobs import BlobStore
+from runtime.claims import Claims
 from runtime.dead_letters import RawRecord, dead_letter
 from runtime.door import DoorPolicy, prepare, qualified_job_id, to_cancel, to_refused, to_submitted
 from schemas.base import Message
@@ -21,7 +22,14 @@ _SHAPE = ShapeLimits(values_max=REQUEST_VALUES_MAX, depth_max=DEPTH_MAX)
 
 
 async def take_request(
-    record: RawRecord, *, tenant: str, now_ms: int, policy: DoorPolicy, blobs: BlobStore, inline_bytes_max: int
+    record: RawRecord,
+    *,
+    tenant: str,
+    now_ms: int,
+    policy: DoorPolicy,
+    blobs: BlobStore,
+    inline_bytes_max: int,
+    claims: Claims | None = None,
 ) -> Sequence[Message]:
     """The facts (and the dead letter) of one record. Total over its bytes."""
     given = _named_by(record.key)
@@ -36,8 +44,13 @@ async def take_request(
             late_ms = now_ms - request.deadline_at_ms
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
         _refuse_foreign(request, tenant, policy)
+        prepared = prepare(request)
+        if claims is not None and await claims.claim(job_id, prepared.sha256) != prepared.sha256:
+            # The job is the other's, and its result too: nothing but the dead letter may be said under this id.
+            error = PoisonError("conflict", "the job id belongs to another submission, which was sent before")
+            return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
-            prepare(request), job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
+            prepared, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
             inline_bytes_max=inline_bytes_max,
         )  # fmt: skip
     except PoisonError as error:

@@ -107,7 +107,8 @@ class ResponsesDoor:
             if self._streams is not None and submit.request.get("stream"):
                 # Before the log has the job: what is refused for want of a place has promised nothing.
                 listener = await held.enter_async_context(self._streams.place(caller.tenant, response_id))
-            document, headers = await self._take(prepared, response_id, caller.tenant, given_previous)
+            chosen = key is not None
+            document, headers = await self._take(prepared, response_id, caller.tenant, given_previous, chosen=chosen)
         if self._streams is None or listener is None:
             return _json(document, headers)
         options = asked.get("stream_options")
@@ -117,12 +118,14 @@ class ResponsesDoor:
         )
 
     async def _take(
-        self, prepared: Prepared, response_id: str, tenant: str, given_previous: str | None
+        self, prepared: Prepared, response_id: str, tenant: str, given_previous: str | None, *, chosen: bool
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """The response as it begins, and headers. Nothing is refused once the log has the job."""
         limits = self._limits
         # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
-        verdict = await self._submissions.take(prepared, qualified_job_id(tenant, response_id), tenant, keep=True)
+        verdict = await self._submissions.take(
+            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True
+        )
         if isinstance(verdict, NotTaken):
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:

@@ -6,6 +6,7 @@ from typing import Any
 
 from runtime.acknowledged import publish
 from runtime.blobs import BlobStore
+from runtime.claims import Claims
 from runtime.clock import NowMs
 from runtime.door import DoorPolicy
 from runtime.failpoints import failpoint
@@ -43,9 +44,10 @@ class Intake:
 
     def __init__(
         self, *, publisher: Publisher, blobs: BlobStore, policy: DoorPolicy, inline_bytes_max: int, now_ms: NowMs,
-        tenant: str = DEFAULT_TENANT,
+        tenant: str = DEFAULT_TENANT, claims: Claims | None = None,
     ) -> None:  # fmt: skip
         self._tenant = tenant
+        self._claims = claims
         self._publisher = publisher
         self._blobs = blobs
         self._policy = policy
@@ -73,7 +75,7 @@ class Intake:
             try:
                 return await take_request(
                     record, tenant=self._tenant, now_ms=self._now_ms(), policy=self._policy, blobs=self._blobs,
-                    inline_bytes_max=self._inline_bytes_max,
+                    inline_bytes_max=self._inline_bytes_max, claims=self._claims,
                 )  # fmt: skip
             except OSError as error:
                 metrics.BLOBS_NOT_STORED.inc()
