@@ -33,6 +33,7 @@ from receiver.sdk import routes as sdk
 from receiver.sdk.door import ResponsesDoor
 from receiver.sdk.errors import speaks_openai, to_openai_response
 from receiver.sdk.models import add_models
+from receiver.sdk.noting import noting
 from receiver.sdk.responses import Responses
 from receiver.sdk.streaming import ResponseStreams
 from receiver.sdk.waiting import Waiting
@@ -42,6 +43,7 @@ from receiver.tickets import Tickets
 from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
+from runtime.claims import FolderClaims
 from runtime.clock import NowMs, monotonic_s
 from runtime.descriptors import allow_files, files_probe
 from runtime.health import Health, add_routes
@@ -108,6 +110,7 @@ def build_app(
     submissions = Submissions(
         publisher=watched,
         blobs=blobs,
+        claims=FolderClaims(settings.claims_path),
         now_ms=now_ms,
         policy=settings.door,
         inline_bytes_max=settings.inline_bytes_max,
@@ -117,7 +120,11 @@ def build_app(
         quotas=quotas,
     )
     memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
-    previous = PreviousResponses(reads, blobs, submissions.accepted, limits.appear_s)
+
+    async def is_hidden(tenant: str, response_id: str) -> bool:
+        return await shown.is_hidden(tenant, response_id)
+
+    previous = PreviousResponses(reads, blobs, settings.door, is_hidden, submissions.accepted, limits.appear_s)
     jobs = JobDoor(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
     shown = Responses(reads, submissions, previous, blobs, limits)
     live = Live(changes, limits, registry) if reads is not None and changes is not None else None
@@ -137,9 +144,13 @@ def build_app(
     tickets = Tickets(keys, ring, now_ms, random_hex, registry)
     callers = CallerDoor(tickets, limits)
     authenticate = authentication(ring, quotas, tickets)
-    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authenticate])
+    app = web.Application(
+        middlewares=[
+            _measure(metrics), _answer_with_problems, noting(responses.repeats, sdk.CREATE.path, now_ms), authenticate
+        ]
+    )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
-    app.cleanup_ctx.append(_saving_last_used(ring))
+    app.cleanup_ctx.extend((_saving_last_used(ring), _sweeping(FolderClaims(settings.claims_path), now_ms)))
     app[SUBMISSIONS] = submissions
     app[RESPONSES] = shown
     app[HEALTH] = health
@@ -274,6 +285,16 @@ def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterato
         await asyncio.to_thread(ring.save_last_used)
 
     return saving
+
+
+def _sweeping(claims: FolderClaims, now_ms: NowMs) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def sweeping(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(claims.sweep_for_ever(now_ms), name="sweep-claims")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return sweeping
 
 
 def _letting_go(*held: Live | Waiting | None) -> Callable[[web.Application], Awaitable[None]]:

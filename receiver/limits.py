@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from runtime.errors import ConfigurationError
 from runtime.publisher import RECORD_BYTES_MAX
-from schemas.requests import REQUEST_BYTES_MAX
+from schemas.requests import REQUEST_BYTES_MAX, REQUEST_VALUES_MAX
 
 JSON_DEPTH_MAX = 254
 """What orjson can write again; the depth limits below must stay under it."""
@@ -34,11 +34,14 @@ class Limits:
     webhook_bytes_max: int = 64 << 10
     webhook_body_s: float = 5.0
     webhook_depth_max: int = 32
+    webhooks_remembered_max: int = 50_000
+    """Webhooks that the log has, by id and content: at 150 a second those of the 300 s within which a captured one can be replayed. About 10 MB."""
 
     submit_bytes_max: int = REQUEST_BYTES_MAX
     submit_body_s: float = 15.0
     submit_depth_max: int = 64
     """A JSON schema for structured output may nest 10 levels, each of which is three levels of JSON."""
+    submit_values_max: int = REQUEST_VALUES_MAX
     submit_buffered_bytes_max: int = 128 << 20
     """Bodies of submissions in memory at one time. Only bytes that have come count, not what was declared."""
     submissions_concurrent_max: int = 256

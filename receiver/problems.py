@@ -14,6 +14,9 @@ from schemas.sentences import sentence
 
 CONTENT_TYPE = "application/problem+json"
 ERRORS_MAX = 20
+ERRORS_TOLD_MAX = 1_000
+"""Beyond it a body is told to be wrong, without where: to list errors costs more than to find them."""
+
 POINTER_CHARS_MAX = 200
 SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -105,6 +108,8 @@ def from_http_exception(error: web.HTTPException) -> Problem:
 
 def field_errors(error: ValidationError) -> tuple[FieldError, ...]:
     """Where a body breaks its model, with JSON pointers and without any of its values."""
+    if error.error_count() > ERRORS_TOLD_MAX:
+        return (FieldError("#", f"{error.error_count()} places are not as they must be"),)
     found = error.errors(include_url=False, include_input=False, include_context=False)
     return tuple(FieldError(json_pointer(item["loc"]), sentence(item)) for item in found[:ERRORS_MAX])
 

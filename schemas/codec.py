@@ -38,7 +38,7 @@ def encode(message: BaseModel) -> bytes:
     return canonical(message.model_dump(mode="json", exclude_none=True))
 
 
-def sha256_hex(data: bytes) -> str:
+def sha256_hex(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
@@ -46,7 +46,11 @@ def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
     """Parse a record value, or raise `PoisonError` saying why it can't be. Total over bytes."""
     if value is None:
         raise PoisonError("null_value", "the record has no value")
-    raw = load_object(value)
+    return decode_object(adapter, load_object(value))
+
+
+def decode_object(adapter: TypeAdapter[M], raw: dict[str, Any]) -> M:
+    """As `decode`, of a record value that is parsed already."""
     version = raw.get("v", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise PoisonError(

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from runtime.blobs import FolderBlobs
 from runtime.broker_clock import BrokerClock
+from runtime.claims import FolderClaims
 from runtime.clock import NowMs
 from runtime.descriptors import files_probe
 from runtime.disk import disk_probe
@@ -70,6 +71,7 @@ class Worker:
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)
         self._blobs = FolderBlobs(settings.blobs_path)
+        self._claims = FolderClaims(settings.claims_path)
         self._worker_metrics = WorkerMetrics()
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
@@ -163,6 +165,7 @@ class Worker:
             inline_bytes_max=settings.inline_bytes_max,
             now_ms=self._now_ms,
             tenant=tenant,
+            claims=self._claims,
         )
 
     def _submitter(self, client: OpenAIClient, rate: LookRate) -> Submitter:

@@ -8,7 +8,7 @@ what another process took is waited for: after a create, nothing here says 404.
 import asyncio
 import hashlib
 import re
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -19,8 +19,8 @@ from aiohttp import web
 from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import caller_of, tenant_of
 from receiver.jobs import idempotency_key, refuse, require_json
-from receiver.keys import Caller
 from receiver.limits import Limits
+from receiver.live.live import Listener
 from receiver.previous import FIELD, PreviousResponses
 from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
 from receiver.quotas import Quotas
@@ -29,6 +29,7 @@ from receiver.sdk.creates import refusal, to_submit, waits
 from receiver.sdk.ends import failure_of
 from receiver.sdk.errors import to_failed_response
 from receiver.sdk.items import PageOf, input_items, page
+from receiver.sdk.noting import BEGAN, retry_number
 from receiver.sdk.repeats import Repeats
 from receiver.sdk.responses import Responses, Shown
 from receiver.sdk.routes import ItemsQuery, RetrieveQuery
@@ -39,13 +40,12 @@ from receiver.submissions import NotTaken, Submissions
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.clock import NowMs
-from runtime.door import qualified_job_id, submission_bytes, to_cancel
+from runtime.door import Prepared, prepare, qualified_job_id, to_cancel
 from runtime.errors import BrokerUnavailableError
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.routes import Asked, BadParameterError, query_of
-from schemas.codec import sha256_hex
-from schemas.requests import Cancel, Submit
+from schemas.requests import Cancel
 
 ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""
@@ -58,8 +58,6 @@ _NEEDS_READ: Final = Problem(
     "scope_missing",
     "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
 )
-
-RETRY_COUNT: Final = "x-stainless-retry-count"
 
 _ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 """Any job's."""
@@ -77,13 +75,13 @@ class _Began:
     """A create that was taken, without its body."""
 
     waits: bool
-    stream: bool
     unstored: bool
     obfuscated: bool
     who: Who = ("", "", "")
     response_id: str = ""
     document: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    listener: Listener | None = None
 
 
 class ResponsesDoor:
@@ -104,16 +102,16 @@ class ResponsesDoor:
         self._limits = limits
         self._now_ms = now_ms
         self._random_hex = random_hex
-        self._repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
+        self.repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        with ExitStack() as held:
+        async with AsyncExitStack() as held:
             began = await self._begin(request, held)
-            if began.stream:
+            if began.listener is not None:
                 assert self._streams is not None
                 return await self._streams.serve(
                     request, began.who[0], began.document, None, obfuscated=began.obfuscated, headers=began.headers,
-                    unstored=began.unstored,
+                    listener=began.listener, unstored=began.unstored,
                 )  # fmt: skip
             if began.waits:
                 assert self._waiting is not None
@@ -121,7 +119,7 @@ class ResponsesDoor:
                 return await self._waiting.answer(waiter, began.headers, partial(_finished, unstored=began.unstored))
             return _json(began.document, began.headers)
 
-    async def _begin(self, request: web.Request, held: ExitStack) -> "_Began":
+    async def _begin(self, request: web.Request, held: AsyncExitStack) -> "_Began":
         """Take the create. Nothing of its body is kept while its answer is waited for."""
         limits, caller = self._limits, caller_of(request)
         require_json(request)
@@ -129,42 +127,42 @@ class ResponsesDoor:
         bytes_max = self._quotas.bytes_max(caller.tenant, limits.submit_bytes_max)
         with self._memory.share() as take:
             body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
-            asked = _object_of(body, limits.submit_depth_max)
+            apart = partial(self._memory.apart, len(body))
+            asked = await apart(partial(_object_of, body, limits))
             given_previous = asked.get(FIELD)
-            submit = to_submit(asked, request.headers, may_stream=self._streams is not None)
-            stream = bool(submit.request.get("stream"))
-            began = _Began(waits(asked) and not stream, stream, asked.get("store") is False, _is_obfuscated(asked))
-            if (began.stream or began.waits) and "read" not in caller.scopes:
+            submit = await apart(partial(to_submit, asked, request.headers, may_stream=self._streams is not None))
+            streams = bool(submit.request.get("stream"))
+            began = _Began(waits(asked) and not streams, asked.get("store") is False, _is_obfuscated(asked))
+            if (streams or began.waits) and "read" not in caller.scopes:
                 raise Refusal(_NEEDS_READ)
-            if began.waits and self._waiting is not None:
-                held.enter_context(self._waiting.place(caller.tenant))
+            await apart(partial(self._previous.refuse_foreign, submit.request, caller.tenant))
             if given_previous is not None:
                 request_body = {
                     **submit.request,
                     FIELD: await self._previous.to_provider(given_previous, caller.tenant),
                 }
                 submit = submit.model_copy(update={"request": request_body})
-            await self._take(began, submit, key, caller, request, given_previous)
+            prepared = await apart(partial(prepare, submit))
+            began.who = (caller.tenant, caller.key_id, prepared.sha256 + ("/unstored" if began.unstored else ""))
+            # Before the log has the job: what is refused for want of a place has promised nothing.
+            if began.waits and self._waiting is not None:
+                held.enter_context(self._waiting.place(caller.tenant))
+            began.response_id = self._id_for(key, began, request)
+            if streams and self._streams is not None:
+                began.listener = await held.enter_async_context(self._streams.place(caller.tenant, began.response_id))
+            await self._take(began, prepared, given_previous, chosen=key is not None)
         return began
 
     async def _take(
-        self, began: "_Began", submit: Submit, key: str | None, caller: Caller, request: web.Request,
-        given_previous: str | None,
+        self, began: "_Began", prepared: Prepared, given_previous: str | None, *, chosen: bool
     ) -> None:  # fmt: skip
-        """Fill in what the create became."""
-        limits, data, tenant = self._limits, submission_bytes(submit), caller.tenant
-        began.who = (tenant, caller.key_id, sha256_hex(data + (b"\nunstored" if began.unstored else b"")))
-        began.response_id = response_id = self._id_for(key, began, request)
-        try:
-            # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
-            await self._blobs.put(data)
-        except OSError as error:
-            log.error("submission_not_stored", error_type=type(error).__name__, errno=error.errno)
-            refuse(NotTaken("storage"), limits.retry_after_s)
-        verdict = await self._submissions.take(submit, qualified_job_id(tenant, response_id), tenant)
+        """Fill in what the create became. Nothing is refused once the log has the job."""
+        limits, tenant, response_id = self._limits, began.who[0], began.response_id
+        # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
+        verdict = await self._submissions.take(
+            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True
+        )
         if isinstance(verdict, NotTaken):
-            if verdict.why in {"busy", "quota", "conflict", "deadline_past"}:
-                self._repeats.forget(response_id)
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:
             began.headers = REPEATED
@@ -175,10 +173,13 @@ class ResponsesDoor:
         if began.unstored:
             await self._unstore(tenant, response_id)
         if verdict.repeated and not began.waits:
-            began.document = (await self._find(tenant, response_id, hidden_too=began.unstored)).document
-            return
+            with suppress(ReadsAwayError):
+                shown = await self._responses.find(tenant, response_id, hidden_too=began.unstored)
+                if shown is not None:
+                    began.document = shown.document
+                    return
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
-        echoed = submit.request | ({FIELD: given_previous} if given_previous is not None else {})
+        echoed = prepared.submit.request | ({FIELD: given_previous} if given_previous is not None else {})
         began.document = response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed)
 
     async def _unstore(self, tenant: str, response_id: str) -> None:
@@ -192,18 +193,17 @@ class ResponsesDoor:
         tenant, key_id, sha256 = began.who
         if key is not None:
             return response_id_of(key, tenant)
-        now_ms, number = self._now_ms(), _retry_number(request)
+        now_ms, number = self._now_ms(), retry_number(request)
+        meant: str | None = None
         if began.waits and self._waiting is not None:
-            abandoned = self._waiting.abandoned(began.who)
-            if abandoned is not None:
-                return abandoned
-        if number > 0:
-            meant = self._repeats.original(tenant, key_id, sha256, number, now_ms)
-            if meant is not None:
-                return meant
-        response_id = f"resp_{self._random_hex(ID_BITS)}"
-        self._repeats.began(tenant, key_id, sha256, response_id, now_ms)
-        return response_id
+            meant = self._waiting.abandoned(began.who)
+        if meant is None and number > 0:
+            meant = self.repeats.original(tenant, key_id, sha256, number, now_ms, request.content_length)
+        if meant is None:
+            meant = f"resp_{self._random_hex(ID_BITS)}"
+            self.repeats.began(tenant, key_id, sha256, meant, now_ms, number)
+        request[BEGAN] = meant
+        return meant
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         asked = _asked(request, RetrieveQuery)
@@ -229,7 +229,10 @@ class ResponsesDoor:
         deadline_s = loop.time() + self._limits.cancelled_s
         while not shown.ended and loop.time() < deadline_s:
             await asyncio.sleep(CANCEL_POLL_S)
-            shown = await self._find(tenant, response_id)
+            try:
+                shown = await self._find(tenant, response_id)
+            except Refusal:
+                break  # the log has the cancel, whatever can be read of the response now
         return _json(shown.document)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -290,20 +293,14 @@ def _not_found(response_id: str) -> NoReturn:
     raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found."))
 
 
-def _object_of(body: bytes, depth_max: int) -> dict[str, Any]:
+def _object_of(body: bytes, limits: Limits) -> dict[str, Any]:
     try:
-        value = load_json(body, depth_max)
+        value = load_json(body, limits.submit_depth_max, limits.submit_values_max)
     except NotJsonError as error:
         raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
     if not isinstance(value, dict):
         raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
     return value
-
-
-def _retry_number(request: web.Request) -> int:
-    """0 for a first attempt, and for a client that does not say."""
-    text = request.headers.get(RETRY_COUNT, "0")
-    return int(text) if text.isdecimal() and len(text) <= 3 else 0
 
 
 def _page_of(request: web.Request) -> PageOf:

@@ -8,7 +8,7 @@ Operation = Literal["create", "retrieve", "cancel"]
 AttemptResult = Literal["accepted", "rejected_soon", "rejected_reset", "rejected_never", "unknown", "expired"]
 LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
 DropReason = Literal["overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved"]
-Alarm = Literal["credentials", "quota", "redirect", "unknown_code", "unknown_status"]
+Alarm = Literal["blob_missing", "blob_not_stored", "credentials", "quota", "redirect", "unknown_code", "unknown_status"]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 
 

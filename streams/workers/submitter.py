@@ -187,8 +187,10 @@ class Submitter:
         try:
             request = await get_body(self._blobs, command.request)
         except BlobMissingError as error:
+            # A person may bring the blob back; until then each try costs nothing, and `rejections_max` and the deadline end them.
+            self._metrics.alarm("blob_missing")
             log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
-            return self._rejected(command, Rejected("never", "blob_missing", "the stored request can't be read"))
+            return self._rejected(command, Rejected("soon", "blob_missing", "the stored request can't be read"))
         if not isinstance(request, dict):
             return self._rejected(command, Rejected("never", "not_an_object", "the request is no JSON object"))
         return await self._create(item, request)
