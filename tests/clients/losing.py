@@ -9,7 +9,7 @@ HOST = "127.0.0.1"
 CHUNK_BYTES = 65_536
 
 
-CUT_AFTER_S = 0.3
+CUT_AFTER_S = 0.1
 """From the request on: the fastest run of the stand-in takes longer."""
 
 
