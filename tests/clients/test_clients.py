@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 HELLO = "Echo: Say hello."
 PLACE = {"city": "Paris", "days": 1}
-UNMARKED = {"ai-sdk"}
-"""Repeats by itself, and sends neither a key nor a word that it does."""
+UNMARKED = {"ai-sdk", "litellm"}
+"""Asks again, by itself or by whoever called it, and sends neither a key nor a word that it does."""
 
 CASES = [(client, feature) for client in CLIENTS for feature in client.features]
 

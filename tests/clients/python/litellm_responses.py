@@ -9,6 +9,8 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the network 
 import litellm
 from features import ASK, FORM, MODEL, NO_MODEL, SAY, TOOL, error_of, run, twice, weather
 
+litellm.suppress_debug_info = True  # else it prints advice to stdout
+
 
 def create(model: str = MODEL, **asked: Any) -> Any:
     return litellm.responses(model=f"openai/{model}", **{"input": SAY, **asked})
