@@ -47,6 +47,22 @@ $(PROVIDERS_STAMP): tests/providers/requirements.lock
 	@$(PROVIDERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/providers/requirements.lock
 	@touch $@
 
+CLIENTS := tests/clients
+
+test-clients: install $(CLIENTS)/.venv/.installed $(CLIENTS)/node/node_modules/.installed ## the clients that people use, and generated ones, and the table in docs/clients.md (minutes)
+	BACKSTOP_CLIENTS_PAGE=docs/clients.md $(BIN)/pytest -q $(CLIENTS) $(PYTEST)
+
+$(CLIENTS)/.venv/.installed: $(CLIENTS)/python/requirements.lock $(STAMP)
+	@$(BIN)/python -m venv $(CLIENTS)/.venv
+	@$(CLIENTS)/.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(CLIENTS)/node/node_modules/.installed: $(CLIENTS)/node/package-lock.json
+	@cd $(CLIENTS)/node && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+.PHONY: test-clients
+
 torture: install ## break the whole system for MINUTES while JOBS run, and judge (JOBS=20000 MINUTES=15 SEED=7 TORTURE="--report FILE.md")
 	@$(BIN)/python -m tests.torture --jobs $(JOBS) --minutes $(MINUTES) --seed $(SEED) $(TORTURE)
 

@@ -57,9 +57,9 @@ class FeedChanges:
         self._feed = feed
 
     @asynccontextmanager
-    async def watch(self, tenant: str, job_id: str) -> AsyncIterator["_Watch"]:
+    async def watch(self, tenant: str, job_id: str, *, end_only: bool = False) -> AsyncIterator["_Watch"]:
         try:
-            async with self._feed.follow(Follower(tenant, job_id=job_id)) as follower:
+            async with self._feed.follow(Follower(tenant, job_id=job_id, end_only=end_only)) as follower:
                 yield _Watch(follower)
         except TooManyFollowersError as error:
             raise TooManyListenersError(str(error)) from error

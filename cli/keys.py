@@ -26,6 +26,7 @@ from runtime.keys import (
     make_token,
     save_keys,
 )
+from schemas.sentences import sentence
 
 COLUMNS = ("id", "tenant", "name", "scopes", "state", "created_at", "expires_at", "last_used_at")
 UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
@@ -123,7 +124,7 @@ def _made(
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        fail(f"--{first['loc'][0]}: {first['msg']}")
+        fail(f"--{first['loc'][0]}: {sentence(first)}")
 
 
 def _span(text: str) -> timedelta:

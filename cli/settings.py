@@ -14,6 +14,7 @@ from cli.state import DevState, read_state, state_folder
 from cli.talk import Form, Output, emit
 from runtime.errors import ConfigurationError
 from runtime.settings import RuntimeSettings
+from schemas.sentences import sentence
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -39,7 +40,7 @@ def read(kind: type[S], **overrides: Any) -> S:
     except ValidationError as error:
         prefix = kind.model_config.get("env_prefix", "")
         lines = [
-            f"{prefix}{'.'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg']}"
+            f"{prefix}{'.'.join(str(part) for part in problem['loc'])}".upper() + f": {sentence(problem)}"
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise ConfigurationError("settings: " + "; ".join(lines)) from None

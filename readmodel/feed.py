@@ -71,6 +71,8 @@ class Follower:
     tenant: str
     job_id: str | None = None
     session_id: str | None = None
+    end_only: bool = False
+    """Wants to hear of ends alone. How many of this kind there are is bounded by whoever has them."""
     queue_max: int = 256
     _queue: asyncio.Queue[Change | None] = field(default_factory=asyncio.Queue)
     closed: Closed | None = None
@@ -80,7 +82,7 @@ class Follower:
         return self.tenant, self.job_id, self.session_id
 
     def offer(self, change: Change) -> None:
-        if self.closed is None:
+        if self.closed is None and (change.terminal or not self.end_only):
             if self._queue.qsize() >= self.queue_max:
                 self.close("slow")
             else:
@@ -129,7 +131,7 @@ class ChangeFeed:
         :raises TooManyFollowersError: ask another process, or later.
         :raises DatabaseAwayError: the feed has found no place to stand on yet.
         """
-        if self._count >= self._limits.followers_max:
+        if not follower.end_only and self._count >= self._limits.followers_max:
             raise TooManyFollowersError(f"{self._count} streams are open")
         follower.queue_max = self._limits.queue_max
         try:
@@ -140,7 +142,7 @@ class ChangeFeed:
             raise DatabaseAwayError("the feed has not started yet") from None
         place = follower.place
         self._followers.setdefault(place, set()).add(follower)
-        self._count += 1
+        self._count += not follower.end_only
         self._metrics.clients.set(self._count)
         try:
             yield follower
@@ -148,7 +150,7 @@ class ChangeFeed:
             self._followers[place].discard(follower)
             if not self._followers[place]:
                 del self._followers[place]
-            self._count -= 1
+            self._count -= not follower.end_only
             self._metrics.clients.set(self._count)
             if follower.closed is not None:
                 self._metrics.dropped.labels(follower.closed).inc()

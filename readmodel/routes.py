@@ -32,7 +32,6 @@ from schemas.results import RESULT, JobResult
 OUTPUT_INLINE_BYTES_MAX = 262_144
 """A larger output is linked to, not shown within its job."""
 
-RESPONSE_PREFIX = "resp_"
 """Ids of jobs that came as responses; only these can be deleted by their callers."""
 
 TenantOf = Callable[[web.Request], str]
@@ -195,7 +194,7 @@ class _Reads:
     async def _refuse_hidden(self, request: web.Request) -> None:
         """:raises Refusal: 404, the caller has deleted this response."""
         given = request.match_info["job_id"]
-        if given.startswith(RESPONSE_PREFIX) and await self._taken.is_hidden(self._tenant_of(request), given):
+        if await self._taken.is_hidden(self._tenant_of(request), given):
             raise Refusal(problems.not_found("job"))
 
     async def _row_when_ended(self, request: web.Request, wait_s: float) -> JobRow | None:

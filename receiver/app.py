@@ -32,14 +32,18 @@ from receiver.reads import JobReads
 from receiver.sdk import routes as sdk
 from receiver.sdk.door import ResponsesDoor
 from receiver.sdk.errors import speaks_openai, to_openai_response
+from receiver.sdk.models import add_models
+from receiver.sdk.noting import noting
 from receiver.sdk.responses import Responses
 from receiver.sdk.streaming import ResponseStreams
+from receiver.sdk.waiting import Waiting
 from receiver.settings import ReceiverSettings, check_relations
 from receiver.submissions import FindJob, Submissions, knows_nothing
 from receiver.tickets import Tickets
 from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
+from runtime.claims import FolderClaims
 from runtime.clock import NowMs, monotonic_s
 from runtime.descriptors import allow_files, files_probe
 from runtime.health import Health, add_routes
@@ -106,6 +110,7 @@ def build_app(
     submissions = Submissions(
         publisher=watched,
         blobs=blobs,
+        claims=FolderClaims(settings.claims_path),
         now_ms=now_ms,
         policy=settings.door,
         inline_bytes_max=settings.inline_bytes_max,
@@ -115,14 +120,19 @@ def build_app(
         quotas=quotas,
     )
     memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
-    previous = PreviousResponses(reads, blobs)
+
+    async def is_hidden(tenant: str, response_id: str) -> bool:
+        return await shown.is_hidden(tenant, response_id)
+
+    previous = PreviousResponses(reads, blobs, settings.door, is_hidden, submissions.accepted, limits.appear_s)
     jobs = JobDoor(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
     shown = Responses(reads, submissions, previous, blobs, limits)
     live = Live(changes, limits, registry) if reads is not None and changes is not None else None
+    waiting = None if changes is None else Waiting(changes, shown, limits, registry)
     responses = ResponsesDoor(
         submissions=submissions, responses=shown, previous=previous, publisher=watched, blobs=blobs, quotas=quotas,
         memory=memory, limits=limits, now_ms=now_ms, random_hex=random_hex,
-        streams=None if live is None else ResponseStreams(live, shown, limits, now_ms),
+        streams=None if live is None else ResponseStreams(live, shown, limits, now_ms), waiting=waiting,
     )  # fmt: skip
 
     outgoing = EndpointDoor(
@@ -134,9 +144,13 @@ def build_app(
     tickets = Tickets(keys, ring, now_ms, random_hex, registry)
     callers = CallerDoor(tickets, limits)
     authenticate = authentication(ring, quotas, tickets)
-    app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authenticate])
+    app = web.Application(
+        middlewares=[
+            _measure(metrics), _answer_with_problems, noting(responses.repeats, sdk.CREATE.path, now_ms), authenticate
+        ]
+    )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
-    app.cleanup_ctx.append(_saving_last_used(ring))
+    app.cleanup_ctx.extend((_saving_last_used(ring), _sweeping(FolderClaims(settings.claims_path), now_ms)))
     app[SUBMISSIONS] = submissions
     app[RESPONSES] = shown
     app[HEALTH] = health
@@ -145,10 +159,12 @@ def build_app(
     declare(app, SUBMIT, jobs.submit, expect_handler=_expect)
     declare(app, CANCEL, jobs.cancel, expect_handler=_expect)
     declare(app, sdk.CREATE, responses.create, expect_handler=_expect)
-    declare(app, sdk.RETRIEVE, responses.retrieve)
-    declare(app, sdk.DELETE, responses.delete)
     declare(app, sdk.CANCEL, responses.cancel, expect_handler=_expect)
-    declare(app, sdk.INPUT_ITEMS, responses.items)
+    for route, handler in (
+        (sdk.RETRIEVE, responses.retrieve), (sdk.DELETE, responses.delete), (sdk.INPUT_ITEMS, responses.items)
+    ):  # fmt: skip
+        declare(app, route, handler)
+    add_models(app, settings.models)
     declare(app, TICKET, callers.ticket, expect_handler=_expect)
     declare(app, CALLER, callers.caller)
     if live is not None and reads is not None:
@@ -157,7 +173,7 @@ def build_app(
         )
         declare(app, STREAM, outputs.stream)
         app[LIVE] = live
-        app.on_shutdown.append(_letting_go(live))
+    app.on_shutdown.append(_letting_go(live, waiting))
     for route, handler in (
         (REGISTER, outgoing.register), (LIST, outgoing.list_all), (SHOW, outgoing.show), (CHANGE, outgoing.change),
         (REMOVE, outgoing.remove), (ROTATE, outgoing.rotate), (TEST, outgoing.test), (RESEND, outgoing.resend),
@@ -224,7 +240,11 @@ def _measure(metrics: ReceiverMetrics) -> Middleware:
 
 @web.middleware
 async def _answer_with_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    answer = to_openai_response if speaks_openai(request.path, request.headers) else to_response
+    def answer(problem: Problem) -> web.Response:
+        if speaks_openai(request.path, request.headers):
+            return to_openai_response(problem, request.method, request.path)
+        return to_response(problem)
+
     try:
         response = await handler(request)
     except Refusal as refusal:
@@ -267,9 +287,21 @@ def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterato
     return saving
 
 
-def _letting_go(live: Live) -> Callable[[web.Application], Awaitable[None]]:
+def _sweeping(claims: FolderClaims, now_ms: NowMs) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def sweeping(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(claims.sweep_for_ever(now_ms), name="sweep-claims")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return sweeping
+
+
+def _letting_go(*held: Live | Waiting | None) -> Callable[[web.Application], Awaitable[None]]:
     async def let_go(_app: web.Application) -> None:
-        live.stop()  # before the server waits for its handlers: a stream has no end of its own
+        for each in held:
+            if each is not None:
+                each.stop()  # before the server waits for its handlers: a stream has no end of its own
 
     return let_go
 

@@ -3,17 +3,26 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from receiver.problems import Problem, Refusal, unavailable
+from schemas.shape import ShapeLimits, beyond
+
+SMALL_VALUES_MAX: Final = 4_096
+"""Values of a body that is no submission: webhooks, cancels, endpoints."""
+
+ON_LOOP_BYTES_MAX: Final = 8 << 10
+"""A body up to this size is parsed on the loop. The worst that fits costs about 3 ms; a larger one goes to a thread."""
+
+Done = TypeVar("Done")
 
 
 class NotJsonError(ValueError):
-    """Not JSON, or nested deeper than allowed. The sentence holds nothing of the body."""
+    """Not JSON, nested deeper than allowed, or of too many values. The sentence holds nothing of the body."""
 
 
 class BodyMemory:
@@ -23,6 +32,16 @@ class BodyMemory:
         self._bytes_max = bytes_max
         self._retry_after_s = retry_after_s
         self.held_bytes = 0
+        self._thread = asyncio.Semaphore(1)
+
+    async def apart(self, size_bytes: int, work: Callable[[], Done]) -> Done:
+        """What `work` on a body of `size_bytes` returns or raises. A large one is worked on in a thread, one at a time: several would
+        share the interpreter with the loop, and each take its turn before the loop's.
+        """
+        if size_bytes <= ON_LOOP_BYTES_MAX:
+            return work()
+        async with self._thread:
+            return await asyncio.to_thread(work)
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
@@ -76,29 +95,15 @@ async def read_body(
     return bytes(body)
 
 
-def load_json(data: bytes, depth_max: int) -> Any:
-    """The JSON value of `data`.
+def load_json(data: bytes, depth_max: int, values_max: int = SMALL_VALUES_MAX) -> Any:
+    """The JSON value of `data`, which is measured before it is parsed.
 
-    :raises NotJsonError: it has none, or one that nests deeper than `depth_max`.
+    :raises NotJsonError: it has none, or one that nests deeper than `depth_max` or has more values than `values_max`.
     """
+    too_much = beyond(data, ShapeLimits(values_max=values_max, depth_max=depth_max))
+    if too_much is not None:
+        raise NotJsonError(too_much)
     try:
-        value = orjson.loads(data)
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise NotJsonError(f"not JSON: {error.msg} at {error.pos}") from None
-    if _deeper_than(value, depth_max):
-        raise NotJsonError(f"nested deeper than {depth_max} levels")
-    return value
-
-
-def _deeper_than(value: Any, depth_max: int) -> bool:
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(depth_max):
-        if not level:
-            return False
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-    return bool(level)

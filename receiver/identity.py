@@ -76,10 +76,10 @@ def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middlewar
             caller = tickets.redeem(ticket, request.path)
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
+        request[CALLER] = caller  # before any refusal: whoever counts refusals asks whose they are
         quotas.check_rate(caller.tenant)
         if needed not in caller.scopes:
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
-        request[CALLER] = caller
         return await handler(request)
 
     return authenticate

@@ -5,6 +5,7 @@
 
 import hashlib
 import re
+from functools import partial
 from typing import Annotated, Final, Literal, NoReturn, NotRequired, TypeVar, assert_never
 
 import orjson
@@ -12,7 +13,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
+from receiver.bodies import SMALL_VALUES_MAX, BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import tenant_of
 from receiver.limits import Limits
 from receiver.previous import PreviousResponses
@@ -21,11 +22,11 @@ from receiver.quotas import Quotas
 from receiver.submissions import NotTaken, Submissions, Taken
 from runtime.chance import RandomHex
 from runtime.clock import NowMs
-from runtime.door import qualified_job_id, to_cancel
+from runtime.door import prepare, qualified_job_id, to_cancel
 from runtime.errors import BrokerUnavailableError
 from runtime.publisher import Publisher
 from runtime.routes import Answer, Header, Route
-from schemas.requests import Cancel, GivenJobId, Submit
+from schemas.requests import FIELDS_MAX, Cancel, GivenJobId, Submit
 
 JOBS_PATH = "/v1/jobs"
 CANCEL_PATH = "/v1/jobs/{job_id}/cancel"
@@ -125,11 +126,21 @@ class JobDoor:
         bytes_max = self._quotas.bytes_max(tenant, limits.submit_bytes_max)
         with self._memory.share() as take:
             body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
-            submit = parse_body(Submit, body, limits.submit_depth_max)
+            size_bytes, parse = len(body), partial(parse_submit, body, limits)
+            del body
+            submit = await self._memory.apart(size_bytes, parse)
+            del parse
+            await self._memory.apart(
+                size_bytes, partial(self._previous.refuse_foreign, submit.request, tenant, "#/request")
+            )
             await self._previous.check(submit, tenant)
             # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
-            given = submit.job_id or (job_id_of(key, tenant) if key else f"job_{self._random_hex(JOB_ID_BITS)}")
-            verdict = await self._submissions.take(submit, qualified_job_id(tenant, given), tenant)
+            chosen = submit.job_id or (job_id_of(key, tenant) if key else None)
+            given = chosen or f"job_{self._random_hex(JOB_ID_BITS)}"
+            prepared = await self._memory.apart(size_bytes, partial(prepare, submit))
+            verdict = await self._submissions.take(
+                prepared, qualified_job_id(tenant, given), tenant, chosen=chosen is not None
+            )
         if isinstance(verdict, NotTaken):
             refuse(verdict, limits.retry_after_s)
         return _accepted(given, verdict)
@@ -199,14 +210,21 @@ def path_job_id(request: web.Request) -> str:
         raise Refusal(Problem(404, "not_found", "No job can have this id.")) from None
 
 
-def parse_body(model: type[Model], body: bytes, depth_max: int) -> Model:
+def parse_submit(body: bytes, limits: Limits) -> Submit:
+    """:raises Refusal: as `parse_body`."""
+    return parse_body(Submit, body, limits.submit_depth_max, limits.submit_values_max)
+
+
+def parse_body(model: type[Model], body: bytes, depth_max: int, values_max: int = SMALL_VALUES_MAX) -> Model:
     """:raises Refusal: 400 no JSON, 422 not as the model says."""
     try:
-        value = load_json(body, depth_max)
+        value = load_json(body, depth_max, values_max)
     except NotJsonError as error:
         raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
     if not isinstance(value, dict):
         raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
+    if len(value) > FIELDS_MAX:
+        raise Refusal(Problem(422, "bad_request", f"The body has {len(value)} fields; it may have {FIELDS_MAX}."))
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from runtime.errors import ConfigurationError
 from runtime.record_sizes import RECORD_BYTES_MAX
-from schemas.requests import REQUEST_BYTES_MAX
+from schemas.requests import REQUEST_BYTES_MAX, REQUEST_VALUES_MAX
 
 JSON_DEPTH_MAX = 254
 """What orjson can write again; the depth limits below must stay under it."""
@@ -12,9 +12,9 @@ JSON_DEPTH_MAX = 254
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    connections_max: int = 2_048
-    """Open connections, those that have sent nothing included, and live streams, of which there may be 1,200 (`StreamLimits`). Beyond
-    it a new one hears 503 and is closed.
+    connections_max: int = 3_072
+    """Open connections, those that have sent nothing included, live streams, of which there may be 1,200 (`StreamLimits`), and creates
+    that wait. Beyond it a new one hears 503 and is closed.
     """
     files_other: int = 512
     """Open files beside the connections: the broker's, the database's, logs."""
@@ -34,11 +34,14 @@ class Limits:
     webhook_bytes_max: int = 64 << 10
     webhook_body_s: float = 5.0
     webhook_depth_max: int = 32
+    webhooks_remembered_max: int = 50_000
+    """Webhooks that the log has, by id and content: at 150 a second those of the 300 s within which a captured one can be replayed. About 10 MB."""
 
     submit_bytes_max: int = REQUEST_BYTES_MAX
     submit_body_s: float = 15.0
     submit_depth_max: int = 64
     """A JSON schema for structured output may nest 10 levels, each of which is three levels of JSON."""
+    submit_values_max: int = REQUEST_VALUES_MAX
     submit_buffered_bytes_max: int = 128 << 20
     """Bodies of submissions in memory at one time. Only bytes that have come count, not what was declared."""
     submissions_concurrent_max: int = 256
@@ -55,6 +58,14 @@ class Limits:
     """How long an SDK may repeat a create without an idempotency key and mean the same: its timeout is 600 s."""
     repeats_remembered_max: int = 20_000
     cancel_bytes_max: int = 4 << 10
+
+    waiting_creates_max: int = 1_250
+    """Creates that wait for their answer on their connection; of one tenant alone 1,000 (`receiver.sdk.waiting`)."""
+    waiting_quiet_s: float = 25.0
+    """So long nothing is sent to one, and an error still has its own status. Below the 30 s of the least patient common proxies."""
+    waiting_heartbeat_s: float = 15.0
+    waiting_s_max: float = 3_600.0
+    """One that waits longer is let go; its repeat waits on."""
 
     partials_bytes_max: int = 128 << 20
     """Partial output in memory, of all jobs; beyond it the job that was heard of longest ago is forgotten. An answer of 2000 tokens takes

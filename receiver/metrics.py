@@ -5,7 +5,7 @@ from typing import Final, Literal
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 WebhookResult = Literal[
-    "accepted", "bad_signature", "stale", "too_large", "malformed", "unknown_type", "unavailable"
+    "accepted", "repeated", "bad_signature", "stale", "too_large", "malformed", "unknown_type", "unavailable"
 ]  # fmt: skip
 
 KNOWN_EVENT_TYPES: Final = frozenset(

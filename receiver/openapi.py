@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from receiver.openapi_form import plain
 from receiver.problems import CONTENT_TYPE as PROBLEM_JSON
 from receiver.problems import SECURITY_HEADERS, ProblemDocument
 from receiver.sdk.errors import ErrorDocument, speaks_openai, status_at_openai
@@ -105,9 +106,9 @@ class _Schemas:
         made, shared = TypeAdapter.json_schemas(
             [(key, "validation", TypeAdapter(kind)) for key, kind in kinds.items()], ref_template=REF
         )
-        self._by_id: dict[int, dict[str, Any]] = {key: schema for (key, _mode), schema in made.items()}
+        self._by_id: dict[int, dict[str, Any]] = {key: plain(schema) for (key, _mode), schema in made.items()}
         self.refusals: dict[str, Any] = {}
-        self.components: dict[str, Any] = dict(sorted(shared.get("$defs", {}).items()))
+        self.components: dict[str, Any] = plain(dict(sorted(shared.get("$defs", {}).items())))
 
     def of(self, kind: Any) -> dict[str, Any]:
         return self._by_id[id(kind)]
@@ -116,7 +117,8 @@ class _Schemas:
         """A reference to the answer with this status and one of these codes; one component for all routes that have it."""
         name = f"{'openai' if openai else 'problem'}-{status}-{'-'.join(codes)}"
         if name not in self.refusals:
-            narrowed = {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}}
+            code = {"type": "string", "enum": list(codes)}
+            narrowed = {"type": "object", "properties": {"status": {"type": "integer", "enum": [status]}, "code": code}}
             if openai:
                 content = {JSON: {"schema": self.of(ErrorDocument)}}
             else:
@@ -130,7 +132,7 @@ class _Schemas:
     def fields(self, kind: type[Query]) -> tuple[dict[str, Any], frozenset[str]]:
         """Each parameter of a query with its schema, and the names of those that must be given."""
         schema = TypeAdapter(kind).json_schema(ref_template=REF)
-        self.components |= schema.get("$defs", {})
+        self.components |= plain(schema.get("$defs", {}))
         return schema["properties"], frozenset(schema.get("required", ()))
 
 

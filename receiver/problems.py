@@ -10,8 +10,13 @@ from aiohttp import web
 from pydantic import ConfigDict, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from schemas.sentences import sentence
+
 CONTENT_TYPE = "application/problem+json"
 ERRORS_MAX = 20
+ERRORS_TOLD_MAX = 1_000
+"""Beyond it a body is told to be wrong, without where: to list errors costs more than to find them."""
+
 POINTER_CHARS_MAX = 200
 SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -103,10 +108,10 @@ def from_http_exception(error: web.HTTPException) -> Problem:
 
 def field_errors(error: ValidationError) -> tuple[FieldError, ...]:
     """Where a body breaks its model, with JSON pointers and without any of its values."""
+    if error.error_count() > ERRORS_TOLD_MAX:
+        return (FieldError("#", f"{error.error_count()} places are not as they must be"),)
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    return tuple(
-        FieldError(json_pointer(item["loc"]), item["msg"].removeprefix("Value error, ")) for item in found[:ERRORS_MAX]
-    )
+    return tuple(FieldError(json_pointer(item["loc"]), sentence(item)) for item in found[:ERRORS_MAX])
 
 
 def json_pointer(path: Sequence[str | int]) -> str:

@@ -64,6 +64,10 @@ class ReceiverSettings(WebhookSettings):
     outgoing_endpoints_max: int = Field(
         default=10, ge=1, le=1_000, description="Webhook endpoints that a tenant may have."
     )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Models that GET /v1/models lists, comma-separated. Nothing depends on it: a create may name any model.",
+    )
     door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
 
     @property
@@ -76,6 +80,11 @@ class ReceiverSettings(WebhookSettings):
         if isinstance(value, str):
             return tuple(SecretStr(part.strip()) for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
     def webhook_keys(self) -> tuple[WebhookKey, ...]:
         """The keys of the secrets.

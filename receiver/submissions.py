@@ -19,14 +19,14 @@ from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
 from runtime.blobs import BlobStore
+from runtime.claims import Claims
 from runtime.clock import NowMs
-from runtime.door import DoorPolicy, submission_sha256, to_submitted
+from runtime.door import DoorPolicy, Prepared, to_submitted
 from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from schemas.jobs import JobSubmitted
-from schemas.requests import Submit
 
 APPEAR_POLL_S = 0.05
 
@@ -105,6 +105,7 @@ class Submissions:
         *,
         publisher: Publisher,
         blobs: BlobStore,
+        claims: Claims,
         now_ms: NowMs,
         policy: DoorPolicy,
         inline_bytes_max: int,
@@ -116,6 +117,7 @@ class Submissions:
         self._quotas = quotas
         self._publisher = publisher
         self._blobs = blobs
+        self._claims = claims
         self._now_ms = now_ms
         self._policy = policy
         self._inline_bytes_max = inline_bytes_max
@@ -126,9 +128,12 @@ class Submissions:
         self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
         self._busy = 0
 
-    async def take(self, submit: Submit, job_id: str, tenant: str) -> Verdict:
-        """See that the log has `submit` under `job_id`. Concurrent takes of one id get one verdict, or a conflict."""
-        sha256 = submission_sha256(submit)
+    async def take(self, prepared: Prepared, job_id: str, tenant: str, *, chosen: bool, keep: bool = False) -> Verdict:
+        """See that the log has the submission under `job_id`. Concurrent takes of one id get one verdict, or a conflict.
+
+        `chosen`: the id comes from the caller, so that another submission may come under it, also to another process. `keep` its canonical form as a blob of its own, for reads that show what was asked for. Nothing is stored of what is refused.
+        """
+        sha256 = prepared.sha256
         in_flight = self._in_flight.get(job_id)
         if in_flight is not None:
             first_sha256, first = in_flight
@@ -143,7 +148,7 @@ class Submissions:
         self._busy += 1
         verdict = NotTaken("log")
         try:
-            verdict = await self._take_first(submit, job_id, tenant, sha256)
+            verdict = await self._take_first(prepared, job_id, tenant, chosen=chosen, keep=keep)
         finally:
             self._busy -= 1
             del self._in_flight[job_id]
@@ -182,28 +187,34 @@ class Submissions:
                 return False
             await asyncio.sleep(APPEAR_POLL_S)
 
-    async def _take_first(self, submit: Submit, job_id: str, tenant: str, sha256: str) -> Verdict:
+    async def _take_first(self, prepared: Prepared, job_id: str, tenant: str, *, chosen: bool, keep: bool) -> Verdict:
         known = self._recent.get(job_id) or await self._ask(job_id)
         if known is not None:
-            if not known.agrees(tenant, sha256):
+            if not known.agrees(tenant, prepared.sha256):
                 return NotTaken("conflict")
             if known.acked:
                 self._remember(job_id, known)
                 at_ms = known.accepted.submitted_at_ms if known.accepted else None
                 return Taken(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
         at_ms = self._now_ms()
-        if submit.deadline_at_ms is not None and submit.deadline_at_ms <= at_ms:
+        deadline_at_ms = prepared.submit.deadline_at_ms
+        if deadline_at_ms is not None and deadline_at_ms <= at_ms:
             return NotTaken("deadline_past")
         try:
             await self._quotas.admit(tenant, job_id)
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)
-        return await self._publish(submit, job_id, tenant, at_ms)
+        if chosen and await self._claims.claim(job_id, prepared.sha256) != prepared.sha256:
+            self._quotas.release(tenant, job_id)
+            return NotTaken("conflict")
+        return await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
 
-    async def _publish(self, submit: Submit, job_id: str, tenant: str, at_ms: int) -> Verdict:
+    async def _publish(self, prepared: Prepared, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
         try:
+            if keep:
+                await self._blobs.put(prepared.data)
             fact = await to_submitted(
-                submit, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
+                prepared, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
                 blobs=self._blobs, inline_bytes_max=self._inline_bytes_max,
             )  # fmt: skip
         except OSError as error:

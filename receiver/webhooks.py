@@ -1,12 +1,14 @@
 """The door of OpenAI: `POST /webhooks/openai`.
 
 What is not authentic leaves nothing behind but a count, and always hears the same 401. What is authentic is kept, whatever
-is in it, and answered 200 once the log has acknowledged it: repeating it for 72 hours would mend nothing. Never 410 (it may
+is in it (but for events that are of no response: those are counted), and answered 200 once the log has acknowledged it: repeating it for 72 hours would mend nothing. Never 410 (it may
 switch the endpoint off) and never 3xx (it would not be followed).
 """
 
+import asyncio
 import base64
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -78,6 +80,8 @@ class WebhookDoor:
         self._publisher = publisher
         self._now_ms = now_ms
         self._metrics = metrics
+        self._kept: OrderedDict[tuple[str, str], asyncio.Future[bool]] = OrderedDict()
+        """What became of each hook: whether the log has it. A replay of one would be a record each time."""
 
     async def receive(self, request: web.Request) -> web.Response:
         limits = self._limits
@@ -94,33 +98,64 @@ class WebhookDoor:
             raise Refusal(UNAUTHENTICATED)
         failpoint("receiver.webhook.verified")
         self._metrics.verified(verdict.key_id)
-        await self._keep(to_message(verdict, body, now_ms, rules, limits.webhook_depth_max))
+        message = to_message(verdict, body, now_ms, rules, limits.webhook_depth_max)
+        if message is None:
+            self._metrics.webhook(
+                "other", "unknown_type"
+            )  # of another feature of the project, or of tomorrow: nothing here waits for it
+        else:
+            await self._keep_once((verdict.webhook_id, sha256_hex(body)), message)
         failpoint("receiver.webhook.acked")
         return web.Response(status=200, headers=SECURITY_HEADERS)
 
+    async def _keep_once(self, name: tuple[str, str], message: WebhookReceived | DeadLetter) -> None:
+        """:raises Refusal: 503, the log does not have it."""
+        first = self._kept.get(name)
+        if first is not None and (not first.done() or first.result()):
+            if await asyncio.shield(first):
+                self._metrics.webhook(_type_of(message), "repeated")
+                return
+            raise self._unavailable()
+        self._kept[name] = mine = asyncio.get_running_loop().create_future()
+        has_it = False
+        try:
+            await self._keep(message)
+            has_it = True
+        finally:
+            mine.set_result(has_it)  # also where this one is cancelled: whoever waits must hear
+            while len(self._kept) > self._limits.webhooks_remembered_max:
+                self._kept.popitem(last=False)
+
+    def _unavailable(self) -> Refusal:
+        return unavailable(
+            "log_unavailable", "The event could not be stored; send it again.", self._limits.retry_after_s
+        )
+
     async def _keep(self, message: WebhookReceived | DeadLetter) -> None:
-        event_type = message.event_type if isinstance(message, WebhookReceived) else "other"
+        event_type = _type_of(message)
         try:
             await self._publisher.publish([message], timeout_s=self._limits.publish_s)
         except BrokerUnavailableError:
             # It may land all the same; the repeat has the same webhook id, and the fold knows it.
             self._metrics.webhook(event_type, "unavailable")
-            raise unavailable(
-                "log_unavailable", "The event could not be stored; send it again.", self._limits.retry_after_s
-            ) from None
+            raise self._unavailable() from None
         if isinstance(message, WebhookReceived):
             self._metrics.webhook(event_type, "accepted")
             if message.ended_at_ms is not None:
                 self._metrics.webhook_lag_seconds.observe(max(0, message.at_ms - message.ended_at_ms) / 1000)
         else:
-            self._metrics.webhook(event_type, "unknown_type" if message.reason == "other_event" else "malformed")
+            self._metrics.webhook(event_type, "malformed")
             log.info("webhook_set_aside", reason=message.reason, webhook_id=message.id)
+
+
+def _type_of(message: WebhookReceived | DeadLetter) -> str:
+    return message.event_type if isinstance(message, WebhookReceived) else "other"
 
 
 def to_message(
     verdict: Accepted, body: bytes, at_ms: int, rules: WebhookRules, depth_max: int
-) -> WebhookReceived | DeadLetter:
-    """What an authentic body becomes. Pure and total over bytes."""
+) -> WebhookReceived | DeadLetter | None:
+    """What an authentic body becomes; None for an event that is of no response. Pure and total over bytes."""
     try:
         event = load_json(body, depth_max)
     except NotJsonError as error:
@@ -129,7 +164,7 @@ def to_message(
     if event_type is None:
         return _set_aside(verdict, body, at_ms, "not_an_event", "type is not an event's name, or there is none")
     if not event_type.startswith("response."):
-        return _set_aside(verdict, body, at_ms, "other_event", f"an event of type {event_type}")
+        return None
     if response_id is None:
         return _set_aside(verdict, body, at_ms, "not_an_event", "data.id is not a response's id, or there is none")
     return WebhookReceived(

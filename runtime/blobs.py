@@ -2,22 +2,35 @@
 
 import asyncio
 import os
+import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
 from runtime.errors import BlobMissingError
 from schemas.base import BlobBody, Body, InlineBody
-from schemas.codec import DEPTH_MAX, canonical, deeper_than, sha256_hex
+from schemas.codec import DEPTH_MAX, canonical, sha256_hex
+from schemas.shape import ShapeLimits, beyond
 
 INLINE_DEPTH_MAX = DEPTH_MAX - 16
 """Leaves room for the records and rows around it."""
 
+INLINE: Final = ShapeLimits(values_max=4_000, depth_max=INLINE_DEPTH_MAX)
+"""What rides in a record is parsed, checked and written again at every step of its way: 4,000 values cost a few milliseconds each time."""
+
+READ_AGAIN_S: Final = (0.05, 0.2)
+"""Waits before a blob that is missing or torn is read again: a network file system may show it a moment late."""
+
+PART_SUFFIX: Final = ".part"
+
 
 class BlobStore(Protocol):
-    async def put(self, data: bytes) -> str:
-        """Durable when it returns; the same bytes again are a no-op. Returns the SHA-256 in hex."""
+    async def put(self, data: bytes | memoryview) -> str:
+        """Durable when it returns; the same bytes again change nothing, however many put them at one time. Returns the SHA-256 in hex.
+
+        :raises OSError: not stored.
+        """
 
     async def get(self, sha256: str) -> bytes:
         """:raises BlobMissingError: gone, cut, or of another hash."""
@@ -29,8 +42,8 @@ class FolderBlobs:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def put(self, data: bytes) -> str:
-        sha256 = sha256_hex(data)
+    async def put(self, data: bytes | memoryview) -> str:
+        sha256 = await asyncio.to_thread(sha256_hex, data)
         await asyncio.to_thread(self._write, sha256, data)
         return sha256
 
@@ -40,17 +53,22 @@ class FolderBlobs:
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
 
-    def _write(self, sha256: str, data: bytes) -> None:
+    def _write(self, sha256: str, data: bytes | memoryview) -> None:
         path = self._path(sha256)
-        if path.exists() and path.stat().st_size == len(data):
+        if _is_stored(path, data):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        # A name of its own for each writer: equal bodies at one time must not write into one file.
+        descriptor, part = tempfile.mkstemp(prefix=f"{sha256}.", suffix=PART_SUFFIX, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(part).replace(path)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -67,22 +85,47 @@ class FolderBlobs:
         return data
 
 
+def _is_stored(path: Path, data: bytes | memoryview) -> bool:
+    """Whether `path` holds `data`. Its time of change is then now, which keeps the sweep from removing what is referred to again.
+
+    The content is compared, not the size: a torn file is written anew.
+    """
+    try:
+        if path.stat().st_size != len(data):
+            return False
+        os.utime(path)
+        return path.read_bytes() == data
+    except OSError:
+        return False
+
+
 async def put_body(blobs: BlobStore, value: Any, inline_bytes_max: int) -> Body:
     """`value` (JSON) as a body: inline up to `inline_bytes_max` bytes of canonical JSON, else stored as a blob first.
 
-    What is nested too deep for a record is a blob too.
+    What is nested too deep for a record, or has too many values, is a blob too.
+
+    :raises OSError: not stored.
     """
-    data = canonical(value)
-    if len(data) <= inline_bytes_max and not deeper_than(value, INLINE_DEPTH_MAX):
+    return await put_canonical(blobs, value, canonical(value), inline_bytes_max)
+
+
+async def put_canonical(blobs: BlobStore, value: Any, data: bytes | memoryview, inline_bytes_max: int) -> Body:
+    """As `put_body`, where the canonical JSON of `value` is known to be `data`."""
+    if len(data) <= inline_bytes_max and beyond(bytes(data), INLINE) is None:
         return InlineBody(value=value)
     return BlobBody(sha256=await blobs.put(data), size_bytes=len(data))
 
 
 async def get_body(blobs: BlobStore, body: Body) -> Any:
-    """The JSON value of a body.
+    """The JSON value of a body. A blob that is missing or torn is read again before that is believed.
 
     :raises BlobMissingError: see `BlobStore.get`.
     """
     if isinstance(body, InlineBody):
         return body.value
+    for wait_s in READ_AGAIN_S:
+        try:
+            return orjson.loads(await blobs.get(body.sha256))
+        except BlobMissingError:
+            await asyncio.sleep(wait_s)
     return orjson.loads(await blobs.get(body.sha256))

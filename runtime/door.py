@@ -1,19 +1,26 @@
 """What both doors (HTTP and Kafka) do with a valid request: stamp the policy on it and make it a fact."""
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import NoDecode
 
-from runtime.blobs import BlobStore, put_body
+from runtime.blobs import BlobStore, put_canonical
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted
+from schemas.project_names import Named, first_foreign, named_in
 from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
 
 Door = Literal["http", "kafka"]
 CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
 """Of a server that answers a create when the run is over."""
+
+_REQUEST = b'"request":'
 
 
 class DoorPolicy(BaseModel):
@@ -95,10 +102,31 @@ class DoorPolicy(BaseModel):
     )
     forget_after_ms: int = Field(default=7 * 86_400_000, ge=1_000, description="How long a finished job is remembered.")
 
+    retries_granted_max: int = Field(
+        default=10,
+        ge=0,
+        le=10,
+        description="Most retries that a submission may ask for; what asks for more gets these.",
+    )
+    shared_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Ids at the provider (files, vector stores, prompts, fine-tuned models, ...) that all tenants may name, comma-separated; "
+        "one that ends in * stands for all that begin so. The tenant default may name any.",
+    )
+
+    @field_validator("shared_ids", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def refuses_name(self, request: Mapping[str, Any], tenant: str) -> Named | None:
+        """The first thing of the project at the provider that `request` names and `tenant` may not. All tenants share that project."""
+        return None if tenant == DEFAULT_TENANT else first_foreign(named_in(request), self.shared_ids)
+
     def stamp(self, retries_max: int | None) -> JobPolicy:
         margin_ms = max(1_000, self.create_timeout_ms // 10)
         return JobPolicy(
-            retries_max=self.retries_max if retries_max is None else retries_max,
+            retries_max=min(self.retries_max if retries_max is None else retries_max, self.retries_granted_max),
             rejections_max=self.rejections_max,
             backoff_base_ms=self.backoff_base_ms,
             backoff_max_ms=self.backoff_max_ms,
@@ -128,28 +156,46 @@ def own_job_id(tenant: str, job_id: str) -> str:
     return job_id if tenant == DEFAULT_TENANT else job_id.removeprefix(f"{tenant}:")
 
 
-def submission_bytes(submit: Submit) -> bytes:
-    """The submission without its id: equal for a repeat, different for another one under the same id."""
-    return canonical(submit.model_dump(mode="json", exclude={"job_id"}, exclude_none=True))
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A submission and its one canonical form, made once: a large body is worth it."""
+
+    submit: Submit
+    data: bytes
+    """The submission without its id, as canonical JSON: equal for a repeat, different for another one under the same id."""
+    sha256: str
+    """Of `data`."""
+    request_json: memoryview
+    """The part of `data` that is the request."""
+
+
+def prepare(submit: Submit) -> Prepared:
+    """Costs as much as the body is large: not to be done on the loop for a large one."""
+    request_json = canonical(submit.request)
+    rest = submit.model_dump(mode="json", exclude={"job_id", "request"}, exclude_none=True)
+    # The bytes are those of the whole dumped at once, which names a job's submission for good: never change their form.
+    data = canonical(rest | {"request": orjson.Fragment(request_json)})
+    begins = data.index(_REQUEST) + len(_REQUEST)  # only deadline_at_ms, a number, comes before it
+    return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins : begins + len(request_json)])
 
 
 def submission_sha256(submit: Submit) -> str:
     """Equal for a repeat of the same submission, different for another one under the same id."""
-    return sha256_hex(submission_bytes(submit))
+    return prepare(submit).sha256
 
 
 async def to_submitted(
-    submit: Submit, *, job_id: str, tenant: str, door: Door, at_ms: int, policy: DoorPolicy, blobs: BlobStore,
+    prepared: Prepared, *, job_id: str, tenant: str, door: Door, at_ms: int, policy: DoorPolicy, blobs: BlobStore,
     inline_bytes_max: int,
 ) -> JobSubmitted:  # fmt: skip
     """The fact for a submission; its body is durable (a blob, where large) before this returns.
 
     The caller has already checked that an explicit deadline is not past.
     """
+    submit, sha256 = prepared.submit, prepared.sha256
     deadline_at_ms = submit.deadline_at_ms
     if deadline_at_ms is None:
         deadline_at_ms = at_ms + (submit.timeout_ms or default_deadline_ms(submit.request, policy.timeout_ms))
-    sha256 = submission_sha256(submit)
     return JobSubmitted(
         id=f"{job_id}/submitted/{sha256[:16]}",
         at_ms=at_ms,
@@ -157,7 +203,7 @@ async def to_submitted(
         tenant=tenant,
         door=door,
         model=str(submit.request["model"]),
-        request=await put_body(blobs, submit.request, inline_bytes_max),
+        request=await put_canonical(blobs, submit.request, prepared.request_json, inline_bytes_max),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max),

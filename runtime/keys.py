@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from runtime.errors import ConfigurationError
 from runtime.settings import TENANT
+from schemas.sentences import sentence
 
 Scope = Literal["submit", "read", "operate", "admin"]
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
@@ -126,7 +127,9 @@ def load_keys(path: Path) -> KeysFile:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"the keys file {path} is not valid at {where or 'its top'}: {first['msg']}") from None
+        raise ConfigurationError(
+            f"the keys file {path} is not valid at {where or 'its top'}: {sentence(first)}"
+        ) from None
 
 
 def save_keys(path: Path, content: KeysFile) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from runtime.errors import BackstopError, InvariantError
 from runtime.keys import Scope
+from schemas.sentences import sentence
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Access = Scope | Literal["public", "signed"]
@@ -162,7 +163,7 @@ def query_of(request: web.Request, kind: type[Asked]) -> Asked:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "query"
-        raise BadParameterError(name, first["msg"].removeprefix("Value error, ")) from None
+        raise BadParameterError(name, sentence(first)) from None
 
 
 def _whole(value: Any) -> Any:

@@ -105,3 +105,8 @@ class RuntimeSettings(BaseSettings):
     @property
     def blobs_path(self) -> Path:
         return self.blob_dir or self.data_dir / "blobs"
+
+    @property
+    def claims_path(self) -> Path:
+        """Beside the blobs: what all processes of a deployment share."""
+        return self.blobs_path / "claims"

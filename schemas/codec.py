@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.base import SCHEMA_VERSION
 from schemas.dead_letters import DeadReason
+from schemas.sentences import sentence
 from schemas.unreadable import Unreadable
 
 M = TypeVar("M")
@@ -38,7 +39,7 @@ def encode(message: BaseModel) -> bytes:
     return canonical(message.model_dump(mode="json", exclude_none=True))
 
 
-def sha256_hex(data: bytes) -> str:
+def sha256_hex(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
@@ -48,7 +49,11 @@ def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
         raise PoisonError("null_value", "the record has no value")
     if isinstance(value, Unreadable):
         raise PoisonError(value.reason, value.detail)
-    raw = load_object(value)
+    return decode_object(adapter, load_object(value))
+
+
+def decode_object(adapter: TypeAdapter[M], raw: dict[str, Any]) -> M:
+    """As `decode`, of a record value that is parsed already."""
     version = raw.get("v", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise PoisonError(
@@ -60,7 +65,7 @@ def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
         kind: DeadReason = "unknown_type" if first["type"].startswith("union_tag") else "invalid"
-        raise PoisonError(kind, f"{where}: {first['msg']}") from None
+        raise PoisonError(kind, f"{where}: {sentence(first)}") from None
 
 
 def load_object(value: bytes) -> dict[str, Any]:

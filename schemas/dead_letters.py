@@ -18,6 +18,7 @@ DeadReason = Literal[
     "other_event",
     "fold_failed",
     "deadline_past",
+    "conflict",
     "undeliverable",
     "unreadable",
 ]

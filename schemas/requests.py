@@ -9,8 +9,8 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
-    JsonValue,
     StringConstraints,
     TypeAdapter,
     field_validator,
@@ -35,6 +35,14 @@ TIMEOUT_MS_MAX = 7 * 24 * 3_600_000
 RETRIES_MAX = 10
 REQUEST_BYTES_MAX = 1 << 20
 """One submission, as sent. The broker's default record limit is about the same; larger inputs belong in files at the provider."""
+
+FIELDS_MAX = 64
+"""Of a request as a whole, not of what it asks the provider for: each unknown one is an error."""
+
+REQUEST_VALUES_MAX = 30_000
+"""Values of one submission and names of their fields: a conversation of 2,500 messages, or 128 tools of 200 values each. A value costs about a
+microsecond at each of several steps, so this bounds for how long one submission holds up the others; a text is one value, however long.
+"""
 
 REQUEST_DEPTH_MAX = 100
 """Objects and lists within each other. It rides inside other records, whose own limit is `schemas.codec.DEPTH_MAX`."""
@@ -89,14 +97,14 @@ class Submit(_Strict):
     v: Annotated[Literal[1], NUMBER] = 1
     type: Literal["submit"] = "submit"
     job_id: GivenJobId | None = None
-    request: dict[str, JsonValue] = Field(json_schema_extra=_REQUEST_SCHEMA)
+    request: dict[str, Any] = Field(json_schema_extra=_REQUEST_SCHEMA)
     deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
     timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
     retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), NUMBER] | None = None
     """How many times a response that was accepted, and failed or was lost, may be created again (each one costs tokens)."""
     session_id: SessionId | None = None
-    tags: tuple[Tag, ...] = Field(default=(), max_length=16)
+    tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
 
     @model_validator(mode="after")
     def _one_deadline(self) -> Self:
@@ -106,7 +114,7 @@ class Submit(_Strict):
 
     @field_validator("request")
     @classmethod
-    def _request_is_ours_to_run(cls, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _request_is_ours_to_run(cls, request: dict[str, Any]) -> dict[str, Any]:
         model = request.get("model")
         if not isinstance(model, str) or not 1 <= len(model) <= MODEL_CHARS_MAX:
             raise ValueError("request.model must be a model's name, a string of 1 to 128 characters")

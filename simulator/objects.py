@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, Final
 
-import orjson
-
+from simulator.model import call_item, said
 from simulator.records import CreateRequest, Ending, Shown, Stored, UsageForm
 from simulator.replies import REASONS, Reason, told
 
@@ -146,6 +145,9 @@ def _unexplained(wait_s: float | None) -> Reason:
 
 def message(stored: Stored, status: str) -> dict[str, Any]:
     """The one output item: whole for a completed response, half for any other."""
+    call = call_item(stored, status)
+    if call is not None:
+        return call
     text = output_text(stored.request) if status == "completed" else output_text(stored.request)[:INCOMPLETE_CHARS]
     content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
     return {"id": stored.message_id, "type": "message", "status": status, "role": "assistant", "content": content}
@@ -156,11 +158,7 @@ def output_text(request: CreateRequest) -> str:
     size = request.output_bytes or 0
     if size:
         return (_FILLER * (size // len(_FILLER) + 1))[:size]
-    echo = request.input_text
-    wanted = ((request.body.get("text") or {}).get("format") or {}).get("type", "text")
-    if wanted in ("json_object", "json_schema"):
-        return orjson.dumps({"echo": echo}).decode()
-    return f"Echo: {echo}"
+    return said(request, request.input_text)
 
 
 def usage(stored: Stored) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from simulator.answers import Answer, bad_request
+from simulator.answers import Answer, bad_request, error
 from simulator.catalogue import parse_directives
 from simulator.config import Profile
 from simulator.errors import ConfigError
@@ -30,6 +30,9 @@ PARAMETERS: Final = frozenset(
 TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
 COMPLETION_WINDOWS: Final = ("soonest", "2h", "8h")
 STANDARD_TIERS: Final = (None, "auto", "default")
+NO_MODEL: Final = "no-such-"
+"""There are models by all names but those that begin so."""
+
 INPUT_KEPT_BYTES_MAX: Final = 8192
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
@@ -119,6 +122,9 @@ _TYPES: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
 
 def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
     background = raw.get("background") is True
+    if raw["model"].startswith(NO_MODEL):
+        text = "The model does not exist or you do not have access to it."
+        return error(404, text, param="model", code="model_not_found")
     if background and raw.get("store") is False and profile.store_false == "reject":
         return bad_request("Background mode requires 'store' to be true.", param="store", code="invalid_value")
     refusal = _bad_background(raw, profile)

@@ -18,6 +18,7 @@ from simulator.answers import Answer, bad_request
 from simulator.calls import Call
 from simulator.catalogue import Fault
 from simulator.core import Simulator
+from simulator.model import call_begins, call_deltas, call_ends
 from simulator.objects import INCOMPLETE_CHARS, message, output_text, render
 from simulator.records import Stored
 
@@ -176,6 +177,8 @@ def _place(stored: Stored) -> dict[str, Any]:
 
 def _output_begins(stored: Stored) -> list[dict[str, Any]]:
     item = message(stored, "completed")
+    if item["type"] == "function_call":
+        return call_begins(item)
     return [
         {
             "type": "response.output_item.added",
@@ -187,6 +190,9 @@ def _output_begins(stored: Stored) -> list[dict[str, Any]]:
 
 
 def _deltas(stored: Stored) -> list[dict[str, Any]]:
+    item = message(stored, "completed")
+    if item["type"] == "function_call":
+        return call_deltas(item)
     text, place = output_text(stored.request), _place(stored)
     size = max(1, min(DELTA_CHARS_MAX, len(text) // DELTAS_MIN))
     return [
@@ -196,6 +202,9 @@ def _deltas(stored: Stored) -> list[dict[str, Any]]:
 
 
 def _output_ends(stored: Stored) -> list[dict[str, Any]]:
+    item = message(stored, "completed")
+    if item["type"] == "function_call":
+        return call_ends(item)
     text, place = output_text(stored.request), _place(stored)
     return [
         {"type": "response.output_text.done", **place, "text": text, "logprobs": []},

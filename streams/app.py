@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from runtime.blobs import FolderBlobs
 from runtime.broker_clock import BrokerClock
+from runtime.claims import FolderClaims
 from runtime.clock import NowMs
 from runtime.descriptors import files_probe
 from runtime.disk import disk_probe
@@ -75,6 +76,7 @@ class Worker:
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)
         self._blobs = FolderBlobs(settings.blobs_path)
+        self._claims = FolderClaims(settings.claims_path)
         self._worker_metrics = WorkerMetrics()
         self._lanes = Lanes(self._now_ms, self._worker_metrics.lane)
         self._rules = tuple(rule.rule() for rule in settings.answer_rules)
@@ -165,6 +167,7 @@ class Worker:
             inline_bytes_max=settings.inline_bytes_max,
             now_ms=self._now_ms,
             tenant=tenant,
+            claims=self._claims,
         )
 
     def _make_client(self) -> OpenAIClient:

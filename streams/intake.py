@@ -6,34 +6,51 @@ service that only listens to `results` hears of it.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from runtime.blobs import BlobStore
+from runtime.claims import Claims
 from runtime.dead_letters import RawRecord, dead_letter
-from runtime.door import DoorPolicy, qualified_job_id, to_cancel, to_refused, to_submitted
-from schemas.base import DEFAULT_TENANT, Message
-from schemas.codec import PoisonError, decode, load_object
-from schemas.requests import REQUEST, REQUEST_BYTES_MAX, Cancel, Submit
+from runtime.door import DoorPolicy, prepare, qualified_job_id, to_cancel, to_refused, to_submitted
+from schemas.base import Message
+from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object
+from schemas.requests import FIELDS_MAX, REQUEST, REQUEST_BYTES_MAX, REQUEST_VALUES_MAX, Cancel, Submit
+from schemas.shape import ShapeLimits, beyond
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+_SHAPE = ShapeLimits(values_max=REQUEST_VALUES_MAX, depth_max=DEPTH_MAX)
 
 
 async def take_request(
-    record: RawRecord, *, tenant: str, now_ms: int, policy: DoorPolicy, blobs: BlobStore, inline_bytes_max: int
+    record: RawRecord,
+    *,
+    tenant: str,
+    now_ms: int,
+    policy: DoorPolicy,
+    blobs: BlobStore,
+    inline_bytes_max: int,
+    claims: Claims | None = None,
 ) -> Sequence[Message]:
     """The facts (and the dead letter) of one record. Total over its bytes."""
-    given: str | None = None
+    given = _named_by(record.key)
     try:
-        given = readable_job_id(record)
-        request = _parse(record)
+        raw = _parsed(record.value)
+        given = _named_by(raw.get("job_id")) or given
+        request = decode_object(REQUEST, raw)
         job_id = qualified_job_id(tenant, _one_id(request, record))
         if isinstance(request, Cancel):
             return (to_cancel(request, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms),)
         if request.deadline_at_ms is not None and request.deadline_at_ms <= now_ms:
             late_ms = now_ms - request.deadline_at_ms
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
-        _refuse_foreign(request, tenant)
+        _refuse_foreign(request, tenant, policy)
+        prepared = prepare(request)
+        if claims is not None and await claims.claim(job_id, prepared.sha256) != prepared.sha256:
+            # The job is the other's, and its result too: nothing but the dead letter may be said under this id.
+            error = PoisonError("conflict", "the job id belongs to another submission, which was sent before")
+            return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
-            request, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
+            prepared, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
             inline_bytes_max=inline_bytes_max,
         )  # fmt: skip
     except PoisonError as error:
@@ -47,26 +64,42 @@ async def take_request(
 def readable_job_id(record: RawRecord) -> str | None:
     """The job id that a record names, in its value or else in its key; None where neither can be read."""
     try:
-        named = load_object(record.value or b"").get("job_id")
+        named = _named_by(_parsed(record.value).get("job_id"))
     except PoisonError:
         named = None
-    if isinstance(named, str) and _JOB_ID.fullmatch(named):
-        return named
-    key = (record.key or b"").decode(errors="replace")
-    return key if _JOB_ID.fullmatch(key) else None
+    return named or _named_by(record.key)
 
 
-def _parse(record: RawRecord) -> Submit | Cancel:
-    value = record.value
-    if value is not None and len(value) > REQUEST_BYTES_MAX:
+def _named_by(text: object) -> str | None:
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    return text if isinstance(text, str) and _JOB_ID.fullmatch(text) else None
+
+
+def _parsed(value: bytes | None) -> dict[str, Any]:
+    """The value, measured before it is parsed: what comes here is anybody's."""
+    if value is None:
+        raise PoisonError("null_value", "the record has no value")
+    if len(value) > REQUEST_BYTES_MAX:
         raise PoisonError("too_large", f"{len(value)} bytes; a request may have {REQUEST_BYTES_MAX}")
-    return decode(REQUEST, value)
+    too_much = beyond(value, _SHAPE)
+    if too_much is not None:
+        raise PoisonError("invalid", too_much)
+    raw = load_object(value)
+    if len(raw) > FIELDS_MAX:
+        raise PoisonError("invalid", f"the request has {len(raw)} fields; it may have {FIELDS_MAX}")
+    return raw
 
 
-def _refuse_foreign(request: Submit, tenant: str) -> None:
-    """All tenants share one project at the provider, and nobody here can tell whose an earlier response is."""
-    if tenant != DEFAULT_TENANT and request.request.get("previous_response_id") is not None:
-        raise PoisonError("invalid", "request.previous_response_id can be checked over HTTP only: submit it there")
+def _refuse_foreign(request: Submit, tenant: str, policy: DoorPolicy) -> None:
+    """All tenants share one project at the provider, and nobody here can tell whose a thing of it is."""
+    named = policy.refuses_name(request.request, tenant)
+    if named is not None:
+        raise PoisonError(
+            "invalid",
+            f"request{named.pointer.removeprefix('#').replace('/', '.')} names something of the project that all tenants share: send the content "
+            "itself; an earlier response can be named over HTTP only, where whose it is can be checked",
+        )
 
 
 def _one_id(request: Submit | Cancel, record: RawRecord) -> str:

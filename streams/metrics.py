@@ -8,6 +8,9 @@ FACTS = Counter("backstop_facts", "Facts taken by a fold.", ["log"])
 REPEATS = Counter("backstop_repeats", "Redelivered records that were skipped.", ["log"])
 IGNORED = Counter("backstop_facts_ignored", "Facts that changed nothing, by reason.", ["log", "reason"])
 DEAD_LETTERS = Counter("backstop_dead_letters", "Records set aside.", ["topic", "reason"])
+BLOBS_NOT_STORED = Counter(
+    "backstop_intake_blobs_not_stored", "Times that the blob store did not take a request's body."
+)
 FOLD_LAG_SECONDS = Gauge(
     "backstop_fold_lag_seconds", "Age of the oldest record of the last batch when it was folded.", ["log"]
 )

@@ -168,7 +168,7 @@ class JobStreamDoor:
 
     async def _must_exist(self, tenant: str, job_id: str, given: str) -> None:
         """:raises Refusal: 404, or 503 where nobody can tell. A job that another process took a moment ago is waited for."""
-        if given.startswith("resp_") and await self._is_hidden(tenant, given):
+        if await self._is_hidden(tenant, given):
             raise _no_such_job()
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._limits.appear_s

@@ -34,8 +34,8 @@ class Watch(Protocol):
 
 
 class Changes(Protocol):
-    def watch(self, tenant: str, job_id: str) -> AbstractAsyncContextManager[Watch]:
-        """What changes while this is open is told.
+    def watch(self, tenant: str, job_id: str, *, end_only: bool = False) -> AbstractAsyncContextManager[Watch]:
+        """What changes while this is open is told; with `end_only` the end alone, to as many as whoever asks admits.
 
         :raises TooManyListenersError: ask another process, or later.
         :raises ReadsAwayError: the read model can't be asked at the moment.

@@ -17,25 +17,34 @@ TIMEOUT_HEADER: Final = "Backstop-Timeout-Ms"
 RETRIES_HEADER: Final = "Backstop-Retries-Max"
 
 _SENTENCES: Final[dict[str, str]] = {
-    "background": "Backstop runs background responses only: send background: true, and poll "
-    "GET /v1/responses/{id} until its status is neither queued nor in_progress.",
+    "background": "background must be true, or false or left out for an answer on this connection.",
+    "waits": "This process does not wait for answers: send background: true, and poll GET /v1/responses/{id} until its "
+    "status is neither queued nor in_progress.",
     "stream": "This process does not stream: leave stream out, send background: true, and poll "
     "GET /v1/responses/{id}.",
-    "store": "Backstop stores what it sees through to the end: leave store out or send store: true. "
-    "DELETE /v1/responses/{id} removes a response when you no longer need it.",
+    "store": "A background response is stored, as you poll for it: leave store out or send store: true. "
+    "DELETE /v1/responses/{id} removes it when you no longer need it.",
     "conversation": "conversation is not supported: all tenants share one project at the provider. "
     "Continue an earlier response by previous_response_id.",
 }  # fmt: skip
 _IN_REQUEST: Final = re.compile(r"^request\.")
 
 
+def waits(body: Mapping[str, Any]) -> bool:
+    """Whether the caller wants the answer on its connection, as the API has it where `background` does not say otherwise."""
+    return body.get("background") in (None, False)
+
+
 def to_submit(body: dict[str, Any], headers: Mapping[str, str], *, may_stream: bool) -> Submit:
     """:raises Refusal: 422, naming the field."""
-    if body.get("background") is not True:
+    background, store = body.get("background"), body.get("store")
+    if not isinstance(background, bool | None):
         raise _refused("background")
+    if not background and not may_stream:
+        raise refusal("background", _SENTENCES["waits"])
     if body.get("stream") and not may_stream:
         raise _refused("stream")
-    if body.get("store", True) is not True and body.get("store") is not None:
+    if not isinstance(store, bool | None) or (background and store is False):
         raise _refused("store")
     if body.get("conversation") is not None:
         raise _refused("conversation")
@@ -61,6 +70,8 @@ def _absent(name: str, value: Any) -> bool:
     """What says nothing: what we set ourselves, and the null that the Node SDK's callers write for what they leave out."""
     if name == "stream":
         return value is None or value is False
+    if name == "background":
+        return value is not True
     return name == "store" or (value is None and name in {"metadata", "previous_response_id", "conversation"})
 
 

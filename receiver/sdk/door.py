@@ -1,4 +1,5 @@
-"""The handlers of `/v1/responses`. A create is a submission like any other: answered once the log has acknowledged it.
+"""The handlers of `/v1/responses`. A create is a submission like any other: with `background: true` it is answered once the log has
+acknowledged it, without it at its end.
 
 Reads come from the read model. What was taken a moment ago and is not there yet is known from the memory of submissions, and
 what another process took is waited for: after a create, nothing here says 404.
@@ -7,6 +8,9 @@ what another process took is waited for: after a create, nothing here says 404.
 import asyncio
 import hashlib
 import re
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -16,37 +20,47 @@ from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import caller_of, tenant_of
 from receiver.jobs import idempotency_key, refuse, require_json
 from receiver.limits import Limits
+from receiver.live.live import Listener
 from receiver.previous import FIELD, PreviousResponses
 from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
 from receiver.quotas import Quotas
 from receiver.reads import ReadsAwayError
-from receiver.sdk.creates import refusal, to_submit
+from receiver.sdk.creates import refusal, to_submit, waits
+from receiver.sdk.ends import failure_of
+from receiver.sdk.errors import to_failed_response
 from receiver.sdk.items import PageOf, input_items, page
+from receiver.sdk.noting import BEGAN, retry_number
 from receiver.sdk.repeats import Repeats
 from receiver.sdk.responses import Responses, Shown
 from receiver.sdk.routes import ItemsQuery, RetrieveQuery
 from receiver.sdk.streaming import ResponseStreams
+from receiver.sdk.waiting import Waiter, Waiting, Who
 from receiver.sdk.wire import deleted_object, response_object
 from receiver.submissions import NotTaken, Submissions
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.clock import NowMs
-from runtime.door import qualified_job_id, submission_bytes, to_cancel
+from runtime.door import Prepared, prepare, qualified_job_id, to_cancel
 from runtime.errors import BrokerUnavailableError
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.routes import Asked, BadParameterError, query_of
-from schemas.codec import sha256_hex
-from schemas.requests import Cancel, Submit
+from schemas.requests import Cancel
 
 ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""
 
 CANCEL_POLL_S: Final = 0.05
+REPEATED: Final = {"Backstop-Repeated": "true"}
 
-RETRY_COUNT: Final = "x-stainless-retry-count"
+_NEEDS_READ: Final = Problem(
+    403,
+    "scope_missing",
+    "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
+)
 
-_ID = re.compile(r"resp_[A-Za-z0-9_.\-]{1,95}")
+_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+"""Any job's."""
 
 log = get_logger("receiver.sdk")
 
@@ -56,13 +70,28 @@ def response_id_of(key: str, tenant: str) -> str:
     return "resp_" + hashlib.sha256(f"responses\n{tenant}\n{key}".encode()).hexdigest()[: ID_BITS // 4]
 
 
+@dataclass(slots=True)
+class _Began:
+    """A create that was taken, without its body."""
+
+    waits: bool
+    unstored: bool
+    obfuscated: bool
+    who: Who = ("", "", "")
+    response_id: str = ""
+    document: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    listener: Listener | None = None
+
+
 class ResponsesDoor:
     def __init__(
         self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
         blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
-        streams: ResponseStreams | None = None,
+        streams: ResponseStreams | None = None, waiting: Waiting | None = None,
     ) -> None:  # fmt: skip
         self._streams = streams
+        self._waiting = waiting
         self._submissions = submissions
         self._responses = responses
         self._previous = previous
@@ -73,88 +102,113 @@ class ResponsesDoor:
         self._limits = limits
         self._now_ms = now_ms
         self._random_hex = random_hex
-        self._repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
+        self.repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        async with AsyncExitStack() as held:
+            began = await self._begin(request, held)
+            if began.listener is not None:
+                assert self._streams is not None
+                return await self._streams.serve(
+                    request, began.who[0], began.document, None, obfuscated=began.obfuscated, headers=began.headers,
+                    listener=began.listener, unstored=began.unstored,
+                )  # fmt: skip
+            if began.waits:
+                assert self._waiting is not None
+                waiter = Waiter(request, began.who, began.response_id)
+                return await self._waiting.answer(waiter, began.headers, partial(_finished, unstored=began.unstored))
+            return _json(began.document, began.headers)
+
+    async def _begin(self, request: web.Request, held: AsyncExitStack) -> "_Began":
+        """Take the create. Nothing of its body is kept while its answer is waited for."""
         limits, caller = self._limits, caller_of(request)
         require_json(request)
         key = idempotency_key(request)
         bytes_max = self._quotas.bytes_max(caller.tenant, limits.submit_bytes_max)
         with self._memory.share() as take:
             body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
-            asked = _object_of(body, limits.submit_depth_max)
+            apart = partial(self._memory.apart, len(body))
+            asked = await apart(partial(_object_of, body, limits))
             given_previous = asked.get(FIELD)
-            submit = to_submit(asked, request.headers, may_stream=self._streams is not None)
-            if submit.request.get("stream") and "read" not in caller.scopes:
-                raise Refusal(Problem(403, "scope_missing", "This key lacks the scope 'read', which a stream needs."))
+            submit = await apart(partial(to_submit, asked, request.headers, may_stream=self._streams is not None))
+            streams = bool(submit.request.get("stream"))
+            began = _Began(waits(asked) and not streams, asked.get("store") is False, _is_obfuscated(asked))
+            if (streams or began.waits) and "read" not in caller.scopes:
+                raise Refusal(_NEEDS_READ)
+            await apart(partial(self._previous.refuse_foreign, submit.request, caller.tenant))
             if given_previous is not None:
                 request_body = {
                     **submit.request,
                     FIELD: await self._previous.to_provider(given_previous, caller.tenant),
                 }
                 submit = submit.model_copy(update={"request": request_body})
-            document, headers = await self._take(submit, key, caller.tenant, caller.key_id, request, given_previous)
-        if self._streams is None or not submit.request.get("stream"):
-            return _json(document, headers)
-        options = asked.get("stream_options")
-        obfuscated = not isinstance(options, dict) or options.get("include_obfuscation") is not False
-        return await self._streams.serve(request, caller.tenant, document, None, obfuscated=obfuscated, headers=headers)
+            prepared = await apart(partial(prepare, submit))
+            began.who = (caller.tenant, caller.key_id, prepared.sha256 + ("/unstored" if began.unstored else ""))
+            # Before the log has the job: what is refused for want of a place has promised nothing.
+            if began.waits and self._waiting is not None:
+                held.enter_context(self._waiting.place(caller.tenant))
+            began.response_id = self._id_for(key, began, request)
+            if streams and self._streams is not None:
+                began.listener = await held.enter_async_context(self._streams.place(caller.tenant, began.response_id))
+            await self._take(began, prepared, given_previous, chosen=key is not None)
+        return began
 
     async def _take(
-        self,
-        submit: Submit,
-        key: str | None,
-        tenant: str,
-        key_id: str,
-        request: web.Request,
-        given_previous: str | None,
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """The response as it begins, and headers."""
-        limits, data = self._limits, submission_bytes(submit)
-        sha256 = sha256_hex(data)
-        response_id = self._id_for(key, tenant, key_id, sha256, request)
-        try:
-            # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
-            await self._blobs.put(data)
-        except OSError as error:
-            log.error("submission_not_stored", error_type=type(error).__name__, errno=error.errno)
-            refuse(NotTaken("storage"), limits.retry_after_s)
-        verdict = await self._submissions.take(submit, qualified_job_id(tenant, response_id), tenant)
+        self, began: "_Began", prepared: Prepared, given_previous: str | None, *, chosen: bool
+    ) -> None:  # fmt: skip
+        """Fill in what the create became. Nothing is refused once the log has the job."""
+        limits, tenant, response_id = self._limits, began.who[0], began.response_id
+        # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
+        verdict = await self._submissions.take(
+            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True
+        )
         if isinstance(verdict, NotTaken):
-            if verdict.why in {"busy", "quota", "conflict", "deadline_past"}:
-                self._repeats.forget(response_id)
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:
-            if await self._responses.is_hidden(tenant, response_id):
+            began.headers = REPEATED
+            if await self._responses.is_hidden(tenant, response_id) and not (
+                began.unstored and await self._responses.is_unstored(tenant, response_id)
+            ):
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since: its key stays used
-            shown = await self._find(tenant, response_id)
-            return shown.document, {"Backstop-Repeated": "true"}
+        if began.unstored:
+            await self._unstore(tenant, response_id)
+        if verdict.repeated and not began.waits:
+            with suppress(ReadsAwayError):
+                shown = await self._responses.find(tenant, response_id, hidden_too=began.unstored)
+                if shown is not None:
+                    began.document = shown.document
+                    return
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
-        echoed = submit.request | ({FIELD: given_previous} if given_previous is not None else {})
-        return response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed), {}
+        echoed = prepared.submit.request | ({FIELD: given_previous} if given_previous is not None else {})
+        began.document = response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed)
 
-    def _id_for(self, key: str | None, tenant: str, key_id: str, sha256: str, request: web.Request) -> str:
+    async def _unstore(self, tenant: str, response_id: str) -> None:
+        try:
+            await self._responses.hide_unstored(tenant, response_id)
+        except OSError as error:
+            # The job is taken, so it can't be refused any more.
+            log.error("not_unstored", job_id=response_id, error_type=type(error).__name__, errno=error.errno)
+
+    def _id_for(self, key: str | None, began: "_Began", request: web.Request) -> str:
+        tenant, key_id, sha256 = began.who
         if key is not None:
             return response_id_of(key, tenant)
-        now_ms, number = self._now_ms(), _retry_number(request)
-        if number > 0:
-            meant = self._repeats.original(tenant, key_id, sha256, number, now_ms)
-            if meant is not None:
-                return meant
-        response_id = f"resp_{self._random_hex(ID_BITS)}"
-        self._repeats.began(tenant, key_id, sha256, response_id, now_ms)
-        return response_id
+        now_ms, number = self._now_ms(), retry_number(request)
+        meant: str | None = None
+        if began.waits and self._waiting is not None:
+            meant = self._waiting.abandoned(began.who)
+        if meant is None and number > 0:
+            meant = self.repeats.original(tenant, key_id, sha256, number, now_ms, request.content_length)
+        if meant is None:
+            meant = f"resp_{self._random_hex(ID_BITS)}"
+            self.repeats.began(tenant, key_id, sha256, meant, now_ms, number)
+        request[BEGAN] = meant
+        return meant
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         asked = _asked(request, RetrieveQuery)
-        if "include[]" in request.query or "include" in request.query:
-            raise refusal(
-                "include", "Give include when the response is created: what is stored here is not fetched again."
-            )
         tenant = tenant_of(request)
-        if asked.stream != "true":
-            if asked.starting_after is not None:
-                raise refusal("starting_after", "starting_after needs stream=true.")
+        if asked.stream != "true" and asked.starting_after is None:
             return _json((await self._find(tenant, _path_id(request))).document)
         if self._streams is None:
             raise refusal("stream", "This process does not stream: poll without stream and starting_after.")
@@ -175,7 +229,10 @@ class ResponsesDoor:
         deadline_s = loop.time() + self._limits.cancelled_s
         while not shown.ended and loop.time() < deadline_s:
             await asyncio.sleep(CANCEL_POLL_S)
-            shown = await self._find(tenant, response_id)
+            try:
+                shown = await self._find(tenant, response_id)
+            except Refusal:
+                break  # the log has the cancel, whatever can be read of the response now
         return _json(shown.document)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -201,10 +258,10 @@ class ResponsesDoor:
             raise refusal("after", "after must be the id of one of the items.")
         return _json(answer)
 
-    async def _find(self, tenant: str, response_id: str) -> Shown:
+    async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown:
         """:raises Refusal: 404, or 503 where the read model is away."""
         try:
-            shown = await self._responses.find(tenant, response_id)
+            shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
             raise unavailable(
                 "reads_unavailable", "The read model is not reachable. Responses go on; ask again.",
@@ -236,20 +293,14 @@ def _not_found(response_id: str) -> NoReturn:
     raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found."))
 
 
-def _object_of(body: bytes, depth_max: int) -> dict[str, Any]:
+def _object_of(body: bytes, limits: Limits) -> dict[str, Any]:
     try:
-        value = load_json(body, depth_max)
+        value = load_json(body, limits.submit_depth_max, limits.submit_values_max)
     except NotJsonError as error:
         raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
     if not isinstance(value, dict):
         raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
     return value
-
-
-def _retry_number(request: web.Request) -> int:
-    """0 for a first attempt, and for a client that does not say."""
-    text = request.headers.get(RETRY_COUNT, "0")
-    return int(text) if text.isdecimal() and len(text) <= 3 else 0
 
 
 def _page_of(request: web.Request) -> PageOf:
@@ -262,6 +313,20 @@ def _asked(request: web.Request, kind: type[Asked]) -> Asked:
         return query_of(request, kind)
     except BadParameterError as error:
         raise refusal(error.name, f"{error}.") from None
+
+
+def _finished(shown: Shown, *, unstored: bool) -> web.Response:
+    """The answer to a create that waited for it."""
+    assert shown.outcome is not None
+    failure = failure_of(shown.document, shown.outcome)
+    if failure is not None:
+        return to_failed_response(failure.status, failure.code, failure.message)
+    return _json({**shown.document, "store": False} if unstored else shown.document)
+
+
+def _is_obfuscated(asked: dict[str, Any]) -> bool:
+    options = asked.get("stream_options")
+    return not isinstance(options, dict) or options.get("include_obfuscation") is not False
 
 
 def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from receiver.problems import SECURITY_HEADERS, Problem
 
 PATH: Final = "/v1/responses"
+MODELS_PATH: Final = "/v1/models"
 OWN_PATHS: Final = ("/v1/jobs", "/v1/sessions")
 SDK_HEADER: Final = "x-stainless-lang"
 NO_RETRY: Final = {"x-should-retry": "false"}
@@ -33,10 +34,20 @@ _CODES: Final[dict[str, str | None]] = {
 _HOPELESS: Final = frozenset({"job_id_taken", "token_budget_exceeded"})
 _SENTENCES: Final[dict[str, str]] = {
     "job_id_taken": "This Idempotency-Key was used for another request. Use a new key, or send the same request.",
-    "not_found": "Backstop takes background responses only. Use POST /v1/responses with background: true, and "
-    "GET /v1/responses/{id} for what became of it.",
+    "not_found": "There is no such address here. Backstop takes the Responses API alone: POST /v1/responses (in LangChain "
+    "use_responses_api=True, in LiteLLM responses(), in the AI SDK openai.responses()), and GET /v1/responses/{id}.",
     "method_not_allowed": "This address does not take this method.",
 }  # fmt: skip
+
+
+_NOT_HERE: Final[dict[tuple[str, str], str]] = {
+    ("POST", f"{PATH}/compact"): "Backstop does not compact: send the input whole, or continue an earlier response by previous_response_id.",
+    ("POST", f"{PATH}/input_tokens"): "Backstop does not count input tokens: count them where you make the request. The usage of a response that "
+    "has ended says what it took.",
+    ("GET", PATH): "Here responses are created, by POST: there is no WebSocket, so send stream: true for events as they come; and no list, for which "
+    "there is GET /v1/jobs.",
+}  # fmt: skip
+"""Endpoints of OpenAI that are not here, and what to do instead."""
 
 
 class ErrorBody(TypedDict):
@@ -61,14 +72,16 @@ def status_at_openai(status: int) -> int:
 
 def speaks_openai(path: str, headers: Mapping[str, str]) -> bool:
     """Whether whoever sent this expects OpenAI's errors."""
-    if path == PATH or path.startswith(f"{PATH}/"):
+    if path in {PATH, MODELS_PATH} or path.startswith((f"{PATH}/", f"{MODELS_PATH}/")):
         return True
     return SDK_HEADER in headers and path.startswith("/v1/") and not path.startswith(OWN_PATHS)
 
 
-def to_openai_response(problem: Problem) -> web.Response:
+def to_openai_response(problem: Problem, method: str = "", path: str = "") -> web.Response:
     status = status_at_openai(problem.status)
     param, message = _param(problem), _SENTENCES.get(problem.code, problem.detail)
+    if problem.code == "method_not_allowed":
+        message = _NOT_HERE.get((method, path), message)
     if problem.code == "bad_request" and problem.errors:
         message = "; ".join(f"{_dotted(error.pointer)}: {error.detail}" if error.pointer != "#" else error.detail
                             for error in problem.errors) if len(problem.errors) > 1 else problem.errors[0].detail  # fmt: skip
@@ -79,6 +92,17 @@ def to_openai_response(problem: Problem) -> web.Response:
         "code": _CODES.get(problem.code, problem.code),
     }
     headers = {**SECURITY_HEADERS, **problem.headers, **(NO_RETRY if problem.code in _HOPELESS else {})}
+    return _response(status, error, headers)
+
+
+def to_failed_response(status: int, code: str, message: str) -> web.Response:
+    """Of a response that was taken and did not complete: all that a repeat would do has been done."""
+    kind = _TYPES.get(status, INVALID) if status < 500 else "server_error"
+    error: ErrorBody = {"message": message, "type": kind, "param": None, "code": code}
+    return _response(status, error, {**SECURITY_HEADERS, **NO_RETRY})
+
+
+def _response(status: int, error: ErrorBody, headers: Mapping[str, str]) -> web.Response:
     return web.Response(
         status=status, body=orjson.dumps({"error": error}), content_type="application/json", headers=headers
     )

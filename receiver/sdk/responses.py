@@ -17,10 +17,13 @@ from runtime.blobs import BlobStore, get_body
 from runtime.door import qualified_job_id
 from runtime.errors import BlobMissingError
 from schemas.codec import canonical, sha256_hex
+from schemas.results import JobOutcome
 
 ECHOES_MAX = 2_000
 ECHO_BYTES_MAX = 16_384
 HIDDEN_REMEMBERED_MAX = 10_000
+DELETED = "deleted response"
+UNSTORED = "unstored response"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Shown:
     ended: bool
     request_sha256: str | None
     finished_at_ms: int | None = None
+    outcome: JobOutcome | None = None
 
 
 class Responses:
@@ -46,12 +50,12 @@ class Responses:
         self._echoes: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._hidden: OrderedDict[str, None] = OrderedDict()
 
-    async def find(self, tenant: str, response_id: str) -> Shown | None:
+    async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown | None:
         """None: the tenant has no such response, or has deleted it.
 
         :raises ReadsAwayError: it may have; the read model is away.
         """
-        if await self.is_hidden(tenant, response_id):
+        if not hidden_too and await self.is_hidden(tenant, response_id):
             return None
         job_id = qualified_job_id(tenant, response_id)
         loop = asyncio.get_running_loop()
@@ -73,6 +77,14 @@ class Responses:
                 return None
             await asyncio.sleep(APPEAR_POLL_S)
 
+    async def ended(self, tenant: str, response_id: str) -> Shown | None:
+        """Once it has ended, deleted or not: for whoever has waited for it.
+
+        :raises ReadsAwayError: the read model is away.
+        """
+        seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
+        return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
+
     async def asked(self, request_sha256: str) -> dict[str, Any] | None:
         """The request as it was submitted; None where it is not kept (any more)."""
         try:
@@ -90,16 +102,33 @@ class Responses:
         await self._blobs.put(_tombstone(tenant, response_id))
         self._remember_hidden(qualified_job_id(tenant, response_id))
 
+    async def hide_unstored(self, tenant: str, response_id: str) -> None:
+        """As `hide`, for one that was not to be stored: repeats of its create still get it. Durable when it returns.
+
+        :raises OSError: it is not.
+        """
+        await self._blobs.put(_tombstone(tenant, response_id, UNSTORED))
+        await self.hide(tenant, response_id)
+
     async def is_hidden(self, tenant: str, response_id: str) -> bool:
         job_id = qualified_job_id(tenant, response_id)
         if job_id in self._hidden:
             return True
-        # The blob store holds contents by their hash; so it also tells whether it has a content that we can name.
-        try:
-            await self._blobs.get(sha256_hex(_tombstone(tenant, response_id)))
-        except BlobMissingError:
+        if not await self._has(_tombstone(tenant, response_id)):
             return False
         self._remember_hidden(job_id)
+        return True
+
+    async def is_unstored(self, tenant: str, response_id: str) -> bool:
+        """Whether it is hidden because it was not to be stored."""
+        return await self._has(_tombstone(tenant, response_id, UNSTORED))
+
+    async def _has(self, content: bytes) -> bool:
+        # The blob store holds contents by their hash; so it also tells whether it has a content that we can name.
+        try:
+            await self._blobs.get(sha256_hex(content))
+        except BlobMissingError:
+            return False
         return True
 
     async def _seen(self, tenant: str, job_id: str) -> tuple[SeenJob | None, ReadsAwayError | None]:
@@ -132,7 +161,8 @@ class Responses:
             response_id, result, provided if isinstance(provided, dict) else None,
             created_at_ms=seen.submitted_at_ms, request=echo, previous_response_id=echo.get(FIELD),
         )  # fmt: skip
-        return Shown(document, ended=True, request_sha256=sha256, finished_at_ms=result.timings.finished_at_ms)
+        finished_at_ms = result.timings.finished_at_ms
+        return Shown(document, True, sha256, finished_at_ms, result.outcome)
 
     async def _echo(self, tenant: str, request_sha256: str) -> Mapping[str, Any]:
         """What was asked for but its input, with our own id of the response before it; empty where it is not kept."""
@@ -158,6 +188,6 @@ class Responses:
             self._hidden.popitem(last=False)
 
 
-def _tombstone(tenant: str, response_id: str) -> bytes:
+def _tombstone(tenant: str, response_id: str, kind: str = DELETED) -> bytes:
     """Never change its form: what was deleted would be shown again."""
-    return canonical({"backstop": "deleted response", "tenant": tenant, "id": response_id})
+    return canonical({"backstop": kind, "tenant": tenant, "id": response_id})

@@ -9,30 +9,27 @@ from receiver.jobs import KEY_HEADER
 from receiver.sdk.creates import RETRIES_HEADER, SESSION_HEADER, TIMEOUT_HEADER
 from receiver.sdk.errors import PATH
 from receiver.sdk.items import LIMIT, LIMIT_MAX
+from receiver.sdk.waiting import RESPONSE_ID
 from receiver.sdk.wire import Status
 from runtime.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route, ServerSentEvent
-from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, SessionId
+from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, GivenJobId, SessionId
 
 ONE: Final = PATH + "/{response_id}"
 
-GivenResponseId = Annotated[str, StringConstraints(pattern=r"^resp_[A-Za-z0-9_.\-]{1,95}$")]
-
 
 class CreateBody(BaseModel):
-    """The body of OpenAI's create, for a background response. What is not named here goes to the provider as it is."""
+    """The body of OpenAI's create. What is not named here goes to the provider as it is."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=MODEL_CHARS_MAX)]
-    background: Literal[True]
-    """Backstop runs background responses only."""
+    background: bool | None = None
+    """With `true` the answer is the response as it begins; else it is the response at its end, on this connection."""
     input: JsonValue = None
-    store: Literal[True] | None = None
-    """What is seen through to its end is stored."""
+    store: bool | None = None
+    """With `false`, which `background: true` does not take, no read shows the response."""
     stream: bool | None = None
     """The answer is then the stream of the response, as server-sent events. Whoever leaves it stops nothing."""
-    conversation: None = None
-    """Not supported: continue an earlier response by `previous_response_id`."""
     previous_response_id: str | None = None
     """An ended response of the caller's own, made through Backstop."""
     metadata: dict[str, str] | None = None
@@ -84,10 +81,14 @@ class ItemsQuery(Query):
 
 class RetrieveQuery(Query):
     stream: Literal["true", "false"] = Field(
-        default="false", description="As a stream; only of a response that was created with `stream: true`."
+        default="false",
+        description="As a stream; only of a response that was created with `stream: true`. `starting_after` alone asks for it, too.",
     )
     starting_after: Annotated[int, Field(ge=0), WHOLE] | None = Field(
         default=None, description="Of a stream: goes on behind the event with this `sequence_number`."
+    )
+    include: str | None = Field(
+        default=None, description="Taken and passed over: what was included when the response was created is shown."
     )
     include_obfuscation: Literal["true", "false"] = Field(
         default="true", description="Of a stream: whether events keep the padding that the provider gives them."
@@ -95,11 +96,12 @@ class RetrieveQuery(Query):
 
 
 _CHANGED: Final[Codes] = {404: ("response_not_found",), 503: ("log_unavailable", "reads_unavailable")}
-_IDS: Final = {"response_id": GivenResponseId}
+_IDS: Final = {"response_id": GivenJobId}
 
 CREATE: Final = Route(
     "POST", PATH, name="createResponse", access="submit", body=CreateBody,
-    says="Create a background response.\n\nAnswered once the log has it: from then on it ends, whatever is lost on the way.",
+    says="Create a response.\n\nWith `background: true` answered once the log has it: from then on it ends, whatever is lost on the way. Without it "
+    "the same holds, and the answer is the response at its end; whoever leaves stops nothing, and a repeat gets the same response.",
     headers=(
         KEY_HEADER,
         Header(SESSION_HEADER, "The job joins this session.", SessionId),
@@ -108,14 +110,19 @@ CREATE: Final = Route(
     ),
     answers=(
         Answer(
-            200, "The log has it.", ResponseDocument,
-            headers=(Header("Backstop-Repeated", "Only on the answer to a repeat.", Literal["true"]),),
+            200, "With `background: true` the log has it; else it has ended.", ResponseDocument,
+            headers=(
+                Header("Backstop-Repeated", "Only on the answer to a repeat.", Literal["true"]),
+                Header(RESPONSE_ID, "Only where the answer was waited for."),
+            ),
         ),
         Answer(200, "With `stream: true`: its events.", ServerSentEvent, EVENT_STREAM),
     ),
     problems={
-        400: ("bad_idempotency_key",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
-        503: ("busy", "log_unavailable", "reads_unavailable", "too_many_streams"),
+        400: ("bad_idempotency_key", "cancelled"), 404: ("model_not_found",), 409: ("job_id_taken",),
+        429: ("insufficient_quota", "open_jobs_exceeded", "rate_limit_exceeded", "token_budget_exceeded"),
+        500: ("server_error",),
+        503: ("busy", "log_unavailable", "reads_unavailable", "too_many_streams", "too_many_waiting"), 504: ("expired",),
     },
 )  # fmt: skip
 RETRIEVE: Final = Route(

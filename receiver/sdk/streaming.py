@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -26,9 +28,16 @@ class ResponseStreams:
         self._limits = limits
         self._now_ms = now_ms
 
+    def place(self, tenant: str, response_id: str) -> AbstractAsyncContextManager[Listener]:
+        """A listener to the response, which need not exist yet: whoever creates one has its place before anything is promised.
+
+        :raises Refusal: 503, on entering.
+        """
+        return listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits)
+
     async def serve(
         self, request: web.Request, tenant: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None, listener: Listener | None = None, unstored: bool = False,
     ) -> web.StreamResponse:  # fmt: skip
         """Answer with the events of the response that `document` shows: all of them, or those behind number `after`.
 
@@ -36,19 +45,16 @@ class ResponseStreams:
         """
         response_id = str(document["id"])
         view = ResponseView(response_id, document, after, obfuscated=obfuscated)
-
-        async with listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits) as listener:
+        async with AsyncExitStack() as held:
+            if listener is None:
+                listener = await held.enter_async_context(self.place(tenant, response_id))
             await self._covered(listener, view)
             if view.is_over(listener.history):
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
-
-            async def look() -> Shown | None:
-                return await self._ended(tenant, response_id, listener)
-
             events: View[Shown] = view
             return await serve_events(
-                request, listener, events, look, self._limits, self._live.metrics, view.first(),
-                recent=self._is_recent, headers=headers,
+                request, listener, events, partial(self._ended, tenant, response_id, listener, hidden_too=unstored), self._limits,
+                self._live.metrics, view.first(), recent=self._is_recent, headers=headers,
             )  # fmt: skip
 
     async def refuse_unstreamed(self, shown: Shown) -> None:
@@ -76,9 +82,9 @@ class ResponseStreams:
                 )
             await listener.wait(left_s)
 
-    async def _ended(self, tenant: str, response_id: str, listener: Listener) -> Shown | None:
+    async def _ended(self, tenant: str, response_id: str, listener: Listener, *, hidden_too: bool) -> Shown | None:
         try:
-            shown = await self._responses.find(tenant, response_id)
+            shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
             return None
         if shown is None:

@@ -4,11 +4,14 @@ While a job is open, it is made of what was asked for. At its end it is the prov
 creation, and without the three metadata pairs by which Backstop finds orphans.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from schemas.requests import METADATA_OURS
 from schemas.results import JobResult
+
+DOOR_ID: Final = re.compile(r"resp_[0-9a-f]{48}")
+"""The ids that this door gives."""
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 
@@ -34,6 +37,9 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "presence_penalty": 0.0,
 }
 _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt")
+
+OURS: Final = ("backstop_job", "backstop_attempt", "backstop_tenant")
+OURS_BEFORE: Final = ("job", "attempt", "tenant")
 
 _OPEN: Final[Mapping[str, Status]] = {"running": "in_progress", "finishing": "in_progress"}
 """Every other open state is queued at this door: no attempt is known to run."""
@@ -61,7 +67,7 @@ def response_object(
         "object": "response",
         "created_at": created_at_ms // 1000,
         "status": status,
-        "background": True,
+        "background": _in_background(response_id, request),
         "completed_at": None,
         "error": None,
         "incomplete_details": None,
@@ -73,7 +79,7 @@ def response_object(
     for name, default in _DEFAULTS.items():
         given = request.get(name)
         shown[name] = default if given is None else given
-    shown["metadata"] = _without_ours(request.get("metadata"))
+    shown["metadata"] = _object(request.get("metadata"))
     shown["reasoning"] = {"effort": None, "summary": None} | _object(request.get("reasoning"))
     shown["text"] = {"format": {"type": "text"}, "verbosity": "medium"} | _object(request.get("text"))
     for name in _ECHOED_IF_GIVEN:
@@ -96,6 +102,7 @@ def ended_object(
             "object": "response",
             "created_at": created_at_ms // 1000,
             "status": status,
+            "background": _in_background(response_id, request),
             "metadata": _without_ours(provided.get("metadata")),
         }
     shown["previous_response_id"] = previous_response_id
@@ -120,6 +127,11 @@ def deleted_object(response_id: str) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
 
 
+def _in_background(response_id: str, request: Mapping[str, Any]) -> bool:
+    """As its caller asked. All run in the background; a create at this door that does not say so was answered at its end."""
+    return not request or "background" in request or not DOOR_ID.fullmatch(response_id)
+
+
 def _error(result: JobResult) -> dict[str, Any]:
     """Of a job that ended without the provider's word for it."""
     reason = result.reason
@@ -133,7 +145,10 @@ def _error(result: JobResult) -> dict[str, Any]:
 
 
 def _without_ours(metadata: Any) -> dict[str, Any]:
-    return {name: value for name, value in _object(metadata).items() if name not in METADATA_OURS}
+    """Of the provider's object. What a create before the prefix made has the names without it, which are the callers' since."""
+    given = _object(metadata)
+    ours = OURS if OURS[0] in given else OURS_BEFORE
+    return {name: value for name, value in given.items() if name not in ours}
 
 
 def _object(value: Any) -> dict[str, Any]:

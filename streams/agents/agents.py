@@ -1,13 +1,16 @@
 """The three agents: two folds and the intake. No decisions; an exception of ours ends the process before the acknowledgement."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from runtime.acknowledged import publish
 from runtime.blobs import BlobStore
+from runtime.claims import Claims
 from runtime.clock import NowMs
 from runtime.door import DoorPolicy
 from runtime.failpoints import failpoint
+from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.records import Record
 from schemas.base import DEFAULT_TENANT, Message
@@ -16,6 +19,12 @@ from streams import metrics
 from streams.agents.fold_shell import FoldShell
 from streams.intake import take_request
 from streams.store.partitions import each_partition
+
+STORE_AGAIN_S = 0.5
+STORE_TRIES_MAX = 60
+"""Half a minute: a network file system that fails over is back by then."""
+
+log = get_logger("streams.agents")
 
 
 def add_fold_agent(app: Any, topic: str, name: str, shell: FoldShell) -> None:
@@ -35,9 +44,10 @@ class Intake:
 
     def __init__(
         self, *, publisher: Publisher, blobs: BlobStore, policy: DoorPolicy, inline_bytes_max: int, now_ms: NowMs,
-        tenant: str = DEFAULT_TENANT,
+        tenant: str = DEFAULT_TENANT, claims: Claims | None = None,
     ) -> None:  # fmt: skip
         self._tenant = tenant
+        self._claims = claims
         self._publisher = publisher
         self._blobs = blobs
         self._policy = policy
@@ -48,19 +58,32 @@ class Intake:
         """Return when `records` may be acknowledged: what they became is in the logs."""
         messages: list[Message] = []
         for record in records:
-            messages += await take_request(
-                record,
-                tenant=self._tenant,
-                now_ms=self._now_ms(),
-                policy=self._policy,
-                blobs=self._blobs,
-                inline_bytes_max=self._inline_bytes_max,
-            )
+            messages += await self._taken(record)
+            await asyncio.sleep(0)  # each may cost tens of milliseconds: the loop has others to serve
         await publish(self._publisher, messages, "intake")
         failpoint("intake.jobs.acked")
         for message in messages:
             if isinstance(message, DeadLetter):
                 metrics.DEAD_LETTERS.labels(topic="requests", reason=message.reason).inc()
+
+    async def _taken(self, record: Record) -> Sequence[Message]:
+        """A blob store that takes nothing is the machine's trouble: the record waits for it.
+
+        :raises OSError: it took nothing `STORE_TRIES_MAX` times.
+        """
+        for tries in range(1, STORE_TRIES_MAX + 1):
+            try:
+                return await take_request(
+                    record, tenant=self._tenant, now_ms=self._now_ms(), policy=self._policy, blobs=self._blobs,
+                    inline_bytes_max=self._inline_bytes_max, claims=self._claims,
+                )  # fmt: skip
+            except OSError as error:
+                metrics.BLOBS_NOT_STORED.inc()
+                log.error("blob_not_stored", offset=record.offset, errno=error.errno, tries=tries)
+                if tries == STORE_TRIES_MAX:
+                    raise
+                await asyncio.sleep(STORE_AGAIN_S)
+        raise AssertionError
 
 
 def add_intake_agent(app: Any, topic: str, intake: Intake, name: str = "intake") -> None:

@@ -278,7 +278,7 @@ class Caller:
                 log.error("look_refused", response_id=response_id, code=answer.code)
                 return self._failed(call, f"refused: {answer.code}", 0)
 
-    async def _seen(self, call: Call, seen: Seen) -> Message:
+    async def _seen(self, call: Call, seen: Seen) -> Message | None:
         body: Body | None = None
         if seen.outcome != "running":
             try:
@@ -286,6 +286,11 @@ class Caller:
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond what our JSON writes (254 levels) comes here; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)
+            except OSError as error:
+                # The disk's trouble, not this response's: it stays at the provider, and is asked for again.
+                self._metrics.alarm("blob_not_stored")
+                log.error("blob_not_stored", response_id=call.command.response_id, errno=error.errno)
+                return self._ask_again(call, AskAgain("blob_not_stored"))
         if seen.over:
             self._hints.ended(call.command.response_id)
         if not seen.code_known:

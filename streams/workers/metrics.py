@@ -16,7 +16,17 @@ LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_
 DropReason = Literal[
     "overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved", "known"
 ]
-Alarm = Literal["credentials", "quota", "redirect", "proxy", "unknown_code", "unknown_status", "unusable_answer"]
+Alarm = Literal[
+    "blob_missing",
+    "blob_not_stored",
+    "credentials",
+    "quota",
+    "redirect",
+    "proxy",
+    "unknown_code",
+    "unknown_status",
+    "unusable_answer",
+]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 
 

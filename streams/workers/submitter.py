@@ -34,6 +34,7 @@ from streams.policy.answers import Accepted, Rejected, Unknown, read_create
 from streams.policy.causes import Rule
 from streams.policy.lanes import Held
 from streams.policy.looks import Webhooks, next_look_at_ms
+from streams.policy.observations import Seen
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
 from streams.workers.lanes import Lanes
@@ -207,8 +208,10 @@ class Submitter:
         try:
             request = await get_body(self._blobs, command.request)
         except BlobMissingError as error:
+            # A person may bring the blob back; until then each try costs nothing, and `rejections_max` and the deadline end them.
+            self._metrics.alarm("blob_missing")
             log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
-            return self._rejected(command, Rejected("never", "blob_missing", "the stored request can't be read"))
+            return self._rejected(command, Rejected("faulty", "blob_missing", "the stored request can't be read"))
         if not isinstance(request, dict):
             return self._rejected(command, Rejected("never", "not_an_object", "the request is no JSON object"))
         if self._now_ms() > command.not_after_ms:
@@ -247,12 +250,7 @@ class Submitter:
         self._metrics.attempt("accepted" if answer.end is None else "ended")
         self._lanes.succeeded(command.model)
         at_ms = self._now_ms()
-        end: AttemptEnd | None = None
-        if answer.end is not None:
-            end = ended_at_create(answer.end, await put_body(self._blobs, answer.end.body, self._inline_bytes_max))
-            log.info("ended_in_create", job_id=command.job_id, attempt=command.attempt, status=end.status)
-            if end.cause is not None:
-                self._lanes.ended(command.model, end.cause, end.code or "", end.message or "")
+        end = await self._ended(command, answer.end) if answer.end is not None else None
         response_id = answer.response_id or f"{command.job_id}/{command.attempt}"
         return AttemptAccepted(
             id=f"{command.id}/accepted",
@@ -270,6 +268,20 @@ class Submitter:
             stream=True if answer.streamed else None,
             end=end,
         )
+
+    async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
+        """The end that the answer held; None where it can't be stored: then a poll must find it at the provider."""
+        try:
+            body = await put_body(self._blobs, seen.body, self._inline_bytes_max)
+        except (OSError, TypeError, ValueError, RecursionError) as error:
+            self._metrics.alarm("blob_not_stored")
+            log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)
+            return None
+        end = ended_at_create(seen, body)
+        log.info("ended_in_create", job_id=command.job_id, attempt=command.attempt, status=end.status)
+        if end.cause is not None:
+            self._lanes.ended(command.model, end.cause, end.code or "", end.message or "")
+        return end
 
     def _unknown(self, command: CreateResponse, answer: Unknown) -> AttemptUnknown:
         self._metrics.attempt("unknown")

@@ -11,5 +11,8 @@ FAR_AHEAD_MS = 4_000_000_000_000
 def filter_case(_context: Any, case: Any) -> bool:
     """No deadline that may have passed: that it is refused is right, and no schema can say so."""
     body = case.body
+    timeout_ms = (case.headers or {}).get("Backstop-Timeout-Ms")
+    if timeout_ms is not None and isinstance(body, dict) and body.get("background") is not True:
+        return False  # a create that waits is told that its deadline passed
     deadline_at_ms = body.get("deadline_at_ms") if isinstance(body, dict) else None
     return not (isinstance(deadline_at_ms, int | float) and deadline_at_ms < FAR_AHEAD_MS)

@@ -179,6 +179,41 @@ def test_create_poll_cancel_and_delete(running: Running) -> None:
         assert (failed.status, failed.error is not None) == ("failed", True)
 
 
+FOREGROUND: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello."}
+
+
+def test_a_create_without_background_waits_for_its_answer(running: Running) -> None:
+    with running.client("acme", max_retries=0, _strict_response_validation=True) as client:
+        done = client.responses.create(**FOREGROUND, metadata={"mine": "kept"})
+        assert (done.status, done.background, done.output_text) == ("completed", False, "Echo: Say hello.")
+        assert done.metadata == {"mine": "kept"}
+        assert client.responses.retrieve(done.id) == done
+        assert running.creates_of(done.id, "acme") == 1
+        unstored = client.responses.create(**FOREGROUND, store=False)
+        assert unstored.output_text == "Echo: Say hello."
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(unstored.id)
+        events = list(client.responses.create(**FOREGROUND, stream=True))
+        assert (events[-1].type, events[-1].response.output_text) == ("response.completed", "Echo: Say hello.")
+        assert events[-1].response.background is False
+
+
+def test_a_create_that_waits_survives_a_lost_answer(running: Running) -> None:
+    asked = {**FOREGROUND, "input": f"Say at {time.time_ns()}."}
+    transport = Losing()
+    with running.client("acme", http_client=openai.DefaultHttpx2Client(transport=transport)) as client:
+        done = client.responses.create(**asked)
+        assert transport.retry_counts == ["0", "1"]
+    impatient = {**FOREGROUND, "input": f"Slowly at {time.time_ns()}.", "metadata": {"sim_run_s": "60"}}
+    with running.client("acme", max_retries=9, timeout=1.0) as client:
+        slow = client.responses.create(**impatient)
+    for each in (done, slow):
+        assert each.status == "completed"
+        assert running.creates_of(each.id, "acme") == 1
+    jobs = asyncio.run(asked_over_http(running, "acme", "/v1/jobs?limit=2"))["data"]
+    assert [job["job_id"] for job in jobs] == [slow.id, done.id], "and no other was made beside them"
+
+
 def test_a_conversation_goes_on_by_our_ids(running: Running) -> None:
     with running.client("acme") as client, running.client("globex") as other:
         first = client.responses.create(**ASKED)
@@ -226,9 +261,9 @@ def test_an_sdk_that_repeats_a_create_by_itself_makes_one_response(running: Runn
 
 def test_refusals_are_the_sdks_own_exceptions(running: Running) -> None:
     with running.client("acme", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError) as foreground:
-            client.responses.create(**{**ASKED, "background": False})
-        assert (foreground.value.param, foreground.value.type) == ("background", "invalid_request_error")
+        with pytest.raises(openai.BadRequestError) as unstored:
+            client.responses.create(**ASKED, store=False)
+        assert (unstored.value.param, unstored.value.type) == ("store", "invalid_request_error")
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve("resp_unknown")
         with pytest.raises(openai.AuthenticationError) as wrong:
@@ -366,7 +401,8 @@ def test_the_node_sdk_finds_what_it_relies_on(running: Running, node_folder: Pat
     assert seen["repeated"]["same"] is True
     assert seen["reused"] == error("ConflictError", 409, "idempotency_key_reused", invalid)
     assert seen["unauthenticated"] == error("AuthenticationError", 401, "invalid_api_key", invalid)
-    assert seen["foreground"] == error("BadRequestError", 400, None, invalid, "background")
+    assert seen["foreground"] == {"status": "completed", "background": False, "text": "Echo: Say hello."}
+    assert {**seen["refused"], "code": None} == error("BadRequestError", 400, None, invalid)
     assert seen["limited"] == error("RateLimitError", 429, "rate_limit_exceeded", "requests")
     with running.client("acme") as client:
         for name in ("repeated", "keyless"):

@@ -56,7 +56,10 @@ seen.keyless = { counts: keylessCounts, id: keyless.id };
 
 seen.unauthenticated = await errorOf(() => new OpenAI({ apiKey: "sk-wrong" }).responses.create(asked));
 seen.unknown = await errorOf(() => client.responses.retrieve("resp_unknown"));
-seen.foreground = await errorOf(() => client.responses.create({ ...asked, background: false }));
+const foreground = await client.responses.create({ model: asked.model, input: asked.input });
+seen.foreground = { status: foreground.status, background: foreground.background, text: foreground.output_text };
+const refused = { ...asked, background: undefined, metadata: { sim_fault: "create_400" } };
+seen.refused = await errorOf(() => client.responses.create(refused));
 const limited = new OpenAI({ apiKey: process.env.LIMITED_KEY, maxRetries: 0 });
 seen.limited = await errorOf(() => limited.responses.create(asked));
 

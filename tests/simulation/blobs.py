@@ -8,9 +8,9 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._data: dict[str, bytes] = {}
 
-    async def put(self, data: bytes) -> str:
+    async def put(self, data: bytes | memoryview) -> str:
         sha256 = sha256_hex(data)
-        self._data[sha256] = data
+        self._data[sha256] = bytes(data)
         return sha256
 
     async def get(self, sha256: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from receiver.signature import Accepted
 from receiver.webhooks import WebhookRules, to_message
-from runtime.door import DoorPolicy, to_cancel, to_submitted
+from runtime.door import DoorPolicy, prepare, to_cancel, to_submitted
 from runtime.errors import BrokerUnavailableError
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
@@ -145,7 +145,7 @@ class System:
 
     async def _by_http(self, job_id: str, submit: Submit) -> None:
         fact = await to_submitted(
-            submit, job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms(), policy=self.policy,
+            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms(), policy=self.policy,
             blobs=self.blobs, inline_bytes_max=INLINE_BYTES_MAX,
         )  # fmt: skip
         if await self._say(fact):

@@ -55,7 +55,7 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(monkeypatch: pytest
     monkeypatch.setenv("BACKSTOP_PORT", "sk-pasted-here-by-mistake")
     with pytest.raises(ConfigurationError) as caught:
         read(ReceiverSettings)
-    assert "BACKSTOP_PORT: Input should be a valid integer" in str(caught.value)
+    assert "BACKSTOP_PORT: must be a valid integer" in str(caught.value)
     assert "sk-pasted" not in str(caught.value)
 
 

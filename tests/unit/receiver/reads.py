@@ -70,7 +70,8 @@ class MemoryChanges:
             queue.put_nowait(None)
 
     @asynccontextmanager
-    async def watch(self, _tenant: str, job_id: str) -> AsyncIterator["_Watch"]:
+    async def watch(self, _tenant: str, job_id: str, *, end_only: bool = False) -> AsyncIterator["_Watch"]:
+        del end_only  # `touch` is called where it is told of
         if self.error is not None:
             raise self.error
         queue: asyncio.Queue[None] = asyncio.Queue()

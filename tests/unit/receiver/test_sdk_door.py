@@ -9,9 +9,9 @@ from openai import AsyncOpenAI
 from receiver.limits import Limits
 from receiver.sdk.door import response_id_of
 from schemas.base import InlineBody
-from tests.unit.receiver.door import NOW_MS, Door
+from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
 from tests.unit.receiver.reads import MemoryReads
-from tests.unit.receiver.sdk_caller import ASKED, submitted, with_sdk
+from tests.unit.receiver.sdk_caller import ASKED, provided, result_of, sdk, submitted, with_sdk
 
 
 def test_a_create_is_in_the_log_before_it_is_answered_queued() -> None:
@@ -51,7 +51,8 @@ def test_nothing_is_promised_while_the_log_does_not_acknowledge() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
-    "in the foreground": ({"background": False}, "background", "send background: true"),
+    "in the foreground, where nothing waits": ({"background": False}, "background", "send background: true"),
+    "half in the background": ({"background": "yes"}, "background", "must be true"),
     "streamed, where nothing streams": ({"stream": True}, "stream", "poll"),
     "streamed by half": ({"stream": "yes"}, "stream", "poll"),
     "not stored": ({"store": False}, "store", "leave store out"),
@@ -83,16 +84,60 @@ def test_what_is_not_supported_is_refused_as_openai_would_and_says_what_to_do(
     with_sdk(story, MemoryReads())
 
 
-def test_background_left_out_is_refused_too() -> None:
+def test_what_is_not_here_says_what_to_do_instead() -> None:
     async def story(door: Door, client: AsyncOpenAI) -> None:
-        with pytest.raises(openai.BadRequestError, match="background: true"):
-            await client.responses.create(model="gpt-5.2", input="x")
-        with pytest.raises(openai.NotFoundError, match="background responses only"):
+        with pytest.raises(openai.NotFoundError, match="use_responses_api=True"):
             await client.chat.completions.create(model="gpt-5.2", messages=[])
-        with pytest.raises(openai.NotFoundError, match="background responses only"):
-            await client.models.list()
+        with pytest.raises(openai.APIStatusError, match="previous_response_id") as raised:
+            await client.responses.compact(model="gpt-5.2", input="x")
+        assert (raised.value.status_code, raised.value.type) == (405, "invalid_request_error")
+        with pytest.raises(openai.APIStatusError, match="usage"):
+            await client.responses.input_tokens.count(model="gpt-5.2", input="x")
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        status, document, _ = await door.call("GET", "/v1/responses", headers=upgrade)
+        assert (status, "stream: true" in document["error"]["message"]) == (405, True)
 
     with_sdk(story)
+
+
+def test_the_models_are_those_that_the_operator_names() -> None:
+    async def story(door: Door) -> None:
+        async with sdk(door) as client:
+            assert [model.id async for model in client.models.list()] == ["gpt-5.2", "gpt-5.2-mini"]
+            assert (await client.models.retrieve("gpt-5.2-mini")).object == "model"
+            with pytest.raises(openai.NotFoundError, match="BACKSTOP_MODELS") as raised:
+                await client.models.retrieve("other")
+            assert raised.value.code == "model_not_found"
+
+    with_door(story, models="gpt-5.2, gpt-5.2-mini")
+
+
+def test_a_response_that_has_just_begun_is_the_callers_own_and_has_not_ended() -> None:
+    reads = MemoryReads()
+
+    async def story(_door: Door, client: AsyncOpenAI) -> None:
+        created = await client.responses.create(**ASKED)
+        with pytest.raises(openai.BadRequestError, match="has not ended yet"):
+            await client.responses.create(**ASKED, previous_response_id=created.id)
+
+    with_sdk(story, reads)
+
+
+def test_any_job_can_be_read_as_a_response() -> None:
+    reads = MemoryReads()
+
+    async def story(door: Door, client: AsyncOpenAI) -> None:
+        assert (await door.submit({**SUBMIT, "job_id": "order-17"}))[0] == 202
+        assert (await client.responses.retrieve("order-17")).status == "queued"
+        result = result_of("completed", provided(background=True))
+        reads.add("default", "order-17", status="completed", submitted_at_ms=NOW_MS, result=result)
+        response = await client.responses.retrieve("order-17")
+        assert (response.id, response.output_text, response.background) == ("order-17", "Hi.", True)
+        await client.responses.delete("order-17")
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve("order-17")
+
+    with_sdk(story, reads)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,27 @@ def test_the_end_is_the_providers_object_under_our_id_without_our_metadata() -> 
     with_sdk(story, reads)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"job": "j", "attempt": "1", "tenant": "t"}, {"mine": "kept"}),
+        ({"backstop_job": "j", "backstop_attempt": "1", "backstop_tenant": "t"}, {"job": "17", "tenant": "x"}),
+    ],
+    ids=["before the prefix", "with it"],
+)
+def test_our_metadata_is_ours_by_its_prefix_and_the_rest_is_the_callers(
+    ours: dict[str, str], theirs: dict[str, str]
+) -> None:
+    reads = MemoryReads()
+
+    async def story(_door: Door, client: AsyncOpenAI) -> None:
+        created = await client.responses.create(**ASKED)
+        ended(reads, created.id, result_of("completed", provided(metadata={**ours, **theirs})))
+        assert (await client.responses.retrieve(created.id)).metadata == theirs
+
+    with_sdk(story, reads)
+
+
 ENDS: dict[str, tuple[JobResult, str, str | None]] = {
     "failed": (result_of("failed", provided(status="failed", output=[], error={"code": "server_error", "message": "x"})),
                "failed", "server_error"),
@@ -183,7 +204,9 @@ def test_reads_that_would_stream_are_refused() -> None:
         created = await client.responses.create(**ASKED)
         with pytest.raises(openai.BadRequestError, match="poll"):
             await client.responses.retrieve(created.id, stream=True)
-        with pytest.raises(openai.BadRequestError, match="include"):
-            await client.responses.retrieve(created.id, include=["message.output_text.logprobs"])
+        with pytest.raises(openai.BadRequestError, match="poll"):
+            await client.get(f"/responses/{created.id}?starting_after=3", cast_to=object)
+        included = await client.responses.retrieve(created.id, include=["message.output_text.logprobs"])
+        assert included == created, "what the create included is shown"
 
     with_sdk(story)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from runtime.blobs import INLINE_DEPTH_MAX, FolderBlobs, get_body, put_body
+from runtime.blobs import INLINE_DEPTH_MAX, READ_AGAIN_S, FolderBlobs, get_body, put_body
 from runtime.errors import BlobMissingError
 from schemas.base import BlobBody, InlineBody
+from schemas.codec import sha256_hex
 
 
 def stored(root: Path, value: Any, inline_bytes_max: int) -> Any:
@@ -44,3 +45,47 @@ def test_a_blob_that_is_gone_cut_or_changed_is_told_apart_from_a_body(tmp_path: 
         path.write_bytes(path.read_bytes().replace(b"1", b"2"))
     with pytest.raises(BlobMissingError, match=body.sha256):
         asyncio.run(get_body(FolderBlobs(tmp_path), body))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_equal_bodies_at_one_time_are_stored_each_time(tmp_path: Path, processes: int) -> None:
+    data = b"x" * 300_000
+    stores = [FolderBlobs(tmp_path) for _ in range(processes)]
+
+    async def all_at_once() -> list[Any]:
+        return await asyncio.gather(*(stores[n % processes].put(data) for n in range(24)), return_exceptions=True)
+
+    assert set(asyncio.run(all_at_once())) == {sha256_hex(data)}
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert path.read_bytes() == data
+
+
+def test_a_torn_blob_of_the_right_size_is_written_anew(tmp_path: Path) -> None:
+    store, data = FolderBlobs(tmp_path), b"x" * 1000
+    sha256 = asyncio.run(store.put(data))
+    (tmp_path / sha256[:2] / sha256).write_bytes(b"x" * 500 + bytes(500))
+    asyncio.run(store.put(data))
+    assert asyncio.run(store.get(sha256)) == data
+
+
+def test_a_blob_that_could_not_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    store, data = FolderBlobs(tmp_path), b"x" * 1000
+    sha256 = sha256_hex(data)
+    (tmp_path / sha256[:2] / sha256).mkdir(parents=True)  # nothing can replace a folder
+    with pytest.raises(OSError):
+        asyncio.run(store.put(data))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_blob_that_shows_a_moment_late_is_read_again(tmp_path: Path) -> None:
+    store = FolderBlobs(tmp_path)
+    body = stored(tmp_path, {"a": 1}, 0)
+    path = tmp_path / body.sha256[:2] / body.sha256
+    data = path.read_bytes()
+    path.unlink()
+
+    async def story() -> Any:
+        asyncio.get_running_loop().call_later(READ_AGAIN_S[0] / 2, path.write_bytes, data)
+        return await get_body(store, body)
+
+    assert asyncio.run(story()) == {"a": 1}

@@ -87,12 +87,13 @@ async def calling(
     commands: MemoryCommands | None = None,
     cap_per_s: float = 1_000.0,
     look_timeout_ms: int = 1_000,
+    blobs: FolderBlobs | None = None,
     **options: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
     commands = commands or MemoryCommands()
-    publisher, blobs, stop = MemoryPublisher(), FolderBlobs(tmp_path), asyncio.Event()
+    publisher, blobs, stop = MemoryPublisher(), blobs or FolderBlobs(tmp_path), asyncio.Event()
     loop = asyncio.get_running_loop()
     rate = LookRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.look_rate_limit.set)
     async with serving(*(script or (RUNNING,))) as state:

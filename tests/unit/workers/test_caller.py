@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime import failpoints
-from runtime.blobs import get_body
+from runtime.blobs import FolderBlobs, get_body
 from schemas.base import BlobBody, InlineBody, Usage
 from schemas.dead_letters import DeadLetter
 from schemas.responses import LookFailed, ResponseObserved
@@ -48,6 +48,22 @@ def test_a_large_object_goes_to_the_blob_store(tmp_path: Path) -> None:
             (fact,) = await bench.facts(1)
             assert isinstance(fact.response, BlobBody)
             assert await get_body(bench.blobs, fact.response) == server.completed()
+
+    asyncio.run(scenario())
+
+
+def test_an_object_that_cannot_be_stored_is_asked_for_again_and_ends_no_worker(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "blobs").write_text("a file stands where the folder should be")
+        blobs = FolderBlobs(tmp_path / "blobs")
+        async with calling(tmp_path, *[DONE] * 9, blobs=blobs, inline_bytes_max=100, tries_max=3) as bench:
+            bench.commands.publish(look())
+            (fact,) = await bench.facts(1)
+            assert (type(fact), fact.reason) == (LookFailed, "blob_not_stored")
+            assert len(bench.asked) == 3
+            assert not bench.run.done()
+            alarms = bench.registry.get_sample_value("backstop_openai_alarms_total", {"kind": "blob_not_stored"})
+            assert alarms == 3
 
     asyncio.run(scenario())
 

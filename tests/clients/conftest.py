@@ -1,0 +1,85 @@
+"""One system for all clients; each feature of each client has a tenant of its own, so that what it made can be counted."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cli.pace import BRISK
+from cli.system import Shape, System
+from runtime.broker import Owned
+from runtime.keys import ApiKey, KeysFile, make_token, save_keys
+from tests.clients.matrix import CLIENTS, FEATURES, page
+from tests.kafka.conftest import broker  # noqa: F401 - a fixture
+from tests.kafka.held import held
+
+PAGE = "BACKSTOP_CLIENTS_PAGE"
+SEEN: dict[tuple[str, str], str] = {}
+"""What each feature of each client did, by their names: what the page shows."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The system, and a key of each tenant."""
+
+    system: System
+    keys: Mapping[str, str]
+
+    def environment(self, tenant: str, url: str | None = None) -> dict[str, str]:
+        """All that is set for a client."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BACKSTOP_"))}
+        base_url = f"{url or self.system.url}/v1"
+        return {**kept, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": self.keys[tenant]}
+
+    def creates_of(self, tenant: str) -> int:
+        """How many responses the provider accepted of a tenant."""
+        lines = (self.system.ledgers / "creates.jsonl").read_text().splitlines()
+        return sum(str(json.loads(line).get("job")).startswith(f"{tenant}:") for line in lines)
+
+
+def tenant_of(client: str, feature: str) -> str:
+    return f"{client}-{feature}"[:27].rstrip("-")
+
+
+@pytest.fixture(scope="session")
+def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:  # noqa: F811
+    folder = tmp_path_factory.mktemp("system")
+    tenants = [tenant_of(client.name, feature) for client in CLIENTS for feature in FEATURES] + ["generated", "kafka"]
+    keys = write_keys(folder / "keys.json", tenants)
+    with pytest.MonkeyPatch.context() as patched:
+        for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
+            patched.delenv(name)
+        patched.setenv("BACKSTOP_REQUEST_TENANTS", "kafka")
+        shape = Shape(
+            folder=folder,
+            environment={**BRISK, **os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+            settings={"BACKSTOP_KEYS_FILE": str(folder / "keys.json")},
+            port=0,
+            partitions=2,
+            time_scale=20.0,
+        )
+        with held(shape) as system:
+            yield Running(system, keys)
+
+
+def write_keys(path: Path, tenants: list[str]) -> dict[str, str]:
+    kept, tokens = [], {}
+    for number, tenant in enumerate(tenants):
+        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
+        tokens[tenant] = token
+        at, scopes = datetime.fromtimestamp(0, UTC), frozenset(("submit", "read"))
+        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=scopes, sha256=sha256, created_at=at))
+    save_keys(path, KeysFile(keys=tuple(kept)))
+    return tokens
+
+
+def pytest_sessionfinish() -> None:
+    """The table of the documentation, where the whole of it was run."""
+    wanted = os.environ.get(PAGE)
+    cells = {(client.name, feature) for client in CLIENTS for feature in client.features}
+    if wanted and cells <= set(SEEN):
+        Path(wanted).write_text(page(SEEN))

@@ -1,0 +1,58 @@
+"""Bodies made to cost more than they look: each is as large as a submission may be, or nearly."""
+
+from typing import Final
+
+from schemas.requests import REQUEST_BYTES_MAX, REQUEST_VALUES_MAX
+
+ROOM: Final = REQUEST_BYTES_MAX - 200
+
+
+def _filled(unit: bytes, head: bytes, tail: bytes, size_bytes: int = ROOM) -> bytes:
+    """`unit` over and over between `head` and `tail`, which stand for its last comma too."""
+    return head + (unit * (size_bytes // len(unit))).rstrip(b",") + tail
+
+
+def _request(unit: bytes, size_bytes: int = ROOM) -> bytes:
+    return _filled(unit, b'{"job_id":"h","request":{"model":"m","input":[', b"]}}", size_bytes)
+
+
+_ALLOWED: Final = REQUEST_VALUES_MAX - 20
+
+REFUSED: Final[dict[str, bytes]] = {
+    "lists in lists": _request(b"[[[[[[]]]]]],"),
+    "empty lists": _request(b"[],"),
+    "empty objects": _request(b"{},"),
+    "empty texts": _request(b'"",'),
+    "numbers": _request(b"0,"),
+    "large numbers": _request(b"1e308,"),
+    "escaped quotes between values": _request(b'"\\"","\\\\",'),
+    "equal names": _filled(b'"a":0,', b'{"job_id":"h","request":{"model":"m","input":{', b"}}}"),
+    "names": b'{"job_id":"h","request":{"model":"m",' + b",".join(b'"%x":0' % n for n in range(100_000)) + b"}}",
+    "unknown fields": b'{"job_id":"h","request":{"model":"m"},' + b",".join(b'"%x":0' % n for n in range(100_000)) + b"}",
+    "unknown fields, few values": b'{"job_id":"h","request":{"model":"m"},' + b",".join(b'"%x":0' % n for n in range(9_000)) + b"}",
+    "empty tags": _filled(b'"",', b'{"job_id":"h","request":{"model":"m"},"tags":[', b"]}"),
+    "empty tags, few values": _filled(b'"",', b'{"job_id":"h","request":{"model":"m"},"tags":[', b"]}", 3 * 20_000),
+    "tags of many kinds": _filled(b'0,{},[],null,"",', b'{"job_id":"h","request":{"model":"m"},"tags":[', b"]}", 90_000),
+    "metadata": b'{"job_id":"h","request":{"model":"m","metadata":{' + b",".join(b'"%x":0' % n for n in range(9_000)) + b"}}}",
+    "deep": b'{"job_id":"h","request":{"model":"m","input":' + b"[" * 400_000 + b"]" * 400_000 + b"}}",
+    "deep, not closed": b'{"job_id":"h","request":{"model":"m","input":' + b"[" * ROOM,
+    "deep objects": b'{"a":' * (ROOM // 5),
+    "brackets and no more": b"[" * ROOM,
+    "commas": b"," * ROOM,
+    "quotes": b'"' * ROOM,
+    "backslashes": b'"' + b"\\" * ROOM,
+    "a number of a megabyte": b'{"job_id":"h","request":{"model":"m"},"timeout_ms":' + b"9" * ROOM + b"}",
+}  # fmt: skip
+"""None of them is a submission."""
+
+TAKEN: Final[dict[str, bytes]] = {
+    "as many lists as allowed": _request(b"[],", 3 * (_ALLOWED // 2)),
+    "as many texts as allowed": _request(b'"",', 3 * _ALLOWED),
+    "as many names as allowed": b'{"job_id":"h","request":{"model":"m","input":{'
+    + b",".join(b'"%x":0' % n for n in range(_ALLOWED // 2))
+    + b"}}}",
+    "a text of a megabyte": _filled(b"[{,:", b'{"job_id":"h","request":{"model":"m","input":"', b'"}}'),
+    "a text of escapes": _filled(b'\\"[', b'{"job_id":"h","request":{"model":"m","input":"', b'"}}'),
+    "a text of escaped characters": _filled(b"\\u00e9", b'{"job_id":"h","request":{"model":"m","input":"', b'"}}'),
+}
+"""Submissions that cost what one may cost."""

@@ -1,0 +1,80 @@
+"""What answers 503 has promised nothing: no job, and no cancel, stands on the log behind it."""
+
+from typing import Any
+
+import pytest
+
+from receiver.live.live import TooManyListenersError
+from receiver.reads import ReadsAwayError
+from tests.unit.receiver.door import Door, with_door
+from tests.unit.receiver.reads import MemoryChanges, MemoryReads
+from tests.unit.receiver.sdk_caller import ASKED, QUICK, submitted
+
+
+@pytest.mark.parametrize("error", [TooManyListenersError("9"), ReadsAwayError("away")])
+def test_a_stream_without_a_place_is_refused_before_the_log_has_its_job(error: Exception) -> None:
+    changes = MemoryChanges()
+    changes.error = error
+
+    async def story(door: Door) -> None:
+        status, _, _ = await door.call("POST", "/v1/responses", json={**ASKED, "stream": True})
+        assert status == 503
+        assert door.publisher.landed == []
+        assert (await door.call("POST", "/v1/responses", json=ASKED))[0] == 200, "and what needs no place is taken"
+
+    with_door(story, reads=MemoryReads(), changes=changes, limits=QUICK)
+
+
+def test_a_refused_create_gives_its_place_back() -> None:
+    changes = MemoryChanges()
+
+    async def story(door: Door) -> None:
+        headers = {"Idempotency-Key": "k"}
+        assert (await door.call("POST", "/v1/responses", json=ASKED, headers=headers))[0] == 200
+        other = {**ASKED, "input": "other", "stream": True}
+        assert (await door.call("POST", "/v1/responses", json=other, headers=headers))[0] == 409
+        assert changes.watchers == 0
+
+    with_door(story, reads=MemoryReads(), changes=changes, limits=QUICK)
+
+
+def test_a_repeat_is_answered_while_the_read_model_is_away() -> None:
+    reads = MemoryReads()
+
+    async def story(door: Door) -> None:
+        key = {"Idempotency-Key": "k"}
+        first = await door.call("POST", "/v1/responses", json=ASKED, headers=key)
+        door.clock[0] += 10 * QUICK.accepted_shown_s * 1000  # type: ignore[assignment]
+        reads.away = True
+        again = await door.call("POST", "/v1/responses", json=ASKED, headers=key)
+        assert (first[0], again[0]) == (200, 200)
+        assert again[1]["id"] == first[1]["id"]
+        assert again[2].headers["Backstop-Repeated"] == "true"
+        assert len(submitted(door)) == 1
+
+    with_door(story, reads=reads, limits=QUICK)
+
+
+class AwayAfter(MemoryReads):
+    """Answers a few times, and is away then."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    async def job(self, tenant: str, job_id: str) -> Any:
+        self.left -= 1
+        self.away = self.left < 0
+        return await super().job(tenant, job_id)
+
+
+def test_a_cancel_that_the_log_has_is_not_refused() -> None:
+    reads = AwayAfter(1)
+    reads.add("default", "resp_123456", status="running")
+
+    async def story(door: Door) -> None:
+        status, document, _ = await door.call("POST", "/v1/responses/resp_123456/cancel")
+        assert (status, document["status"]) == (200, "in_progress")
+        assert len(door.publisher.landed) == 1
+
+    with_door(story, reads=reads, limits=QUICK)
