@@ -16,6 +16,8 @@ HOUR_MS = 3_600_000
 WEBHOOK_RETRIES_MS = 72 * HOUR_MS
 """For so long OpenAI repeats a webhook that was not answered with 2xx (guide: webhooks)."""
 
+BLOB_KEEP_DAYS_MIN = 10
+
 ENVELOPE_BYTES_MAX = 65_536
 """What a fact adds to the body that it carries, generously."""
 
@@ -109,6 +111,9 @@ def check_relations(settings: ReceiverSettings) -> None:
         <= door.backoff_max_ms,
         "BACKSTOP_INLINE_BYTES_MAX and its envelope must fit a record": settings.inline_bytes_max + ENVELOPE_BYTES_MAX
         <= RECORD_BYTES_MAX,
+        "BACKSTOP_BLOB_KEEP_DAYS must be 0 or at least 10: a job may run for 7 days and its result must be read": (
+            settings.blob_keep_days == 0 or settings.blob_keep_days >= BLOB_KEEP_DAYS_MIN
+        ),
         "BACKSTOP_ADMIN_PORT must not be BACKSTOP_PORT": settings.admin_port == 0
         or settings.admin_port != settings.port,
         "BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS": settings.clock_offset_ms == 0
