@@ -59,6 +59,13 @@ class ReceiverSettings(WebhookSettings):
         ge=1_000,
         description="How long an unclaimed or foreign response is remembered, so that a repeated webhook is known.",
     )
+    submit_bytes_max: int | None = Field(
+        default=None,
+        ge=1 << 10,
+        le=64 << 20,
+        description="Largest body of a submission over HTTP, up to 64 MiB; 1 MiB if unset. Costs about three times as much memory while it is taken, and "
+        "the worker holds it while it is sent. All bodies at one time get 128 MiB.",
+    )
     keys_file: Path | None = Field(
         default=None,
         description="API keys and limits of tenants, as `backstop keys` writes them; data_dir/keys.json if unset.",
@@ -67,6 +74,10 @@ class ReceiverSettings(WebhookSettings):
         default=10, ge=1, le=1_000, description="Webhook endpoints that a tenant may have."
     )
     door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
+
+    def limits_set(self) -> dict[str, int]:
+        """The limits of the doors that a setting replaces."""
+        return {} if self.submit_bytes_max is None else {"submit_bytes_max": self.submit_bytes_max}
 
     @property
     def keys_path(self) -> Path:
