@@ -1,7 +1,7 @@
 """`backstop serve`: the HTTP doors and the reads on one port. The composition root of that process."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import typer
 import uvloop
@@ -113,8 +113,20 @@ def doors(
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
     add_page(app)
+    if settings.blob_keep_days:
+        app.cleanup_ctx.append(_sweeping(blobs, settings.blob_keep_ms, now_ms))
     require_declared(app, files_below=PAGE)
     return app
+
+
+def _sweeping(blobs: FolderBlobs, keep_ms: int, now_ms: NowMs) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def sweeping(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(blobs.sweep_for_ever(keep_ms, now_ms), name="sweep-blobs")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return sweeping
 
 
 async def _listen(serving: Awaitable[None], host: str, port: int) -> None:

@@ -91,7 +91,7 @@ def build_app(
     """
     check_relations(settings)
     keys = settings.webhook_keys()
-    limits = limits or Limits()
+    limits = replace(limits or Limits(), **settings.limits_set())
     registry = registry or CollectorRegistry()
     health = health or Health("receiver")
     metrics = ReceiverMetrics(registry)

@@ -18,6 +18,8 @@ SMALL_VALUES_MAX: Final = 4_096
 ON_LOOP_BYTES_MAX: Final = 8 << 10
 """A body up to this size is parsed on the loop. The worst that fits costs about 3 ms; a larger one goes to a thread."""
 
+WAY_OUT: Final = "Name large content by URL (image_url, file_url), or ask the operator to raise the limit."
+
 Done = TypeVar("Done")
 
 
@@ -77,7 +79,7 @@ async def read_body(
     }
     if encodings - {"identity", ""}:
         raise Refusal(Problem(415, "encoded_body", "Send the body without Content-Encoding."))
-    too_large = Refusal(Problem(413, "body_too_large", f"The body may have {bytes_max} bytes."))
+    too_large = Refusal(Problem(413, "body_too_large", f"The body may have {bytes_max} bytes. {WAY_OUT}"))
     if (request.content_length or 0) > bytes_max:
         raise too_large
     body = bytearray()

@@ -16,6 +16,8 @@ HOUR_MS = 3_600_000
 WEBHOOK_RETRIES_MS = 72 * HOUR_MS
 """For so long OpenAI repeats a webhook that was not answered with 2xx (guide: webhooks)."""
 
+BLOB_KEEP_DAYS_MIN = 10
+
 ENVELOPE_BYTES_MAX = 65_536
 """What a fact adds to the body that it carries, generously."""
 
@@ -57,6 +59,13 @@ class ReceiverSettings(WebhookSettings):
         ge=1_000,
         description="How long an unclaimed or foreign response is remembered, so that a repeated webhook is known.",
     )
+    submit_bytes_max: int | None = Field(
+        default=None,
+        ge=1 << 10,
+        le=64 << 20,
+        description="Largest body of a submission over HTTP, up to 64 MiB; 1 MiB if unset. Costs about three times as much memory while it is taken, and "
+        "the worker holds it while it is sent. All bodies at one time get 128 MiB.",
+    )
     keys_file: Path | None = Field(
         default=None,
         description="API keys and limits of tenants, as `backstop keys` writes them; data_dir/keys.json if unset.",
@@ -69,6 +78,10 @@ class ReceiverSettings(WebhookSettings):
         description="Models that GET /v1/models lists, comma-separated. Nothing depends on it: a create may name any model.",
     )
     door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
+
+    def limits_set(self) -> dict[str, int]:
+        """The limits of the doors that a setting replaces."""
+        return {} if self.submit_bytes_max is None else {"submit_bytes_max": self.submit_bytes_max}
 
     @property
     def keys_path(self) -> Path:
@@ -118,6 +131,9 @@ def check_relations(settings: ReceiverSettings) -> None:
         <= door.backoff_max_ms,
         "BACKSTOP_INLINE_BYTES_MAX and its envelope must fit a record": settings.inline_bytes_max + ENVELOPE_BYTES_MAX
         <= RECORD_BYTES_MAX,
+        "BACKSTOP_BLOB_KEEP_DAYS must be 0 or at least 10: a job may run for 7 days and its result must be read": (
+            settings.blob_keep_days == 0 or settings.blob_keep_days >= BLOB_KEEP_DAYS_MIN
+        ),
         "BACKSTOP_ADMIN_PORT must not be BACKSTOP_PORT": settings.admin_port == 0
         or settings.admin_port != settings.port,
         "BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS": settings.clock_offset_ms == 0

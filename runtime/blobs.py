@@ -8,7 +8,9 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from runtime.clock import NowMs
 from runtime.errors import BlobMissingError
+from runtime.logs import get_logger
 from schemas.base import BlobBody, Body, InlineBody
 from schemas.codec import DEPTH_MAX, canonical, sha256_hex
 from schemas.shape import ShapeLimits, beyond
@@ -23,6 +25,17 @@ READ_AGAIN_S: Final = (0.05, 0.2)
 """Waits before a blob that is missing or torn is read again: a network file system may show it a moment late."""
 
 PART_SUFFIX: Final = ".part"
+SWEPT_SUFFIX: Final = ".swept"
+PART_KEPT_MS: Final = 24 * 3_600_000
+"""No write takes so long: the part of one that a crash ended."""
+
+MARK: Final = b'{"backstop":"'
+"""How the contents begin whose presence says something, as that of a deleted response. They are never swept."""
+
+SWEEP_S: Final = 6 * 3_600.0
+
+
+log = get_logger("runtime.blobs")
 
 
 class BlobStore(Protocol):
@@ -49,6 +62,30 @@ class FolderBlobs:
 
     async def get(self, sha256: str) -> bytes:
         return await asyncio.to_thread(self._read, sha256)
+
+    async def sweep_for_ever(self, keep_ms: int, now_ms: NowMs) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            removed = await asyncio.to_thread(self.sweep, now_ms() - keep_ms, now_ms())
+            log.info("blobs_swept", removed=removed)
+
+    def sweep(self, before_ms: int, now_ms: int) -> int:
+        """Remove what was put for the last time before an instant; how many. Others may put, read and sweep meanwhile."""
+        removed = 0
+        for path in self._root.glob("[0-9a-f][0-9a-f]/*"):
+            try:
+                if path.name.endswith(PART_SUFFIX):
+                    if _changed_ms(path) < now_ms - PART_KEPT_MS:
+                        path.unlink()
+                elif path.name.endswith(SWEPT_SUFFIX):
+                    removed += _swept(path, before_ms)  # left by a sweep that a crash ended
+                elif _changed_ms(path) < before_ms and not _is_mark(path):
+                    aside = path.with_name(path.name + SWEPT_SUFFIX)
+                    path.rename(aside)
+                    removed += _swept(aside, before_ms)
+            except OSError:
+                continue  # another process was faster, or the next sweep is
+        return removed
 
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
@@ -85,6 +122,24 @@ class FolderBlobs:
         return data
 
 
+def _swept(aside: Path, before_ms: int) -> bool:
+    """Remove what was set aside, or put it back: a `put` may have found it, and made it young, a moment before."""
+    if _changed_ms(aside) < before_ms:
+        aside.unlink()
+        return True
+    aside.rename(aside.with_name(aside.name.removesuffix(SWEPT_SUFFIX)))
+    return False
+
+
+def _changed_ms(path: Path) -> float:
+    return path.stat().st_mtime * 1000
+
+
+def _is_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MARK)) == MARK
+
+
 def _is_stored(path: Path, data: bytes | memoryview) -> bool:
     """Whether `path` holds `data`. Its time of change is then now, which keeps the sweep from removing what is referred to again.
 
@@ -93,7 +148,9 @@ def _is_stored(path: Path, data: bytes | memoryview) -> bool:
     try:
         if path.stat().st_size != len(data):
             return False
-        os.utime(path)
+        os.utime(
+            path
+        )  # before it is read: a sweep that has set it aside meanwhile makes the read fail, and it is written anew
         return path.read_bytes() == data
     except OSError:
         return False

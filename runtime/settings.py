@@ -70,6 +70,12 @@ class RuntimeSettings(BaseSettings):
     blob_dir: Path | None = Field(
         default=None, description="Folder of the blob store, shared by all processes; data_dir/blobs if unset."
     )
+    blob_keep_days: int = Field(
+        default=0,
+        ge=0,
+        le=3_650,
+        description="Days for which a body stays in the blob store after it was last put; at least 10, as a job may run for 7. 0: for ever.",
+    )
     inline_bytes_max: int = Field(
         default=65_536, ge=0, le=524_288, description="Bodies above this size go to the blob store."
     )
@@ -105,6 +111,10 @@ class RuntimeSettings(BaseSettings):
     @property
     def blobs_path(self) -> Path:
         return self.blob_dir or self.data_dir / "blobs"
+
+    @property
+    def blob_keep_ms(self) -> int:
+        return self.blob_keep_days * 86_400_000
 
     @property
     def claims_path(self) -> Path:

@@ -128,7 +128,10 @@ class ResponsesDoor:
         with self._memory.share() as take:
             body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
             apart = partial(self._memory.apart, len(body))
-            asked = await apart(partial(_object_of, body, limits))
+            parse = partial(_object_of, body, limits)
+            del body
+            asked = await apart(parse)
+            del parse
             given_previous = asked.get(FIELD)
             submit = await apart(partial(to_submit, asked, request.headers, may_stream=self._streams is not None))
             streams = bool(submit.request.get("stream"))

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 BEAT_S = 0.002
+TRIES = 5
 
 
 @dataclass
@@ -36,3 +37,15 @@ async def measured() -> AsyncIterator[Pauses]:
     finally:
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
+
+
+async def least_pause_s(enough_s: float, work: Callable[[], Awaitable[None]]) -> float:
+    """The longest pause of the loop while `work` runs, in the best of `TRIES`; the first below `enough_s` will do."""
+    least_s = float("inf")
+    for _ in range(TRIES):
+        async with measured() as pauses:
+            await work()
+        least_s = min(least_s, pauses.longest_s)
+        if least_s <= enough_s:
+            break
+    return least_s

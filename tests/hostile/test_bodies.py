@@ -4,7 +4,6 @@ A pause counts as the least of a few tries: what is left then is the body's own 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -16,28 +15,15 @@ from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused, JobSubmitted
 from streams.agents.agents import Intake
 from tests.hostile.bodies import REFUSED, TAKEN
-from tests.hostile.pauses import measured
+from tests.hostile.pauses import least_pause_s
 from tests.support.builders import T0
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.receiver.door import Door, with_door
 
 SERVE_PAUSE_S_MAX = 0.050
 INTAKE_PAUSE_S_MAX = 0.100
-TRIES = 5
 ALL = {**REFUSED, **TAKEN}
 JSON = {"Content-Type": "application/json"}
-
-
-async def least_pause_s(enough_s: float, work: Callable[[], Awaitable[None]]) -> float:
-    """The longest pause of the loop while `work` runs, in the best of `TRIES`; the first below `enough_s` will do."""
-    least_s = float("inf")
-    for _ in range(TRIES):
-        async with measured() as pauses:
-            await work()
-        least_s = min(least_s, pauses.longest_s)
-        if least_s <= enough_s:
-            break
-    return least_s
 
 
 def unwrapped(body: bytes) -> bytes:

@@ -67,6 +67,16 @@ def test_the_admin_port_is_not_the_public_one(tmp_path: Path) -> None:
         check_relations(settings(data_dir=tmp_path, port=8080, admin_port=8080))
 
 
+@pytest.mark.parametrize(("days", "fits"), [(0, True), (9, False), (10, True)])
+def test_a_blob_is_kept_for_longer_than_a_job_may_run(tmp_path: Path, days: int, fits: bool) -> None:
+    changed = settings(data_dir=tmp_path, blob_keep_days=days)
+    if fits:
+        check_relations(changed)
+    else:
+        with pytest.raises(ConfigurationError, match="BACKSTOP_BLOB_KEEP_DAYS"):
+            check_relations(changed)
+
+
 def test_the_document_of_the_api_needs_no_key_and_tells_each_route() -> None:
     async def story(door: Door) -> None:
         status, document, _ = await door.call("GET", "/openapi.json")

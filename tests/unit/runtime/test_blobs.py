@@ -1,12 +1,15 @@
 """Bodies: inline where they fit, by content hash where they do not, and never silently wrong."""
 
 import asyncio
+import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.blobs import INLINE_DEPTH_MAX, READ_AGAIN_S, FolderBlobs, get_body, put_body
+from runtime.blobs import INLINE_DEPTH_MAX, MARK, READ_AGAIN_S, FolderBlobs, get_body, put_body
 from runtime.errors import BlobMissingError
 from schemas.base import BlobBody, InlineBody
 from schemas.codec import sha256_hex
@@ -89,3 +92,57 @@ def test_a_blob_that_shows_a_moment_late_is_read_again(tmp_path: Path) -> None:
         return await get_body(store, body)
 
     assert asyncio.run(story()) == {"a": 1}
+
+
+def age(tmp_path: Path, sha256: str) -> Path:
+    path = tmp_path / sha256[:2] / sha256
+    os.utime(path, (1_000, 1_000))
+    return path
+
+
+def test_a_sweep_removes_what_was_last_put_long_ago_and_nothing_else(tmp_path: Path) -> None:
+    store = FolderBlobs(tmp_path)
+    old, again, mark = (asyncio.run(store.put(data)) for data in (b"old", b"again", MARK + b'deleted response"}'))
+    for sha256 in (old, again, mark):
+        age(tmp_path, sha256)
+    young = asyncio.run(store.put(b"young"))
+    asyncio.run(store.put(b"again"))  # referred to once more
+    part, swept = tmp_path / old[:2] / "x.part", tmp_path / young[:2] / f"{young}.swept"
+    part.write_bytes(b"x")
+    os.utime(part, (1_000, 1_000))
+    (tmp_path / young[:2] / young).rename(swept)  # a crash in the middle of a sweep
+    assert store.sweep(2_000_000, 2_000_000_000) == 1
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {again, mark, young}
+    assert store.sweep(2_000_000, 2_000_000_000) == 0
+
+
+def test_what_is_put_during_sweeps_is_there_afterwards(tmp_path: Path) -> None:
+    """Put, made old, swept and put again, by several at one time: whoever was told that it is stored finds it."""
+    store, data = FolderBlobs(tmp_path), b"x" * 10_000
+    sha256 = sha256_hex(data)
+    stop = threading.Event()
+
+    def sweep() -> None:
+        while not stop.is_set():
+            store.sweep(2_000_000, 2_000_000_000)
+
+    sweepers = [threading.Thread(target=sweep) for _ in range(2)]
+    for thread in sweepers:
+        thread.start()
+    try:
+        for _ in range(150):
+            with suppress(OSError):
+                age(tmp_path, sha256)
+            body = BlobBody(sha256=asyncio.run(store.put(data)), size_bytes=len(data))
+            assert asyncio.run(store_read(store, body)) == data
+    finally:
+        stop.set()
+        for thread in sweepers:
+            thread.join()
+
+
+async def store_read(store: FolderBlobs, body: BlobBody) -> bytes:
+    for _ in range(50):
+        with suppress(BlobMissingError):  # set aside for a moment, and put back
+            return await store.get(body.sha256)
+    return await store.get(body.sha256)
