@@ -19,6 +19,7 @@ from readmodel.parameters import guarded, page_mark
 from readmodel.queries import LetterFilter, count_letters, ended_since, list_letters
 from readmodel.rows import LetterRow
 from readmodel.sweep import Finding, sweep
+from readmodel.waiting import PASSING_MIN, Waiting, waiting
 from runtime.clock import NowMs
 from runtime.door import own_job_id
 from runtime.routes import declare, query_of
@@ -74,7 +75,10 @@ class _Overview:
         def look(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
             ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
+            waits = waiting(conn, tenant)
             findings = [
+                _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
+                _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
@@ -145,6 +149,14 @@ def letter_view(letter: LetterRow, tenant: str, *, with_preview: bool) -> Letter
 
 def _of_jobs(code: FindingCode, found: Finding, tenant: str) -> FindingView:
     return {"code": code, "count": found.count, "job_ids": [own_job_id(tenant, job_id) for job_id in found.job_ids]}
+
+
+def _of_waiting(code: FindingCode, found: Waiting, tenant: str, count_min: int = 1) -> FindingView:
+    """Counts only from `count_min` jobs on."""
+    if found.count < count_min:
+        return {"code": code, "count": 0}
+    job_ids = [own_job_id(tenant, job_id) for job_id in found.job_ids]
+    return {"code": code, "count": found.count, "job_ids": job_ids, "because": found.because}
 
 
 def _of_webhooks(health: WebhooksView) -> FindingView:

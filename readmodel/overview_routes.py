@@ -14,8 +14,9 @@ from schemas.dead_letters import DeadReason, Resolution
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FindingCode = Literal[
-    "jobs_overdue", "jobs_without_next_action", "jobs_finishing_too_long", "dead_letters", "webhooks_missed"
-]
+    "provider_refuses", "provider_unavailable", "jobs_overdue", "jobs_without_next_action", "jobs_finishing_too_long",
+    "dead_letters", "webhooks_missed",
+]  # fmt: skip
 Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
 
 
@@ -29,6 +30,8 @@ class FindingView(TypedDict):
     """Out of so many, where a share is what matters."""
     job_ids: NotRequired[list[str]]
     """Some of the jobs."""
+    because: NotRequired[str]
+    """The most frequent reason, in the provider's words."""
 
 
 @with_config(_DOCUMENTED)
@@ -99,7 +102,7 @@ class LetterQuery(Query):
 
 GET_ATTENTION: Final = Route(
     "GET", "/v1/attention", name="getAttention", access="read", problems=AWAY,
-    says="What needs attention: jobs that nothing moves any more, dead letters and missed webhooks of the last hour.",
+    says="What needs attention: jobs that wait for a person or for the provider, jobs that nothing moves any more, dead letters and missed webhooks of the last hour.",
     answers=(Answer(200, "The findings, worst first.", AttentionView),),
 )  # fmt: skip
 GET_STATS: Final = Route(

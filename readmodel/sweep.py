@@ -15,11 +15,18 @@ from readmodel.store import trim, trim_letters
 from runtime.clock import NowMs
 from runtime.logs import get_logger
 from runtime.pausing import pause
+from streams.policy.lanes import TOLD_WAIT_MS_MAX
 
 NAMED_MAX = 20
 """Job ids that one finding names; the rest are counted."""
 
 _IS_OPEN = "status IN ('submitting', 'running', 'unknown', 'backing_off')"
+_LANE_STANDS = (
+    "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "
+    "WHERE other.status IN ('submitting', 'running', 'unknown', 'backing_off') AND other.updated_at_ms >= ?)"
+)
+"""A job that backs off may wait past its time while its lane is closed; but then a probe moves one of the lane, at the latest after what
+a provider may tell a lane to wait for."""
 
 log = get_logger("readmodel.sweep")
 
@@ -60,6 +67,7 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
     a result that waits for its job has no row that says whose it is.
     """
     before_ms = now_ms - bound_ms
+    moved_ms = before_ms - TOLD_WAIT_MS_MAX
     whose, params = ("", ()) if tenant is None else (" AND tenant = ?", (tenant,))
     counts = conn.rows(
         "SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN "  # noqa: S608 - our own words
@@ -67,11 +75,14 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
         params,
     )
 
-    def jobs(where: str) -> Finding:
-        return _find(conn, "jobs", f"{where}{whose}", (before_ms, *params))
+    def jobs(where: str, *more: int) -> Finding:
+        return _find(conn, "jobs", f"{where}{whose}", (before_ms, *more, *params))
 
     return Findings(
-        without_next_action=jobs(f"{_IS_OPEN} AND (next_action_at_ms IS NULL OR next_action_at_ms < ?)"),
+        without_next_action=jobs(
+            f"{_IS_OPEN} AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) AND (status <> 'backing_off' OR {_LANE_STANDS})",
+            moved_ms,
+        ),
         overdue=jobs(f"{_IS_OPEN} AND deadline_at_ms < ?"),
         finishing_too_long=jobs("status = 'finishing' AND updated_at_ms < ?"),
         results_held=_find(conn, "held_results", "at_ms < ?", (before_ms,)) if tenant is None else Finding(0),

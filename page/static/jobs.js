@@ -149,6 +149,10 @@ function emptyState(query) {
 }
 
 const FINDINGS = {
+  provider_refuses: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider's account to be mended`,
+    `${found.because}. They go on by themselves then.`],
+  provider_unavailable: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider`,
+    `${found.because}. They go on by themselves when it is well.`],
   jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
     "A worker is down, or does not come after."],
   jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action ahead`,

@@ -14,8 +14,19 @@ from readmodel.overview import MISSED_OF_MIN, Rights, add_overview_routes
 from readmodel.queries import ended_since
 from schemas.base import InlineBody
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
+from schemas.jobs import AttemptRejected
 from tests.unit.readmodel.conftest import Bench
-from tests.unit.readmodel.logs import DEADLINE_MS, Log, accepted, refused, result_of, settled, submitted, whole_job
+from tests.unit.readmodel.logs import (
+    DEADLINE_MS,
+    Log,
+    accepted,
+    refused,
+    rejected,
+    result_of,
+    settled,
+    submitted,
+    whole_job,
+)
 from tests.unit.readmodel.projection import Projection
 from tests.unit.readmodel.test_letters import letter
 
@@ -85,6 +96,29 @@ def test_nothing_needs_attention_until_something_does(with_api: Any) -> None:
             ], "each tenant its own, by its own ids"
         await api.take(accepted("open"), settled("open"))
         assert [one["code"] for one in (await api.get("/v1/attention"))["findings"]] == ["jobs_finishing_too_long"]
+
+    with_api(body)
+
+
+def test_jobs_that_wait_for_a_person_or_for_the_provider_are_told_with_the_providers_words(with_api: Any) -> None:
+    def declined(job_id: str, **changes: Any) -> AttemptRejected:
+        return rejected(job_id).model_copy(update={"message": "no", **changes})
+
+    async def body(api: Api) -> None:
+        key = {"cause": "account", "code": "invalid_api_key", "http_status": 401}
+        held = {"cause": "held", "code": "invalid_api_key", "http_status": None}
+        away = {"cause": "overloaded", "code": "http_503", "http_status": 503}
+        for number in range(4):
+            await api.take(submitted(f"away{number}"), declined(f"away{number}", **away))
+        await api.take(submitted("key"), declined("key", **key), submitted("held"), declined("held", **held))
+        await api.take(submitted("x:theirs", tenant="x"), declined("x:theirs", **key))
+        (found,) = (await api.get("/v1/attention"))["findings"]
+        assert found == {
+            "code": "provider_refuses", "count": 2, "job_ids": ["held", "key"], "because": "invalid_api_key: no",
+        }  # fmt: skip
+        await api.take(submitted("away5"), declined("away5", **{**away, "cause": "held"}))
+        _, found = (await api.get("/v1/attention"))["findings"]
+        assert (found["code"], found["count"], found["because"]) == ("provider_unavailable", 5, "http_503: no")
 
     with_api(body)
 

@@ -11,12 +11,14 @@ from readmodel.queries import JobFilter
 from readmodel.rows import Position
 from readmodel.sweep import sweep
 from runtime.errors import ConfigurationError
+from streams.policy.lanes import TOLD_WAIT_MS_MAX
 from tests.support.waiting import eventually
 from tests.unit.readmodel.conftest import NOW_MS
 from tests.unit.readmodel.logs import (
     DEADLINE_MS,
     Log,
     accepted,
+    rejected,
     result_of,
     settled,
     submitted,
@@ -105,6 +107,24 @@ def test_two_writers_at_once_lose_nothing(run) -> None:
         assert [row.status for row in rows] == ["completed"] * count
         told = [change.seq for change in await one.database.read(lambda conn: queries.changes_after(conn, 0, 1_000))]
         assert told == sorted(set(told))
+
+    run(body)
+
+
+def test_a_job_that_waits_for_its_lane_is_no_finding_while_somebody_asks_the_lane(run) -> None:
+    async def body(bench) -> None:
+        one = await Projection(bench.another()).take_over()
+        await one.take(
+            Log().put(submitted("held"), rejected("held"), submitted("probe"), rejected("probe", at_ms=400_000))
+        )
+
+        async def found(now_ms: int) -> tuple[str, ...]:
+            swept = await one.database.read(lambda conn: sweep(conn, now_ms, 1_000))
+            return swept.without_next_action.job_ids
+
+        assert await found(400_000) == ()
+        assert await found(400_000 + TOLD_WAIT_MS_MAX + 1_000) == ()
+        assert await found(400_000 + TOLD_WAIT_MS_MAX + 1_001) == ("held", "probe")
 
     run(body)
 

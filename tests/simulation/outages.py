@@ -1,0 +1,139 @@
+"""The provider is away for an hour while thousands of jobs are open: what does it cost them, and how soon is all as before?
+
+By hand: `python -m tests.simulation.outages [JOBS]` (10 000 jobs take some minutes).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.door import DoorPolicy
+from schemas.codec import decode
+from schemas.requests import Submit
+from schemas.results import RESULT
+from streams.policy.looks import LookPolicy
+from tests.simulation.broker import Broker
+from tests.simulation.chaos import Chaos, Life
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.system import System
+from tests.simulation.tables import LocalStores
+from tests.simulation.worker import Worker
+from tests.simulation.wrong import RIGHT
+
+HOUR_S = 3_600.0
+ALL_KINDS = ("503", "never_sent", "429", "401", "429_quota")
+"""An overload that says so, refused connections, limits, a key that is refused, no quota."""
+
+BEFORE_S = 60.0
+LOAD_S = 120.0
+"""The jobs come evenly within this time, half of them before the outage begins."""
+AFTER_S = 120.0
+"""After it all must be as before within this time."""
+
+CALM: Mapping[str, Any] = {
+    **dict.fromkeys(("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap"), 0.0),
+    **dict.fromkeys(("create_fault", "look_fault", "cancel_fault", "hook_lost", "hook_odd", "run_odd"), 0.0),
+    "outages": 0, "skew_ms": 0, "static": True, "compacts": False, "batch_records_max": 500,
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Course:
+    """What became of the jobs, and what the provider saw."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Two minutes after the outage; `open` where there is no result yet."""
+    not_accepted: int = 0
+    """Jobs that no create was accepted of, two minutes after the outage."""
+    creates_away: int = 0
+    """That went out during the outage."""
+    accepts: int = 0
+    jobs: int = 0
+    defects: tuple[str, ...] = ()
+
+    @property
+    def accepted_a_job(self) -> float:
+        return self.accepts / self.jobs
+
+
+class _Away(System):
+    def __init__(self, chaos: Chaos, jobs: int, workers: int) -> None:
+        super().__init__(chaos, 0, RIGHT)
+        self.broker = Broker(chaos, 6)
+        self.policy = DoorPolicy()
+        self._count = jobs
+        self._workers = workers
+        self.course = Course(jobs=jobs)
+
+    async def weather(self, from_s: float, to_s: float) -> None:
+        self._outside_never_dies()
+        create = self.chaos.loop.create_task
+        for number in range(self._workers):
+            self._begin(f"w{number}")
+        self._tasks.append(create(self._load()))
+        await asyncio.sleep(from_s)
+        before = len(self._heard())
+        await asyncio.sleep(to_s - from_s)
+        self.course.creates_away = len(self._heard()) - before
+        await asyncio.sleep(AFTER_S)
+        self._judge()
+
+    def _heard(self) -> range:
+        return range(sum(self.provider.creates.values()))
+
+    def _begin(self, name: str) -> None:
+        self._lives += 1
+        life = Life(self.chaos, f"{name}.{self._lives}", 0)
+        worker = self.workers[name] = Worker(
+            life, name, self.broker, self.provider, LocalStores(), self.blobs, self.policy, self.handled, self.wrong,
+            looks=LookPolicy(),
+        )  # fmt: skip
+        worker.start()
+
+    async def _load(self) -> None:
+        loop = self.chaos.loop
+        for number in range(self._count):
+            await asyncio.sleep(number * LOAD_S / self._count - loop.time())
+            submit = Submit(job_id=f"job-{number}", request={"model": "m", "input": "x"})
+            await self._by_kafka(f"job-{number}", submit)
+
+    def _judge(self) -> None:
+        course, ends = self.course, dict[str, str]()
+        for results in self.broker.results:
+            for _, job_id, value in results.committed():
+                ends.setdefault(job_id, decode(RESULT, value).outcome)
+        accepted = {job_id for job_id, _, _ in self.provider.ledger}
+        for number in range(self._count):
+            course.outcomes[ends.get(f"job-{number}", "open")] += 1
+            course.not_accepted += f"job-{number}" not in accepted
+        course.accepts = len(self.provider.ledger)
+        course.defects = tuple(str(defect) for defect in self.chaos.defects)
+
+
+def away(jobs: int, kinds: Sequence[str], *, each_s: float, workers: int = 1) -> Course:
+    """`jobs` meet a provider that is away for `each_s` in each of these ways, one after the other."""
+    loop = VirtualLoop("order 0")
+    asyncio.set_event_loop(loop)
+    spans = tuple((BEFORE_S + n * each_s, BEFORE_S + (n + 1) * each_s, kind) for n, kind in enumerate(kinds))
+    try:
+        chaos = Chaos(0, loop, trace=False, aimed={**CALM, "provider_away": spans})
+        system = _Away(chaos, jobs, workers)
+        loop.run_until_complete(system.weather(spans[0][0], spans[-1][1]))
+        loop.run_until_complete(system.end())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    return system.course
+
+
+if __name__ == "__main__":
+    import sys
+
+    from tests.simulation.many import prepare
+
+    prepare()
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    for chosen in ((kind,) for kind in ALL_KINDS):
+        print(chosen, away(count, chosen, each_s=HOUR_S), flush=True)
