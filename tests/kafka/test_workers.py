@@ -254,7 +254,11 @@ def test_looks_and_cancels_against_a_provider_that_misbehaves(rig: Callable[...,
                 await world.publish(
                     *(
                         RetrieveResponse(
-                            id=f"{ids[name]}/look/1", at_ms=1, response_id=ids[name], reason="webhook", accepted_at_ms=1
+                            id=f"{ids[name]}/look/1",
+                            at_ms=world.now_ms(),
+                            response_id=ids[name],
+                            reason="webhook",
+                            accepted_at_ms=world.now_ms(),
                         )
                         for name in faults
                     )
@@ -271,7 +275,9 @@ def test_looks_and_cancels_against_a_provider_that_misbehaves(rig: Callable[...,
 
                 done = ids["look_500"]
                 await world.aim(fault="cancel_409", job="look_500")
-                await world.publish(CancelResponse(id=f"{done}/cancel", at_ms=1, response_id=done, job_id="look_500"))
+                await world.publish(
+                    CancelResponse(id=f"{done}/cancel", at_ms=world.now_ms(), response_id=done, job_id="look_500")
+                )
 
                 async def told() -> list[Any]:
                     return [fact for fact in await world.facts("responses") if fact.command_id == f"{done}/cancel"]
