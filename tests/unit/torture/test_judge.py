@@ -43,6 +43,7 @@ class World:
         self.evidence.jobs.deadlines_ms["a"] = DEADLINE_MS
         self.evidence.rows["a"] = "completed"
         self.evidence.commands = {"a/1/create"}
+        self.evidence.jobs.granted["a"] = 1
         self.evidence.creates = [_create()]
         self.evidence.hooks = {"wh_1"}
         self.evidence.deliveries = [_hook(), _hook("wh_2", 503), _hook("wh_3", 401, authentic=False)]
