@@ -42,7 +42,8 @@ def test_dripping_headers_do_not_move_the_deadline() -> None:
                 await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(drip())
-        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 408 ")
+        # Not to the end: a drip into the closed connection resets it.
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 408 ")
         dripping.cancel()
         writer.close()
         await asyncio.gather(dripping, writer.wait_closed(), return_exceptions=True)
