@@ -135,7 +135,7 @@ def test_the_policy_takes_the_create_for_accepted_and_the_end_for_the_end(
             assert isinstance(created, Accepted), created
 
             async def ended() -> Any:
-                seen = read_look(await client.retrieve(created.response_id), created.response_id, 0)
+                seen = read_look(await client.retrieve(created.response_id), 0, "job_1")
                 assert isinstance(seen, Seen), seen
                 return seen if seen.outcome == "completed" else None
 
