@@ -168,9 +168,11 @@ class Child:
         if pid is None:
             return False
         self._how = "asked" if by == signal.SIGTERM else "killed"
+        frozen = is_stopped(pid)  # one that freezes on its way is the watcher's to thaw
         with suppress(ProcessLookupError):
             os.kill(pid, by)
-            os.kill(pid, signal.SIGCONT)
+            if frozen:
+                os.kill(pid, signal.SIGCONT)
         return True
 
     def kill_for_good(self) -> None:
