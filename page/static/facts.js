@@ -14,7 +14,7 @@ const KINDS = {
   attempt_accepted: ["Attempt", "up", "go",
     (f) => `${of(f)} accepted as ${f.response_id}${f.adopted ? ", adopted" : ""}`],
   attempt_rejected: ["Attempt", "cross", "bad",
-    (f) => `${of(f)} refused: ${f.code ?? f.blame}${f.http_status ? `, HTTP ${f.http_status}` : ""}`],
+    (f) => `${of(f)} refused: ${f.code ?? f.cause}${f.http_status ? `, HTTP ${f.http_status}` : ""}`],
   attempt_unknown: ["Attempt", "ask", "warn", (f) => `${of(f)} unheard: ${f.reason}`],
   attempt_settled: ["Attempt", "flag", "go",
     (f) => `${of(f)} ended: ${f.status}${because(f)}, found by ${f.found_by} after ${count(f.looks ?? 0, "look")}`],

@@ -81,7 +81,9 @@ class Lanes:
     def _tell(self, model: str, lane: Lane) -> None:
         if lane.closed is not None:
             why = lane.closed.why
-            log.error("lane_closed", model=model, cause=why.cause, code=why.code, message=why.message)
+            # Only what an account is told of itself is shown: other words may repeat what a request held.
+            words = {"message": why.message} if why.cause == "account" else {}
+            log.error("lane_closed", model=model, cause=why.cause, code=why.code, **words)
         else:
             log.info("lane_opened", model=model)
         self.changed(model, lane)

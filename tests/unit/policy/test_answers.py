@@ -26,18 +26,8 @@ from streams.policy.answers import (
 from streams.policy.causes import Rule
 from streams.policy.observations import Seen
 from streams.policy.waits import WAIT_MS_MAX, go_duration_ms, limit_reset_ms, poll_after_ms, retry_after_ms
+from tests.unit.policy.replies import HTML_403, HTML_429, NOW_MS, error
 from tests.unit.workers.misbehaving import RESPONSE_ID, response
-
-NOW_MS = 1_795_341_600_000
-
-
-def error(status: int, code: str | None = None, kind: str | None = None, message: str = "", **headers: str) -> Answer:
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
-
-
-HTML_403, HTML_429, HTML_502 = (Answer(status) for status in (403, 429, 502))
-
 
 REFUSALS = [
     (error(429, "rate_limit_exceeded", "requests", "Rate limit reached for gpt"), "limited", "rate_limit_exceeded"),

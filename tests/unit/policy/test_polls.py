@@ -18,17 +18,8 @@ from streams.policy.answers import (
 )
 from streams.policy.causes import CAUSE_OF_CODE
 from streams.policy.observations import Owner, Seen, Tokens, owner_of
+from tests.unit.policy.replies import HTML_403, HTML_429, HTML_502, NOW_MS, error
 from tests.unit.workers.misbehaving import completed, response
-
-NOW_MS = 1_795_341_600_000
-
-
-def error(status: int, code: str | None = None, kind: str | None = None, message: str = "", **headers: str) -> Answer:
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
-
-
-HTML_403, HTML_429, HTML_502 = (Answer(status) for status in (403, 429, 502))
 
 
 def test_a_completed_response_is_seen_whole() -> None:
