@@ -45,11 +45,16 @@ def sha256_hex(data: bytes | memoryview) -> str:
 
 def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
     """Parse a record value, or raise `PoisonError` saying why it can't be. Total over bytes."""
+    return decode_object(adapter, load_object(readable(value)))
+
+
+def readable(value: bytes | None) -> bytes:
+    """The value of a record that has one, or `PoisonError`: what stands for a damaged record is not parsed."""
     if value is None:
         raise PoisonError("null_value", "the record has no value")
     if isinstance(value, Unreadable):
         raise PoisonError(value.reason, value.detail)
-    return decode_object(adapter, load_object(value))
+    return value
 
 
 def decode_object(adapter: TypeAdapter[M], raw: dict[str, Any]) -> M:

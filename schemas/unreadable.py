@@ -4,7 +4,7 @@ from typing import Literal
 
 
 class Unreadable(bytes):
-    """A record's value as far as it is known (often it is empty), and why the record can't be read. `schemas.codec.decode` refuses it.
+    """A record's value as far as it is known (often it is empty), and why the record can't be read. `schemas.codec.readable` refuses it.
 
     A value and no exception: so it takes the path of every other bad record, in order, and becomes a dead letter.
     """

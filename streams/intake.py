@@ -13,7 +13,7 @@ from runtime.claims import Claims
 from runtime.dead_letters import RawRecord, dead_letter
 from runtime.door import DoorPolicy, prepare, qualified_job_id, to_cancel, to_refused, to_submitted
 from schemas.base import Message
-from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object
+from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object, readable
 from schemas.requests import FIELDS_MAX, REQUEST, REQUEST_BYTES_MAX, REQUEST_VALUES_MAX, Cancel, Submit
 from schemas.shape import ShapeLimits, beyond
 
@@ -78,8 +78,7 @@ def _named_by(text: object) -> str | None:
 
 def _parsed(value: bytes | None) -> dict[str, Any]:
     """The value, measured before it is parsed: what comes here is anybody's."""
-    if value is None:
-        raise PoisonError("null_value", "the record has no value")
+    value = readable(value)
     if len(value) > REQUEST_BYTES_MAX:
         raise PoisonError("too_large", f"{len(value)} bytes; a request may have {REQUEST_BYTES_MAX}")
     too_much = beyond(value, _SHAPE)

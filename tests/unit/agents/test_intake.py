@@ -7,7 +7,12 @@ from pathlib import Path
 from runtime.blobs import FolderBlobs
 from runtime.door import DoorPolicy
 from runtime.records import Record
+from schemas.dead_letters import DeadLetter
+from schemas.jobs import JobRefused
+from schemas.unreadable import Unreadable
 from streams.agents.agents import Intake
+from streams.intake import take_request
+from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
@@ -34,3 +39,20 @@ def test_a_request_is_not_acknowledged_before_its_job_is(tmp_path: Path) -> None
         assert [message.key for message in publisher.acked] == ["a"]
 
     asyncio.run(scenario())
+
+
+def test_a_request_that_the_fetcher_could_not_read_is_refused_for_the_fetchers_reason_whatever_its_bytes_say() -> None:
+    submit = json.dumps({"type": "submit", "request": {"model": "m", "input": "hello"}}).encode()
+    for value, reason in (
+        (Unreadable.of("too_large", "gzip: more than 50 MiB"), "too_large"),
+        (Unreadable.of("unreadable", "a header is not UTF-8", submit), "unreadable"),
+    ):
+        letter, refused = asyncio.run(
+            take_request(
+                Record("requests", 0, 0, T0, b"a", value, ()), tenant="default", now_ms=T0, policy=DoorPolicy(),
+                blobs=MemoryBlobs(), inline_bytes_max=65_536,
+            )
+        )  # fmt: skip
+        assert isinstance(letter, DeadLetter)
+        assert isinstance(refused, JobRefused)
+        assert (letter.reason, refused.key) == (reason, "a")
