@@ -260,9 +260,16 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         "BACKSTOP_WEBHOOK_SECRETS": places.webhook_secret,
         "BACKSTOP_LOG_FORMAT": shape.environment.get("BACKSTOP_LOG_FORMAT", "console"),
         **provider,
+        **_development(shape),
         **(_webhooks(shape, runtime.kafka_bootstrap_servers) if shape.webhooks else {}),
         **shape.settings,
     }
+
+
+def _development(shape: Shape) -> dict[str, str]:
+    """Nobody needs a key here, unless keys were named."""
+    named = shape.settings.get("BACKSTOP_KEYS_FILE") or shape.environment.get("BACKSTOP_KEYS_FILE")
+    return {"BACKSTOP_DEVELOPMENT": "false" if named else "true"}
 
 
 def _webhooks(shape: Shape, bootstrap: str) -> dict[str, str]:

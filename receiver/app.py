@@ -101,7 +101,7 @@ def build_app(
         ),
         limits, watched, now_ms, metrics,
     )  # fmt: skip
-    ring = KeyRing(settings.keys_path, settings.host, now_ms, registry)
+    ring = KeyRing(settings.keys_path, settings.host, now_ms, registry, development=settings.development)
     quotas = Quotas(ring.limits_of, reads.load if reads else knows_no_load, now_ms, registry)
     submissions = Submissions(
         publisher=watched,

@@ -10,11 +10,11 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from receiver.development import refuse_strangers
 from receiver.keys import Caller, KeyRing
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
 from receiver.tickets import STREAM_PATH, Tickets
-from runtime.egress import is_loopback_host
 from runtime.routes import Access, route_of
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
@@ -26,14 +26,6 @@ UNAUTHENTICATED = Problem(
     401, "unauthenticated", "Send a valid key as Authorization: Bearer bsk_...", headers={"WWW-Authenticate": "Bearer"}
 )
 """The same for a missing, unknown, wrong, expired and revoked key: which it was is nobody's business."""
-
-
-FOREIGN_HOST = Problem(
-    403,
-    "foreign_host",
-    "Without keys, only http://localhost and http://127.0.0.1 are served. Make a key: backstop keys create.",
-)
-"""In development a web page that this machine's browser shows must not get in under a name that was made to point here."""
 
 
 def caller_of(request: web.Request) -> Caller:
@@ -60,13 +52,19 @@ def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middlewar
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else None
-        if path is None or f"{path}/".startswith(f"{PAGE}/"):
+        if path is None:
+            return await handler(request)
+        if f"{path}/".startswith(f"{PAGE}/"):
+            if ring.development:
+                refuse_strangers(request, public=True)
             return await handler(request)
         needed = access_needed(request)
-        if needed in {"public", "signed"}:
+        if needed == "signed":
             return await handler(request)
-        if ring.development and not is_loopback_host(_host(request)):
-            raise Refusal(FOREIGN_HOST)
+        if ring.development:
+            refuse_strangers(request, public=needed == "public")
+        if needed == "public":
+            return await handler(request)
         ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None
         if ticket is None:
             caller = ring.authenticate(_authorization(request))
@@ -91,12 +89,6 @@ def access_needed(request: web.Request) -> Access:
     if route is not None:
         return route.access
     return "read" if request.method in {hdrs.METH_GET, hdrs.METH_HEAD} else "operate"
-
-
-def _host(request: web.Request) -> str:
-    """The name by which the caller came here, without a port."""
-    name, colon, port = request.host.rpartition(":")
-    return name if colon and port.isdecimal() else request.host
 
 
 def _authorization(request: web.Request) -> str | None:

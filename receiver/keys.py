@@ -1,7 +1,7 @@
 """The keys that the doors know at this moment. They follow the keys file; a file that breaks or goes changes nothing.
 
-Without a file there are no keys, which is for development alone: everybody is the default tenant and may do everything. A
-process that has once seen a file never falls back to that.
+Without keys nothing starts, unless development was asked for by name (`BACKSTOP_DEVELOPMENT`): there everybody is the default tenant
+and may do everything, until there is a keys file. A process that has once seen a file never falls back to that.
 """
 
 from dataclasses import dataclass
@@ -53,8 +53,10 @@ DEVELOPER = Caller(DEFAULT_TENANT, SCOPES, "")
 class KeyRing:
     """The keys file as it was last read, looked at again at most once in `LOOK_AGAIN_S`."""
 
-    def __init__(self, path: Path, host: str, now_ms: NowMs, registry: CollectorRegistry) -> None:
-        """:raises ConfigurationError: no file, and `host` is not a loopback address; or a file that is none."""
+    def __init__(
+        self, path: Path, host: str, now_ms: NowMs, registry: CollectorRegistry, *, development: bool = False
+    ) -> None:
+        """:raises ConfigurationError: no file, or one that holds no keys, and no `development`; or that beyond a loopback address."""
         self._path = path
         self._now_ms = now_ms
         self._stamp: tuple[int, int, int] | None = None
@@ -68,19 +70,30 @@ class KeyRing:
             "backstop_authentications_total", "Requests that needed a key, by outcome.", ("result",), registry=registry
         )
         self._counts = Gauge("backstop_api_keys", "Keys in the keys file, by state.", ("state",), registry=registry)
+        self.development = False
+        if development and not is_loopback_host(host):
+            raise ConfigurationError(
+                f"BACKSTOP_DEVELOPMENT is set, and BACKSTOP_HOST={host} is not a loopback address: everybody who reaches it could "
+                "do everything. Set BACKSTOP_HOST=127.0.0.1, or unset BACKSTOP_DEVELOPMENT and make a key "
+                "(`backstop keys create --tenant NAME`)"
+            )
         try:
             self._stamp = self._stamped()
-            self._take(load_keys(path))
-            self.development = False
+            content = load_keys(path)
         except FileNotFoundError:
-            if not is_loopback_host(host):
+            if not development:
                 raise ConfigurationError(
-                    f"no keys file at {path}, and {host} is not a loopback address: without keys everybody who reaches it "
-                    "could do everything. Make a key (`backstop keys create --tenant NAME`), set BACKSTOP_KEYS_FILE, or "
-                    "set BACKSTOP_HOST=127.0.0.1"
+                    f"there is no keys file at {path}: make a key (`backstop keys create --tenant NAME`), or set BACKSTOP_KEYS_FILE. "
+                    "On one's own machine BACKSTOP_DEVELOPMENT=true serves without keys"
                 ) from None
             self.development = True
             log.warning("development_without_keys", host=host, keys_file=str(path), tenant=DEFAULT_TENANT)
+            return
+        if not content.keys:
+            raise ConfigurationError(
+                f"the keys file {path} holds no keys, so that nobody could call: make one (`backstop keys create --tenant NAME`)"
+            )
+        self._take(content)
 
     def authenticate(self, authorization: str | None) -> Caller | None:
         """Who sent this `Authorization` header; None, for whatever reason, is nobody."""

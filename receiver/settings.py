@@ -61,6 +61,11 @@ class ReceiverSettings(WebhookSettings):
         default=None,
         description="API keys and limits of tenants, as `backstop keys` writes them; data_dir/keys.json if unset.",
     )
+    development: bool = Field(
+        default=False,
+        description="For one's own machine only: whoever reaches this process is the default tenant and may do everything, until there is "
+        "a keys file. Refused beyond a loopback address, and beside BACKSTOP_KEYS_FILE.",
+    )
     outgoing_endpoints_max: int = Field(
         default=10, ge=1, le=1_000, description="Webhook endpoints that a tenant may have."
     )
@@ -109,6 +114,8 @@ def check_relations(settings: ReceiverSettings) -> None:
         <= door.backoff_max_ms,
         "BACKSTOP_INLINE_BYTES_MAX and its envelope must fit a record": settings.inline_bytes_max + ENVELOPE_BYTES_MAX
         <= RECORD_BYTES_MAX,
+        "BACKSTOP_DEVELOPMENT serves without keys, and BACKSTOP_KEYS_FILE names keys: unset one of them": not settings.development
+        or settings.keys_file is None,
         "BACKSTOP_ADMIN_PORT must not be BACKSTOP_PORT": settings.admin_port == 0
         or settings.admin_port != settings.port,
         "BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS": settings.clock_offset_ms == 0

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ def load_keys(path: Path) -> KeysFile:
     :raises ConfigurationError: it can't be read, or is no keys file. The sentence holds nothing of its content.
     """
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise ConfigurationError(
+                f"the keys file {path} can be written by everybody on this machine: chmod 600 {path}"
+            )
         return KeysFile.model_validate(orjson.loads(path.read_bytes()))
     except FileNotFoundError:
         raise

@@ -213,6 +213,7 @@ def _environment(
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
         "BACKSTOP_PARTITIONS": str(runtime.partitions),
         "BACKSTOP_HOST": HOST,
+        "BACKSTOP_DEVELOPMENT": "true",
         "BACKSTOP_DATA_DIR": str(plan.folder),
         "BACKSTOP_BLOB_DIR": str(runtime.blobs_path),
         "BACKSTOP_DATABASE_URL": f"sqlite:///{plan.folder / 'readmodel.db'}",
