@@ -5,6 +5,7 @@ may choose. What a route needs stands in its declaration (`runtime.routes`); one
 to change anything.
 """
 
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -15,6 +16,7 @@ from receiver.keys import Caller, KeyRing
 from receiver.problems import Problem, Refusal
 from receiver.quotas import Quotas
 from receiver.tickets import STREAM_PATH, Tickets
+from runtime.authority import AUTHORITY, Authority
 from runtime.routes import Access, route_of
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
@@ -78,6 +80,8 @@ def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middlewar
         if needed not in caller.scopes:
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
         request[CALLER] = caller
+        # What goes on for so long that a key may end meanwhile is a stream, and whoever follows one reads.
+        request[AUTHORITY] = Authority((caller.tenant, caller.key_id), partial(ring.still_allows, caller, "read"))
         return await handler(request)
 
     return authenticate

@@ -118,6 +118,13 @@ class KeyRing:
         self._follow()
         return DEVELOPER if self.development else None
 
+    def still_allows(self, caller: Caller, scope: Scope) -> bool:
+        """Whether a caller that was let in would be let in now, for this."""
+        if not caller.key_id:
+            return self.caller_without_key() is not None
+        key = self.live_key(caller.key_id)
+        return key is not None and key.tenant == caller.tenant and scope in key.scopes
+
     def limits_of(self, tenant: str) -> TenantLimits:
         return self._tenants.get(tenant, NO_LIMITS)
 

@@ -14,6 +14,7 @@ from receiver.reads import ReadsAwayError
 from receiver.sdk.creates import refusal
 from receiver.sdk.responses import Responses, Shown
 from receiver.sdk.streamed import ResponseView
+from runtime.authority import authority_of
 from runtime.clock import NowMs
 from runtime.door import qualified_job_id
 from runtime.routes import EVENT_STREAM
@@ -37,7 +38,8 @@ class ResponseStreams:
         response_id = str(document["id"])
         view = ResponseView(response_id, document, after, obfuscated=obfuscated)
 
-        async with listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits) as listener:
+        job_id = qualified_job_id(tenant, response_id)
+        async with listening(self._live, tenant, job_id, self._limits, authority_of(request)) as listener:
             await self._covered(listener, view)
             if view.is_over(listener.history):
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
@@ -62,7 +64,7 @@ class ResponseStreams:
         deadline_s = loop.time() + self._limits.stream_covered_s
         while view.lacks(listener.history):
             left_s = deadline_s - loop.time()
-            if left_s <= 0 or listener.stopped:
+            if left_s <= 0 or listener.stopped or listener.dismissed:
                 if not self._live.caught_up:
                     raise unavailable(
                         "streams_unavailable",
