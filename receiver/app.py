@@ -46,6 +46,7 @@ from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.routes import declare
+from runtime.shares import Shares
 from runtime.webhook_endpoints import Endpoints
 from runtime.webhook_secrets import SecretKeys
 
@@ -133,7 +134,7 @@ def build_app(
 
     tickets = Tickets(keys, ring, now_ms, random_hex, registry)
     callers = CallerDoor(tickets, limits)
-    authenticate = authentication(ring, quotas, tickets)
+    authenticate = authentication(ring, quotas, tickets, Shares(limits.keyed_requests_max))
     app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authenticate])
     app.on_response_prepare.append(_name(random_hex))
     app.cleanup_ctx.append(_saving_last_used(ring))

@@ -37,8 +37,8 @@ CROSS_SITE: Final = Problem(
 )  # fmt: skip
 
 
-def refuse_strangers(request: web.Request, *, public: bool) -> None:
-    """`public`: what holds no data and changes nothing; a link from elsewhere may lead there.
+def refuse_strangers(request: web.Request) -> None:
+    """For what needs a key elsewhere.
 
     :raises Refusal: 403.
     """
@@ -48,7 +48,7 @@ def refuse_strangers(request: web.Request, *, public: bool) -> None:
     # nginx says nothing of itself unless told to, but speaks HTTP/1.0 to what stands behind it. No client of today does.
     if request.version < HttpVersion11 or any(_is_of_a_proxy(name.lower()) for name in request.headers):
         raise Refusal(FORWARDED_REQUEST)
-    if not public and _is_cross_site(request, hosts[0]):
+    if _is_cross_site(request, hosts[0]):
         raise Refusal(CROSS_SITE)
 
 

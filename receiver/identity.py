@@ -13,16 +13,19 @@ from aiohttp.typedefs import Handler, Middleware
 
 from receiver.development import refuse_strangers
 from receiver.keys import Caller, KeyRing
-from receiver.problems import Problem, Refusal
+from receiver.problems import Problem, Refusal, unavailable
 from receiver.quotas import Quotas
 from receiver.tickets import STREAM_PATH, Tickets
-from runtime.authority import AUTHORITY, Authority
+from runtime.authority import AUTHORITY, Authority, on_behalf_of
 from runtime.routes import Access, route_of
+from runtime.shares import Shares
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 PAGE: Final = "/ui"
 """The page itself holds no data: what it shows it reads from `/v1` with the key of whoever looks at it."""
+
+BUSY_RETRY_S: Final = 2
 
 UNAUTHENTICATED = Problem(
     401, "unauthenticated", "Send a valid key as Authorization: Bearer bsk_...", headers={"WWW-Authenticate": "Bearer"}
@@ -49,24 +52,20 @@ def tenant_of(request: web.Request) -> str:
     return caller_of(request).tenant
 
 
-def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middleware:
+def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets, places: Shares) -> Middleware:
+    """`places` are those of requests with a key. Webhooks take none of them."""
+
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else None
         if path is None:
             return await handler(request)
-        if f"{path}/".startswith(f"{PAGE}/"):
-            if ring.development:
-                refuse_strangers(request, public=True)
-            return await handler(request)
         needed = access_needed(request)
-        if needed == "signed":
+        if f"{path}/".startswith(f"{PAGE}/") or needed in {"public", "signed"}:
             return await handler(request)
         if ring.development:
-            refuse_strangers(request, public=needed == "public")
-        if needed == "public":
-            return await handler(request)
+            refuse_strangers(request)
         ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None
         if ticket is None:
             caller = ring.authenticate(_authorization(request))
@@ -79,10 +78,17 @@ def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middlewar
         quotas.check_rate(caller.tenant)
         if needed not in caller.scopes:
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
+        owner = (caller.tenant, caller.key_id)
         request[CALLER] = caller
         # What goes on for so long that a key may end meanwhile is a stream, and whoever follows one reads.
-        request[AUTHORITY] = Authority((caller.tenant, caller.key_id), partial(ring.still_allows, caller, "read"))
-        return await handler(request)
+        request[AUTHORITY] = Authority(owner, partial(ring.still_allows, caller, "read"))
+        if not places.ask_sparing(owner):
+            raise unavailable("busy", "Too many requests of this tenant are open at one time.", BUSY_RETRY_S)
+        try:
+            with on_behalf_of(owner):
+                return await handler(request)
+        finally:
+            places.give_back(owner)
 
     return authenticate
 

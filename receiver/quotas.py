@@ -1,7 +1,8 @@
 """What one tenant may take, so that none starves the others: requests a second, bytes, open jobs, tokens a day.
 
 A refusal says which limit it was and when to come again. The requests are counted by each process for itself; jobs and tokens
-are asked from the read model, and while it does not answer, only what this process took is counted: the doors stay open.
+are asked from the read model; while it does not answer, its last word stands for a while, and then only what this process took is
+counted: the doors stay open.
 """
 
 import asyncio
@@ -21,6 +22,9 @@ LOAD_AGE_S_MAX = 1.0
 """How old the read model's word may be."""
 
 LOAD_WITHIN_S = 1.0
+LOAD_KEPT_S = 900.0
+"""How long the read model's last word stands while it does not answer. A longer outage must not hold up a tenant whose jobs have ended."""
+
 UNSEEN_MAX_S = 900.0
 """How long a job counts as open that the read model never showed: it may stand still for a while."""
 
@@ -48,20 +52,23 @@ class Load:
     """Those of the job ids asked for that it knows."""
 
 
+NO_LOAD: Final = Load(0, 0, frozenset())
+
 AskLoad = Callable[[str, int, Collection[str]], Awaitable[Load]]
 """`(tenant, since_ms, job_ids)`; raises whatever the database has."""
 
 
 async def knows_no_load(_tenant: str, _since_ms: int, _job_ids: Collection[str]) -> Load:
     """Where no read model is at hand: only what this process took counts."""
-    return Load(0, 0, frozenset())
+    return NO_LOAD
 
 
 @dataclass(slots=True)
 class _Tenant:
     tokens: float = 0.0
     filled_at_s: float | None = None
-    load: Load = field(default_factory=lambda: Load(0, 0, frozenset()))
+    load: Load = field(default_factory=lambda: NO_LOAD)
+    known_at_s: float = 0.0
     asked_at_s: float | None = None
     day: int = -1
     unseen: dict[str, float] = field(default_factory=dict)
@@ -158,7 +165,11 @@ class Quotas:
             except Exception as error:  # whatever the read model has, it must not stop submissions
                 self._load_failed.inc()
                 log.warning("load_unknown", error_type=type(error).__name__)
-                state.load = Load(0, 0, frozenset())
+                # The last word stands: a tenant that slows the read model down must not lift its own limits by that.
+                known = state.load if now_s - state.known_at_s < LOAD_KEPT_S else NO_LOAD
+                state.load = Load(known.open_jobs, known.tokens if day == state.day else 0, frozenset())
+            else:
+                state.known_at_s = now_s
             state.asked_at_s, state.day = now_s, day
             gone_before_s = now_s - UNSEEN_MAX_S
             for job_id, since_s in list(state.unseen.items()):

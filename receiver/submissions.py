@@ -25,6 +25,7 @@ from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
+from runtime.shares import Shares
 from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
 
@@ -124,7 +125,7 @@ class Submissions:
         self._metrics = metrics
         self._recent: OrderedDict[str, _Remembered] = OrderedDict()
         self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
-        self._busy = 0
+        self._places = Shares(limits.submissions_concurrent_max)
 
     async def take(self, submit: Submit, job_id: str, tenant: str) -> Verdict:
         """See that the log has `submit` under `job_id`. Concurrent takes of one id get one verdict, or a conflict."""
@@ -136,16 +137,15 @@ class Submissions:
                 return NotTaken("conflict")
             verdict = await asyncio.shield(first)
             return replace(verdict, repeated=True) if isinstance(verdict, Taken) else verdict
-        if self._busy >= self._limits.submissions_concurrent_max:
+        if not self._places.ask_sparing((tenant,)):
             return NotTaken("busy")
         mine: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._in_flight[job_id] = (sha256, mine)
-        self._busy += 1
         verdict = NotTaken("log")
         try:
             verdict = await self._take_first(submit, job_id, tenant, sha256)
         finally:
-            self._busy -= 1
+            self._places.give_back((tenant,))
             del self._in_flight[job_id]
             mine.set_result(
                 verdict

@@ -1,6 +1,8 @@
 """On whose behalf a request is served, for whatever serves it: who shares bounded things, and whether the key is still valid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,9 +23,25 @@ class Authority:
 NOBODYS: Final = Authority(("", ""), lambda: True)
 """Of what needs no key, and of our own work."""
 
+_OWNER: ContextVar[Owner] = ContextVar("owner", default=NOBODYS.owner)
+
 AUTHORITY: web.RequestKey[Authority] = web.RequestKey("authority", Authority)
 
 
 def authority_of(request: web.Request) -> Authority:
     found: Authority = request.get(AUTHORITY, NOBODYS)
     return found
+
+
+def owner_now() -> Owner:
+    """Whose request is being served by the code that asks; for what lies too deep for the request to be handed down to it."""
+    return _OWNER.get()
+
+
+@contextmanager
+def on_behalf_of(owner: Owner) -> Iterator[None]:
+    token = _OWNER.set(owner)
+    try:
+        yield
+    finally:
+        _OWNER.reset(token)
