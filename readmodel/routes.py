@@ -18,8 +18,9 @@ from readmodel.database import Database
 from readmodel.declarations import JobQuery, ListQuery, PageQuery
 from readmodel.events import stream
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
+from readmodel.lists import JobFilter, list_rows
 from readmodel.parameters import Refusal, guarded, page_mark, path_id
-from readmodel.queries import TIMELINE_ENTRIES_MAX, JobFilter, find_row, list_rows, timeline_of
+from readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, timeline_of
 from readmodel.rows import JobRow
 from readmodel.view import TakenJob, job_view, result_view, taken_view, timeline_view
 from runtime.authority import authority_of
@@ -156,7 +157,7 @@ class _Reads:
         session_id = path_id(request, "session")
         asked = query_of(request, PageQuery)
         page = await self._page(request, asked, session_id)
-        if not page["data"] and asked.cursor is None:
+        if not page["data"] and asked.cursor is None and "next_cursor" not in page:
             return problems.not_found("session")
         shown: SessionPage = {**page, "object": "session", "session_id": session_id}
         return problems.answer(shown)
@@ -237,10 +238,10 @@ class _Reads:
 
     async def _page(self, request: web.Request, asked: PageQuery, session_id: str | None) -> JobPage:
         wanted = _filter(asked, self._tenant_of(request), session_id)
-        rows = await self._database.read(lambda conn: list_rows(conn, wanted))
-        page: JobPage = {"object": "list", "data": [job_view(row) for row in rows]}
-        if len(rows) == wanted.limit:
-            page["next_cursor"] = page_mark(rows[-1].submitted_at_ms, rows[-1].job_id)
+        found = await self._database.read(lambda conn: list_rows(conn, wanted))
+        page: JobPage = {"object": "list", "data": [job_view(row) for row in found.rows]}
+        if found.next is not None:
+            page["next_cursor"] = page_mark(found.next.submitted_at_ms, found.next.job_id)
         return page
 
 

@@ -13,6 +13,7 @@ from typing import Final, Literal, NoReturn
 from prometheus_client import CollectorRegistry, Counter
 
 from receiver.problems import Problem, Refusal
+from runtime.authority import NOBODYS, on_behalf_of
 from runtime.clock import NowMs, monotonic_s
 from runtime.keys import TenantLimits
 from runtime.logs import get_logger
@@ -160,8 +161,10 @@ class Quotas:
             if fresh and day == state.day:
                 return
             try:
-                async with asyncio.timeout(LOAD_WITHIN_S):
-                    state.load = await self._ask_load(tenant, day * DAY_MS, tuple(state.unseen))
+                # The door's own question: it must not wait behind the reads of the tenant that it is about.
+                with on_behalf_of(NOBODYS.owner):
+                    async with asyncio.timeout(LOAD_WITHIN_S):
+                        state.load = await self._ask_load(tenant, day * DAY_MS, tuple(state.unseen))
             except Exception as error:  # whatever the read model has, it must not stop submissions
                 self._load_failed.inc()
                 log.warning("load_unknown", error_type=type(error).__name__)
