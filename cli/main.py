@@ -13,6 +13,8 @@ from typer.main import get_command
 from cli.talk import CANNOT
 from runtime.broker.errors import BrokerError
 from runtime.errors import BackstopError
+from runtime.files import private_umask
+from schemas.text import printable_lines
 
 SUBCOMMANDS = (
     "demo",
@@ -63,8 +65,9 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line. What an operator can mend is told in a sentence; anything else is ours, with its traceback."""
+    private_umask()
     try:
         app()
     except (BackstopError, BrokerError) as error:
-        print(f"backstop: {error}", file=sys.stderr)
+        print(printable_lines(f"backstop: {error}"), file=sys.stderr)
         sys.exit(CANNOT)

@@ -282,7 +282,7 @@ def build_file(path: Path, build: int) -> Path:
 def create(file: Path, build: int) -> None:
     """A new, empty build. It must not exist."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch(exist_ok=False, mode=0o640)
+    file.touch(exist_ok=False, mode=0o600)
     raw = connect(file)
     try:
         raw.execute("BEGIN IMMEDIATE")

@@ -81,6 +81,7 @@ def _write_atomically(path: Path, text: str) -> None:
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 if a setting is wrong."""
+    os.umask(0o077)  # ledgers hold prompts
     try:
         config, host, port, port_file = read_config(sys.argv[1:])
     except ConfigError as error:
