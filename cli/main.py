@@ -3,6 +3,7 @@ does not wait for Faust.
 """
 
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -10,10 +11,11 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from cli.talk import CANNOT
+from cli.talk import CANNOT, DIFFERS
 from runtime.broker.errors import BrokerError
 from runtime.errors import BackstopError
 from runtime.files import private_umask
+from runtime.logs import redact
 from schemas.text import printable_lines
 
 SUBCOMMANDS = (
@@ -54,7 +56,7 @@ class _Subcommands(TyperGroup):
 
 
 app = typer.Typer(
-    name="backstop", cls=_Subcommands, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False
+    name="backstop", cls=_Subcommands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
 
@@ -69,5 +71,13 @@ def main() -> None:
     try:
         app()
     except (BackstopError, BrokerError) as error:
-        print(printable_lines(f"backstop: {error}"), file=sys.stderr)
+        _complain(f"backstop: {error}")
         sys.exit(CANNOT)
+    except Exception:
+        _complain(traceback.format_exc())
+        sys.exit(DIFFERS)
+
+
+def _complain(text: str) -> None:
+    """What an error quotes may be a secret, or a stranger's."""
+    print(redact(printable_lines(text)), file=sys.stderr)

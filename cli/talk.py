@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import orjson
 import typer
 
+from runtime.logs import redact
 from schemas.text import printable, printable_json, printable_lines
 
 DONE = 0
@@ -41,7 +42,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
 def fail(text: str, code: int = CANNOT) -> NoReturn:
     """Say why not, on stderr, and leave with `code`."""
-    print(printable_lines(f"backstop: {text}"), file=sys.stderr, flush=True)
+    print(redact(printable_lines(f"backstop: {text}")), file=sys.stderr, flush=True)
     raise typer.Exit(code)
 
 

@@ -52,6 +52,7 @@ from runtime.webhook_secrets import SecretKeys
 
 SAVE_LAST_USED_S = 60.0
 REQUEST_ID_BITS = 128
+OWN_SECRET_BITS = 256
 
 log = get_logger("receiver.app")
 
@@ -132,7 +133,9 @@ def build_app(
         endpoints_max=settings.outgoing_endpoints_max, now_ms=now_ms, random_hex=random_hex,
     )  # fmt: skip
 
-    tickets = Tickets(keys, ring, now_ms, random_hex, registry)
+    tickets = Tickets(
+        settings.ticket_keys() or (random_hex(OWN_SECRET_BITS).encode(),), ring, now_ms, random_hex, registry
+    )
     callers = CallerDoor(tickets, limits)
     authenticate = authentication(ring, quotas, tickets, Shares(limits.keyed_requests_max))
     app = web.Application(middlewares=[_measure(metrics), _answer_with_problems, authenticate])
@@ -165,7 +168,7 @@ def build_app(
     ):  # fmt: skip
         declare(app, route, handler, expect_handler=_expect)
     add_document(app)
-    add_routes(app, health, registry, metrics=settings.admin_port == 0)
+    add_routes(app, health, registry, metrics=settings.metrics_public)
     return app
 
 

@@ -16,6 +16,8 @@ HOUR_MS = 3_600_000
 WEBHOOK_RETRIES_MS = 72 * HOUR_MS
 """For so long OpenAI repeats a webhook that was not answered with 2xx (guide: webhooks)."""
 
+TICKET_SECRET_CHARS_MIN = 32
+
 ENVELOPE_BYTES_MAX = 65_536
 """What a fact adds to the body that it carries, generously."""
 
@@ -34,10 +36,15 @@ class ReceiverSettings(WebhookSettings):
         default=0,
         ge=0,
         le=65_535,
-        description="Port of its own for /metrics and health, as only operators reach it; then /metrics is not on the public port. "
-        "0: all on the public port.",
+        description="Port of its own for /metrics and health, as only operators reach it; 0 for none.",
     )
     admin_host: str = Field(default="127.0.0.1", description="Address of the admin port.")
+    metrics_public: bool = Field(default=False, description="Also serve /metrics on the public port, to everybody.")
+    ticket_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Secrets that sign the tickets of live streams, comma-separated, 32 characters or more each; the first signs. Several "
+        "receivers need the same; without one each process draws its own, and takes its own tickets only.",
+    )
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         validation_alias=AliasChoices("BACKSTOP_WEBHOOK_SECRETS", "OPENAI_WEBHOOK_SECRET", "webhook_secrets"),
@@ -75,12 +82,22 @@ class ReceiverSettings(WebhookSettings):
     def keys_path(self) -> Path:
         return self.keys_file or self.data_dir / "keys.json"
 
-    @field_validator("webhook_secrets", mode="before")
+    @field_validator("webhook_secrets", "ticket_secrets", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(SecretStr(part.strip()) for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("ticket_secrets")
+    @classmethod
+    def _are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(secret.get_secret_value()) < TICKET_SECRET_CHARS_MIN for secret in secrets):
+            raise ValueError(f"each has {TICKET_SECRET_CHARS_MIN} characters or more (openssl rand -base64 32)")
+        return secrets
+
+    def ticket_keys(self) -> tuple[bytes, ...]:
+        return tuple(secret.get_secret_value().encode() for secret in self.ticket_secrets)
 
     def webhook_keys(self) -> tuple[WebhookKey, ...]:
         """The keys of the secrets.

@@ -1,7 +1,7 @@
 """Tickets for live streams: a browser's `EventSource` can't send a key, and a key must never stand in a URL.
 
-A ticket opens one path for one key, once, within a minute. It is signed, not stored, so any receiver that has the same webhook
-secrets and keys takes it; forging one needs both a webhook secret and the hash of the key. That it was used is remembered by
+A ticket opens one path for one key, once, within a minute. It is signed, not stored, so any receiver that has the same ticket
+secrets and keys takes it; forging one needs both a ticket secret and the hash of the key. That it was used is remembered by
 the process that took it: behind n receivers a ticket that leaked opens its stream n times at most, within that minute. A
 process takes no ticket from before its own start, as it can't know what it took then.
 """
@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry, Counter
 
 from receiver.keys import Caller
 from receiver.problems import unavailable
-from receiver.signature import WebhookKey
 from runtime.chance import RandomHex
 from runtime.clock import NowMs, monotonic_s
 from runtime.keys import ApiKey
@@ -55,12 +54,12 @@ class Keys(Protocol):
 
 class Tickets:
     def __init__(
-        self, secrets: Sequence[WebhookKey], keys: Keys, now_ms: NowMs, random_hex: RandomHex,
+        self, secrets: Sequence[bytes], keys: Keys, now_ms: NowMs, random_hex: RandomHex,
         registry: CollectorRegistry, now_s: Callable[[], float] = monotonic_s,
     ) -> None:  # fmt: skip
-        """`secrets` as webhooks have them: the first signs, all are accepted. `now_s` says for how long we have been running."""
-        assert secrets, "settings refuse to start without one"
-        self._secrets = [key.secret for key in secrets]
+        """The first of `secrets` signs, all are accepted. `now_s` says for how long we have been running."""
+        assert secrets, "one is drawn where none is set"
+        self._secrets = list(secrets)
         self._keys = keys
         self._now_ms = now_ms
         self._random_hex = random_hex

@@ -28,8 +28,10 @@ _SECRETS = re.compile(
     r"\bwhsec_[A-Za-z0-9+/=_\-]+"
     r"|\b(?:sk|bsk|rk|sess)[-_][A-Za-z0-9_\-]{8,}"
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=\-]{6,}"
-    r"|(?i:\bsasl_plain_password=)\S+"
+    r"|(?i:\b(?:sasl_plain_)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,)]+)"
 )
+_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]{1,20}://)[^\s/?#\"'<>]*:[^\s\"'<>]*@")
+"""Name and password of a URL, up to its last @: passwords hold slashes and at signs, where nobody escaped them."""
 _AUTHORIZATION = re.compile(
     r"(?i)(authorization[\"']?\s*[:=,]\s*[\"']?)(?!\[redacted\])[^\s\"',}]+(?:\s+[^\s\"',})]+)?"
 )
@@ -98,9 +100,10 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def redact(text: str) -> str:
-    """`text` without API keys, webhook secrets and authorization values."""
+    """`text` without API keys, webhook secrets, authorization values and passwords, those in URLs included."""
     # A function, not a template: parsing one imports a module, which fails while the interpreter shuts down.
-    return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, _SECRETS.sub(REDACTED, text))
+    text = _USERINFO.sub(lambda found: f"{found.group(1)}{REDACTED}@", _SECRETS.sub(REDACTED, text))
+    return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, text)
 
 
 class _Seldom(logging.Filter):

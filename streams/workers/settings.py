@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 
+from runtime.clear_text import check_base_url
 from runtime.settings import RuntimeSettings
 from streams.policy.looks import LookPolicy
 from streams.workers.rate import RECOVERY_SHARE_PER_MIN
@@ -109,6 +110,12 @@ class WorkerSettings(RuntimeSettings):
     group_session_timeout_ms: int = Field(
         default=10_000, ge=1_000, le=300_000, description="After this silence a worker's partitions go to another."
     )
+
+    @model_validator(mode="after")
+    def _provider_in_clear_text(self) -> Self:
+        if not self.clear_text:
+            check_base_url(self.openai_base_url)
+        return self
 
     @model_validator(mode="after")
     def _looks_agree(self) -> Self:

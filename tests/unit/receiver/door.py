@@ -84,7 +84,9 @@ class Door:
 
 def settings(**changed: Any) -> ReceiverSettings:
     """Development, unless a keys file is named."""
-    return ReceiverSettings(**{"webhook_secrets": SECRET, "development": "keys_file" not in changed, **changed})
+    return ReceiverSettings(
+        **{"webhook_secrets": SECRET, "development": "keys_file" not in changed, "metrics_public": True, **changed}
+    )
 
 
 @asynccontextmanager

@@ -168,7 +168,7 @@ class Receivers:
     def another(self, *secrets: str) -> Tickets:
         registry = CollectorRegistry()
         keys = KeyRing(self._path, "127.0.0.1", lambda: self.now_ms, registry, development=True)
-        parsed = [parse_key(secret) for secret in secrets or (SECRET,)]
+        parsed = [parse_key(secret).secret for secret in secrets or (SECRET,)]
         return Tickets(parsed, keys, lambda: self.now_ms, random_hex, registry, lambda: self.now_ms / 1000)
 
 
