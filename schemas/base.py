@@ -19,6 +19,9 @@ ResponseId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,200}
 
 TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,64}$")]
 
+KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+"""Of an API key: it names the key and proves nothing."""
+
 DEFAULT_TENANT = "default"
 
 Blame = Literal["soon", "reset", "never"]

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Blame, Body, FoundBy, Frozen, JobMessage, ResponseId, SpanMs, TenantId, UnixMs, Usage
+from schemas.base import Blame, Body, FoundBy, Frozen, JobMessage, KeyId, ResponseId, SpanMs, TenantId, UnixMs, Usage
 
 
 class JobPolicy(Frozen):
@@ -41,6 +41,8 @@ class JobSubmitted(JobMessage):
     policy: JobPolicy
     session_id: str | None = None
     tags: tuple[str, ...] = ()
+    asked_by: KeyId | None = None
+    """The API key that submitted it; None where there was none (Kafka, development)."""
 
 
 class JobRefused(JobMessage):
@@ -60,6 +62,8 @@ class CancelRequested(JobMessage):
     tenant: TenantId
     door: Literal["http", "kafka"]
     reason: str | None = None
+    asked_by: KeyId | None = None
+    """As of `JobSubmitted`."""
 
 
 class AttemptAccepted(JobMessage):
