@@ -45,3 +45,8 @@ def on_behalf_of(owner: Owner) -> Iterator[None]:
         yield
     finally:
         _OWNER.reset(token)
+
+
+def key_id_now() -> str | None:
+    """The key with which what is being done now was asked for; None in development, and for what came by another way."""
+    return _OWNER.get()[-1] or None

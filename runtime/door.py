@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runtime.authority import key_id_now
 from runtime.blobs import BlobStore, put_body
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
@@ -113,6 +114,7 @@ async def to_submitted(
         policy=policy.stamp(submit.retries_max),
         session_id=submit.session_id,
         tags=submit.tags,
+        asked_by=key_id_now(),
     )
 
 
@@ -124,6 +126,7 @@ def to_cancel(cancel: Cancel, *, job_id: str, tenant: str, door: Door, at_ms: in
         tenant=tenant,
         door=door,
         reason=cancel.reason,
+        asked_by=key_id_now(),
     )
 
 
