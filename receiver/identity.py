@@ -11,10 +11,11 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from receiver.audit import AddressOf
 from receiver.development import refuse_strangers
 from receiver.keys import Caller, KeyRing
 from receiver.problems import Problem, Refusal, unavailable
-from receiver.quotas import Quotas
+from receiver.quotas import Quotas, Rate
 from receiver.tickets import STREAM_PATH, Tickets
 from runtime.authority import AUTHORITY, Authority, on_behalf_of
 from runtime.routes import Access, route_of
@@ -24,6 +25,9 @@ CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 PAGE: Final = "/ui"
 """The page itself holds no data: what it shows it reads from `/v1` with the key of whoever looks at it."""
+
+RATE: web.RequestKey[Rate | None] = web.RequestKey("rate", Rate)
+"""What is left of the tenant's rate, where it has one."""
 
 BUSY_RETRY_S: Final = 2
 
@@ -52,7 +56,9 @@ def tenant_of(request: web.Request) -> str:
     return caller_of(request).tenant
 
 
-def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets, places: Shares) -> Middleware:
+def authentication(
+    ring: KeyRing, quotas: Quotas, tickets: Tickets, places: Shares, address_of: AddressOf
+) -> Middleware:
     """`places` are those of requests with a key. Webhooks take none of them."""
 
     @web.middleware
@@ -68,14 +74,14 @@ def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets, places: Shar
             refuse_strangers(request)
         ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None
         if ticket is None:
-            caller = ring.authenticate(_authorization(request))
+            caller = ring.authenticate(_authorization(request), address_of(request))
         elif hdrs.AUTHORIZATION in request.headers:
             raise Refusal(UNAUTHENTICATED)  # of two, who knows which was checked by whoever stands before us
         else:
-            caller = tickets.redeem(ticket, request.path)
+            caller = tickets.redeem(ticket, request.path, address_of(request))
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
-        quotas.check_rate(caller.tenant)
+        request[RATE] = quotas.check_rate(caller.tenant)
         if needed not in caller.scopes:
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
         owner = (caller.tenant, caller.key_id)

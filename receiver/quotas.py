@@ -53,6 +53,22 @@ class Load:
     """Those of the job ids asked for that it knows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many requests a tenant may send, and how many are left now, as the headers of draft-ietf-httpapi-ratelimit-headers say it."""
+
+    quota: int
+    window_s: int
+    left: int
+    full_in_s: int
+
+    def headers(self) -> dict[str, str]:
+        return {
+            "RateLimit-Policy": f'"tenant";q={self.quota};w={self.window_s}',
+            "RateLimit": f'"tenant";r={self.left};t={self.full_in_s}',
+        }
+
+
 NO_LOAD: Final = Load(0, 0, frozenset())
 
 AskLoad = Callable[[str, int, Collection[str]], Awaitable[Load]]
@@ -94,15 +110,15 @@ class Quotas:
             registry=registry,
         )
 
-    def check_rate(self, tenant: str) -> None:
-        """Count one request.
+    def check_rate(self, tenant: str) -> Rate | None:
+        """Count one request; what is left, or None where the tenant has no limit.
 
         :raises Refusal: 429, too many at the moment.
         """
         limits = self._limits_of(tenant)
         rate = limits.requests_per_s
         if rate is None:
-            return
+            return None
         burst = float(limits.requests_burst or max(1, round(2 * rate)))
         state, now_s = self._of(tenant), monotonic_s()
         if state.filled_at_s is None:
@@ -111,10 +127,13 @@ class Quotas:
             state.tokens = min(burst, state.tokens + (now_s - state.filled_at_s) * rate)
         state.filled_at_s = now_s
         if state.tokens < 1:
-            self._refuse(
-                "requests_per_s", f"This tenant may send {rate:g} requests a second.", (1 - state.tokens) / rate
-            )
+            wait_s = (1 - state.tokens) / rate
+            none_left = Rate(int(burst), max(1, round(burst / rate)), 0, max(1, round(wait_s)))
+            self._refuse("requests_per_s", f"This tenant may send {rate:g} requests a second.", wait_s, none_left)
         state.tokens -= 1
+        return Rate(
+            int(burst), max(1, round(burst / rate)), int(state.tokens), max(1, round((burst - state.tokens) / rate))
+        )
 
     def bytes_max(self, tenant: str, of_all: int) -> int:
         """The largest submission of a tenant, where `of_all` is the largest of anybody."""
@@ -187,7 +206,7 @@ class Quotas:
             found = self._tenants[tenant] = _Tenant()
         return found
 
-    def _refuse(self, limit: Limit, sentence: str, wait_s: float) -> NoReturn:
+    def _refuse(self, limit: Limit, sentence: str, wait_s: float, rate: Rate | None = None) -> NoReturn:
         self._refused.labels(limit).inc()
         retry_after_s = max(1, -int(-wait_s // 1))
         raise Refusal(
@@ -195,6 +214,6 @@ class Quotas:
                 429,
                 CODES[limit],
                 f"{sentence} Limit: {limit}; come again in {retry_after_s} s.",
-                headers={"Retry-After": str(retry_after_s)},
+                headers={"Retry-After": str(retry_after_s), **(rate.headers() if rate is not None else {})},
             )
         )

@@ -8,8 +8,10 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from receiver.signature import WebhookKey, parse_key
 from runtime.door import DoorPolicy
+from runtime.egress import parse_networks
 from runtime.errors import ConfigurationError
 from runtime.publisher import RECORD_BYTES_MAX
+from runtime.settings import CommaList
 from runtime.webhook_settings import WebhookSettings
 
 HOUR_MS = 3_600_000
@@ -40,6 +42,13 @@ class ReceiverSettings(WebhookSettings):
     )
     admin_host: str = Field(default="127.0.0.1", description="Address of the admin port.")
     metrics_public: bool = Field(default=False, description="Also serve /metrics on the public port, to everybody.")
+    trusted_proxies: CommaList = Field(
+        default=(),
+        description="Networks (CIDR, comma-separated) of proxies whose X-Forwarded-For is believed, for addresses in logs and of keys.",
+    )
+    access_log: bool = Field(
+        default=False, description="Log a structured line for each request: who, what, how it ended."
+    )
     ticket_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         description="Secrets that sign the tickets of live streams, comma-separated, 32 characters or more each; the first signs. Several "
@@ -88,6 +97,17 @@ class ReceiverSettings(WebhookSettings):
         if isinstance(value, str):
             return tuple(SecretStr(part.strip()) for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_networks(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_proxies(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        parse_networks(networks)
+        return networks
 
     @field_validator("ticket_secrets")
     @classmethod
