@@ -219,8 +219,9 @@ def _addresses(settings: ReceiverSettings) -> AddressOf:
     proxies = parse_networks(settings.trusted_proxies)
 
     def address_of(request: web.Request) -> str:
-        said = request.headers.getall("X-Forwarded-For", ()) if proxies else ()
-        return client_address(request.remote, said, proxies)
+        if not proxies:  # the peer's, without a look at it: this is done for each request
+            return request.remote or ""
+        return client_address(request.remote, request.headers.getall("X-Forwarded-For", ()), proxies)
 
     return address_of
 

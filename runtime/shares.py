@@ -10,11 +10,14 @@ now; inside a tenant, what the tenant may hold is divided by its keys the same w
   where none is free at all, and waits then no longer than the longest time for which a place may be held.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
 Owner = tuple[str, ...]
+"""Of one length for all owners of a thing, and never empty."""
+
+IDLE_MAX = 4_096
+"""Owners that are remembered; beyond it those that hold nothing are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,64 +38,69 @@ class Shares:
         assert greed >= 1
         self._capacity = capacity
         self._greed = greed
-        self._held: Counter[Owner] = Counter()
-        """By each beginning of an owner's path; the empty one is everybody."""
+        self.free = capacity
+        self._held: dict[Owner, int] = {}
+        """By each beginning of an owner's path."""
+        self._paths: dict[Owner, tuple[Owner, ...]] = {}
+        """The beginnings of each owner's path, the first one first."""
         self._parts: dict[Owner, set[Owner]] = {}
-        """The owners one step below, of those who hold something."""
-
-    @property
-    def free(self) -> int:
-        return self._capacity - self._held[()]
+        """The owners one step below. Those that hold nothing now stay for a while: most come back."""
 
     def held(self, owner: Owner) -> int:
-        return self._held[owner]
+        return self._held.get(owner, 0)
 
     def ask(self, owner: Owner, amount: int = 1) -> Answer:
         """For what can be taken back."""
+        path = self._paths.get(owner) or self._known(owner)
         if amount <= self.free:
-            self._add(owner, amount)
+            self._add(path, amount)
             return "granted"
-        allowed = self._capacity
-        for depth in range(len(owner)):
-            part = owner[: depth + 1]
-            parts = self._parts.get(owner[:depth], set()) | {part}
-            if self._held[part] + amount <= allowed // len(parts):
-                return Evict(self._greediest(owner[:depth]))
-            allowed = self._held[part]  # it has its share: only its own can make room
+        allowed, above = self._capacity, ()
+        for part in path:
+            sharing = sum(1 for other in self._parts[above] if self._held[other] or other == part)
+            if self._held[part] + amount <= allowed // sharing:
+                return Evict(self._greediest(above))
+            allowed, above = self._held[part], part  # it has its share: only its own can make room
         return "refused"
 
     def ask_sparing(self, owner: Owner, amount: int = 1) -> bool:
         """For what can't be taken back."""
-        if amount > self.free:
+        left = self.free - amount
+        if left < 0:
             return False
-        first = owner[:1]
-        if self._held[first] and self._held[first] + amount > self._greed * (self.free - amount):
+        path = self._paths.get(owner) or self._known(owner)
+        held = self._held[path[0]]
+        if held and held + amount > self._greed * left:
             return False
-        self._add(owner, amount)
+        self._add(path, amount)
         return True
 
     def give_back(self, owner: Owner, amount: int = 1) -> None:
-        assert 0 <= amount <= self._held[owner], "never more than was granted"
-        if not amount:
-            return
-        for depth in range(len(owner), -1, -1):
-            part = owner[:depth]
-            self._held[part] -= amount
-            if not self._held[part]:
-                del self._held[part]
-                if depth:
-                    self._leave(owner[: depth - 1], part)
+        assert 0 <= amount <= self.held(owner), "never more than was granted"
+        if amount:
+            self._add(self._paths[owner], -amount)
 
-    def _add(self, owner: Owner, amount: int) -> None:
-        for depth in range(len(owner) + 1):
-            self._held[owner[:depth]] += amount
-            if depth:
-                self._parts.setdefault(owner[: depth - 1], set()).add(owner[:depth])
+    def _add(self, path: tuple[Owner, ...], amount: int) -> None:
+        self.free -= amount
+        for part in path:
+            self._held[part] += amount
 
-    def _leave(self, above: Owner, part: Owner) -> None:
-        self._parts[above].discard(part)
-        if not self._parts[above]:
-            del self._parts[above]
+    def _known(self, owner: Owner) -> tuple[Owner, ...]:
+        if len(self._paths) >= IDLE_MAX:
+            self._forget_idle()
+        path = self._paths[owner] = tuple(owner[: depth + 1] for depth in range(len(owner)))
+        above = ()
+        for part in path:
+            self._held.setdefault(part, 0)
+            self._parts.setdefault(above, set()).add(part)
+            above = part
+        return path
+
+    def _forget_idle(self) -> None:
+        self._paths = {owner: path for owner, path in self._paths.items() if self._held[owner]}
+        self._held = {part: amount for part, amount in self._held.items() if amount}
+        found = {above: {part for part in parts if part in self._held} for above, parts in self._parts.items()}
+        self._parts = {above: parts for above, parts in found.items() if parts}
 
     def _greediest(self, above: Owner) -> Owner:
         found = above

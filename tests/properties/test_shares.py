@@ -1,9 +1,11 @@
 """Of a bounded thing nobody below its share waits, nobody gets more than there is, and what is taken back was too much."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from runtime import shares as module
 from runtime.shares import Evict, Owner, Shares
 
 CAPACITY = 24
@@ -87,6 +89,17 @@ def test_one_who_takes_all_it_can_leaves_a_part_for_the_next_and_so_on() -> None
             count += 1
         taken.append(count)
     assert taken == [900, 225, 56, 14]
+
+
+def test_owners_that_hold_nothing_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_MAX", 10)
+    shares = Shares(100)
+    assert shares.ask(("keeps", "k")) == "granted"
+    for number in range(1_000):
+        assert shares.ask_sparing((f"t{number}", "k"))
+        shares.give_back((f"t{number}", "k"))
+    assert len(shares._paths) <= 10
+    assert (shares.held(("keeps", "k")), shares.held(("keeps",)), shares.free) == (1, 1, 99)
 
 
 def test_inside_a_tenant_a_key_makes_room_for_another_and_not_for_another_tenants() -> None:
