@@ -16,9 +16,10 @@ def private_umask() -> None:
 def make_private(folder: Path) -> None:
     """Close a folder that an earlier release or somebody's `mkdir` left open, and make it where it is missing.
 
-    One that belongs to somebody else stays as it is: a mounted volume, most likely, and its owner's to decide.
+    One that belongs to somebody else stays as it is: a mounted volume, most likely, and its owner's to decide. So does one that is meant
+    for everybody, as /tmp is (sticky): what we make in it is private all the same.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
     found = folder.stat()
-    if found.st_uid == os.geteuid() and found.st_mode & OTHERS:
+    if found.st_uid == os.geteuid() and found.st_mode & OTHERS and not found.st_mode & stat.S_ISVTX:
         folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)

@@ -55,7 +55,8 @@ class Shares:
         if amount <= self.free:
             self._add(path, amount)
             return "granted"
-        allowed, above = self._capacity, ()
+        allowed = self._capacity
+        above: Owner = ()
         for part in path:
             sharing = sum(1 for other in self._parts[above] if self._held[other] or other == part)
             if self._held[part] + amount <= allowed // sharing:
@@ -89,7 +90,7 @@ class Shares:
         if len(self._paths) >= IDLE_MAX:
             self._forget_idle()
         path = self._paths[owner] = tuple(owner[: depth + 1] for depth in range(len(owner)))
-        above = ()
+        above: Owner = ()
         for part in path:
             self._held.setdefault(part, 0)
             self._parts.setdefault(above, set()).add(part)
