@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from pydantic import TypeAdapter
+from pydantic.json_schema import SkipJsonSchema
 
 from schemas.base import Body, FoundBy, Frozen, JobMessage, TenantId, Usage
 
@@ -43,7 +44,7 @@ class AttemptBrief(Frozen):
     adopted: bool = False
     code: str | None = None
     """Why it did not complete, where the provider said so."""
-    usage: Usage | None = None
+    usage: Usage | SkipJsonSchema[None] = None  # what is None is left out where it is shown
 
 
 class JobResult(JobMessage):

@@ -7,6 +7,7 @@ Rules, before the code:
   the connection off inside its body: every client takes that for an error and none for an answer, and the repeat hears the true status at once.
 - Who waits is woken by changes of its job in the read model; nobody polls.
 - Places are bounded. A tenant may hold up to four times as many as are free, so that some are left for whoever comes.
+- It goes on for as long as its key is valid, and hears nothing more after that. The job goes on.
 - A create whose connection is gone before its answer waits for its repeat: the next one with an equal body from the same key is that repeat, whether or
   not it says so. One whose connection is there is never given to another call.
 """
@@ -22,11 +23,13 @@ from typing import Final
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from receiver.identity import UNAUTHENTICATED
 from receiver.limits import Limits
 from receiver.live.live import LOOK_AGAIN_S, LOOK_BLIND_S, Changes, TooManyListenersError, Watch
-from receiver.problems import SECURITY_HEADERS, unavailable
+from receiver.problems import SECURITY_HEADERS, Refusal, unavailable
 from receiver.reads import ReadsAwayError
 from receiver.sdk.responses import Responses, Shown
+from runtime.authority import Authority, authority_of
 from runtime.clock import monotonic_s
 from runtime.door import qualified_job_id
 from runtime.routes import JSON
@@ -50,6 +53,10 @@ class Waiter:
     who: Who
     response_id: str
     left_at_s: float | None = None
+
+    @property
+    def authority(self) -> Authority:
+        return authority_of(self.request)
 
     @property
     def gone(self) -> bool:
@@ -121,11 +128,17 @@ class Waiting:
     async def answer(
         self, waiter: Waiter, headers: dict[str, str], finished: Callable[[Shown], web.Response]
     ) -> web.StreamResponse:
-        """Wait for the end of the response, and answer with what `finished` makes of it."""
+        """Wait for the end of the response, and answer with what `finished` makes of it.
+
+        :raises Refusal: 401, the key ended meanwhile and nothing was sent yet.
+        """
         self._waiters.setdefault(waiter.who, []).append(waiter)
         result = "failed"
         try:
             result, response = await self._answer(waiter, {**headers, RESPONSE_ID: waiter.response_id}, finished)
+        except Refusal:
+            result = "not_allowed"
+            raise
         finally:
             if waiter.gone or result == "cut":
                 result = "left" if result == "answered" else result
@@ -145,7 +158,14 @@ class Waiting:
         began_s = monotonic_s()
         speak_at_s = began_s + limits.waiting_quiet_s
         async with self._watching(waiter) as changed:
-            while (shown := await self._ended(waiter)) is None:
+            while True:
+                shown = await self._ended(waiter)
+                if not waiter.authority.still():
+                    if not sending.prepared:
+                        raise Refusal(UNAUTHENTICATED)
+                    return _cut(request, sending, "not_allowed")
+                if shown is not None:
+                    break
                 now_s = monotonic_s()
                 if self._stopped.is_set() or waiter.gone or now_s - began_s >= limits.waiting_s_max:
                     return _cut(request, sending)
@@ -191,7 +211,9 @@ class Waiting:
                 nonlocal watch
                 await stack.aclose()
                 with suppress(ReadsAwayError, TooManyListenersError):
-                    watch = await stack.enter_async_context(self._changes.watch(tenant, job_id, end_only=True))
+                    watch = await stack.enter_async_context(
+                        self._changes.watch(tenant, job_id, waiter.authority, end_only=True)
+                    )
 
             async def changed(timeout_s: float) -> None:
                 nonlocal watch
@@ -227,8 +249,8 @@ class Waiting:
             self._forget(waiter)
 
 
-def _cut(request: web.Request, sending: web.StreamResponse) -> tuple[str, web.StreamResponse]:
+def _cut(request: web.Request, sending: web.StreamResponse, result: str = "cut") -> tuple[str, web.StreamResponse]:
     """End the connection without an end of the answer: what was sent is no JSON."""
     if request.transport is not None:
         request.transport.close()
-    return "cut", sending
+    return result, sending

@@ -88,6 +88,7 @@ async def running(
         "BACKSTOP_PARTITIONS": str(PARTITIONS),
         "BACKSTOP_DATA_DIR": str(folder / "data"),
         "BACKSTOP_PORT": "0",
+        "BACKSTOP_DEVELOPMENT": "true",
         "BACKSTOP_PORT_FILE": str(port_file),
         "BACKSTOP_WEBHOOK_SECRETS": SECRET,
         "BACKSTOP_FAILPOINTS": failpoints,
