@@ -33,8 +33,9 @@ from runtime.authority import Authority, authority_of
 from runtime.clock import monotonic_s
 from runtime.door import qualified_job_id
 from runtime.routes import JSON
+from runtime.shares import Shares
 
-SHARE: Final = 4
+GREED: Final = 4
 """A tenant holds so many times as many places as are free, at most: alone four fifths of all, beside another one less."""
 
 FORGOTTEN_AT_ONCE: Final = 100
@@ -72,7 +73,7 @@ class Waiting:
         self._changes = changes
         self._responses = responses
         self._limits = limits
-        self._held: dict[str, int] = {}
+        self._shares = Shares(limits.waiting_creates_max, GREED)
         self._waiters: dict[Who, list[Waiter]] = {}
         self._left: dict[Waiter, None] = {}
         self._stopped = asyncio.Event()
@@ -81,10 +82,6 @@ class Waiting:
             "backstop_waiting_creates_ended", "Creates that waited for their answer, by what became of it.", ["result"],
             registry=registry,
         )  # fmt: skip
-
-    @property
-    def count(self) -> int:
-        return sum(self._held.values())
 
     def stop(self) -> None:
         """Let all go; there will be no more."""
@@ -96,24 +93,21 @@ class Waiting:
 
         :raises Refusal: 503, as many wait as may.
         """
-        held, free = self._held.get(tenant, 0), self._limits.waiting_creates_max - self.count
-        if free <= 0 or held >= SHARE * free or self._stopped.is_set():
+        owner = (tenant,)
+        if self._stopped.is_set() or not self._shares.ask_sparing(owner):
             self._ends.labels("refused").inc()
             raise unavailable(
                 "too_many_waiting",
-                f"{held} creates of this tenant wait for their answers here, and more may not. Ask again, or send "
+                f"{self._shares.held(owner)} creates of this tenant wait for their answers here, and more may not. Ask again, or send "
                 "background: true and poll GET /v1/responses/{id}.",
                 self._limits.retry_after_s,
             )
-        self._held[tenant] = held + 1
         self._places.inc()
         try:
             yield
         finally:
             self._places.dec()
-            self._held[tenant] -= 1
-            if not self._held[tenant]:
-                del self._held[tenant]
+            self._shares.give_back(owner)
 
     def abandoned(self, who: Who) -> str | None:
         """The response of an equal create whose caller is gone without its answer. It is given once."""
