@@ -27,9 +27,9 @@ _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
 }  # fmt: skip
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    "job_submitted": ("tenant", "door", "model", "deadline_at_ms", "session_id"),
+    "job_submitted": ("tenant", "door", "asked_by", "model", "deadline_at_ms", "session_id"),
     "job_refused": ("tenant", "code"),
-    "cancel_requested": ("tenant", "door"),
+    "cancel_requested": ("tenant", "door", "asked_by"),
     "attempt_accepted": ("attempt", "response_id", "status", "adopted", "look_at_ms", "provider_request_id"),
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),
     "attempt_unknown": ("attempt", "reason"),

@@ -106,6 +106,7 @@ async def readers(folder: Path) -> AsyncIterator[Readers]:
             "BACKSTOP_DATABASE_URL": url,
             "BACKSTOP_WEBHOOK_SECRETS": SECRET,
             "BACKSTOP_PORT": str(serve),
+            "BACKSTOP_DEVELOPMENT": "true",
             "BACKSTOP_READMODEL_HEALTH_PORT": str(projection),
             "BACKSTOP_LOG_LEVEL": "warning",
         }

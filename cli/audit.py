@@ -27,7 +27,7 @@ from cli.audit_text import (
 from cli.read_rows import read_model, read_model_url
 from cli.reading import reading
 from cli.settings import bootstrap_settings
-from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
+from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from cli.times import point_in_time
 from runtime.clock import make_clock
 
@@ -71,7 +71,7 @@ def verify(
                 )
         if output is Form.TABLE:
             emit(partition_rows(report), output, PARTITION_COLUMNS)
-            print("\n" + "\n".join(report_lines(report)))
+            say("\n" + "\n".join(report_lines(report)))
         else:
             emit_one(report.as_json())
         return DIFFERS if report.counts or (complete and not report.complete) else DONE
@@ -116,7 +116,7 @@ def state(
         if not states:
             fail(f"{identifier} did not exist then: its first record is younger", DIFFERS)
         if output is Form.TABLE:
-            print("\n".join(line for state in states for line in state_lines(state)))
+            say("\n".join(line for state in states for line in state_lines(state)))
         else:
             emit([state.as_json() for state in states], output, ("topic", "key", "status"))
         return DONE
@@ -204,6 +204,6 @@ async def _of(records: Sequence[Placed]) -> AsyncIterator[Sequence[Placed]]:
 
 def _print_contents(contents: Contents, output: Form) -> None:
     if output is Form.TABLE:
-        print("\n".join(contents_lines(contents)))
+        say("\n".join(contents_lines(contents)))
     else:
         emit_one(asdict(contents))

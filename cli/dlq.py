@@ -29,7 +29,7 @@ from audit.dead_letters import (
 from audit.reader import open_reader
 from cli.job_text import clock, span
 from cli.settings import bootstrap_settings
-from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
+from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from cli.times import point_in_time
 from runtime.clock import make_clock
 from runtime.errors import BrokerUnavailableError
@@ -295,11 +295,11 @@ def _print_plan(plan: dict[str, Any], output: Form, *, quiet: bool) -> None:
     counts = next(plan[name] for name in ("by_topic", "by_reason") if name in plan)
     split = ", ".join(f"{name} {count}" for name, count in counts.items())
     verb = done if plan["executed"] else f"to be {done}"
-    print(f"{plan['count']} {verb}" + (f" ({split})" if split else ""))
+    say(f"{plan['count']} {verb}" + (f" ({split})" if split else ""))
     for item in plan["sample"]:
-        print(f"  {item['id']}  {item['reason']}  can be read now: {item['reads_now']}")
+        say(f"  {item['id']}  {item['reason']}  can be read now: {item['reads_now']}")
     if plan["count"] > len(plan["sample"]):
-        print(f"  and {plan['count'] - len(plan['sample'])} more")
+        say(f"  and {plan['count'] - len(plan['sample'])} more")
     if not plan["executed"]:
         tell("nothing was done; add --execute to do it", quiet=quiet)
 

@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from readmodel.database import Database, DatabaseAwayError, Work
-from readmodel.feed import ChangeFeed, Follower, TooManyFollowersError
+from readmodel.feed import OVER, ChangeFeed, Follower, TooManyFollowersError
 from readmodel.queries import find_known, find_owner, find_row, tenant_load
 from receiver.live.live import TooManyListenersError
 from receiver.quotas import Load
 from receiver.reads import Owner, ReadsAwayError, SeenJob
 from receiver.submissions import KnownJob
+from runtime.authority import Authority
 from schemas.codec import decode
 from schemas.results import RESULT
 
@@ -57,9 +58,12 @@ class FeedChanges:
         self._feed = feed
 
     @asynccontextmanager
-    async def watch(self, tenant: str, job_id: str, *, end_only: bool = False) -> AsyncIterator["_Watch"]:
+    async def watch(
+        self, tenant: str, job_id: str, authority: Authority, *, end_only: bool = False
+    ) -> AsyncIterator["_Watch"]:
+        wanted = Follower(tenant, job_id=job_id, end_only=end_only, authority=authority)
         try:
-            async with self._feed.follow(Follower(tenant, job_id=job_id, end_only=end_only)) as follower:
+            async with self._feed.follow(wanted) as follower:
                 yield _Watch(follower)
         except TooManyFollowersError as error:
             raise TooManyListenersError(str(error)) from error
@@ -74,3 +78,7 @@ class _Watch:
     async def changed(self, timeout_s: float) -> bool:
         await self._follower.next(timeout_s)
         return self._follower.closed is None
+
+    @property
+    def over(self) -> bool:
+        return self._follower.closed in OVER or not self._follower.authority.still()

@@ -8,6 +8,7 @@ import aiohttp
 import orjson
 
 from runtime.errors import BackstopError
+from runtime.secret_files import secret_of
 
 TIMEOUT_S = 30.0
 PASSING_STATUSES = frozenset({0, 408, 429, 500, 502, 503, 504})
@@ -28,7 +29,7 @@ class ApiError(BackstopError):
 
 def authorization() -> dict[str, str]:
     """The header with the key of whoever calls; empty where the environment has none (a development system wants none)."""
-    key = os.environ.get("BACKSTOP_API_KEY", "")
+    key = secret_of(os.environ, "BACKSTOP_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

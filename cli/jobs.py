@@ -13,7 +13,7 @@ from cli.api import Url, run_against
 from cli.following import follow
 from cli.job_text import COLUMNS, FACT_COLUMNS, change_line, fact_row, job_row, job_text
 from cli.partials import TEXT, stream
-from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
+from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from runtime.clock import make_clock
 
 COMPLETED = "completed"
@@ -63,7 +63,7 @@ def submit(
             tell(f"{taken['job_id']} is taken", quiet=quiet)
             return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
         if output is Form.TABLE:
-            print(taken["job_id"])
+            say(taken["job_id"])
         else:
             emit_one(taken)
         return DONE
@@ -183,11 +183,11 @@ async def _stream(session: aiohttp.ClientSession, job_id: str, output: Form, *, 
                 tell(f"\n(attempt {data['attempt']} begins anew)", quiet=quiet)
             attempt = data["attempt"]
             if data["event"]["type"] == TEXT:
-                print(data["event"]["delta"], end="", flush=True)
+                say(data["event"]["delta"], end="")
 
     result = (await stream(session, job_id, show))["result"]
     if output is not Form.JSONL:
-        print(flush=True)
+        say("")
         tell(f"{job_id}: {result['outcome']}", quiet=quiet)
     return DONE if result["outcome"] == COMPLETED else DIFFERS
 
@@ -208,7 +208,7 @@ async def _pages(session: aiohttp.ClientSession, params: dict[str, str], limit: 
 
 def _print(job: dict[str, Any], output: Form) -> None:
     if output is Form.TABLE:
-        print(job_text(job))
+        say(job_text(job))
     else:
         emit_one(job)
 

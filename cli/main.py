@@ -3,6 +3,7 @@ does not wait for Faust.
 """
 
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -10,9 +11,12 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from cli.talk import CANNOT
+from cli.talk import CANNOT, DIFFERS
 from runtime.broker.errors import BrokerError
 from runtime.errors import BackstopError
+from runtime.files import private_umask
+from runtime.logs import redact
+from schemas.text import printable_lines
 
 SUBCOMMANDS = (
     "demo",
@@ -52,7 +56,7 @@ class _Subcommands(TyperGroup):
 
 
 app = typer.Typer(
-    name="backstop", cls=_Subcommands, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False
+    name="backstop", cls=_Subcommands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
 
@@ -63,8 +67,17 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line. What an operator can mend is told in a sentence; anything else is ours, with its traceback."""
+    private_umask()
     try:
         app()
     except (BackstopError, BrokerError) as error:
-        print(f"backstop: {error}", file=sys.stderr)
+        _complain(f"backstop: {error}")
         sys.exit(CANNOT)
+    except Exception:
+        _complain(traceback.format_exc())
+        sys.exit(DIFFERS)
+
+
+def _complain(text: str) -> None:
+    """What an error quotes may be a secret, or a stranger's."""
+    print(redact(printable_lines(text)), file=sys.stderr)

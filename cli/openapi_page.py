@@ -26,7 +26,12 @@ SECRET = "whsec_" + "A" * 32  # nothing is signed here; without one, no door ope
 def app() -> web.Application:
     """All doors and reads, as they are composed with the settings' defaults. Nothing is opened or connected."""
     settings = ReceiverSettings(
-        webhook_secrets=(SecretStr(SECRET),), data_dir=NOWHERE, keys_file=None, host="127.0.0.1", admin_port=0
+        webhook_secrets=(SecretStr(SECRET),),
+        data_dir=NOWHERE,
+        keys_file=None,
+        development=True,
+        host="127.0.0.1",
+        admin_port=0,
     )
     database = database_at(f"sqlite:///{NOWHERE}/readmodel.db", _no_time)
     publisher = KafkaPublisher(settings, "receiver")

@@ -10,6 +10,7 @@ import uvloop
 from runtime import failpoints
 from runtime.clock import NowMs, make_clock
 from runtime.errors import ConfigurationError
+from runtime.files import make_private
 from runtime.heap import settle_heap
 from runtime.logs import configure, get_logger
 from runtime.settings import RuntimeSettings
@@ -24,6 +25,8 @@ def prepare(settings: RuntimeSettings, process: str) -> NowMs:
     :raises ConfigurationError: a failpoint that does not exist, or a wrong clock without failpoints.
     """
     configure(settings.log_format, settings.log_level, process)
+    for folder in (settings.data_dir, settings.blobs_path):
+        make_private(folder)
     try:
         failpoints.arm(settings.failpoints)
     except ValueError as error:

@@ -151,7 +151,7 @@ async def _connect(
             await publisher.start()
             await clock.first()
         except (BrokerUnavailableError, KafkaError, OSError) as error:
-            health.unmet("broker", f"not connected: {error}")
+            health.unmet("broker", "not connected")  # why, and where it is, says the log: this is shown to everybody
             log.warning("broker_unavailable", error_type=type(error).__name__, reason=str(error))
             await publisher.stop()
             await asyncio.sleep(AGAIN_S)
@@ -174,7 +174,7 @@ async def _open(database: Database, health: Health) -> None:
         try:
             await database.open()
         except DatabaseAwayError as error:
-            health.unmet("readmodel", str(error))
+            health.unmet("readmodel", "not reachable")
             log.warning("readmodel_unavailable", error_type=type(error).__name__, reason=str(error))
             await asyncio.sleep(AGAIN_S)
         else:

@@ -40,7 +40,8 @@ def read(kind: type[S], **overrides: Any) -> S:
     except ValidationError as error:
         prefix = kind.model_config.get("env_prefix", "")
         lines = [
-            f"{prefix}{'.'.join(str(part) for part in problem['loc'])}".upper() + f": {sentence(problem)}"
+            (f"{prefix}{'.'.join(str(part) for part in problem['loc'])}".upper() + ": " if problem["loc"] else "")
+            + sentence(problem)
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise ConfigurationError("settings: " + "; ".join(lines)) from None

@@ -21,7 +21,7 @@ TITLES = {
 HEAD = """# Settings
 
 Read from the environment, once, when a process starts. A wrong one is refused with its name. `backstop settings` shows what is in force,
-secrets hidden. This page is made from the declarations (`python -m cli.settings_page`).
+secrets hidden. Each secret may come out of a file instead: `NAME_FILE` is its path. This page is made from the declarations (`python -m cli.settings_page`).
 """
 
 

@@ -21,12 +21,13 @@ from cli.ports import HOST, Ports
 from cli.supervisor import Program, Ready, Supervisor, Tell
 from runtime import broker
 from runtime.broker.chain import name_of
+from runtime.clear_text import is_here
 from runtime.clock import monotonic_s
 from runtime.errors import ConfigurationError
 from runtime.keys import write_private
+from runtime.secret_files import secret_of
 from runtime.settings import RuntimeSettings
 from runtime.topics import create_topics, delete_topics, refuse_fatal
-from runtime.webhook_settings import is_here
 
 PORT_PREFERRED = 8080
 PROBE_TIMEOUT_S = 2.0
@@ -164,12 +165,12 @@ def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
 
     :raises ConfigurationError: there is no key, and nothing says that none is needed.
     """
-    key = environment.get("OPENAI_API_KEY", "")
+    key = secret_of(environment, "OPENAI_API_KEY")
     if not key and not environment.get("BACKSTOP_OPENAI_KEYLESS"):
         raise ConfigurationError(
             "the real OpenAI was asked for: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for no key"
         )
-    hooks = environment.get("BACKSTOP_WEBHOOK_SECRETS") or environment.get("OPENAI_WEBHOOK_SECRET", "")
+    hooks = secret_of(environment, "BACKSTOP_WEBHOOK_SECRETS") or secret_of(environment, "OPENAI_WEBHOOK_SECRET")
     base_url = environment.get("BACKSTOP_OPENAI_BASE_URL") or environment.get("OPENAI_BASE_URL")
     return RealOpenAI(key, base_url, hooks)
 
@@ -249,9 +250,17 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
     base_url = shape.openai.base_url if shape.openai else f"http://{HOST}:{places.simulator}/v1"
     if base_url:
         provider |= {"OPENAI_BASE_URL": base_url, "BACKSTOP_OPENAI_BASE_URL": base_url}
+    # What we give by value must not come by a file as well.
+    given = {
+        "OPENAI_API_KEY_FILE",
+        "BACKSTOP_OPENAI_API_KEY_FILE",
+        "BACKSTOP_WEBHOOK_SECRETS_FILE",
+        "OPENAI_WEBHOOK_SECRET_FILE",
+    }
     return {
-        **shape.environment,
+        **{name: value for name, value in shape.environment.items() if name not in given},
         **asked_directly(shape.environment),
+        "BACKSTOP_METRICS_PUBLIC": "true",
         "PYTHONUNBUFFERED": "1",
         "KAFKA_BOOTSTRAP_SERVERS": runtime.kafka_bootstrap_servers,
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
@@ -263,6 +272,7 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         "BACKSTOP_WEBHOOK_SECRETS": places.webhook_secret,
         "BACKSTOP_LOG_FORMAT": shape.environment.get("BACKSTOP_LOG_FORMAT", "console"),
         **provider,
+        **_development(shape),
         **(_webhooks(shape, runtime.kafka_bootstrap_servers) if shape.webhooks else {}),
         **shape.settings,
     }
@@ -275,11 +285,17 @@ def asked_directly(environment: Mapping[str, str]) -> dict[str, str]:
     return {"NO_PROXY": direct, "no_proxy": direct}
 
 
+def _development(shape: Shape) -> dict[str, str]:
+    """Nobody needs a key here, unless keys were named."""
+    named = shape.settings.get("BACKSTOP_KEYS_FILE") or shape.environment.get("BACKSTOP_KEYS_FILE")
+    return {"BACKSTOP_DEVELOPMENT": "false" if named else "true"}
+
+
 def _webhooks(shape: Shape, bootstrap: str) -> dict[str, str]:
     """What both the receiver and the sender need. A key that is drawn stays with the data that it belongs to."""
     # What is tried out runs beside us; with somebody else's broker that is refused.
     settings = {"BACKSTOP_OUTGOING_LOOPBACK": "true"} if is_here(bootstrap) else {}
-    if not shape.environment.get("BACKSTOP_OUTGOING_KEYS"):
+    if not secret_of(shape.environment, "BACKSTOP_OUTGOING_KEYS"):
         kept = shape.folder / "outgoing.key"
         if not kept.exists():
             write_private(kept, base64.b64encode(secrets.token_bytes(32)))
@@ -303,11 +319,14 @@ def _simulator(shape: Shape, places: _Places, base: Mapping[str, str]) -> Progra
         command=(
             *(sys.executable, "-m", "simulator", "--port", str(places.simulator)),
             *("--profile", shape.faults, "--seed", str(shape.seed), "--time-scale", f"{shape.time_scale:g}"),
-            *("--api-key", places.api_key, "--ledger-dir", str(shape.folder / "ledgers")),
+            *("--ledger-dir", str(shape.folder / "ledgers")),
             *("--webhook-url", f"http://{HOST}:{places.serve}/webhooks/openai"),
-            *("--webhook-secret", places.webhook_secret),
         ),
-        environment=base,
+        environment={
+            **base,
+            "SIMULATOR_API_KEYS": places.api_key,
+            "SIMULATOR_WEBHOOK_SECRETS": places.webhook_secret,
+        },
         ready=_answers(f"http://{HOST}:{places.simulator}/sim/health"),
     )
 

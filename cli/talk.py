@@ -8,6 +8,9 @@ from typing import Annotated, Any, NoReturn
 import orjson
 import typer
 
+from runtime.logs import redact
+from schemas.text import printable, printable_json, printable_lines
+
 DONE = 0
 """Done, or proved."""
 DIFFERS = 1
@@ -29,12 +32,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr; e
 def tell(text: str, *, quiet: bool = False) -> None:
     """A sentence for the person at the terminal, on stderr."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(printable_lines(text), file=sys.stderr, flush=True)
+
+
+def say(text: str, *, end: str = "\n") -> None:
+    """Text on stdout, of one line or more: what a tenant or the provider wrote does nothing to the terminal."""
+    print(printable_lines(text), end=end, flush=True)
 
 
 def fail(text: str, code: int = CANNOT) -> NoReturn:
     """Say why not, on stderr, and leave with `code`."""
-    print(f"backstop: {text}", file=sys.stderr, flush=True)
+    print(redact(printable_lines(f"backstop: {text}")), file=sys.stderr, flush=True)
     raise typer.Exit(code)
 
 
@@ -42,9 +50,9 @@ def emit(rows: Sequence[Mapping[str, Any]], form: Form, columns: Sequence[str]) 
     """Rows on stdout: as a table of `columns`, as one JSON array, or as one JSON object a line."""
     match form:
         case Form.JSON:
-            sys.stdout.write(orjson.dumps(list(rows), option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+            sys.stdout.write(_json(list(rows), orjson.OPT_INDENT_2))
         case Form.JSONL:
-            sys.stdout.writelines(orjson.dumps(row, default=str).decode() + "\n" for row in rows)
+            sys.stdout.writelines(_json(row) for row in rows)
         case Form.TABLE:
             sys.stdout.write(table(rows, columns))
     sys.stdout.flush()
@@ -52,7 +60,7 @@ def emit(rows: Sequence[Mapping[str, Any]], form: Form, columns: Sequence[str]) 
 
 def emit_one(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout, for people and programs alike."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+    sys.stdout.write(_json(value, orjson.OPT_INDENT_2))
     sys.stdout.flush()
 
 
@@ -69,4 +77,8 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return printable(str(value))
+
+
+def _json(value: Any, option: int = 0) -> str:
+    return printable_json(orjson.dumps(value, option=option, default=str).decode()) + "\n"

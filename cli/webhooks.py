@@ -13,7 +13,7 @@ from cli import http
 from cli.api import Url, run_against
 from cli.job_text import clock
 from cli.settings import bootstrap_settings
-from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
+from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from cli.times import point_in_time
 from outgoing.history import DeliveryLine, lines
 from runtime.clock import make_clock, monotonic_s
@@ -293,7 +293,7 @@ def _print_secret(made: dict[str, Any], output: Form, *, quiet: bool) -> None:
     if output is not Form.TABLE:
         emit_one(made)
         return
-    print(f"{made['id']}\n{made['signing_secret']}")
+    say(f"{made['id']}\n{made['signing_secret']}")
     tell(
         "Keep the secret now: it is not shown again. What it signs is verified by the SDKs' webhooks.unwrap.",
         quiet=quiet,

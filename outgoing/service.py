@@ -175,7 +175,8 @@ class Service:
         if found is None:
             self._turns.drop(delivery_id)
         else:
-            self._turns.put(delivery_id, found[0].delivery.endpoint_id, found[0].due_ms)
+            delivery = found[0].delivery
+            self._turns.put(delivery_id, delivery.endpoint_id, found[0].due_ms, delivery.tenant)
 
     async def _plan(self, records: Iterable[Record]) -> tuple[list[Message], list[Message]]:
         """The deliveries of these results, and the letters of what is no result."""

@@ -1,7 +1,8 @@
 """PURE: which delivery is sent next. Due times, a bounded number of attempts at one time, and fair turns between endpoints.
 
 An endpoint that is slow or down may not hold up the others: each has a few of the slots at most, and one only after an attempt that
-failed, until one succeeds. Whoever has something due gets its turn before anybody gets a second one.
+failed, until one succeeds. Whoever has something due gets its turn before anybody gets a second one, and no tenant takes the last slots,
+however many endpoints it has.
 """
 
 import heapq
@@ -9,12 +10,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
 
+from runtime.shares import Shares
+
 RUNNING_AGAIN_MS = 1_000
 """When to look again at a delivery whose attempt is still under way: it was asked for anew meanwhile."""
 
 
 @dataclass(slots=True)
 class _Endpoint:
+    tenant: str
     ready: deque[tuple[str, int]] = field(default_factory=deque)
     """Due ones, each with the number of its entry."""
     running: int = 0
@@ -33,7 +37,7 @@ class Turns:
 
     def __init__(self, slots_max: int, endpoint_slots_max: int) -> None:
         assert 1 <= endpoint_slots_max <= slots_max
-        self._slots_max = slots_max
+        self._shares = Shares(slots_max)
         self._endpoint_slots_max = endpoint_slots_max
         self._heap: list[tuple[int, int, str]] = []
         self._numbers = count()
@@ -51,12 +55,12 @@ class Turns:
         found = self._endpoints.get(endpoint_id)
         return 0 if found is None else found.waiting
 
-    def put(self, delivery_id: str, endpoint_id: str, due_ms: int) -> None:
+    def put(self, delivery_id: str, endpoint_id: str, due_ms: int, tenant: str) -> None:
         """To be sent at `due_ms`, whatever was said of it before."""
         self.drop(delivery_id)
         number = next(self._numbers)
         self._due[delivery_id] = (number, endpoint_id)
-        self._endpoints.setdefault(endpoint_id, _Endpoint()).waiting += 1
+        self._endpoints.setdefault(endpoint_id, _Endpoint(tenant)).waiting += 1
         heapq.heappush(self._heap, (due_ms, number, delivery_id))
 
     def drop(self, delivery_id: str) -> None:
@@ -68,12 +72,13 @@ class Turns:
         """The next delivery to send, which is under way from now on; None where none is due, or all who are must wait."""
         self._ripen(now_ms)
         for _ in range(len(self._rota)):
-            if self.running >= self._slots_max:
+            if not self._shares.free:
                 return None
             endpoint_id = self._rota.popleft()
             endpoint = self._endpoints[endpoint_id]
             self._skip_void(endpoint)
-            chosen = endpoint.ready.popleft()[0] if endpoint.has_turn(self._endpoint_slots_max, now_ms) else None
+            may = endpoint.has_turn(self._endpoint_slots_max, now_ms) and self._shares.ask_sparing((endpoint.tenant,))
+            chosen = endpoint.ready.popleft()[0] if may else None
             if endpoint.ready:
                 self._rota.append(endpoint_id)
             if chosen is not None:
@@ -87,6 +92,7 @@ class Turns:
         """Its attempt is over, and its fact on the log; None: there was none after all."""
         endpoint = self._endpoints[self._running.pop(delivery_id)]
         endpoint.running -= 1
+        self._shares.give_back((endpoint.tenant,))
         if succeeded is not None:
             endpoint.failing = not succeeded
         endpoint.held_until_ms = max(endpoint.held_until_ms, hold_until_ms)

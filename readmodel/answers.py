@@ -74,7 +74,7 @@ class JobWithResult(JobView):
 
 
 class JobPage(TypedDict):
-    """Jobs, newest first. Without a `next_cursor` there are no more."""
+    """Jobs, newest first. Without a `next_cursor` there are no more; with one a page may be short, where few jobs are as asked for."""
 
     object: Literal["list"]
     data: list[JobView]

@@ -4,16 +4,48 @@ Work is a plain function of a `Connection`; it runs on a thread of the database'
 `readmodel.store` is common to both: `?` for parameters, and only what SQLite and PostgreSQL read alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+from runtime.authority import NOBODYS, owner_now
 from runtime.errors import BackstopError
+from runtime.turns import TooManyWaitingError, Turns
 
 T = TypeVar("T")
 
 
 class DatabaseAwayError(BackstopError):
     """Passing: the database can't be reached, or is busy beyond patience. Whether a commit took place is unknown."""
+
+
+READ_WITHIN_MS = 5_000
+"""What one statement of a request may take. Our own work (digests, sweeps, rebuilds) may take longer."""
+REQUESTS_WAITING_MAX = 256
+"""Reads of one tenant that wait for their turn."""
+
+
+class RequestReads:
+    """Reads that requests ask for take turns by tenant; what the process itself reads waits for nobody."""
+
+    def __init__(self, readers: int) -> None:
+        self._turns = Turns(readers, REQUESTS_WAITING_MAX)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[int | None]:
+        """How long a statement may take in it, in milliseconds; None is any time.
+
+        :raises DatabaseAwayError: too many reads of this tenant wait.
+        """
+        owner = owner_now()
+        if owner == NOBODYS.owner:
+            yield None
+            return
+        try:
+            async with self._turns.turn(owner):
+                yield READ_WITHIN_MS
+        except TooManyWaitingError as error:
+            raise DatabaseAwayError(f"too many reads of one tenant at one time: {error}") from error
 
 
 class FencedError(BackstopError):

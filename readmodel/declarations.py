@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from readmodel.answers import JobEvent, JobPage, JobWithResult, SessionPage, TimelineView
-from readmodel.queries import Cursor
+from readmodel.lists import Cursor
 from readmodel.rows import JobStatus
 from runtime.routes import EVENT_STREAM, WHOLE, Answer, Header, Query, Route
 from schemas.base import JobId

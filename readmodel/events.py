@@ -17,7 +17,8 @@ from aiohttp import web
 from readmodel import problems
 from readmodel.database import Connection, Database
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError, where_now
-from readmodel.queries import JobFilter, changes_after, find_row, first_seq, list_rows
+from readmodel.lists import JobFilter, list_rows
+from readmodel.queries import changes_after, find_row, first_seq
 from readmodel.rows import Change, JobRow
 from readmodel.view import job_view
 from schemas.codec import canonical
@@ -171,7 +172,7 @@ def _rows(conn: Connection, follower: Follower) -> Sequence[JobRow]:
         row = find_row(conn, follower.tenant, follower.job_id)
         return () if row is None else (row,)
     wanted = JobFilter(follower.tenant, session_id=follower.session_id, limit=SESSION_JOBS_MAX)
-    return list_rows(conn, wanted)[::-1]
+    return list_rows(conn, wanted).rows[::-1]
 
 
 def _parsed(last_event_id: str) -> tuple[int, int] | None:

@@ -1,21 +1,24 @@
 """What changes, as it changes: one reader of `changes` a process, and a bounded queue for each who follows.
 
-A follower that is slower than its queue is let go, and resumes by the id of the last event it saw: nothing is kept for it.
+A follower that is slower than its queue is let go, and resumes by the id of the last event it saw: nothing is kept for it. Where all
+places are taken, one of whoever has more than its share makes room; and whose key is not valid any more hears nothing more.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.queries import changes_after, last_seq
 from readmodel.rows import Change
+from runtime.authority import NOBODYS, Authority
 from runtime.errors import BackstopError
 from runtime.logs import get_logger
+from runtime.shares import Evict, Owner, Shares
 
 PAGE = 1_000
 LOOK_AGAIN_S = 1.0
@@ -23,7 +26,12 @@ AWAY_S = 0.5
 STANDING_S = 2.0
 """How long a follower waits for the feed to have a place to stand on, after the start of the process."""
 
-Closed = Literal["stopped", "slow", "rebuilt"]
+RECHECK_S = 1.0
+"""How long a stream may outlive its key, above what the keys file itself takes."""
+
+Closed = Literal["stopped", "slow", "rebuilt", "outnumbered", "not_allowed"]
+OVER: Final = frozenset[Closed]({"outnumbered", "not_allowed"})
+"""Then not even what is queued is given out."""
 
 log = get_logger("readmodel.feed")
 
@@ -71,6 +79,7 @@ class Follower:
     tenant: str
     job_id: str | None = None
     session_id: str | None = None
+    authority: Authority = NOBODYS
     end_only: bool = False
     """Wants to hear of ends alone. How many of this kind there are is bounded by whoever has them."""
     queue_max: int = 256
@@ -89,8 +98,10 @@ class Follower:
                 self._queue.put_nowait(change)
 
     def close(self, why: Closed) -> None:
-        if self.closed is None:
+        if self.closed is None or (why in OVER and self.closed not in OVER):
             self.closed = why
+            while why in OVER and not self._queue.empty():
+                self._queue.get_nowait()
             self._queue.put_nowait(None)
 
     async def next(self, timeout_s: float) -> Change | None:
@@ -110,19 +121,24 @@ class ChangeFeed:
         self._standing = asyncio.Event()
         self._metrics = FeedMetrics(registry)
         self._followers: dict[Place, set[Follower]] = {}
-        self._count = 0
-        self._task: asyncio.Task[None] | None = None
+        self._shares = Shares(limits.followers_max)
+        self._places: dict[Owner, dict[Follower, None]] = {}
+        """Who holds a place, by owner, oldest first."""
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="readmodel-feed")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="readmodel-feed"),
+            asyncio.create_task(self._recheck(), name="readmodel-feed-recheck"),
+        ]
 
     async def stop(self) -> None:
         """Let all followers go, and end."""
         self._close_all("stopped")
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @asynccontextmanager
     async def follow(self, follower: Follower) -> AsyncIterator[Follower]:
@@ -131,29 +147,68 @@ class ChangeFeed:
         :raises TooManyFollowersError: ask another process, or later.
         :raises DatabaseAwayError: the feed has found no place to stand on yet.
         """
-        if not follower.end_only and self._count >= self._limits.followers_max:
-            raise TooManyFollowersError(f"{self._count} streams are open")
         follower.queue_max = self._limits.queue_max
+        if not follower.end_only:
+            self._take_place(follower)
+        try:
+            await self._stand()
+            async with self._registered(follower):
+                yield follower
+        finally:
+            self._leave_place(follower)
+            if follower.closed is not None:
+                self._metrics.dropped.labels(follower.closed).inc()
+
+    async def _stand(self) -> None:
+        """:raises DatabaseAwayError: the feed has found no place to stand on yet."""
         try:
             # Had the follower read the database before the feed did, what came in between would be in neither.
             async with asyncio.timeout(STANDING_S):
                 await self._standing.wait()
         except TimeoutError:
             raise DatabaseAwayError("the feed has not started yet") from None
+
+    @asynccontextmanager
+    async def _registered(self, follower: Follower) -> AsyncIterator[None]:
         place = follower.place
         self._followers.setdefault(place, set()).add(follower)
-        self._count += not follower.end_only
-        self._metrics.clients.set(self._count)
         try:
-            yield follower
+            yield
         finally:
             self._followers[place].discard(follower)
             if not self._followers[place]:
                 del self._followers[place]
-            self._count -= not follower.end_only
-            self._metrics.clients.set(self._count)
-            if follower.closed is not None:
-                self._metrics.dropped.labels(follower.closed).inc()
+
+    def _take_place(self, follower: Follower) -> None:
+        """:raises TooManyFollowersError: all are taken, and its owner has its share."""
+        owner = follower.authority.owner
+        while isinstance(answer := self._shares.ask(owner), Evict):
+            oldest = next(iter(self._places[answer.owner]))
+            oldest.close("outnumbered")
+            self._leave_place(oldest)
+        if answer == "refused":
+            raise TooManyFollowersError(f"{self._limits.followers_max} streams are open, and your share of them")
+        self._places.setdefault(owner, {})[follower] = None
+        self._metrics.clients.set(self._limits.followers_max - self._shares.free)
+
+    def _leave_place(self, follower: Follower) -> None:
+        """Once: it may have lost its place before it left."""
+        owner = follower.authority.owner
+        if follower not in self._places.get(owner, ()):
+            return
+        del self._places[owner][follower]
+        if not self._places[owner]:
+            del self._places[owner]
+        self._shares.give_back(owner)
+        self._metrics.clients.set(self._limits.followers_max - self._shares.free)
+
+    async def _recheck(self) -> None:
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            for followers in self._followers.values():  # those without a place, too
+                for follower in followers:
+                    if not follower.authority.still():
+                        follower.close("not_allowed")
 
     def _close_all(self, why: Closed) -> None:
         for followers in self._followers.values():

@@ -13,6 +13,7 @@ import orjson
 from readmodel.rows import LetterRow, Position
 from schemas.base import DEFAULT_TENANT
 from schemas.dead_letters import DeadLetter
+from schemas.text import printable
 
 PREVIEW_CHARS_MAX = 400
 PREVIEW_BYTES_MAX = 4 * PREVIEW_CHARS_MAX
@@ -48,11 +49,6 @@ def letter_row(letter: DeadLetter, position: Position) -> LetterRow:
 def letter_name(letter_id: str) -> str:
     """The id under which a letter is kept: short enough for an index of either database."""
     return printable(letter_id)[:NAME_CHARS_MAX]
-
-
-def printable(text: str) -> str:
-    r"""With `\u....` for what does not print: a control character of a stranger's reaches no terminal, page or database."""
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def _preview(value: bytes | None) -> str:

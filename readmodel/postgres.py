@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from readmodel.database import Database, DatabaseAwayError, Work
+from readmodel.database import Database, DatabaseAwayError, RequestReads, Work
 from readmodel.queries import last_seq
 from readmodel.schema import SCHEMA_VERSION, statements
 from runtime.clock import NowMs
@@ -24,8 +24,8 @@ from runtime.errors import ConfigurationError
 
 T = TypeVar("T")
 
-CONNECTIONS_MAX = 5
-"""Of one process: a writer and four readers."""
+CONNECTIONS_MAX = 6
+"""Of one process: a writer, four readers for requests, and one for what the process itself reads."""
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_MS = 30_000
 OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS}"
@@ -69,6 +69,7 @@ class PostgresDatabase:
             check=ConnectionPool.check_connection, reconnect_timeout=CONNECT_TIMEOUT_S,
         )  # fmt: skip
         self._threads = ThreadPoolExecutor(CONNECTIONS_MAX, thread_name_prefix="readmodel-postgres")
+        self._requests = RequestReads(CONNECTIONS_MAX - 2)
         self._opened = False
         self._closed = False
         self._listener: _Listener | None = None
@@ -89,7 +90,8 @@ class PostgresDatabase:
         return await self._on(lambda: self._write(work))
 
     async def read(self, work: Work[T]) -> T:
-        return await self._on(lambda: self._read(work))
+        async with self._requests.turn() as within_ms:
+            return await self._on(lambda: self._read(work, within_ms))
 
     async def changed(self, after_seq: int, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -172,9 +174,11 @@ class PostgresDatabase:
             raw.execute("SELECT pg_notify(%s, '')", (self._channel,))
             return result
 
-    def _read(self, work: Work[T]) -> T:
+    def _read(self, work: Work[T], within_ms: int | None) -> T:
         with self._connected() as raw, raw.transaction():
             raw.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if within_ms is not None:
+                raw.execute("SELECT set_config('statement_timeout', %s, true)", (str(within_ms),))
             self._enter(raw)
             return work(PostgresConnection(raw))
 

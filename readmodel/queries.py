@@ -14,9 +14,6 @@ TIMELINE_ENTRIES_MAX = 2_000
 """Of one answer. An honest job has tens."""
 
 _CHANGE_COLUMNS = "seq, build, tenant, job_id, session_id, version, status, at_ms, payload"
-# Lists need neither the fold's state nor the result's body: both may be large.
-_BRIEF_COLUMNS = JOB_COLUMNS.replace("fold_state,", "NULL,").replace(" result,", " NULL,")
-
 # In key order, without what two builds of the same logs may differ in: builds, epochs, sequences, what waits for a claim.
 _DIGESTED = (
     ("jobs", JOB_COLUMNS, "job_id"),
@@ -28,34 +25,8 @@ _DIGESTED = (
 _DIGEST_PAGE = 1_000
 
 OPEN_STATUSES = tuple(sorted(STATUSES - TERMINAL))
-JOB_LIFE_MS_MAX = 8 * 86_400_000
-"""Above the longest deadline that a job may have, and what may pass until its end is noticed."""
-
 IDS_MAX = 500
 """Parameters of one statement: far below what either database takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where a page of jobs ended; the next one begins after it."""
-
-    submitted_at_ms: int
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobFilter:
-    """Which jobs of a tenant; None is any."""
-
-    tenant: str
-    statuses: tuple[str, ...] = ()
-    model: str | None = None
-    session_id: str | None = None
-    tag: str | None = None
-    since_ms: int | None = None
-    """Submitted at or after."""
-    after: Cursor | None = None
-    limit: int = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +81,10 @@ def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[
         f"SELECT COUNT(*) FROM jobs WHERE tenant = ? AND status IN ({marks})",  # noqa: S608 - our own marks
         (tenant, *OPEN_STATUSES),
     )
-    # Within a tenant, jobs are found by when they were submitted; a job lives for a week at most.
     ((tokens,),) = conn.rows(
         "SELECT COALESCE(SUM(COALESCE(input_tokens, 0) + COALESCE(output_tokens, 0)), 0) FROM jobs "
-        "WHERE tenant = ? AND submitted_at_ms >= ? AND finished_at_ms >= ?",
-        (tenant, since_ms - JOB_LIFE_MS_MAX, since_ms),
+        "WHERE tenant = ? AND finished_at_ms >= ?",
+        (tenant, since_ms),
     )
     known: set[str] = set()
     for start in range(0, len(job_ids), IDS_MAX):
@@ -122,32 +92,6 @@ def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[
         query = f"SELECT job_id FROM jobs WHERE job_id IN ({', '.join('?' * len(asked))})"  # noqa: S608 - our own marks
         known |= {job_id for (job_id,) in conn.rows(query, asked)}
     return TenantLoad(int(open_jobs), int(tokens), frozenset(known))
-
-
-def list_rows(conn: Connection, wanted: JobFilter) -> list[JobRow]:
-    """Newest first, at most `limit`. The rows carry neither fold state nor result."""
-    where, params = ["tenant = ?"], [wanted.tenant]
-    conditions: list[tuple[str, Any]] = [
-        ("model = ?", wanted.model),
-        ("session_id = ?", wanted.session_id),
-        ("submitted_at_ms >= ?", wanted.since_ms),
-        ("EXISTS (SELECT 1 FROM job_tags t WHERE t.job_id = jobs.job_id AND t.tag = ?)", wanted.tag),
-    ]
-    for condition, value in conditions:
-        if value is not None:
-            where.append(condition)
-            params.append(value)
-    if wanted.statuses:
-        where.append(f"status IN ({', '.join('?' * len(wanted.statuses))})")
-        params += wanted.statuses
-    if wanted.after is not None:
-        where.append("(submitted_at_ms, job_id) < (?, ?)")
-        params += (wanted.after.submitted_at_ms, wanted.after.job_id)  # type: ignore[arg-type]  # parameters are of any type
-    query = (
-        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {' AND '.join(where)} "  # noqa: S608 - our own names and marks
-        "ORDER BY submitted_at_ms DESC, job_id DESC LIMIT ?"
-    )
-    return [_brief(values) for values in conn.rows(query, (*params, wanted.limit))]
 
 
 def list_letters(conn: Connection, wanted: LetterFilter) -> list[LetterRow]:
@@ -269,7 +213,3 @@ def _digested(values: Sequence[Any]) -> bytes:
             text = str(value).encode()
             parts.append(b"t%d:%s" % (len(text), text))
     return b",".join(parts) + b"\n"
-
-
-def _brief(values: Sequence[Any]) -> JobRow:
-    return row_from([b"" if index == 4 else value for index, value in enumerate(values)])

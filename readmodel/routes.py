@@ -18,10 +18,12 @@ from readmodel.database import Database
 from readmodel.declarations import JobQuery, ListQuery, PageQuery
 from readmodel.events import stream
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
+from readmodel.lists import JobFilter, list_rows
 from readmodel.parameters import Refusal, guarded, page_mark, path_id
-from readmodel.queries import TIMELINE_ENTRIES_MAX, JobFilter, find_row, list_rows, timeline_of
+from readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, timeline_of
 from readmodel.rows import JobRow
 from readmodel.view import TakenJob, job_view, result_view, taken_view, timeline_view
+from runtime.authority import authority_of
 from runtime.blobs import BlobStore, get_body
 from runtime.door import own_job_id, qualified_job_id
 from runtime.errors import BlobMissingError
@@ -154,7 +156,7 @@ class _Reads:
         session_id = path_id(request, "session")
         asked = query_of(request, PageQuery)
         page = await self._page(request, asked, session_id)
-        if not page["data"] and asked.cursor is None:
+        if not page["data"] and asked.cursor is None and "next_cursor" not in page:
             return problems.not_found("session")
         shown: SessionPage = {**page, "object": "session", "session_id": session_id}
         return problems.answer(shown)
@@ -162,16 +164,19 @@ class _Reads:
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         await self._refuse_hidden(request)
         tenant, job_id = self._named(request)
-        follower = Follower(tenant, job_id=job_id)
+        follower = Follower(tenant, job_id=job_id, authority=authority_of(request))
         return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def session_events(self, request: web.Request) -> web.StreamResponse:
-        follower = Follower(self._tenant_of(request), session_id=path_id(request, "session"))
+        follower = Follower(
+            self._tenant_of(request), session_id=path_id(request, "session"), authority=authority_of(request)
+        )
         return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def all_events(self, request: web.Request) -> web.StreamResponse:
         """All jobs of the tenant; begins with the newest as they are now, none included."""
-        return await stream(request, self._database, self._feed, Follower(self._tenant_of(request)), self._limits)
+        follower = Follower(self._tenant_of(request), authority=authority_of(request))
+        return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def _row(self, request: web.Request) -> JobRow | None:
         tenant, job_id = self._named(request)
@@ -202,12 +207,14 @@ class _Reads:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_s
         tenant, job_id = self._named(request)
-        follower = Follower(tenant, job_id=job_id)
+        follower = Follower(tenant, job_id=job_id, authority=authority_of(request))
         try:
             async with self._feed.follow(follower):
                 while True:
                     row = await self._row(request)
                     left_s = deadline_s - loop.time()
+                    if follower.closed == "not_allowed":
+                        raise Refusal(problems.problem(401, "unauthenticated", "The key is not valid any more."))
                     if (row is not None and row.terminal) or left_s <= 0 or follower.closed is not None:
                         return row
                     await follower.next(left_s)
@@ -230,10 +237,10 @@ class _Reads:
 
     async def _page(self, request: web.Request, asked: PageQuery, session_id: str | None) -> JobPage:
         wanted = _filter(asked, self._tenant_of(request), session_id)
-        rows = await self._database.read(lambda conn: list_rows(conn, wanted))
-        page: JobPage = {"object": "list", "data": [job_view(row) for row in rows]}
-        if len(rows) == wanted.limit:
-            page["next_cursor"] = page_mark(rows[-1].submitted_at_ms, rows[-1].job_id)
+        found = await self._database.read(lambda conn: list_rows(conn, wanted))
+        page: JobPage = {"object": "list", "data": [job_view(row) for row in found.rows]}
+        if found.next is not None:
+            page["next_cursor"] = page_mark(found.next.submitted_at_ms, found.next.job_id)
         return page
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Dialect = Literal["sqlite", "postgres"]
 
@@ -30,9 +30,12 @@ _TABLES = (
     """CREATE INDEX jobs_by_time ON jobs (tenant, submitted_at_ms DESC, job_id DESC)""",
     """CREATE INDEX jobs_by_session ON jobs (tenant, session_id, submitted_at_ms DESC, job_id DESC)
         WHERE session_id IS NOT NULL""",
-    # All that the figures of `readmodel.figures` need, so that they are read from the index alone: rows carry whole results.
+    """CREATE INDEX jobs_by_status ON jobs (tenant, status, submitted_at_ms DESC, job_id DESC)""",
+    """CREATE INDEX jobs_by_model ON jobs (tenant, model, submitted_at_ms DESC, job_id DESC)""",
+    # All that the figures of `readmodel.figures` and a tenant's load need, so that they are read from the index alone: rows carry whole results.
     """CREATE INDEX jobs_by_end ON jobs (
-        tenant, finished_at_ms DESC, model, status, found_by, queued_ms, running_ms, webhook_lag_ms, detection_ms
+        tenant, finished_at_ms DESC, model, status, found_by, queued_ms, running_ms, webhook_lag_ms, detection_ms,
+        input_tokens, output_tokens
     ) WHERE finished_at_ms IS NOT NULL""",
     """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
         WHERE status IN ('submitting', 'running', 'unknown', 'backing_off', 'finishing')""",

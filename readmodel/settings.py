@@ -1,7 +1,10 @@
 """Settings of the projection and of the reads."""
 
-from pydantic import Field, SecretStr, field_validator
+from typing import Self
 
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from runtime.clear_text import check_database
 from runtime.settings import RuntimeSettings
 
 OVERDUE_BOUND_MS = 90_000
@@ -51,6 +54,12 @@ class ProjectionSettings(RuntimeSettings):
         if url is not None and not url.get_secret_value().startswith(SCHEMES):
             raise ValueError(f"the read model's URL begins with one of {', '.join(SCHEMES)}")
         return url
+
+    @model_validator(mode="after")
+    def _database_in_clear_text(self) -> Self:
+        if self.database_url is not None and not self.clear_text:
+            check_database(self.database_url.get_secret_value())
+        return self
 
     @property
     def readmodel_url(self) -> str:

@@ -15,22 +15,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from readmodel.database import Database, DatabaseAwayError, Work
+from readmodel.database import Database, DatabaseAwayError, RequestReads, Work
 from readmodel.queries import last_seq
 from readmodel.schema import SCHEMA_VERSION, statements
-from runtime.clock import NowMs
+from runtime.clock import NowMs, monotonic_s
 from runtime.errors import ConfigurationError
 
 T = TypeVar("T")
 
 READERS = 4
 BUSY_TIMEOUT_S = 5.0
+PROGRESS_STEPS = 20_000
+"""Of SQLite's machine between two looks at the clock: about a millisecond."""
 TAIL_S = 0.1
 """How often a process that does not write itself looks for other processes' writes."""
 
 PASSING = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM,
 })  # fmt: skip
 """Codes that an operator or time mends, damage included: all of it can be rebuilt. The others are defects of ours."""
 
@@ -80,7 +82,9 @@ class SqliteDatabase:
         self._readers: list[_Handle] = []
         self._of_thread = threading.local()
         self._write_pool = ThreadPoolExecutor(1, thread_name_prefix="readmodel-writer")
-        self._read_pool = ThreadPoolExecutor(READERS, thread_name_prefix="readmodel-reader")
+        self._requests = RequestReads(READERS)
+        # One more for what the process itself reads: the feed must not wait for lists.
+        self._read_pool = ThreadPoolExecutor(READERS + 1, thread_name_prefix="readmodel-reader")
         self._written = asyncio.Event()
 
     @property
@@ -103,7 +107,14 @@ class SqliteDatabase:
         return result
 
     async def read(self, work: Work[T]) -> T:
-        return await self._on(self._read_pool, lambda: self._in_transaction(self._open_reader(), "DEFERRED", work))
+        async with self._requests.turn() as within_ms:
+            return await self._on(self._read_pool, lambda: self._read(work, within_ms))
+
+    def _read(self, work: Work[T], within_ms: int | None) -> T:
+        handle = self._open_reader()
+        assert handle.raw is not None
+        with _ending(handle.raw, within_ms):
+            return self._in_transaction(handle, "DEFERRED", work)
 
     async def changed(self, after_seq: int, timeout_s: float) -> None:
         deadline_s = asyncio.get_running_loop().time() + timeout_s
@@ -249,6 +260,20 @@ def connect(file: Path) -> sqlite3.Connection:
     return raw
 
 
+@contextmanager
+def _ending(raw: sqlite3.Connection, within_ms: int | None) -> Iterator[None]:
+    """Interrupt what has taken longer: a statement that nobody waits for any more would hold a reader."""
+    if within_ms is None:
+        yield
+        return
+    ends_at_s = monotonic_s() + within_ms / 1000
+    raw.set_progress_handler(lambda: monotonic_s() > ends_at_s, PROGRESS_STEPS)
+    try:
+        yield
+    finally:
+        raw.set_progress_handler(None, 0)
+
+
 def build_file(path: Path, build: int) -> Path:
     """Where a build of the read model at `path` is kept."""
     return path.with_name(f"{path.stem}-{build}{path.suffix}")
@@ -257,7 +282,7 @@ def build_file(path: Path, build: int) -> Path:
 def create(file: Path, build: int) -> None:
     """A new, empty build. It must not exist."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch(exist_ok=False, mode=0o640)
+    file.touch(exist_ok=False, mode=0o600)
     raw = connect(file)
     try:
         raw.execute("BEGIN IMMEDIATE")

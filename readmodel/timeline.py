@@ -57,11 +57,16 @@ def _fields(fact: JobFact | ResponseFact) -> dict[str, Any]:
 def _of_job(fact: JobFact) -> dict[str, Any]:
     match fact:
         case JobSubmitted():
-            return {"door": fact.door, "model": fact.model, "deadline_at_ms": fact.deadline_at_ms}
+            return {
+                "door": fact.door,
+                "asked_by": fact.asked_by,
+                "model": fact.model,
+                "deadline_at_ms": fact.deadline_at_ms,
+            }
         case JobRefused():
             return {"code": fact.code}
         case CancelRequested():
-            return {"door": fact.door}
+            return {"door": fact.door, "asked_by": fact.asked_by}
         case JobTimerFired():
             return {"due_ms": fact.due_ms}
         case _:

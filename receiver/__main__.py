@@ -16,6 +16,7 @@ from runtime.blobs import FolderBlobs
 from runtime.chance import random_hex
 from runtime.clock import make_clock
 from runtime.errors import BackstopError, ConfigurationError
+from runtime.files import make_private, private_umask
 from runtime.health import HealthServer
 from runtime.heap import settle_heap
 from runtime.logs import configure, get_logger
@@ -72,8 +73,10 @@ async def run(settings: ReceiverSettings) -> None:
 
 def main() -> int:
     """0 stopped as asked; 2 the operator must change something first."""
+    private_umask()
     try:
         settings = ReceiverSettings()
+        make_private(settings.data_dir)
         configure(settings.log_format, settings.log_level, "receiver")
         try:
             failpoints.arm(settings.failpoints)

@@ -10,6 +10,8 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
+from receiver.addresses import client_address
+from receiver.audit import AddressOf, tell_access, tell_change
 from receiver.bodies import BodyMemory
 from receiver.callers import CALLER, TICKET, CallerDoor
 from receiver.connections import Gate
@@ -17,7 +19,7 @@ from receiver.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RESEND, ROT
 from receiver.endpoints import EndpointDoor
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
-from receiver.identity import authentication
+from receiver.identity import RATE, authentication
 from receiver.jobs import CANCEL, SUBMIT, JobDoor
 from receiver.keys import KeyRing
 from receiver.limits import Limits
@@ -46,15 +48,18 @@ from runtime.chance import RandomHex
 from runtime.claims import FolderClaims
 from runtime.clock import NowMs, monotonic_s
 from runtime.descriptors import allow_files, files_probe
+from runtime.egress import parse_networks
 from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.routes import declare
+from runtime.shares import Shares
 from runtime.webhook_endpoints import Endpoints
 from runtime.webhook_secrets import SecretKeys
 
 SAVE_LAST_USED_S = 60.0
 REQUEST_ID_BITS = 128
+OWN_SECRET_BITS = 256
 
 log = get_logger("receiver.app")
 
@@ -105,7 +110,7 @@ def build_app(
         ),
         limits, watched, now_ms, metrics,
     )  # fmt: skip
-    ring = KeyRing(settings.keys_path, settings.host, now_ms, registry)
+    ring = KeyRing(settings.keys_path, settings.host, now_ms, registry, development=settings.development)
     quotas = Quotas(ring.limits_of, reads.load if reads else knows_no_load, now_ms, registry)
     submissions = Submissions(
         publisher=watched,
@@ -141,12 +146,16 @@ def build_app(
         endpoints_max=settings.outgoing_endpoints_max, now_ms=now_ms, random_hex=random_hex,
     )  # fmt: skip
 
-    tickets = Tickets(keys, ring, now_ms, random_hex, registry)
+    tickets = Tickets(
+        settings.ticket_keys() or (random_hex(OWN_SECRET_BITS).encode(),), ring, now_ms, random_hex, registry
+    )
+    address_of = _addresses(settings)
     callers = CallerDoor(tickets, limits)
-    authenticate = authentication(ring, quotas, tickets)
     app = web.Application(
         middlewares=[
-            _measure(metrics), _answer_with_problems, noting(responses.repeats, sdk.CREATE.path, now_ms), authenticate
+            _measure(metrics, address_of, access_log=settings.access_log), _answer_with_problems,
+            noting(responses.repeats, sdk.CREATE.path, now_ms),
+            authentication(ring, quotas, tickets, Shares(limits.keyed_requests_max), address_of),
         ]
     )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
@@ -180,7 +189,7 @@ def build_app(
     ):  # fmt: skip
         declare(app, route, handler, expect_handler=_expect)
     add_document(app)
-    add_routes(app, health, registry, metrics=settings.admin_port == 0)
+    add_routes(app, health, registry, metrics=settings.metrics_public)
     return app
 
 
@@ -221,7 +230,18 @@ async def serve(
             log.warning("stopped_with_requests_open", duration_s=limits.stop_s)
 
 
-def _measure(metrics: ReceiverMetrics) -> Middleware:
+def _addresses(settings: ReceiverSettings) -> AddressOf:
+    proxies = parse_networks(settings.trusted_proxies)
+
+    def address_of(request: web.Request) -> str:
+        if not proxies:  # the peer's, without a look at it: this is done for each request
+            return request.remote or ""
+        return client_address(request.remote, request.headers.getall("X-Forwarded-For", ()), proxies)
+
+    return address_of
+
+
+def _measure(metrics: ReceiverMetrics, address_of: AddressOf, *, access_log: bool) -> Middleware:
     @web.middleware
     async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
         began_s = monotonic_s()
@@ -233,7 +253,11 @@ def _measure(metrics: ReceiverMetrics) -> Middleware:
         finally:
             resource = request.match_info.route.resource
             route = resource.canonical if resource is not None else "unmatched"
-            metrics.request(request.method, route, status, monotonic_s() - began_s)
+            duration_s = monotonic_s() - began_s
+            metrics.request(request.method, route, status, duration_s)
+            tell_change(request, status, address_of)
+            if access_log:
+                tell_access(request, route, status, duration_s, address_of)
 
     return measure
 
@@ -265,6 +289,9 @@ async def _answer_with_problems(request: web.Request, handler: Handler) -> web.S
 def _name(random_hex: RandomHex) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def name(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[hdrs.SERVER] = "backstop"  # and no versions
+        rate = request.get(RATE)
+        if rate is not None:
+            response.headers.update(rate.headers())
         if speaks_openai(request.path, request.headers):
             response.headers["x-request-id"] = f"req_{random_hex(REQUEST_ID_BITS)}"
 
@@ -276,8 +303,10 @@ def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterato
         while True:
             await asyncio.sleep(SAVE_LAST_USED_S)
             await asyncio.to_thread(ring.save_last_used)
+            ring.warn_of_ends()
 
     async def saving(_app: web.Application) -> AsyncIterator[None]:
+        ring.warn_of_ends()
         task = asyncio.create_task(run(), name="save-last-used")
         yield
         task.cancel()

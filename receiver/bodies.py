@@ -10,6 +10,8 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from receiver.problems import Problem, Refusal, unavailable
+from runtime.authority import owner_now
+from runtime.shares import Shares
 from schemas.shape import ShapeLimits, beyond
 
 SMALL_VALUES_MAX: Final = 4_096
@@ -31,9 +33,9 @@ class BodyMemory:
     """The bytes of bodies that are held at one time. A slow client takes no more of it than what it has sent."""
 
     def __init__(self, bytes_max: int, retry_after_s: int) -> None:
-        self._bytes_max = bytes_max
+        # What a body has sent can't be taken back, so nobody may take more than it leaves free.
+        self._shares = Shares(bytes_max, greed=1)
         self._retry_after_s = retry_after_s
-        self.held_bytes = 0
         self._thread = asyncio.Semaphore(1)
 
     async def apart(self, size_bytes: int, work: Callable[[], Done]) -> Done:
@@ -48,19 +50,18 @@ class BodyMemory:
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
         """A function that takes bytes and refuses with 503 when there are none; all are given back at the end."""
-        taken_bytes = 0
+        taken_bytes, owner = 0, owner_now()
 
         def take(size_bytes: int) -> None:
             nonlocal taken_bytes
-            if self.held_bytes + size_bytes > self._bytes_max:
+            if not self._shares.ask_sparing(owner, size_bytes):
                 raise unavailable("busy", "Too much is being received at the moment.", self._retry_after_s)
-            self.held_bytes += size_bytes
             taken_bytes += size_bytes
 
         try:
             yield take
         finally:
-            self.held_bytes -= taken_bytes
+            self._shares.give_back(owner, taken_bytes)
 
 
 def _count_nothing(_size_bytes: int) -> None:

@@ -2,12 +2,14 @@
 
 aiohttp has no limit of its own on either. So each accepted connection is first held by a protocol of ours, which collects
 the headers of its first request, and only then is handed over to aiohttp. What sends slowly, or nothing, is closed here and
-has cost a few hundred bytes.
+has cost a few hundred bytes. Where all are taken, a new one is let in for those that owe us something: of the address that has most of
+them, those that have been silent for longest are closed.
 """
 
 import asyncio
 from http import HTTPStatus
-from typing import cast
+from ipaddress import IPv6Address
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -15,6 +17,7 @@ from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, to_response
+from runtime.clock import monotonic_s
 from runtime.logs import get_logger
 
 END_OF_HEADERS = b"\r\n\r\n"
@@ -25,7 +28,32 @@ log = get_logger("receiver.connections")
 class ProblemRequestHandler(web.RequestHandler):
     """aiohttp's protocol, but what it can't parse is answered as a problem, and logged without its bytes."""
 
-    __slots__ = ()
+    __slots__ = ("address", "gate", "heard_s")
+
+    gate: "Gate"
+    address: str
+    heard_s: float
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.gate.handlers.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.gate.handlers.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_s = monotonic_s()
+        super().data_received(data)
+
+    @property
+    def owes(self) -> bool:
+        """Whether we wait for its next request, or for the rest of this one; what waits for us is left alone."""
+        request = self._current_request
+        return request is None or not request.content.is_eof()
+
+    def evict(self) -> None:
+        self.force_close()
 
     def handle_error(
         self,
@@ -54,6 +82,7 @@ class Gate:
         self._metrics = metrics
         self.limits = limits
         self.waiting: set[_Waiting] = set()
+        self.handlers: set[ProblemRequestHandler] = set()
 
     def __call__(self) -> asyncio.Protocol:
         return _Waiting(self)
@@ -62,11 +91,27 @@ class Gate:
     def full(self) -> bool:
         return len(self.waiting) + len(self._server.connections) >= self.limits.connections_max
 
+    def make_room(self) -> bool:
+        """Close a few of those that owe us something, so that this is not done for each new one. False: there are none."""
+        owing: dict[str, list[_Waiting | ProblemRequestHandler]] = {}
+        found: list[_Waiting | ProblemRequestHandler] = [*self.waiting]
+        found += [handler for handler in self.handlers if handler.owes]
+        for one in found:
+            owing.setdefault(one.address, []).append(one)
+        if not owing:
+            return False
+        most = max(owing.values(), key=len)
+        most.sort(key=lambda one: one.heard_s)
+        for one in most[: max(1, min(len(most) // 2, self.limits.connections_max // 32))]:
+            self.refused("evicted")
+            one.evict()
+        return True
+
     def refused(self, reason: str) -> None:
         if self._metrics is not None:
             self._metrics.connections_refused.labels(reason).inc()
 
-    def hand_over(self, transport: asyncio.Transport, received: bytes) -> None:
+    def hand_over(self, transport: asyncio.Transport, received: bytes, address: str) -> None:
         handler = ProblemRequestHandler(
             self._server,
             loop=asyncio.get_running_loop(),
@@ -75,6 +120,7 @@ class Gate:
             auto_decompress=False,
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log", and does not say so
         )
+        handler.gate, handler.address, handler.heard_s = self, address, monotonic_s()
         transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(received)
@@ -93,10 +139,13 @@ class _Waiting(asyncio.Protocol):
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.address = ""
+        self.heard_s = monotonic_s()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if self._gate.full:
+        self.address = _network(transport.get_extra_info("peername"))
+        if self._gate.full and not self._gate.make_room():
             self._refuse("full", HTTPStatus.SERVICE_UNAVAILABLE)
             return
         self._gate.waiting.add(self)
@@ -113,7 +162,7 @@ class _Waiting(asyncio.Protocol):
         if self._received.find(END_OF_HEADERS, search_from) >= 0:
             transport, self._transport = self._transport, None
             self._forget()
-            self._gate.hand_over(transport, bytes(self._received))
+            self._gate.hand_over(transport, bytes(self._received), self.address)
         elif len(self._received) > self._gate.limits.headers_bytes_max:
             self._refuse("large_headers", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
@@ -129,6 +178,9 @@ class _Waiting(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def evict(self) -> None:
+        self.close()
+
     def _refuse(self, reason: str, status: HTTPStatus) -> None:
         self._gate.refused(reason)
         if self._transport is not None:
@@ -142,3 +194,11 @@ class _Waiting(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _network(peer: Any) -> str:
+    """What one who connects can't change at will: an IPv4 address, or the first half of an IPv6 one."""
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    host = str(peer[0]).partition("%")[0]
+    return IPv6Address(host).exploded[:19] if ":" in host else host

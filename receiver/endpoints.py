@@ -5,6 +5,7 @@ What is registered is a fact on `webhook-endpoints`, and what is to be sent agai
 
 import asyncio
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import orjson
 from aiohttp import web
@@ -68,14 +69,14 @@ class EndpointDoor:
         self._endpoints_max = endpoints_max
         self._now_ms = now_ms
         self._random_hex = random_hex
-        self._turn = asyncio.Lock()
-        """One change at a time: each begins from what is acknowledged."""
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One change of a tenant at a time: each begins from what is acknowledged."""
 
     async def register(self, request: web.Request) -> web.Response:
         tenant, secrets = tenant_of(request), self._on()
         asked_for = parse_body(EndpointBody, await self._body(request), self._limits.submit_depth_max)
         self._check_url(asked_for.url)
-        async with self._turn:
+        async with self._turn_of(request):
             endpoints = await self._known()
             if len(endpoints.book.registered(tenant)) >= self._endpoints_max:
                 raise Refusal(
@@ -109,7 +110,7 @@ class EndpointDoor:
         wanted = parse_body(EndpointChange, await self._body(request), self._limits.submit_depth_max)
         if wanted.url is not None:
             self._check_url(wanted.url)
-        async with self._turn:
+        async with self._turn_of(request):
             endpoint, saved = await self._found(request)
             facts: list[Message] = []
             changed = {
@@ -131,7 +132,7 @@ class EndpointDoor:
 
     async def remove(self, request: web.Request) -> web.Response:
         self._on()
-        async with self._turn:
+        async with self._turn_of(request):
             endpoint, saved = await self._found(request)
             at_ms = self._now_ms()
             await self._publish(
@@ -146,7 +147,7 @@ class EndpointDoor:
     async def rotate(self, request: web.Request) -> web.Response:
         secrets = self._on()
         wanted = parse_body(RotateBody, await self._body(request) or b"{}", self._limits.submit_depth_max)
-        async with self._turn:
+        async with self._turn_of(request):
             endpoint, saved = await self._found(request)
             old = saved.secrets[0]
             refs = [SecretRef(key_id=secrets.current_id, number=old.number + 1)]
@@ -209,6 +210,9 @@ class EndpointDoor:
         return unavailable(
             "reads_unavailable", "The read model is not reachable; ask again.", self._limits.retry_after_s
         )
+
+    def _turn_of(self, request: web.Request) -> asyncio.Lock:
+        return self._turns.setdefault(tenant_of(request), asyncio.Lock())
 
     def _on(self) -> SecretKeys:
         if self._secrets is None or self._endpoints is None:

@@ -5,35 +5,36 @@ may choose. What a route needs stands in its declaration (`runtime.routes`); one
 to change anything.
 """
 
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from receiver.audit import AddressOf
+from receiver.development import refuse_strangers
 from receiver.keys import Caller, KeyRing
-from receiver.problems import Problem, Refusal
-from receiver.quotas import Quotas
+from receiver.problems import Problem, Refusal, unavailable
+from receiver.quotas import Quotas, Rate
 from receiver.tickets import STREAM_PATH, Tickets
-from runtime.egress import is_loopback_host
+from runtime.authority import AUTHORITY, Authority, on_behalf_of
 from runtime.routes import Access, route_of
+from runtime.shares import Shares
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 PAGE: Final = "/ui"
 """The page itself holds no data: what it shows it reads from `/v1` with the key of whoever looks at it."""
 
+RATE: web.RequestKey[Rate | None] = web.RequestKey("rate", Rate)
+"""What is left of the tenant's rate, where it has one."""
+
+BUSY_RETRY_S: Final = 2
+
 UNAUTHENTICATED = Problem(
     401, "unauthenticated", "Send a valid key as Authorization: Bearer bsk_...", headers={"WWW-Authenticate": "Bearer"}
 )
 """The same for a missing, unknown, wrong, expired and revoked key: which it was is nobody's business."""
-
-
-FOREIGN_HOST = Problem(
-    403,
-    "foreign_host",
-    "Without keys, only http://localhost and http://127.0.0.1 are served. Make a key: backstop keys create.",
-)
-"""In development a web page that this machine's browser shows must not get in under a name that was made to point here."""
 
 
 def caller_of(request: web.Request) -> Caller:
@@ -55,32 +56,45 @@ def tenant_of(request: web.Request) -> str:
     return caller_of(request).tenant
 
 
-def authentication(ring: KeyRing, quotas: Quotas, tickets: Tickets) -> Middleware:
+def authentication(
+    ring: KeyRing, quotas: Quotas, tickets: Tickets, places: Shares, address_of: AddressOf
+) -> Middleware:
+    """`places` are those of requests with a key. Webhooks take none of them."""
+
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else None
-        if path is None or f"{path}/".startswith(f"{PAGE}/"):
+        if path is None:
             return await handler(request)
         needed = access_needed(request)
-        if needed in {"public", "signed"}:
+        if f"{path}/".startswith(f"{PAGE}/") or needed in {"public", "signed"}:
             return await handler(request)
-        if ring.development and not is_loopback_host(_host(request)):
-            raise Refusal(FOREIGN_HOST)
+        if ring.development:
+            refuse_strangers(request)
         ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None
         if ticket is None:
-            caller = ring.authenticate(_authorization(request))
+            caller = ring.authenticate(_authorization(request), address_of(request))
         elif hdrs.AUTHORIZATION in request.headers:
             raise Refusal(UNAUTHENTICATED)  # of two, who knows which was checked by whoever stands before us
         else:
-            caller = tickets.redeem(ticket, request.path)
+            caller = tickets.redeem(ticket, request.path, address_of(request))
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
         request[CALLER] = caller  # before any refusal: whoever counts refusals asks whose they are
-        quotas.check_rate(caller.tenant)
+        request[RATE] = quotas.check_rate(caller.tenant)
         if needed not in caller.scopes:
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
-        return await handler(request)
+        owner = (caller.tenant, caller.key_id)
+        # What goes on for so long that a key may end meanwhile is a stream, and whoever follows one reads.
+        request[AUTHORITY] = Authority(owner, partial(ring.still_allows, caller, "read"))
+        if not places.ask_sparing(owner):
+            raise unavailable("busy", "Too many requests of this tenant are open at one time.", BUSY_RETRY_S)
+        try:
+            with on_behalf_of(owner):
+                return await handler(request)
+        finally:
+            places.give_back(owner)
 
     return authenticate
 
@@ -91,12 +105,6 @@ def access_needed(request: web.Request) -> Access:
     if route is not None:
         return route.access
     return "read" if request.method in {hdrs.METH_GET, hdrs.METH_HEAD} else "operate"
-
-
-def _host(request: web.Request) -> str:
-    """The name by which the caller came here, without a port."""
-    name, colon, port = request.host.rpartition(":")
-    return name if colon and port.isdecimal() else request.host
 
 
 def _authorization(request: web.Request) -> str | None:

@@ -91,6 +91,11 @@ class Limits:
     retry_after_s: int = 2
     """What a 503 asks for."""
 
+    @property
+    def keyed_requests_max(self) -> int:
+        """Open at one time. The other connections are kept for webhooks."""
+        return self.connections_max - self.connections_max // 8
+
     def __post_init__(self) -> None:
         must = {
             "webhook_depth_max and submit_depth_max must be below what JSON can be written with": (

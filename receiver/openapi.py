@@ -32,8 +32,9 @@ read as HTTP is answered 400 `bad_http`; an unknown address 404 `not_found`; a m
 _OF_ALL: Final[Codes] = {500: ("internal",)}
 _WITH_KEY: Final[Codes] = {
     401: ("unauthenticated",),
-    403: ("foreign_host", "scope_missing"),
+    403: ("cross_site", "foreign_host", "forwarded_request", "scope_missing"),
     429: ("rate_exceeded",),
+    503: ("busy",),
 }  # fmt: skip
 _SIGNED: Final[Codes] = {401: ("unauthenticated",)}
 _WITH_QUERY: Final[Codes] = {400: ("bad_parameter",)}

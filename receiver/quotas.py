@@ -1,7 +1,8 @@
 """What one tenant may take, so that none starves the others: requests a second, bytes, open jobs, tokens a day.
 
 A refusal says which limit it was and when to come again. The requests are counted by each process for itself; jobs and tokens
-are asked from the read model, and while it does not answer, only what this process took is counted: the doors stay open.
+are asked from the read model; while it does not answer, its last word stands for a while, and then only what this process took is
+counted: the doors stay open.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Final, Literal, NoReturn
 from prometheus_client import CollectorRegistry, Counter
 
 from receiver.problems import Problem, Refusal
+from runtime.authority import NOBODYS, on_behalf_of
 from runtime.clock import NowMs, monotonic_s
 from runtime.keys import TenantLimits
 from runtime.logs import get_logger
@@ -21,6 +23,9 @@ LOAD_AGE_S_MAX = 1.0
 """How old the read model's word may be."""
 
 LOAD_WITHIN_S = 1.0
+LOAD_KEPT_S = 900.0
+"""How long the read model's last word stands while it does not answer. A longer outage must not hold up a tenant whose jobs have ended."""
+
 UNSEEN_MAX_S = 900.0
 """How long a job counts as open that the read model never showed: it may stand still for a while."""
 
@@ -48,20 +53,39 @@ class Load:
     """Those of the job ids asked for that it knows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many requests a tenant may send, and how many are left now, as the headers of draft-ietf-httpapi-ratelimit-headers say it."""
+
+    quota: int
+    window_s: int
+    left: int
+    full_in_s: int
+
+    def headers(self) -> dict[str, str]:
+        return {
+            "RateLimit-Policy": f'"tenant";q={self.quota};w={self.window_s}',
+            "RateLimit": f'"tenant";r={self.left};t={self.full_in_s}',
+        }
+
+
+NO_LOAD: Final = Load(0, 0, frozenset())
+
 AskLoad = Callable[[str, int, Collection[str]], Awaitable[Load]]
 """`(tenant, since_ms, job_ids)`; raises whatever the database has."""
 
 
 async def knows_no_load(_tenant: str, _since_ms: int, _job_ids: Collection[str]) -> Load:
     """Where no read model is at hand: only what this process took counts."""
-    return Load(0, 0, frozenset())
+    return NO_LOAD
 
 
 @dataclass(slots=True)
 class _Tenant:
     tokens: float = 0.0
     filled_at_s: float | None = None
-    load: Load = field(default_factory=lambda: Load(0, 0, frozenset()))
+    load: Load = field(default_factory=lambda: NO_LOAD)
+    known_at_s: float = 0.0
     asked_at_s: float | None = None
     day: int = -1
     unseen: dict[str, float] = field(default_factory=dict)
@@ -86,15 +110,15 @@ class Quotas:
             registry=registry,
         )
 
-    def check_rate(self, tenant: str) -> None:
-        """Count one request.
+    def check_rate(self, tenant: str) -> Rate | None:
+        """Count one request; what is left, or None where the tenant has no limit.
 
         :raises Refusal: 429, too many at the moment.
         """
         limits = self._limits_of(tenant)
         rate = limits.requests_per_s
         if rate is None:
-            return
+            return None
         burst = float(limits.requests_burst or max(1, round(2 * rate)))
         state, now_s = self._of(tenant), monotonic_s()
         if state.filled_at_s is None:
@@ -103,10 +127,13 @@ class Quotas:
             state.tokens = min(burst, state.tokens + (now_s - state.filled_at_s) * rate)
         state.filled_at_s = now_s
         if state.tokens < 1:
-            self._refuse(
-                "requests_per_s", f"This tenant may send {rate:g} requests a second.", (1 - state.tokens) / rate
-            )
+            wait_s = (1 - state.tokens) / rate
+            none_left = Rate(int(burst), max(1, round(burst / rate)), 0, max(1, round(wait_s)))
+            self._refuse("requests_per_s", f"This tenant may send {rate:g} requests a second.", wait_s, none_left)
         state.tokens -= 1
+        return Rate(
+            int(burst), max(1, round(burst / rate)), int(state.tokens), max(1, round((burst - state.tokens) / rate))
+        )
 
     def bytes_max(self, tenant: str, of_all: int) -> int:
         """The largest submission of a tenant, where `of_all` is the largest of anybody."""
@@ -153,12 +180,18 @@ class Quotas:
             if fresh and day == state.day:
                 return
             try:
-                async with asyncio.timeout(LOAD_WITHIN_S):
-                    state.load = await self._ask_load(tenant, day * DAY_MS, tuple(state.unseen))
+                # The door's own question: it must not wait behind the reads of the tenant that it is about.
+                with on_behalf_of(NOBODYS.owner):
+                    async with asyncio.timeout(LOAD_WITHIN_S):
+                        state.load = await self._ask_load(tenant, day * DAY_MS, tuple(state.unseen))
             except Exception as error:  # whatever the read model has, it must not stop submissions
                 self._load_failed.inc()
                 log.warning("load_unknown", error_type=type(error).__name__)
-                state.load = Load(0, 0, frozenset())
+                # The last word stands: a tenant that slows the read model down must not lift its own limits by that.
+                known = state.load if now_s - state.known_at_s < LOAD_KEPT_S else NO_LOAD
+                state.load = Load(known.open_jobs, known.tokens if day == state.day else 0, frozenset())
+            else:
+                state.known_at_s = now_s
             state.asked_at_s, state.day = now_s, day
             gone_before_s = now_s - UNSEEN_MAX_S
             for job_id, since_s in list(state.unseen.items()):
@@ -173,7 +206,7 @@ class Quotas:
             found = self._tenants[tenant] = _Tenant()
         return found
 
-    def _refuse(self, limit: Limit, sentence: str, wait_s: float) -> NoReturn:
+    def _refuse(self, limit: Limit, sentence: str, wait_s: float, rate: Rate | None = None) -> NoReturn:
         self._refused.labels(limit).inc()
         retry_after_s = max(1, -int(-wait_s // 1))
         raise Refusal(
@@ -181,6 +214,6 @@ class Quotas:
                 429,
                 CODES[limit],
                 f"{sentence} Limit: {limit}; come again in {retry_after_s} s.",
-                headers={"Retry-After": str(retry_after_s)},
+                headers={"Retry-After": str(retry_after_s), **(rate.headers() if rate is not None else {})},
             )
         )

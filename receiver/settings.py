@@ -8,8 +8,10 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from receiver.signature import WebhookKey, parse_key
 from runtime.door import DoorPolicy
+from runtime.egress import parse_networks
 from runtime.errors import ConfigurationError
 from runtime.record_sizes import RECORD_BYTES_MAX
+from runtime.settings import CommaList
 from runtime.webhook_settings import WebhookSettings
 
 HOUR_MS = 3_600_000
@@ -17,6 +19,8 @@ WEBHOOK_RETRIES_MS = 72 * HOUR_MS
 """For so long OpenAI repeats a webhook that was not answered with 2xx (guide: webhooks)."""
 
 BLOB_KEEP_DAYS_MIN = 10
+
+TICKET_SECRET_CHARS_MIN = 32
 
 ENVELOPE_BYTES_MAX = 65_536
 """What a fact adds to the body that it carries, generously."""
@@ -36,10 +40,22 @@ class ReceiverSettings(WebhookSettings):
         default=0,
         ge=0,
         le=65_535,
-        description="Port of its own for /metrics and health, as only operators reach it; then /metrics is not on the public port. "
-        "0: all on the public port.",
+        description="Port of its own for /metrics and health, as only operators reach it; 0 for none.",
     )
     admin_host: str = Field(default="127.0.0.1", description="Address of the admin port.")
+    metrics_public: bool = Field(default=False, description="Also serve /metrics on the public port, to everybody.")
+    trusted_proxies: CommaList = Field(
+        default=(),
+        description="Networks (CIDR, comma-separated) of proxies whose X-Forwarded-For is believed, for addresses in logs and of keys.",
+    )
+    access_log: bool = Field(
+        default=False, description="Log a structured line for each request: who, what, how it ended."
+    )
+    ticket_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Secrets that sign the tickets of live streams, comma-separated, 32 characters or more each; the first signs. Several "
+        "receivers need the same; without one each process draws its own, and takes its own tickets only.",
+    )
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         validation_alias=AliasChoices("BACKSTOP_WEBHOOK_SECRETS", "OPENAI_WEBHOOK_SECRET", "webhook_secrets"),
@@ -70,6 +86,11 @@ class ReceiverSettings(WebhookSettings):
         default=None,
         description="API keys and limits of tenants, as `backstop keys` writes them; data_dir/keys.json if unset.",
     )
+    development: bool = Field(
+        default=False,
+        description="For one's own machine only: whoever reaches this process is the default tenant and may do everything, until there is "
+        "a keys file. Refused beyond a loopback address, and beside BACKSTOP_KEYS_FILE.",
+    )
     outgoing_endpoints_max: int = Field(
         default=10, ge=1, le=1_000, description="Webhook endpoints that a tenant may have."
     )
@@ -87,7 +108,7 @@ class ReceiverSettings(WebhookSettings):
     def keys_path(self) -> Path:
         return self.keys_file or self.data_dir / "keys.json"
 
-    @field_validator("webhook_secrets", mode="before")
+    @field_validator("webhook_secrets", "ticket_secrets", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -98,6 +119,27 @@ class ReceiverSettings(WebhookSettings):
     @classmethod
     def _split_models(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_networks(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_proxies(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        parse_networks(networks)
+        return networks
+
+    @field_validator("ticket_secrets")
+    @classmethod
+    def _are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(secret.get_secret_value()) < TICKET_SECRET_CHARS_MIN for secret in secrets):
+            raise ValueError(f"each has {TICKET_SECRET_CHARS_MIN} characters or more (openssl rand -base64 32)")
+        return secrets
+
+    def ticket_keys(self) -> tuple[bytes, ...]:
+        return tuple(secret.get_secret_value().encode() for secret in self.ticket_secrets)
 
     def webhook_keys(self) -> tuple[WebhookKey, ...]:
         """The keys of the secrets.
@@ -134,6 +176,8 @@ def check_relations(settings: ReceiverSettings) -> None:
         "BACKSTOP_BLOB_KEEP_DAYS must be 0 or at least 10: a job may run for 7 days and its result must be read": (
             settings.blob_keep_days == 0 or settings.blob_keep_days >= BLOB_KEEP_DAYS_MIN
         ),
+        "BACKSTOP_DEVELOPMENT serves without keys, and BACKSTOP_KEYS_FILE names keys: unset one of them": not settings.development
+        or settings.keys_file is None,
         "BACKSTOP_ADMIN_PORT must not be BACKSTOP_PORT": settings.admin_port == 0
         or settings.admin_port != settings.port,
         "BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS": settings.clock_offset_ms == 0

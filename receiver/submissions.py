@@ -26,6 +26,7 @@ from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
+from runtime.shares import Shares
 from schemas.jobs import JobSubmitted
 
 APPEAR_POLL_S = 0.05
@@ -126,7 +127,7 @@ class Submissions:
         self._metrics = metrics
         self._recent: OrderedDict[str, _Remembered] = OrderedDict()
         self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
-        self._busy = 0
+        self._places = Shares(limits.submissions_concurrent_max)
 
     async def take(self, prepared: Prepared, job_id: str, tenant: str, *, chosen: bool, keep: bool = False) -> Verdict:
         """See that the log has the submission under `job_id`. Concurrent takes of one id get one verdict, or a conflict.
@@ -141,16 +142,15 @@ class Submissions:
                 return NotTaken("conflict")
             verdict = await asyncio.shield(first)
             return replace(verdict, repeated=True) if isinstance(verdict, Taken) else verdict
-        if self._busy >= self._limits.submissions_concurrent_max:
+        if not self._places.ask_sparing((tenant,)):
             return NotTaken("busy")
         mine: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._in_flight[job_id] = (sha256, mine)
-        self._busy += 1
         verdict = NotTaken("log")
         try:
             verdict = await self._take_first(prepared, job_id, tenant, chosen=chosen, keep=keep)
         finally:
-            self._busy -= 1
+            self._places.give_back((tenant,))
             del self._in_flight[job_id]
             mine.set_result(
                 verdict

@@ -1,7 +1,7 @@
 """Tickets for live streams: a browser's `EventSource` can't send a key, and a key must never stand in a URL.
 
-A ticket opens one path for one key, once, within a minute. It is signed, not stored, so any receiver that has the same webhook
-secrets and keys takes it; forging one needs both a webhook secret and the hash of the key. That it was used is remembered by
+A ticket opens one path for one key, once, within a minute. It is signed, not stored, so any receiver that has the same ticket
+secrets and keys takes it; forging one needs both a ticket secret and the hash of the key. That it was used is remembered by
 the process that took it: behind n receivers a ticket that leaked opens its stream n times at most, within that minute. A
 process takes no ticket from before its own start, as it can't know what it took then.
 """
@@ -15,9 +15,9 @@ from typing import Final, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 
+from receiver.addresses import allowed
 from receiver.keys import Caller
 from receiver.problems import unavailable
-from receiver.signature import WebhookKey
 from runtime.chance import RandomHex
 from runtime.clock import NowMs, monotonic_s
 from runtime.keys import ApiKey
@@ -55,12 +55,12 @@ class Keys(Protocol):
 
 class Tickets:
     def __init__(
-        self, secrets: Sequence[WebhookKey], keys: Keys, now_ms: NowMs, random_hex: RandomHex,
+        self, secrets: Sequence[bytes], keys: Keys, now_ms: NowMs, random_hex: RandomHex,
         registry: CollectorRegistry, now_s: Callable[[], float] = monotonic_s,
     ) -> None:  # fmt: skip
-        """`secrets` as webhooks have them: the first signs, all are accepted. `now_s` says for how long we have been running."""
-        assert secrets, "settings refuse to start without one"
-        self._secrets = [key.secret for key in secrets]
+        """The first of `secrets` signs, all are accepted. `now_s` says for how long we have been running."""
+        assert secrets, "one is drawn where none is set"
+        self._secrets = list(secrets)
         self._keys = keys
         self._now_ms = now_ms
         self._random_hex = random_hex
@@ -80,21 +80,21 @@ class Tickets:
         self._outcomes.labels("issued").inc()
         return Ticket(f"bst_{signed}_{_mac(self._secrets[0], proof, signed, path)}", at_ms + round(TICKET_S * 1000))
 
-    def redeem(self, text: str, path: str) -> Caller | None:
+    def redeem(self, text: str, path: str, address: str = "") -> Caller | None:
         """Who may open `path` with it; None, for whatever reason, is nobody. From then on it is used up.
 
         :raises Refusal: 503, too many were used within a minute.
         """
-        caller = self._redeem(text, path)
+        caller = self._redeem(text, path, address)
         self._outcomes.labels("accepted" if caller is not None else "refused").inc()
         return caller
 
-    def _redeem(self, text: str, path: str) -> Caller | None:
+    def _redeem(self, text: str, path: str, address: str) -> Caller | None:
         found = _TICKET.fullmatch(text)
         if found is None:
             return None
         key_id, stamp, nonce, mac = found.groups()
-        known = self._known(key_id)
+        known = self._known(key_id, address)
         proof = known[1] if known is not None else ""
         signed = f"{key_id}_{stamp}_{nonce}"
         genuine = any(hmac.compare_digest(_mac(secret, proof, signed, path), mac) for secret in self._secrets)
@@ -103,12 +103,14 @@ class Tickets:
         self._remember(nonce, int(stamp) + round(TICKET_S * 1000))
         return known[0]
 
-    def _known(self, key_id: str) -> tuple[Caller, str] | None:
+    def _known(self, key_id: str, address: str | None = None) -> tuple[Caller, str] | None:
         """Who has this key, and what must be known in order to sign for it."""
         if key_id == _DEVELOPMENT:
             developer = self._keys.caller_without_key()
             return None if developer is None else (developer, "")
         key = self._keys.live_key(key_id)
+        if key is not None and address is not None and not allowed(address, key.addresses):
+            return None
         return None if key is None else (Caller(key.tenant, key.scopes, key.id), key.sha256)
 
     def _in_time(self, at_ms: int) -> bool:

@@ -8,6 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
+from runtime.authority import key_id_now
 from runtime.blobs import BlobStore, put_canonical
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
@@ -211,6 +212,7 @@ async def to_submitted(
         window_ms=window_ms_of(submit.request),
         session_id=submit.session_id,
         tags=submit.tags,
+        asked_by=key_id_now(),
     )
 
 
@@ -222,6 +224,7 @@ def to_cancel(cancel: Cancel, *, job_id: str, tenant: str, door: Door, at_ms: in
         tenant=tenant,
         door=door,
         reason=cancel.reason,
+        asked_by=key_id_now(),
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstraints, ValidationError
 
 from runtime.errors import ConfigurationError
 from runtime.settings import TENANT
@@ -29,6 +30,12 @@ SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 SECRET_BYTES = 32
 KEY_ID_BITS = 48
 NAME_CHARS_MAX = 100
+ADDRESSES_MAX = 100
+EXPIRES_SOON_S = 14 * 86_400
+"""For so long before its end a key is warned about."""
+
+PersonName = Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)]
+"""Of whoever ran the command, as the system knows them."""
 
 TenantName = Annotated[str, StringConstraints(pattern=rf"^{TENANT.pattern}$")]
 
@@ -50,6 +57,15 @@ class ApiKey(BaseModel):
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
     name: Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)] | None = None
+    addresses: Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=ADDRESSES_MAX)] = ()
+    """Networks from which it may be used; none is everywhere."""
+    created_by: PersonName | None = None
+    revoked_by: PersonName | None = None
+
+    def expires_soon(self, now_ms: int) -> bool:
+        """Whether it is live, and its successor should be made by now."""
+        soon_s = now_ms / 1000 + EXPIRES_SOON_S
+        return self.state(now_ms) == "live" and self.expires_at is not None and self.expires_at.timestamp() <= soon_s
 
     def state(self, now_ms: int) -> Literal["live", "expired", "revoked"]:
         if self.revoked_at is not None:
@@ -117,6 +133,10 @@ def load_keys(path: Path) -> KeysFile:
     :raises ConfigurationError: it can't be read, or is no keys file. The sentence holds nothing of its content.
     """
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise ConfigurationError(
+                f"the keys file {path} can be written by everybody on this machine: chmod 600 {path}"
+            )
         return KeysFile.model_validate(orjson.loads(path.read_bytes()))
     except FileNotFoundError:
         raise
@@ -140,6 +160,8 @@ def save_keys(path: Path, content: KeysFile) -> None:
     ordered = content.model_dump(mode="json", exclude_none=True)
     for key in ordered["keys"]:
         key["scopes"] = sorted(key["scopes"])
+        if not key["addresses"]:
+            del key["addresses"]
     write_private(path, orjson.dumps(ordered, option=orjson.OPT_INDENT_2) + b"\n")
 
 

@@ -5,6 +5,7 @@ trace_id span_id duration_s error_type`. Libraries that log through `logging` (f
 the same way. Nothing that looks like a secret leaves the process: the finished line is searched, tracebacks included.
 """
 
+import io
 import logging
 import re
 import sys
@@ -14,7 +15,9 @@ from typing import Any, Literal, TextIO
 
 import orjson
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+from schemas.text import printable, printable_json, printable_lines
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -25,12 +28,16 @@ _SECRETS = re.compile(
     r"\bwhsec_[A-Za-z0-9+/=_\-]+"
     r"|\b(?:sk|bsk|rk|sess)[-_][A-Za-z0-9_\-]{8,}"
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=\-]{6,}"
-    r"|(?i:\bsasl_plain_password=)\S+"
+    r"|(?i:\b(?:sasl_plain_)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,)]+)"
 )
+_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]{1,20}://)[^\s/?#\"'<>]*:[^\s\"'<>]*@")
+"""Name and password of a URL, up to its last @: passwords hold slashes and at signs, where nobody escaped them."""
 _AUTHORIZATION = re.compile(
     r"(?i)(authorization[\"']?\s*[:=,]\s*[\"']?)(?!\[redacted\])[^\s\"',}]+(?:\s+[^\s\"',})]+)?"
 )
 _SECRET_FIELDS = frozenset({"authorization", "api_key", "secret", "secrets", "password", "token", "webhook_secret"})
+
+_OF_SEVERAL_LINES = frozenset({"exception", "stack"})
 
 LEVEL_FLOORS: Mapping[str, int] = {
     # At DEBUG faust and mode cost some 25 us a table event, and show values, which are prompts.
@@ -93,9 +100,10 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def redact(text: str) -> str:
-    """`text` without API keys, webhook secrets and authorization values."""
+    """`text` without API keys, webhook secrets, authorization values and passwords, those in URLs included."""
     # A function, not a template: parsing one imports a module, which fails while the interpreter shuts down.
-    return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, _SECRETS.sub(REDACTED, text))
+    text = _USERINFO.sub(lambda found: f"{found.group(1)}{REDACTED}@", _SECRETS.sub(REDACTED, text))
+    return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, text)
 
 
 class _Seldom(logging.Filter):
@@ -123,11 +131,12 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
                 timestamp_key="ts",
                 event_key="event",
                 # The default shows local variables, which are prompts and keys.
-                exception_formatter=structlog.dev.plain_traceback,
+                exception_formatter=_plain_traceback,
             )
             if people
             else structlog.processors.JSONRenderer(serializer=_dumps)
         )
+        self._people = people
         super().__init__(
             foreign_pre_chain=shared,
             processors=[
@@ -138,7 +147,8 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        line = redact(super().format(record))
+        return line if self._people else printable_json(line)
 
 
 def _shared_processors(process: str) -> list[Processor]:
@@ -157,6 +167,7 @@ def _shared_processors(process: str) -> list[Processor]:
         add_process,
         _add_error_type,
         _hide_secret_fields,
+        _print_only,
     ]
 
 
@@ -179,6 +190,21 @@ def _hide_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) 
     for name in _SECRET_FIELDS.intersection(event):
         hidden[name] = REDACTED
     return event
+
+
+def _print_only(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """No value forges a line or moves a terminal's cursor. (What is no string is written by `repr`, which escapes such characters.)"""
+    for name, value in event.items():
+        if isinstance(value, str) and name not in _OF_SEVERAL_LINES:
+            event[name] = printable(value)
+    return event
+
+
+def _plain_traceback(out: TextIO, info: ExcInfo) -> None:
+    """An exception's message may quote a stranger, and has lines of its own."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, info)
+    out.write(printable_lines(text.getvalue()))
 
 
 def _dumps(value: Any, **_options: Any) -> str:

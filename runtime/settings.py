@@ -5,12 +5,14 @@ They are read from the environment (prefix `BACKSTOP_`) once, by the composition
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from runtime.clear_text import check_brokers
 from runtime.record_sizes import UNPACKED_BYTES_MAX
+from runtime.secret_files import SecretFiles
 from schemas.base import DEFAULT_TENANT
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
@@ -25,7 +27,7 @@ TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
 class RuntimeSettings(BaseSettings):
     """Broker, topics, data folder, logs."""
 
-    model_config = SettingsConfigDict(env_prefix="BACKSTOP_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="BACKSTOP_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     kafka_bootstrap_servers: str = Field(
         default="localhost:9092",
@@ -49,6 +51,10 @@ class RuntimeSettings(BaseSettings):
         le=1 << 30,
         description="What a compressed batch of records may unpack to, in bytes; a larger one becomes a dead letter. The default is 16 times "
         "the topics' max.message.bytes; a consumer may need this much memory for each partition.",
+    )
+    clear_text: bool = Field(
+        default=False,
+        description="Allow clear text beyond this machine: to the brokers, the provider (http://) and PostgreSQL (no sslmode).",
     )
     topic_prefix: str = Field(
         default="backstop.", pattern=r"^[A-Za-z0-9._\-]{0,100}$", description="Put before every topic and group name."
@@ -107,6 +113,23 @@ class RuntimeSettings(BaseSettings):
             if tenant == DEFAULT_TENANT:
                 raise ValueError("the default tenant has the topic `requests` itself")
         return tenants
+
+    @model_validator(mode="after")
+    def _brokers_in_clear_text(self) -> Self:
+        if not self.clear_text:
+            check_brokers(self.kafka_bootstrap_servers, self.kafka_security_protocol)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - neither is used
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, SecretFiles(settings_cls), env_settings
 
     @property
     def blobs_path(self) -> Path:

@@ -130,15 +130,23 @@ class EndpointFollower:
         ]
         self._consumer: AIOKafkaConsumer | None = None
         self._turn = asyncio.Lock()
+        self._rounds_begun = 0
+        self._read_round = 0
+        """The last round that was read to its end."""
 
     async def catch_up(self) -> None:
+        # Whoever comes while a round is on its way shares the next one with all who wait, instead of queueing for one of its own.
+        wanted = self._rounds_begun + 1
         try:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_S), self._turn:
+                if self._read_round >= wanted:
+                    return
+                self._rounds_begun = this_round = self._rounds_begun + 1
                 consumer = self._consumer or await self._connected()
                 ends = await consumer.end_offsets(self._partitions)
                 while behind := [tp for tp in self._partitions if await consumer.position(tp) < ends[tp]]:
                     self._take(await consumer.getmany(*behind, timeout_ms=POLL_MS))
-                self.book = self._reading
+                self.book, self._read_round = self._reading, this_round
         except TimeoutError as error:
             raise BrokerUnavailableError(f"webhook endpoints were not read within {CATCH_UP_TIMEOUT_S:g} s") from error
         except (KafkaError, OSError) as error:

@@ -5,15 +5,10 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from runtime.egress import EgressRules, is_loopback_host, parse_networks
+from runtime.clear_text import is_here
+from runtime.egress import EgressRules, parse_networks
 from runtime.errors import ConfigurationError
 from runtime.settings import CommaList, RuntimeSettings
-
-
-def is_here(bootstrap_servers: str) -> bool:
-    """Whether all these brokers are on this machine, as they are in development."""
-    hosts = [server.strip().rpartition(":")[0].strip("[]") for server in bootstrap_servers.split(",")]
-    return all(map(is_loopback_host, hosts))
 
 
 class WebhookSettings(RuntimeSettings):

@@ -25,6 +25,9 @@ pattern only keeps it printable and bounded."""
 
 TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,64}$")]
 
+KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+"""Of an API key: it names the key and proves nothing."""
+
 DEFAULT_TENANT = "default"
 
 Cause = Literal["limited", "overloaded", "faulty", "later", "account", "odd", "never", "held", "unsent"]

@@ -10,6 +10,7 @@ from schemas.base import (
     FoundBy,
     Frozen,
     JobMessage,
+    KeyId,
     ResponseId,
     SpanMs,
     TenantId,
@@ -69,6 +70,8 @@ class JobSubmitted(JobMessage):
     """The completion window that the request asks for, where it asks for one."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
+    asked_by: KeyId | None = None
+    """The API key that submitted it; None where there was none (Kafka, development)."""
 
 
 class JobRefused(JobMessage):
@@ -88,6 +91,8 @@ class CancelRequested(JobMessage):
     tenant: TenantId
     door: Literal["http", "kafka"]
     reason: str | None = None
+    asked_by: KeyId | None = None
+    """As of `JobSubmitted`."""
 
 
 SettledStatus = Literal["completed", "failed", "incomplete", "cancelled", "missing", "stuck"]

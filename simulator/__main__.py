@@ -33,9 +33,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--port-file", type=Path, help="gets the port once the server listens")
     parser.add_argument("--profile", default="calm", help="a preset, a JSON file, or JSON text")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--api-key", action="append", help="repeatable; each is a project")
+    parser.add_argument("--api-key", action="append", help="repeatable; each is a project; or SIMULATOR_API_KEYS")
     parser.add_argument("--webhook-url", action="append", default=[], help="repeatable, paired with --webhook-secret")
-    parser.add_argument("--webhook-secret", action="append", default=[])
+    parser.add_argument("--webhook-secret", action="append", default=[], help="or SIMULATOR_WEBHOOK_SECRETS")
     parser.add_argument("--time-scale", type=float, default=1.0, help="simulated seconds per real second")
     parser.add_argument("--ledger-dir", type=Path, help="folder for the ledgers as JSON lines")
     return parser.parse_args(argv)
@@ -51,9 +51,22 @@ class _Places:
     control_port: int | None
 
 
+def _from_environment(name: str) -> list[str]:
+    """The values of `NAME`, comma-separated, or of the file that `NAME_FILE` names."""
+    path = os.environ.get(f"{name}_FILE", "")
+    try:
+        text = Path(path).read_text() if path else os.environ.get(name, "")
+    except OSError as error:
+        raise ConfigError(f"{name}_FILE={path} can't be read: {error.strerror}") from None
+    return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+
+
 def read_config(argv: list[str]) -> tuple[SimulatorConfig, _Places]:
     """Configuration and addresses from the command line; ConfigError says what is wrong."""
     given = _arguments(argv)
+    # Whoever lists processes sees a command line; so secrets may come by the environment instead.
+    given.api_key = given.api_key or _from_environment("SIMULATOR_API_KEYS")
+    given.webhook_secret = given.webhook_secret or _from_environment("SIMULATOR_WEBHOOK_SECRETS")
     if len(given.webhook_url) != len(given.webhook_secret):
         raise ConfigError("--webhook-url and --webhook-secret come in pairs")
     pairs = zip(given.webhook_url, given.webhook_secret, strict=True)
@@ -100,6 +113,7 @@ def _write_atomically(path: Path, text: str) -> None:
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 if a setting is wrong."""
+    os.umask(0o077)  # ledgers hold prompts
     try:
         config, places = read_config(sys.argv[1:])
     except ConfigError as error:

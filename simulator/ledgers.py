@@ -30,7 +30,7 @@ class Ledger:
             path = folder / f"{name}.jsonl"
             # The file goes on where an earlier process left off, so that `n` has no gap in it either.
             self.last = _line_count(path)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     @property
     def first(self) -> int:

@@ -14,9 +14,16 @@ function fill(node, props, children) {
   return node;
 }
 
+// What is not printable (control characters, direction marks) is shown by its number: no text reads as another one. Line ends, tabs and the
+// joiners that some scripts need stay.
+const UNPRINTABLE = /(?![\n\t\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
+const shown = (child) => (child instanceof Node ? child
+  : String(child).replace(UNPRINTABLE, (char) => `\\u${char.codePointAt(0).toString(16).padStart(4, "0")}`));
+
 /** Let `node` hold `children` (texts, nodes, lists of both; nothing where nothing is). */
 export function put(node, children, instead = true) {
-  const wanted = [children].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+  const wanted = [children].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false)
+    .map(shown);
   if (instead) node.replaceChildren(...wanted);
   else node.append(...wanted);
   return node;

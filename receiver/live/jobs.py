@@ -21,6 +21,7 @@ from receiver.live.serving import is_recent, serve_events
 from receiver.problems import Problem, Refusal
 from receiver.reads import JobReads, ReadsAwayError, SeenJob
 from receiver.submissions import APPEAR_POLL_S, Submissions
+from runtime.authority import authority_of
 from runtime.clock import NowMs
 from runtime.door import qualified_job_id
 from runtime.routes import EVENT_STREAM, Answer, BadParameterError, Header, Query, Route, ServerSentEvent, query_of
@@ -158,7 +159,7 @@ class JobStreamDoor:
                 return None
             return seen if seen is not None and seen.result is not None else None
 
-        async with listening(self._live, tenant, job_id, self._limits) as listener:
+        async with listening(self._live, tenant, job_id, self._limits, authority_of(request)) as listener:
             return await serve_events(
                 request, listener, view, look, self._limits, self._live.metrics, recent=self._is_recent
             )

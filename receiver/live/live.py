@@ -11,6 +11,7 @@ from receiver.limits import Limits
 from receiver.live.history import Histories, JobHistory
 from receiver.problems import Refusal, unavailable
 from receiver.reads import ReadsAwayError
+from runtime.authority import Authority
 from runtime.clock import monotonic_s
 from runtime.errors import BackstopError
 from schemas.partials import PartialOutput
@@ -32,9 +33,15 @@ class Watch(Protocol):
     async def changed(self, timeout_s: float) -> bool:
         """Wait for the next one, for `timeout_s` at most. False: no further one will be told of."""
 
+    @property
+    def over(self) -> bool:
+        """Whether this listener must leave: its key is not valid any more, or its place is another's."""
+
 
 class Changes(Protocol):
-    def watch(self, tenant: str, job_id: str, *, end_only: bool = False) -> AbstractAsyncContextManager[Watch]:
+    def watch(
+        self, tenant: str, job_id: str, authority: Authority, *, end_only: bool = False
+    ) -> AbstractAsyncContextManager[Watch]:
         """What changes while this is open is told; with `end_only` the end alone, to as many as whoever asks admits.
 
         :raises TooManyListenersError: ask another process, or later.
@@ -65,6 +72,8 @@ class Listener:
         self._look = True
         self.stopped = False
         """The process ends: let the client come back elsewhere."""
+        self.dismissed = False
+        """Its key is not valid any more, or its place is another's: it gets nothing more."""
 
     @property
     def history(self) -> JobHistory | None:
@@ -91,10 +100,12 @@ class Listener:
         while await watch.changed(LOOK_AGAIN_S):
             self._look = True
             self.wake()
-        while True:
+        while not watch.over:
             self._look = True
             self.wake()
             await asyncio.sleep(LOOK_BLIND_S)
+        self.dismissed = True
+        self.wake()
 
 
 class Live:
@@ -124,9 +135,9 @@ class Live:
                 listener.wake()
 
     @asynccontextmanager
-    async def listen(self, tenant: str, job_id: str) -> AsyncIterator[Listener]:
+    async def listen(self, tenant: str, job_id: str, authority: Authority) -> AsyncIterator[Listener]:
         """A listener to a job of `tenant`'s, as long as this is open. Errors: see `Changes.watch`."""
-        async with self._changes.watch(tenant, job_id) as watch:
+        async with self._changes.watch(tenant, job_id, authority) as watch:
             listener = Listener(self, tenant, job_id)
             listener.stopped = self._stopped
             self._listeners.setdefault(job_id, set()).add(listener)
@@ -144,13 +155,15 @@ class Live:
 
 
 @asynccontextmanager
-async def listening(live: Live, tenant: str, job_id: str, limits: Limits) -> AsyncIterator[Listener]:
+async def listening(
+    live: Live, tenant: str, job_id: str, limits: Limits, authority: Authority
+) -> AsyncIterator[Listener]:
     """As `Live.listen`, and what stands against it is the answer.
 
     :raises Refusal: 503.
     """
     try:
-        async with live.listen(tenant, job_id) as listener:
+        async with live.listen(tenant, job_id, authority) as listener:
             yield listener
     except TooManyListenersError as error:
         raise unavailable("too_many_streams", f"{error}. Come back later.", limits.retry_after_s) from None

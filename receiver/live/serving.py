@@ -79,7 +79,7 @@ async def _follow(
     loop = asyncio.get_running_loop()
     ended: E | None = None
     tail_until_s = loop.time()
-    while True:
+    while not listener.dismissed:
         if ended is None and listener.must_look():
             ended = await look()
             if ended is not None and recent(ended):
@@ -95,6 +95,7 @@ async def _follow(
         left_s = limits.stream_heartbeat_s if ended is None else max(0.0, tail_until_s - loop.time())
         if not await listener.wait(left_s) and ended is None:
             await _write(response, b": still here\n\n", limits)
+    return "dismissed"
 
 
 async def _write_all(response: web.StreamResponse, frames: Iterator[bytes], limits: Limits) -> None:

@@ -37,6 +37,7 @@ from receiver.sdk.streaming import ResponseStreams
 from receiver.sdk.waiting import Waiter, Waiting, Who
 from receiver.sdk.wire import deleted_object, response_object
 from receiver.submissions import NotTaken, Submissions
+from runtime.authority import authority_of
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.clock import NowMs
@@ -152,7 +153,9 @@ class ResponsesDoor:
                 held.enter_context(self._waiting.place(caller.tenant))
             began.response_id = self._id_for(key, began, request)
             if streams and self._streams is not None:
-                began.listener = await held.enter_async_context(self._streams.place(caller.tenant, began.response_id))
+                began.listener = await held.enter_async_context(
+                    self._streams.place(caller.tenant, began.response_id, authority_of(request))
+                )
             await self._take(began, prepared, given_previous, chosen=key is not None)
         return began
 

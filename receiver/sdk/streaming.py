@@ -16,6 +16,7 @@ from receiver.reads import ReadsAwayError
 from receiver.sdk.creates import refusal
 from receiver.sdk.responses import Responses, Shown
 from receiver.sdk.streamed import ResponseView
+from runtime.authority import Authority, authority_of
 from runtime.clock import NowMs
 from runtime.door import qualified_job_id
 from runtime.routes import EVENT_STREAM
@@ -28,12 +29,12 @@ class ResponseStreams:
         self._limits = limits
         self._now_ms = now_ms
 
-    def place(self, tenant: str, response_id: str) -> AbstractAsyncContextManager[Listener]:
+    def place(self, tenant: str, response_id: str, authority: Authority) -> AbstractAsyncContextManager[Listener]:
         """A listener to the response, which need not exist yet: whoever creates one has its place before anything is promised.
 
         :raises Refusal: 503, on entering.
         """
-        return listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits)
+        return listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits, authority)
 
     async def serve(
         self, request: web.Request, tenant: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool,
@@ -47,7 +48,7 @@ class ResponseStreams:
         view = ResponseView(response_id, document, after, obfuscated=obfuscated)
         async with AsyncExitStack() as held:
             if listener is None:
-                listener = await held.enter_async_context(self.place(tenant, response_id))
+                listener = await held.enter_async_context(self.place(tenant, response_id, authority_of(request)))
             await self._covered(listener, view)
             if view.is_over(listener.history):
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
@@ -68,7 +69,7 @@ class ResponseStreams:
         deadline_s = loop.time() + self._limits.stream_covered_s
         while view.lacks(listener.history):
             left_s = deadline_s - loop.time()
-            if left_s <= 0 or listener.stopped:
+            if left_s <= 0 or listener.stopped or listener.dismissed:
                 if not self._live.caught_up:
                     raise unavailable(
                         "streams_unavailable",

@@ -7,6 +7,7 @@ Rules, before the code:
   the connection off inside its body: every client takes that for an error and none for an answer, and the repeat hears the true status at once.
 - Who waits is woken by changes of its job in the read model; nobody polls.
 - Places are bounded. A tenant may hold up to four times as many as are free, so that some are left for whoever comes.
+- It goes on for as long as its key is valid, and hears nothing more after that. The job goes on.
 - A create whose connection is gone before its answer waits for its repeat: the next one with an equal body from the same key is that repeat, whether or
   not it says so. One whose connection is there is never given to another call.
 """
@@ -22,16 +23,19 @@ from typing import Final
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from receiver.identity import UNAUTHENTICATED
 from receiver.limits import Limits
 from receiver.live.live import LOOK_AGAIN_S, LOOK_BLIND_S, Changes, TooManyListenersError, Watch
-from receiver.problems import SECURITY_HEADERS, unavailable
+from receiver.problems import SECURITY_HEADERS, Refusal, unavailable
 from receiver.reads import ReadsAwayError
 from receiver.sdk.responses import Responses, Shown
+from runtime.authority import Authority, authority_of
 from runtime.clock import monotonic_s
 from runtime.door import qualified_job_id
 from runtime.routes import JSON
+from runtime.shares import Shares
 
-SHARE: Final = 4
+GREED: Final = 4
 """A tenant holds so many times as many places as are free, at most: alone four fifths of all, beside another one less."""
 
 FORGOTTEN_AT_ONCE: Final = 100
@@ -52,6 +56,10 @@ class Waiter:
     left_at_s: float | None = None
 
     @property
+    def authority(self) -> Authority:
+        return authority_of(self.request)
+
+    @property
     def gone(self) -> bool:
         """Whether nobody is there any more to hear the answer."""
         transport = self.request.transport
@@ -65,7 +73,7 @@ class Waiting:
         self._changes = changes
         self._responses = responses
         self._limits = limits
-        self._held: dict[str, int] = {}
+        self._shares = Shares(limits.waiting_creates_max, GREED)
         self._waiters: dict[Who, list[Waiter]] = {}
         self._left: dict[Waiter, None] = {}
         self._stopped = asyncio.Event()
@@ -74,10 +82,6 @@ class Waiting:
             "backstop_waiting_creates_ended", "Creates that waited for their answer, by what became of it.", ["result"],
             registry=registry,
         )  # fmt: skip
-
-    @property
-    def count(self) -> int:
-        return sum(self._held.values())
 
     def stop(self) -> None:
         """Let all go; there will be no more."""
@@ -89,24 +93,21 @@ class Waiting:
 
         :raises Refusal: 503, as many wait as may.
         """
-        held, free = self._held.get(tenant, 0), self._limits.waiting_creates_max - self.count
-        if free <= 0 or held >= SHARE * free or self._stopped.is_set():
+        owner = (tenant,)
+        if self._stopped.is_set() or not self._shares.ask_sparing(owner):
             self._ends.labels("refused").inc()
             raise unavailable(
                 "too_many_waiting",
-                f"{held} creates of this tenant wait for their answers here, and more may not. Ask again, or send "
+                f"{self._shares.held(owner)} creates of this tenant wait for their answers here, and more may not. Ask again, or send "
                 "background: true and poll GET /v1/responses/{id}.",
                 self._limits.retry_after_s,
             )
-        self._held[tenant] = held + 1
         self._places.inc()
         try:
             yield
         finally:
             self._places.dec()
-            self._held[tenant] -= 1
-            if not self._held[tenant]:
-                del self._held[tenant]
+            self._shares.give_back(owner)
 
     def abandoned(self, who: Who) -> str | None:
         """The response of an equal create whose caller is gone without its answer. It is given once."""
@@ -121,11 +122,17 @@ class Waiting:
     async def answer(
         self, waiter: Waiter, headers: dict[str, str], finished: Callable[[Shown], web.Response]
     ) -> web.StreamResponse:
-        """Wait for the end of the response, and answer with what `finished` makes of it."""
+        """Wait for the end of the response, and answer with what `finished` makes of it.
+
+        :raises Refusal: 401, the key ended meanwhile and nothing was sent yet.
+        """
         self._waiters.setdefault(waiter.who, []).append(waiter)
         result = "failed"
         try:
             result, response = await self._answer(waiter, {**headers, RESPONSE_ID: waiter.response_id}, finished)
+        except Refusal:
+            result = "not_allowed"
+            raise
         finally:
             if waiter.gone or result == "cut":
                 result = "left" if result == "answered" else result
@@ -145,7 +152,14 @@ class Waiting:
         began_s = monotonic_s()
         speak_at_s = began_s + limits.waiting_quiet_s
         async with self._watching(waiter) as changed:
-            while (shown := await self._ended(waiter)) is None:
+            while True:
+                shown = await self._ended(waiter)
+                if not waiter.authority.still():
+                    if not sending.prepared:
+                        raise Refusal(UNAUTHENTICATED)
+                    return _cut(request, sending, "not_allowed")
+                if shown is not None:
+                    break
                 now_s = monotonic_s()
                 if self._stopped.is_set() or waiter.gone or now_s - began_s >= limits.waiting_s_max:
                     return _cut(request, sending)
@@ -191,7 +205,9 @@ class Waiting:
                 nonlocal watch
                 await stack.aclose()
                 with suppress(ReadsAwayError, TooManyListenersError):
-                    watch = await stack.enter_async_context(self._changes.watch(tenant, job_id, end_only=True))
+                    watch = await stack.enter_async_context(
+                        self._changes.watch(tenant, job_id, waiter.authority, end_only=True)
+                    )
 
             async def changed(timeout_s: float) -> None:
                 nonlocal watch
@@ -227,8 +243,8 @@ class Waiting:
             self._forget(waiter)
 
 
-def _cut(request: web.Request, sending: web.StreamResponse) -> tuple[str, web.StreamResponse]:
+def _cut(request: web.Request, sending: web.StreamResponse, result: str = "cut") -> tuple[str, web.StreamResponse]:
     """End the connection without an end of the answer: what was sent is no JSON."""
     if request.transport is not None:
         request.transport.close()
-    return "cut", sending
+    return result, sending

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from runtime.clear_text import check_base_url
 from runtime.door import CREATE_TIMEOUT_MS_MAX
 from runtime.errors import ConfigurationError
 from runtime.settings import RuntimeSettings
@@ -172,6 +173,12 @@ class WorkerSettings(RuntimeSettings):
         description="Own lines of the table of refusals and failures, as JSON, the first that fits wins: "
         '[{"status": 400, "code": "odd_code", "pattern": "queue", "cause": "later"}].',
     )
+
+    @model_validator(mode="after")
+    def _provider_in_clear_text(self) -> Self:
+        if not self.clear_text:
+            check_base_url(self.openai_base_url)
+        return self
 
     @model_validator(mode="after")
     def _looks_agree(self) -> Self:

@@ -84,6 +84,7 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         settings={
             "BACKSTOP_KEYS_FILE": str(folder / "keys.json"),
             "BACKSTOP_ADMIN_PORT": str(admin_port),
+            "BACKSTOP_METRICS_PUBLIC": "false",
             # Endpoints can be registered; nothing runs that would send to what a fuzzer makes up.
             "BACKSTOP_OUTGOING_KEYS": OUTGOING_KEY,
         },

@@ -214,7 +214,9 @@ def _environment(
         "KAFKA_BOOTSTRAP_SERVERS": broker,
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
         "BACKSTOP_PARTITIONS": str(runtime.partitions),
+        "BACKSTOP_METRICS_PUBLIC": "true",
         "BACKSTOP_HOST": HOST,
+        "BACKSTOP_DEVELOPMENT": "true",
         "BACKSTOP_DATA_DIR": str(plan.folder),
         "BACKSTOP_BLOB_DIR": str(runtime.blobs_path),
         "BACKSTOP_DATABASE_URL": f"sqlite:///{plan.folder / 'readmodel.db'}",
@@ -253,9 +255,8 @@ def _simulator(rig: Rig) -> tuple[str, ...]:
     return (
         *(sys.executable, "-m", "simulator", "--port", str(places.simulator)),
         *("--profile", plan.faults, "--seed", str(plan.seed), "--time-scale", f"{TIME_SCALE:g}"),
-        *("--api-key", places.api_key, "--ledger-dir", str(rig.ledgers)),
+        *("--ledger-dir", str(rig.ledgers)),
         *("--webhook-url", f"http://{rig.proxies['simulator-serve'].address}/webhooks/openai"),
-        *("--webhook-secret", places.webhook_secret),
     )
 
 

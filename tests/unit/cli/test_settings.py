@@ -62,6 +62,7 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(monkeypatch: pytest
 def test_a_worker_without_a_key_says_what_to_set_before_it_looks_for_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "nowhere.invalid:9092")
+    monkeypatch.setenv("BACKSTOP_CLEAR_TEXT", "true")
     done = CliRunner().invoke(app, ["worker"])
     assert isinstance(done.exception, ConfigurationError)
     assert "set OPENAI_API_KEY" in str(done.exception)

@@ -82,7 +82,7 @@ def attempted(
         metrics=OutgoingMetrics(CollectorRegistry()),
     )  # fmt: skip
     for delivery_id in open_ones:
-        scene.turns.put(delivery_id, ENDPOINT_ID, NOW_MS)
+        scene.turns.put(delivery_id, ENDPOINT_ID, NOW_MS, "default")
 
     async def story() -> None:
         stop = asyncio.Event()

@@ -7,7 +7,7 @@ import pytest
 from readmodel import queries, store
 from readmodel.batch import Record, RecordFailedError
 from readmodel.database import Connection, FencedError
-from readmodel.queries import Cursor, JobFilter
+from readmodel.lists import Cursor, JobFilter, list_rows
 from readmodel.store import Move
 from tests.unit.readmodel.conftest import NOW_MS
 from tests.unit.readmodel.logs import (
@@ -212,7 +212,7 @@ def test_tenants_see_their_own_jobs_only(run) -> None:
         await one.take(Log().put(submitted("a"), submitted("other:a", tenant="other")))
         assert await one.row("other:a") is None
         assert (await one.row("other:a", tenant="other")).tenant == "other"
-        mine = await one.database.read(lambda conn: queries.list_rows(conn, JobFilter("default")))
+        mine = await one.database.read(lambda conn: list_rows(conn, JobFilter("default")).rows)
         assert [row.job_id for row in mine] == ["a"]
         known = await one.database.read(lambda conn: queries.find_known(conn, "other:a"))
         assert (known.tenant, known.request_sha256, known.status) == ("other", "a" * 64, "submitting")
@@ -230,7 +230,7 @@ def test_pages_hold_every_job_once_newest_first(run) -> None:
         after: Cursor | None = None
         while True:
             wanted = JobFilter("default", after=after, limit=4)
-            page = await one.database.read(lambda conn, wanted=wanted: queries.list_rows(conn, wanted))
+            page = await one.database.read(lambda conn, wanted=wanted: list_rows(conn, wanted).rows)
             seen += [(row.submitted_at_ms, row.job_id) for row in page]
             if len(page) < 4:
                 break
@@ -264,7 +264,7 @@ def test_jobs_are_found_by_what_they_are(run, wanted, found) -> None:
                 accepted("b"),
             )
         )
-        rows = await one.database.read(lambda conn: queries.list_rows(conn, JobFilter("default", **wanted)))
+        rows = await one.database.read(lambda conn: list_rows(conn, JobFilter("default", **wanted)).rows)
         assert [row.job_id for row in rows] == found
 
     run(body)

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from readmodel.letters import NAME_CHARS_MAX, PREVIEW_CHARS_MAX, letter_row, printable
+from readmodel.letters import NAME_CHARS_MAX, PREVIEW_CHARS_MAX, letter_row
 from readmodel.parse import parse
 from readmodel.rows import LetterRow, Position
 from runtime.records import Record as RawRecord
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved, Origin
+from schemas.text import printable
 
 PLACE = Position("dead-letters", 0, 7)
 

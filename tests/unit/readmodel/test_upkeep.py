@@ -7,7 +7,7 @@ import pytest
 from readmodel import postgres, queries, sqlite, store
 from readmodel.batch import Record
 from readmodel.database import FencedError
-from readmodel.queries import JobFilter
+from readmodel.lists import JobFilter, list_rows
 from readmodel.rows import Position
 from readmodel.sweep import sweep
 from runtime.errors import ConfigurationError
@@ -103,7 +103,7 @@ def test_two_writers_at_once_lose_nothing(run) -> None:
                 await of.take(batch)
 
         await asyncio.gather(take(one, facts), take(other, results))
-        rows = await one.database.read(lambda conn: queries.list_rows(conn, JobFilter("default", limit=count + 1)))
+        rows = await one.database.read(lambda conn: list_rows(conn, JobFilter("default", limit=count + 1)).rows)
         assert [row.status for row in rows] == ["completed"] * count
         told = [change.seq for change in await one.database.read(lambda conn: queries.changes_after(conn, 0, 1_000))]
         assert told == sorted(set(told))

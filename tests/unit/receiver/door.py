@@ -83,7 +83,10 @@ class Door:
 
 
 def settings(**changed: Any) -> ReceiverSettings:
-    return ReceiverSettings(**{"webhook_secrets": SECRET, **changed})
+    """Development, unless a keys file is named."""
+    return ReceiverSettings(
+        **{"webhook_secrets": SECRET, "development": "keys_file" not in changed, "metrics_public": True, **changed}
+    )
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from receiver.quotas import Load
 from receiver.reads import Owner, ReadsAwayError, SeenJob
 from receiver.submissions import KnownJob
+from runtime.authority import Authority
 from runtime.door import qualified_job_id
 
 
@@ -70,21 +71,28 @@ class MemoryChanges:
             queue.put_nowait(None)
 
     @asynccontextmanager
-    async def watch(self, _tenant: str, job_id: str, *, end_only: bool = False) -> AsyncIterator["_Watch"]:
+    async def watch(
+        self, _tenant: str, job_id: str, authority: Authority, *, end_only: bool = False
+    ) -> AsyncIterator["_Watch"]:
         del end_only  # `touch` is called where it is told of
         if self.error is not None:
             raise self.error
         queue: asyncio.Queue[None] = asyncio.Queue()
         self._queues.setdefault(job_id, set()).add(queue)
         try:
-            yield _Watch(queue)
+            yield _Watch(queue, authority)
         finally:
             self._queues[job_id].discard(queue)
 
 
 class _Watch:
-    def __init__(self, queue: "asyncio.Queue[None]") -> None:
+    def __init__(self, queue: "asyncio.Queue[None]", authority: Authority) -> None:
         self._queue = queue
+        self._authority = authority
+
+    @property
+    def over(self) -> bool:
+        return not self._authority.still()
 
     async def changed(self, timeout_s: float) -> bool:
         with suppress(TimeoutError):

@@ -54,12 +54,12 @@ def test_health_is_shown(path: str) -> None:
     with_door(story)
 
 
-def test_with_an_admin_port_the_public_port_has_no_metrics() -> None:
+def test_by_default_the_public_port_has_no_metrics() -> None:
     async def story(door: Door) -> None:
         assert (await door.call("GET", "/metrics"))[0] == 404
         assert (await door.call("GET", "/readyz"))[0] == 200
 
-    with_door(story, admin_port=1)
+    with_door(story, metrics_public=False)
 
 
 def test_the_admin_port_is_not_the_public_one(tmp_path: Path) -> None:

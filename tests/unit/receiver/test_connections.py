@@ -82,24 +82,15 @@ def test_a_connection_that_idles_after_its_request_is_closed() -> None:
     with_door(story, limits=Limits(headers_s=0.2, idle_s=0.2))
 
 
-def test_beyond_the_limit_a_connection_hears_503_and_the_others_go_on() -> None:
+def test_while_all_connections_wait_for_us_another_one_hears_503_and_they_go_on() -> None:
     async def story(door: Door) -> None:
-        held = [await asyncio.open_connection("127.0.0.1", door.port) for _ in range(3)]
-        held[0][1].write(REQUEST)
-        assert b" 200 " in await held[0][0].readline()
+        door.publisher.hold()
+        asking = [asyncio.create_task(door.hook(headers=signed(EVENT, webhook_id=f"wh_{n}"))) for n in range(3)]
+        await eventually(lambda: len(door.publisher.landed) == 3, 5, "the records to land")
         assert (await raw_exchange(door.port, REQUEST)).startswith(b"HTTP/1.1 503 ")
-        held[0][1].write(REQUEST)
-        held[1][1].close()
-        await held[1][1].wait_closed()
-
-        async def served() -> bool:
-            last = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-            return b" 200 " in (await raw_exchange(door.port, last)).splitlines()[0]
-
-        await eventually(served, 5, "a place to be free again")
-        for _, writer in held:
-            writer.close()
-            await writer.wait_closed()
+        door.publisher.release()
+        assert [(await one).status for one in asking] == [200] * 3
+        assert (await door.call("GET", "/livez"))[0] == 200
 
     with_door(story, limits=Limits(connections_max=3))
 

@@ -273,7 +273,7 @@ def test_this_machine_may_be_told_of_where_the_setting_says_so_and_nowhere_else(
 
     with_endpoints(story, outgoing_loopback=True, kafka_bootstrap_servers="127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="BACKSTOP_OUTGOING_LOOPBACK"):
-        with_endpoints(story, outgoing_loopback=True, kafka_bootstrap_servers="kafka:9092")
+        with_endpoints(story, outgoing_loopback=True, kafka_bootstrap_servers="kafka:9092", clear_text=True)
 
 
 def test_openais_sdk_manages_endpoints_here() -> None:

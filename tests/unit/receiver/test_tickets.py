@@ -145,7 +145,7 @@ def test_without_keys_a_ticket_works_all_the_same_until_there_are_some(ring: Rin
         ring.add("acme")
         assert (await opens(door, second))[0] == 401
 
-    with_door(story, keys_file=ring.path, add_routes=streams)
+    with_door(story, data_dir=ring.path.parent, add_routes=streams)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ class Receivers:
 
     def another(self, *secrets: str) -> Tickets:
         registry = CollectorRegistry()
-        keys = KeyRing(self._path, "127.0.0.1", lambda: self.now_ms, registry)
-        parsed = [parse_key(secret) for secret in secrets or (SECRET,)]
+        keys = KeyRing(self._path, "127.0.0.1", lambda: self.now_ms, registry, development=True)
+        parsed = [parse_key(secret).secret for secret in secrets or (SECRET,)]
         return Tickets(parsed, keys, lambda: self.now_ms, random_hex, registry, lambda: self.now_ms / 1000)
 
 

@@ -137,10 +137,10 @@ def test_in_development_this_machine_is_allowed_and_nothing_else_is() -> None:
 
 @pytest.mark.parametrize("servers", ["kafka-1:9092", "127.0.0.1:9092,kafka-2:9092", "10.0.0.1:9092"])
 def test_development_needs_a_broker_on_this_machine(servers: str) -> None:
-    settings = WebhookSettings(kafka_bootstrap_servers=servers, outgoing_loopback=True)
+    settings = WebhookSettings(kafka_bootstrap_servers=servers, clear_text=True, outgoing_loopback=True)
     with pytest.raises(ConfigurationError, match="BACKSTOP_OUTGOING_LOOPBACK"):
         settings.egress_rules()
-    assert not WebhookSettings(kafka_bootstrap_servers=servers).egress_rules().loopback
+    assert not WebhookSettings(kafka_bootstrap_servers=servers, clear_text=True).egress_rules().loopback
 
 
 def test_settings_become_rules() -> None:

@@ -41,6 +41,7 @@ class World:
         self.evidence.results.seen_ms["a"] = 6
         self.evidence.jobs.states["a"] = job.Absent()
         self.evidence.jobs.deadlines_ms["a"] = DEADLINE_MS
+        self.evidence.jobs.granted["a"] = 1
         self.evidence.rows["a"] = "completed"
         self.evidence.commands = {"a/1/create"}
         self.evidence.jobs.granted["a"] = 1

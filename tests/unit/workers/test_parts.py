@@ -80,15 +80,15 @@ def test_slots_are_bounded_and_waited_for() -> None:
 
 def test_the_settings_come_from_our_names_or_from_those_of_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-sdk")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://sdk/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://sdk/v1")
     assert WorkerSettings().openai_api_key.get_secret_value() == "sk-sdk"
-    assert WorkerSettings().openai_base_url == "http://sdk/v1"
+    assert WorkerSettings().openai_base_url == "https://sdk/v1"
     monkeypatch.setenv("BACKSTOP_OPENAI_API_KEY", "sk-ours")
-    monkeypatch.setenv("BACKSTOP_OPENAI_BASE_URL", "http://ours/v1")
+    monkeypatch.setenv("BACKSTOP_OPENAI_BASE_URL", "https://ours/v1")
     monkeypatch.setenv("BACKSTOP_LOOK_SPACING_MIN_MS", "7000")
     settings = WorkerSettings()
     assert settings.openai_api_key.get_secret_value() == "sk-ours"
-    assert settings.openai_base_url == "http://ours/v1"
+    assert settings.openai_base_url == "https://ours/v1"
     assert settings.look_policy().spacing_min_ms == 7_000
     assert "sk-ours" not in repr(settings)
 

@@ -1,0 +1,126 @@
+"""Serving without keys: only where it was asked for, and only for programs of this machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.app import build_app
+from runtime.chance import random_hex
+from runtime.errors import ConfigurationError
+from runtime.keys import KeysFile, save_keys
+from tests.support.memory_publisher import MemoryPublisher
+from tests.unit.receiver.door import SUBMIT, Door, raw_exchange, settings, signed, with_door
+
+PROXIES: list[dict[str, str]] = [
+    {"X-Forwarded-For": "203.0.113.9"}, {"x-forwarded-host": "api.example"}, {"X-Forwarded-Proto": "https"},
+    {"Forwarded": "for=203.0.113.9"}, {"Via": "1.1 varnish"}, {"X-Real-IP": "203.0.113.9"}, {"CF-Ray": "1"},
+    {"CDN-Loop": "cloudflare"}, {"True-Client-IP": "203.0.113.9"}, {"X-Envoy-External-Address": "203.0.113.9"},
+    {"X-Amzn-Trace-Id": "Root=1"}, {"X-Original-Host": "api.example"},
+]  # fmt: skip
+PAGES: list[dict[str, str]] = [
+    {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": ""}, {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "something-new"}, {"Origin": "http://localhost:3000"},
+    {"Origin": "http://127.0.0.1"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+]  # fmt: skip
+NAMES = [
+    "evil.example",
+    "evil.example:8080",
+    "127.0.0.1.nip.io",
+    "localhost.evil.example",
+    "2130706433",
+    "0.0.0.0",
+    "[::]",
+    "localhost:x",
+]
+
+
+def start(**changed: Any) -> None:
+    build_app(settings(**changed), MemoryPublisher(), None, lambda: 0, random_hex)  # type: ignore[arg-type]  # no body is stored
+
+
+def test_without_keys_nothing_starts_unless_development_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"no keys file at .*keys\.json.*backstop keys create.*BACKSTOP_DEVELOPMENT"
+    ):
+        start(data_dir=tmp_path, development=False)
+    start(data_dir=tmp_path, development=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": []}', '{"v": 2}'])
+def test_a_keys_file_that_holds_no_keys_ends_the_start(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(content)
+    path.chmod(0o600)
+    for changed in ({"keys_file": path}, {"data_dir": tmp_path, "development": True}):
+        with pytest.raises(ConfigurationError, match="the keys file"):
+            start(**changed)
+
+
+def test_a_keys_file_that_is_named_and_not_there_or_not_readable_ends_the_start(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for path in (tmp_path / "none.json", folder, tmp_path / "dangling", tmp_path / "none" / "keys.json"):
+        with pytest.raises(ConfigurationError, match="keys file"):
+            start(keys_file=path)
+
+
+def test_a_keys_file_that_anybody_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    save_keys(path, KeysFile())
+    path.chmod(0o666)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        start(keys_file=path)
+
+
+def test_development_and_a_named_keys_file_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"BACKSTOP_DEVELOPMENT .* BACKSTOP_KEYS_FILE"):
+        start(keys_file=tmp_path / "keys.json", development=True)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", ""])
+def test_development_is_refused_beyond_loopback(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ConfigurationError, match="not a loopback address"):
+        start(data_dir=tmp_path, host=host)
+
+
+def test_in_development_no_proxy_no_other_page_and_no_other_name_gets_in() -> None:
+    async def story(door: Door) -> None:
+        for wanted, tried in (
+            ("forwarded_request", PROXIES),
+            ("cross_site", PAGES),
+            ("foreign_host", [{"Host": name} for name in NAMES]),
+        ):
+            for headers in tried:
+                for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/jobs/x/cancel"), ("GET", "/v1/caller")):
+                    body = SUBMIT if path == "/v1/jobs" else None
+                    status, document, _ = await door.call(method, path, json=body, headers=headers)
+                    assert (status, document["code"]) == (403, wanted), headers
+        assert door.publisher.landed == []
+        # As nginx asks without a word of configuration.
+        plain = f"GET /v1/caller HTTP/1.0\r\nHost: 127.0.0.1:{door.port}\r\nConnection: close\r\n\r\n"
+        assert b"forwarded_request" in await raw_exchange(door.port, plain.encode())
+
+    with_door(story)
+
+
+def test_in_development_programs_and_the_page_itself_get_in_and_webhooks_from_anywhere() -> None:
+    async def story(door: Door) -> None:
+        own: list[dict[str, str]] = [
+            {},
+            {
+                "Host": f"localhost:{door.port}",
+                "Origin": f"http://localhost:{door.port}",
+                "Sec-Fetch-Site": "same-origin",
+            },
+            {"Sec-Fetch-Site": "none"},
+            {"Host": "LOCALHOST"},
+            {"Host": f"[::1]:{door.port}"},
+        ]
+        for headers in own:
+            assert (await door.submit(**headers))[0] == 202, headers
+        tunnelled = {**signed(b"{}"), "Host": "tunnel.example", "X-Forwarded-For": "203.0.113.9"}
+        assert (await door.hook(b"{}", tunnelled)).status not in {401, 403}, "a signature proves what a tunnel brings"
+
+    with_door(story)

@@ -1,0 +1,227 @@
+"""Which key did what, which were refused where, and keys that come to their end."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
+
+from cli.keys import app as keys_command
+from receiver.addresses import client_address
+from receiver.audit import REFUSED_PER_S_MAX
+from receiver.keys import KeyRing
+from runtime import logs
+from runtime.egress import parse_networks
+from runtime.keys import TenantLimits, load_keys
+from schemas.jobs import CancelRequested, JobSubmitted
+from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
+from tests.unit.receiver.test_sdk_keys import CREATED, Ring, ring
+
+__all__ = ["ring"]
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.out = io.StringIO()
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in self.out.getvalue().splitlines()]
+        return [line for line in found if line["event"] == event]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    found = Lines()
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    logs.configure("json", "info", "test", found.out)
+    yield found
+    logging.getLogger().handlers[:], logging.getLogger().level = before
+    logs.structlog.reset_defaults()
+
+
+def test_facts_and_lines_say_which_key_asked(ring: Ring, lines: Lines) -> None:
+    mine = ring.add("acme")
+
+    async def story(door: Door) -> None:
+        assert (await door.call("POST", "/v1/jobs", json={**SUBMIT, "job_id": "j"}, headers=mine))[0] == 202
+        assert (await door.call("POST", "/v1/jobs/j/cancel", headers=mine))[0] == 202
+        assert (await door.call("DELETE", "/v1/responses/resp_x", headers=mine))[0] == 404
+        assert (await door.call("POST", "/v1/webhook_endpoints", json={}, headers=mine))[0] == 404
+        submitted, cancelled = door.publisher.landed
+        assert isinstance(submitted, JobSubmitted)
+        assert isinstance(cancelled, CancelRequested)
+        assert submitted.asked_by == cancelled.asked_by == ring.keys[0].id
+
+    with_door(story, keys_file=ring.path)
+    told = lines.of("changed")
+    assert [(one["action"], one["status"]) for one in told] == [
+        ("cancelJob", 202), ("deleteResponse", 404), ("createWebhookEndpoint", 404),
+    ]  # fmt: skip
+    assert {(one["key_id"], one["tenant"], one["address"]) for one in told} == {(ring.keys[0].id, "acme", "127.0.0.1")}
+    assert told[1]["response_id"] == "resp_x"
+
+
+def test_refused_keys_are_told_with_id_and_address_and_within_bounds(ring: Ring, lines: Lines) -> None:
+    good = ring.add("acme")["Authorization"]
+    expired = ring.add("acme", expires_at=CREATED)
+    wrong = {"Authorization": good[:-3] + "BBB"}
+
+    async def story(door: Door) -> None:
+        for _ in range(30):
+            for headers in (expired, wrong, {}, {"Authorization": "Bearer nonsense"}):
+                assert (await door.call("GET", "/v1/caller", headers=headers))[0] == 401
+        first = lines.of("authentication_refused")
+        assert {(one["key_id"], one["reason"]) for one in first} == {
+            (ring.keys[1].id, "expired"), (ring.keys[0].id, "wrong_secret"), ("", "no_key"),
+        }  # fmt: skip
+        assert len(first) == 3, "each once a minute"
+        assert {one["address"] for one in first} == {"127.0.0.1"}
+        for number in range(300):
+            unknown = {"Authorization": f"Bearer bsk_{number:012x}_{'a' * 43}"}
+            await door.call("GET", "/v1/caller", headers=unknown)
+
+    with_door(story, keys_file=ring.path)
+    seconds: dict[str, int] = {}
+    for line in lines.of("authentication_refused"):
+        seconds[line["ts"][:19]] = seconds.get(line["ts"][:19], 0) + 1
+    assert max(seconds.values()) <= 2 * REFUSED_PER_S_MAX
+    assert good.removeprefix("Bearer ") not in lines.out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "trusted", "expected"),
+    [
+        ("203.0.113.9", [], "", "203.0.113.9"),
+        ("203.0.113.9", ["10.0.0.1"], "", "203.0.113.9"),
+        ("203.0.113.9", ["10.0.0.1"], "10.0.0.0/8", "203.0.113.9"),
+        ("10.0.0.1", ["198.51.100.7"], "10.0.0.0/8", "198.51.100.7"),
+        ("10.0.0.1", ["1.1.1.1, 198.51.100.7"], "10.0.0.0/8", "198.51.100.7"),
+        ("10.0.0.1", ["1.1.1.1", "198.51.100.7, 10.0.0.2"], "10.0.0.0/8", "198.51.100.7"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.0/8", "10.0.0.3"),
+        ("10.0.0.1", ["198.51.100.7:4711"], "10.0.0.0/8", "198.51.100.7"),
+        ("10.0.0.1", ["[2001:db8::1]:4711"], "10.0.0.0/8", "2001:db8::1"),
+        ("::ffff:10.0.0.1", ["198.51.100.7"], "10.0.0.0/8", "198.51.100.7"),
+        ("10.0.0.1", ["nonsense"], "10.0.0.0/8", ""),
+        ("10.0.0.1", [", ".join(["10.0.0.2"] * 10_000)], "10.0.0.0/8", "10.0.0.2"),
+        (None, ["10.0.0.1"], "10.0.0.0/8", ""),
+    ],
+)
+def test_an_address_is_believed_as_far_as_trusted_proxies_reach(
+    peer: Any, said: list[str], trusted: str, expected: str
+) -> None:
+    assert client_address(peer, said, parse_networks([trusted] if trusted else [])) == expected
+
+
+def test_a_key_works_from_its_addresses_alone_and_so_do_its_tickets(ring: Ring) -> None:
+    office = ring.add("acme", addresses=(ip_network("198.51.100.0/24"),))
+    here = ring.add("acme", addresses=(ip_network("127.0.0.0/8"),))
+
+    async def story(door: Door) -> None:
+        at_office, elsewhere = {"X-Forwarded-For": "198.51.100.7"}, {"X-Forwarded-For": "198.51.101.7"}
+        for headers, expected in (
+            (office, 401),
+            ({**office, **elsewhere}, 401),
+            ({**office, **at_office}, 200),
+            (here, 200),
+        ):
+            assert (await door.call("GET", "/v1/caller", headers=headers))[0] == expected
+        body = {"path": "/v1/events"}
+        _, made, _ = await door.call("POST", "/v1/tickets", json=body, headers={**office, **at_office})
+        assert (await door.call("GET", f"/v1/events?ticket={made['ticket']}", headers=elsewhere))[0] in {401, 404}
+
+    with_door(story, keys_file=ring.path, trusted_proxies="127.0.0.1/32")
+
+    async def forged(door: Door) -> None:
+        headers = {**office, "X-Forwarded-For": "198.51.100.7"}
+        assert (await door.call("GET", "/v1/caller", headers=headers))[0] == 401, "nobody trusts this proxy"
+
+    with_door(forged, keys_file=ring.path)
+
+
+def test_a_key_is_warned_about_before_its_end_and_not_every_time(ring: Ring, lines: Lines) -> None:
+    ring.add("acme", expires_at=CREATED + timedelta(days=13))
+    ring.add("acme", expires_at=CREATED + timedelta(days=15))
+    ring.add("acme", expires_at=CREATED - timedelta(days=1))
+    ring.add("acme")
+    now_ms = NOW_MS
+    registry = CollectorRegistry()
+    keys = KeyRing(ring.path, "127.0.0.1", lambda: now_ms, registry)
+    for _ in range(3):
+        keys.warn_of_ends()
+    assert [line["key_id"] for line in lines.of("key_expires_soon")] == [ring.keys[0].id]
+    assert registry.get_sample_value("backstop_api_keys", {"state": "expiring"}) == 1
+    now_ms += 2 * 86_400_000
+    keys.warn_of_ends()
+    assert [line["key_id"] for line in lines.of("key_expires_soon")][1:] == [ring.keys[0].id, ring.keys[1].id]
+
+
+def test_a_rotated_key_and_its_successor_both_work_until_the_overlap_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, runner = tmp_path / "keys.json", CliRunner()
+    monkeypatch.setenv("BACKSTOP_KEYS_FILE", str(path))
+    given = ["create", "--tenant", "acme", "--scopes", "read", "--addresses", "10.0.0.0/8,::1/128", "--name", "n"]
+    assert runner.invoke(keys_command, given).exit_code == 0
+    (old,) = load_keys(path).keys
+    assert old.expires_at is not None
+    assert (old.expires_at - old.created_at).days == 365, "a key ends by itself"
+    done = runner.invoke(keys_command, ["rotate", old.id, "--overlap", "1h"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("bsk_")
+    ending, new = load_keys(path).keys
+    assert ending.expires_at is not None
+    assert ending.expires_at - new.created_at == timedelta(hours=1)
+    assert (new.tenant, new.scopes, new.name, new.addresses) == (old.tenant, old.scopes, old.name, old.addresses)
+    assert new.id != old.id
+    assert new.created_by
+    assert runner.invoke(keys_command, ["rotate", "ffffffffffff"]).exit_code == 1
+    assert runner.invoke(keys_command, ["revoke", old.id]).exit_code == 0
+    assert runner.invoke(keys_command, ["rotate", old.id]).exit_code == 1, "a key that has ended has no successor"
+    assert load_keys(path).keys[0].revoked_by
+    assert runner.invoke(keys_command, ["create", "--tenant", "a", "--addresses", "everywhere"]).exit_code == 2
+    assert runner.invoke(keys_command, ["create", "--tenant", "a", "--expires-in", "never"]).exit_code == 0
+    assert load_keys(path).keys[-1].expires_at is None
+
+
+def test_the_access_log_is_off_and_names_no_path_and_no_secret_where_it_is_on(ring: Ring, lines: Lines) -> None:
+    mine = ring.add("acme")
+
+    async def story(door: Door) -> None:
+        await door.call("GET", "/v1/responses/resp_of_mine?ticket=bst_secret", headers=mine)
+        await door.call("GET", "/nowhere/secret")
+
+    with_door(story, keys_file=ring.path)
+    assert lines.of("request") == []
+    with_door(story, keys_file=ring.path, access_log=True)
+    first, second = lines.of("request")
+    assert (first["method"], first["route"], first["status"]) == ("GET", "/v1/responses/{response_id}", 404)
+    assert (first["tenant"], first["key_id"], first["address"]) == ("acme", ring.keys[0].id, "127.0.0.1")
+    assert second["route"] == "unmatched"
+    assert "secret" not in lines.out.getvalue()
+    assert "resp_of_mine" not in lines.out.getvalue()
+
+
+def test_a_tenant_with_a_rate_hears_what_is_left_of_it(ring: Ring) -> None:
+    limited, free = ring.add("acme"), ring.add("globex")
+    ring.tenants["acme"] = TenantLimits(requests_per_s=0.5, requests_burst=2)
+    ring.save()
+
+    async def story(door: Door) -> None:
+        said = [(await door.call("GET", "/v1/caller", headers=limited))[2] for _ in range(3)]
+        assert [one.status for one in said] == [200, 200, 429]
+        assert [one.headers["RateLimit"] for one in said] == [
+            '"tenant";r=1;t=2',
+            '"tenant";r=0;t=4',
+            '"tenant";r=0;t=2',
+        ]
+        assert {one.headers["RateLimit-Policy"] for one in said} == {'"tenant";q=2;w=4'}
+        assert "RateLimit" not in (await door.call("GET", "/v1/caller", headers=free))[2].headers
+
+    with_door(story, keys_file=ring.path)
