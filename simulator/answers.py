@@ -15,7 +15,9 @@ EDGE_PAGE: Final = (
     b"<body><h1>Sorry, you have been blocked</h1><p>Ray ID: 8f2a</p></body></html>"
 )
 _GATEWAY_PAGE: Final = b"<html><head><title>%b</title></head><body><center><h1>%b</h1></center></body></html>"
-_NAMES: Final = {502: b"502 Bad Gateway", 504: b"504 Gateway Time-out"}
+_NAMES: Final = {
+    409: b"409 Conflict", 502: b"502 Bad Gateway", 503: b"503 Service Temporarily Unavailable", 504: b"504 Gateway Time-out",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ def html(status: int, page: bytes = EDGE_PAGE, headers: Mapping[str, str] | None
     return Answer(status, page, HTML, headers or {})
 
 
+def gateway(status: int) -> Answer:
+    """A page of a gateway that lost its server on the way: nobody knows what the server has done."""
+    return html(status, _GATEWAY_PAGE % (_NAMES[status], _NAMES[status]))
+
+
 def failure(status: int) -> Answer:
     """A 408, 409 or 5xx that does not say whether anything was done."""
     match status:
@@ -82,7 +89,7 @@ def failure(status: int) -> Answer:
         case 409:
             return error(409, "The request conflicted with another one. Please try again.", "conflict_error")
         case 502 | 504:
-            return html(status, _GATEWAY_PAGE % (_NAMES[status], _NAMES[status]))
+            return gateway(status)
         case 503:
             return error(503, "The service is temporarily unavailable. Please try again later.", "server_error")
         case _:

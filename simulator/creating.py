@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import replace
 from typing import Final, Literal
 
-from simulator.answers import Answer, bad_request, error, failure, html, ok, wrong_key
+from simulator.answers import Answer, bad_request, error, failure, gateway, html, ok, wrong_key
 from simulator.calls import Call, redirect, strike
 from simulator.catalogue import Fault
 from simulator.core import Simulator
@@ -48,7 +48,9 @@ async def create(simulator: Simulator, call: Call) -> Answer:
     answer = _with_limits(simulator, request, await _reply(simulator, call, stored, fault))
     if fault is None or not fault.what.startswith("accept_"):
         return answer
-    spoilt = spoil(answer, fault.what.removeprefix("accept_"), fault.number(simulator.profile.slow_real_s))
+    kind = fault.what.removeprefix("accept_")
+    slow_real_s = fault.number(simulator.profile.slow_real_s)
+    spoilt = gateway(int(kind)) if kind in _BY_A_GATEWAY else spoil(answer, kind, slow_real_s)
     if not spoilt.wait_real_s and fault.what != "accept_202":
         call.streams_from = None
     return spoilt
@@ -238,6 +240,8 @@ def _as_told(simulator: Simulator, request: CreateRequest, reply: Reply) -> Answ
     )
 
 
+_BY_A_GATEWAY: Final = frozenset({"409", "503"})
+"""With the API's own error object these refuse: what has accepted does not say so."""
 _ACCEPTED: Final = ("accept_", "terminal", "first_event_failed", "held")
 _LOCKS: Final = {
     "locked": parse_reply("conversation_locked"),

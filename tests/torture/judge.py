@@ -121,7 +121,12 @@ def _audit(verdict: Verdict, audit: Report) -> None:
 
 
 def _hooks(verdict: Verdict, evidence: Evidence) -> None:
-    delivered = {str(line["webhook_id"]) for line in evidence.deliveries if _is_2xx(line) and line["authentic"]}
+    # Events of other kinds are answered, counted and dropped.
+    delivered = {
+        str(line["webhook_id"])
+        for line in evidence.deliveries
+        if _is_2xx(line) and line["authentic"] and str(line.get("type", "response.")).startswith("response.")
+    }
     lost = sorted(hook for hook in delivered if hook not in evidence.hooks)
     verdict.add("I7", "webhooks answered 2xx and in no log", lost)
     forged = [line for line in evidence.deliveries if not line["authentic"]]
