@@ -60,14 +60,14 @@ def list_rows(conn: Connection, wanted: JobFilter) -> JobRows:
         if wanted.tag is not None
         else []
     )
-    statuses: list[list[Condition]] = [[("status = ?", status)] for status in dict.fromkeys(wanted.statuses)]
+    statuses = tuple(dict.fromkeys(wanted.statuses))  # a caller may name one twice
     if session or not statuses:
         led, tested = (session, model) if session else (model, [])
         marks = ", ".join("?" * len(statuses))
-        any_status = [(f"status IN ({marks})", tuple(wanted.statuses))] if statuses else []
+        any_status = [(f"status IN ({marks})", statuses)] if statuses else []
         runs = [_run(conn, wanted, led, [*tested, *any_status, *tag])]
     else:
-        runs = [_run(conn, wanted, status, [*model, *tag]) for status in statuses]
+        runs = [_run(conn, wanted, [("status = ?", status)], [*model, *tag]) for status in statuses]
     # A run that was left early knows nothing of what is older than where it was left.
     left_at = max((left for _, left in runs if left is not None), default=None)
     found = sorted((row for rows, _ in runs for row in rows), key=_place, reverse=True)

@@ -54,7 +54,11 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FILTERS = [
     {"statuses": statuses, "model": model, "session_id": session, "tag": tag, "since_ms": since}
     for statuses, model, session, tag, since in product(
-        ((), ("failed",), STATUSES), (None, "rare", "none"), (None, "s"), (None, "x"), (None, 5)
+        ((), ("failed",), ("failed", "queued", "failed"), STATUSES),
+        (None, "rare", "none"),
+        (None, "s"),
+        (None, "x"),
+        (None, 5),
     )
 ]
 
