@@ -8,7 +8,7 @@ from typing import Any
 from readmodel.store import row_from
 from schemas.codec import PoisonError, decode, encode
 from schemas.results import JobResult
-from streams.fold import job
+from streams.fold import job, response
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import encode_row
 from streams.scheduler.due import Due
@@ -219,6 +219,9 @@ class Checks:
                 if record.offset >= end or not record.message_id:
                     continue
                 told = {f"{record.message_id}/observed", f"{record.message_id}/failed"} & facts
+                state = self._responses.states.get(record.key or b"")
+                if record.message_id.endswith("/cancel") and isinstance(state, response.Running | response.Ended):
+                    continue  # It may have expired: the timer of its row asks again, or there is nothing left to cancel.
                 if not told and told_ms.get(record.key, -1) < record.timestamp_ms - SKEW_MS:
                     self._fail("skipped", f"look {record.message_id} is committed, and brought no fact")
                     return

@@ -288,6 +288,8 @@ class Client:
         await life.point("create.answer")
         if fault == "accepted_unknown_status":
             return Answer(200, {}, self._provider.shown(response, status="pondering"))
+        if fault in ("accepted_409", "accepted_503"):  # With an error object of its own it would say that it has not.
+            return Answer(int(fault.removeprefix("accepted_")), {}, NOT_JSON)
         return HEARD.get(fault.removeprefix("accepted_")) or Answer(200, {}, self._provider.shown(response))
 
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:

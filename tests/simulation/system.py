@@ -60,7 +60,7 @@ class System:
             timeout_ms=40_000, retries_max=random.choice((0, 1, 2)), rejections_max=random.choice((2, 8)),
             backoff_base_ms=200, backoff_max_ms=5_000, command_valid_ms=random.choice((1_500, 6_000)),
             create_timeout_ms=3_000, adoption_grace_ms=random.choice((500, 6_000)),
-            missing_grace_ms=random.choice((1_000, 6_000)), forget_after_ms=600_000,
+            missing_grace_ms=random.choice((1_000, 6_000)), missing_patience_ms=3_000, forget_after_ms=600_000,
         )  # fmt: skip
         self.workers: dict[str, Worker] = {}
         self._stores: dict[str, LocalStores] = {}
