@@ -236,7 +236,10 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
         )  # fmt: skip
 
     cli = (sys.executable, "-m", "cli")
-    yield child("simulator", "simulator", _simulator(rig), places.simulator, "/sim/health")
+    yield child(
+        "simulator", "simulator", _simulator(rig), places.simulator, "/sim/health",
+        SIMULATOR_API_KEYS=places.api_key, SIMULATOR_WEBHOOK_SECRETS=places.webhook_secret,
+    )  # fmt: skip
     yield child("serve", "serve", (*cli, "serve"), places.serve, "/readyz", BACKSTOP_PORT=str(places.serve))
     for name, port in places.health.items():
         if name.startswith("worker"):
