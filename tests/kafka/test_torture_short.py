@@ -42,7 +42,8 @@ def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(
     hit = [name for name, kills in report["kills"]["by_failpoint"].items() if kills]
     record_property("failpoints never met", sorted(set(FAILPOINTS) - set(hit)))
     assert hit, where
-    assert report["stops"]["at"].get("worker", 0) >= 1
+    # Frozen from outside, or at a failpoint of its own: which of the two comes first is the machine's, too.
+    assert sum(report["stops"]["at"].values()) >= 1, where
     assert report["faults"]["broker_killed"] == 1
 
 
