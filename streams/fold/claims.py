@@ -1,6 +1,6 @@
 """What the job fold tells the response fold of a response, and what an answer that holds the end is to a job. Pure."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy
 from schemas.responses import LAST_LOOK_LEAD_MS, ResponseClaimed
@@ -24,27 +24,31 @@ def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -
     """The response is an attempt of that job; `released`: nobody waits for its end."""
     policy = spec.policy
     return _claimed(
-        event, max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS), policy.missing_grace_ms, policy.forget_after_ms
-    ).model_copy(
-        update={
-            "missing_patience_ms": policy.missing_patience_ms,
-            "stuck_after_ms": policy.stuck_after_ms,
-            "stuck_factor": policy.stuck_factor,
-            "include": spec.include or None,
-            "released": True if released else None,
-        }
+        event,
+        last_look_at_ms=max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS),
+        missing_grace_ms=policy.missing_grace_ms,
+        missing_patience_ms=policy.missing_patience_ms,
+        stuck_after_ms=policy.stuck_after_ms,
+        stuck_factor=policy.stuck_factor,
+        include=spec.include or None,
+        forget_after_ms=policy.forget_after_ms,
+        released=True if released else None,
     )
 
 
 def claim_of_latecomer(event: AttemptAccepted, forget_after_ms: int) -> ResponseClaimed:
     """A response that turned up after its job's end."""
-    claim = _claimed(event, event.look_at_ms, LATE_MISSING_GRACE_MS, forget_after_ms)
-    return claim.model_copy(update={"released": True})
+    return _claimed(
+        event,
+        last_look_at_ms=event.look_at_ms,
+        missing_grace_ms=LATE_MISSING_GRACE_MS,
+        forget_after_ms=forget_after_ms,
+        released=True,
+    )
 
 
-def _claimed(
-    event: AttemptAccepted, last_look_at_ms: int, missing_grace_ms: int, forget_after_ms: int
-) -> ResponseClaimed:
+def _claimed(event: AttemptAccepted, **terms: Any) -> ResponseClaimed:
+    """`terms` say how long it is watched, and how."""
     return ResponseClaimed(
         id=f"{event.response_id}/claimed",
         at_ms=event.at_ms,
@@ -53,10 +57,8 @@ def _claimed(
         attempt=event.attempt,
         tenant=event.tenant,
         look_at_ms=event.look_at_ms,
-        last_look_at_ms=last_look_at_ms,
-        missing_grace_ms=missing_grace_ms,
-        forget_after_ms=forget_after_ms,
         stream=event.stream,
+        **terms,
     )
 
 
