@@ -12,8 +12,9 @@ from cli.demo_check import Acknowledged, Create, Evidence, Hook, Result
 from cli.driver import Driver
 from cli.http import ApiError, ask
 from cli.system import System
+from schemas.statuses import END_RESPONSE_STATUSES
 
-ENDS = frozenset({"completed", "failed", "incomplete", "cancelled"})
+ENDS = frozenset(END_RESPONSE_STATUSES)
 ROWS_CONCURRENCY = 16
 ROWS_WITHIN_S = 15.0
 ASK_AGAIN_S = 0.25

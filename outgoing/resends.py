@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from runtime.deliveries import EVENT_OF, asked
+from runtime.deliveries import asked, event_of
 from runtime.errors import BrokerUnavailableError
 from runtime.kafka_client import client_options
 from runtime.kafka_running import started, stopped
@@ -38,7 +38,7 @@ def asked_of(results: list[JobResult], ask: ResendAsked, endpoint: Endpoint) -> 
         asked(result, ask.endpoint_id, ask.until_ms)
         for result in results
         if result.tenant == ask.tenant
-        and EVENT_OF[result.outcome] in endpoint.saved.event_types
+        and event_of(result.outcome) in endpoint.saved.event_types
         and ask.since_ms <= result.timings.finished_at_ms <= ask.until_ms
     ]
 

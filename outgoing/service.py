@@ -17,7 +17,7 @@ from outgoing.turns import Turns
 from runtime.acknowledged import publish, until_acknowledged
 from runtime.clock import NowMs, monotonic_s
 from runtime.dead_letters import dead_letter
-from runtime.deliveries import EVENT_OF, planned
+from runtime.deliveries import event_of, planned
 from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
@@ -194,7 +194,7 @@ class Service:
             except PoisonError as error:
                 poisons.append(self._set_aside(record, error))
                 continue
-            wanting = self._endpoints.book.wanting(result.tenant, EVENT_OF[result.outcome], result.at_ms)
+            wanting = self._endpoints.book.wanting(result.tenant, event_of(result.outcome), result.at_ms)
             facts += [planned(result, endpoint.id, result.at_ms) for endpoint in wanting]
         return facts, poisons
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from readmodel.rows import JobStatus
 from schemas.base import FoundBy, Usage
-from schemas.results import AttemptBrief, JobOutcome, Reason, Timings
+from schemas.results import AttemptBrief, Reason, Timings
+from schemas.statuses import JobOutcome, JobStatus
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 

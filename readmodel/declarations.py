@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from readmodel.answers import JobEvent, JobPage, JobWithResult, SessionPage, TimelineView
 from readmodel.lists import Cursor
-from readmodel.rows import JobStatus
 from runtime.routes import EVENT_STREAM, WHOLE, Answer, Header, Query, Route
 from schemas.base import JobId
 from schemas.requests import SessionId
+from schemas.statuses import JobStatus
 
 WAIT_S_MAX: Final = 30
 LIMIT_MAX: Final = 200

@@ -51,10 +51,11 @@ class EndedJob:
 
 
 class FoundView(TypedDict):
-    """Ends by how they were found; `missed`: no webhook had come when a look found them."""
+    """Ends by how they were found; `missed`: no webhook had come when a look found them. `create`: the create's own answer was the end."""
 
     webhook: int
     look: int
+    create: int
     missed: int
 
 
@@ -178,5 +179,8 @@ def _model(name: str, jobs: Sequence[EndedJob]) -> ModelView:
 
 
 def _found(jobs: Sequence[EndedJob]) -> FoundView:
-    by_webhook = sum(job.found_by == "webhook" for job in jobs)
-    return {"webhook": by_webhook, "look": len(jobs) - by_webhook, "missed": sum(job.missed_webhook for job in jobs)}
+    found = Counter(job.found_by for job in jobs)
+    return {
+        "webhook": found["webhook"], "look": found["look"], "create": found["create"],
+        "missed": sum(job.missed_webhook for job in jobs),
+    }  # fmt: skip

@@ -11,7 +11,7 @@ import re
 import orjson
 
 from readmodel.rows import LetterRow, Position
-from schemas.base import DEFAULT_TENANT
+from schemas.base import DEFAULT_TENANT, TENANT_ID_PATTERN
 from schemas.dead_letters import DeadLetter
 from schemas.text import printable
 
@@ -23,7 +23,7 @@ KEY_CHARS_MAX = 200
 OWN_TOPICS = frozenset({"jobs", "responses", "submissions", "lookups", "results"})
 """Written by processes of Backstop alone: their word for a tenant is believed."""
 
-_TENANT = re.compile(r"[a-z0-9_\-]{1,64}")
+_TENANT = re.compile(TENANT_ID_PATTERN)
 _REQUESTS = "requests"
 
 

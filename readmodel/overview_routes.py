@@ -7,9 +7,9 @@ from typing_extensions import TypedDict
 
 from readmodel.declarations import AWAY, LIMIT, LIMIT_MAX, SINCE_MS_MAX, PageMark
 from readmodel.figures import StatsView
-from readmodel.rows import OpenStatus
 from runtime.routes import WHOLE, Answer, Query, Route
 from schemas.dead_letters import DeadReason, Resolution
+from schemas.statuses import OpenJobStatus
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
@@ -43,7 +43,7 @@ class AttentionView(TypedDict):
     span_ms: int
     """How far back it looked, for what has a time."""
     findings: list[FindingView]
-    open: dict[OpenStatus, int]
+    open: dict[OpenJobStatus, int]
     """Open jobs by status."""
 
 

@@ -6,7 +6,7 @@ The state of a job is computed by the product's own fold; what is added here is 
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from readmodel.rows import HeldResult, JobRow, JobStatus, Position
+from readmodel.rows import HeldResult, JobRow, Position
 from schemas.codec import decode
 from schemas.jobs import (
     AttemptAccepted,
@@ -20,6 +20,7 @@ from schemas.jobs import (
     JobTimerFired,
 )
 from schemas.results import RESULT, JobResult
+from schemas.statuses import JobStatus
 from streams.fold.job import Absent, JobState, due_ms, status, step
 from streams.fold.rows import decode_job_state, encode_job_state
 from streams.fold.step import Ignored

@@ -7,8 +7,9 @@ from typing import Any
 
 from readmodel.database import Connection
 from readmodel.figures import EndedJob
-from readmodel.rows import STATUSES, TERMINAL, Change, JobRow, KnownJob, LetterRow, Position, TimelineEntry
+from readmodel.rows import Change, JobRow, KnownJob, LetterRow, Position, TimelineEntry
 from readmodel.store import JOB_COLUMNS, LETTER_COLUMNS, letter_from, row_from
+from schemas.statuses import OPEN_JOB_STATUSES
 
 TIMELINE_ENTRIES_MAX = 2_000
 """Of one answer. An honest job has tens."""
@@ -24,7 +25,6 @@ _DIGESTED = (
 )
 _DIGEST_PAGE = 1_000
 
-OPEN_STATUSES = tuple(sorted(STATUSES - TERMINAL))
 IDS_MAX = 500
 """Parameters of one statement: far below what either database takes."""
 
@@ -76,10 +76,10 @@ def find_owner(conn: Connection, response_id: str) -> tuple[str, str] | None:
 
 def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[str]) -> TenantLoad:
     """What is open, what ended since then, and which of `job_ids` there are."""
-    marks = ", ".join("?" * len(OPEN_STATUSES))
+    marks = ", ".join("?" * len(OPEN_JOB_STATUSES))
     ((open_jobs,),) = conn.rows(
         f"SELECT COUNT(*) FROM jobs WHERE tenant = ? AND status IN ({marks})",  # noqa: S608 - our own marks
-        (tenant, *OPEN_STATUSES),
+        (tenant, *OPEN_JOB_STATUSES),
     )
     ((tokens,),) = conn.rows(
         "SELECT COALESCE(SUM(COALESCE(input_tokens, 0) + COALESCE(output_tokens, 0)), 0) FROM jobs "

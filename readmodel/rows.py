@@ -7,16 +7,10 @@ is on the timeline only.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from schemas.results import JobOutcome
+from schemas.statuses import JOB_OUTCOMES, JobStatus
 
-OpenStatus = Literal["submitting", "running", "unknown", "backing_off", "finishing"]
-JobStatus = Literal[OpenStatus, JobOutcome]
-"""What people see. `finishing`: the fold has ended the job, and its record on `results` has not been read yet."""
-
-TERMINAL: frozenset[str] = frozenset(get_args(JobOutcome))
-STATUSES: frozenset[str] = frozenset(get_args(OpenStatus)) | TERMINAL
+TERMINAL: frozenset[str] = frozenset(JOB_OUTCOMES)
 
 
 @dataclass(frozen=True, slots=True)

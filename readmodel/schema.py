@@ -1,8 +1,22 @@
-"""The tables. A change of these is a new `SCHEMA_VERSION`, and a migration is a rebuild: the logs hold all that is needed."""
+"""The tables. A change of these is a new `SCHEMA_VERSION`, and a migration is a rebuild: the logs hold all that is needed.
 
+Statuses are written from `schemas.statuses`, so a new one changes the tables; a test compares them with what the version had.
+"""
+
+from collections.abc import Iterable
 from typing import Literal
 
-SCHEMA_VERSION = 3
+from schemas.statuses import JOB_OUTCOMES, JOB_STATUSES, OPEN_JOB_STATUSES
+
+SCHEMA_VERSION = 4
+
+
+def texts(values: Iterable[str]) -> str:
+    """Names of ours as a list of SQL literals."""
+    names = tuple(values)
+    assert all(name.isidentifier() for name in names), names
+    return ", ".join(f"'{name}'" for name in names)
+
 
 Dialect = Literal["sqlite", "postgres"]
 
@@ -19,7 +33,8 @@ _TABLES = (
         PRIMARY KEY (topic, part)
     )""",
     """CREATE TABLE jobs (
-        job_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, status TEXT NOT NULL, version {BIG} NOT NULL,
+        job_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, version {BIG} NOT NULL,
+        status TEXT NOT NULL CHECK (status IN ({STATUSES})),
         fold_state {BYTES} NOT NULL, submitted_at_ms {BIG} NOT NULL, updated_at_ms {BIG} NOT NULL,
         topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL,
         model TEXT, session_id TEXT, tags TEXT NOT NULL, deadline_at_ms {BIG}, next_action_at_ms {BIG},
@@ -38,7 +53,7 @@ _TABLES = (
         input_tokens, output_tokens
     ) WHERE finished_at_ms IS NOT NULL""",
     """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
-        WHERE status IN ('submitting', 'running', 'unknown', 'backing_off', 'finishing')""",
+        WHERE status IN ({OPEN})""",
     """CREATE TABLE job_tags (tag TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (tag, job_id)) {CLUSTERED}""",
     """CREATE TABLE held_results (
         job_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, record {BYTES} NOT NULL,
@@ -74,13 +89,13 @@ _GUARDS: dict[Dialect, tuple[str, ...]] = {
         """CREATE TRIGGER jobs_go_forward BEFORE UPDATE ON jobs WHEN NEW.version <= OLD.version
             BEGIN SELECT RAISE(ABORT, 'jobs_go_forward: a version would fall'); END""",
         """CREATE TRIGGER jobs_end_once BEFORE UPDATE ON jobs
-            WHEN OLD.status IN ('completed', 'failed', 'incomplete', 'cancelled', 'expired', 'rejected')
+            WHEN OLD.status IN ({ENDS})
             BEGIN SELECT RAISE(ABORT, 'jobs_end_once: a terminal row is final'); END""",
     ),
     "postgres": (
         """CREATE FUNCTION guard_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
-                IF OLD.status IN ('completed', 'failed', 'incomplete', 'cancelled', 'expired', 'rejected') THEN
+                IF OLD.status IN ({ENDS}) THEN
                     RAISE EXCEPTION 'jobs_end_once: a terminal row is final';
                 END IF;
                 IF NEW.version <= OLD.version THEN
@@ -96,10 +111,17 @@ _GUARDS: dict[Dialect, tuple[str, ...]] = {
 def statements(dialect: Dialect) -> tuple[str, ...]:
     """What makes an empty read model, in order."""
     types = _TYPES[dialect]
-    return (*(_typed(table, types) for table in _TABLES), *_GUARDS[dialect])
+    return (*(_typed(table, types) for table in _TABLES), *(_named(guard) for guard in _GUARDS[dialect]))
+
+
+def _named(statement: str) -> str:
+    for name, members in (("STATUSES", JOB_STATUSES), ("OPEN", OPEN_JOB_STATUSES), ("ENDS", JOB_OUTCOMES)):
+        statement = statement.replace(f"{{{name}}}", texts(members))
+    return statement
 
 
 def _typed(table: str, types: dict[str, str]) -> str:
+    table = _named(table)
     for name, written in types.items():
         table = table.replace(f"{{{name}}}", written)
     # SQLite compares text by its bytes. So must PostgreSQL, whatever its locale: pages and digests are in that order.

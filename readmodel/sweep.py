@@ -6,24 +6,26 @@ It shares no code with the scheduler, so that one mistake cannot hide behind its
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.metrics import ProjectionMetrics
-from readmodel.rows import OpenStatus
+from readmodel.schema import texts
 from readmodel.store import trim, trim_letters
 from runtime.clock import NowMs
 from runtime.logs import get_logger
 from runtime.pausing import pause
+from schemas.statuses import OPEN_JOB_STATUSES, OpenJobStatus, due_in_fold
 from streams.policy.lanes import TOLD_WAIT_MS_MAX
 
 NAMED_MAX = 20
 """Job ids that one finding names; the rest are counted."""
 
-_IS_OPEN = "status IN ('submitting', 'running', 'unknown', 'backing_off')"
+_OPEN = texts(OPEN_JOB_STATUSES)
+_DUE_IN_FOLD = texts(status for status in OPEN_JOB_STATUSES if due_in_fold(status))
 _LANE_STANDS = (
-    "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "
-    "WHERE other.status IN ('submitting', 'running', 'unknown', 'backing_off') AND other.updated_at_ms >= ?)"
+    "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "  # noqa: S608 - our own words
+    f"WHERE other.status IN ({_DUE_IN_FOLD}) AND other.updated_at_ms >= ?)"
 )
 """A job that backs off may wait past its time while its lane is closed; but then a probe moves one of the lane, at the latest after what
 a provider may tell a lane to wait for."""
@@ -49,8 +51,8 @@ class Findings:
     """Ended longer ago than the bound, without a record on `results`."""
     results_held: Finding
     """A record on `results` for longer than the bound, without its job's end on `jobs`."""
-    open_by_status: dict[OpenStatus, int]
-    oldest_submitted_at_ms: dict[OpenStatus, int]
+    open_by_status: dict[OpenJobStatus, int]
+    oldest_submitted_at_ms: dict[OpenJobStatus, int]
 
     @property
     def clean(self) -> bool:
@@ -70,8 +72,7 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
     moved_ms = before_ms - TOLD_WAIT_MS_MAX
     whose, params = ("", ()) if tenant is None else (" AND tenant = ?", (tenant,))
     counts = conn.rows(
-        "SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN "  # noqa: S608 - our own words
-        f"('submitting', 'running', 'unknown', 'backing_off', 'finishing'){whose} GROUP BY status",
+        f"SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN ({_OPEN}){whose} GROUP BY status",  # noqa: S608 - our own words
         params,
     )
 
@@ -80,10 +81,10 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
 
     return Findings(
         without_next_action=jobs(
-            f"{_IS_OPEN} AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) AND (status <> 'backing_off' OR {_LANE_STANDS})",
+            f"status IN ({_DUE_IN_FOLD}) AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) AND (status <> 'backing_off' OR {_LANE_STANDS})",
             moved_ms,
         ),
-        overdue=jobs(f"{_IS_OPEN} AND deadline_at_ms < ?"),
+        overdue=jobs(f"status IN ({_DUE_IN_FOLD}) AND deadline_at_ms < ?"),
         finishing_too_long=jobs("status = 'finishing' AND updated_at_ms < ?"),
         results_held=_find(conn, "held_results", "at_ms < ?", (before_ms,)) if tenant is None else Finding(0),
         open_by_status={status: count for status, count, _ in counts},
@@ -149,7 +150,7 @@ class Sweeper:
         metrics.overdue.set(found.overdue.count)
         metrics.finishing_too_long.set(found.finishing_too_long.count)
         metrics.results_held.set(found.results_held.count)
-        for status in get_args(OpenStatus):
+        for status in OPEN_JOB_STATUSES:
             oldest_ms = found.oldest_submitted_at_ms.get(status, now_ms)
             metrics.open.labels(status).set(found.open_by_status.get(status, 0))
             metrics.oldest_age.labels(status).set(max(0, now_ms - oldest_ms) / 1000)

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, assert_never
 
 import orjson
 
 from readmodel.database import Connection
+from schemas.base import Cause
 from streams.policy.causes import CAUSE_OF_CODE
 
 ROWS_MAX: Final = 1_000
@@ -50,15 +51,27 @@ def waiting(conn: Connection, tenant: str) -> dict[Kind, Waiting]:
 
 def _told(state: dict[str, Any]) -> tuple[Kind, str] | None:
     why: dict[str, Any] = state.get("why") or {}
-    code, cause = str(why.get("code", "")), state.get("cause")
+    code = str(why.get("code", ""))
+    cause: Cause | None = state.get("cause")
     because = f"{code}: {why.get('message') or ''}".removesuffix(": ")[:BECAUSE_CHARS_MAX]
-    if cause == "held":
-        cause = "account" if CAUSE_OF_CODE.get(code) == "account" or code in _OF_THE_ACCOUNT else "overloaded"
-    if cause == "account":
-        return "provider_refuses", because
-    if cause in ("overloaded", "faulty", "unsent", "limited"):
-        return "provider_unavailable", because
-    return None
+    kind = None if cause is None else _kind(cause, code)
+    return None if kind is None else (kind, because)
+
+
+def _kind(cause: Cause, code: str) -> Kind | None:
+    """None: the job waits for a reason of its own."""
+    match cause:
+        case "account":
+            return "provider_refuses"
+        case "held":
+            of_account = CAUSE_OF_CODE.get(code) == "account" or code in _OF_THE_ACCOUNT
+            return "provider_refuses" if of_account else "provider_unavailable"
+        case "overloaded" | "faulty" | "unsent" | "limited":
+            return "provider_unavailable"
+        case "later" | "odd" | "never":
+            return None
+        case _:
+            assert_never(cause)
 
 
 def _waiting(job_ids: list[str], reasons: Counter[str]) -> Waiting:

@@ -4,13 +4,13 @@ from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from schemas.statuses import END_RESPONSE_STATUSES
+
 WebhookResult = Literal[
     "accepted", "repeated", "bad_signature", "stale", "too_large", "malformed", "unknown_type", "unavailable"
 ]  # fmt: skip
 
-KNOWN_EVENT_TYPES: Final = frozenset(
-    {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
-)
+KNOWN_EVENT_TYPES: Final = frozenset(f"response.{status}" for status in END_RESPONSE_STATUSES)
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 

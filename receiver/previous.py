@@ -18,6 +18,7 @@ from runtime.errors import BlobMissingError
 from schemas.base import DEFAULT_TENANT
 from schemas.project_names import PREVIOUS
 from schemas.requests import Submit
+from schemas.statuses import has_answer
 
 Accepted = Callable[[str, str], AcceptedJob | None]
 """By job id and tenant."""
@@ -97,7 +98,7 @@ class PreviousResponses:
             raise _not_own(f"#/{FIELD}")
         if seen is None or seen.result is None:
             raise _refused(f"#/{FIELD}", f"The response {given} has not ended yet; wait for its end.")
-        if seen.result.outcome not in {"completed", "incomplete"} or seen.result.response is None:
+        if not has_answer(seen.result.outcome) or seen.result.response is None:
             raise _refused(
                 f"#/{FIELD}", f"The response {given} ended as {seen.result.outcome}: nothing follows from it."
             )

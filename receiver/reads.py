@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from receiver.quotas import Load
 from receiver.submissions import KnownJob
 from runtime.errors import BackstopError
-from schemas.results import JobOutcome, JobResult
+from schemas.results import JobResult
+from schemas.statuses import JobStatus
 
 
 class ReadsAwayError(BackstopError):
@@ -18,7 +19,7 @@ class ReadsAwayError(BackstopError):
 class SeenJob:
     """A job of the tenant that asked, as the read model has it."""
 
-    status: Literal["submitting", "running", "unknown", "backing_off", "finishing"] | JobOutcome
+    status: JobStatus
     model: str | None
     submitted_at_ms: int
     request_sha256: str | None

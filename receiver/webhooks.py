@@ -26,6 +26,7 @@ from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.routes import Answer, Header, Route
+from schemas.base import RESPONSE_ID_PATTERN
 from schemas.codec import sha256_hex
 from schemas.dead_letters import DeadLetter, DeadReason
 from schemas.responses import WebhookReceived
@@ -46,7 +47,7 @@ RECEIVE: Final = Route(
     problems={503: ("log_unavailable",)},
 )  # fmt: skip
 
-_RESPONSE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,200}")
+_RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
 _SECONDS_MAX = 100_000_000_000
 

@@ -1,25 +1,31 @@
 """What a result becomes for an endpoint: the delivery, its ids, and the event that is sent. Pure; ids are derived, never drawn."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Final
+from typing import Final, assert_never
 
 from runtime.door import own_job_id
 from schemas.deliveries import Delivery, DeliveryAsked, DeliveryPlanned
-from schemas.results import JobOutcome, JobResult
+from schemas.results import JobResult
+from schemas.statuses import JobOutcome, end_response_status
 from schemas.webhook_endpoints import EventType
 
-EVENT_OF: Final[Mapping[JobOutcome, EventType]] = {
-    "completed": "response.completed",
-    "failed": "response.failed",
-    "incomplete": "response.incomplete",
-    "cancelled": "response.cancelled",
-    # As `/v1/responses` shows them: ends that the API does not have.
-    "expired": "response.failed",
-    "rejected": "response.failed",
-}
-
 ID_HEX: Final = 32
+
+
+def event_of(outcome: JobOutcome) -> EventType:
+    """The event that tells of a job's end, as `/v1/responses` shows the end."""
+    status = end_response_status(outcome)
+    match status:
+        case "completed":
+            return "response.completed"
+        case "failed":
+            return "response.failed"
+        case "incomplete":
+            return "response.incomplete"
+        case "cancelled":
+            return "response.cancelled"
+        case _:
+            assert_never(status)
 
 
 def delivery_of(result: JobResult, endpoint_id: str) -> Delivery:
@@ -27,7 +33,7 @@ def delivery_of(result: JobResult, endpoint_id: str) -> Delivery:
         endpoint_id=endpoint_id,
         tenant=result.tenant,
         job_id=result.job_id,
-        event_type=EVENT_OF[result.outcome],
+        event_type=event_of(result.outcome),
         response_id=own_job_id(result.tenant, result.job_id),
         created_at_s=result.timings.finished_at_ms // 1000,
     )

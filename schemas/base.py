@@ -14,7 +14,8 @@ SCHEMA_VERSION = 1
 ID_CHARS_MAX = 2_048
 """Of a message's id: it may hold a response id and what was done about it."""
 
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
+JOB_ID_PATTERN = r"^[A-Za-z0-9_.:\-]{1,128}$"
+JobId = Annotated[str, StringConstraints(pattern=JOB_ID_PATTERN)]
 """Chosen by the caller or derived at the door; also the record key on every job-keyed topic."""
 
 RESPONSE_ID_CHARS_MAX = 1_024
@@ -23,7 +24,8 @@ ResponseId = Annotated[str, StringConstraints(pattern=RESPONSE_ID_PATTERN)]
 """The provider's id, opaque to us. Gateways encode their routing into it (LiteLLM's have 453 characters and end in `==`): the
 pattern only keeps it printable and bounded."""
 
-TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,64}$")]
+TENANT_ID_PATTERN = r"^[a-z0-9_\-]{1,64}$"
+TenantId = Annotated[str, StringConstraints(pattern=TENANT_ID_PATTERN)]
 
 KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
 """Of an API key: it names the key and proves nothing."""

@@ -1,6 +1,7 @@
 """Bytes to message and back: the only parser of what is on our topics."""
 
 import hashlib
+import re
 from typing import Any, TypeVar
 
 import orjson
@@ -13,6 +14,7 @@ from schemas.unreadable import Unreadable
 
 M = TypeVar("M")
 DETAIL_CHARS_MAX = 500
+_NAME = re.compile(r"[a-z][a-z0-9_.]{0,39}")
 
 DEPTH_MAX = 128
 """Objects and lists within each other. What is deeper would parse here (orjson reads 1024 levels) and then could not be read
@@ -67,10 +69,22 @@ def decode_object(adapter: TypeAdapter[M], raw: dict[str, Any]) -> M:
     try:
         return adapter.validate_python(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "record"
-        kind: DeadReason = "unknown_type" if first["type"].startswith("union_tag") else "invalid"
-        raise PoisonError(kind, f"{where}: {sentence(first)}") from None
+        raise refused(error) from None
+
+
+def refused(error: ValidationError) -> PoisonError:
+    """Why a value is none of ours. A value that is no member of a closed set is said, where it looks like a name and like no text."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "record"
+    if first["type"] == "literal_error":
+        given = first["input"]
+        shown = (
+            f"{given!r} is not known to this release; it " if isinstance(given, str) and _NAME.fullmatch(given) else ""
+        )
+        return PoisonError("unknown_value", f"{where}: {shown}{sentence(first)}")
+    return PoisonError(
+        "unknown_type" if first["type"].startswith("union_tag") else "invalid", f"{where}: {sentence(first)}"
+    )
 
 
 def load_object(value: bytes) -> dict[str, Any]:

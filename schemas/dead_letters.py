@@ -11,6 +11,7 @@ DeadReason = Literal[
     "null_value",
     "unknown_type",
     "unknown_version",
+    "unknown_value",
     "invalid",
     "wrong_key",
     "too_large",
@@ -22,6 +23,7 @@ DeadReason = Literal[
     "undeliverable",
     "unreadable",
 ]
+"""`unknown_value`: a field holds none of the values that this release knows for it (a newer release wrote the record)."""
 
 
 class Origin(Frozen):

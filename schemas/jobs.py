@@ -18,6 +18,7 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.statuses import EndResponseStatus, SettledStatus
 
 
 class JobPolicy(Frozen):
@@ -95,14 +96,10 @@ class CancelRequested(JobMessage):
     """As of `JobSubmitted`."""
 
 
-SettledStatus = Literal["completed", "failed", "incomplete", "cancelled", "missing", "stuck"]
-"""`missing`: answered with 404 for too long. `stuck`: without any change for too long. Both may still turn up."""
-
-
 class AttemptEnd(Frozen):
     """How a response ended that the create's own answer showed ended."""
 
-    status: Literal["completed", "failed", "incomplete", "cancelled"]
+    status: EndResponseStatus
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None

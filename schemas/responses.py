@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, UnixMs, Usage, cause_of_older
+from schemas.statuses import ObservedOutcome
 
 LAST_LOOK_LEAD_MS = 10_000
 """A running response is looked at this long before its job's deadline, so that a lost webhook does not lose a finished answer."""
@@ -63,17 +64,13 @@ class ResponseReleased(ResponseMessage):
     job_id: JobId
 
 
-Outcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "missing", "odd"]
-"""`missing` is a 404. `odd` is an object with a status that this release does not know."""
-
-
 class ResponseObserved(ResponseMessage):
     """What one poll (or the answer to a cancel) saw."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["response_observed"] = "response_observed"
     command_id: str
-    outcome: Outcome
+    outcome: ObservedOutcome
     raw_status: str | None = None
     cause: Cause | None = None
     code: str | None = None

@@ -6,8 +6,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 
 from schemas.base import Body, FoundBy, Frozen, JobMessage, TenantId, Usage
-
-JobOutcome = Literal["completed", "failed", "incomplete", "cancelled", "expired", "rejected"]
+from schemas.statuses import AttemptOutcome, JobOutcome
 
 
 class Reason(Frozen):
@@ -38,8 +37,7 @@ class Timings(Frozen):
 
 class AttemptBrief(Frozen):
     attempt: int
-    outcome: str
-    """completed, failed, incomplete, cancelled, missing, stuck, running (it is being cancelled), unknown."""
+    outcome: AttemptOutcome
     response_id: str | None = None
     adopted: bool = False
     code: str | None = None

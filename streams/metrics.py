@@ -32,6 +32,11 @@ ROWS_REASSERTED = Gauge(
     "Rows that a stopped and woken worker had put back, written again by their owner.",
     ["log"],
 )
+ROWS_UNREADABLE = Counter(
+    "backstop_rows_unreadable",
+    "Rows found at the opening of a store that only a newer release can read; nothing is due for them.",
+    ["log"],
+)
 ATTEMPTS_UNKNOWN = Counter(
     "backstop_attempts_unknown_outcome",
     "Attempts of finished jobs whose create nobody heard the answer of; adopted later, or repeated.",

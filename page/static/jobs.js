@@ -2,12 +2,13 @@
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
 import { submitForm } from "./submit.js";
-import { OPEN, STATUSES, ago, badge, count, now, number, share, span, waiting, word } from "./words.js";
+import { OPEN, STATUSES, ago, badge, count, now, number, share, span, tone, waiting, word } from "./words.js";
 
 const PAGE = 50;
 const ROWS_MAX = 1_000;
 const ATTENTION_MS = 10_000;
-const STATES = [["", "any status"], [OPEN.join(), "open"], ["failed,incomplete,expired,rejected", "went wrong"],
+const WRONG = STATUSES.filter((status) => !OPEN.includes(status) && ["bad", "warn"].includes(tone(status)));
+const STATES = [["", "any status"], [OPEN.join(), "open"], [WRONG.join(), "went wrong"],
   ...STATUSES.map((status) => [status, word(status).toLowerCase()])];
 // Spans, in seconds: an instant in the address of a page would grow old.
 const SINCE = [["", "any time"], ["3600", "last hour"], ["86400", "last day"], ["604800", "last week"]];

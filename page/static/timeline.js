@@ -1,7 +1,7 @@
 // A job's facts as lanes: the job, its attempts as bars, webhooks, looks. The table of facts says the same.
 import { h, put, s } from "./dom.js";
 import { kindOf, tell } from "./facts.js";
-import { clock, span } from "./words.js";
+import { clock, span, tone as toneOf } from "./words.js";
 
 const LABEL = 84;
 const LANE = 30;
@@ -18,7 +18,6 @@ const SHAPES = {
   ask: "M-5 0a5 5 0 1 1 10 0 5 5 0 1 1-10 0zm2 0a3 3 0 1 0 6 0 3 3 0 1 0-6 0z",
   cross: "M-5-3.4-3.4-5 0-1.6 3.4-5 5-3.4 1.6 0 5 3.4 3.4 5 0 1.6-3.4 5-5 3.4-1.6 0z",
 };
-const ENDS = { completed: "ok", failed: "bad", expired: "bad", rejected: "bad", cancelled: "still" };
 
 /** What is to be drawn, lane by lane; where is another matter. `untilMs`: the end of the picture. */
 function lanesOf(job, entries, untilMs) {
@@ -30,7 +29,7 @@ function lanesOf(job, entries, untilMs) {
   lane("Look");
   for (const entry of entries) {
     const [name, shape, tone] = kindOf(entry) ?? ["Job", "tick", "still"];
-    const ended = shape === "flag" && ENDS[entry.summary.outcome ?? entry.summary.status];
+    const ended = shape === "flag" && toneOf(entry.summary.outcome ?? entry.summary.status);
     const mark = { at: entry.at_ms, shape, tone: ended || tone, text: tell(entry) };
     lane(name === "Attempt" ? `Attempt ${entry.summary.attempt}` : name).marks.push(mark);
   }

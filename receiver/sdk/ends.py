@@ -10,9 +10,9 @@ Rules, before the code:
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
-from schemas.results import JobOutcome
+from schemas.statuses import JobOutcome
 
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "insufficient_quota", "billing_hard_limit_reached", "slow_down"})
 _THEIRS: Final = re.compile(
@@ -33,19 +33,23 @@ class Failure:
 
 def failure_of(document: Mapping[str, Any], outcome: JobOutcome) -> Failure | None:
     """Of a response at its end; None where that is an answer."""
-    if outcome in {"completed", "incomplete"}:
-        return None
-    if outcome == "cancelled":
-        return Failure(400, "cancelled", "The response was cancelled before it ended.")
     error = document.get("error")
     told: Mapping[str, Any] = error if isinstance(error, dict) else {}
     code, message = str(told.get("code") or outcome), str(told.get("message") or f"The response ended as {outcome}.")
-    return Failure(_status_of(outcome, code), code, message)
+    match outcome:
+        case "completed" | "incomplete":
+            return None
+        case "cancelled":
+            return Failure(400, "cancelled", "The response was cancelled before it ended.")
+        case "expired":
+            return Failure(504, code, message)
+        case "failed" | "rejected":
+            return Failure(_status_of(code), code, message)
+        case _:
+            assert_never(outcome)
 
 
-def _status_of(outcome: JobOutcome, code: str) -> int:
-    if outcome == "expired":
-        return 504
+def _status_of(code: str) -> int:
     if code in _LIMITS:
         return 429
     if code == "model_not_found":

@@ -11,13 +11,13 @@ import orjson
 from receiver.limits import Limits
 from receiver.previous import FIELD, PreviousResponses
 from receiver.reads import JobReads, ReadsAwayError, SeenJob
-from receiver.sdk.wire import ended_object, open_status, response_object
+from receiver.sdk.wire import ended_object, response_object
 from receiver.submissions import APPEAR_POLL_S, Submissions
 from runtime.blobs import BlobStore, get_body
 from runtime.door import qualified_job_id
 from runtime.errors import BlobMissingError
 from schemas.codec import canonical, sha256_hex
-from schemas.results import JobOutcome
+from schemas.statuses import JobOutcome, response_status
 
 ECHOES_MAX = 2_000
 ECHO_BYTES_MAX = 16_384
@@ -145,7 +145,7 @@ class Responses:
         if result is None:
             document = response_object(
                 response_id,
-                open_status(seen.status),
+                response_status(seen.status),
                 model=seen.model,
                 created_at_ms=seen.submitted_at_ms,
                 request=echo,

@@ -10,9 +10,9 @@ from receiver.sdk.creates import RETRIES_HEADER, SESSION_HEADER, TIMEOUT_HEADER
 from receiver.sdk.errors import PATH
 from receiver.sdk.items import LIMIT, LIMIT_MAX
 from receiver.sdk.waiting import RESPONSE_ID
-from receiver.sdk.wire import Status
 from runtime.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route, ServerSentEvent
 from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, GivenJobId, SessionId
+from schemas.statuses import ResponseStatus
 
 ONE: Final = PATH + "/{response_id}"
 
@@ -44,7 +44,7 @@ class ResponseDocument(TypedDict):
     id: str
     object: Literal["response"]
     created_at: int
-    status: Status
+    status: ResponseStatus
     background: bool
     error: Any
     incomplete_details: Any

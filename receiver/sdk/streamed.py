@@ -14,10 +14,11 @@ from typing import Any, Final, Protocol
 import orjson
 
 from receiver.live.history import Event, JobHistory, Run
-from receiver.sdk.wire import Status, as_open
+from receiver.sdk.wire import as_open
 from schemas.codec import canonical
+from schemas.statuses import OPEN_RESPONSE_STATUSES, ResponseStatus
 
-_STATUS_OF: Final[Mapping[str, Status]] = {"response.queued": "queued", "response.in_progress": "in_progress"}
+_STATUS_OF: Final[Mapping[str, ResponseStatus]] = {f"response.{status}": status for status in OPEN_RESPONSE_STATUSES}
 
 
 class Ended(Protocol):

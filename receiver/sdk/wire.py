@@ -6,14 +6,13 @@ creation, and without the three metadata pairs by which Backstop finds orphans.
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from schemas.results import JobResult
+from schemas.statuses import ResponseStatus, end_response_status
 
 DOOR_ID: Final = re.compile(r"resp_[0-9a-f]{48}")
 """The ids that this door gives."""
-
-Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 
 # What a response shows where the request said nothing (a queued response of the API, 2026-07).
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -41,25 +40,9 @@ _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt
 OURS: Final = ("backstop_job", "backstop_attempt", "backstop_tenant")
 OURS_BEFORE: Final = ("job", "attempt", "tenant")
 
-_OPEN: Final[Mapping[str, Status]] = {"running": "in_progress", "finishing": "in_progress"}
-"""Every other open state is queued at this door: no attempt is known to run."""
-
-_ENDS: Final[Mapping[str, Status]] = {
-    "completed": "completed",
-    "failed": "failed",
-    "incomplete": "incomplete",
-    "cancelled": "cancelled",
-    "expired": "failed",
-    "rejected": "failed",
-}
-
-
-def open_status(job_status: str) -> Status:
-    return _OPEN.get(job_status, "queued")
-
 
 def response_object(
-    response_id: str, status: Status, *, model: str | None, created_at_ms: int, request: Mapping[str, Any]
+    response_id: str, status: ResponseStatus, *, model: str | None, created_at_ms: int, request: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A response without an end. `request` is what was asked for; what it lacks gets the API's defaults."""
     shown: dict[str, Any] = {
@@ -93,7 +76,7 @@ def ended_object(
     request: Mapping[str, Any], previous_response_id: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """A response at its end; `provided` is the provider's object, where the job ended with one."""
-    status = _ENDS[result.outcome]
+    status = end_response_status(result.outcome)
     shown = response_object(response_id, status, model=result.model, created_at_ms=created_at_ms, request=request)
     if provided is not None:
         shown |= provided
@@ -111,7 +94,7 @@ def ended_object(
     return shown
 
 
-def as_open(document: Mapping[str, Any], status: Status) -> dict[str, Any]:
+def as_open(document: Mapping[str, Any], status: ResponseStatus) -> dict[str, Any]:
     """A response as it was before its end."""
     before: dict[str, Any] = {
         "output": [],

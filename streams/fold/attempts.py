@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from schemas.base import Cause, Usage
-from schemas.jobs import SettledStatus
 from schemas.results import AttemptBrief
+from schemas.statuses import GIVEN_UP_STATUSES, SettledStatus
 from streams.policy.retry import Spend, Spent
 
 FREE_REMEMBERED_MAX = 8
@@ -69,7 +69,7 @@ class Over:
     @property
     def given_up(self) -> bool:
         """It may still turn up, and win."""
-        return self.status in ("missing", "stuck")
+        return self.status in GIVEN_UP_STATUSES
 
 
 Attempt = Submitting | Unheard | Running | Lost | Over

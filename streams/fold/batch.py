@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Message
-from schemas.codec import PoisonError, decode
+from schemas.codec import PoisonError, decode, refused
 from schemas.jobs import JOB_FACT
 from schemas.responses import RESPONSE_FACT
 from streams.fold import job, response
@@ -126,7 +126,13 @@ def _load(fold: Fold[S], row: bytes | None) -> tuple[S, int]:
     if row is None:
         return fold.absent, -1
     data, offset = decode_row(row)
-    return fold.decode_state(data), offset
+    try:
+        return fold.decode_state(data), offset
+    except (
+        ValidationError
+    ) as error:  # A newer release wrote the row. It stays as it is, and what it can't take is set aside.
+        reason = refused(error)
+        raise PoisonError(reason.reason, f"the row of this key: {reason.detail}") from None
 
 
 def _step(fold: Fold[S], state: S, event: Any) -> Step[S]:

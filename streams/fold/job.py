@@ -30,7 +30,8 @@ from schemas.jobs import (
     JobTimerFired,
 )
 from schemas.responses import ResponseReleased
-from schemas.results import JobOutcome, Reason
+from schemas.results import Reason
+from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts, Lost, Over, Running, Submitting, Unheard
 from streams.fold.claims import claim_for, claim_of_latecomer, settled_at_once
 from streams.fold.job_states import Absent, Active, BackingOff, Finished, JobState, Spec, Status, due_ms, status

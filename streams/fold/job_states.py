@@ -5,7 +5,8 @@ from typing import Literal, assert_never
 
 from schemas.base import Body, Cause
 from schemas.jobs import JobPolicy
-from schemas.results import JobOutcome, Reason
+from schemas.results import Reason
+from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
 
 

@@ -20,7 +20,7 @@ from typing import assert_never
 
 from schemas.base import FoundBy, Message
 from schemas.commands import CancelResponse, LookReason, RetrieveResponse
-from schemas.jobs import AttemptAccepted, AttemptSettled, SettledStatus
+from schemas.jobs import AttemptAccepted, AttemptSettled
 from schemas.responses import (
     LookFailed,
     ResponseClaimed,
@@ -30,6 +30,7 @@ from schemas.responses import (
     ResponseTimerFired,
     WebhookReceived,
 )
+from schemas.statuses import GIVEN_UP_STATUSES, SettledStatus
 from streams.fold.response_states import (
     Absent,
     Claim,
@@ -197,10 +198,8 @@ def _observed(state: Running, event: ResponseObserved) -> Step[ResponseState]:
             return _missing(state, event)
         case "odd":
             return _odd(state, event)
-        case "completed" | "failed" | "incomplete" | "cancelled":
-            return _settle(state, event, event.outcome)
         case _:
-            assert_never(event.outcome)
+            return _settle(state, event, event.outcome)
 
 
 def _look_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
@@ -301,7 +300,7 @@ def _told(state: Running, event: ResponseObserved, status: SettledStatus) -> Att
     """What the job fold is told of an end, or of a response that seems to have none."""
     found_by: FoundBy = "webhook" if state.hooks.ids else "look"
     code, message = event.code, event.message
-    if status in ("missing", "stuck"):
+    if status in GIVEN_UP_STATUSES:
         code, message = f"response_{status}", _without_end(state, event, status)
     elif event.outcome == "odd":
         code, message = "unknown_status", f"its status is {event.raw_status!r}, which this release does not know"
@@ -312,7 +311,7 @@ def _told(state: Running, event: ResponseObserved, status: SettledStatus) -> Att
         attempt=state.claim.attempt,
         response_id=event.response_id,
         status=status,
-        cause="faulty" if status in ("missing", "stuck") else event.cause,
+        cause="faulty" if status in GIVEN_UP_STATUSES else event.cause,
         code=code,
         message=message,
         wait_ms=event.wait_ms,

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from schemas.jobs import SettledStatus
 from schemas.responses import LAST_LOOK_LEAD_MS, WebhookReceived
+from schemas.statuses import SettledStatus
 
 WEBHOOKS_REMEMBERED_MAX = 16
 """Webhook ids kept for a response. OpenAI sends one event a response, repeats carry the same id; past this, a further id costs

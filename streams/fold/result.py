@@ -1,7 +1,8 @@
 """The one terminal record of a job, made from the fact that ended it. Pure."""
 
 from schemas.jobs import AttemptSettled, JobFact
-from schemas.results import JobOutcome, JobResult, Reason, Timings
+from schemas.results import JobResult, Reason, Timings
+from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
 
 

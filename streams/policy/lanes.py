@@ -10,7 +10,7 @@ Rules, before the code (ARCHITECTURE.md, "Lanes"):
 """
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal, assert_never
 
 from schemas.base import Cause
 
@@ -34,10 +34,21 @@ RAMP_DOUBLING_MS = 6_000
 """Of what waits, 16 begin at once after an opening, and the rate doubles every 6 s: 4 500 jobs in half a minute; no bound after a minute."""
 
 Breaks = Literal["held", "broken", "limited"]
-_BREAKS: Final[dict[Cause, Breaks]] = {
-    "account": "held", "overloaded": "broken", "faulty": "broken", "unsent": "broken", "limited": "limited",
-}  # fmt: skip
-"""Causes that are not the request's own."""
+
+
+def breaks_of(cause: Cause) -> Breaks | None:
+    """How a lane closes where creates fail for this; None where the cause is the request's own, or says nothing."""
+    match cause:
+        case "account":
+            return "held"
+        case "overloaded" | "faulty" | "unsent":
+            return "broken"
+        case "limited":
+            return "limited"
+        case "never" | "later" | "odd" | "held":
+            return None
+        case _:
+            assert_never(cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,7 @@ class Closed:
 
     @property
     def breaks(self) -> Breaks:
-        return _BREAKS.get(self.why.cause, "broken")
+        return breaks_of(self.why.cause) or "broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,7 @@ def succeeded(lane: Lane, now_ms: int) -> Lane:
 
 def failed(lane: Lane, now_ms: int, why: Why, told_ms: int = 0) -> Lane:
     """A create met what every other one of the lane would meet, or nobody knows what it met (`faulty`)."""
-    breaks = _BREAKS.get(why.cause)
+    breaks = breaks_of(why.cause)
     if breaks is None:
         return succeeded(lane, now_ms) if why.cause in ("never", "later") else _probe_over(lane)
     failures = lane.failures + 1

@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final
 
-from schemas.base import Cause
+from schemas.base import JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause
+from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
 from streams.policy.causes import Rule, Said, verdict
 from streams.policy.waits import poll_after_ms, text_wait_ms
 
@@ -18,23 +19,18 @@ CODE_CHARS_MAX = 100
 EPOCH_S_MAX = 4_102_444_800
 """2100-01-01: a later stamp is nonsense."""
 
-OPEN_STATUSES: Final = frozenset({"queued", "in_progress"})
-END_STATUSES: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
-
-_SYNONYMS: Final[dict[str, str]] = {
+_SYNONYMS: Final[dict[str, ResponseStatus]] = {
     "pending": "queued", "created": "queued", "running": "in_progress", "processing": "in_progress", "in-progress": "in_progress",
     "cancelling": "in_progress", "canceling": "in_progress", "canceled": "cancelled", "succeeded": "completed", "success": "completed",
     "error": "failed", "errored": "failed", "expired": "failed",
 }  # fmt: skip
 """What compatible servers say instead (public reports)."""
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+_JOB_ID = re.compile(JOB_ID_PATTERN)
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
-_TENANT = re.compile(r"[a-z0-9_\-]{1,64}")
+_TENANT = re.compile(TENANT_ID_PATTERN)
 _KEY_LIKE = re.compile(r"\bsk-[A-Za-z0-9_*\-]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
-
-SeenOutcome = Literal["running", "completed", "failed", "incomplete", "cancelled", "odd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,7 @@ class Seen:
 
     @property
     def over(self) -> bool:
-        return self.outcome not in ("running", "odd")
+        return self.outcome in END_RESPONSE_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +102,7 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
     raw_status = shown(body.get("status"), CODE_CHARS_MAX)
     if raw_status is None and (body.get("id") is None or body.get("error") is not None):
         return Unseen("no_status")
-    status = _SYNONYMS.get(raw_status or "", raw_status)
-    outcome = cast("SeenOutcome", status) if status in END_STATUSES else "running" if status in OPEN_STATUSES else "odd"
+    outcome = _outcome(_SYNONYMS.get(raw_status or "", raw_status))
     why = _why(outcome, body, rules)
     return Seen(
         outcome=outcome,
@@ -125,6 +120,13 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
         poll_after_ms=poll_after_ms(headers),
         continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
     )
+
+
+def _outcome(status: str | None) -> SeenOutcome:
+    for end in END_RESPONSE_STATUSES:
+        if status == end:
+            return end
+    return "running" if status in OPEN_RESPONSE_STATUSES else "odd"
 
 
 def owner_of(metadata: Any) -> Owner | None:

@@ -7,7 +7,7 @@ last two are there against floods only: the deadline ends a job's patience.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final, Literal, assert_never
+from typing import Literal, assert_never
 
 from schemas.base import Cause
 from schemas.jobs import JobPolicy
@@ -30,18 +30,6 @@ class Wait:
 
     first: int
     most: int
-
-
-_WAITS: Final[dict[Cause, Wait]] = {
-    "overloaded": Wait(5, 5),
-    "faulty": Wait(2, 5),
-    "later": Wait(2, 1),
-    "account": Wait(1, 1),
-    "odd": Wait(2, 1),
-    "held": Wait(1, 1),
-    "unsent": Wait(1, 1),
-}
-"""With the defaults (1 s, 60 s): overload 5 s to 5 min, the provider's errors 2 s to 5 min, conditions that pass 2 s to 1 min."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +100,26 @@ def wait_ms(policy: JobPolicy, seed: str, cause: Cause, told_ms: int, streak: in
     if told_ms or cause == "limited":
         least_ms = told_ms or policy.backoff_max_ms
         return least_ms + round(min(TOLD_JITTER * least_ms, TOLD_JITTER_MS_MAX) * fraction(seed))
-    wait = _WAITS.get(cause, Wait(1, 1))
+    wait = _wait(cause)
     full_ms = min(
         wait.most * policy.backoff_max_ms, (wait.first * policy.backoff_base_ms) << min(max(streak - 1, 0), 30)
     )
     return max(1, round(full_ms * (1 - fraction(seed))))
+
+
+def _wait(cause: Cause) -> Wait:
+    """With the defaults (1 s, 60 s): overload 5 s to 5 min, the provider's errors 2 s to 5 min, conditions that pass 2 s to 1 min."""
+    match cause:
+        case "overloaded":
+            return Wait(5, 5)
+        case "faulty":
+            return Wait(2, 5)
+        case "later" | "odd":
+            return Wait(2, 1)
+        case "account" | "held" | "unsent" | "limited" | "never":
+            return Wait(1, 1)
+        case _:
+            assert_never(cause)
 
 
 def fraction(seed: str) -> float:

@@ -10,11 +10,17 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import orjson
+from pydantic import ValidationError
 
 from runtime.clock import NowMs
 from runtime.failpoints import failpoint
+from runtime.logs import get_logger
+from schemas.codec import refused
+from streams import metrics
 from streams.fold.batch import Fold, S
 from streams.fold.rows import decode_row
+
+log = get_logger("streams.scheduler")
 
 AHEAD_MS = 3_600_000
 """What is due within this time is in memory. Rows are read again after half of it, at the soonest."""
@@ -144,7 +150,18 @@ class IndexedRows:
 
     def saw(self, partition: int, rows: Collection[tuple[bytes, bytes | None]]) -> None:
         for key, row in rows:
-            self._index.put(partition, key, None if row is None else row_due_ms(self._fold, row))
+            self._index.put(partition, key, None if row is None else self._due_ms(key, row))
+
+    def _due_ms(self, key: bytes, row: bytes) -> int | None:
+        try:
+            return row_due_ms(self._fold, row)
+        except ValidationError as error:
+            # A newer release wrote it. The facts of its key become dead letters; the row stays for a release that can read it.
+            metrics.ROWS_UNREADABLE.labels(log=self._fold.topic).inc()
+            log.error(
+                "row_unreadable", log=self._fold.topic, key=key.decode(errors="replace"), detail=refused(error).detail
+            )
+            return None
 
 
 def row_due_ms(fold: Fold[S], row: bytes) -> int | None:

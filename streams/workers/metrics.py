@@ -1,11 +1,11 @@
 """Metrics of the submitter, the caller and the follower, each declared once. Labels are ours or of a closed set: no id, no foreign text."""
 
 import contextlib
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from streams.policy.lanes import Lane
+from streams.policy.lanes import Breaks, Lane
 
 Operation = Literal["create", "retrieve", "cancel"]
 AttemptResult = Literal[
@@ -95,7 +95,7 @@ class WorkerMetrics:
     def lane(self, model: str, lane: Lane) -> None:
         """A lane has closed or opened. A closed one is a series of its own; there are few, and an open one is none."""
         if lane.closed is None:
-            for cause in ("held", "broken", "limited"):
+            for cause in get_args(Breaks):
                 with contextlib.suppress(KeyError):
                     self._lanes_closed.remove(model, cause)
         else:

@@ -22,6 +22,7 @@ from openai import AsyncOpenAI, AsyncStream
 from pydantic import SecretStr
 
 from runtime.clock import monotonic_s
+from schemas.statuses import OPEN_RESPONSE_STATUSES
 from streams.policy.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
 from streams.policy.sse import EventReader
 from streams.workers.metrics import Operation, WorkerMetrics
@@ -305,7 +306,7 @@ def _error_of(event: Any) -> dict[str, Any] | None:
 
 def _is_held(response: Mapping[str, Any]) -> bool:
     """The server says that the run hangs on this connection, and it is not over."""
-    return response.get("background") is False and response.get("status") in ("queued", "in_progress")
+    return response.get("background") is False and response.get("status") in OPEN_RESPONSE_STATUSES
 
 
 def is_event_stream(response: httpx2.Response) -> bool:

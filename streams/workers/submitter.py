@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 import structlog
 
@@ -56,10 +56,22 @@ MODEL_CODES = frozenset({"model_not_found", "model_not_available", "deployment_n
 """A model that was served before is one that the account has lost, not one that a caller misspelt."""
 
 
-_RESULTS: Final[dict[Cause, AttemptResult]] = {
-    "limited": "rejected_reset", "never": "rejected_never", "account": "rejected_account", "odd": "rejected_odd", "held": "held",
-    "overloaded": "rejected_soon", "faulty": "rejected_soon", "later": "rejected_soon", "unsent": "rejected_soon",
-}  # fmt: skip
+def _counted_as(cause: Cause) -> AttemptResult:
+    match cause:
+        case "limited":
+            return "rejected_reset"
+        case "never":
+            return "rejected_never"
+        case "account":
+            return "rejected_account"
+        case "odd":
+            return "rejected_odd"
+        case "held":
+            return "held"
+        case "overloaded" | "faulty" | "later" | "unsent":
+            return "rejected_soon"
+        case _:
+            assert_never(cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +319,7 @@ class Submitter:
     def _declined(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
         if answer.code in MODEL_CODES and self._lanes.served(command.model):
             answer = replace(answer, cause="account", alarm=True)
-        self._metrics.attempt(_RESULTS[answer.cause])
+        self._metrics.attempt(_counted_as(answer.cause))
         self._lanes.failed(command.model, answer.cause, answer.code, answer.message, answer.wait_ms)
         if answer.limited:
             self._edge_blocked(answer.wait_ms)

@@ -12,7 +12,8 @@ from runtime.kafka_client import client_options
 from runtime.settings import RuntimeSettings
 from runtime.topics import create_topics
 from schemas.codec import encode
-from schemas.results import JobOutcome, JobResult, Timings
+from schemas.results import JobResult, Timings
+from schemas.statuses import JobOutcome
 from streams.results import FencedError, ResultsPublisher
 
 PARTITION = 0

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from schemas.responses import Outcome
+from schemas.statuses import ObservedOutcome as Outcome
 from streams.fold import job, response
 from tests.properties.coverage import Coverage
 from tests.properties.model import TENANTS, CreateFate, JobStep, LogName, LookFate, Made, ResponseStep

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from schemas.base import Message
 from schemas.jobs import JobPolicy
-from schemas.responses import Outcome
+from schemas.statuses import ObservedOutcome as Outcome
 from streams.fold import job, response, rows
 from streams.fold.step import Step
 

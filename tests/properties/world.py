@@ -10,8 +10,9 @@ from typing import Any
 from schemas.base import InlineBody, Message, Usage
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
 from schemas.jobs import JobRefused, JobSubmitted
-from schemas.responses import Outcome, ResponseClaimed
+from schemas.responses import ResponseClaimed
 from schemas.results import JobResult
+from schemas.statuses import ObservedOutcome as Outcome
 from streams.fold import job, response
 from streams.fold.step import Step
 from tests.properties.coverage import Coverage

@@ -13,17 +13,17 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
-    SettledStatus,
 )
 from schemas.responses import (
     LookFailed,
-    Outcome,
     ResponseClaimed,
     ResponseObserved,
     ResponseReleased,
     ResponseTimerFired,
     WebhookReceived,
 )
+from schemas.statuses import ObservedOutcome as Outcome
+from schemas.statuses import SettledStatus
 
 JOB = "job_1"
 RESP = "resp_1"

@@ -6,7 +6,8 @@ import pytest
 
 from schemas.base import InlineBody, Usage
 from schemas.commands import CancelResponse, RetrieveResponse
-from schemas.jobs import AttemptSettled, SettledStatus
+from schemas.jobs import AttemptSettled
+from schemas.statuses import SettledStatus
 from streams.fold.response import (
     ODD_PATIENCE_MS,
     UNCLAIMED_LOOKS_MAX,

@@ -4,7 +4,8 @@ from typing import Any
 
 from outgoing.fold import Pending
 from schemas.deliveries import Delivery, DeliveryAsked, DeliveryDead, DeliveryDone, DeliveryFailed, DeliveryPlanned
-from schemas.results import JobOutcome, JobResult, Timings
+from schemas.results import JobResult, Timings
+from schemas.statuses import JobOutcome
 from schemas.webhook_endpoints import EVENT_TYPES, EndpointSaved, SecretRef
 
 ENDPOINT_ID = "we_" + "1" * 32

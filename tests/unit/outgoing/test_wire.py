@@ -15,7 +15,7 @@ from receiver.signature import Accepted, parse_key, verify
 from runtime.deliveries import asked, event_id, planned
 from runtime.errors import ConfigurationError
 from runtime.webhook_secrets import SecretKeys
-from schemas.results import JobOutcome
+from schemas.statuses import JobOutcome
 from schemas.webhook_endpoints import SecretRef
 from tests.unit.outgoing.facts import DELIVERY, DELIVERY_ID, ENDPOINT_ID, OTHER_ENDPOINT_ID, result
 

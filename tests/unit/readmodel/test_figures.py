@@ -79,13 +79,15 @@ def test_a_missed_webhook_is_one_that_had_not_come_when_a_look_found_the_end() -
         ended(minute_ms, found_by="look", lag_ms=None),
         ended(minute_ms + 1, found_by="look", lag_ms=5),
         ended(minute_ms - 1),
+        ended(minute_ms, found_by="create", lag_ms=None),  # nobody looked for it, and no webhook is missed
         ended(found_by=None, lag_ms=None),  # no provider had a hand in it
     ]
     found = webhook_health(jobs, 0, 2 * minute_ms)
-    assert (found["webhook"], found["look"], found["missed"], found["period_ms"]) == (1, 2, 1, minute_ms)
+    assert (found["webhook"], found["look"], found["create"], found["missed"]) == (1, 2, 1, 1)
+    assert found["period_ms"] == minute_ms
     assert found["periods"] == [
-        {"from_ms": 0, "webhook": 1, "look": 0, "missed": 0},
-        {"from_ms": minute_ms, "webhook": 0, "look": 2, "missed": 1},
+        {"from_ms": 0, "webhook": 1, "look": 0, "create": 0, "missed": 0},
+        {"from_ms": minute_ms, "webhook": 0, "look": 2, "create": 1, "missed": 1},
     ]
 
 
