@@ -20,7 +20,6 @@ class Driver:
         self.acknowledged: list[Acknowledged] = []
         self.results: list[Result] = []
         self.finished: set[str] = set()
-        self._runtime = runtime
         self._url = url
         self._now_ms = now_ms
         self._reader = ResultReader(runtime)

@@ -185,19 +185,18 @@ def digest(conn: Connection) -> str:
         total.update(f"\n{table}\n".encode())
         keys = order.split(", ")
         marks = ", ".join("?" * len(keys))
-        places = [columns.split(", ").index(key) for key in keys]
         after: Sequence[Any] | None = None
         while True:
             where = f"WHERE ({order}) > ({marks}) " if after is not None else ""
             page = conn.rows(
-                f"SELECT {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",  # noqa: S608 - our own names
+                f"SELECT {order}, {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",  # noqa: S608 - our own names
                 after or (),
             )
             for values in page:
-                total.update(_digested(values))
+                total.update(_digested(values[len(keys) :]))
             if len(page) < _DIGEST_PAGE:
                 break
-            after = [page[-1][place] for place in places]
+            after = page[-1][: len(keys)]
     return total.hexdigest()
 
 

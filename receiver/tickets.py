@@ -11,7 +11,7 @@ import hmac
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -34,8 +34,6 @@ STREAM_PATH: Final = re.compile(r"/v1/(events|jobs/[^/?#]+/(events|stream)|sessi
 _TICKET = re.compile(r"bst_([0-9a-f]{12}|dev)_([0-9]{1,15})_([0-9a-f]{32})_([0-9a-f]{64})")
 _DEVELOPMENT = "dev"
 _PURPOSE: Final = b"backstop/ticket/1\n"
-
-Redeemed = Literal["accepted", "refused"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from runtime.authority import key_id_now
@@ -71,8 +71,8 @@ class DoorPolicy(BaseModel):
         default=45_000,
         ge=100,
         le=CREATE_TIMEOUT_MS_MAX,
-        description="Time of one create call, over all its parts: a job waits for the word of a create for command_valid_ms and this. Not below "
-        "BACKSTOP_CREATE_TIMEOUT_MS of any worker.",
+        description="Time of one create call, over all its parts; stamped on each job. A server that ignores `background` answers when the run is "
+        "over: then longer than the longest run (docs/operating.md says what else).",
     )
     adoption_grace_ms: int = Field(
         default=60_000,
@@ -120,6 +120,15 @@ class DoorPolicy(BaseModel):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        if self.command_valid_ms + self.create_timeout_ms >= self.timeout_ms:
+            raise ValueError(
+                "timeout_ms must be above command_valid_ms and create_timeout_ms together: a job's deadline must not pass while its first create "
+                "may still be answered"
+            )
+        return self
+
     def refuses_name(self, request: Mapping[str, Any], tenant: str) -> Named | None:
         """The first thing of the project at the provider that `request` names and `tenant` may not. All tenants share that project."""
         return None if tenant == DEFAULT_TENANT else first_foreign(named_in(request), self.shared_ids)
@@ -132,6 +141,7 @@ class DoorPolicy(BaseModel):
             backoff_base_ms=self.backoff_base_ms,
             backoff_max_ms=self.backoff_max_ms,
             command_valid_ms=self.command_valid_ms,
+            create_timeout_ms=self.create_timeout_ms,
             word_timeout_ms=self.command_valid_ms + self.create_timeout_ms + margin_ms,
             adoption_grace_ms=self.adoption_grace_ms,
             missing_grace_ms=self.missing_grace_ms,

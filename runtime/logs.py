@@ -1,7 +1,7 @@
 """Logs: one line an event on stderr, JSON for machines, columns for people on a terminal.
 
 Field names: `ts level event`, then what the event knows of `job_id attempt response_id tenant topic partition offset
-trace_id span_id duration_s error_type`. Libraries that log through `logging` (faust, mode, aiokafka, aiohttp, asyncio) take
+error_type`. Libraries that log through `logging` (faust, mode, aiokafka, aiohttp, asyncio) take
 the same way. Nothing that looks like a secret leaves the process: the finished line is searched, tracebacks included.
 """
 

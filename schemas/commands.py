@@ -4,7 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Body, JobId, JobMessage, ResponseMessage, TenantId, UnixMs
+from schemas.base import Body, JobId, JobMessage, ResponseMessage, SpanMs, TenantId, UnixMs
+
+CREATE_TIMEOUT_MS_UNSTAMPED = 45_000
+"""Of a create whose job was submitted before jobs carried this time: the default of those releases."""
 
 
 class CreateResponse(JobMessage):
@@ -17,6 +20,9 @@ class CreateResponse(JobMessage):
     model: str
     request: Body
     not_after_ms: UnixMs
+    timeout_ms: SpanMs | None = None
+    """Time of the call, over all its parts, as the job's policy has it: the job waits for the report of this attempt for longer.
+    Absent: `CREATE_TIMEOUT_MS_UNSTAMPED`."""
     soonest: Literal[True] | None = None
     """Not in the completion window that the request asks for: it would end after the deadline."""
     continuation_id: str | None = None

@@ -38,8 +38,10 @@ class JobPolicy(Frozen):
     backoff_max_ms: SpanMs
     command_valid_ms: SpanMs
     """How long a create command may wait to be sent; the submitter drops an older one."""
+    create_timeout_ms: SpanMs | None = None
+    """Time of one create call, over all its parts. Every process acts on this one value. None: submitted before jobs carried it."""
     word_timeout_ms: SpanMs
-    """From the command to the moment its outcome counts as unknown: command_valid_ms + one API timeout + a margin."""
+    """From the command to the moment its outcome counts as unknown: command_valid_ms + create_timeout_ms + a margin."""
     adoption_grace_ms: SpanMs
     """How long an unknown submission is left for a webhook to bring back, before it is repeated."""
     missing_grace_ms: SpanMs

@@ -180,7 +180,6 @@ class Worker:
             tls=self._tls,
             metrics=self._worker_metrics,
             connections_max=settings.create_concurrency + settings.look_concurrency,
-            create_timeout_ms=settings.create_timeout_ms,
             look_timeout_ms=settings.look_timeout_ms,
         )
 
@@ -200,7 +199,7 @@ class Worker:
             concurrency=settings.create_concurrency,
             memory_ms=settings.submission_memory_ms,
             memory_ids_max=settings.submission_memory_max,
-            drain_ms=settings.create_timeout_ms,
+            drain_ms=settings.door.create_timeout_ms,
             edge_blocked=rate.object,
         )
 

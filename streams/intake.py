@@ -61,15 +61,6 @@ async def take_request(
     return (submitted,)
 
 
-def readable_job_id(record: RawRecord) -> str | None:
-    """The job id that a record names, in its value or else in its key; None where neither can be read."""
-    try:
-        named = _named_by(_parsed(record.value).get("job_id"))
-    except PoisonError:
-        named = None
-    return named or _named_by(record.key)
-
-
 def _named_by(text: object) -> str | None:
     if isinstance(text, bytes):
         text = text.decode(errors="replace")

@@ -32,6 +32,18 @@ ROWS_REASSERTED = Gauge(
     "Rows that a stopped and woken worker had put back, written again by their owner.",
     ["log"],
 )
+HOLES_CLOSED = Counter(
+    "backstop_log_holes_closed",
+    "Times that records lost on the way from the broker were read again; a few in a rebalance are normal.",
+)
+RECORDS_EXPIRED = Counter(
+    "backstop_log_records_expired",
+    "Records that retention removed before a fold read them: jobs may be lost. Alert on any.",
+)
+OLDEST_BATCH_SECONDS = Gauge(
+    "backstop_oldest_batch_seconds",
+    "How long the oldest batch has been with a fold; 0 where none is. Grows where a fold is stuck.",
+)
 ROWS_UNREADABLE = Counter(
     "backstop_rows_unreadable",
     "Rows found at the opening of a store that only a newer release can read; nothing is due for them.",

@@ -123,6 +123,7 @@ def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
         model=spec.model,
         request=spec.request,
         not_after_ms=min(event.at_ms + spec.policy.command_valid_ms, spec.deadline_at_ms),
+        timeout_ms=spec.policy.create_timeout_ms,
         soonest=True if too_long else None,
         continuation_id=None if too_long else attempts.continuation_id,
     )

@@ -112,7 +112,6 @@ class AskAgain:
 
     reason: str
     wait_ms: int = 0
-    edge_block: bool = False
     limited: bool = False
 
 
@@ -181,7 +180,7 @@ def _not_seen(answer: Answer, now_ms: int) -> AskAgain | Refused:
     if answer.status == 429 and error.from_api:
         return AskAgain(error.code, wait_ms or limit_reset_ms(answer.headers, error.kind), limited=True)
     if answer.status in (403, 429):
-        return AskAgain("edge_block", wait_ms, edge_block=True, limited=True)
+        return AskAgain("edge_block", wait_ms, limited=True)
     return AskAgain(f"http_{answer.status}", wait_ms)
 
 

@@ -121,13 +121,11 @@ class FoldTable:
         """Up to `rows_max` rows in key order, those behind `after`; fewer only where they end. Errors as `get`."""
         return self._owned(partition).chunk(after, rows_max)
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None], source_offset: int | None = None) -> None:
+    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Put rows (None deletes one): the changelog first, every acknowledgement awaited; then the local store, as one batch.
 
         Raises whatever failed. The caller then ends the process without acknowledging its records: the changelog may have some of
         the rows and the store none, and only a recovery makes them equal again.
-
-        :param source_offset: of the last record that the rows contain; for the message of an error only, rows carry their own.
         """
         if not rows:
             return
@@ -136,9 +134,7 @@ class FoldTable:
             try:
                 offset = await self._changelog.send(partition, rows)
             except Exception as error:
-                error.add_note(
-                    f"{self.name}: {len(rows)} rows of partition {partition} up to source offset {source_offset}"
-                )
+                error.add_note(f"{self.name}: {len(rows)} rows of partition {partition}")
                 raise
             if self._after_changelog is not None:
                 self._after_changelog()

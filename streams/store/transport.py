@@ -33,6 +33,7 @@ from mode import Service
 
 from runtime.records import Record
 from schemas.unreadable import Unreadable
+from streams import metrics
 from streams.store.cut import LogCutError, Taken, refuse_cut
 from streams.store.fetch import Chunk, FetchThread
 
@@ -112,10 +113,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lanes: dict[TP, _Lane] = {}
-        self.holes_closed = 0
-        """How often a hole was read again: for metrics; a few in a rebalance are normal."""
-        self.records_expired = 0
-        """Records that retention removed before we read them: a lost job each, an alert."""
+        metrics.OLDEST_BATCH_SECONDS.set_function(self.oldest_out_s)
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> FetchThread:
@@ -188,7 +186,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         self._deliver(lane)
 
     async def _close_hole(self, lane: _Lane, chunk: Chunk) -> None:
-        self.holes_closed += 1
+        metrics.HOLES_CLOSED.inc()
         if chunk.start < lane.expected:
             # The broker moved us back: its log is shorter than what we had read (an unclean leader election).
             if lane.tp.topic in self.app.fold_tables:
@@ -200,7 +198,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
             return
         epoch, position = await self._thread.seek_again(lane.tp, lane.expected)
         if position > lane.expected:
-            self.records_expired += position - lane.expected
+            metrics.RECORDS_EXPIRED.inc(position - lane.expected)
             self.log.error("%s: retention removed [%d, %d) unread", lane.tp, lane.expected, position)
         lane.epoch, lane.expected = epoch, position
 
@@ -259,8 +257,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         return {(tp.topic, tp.partition): lane.handled for tp, lane in self._lanes.items()}
 
     def oldest_out_s(self) -> float:
-        """How long the oldest unacknowledged batch has been out, in seconds; 0 if none is. Alert on it: a stuck handler."""
-        since_s = [lane.out_since_s for lane in self._lanes.values() if lane.out is not None]
+        """How long the oldest unacknowledged batch has been out, in seconds; 0 if none is. Exported; a scrape may come from another thread."""
+        since_s = [lane.out_since_s for lane in list(self._lanes.values()) if lane.out is not None]
         return self.loop.time() - min(since_s) if since_s else 0.0
 
     # -- seeks and commits
@@ -283,7 +281,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         for tp, position in sought.positions.items():
             committed = sought.committed[tp]
             if committed is not None and committed != position:
-                self.records_expired += max(0, position - committed)
+                metrics.RECORDS_EXPIRED.inc(max(0, position - committed))
                 self.log.error("%s: committed %d is not in the log any more; from %d", tp, committed, position)
             self._lanes[tp] = _Lane(self, tp, sought.epoch, position, committed if committed == position else None)
             self._committed_offset[tp] = committed
@@ -368,7 +366,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
 
     @Service.task  # type: ignore[untyped-decorator]  # faust is untyped
     async def _commit_livelock_detector(self) -> None:
-        """Faust's own only logs, from clocks that we do not feed. `oldest_out_s` is what to alert on."""
+        """Faust's own only logs, from clocks that we do not feed. `backstop_oldest_batch_seconds` is what to alert on."""
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]  # faust is untyped

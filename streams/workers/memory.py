@@ -36,11 +36,6 @@ class CommandMemory:
             _, forgotten_ms = self._seen.popitem(last=False)
             self._complete_since_ms = max(self._complete_since_ms, forgotten_ms + 1)
 
-    def forget(self, command_ids: Iterable[str]) -> None:
-        """They were not acted on, and may come again."""
-        for command_id in command_ids:
-            self._seen.pop(command_id, None)
-
     def add_older(self, older: Iterable[tuple[str, int]], complete_since_ms: int) -> None:
         """Put what was read back (id and time of writing, oldest first) before what is known."""
         merged: OrderedDict[str, int] = OrderedDict(older)

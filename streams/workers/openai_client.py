@@ -66,18 +66,18 @@ class OpenAIClient:
         api_key: SecretStr,
         metrics: WorkerMetrics,
         connections_max: int = 128,
-        create_timeout_ms: int = 45_000,
         look_timeout_ms: int = 30_000,
         organization: str | None = None,
         project: str | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._metrics = metrics
-        self._create_timeout_s = create_timeout_ms / 1_000
         self._look_timeout_s = look_timeout_ms / 1_000
         self._sdk = make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project, tls)
 
-    async def create(self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str) -> Reply:
+    async def create(
+        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
+    ) -> Reply:
         """`POST /responses`, once, in the background and stored, with metadata by which the response can be found again."""
         given = request.get("metadata")
         ours = {"job": job_id, "attempt": str(attempt), "tenant": tenant}
@@ -88,7 +88,7 @@ class OpenAIClient:
             "metadata": {**given, **ours} if isinstance(given, dict) else ours,
         }
 
-        streams = body.get("stream") is True
+        streams, timeout_s = body.get("stream") is True, timeout_ms / 1_000
 
         async def call() -> httpx2.Response:
             response = await self._sdk.post(
@@ -100,16 +100,16 @@ class OpenAIClient:
                 # Nobody promises that it is honoured, and nothing here relies on it.
                 options={
                     "headers": {"Idempotency-Key": f"{job_id}/{attempt}"},
-                    "timeout": httpx2.Timeout(self._create_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
+                    "timeout": httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
                 },
             )
             assert isinstance(response, httpx2.Response)
             return response
 
         if not streams:
-            return await self._observed("create", call, self._create_timeout_s)
+            return await self._observed("create", call, timeout_s)
         first = FirstAnswer()
-        reply = await self._observed("create", call, self._create_timeout_s, first.read)
+        reply = await self._observed("create", call, timeout_s, first.read)
         # What was known before the stream broke is known.
         return first.known or reply if isinstance(reply, Fault) else reply
 

@@ -16,7 +16,6 @@ from pydantic import (
 )
 
 from runtime.clear_text import check_base_url
-from runtime.door import CREATE_TIMEOUT_MS_MAX
 from runtime.errors import ConfigurationError
 from runtime.settings import RuntimeSettings
 from streams.policy.causes import CODE_PATTERN_CHARS_MAX, Rule
@@ -85,13 +84,6 @@ class WorkerSettings(RuntimeSettings):
     )
     create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
     look_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
-    create_timeout_ms: int = Field(
-        default=45_000,
-        ge=100,
-        le=CREATE_TIMEOUT_MS_MAX,
-        description="Time of one create call, over all its parts. A server that ignores `background` answers when the run is over: then longer "
-        "than the longest run (docs/operating.md says what else).",
-    )
     look_timeout_ms: int = Field(
         default=30_000, ge=100, le=600_000, description="Time of one look or cancel, over all its parts."
     )

@@ -27,7 +27,7 @@ from runtime.publisher import Publisher
 from runtime.records import Record
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
-from schemas.commands import SUBMISSION, CreateResponse
+from schemas.commands import CREATE_TIMEOUT_MS_UNSTAMPED, SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.windows import in_window
 from streams.policy.answers import Accepted, Rejected, Unknown, read_create
@@ -244,7 +244,11 @@ class Submitter:
         self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
         failpoint("submitter.posted")
         reply = await self._client.create(
-            request, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant
+            request,
+            job_id=command.job_id,
+            attempt=command.attempt,
+            tenant=command.tenant,
+            timeout_ms=CREATE_TIMEOUT_MS_UNSTAMPED if command.timeout_ms is None else command.timeout_ms,
         )
         failpoint("submitter.answered")
         answer = read_create(reply, self._now_ms(), self._rules)

@@ -255,7 +255,9 @@ class Client:
         self._provider = provider
         self._repeats = repeats
 
-    async def create(self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str) -> Reply:
+    async def create(
+        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
+    ) -> Reply:
         reply = await self._create(job_id, str(attempt), tenant)
         if self._repeats and isinstance(reply, Fault):
             reply = await self._create(job_id, str(attempt), tenant)

@@ -187,10 +187,10 @@ class Table(FoldTable):
         self._wrong = wrong
         self._logs = {log.partition: log for log in broker.of_topic(f"{fold.topic}-changelog")}
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None], source_offset: int | None = None) -> None:
+    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         if self._wrong.changelog_last:
             self._owned(partition).write(rows.items(), self._logs[partition].end)
-        await super().write(partition, rows, source_offset)
+        await super().write(partition, rows)
         await self._life.point(f"{self._fold}.rows.written")
 
     async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.base import BlobBody, InlineBody
+from schemas.commands import CreateResponse
 from schemas.results import Reason
 from streams.fold import job, response
 from streams.fold.attempts import Lost, Over, Running, Submitting, Unheard
@@ -17,7 +18,7 @@ from streams.fold.rows import (
     encode_response_state,
     encode_row,
 )
-from tests.support.builders import RESP, T0
+from tests.support.builders import POLICY, RESP, T0, submitted
 from tests.unit.fold.states import active, attempts, backing_off, claim, finished, hooks, spec
 
 EVERY_ATTEMPT = (
@@ -96,3 +97,18 @@ def test_the_bytes_of_no_state_are_refused(data: bytes, decoder: Any) -> None:
 
 def test_a_running_response_names_itself_in_what_a_job_remembers() -> None:
     assert attempts(*EVERY_ATTEMPT, Running(6, RESP, T0, False)).response_ids() == ("r3", "r5", RESP)
+
+
+@pytest.mark.parametrize("stamped_ms", [None, 600_000])
+def test_the_time_of_a_create_goes_from_the_job_to_its_command_and_a_row_without_it_keeps_its_bytes(
+    stamped_ms: int | None,
+) -> None:
+    """Two processes with two settings let a job give up a create that still ran, and paid it twice."""
+    fact = submitted(policy=POLICY.model_copy(update={"create_timeout_ms": stamped_ms}))
+    step = job.step(job.Absent(), fact)
+    (command,) = step.outputs
+    assert isinstance(command, CreateResponse)
+    assert command.timeout_ms == stamped_ms
+    row = encode_job_state(step.state)
+    assert (b"create_timeout_ms" in row) == (stamped_ms is not None)
+    assert decode_job_state(row) == step.state

@@ -32,10 +32,11 @@ def heard(fault: str) -> Reply:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         client = OpenAIClient(
             base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1", api_key=SecretStr(KEY),
-            metrics=WorkerMetrics(CollectorRegistry()), create_timeout_ms=300,
+            metrics=WorkerMetrics(CollectorRegistry()),
         )  # fmt: skip
         try:
-            return await client.create({"model": "m", "input": "Hi"}, job_id="job_1", attempt=1, tenant="acme")
+            asked = {"model": "m", "input": "Hi"}
+            return await client.create(asked, job_id="job_1", attempt=1, tenant="acme", timeout_ms=300)
         finally:
             await client.close()
             await runner.cleanup()

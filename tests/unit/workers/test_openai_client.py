@@ -48,7 +48,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def connected(base_url: str, **options: Any) -> AsyncIterator[OpenAIClient]:
-    options = {"create_timeout_ms": 5_000, "look_timeout_ms": 5_000, **options}
+    options = {"look_timeout_ms": 5_000, **options}
     client = OpenAIClient(
         base_url=base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(CollectorRegistry()), **options
     )
@@ -58,8 +58,9 @@ async def connected(base_url: str, **options: Any) -> AsyncIterator[OpenAIClient
         await client.close()
 
 
-def created(client: OpenAIClient, request: dict[str, Any] | None = None) -> Awaitable[Reply]:
-    return client.create(request or {"model": "m", "input": "Hi"}, job_id="job_1", attempt=2, tenant="acme")
+def created(client: OpenAIClient, request: dict[str, Any] | None = None, timeout_ms: int = 5_000) -> Awaitable[Reply]:
+    asked = request or {"model": "m", "input": "Hi"}
+    return client.create(asked, job_id="job_1", attempt=2, tenant="acme", timeout_ms=timeout_ms)
 
 
 def create_against(mischief: Mischief, **options: Any) -> tuple[Reply, Server]:
@@ -144,9 +145,9 @@ def test_a_create_is_one_post_whatever_comes_back(mischief: Mischief, meaning: t
 )
 def test_a_create_without_an_end_is_given_up_in_time_and_unknown(mischief: Mischief) -> None:
     async def scenario() -> tuple[Reply, float, Server]:
-        async with serving(mischief) as state, connected(state.base_url, create_timeout_ms=300) as client:
+        async with serving(mischief) as state, connected(state.base_url) as client:
             started_s = asyncio.get_running_loop().time()
-            reply = await created(client)
+            reply = await created(client, timeout_ms=300)
             return reply, asyncio.get_running_loop().time() - started_s, state
 
     reply, took_s, state = asyncio.run(scenario())
@@ -213,8 +214,8 @@ def test_a_body_that_nobody_reads_is_unknown() -> None:
         with socket.socket() as listener:  # accepts in the kernel, and reads nothing
             listener.bind(("127.0.0.1", 0))
             listener.listen(1)
-            async with connected(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", create_timeout_ms=400) as client:
-                return await created(client, {"model": "m", "input": "x" * 20_000_000})
+            async with connected(f"http://127.0.0.1:{listener.getsockname()[1]}/v1") as client:
+                return await created(client, {"model": "m", "input": "x" * 20_000_000}, 400)
 
     reply = asyncio.run(scenario())
     assert isinstance(read_create(reply, 0), Unknown), reply

@@ -100,18 +100,19 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwardProxy]:
         yield running
 
 
-def ask(base_url: str, registry: CollectorRegistry | None = None, **options: Any) -> Any:
+def ask(base_url: str, registry: CollectorRegistry | None = None, timeout_ms: int = 10_000, **options: Any) -> Any:
     """One create of a client that is made now, in the environment as it is."""
     client = OpenAIClient(
         base_url=base_url,
         api_key=SecretStr("sk-test"),
         metrics=WorkerMetrics(registry or CollectorRegistry()),
-        **{"create_timeout_ms": 10_000, **options},
+        **options,
     )
 
     async def scenario() -> Reply:
         try:
-            return await client.create({"model": "m", "input": "Hi"}, job_id="job_1", attempt=1, tenant="acme")
+            asked = {"model": "m", "input": "Hi"}
+            return await client.create(asked, job_id="job_1", attempt=1, tenant="acme", timeout_ms=timeout_ms)
         finally:
             await client.close()
 
@@ -231,7 +232,7 @@ def test_no_tunnel_no_request(mischief: Mischief, monkeypatch: pytest.MonkeyPatc
     async def scenario() -> tuple[Reply, Server]:
         async with serving(mischief) as state:
             monkeypatch.setenv("https_proxy", f"127.0.0.1:{state.port}")  # without a scheme, as curl takes it
-            return await ask("https://api.example.invalid/v1", create_timeout_ms=1_000), state
+            return await ask("https://api.example.invalid/v1", timeout_ms=1_000), state
 
     reply, state = asyncio.run(scenario())
     assert_never_sent(reply)
@@ -252,7 +253,7 @@ def test_a_connection_that_is_never_made_was_never_sent() -> None:
 
     async def scenario() -> tuple[Reply, Server]:
         async with serving(server.stall) as state:
-            return await ask(f"https://127.0.0.1:{state.port}/v1", create_timeout_ms=300), state
+            return await ask(f"https://127.0.0.1:{state.port}/v1", timeout_ms=300), state
 
     assert_never_sent(asyncio.run(scenario())[0])
 

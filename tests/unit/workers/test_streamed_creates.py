@@ -36,8 +36,8 @@ def events(*told: Any, then: Mischief | None = server.close) -> Mischief:
 
 def create_against(mischief: Mischief) -> tuple[Reply, Server]:
     async def scenario() -> tuple[Reply, Server]:
-        async with serving(mischief) as state, connected(state.base_url, create_timeout_ms=1_000) as client:
-            return await created(client, dict(STREAMED)), state
+        async with serving(mischief) as state, connected(state.base_url) as client:
+            return await created(client, dict(STREAMED), 1_000), state
 
     return asyncio.run(scenario())
 

@@ -36,7 +36,7 @@ OK = server.answer(200, server.response())
 def create(job_id: str = "job_1", attempt: int = 1, at_ms: int = NOW_MS, request: Any = None) -> CreateResponse:
     return CreateResponse(
         id=f"{job_id}/{attempt}/create", at_ms=at_ms, job_id=job_id, attempt=attempt, tenant="acme", model="m",
-        request=request or InlineBody(value={"model": "m", "input": "Hi"}), not_after_ms=at_ms + VALID_MS,
+        request=request or InlineBody(value={"model": "m", "input": "Hi"}), not_after_ms=at_ms + VALID_MS, timeout_ms=1_500,
     )  # fmt: skip
 
 
@@ -76,9 +76,7 @@ async def submitting(
     publisher, blobs, stop = MemoryPublisher(), FolderBlobs(tmp_path), asyncio.Event()
     now_ms, blocked = [NOW_MS], list[int]()
     async with serving(*(script or (OK,))) as state:
-        client = OpenAIClient(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, create_timeout_ms=1_500
-        )
+        client = OpenAIClient(base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics)
         submitter = Submitter(
             group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: now_ms[0], metrics=metrics,
             looks=Webhooks(LookPolicy()), lanes=Lanes(lambda: now_ms[0]), inline_bytes_max=65_536,
