@@ -10,7 +10,7 @@ from readmodel.metrics import ProjectionMetrics
 from readmodel.opening import database_at
 from readmodel.projector import Projector
 from readmodel.settings import ProjectionSettings
-from readmodel.sweep import Sweeper
+from readmodel.sweep import Kept, Sweeper
 from runtime.clock import NowMs
 from runtime.errors import BrokerUnavailableError
 from runtime.health import Health, HealthServer
@@ -59,10 +59,12 @@ class Projection:
             metrics,
             interval_ms=settings.readmodel_sweep_interval_ms,
             bound_ms=settings.readmodel_overdue_bound_ms,
-            changes_max=settings.readmodel_changes_max,
-            changes_keep_ms=settings.readmodel_changes_keep_ms,
-            unclaimed_keep_ms=settings.readmodel_unclaimed_keep_ms,
-            dead_letters_max=settings.readmodel_dead_letters_max,
+            kept=Kept(
+                changes_max=settings.readmodel_changes_max,
+                changes_keep_ms=settings.readmodel_changes_keep_ms,
+                unclaimed_keep_ms=settings.readmodel_unclaimed_keep_ms,
+                dead_letters_max=settings.readmodel_dead_letters_max,
+            ),
         )
         if health is not None:
             health.watch("readmodel", self.projector.not_ready)

@@ -100,22 +100,29 @@ def _find(conn: Connection, table: str, where: str, params: Sequence[Any]) -> Fi
     return Finding(count, tuple(job_id for (job_id,) in named))
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How much is kept of what only grows."""
+
+    changes_max: int
+    changes_keep_ms: int
+    unclaimed_keep_ms: int
+    dead_letters_max: int
+
+
 class Sweeper:
     """Sweeps and trims on a timer."""
 
     def __init__(
         self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
-        changes_max: int, changes_keep_ms: int, unclaimed_keep_ms: int, dead_letters_max: int,
+        kept: Kept,
     ) -> None:  # fmt: skip
         self._database = database
         self._now_ms = now_ms
         self._metrics = metrics
         self._interval_ms = interval_ms
         self._bound_ms = bound_ms
-        self._changes_max = changes_max
-        self._changes_keep_ms = changes_keep_ms
-        self._unclaimed_keep_ms = unclaimed_keep_ms
-        self._dead_letters_max = dead_letters_max
+        self._kept = kept
 
     async def run(self, stop: asyncio.Event) -> None:
         opened = False
@@ -141,8 +148,9 @@ class Sweeper:
         return found
 
     def _trim(self, conn: Connection, now_ms: int) -> None:
-        trim(conn, self._changes_max, now_ms - self._changes_keep_ms, self._unclaimed_keep_ms)
-        trim_letters(conn, self._dead_letters_max)
+        kept = self._kept
+        trim(conn, kept.changes_max, now_ms - kept.changes_keep_ms, kept.unclaimed_keep_ms)
+        trim_letters(conn, kept.dead_letters_max)
 
     def _publish(self, found: Findings, now_ms: int) -> None:
         metrics = self._metrics

@@ -215,7 +215,7 @@ def test_a_body_that_nobody_reads_is_unknown() -> None:
             listener.bind(("127.0.0.1", 0))
             listener.listen(1)
             async with connected(f"http://127.0.0.1:{listener.getsockname()[1]}/v1") as client:
-                return await created(client, {"model": "m", "input": "x" * 20_000_000}, 400)
+                return await created(client, {"model": "m", "input": "x" * 20_000_000}, 2_000)
 
     reply = asyncio.run(scenario())
     assert isinstance(read_create(reply, 0), Unknown), reply
