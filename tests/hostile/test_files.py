@@ -37,7 +37,7 @@ async def _served(folder: Path) -> None:
     old = os.umask(0)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "serve"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "receiver"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
         )
     finally:
         os.umask(old)

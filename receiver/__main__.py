@@ -1,0 +1,99 @@
+"""The receiver as a process: `python -m receiver`. SIGTERM and SIGINT stop it; requests that have begun are finished."""
+
+import asyncio
+import signal
+import sys
+
+import uvloop
+from prometheus_client import REGISTRY
+from pydantic import ValidationError
+
+from receiver.app import HEALTH, build_app, serve
+from receiver.limits import Limits
+from receiver.settings import ReceiverSettings
+from runtime import failpoints
+from runtime.blobs import FolderBlobs
+from runtime.chance import random_hex
+from runtime.clock import make_clock
+from runtime.errors import BackstopError, ConfigurationError
+from runtime.files import make_private, private_umask
+from runtime.health import HealthServer
+from runtime.heap import settle_heap
+from runtime.logs import configure, get_logger
+from runtime.publisher import KafkaPublisher
+
+CONNECT_AGAIN_S = 1.0
+
+log = get_logger("receiver.main")
+
+
+async def run(settings: ReceiverSettings) -> None:
+    """Until SIGTERM or SIGINT.
+
+    :raises ConfigurationError: see `build_app`, `failpoints.arm`.
+    :raises OSError: the address can't be bound.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    publisher = KafkaPublisher(settings, "receiver")
+    limits = Limits()
+    app = build_app(
+        settings, publisher, FolderBlobs(settings.blobs_path), make_clock(settings.clock_offset_ms), random_hex,
+        limits=limits, registry=REGISTRY,
+    )  # fmt: skip
+    app[HEALTH].expect("broker")
+    admin = HealthServer(app[HEALTH], settings.admin_port, settings.admin_host)
+
+    async def connect() -> None:
+        """Without a broker we answer 503, and try again."""
+        while True:
+            try:
+                await publisher.start()
+            except Exception as error:  # whatever Kafka's client says; nothing is promised until it is connected
+                app[HEALTH].unmet("broker", f"not connected: {type(error).__name__}")
+                log.warning("broker_unavailable", error_type=type(error).__name__)
+                await publisher.stop()
+                await asyncio.sleep(CONNECT_AGAIN_S)
+            else:
+                app[HEALTH].met("broker")
+                return
+
+    connecting = asyncio.create_task(connect(), name="connect")
+    try:
+        await admin.start()
+        await serve(app, settings.host, settings.port, limits, stop, settings.port_file)
+    finally:
+        await admin.stop()
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        await publisher.stop()
+
+
+def main() -> int:
+    """0 stopped as asked; 2 the operator must change something first."""
+    private_umask()
+    try:
+        settings = ReceiverSettings()
+        make_private(settings.data_dir)
+        configure(settings.log_format, settings.log_level, "receiver")
+        try:
+            failpoints.arm(settings.failpoints)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        if failpoints.armed():
+            log.warning("failpoints_armed", failpoints=failpoints.armed())
+        settle_heap()
+        uvloop.run(run(settings))
+    except ValidationError as error:
+        print(f"backstop receiver: {error}", file=sys.stderr)
+        return 2
+    except (BackstopError, OSError) as error:
+        print(f"backstop receiver: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
