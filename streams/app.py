@@ -10,9 +10,8 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
-from runtime.blobs import FolderBlobs
+from runtime.blob_stores import open_storage
 from runtime.broker_clock import BrokerClock
-from runtime.claims import FolderClaims
 from runtime.clock import NowMs
 from runtime.descriptors import files_probe
 from runtime.disk import disk_probe
@@ -75,8 +74,8 @@ class Worker:
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)
-        self._blobs = FolderBlobs(settings.blobs_path)
-        self._claims = FolderClaims(settings.claims_path)
+        self._storage = open_storage(settings)
+        self.health.watch("blobs", self._storage.complaint)
         self._worker_metrics = WorkerMetrics()
         self._lanes = Lanes(self._now_ms, self._worker_metrics.lane)
         self._rules = tuple(rule.rule() for rule in settings.answer_rules)
@@ -117,6 +116,7 @@ class Worker:
         client, streams = self._client, self._streams
         submitter, caller = self._submitter(client, rate), self._caller(client, rate)
         self._watchdog.start()
+        probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         try:
             await asyncio.gather(
                 run_app(self._app, stop),
@@ -128,6 +128,8 @@ class Worker:
                 self._guarded(self._clock.run(stop)),
             )
         finally:
+            for task in probing:
+                task.cancel()
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
@@ -162,12 +164,12 @@ class Worker:
         settings = self._settings
         return Intake(
             publisher=self._publisher,
-            blobs=self._blobs,
+            blobs=self._storage.blobs,
             policy=settings.door,
             inline_bytes_max=settings.inline_bytes_max,
             now_ms=self._now_ms,
             tenant=tenant,
-            claims=self._claims,
+            claims=self._storage.claims,
         )
 
     def _make_client(self) -> OpenAIClient:
@@ -190,7 +192,7 @@ class Worker:
             group=self._group("submissions", "submitter"),
             client=client,
             publisher=self._publisher,
-            blobs=self._blobs,
+            blobs=self._storage.blobs,
             now_ms=self._now_ms,
             metrics=self._worker_metrics,
             looks=self._webhooks,
@@ -210,7 +212,7 @@ class Worker:
             group=self._group("lookups", "caller"),
             client=client,
             publisher=self._publisher,
-            blobs=self._blobs,
+            blobs=self._storage.blobs,
             now_ms=self._now_ms,
             metrics=self._worker_metrics,
             looks=self._webhooks,

@@ -21,7 +21,7 @@ from runtime.acknowledged import publish
 from runtime.blobs import BlobStore, get_body, put_body
 from runtime.clock import NowMs
 from runtime.dead_letters import dead_letter
-from runtime.errors import BlobMissingError
+from runtime.errors import BlobMissingError, BlobStoreError
 from runtime.failpoints import failpoint
 from runtime.publisher import Publisher
 from runtime.records import Record
@@ -212,6 +212,13 @@ class Submitter:
             self._metrics.alarm("blob_missing")
             log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
             return self._rejected(command, Rejected("faulty", "blob_missing", "the stored request can't be read"))
+        except BlobStoreError as error:
+            # The store's trouble: nothing was sent, and the job comes again when its wait is over.
+            self._metrics.alarm("blob_store")
+            log.error("blob_store_trouble", job_id=command.job_id, attempt=command.attempt, error=str(error))
+            return self._rejected(
+                command, Rejected("unsent", "blob_store_unavailable", "the blob store can't be used now")
+            )
         if not isinstance(request, dict):
             return self._rejected(command, Rejected("never", "not_an_object", "the request is no JSON object"))
         if self._now_ms() > command.not_after_ms:
