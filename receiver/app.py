@@ -126,7 +126,7 @@ def build_app(
         metrics=metrics,
         quotas=quotas,
     )
-    memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
+    memory = BodyMemory(limits.bodies_memory_bytes_max, limits.retry_after_s)
 
     async def is_hidden(tenant: str, response_id: str) -> bool:
         return await shown.is_hidden(tenant, response_id)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
@@ -172,12 +171,13 @@ class Prepared:
 
 def prepare(submit: Submit) -> Prepared:
     """Costs as much as the body is large: not to be done on the loop for a large one."""
-    request_json = canonical(submit.request)
     rest = submit.model_dump(mode="json", exclude={"job_id", "request"}, exclude_none=True)
-    # The bytes are those of the whole dumped at once, which names a job's submission for good: never change their form.
-    data = canonical(rest | {"request": orjson.Fragment(request_json)})
-    begins = data.index(_REQUEST) + len(_REQUEST)  # only deadline_at_ms, a number, comes before it
-    return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins : begins + len(request_json)])
+    # The bytes name a job's submission for good: never change their form.
+    data = canonical(rest | {"request": submit.request})
+    frame = canonical(rest | {"request": 0})
+    begins = frame.index(_REQUEST) + len(_REQUEST)  # only deadline_at_ms, a number, comes before it
+    ends = len(data) - (len(frame) - begins - 1)
+    return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])
 
 
 def submission_sha256(submit: Submit) -> str:
