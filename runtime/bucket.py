@@ -191,14 +191,15 @@ class BucketBlobs:
 class BucketClaims:
     """See `Claims`."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, within_s: float = CLAIM_S) -> None:
         self._bucket = bucket
+        self._within_s = within_s
 
     async def claim(self, job_id: str, sha256: str) -> str:
-        """As `Claims.claim`. Where the bucket can't be used in `CLAIM_S` the answer is `sha256`: the log decides alone."""
+        """As `Claims.claim`. Where the bucket can't be used in `within_s` the answer is `sha256`: the log decides alone."""
         key = _key("claims", sha256_hex(job_id.encode()))
         try:
-            async with asyncio.timeout(CLAIM_S):
+            async with asyncio.timeout(self._within_s):
                 if await self._bucket.put(key, sha256.encode(), create=True):
                     return sha256
                 first = bytes(await self._bucket.get(key)).decode("ascii", "replace")

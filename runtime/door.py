@@ -102,6 +102,12 @@ class DoorPolicy(BaseModel):
     )
     forget_after_ms: int = Field(default=7 * 86_400_000, ge=1_000, description="How long a finished job is remembered.")
 
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s?#]{1,200}$",
+        description="Where callers reach `backstop serve` (https://backstop.example.com). Set, and a result on Kafka whose output is too large for its record "
+        "has `response_url`, the address of that output for any key of the tenant with `read`.",
+    )
     retries_granted_max: int = Field(
         default=10,
         ge=0,
@@ -141,6 +147,7 @@ class DoorPolicy(BaseModel):
             stuck_after_ms=self.stuck_after_ms,
             stuck_factor=self.stuck_factor,
             forget_after_ms=self.forget_after_ms,
+            public_url=self.public_url,
         )
 
 

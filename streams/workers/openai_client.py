@@ -94,7 +94,7 @@ class OpenAIClient:
                 "/responses",
                 cast_to=httpx2.Response,
                 # Written here, once: the SDK would write a text first, and of that the bytes.
-                body=orjson.dumps(body),
+                content=orjson.dumps(body),
                 stream=streams,
                 stream_cls=STREAM,
                 # Nobody promises that it is honoured, and nothing here relies on it.

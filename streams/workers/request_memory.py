@@ -12,7 +12,8 @@ from runtime.shares import Shares
 from schemas.base import BlobBody, Body
 
 COST: Final = 3
-"""Times its bytes, at its peak: 58 MiB for 20 MB (`tests/unit/workers/test_request_memory.py`)."""
+"""Times its bytes: its texts, what is written of them for the provider, and what of that the connection has not taken yet. Of texts with
+characters of four bytes it is more, as it is in `receiver.limits.DEAR_COST`."""
 
 
 class RequestMemory:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from runtime.blob_stores import Storage, open_storage
 from runtime.blobs import MARK, get_body, put_body
+from runtime.bucket import BucketClaims
 from runtime.errors import BlobMissingError, BlobStoreError
 from runtime.settings import RuntimeSettings
 from schemas.base import BlobBody
@@ -28,7 +30,11 @@ def endpoint() -> Iterator[str]:
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
         return open_storage(RuntimeSettings(blob_dir=tmp_path))
-    return open_storage(bucket_settings(request.getfixturevalue("endpoint"), prefix=tmp_path.name))
+    opened = open_storage(bucket_settings(request.getfixturevalue("endpoint"), prefix=tmp_path.name))
+    # With time for a machine that does much else.
+    return replace(
+        opened, claims=BucketClaims(bucket(request.getfixturevalue("endpoint"), prefix=tmp_path.name), within_s=60)
+    )
 
 
 def bucket_settings(endpoint: str, prefix: str = "p", name: str = NAME) -> RuntimeSettings:
