@@ -25,8 +25,9 @@ def prepare(settings: RuntimeSettings, process: str) -> NowMs:
     :raises ConfigurationError: a failpoint that does not exist, or a wrong clock without failpoints.
     """
     configure(settings.log_format, settings.log_level, process)
-    for folder in (settings.data_dir, settings.blobs_path):
-        make_private(folder)
+    make_private(settings.data_dir)
+    if settings.blobs is None:
+        make_private(settings.blobs_path)
     try:
         failpoints.arm(settings.failpoints)
     except ValueError as error:

@@ -1,7 +1,8 @@
 """`backstop serve`: the HTTP doors and the reads on one port. The composition root of that process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable
+from functools import partial
 
 import typer
 import uvloop
@@ -19,13 +20,13 @@ from readmodel.opening import database_at
 from readmodel.overview import Rights, add_overview_routes
 from readmodel.routes import JustTaken, add_routes
 from readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
-from receiver.app import LIVE, RESPONSES, SUBMISSIONS, build_app
+from receiver.app import LIVE, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
 from receiver.identity import PAGE, caller_of, tenant_of
 from receiver.limits import Limits
 from receiver.live.tail import PartialTail
 from receiver.settings import ReceiverSettings
-from runtime.blobs import FolderBlobs
+from runtime.blob_stores import open_storage
 from runtime.broker_clock import BrokerClock
 from runtime.chance import random_hex
 from runtime.clock import NowMs
@@ -100,12 +101,14 @@ def doors(
     :raises ConfigurationError: see `build_app`.
     :raises InvariantError: a route has no declaration.
     """
-    blobs = FolderBlobs(settings.blobs_path)
+    storage = open_storage(settings)
+    blobs = storage.blobs
+    health.watch("blobs", storage.complaint)
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
         settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
-        endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed),
+        endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed), claims=storage.claims,
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
@@ -113,20 +116,12 @@ def doors(
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
     add_page(app)
-    if settings.blob_keep_days:
-        app.cleanup_ctx.append(_sweeping(blobs, settings.blob_keep_ms, now_ms))
+    for sweep in storage.sweeping:
+        beside(app, "sweep-storage", partial(sweep, now_ms))
+    for probe in storage.probing:
+        beside(app, "probe-storage", probe)
     require_declared(app, files_below=PAGE)
     return app
-
-
-def _sweeping(blobs: FolderBlobs, keep_ms: int, now_ms: NowMs) -> Callable[[web.Application], AsyncIterator[None]]:
-    async def sweeping(_app: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(blobs.sweep_for_ever(keep_ms, now_ms), name="sweep-blobs")
-        yield
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    return sweeping
 
 
 async def _listen(serving: Awaitable[None], host: str, port: int) -> None:

@@ -206,7 +206,7 @@ def _runtime_settings(shape: Shape, kafka: broker.Owned) -> tuple[RuntimeSetting
         topic_prefix=prefix,
         partitions=shape.partitions,
         data_dir=shape.folder,
-        blob_dir=shape.folder / "blobs",
+        blob_dir=None if _names_bucket(shape) else shape.folder / "blobs",
     )
     return runtime, throwaway
 
@@ -267,7 +267,7 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         "BACKSTOP_PARTITIONS": str(runtime.partitions),
         "BACKSTOP_HOST": HOST,
         "BACKSTOP_DATA_DIR": str(shape.folder),
-        "BACKSTOP_BLOB_DIR": str(runtime.blobs_path),
+        **({} if _names_bucket(shape) else {"BACKSTOP_BLOB_DIR": str(runtime.blobs_path)}),
         "BACKSTOP_DATABASE_URL": f"sqlite:///{_database(shape)}",
         "BACKSTOP_WEBHOOK_SECRETS": places.webhook_secret,
         "BACKSTOP_LOG_FORMAT": shape.environment.get("BACKSTOP_LOG_FORMAT", "console"),
@@ -276,6 +276,10 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
         **(_webhooks(shape, runtime.kafka_bootstrap_servers) if shape.webhooks else {}),
         **shape.settings,
     }
+
+
+def _names_bucket(shape: Shape) -> bool:
+    return bool(shape.settings.get("BACKSTOP_BLOBS") or shape.environment.get("BACKSTOP_BLOBS"))
 
 
 def asked_directly(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     python deploy/production_requirements.py runtime | build
 
-`runtime` starts from [project] dependencies, `build` from [build-system] requires. The lock says for each package who
+`runtime` starts from [project] dependencies and the extra `s3`, `build` from [build-system] requires. The lock says for each package who
 asked for it ("# via"), so what is reachable is known without asking an index. Standard library only.
 """
 
@@ -43,12 +43,13 @@ def reachable(lock: str, roots: set[str]) -> dict[str, str]:
 
 
 def roots(project: str, part: str) -> set[str]:
-    """What pyproject.toml itself asks for, for the part of that name."""
+    """What pyproject.toml itself asks for, for the part of that name. The image has what each setting needs, a bucket's client too."""
     read = tomllib.loads(project)
-    return {
-        canonical(one)
-        for one in {"runtime": read["project"]["dependencies"], "build": read["build-system"]["requires"]}[part]
+    asked = {
+        "runtime": read["project"]["dependencies"] + read["project"]["optional-dependencies"]["s3"],
+        "build": read["build-system"]["requires"],
     }
+    return {canonical(one) for one in asked[part]}
 
 
 def main(part: str) -> None:

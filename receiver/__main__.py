@@ -3,16 +3,17 @@
 import asyncio
 import signal
 import sys
+from functools import partial
 
 import uvloop
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
-from receiver.app import HEALTH, build_app, serve
+from receiver.app import HEALTH, beside, build_app, serve
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings
 from runtime import failpoints
-from runtime.blobs import FolderBlobs
+from runtime.blob_stores import open_storage
 from runtime.chance import random_hex
 from runtime.clock import make_clock
 from runtime.errors import BackstopError, ConfigurationError
@@ -39,10 +40,16 @@ async def run(settings: ReceiverSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     publisher = KafkaPublisher(settings, "receiver")
     limits = Limits()
+    storage = open_storage(settings)
+    now_ms = make_clock(settings.clock_offset_ms)
     app = build_app(
-        settings, publisher, FolderBlobs(settings.blobs_path), make_clock(settings.clock_offset_ms), random_hex,
-        limits=limits, registry=REGISTRY,
-    )  # fmt: skip
+        settings, publisher, storage.blobs, now_ms, random_hex, limits=limits, registry=REGISTRY, claims=storage.claims
+    )
+    app[HEALTH].watch("blobs", storage.complaint)
+    for probe in storage.probing:
+        beside(app, "probe-storage", probe)
+    for sweep in storage.sweeping:
+        beside(app, "sweep-storage", partial(sweep, now_ms))
     app[HEALTH].expect("broker")
     admin = HealthServer(app[HEALTH], settings.admin_port, settings.admin_host)
 

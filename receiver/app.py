@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from receiver.live.live import Changes, Live
 from receiver.metrics import ReceiverMetrics
 from receiver.openapi import add_document
 from receiver.previous import PreviousResponses
-from receiver.problems import Problem, Refusal, from_http_exception, to_response
+from receiver.problems import Problem, Refusal, from_http_exception, storage_unavailable, to_response
 from receiver.quotas import Quotas, knows_no_load
 from receiver.reads import JobReads
 from receiver.sdk import routes as sdk
@@ -45,10 +45,11 @@ from receiver.tickets import Tickets
 from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
-from runtime.claims import FolderClaims
+from runtime.claims import Claims, FolderClaims
 from runtime.clock import NowMs, monotonic_s
 from runtime.descriptors import allow_files, files_probe
 from runtime.egress import parse_networks
+from runtime.errors import BlobStoreError
 from runtime.health import Health, add_routes
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
@@ -84,13 +85,14 @@ def build_app(
     registry: CollectorRegistry | None = None,
     health: Health | None = None,
     changes: Changes | None = None,
+    claims: Claims | None = None,
 ) -> web.Application:
     """The doors, health and metrics. More routes may be added until it runs; their refusals become problems too.
 
     `reads` is the read model, where the process has one; `find_job` answers instead of it. `endpoints` are those of outgoing webhooks,
     which are off without them or without keys to sign with. `registry` holds the metrics of one app; without one the app gets
     its own. `health` is found again as `app[HEALTH]`. With `changes` of `reads` partial output is streamed; whoever reads its
-    topic gives it to `app[LIVE]`.
+    topic gives it to `app[LIVE]`. `claims` are those of the settings' folder, if none are given.
 
     :raises ConfigurationError: no usable webhook secret, settings that contradict each other, or no keys where they are needed.
     """
@@ -115,7 +117,7 @@ def build_app(
     submissions = Submissions(
         publisher=watched,
         blobs=blobs,
-        claims=FolderClaims(settings.claims_path),
+        claims=claims or FolderClaims(settings.claims_path),
         now_ms=now_ms,
         policy=settings.door,
         inline_bytes_max=settings.inline_bytes_max,
@@ -124,7 +126,7 @@ def build_app(
         metrics=metrics,
         quotas=quotas,
     )
-    memory = BodyMemory(limits.submit_buffered_bytes_max, limits.retry_after_s)
+    memory = BodyMemory(limits.bodies_memory_bytes_max, limits.retry_after_s)
 
     async def is_hidden(tenant: str, response_id: str) -> bool:
         return await shown.is_hidden(tenant, response_id)
@@ -159,7 +161,7 @@ def build_app(
         ]
     )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
-    app.cleanup_ctx.extend((_saving_last_used(ring), _sweeping(FolderClaims(settings.claims_path), now_ms)))
+    app.cleanup_ctx.append(_saving_last_used(ring))
     app[SUBMISSIONS] = submissions
     app[RESPONSES] = shown
     app[HEALTH] = health
@@ -277,6 +279,9 @@ async def _answer_with_problems(request: web.Request, handler: Handler) -> web.S
         if error.status < 400:
             raise
         response = answer(from_http_exception(error))
+    except BlobStoreError as error:
+        log.warning("blob_store_trouble", method=request.method, reason=str(error))
+        response = answer(storage_unavailable().problem)
     except Exception as error:
         log_failure(error, method=request.method)
         response = answer(Problem(500, "internal", "The server failed; nothing was promised."))
@@ -316,14 +321,16 @@ def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterato
     return saving
 
 
-def _sweeping(claims: FolderClaims, now_ms: NowMs) -> Callable[[web.Application], AsyncIterator[None]]:
-    async def sweeping(_app: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(claims.sweep_for_ever(now_ms), name="sweep-claims")
+def beside(app: web.Application, name: str, run: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Have `run` go on while `app` does."""
+
+    async def running(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(run(), name=name)
         yield
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    return sweeping
+    app.cleanup_ctx.append(running)
 
 
 def _letting_go(*held: Live | Waiting | None) -> Callable[[web.Application], Awaitable[None]]:

@@ -9,6 +9,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from receiver.limits import DEAR_COST, PLAIN_COST
 from receiver.problems import Problem, Refusal, unavailable
 from runtime.authority import owner_now
 from runtime.shares import Shares
@@ -30,7 +31,7 @@ class NotJsonError(ValueError):
 
 
 class BodyMemory:
-    """The bytes of bodies that are held at one time. A slow client takes no more of it than what it has sent."""
+    """What bodies cost at one time, shared by tenant and key. A slow client takes no more of it than what it has sent."""
 
     def __init__(self, bytes_max: int, retry_after_s: int) -> None:
         # What a body has sent can't be taken back, so nobody may take more than it leaves free.
@@ -68,10 +69,16 @@ def _count_nothing(_size_bytes: int) -> None:
     """For bodies so small that the limit on connections bounds their sum."""
 
 
+def parsing_bytes(body: bytes | bytearray) -> int:
+    """What parsing `body` and writing it again costs at its peak, beside the body itself."""
+    plain = body.isascii() and b"\\u" not in body
+    return ((PLAIN_COST if plain else DEAR_COST) - 1) * len(body)
+
+
 async def read_body(
     request: web.Request, *, bytes_max: int, within_s: float, take: Callable[[int], None] = _count_nothing
-) -> bytes:
-    """The raw bytes, never decompressed.
+) -> bytearray:
+    """The raw bytes, never decompressed, nor copied: a large body has one place in memory.
 
     :raises Refusal: 415 compressed, 413 too large (unread where it says so itself), 408 too slow, 400 cut off.
     """
@@ -95,10 +102,11 @@ async def read_body(
         raise Refusal(Problem(408, "body_too_slow", f"The body did not come within {within_s:g} s.")) from None
     except (OSError, web.RequestPayloadError, HttpProcessingError):
         raise Refusal(Problem(400, "body_incomplete", "The body ended before it was complete.")) from None
-    return bytes(body)
+    take(parsing_bytes(body))
+    return body
 
 
-def load_json(data: bytes, depth_max: int, values_max: int = SMALL_VALUES_MAX) -> Any:
+def load_json(data: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX) -> Any:
     """The JSON value of `data`, which is measured before it is parsed.
 
     :raises NotJsonError: it has none, or one that nests deeper than `depth_max` or has more values than `values_max`.

@@ -222,7 +222,7 @@ class EndpointDoor:
         return self._secrets
 
     async def _body(self, request: web.Request) -> bytes:
-        body = await read_body(request, bytes_max=BODY_BYTES_MAX, within_s=self._limits.submit_body_s)
+        body = bytes(await read_body(request, bytes_max=BODY_BYTES_MAX, within_s=self._limits.submit_body_s))
         if body:
             require_json(request)
         return body

@@ -210,12 +210,14 @@ def path_job_id(request: web.Request) -> str:
         raise Refusal(Problem(404, "not_found", "No job can have this id.")) from None
 
 
-def parse_submit(body: bytes, limits: Limits) -> Submit:
+def parse_submit(body: bytes | bytearray, limits: Limits) -> Submit:
     """:raises Refusal: as `parse_body`."""
     return parse_body(Submit, body, limits.submit_depth_max, limits.submit_values_max)
 
 
-def parse_body(model: type[Model], body: bytes, depth_max: int, values_max: int = SMALL_VALUES_MAX) -> Model:
+def parse_body(
+    model: type[Model], body: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX
+) -> Model:
     """:raises Refusal: 400 no JSON, 422 not as the model says."""
     try:
         value = load_json(body, depth_max, values_max)

@@ -6,6 +6,12 @@ from runtime.errors import ConfigurationError
 from runtime.record_sizes import RECORD_BYTES_MAX
 from schemas.requests import REQUEST_BYTES_MAX, REQUEST_VALUES_MAX
 
+PLAIN_COST = 3
+"""Times its bytes that a body in ASCII without escaped characters costs at its peak: itself, the parser's copy, the text."""
+
+DEAR_COST = 6
+"""The same of one with a character that Python holds in four bytes, which makes four of each of the text's."""
+
 JSON_DEPTH_MAX = 254
 """What orjson can write again; the depth limits below must stay under it."""
 
@@ -42,8 +48,9 @@ class Limits:
     submit_depth_max: int = 64
     """A JSON schema for structured output may nest 10 levels, each of which is three levels of JSON."""
     submit_values_max: int = REQUEST_VALUES_MAX
-    submit_buffered_bytes_max: int = 128 << 20
-    """Bodies of submissions in memory at one time. Only bytes that have come count, not what was declared."""
+    bodies_memory_bytes_max: int = 256 << 20
+    """Memory of all submissions between their first byte and their acknowledgement; half of it for one tenant alone. Only bytes that have come
+    count, not what was declared; a body that is whole counts with what it costs when it is parsed (`receiver.bodies`)."""
     submissions_concurrent_max: int = 256
     """Submissions between their body and their acknowledgement."""
     submissions_remembered_max: int = 50_000
@@ -103,7 +110,9 @@ class Limits:
             ),
             # A hook's text is quoted in its record, which doubles it at worst; a dead letter takes it as base64.
             "a webhook and its envelope must fit a record": 2 * self.webhook_bytes_max + 65_536 < RECORD_BYTES_MAX,
-            "one submission must fit the memory for all": self.submit_bytes_max <= self.submit_buffered_bytes_max,
+            "one submission of plain text must fit half of the memory for all (BACKSTOP_SUBMIT_BYTES_MAX, BACKSTOP_BODIES_MEMORY_BYTES_MAX)": (
+                2 * PLAIN_COST * self.submit_bytes_max <= self.bodies_memory_bytes_max
+            ),
             "headers_s must not exceed idle_s": self.headers_s <= self.idle_s,
             "stop_s must leave a request the time for its acknowledgement": self.publish_s < self.stop_s / 3,
         }

@@ -34,7 +34,7 @@ _WITH_KEY: Final[Codes] = {
     401: ("unauthenticated",),
     403: ("cross_site", "foreign_host", "forwarded_request", "scope_missing"),
     429: ("rate_exceeded",),
-    503: ("busy",),
+    503: ("busy", "storage_unavailable"),
 }  # fmt: skip
 _SIGNED: Final[Codes] = {401: ("unauthenticated",)}
 _WITH_QUERY: Final[Codes] = {400: ("bad_parameter",)}

@@ -76,6 +76,17 @@ def unavailable(code: str, detail: str, retry_after_s: int) -> Refusal:
     return Refusal(Problem(503, code, detail, headers={"Retry-After": str(retry_after_s)}))
 
 
+STORAGE_RETRY_AFTER_S = 5
+
+
+def storage_unavailable() -> Refusal:
+    return unavailable(
+        "storage_unavailable",
+        "The store of large bodies can't be used at the moment; send it again.",
+        STORAGE_RETRY_AFTER_S,
+    )
+
+
 def to_response(problem: Problem) -> web.Response:
     document: ProblemDocument = {
         "type": f"urn:backstop:problem:{problem.code}",

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from receiver.limits import DEAR_COST, Limits
 from receiver.signature import WebhookKey, parse_key
 from runtime.door import DoorPolicy
 from runtime.egress import parse_networks
@@ -79,8 +80,14 @@ class ReceiverSettings(WebhookSettings):
         default=None,
         ge=1 << 10,
         le=64 << 20,
-        description="Largest body of a submission over HTTP, up to 64 MiB; 1 MiB if unset. Costs about three times as much memory while it is taken, and "
-        "the worker holds it while it is sent. All bodies at one time get 128 MiB.",
+        description="Largest body of a submission over HTTP, up to 64 MiB; 1 MiB if unset.",
+    )
+    bodies_memory_bytes_max: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        le=1 << 36,
+        description="Memory of this process for submissions at one time, in bytes; a tenant alone gets half of it, and what finds none hears 503 with "
+        "Retry-After. A body of plain ASCII counts three times, any other six times. If unset: 256 MiB, or 12 times BACKSTOP_SUBMIT_BYTES_MAX, whichever is more.",
     )
     keys_file: Path | None = Field(
         default=None,
@@ -102,7 +109,16 @@ class ReceiverSettings(WebhookSettings):
 
     def limits_set(self) -> dict[str, int]:
         """The limits of the doors that a setting replaces."""
-        return {} if self.submit_bytes_max is None else {"submit_bytes_max": self.submit_bytes_max}
+        given: dict[str, int] = {}
+        if self.submit_bytes_max is not None:
+            given["submit_bytes_max"] = self.submit_bytes_max
+            # Half of it, a tenant's share, has room for the dearest body.
+            given["bodies_memory_bytes_max"] = max(
+                Limits().bodies_memory_bytes_max, 2 * DEAR_COST * self.submit_bytes_max
+            )
+        if self.bodies_memory_bytes_max is not None:
+            given["bodies_memory_bytes_max"] = self.bodies_memory_bytes_max
+        return given
 
     @property
     def keys_path(self) -> Path:

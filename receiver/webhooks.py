@@ -87,7 +87,7 @@ class WebhookDoor:
     async def receive(self, request: web.Request) -> web.Response:
         limits = self._limits
         try:
-            body = await read_body(request, bytes_max=limits.webhook_bytes_max, within_s=limits.webhook_body_s)
+            body = bytes(await read_body(request, bytes_max=limits.webhook_bytes_max, within_s=limits.webhook_body_s))
         except Refusal as refusal:
             self._metrics.webhook(None, "too_large" if refusal.problem.status == 413 else "malformed")
             raise

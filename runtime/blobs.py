@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from runtime.clock import NowMs
-from runtime.errors import BlobMissingError
+from runtime.errors import BlobMissingError, BlobStoreError
 from runtime.logs import get_logger
 from schemas.base import BlobBody, Body, InlineBody
 from schemas.codec import DEPTH_MAX, canonical, sha256_hex
@@ -42,11 +42,19 @@ class BlobStore(Protocol):
     async def put(self, data: bytes | memoryview) -> str:
         """Durable when it returns; the same bytes again change nothing, however many put them at one time. Returns the SHA-256 in hex.
 
-        :raises OSError: not stored.
+        :raises OSError: not stored (`BlobStoreError`, where the store says why).
         """
 
-    async def get(self, sha256: str) -> bytes:
-        """:raises BlobMissingError: gone, cut, or of another hash."""
+    async def get(self, sha256: str) -> bytes | memoryview:
+        """:raises BlobMissingError: gone, cut, or of another hash.
+        :raises BlobStoreError: nobody can tell now.
+        """
+
+    async def has(self, mark: bytes) -> bool:
+        """Whether this content, which begins with `MARK`, was put.
+
+        :raises BlobStoreError: nobody can tell now.
+        """
 
 
 class FolderBlobs:
@@ -62,6 +70,13 @@ class FolderBlobs:
 
     async def get(self, sha256: str) -> bytes:
         return await asyncio.to_thread(self._read, sha256)
+
+    async def has(self, mark: bytes) -> bool:
+        try:
+            await self.get(sha256_hex(mark))
+        except BlobMissingError:
+            return False
+        return True
 
     async def sweep_for_ever(self, keep_ms: int, now_ms: NowMs) -> None:
         while True:
@@ -115,8 +130,10 @@ class FolderBlobs:
     def _read(self, sha256: str) -> bytes:
         try:
             data = self._path(sha256).read_bytes()
-        except OSError as error:
+        except FileNotFoundError as error:
             raise BlobMissingError(f"blob {sha256}: {error.strerror or error}") from error
+        except OSError as error:  # of the disk, or of a network file system: it may be there all the same
+            raise BlobStoreError(f"blob {sha256} can't be read: {error.strerror or error}") from error
         if sha256_hex(data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
         return data
@@ -177,6 +194,7 @@ async def get_body(blobs: BlobStore, body: Body) -> Any:
     """The JSON value of a body. A blob that is missing or torn is read again before that is believed.
 
     :raises BlobMissingError: see `BlobStore.get`.
+    :raises BlobStoreError: as above.
     """
     if isinstance(body, InlineBody):
         return body.value

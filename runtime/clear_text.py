@@ -33,6 +33,15 @@ def check_base_url(url: str) -> None:
         )
 
 
+def check_bucket(endpoint: str) -> None:
+    """:raises ValueError: as `check_brokers`."""
+    parts = urlsplit(endpoint)
+    if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
+        raise ValueError(
+            f"BACKSTOP_BLOBS_ENDPOINT is http:// beyond this machine, and requests and results would go there: use https://, {UNLESS}"
+        )
+
+
 def check_database(url: str) -> None:
     """:raises ValueError: as `check_brokers`."""
     parts = urlsplit(url)

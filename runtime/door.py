@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
@@ -103,6 +102,12 @@ class DoorPolicy(BaseModel):
     )
     forget_after_ms: int = Field(default=7 * 86_400_000, ge=1_000, description="How long a finished job is remembered.")
 
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s?#]{1,200}$",
+        description="Where callers reach `backstop serve` (https://backstop.example.com). Set, and a result on Kafka whose output is too large for its record "
+        "has `response_url`, the address of that output for any key of the tenant with `read`.",
+    )
     retries_granted_max: int = Field(
         default=10,
         ge=0,
@@ -152,6 +157,7 @@ class DoorPolicy(BaseModel):
             stuck_after_ms=self.stuck_after_ms,
             stuck_factor=self.stuck_factor,
             forget_after_ms=self.forget_after_ms,
+            public_url=self.public_url,
         )
 
 
@@ -182,12 +188,13 @@ class Prepared:
 
 def prepare(submit: Submit) -> Prepared:
     """Costs as much as the body is large: not to be done on the loop for a large one."""
-    request_json = canonical(submit.request)
     rest = submit.model_dump(mode="json", exclude={"job_id", "request"}, exclude_none=True)
-    # The bytes are those of the whole dumped at once, which names a job's submission for good: never change their form.
-    data = canonical(rest | {"request": orjson.Fragment(request_json)})
-    begins = data.index(_REQUEST) + len(_REQUEST)  # only deadline_at_ms, a number, comes before it
-    return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins : begins + len(request_json)])
+    # The bytes name a job's submission for good: never change their form.
+    data = canonical(rest | {"request": submit.request})
+    frame = canonical(rest | {"request": 0})
+    begins = frame.index(_REQUEST) + len(_REQUEST)  # only deadline_at_ms, a number, comes before it
+    ends = len(data) - (len(frame) - begins - 1)
+    return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])
 
 
 def submission_sha256(submit: Submit) -> str:

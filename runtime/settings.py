@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from runtime.clear_text import check_brokers
+from runtime.clear_text import check_brokers, check_bucket
 from runtime.record_sizes import UNPACKED_BYTES_MAX
 from runtime.secret_files import SecretFiles
 from schemas.base import DEFAULT_TENANT
@@ -20,6 +20,8 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 
 TENANT_CHARS_MAX = 27
 """`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`runtime.door`)."""
+
+BUCKET = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._\-/]{0,200}))?$")
 
 TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
 
@@ -76,11 +78,31 @@ class RuntimeSettings(BaseSettings):
     blob_dir: Path | None = Field(
         default=None, description="Folder of the blob store, shared by all processes; data_dir/blobs if unset."
     )
+    blobs: str | None = Field(
+        default=None,
+        pattern=BUCKET.pattern,
+        description="Blob store in a bucket that speaks S3, s3://BUCKET/PREFIX, instead of the folder (needs the extra `backstop[s3]`). It takes part in every "
+        "acceptance of a large body.",
+    )
+    blobs_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+(/\S*)?$",
+        description="Address of an S3 service that is not AWS (MinIO, R2, ...); the bucket is named in the path.",
+    )
+    blobs_region: str | None = Field(
+        default=None, description="Region of the bucket; AWS_REGION, or us-east-1, if unset."
+    )
+    blobs_key_id: str | None = Field(
+        default=None,
+        description="Access key id of the bucket; if unset AWS's own ways are tried: AWS_ACCESS_KEY_ID, a web identity, the role of the machine.",
+    )
+    blobs_secret_key: SecretStr | None = Field(default=None, description="The secret of BACKSTOP_BLOBS_KEY_ID.")
     blob_keep_days: int = Field(
         default=0,
         ge=0,
         le=3_650,
-        description="Days for which a body stays in the blob store after it was last put; at least 10, as a job may run for 7. 0: for ever.",
+        description="Days for which a body stays in the blob store after it was last put; at least 10, as a job may run for 7. 0: for ever. Of a bucket "
+        "its lifecycle rules say it (docs/operating.md).",
     )
     inline_bytes_max: int = Field(
         default=65_536, ge=0, le=524_288, description="Bodies above this size go to the blob store."
@@ -115,9 +137,23 @@ class RuntimeSettings(BaseSettings):
         return tenants
 
     @model_validator(mode="after")
-    def _brokers_in_clear_text(self) -> Self:
+    def _in_clear_text(self) -> Self:
         if not self.clear_text:
             check_brokers(self.kafka_bootstrap_servers, self.kafka_security_protocol)
+            if self.blobs_endpoint is not None:
+                check_bucket(self.blobs_endpoint)
+        return self
+
+    @model_validator(mode="after")
+    def _one_blob_store(self) -> Self:
+        if self.blobs is not None and self.blob_dir is not None:
+            raise ValueError("BACKSTOP_BLOBS and BACKSTOP_BLOB_DIR name two blob stores: unset one of them")
+        if self.blobs is not None and self.blob_keep_days:
+            raise ValueError(
+                "BACKSTOP_BLOB_KEEP_DAYS is for a folder: set lifecycle rules of the bucket instead (docs/operating.md), and unset it"
+            )
+        if (self.blobs_key_id is None) != (self.blobs_secret_key is None):
+            raise ValueError("BACKSTOP_BLOBS_KEY_ID and BACKSTOP_BLOBS_SECRET_KEY go together: set both, or none")
         return self
 
     @classmethod

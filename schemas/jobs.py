@@ -54,6 +54,8 @@ class JobPolicy(Frozen):
     """The same as a multiple of what runs of the model take, where that is known."""
     forget_after_ms: SpanMs
     """How long a finished job is remembered: the window in which a repeated submission is known as one."""
+    public_url: str | None = None
+    """Where the HTTP reads are found, for the address of a large output in its result."""
 
 
 class JobSubmitted(JobMessage):

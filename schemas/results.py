@@ -55,6 +55,8 @@ class JobResult(JobMessage):
     model: str | None = None
     response: Body | None = None
     """The provider's response object; inline up to the inline limit, else by reference into the blob store."""
+    response_url: str | SkipJsonSchema[None] = None
+    """Where the response object can be read with a key of the tenant; given where it is not inline and the operator names an address."""
     usage: Usage | None = None
     """The sum over all attempts whose usage was known when the job ended. What comes later is not in it."""
     found_by: FoundBy | None = None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+PIECE_BYTES: Final = 1 << 20
+
 _BRACKETS: Final = b"[]{}"
 _OTHERS: Final = bytes(set(range(256)) - set(_BRACKETS))
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -21,7 +23,7 @@ class ShapeLimits:
     depth_max: int
 
 
-def beyond(data: bytes, limits: ShapeLimits) -> str | None:
+def beyond(data: bytes | bytearray, limits: ShapeLimits) -> str | None:
     """What of `limits` the JSON text `data` exceeds, as the end of a sentence; None where it keeps them.
 
     Where `data` is no JSON, any answer: a parser says so afterwards.
@@ -37,13 +39,29 @@ def beyond(data: bytes, limits: ShapeLimits) -> str | None:
     return f"nested deeper than {limits.depth_max} levels" if _depth(outside) > limits.depth_max else None
 
 
-def _outside_texts(data: bytes, values_max: int) -> bytes | None:
-    """What stands between texts; None where there are more texts than values allowed."""
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if data.count(b'"') > 2 * values_max:
-        return None
-    return b"".join(data.split(b'"')[::2])
+def _outside_texts(data: bytes | bytearray, values_max: int) -> bytes | None:
+    """What stands between texts; None where there are more texts than values allowed. Never a second copy of `data`."""
+    outside: list[bytes] = []
+    begin, quotes = 0, 0
+    while begin < len(data):
+        piece = _piece(data, begin)
+        begin += len(piece)
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"', 2 * values_max + 1)
+        outside += parts[quotes % 2 :: 2]
+        quotes += len(parts) - 1
+        if quotes > 2 * values_max:
+            return None
+    return b"".join(outside)
+
+
+def _piece(data: bytes | bytearray, begin: int) -> bytes:
+    """About `PIECE_BYTES` from `begin`, which is outside of an escape, as the end is."""
+    piece = bytes(data[begin : begin + PIECE_BYTES])
+    if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+        piece += data[begin + len(piece) : begin + len(piece) + 1]
+    return piece
 
 
 def _depth(outside: bytes) -> int:

@@ -10,9 +10,8 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
-from runtime.blobs import FolderBlobs
+from runtime.blob_stores import open_storage
 from runtime.broker_clock import BrokerClock
-from runtime.claims import FolderClaims
 from runtime.clock import NowMs
 from runtime.descriptors import files_probe
 from runtime.disk import disk_probe
@@ -75,13 +74,30 @@ class Worker:
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)
-        self._blobs = FolderBlobs(settings.blobs_path)
-        self._claims = FolderClaims(settings.claims_path)
+        self._storage = open_storage(settings)
+        self.health.watch("blobs", self._storage.complaint)
         self._worker_metrics = WorkerMetrics()
         self._lanes = Lanes(self._now_ms, self._worker_metrics.lane)
-        self._rules = tuple(rule.rule() for rule in settings.answer_rules)
         self._webhooks = Webhooks(settings.look_policy(), expected=settings.webhooks_expected)
-        self._tls = tls_context(settings.openai_client_certificate, settings.openai_client_key)
+        self._account: dict[str, Any] = {
+            "base_url": settings.openai_base_url,
+            "api_key": settings.openai_api_key,
+            "organization": settings.openai_organization,
+            "project": settings.openai_project,
+            "tls": tls_context(settings.openai_client_certificate, settings.openai_client_key),
+        }
+        """Both clients speak for it."""
+        self._of_both: dict[str, Any] = {
+            "publisher": self._publisher,
+            "blobs": self._storage.blobs,
+            "now_ms": self._now_ms,
+            "metrics": self._worker_metrics,
+            "looks": self._webhooks,
+            "lanes": self._lanes,
+            "rules": tuple(rule.rule() for rule in settings.answer_rules),
+            "inline_bytes_max": settings.inline_bytes_max,
+        }
+        """What the submitter and the caller are made of."""
         self._client = self._make_client()
         self._streams = self._make_streams()
         # Partial output must not hold up a fact: it has a producer of its own.
@@ -117,6 +133,7 @@ class Worker:
         client, streams = self._client, self._streams
         submitter, caller = self._submitter(client, rate), self._caller(client, rate)
         self._watchdog.start()
+        probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         try:
             await asyncio.gather(
                 run_app(self._app, stop),
@@ -128,6 +145,8 @@ class Worker:
                 self._guarded(self._clock.run(stop)),
             )
         finally:
+            for task in probing:
+                task.cancel()
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
@@ -162,22 +181,18 @@ class Worker:
         settings = self._settings
         return Intake(
             publisher=self._publisher,
-            blobs=self._blobs,
+            blobs=self._storage.blobs,
             policy=settings.door,
             inline_bytes_max=settings.inline_bytes_max,
             now_ms=self._now_ms,
             tenant=tenant,
-            claims=self._claims,
+            claims=self._storage.claims,
         )
 
     def _make_client(self) -> OpenAIClient:
         settings = self._settings
         return OpenAIClient(
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
-            organization=settings.openai_organization,
-            project=settings.openai_project,
-            tls=self._tls,
+            **self._account,
             metrics=self._worker_metrics,
             connections_max=settings.create_concurrency + settings.look_concurrency,
             look_timeout_ms=settings.look_timeout_ms,
@@ -188,19 +203,13 @@ class Worker:
         return Submitter(
             group=self._group("submissions", "submitter"),
             client=client,
-            publisher=self._publisher,
-            blobs=self._blobs,
-            now_ms=self._now_ms,
-            metrics=self._worker_metrics,
-            looks=self._webhooks,
-            lanes=self._lanes,
-            inline_bytes_max=settings.inline_bytes_max,
-            rules=self._rules,
+            **self._of_both,
             concurrency=settings.create_concurrency,
             memory_ms=settings.submission_memory_ms,
             memory_ids_max=settings.submission_memory_max,
             drain_ms=settings.door.create_timeout_ms,
             edge_blocked=rate.object,
+            bodies_memory_bytes_max=settings.requests_memory_bytes_max,
         )
 
     def _caller(self, client: OpenAIClient, rate: LookRate) -> Caller:
@@ -208,15 +217,8 @@ class Worker:
         return Caller(
             group=self._group("lookups", "caller"),
             client=client,
-            publisher=self._publisher,
-            blobs=self._blobs,
-            now_ms=self._now_ms,
-            metrics=self._worker_metrics,
-            looks=self._webhooks,
-            lanes=self._lanes,
-            rules=self._rules,
+            **self._of_both,
             rate=rate,
-            inline_bytes_max=settings.inline_bytes_max,
             concurrency=settings.look_concurrency,
             tries_max=settings.look_tries_max,
             queue_max=settings.look_queue_max,
@@ -226,11 +228,7 @@ class Worker:
     def _make_streams(self) -> OpenAIStreams:
         settings = self._settings
         return OpenAIStreams(
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
-            organization=settings.openai_organization,
-            project=settings.openai_project,
-            tls=self._tls,
+            **self._account,
             connections_max=max(1, settings.stream_concurrency),
             open_timeout_ms=settings.look_timeout_ms,
             silence_ms=settings.stream_silence_ms,

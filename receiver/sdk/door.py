@@ -299,7 +299,7 @@ def _not_found(response_id: str) -> NoReturn:
     raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found."))
 
 
-def _object_of(body: bytes, limits: Limits) -> dict[str, Any]:
+def _object_of(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
     try:
         value = load_json(body, limits.submit_depth_max, limits.submit_values_max)
     except NotJsonError as error:

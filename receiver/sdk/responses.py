@@ -16,7 +16,7 @@ from receiver.submissions import APPEAR_POLL_S, Submissions
 from runtime.blobs import BlobStore, get_body
 from runtime.door import qualified_job_id
 from runtime.errors import BlobMissingError
-from schemas.codec import canonical, sha256_hex
+from schemas.codec import canonical
 from schemas.statuses import JobOutcome, response_status
 
 ECHOES_MAX = 2_000
@@ -114,22 +114,14 @@ class Responses:
         job_id = qualified_job_id(tenant, response_id)
         if job_id in self._hidden:
             return True
-        if not await self._has(_tombstone(tenant, response_id)):
+        if not await self._blobs.has(_tombstone(tenant, response_id)):
             return False
         self._remember_hidden(job_id)
         return True
 
     async def is_unstored(self, tenant: str, response_id: str) -> bool:
         """Whether it is hidden because it was not to be stored."""
-        return await self._has(_tombstone(tenant, response_id, UNSTORED))
-
-    async def _has(self, content: bytes) -> bool:
-        # The blob store holds contents by their hash; so it also tells whether it has a content that we can name.
-        try:
-            await self._blobs.get(sha256_hex(content))
-        except BlobMissingError:
-            return False
-        return True
+        return await self._blobs.has(_tombstone(tenant, response_id, UNSTORED))
 
     async def _seen(self, tenant: str, job_id: str) -> tuple[SeenJob | None, ReadsAwayError | None]:
         if self._reads is None:

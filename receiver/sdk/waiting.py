@@ -32,6 +32,7 @@ from receiver.sdk.responses import Responses, Shown
 from runtime.authority import Authority, authority_of
 from runtime.clock import monotonic_s
 from runtime.door import qualified_job_id
+from runtime.errors import BlobStoreError
 from runtime.routes import JSON
 from runtime.shares import Shares
 
@@ -180,7 +181,7 @@ class Waiting:
     async def _ended(self, waiter: Waiter) -> Shown | None:
         try:
             return await self._responses.ended(waiter.who[0], waiter.response_id)
-        except ReadsAwayError:
+        except (ReadsAwayError, BlobStoreError):
             return None  # the job goes on, and so does the wait
 
     async def _write(self, request: web.Request, sending: web.StreamResponse, data: bytes) -> bool:

@@ -330,6 +330,7 @@ def _finish(
     result = make_result(
         event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model,
         submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
+        public_url=spec.policy.public_url,
     )  # fmt: skip
     releases = tuple(_release(event, attempt.response_id) for attempt in attempts.running())
     return Step(finished, (result, *releases))

@@ -1,5 +1,6 @@
 """The one terminal record of a job, made from the fact that ended it. Pure."""
 
+from schemas.base import DEFAULT_TENANT, BlobBody
 from schemas.jobs import AttemptSettled, JobFact
 from schemas.results import JobResult, Reason, Timings
 from schemas.statuses import JobOutcome
@@ -9,6 +10,7 @@ from streams.fold.attempts import Attempts
 def make_result(
     event: JobFact, attempts: Attempts, outcome: JobOutcome, reason: Reason | None, *, tenant: str, settled: AttemptSettled | None = None,
     model: str | None = None, submitted_at_ms: int | None = None, session_id: str | None = None, tags: tuple[str, ...] = (),
+    public_url: str | None = None,
 ) -> JobResult:  # fmt: skip
     """Output and detection come from `settled`, the end of an attempt that ended the job; without one there are none."""
     return JobResult(
@@ -20,6 +22,7 @@ def make_result(
         reason=reason,
         model=model,
         response=settled.response if settled else None,
+        response_url=_output_url(event.job_id, tenant, settled, public_url),
         usage=attempts.usage(),
         found_by=settled.found_by if settled else None,
         timings=_timings(event, settled, attempts, event.at_ms if submitted_at_ms is None else submitted_at_ms),
@@ -28,6 +31,13 @@ def make_result(
         session_id=session_id,
         tags=tags,
     )
+
+
+def _output_url(job_id: str, tenant: str, settled: AttemptSettled | None, public_url: str | None) -> str | None:
+    if public_url is None or settled is None or not isinstance(settled.response, BlobBody):
+        return None
+    given = job_id if tenant == DEFAULT_TENANT else job_id.removeprefix(f"{tenant}:")
+    return f"{public_url.rstrip('/')}/v1/jobs/{given}/output"
 
 
 def _timings(event: JobFact, settled: AttemptSettled | None, attempts: Attempts, submitted_at_ms: int) -> Timings:

@@ -18,6 +18,7 @@ DropReason = Literal[
 ]
 Alarm = Literal[
     "blob_missing",
+    "blob_store",
     "blob_not_stored",
     "credentials",
     "quota",

@@ -94,7 +94,8 @@ class OpenAIClient:
             response = await self._sdk.post(
                 "/responses",
                 cast_to=httpx2.Response,
-                body=body,
+                # Written here, once: the SDK would write a text first, and of that the bytes.
+                content=orjson.dumps(body),
                 stream=streams,
                 stream_cls=STREAM,
                 # Nobody promises that it is honoured, and nothing here relies on it.

@@ -75,6 +75,13 @@ class WorkerSettings(RuntimeSettings):
         validation_alias=AliasChoices("BACKSTOP_OPENAI_PROJECT", "OPENAI_PROJECT_ID", "openai_project"),
         description="Project to bill, where the key belongs to several.",
     )
+    requests_memory_bytes_max: int = Field(
+        default=256 << 20,
+        ge=1 << 20,
+        le=1 << 36,
+        description="Memory of this worker for large requests that are being sent, in bytes; a tenant alone gets half of it. A request from the blob store counts "
+        "three times; one that finds no room is tried again after 2 s.",
+    )
     openai_client_certificate: Path | None = Field(
         default=None,
         description="Certificate (PEM) that is shown to a gateway that asks for one; may hold its key, too.",

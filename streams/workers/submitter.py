@@ -21,7 +21,7 @@ from runtime.acknowledged import publish
 from runtime.blobs import BlobStore, get_body, put_body
 from runtime.clock import NowMs
 from runtime.dead_letters import dead_letter
-from runtime.errors import BlobMissingError
+from runtime.errors import BlobMissingError, BlobStoreError
 from runtime.failpoints import failpoint
 from runtime.publisher import Publisher
 from runtime.records import Record
@@ -42,6 +42,7 @@ from streams.workers.lifetime import run_until
 from streams.workers.memory import SKEW_MS, CommandMemory
 from streams.workers.metrics import AttemptResult, WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
+from streams.workers.request_memory import RequestMemory
 from streams.workers.slots import Slots
 
 log = structlog.get_logger()
@@ -51,6 +52,9 @@ TAKE_WAIT_MS = 250
 """How long a stop may go unnoticed while nothing comes."""
 
 REASON_CHARS_MAX = 200
+
+MEMORY_WAIT_MS = 2_000
+"""After so long a create that found no memory for its request comes again. An upload of 20 MB takes about as long."""
 
 MODEL_CODES = frozenset({"model_not_found", "model_not_available", "deployment_not_found"})
 """A model that was served before is one that the account has lost, not one that a caller misspelt."""
@@ -104,7 +108,9 @@ class Submitter:
         memory_ids_max: int = 20_000,
         drain_ms: int = 60_000,
         edge_blocked: Callable[[int], None] = lambda _: None,
+        bodies_memory_bytes_max: int = 256 << 20,
     ) -> None:
+        self._memory_of_bodies = RequestMemory(bodies_memory_bytes_max)
         self._group = group
         self._client = client
         self._publisher = publisher
@@ -217,6 +223,16 @@ class Submitter:
 
     async def _fact(self, item: _Due) -> Message:
         command = item.command
+        with self._memory_of_bodies.share(command.tenant, command.request) as granted:
+            if granted:
+                return await self._fact_within(item)
+        self._metrics.attempt("held")
+        return self._rejected(
+            command, Rejected("held", "memory_full", "large requests fill this worker's memory", MEMORY_WAIT_MS)
+        )
+
+    async def _fact_within(self, item: _Due) -> Message:
+        command = item.command
         try:
             request = await get_body(self._blobs, command.request)
         except BlobMissingError as error:
@@ -224,6 +240,13 @@ class Submitter:
             self._metrics.alarm("blob_missing")
             log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
             return self._rejected(command, Rejected("faulty", "blob_missing", "the stored request can't be read"))
+        except BlobStoreError as error:
+            # The store's trouble: nothing was sent, and the job comes again when its wait is over.
+            self._metrics.alarm("blob_store")
+            log.error("blob_store_trouble", job_id=command.job_id, attempt=command.attempt, error=str(error))
+            return self._rejected(
+                command, Rejected("unsent", "blob_store_unavailable", "the blob store can't be used now")
+            )
         if not isinstance(request, dict):
             return self._rejected(command, Rejected("never", "not_an_object", "the request is no JSON object"))
         if self._now_ms() > command.not_after_ms:

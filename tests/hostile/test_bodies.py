@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.blobs import FolderBlobs
-from runtime.door import DoorPolicy
 from runtime.records import Record
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused, JobSubmitted
-from streams.agents.agents import Intake
 from tests.hostile.bodies import REFUSED, TAKEN
 from tests.hostile.pauses import least_pause_s
 from tests.support.builders import T0
+from tests.support.intakes import intake_of
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.receiver.door import Door, with_door
 
@@ -65,13 +63,7 @@ def test_many_bodies_at_one_time_hold_up_the_doors_no_longer(name: str) -> None:
 def test_no_record_holds_up_the_intake(tmp_path: Path, name: str) -> None:
     async def scenario() -> None:
         publisher = MemoryPublisher()
-        intake = Intake(
-            publisher=publisher,
-            blobs=FolderBlobs(tmp_path),
-            policy=DoorPolicy(),
-            inline_bytes_max=65_536,
-            now_ms=lambda: T0,
-        )
+        intake = intake_of(publisher, tmp_path)
         value = ALL[name].replace(b'"job_id":"h"', b'"type":"submit","job_id":"h"', 1)
         records = [Record("requests", 0, offset, T0, b"h", value, ()) for offset in range(3)]
 

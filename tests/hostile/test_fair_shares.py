@@ -55,7 +55,7 @@ def test_slow_bodies_of_one_key_do_not_block_anothers(tmp_path: Path, ring: Ring
             writer.close()
         await asyncio.gather(*(writer.wait_closed() for _, writer in held), return_exceptions=True)
 
-    with_door(story, keys_file=ring.path, limits=Limits(submit_bytes_max=1 << 20, submit_buffered_bytes_max=1 << 20))
+    with_door(story, keys_file=ring.path, limits=Limits(submit_bytes_max=128 << 10, bodies_memory_bytes_max=1 << 20))
 
 
 def test_one_tenants_open_requests_leave_places_for_others_and_for_webhooks(ring: Ring) -> None:

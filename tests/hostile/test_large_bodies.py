@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.limits import DEAR_COST, Limits
 from runtime.blobs import FolderBlobs
 from runtime.heap import return_large_blocks
 from tests.hostile.pauses import least_pause_s
@@ -32,34 +33,53 @@ def resident_bytes(name: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
-async def chunks(path: str) -> AsyncIterator[bytes]:
+CONTENTS = {
+    "a photo": b"iVBORw0KGg" * 5_000,
+    "a text with escapes": b'Said, "no": \\n'.replace(b'"', b'\\"') * 2_500,
+    "a text of four-byte characters": "Grüße 😀, ".encode() * 3_571,
+}
+
+
+async def chunks(path: str, content: bytes = CONTENTS["a photo"]) -> AsyncIterator[bytes]:
     head, tail = HEADS[path]
     yield head
-    for _ in range(BODY_BYTES // 50_000):
-        yield b"iVBORw0KGg" * 5_000
+    for _ in range(BODY_BYTES // len(content)):
+        yield content
     yield tail
 
 
-@pytest.mark.parametrize("path", HEADS)
-def test_a_body_of_twenty_megabytes_costs_little_memory_and_no_long_pause(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "content", "cost_bytes_max"),
+    [
+        ("/v1/jobs", "a photo", MEMORY_BYTES_MAX),
+        ("/v1/responses", "a photo", MEMORY_BYTES_MAX),
+        ("/v1/responses", "a text with escapes", MEMORY_BYTES_MAX),
+        ("/v1/responses", "a text of four-byte characters", DEAR_COST * BODY_BYTES),
+    ],
+)
+def test_a_body_of_twenty_megabytes_costs_little_memory_and_no_long_pause(
+    tmp_path: Path, path: str, content: str, cost_bytes_max: int
+) -> None:
     return_large_blocks()
+    sent = CONTENTS[content]
 
     async def story(door: Door) -> None:
         assert (await door.call("POST", path, data=b"".join(HEADS[path]), headers=JSON))[0] in {200, 202}
         before_bytes = resident_bytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        status, document, _ = await door.call("POST", path, data=chunks(path), headers=JSON)
+        status, document, _ = await door.call("POST", path, data=chunks(path, sent), headers=JSON)
         cost_bytes = resident_bytes("VmHWM") - before_bytes
+        print(f"{path}, {content}: {cost_bytes / 2**20:.1f} MiB")
         assert status in {200, 202}, document
         assert len(str(door.publisher.landed)) < 10_000, "the log has a reference"
-        assert cost_bytes <= MEMORY_BYTES_MAX + CLIENT_BYTES_MAX
+        assert cost_bytes <= cost_bytes_max + CLIENT_BYTES_MAX
 
         async def again() -> None:
-            await door.call("POST", path, data=chunks(path), headers=JSON)
+            await door.call("POST", path, data=chunks(path, sent), headers=JSON)
 
         assert await least_pause_s(PAUSE_S_MAX, again) <= PAUSE_S_MAX
 
-    with_door(story, blobs=FolderBlobs(tmp_path / "blobs"), submit_bytes_max=32 << 20)
+    with_door(story, blobs=FolderBlobs(tmp_path / "blobs"), submit_bytes_max=32 << 20, limits=Limits(submit_body_s=60))
 
 
 def test_what_is_larger_than_allowed_hears_the_limit_and_the_way_out() -> None:

@@ -7,132 +7,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx2
 import openai
 import pytest
 from aiokafka import AIOKafkaProducer
-from openai import OpenAI
 
-from cli.pace import BRISK
-from cli.system import Shape, System
 from runtime.broker import Owned
-from runtime.keys import ApiKey, KeysFile, TenantLimits, make_token, save_keys
-from tests.kafka.held import held
-from tests.support.waiting import eventually, wait_until
-
-ENDED_WITHIN_S = 60.0
-ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}
-STUCK: dict[str, Any] = {**ASKED, "metadata": {"sim_fault": "run_stuck_in_progress", "mine": "kept"}}
+from tests.kafka.sdk_rig import (
+    ASKED,
+    ENDED_WITHIN_S,
+    GUIDE,
+    STUCK,
+    Losing,
+    Running,
+    asked_over_http,
+    ended,
+    node,
+    running_system,
+)
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@dataclass(frozen=True)
-class Running:
-    """The system, and a key of each tenant."""
-
-    system: System
-    keys: Mapping[str, str]
-
-    def environment(self, tenant: str) -> dict[str, str]:
-        """All that is set for a program of a caller's."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BACKSTOP_"))}
-        return {**kept, "OPENAI_BASE_URL": f"{self.system.url}/v1", "OPENAI_API_KEY": self.keys[tenant]}
-
-    def client(self, tenant: str, **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.system.url}/v1", api_key=self.keys[tenant], **options)
-
-    def creates_of(self, response_id: str, tenant: str) -> int:
-        """How many responses the provider accepted for it."""
-        lines = (self.system.ledgers / "creates.jsonl").read_text().splitlines()
-        return sum(json.loads(line).get("job") == f"{tenant}:{response_id}" for line in lines)
-
-
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One system for all tests here, held by a thread: the SDK under test is the synchronous one, too."""
-    folder = tmp_path_factory.mktemp("system")
-    keys_file, keys = write_keys(folder / "keys.json")
-    with pytest.MonkeyPatch.context() as patched:
-        for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
-            patched.delenv(name)
-        patched.setenv("BACKSTOP_REQUEST_TENANTS", "acme")
-        shape = Shape(
-            folder=folder,
-            environment={**BRISK, **os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
-            settings={"BACKSTOP_KEYS_FILE": str(keys_file)},
-            port=0,
-            partitions=2,
-            time_scale=20.0,
-        )
-        with held(shape) as system:
-            yield Running(system, keys)
-
-
-def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
-    kept, tokens = [], {}
-    for number, tenant in enumerate(("acme", "globex", "limited")):
-        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
-        tokens[tenant] = token
-        at = datetime.fromtimestamp(0, UTC)
-        scopes = frozenset(("submit", "read"))
-        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=scopes, sha256=sha256, created_at=at))
-    limits = {"limited": TenantLimits(open_jobs_max=0)}
-    save_keys(path, KeysFile(keys=tuple(kept), tenants=limits))
-    return path, tokens
-
-
-POLLED = """
-from time import sleep
-from openai import OpenAI
-
-client = OpenAI()
-response = client.responses.create(model="gpt-5.2", input="Say hello from Python.", background=True)
-while response.status in {"queued", "in_progress"}:
-    sleep(2)
-    response = client.responses.retrieve(response.id)
-print(f"{response.status}: {response.output_text}")
-"""
-CANCELLED = """
-from openai import OpenAI
-
-client = OpenAI()
-response = client.responses.create(model="gpt-5.2", input="Say hello from Python.", background=True)
-print(client.responses.cancel(response.id).status)
-"""
-STREAMED = """
-from openai import OpenAI
-
-client = OpenAI()
-text = ""
-stream = client.responses.create(model="gpt-5.2", input="Say hello from Python.", background=True, stream=True)
-for event in stream:
-    if event.type == "response.created":
-        response_id = event.response.id
-    if event.type == "response.output_text.delta":
-        text += event.delta
-    cursor = event.sequence_number
-    if text:
-        break
-for event in client.responses.retrieve(response_id, stream=True, starting_after=cursor):
-    if event.type == "response.output_text.delta":
-        text += event.delta
-    if event.type == "response.completed":
-        print(f"{event.response.status}: {text}")
-"""
-GUIDE = {
-    "polled": (POLLED, "completed: Echo: Say hello from Python.\n"),
-    "cancelled": (CANCELLED, "cancelled\n"),
-    "streamed, cut off, and resumed": (STREAMED, "completed: Echo: Say hello from Python.\n"),
-}
-"""The calls of OpenAI's guide to background mode, in its order, and what they print."""
+    with running_system(broker, tmp_path_factory.mktemp("system")) as system:
+        yield system
 
 
 @pytest.mark.parametrize(("script", "said"), GUIDE.values(), ids=GUIDE.keys())
@@ -143,14 +48,6 @@ def test_a_program_for_openai_runs_with_only_its_environment_changed(running: Ru
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == said
-
-
-def ended(client: OpenAI, response_id: str) -> Any:
-    def look() -> Any:
-        response = client.responses.retrieve(response_id)
-        return response if response.status not in {"queued", "in_progress"} else None
-
-    return wait_until(look, ENDED_WITHIN_S, f"the end of {response_id}", poll_s=0.1)
 
 
 def test_create_poll_cancel_and_delete(running: Running) -> None:
@@ -225,26 +122,6 @@ def test_a_conversation_goes_on_by_our_ids(running: Running) -> None:
             other.responses.create(**ASKED, previous_response_id=first.id)
 
 
-class Losing(httpx2.BaseTransport):
-    """A way on which the answer to the first request of each path gets lost."""
-
-    def __init__(self) -> None:
-        self._inner = httpx2.HTTPTransport()
-        self.retry_counts: list[str] = []
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        self.retry_counts.append(request.headers["x-stainless-retry-count"])
-        response = self._inner.handle_request(request)
-        if len(self.retry_counts) > 1:
-            return response
-        response.read()
-        response.close()
-        raise httpx2.ReadError("the answer was lost")
-
-    def close(self) -> None:
-        self._inner.close()
-
-
 @pytest.mark.parametrize("headers", [{"Idempotency-Key": "order-17"}, {}], ids=["with a key", "without one"])
 def test_an_sdk_that_repeats_a_create_by_itself_makes_one_response(running: Running, headers: dict[str, str]) -> None:
     asked = {**ASKED, "input": f"Say {len(headers)} at {time.time_ns()}."}
@@ -274,16 +151,6 @@ def test_refusals_are_the_sdks_own_exceptions(running: Running) -> None:
             client.responses.create(**ASKED)
         assert limited.value.response.headers["retry-after"] == "5"
         assert "open_jobs_max" in limited.value.message
-
-
-async def asked_over_http(running: Running, tenant: str, path: str, status: int = 200, method: str = "GET") -> Any:
-    headers = {"Authorization": f"Bearer {running.keys[tenant]}"}
-    async with (
-        aiohttp.ClientSession(running.system.url, headers=headers) as session,
-        session.request(method, path) as answer,
-    ):
-        assert answer.status == status, (path, await answer.text())
-        return await answer.json(content_type=None)
 
 
 def test_another_tenants_job_is_on_no_route(running: Running) -> None:
@@ -366,15 +233,6 @@ def test_a_response_survives_the_receiver_that_took_it(running: Running) -> None
         assert again.id == created.id
         assert ended(client, created.id).status == "completed"
     assert running.creates_of(created.id, "acme") == 1
-
-
-def node(running: Running, folder: Path, script: str) -> str:
-    environment = {**running.environment("acme"), "LIMITED_KEY": running.keys["limited"]}
-    done = subprocess.run(
-        ["node", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_node_program_for_openai_runs_with_only_its_environment_changed(running: Running, node_folder: Path) -> None:

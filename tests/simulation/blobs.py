@@ -18,3 +18,6 @@ class MemoryBlobs:
             return self._data[sha256]
         except KeyError as error:
             raise BlobMissingError(sha256) from error
+
+    async def has(self, mark: bytes) -> bool:
+        return sha256_hex(mark) in self._data

@@ -4,16 +4,15 @@ import asyncio
 import json
 from pathlib import Path
 
-from runtime.blobs import FolderBlobs
 from runtime.door import DoorPolicy
 from runtime.records import Record
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused
 from schemas.unreadable import Unreadable
-from streams.agents.agents import Intake
 from streams.intake import take_request
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
+from tests.support.intakes import intake_of
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 
@@ -23,13 +22,7 @@ def test_a_request_is_not_acknowledged_before_its_job_is(tmp_path: Path) -> None
 
     async def scenario() -> None:
         publisher = MemoryPublisher()
-        intake = Intake(
-            publisher=publisher,
-            blobs=FolderBlobs(tmp_path),
-            policy=DoorPolicy(),
-            inline_bytes_max=65_536,
-            now_ms=lambda: T0,
-        )
+        intake = intake_of(publisher, tmp_path)
         publisher.hold()
         taking = asyncio.create_task(intake.take([Record("requests", 0, 0, T0, b"a", value, ())]))
         await eventually(lambda: publisher.on("jobs"), 5, "the job on its way")

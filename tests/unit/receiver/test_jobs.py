@@ -215,7 +215,7 @@ def test_bodies_in_memory_are_bounded_and_given_back() -> None:
         await slow.wait_closed()
         assert (await door.submit(large))[0] == 202
 
-    with_door(story, limits=Limits(submit_buffered_bytes_max=2 * REQUEST_BYTES_MAX))
+    with_door(story, limits=Limits(bodies_memory_bytes_max=6 * REQUEST_BYTES_MAX))
 
 
 def test_a_cancel_is_a_fact_before_it_is_answered() -> None:

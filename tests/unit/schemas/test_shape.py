@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas import shape
 from schemas.shape import ShapeLimits, beyond
 
 LIMITS = ShapeLimits(values_max=100, depth_max=8)
@@ -46,6 +47,15 @@ def test_the_depth_is_that_of_the_parsed_value_and_no_value_goes_uncounted(value
 )
 def test_a_text_is_one_value_whatever_stands_in_it(text: str) -> None:
     assert beyond(orjson.dumps({"input": text}), LIMITS) is None
+
+
+@given(JSON, st.integers(1, 12))
+def test_what_is_told_does_not_depend_on_the_size_of_pieces(value: Any, piece_bytes: int) -> None:
+    data = orjson.dumps(value)
+    with pytest.MonkeyPatch.context() as patched:
+        whole = shape._outside_texts(data, 1_000)
+        patched.setattr(shape, "PIECE_BYTES", piece_bytes)
+        assert shape._outside_texts(bytearray(data), 1_000) == whole
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,13 @@
 """The real SDK against a server that does every fault there is: one call is one request, and its outcome is data."""
 
 import asyncio
-import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from openai import AsyncOpenAI
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
-from schemas.codec import canonical
 from streams.policy.answers import (
-    NOT_JSON,
     Accepted,
-    Answer,
     Fault,
     Rejected,
     Reply,
@@ -28,47 +16,12 @@ from streams.policy.answers import (
     read_look,
 )
 from streams.policy.observations import Seen
-from streams.workers.metrics import WorkerMetrics
-from streams.workers.openai_client import OpenAIClient, parse
-from streams.workers.openai_stream import OpenAIStreams
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
+from tests.unit.workers.openai_calls import KEY, LOOP, connected, create_against, created
 
-KEY = "sk-test-0123456789abcdef"
-LOOP = server.redirect(307, f"/v1/responses/{RESPONSE_ID}")
-"""Where it leads is here again."""
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@asynccontextmanager
-async def connected(base_url: str, **options: Any) -> AsyncIterator[OpenAIClient]:
-    options = {"look_timeout_ms": 5_000, **options}
-    client = OpenAIClient(
-        base_url=base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(CollectorRegistry()), **options
-    )
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-def created(client: OpenAIClient, request: dict[str, Any] | None = None, timeout_ms: int = 5_000) -> Awaitable[Reply]:
-    asked = request or {"model": "m", "input": "Hi"}
-    return client.create(asked, job_id="job_1", attempt=2, tenant="acme", timeout_ms=timeout_ms)
-
-
-def create_against(mischief: Mischief, **options: Any) -> tuple[Reply, Server]:
-    async def scenario() -> tuple[Reply, Server]:
-        async with serving(mischief) as state, connected(state.base_url, **options) as client:
-            return await created(client), state
-
-    return asyncio.run(scenario())
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def test_a_create_is_background_and_stored_and_says_whose_it_is() -> None:
@@ -263,187 +216,3 @@ def test_a_look_that_fails_is_not_repeated_behind_the_global_rate(mischief: Misc
 
     _, state = asyncio.run(scenario())
     assert len(state.requests) == 1
-
-
-@pytest.mark.parametrize("response_id", ["", "a\nb", "a\x7f", "r\u00e9sp", "x" * 1_025])
-def test_what_is_no_id_asks_nothing(response_id: str) -> None:
-    async def scenario() -> tuple[Reply, Server]:
-        async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
-            return await client.retrieve(response_id), state
-
-    reply, state = asyncio.run(scenario())
-    assert isinstance(reply, Fault)
-    assert state.requests == []
-
-
-PRINTABLE = "".join(map(chr, range(32, 127)))
-
-
-@pytest.mark.parametrize(
-    "response_id",
-    [".", "..", "...", "%2E%2E", "a/b", "/", "?x=1", "#f", "100%", "a+b c", "resp_QQ==", "a@b:c", "//evil.example/x", "\\", PRINTABLE,
-     "resp_" + "Ab9+/=" * 169],
-)  # fmt: skip
-def test_an_id_is_one_segment_of_the_path_whatever_stands_in_it(response_id: str) -> None:
-    async def scenario() -> Server:
-        async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
-            await client.retrieve(response_id)
-            await client.cancel(response_id)
-            streams = OpenAIStreams(
-                base_url=state.base_url,
-                api_key=SecretStr(KEY),
-                connections_max=1,
-                open_timeout_ms=5_000,
-                silence_ms=5_000,
-            )
-            async with streams.opened(response_id, 7):
-                pass
-            await streams.close()
-            return state
-
-    seen = [request.path for request in asyncio.run(scenario()).requests]
-    prefix = "/v1/responses/"
-    segments = [path.removeprefix(prefix).partition("?")[0] for path in seen]
-    assert all(path.startswith(prefix) for path in seen)
-    assert [unquote(segments[0]), unquote(segments[2])] == [response_id, response_id]
-    assert segments[1] == f"{segments[0]}/cancel"
-    assert segments[0] not in (".", "..")
-    assert not set(segments[0]) & set("/?# ")
-    assert seen[2].endswith("?stream=true&starting_after=7")
-
-
-def test_what_the_create_included_goes_out_with_each_poll() -> None:
-    async def scenario() -> Server:
-        async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
-            await client.retrieve(RESPONSE_ID, include=("reasoning.encrypted_content", "message.output_text.logprobs"))
-            # The plain SDK asks in the same words.
-            async with AsyncOpenAI(base_url=state.base_url, api_key=KEY, max_retries=0) as plain:
-                await plain.responses.retrieve(
-                    RESPONSE_ID, include=["reasoning.encrypted_content", "message.output_text.logprobs"]
-                )
-            return state
-
-    ours, plain = (request.path for request in asyncio.run(scenario()).requests)
-    assert ours == plain
-    assert "logprobs" in ours
-
-
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        (b"queue is full, try again", "queue is full, try again"),
-        (b"\xff" + b"<p>" * 1_000, ("\ufffd" + "<p>" * 1_000)[:500]),
-        ("\u00e9".encode() * 2_000, "\u00e9" * 500),
-        (b"", ""),
-        (b"{}", ""),
-    ],
-)
-def test_the_beginning_of_an_answer_that_is_no_json_is_kept(body: bytes, text: str) -> None:
-    for status in (200, 400, 500):
-        reply, _ = create_against(server.answer(status, body, content_type="text/plain"))
-        assert isinstance(reply, Answer)
-        assert reply.text == text
-
-
-def test_a_name_and_password_in_the_base_url_are_sent_as_the_plain_sdk_does() -> None:
-    async def scenario() -> Server:
-        async with serving(server.answer(200, server.response())) as state:
-            base_url = f"http://user:p%40ss@127.0.0.1:{state.port}/v1"
-            async with connected(base_url) as client, AsyncOpenAI(base_url=base_url, api_key=KEY) as plain:
-                await client.retrieve("..")
-                await plain.responses.retrieve(RESPONSE_ID)
-            return state
-
-    ours, plain = asyncio.run(scenario()).requests
-    assert ours.headers["authorization"] == plain.headers["authorization"]
-    assert ours.path == "/v1/responses/%2E%2E"
-
-
-def test_without_a_key_none_is_sent() -> None:
-    async def scenario() -> Server:
-        async with serving(server.answer(200, server.response())) as state:
-            client = OpenAIClient(
-                base_url=state.base_url, api_key=SecretStr(""), metrics=WorkerMetrics(CollectorRegistry())
-            )
-            await created(client)
-            await client.retrieve(RESPONSE_ID)
-            await client.close()
-            return state
-
-    requests = asyncio.run(scenario()).requests
-    assert len(requests) == 2
-    assert all("authorization" not in request.headers for request in requests)
-
-
-def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "OPENAI_API_KEY": "sk-other", "OPENAI_ADMIN_KEY": "sk-admin", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
-        "OPENAI_ORG_ID": "org-other", "OPENAI_PROJECT_ID": "proj-other", "OPENAI_WEBHOOK_SECRET": "whsec_other",
-        "OPENAI_CUSTOM_HEADERS": "x-strange: 1\nAuthorization: Bearer other",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    _, state = create_against(server.answer(200, server.response()))
-    headers = state.requests[0].headers
-    assert headers["authorization"] == f"Bearer {KEY}"
-    assert not {"x-strange", "openai-organization", "openai-project"} & headers.keys()
-
-
-def test_neither_the_key_nor_the_prompt_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    logging.getLogger("openai").setLevel(logging.DEBUG)  # as OPENAI_LOG=debug has it at import
-
-    async def scenario() -> None:
-        mischief = server.answer(400, {"error": {"message": "no"}})
-        async with serving(mischief) as state, connected(state.base_url) as client:
-            await created(client, {"model": "m", "input": "the secret prompt"})
-
-    asyncio.run(scenario())
-    assert KEY not in caplog.text
-    assert "secret prompt" not in caplog.text
-
-
-def test_what_happened_is_counted() -> None:
-    async def scenario() -> CollectorRegistry:
-        registry = CollectorRegistry()
-        async with serving(server.answer(200, server.response()), server.html(502), server.close) as state:
-            client = OpenAIClient(
-                base_url=state.base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(registry), look_timeout_ms=5_000
-            )
-            for _ in range(3):
-                await client.retrieve(RESPONSE_ID)
-            await client.close()
-        return registry
-
-    registry = asyncio.run(scenario())
-    for status_class in ("2xx", "5xx", "lost"):
-        labels = {"operation": "retrieve", "status_class": status_class}
-        assert registry.get_sample_value("backstop_openai_requests_total", labels) == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "value"),
-    [
-        (b'{"a": 1}', {"a": 1}),
-        (b'{"a": "\\ud83d"}', {"a": "\ufffd"}),
-        (b'{"a": NaN}', {"a": None}),
-        (b'{"a": NaN, "b": 123456789012345678901234567890}', {"a": None, "b": 1.2345678901234568e29}),
-        (b"<html>", NOT_JSON),
-        (b"", NOT_JSON),
-        (b"\xff\xfe", NOT_JSON),
-        (b'{"a": ', NOT_JSON),
-    ],
-)
-def test_json_is_read_generously(content: bytes, value: Any) -> None:
-    assert parse(content) == value
-
-
-@given(st.binary() | st.text().map(lambda text: f'{{"a": NaN, "b": "{text}\\ud83d"}}'.encode("utf-8", "replace")))
-def test_what_is_read_can_be_written(content: bytes) -> None:
-    value = parse(content)
-    if value is not NOT_JSON:
-        canonical(value)
-
-
-def test_nesting_without_end_is_no_json() -> None:
-    assert parse(b"[" * 100_000) is NOT_JSON
-    assert isinstance(read_create(Answer(200, {}, parse(b"[" * 100_000 + b"]" * 100_000)), 0), Unknown)

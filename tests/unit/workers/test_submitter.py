@@ -1,94 +1,16 @@
-"""The submitter against a real HTTP server, with a group in memory: what is sent, how often, and what is said about it."""
+"""What the submitter sends, how often, and what it remembers."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
-from runtime import failpoints
-from runtime.blobs import FolderBlobs, put_body
-from schemas.base import BlobBody, InlineBody
-from schemas.commands import CreateResponse
 from schemas.dead_letters import DeadLetter
-from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
-from streams.policy.looks import LookPolicy, Webhooks
-from streams.workers.lanes import Lanes
-from streams.workers.metrics import WorkerMetrics
-from streams.workers.openai_client import OpenAIClient
-from streams.workers.submitter import Submitter
-from tests.support.memory_publisher import MemoryPublisher
-from tests.support.waiting import eventually
+from schemas.jobs import AttemptAccepted, AttemptRejected
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.memory_commands import MemoryCommands
-from tests.unit.workers.misbehaving import Mischief, Server, serving
-
-NOW_MS = 1_795_341_600_000
-VALID_MS = 60_000
-OK = server.answer(200, server.response())
-
-
-def create(job_id: str = "job_1", attempt: int = 1, at_ms: int = NOW_MS, request: Any = None) -> CreateResponse:
-    return CreateResponse(
-        id=f"{job_id}/{attempt}/create", at_ms=at_ms, job_id=job_id, attempt=attempt, tenant="acme", model="m",
-        request=request or InlineBody(value={"model": "m", "input": "Hi"}), not_after_ms=at_ms + VALID_MS, timeout_ms=1_500,
-    )  # fmt: skip
-
-
-@dataclass
-class Bench:
-    """A submitter at work."""
-
-    commands: MemoryCommands
-    publisher: MemoryPublisher
-    server: Server
-    blobs: FolderBlobs
-    registry: CollectorRegistry
-    stop: asyncio.Event
-    run: "asyncio.Task[None]"
-    now_ms: list[int] = field(default_factory=lambda: [NOW_MS])
-    blocked: list[int] = field(default_factory=list)
-
-    async def facts(self, count: int) -> list[Any]:
-        await eventually(lambda: len(self.publisher.acked) >= count, 5, f"{count} facts")
-        return self.publisher.landed
-
-    def dropped(self, reason: str) -> float:
-        labels = {"worker": "submitter", "reason": reason}
-        return self.registry.get_sample_value("backstop_commands_dropped_total", labels) or 0.0
-
-    async def dropped_one(self, reason: str) -> None:
-        await eventually(lambda: self.dropped(reason) == 1, 5, f"a command dropped as {reason}")
-
-
-@asynccontextmanager
-async def submitting(
-    tmp_path: Path, *script: Mischief, commands: MemoryCommands | None = None, **options: Any
-) -> AsyncIterator[Bench]:
-    registry = CollectorRegistry()
-    metrics = WorkerMetrics(registry)
-    commands = commands or MemoryCommands()
-    publisher, blobs, stop = MemoryPublisher(), FolderBlobs(tmp_path), asyncio.Event()
-    now_ms, blocked = [NOW_MS], list[int]()
-    async with serving(*(script or (OK,))) as state:
-        client = OpenAIClient(base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics)
-        submitter = Submitter(
-            group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: now_ms[0], metrics=metrics,
-            looks=Webhooks(LookPolicy()), lanes=Lanes(lambda: now_ms[0]), inline_bytes_max=65_536,
-            edge_blocked=blocked.append, **{"drain_ms": 2_000, **options},
-        )  # fmt: skip
-        run = asyncio.create_task(submitter.run(stop))
-        try:
-            yield Bench(commands, publisher, state, blobs, registry, stop, run, now_ms, blocked)
-        finally:
-            stop.set()
-            await asyncio.gather(run, return_exceptions=True)
-            await client.close()
+from tests.unit.workers.submitting import NOW_MS, OK, VALID_MS, create, submitting
 
 
 def test_a_command_becomes_one_create_and_one_fact(tmp_path: Path) -> None:
@@ -223,76 +145,6 @@ def test_a_command_that_waited_too_long_is_rejected_and_not_sent(tmp_path: Path)
     asyncio.run(scenario())
 
 
-def test_a_large_request_is_read_from_the_blob_store(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path) as bench:
-            request = {"model": "m", "input": "x" * 1_000}
-            bench.commands.publish(create(request=await put_body(bench.blobs, request, 10)))
-            await bench.facts(1)
-            assert bench.server.requests[0].json()["input"] == "x" * 1_000
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [(BlobBody(sha256="0" * 64, size_bytes=9), "blob_missing"), (InlineBody(value=[1]), "not_an_object")],
-)
-def test_an_unreadable_request_is_tried_again_or_fails_its_job_alone(tmp_path: Path, body: Any, code: str) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path) as bench:
-            bench.commands.publish(create(request=body), create("job_2"))
-            facts = {fact.job_id: fact for fact in await bench.facts(2)}
-            assert (facts["job_1"].cause, facts["job_1"].code) == (
-                "faulty" if code == "blob_missing" else "never",
-                code,
-            )
-            assert isinstance(facts["job_2"], AttemptAccepted)
-            assert bench.server.posts == 1
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(("mischief", "reason"), [(server.close, "lost"), (server.stall, "timeout")])
-def test_a_create_whose_answer_nobody_heard_is_unknown_and_not_repeated(
-    tmp_path: Path, mischief: Mischief, reason: str
-) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path, mischief) as bench:
-            bench.commands.publish(create())
-            (fact,) = await bench.facts(1)
-            assert isinstance(fact, AttemptUnknown)
-            assert fact.reason.startswith(reason)
-            assert bench.server.posts == 1
-            assert bench.registry.get_sample_value("backstop_orphans_total") == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_refused_key_ends_the_job_with_the_providers_code_and_raises_an_alarm(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        refusal = server.answer(401, {"error": {"message": "no", "type": "x", "code": "invalid_api_key"}})
-        async with submitting(tmp_path, refusal) as bench:
-            bench.commands.publish(create())
-            (fact,) = await bench.facts(1)
-            assert (fact.cause, fact.code, fact.http_status) == ("account", "invalid_api_key", 401)
-            alarms = bench.registry.get_sample_value("backstop_openai_alarms_total", {"kind": "credentials"})
-            assert alarms == 1
-
-    asyncio.run(scenario())
-
-
-def test_an_edge_block_is_told_to_whoever_keeps_the_rate(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path, server.html(403)) as bench:
-            bench.commands.publish(create())
-            (fact,) = await bench.facts(1)
-            assert (fact.cause, fact.code) == ("limited", "edge_block")
-            assert bench.blocked == [0]
-
-    asyncio.run(scenario())
-
-
 @pytest.mark.parametrize(
     ("value", "key", "reason"),
     [
@@ -313,91 +165,3 @@ def test_a_record_that_is_no_command_is_set_aside(tmp_path: Path, value: Any, ke
             assert bench.server.posts == 1
 
     asyncio.run(scenario())
-
-
-def test_a_slow_create_does_not_keep_the_others_from_being_sent(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path, server.stall, OK, concurrency=2) as bench:
-            bench.commands.publish(*(create(f"job_{number}") for number in range(10)))
-            facts = await bench.facts(9)
-            assert {fact.job_id for fact in facts} == {f"job_{number}" for number in range(10)} - {"job_0"}
-
-    asyncio.run(scenario())
-
-
-def test_no_more_is_taken_than_there_are_free_slots(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path, server.stall, concurrency=3, drain_ms=0) as bench:
-            bench.commands.publish(*(create(f"job_{number}") for number in range(10)))
-            await eventually(lambda: bench.server.posts == 3, 5, "three creates in flight")
-            assert bench.commands.committed == {0: 3}
-
-    asyncio.run(scenario())
-
-
-def test_while_the_broker_is_away_the_fact_is_kept_and_told_when_it_is_back(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path) as bench:
-            bench.publisher.away = True
-            bench.commands.publish(create())
-
-            def retried() -> float | None:
-                return bench.registry.get_sample_value("backstop_report_retries_total", {"worker": "submitter"})
-
-            await eventually(lambda: (retried() or 0) >= 2, 5, "two reports in vain")
-            bench.publisher.away = False
-            (fact,) = await bench.facts(1)
-            assert isinstance(fact, AttemptAccepted)
-            assert bench.server.posts == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_stop_waits_for_what_is_in_flight(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gate = asyncio.Event()
-
-        async def held(writer: asyncio.StreamWriter) -> None:
-            await gate.wait()
-            await OK(writer)
-
-        async with submitting(tmp_path, held) as bench:
-            bench.commands.publish(create())
-            await eventually(lambda: bench.server.posts == 1, 5, "a create in flight")
-            bench.stop.set()
-            gate.set()
-            await bench.run
-            assert [type(fact) for fact in bench.publisher.acked] == [AttemptAccepted]
-            assert not bench.commands.running
-
-    asyncio.run(scenario())
-
-
-def test_a_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path, server.stall, drain_ms=100) as bench:
-            bench.commands.publish(create())
-            await eventually(lambda: bench.server.posts == 1, 5, "a create in flight")
-            bench.publisher.away = True
-            bench.stop.set()
-            async with asyncio.timeout(9):
-                await bench.run
-            assert bench.publisher.landed == []
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("name", ["submitter.taken", "submitter.committed", "submitter.posted", "submitter.reported"])
-def test_a_bug_ends_the_worker(tmp_path: Path, name: str) -> None:
-    async def scenario() -> None:
-        async with submitting(tmp_path) as bench:
-            bench.commands.publish(create())
-            with pytest.raises(failpoints.FailpointError, match=name):
-                await bench.run
-            assert not bench.commands.running
-
-    failpoints.arm(f"{name}=raise")
-    try:
-        asyncio.run(scenario())
-    finally:
-        failpoints.arm("")
