@@ -18,7 +18,7 @@ from aiohttp import web
 
 from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import caller_of, tenant_of
-from receiver.jobs import idempotency_key, refuse, require_json
+from receiver.jobs import CANCEL_UNHEARD, idempotency_key, refuse, require_json
 from receiver.limits import Limits
 from receiver.live.live import Listener
 from receiver.previous import FIELD, PreviousResponses
@@ -59,6 +59,8 @@ _NEEDS_READ: Final = Problem(
     "scope_missing",
     "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
 )
+
+_HIDDEN_NOT_CANCELLED: Final = "The response is deleted for its readers, but the log did not acknowledge its cancel: it may still run. Send the DELETE again to cancel it."
 
 _ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 """Any job's."""
@@ -242,15 +244,18 @@ class ResponsesDoor:
         return _json(shown.document)
 
     async def delete(self, request: web.Request) -> web.Response:
-        """From now on no read shows it. One that is still open is cancelled: nobody could read what it brings."""
+        """From now on no read shows it. One that is still open is cancelled: nobody could read what it brings.
+
+        The mark that hides it is stored first: without it nothing was done. A repeat does what is left to do, and is answered as the first.
+        """
         tenant, response_id = tenant_of(request), _path_id(request)
-        shown = await self._find(tenant, response_id)
-        if not shown.ended:
-            await self._publish_cancel(tenant, response_id)
+        shown = await self._find(tenant, response_id, hidden_too=True)
         try:
             await self._responses.hide(tenant, response_id)
         except OSError:
             refuse(NotTaken("storage"), self._limits.retry_after_s)
+        if not shown.ended:
+            await self._publish_cancel(tenant, response_id, _HIDDEN_NOT_CANCELLED)
         return _json(deleted_object(response_id))
 
     async def items(self, request: web.Request) -> web.Response:
@@ -277,7 +282,8 @@ class ResponsesDoor:
             _not_found(response_id)
         return shown
 
-    async def _publish_cancel(self, tenant: str, response_id: str) -> None:
+    async def _publish_cancel(self, tenant: str, response_id: str, unheard: str = CANCEL_UNHEARD) -> None:
+        """:raises Refusal: 503 with `unheard`, as the log did not acknowledge it."""
         fact = to_cancel(
             Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
             door="http", at_ms=self._now_ms(),
@@ -285,7 +291,7 @@ class ResponsesDoor:
         try:
             await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
         except BrokerUnavailableError:
-            refuse(NotTaken("log"), self._limits.retry_after_s)
+            raise unavailable("log_unavailable", unheard, self._limits.retry_after_s) from None
 
 
 def _path_id(request: web.Request) -> str:
