@@ -63,6 +63,7 @@ class Projection:
             changes_keep_ms=settings.readmodel_changes_keep_ms,
             unclaimed_keep_ms=settings.readmodel_unclaimed_keep_ms,
             dead_letters_max=settings.readmodel_dead_letters_max,
+            keep_days=settings.readmodel_keep_days,
         )
         if health is not None:
             health.watch("readmodel", self.projector.not_ready)

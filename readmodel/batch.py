@@ -9,7 +9,7 @@ from readmodel.project import evolve, settle
 from readmodel.rows import HeldResult, JobRow, LetterRow, Position, TimelineEntry, UnclaimedEntry
 from readmodel.timeline import summarise
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
-from schemas.jobs import JobFact
+from schemas.jobs import JobFact, UsageBooked
 from schemas.responses import ResponseClaimed, ResponseFact
 from schemas.results import JobResult
 from streams.fold.step import Ignored
@@ -75,6 +75,7 @@ class Writes:
     finished: list[JobRow] = field(default_factory=list)
     repeated_results: list[str] = field(default_factory=list)
     """Job ids of which a second record stands on `results`."""
+    booked: list[UsageBooked] = field(default_factory=list)
     letters: list[LetterRow] = field(default_factory=list)
     resolved: list[DeadLetterResolved] = field(default_factory=list)
     """Each stands after its letter, in the same partition."""
@@ -123,6 +124,10 @@ class _Projection:
 
     def _job(self, record: Record, fact: JobFact) -> None:
         job_id = fact.job_id
+        if isinstance(fact, UsageBooked):
+            self.writes.booked.append(fact)
+            self._note(job_id, record.position, fact, None)
+            return
         before = self._known.rows.get(job_id)
         evolved = evolve(before, fact, record.position)
         if evolved.ignored is not None:

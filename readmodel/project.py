@@ -18,6 +18,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    UsageBooked,
 )
 from schemas.results import RESULT, JobResult
 from streams.fold.job import Absent, JobState, due_ms, status, step
@@ -133,6 +134,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptRejected()
             | AttemptUnknown()
             | AttemptSettled()
+            | UsageBooked()
             | JobTimerFired()
         ):
             return None

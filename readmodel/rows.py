@@ -9,6 +9,7 @@ is on the timeline only.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from schemas.base import Usage
 from schemas.results import JobOutcome
 
 OpenStatus = Literal["submitting", "running", "unknown", "backing_off", "finishing"]
@@ -104,6 +105,16 @@ class UnclaimedEntry:
     kind: str
     summary: bytes
     position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class LateUsage:
+    """What a response cost and no result counts; `estimated` where the provider told nothing."""
+
+    attempt: int
+    response_id: str
+    usage: Usage
+    estimated: bool
 
 
 @dataclass(frozen=True, slots=True)

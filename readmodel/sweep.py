@@ -6,10 +6,12 @@ It shares no code with the scheduler, so that one mistake cannot hide behind its
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.metrics import ProjectionMetrics
+from readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Cut, remove_ended
 from readmodel.rows import OpenStatus
 from readmodel.store import trim, trim_letters
 from runtime.clock import NowMs
@@ -104,7 +106,7 @@ class Sweeper:
 
     def __init__(
         self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
-        changes_max: int, changes_keep_ms: int, unclaimed_keep_ms: int, dead_letters_max: int,
+        changes_max: int, changes_keep_ms: int, unclaimed_keep_ms: int, dead_letters_max: int, keep_days: int = 0,
     ) -> None:  # fmt: skip
         self._database = database
         self._now_ms = now_ms
@@ -115,6 +117,9 @@ class Sweeper:
         self._changes_keep_ms = changes_keep_ms
         self._unclaimed_keep_ms = unclaimed_keep_ms
         self._dead_letters_max = dead_letters_max
+        self._keep_ms = keep_days * DAY_MS
+        self._after = BEGINNING
+        """Where the retention goes on: jobs before it were removed, or their fold still knows them."""
 
     async def run(self, stop: asyncio.Event) -> None:
         opened = False
@@ -137,7 +142,18 @@ class Sweeper:
         found = await self._database.read(lambda conn: sweep(conn, now_ms, self._bound_ms))
         self._publish(found, now_ms)
         await self._database.write(lambda conn: self._trim(conn, now_ms))
+        if self._keep_ms:
+            await self._remove_ended(now_ms)
         return found
+
+    async def _remove_ended(self, now_ms: int) -> None:
+        for _ in range(TURNS_MAX):
+            cut = Cut(now_ms - self._keep_ms, now_ms - DAY_MS)
+            removed = await self._database.write(partial(remove_ended, cut=cut, after=self._after))
+            self._metrics.removed.inc(removed.jobs)
+            self._after = removed.next or BEGINNING
+            if removed.next is None:
+                return
 
     def _trim(self, conn: Connection, now_ms: int) -> None:
         trim(conn, self._changes_max, now_ms - self._changes_keep_ms, self._unclaimed_keep_ms)

@@ -60,6 +60,7 @@ _NEEDS_READ: Final = Problem(
     "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
 )
 
+_NOT_KEPT: Final = "It does not exist, was deleted, or ended so long ago that it is not kept any more."
 _HIDDEN_NOT_CANCELLED: Final = "The response is deleted for its readers, but the log did not acknowledge its cancel: it may still run. Send the DELETE again to cancel it."
 
 _ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
@@ -302,7 +303,7 @@ def _path_id(request: web.Request) -> str:
 
 
 def _not_found(response_id: str) -> NoReturn:
-    raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found."))
+    raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found. {_NOT_KEPT}"))
 
 
 def _object_of(body: bytes, limits: Limits) -> dict[str, Any]:
