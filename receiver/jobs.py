@@ -99,9 +99,14 @@ CANCEL: Final = Route(
 )  # fmt: skip
 
 
+ID_TAKEN: Final = "This id or key already names a job with another body."
 _UNHEARD: Final = (
     "The log did not acknowledge the request in time: it may have been taken all the same. Send it again: under the same id or Idempotency-Key "
     "a repeat is the same job; without either it may become a second one."
+)
+_UNCONFIRMED: Final = (
+    "The log has the request, but whether another one was there first under this id could not be seen in time. Send it again under the same id or "
+    "Idempotency-Key: then it is known."
 )
 CANCEL_UNHEARD: Final = "The log did not acknowledge the cancel in time: it may have been taken all the same. Send it again; a repeat changes nothing more."
 
@@ -189,7 +194,7 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
     """:raises Refusal: always."""
     match verdict.why:
         case "conflict":
-            raise Refusal(Problem(409, "job_id_taken", "This id or key already names a job with another body."))
+            raise Refusal(Problem(409, "job_id_taken", ID_TAKEN))
         case "deadline_past":
             past = FieldError("#/deadline_at_ms", "is not in the future")
             raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
@@ -197,6 +202,8 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
             raise unavailable("busy", "Too many submissions at one time.", retry_after_s)
         case "log":
             raise unavailable("log_unavailable", _UNHEARD, retry_after_s)
+        case "unconfirmed":
+            raise unavailable("log_unavailable", _UNCONFIRMED, retry_after_s)
         case "storage":
             raise unavailable(
                 "log_unavailable", "Nothing was stored and nothing was done; send it again.", retry_after_s

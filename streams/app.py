@@ -10,8 +10,10 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
+from runtime.blob_folders import own_folder
 from runtime.blobs import FolderBlobs
 from runtime.broker_clock import BrokerClock
+from runtime.chance import random_hex
 from runtime.claims import FolderClaims
 from runtime.clock import NowMs
 from runtime.descriptors import files_probe
@@ -71,7 +73,7 @@ class Worker:
         self.health.expect("topics", "job_fold", "response_fold")
         self.health.watch("disk", disk_probe(settings.data_dir))
         self.health.watch("files", files_probe())
-        self._publisher = KafkaPublisher(settings, "worker")
+        self._publisher = KafkaPublisher(settings, "worker", own_folder(settings.blobs_path, random_hex))
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)

@@ -11,6 +11,7 @@ import re
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import caller_of, tenant_of
-from receiver.jobs import CANCEL_UNHEARD, idempotency_key, refuse, require_json
+from receiver.jobs import CANCEL_UNHEARD, ID_TAKEN, idempotency_key, refuse, require_json
 from receiver.limits import Limits
 from receiver.live.live import Listener
 from receiver.previous import FIELD, PreviousResponses
@@ -82,6 +83,8 @@ class _Began:
     unstored: bool
     obfuscated: bool
     who: Who = ("", "", "")
+    sha256: str = ""
+    """Of the submission."""
     response_id: str = ""
     document: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
@@ -115,12 +118,14 @@ class ResponsesDoor:
                 assert self._streams is not None
                 return await self._streams.serve(
                     request, began.who[0], began.document, None, obfuscated=began.obfuscated, headers=began.headers,
-                    listener=began.listener, unstored=began.unstored,
+                    listener=began.listener, unstored=began.unstored, sha256=began.sha256,
                 )  # fmt: skip
             if began.waits:
                 assert self._waiting is not None
                 waiter = Waiter(request, began.who, began.response_id)
-                return await self._waiting.answer(waiter, began.headers, partial(_finished, unstored=began.unstored))
+                return await self._waiting.answer(
+                    waiter, began.headers, partial(_finished, unstored=began.unstored, sha256=began.sha256)
+                )
             return _json(began.document, began.headers)
 
     async def _begin(self, request: web.Request, held: AsyncExitStack) -> "_Began":
@@ -150,6 +155,7 @@ class ResponsesDoor:
                 }
                 submit = submit.model_copy(update={"request": request_body})
             prepared = await apart(partial(prepare, submit))
+            began.sha256 = prepared.sha256
             began.who = (caller.tenant, caller.key_id, prepared.sha256 + ("/unstored" if began.unstored else ""))
             # Before the log has the job: what is refused for want of a place has promised nothing.
             if began.waits and self._waiting is not None:
@@ -328,8 +334,10 @@ def _asked(request: web.Request, kind: type[Asked]) -> Asked:
         raise refusal(error.name, f"{error}.") from None
 
 
-def _finished(shown: Shown, *, unstored: bool) -> web.Response:
-    """The answer to a create that waited for it."""
+def _finished(shown: Shown, *, unstored: bool, sha256: str) -> web.Response:
+    """The answer to a create that waited for it; of another submission under the same id nothing is told."""
+    if shown.request_sha256 is not None and shown.request_sha256 != sha256:
+        return to_failed_response(HTTPStatus.CONFLICT, "job_id_taken", ID_TAKEN)
     assert shown.outcome is not None
     failure = failure_of(shown.document, shown.outcome)
     if failure is not None:
