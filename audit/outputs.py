@@ -26,10 +26,10 @@ WATCHED: Mapping[str, Check] = {
 
 
 _OUTPUTS_ON_LOGS = {
-    "jobs": (b'"type":"attempt_settled"', b'"type":"attempt_accepted"'),
+    "jobs": (b'"type":"attempt_settled"', b'"type":"attempt_accepted"', b'"type":"usage_booked"'),
     "responses": (b'"type":"response_claimed"', b'"type":"response_released"'),
 }
-"""Which facts of a log the other log's fold writes. Looked for in the bytes, which are canonical JSON: cheap, and what is let through in
+"""Which facts of a log the folds write. Looked for in the bytes, which are canonical JSON: cheap, and what is let through in
 vain (a body that quotes it) is one more id that nobody asked for."""
 
 

@@ -65,7 +65,13 @@ class PartitionRefold:
         if self.begin > 0:
             self._note_firsts(records)
         founded = [output for output in folded.outputs if self.covers(self._cause_key(output))]
-        return Refolded(founded, len(folded.outputs) - len(founded), [record for record, _ in folded.poisons])
+        poisons = [
+            record
+            for record, error in folded.poisons
+            # Whether a submission meets another one is told by what came before.
+            if error.reason != "conflict" or self.covers(record.key or b"")
+        ]
+        return Refolded(founded, len(folded.outputs) - len(founded), poisons)
 
     def covers(self, key: bytes) -> bool:
         """Whether the key's whole history is surely still in the log, so that its refold must equal its row.

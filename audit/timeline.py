@@ -34,6 +34,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),
     "attempt_unknown": ("attempt", "reason"),
     "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "looks"),
+    "usage_booked": ("attempt", "response_id", "estimated"),
     "timer_fired": ("due_ms", "next_look_at_ms"),
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
     "response_claimed": ("job_id", "attempt", "look_at_ms", "released"),

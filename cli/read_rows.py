@@ -9,6 +9,7 @@ from cli.state import read_state, state_folder
 from readmodel import store
 from readmodel.database import Connection
 from readmodel.opening import database_at
+from readmodel.retention import cut_of
 from readmodel.settings import ProjectionSettings
 from runtime.clock import make_clock
 from runtime.errors import ConfigurationError
@@ -69,5 +70,5 @@ def _snapshot(conn: Connection) -> ReadModel:
                 place=f"{at.topic}:{at.partition}:{at.offset}",
             )
         if len(page) < PAGE:
-            return ReadModel(store.offsets(conn), rows, submitted)
+            return ReadModel(store.offsets(conn), rows, submitted, cut_of(conn).ended_before_ms)
         after = page[-1][0]

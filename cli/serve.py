@@ -26,7 +26,8 @@ from receiver.identity import PAGE, caller_of, tenant_of
 from receiver.limits import Limits
 from receiver.live.tail import PartialTail
 from receiver.settings import ReceiverSettings
-from runtime.blob_stores import open_storage
+from runtime.blob_folders import BlobFolders
+from runtime.blob_stores import open_storage, store_id
 from runtime.broker_clock import BrokerClock
 from runtime.chance import random_hex
 from runtime.clock import NowMs
@@ -58,21 +59,23 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
     """
     stop = asyncio.Event()
     stop_on_signals(stop)
-    publisher = KafkaPublisher(settings, "receiver")
+    store = store_id(settings, random_hex)
+    publisher = KafkaPublisher(settings, "receiver", store)
     clock = BrokerClock(own_now_ms, publisher)
     now_ms = clock.now_ms
     database = database_at(reads.readmodel_url, now_ms)
     limits = Limits()
     health = Health("serve")
     health.expect("broker", "readmodel")
+    folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms)
+    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms, folders)
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
     opening = [
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
-        asyncio.create_task(_tail(settings, app, now_ms, limits).run(), name="partial-tail"),
+        asyncio.create_task(_tail(settings, app, now_ms, limits, folders).run(), name="partial-tail"),
     ]
     failures: list[BaseException] = []
     for task in opening:
@@ -94,7 +97,7 @@ async def _run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms
 
 def doors(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
-    registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS,
+    registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
 ) -> web.Application:  # fmt: skip
     """All that is served on the public port. Nothing is opened, connected or bound.
 
@@ -103,12 +106,13 @@ def doors(
     """
     storage = open_storage(settings)
     blobs = storage.blobs
-    health.watch("blobs", storage.complaint)
+    health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
         settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
         endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed), claims=storage.claims,
+        folders=folders,
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
@@ -156,8 +160,10 @@ async def _connect(
             return
 
 
-def _tail(settings: ReceiverSettings, app: web.Application, now_ms: NowMs, limits: Limits) -> PartialTail:
-    return PartialTail(settings, app[LIVE], now_ms, int(limits.partials_back_s * 1000))
+def _tail(
+    settings: ReceiverSettings, app: web.Application, now_ms: NowMs, limits: Limits, folders: BlobFolders | None
+) -> PartialTail:
+    return PartialTail(settings, app[LIVE], now_ms, int(limits.partials_back_s * 1000), folders)
 
 
 async def _open(database: Database, health: Health) -> None:

@@ -67,10 +67,24 @@ class JobEvent(TypedDict):
     """Of `job`: a JobView. Of `gap`: `{"reason"}`, which is `trimmed`, `rebuilt` or `unreadable`."""
 
 
+@with_config(_DOCUMENTED)
+class LateUsageView(TypedDict):
+    """Tokens of an attempt that the result does not count: it was cancelled, given up, or turned up after the end."""
+
+    attempt: int
+    response_id: str
+    usage: Usage
+    estimated: NotRequired[bool]
+    """Reckoned from the output that was seen, as the provider told no usage."""
+
+
+@with_config(_DOCUMENTED)
 class JobWithResult(JobView):
     """A job as it is now, with its result once it has ended."""
 
     result: NotRequired[ResultView]
+    late_usage: NotRequired[list[LateUsageView]]
+    """What was heard of after the result was made. `usage` of the result and all of these are what the job cost."""
 
 
 class JobPage(TypedDict):

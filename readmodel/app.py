@@ -9,6 +9,7 @@ from readmodel.database import Database
 from readmodel.metrics import ProjectionMetrics
 from readmodel.opening import database_at
 from readmodel.projector import Projector
+from readmodel.retention import DAY_MS
 from readmodel.settings import ProjectionSettings
 from readmodel.sweep import Kept, Sweeper
 from runtime.clock import NowMs
@@ -64,6 +65,7 @@ class Projection:
                 changes_keep_ms=settings.readmodel_changes_keep_ms,
                 unclaimed_keep_ms=settings.readmodel_unclaimed_keep_ms,
                 dead_letters_max=settings.readmodel_dead_letters_max,
+                jobs_keep_ms=settings.readmodel_keep_days * DAY_MS,
             ),
         )
         if health is not None:

@@ -8,10 +8,11 @@ from readmodel.letters import letter_row
 from readmodel.project import evolve, settle
 from readmodel.rows import HeldResult, JobRow, LetterRow, Position, TimelineEntry, UnclaimedEntry
 from readmodel.timeline import summarise
+from schemas.codec import decode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
-from schemas.jobs import JobFact
+from schemas.jobs import JobFact, UsageBooked
 from schemas.responses import ResponseClaimed, ResponseFact
-from schemas.results import JobResult
+from schemas.results import RESULT, JobResult
 from streams.fold.step import Ignored
 
 Fact = JobFact | ResponseFact | JobResult | DeadLetter | DeadLetterResolved
@@ -75,6 +76,7 @@ class Writes:
     finished: list[JobRow] = field(default_factory=list)
     repeated_results: list[str] = field(default_factory=list)
     """Job ids of which a second record stands on `results`."""
+    booked: list[UsageBooked] = field(default_factory=list)
     letters: list[LetterRow] = field(default_factory=list)
     resolved: list[DeadLetterResolved] = field(default_factory=list)
     """Each stands after its letter, in the same partition."""
@@ -123,6 +125,11 @@ class _Projection:
 
     def _job(self, record: Record, fact: JobFact) -> None:
         job_id = fact.job_id
+        if isinstance(fact, UsageBooked):
+            if not (fact.estimated and self._is_counted(fact)):
+                self.writes.booked.append(fact)
+            self._note(job_id, record.position, fact, None)
+            return
         before = self._known.rows.get(job_id)
         evolved = evolve(before, fact, record.position)
         if evolved.ignored is not None:
@@ -143,6 +150,14 @@ class _Projection:
         if self.writes.held.pop(job_id, None) is None:
             self.writes.released.append(job_id)
         self._finish(row, held)
+
+    def _is_counted(self, fact: UsageBooked) -> bool:
+        """The provider told the usage after all, before the job's end."""
+        row = self._known.rows.get(fact.job_id)
+        if row is None or row.result is None:
+            return False
+        briefs = decode(RESULT, row.result).attempts
+        return any(brief.response_id == fact.response_id and brief.usage is not None for brief in briefs)
 
     def _result(self, record: Record, result: JobResult) -> None:
         job_id = result.job_id

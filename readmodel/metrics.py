@@ -28,6 +28,11 @@ class ProjectionMetrics:
         self.repeated_results = Counter(
             "backstop_readmodel_repeated_results", "Second records of a job on results; I2 says 0.", registry=where
         )
+        self.removed = Counter(
+            "backstop_readmodel_jobs_removed",
+            "Finished jobs that left, as they are kept for some time only.",
+            registry=where,
+        )
         self.fenced = Counter(
             "backstop_readmodel_fenced", "Batches refused: another projection owns them.", registry=where
         )

@@ -26,7 +26,10 @@ def problem(status: int, code: str, detail: str, **headers: str) -> web.Response
 
 
 def not_found(what: str) -> web.Response:
-    return problem(404, f"{what}_not_found", f"There is no such {what}, or it has not been taken in yet.")
+    return problem(
+        404, f"{what}_not_found",
+        f"There is no such {what}: it has not been taken in yet, or it ended so long ago that it is not kept any more.",
+    )  # fmt: skip
 
 
 def away() -> web.Response:

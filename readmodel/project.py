@@ -18,6 +18,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    UsageBooked,
 )
 from schemas.results import RESULT, JobResult
 from schemas.statuses import JobStatus
@@ -134,6 +135,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptRejected()
             | AttemptUnknown()
             | AttemptSettled()
+            | UsageBooked()
             | JobTimerFired()
         ):
             return None

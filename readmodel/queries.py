@@ -7,9 +7,13 @@ from typing import Any
 
 from readmodel.database import Connection
 from readmodel.figures import EndedJob
-from readmodel.rows import Change, JobRow, KnownJob, LetterRow, Position, TimelineEntry
+from readmodel.rows import Change, JobRow, KnownJob, LateUsage, LetterRow, Position, TimelineEntry
 from readmodel.store import JOB_COLUMNS, LETTER_COLUMNS, letter_from, row_from
+from schemas.base import Usage
 from schemas.statuses import OPEN_JOB_STATUSES
+
+LATE_USAGE_MAX = 100
+"""Of one answer. An honest job has one or two."""
 
 TIMELINE_ENTRIES_MAX = 2_000
 """Of one answer. An honest job has tens."""
@@ -22,7 +26,13 @@ _DIGESTED = (
     ("held_results", "job_id, at_ms, record, topic, part, log_offset", "job_id"),
     ("timeline", "job_id, at_ms, topic, part, log_offset, kind, summary", "job_id, at_ms, topic, part, log_offset"),
     ("claims", "response_id, job_id, at_ms", "response_id"),
+    (
+        "late_usage",
+        "job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated",
+        "job_id, response_id",
+    ),
 )
+_KEPT = "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id AND COALESCE(kept.finished_at_ms, {before}) >= {before})"
 _DIGEST_PAGE = 1_000
 
 IDS_MAX = 500
@@ -86,12 +96,16 @@ def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[
         "WHERE tenant = ? AND finished_at_ms >= ?",
         (tenant, since_ms),
     )
+    ((late,),) = conn.rows(
+        "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM late_usage WHERE tenant = ? AND at_ms >= ?",
+        (tenant, since_ms),
+    )
     known: set[str] = set()
     for start in range(0, len(job_ids), IDS_MAX):
         asked = job_ids[start : start + IDS_MAX]
         query = f"SELECT job_id FROM jobs WHERE job_id IN ({', '.join('?' * len(asked))})"  # noqa: S608 - our own marks
         known |= {job_id for (job_id,) in conn.rows(query, asked)}
-    return TenantLoad(int(open_jobs), int(tokens), frozenset(known))
+    return TenantLoad(int(open_jobs), int(tokens) + int(late), frozenset(known))
 
 
 def list_letters(conn: Connection, wanted: LetterFilter) -> list[LetterRow]:
@@ -178,8 +192,28 @@ def changes_after(
     ]
 
 
-def digest(conn: Connection) -> str:
-    """SHA-256 over all content in key order: equal for two read models that took the same records, however they did."""
+def late_usage_of(conn: Connection, job_id: str) -> list[LateUsage]:
+    """What no result counts. The caller has seen that the job is its tenant's."""
+    found = conn.rows(
+        "SELECT attempt, response_id, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated "
+        "FROM late_usage WHERE job_id = ? ORDER BY response_id LIMIT ?",
+        (job_id, LATE_USAGE_MAX),
+    )
+    return [
+        LateUsage(
+            attempt, response_id,
+            Usage(input_tokens=of_input, output_tokens=of_output, total_tokens=total, cached_tokens=cached, reasoning_tokens=reasoning),
+            bool(estimated),
+        )
+        for attempt, response_id, of_input, of_output, total, cached, reasoning, estimated in found
+    ]  # fmt: skip
+
+
+def digest(conn: Connection, ended_before_ms: int = 0) -> str:
+    """SHA-256 over all content in key order: equal for two read models that took the same records, however they did.
+
+    Without what belongs to jobs that ended before `ended_before_ms`: one read model may have removed more of them than the other.
+    """
     total = hashlib.sha256()
     for table, columns, order in _DIGESTED:
         total.update(f"\n{table}\n".encode())
@@ -187,7 +221,10 @@ def digest(conn: Connection) -> str:
         marks = ", ".join("?" * len(keys))
         after: Sequence[Any] | None = None
         while True:
-            where = f"WHERE ({order}) > ({marks}) " if after is not None else ""
+            conditions = [f"({order}) > ({marks})"] if after is not None else []
+            if ended_before_ms and table != "held_results":
+                conditions.append(_KEPT.format(table=table, before=int(ended_before_ms)))
+            where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
             page = conn.rows(
                 f"SELECT {order}, {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",  # noqa: S608 - our own names
                 after or (),

@@ -16,6 +16,7 @@ from readmodel.consumer import LogConsumer, Partition
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.parse import parse
 from readmodel.queries import digest
+from readmodel.retention import BEGINNING, Cut, cut_of, remove_ended
 from readmodel.settings import ProjectionSettings
 from readmodel.store import Move, Owned
 from runtime.errors import ConfigurationError
@@ -47,6 +48,8 @@ class Rebuilt:
 class _Live:
     offsets: Mapping[Partition, int]
     digest: str
+    cut: Cut
+    """What may have left it, and is not compared."""
 
 
 async def rebuild(settings: ProjectionSettings, database: Database, *, accept_differences: bool = False) -> Rebuilt:
@@ -64,7 +67,9 @@ async def rebuild(settings: ProjectionSettings, database: Database, *, accept_di
         await aside.open()
         await consumer.start()
         records = await _Replay(consumer, aside, live).run()
-        after = await aside.read(digest)
+        cut = live.cut if live else Cut()
+        await _remove_ended(aside, cut)
+        after = await aside.read(partial(digest, ended_before_ms=cut.ended_before_ms))
         build = aside.build
         verdict: Verdict = "not_compared" if live is None else "equal" if live.digest == after else "different"
         swapped = verdict != "different" or accept_differences
@@ -82,10 +87,23 @@ async def rebuild(settings: ProjectionSettings, database: Database, *, accept_di
 async def _snapshot(database: Database) -> _Live | None:
     """What is in use now; None where there is nothing, or something of another schema."""
     try:
-        return await database.read(lambda conn: _Live(store.offsets(conn), digest(conn)))
+        return await database.read(_live)
     except (ConfigurationError, DatabaseAwayError) as error:
         log.warning("rebuild_without_comparison", reason=str(error))
         return None
+
+
+def _live(conn: Connection) -> _Live:
+    cut = cut_of(conn)
+    return _Live(store.offsets(conn), digest(conn, cut.ended_before_ms), cut)
+
+
+async def _remove_ended(database: Database, cut: Cut) -> None:
+    """What left the one in use leaves the new one, too."""
+    at: tuple[int, str] | None = BEGINNING
+    while at is not None:
+        removed = await database.write(partial(remove_ended, cut=cut, after=at))
+        at = removed.next
 
 
 class _Replay:

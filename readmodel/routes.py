@@ -6,6 +6,7 @@ Everything is asked for a tenant, and what is another tenant's does not exist. T
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import cast
 
 import orjson
 from aiohttp import web
@@ -20,9 +21,9 @@ from readmodel.events import stream
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
 from readmodel.lists import JobFilter, list_rows
 from readmodel.parameters import Refusal, guarded, page_mark, path_id
-from readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, timeline_of
+from readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, late_usage_of, timeline_of
 from readmodel.rows import JobRow
-from readmodel.view import TakenJob, job_view, result_view, taken_view, timeline_view
+from readmodel.view import TakenJob, job_view, late_usage_view, result_view, taken_view, timeline_view
 from runtime.authority import authority_of
 from runtime.blobs import BlobStore, get_body
 from runtime.door import own_job_id, qualified_job_id
@@ -111,7 +112,11 @@ class _Reads:
         view = job_view(row)
         if row.result is None:
             return problems.answer(view)
-        ended: JobWithResult = {**view, "result": await self._result(row, decode(RESULT, row.result))}
+        ended = cast("JobWithResult", dict(view))
+        ended["result"] = await self._result(row, decode(RESULT, row.result))
+        late = await self._database.read(lambda conn: late_usage_of(conn, row.job_id))
+        if late:
+            ended["late_usage"] = [late_usage_view(each) for each in late]
         return problems.answer(ended)
 
     async def output(self, request: web.Request) -> web.StreamResponse:

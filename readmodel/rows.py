@@ -8,6 +8,7 @@ is on the timeline only.
 
 from dataclasses import dataclass
 
+from schemas.base import Usage
 from schemas.statuses import JOB_OUTCOMES, JobStatus
 
 TERMINAL: frozenset[str] = frozenset(JOB_OUTCOMES)
@@ -98,6 +99,16 @@ class UnclaimedEntry:
     kind: str
     summary: bytes
     position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class LateUsage:
+    """What a response cost and no result counts; `estimated` where the provider told nothing."""
+
+    attempt: int
+    response_id: str
+    usage: Usage
+    estimated: bool
 
 
 @dataclass(frozen=True, slots=True)

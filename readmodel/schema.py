@@ -52,6 +52,8 @@ _TABLES = (
         tenant, finished_at_ms DESC, model, status, found_by, queued_ms, running_ms, webhook_lag_ms, detection_ms,
         input_tokens, output_tokens
     ) WHERE finished_at_ms IS NOT NULL""",
+    # For the retention, which knows no tenants.
+    """CREATE INDEX jobs_by_finish ON jobs (finished_at_ms, job_id) WHERE finished_at_ms IS NOT NULL""",
     """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
         WHERE status IN ({OPEN})""",
     """CREATE TABLE job_tags (tag TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (tag, job_id)) {CLUSTERED}""",
@@ -65,6 +67,13 @@ _TABLES = (
         PRIMARY KEY (job_id, at_ms, topic, part, log_offset)
     ) {CLUSTERED}""",
     """CREATE TABLE claims (response_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, at_ms {BIG} NOT NULL) {CLUSTERED}""",
+    """CREATE TABLE late_usage (
+        job_id TEXT NOT NULL, response_id TEXT NOT NULL, tenant TEXT NOT NULL, at_ms {BIG} NOT NULL, attempt {BIG} NOT NULL,
+        input_tokens {BIG} NOT NULL, output_tokens {BIG} NOT NULL, total_tokens {BIG} NOT NULL, cached_tokens {BIG} NOT NULL,
+        reasoning_tokens {BIG} NOT NULL, estimated {BIG} NOT NULL,
+        PRIMARY KEY (job_id, response_id)
+    ) {CLUSTERED}""",
+    """CREATE INDEX late_usage_by_time ON late_usage (tenant, at_ms, input_tokens, output_tokens)""",
     """CREATE TABLE unclaimed (
         response_id TEXT NOT NULL, at_ms {BIG} NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL,
         log_offset {BIG} NOT NULL, kind TEXT NOT NULL, summary {BYTES} NOT NULL,

@@ -40,6 +40,13 @@ class ProjectionSettings(RuntimeSettings):
     readmodel_unclaimed_keep_ms: int = Field(
         default=7 * 86_400_000, ge=60_000, description="How long facts of a response wait for the job that claims it."
     )
+    readmodel_keep_days: int = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description="Finished jobs leave the read model so many days after their end, with result and timeline, and never before their fold has "
+        "forgotten them (BACKSTOP_DOOR_FORGET_AFTER_MS); 0 keeps them for ever.",
+    )
     readmodel_dead_letters_max: int = Field(
         default=10_000, ge=10, le=1_000_000, description="Dead letters shown; the topic keeps the older ones."
     )

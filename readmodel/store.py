@@ -12,6 +12,7 @@ from readmodel.letters import letter_name
 from readmodel.rows import HeldResult, JobRow, LetterRow, Position, UnclaimedEntry
 from readmodel.view import job_view
 from schemas.codec import canonical
+from schemas.jobs import UsageBooked
 
 IN_LIST_MAX = 500
 """Parameters of one IN list; both databases take far more, and plan it worse."""
@@ -35,6 +36,15 @@ LETTER_COLUMNS = (
 _INSERT_LETTER = (
     f"INSERT INTO dead_letters ({LETTER_COLUMNS}) VALUES ({', '.join('?' * len(LETTER_COLUMNS.split(', ')))}) "  # noqa: S608 - as above
     "ON CONFLICT (letter_id) DO NOTHING"
+)
+
+# A figure that the provider told replaces one that was reckoned; else the first stays.
+_BOOK_USAGE = (
+    "INSERT INTO late_usage (job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, "
+    "reasoning_tokens, estimated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, response_id) DO UPDATE SET "
+    "at_ms = excluded.at_ms, input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, "
+    "total_tokens = excluded.total_tokens, cached_tokens = excluded.cached_tokens, reasoning_tokens = excluded.reasoning_tokens, "
+    "estimated = excluded.estimated WHERE excluded.estimated < late_usage.estimated"
 )
 
 T = TypeVar("T")
@@ -219,6 +229,7 @@ def _write(conn: Connection, writes: Writes) -> None:
         "INSERT INTO timeline (job_id, at_ms, topic, part, log_offset, kind, summary) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(e.job_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.timeline],
     )
+    conn.execute_many(_BOOK_USAGE, [_usage_values(fact) for fact in writes.booked])
     conn.execute_many(_INSERT_LETTER, [letter_values(row) for row in writes.letters])
     conn.execute_many(
         "UPDATE dead_letters SET resolution = ?, resolved_at_ms = ? WHERE letter_id = ?",
@@ -234,6 +245,14 @@ def _tell(conn: Connection, rows: Iterable[JobRow], now_ms: int, build: int) -> 
             for row in rows
         ],
     )
+
+
+def _usage_values(fact: UsageBooked) -> tuple[Any, ...]:
+    usage = fact.usage
+    return (
+        fact.job_id, fact.response_id, fact.tenant, fact.at_ms, fact.attempt, usage.input_tokens, usage.output_tokens, usage.total_tokens,
+        usage.cached_tokens, usage.reasoning_tokens, int(fact.estimated is True),
+    )  # fmt: skip
 
 
 def _place(position: Position) -> tuple[str, int, int]:

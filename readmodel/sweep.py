@@ -6,10 +6,12 @@ It shares no code with the scheduler, so that one mistake cannot hide behind its
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from readmodel.database import Connection, Database, DatabaseAwayError
 from readmodel.metrics import ProjectionMetrics
+from readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Cut, remove_ended
 from readmodel.schema import texts
 from readmodel.store import trim, trim_letters
 from runtime.clock import NowMs
@@ -108,6 +110,8 @@ class Kept:
     changes_keep_ms: int
     unclaimed_keep_ms: int
     dead_letters_max: int
+    jobs_keep_ms: int = 0
+    """Of jobs that have ended; 0: for ever."""
 
 
 class Sweeper:
@@ -123,6 +127,8 @@ class Sweeper:
         self._interval_ms = interval_ms
         self._bound_ms = bound_ms
         self._kept = kept
+        self._after = BEGINNING
+        """Where the retention goes on: jobs before it were removed, or their fold still knows them."""
 
     async def run(self, stop: asyncio.Event) -> None:
         opened = False
@@ -145,7 +151,18 @@ class Sweeper:
         found = await self._database.read(lambda conn: sweep(conn, now_ms, self._bound_ms))
         self._publish(found, now_ms)
         await self._database.write(lambda conn: self._trim(conn, now_ms))
+        if self._kept.jobs_keep_ms:
+            await self._remove_ended(now_ms)
         return found
+
+    async def _remove_ended(self, now_ms: int) -> None:
+        for _ in range(TURNS_MAX):
+            cut = Cut(now_ms - self._kept.jobs_keep_ms, now_ms - DAY_MS)
+            removed = await self._database.write(partial(remove_ended, cut=cut, after=self._after))
+            self._metrics.removed.inc(removed.jobs)
+            self._after = removed.next or BEGINNING
+            if removed.next is None:
+                return
 
     def _trim(self, conn: Connection, now_ms: int) -> None:
         kept = self._kept

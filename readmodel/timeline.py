@@ -17,6 +17,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    UsageBooked,
 )
 from schemas.responses import (
     LookFailed,
@@ -69,6 +70,14 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
             return {"door": fact.door, "asked_by": fact.asked_by}
         case JobTimerFired():
             return {"due_ms": fact.due_ms}
+        case UsageBooked():
+            return {
+                "attempt": fact.attempt,
+                "response_id": fact.response_id,
+                "input_tokens": fact.usage.input_tokens,
+                "output_tokens": fact.usage.output_tokens,
+                "estimated": fact.estimated,
+            }
         case _:
             return {"attempt": fact.attempt} | _of_attempt(fact)
 

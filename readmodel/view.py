@@ -4,8 +4,8 @@ from typing import Any, Protocol, cast
 
 import orjson
 
-from readmodel.answers import EntryView, JobView, ResultView
-from readmodel.rows import JobRow, TimelineEntry
+from readmodel.answers import EntryView, JobView, LateUsageView, ResultView
+from readmodel.rows import JobRow, LateUsage, TimelineEntry
 from runtime.door import own_job_id
 
 
@@ -69,6 +69,11 @@ def result_view(record: dict[str, Any]) -> ResultView:
     """The record on `results` without its envelope and without its body."""
     shown = ("outcome", "reason", "usage", "found_by", "timings", "attempts", "rejections")
     return cast("ResultView", {name: record[name] for name in shown if name in record})
+
+
+def late_usage_view(late: LateUsage) -> LateUsageView:
+    view: LateUsageView = {"attempt": late.attempt, "response_id": late.response_id, "usage": late.usage.model_dump()}  # type: ignore[typeddict-item]  # as JSON
+    return {**view, "estimated": True} if late.estimated else view
 
 
 def timeline_view(entry: TimelineEntry) -> EntryView:

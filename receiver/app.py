@@ -43,6 +43,7 @@ from receiver.settings import ReceiverSettings, check_relations
 from receiver.submissions import FindJob, Submissions, knows_nothing
 from receiver.tickets import Tickets
 from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
+from runtime.blob_folders import BlobFolders
 from runtime.blobs import BlobStore
 from runtime.chance import RandomHex
 from runtime.claims import Claims, FolderClaims
@@ -86,13 +87,14 @@ def build_app(
     health: Health | None = None,
     changes: Changes | None = None,
     claims: Claims | None = None,
+    folders: BlobFolders | None = None,
 ) -> web.Application:
     """The doors, health and metrics. More routes may be added until it runs; their refusals become problems too.
 
     `reads` is the read model, where the process has one; `find_job` answers instead of it. `endpoints` are those of outgoing webhooks,
     which are off without them or without keys to sign with. `registry` holds the metrics of one app; without one the app gets
-    its own. `health` is found again as `app[HEALTH]`. With `changes` of `reads` partial output is streamed; whoever reads its
-    topic gives it to `app[LIVE]`. `claims` are those of the settings' folder, if none are given.
+    its own. `folders` knows what the other processes use. `health` is found again as `app[HEALTH]`. With `changes` of `reads`
+    partial output is streamed; whoever reads its topic gives it to `app[LIVE]`. `claims` are those of the settings' folder, if none are given.
 
     :raises ConfigurationError: no usable webhook secret, settings that contradict each other, or no keys where they are needed.
     """
@@ -125,6 +127,7 @@ def build_app(
         limits=limits,
         metrics=metrics,
         quotas=quotas,
+        claims_are_shared=folders.shared if folders is not None else lambda: True,
     )
     memory = BodyMemory(limits.bodies_memory_bytes_max, limits.retry_after_s)
 

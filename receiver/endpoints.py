@@ -279,8 +279,9 @@ class EndpointDoor:
 
     def _log_away(self) -> Refusal:
         return unavailable(
-            "log_unavailable", "The request could not be stored; send it again.", self._limits.retry_after_s
-        )
+            "log_unavailable", "The log did not acknowledge the change in time: it may have been taken all the same. Ask again, or read what stands.",
+            self._limits.retry_after_s,
+        )  # fmt: skip
 
     def _shown(self, endpoint: Endpoint, *, secret: bool = False) -> EndpointDocument:
         saved, secrets = endpoint.saved, self._on()

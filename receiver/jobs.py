@@ -99,6 +99,18 @@ CANCEL: Final = Route(
 )  # fmt: skip
 
 
+ID_TAKEN: Final = "This id or key already names a job with another body."
+_UNHEARD: Final = (
+    "The log did not acknowledge the request in time: it may have been taken all the same. Send it again: under the same id or Idempotency-Key "
+    "a repeat is the same job; without either it may become a second one."
+)
+_UNCONFIRMED: Final = (
+    "The log has the request, but whether another one was there first under this id could not be seen in time. Send it again under the same id or "
+    "Idempotency-Key: then it is known."
+)
+CANCEL_UNHEARD: Final = "The log did not acknowledge the cancel in time: it may have been taken all the same. Send it again; a repeat changes nothing more."
+
+
 def job_id_of(key: str, tenant: str) -> str:
     """The job id that an `Idempotency-Key` stands for. Never change its form: keys in use would name other jobs."""
     return "job_" + hashlib.sha256(f"{tenant}\n{key}".encode()).hexdigest()[: JOB_ID_BITS // 4]
@@ -142,6 +154,8 @@ class JobDoor:
                 prepared, qualified_job_id(tenant, given), tenant, chosen=chosen is not None
             )
         if isinstance(verdict, NotTaken):
+            if verdict.why == "log" and chosen is None:
+                raise _unheard_as(given, limits.retry_after_s)
             refuse(verdict, limits.retry_after_s)
         return _accepted(given, verdict)
 
@@ -161,23 +175,39 @@ class JobDoor:
         try:
             await self._publisher.publish([fact], timeout_s=limits.publish_s)
         except BrokerUnavailableError:
-            refuse(NotTaken("log"), limits.retry_after_s)
+            raise unavailable("log_unavailable", CANCEL_UNHEARD, limits.retry_after_s) from None
         done: CancelDocument = {"job_id": given, "status": "cancel_requested", "links": _links(given)}
         return _json(202, done)
+
+
+def _unheard_as(job_id: str, retry_after_s: int) -> Refusal:
+    """The caller gave no id: it is told the one under which the job may stand, so that its repeat can name it."""
+    detail = (
+        f'The log did not acknowledge the job in time: it may have been taken all the same. Send it again with "job_id": "{job_id}"; '
+        "without it a repeat may become a second job."
+    )
+    headers = {"Retry-After": str(retry_after_s)}
+    return Refusal(Problem(503, "log_unavailable", detail, headers=headers, job_id=job_id))
 
 
 def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
     """:raises Refusal: always."""
     match verdict.why:
         case "conflict":
-            raise Refusal(Problem(409, "job_id_taken", "This id or key already names a job with another body."))
+            raise Refusal(Problem(409, "job_id_taken", ID_TAKEN))
         case "deadline_past":
             past = FieldError("#/deadline_at_ms", "is not in the future")
             raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
         case "busy":
             raise unavailable("busy", "Too many submissions at one time.", retry_after_s)
-        case "log" | "storage":
-            raise unavailable("log_unavailable", "The request could not be stored; send it again.", retry_after_s)
+        case "log":
+            raise unavailable("log_unavailable", _UNHEARD, retry_after_s)
+        case "unconfirmed":
+            raise unavailable("log_unavailable", _UNCONFIRMED, retry_after_s)
+        case "storage":
+            raise unavailable(
+                "log_unavailable", "Nothing was stored and nothing was done; send it again.", retry_after_s
+            )
         case "quota":
             assert verdict.problem is not None
             raise Refusal(verdict.problem)

@@ -95,6 +95,8 @@ class Limits:
     """For the broker to acknowledge. OpenAI waits "a few seconds" for an answer to a webhook (guide: webhooks)."""
     find_job_s: float = 1.0
     """For the read model to say whether it knows a job id; without an answer we publish, which is harmless."""
+    confirm_s: float = 5.0
+    """For the read model to show whose an id is, where claims can't tell."""
     retry_after_s: int = 2
     """What a 503 asks for."""
 

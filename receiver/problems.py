@@ -43,6 +43,8 @@ class ProblemDocument(TypedDict):
     detail: str
     """For people."""
     errors: NotRequired[list[FieldErrorDocument]]
+    job_id: NotRequired[str]
+    """Only where the job may have been taken all the same: a repeat that gives this `job_id` is the same job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Problem:
     detail: str
     errors: tuple[FieldError, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    job_id: str | None = None
+    """Under which the job may have been taken all the same."""
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
@@ -72,7 +76,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
 
 
 def unavailable(code: str, detail: str, retry_after_s: int) -> Refusal:
-    """503: nothing was promised; the same request may be sent again."""
+    """503: nothing was promised; the same request may be sent again. `detail` says whether it may have been taken all the same."""
     return Refusal(Problem(503, code, detail, headers={"Retry-After": str(retry_after_s)}))
 
 
@@ -97,6 +101,8 @@ def to_response(problem: Problem) -> web.Response:
     }
     if problem.errors:
         document["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in problem.errors]
+    if problem.job_id is not None:
+        document["job_id"] = problem.job_id
     return web.Response(
         status=problem.status,
         body=orjson.dumps(document),

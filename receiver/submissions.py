@@ -72,10 +72,11 @@ class Taken:
 @dataclass(frozen=True, slots=True)
 class NotTaken:
     """`conflict`: the id names another submission. `deadline_past`: it can't be met. `busy`: too many at one time.
-    `log` and `storage`: not acknowledged; it may have been taken, and may be sent again. `quota`: see `problem`.
+    `log`: not acknowledged; it may have been taken, and may be sent again. `unconfirmed`: the log has it, and perhaps another one before it. `storage`:
+    nothing was stored. `quota`: see `problem`.
     """
 
-    why: Literal["conflict", "deadline_past", "busy", "log", "storage", "quota"]
+    why: Literal["conflict", "deadline_past", "busy", "log", "unconfirmed", "storage", "quota"]
     problem: Problem | None = None
 
 
@@ -114,8 +115,11 @@ class Submissions:
         limits: Limits,
         metrics: ReceiverMetrics,
         quotas: Quotas,
+        claims_are_shared: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`claims_are_shared`: whether all processes that take submissions see the same claims, as far as this one knows."""
         self._quotas = quotas
+        self._claims_are_shared = claims_are_shared
         self._publisher = publisher
         self._blobs = blobs
         self._claims = claims
@@ -204,10 +208,40 @@ class Submissions:
             await self._quotas.admit(tenant, job_id)
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)
-        if chosen and await self._claims.claim(job_id, prepared.sha256) != prepared.sha256:
+        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep)
+
+    async def _claim_and_publish(
+        self, prepared: Prepared, job_id: str, tenant: str, at_ms: int, *, chosen: bool, keep: bool
+    ) -> Verdict:  # fmt: skip
+        first = await self._claims.claim(job_id, prepared.sha256) if chosen else prepared.sha256
+        if first not in (None, prepared.sha256):
             self._quotas.release(tenant, job_id)
             return NotTaken("conflict")
-        return await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
+        verdict = await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
+        if isinstance(verdict, NotTaken) or not chosen or (first is not None and self._claims_are_shared()):
+            return verdict
+        return await self._confirmed(verdict, tenant, prepared.sha256)
+
+    async def _confirmed(self, taken: Taken, tenant: str, sha256: str) -> Verdict:
+        """Claims tell nothing, so the log does: another process may have put another submission under this id before ours."""
+        if self._find_job is knows_nothing:
+            return taken
+        job_id, mine = taken.job_id, self._recent.get(taken.job_id)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.confirm_s
+        while True:
+            found = await self._ask(job_id)
+            if found is not None and not found.agrees(tenant, sha256):
+                self._remember(job_id, found)
+                return NotTaken("conflict")
+            if found is not None:
+                return taken
+            if loop.time() >= deadline_s:
+                break
+            await asyncio.sleep(APPEAR_POLL_S)
+        if mine is not None:
+            self._remember(job_id, replace(mine, acked=False))  # its repeat asks again
+        return NotTaken("unconfirmed")
 
     async def _publish(self, prepared: Prepared, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
         try:

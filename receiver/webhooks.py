@@ -129,7 +129,9 @@ class WebhookDoor:
 
     def _unavailable(self) -> Refusal:
         return unavailable(
-            "log_unavailable", "The event could not be stored; send it again.", self._limits.retry_after_s
+            "log_unavailable",
+            "The log did not acknowledge the event in time; send it again: a repeat changes nothing more.",
+            self._limits.retry_after_s,
         )
 
     async def _keep(self, message: WebhookReceived | DeadLetter) -> None:

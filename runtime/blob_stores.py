@@ -3,12 +3,15 @@
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
+from runtime.blob_folders import own_folder
 from runtime.blobs import BlobStore, FolderBlobs
+from runtime.chance import RandomHex
 from runtime.claims import Claims, FolderClaims
 from runtime.clock import NowMs
 from runtime.errors import ConfigurationError
 from runtime.health import Probe
 from runtime.settings import BUCKET, RuntimeSettings
+from schemas.codec import sha256_hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,13 @@ def open_storage(settings: RuntimeSettings) -> Storage:
         key_id=settings.blobs_key_id, secret_key=settings.blobs_secret_key,
     )  # fmt: skip
     return Storage(BucketBlobs(bucket), BucketClaims(bucket), bucket.complaint, probing=(bucket.probe_for_ever,))
+
+
+def store_id(settings: RuntimeSettings, random_hex: RandomHex) -> str | None:
+    """What the processes that share the store call it, 32 hex digits; None where its folder can't be written."""
+    if settings.blobs is None or BUCKET.fullmatch(settings.blobs) is None:
+        return own_folder(settings.blobs_path, random_hex)
+    return sha256_hex(f"{settings.blobs_endpoint or ''} {settings.blobs}".encode())[:32]
 
 
 def _folder(settings: RuntimeSettings) -> Storage:

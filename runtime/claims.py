@@ -25,21 +25,21 @@ log = get_logger("runtime.claims")
 
 
 class Claims(Protocol):
-    async def claim(self, job_id: str, sha256: str) -> str:
-        """The hash of the submission that `job_id` belongs to: `sha256`, or that of whoever claimed it before."""
+    async def claim(self, job_id: str, sha256: str) -> str | None:
+        """The hash of the submission that `job_id` belongs to: `sha256`, or that of whoever claimed it before. None: nobody can tell here."""
 
 
 class FolderClaims:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def claim(self, job_id: str, sha256: str) -> str:
-        """As `Claims.claim`. Where the folder can't be used the answer is `sha256`: the log decides alone."""
+    async def claim(self, job_id: str, sha256: str) -> str | None:
+        """As `Claims.claim`. None where the folder can't be used: the log decides alone."""
         try:
             return await asyncio.to_thread(self._claim, self._path(job_id), sha256)
         except OSError as error:
             log.warning("claim_not_stored", job_id=job_id, errno=error.errno)
-            return sha256
+            return None
 
     async def sweep_for_ever(self, now_ms: NowMs) -> None:
         while True:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from runtime.blob_folders import said
 from runtime.errors import BrokerUnavailableError
 from runtime.headers import event_headers
 from runtime.kafka_client import client_options
@@ -35,7 +36,9 @@ class Publisher(Protocol):
 class KafkaPublisher:
     """One producer a process; safe for concurrent use. Closed by `stop`, which flushes."""
 
-    def __init__(self, settings: RuntimeSettings, source: str) -> None:
+    def __init__(self, settings: RuntimeSettings, source: str, blob_folder: str | None = None) -> None:
+        """`blob_folder`: the name of the folder that this process uses, told to the others (`runtime.blob_folders`)."""
+        self._blob_folder = blob_folder
         self._prefix = settings.topic_prefix
         self._source = source
         self._options: dict[str, Any] = client_options(settings)
@@ -71,7 +74,9 @@ class KafkaPublisher:
             raise BrokerUnavailableError("the producer is not started")
         try:
             async with asyncio.timeout(SEND_TIMEOUT_MS / 1000):
-                landed = await producer.send_and_wait(f"{self._prefix}clock", value=self._source.encode(), partition=0)
+                landed = await producer.send_and_wait(
+                    f"{self._prefix}clock", value=said(self._source, self._blob_folder), partition=0
+                )
         except (KafkaError, TimeoutError) as error:
             await self._renew_if_dead(producer)
             raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error

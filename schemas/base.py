@@ -131,3 +131,7 @@ class Usage(Frozen):
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+
+    @property
+    def paid(self) -> bool:
+        return self.total_tokens + self.output_tokens + self.input_tokens > 0

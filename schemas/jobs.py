@@ -192,6 +192,22 @@ class AttemptSettled(JobMessage):
     _older = model_validator(mode="before")(cause_of_older)
 
 
+class UsageBooked(JobMessage):
+    """Tokens that no result counts: of an attempt whose end was heard of after the job's, or of a second response of an attempt.
+
+    Its id names the response: of two with one id, the one that is not `estimated` counts, else the first.
+    """
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["usage_booked"] = "usage_booked"
+    tenant: TenantId
+    attempt: int = Field(ge=1)
+    response_id: ResponseId
+    usage: Usage
+    estimated: Literal[True] | None = None
+    """Reckoned from the output that was seen, as the provider told no usage. Absent where the provider counted."""
+
+
 class JobTimerFired(JobMessage):
     """The time `due_ms` has come; the fold decides what that means, and ignores one that its state no longer expects."""
 
@@ -208,6 +224,7 @@ JobFact = Annotated[
     | AttemptRejected
     | AttemptUnknown
     | AttemptSettled
+    | UsageBooked
     | JobTimerFired,
     Field(discriminator="type"),
 ]
@@ -219,5 +236,6 @@ JOB_FACT: TypeAdapter[
     | AttemptRejected
     | AttemptUnknown
     | AttemptSettled
+    | UsageBooked
     | JobTimerFired
 ] = TypeAdapter(JobFact)

@@ -10,8 +10,9 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
-from runtime.blob_stores import open_storage
+from runtime.blob_stores import open_storage, store_id
 from runtime.broker_clock import BrokerClock
+from runtime.chance import random_hex
 from runtime.clock import NowMs
 from runtime.descriptors import files_probe
 from runtime.disk import disk_probe
@@ -70,7 +71,7 @@ class Worker:
         self.health.expect("topics", "job_fold", "response_fold")
         self.health.watch("disk", disk_probe(settings.data_dir))
         self.health.watch("files", files_probe())
-        self._publisher = KafkaPublisher(settings, "worker")
+        self._publisher = KafkaPublisher(settings, "worker", store_id(settings, random_hex))
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)

@@ -45,7 +45,7 @@ async def take_request(
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
         _refuse_foreign(request, tenant, policy)
         prepared = prepare(request)
-        if claims is not None and await claims.claim(job_id, prepared.sha256) != prepared.sha256:
+        if claims is not None and await claims.claim(job_id, prepared.sha256) not in (None, prepared.sha256):
             # The job is the other's, and its result too: nothing but the dead letter may be said under this id.
             error = PoisonError("conflict", "the job id belongs to another submission, which was sent before")
             return (dead_letter(record, error, "intake", now_ms),)

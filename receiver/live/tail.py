@@ -10,6 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from receiver.live.live import Live
+from runtime.blob_folders import BlobFolders
 from runtime.clock import NowMs
 from runtime.fetch_pace import BUSY_WAIT_MS, FetchPace
 from runtime.kafka_client import client_options
@@ -28,7 +29,12 @@ log = get_logger("receiver.live")
 class PartialTail:
     """Gives each record to `live`. What it can't read it passes over and counts: nothing depends on it."""
 
-    def __init__(self, settings: RuntimeSettings, live: Live, now_ms: NowMs, back_ms: int) -> None:
+    def __init__(
+        self, settings: RuntimeSettings, live: Live, now_ms: NowMs, back_ms: int, folders: BlobFolders | None = None
+    ) -> None:  # fmt: skip
+        """`folders` is told what stands on `clock`: it costs no consumer of its own."""
+        self._folders = folders
+        self._clock = f"{settings.topic_prefix}clock"
         self._settings = settings
         self._topic = PartialOutput.topic
         self._live = live
@@ -47,8 +53,9 @@ class PartialTail:
 
     async def _read(self) -> None:
         name = f"{self._settings.topic_prefix}{self._topic}"
+        topics = [name] if self._folders is None else [name, self._clock]
         consumer = AIOKafkaConsumer(
-            name, **client_options(self._settings), client_id="backstop-partials", group_id=None,
+            *topics, **client_options(self._settings), client_id="backstop-partials", group_id=None,
             enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=BUSY_WAIT_MS,
         )  # fmt: skip
         try:
@@ -62,7 +69,10 @@ class PartialTail:
                 pace.saw(consumer, records=bool(records))
                 for partition, batch in records.items():
                     for record in batch:
-                        self._take_one(record.value)
+                        if self._folders is not None and partition.topic == self._clock:
+                            self._folders.heard(record.value, record.timestamp)
+                        else:
+                            self._take_one(record.value)
                     self._positions[partition] = batch[-1].offset + 1
         finally:
             await stopped(consumer)

@@ -11,6 +11,7 @@ import re
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
 from receiver.identity import caller_of, tenant_of
-from receiver.jobs import idempotency_key, refuse, require_json
+from receiver.jobs import CANCEL_UNHEARD, ID_TAKEN, idempotency_key, refuse, require_json
 from receiver.limits import Limits
 from receiver.live.live import Listener
 from receiver.previous import FIELD, PreviousResponses
@@ -60,6 +61,9 @@ _NEEDS_READ: Final = Problem(
     "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
 )
 
+_NOT_KEPT: Final = "It does not exist, was deleted, or ended so long ago that it is not kept any more."
+_HIDDEN_NOT_CANCELLED: Final = "The response is deleted for its readers, but the log did not acknowledge its cancel: it may still run. Send the DELETE again to cancel it."
+
 _ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 """Any job's."""
 
@@ -79,6 +83,8 @@ class _Began:
     unstored: bool
     obfuscated: bool
     who: Who = ("", "", "")
+    sha256: str = ""
+    """Of the submission."""
     response_id: str = ""
     document: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
@@ -112,12 +118,14 @@ class ResponsesDoor:
                 assert self._streams is not None
                 return await self._streams.serve(
                     request, began.who[0], began.document, None, obfuscated=began.obfuscated, headers=began.headers,
-                    listener=began.listener, unstored=began.unstored,
+                    listener=began.listener, unstored=began.unstored, sha256=began.sha256,
                 )  # fmt: skip
             if began.waits:
                 assert self._waiting is not None
                 waiter = Waiter(request, began.who, began.response_id)
-                return await self._waiting.answer(waiter, began.headers, partial(_finished, unstored=began.unstored))
+                return await self._waiting.answer(
+                    waiter, began.headers, partial(_finished, unstored=began.unstored, sha256=began.sha256)
+                )
             return _json(began.document, began.headers)
 
     async def _begin(self, request: web.Request, held: AsyncExitStack) -> "_Began":
@@ -147,6 +155,7 @@ class ResponsesDoor:
                 }
                 submit = submit.model_copy(update={"request": request_body})
             prepared = await apart(partial(prepare, submit))
+            began.sha256 = prepared.sha256
             began.who = (caller.tenant, caller.key_id, prepared.sha256 + ("/unstored" if began.unstored else ""))
             # Before the log has the job: what is refused for want of a place has promised nothing.
             if began.waits and self._waiting is not None:
@@ -242,15 +251,18 @@ class ResponsesDoor:
         return _json(shown.document)
 
     async def delete(self, request: web.Request) -> web.Response:
-        """From now on no read shows it. One that is still open is cancelled: nobody could read what it brings."""
+        """From now on no read shows it. One that is still open is cancelled: nobody could read what it brings.
+
+        The mark that hides it is stored first: without it nothing was done. A repeat does what is left to do, and is answered as the first.
+        """
         tenant, response_id = tenant_of(request), _path_id(request)
-        shown = await self._find(tenant, response_id)
-        if not shown.ended:
-            await self._publish_cancel(tenant, response_id)
+        shown = await self._find(tenant, response_id, hidden_too=True)
         try:
             await self._responses.hide(tenant, response_id)
         except OSError:
             refuse(NotTaken("storage"), self._limits.retry_after_s)
+        if not shown.ended:
+            await self._publish_cancel(tenant, response_id, _HIDDEN_NOT_CANCELLED)
         return _json(deleted_object(response_id))
 
     async def items(self, request: web.Request) -> web.Response:
@@ -277,7 +289,8 @@ class ResponsesDoor:
             _not_found(response_id)
         return shown
 
-    async def _publish_cancel(self, tenant: str, response_id: str) -> None:
+    async def _publish_cancel(self, tenant: str, response_id: str, unheard: str = CANCEL_UNHEARD) -> None:
+        """:raises Refusal: 503 with `unheard`, as the log did not acknowledge it."""
         fact = to_cancel(
             Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
             door="http", at_ms=self._now_ms(),
@@ -285,7 +298,7 @@ class ResponsesDoor:
         try:
             await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
         except BrokerUnavailableError:
-            refuse(NotTaken("log"), self._limits.retry_after_s)
+            raise unavailable("log_unavailable", unheard, self._limits.retry_after_s) from None
 
 
 def _path_id(request: web.Request) -> str:
@@ -296,7 +309,7 @@ def _path_id(request: web.Request) -> str:
 
 
 def _not_found(response_id: str) -> NoReturn:
-    raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found."))
+    raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found. {_NOT_KEPT}"))
 
 
 def _object_of(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
@@ -321,8 +334,10 @@ def _asked(request: web.Request, kind: type[Asked]) -> Asked:
         raise refusal(error.name, f"{error}.") from None
 
 
-def _finished(shown: Shown, *, unstored: bool) -> web.Response:
-    """The answer to a create that waited for it."""
+def _finished(shown: Shown, *, unstored: bool, sha256: str) -> web.Response:
+    """The answer to a create that waited for it; of another submission under the same id nothing is told."""
+    if shown.request_sha256 is not None and shown.request_sha256 != sha256:
+        return to_failed_response(HTTPStatus.CONFLICT, "job_id_taken", ID_TAKEN)
     assert shown.outcome is not None
     failure = failure_of(shown.document, shown.outcome)
     if failure is not None:

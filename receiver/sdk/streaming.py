@@ -39,8 +39,10 @@ class ResponseStreams:
     async def serve(
         self, request: web.Request, tenant: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool,
         headers: Mapping[str, str] | None = None, listener: Listener | None = None, unstored: bool = False,
+        sha256: str | None = None,
     ) -> web.StreamResponse:  # fmt: skip
-        """Answer with the events of the response that `document` shows: all of them, or those behind number `after`.
+        """Answer with the events of the response that `document` shows: all of them, or those behind number `after`. With `sha256`, that of a create,
+        the stream of another submission under the same id is cut off.
 
         :raises Refusal: 400, what comes behind `after` is not kept; 503.
         """
@@ -54,7 +56,7 @@ class ResponseStreams:
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
             events: View[Shown] = view
             return await serve_events(
-                request, listener, events, partial(self._ended, tenant, response_id, listener, hidden_too=unstored), self._limits,
+                request, listener, events, partial(self._ended, tenant, response_id, listener, hidden_too=unstored, sha256=sha256), self._limits,
                 self._live.metrics, view.first(), recent=self._is_recent, headers=headers,
             )  # fmt: skip
 
@@ -83,13 +85,17 @@ class ResponseStreams:
                 )
             await listener.wait(left_s)
 
-    async def _ended(self, tenant: str, response_id: str, listener: Listener, *, hidden_too: bool) -> Shown | None:
+    async def _ended(
+        self, tenant: str, response_id: str, listener: Listener, *, hidden_too: bool, sha256: str | None
+    ) -> Shown | None:
         try:
             shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
             return None
+        if shown is not None and sha256 is not None and shown.request_sha256 not in (None, sha256):
+            shown = None
         if shown is None:
-            listener.stopped = True  # deleted meanwhile
+            listener.stopped = True  # deleted meanwhile, or another submission's
         return shown if shown is not None and shown.ended else None
 
     def _is_recent(self, ended: Shown) -> bool:

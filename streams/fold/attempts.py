@@ -94,6 +94,8 @@ class Attempts:
     streak_cause: Cause | None = None
     continuation_id: str | None = None
     """By which the next create continues the completion window of an earlier one."""
+    booked: tuple[str, ...] = ()
+    """Responses that are none of `items`, and whose usage was booked: second ones of an attempt."""
 
     def get(self, number: int) -> Attempt | None:
         return next((item for item in self.items if item.number == number), None)
@@ -177,6 +179,13 @@ class Attempts:
 
     def response_ids(self) -> tuple[str, ...]:
         return tuple(item.response_id for item in self.items if isinstance(item, Running | Over))
+
+    def uncounted(self) -> tuple[str, ...]:
+        """Responses that may still be heard to have cost something."""
+        known = (item for item in self.items if isinstance(item, Running | Over))
+        return tuple(
+            item.response_id for item in known if isinstance(item, Running) or (item.given_up and item.usage is None)
+        )
 
     def status(self) -> Literal["running", "submitting", "unknown"]:
         """Of the attempt that is furthest on."""

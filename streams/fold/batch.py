@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Message
 from schemas.codec import PoisonError, decode, refused
-from schemas.jobs import JOB_FACT
+from schemas.jobs import JOB_FACT, JobSubmitted
 from schemas.responses import RESPONSE_FACT
 from streams.fold import job, response
 from streams.fold.rows import (
@@ -20,7 +20,7 @@ from streams.fold.rows import (
     encode_response_state,
     encode_row,
 )
-from streams.fold.step import Step
+from streams.fold.step import Ignored, Step
 
 S = TypeVar("S")
 
@@ -37,6 +37,9 @@ class LogRecord(Protocol):
 
 
 R = TypeVar("R", bound=LogRecord)
+
+_CONFLICT = PoisonError("conflict", "the job id belongs to another submission, which the log has before this one")
+"""Of a submission that changed nothing: who sent it may not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Folded(Generic[R]):
     dues_ms: dict[bytes, int | None] = field(default_factory=dict)
     outputs: list[Message] = field(default_factory=list)
     poisons: list[tuple[R, PoisonError]] = field(default_factory=list)
+    """Records to be set aside: those that can't be taken, and submissions under an id that another one has."""
     ignored: Counter[str] = field(default_factory=Counter)
     taken: int = 0
     repeats: int = 0
@@ -104,6 +108,8 @@ def fold_batch(fold: Fold[S], read_row: Callable[[bytes], bytes | None], records
         folded.taken += 1
         if result.ignored is not None:
             folded.ignored[result.ignored.value] += 1
+            if result.ignored is Ignored.CONFLICT and isinstance(event, JobSubmitted):
+                folded.poisons.append((record, _CONFLICT))
             continue
         states[key] = (result.state, record.offset)
         folded.outputs.extend(result.outputs)

@@ -2,7 +2,8 @@
 
 from typing import Any, Protocol
 
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy
+from schemas.base import Usage
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy, UsageBooked
 from schemas.responses import LAST_LOOK_LEAD_MS, ResponseClaimed
 
 LATE_MISSING_GRACE_MS = 60_000
@@ -59,6 +60,19 @@ def _claimed(event: AttemptAccepted, **terms: Any) -> ResponseClaimed:
         look_at_ms=event.look_at_ms,
         stream=event.stream,
         **terms,
+    )
+
+
+def booked(event: AttemptAccepted | AttemptSettled, tenant: str, usage: Usage) -> UsageBooked:
+    """What the response cost, where no result can count it."""
+    return UsageBooked(
+        id=f"{event.response_id}/usage",
+        at_ms=event.at_ms,
+        job_id=event.job_id,
+        tenant=tenant,
+        attempt=event.attempt,
+        response_id=event.response_id,
+        usage=usage,
     )
 
 

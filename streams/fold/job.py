@@ -3,7 +3,8 @@
 Rules, before the code:
 - A job ends once, with one result: at its first completed attempt in log order, at its deadline, at a cancel, at an answer that
   no repeat can mend, or when its retries are used up. Whatever comes after the end is late: a response that still turns up is
-  claimed as released, so that it is cancelled and watched to its end.
+  claimed as released, so that it is cancelled and watched to its end. What an attempt is heard to have cost after the result was made is
+  *booked*: a fact of its own (`UsageBooked`), once a response. So is the usage of a second response of one attempt.
 - An attempt is *submitting* (the command is out) until word comes: accepted, rejected, or unknown. No word by `word_by_ms` is
   unknown too. An *unheard* attempt is left for a webhook to bring back; then it counts as *lost*, and a retry is granted. A
   lost one may still be adopted: then it runs beside its successor, the first to complete wins and the other is released.
@@ -16,7 +17,7 @@ Rules, before the code:
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from schemas.base import Cause, Message
+from schemas.base import Cause, Message, Usage
 from schemas.commands import CreateResponse
 from schemas.jobs import (
     AttemptAccepted,
@@ -28,21 +29,20 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    UsageBooked,
 )
 from schemas.responses import ResponseReleased
 from schemas.results import Reason
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts, Lost, Over, Running, Submitting, Unheard
-from streams.fold.claims import claim_for, claim_of_latecomer, settled_at_once
+from streams.fold.claims import booked, claim_for, settled_at_once
+from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
 from streams.fold.job_states import Absent, Active, BackingOff, Finished, JobState, Spec, Status, due_ms, status
 from streams.fold.result import make_result
 from streams.fold.step import Ignored, Step
 from streams.policy.retry import GiveUp, Retry, Spend, next_attempt
 
 __all__ = ["Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "due_ms", "status", "step"]
-
-RESPONSES_REMEMBERED_MAX = 32
-"""Responses that a finished job remembers. An honest job has at most 1 + its retries; past this it is a flood, and is left alone."""
 
 
 def step(state: JobState, event: JobFact) -> Step[JobState]:
@@ -53,7 +53,7 @@ def step(state: JobState, event: JobFact) -> Step[JobState]:
         case Active() | BackingOff():
             return _advance(state, event)
         case Finished():
-            return _remember(state, event)
+            return after_end(state, event)
         case _:
             assert_never(state)
 
@@ -105,6 +105,8 @@ def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
             return _settled(state, event)
         case JobTimerFired():
             return _timer(state, event)
+        case UsageBooked():
+            return Step(state, ignored=Ignored.DUPLICATE)  # Told by this fold, for those who count.
         case _:
             assert_never(event)
 
@@ -148,7 +150,7 @@ def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobSta
             return Step(state, ignored=Ignored.IMPOSSIBLE)
         case None | Running() | Over():
             if event.end is not None:
-                return Step(state, ignored=Ignored.LATE)
+                return _booked(state, event, event.end.usage, Ignored.LATE)
             # A second response of one attempt, or one of an attempt that was refused: nobody waits for it. Watch it, stop it.
             return Step(state, (claim_for(event, state.spec, released=True),))
         case _:
@@ -187,15 +189,35 @@ def _settled(state: Active | BackingOff, event: AttemptSettled) -> Step[JobState
     attempt = state.attempts.of_response(event.response_id)
     match attempt:
         case None:
-            return Step(state, ignored=Ignored.UNKNOWN_KEY)
+            return _booked(state, event, event.usage, Ignored.UNKNOWN_KEY)
         case Over() if not attempt.given_up or event.status not in ("completed", "incomplete"):
-            return Step(state, ignored=Ignored.DUPLICATE)
+            return _counted(state, attempt, event, Ignored.DUPLICATE)
         case Over() if event.status == "incomplete" and state.attempts.live():
-            return Step(state, ignored=Ignored.LATE)  # Its successor may do better.
+            return _counted(state, attempt, event, Ignored.LATE)  # Its successor may do better.
         case Running() | Over():
             return _over(state, attempt, event)
         case _:
             assert_never(attempt)
+
+
+def _counted(state: Active | BackingOff, attempt: Over, event: AttemptSettled, why: Ignored) -> Step[JobState]:
+    """It decides nothing any more; but what it cost counts, if that is news."""
+    if attempt.usage is not None or event.usage is None:
+        return Step(state, ignored=why)
+    return Step(replace(state, attempts=state.attempts.put(replace(attempt, usage=event.usage))))
+
+
+def _booked(
+    state: Active | BackingOff, event: AttemptAccepted | AttemptSettled, usage: Usage | None, why: Ignored
+) -> Step[JobState]:  # fmt: skip
+    """A response that is none of the attempts' own has ended. Nobody wants it, and it was paid."""
+    known = state.attempts.booked
+    if usage is None or not usage.paid or len(known) >= RESPONSES_REMEMBERED_MAX:
+        return Step(state, ignored=why)
+    if event.response_id in known:
+        return Step(state, ignored=Ignored.DUPLICATE)
+    attempts = replace(state.attempts, booked=(*known, event.response_id))
+    return Step(replace(state, attempts=attempts), (booked(event, state.spec.tenant, usage),))
 
 
 def _over(state: Active | BackingOff, attempt: Running | Over, event: AttemptSettled) -> Step[JobState]:
@@ -325,7 +347,8 @@ def _finish(
         outcome=outcome,
         finished_at_ms=event.at_ms,
         forget_at_ms=event.at_ms + spec.policy.forget_after_ms,
-        response_ids=attempts.response_ids()[-RESPONSES_REMEMBERED_MAX:],
+        response_ids=(*attempts.booked, *attempts.response_ids())[-RESPONSES_REMEMBERED_MAX:],
+        uncounted=attempts.uncounted()[-RESPONSES_REMEMBERED_MAX:],
     )
     result = make_result(
         event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model,
@@ -334,34 +357,6 @@ def _finish(
     )  # fmt: skip
     releases = tuple(_release(event, attempt.response_id) for attempt in attempts.running())
     return Step(finished, (result, *releases))
-
-
-def _remember(state: Finished, event: JobFact) -> Step[JobState]:
-    match event:
-        case JobSubmitted():
-            same = event.request_sha256 == state.request_sha256 and event.tenant == state.tenant
-            return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
-        case AttemptAccepted():
-            return _latecomer(state, event)
-        case JobTimerFired():
-            if event.due_ms != state.forget_at_ms:
-                return Step(state, ignored=Ignored.STALE)
-            return Step(Absent())
-        case JobRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown() | AttemptSettled():
-            return Step(state, ignored=Ignored.LATE)
-        case _:
-            assert_never(event)
-
-
-def _latecomer(state: Finished, event: AttemptAccepted) -> Step[JobState]:
-    """A response of ours that turned up after the end. It costs money: it is claimed as released, so that it is cancelled."""
-    if event.tenant != state.tenant:
-        return Step(state, ignored=Ignored.IMPOSSIBLE)
-    known = event.response_id in state.response_ids or len(state.response_ids) >= RESPONSES_REMEMBERED_MAX
-    if known or event.end is not None:
-        return Step(state, ignored=Ignored.LATE)
-    remembered = replace(state, response_ids=(*state.response_ids, event.response_id))
-    return Step(remembered, (claim_of_latecomer(event, state.forget_at_ms - state.finished_at_ms),))
 
 
 def _release(event: JobFact, response_id: str) -> Message:

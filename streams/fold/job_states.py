@@ -66,6 +66,8 @@ class Finished:
     forget_at_ms: int
     response_ids: tuple[str, ...]
     """Responses that were claimed for it: a further one is a latecomer."""
+    uncounted: tuple[str, ...] = ()
+    """Those of them whose usage the result does not count: it is booked when it is heard of."""
     kind: Literal["finished"] = "finished"
 
 

@@ -41,7 +41,9 @@ class Follower:
         limits: FollowLimits,
         now_ms: NowMs,
         concurrency: int,
+        linger_s: float = LINGER_S,
     ) -> None:
+        self._linger_s = linger_s
         self._publisher = publisher
         self._metrics = metrics
         self._limits = limits
@@ -51,6 +53,11 @@ class Follower:
         self._waiting: dict[str, None] = {}
         """In the order in which they came; each is in `_wanted`."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._followings: dict[str, Following] = {}
+        """Begun, and not known to have ended."""
+        self._cancelled: dict[str, Following] = {}
+        """Known to have been cancelled, and still read for what was on its way."""
+        self._booking: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     def beside(self, rows: Rows) -> Rows:
@@ -78,7 +85,7 @@ class Follower:
                 if followed is not None:
                     self._want(followed)
                 elif (response_id := key.decode()) in self._wanted:
-                    self._let_go(response_id, LINGER_S)
+                    self._over(response_id, row)
         except Exception as error:
             self._metrics.failed.inc()
             log.error("follower_failed", error_type=type(error).__name__)
@@ -96,9 +103,11 @@ class Follower:
                 self._changed.clear()
         finally:
             stopping.cancel()
-            for task in self._tasks.values():
+            self._cancelled.clear()  # what was seen of them is the next owner's to see again, or lost: a stop does not wait for it
+            tasks = [*self._tasks.values(), *self._booking]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _want(self, followed: Followed) -> None:
         if followed.response_id not in self._wanted:
@@ -106,8 +115,24 @@ class Follower:
             self._waiting[followed.response_id] = None
             self._changed.set()
 
+    def _over(self, response_id: str, row: bytes | None) -> None:
+        """Its response has ended. What a cancelled one wrote is booked, once no more of it comes."""
+        following = self._followings.get(response_id)
+        if following is not None and _was_cancelled(row):
+            if response_id in self._tasks:
+                self._cancelled[response_id] = following
+            else:
+                self._book(following)
+        self._let_go(response_id, self._linger_s)
+
+    def _book(self, following: Following) -> None:
+        task = asyncio.get_running_loop().create_task(following.book(), name="book-usage")
+        self._booking.add(task)
+        task.add_done_callback(self._booking.discard)
+
     def _let_go(self, response_id: str, after_s: float) -> None:
         del self._wanted[response_id]
+        self._followings.pop(response_id, None)
         self._waiting.pop(response_id, None)
         task = self._tasks.get(response_id)
         if task is not None:
@@ -124,6 +149,7 @@ class Follower:
             limits=self._limits,
             now_ms=self._now_ms,
         )
+        self._followings[response_id] = following
         task = asyncio.create_task(following.run(), name=f"follow-{response_id}")
         self._tasks[response_id] = task
         task.add_done_callback(lambda done: self._ended(response_id, done))
@@ -131,6 +157,9 @@ class Follower:
     def _ended(self, response_id: str, task: "asyncio.Task[None]") -> None:
         if self._tasks.get(response_id) is task:
             del self._tasks[response_id]
+            cancelled = self._cancelled.pop(response_id, None)
+            if cancelled is not None:
+                self._book(cancelled)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._metrics.failed.inc()
@@ -150,6 +179,13 @@ class _ToldRows:
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         await self._rows.write(partition, rows)
         self._follower.written(partition, rows)
+
+
+def _was_cancelled(row: bytes | None) -> bool:
+    if row is None:
+        return False
+    state = decode_response_state(decode_row(row)[0])
+    return isinstance(state, response.Ended) and state.status == "cancelled"
 
 
 def _followed(partition: int, key: bytes, row: bytes | None) -> Followed | None:

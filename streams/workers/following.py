@@ -14,6 +14,8 @@ import structlog
 from runtime.clock import NowMs
 from runtime.errors import BrokerUnavailableError
 from runtime.publisher import Publisher
+from schemas.base import Message, Usage
+from schemas.jobs import UsageBooked
 from schemas.partials import CutReason, PartialOutput
 from streams.policy.answers import Answer, AskAgain, Refused, Reply, read_look
 from streams.policy.partials import Dropped, Ended, OpenAgain, Told, TooMuch, Track
@@ -34,6 +36,9 @@ RECORD_BYTES_MAX = 256 * 1024
 
 PENDING_BYTES_MAX = 1 << 20
 """Of events that wait for the broker; beyond it the provider's stream is not read on."""
+
+BYTES_PER_TOKEN = 4
+"""Of text, as the provider's own rule of thumb has it (its help page on tokens: about four characters)."""
 
 PUBLISH_S = 5.0
 PUBLISH_AGAIN_S = 0.5
@@ -95,6 +100,8 @@ class Following:
         self._told = -1
         """The number of the last event that went into a record."""
         self._over: _Over | None = None
+        self._seen_bytes = 0
+        """Of output, each byte once."""
         self._more, self._room = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
@@ -102,6 +109,25 @@ class Following:
             tasks.create_task(self._tell_all())
             self._over = await self._read_all()
             self._more.set()
+
+    async def book(self) -> None:
+        """It was cancelled, and of those the provider tells no usage: book the output that was seen."""
+        tokens = -(-self._seen_bytes // BYTES_PER_TOKEN)
+        if not tokens:
+            return
+        of = self._of
+        await self._publish(
+            UsageBooked(
+                id=f"{of.response_id}/usage/seen",
+                at_ms=self._now_ms(),
+                job_id=of.job_id,
+                tenant=of.tenant,
+                attempt=of.attempt,
+                response_id=of.response_id,
+                usage=Usage(output_tokens=tokens, total_tokens=tokens),
+                estimated=True,
+            )
+        )
 
     async def _read_all(self) -> _Over:
         in_vain = 0
@@ -136,6 +162,7 @@ class Following:
                 word = self._track.take(event.body, event.size_bytes)
                 match word:
                     case Told():
+                        self._seen_bytes += _output_bytes(word.event)
                         await self._put(word)
                     case Dropped():
                         self._metrics.event(word.why)
@@ -224,10 +251,19 @@ class Following:
             cut=over.cut,
         )
 
-    async def _publish(self, record: PartialOutput) -> None:
+    async def _publish(self, record: Message) -> None:
         while True:
             try:
                 return await self._publisher.publish([record], timeout_s=PUBLISH_S)
             except BrokerUnavailableError:
                 self._metrics.unpublished.inc()
                 await asyncio.sleep(PUBLISH_AGAIN_S)
+
+
+def _output_bytes(event: dict[str, Any]) -> int:
+    delta = event.get("delta")
+    return (
+        len(delta.encode(errors="replace"))
+        if str(event.get("type", "")).endswith(".delta") and isinstance(delta, str)
+        else 0
+    )

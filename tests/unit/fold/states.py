@@ -43,9 +43,9 @@ def attempts(*items: Attempt, **counts: Any) -> Attempts:
 
 
 def finished(
-    outcome: Any, at_ms: int, *response_ids: str, request_sha256: str = "sha-1"
+    outcome: Any, at_ms: int, *response_ids: str, request_sha256: str = "sha-1", uncounted: tuple[str, ...] = ()
 ) -> job.Finished:  # fmt: skip
-    return job.Finished(TENANT, request_sha256, outcome, at_ms, at_ms + FORGET_AFTER, response_ids)
+    return job.Finished(TENANT, request_sha256, outcome, at_ms, at_ms + FORGET_AFTER, response_ids, uncounted)
 
 
 def create(at_ms: int, attempt: int = 1, not_after_ms: int | None = None) -> CreateResponse:

@@ -138,7 +138,12 @@ def test_the_first_of_two_to_complete_wins_and_the_other_is_cancelled() -> None:
     briefs = (brief("running", 1, "resp_1", adopted=True), brief("completed", 2, "resp_2"))
     expected = result("completed", AT + 900, *briefs, found_by="webhook", timings=decided(AT + 900, AT + 5))
     seen = given_state(both).when(settled(AT + 900, attempt=2, response_id="resp_2"))
-    seen.then(Step(finished("completed", AT + 900, "resp_1", "resp_2"), (expected, release_of(AT + 900, "resp_1"))))
+    seen.then(
+        Step(
+            finished("completed", AT + 900, "resp_1", "resp_2", uncounted=("resp_1",)),
+            (expected, release_of(AT + 900, "resp_1")),
+        )
+    )
 
 
 def test_a_failure_while_another_attempt_is_live_waits_for_the_other() -> None:
@@ -244,7 +249,7 @@ def test_the_clocks_of_provider_and_ours_never_make_a_negative_span() -> None:
 def test_the_deadline_ends_a_running_job_and_cancels_its_response() -> None:
     expected = result("expired", DEADLINE, brief("running"), reason=EXPIRED)
     seen = given(submitted(), accepted(AT)).when(job_timer(DEADLINE))
-    seen.then(Step(finished("expired", DEADLINE, RESP), (expected, release_of(DEADLINE))))
+    seen.then(Step(finished("expired", DEADLINE, RESP, uncounted=(RESP,)), (expected, release_of(DEADLINE))))
 
 
 def test_the_deadline_ends_a_job_that_backs_off_past_it() -> None:
@@ -276,7 +281,7 @@ def test_a_job_taken_after_its_deadline_sends_a_command_that_is_no_longer_valid_
 def test_an_attempt_that_was_submitting_at_the_end_turns_up_late_and_is_cancelled() -> None:
     history = given(submitted(), cancel_requested(AT))
     seen = history.when(accepted(AT + 50))
-    seen.then(Step(finished("cancelled", AT, RESP), (late_claim_of(AT + 50, 1, RESP),)))
+    seen.then(Step(finished("cancelled", AT, RESP, uncounted=(RESP,)), (late_claim_of(AT + 50, 1, RESP),)))
 
 
 def test_a_repeated_latecomer_is_late() -> None:
@@ -289,7 +294,7 @@ def test_a_flood_of_latecomers_is_left_alone() -> None:
     room = given_state(finished("completed", AT, *ids[1:])).when(accepted(AT, response_id="one_more"))
     room.then(
         Step(
-            finished("completed", AT, *ids[1:], "one_more"),
+            finished("completed", AT, *ids[1:], "one_more", uncounted=("one_more",)),
             (late_claim_of(AT, 1, "one_more"),),
         )
     )

@@ -124,7 +124,7 @@ CASES = (
         RUNNING,
         cancel_requested(AT, reason="too slow"),
         Step(
-            finished("cancelled", AT, RESP),
+            finished("cancelled", AT, RESP, uncounted=(RESP,)),
             (
                 result("cancelled", AT, brief("running"), reason=Reason(code="cancel_requested", message="too slow")),
                 release_of(AT),
@@ -260,7 +260,7 @@ CASES = (
         FINISHED,
         accepted(AT + 5, 2, "resp_2"),
         Step(
-            replace(FINISHED, response_ids=(RESP, "resp_2")),
+            replace(FINISHED, response_ids=(RESP, "resp_2"), uncounted=("resp_2",)),
             (late_claim_of(AT + 5, 2, "resp_2"),),
         ),
     ),

@@ -21,6 +21,7 @@ from receiver.live.live import Changes
 from receiver.reads import JobReads
 from receiver.settings import ReceiverSettings
 from receiver.submissions import FindJob
+from runtime.blob_folders import BlobFolders
 from runtime.blobs import BlobStore, FolderBlobs
 from runtime.chance import random_hex
 from runtime.publisher import Publisher
@@ -101,6 +102,7 @@ async def opened(
     blobs: BlobStore | None = None,
     add_routes: Callable[[web.Application], None] | None = None,
     endpoints: Callable[[MemoryPublisher], Endpoints] | None = None,
+    folders: BlobFolders | None = None,
     **changed: Any,
 ) -> AsyncIterator[Door]:
     limits = limits or Limits()
@@ -109,7 +111,7 @@ async def opened(
     changed.setdefault("data_dir", folder)
     app = build_app(
         settings(**changed), publisher or memory, blobs or FolderBlobs(folder / "blobs"), lambda: clock[0], random_hex,
-        reads, find_job=find_job, limits=limits, endpoints=endpoints(memory) if endpoints else None, changes=changes,
+        reads, find_job=find_job, limits=limits, endpoints=endpoints(memory) if endpoints else None, changes=changes, folders=folders,
     )  # fmt: skip
     if add_routes is not None:
         add_routes(app)

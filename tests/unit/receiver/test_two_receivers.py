@@ -10,11 +10,16 @@ from typing import Any
 import orjson
 import pytest
 
+from receiver.limits import Limits
+from receiver.sdk.creates import to_submit
+from receiver.submissions import KnownJob
+from runtime.blob_folders import BlobFolders, said
 from runtime.claims import FolderClaims
-from runtime.door import DoorPolicy
+from runtime.door import DoorPolicy, submission_sha256
 from runtime.records import Record
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobSubmitted
+from schemas.requests import Submit
 from streams.intake import take_request
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
@@ -87,3 +92,57 @@ async def taken(shared: Path, job_id: str, body: Any) -> Any:
         Record("requests", 0, 0, T0, job_id.encode(), value, ()), tenant="default", now_ms=T0, policy=DoorPolicy(),
         blobs=MemoryBlobs(), inline_bytes_max=65_536, claims=FolderClaims(shared / "claims"),
     )  # fmt: skip
+
+
+SHA = "0" * 64
+
+
+class Later:
+    """A read model that shows a job after some questions: the log's first, whoever asks."""
+
+    def __init__(self, shows: KnownJob | None, after: int = 2) -> None:
+        self.shows = shows
+        self.after = after
+
+    async def __call__(self, _job_id: str) -> KnownJob | None:
+        self.after -= 1
+        return None if self.after >= 0 else self.shows
+
+
+def foreign() -> BlobFolders:
+    folders = BlobFolders("a" * 32, lambda: T0)
+    folders.not_ready()
+    folders.heard(said("receiver", "b" * 32), T0)
+    return folders
+
+
+@pytest.mark.parametrize("why", ["another folder", "claims that can't be stored"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs by id", "/v1/responses"])
+def test_where_claims_tell_nothing_the_log_decides_before_the_answer(path: str, why: str) -> None:
+    async def scenario(shows: str | None) -> int:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if why != "another folder":
+                (folder / "blobs").mkdir()
+                (folder / "blobs" / "claims").touch()
+            find = Later(None if shows is None else KnownJob("default", shows))
+            folders = foreign() if why == "another folder" else None
+            limits = Limits(appear_s=0.1, confirm_s=0.3)
+            async with opened(folder, limits=limits, find_job=find, folders=folders) as door:
+                status = await sent(door, path, SUBMIT, 1)
+                if status == 409:
+                    assert await sent(door, path, SUBMIT, 1) == 409, "and its repeat hears the same"
+                if status == 503:
+                    find.shows = KnownJob("default", mine(path))
+                    assert await sent(door, path, SUBMIT, 1) in (200, 202), "and its repeat is the same job"
+                return status
+
+    assert asyncio.run(scenario(SHA)) == 409
+    assert asyncio.run(scenario(mine(path))) in (200, 202)
+    assert asyncio.run(scenario(None)) == 503
+
+
+def mine(path: str) -> str:
+    if path != "/v1/responses":
+        return submission_sha256(Submit.model_validate(SUBMIT))
+    return submission_sha256(to_submit({**ASKED, **SUBMIT["request"]}, {}, may_stream=False))

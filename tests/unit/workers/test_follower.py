@@ -76,13 +76,15 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(concurrency: int = 5, limits: FollowLimits | None = None) -> AsyncIterator[Watched]:
+async def watched(
+    concurrency: int = 5, limits: FollowLimits | None = None, linger_s: float = 5.0
+) -> AsyncIterator[Watched]:  # fmt: skip
     async with world() as w:
         now_ms = make_clock()
         publisher = MemoryPublisher()
         follower = Follower(
             publisher=publisher, metrics=FollowerMetrics(CollectorRegistry()), now_ms=now_ms, concurrency=concurrency,
-            limits=limits or FollowLimits(1, 100_000, 1_000_000),
+            limits=limits or FollowLimits(1, 100_000, 1_000_000), linger_s=linger_s,
         )  # fmt: skip
         streams = OpenAIStreams(
             base_url=f"{w.url}/v1", api_key=SecretStr(KEY), connections_max=5, open_timeout_ms=2_000, silence_ms=500
@@ -184,9 +186,7 @@ def test_who_takes_a_partition_over_begins_anew_and_who_lost_it_stops() -> None:
     told(case)
 
 
-def test_a_stream_that_never_ends_is_left_when_its_response_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.workers.follower.LINGER_S", 0.05)
-
+def test_a_stream_that_never_ends_is_left_when_its_response_has_ended() -> None:
     async def case(w: Watched) -> None:
         endless, second = await w.created("stream_endless", sim_run_s="0"), await w.created(sim_run_s="0")
         await w.put(endless, Running(CLAIM, 9))
@@ -196,7 +196,7 @@ def test_a_stream_that_never_ends_is_left_when_its_response_has_ended(monkeypatc
         await w.told_to_the_end()
         assert {each.response_id for each in w.partials if each.end_number is not None} == {second}
 
-    told(case, concurrency=1)
+    told(case, concurrency=1, linger_s=0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""What a finished job still takes: repeats are known, latecomers are cancelled, and what they cost is booked. Pure."""
+
+from dataclasses import replace
+from typing import assert_never
+
+from schemas.jobs import (
+    AttemptAccepted,
+    AttemptRejected,
+    AttemptSettled,
+    AttemptUnknown,
+    CancelRequested,
+    JobFact,
+    JobRefused,
+    JobSubmitted,
+    JobTimerFired,
+    UsageBooked,
+)
+from streams.fold.claims import booked, claim_of_latecomer
+from streams.fold.job_states import Absent, Finished, JobState
+from streams.fold.step import Ignored, Step
+
+RESPONSES_REMEMBERED_MAX = 32
+"""Responses that a finished job remembers. An honest job has at most 1 + its retries; past this it is a flood, and is left alone."""
+
+
+def after_end(state: Finished, event: JobFact) -> Step[JobState]:
+    """Fold one fact of a finished job."""
+    match event:
+        case JobSubmitted():
+            same = event.request_sha256 == state.request_sha256 and event.tenant == state.tenant
+            return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
+        case AttemptAccepted():
+            return _latecomer(state, event)
+        case JobTimerFired():
+            if event.due_ms != state.forget_at_ms:
+                return Step(state, ignored=Ignored.STALE)
+            return Step(Absent())
+        case AttemptSettled():
+            return _settled_late(state, event)
+        case UsageBooked():
+            return Step(state, ignored=Ignored.DUPLICATE)
+        case JobRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
+            return Step(state, ignored=Ignored.LATE)
+        case _:
+            assert_never(event)
+
+
+def _latecomer(state: Finished, event: AttemptAccepted) -> Step[JobState]:
+    """A response of ours that turned up after the end. It costs money: it is claimed as released, so that it is cancelled."""
+    if event.tenant != state.tenant:
+        return Step(state, ignored=Ignored.IMPOSSIBLE)
+    if event.response_id in state.response_ids or len(state.response_ids) >= RESPONSES_REMEMBERED_MAX:
+        return Step(state, ignored=Ignored.LATE)
+    remembered = replace(state, response_ids=(*state.response_ids, event.response_id))
+    if event.end is not None:
+        if event.end.usage is None or not event.end.usage.paid:
+            return Step(state, ignored=Ignored.LATE)
+        return Step(remembered, (booked(event, state.tenant, event.end.usage),))
+    remembered = replace(remembered, uncounted=(*state.uncounted, event.response_id))
+    return Step(remembered, (claim_of_latecomer(event, state.forget_at_ms - state.finished_at_ms),))
+
+
+def _settled_late(state: Finished, event: AttemptSettled) -> Step[JobState]:
+    """The end of a response after that of its job: nobody waits for it, but it was paid."""
+    known = event.response_id in state.response_ids
+    done = event.response_id not in state.uncounted if known else len(state.response_ids) >= RESPONSES_REMEMBERED_MAX
+    if done or event.usage is None or not event.usage.paid:
+        return Step(state, ignored=Ignored.LATE)
+    seen = state.response_ids if known else (*state.response_ids, event.response_id)
+    uncounted = tuple(response_id for response_id in state.uncounted if response_id != event.response_id)
+    after = replace(state, response_ids=seen, uncounted=uncounted)
+    return Step(after, (booked(event, state.tenant, event.usage),))
