@@ -23,8 +23,12 @@ from schemas.codec import deeper_than
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
 """An id that a caller chose. It holds no colon: `tenant:id` is how another tenant's jobs are named apart (`runtime.door`)."""
 
-METADATA_OURS = frozenset({"job", "attempt", "tenant"})
-"""Metadata keys Backstop sets on each create: they are how an orphan is found again."""
+METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT = "backstop_job", "backstop_attempt", "backstop_tenant"
+METADATA_OURS = frozenset({METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT})
+"""Metadata keys Backstop sets on each create: they are how an orphan is found again. All other names are the users' own."""
+
+METADATA_OURS_BEFORE = ("job", "attempt", "tenant")
+"""What releases before the prefix set instead. A response of theirs may still run, or be read back; a user's own keys may have these names since."""
 
 MODEL_CHARS_MAX = 128
 METADATA_PAIRS_MAX = 16 - len(METADATA_OURS)
@@ -149,7 +153,10 @@ def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict):
         raise ValueError("request.metadata must be an object of strings")  # noqa: TRY004 - pydantic wants ValueError
     if len(metadata) > METADATA_PAIRS_MAX:
-        raise ValueError(f"request.metadata may hold {METADATA_PAIRS_MAX} pairs; the provider allows 16 and 3 are ours")
+        raise ValueError(
+            f"request.metadata has {len(metadata)} pairs and may have {METADATA_PAIRS_MAX}: the provider takes 16, and Backstop adds 3 "
+            "(backstop_job, backstop_attempt, backstop_tenant) by which it finds a response again; put several values into one"
+        )
     for name, value in metadata.items():
         if name in METADATA_OURS:
             raise ValueError(f"request.metadata.{name} is set by Backstop; use another name")

@@ -178,7 +178,8 @@ class Provider:
         status = response.status(now_s)
         ended = status not in ("queued", "in_progress")
         response.shown_end |= ended
-        metadata = {"job": response.job_id, "attempt": response.attempt, "tenant": response.tenant}
+        whose = (response.job_id, response.attempt, response.tenant)
+        metadata = dict(zip(("backstop_job", "backstop_attempt", "backstop_tenant"), whose, strict=True))
         body: dict[str, Any] = {
             "id": response.id,
             "object": "response",
