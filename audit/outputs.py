@@ -26,7 +26,7 @@ WATCHED: Mapping[str, Check] = {
 
 
 _OUTPUTS_ON_LOGS = {
-    "jobs": (b'"type":"attempt_settled"', b'"type":"attempt_accepted"'),
+    "jobs": (b'"type":"attempt_settled"', b'"type":"attempt_accepted"', b'"type":"adoption_refused"'),
     "responses": (b'"type":"response_claimed"', b'"type":"response_released"'),
 }
 """Which facts of a log the other log's fold writes. Looked for in the bytes, which are canonical JSON: cheap, and what is let through in

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from schemas.codec import canonical
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -17,6 +18,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
 )
 from schemas.responses import (
     LookFailed,
@@ -63,6 +65,8 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
                 "model": fact.model,
                 "deadline_at_ms": fact.deadline_at_ms,
             }
+        case ResponseAdopted() | AdoptionRefused():
+            return _of_adoption(fact)
         case JobRefused():
             return {"code": fact.code}
         case CancelRequested():
@@ -71,6 +75,17 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
             return {"due_ms": fact.due_ms}
         case _:
             return {"attempt": fact.attempt} | _of_attempt(fact)
+
+
+def _of_adoption(fact: ResponseAdopted | AdoptionRefused) -> dict[str, Any]:
+    if isinstance(fact, AdoptionRefused):
+        return {"response_id": fact.response_id}
+    return {
+        "door": fact.door,
+        "asked_by": fact.asked_by,
+        "response_id": fact.response_id,
+        "deadline_at_ms": fact.deadline_at_ms,
+    }
 
 
 def _of_attempt(fact: AttemptAccepted | AttemptRejected | AttemptUnknown | AttemptSettled) -> dict[str, Any]:
@@ -113,7 +128,12 @@ def _of_response(fact: ResponseFact) -> dict[str, Any]:
                 "key_id": fact.key_id,
             }
         case ResponseClaimed():
-            return {"attempt": fact.attempt, "look_at_ms": fact.look_at_ms, "released": fact.released}
+            return {
+                "attempt": fact.attempt,
+                "look_at_ms": fact.look_at_ms,
+                "released": fact.released,
+                "made_elsewhere": fact.made_elsewhere,
+            }
         case ResponseReleased():
             return {}
         case ResponseObserved():

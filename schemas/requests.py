@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.base import UnixMs
+from schemas.base import ResponseId, UnixMs
 from schemas.codec import deeper_than
 
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
@@ -63,6 +63,9 @@ NUMBER = BeforeValidator(_number)
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+Included = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class _Strict(BaseModel):
@@ -141,6 +144,28 @@ class Cancel(_Strict):
     type: Literal["cancel"]
     job_id: GivenJobId
     reason: str | None = Field(default=None, max_length=200)
+
+
+class Adopt(_Strict):
+    """See a response that an application created itself through to one result by the deadline."""
+
+    model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
+
+    response_id: ResponseId
+    """The id that the provider gave it."""
+    deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
+    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
+    timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
+    include: Annotated[tuple[Included, ...], FailFast()] = Field(default=(), max_length=16)
+    """What the create asked to be included in the object."""
+    session_id: SessionId | None = None
+    tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
+
+    @model_validator(mode="after")
+    def _one_deadline(self) -> Self:
+        if self.deadline_at_ms is not None and self.timeout_ms is not None:
+            raise ValueError("give deadline_at_ms or timeout_ms, not both")
+        return self
 
 
 Request = Annotated[Submit | Cancel, Field(discriminator="type")]

@@ -11,14 +11,17 @@ Rules, before the code:
   turns up completed while the job is open.
 - A new attempt begins only when no other is submitting, unheard or running. Why and when: `streams.policy.retry`.
 - No refusal ends a job while an earlier attempt may still run: then only its deadline does.
+- A job whose response was *adopted* (an application created it itself) begins with attempt 1 running, and has no other: nobody here knows
+  the request. Where the response belongs to another job it ends as rejected, and leaves the response alone.
 """
 
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from schemas.base import Cause, Message
+from schemas.base import Body, Cause, Message
 from schemas.commands import CreateResponse
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -28,17 +31,32 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
 )
 from schemas.responses import ResponseReleased
 from schemas.results import JobOutcome, Reason
 from streams.fold.attempts import Attempts, Lost, Over, Running, Submitting, Unheard
-from streams.fold.claims import claim_for, claim_of_latecomer, settled_at_once
-from streams.fold.job_states import Absent, Active, BackingOff, Finished, JobState, Spec, Status, due_ms, status
+from streams.fold.claims import claim_for, claim_of_adopted, claim_of_latecomer, settled_at_once
+from streams.fold.job_states import (
+    Absent,
+    Active,
+    BackingOff,
+    Finished,
+    JobState,
+    Spec,
+    Status,
+    due_ms,
+    spec_of_adopted,
+    spec_of_submitted,
+    status,
+)
 from streams.fold.result import make_result
 from streams.fold.step import Ignored, Step
-from streams.policy.retry import GiveUp, Retry, Spend, next_attempt
+from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
 
 __all__ = ["Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "due_ms", "status", "step"]
+
+NOT_REPEATED = "the response was created elsewhere, so its request is not known here and can't be sent again"
 
 RESPONSES_REMEMBERED_MAX = 32
 """Responses that a finished job remembers. An honest job has at most 1 + its retries; past this it is a flood, and is left alone."""
@@ -60,20 +78,10 @@ def step(state: JobState, event: JobFact) -> Step[JobState]:
 def _begin(state: Absent, event: JobFact) -> Step[JobState]:
     match event:
         case JobSubmitted():
-            spec = Spec(
-                tenant=event.tenant,
-                model=event.model,
-                request=event.request,
-                request_sha256=event.request_sha256,
-                submitted_at_ms=event.at_ms,
-                deadline_at_ms=event.deadline_at_ms,
-                policy=event.policy,
-                session_id=event.session_id,
-                tags=event.tags,
-                include=event.include or (),
-                window_ms=event.window_ms,
-            )
-            return _attempt(spec, Attempts(), event)
+            spec = spec_of_submitted(event)
+            return _attempt(spec, event.request, Attempts(), event)
+        case ResponseAdopted():
+            return _adopt(event)
         case JobRefused():
             finished = Finished(event.tenant, "", "rejected", event.at_ms, event.at_ms + event.forget_after_ms, ())
             reason = Reason(code=event.code, message=event.message)
@@ -82,11 +90,18 @@ def _begin(state: Absent, event: JobFact) -> Step[JobState]:
             return Step(state, ignored=Ignored.UNKNOWN_KEY)
 
 
+def _adopt(event: ResponseAdopted) -> Step[JobState]:
+    running = Running(1, event.response_id, event.at_ms, adopted=True)
+    return Step(Active(spec_of_adopted(event), Attempts((running,), last_number=1)), (claim_of_adopted(event),))
+
+
 def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
     match event:
-        case JobSubmitted():
+        case JobSubmitted() | ResponseAdopted():
             same = event.request_sha256 == state.spec.request_sha256 and event.tenant == state.spec.tenant
             return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
+        case AdoptionRefused():
+            return _not_adopted(state, event)
         case JobRefused():
             return Step(state, ignored=Ignored.CONFLICT)
         case CancelRequested():
@@ -108,7 +123,16 @@ def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
             assert_never(event)
 
 
-def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
+def _not_adopted(state: Active | BackingOff, event: AdoptionRefused) -> Step[JobState]:
+    attempt = state.attempts.of_response(event.response_id)
+    if state.spec.request is not None or not isinstance(attempt, Running):
+        return Step(state, ignored=Ignored.STALE)
+    # It is no attempt of this job, so the job's end must not release it.
+    without = replace(state, attempts=state.attempts.reject(attempt.number))
+    return _finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
+
+
+def _attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact) -> Step[JobState]:
     """Begin the next attempt: the command is derived from the event, so that a repeat of it is the same command."""
     number = attempts.last_number + 1
     submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.word_timeout_ms)
@@ -120,7 +144,7 @@ def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
         attempt=number,
         tenant=spec.tenant,
         model=spec.model,
-        request=spec.request,
+        request=request,
         not_after_ms=min(event.at_ms + spec.policy.command_valid_ms, spec.deadline_at_ms),
         soonest=True if too_long else None,
         continuation_id=None if too_long else attempts.continuation_id,
@@ -249,7 +273,10 @@ def _timer(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
         return _deadline(state, event)
     match state:
         case BackingOff():
-            return _attempt(state.spec, state.attempts, event)
+            request = state.spec.request
+            if request is None:
+                return _finish(state, event, "failed", state.why)
+            return _attempt(state.spec, request, state.attempts, event)
         case Active():
             return _expired(state, event)
         case _:
@@ -289,15 +316,17 @@ def _again(
 ) -> Step[JobState]:  # fmt: skip
     """No attempt is live any more: when does the next one begin, if it may?"""
     spec, attempts = state.spec, state.attempts
-    decision = next_attempt(
-        spec.policy,
-        seed=event.job_id,
-        now_ms=event.at_ms,
-        cause=cause,
-        told_ms=told_ms,
-        spend=spend,
-        spent=attempts.spent(),
-    )
+    decision: RetryDecision = GiveUp(NOT_REPEATED)
+    if spec.request is not None:
+        decision = next_attempt(
+            spec.policy,
+            seed=event.job_id,
+            now_ms=event.at_ms,
+            cause=cause,
+            told_ms=told_ms,
+            spend=spend,
+            spent=attempts.spent(),
+        )
     match decision:
         case Retry():
             return Step(BackingOff(spec, attempts, decision.at_ms, reason, cause))
@@ -326,7 +355,7 @@ def _finish(
         response_ids=attempts.response_ids()[-RESPONSES_REMEMBERED_MAX:],
     )
     result = make_result(
-        event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model,
+        event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model or None,
         submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
     )  # fmt: skip
     releases = tuple(_release(event, attempt.response_id) for attempt in attempts.running())
@@ -335,7 +364,7 @@ def _finish(
 
 def _remember(state: Finished, event: JobFact) -> Step[JobState]:
     match event:
-        case JobSubmitted():
+        case JobSubmitted() | ResponseAdopted():
             same = event.request_sha256 == state.request_sha256 and event.tenant == state.tenant
             return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
         case AttemptAccepted():
@@ -344,7 +373,9 @@ def _remember(state: Finished, event: JobFact) -> Step[JobState]:
             if event.due_ms != state.forget_at_ms:
                 return Step(state, ignored=Ignored.STALE)
             return Step(Absent())
-        case JobRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown() | AttemptSettled():
+        case (
+            JobRefused() | AdoptionRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown() | AttemptSettled()
+        ):  # fmt: skip
             return Step(state, ignored=Ignored.LATE)
         case _:
             assert_never(event)
