@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from streams.policy.answers import NOT_JSON, Answer, Fault, Reply
@@ -101,6 +102,16 @@ class Provider:
         chaos.met.add(f"run {end}")
         self.ledger.append((job_id, attempt, response_id))
         self.responses[response_id] = response
+        self._plan_hook(response)
+        return response
+
+    def elsewhere(self, name: str, random: Random) -> Response:
+        """An application creates a response itself: no create of ours, so it stands in no ledger."""
+        now_s = self.chaos.loop.time()
+        run_s = random.choice((0.0, 2.0, 20.0))
+        end = random.choice(("completed", "completed", "failed", "incomplete", "cancelled"))
+        response = Response(name, "", "", "", now_s, now_s, now_s + run_s, end, seen_after_s=now_s)
+        self.responses[name] = response
         self._plan_hook(response)
         return response
 
