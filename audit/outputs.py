@@ -26,7 +26,9 @@ WATCHED: Mapping[str, Check] = {
 
 
 _OUTPUTS_ON_LOGS = {
-    "jobs": (b'"type":"attempt_settled"', b'"type":"attempt_accepted"', b'"type":"usage_booked"'),
+    "jobs": (
+        b'"type":"attempt_settled"', b'"type":"attempt_accepted"', b'"type":"usage_booked"', b'"type":"adoption_refused"',
+    ),
     "responses": (b'"type":"response_claimed"', b'"type":"response_released"'),
 }
 """Which facts of a log the folds write. Looked for in the bytes, which are canonical JSON: cheap, and what is let through in

@@ -18,7 +18,7 @@ from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold, fold_batch
 FOLDS: Mapping[str, Fold[Any]] = {fold.topic: fold for fold in (JOB_FOLD, RESPONSE_FOLD)}
 """By log."""
 
-BEGINNINGS = frozenset({"job_submitted", "job_refused", "webhook_received", "response_claimed"})
+BEGINNINGS = frozenset({"job_submitted", "response_adopted", "job_refused", "webhook_received", "response_claimed"})
 """Types of the facts that a key's history can begin with."""
 
 Rows = Mapping[bytes, bytes]

@@ -28,6 +28,8 @@ _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "job_submitted": ("tenant", "door", "asked_by", "model", "deadline_at_ms", "session_id"),
+    "response_adopted": ("tenant", "door", "asked_by", "response_id", "deadline_at_ms", "session_id"),
+    "adoption_refused": ("response_id",),
     "job_refused": ("tenant", "code"),
     "cancel_requested": ("tenant", "door", "asked_by"),
     "attempt_accepted": ("attempt", "response_id", "status", "adopted", "look_at_ms", "provider_request_id"),
@@ -37,7 +39,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "usage_booked": ("attempt", "response_id", "estimated"),
     "timer_fired": ("due_ms", "next_look_at_ms"),
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
-    "response_claimed": ("job_id", "attempt", "look_at_ms", "released"),
+    "response_claimed": ("job_id", "attempt", "look_at_ms", "released", "made_elsewhere"),
     "response_released": ("job_id",),
     "response_observed": ("outcome", "raw_status", "code", "next_look_at_ms"),
     "look_failed": ("reason", "next_look_at_ms"),

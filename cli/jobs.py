@@ -1,4 +1,4 @@
-"""`backstop jobs submit | list | show | follow | stream | cancel`: jobs over the HTTP API of a running Backstop."""
+"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running Backstop."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from runtime.clock import make_clock
 COMPLETED = "completed"
 PAGE_MAX = 200
 
-app = typer.Typer(help="Submit, list, show, follow and cancel jobs.", no_args_is_help=True)
+app = typer.Typer(help="Submit, adopt, list, show, follow and cancel jobs.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 
@@ -59,6 +59,39 @@ def submit(
         if streamed:
             tell(f"{taken['job_id']} is taken", quiet=quiet)
             return await _stream(session, str(taken["job_id"]), output, quiet=quiet)
+        if wait:
+            tell(f"{taken['job_id']} is taken", quiet=quiet)
+            return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
+        if output is Form.TABLE:
+            say(taken["job_id"])
+        else:
+            emit_one(taken)
+        return DONE
+
+    run_against(url, run)
+
+
+@app.command()
+def adopt(
+    response_id: Annotated[str, typer.Argument(help="The id that the provider gave the response (resp_...).")],
+    timeout_s: Annotated[float | None, typer.Option(min=1, help="Deadline, from now.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Follow the job to its end, and print the result.")
+    ] = False,
+    url: Url = None,
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """See a response that was created elsewhere through to one result; prints the job's id. The same response again is the same job."""
+    body: dict[str, Any] = {"response_id": response_id}
+    if timeout_s is not None:
+        body["timeout_ms"] = int(timeout_s * 1000)
+    if tag is not None:
+        body["tags"] = tag
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        taken = await http.ask(session, "POST", "/v1/jobs/adopt", json=body)
         if wait:
             tell(f"{taken['job_id']} is taken", quiet=quiet)
             return await _follow(session, str(taken["job_id"]), output, quiet=quiet)

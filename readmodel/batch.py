@@ -174,7 +174,7 @@ class _Projection:
 
     def _response(self, record: Record, fact: ResponseFact) -> None:
         response_id = fact.response_id
-        if isinstance(fact, ResponseClaimed) and response_id not in self._known.claims:
+        if isinstance(fact, ResponseClaimed) and self._is_new(fact):
             self._claim(fact)
         job_id = self._known.claims.get(response_id)
         if job_id is not None:
@@ -183,6 +183,11 @@ class _Projection:
         entry = UnclaimedEntry(response_id, fact.at_ms, fact.type, summarise(fact), record.position)
         self._known.unclaimed.setdefault(response_id, []).append(entry)
         self.writes.unclaimed.append(entry)
+
+    def _is_new(self, fact: ResponseClaimed) -> bool:
+        """The first claim stands, as in the fold; but a create's takes over what was only adopted, so it is written again."""
+        holder = self._known.claims.get(fact.response_id)
+        return holder is None or (fact.made_elsewhere is None and holder != fact.job_id)
 
     def _claim(self, fact: ResponseClaimed) -> None:
         response_id = fact.response_id

@@ -9,6 +9,7 @@ from typing import assert_never
 from readmodel.rows import HeldResult, JobRow, Position
 from schemas.codec import decode
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -18,6 +19,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
     UsageBooked,
 )
 from schemas.results import RESULT, JobResult
@@ -100,7 +102,7 @@ def _public(state: JobState) -> JobStatus | None:
 
 
 def _first(fact: JobFact, position: Position) -> JobRow | None:
-    """The row that a job begins with; only two facts begin one."""
+    """The row that a job begins with; only three facts begin one."""
     match fact:
         case JobSubmitted():
             return JobRow(
@@ -118,6 +120,21 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
                 deadline_at_ms=fact.deadline_at_ms,
                 request_sha256=fact.request_sha256,
             )
+        case ResponseAdopted():
+            return JobRow(
+                job_id=fact.job_id,
+                tenant=fact.tenant,
+                status="running",
+                version=0,
+                fold_state=b"",
+                submitted_at_ms=fact.at_ms,
+                updated_at_ms=fact.at_ms,
+                position=position,
+                session_id=fact.session_id,
+                tags=tuple(_text(tag) for tag in fact.tags),
+                deadline_at_ms=fact.deadline_at_ms,
+                request_sha256=fact.request_sha256,
+            )
         case JobRefused():
             return JobRow(
                 job_id=fact.job_id,
@@ -130,7 +147,8 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
                 position=position,
             )
         case (
-            CancelRequested()
+            AdoptionRefused()
+            | CancelRequested()
             | AttemptAccepted()
             | AttemptRejected()
             | AttemptUnknown()

@@ -78,7 +78,9 @@ def find_known(conn: Connection, job_id: str) -> KnownJob | None:
 def find_owner(conn: Connection, response_id: str) -> tuple[str, str] | None:
     """Tenant and job of a response at the provider; None where no job has claimed it."""
     found = conn.rows(
-        "SELECT j.tenant, j.job_id FROM claims c JOIN jobs j ON j.job_id = c.job_id WHERE c.response_id = ?",
+        "SELECT j.tenant, j.job_id FROM claims c JOIN jobs j ON j.job_id = c.job_id WHERE c.response_id = ? "
+        # Who adopted it and was refused has no part in it.
+        "AND j.status <> 'rejected'",
         (response_id,),
     )
     return (found[0][0], found[0][1]) if found else None

@@ -217,7 +217,8 @@ def _write(conn: Connection, writes: Writes) -> None:
         [(held.job_id, held.at_ms, held.record, *_place(held.position)) for held in writes.held.values()],
     )
     conn.execute_many(
-        "INSERT INTO claims (response_id, job_id, at_ms) VALUES (?, ?, ?)",
+        "INSERT INTO claims (response_id, job_id, at_ms) VALUES (?, ?, ?) "
+        "ON CONFLICT (response_id) DO UPDATE SET job_id = excluded.job_id, at_ms = excluded.at_ms",
         [(response_id, job_id, at_ms) for response_id, (job_id, at_ms) in writes.claims.items()],
     )
     conn.execute_many("DELETE FROM unclaimed WHERE response_id = ?", [(rid,) for rid in writes.claimed])

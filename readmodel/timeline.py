@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from schemas.codec import canonical
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -17,6 +18,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
     UsageBooked,
 )
 from schemas.responses import (
@@ -64,22 +66,35 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
                 "model": fact.model,
                 "deadline_at_ms": fact.deadline_at_ms,
             }
+        case ResponseAdopted() | AdoptionRefused() | UsageBooked():
+            return _beside(fact)
         case JobRefused():
             return {"code": fact.code}
         case CancelRequested():
             return {"door": fact.door, "asked_by": fact.asked_by}
         case JobTimerFired():
             return {"due_ms": fact.due_ms}
-        case UsageBooked():
-            return {
-                "attempt": fact.attempt,
-                "response_id": fact.response_id,
-                "input_tokens": fact.usage.input_tokens,
-                "output_tokens": fact.usage.output_tokens,
-                "estimated": fact.estimated,
-            }
         case _:
             return {"attempt": fact.attempt} | _of_attempt(fact)
+
+
+def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked) -> dict[str, Any]:
+    if isinstance(fact, AdoptionRefused):
+        return {"response_id": fact.response_id}
+    if isinstance(fact, UsageBooked):
+        return {
+            "attempt": fact.attempt,
+            "response_id": fact.response_id,
+            "input_tokens": fact.usage.input_tokens,
+            "output_tokens": fact.usage.output_tokens,
+            "estimated": fact.estimated,
+        }
+    return {
+        "door": fact.door,
+        "asked_by": fact.asked_by,
+        "response_id": fact.response_id,
+        "deadline_at_ms": fact.deadline_at_ms,
+    }
 
 
 def _of_attempt(fact: AttemptAccepted | AttemptRejected | AttemptUnknown | AttemptSettled) -> dict[str, Any]:
@@ -122,7 +137,12 @@ def _of_response(fact: ResponseFact) -> dict[str, Any]:
                 "key_id": fact.key_id,
             }
         case ResponseClaimed():
-            return {"attempt": fact.attempt, "look_at_ms": fact.look_at_ms, "released": fact.released}
+            return {
+                "attempt": fact.attempt,
+                "look_at_ms": fact.look_at_ms,
+                "released": fact.released,
+                "made_elsewhere": fact.made_elsewhere,
+            }
         case ResponseReleased():
             return {}
         case ResponseObserved():

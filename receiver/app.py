@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
 from receiver.addresses import client_address
+from receiver.adoptions import ADOPT, AdoptDoor
 from receiver.audit import AddressOf, tell_access, tell_change
 from receiver.bodies import BodyMemory
 from receiver.callers import CALLER, TICKET, CallerDoor
@@ -170,8 +171,9 @@ def build_app(
     app[HEALTH] = health
     app[METRICS] = metrics
     declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
-    declare(app, SUBMIT, jobs.submit, expect_handler=_expect)
-    declare(app, CANCEL, jobs.cancel, expect_handler=_expect)
+    adopt = AdoptDoor(submissions, reads, settings.door, limits).adopt
+    for command, take in ((SUBMIT, jobs.submit), (CANCEL, jobs.cancel), (ADOPT, adopt)):
+        declare(app, command, take, expect_handler=_expect)
     declare(app, sdk.CREATE, responses.create, expect_handler=_expect)
     declare(app, sdk.CANCEL, responses.cancel, expect_handler=_expect)
     for route, handler in (

@@ -79,13 +79,14 @@ KEY_HEADER: Final = Header(
     Annotated[str, StringConstraints(pattern=f"^{KEY_PATTERN}$")],
 )
 _LOCATION: Final = Header("Location", "The job.")
+ACCEPTED: Final = (
+    Answer(202, "The log has the job.", AcceptedDocument, headers=(_LOCATION,)),
+    Answer(200, "A repeat: the log had the job already.", AcceptedDocument, headers=(_LOCATION,)),
+)
 SUBMIT: Final = Route(
     "POST", JOBS_PATH, name="submitJob", access="submit", body=Submit, headers=(KEY_HEADER,),
     says="Submit a job.\n\nIt is answered once the log has it: from then on it ends, whatever is lost on the way.",
-    answers=(
-        Answer(202, "The log has the job.", AcceptedDocument, headers=(_LOCATION,)),
-        Answer(200, "A repeat: the log had the job already.", AcceptedDocument, headers=(_LOCATION,)),
-    ),
+    answers=ACCEPTED,
     problems={
         400: ("bad_idempotency_key",), 409: ("job_id_taken",), 422: ("deadline_past",),
         429: ("open_jobs_exceeded", "token_budget_exceeded"), 503: ("busy", "log_unavailable", "reads_unavailable"),
@@ -157,7 +158,7 @@ class JobDoor:
             if verdict.why == "log" and chosen is None:
                 raise _unheard_as(given, limits.retry_after_s)
             refuse(verdict, limits.retry_after_s)
-        return _accepted(given, verdict)
+        return accepted(given, verdict)
 
     async def cancel(self, request: web.Request) -> web.Response:
         limits = self._limits
@@ -269,7 +270,7 @@ def _links(job_id: str) -> JobLinks:
     return {"self": f"{JOBS_PATH}/{job_id}", "cancel": CANCEL_PATH.format(job_id=job_id)}
 
 
-def _accepted(job_id: str, taken: Taken) -> web.Response:
+def accepted(job_id: str, taken: Taken) -> web.Response:
     document: AcceptedDocument = {"job_id": job_id, "status": "accepted", "links": _links(job_id)}
     if taken.deadline_at_ms is not None:
         document["deadline_at_ms"] = taken.deadline_at_ms

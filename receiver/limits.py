@@ -65,6 +65,7 @@ class Limits:
     """How long an SDK may repeat a create without an idempotency key and mean the same: its timeout is 600 s."""
     repeats_remembered_max: int = 20_000
     cancel_bytes_max: int = 4 << 10
+    adopt_bytes_max: int = 16 << 10
 
     waiting_creates_max: int = 1_250
     """Creates that wait for their answer on their connection; of one tenant alone 1,000 (`receiver.sdk.waiting`)."""

@@ -21,13 +21,13 @@ from receiver.quotas import Quotas
 from runtime.blobs import BlobStore
 from runtime.claims import Claims
 from runtime.clock import NowMs
-from runtime.door import DoorPolicy, Prepared, to_submitted
+from runtime.door import DoorPolicy, Prepared, PreparedAdoption, to_adopted, to_submitted
 from runtime.errors import BrokerUnavailableError
 from runtime.failpoints import failpoint
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
 from runtime.shares import Shares
-from schemas.jobs import JobSubmitted
+from schemas.jobs import JobSubmitted, ResponseAdopted
 
 APPEAR_POLL_S = 0.05
 
@@ -48,13 +48,15 @@ class AcceptedJob:
     """A job that this process took a while ago; the read model may not have it yet."""
 
     submitted_at_ms: int
-    model: str
+    model: str | None
+    """None where nobody told: of an adopted response."""
     session_id: str | None
     tags: tuple[str, ...]
     deadline_at_ms: int | None
     request_sha256: str
 
 
+Submission = Prepared | PreparedAdoption
 FindJob = Callable[[str], Awaitable[KnownJob | None]]
 
 
@@ -133,7 +135,9 @@ class Submissions:
         self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
         self._places = Shares(limits.submissions_concurrent_max)
 
-    async def take(self, prepared: Prepared, job_id: str, tenant: str, *, chosen: bool, keep: bool = False) -> Verdict:
+    async def take(
+        self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool = False
+    ) -> Verdict:
         """See that the log has the submission under `job_id`. Concurrent takes of one id get one verdict, or a conflict.
 
         `chosen`: the id comes from the caller, so that another submission may come under it, also to another process. `keep` its canonical form as a blob of its own, for reads that show what was asked for. Nothing is stored of what is refused.
@@ -191,7 +195,7 @@ class Submissions:
                 return False
             await asyncio.sleep(APPEAR_POLL_S)
 
-    async def _take_first(self, prepared: Prepared, job_id: str, tenant: str, *, chosen: bool, keep: bool) -> Verdict:
+    async def _take_first(self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool) -> Verdict:
         known = self._recent.get(job_id) or await self._ask(job_id)
         if known is not None:
             if not known.agrees(tenant, prepared.sha256):
@@ -201,7 +205,7 @@ class Submissions:
                 at_ms = known.accepted.submitted_at_ms if known.accepted else None
                 return Taken(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
         at_ms = self._now_ms()
-        deadline_at_ms = prepared.submit.deadline_at_ms
+        deadline_at_ms = prepared.deadline_at_ms
         if deadline_at_ms is not None and deadline_at_ms <= at_ms:
             return NotTaken("deadline_past")
         try:
@@ -211,7 +215,7 @@ class Submissions:
         return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep)
 
     async def _claim_and_publish(
-        self, prepared: Prepared, job_id: str, tenant: str, at_ms: int, *, chosen: bool, keep: bool
+        self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, chosen: bool, keep: bool
     ) -> Verdict:  # fmt: skip
         first = await self._claims.claim(job_id, prepared.sha256) if chosen else prepared.sha256
         if first not in (None, prepared.sha256):
@@ -243,14 +247,11 @@ class Submissions:
             self._remember(job_id, replace(mine, acked=False))  # its repeat asks again
         return NotTaken("unconfirmed")
 
-    async def _publish(self, prepared: Prepared, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
+    async def _publish(self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
         try:
             if keep:
                 await self._blobs.put(prepared.data)
-            fact = await to_submitted(
-                prepared, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
-                blobs=self._blobs, inline_bytes_max=self._inline_bytes_max,
-            )  # fmt: skip
+            fact = await self._fact(prepared, job_id, tenant, at_ms)
         except OSError as error:
             log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
             self._quotas.release(tenant, job_id)
@@ -265,6 +266,14 @@ class Submissions:
         self._remember(job_id, replace(now_known, acked=True))
         self._metrics.jobs_submitted.labels("http").inc()
         return Taken(job_id, fact.deadline_at_ms, repeated=False, submitted_at_ms=at_ms)
+
+    async def _fact(self, prepared: Submission, job_id: str, tenant: str, at_ms: int) -> JobSubmitted | ResponseAdopted:
+        if isinstance(prepared, PreparedAdoption):
+            return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
+        return await to_submitted(
+            prepared, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
+            blobs=self._blobs, inline_bytes_max=self._inline_bytes_max,
+        )  # fmt: skip
 
     async def _ask(self, job_id: str) -> _Remembered | None:
         try:
@@ -285,5 +294,6 @@ class Submissions:
             self._recent.popitem(last=False)
 
 
-def _accepted(fact: JobSubmitted) -> AcceptedJob:
-    return AcceptedJob(fact.at_ms, fact.model, fact.session_id, fact.tags, fact.deadline_at_ms, fact.request_sha256)
+def _accepted(fact: JobSubmitted | ResponseAdopted) -> AcceptedJob:
+    model = fact.model if isinstance(fact, JobSubmitted) else None
+    return AcceptedJob(fact.at_ms, model, fact.session_id, fact.tags, fact.deadline_at_ms, fact.request_sha256)

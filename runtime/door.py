@@ -11,9 +11,9 @@ from runtime.authority import key_id_now
 from runtime.blobs import BlobStore, put_canonical
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
-from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted
+from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted
 from schemas.project_names import Named, first_foreign, named_in
-from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
+from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
 
 Door = Literal["http", "kafka"]
@@ -21,6 +21,9 @@ CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
 """Of a server that answers a create when the run is over."""
 
 _REQUEST = b'"request":'
+
+ADOPTED_POLL_AGAIN_MS = 20_000
+"""The poll after the first, which is made at once. What that one brings sets the time of the next."""
 
 
 class DoorPolicy(BaseModel):
@@ -185,6 +188,10 @@ class Prepared:
     request_json: memoryview
     """The part of `data` that is the request."""
 
+    @property
+    def deadline_at_ms(self) -> int | None:
+        return self.submit.deadline_at_ms
+
 
 def prepare(submit: Submit) -> Prepared:
     """Costs as much as the body is large: not to be done on the loop for a large one."""
@@ -200,6 +207,56 @@ def prepare(submit: Submit) -> Prepared:
 def submission_sha256(submit: Submit) -> str:
     """Equal for a repeat of the same submission, different for another one under the same id."""
     return prepare(submit).sha256
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAdoption:
+    """An adoption and its one canonical form. It names the response alone: whoever asks again means the same job."""
+
+    adopt: Adopt
+
+    @property
+    def data(self) -> bytes:
+        return canonical({"type": "adopt", "response_id": self.adopt.response_id})
+
+    @property
+    def sha256(self) -> str:
+        return sha256_hex(self.data)
+
+    @property
+    def deadline_at_ms(self) -> int | None:
+        return self.adopt.deadline_at_ms
+
+    @property
+    def given_job_id(self) -> str:
+        """What its tenant calls the job. Never change its form: an adoption that is repeated would be another job."""
+        return f"adopted_{sha256_hex(self.adopt.response_id.encode())[:32]}"
+
+
+def to_adopted(
+    prepared: PreparedAdoption, *, job_id: str, tenant: str, at_ms: int, policy: DoorPolicy
+) -> ResponseAdopted:
+    """The fact for an adoption. As with `to_submitted`, an explicit deadline is not past."""
+    adopt = prepared.adopt
+    deadline_at_ms = adopt.deadline_at_ms
+    if deadline_at_ms is None:
+        deadline_at_ms = at_ms + (adopt.timeout_ms or policy.timeout_ms)
+    return ResponseAdopted(
+        id=f"{job_id}/adopted",
+        at_ms=at_ms,
+        job_id=job_id,
+        tenant=tenant,
+        door="http",
+        response_id=adopt.response_id,
+        request_sha256=prepared.sha256,
+        deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
+        look_at_ms=at_ms + ADOPTED_POLL_AGAIN_MS,
+        policy=policy.stamp(0),
+        include=adopt.include or None,
+        session_id=adopt.session_id,
+        tags=adopt.tags,
+        asked_by=key_id_now(),
+    )
 
 
 async def to_submitted(

@@ -37,6 +37,7 @@ class RetrieveResponse(ResponseMessage):
     type: Literal["retrieve_response"] = "retrieve_response"
     reason: LookReason
     job_id: JobId | None = None
+    """As of `CancelResponse`."""
     attempt: int | None = None
     include: tuple[str, ...] | None = None
     """What the create asked to be included in the object."""
@@ -48,7 +49,8 @@ class RetrieveResponse(ResponseMessage):
 class CancelResponse(ResponseMessage):
     topic: ClassVar[str] = "lookups"
     type: Literal["cancel_response"] = "cancel_response"
-    job_id: JobId
+    job_id: JobId | None = None
+    """Whom its metadata must name, where they name anybody; None where any answer is to be taken."""
 
 
 SUBMISSION: TypeAdapter[CreateResponse] = TypeAdapter(CreateResponse)

@@ -79,6 +79,37 @@ class JobSubmitted(JobMessage):
     """The API key that submitted it; None where there was none (Kafka, development)."""
 
 
+class ResponseAdopted(JobMessage):
+    """A response that an application created itself is to be seen through to one result: the only attempt of this job."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["response_adopted"] = "response_adopted"
+    tenant: TenantId
+    door: Literal["http"]
+    response_id: ResponseId
+    request_sha256: str
+    """Of the canonical adoption, which is the response id alone: equal for a repeat, whatever its deadline."""
+    deadline_at_ms: UnixMs
+    look_at_ms: UnixMs
+    """When to poll again, should the first poll bring nothing."""
+    policy: JobPolicy
+    include: tuple[str, ...] | None = None
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    asked_by: KeyId | None = None
+    """As of `JobSubmitted`."""
+
+
+class AdoptionRefused(JobMessage):
+    """The response fold says: the response that this job adopted belongs to another job."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["adoption_refused"] = "adoption_refused"
+    response_id: ResponseId
+    message: str
+    """For the job's owner: it names the other job only where that is the same tenant's."""
+
+
 class JobRefused(JobMessage):
     """A request whose job id could be read and nothing else: it ends the job with the outcome `rejected`."""
 
@@ -218,6 +249,8 @@ class JobTimerFired(JobMessage):
 
 JobFact = Annotated[
     JobSubmitted
+    | ResponseAdopted
+    | AdoptionRefused
     | JobRefused
     | CancelRequested
     | AttemptAccepted
@@ -230,6 +263,8 @@ JobFact = Annotated[
 ]
 JOB_FACT: TypeAdapter[
     JobSubmitted
+    | ResponseAdopted
+    | AdoptionRefused
     | JobRefused
     | CancelRequested
     | AttemptAccepted

@@ -17,14 +17,18 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.base import UnixMs
+from schemas.base import ResponseId, UnixMs
 from schemas.codec import deeper_than
 
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
 """An id that a caller chose. It holds no colon: `tenant:id` is how another tenant's jobs are named apart (`runtime.door`)."""
 
-METADATA_OURS = frozenset({"job", "attempt", "tenant"})
-"""Metadata keys Backstop sets on each create: they are how an orphan is found again."""
+METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT = "backstop_job", "backstop_attempt", "backstop_tenant"
+METADATA_OURS = frozenset({METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT})
+"""Metadata keys Backstop sets on each create: they are how an orphan is found again. All other names are the users' own."""
+
+METADATA_OURS_BEFORE = ("job", "attempt", "tenant")
+"""What releases before the prefix set instead. A response of theirs may still run, or be read back; a user's own keys may have these names since."""
 
 MODEL_CHARS_MAX = 128
 METADATA_PAIRS_MAX = 16 - len(METADATA_OURS)
@@ -59,6 +63,9 @@ NUMBER = BeforeValidator(_number)
 SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+Included = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class _Strict(BaseModel):
@@ -139,6 +146,28 @@ class Cancel(_Strict):
     reason: str | None = Field(default=None, max_length=200)
 
 
+class Adopt(_Strict):
+    """See a response that an application created itself through to one result by the deadline."""
+
+    model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
+
+    response_id: ResponseId
+    """The id that the provider gave it."""
+    deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
+    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
+    timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
+    include: Annotated[tuple[Included, ...], FailFast()] = Field(default=(), max_length=16)
+    """What the create asked to be included in the object."""
+    session_id: SessionId | None = None
+    tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
+
+    @model_validator(mode="after")
+    def _one_deadline(self) -> Self:
+        if self.deadline_at_ms is not None and self.timeout_ms is not None:
+            raise ValueError("give deadline_at_ms or timeout_ms, not both")
+        return self
+
+
 Request = Annotated[Submit | Cancel, Field(discriminator="type")]
 REQUEST: TypeAdapter[Submit | Cancel] = TypeAdapter(Request)
 
@@ -149,7 +178,10 @@ def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict):
         raise ValueError("request.metadata must be an object of strings")  # noqa: TRY004 - pydantic wants ValueError
     if len(metadata) > METADATA_PAIRS_MAX:
-        raise ValueError(f"request.metadata may hold {METADATA_PAIRS_MAX} pairs; the provider allows 16 and 3 are ours")
+        raise ValueError(
+            f"request.metadata has {len(metadata)} pairs and may have {METADATA_PAIRS_MAX}: the provider takes 16, and Backstop adds 3 "
+            "(backstop_job, backstop_attempt, backstop_tenant) by which it finds a response again; put several values into one"
+        )
     for name, value in metadata.items():
         if name in METADATA_OURS:
             raise ValueError(f"request.metadata.{name} is set by Backstop; use another name")

@@ -52,6 +52,8 @@ class ResponseClaimed(ResponseMessage):
     forget_after_ms: SpanMs
     stream: Literal[True] | None = None
     """Its partial output can be followed while it runs. Absent where it can't."""
+    made_elsewhere: Literal[True] | None = None
+    """No create of ours made it, as far as the job knows: an application did, and asked for it to be adopted."""
     released: Literal[True] | None = None
     """No job waits for it: it is cancelled at once, and watched until it has ended. Absent where one does."""
 

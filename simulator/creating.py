@@ -119,7 +119,7 @@ def _accept(
     simulator.repeats += bool(repeat)
     simulator.ledgers.creates.write(
         **stored.names(),
-        tenant=request.metadata.get("tenant"),
+        tenant=request.owner["tenant"],
         model=request.model,
         metadata=request.metadata,
         background=request.background,

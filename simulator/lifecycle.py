@@ -209,7 +209,7 @@ class Responses:
             wasted = wasted or tally.winner != stored.id
         self._ledgers.tokens.write(
             **names,
-            tenant=stored.request.metadata.get("tenant"),
+            tenant=stored.request.owner["tenant"],
             model=stored.request.model,
             status=stored.status,
             tokens=total_tokens(stored),

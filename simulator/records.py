@@ -17,6 +17,9 @@ OPEN: Final = ("queued", "in_progress")
 UsageForm = Literal["whole", "floats", "nulls", "absent"]
 ErrorForm = Literal["whole", "null", "text", "message"]
 JOBS_MAX: Final = 100_000
+PREFIX: Final = "backstop_"
+OWNER: Final = ("job", "attempt", "tenant")
+"""Metadata by which a client names what a create is for, with `PREFIX` or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,15 @@ class CreateRequest:
         return found if isinstance(found, str) else None
 
     @property
+    def owner(self) -> Mapping[str, str | None]:
+        """Job, attempt and tenant as the metadata name them: by the names with a prefix, and where there are none by those without."""
+        prefix = PREFIX if any(PREFIX + name in self.metadata for name in OWNER) else ""
+        return {name: self.metadata.get(prefix + name) for name in OWNER}
+
+    @property
     def target(self) -> Target:
         """What faults may be aimed at."""
-        return Target(self.metadata.get("job"), self.metadata.get("attempt"))
+        return Target(self.owner["job"], self.owner["attempt"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +158,8 @@ class Stored:
     @property
     def target(self) -> Target:
         """What faults may be aimed at."""
-        metadata = self.request.metadata
-        return Target(metadata.get("job"), metadata.get("attempt"), self.id)
+        owner = self.request.owner
+        return Target(owner["job"], owner["attempt"], self.id)
 
     @property
     def other_id(self) -> str:
@@ -159,8 +168,8 @@ class Stored:
 
     def names(self) -> dict[str, str | None]:
         """The fields by which ledgers name it."""
-        metadata = self.request.metadata
-        return {"response": self.id, "job": metadata.get("job"), "attempt": metadata.get("attempt")}
+        owner = self.request.owner
+        return {"response": self.id, "job": owner["job"], "attempt": owner["attempt"]}
 
     async def changed(self, real_s_max: float) -> None:
         """Wait for the next change of state, at most `real_s_max`."""

@@ -7,6 +7,8 @@ const of = (fact) => `attempt ${fact.attempt}`;
 const because = (fact) => (fact.code ? ` (${fact.code})` : "");
 const KINDS = {
   job_submitted: ["Job", "up", "go", (f) => `submitted over ${f.door}`],
+  response_adopted: ["Job", "up", "go", (f) => `${f.response_id} adopted over ${f.door}`],
+  adoption_refused: ["Job", "cross", "bad", (f) => `${f.response_id} belongs to another job`],
   job_refused: ["Job", "cross", "bad", (f) => `refused: ${f.code}`],
   "jobs/timer_fired": ["Job", "tick", "still", () => "its time came: the job looks what to do"],
   cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.door}`],

@@ -59,7 +59,7 @@ const isOfAttempt = (entry) => entry.kind.startsWith("attempt_");
 
 /** No fact says when: with the submission, when the job's time comes, or when the attempt before is over. */
 function beginOf(number, firstMs, job, entries) {
-  const begins = (entry) => entry.kind === "job_submitted" ||
+  const begins = (entry) => ["job_submitted", "response_adopted"].includes(entry.kind) ||
     (entry.kind === "timer_fired" && entry.topic === "jobs") || (isOfAttempt(entry) && entry.summary.attempt < number);
   return entries.filter((entry) => entry.at_ms <= firstMs && begins(entry)).at(-1)?.at_ms ?? job.submitted_at_ms;
 }

@@ -33,7 +33,7 @@ class CreateBody(BaseModel):
     previous_response_id: str | None = None
     """An ended response of the caller's own, made through Backstop."""
     metadata: dict[str, str] | None = None
-    """Up to 13 pairs; `job`, `attempt` and `tenant` are Backstop's."""
+    """Up to 13 pairs; `backstop_job`, `backstop_attempt` and `backstop_tenant` are Backstop's."""
 
 
 class ResponseDocument(TypedDict):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from schemas.requests import METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE
 from schemas.results import JobResult
 from schemas.statuses import ResponseStatus, end_response_status
 
@@ -37,8 +38,6 @@ _DEFAULTS: Final[dict[str, Any]] = {
 }
 _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt")
 
-OURS: Final = ("backstop_job", "backstop_attempt", "backstop_tenant")
-OURS_BEFORE: Final = ("job", "attempt", "tenant")
 
 
 def response_object(
@@ -86,7 +85,7 @@ def ended_object(
             "created_at": created_at_ms // 1000,
             "status": status,
             "background": _in_background(response_id, request),
-            "metadata": _without_ours(provided.get("metadata")),
+            "metadata": _without_ours(provided.get("metadata"), result.job_id),
         }
     shown["previous_response_id"] = previous_response_id
     if status == "failed" and not shown.get("error"):
@@ -127,10 +126,12 @@ def _error(result: JobResult) -> dict[str, Any]:
     return {"code": code, "message": (reason.message if reason is not None else "") or f"The job was {result.outcome}."}
 
 
-def _without_ours(metadata: Any) -> dict[str, Any]:
-    """Of the provider's object. What a create before the prefix made has the names without it, which are the callers' since."""
+def _without_ours(metadata: Any, job_id: str) -> dict[str, Any]:
+    """Of the provider's object. What a create before the prefix made names the job without it; such names are the callers' since."""
     given = _object(metadata)
-    ours = OURS if OURS[0] in given else OURS_BEFORE
+    ours = METADATA_OURS
+    if METADATA_JOB not in given and given.get(METADATA_OURS_BEFORE[0]) == job_id:
+        ours = frozenset(METADATA_OURS_BEFORE)
     return {name: value for name, value in given.items() if name not in ours}
 
 

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from schemas.base import Usage
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy, UsageBooked
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy, ResponseAdopted, UsageBooked
 from schemas.responses import LAST_LOOK_LEAD_MS, ResponseClaimed
 
 LATE_MISSING_GRACE_MS = 60_000
@@ -34,6 +34,25 @@ def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -
         include=spec.include or None,
         forget_after_ms=policy.forget_after_ms,
         released=True if released else None,
+    )
+
+
+def claim_of_adopted(event: ResponseAdopted) -> ResponseClaimed:
+    """The job asks for a response that no create of ours made. The response fold says no where it is somebody's."""
+    return ResponseClaimed(
+        id=f"{event.response_id}/claimed/{event.job_id}",
+        at_ms=event.at_ms,
+        response_id=event.response_id,
+        job_id=event.job_id,
+        attempt=1,
+        tenant=event.tenant,
+        look_at_ms=event.look_at_ms,
+        last_look_at_ms=max(0, event.deadline_at_ms - LAST_LOOK_LEAD_MS),
+        missing_grace_ms=event.policy.missing_grace_ms,
+        missing_patience_ms=event.policy.missing_patience_ms,
+        include=event.include,
+        forget_after_ms=event.policy.forget_after_ms,
+        made_elsewhere=True,
     )
 
 

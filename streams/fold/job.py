@@ -12,14 +12,17 @@ Rules, before the code:
   turns up completed while the job is open.
 - A new attempt begins only when no other is submitting, unheard or running. Why and when: `streams.policy.retry`.
 - No refusal ends a job while an earlier attempt may still run: then only its deadline does.
+- A job whose response was *adopted* (an application created it itself) begins with attempt 1 running, and has no other: nobody here knows
+  the request. Where the response belongs to another job it ends as rejected, and leaves the response alone.
 """
 
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from schemas.base import Cause, Message, Usage
+from schemas.base import Body, Cause, Message, Usage
 from schemas.commands import CreateResponse
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -29,20 +32,36 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
     UsageBooked,
 )
 from schemas.responses import ResponseReleased
 from schemas.results import Reason
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts, Lost, Over, Running, Submitting, Unheard
-from streams.fold.claims import booked, claim_for, settled_at_once
+from streams.fold.claims import booked, claim_for, claim_of_adopted, settled_at_once
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
-from streams.fold.job_states import Absent, Active, BackingOff, Finished, JobState, Spec, Status, due_ms, status
+from streams.fold.job_states import (
+    Absent,
+    Active,
+    BackingOff,
+    Finished,
+    JobState,
+    Spec,
+    Status,
+    due_ms,
+    spec_of_adopted,
+    spec_of_submitted,
+    status,
+)
 from streams.fold.result import make_result
 from streams.fold.step import Ignored, Step
-from streams.policy.retry import GiveUp, Retry, Spend, next_attempt
+from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
 
 __all__ = ["Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "due_ms", "status", "step"]
+
+NOT_REPEATED = "the response was created elsewhere, so its request is not known here and can't be sent again"
+
 
 
 def step(state: JobState, event: JobFact) -> Step[JobState]:
@@ -61,20 +80,10 @@ def step(state: JobState, event: JobFact) -> Step[JobState]:
 def _begin(state: Absent, event: JobFact) -> Step[JobState]:
     match event:
         case JobSubmitted():
-            spec = Spec(
-                tenant=event.tenant,
-                model=event.model,
-                request=event.request,
-                request_sha256=event.request_sha256,
-                submitted_at_ms=event.at_ms,
-                deadline_at_ms=event.deadline_at_ms,
-                policy=event.policy,
-                session_id=event.session_id,
-                tags=event.tags,
-                include=event.include or (),
-                window_ms=event.window_ms,
-            )
-            return _attempt(spec, Attempts(), event)
+            spec = spec_of_submitted(event)
+            return _attempt(spec, event.request, Attempts(), event)
+        case ResponseAdopted():
+            return _adopt(event)
         case JobRefused():
             finished = Finished(event.tenant, "", "rejected", event.at_ms, event.at_ms + event.forget_after_ms, ())
             reason = Reason(code=event.code, message=event.message)
@@ -83,11 +92,18 @@ def _begin(state: Absent, event: JobFact) -> Step[JobState]:
             return Step(state, ignored=Ignored.UNKNOWN_KEY)
 
 
+def _adopt(event: ResponseAdopted) -> Step[JobState]:
+    running = Running(1, event.response_id, event.at_ms, adopted=True)
+    return Step(Active(spec_of_adopted(event), Attempts((running,), last_number=1)), (claim_of_adopted(event),))
+
+
 def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
     match event:
-        case JobSubmitted():
+        case JobSubmitted() | ResponseAdopted():
             same = event.request_sha256 == state.spec.request_sha256 and event.tenant == state.spec.tenant
             return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
+        case AdoptionRefused():
+            return _not_adopted(state, event)
         case JobRefused():
             return Step(state, ignored=Ignored.CONFLICT)
         case CancelRequested():
@@ -111,7 +127,16 @@ def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
             assert_never(event)
 
 
-def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
+def _not_adopted(state: Active | BackingOff, event: AdoptionRefused) -> Step[JobState]:
+    attempt = state.attempts.of_response(event.response_id)
+    if state.spec.request is not None or not isinstance(attempt, Running):
+        return Step(state, ignored=Ignored.STALE)
+    # It is no attempt of this job, so the job's end must not release it.
+    without = replace(state, attempts=state.attempts.reject(attempt.number))
+    return _finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
+
+
+def _attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact) -> Step[JobState]:
     """Begin the next attempt: the command is derived from the event, so that a repeat of it is the same command."""
     number = attempts.last_number + 1
     submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.word_timeout_ms)
@@ -123,7 +148,7 @@ def _attempt(spec: Spec, attempts: Attempts, event: JobFact) -> Step[JobState]:
         attempt=number,
         tenant=spec.tenant,
         model=spec.model,
-        request=spec.request,
+        request=request,
         not_after_ms=min(event.at_ms + spec.policy.command_valid_ms, spec.deadline_at_ms),
         timeout_ms=spec.policy.create_timeout_ms,
         soonest=True if too_long else None,
@@ -273,7 +298,10 @@ def _timer(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
         return _deadline(state, event)
     match state:
         case BackingOff():
-            return _attempt(state.spec, state.attempts, event)
+            request = state.spec.request
+            if request is None:
+                return _finish(state, event, "failed", state.why)
+            return _attempt(state.spec, request, state.attempts, event)
         case Active():
             return _expired(state, event)
         case _:
@@ -313,15 +341,17 @@ def _again(
 ) -> Step[JobState]:  # fmt: skip
     """No attempt is live any more: when does the next one begin, if it may?"""
     spec, attempts = state.spec, state.attempts
-    decision = next_attempt(
-        spec.policy,
-        seed=event.job_id,
-        now_ms=event.at_ms,
-        cause=cause,
-        told_ms=told_ms,
-        spend=spend,
-        spent=attempts.spent(),
-    )
+    decision: RetryDecision = GiveUp(NOT_REPEATED)
+    if spec.request is not None:
+        decision = next_attempt(
+            spec.policy,
+            seed=event.job_id,
+            now_ms=event.at_ms,
+            cause=cause,
+            told_ms=told_ms,
+            spend=spend,
+            spent=attempts.spent(),
+        )
     match decision:
         case Retry():
             return Step(BackingOff(spec, attempts, decision.at_ms, reason, cause))
@@ -351,7 +381,7 @@ def _finish(
         uncounted=attempts.uncounted()[-RESPONSES_REMEMBERED_MAX:],
     )
     result = make_result(
-        event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model,
+        event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model or None,
         submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
         public_url=spec.policy.public_url,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -13,6 +14,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
     UsageBooked,
 )
 from streams.fold.claims import booked, claim_of_latecomer
@@ -26,7 +28,7 @@ RESPONSES_REMEMBERED_MAX = 32
 def after_end(state: Finished, event: JobFact) -> Step[JobState]:
     """Fold one fact of a finished job."""
     match event:
-        case JobSubmitted():
+        case JobSubmitted() | ResponseAdopted():
             same = event.request_sha256 == state.request_sha256 and event.tenant == state.tenant
             return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
         case AttemptAccepted():
@@ -39,7 +41,7 @@ def after_end(state: Finished, event: JobFact) -> Step[JobState]:
             return _settled_late(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)
-        case JobRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
+        case JobRefused() | AdoptionRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
             return Step(state, ignored=Ignored.LATE)
         case _:
             assert_never(event)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from schemas.base import Body, Cause
-from schemas.jobs import JobPolicy
+from schemas.jobs import JobPolicy, JobSubmitted, ResponseAdopted
 from schemas.results import Reason
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
@@ -16,7 +16,9 @@ class Spec:
 
     tenant: str
     model: str
-    request: Body
+    """Empty where nobody told: of an adopted response."""
+    request: Body | None
+    """None where the response was adopted: nothing can be created for it."""
     request_sha256: str
     submitted_at_ms: int
     deadline_at_ms: int
@@ -25,6 +27,37 @@ class Spec:
     tags: tuple[str, ...]
     include: tuple[str, ...] = ()
     window_ms: int | None = None
+
+
+def spec_of_submitted(event: JobSubmitted) -> Spec:
+    return Spec(
+        tenant=event.tenant,
+        model=event.model,
+        request=event.request,
+        request_sha256=event.request_sha256,
+        submitted_at_ms=event.at_ms,
+        deadline_at_ms=event.deadline_at_ms,
+        policy=event.policy,
+        session_id=event.session_id,
+        tags=event.tags,
+        include=event.include or (),
+        window_ms=event.window_ms,
+    )
+
+
+def spec_of_adopted(event: ResponseAdopted) -> Spec:
+    return Spec(
+        tenant=event.tenant,
+        model="",
+        request=None,
+        request_sha256=event.request_sha256,
+        submitted_at_ms=event.at_ms,
+        deadline_at_ms=event.deadline_at_ms,
+        policy=event.policy,
+        session_id=event.session_id,
+        tags=event.tags,
+        include=event.include or (),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,17 @@ Rules, before the code:
 - Of a response that is *released* (its job is over, or has given it up) nobody waits for the end, and it costs money: it is cancelled
   at once, and each of its timers is a cancel (which answers with the object, so it is a poll too), less and less often. One that
   the provider never ends is forgotten when its job is.
+- A response that was *made elsewhere* is claimed because somebody gave us its id. That is no proof that it is his: a create of ours has the
+  older right. So it is polled at once; where its metadata name another job it is given back, offered to that job, and the adoption is refused,
+  before any of it is passed on. Nothing of it is cancelled before a poll has told whose it is. The claim of a create takes it over at any time.
 - After the end everything is late: it changes nothing. The row is forgotten after the window in which repeats are expected.
 """
 
 from dataclasses import replace
 from typing import assert_never
 
-from schemas.base import FoundBy, Message
+from schemas.base import Message
 from schemas.commands import CancelResponse, LookReason, RetrieveResponse
-from schemas.jobs import AttemptAccepted, AttemptSettled
 from schemas.responses import (
     LookFailed,
     ResponseClaimed,
@@ -30,7 +32,7 @@ from schemas.responses import (
     ResponseTimerFired,
     WebhookReceived,
 )
-from schemas.statuses import GIVEN_UP_STATUSES, SettledStatus
+from schemas.statuses import SettledStatus
 from streams.fold.response_states import (
     Absent,
     Claim,
@@ -43,6 +45,7 @@ from streams.fold.response_states import (
     due_ms,
 )
 from streams.fold.step import Ignored, Step
+from streams.fold.told import adoption_refused, offered, told
 
 __all__ = ["Absent", "Claim", "Ended", "Hooks", "ResponseState", "Running", "Sight", "Unclaimed", "due_ms", "step"]
 
@@ -102,11 +105,12 @@ def _claim(event: ResponseClaimed, hooks: Hooks) -> Step[ResponseState]:
         stuck_after_ms=event.stuck_after_ms,
         stuck_factor=event.stuck_factor,
         include=event.include or (),
+        made_elsewhere=event.made_elsewhere is True,
     )
     running = Running(claim, _bounded(claim, event.look_at_ms, event.at_ms), hooks=hooks)
     if event.released:
         return _let_go(running, event)
-    if hooks.ids:  # Its webhook came first: it has probably ended.
+    if hooks.ids or claim.made_elsewhere:  # Its webhook came first, or it is older than the claim: it may have ended.
         return Step(replace(running, looks=1), (_look(running, event, "claim"),))
     return Step(running)
 
@@ -153,18 +157,7 @@ def _offer(state: Unclaimed, event: ResponseObserved) -> Step[ResponseState]:
         if state.look_at_ms is None:
             return Step(state, ignored=Ignored.DUPLICATE)
         return Step(replace(state, look_at_ms=None))  # Foreign.
-    offer = AttemptAccepted(
-        id=f"{event.job_id}/{event.attempt}/accepted/{event.response_id}",
-        at_ms=event.at_ms,
-        job_id=event.job_id,
-        attempt=event.attempt,
-        tenant=event.tenant,
-        response_id=event.response_id,
-        status=event.raw_status or event.outcome,
-        adopted=True,
-        look_at_ms=event.next_look_at_ms,
-    )
-    return Step(replace(state, look_at_ms=None), (offer,))
+    return Step(replace(state, look_at_ms=None), (offered(event, event.job_id, event.attempt, event.tenant),))
 
 
 def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
@@ -177,6 +170,8 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
         case ResponseTimerFired():
             return _look_due(state, event)
         case ResponseReleased():
+            if event.job_id != state.claim.job_id:
+                return Step(state, ignored=Ignored.CONFLICT)
             if state.released_at_ms is not None:
                 return Step(state, ignored=Ignored.DUPLICATE)
             return _let_go(state, event)
@@ -185,12 +180,37 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
         case LookFailed():
             return _look_again(state, state, event)
         case ResponseClaimed():
-            return Step(state, ignored=Ignored.DUPLICATE)
+            return _claimed_again(state, event, state.hooks, Ignored.DUPLICATE)
         case _:
             assert_never(event)
 
 
+def _claimed_again(state: Running | Ended, event: ResponseClaimed, hooks: Hooks, known: Ignored) -> Step[ResponseState]:
+    """Two jobs ask for one response: who adopts it gives way to who created it, and else to who came first."""
+    held = state.claim
+    if held.job_id == event.job_id:
+        return Step(state, ignored=known)
+    if event.made_elsewhere:
+        return Step(state, (adoption_refused(event, event.job_id, event.tenant, held.job_id, held.tenant),))
+    if held.made_elsewhere:
+        taken = _claim(event, hooks)
+        refused = adoption_refused(event, held.job_id, held.tenant, event.job_id, event.tenant)
+        return replace(taken, outputs=(*taken.outputs, refused))
+    return Step(state, ignored=known)
+
+
+def _given_back(state: Running, event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> Step[ResponseState]:
+    """It was adopted, and its metadata name the job that created it. No word of what was seen goes to who adopted it."""
+    claim = state.claim
+    unclaimed = Unclaimed(claim.claimed_at_ms, state.hooks, None, event.at_ms + claim.forget_after_ms, state.looks)
+    refused = adoption_refused(event, claim.job_id, claim.tenant, job_id, tenant)
+    return Step(unclaimed, (offered(event, job_id, attempt, tenant), refused))
+
+
 def _observed(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+    if state.claim.made_elsewhere and event.job_id not in (None, state.claim.job_id):
+        assert event.job_id is not None and event.attempt is not None and event.tenant is not None  # noqa: PT018
+        return _given_back(state, event, event.job_id, event.attempt, event.tenant)
     match event.outcome:
         case "running":
             return _runs(state, event)
@@ -210,7 +230,7 @@ def _look_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
         return Step(Absent())
     next_look_at_ms = _bounded(claim, max(event.next_look_at_ms, event.due_ms + 1), event.due_ms)
     looked = replace(state, look_at_ms=next_look_at_ms, looks=state.looks + 1)
-    if event.due_ms < state.over_at_ms:
+    if event.due_ms < state.over_at_ms or _may_be_anothers(state):
         return Step(looked, (_look(state, event, "timer"),))
     return Step(looked, (_cancel(state, event, f"{event.id}/cancel"),))
 
@@ -219,7 +239,14 @@ def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[R
     """Nobody waits for its end any more. Its next timer repeats the cancel, soon."""
     look_at_ms = min(state.look_at_ms, event.at_ms + CANCEL_AGAIN_MS)
     released = replace(state, released_at_ms=event.at_ms, look_at_ms=look_at_ms)
+    if _may_be_anothers(state):
+        return Step(released)  # The poll that its claim asked for tells.
     return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
+
+
+def _may_be_anothers(state: Running) -> bool:
+    """It was adopted, and nobody has seen yet whom it names."""
+    return state.claim.made_elsewhere and state.sight.status is None
 
 
 def _runs(state: Running, event: ResponseObserved) -> Step[ResponseState]:
@@ -227,9 +254,9 @@ def _runs(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     after = replace(state, sight=sight)
     if sight.told == "stuck" or state.released_at_ms is not None or not _stuck(after, event):
         return _look_again(state, after, event)
-    told = replace(after, sight=replace(sight, told="stuck"))
-    again = _look_again(state, told, event)
-    return replace(again, outputs=(_told(told, event, "stuck"),))
+    stuck = replace(after, sight=replace(sight, told="stuck"))
+    again = _look_again(state, stuck, event)
+    return replace(again, outputs=(told(stuck, event, "stuck"),))
 
 
 def _stuck(state: Running, event: ResponseObserved) -> bool:
@@ -264,9 +291,9 @@ def _missing(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     after = replace(state, sight=replace(sight, missing_since_ms=since_ms))
     if event.at_ms - since_ms < state.claim.missing_patience_ms or sight.told == "missing":
         return _look_again(state, after, event)
-    told = replace(after, sight=replace(after.sight, told="missing"))
-    again = _look_again(state, told, event)
-    return replace(again, outputs=(_told(told, event, "missing"),))
+    missing = replace(after, sight=replace(after.sight, told="missing"))
+    again = _look_again(state, missing, event)
+    return replace(again, outputs=(told(missing, event, "missing"),))
 
 
 def _odd(state: Running, event: ResponseObserved) -> Step[ResponseState]:
@@ -293,46 +320,7 @@ def _look_again(before: Running, after: Running, event: ResponseObserved | LookF
 
 
 def _settle(state: Running, event: ResponseObserved, status: SettledStatus) -> Step[ResponseState]:
-    return Step(Ended(state.claim, status, event.at_ms + state.claim.forget_after_ms), (_told(state, event, status),))
-
-
-def _told(state: Running, event: ResponseObserved, status: SettledStatus) -> AttemptSettled:
-    """What the job fold is told of an end, or of a response that seems to have none."""
-    found_by: FoundBy = "webhook" if state.hooks.ids else "look"
-    code, message = event.code, event.message
-    if status in GIVEN_UP_STATUSES:
-        code, message = f"response_{status}", _without_end(state, event, status)
-    elif event.outcome == "odd":
-        code, message = "unknown_status", f"its status is {event.raw_status!r}, which this release does not know"
-    return AttemptSettled(
-        id=f"{event.response_id}/settled" if status != state.sight.told else f"{event.response_id}/{status}",
-        at_ms=event.at_ms,
-        job_id=state.claim.job_id,
-        attempt=state.claim.attempt,
-        response_id=event.response_id,
-        status=status,
-        cause="faulty" if status in GIVEN_UP_STATUSES else event.cause,
-        code=code,
-        message=message,
-        wait_ms=event.wait_ms,
-        response=event.response,
-        usage=event.usage,
-        continuation_id=event.continuation_id,
-        found_by=found_by,
-        looks=state.looks,
-        webhook_at_ms=state.hooks.first_at_ms,
-        provider_created_at_ms=event.provider_created_at_ms,
-        provider_ended_at_ms=event.provider_ended_at_ms or state.hooks.ended_at_ms,
-    )
-
-
-def _without_end(state: Running, event: ResponseObserved, status: SettledStatus) -> str | None:
-    sight = state.sight
-    if status == "stuck" and sight.since_ms is not None:
-        return f"it stood at {sight.status!r} for {event.at_ms - sight.since_ms} ms"
-    if sight.missing_since_ms is not None:
-        return f"it was answered with 404 for {event.at_ms - sight.missing_since_ms} ms"
-    return None
+    return Step(Ended(state.claim, status, event.at_ms + state.claim.forget_after_ms), (told(state, event, status),))
 
 
 def _remember(state: Ended, event: ResponseFact) -> Step[ResponseState]:
@@ -340,6 +328,8 @@ def _remember(state: Ended, event: ResponseFact) -> Step[ResponseState]:
         if event.due_ms != state.forget_at_ms:
             return Step(state, ignored=Ignored.STALE)
         return Step(Absent())
+    if isinstance(event, ResponseClaimed):
+        return _claimed_again(state, event, Hooks(), Ignored.LATE)
     return Step(state, ignored=Ignored.LATE)
 
 
@@ -350,7 +340,7 @@ def _look(state: Running, event: Message, reason: LookReason) -> RetrieveRespons
         at_ms=event.at_ms,
         response_id=event.response_id,
         reason=reason,
-        job_id=state.claim.job_id,
+        job_id=_named(state.claim),
         attempt=state.claim.attempt,
         include=state.claim.include or None,
         accepted_at_ms=state.claim.claimed_at_ms,
@@ -362,8 +352,13 @@ def _cancel(
     state: Running, event: ResponseReleased | ResponseClaimed | ResponseTimerFired, command_id: str
 ) -> CancelResponse:
     return CancelResponse(
-        id=command_id, at_ms=event.at_ms, response_id=event.response_id, job_id=state.claim.job_id
+        id=command_id, at_ms=event.at_ms, response_id=event.response_id, job_id=_named(state.claim)
     )  # fmt: skip
+
+
+def _named(claim: Claim) -> str | None:
+    """Whom its metadata must name. Of one that was made elsewhere any answer is to be taken: that is how it is found out whose it is."""
+    return None if claim.made_elsewhere else claim.job_id
 
 
 def _bounded(claim: Claim, look_at_ms: int, now_ms: int) -> int:

@@ -28,6 +28,8 @@ class Claim:
     stuck_after_ms: int | None = None
     stuck_factor: float | None = None
     include: tuple[str, ...] = ()
+    made_elsewhere: bool = False
+    """An application created it itself, and asked for it to be adopted."""
 
 
 @dataclass(frozen=True, slots=True)

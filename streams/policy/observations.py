@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schemas.base import JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause
+from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause
+from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE, METADATA_TENANT
 from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
 from streams.policy.causes import Rule, Said, verdict
 from streams.policy.waits import poll_after_ms, text_wait_ms
@@ -130,10 +131,25 @@ def _outcome(status: str | None) -> SeenOutcome:
 
 
 def owner_of(metadata: Any) -> Owner | None:
-    """Job, attempt and tenant out of a response's metadata; None unless all three are well-formed."""
+    """Job, attempt and tenant out of a response's metadata; None unless all three are well-formed.
+
+    The names without a prefix count only where they say what an older release wrote: users have keys of these names, too.
+    """
     if not isinstance(metadata, dict):
         return None
-    job_id, attempt, tenant = (metadata.get(name) for name in ("job", "attempt", "tenant"))
+    if METADATA_OURS.intersection(metadata):
+        return _owner(*(metadata.get(name) for name in (METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT)))
+    owner = _owner(*(metadata.get(name) for name in METADATA_OURS_BEFORE))
+    return owner if owner is not None and _named_by_tenant(owner) else None
+
+
+def _named_by_tenant(owner: Owner) -> bool:
+    """Whether the job's id is one that a job of this tenant can have."""
+    named, colon, _ = owner.job_id.partition(":")
+    return named == owner.tenant if colon else owner.tenant == DEFAULT_TENANT
+
+
+def _owner(job_id: Any, attempt: Any, tenant: Any) -> Owner | None:
     if not (isinstance(job_id, str) and isinstance(attempt, str) and isinstance(tenant, str)):
         return None
     if not (_JOB_ID.fullmatch(job_id) and _ATTEMPT.fullmatch(attempt) and _TENANT.fullmatch(tenant)):

@@ -22,6 +22,7 @@ from openai import AsyncOpenAI, AsyncStream
 from pydantic import SecretStr
 
 from runtime.clock import monotonic_s
+from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
 from schemas.statuses import OPEN_RESPONSE_STATUSES
 from streams.policy.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
 from streams.policy.sse import EventReader
@@ -80,7 +81,7 @@ class OpenAIClient:
     ) -> Reply:
         """`POST /responses`, once, in the background and stored, with metadata by which the response can be found again."""
         given = request.get("metadata")
-        ours = {"job": job_id, "attempt": str(attempt), "tenant": tenant}
+        ours = {METADATA_JOB: job_id, METADATA_ATTEMPT: str(attempt), METADATA_TENANT: tenant}
         body = {
             **request,
             "background": True,

@@ -6,13 +6,14 @@ from typing import Any
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.commands import CancelResponse, CreateResponse
-from schemas.jobs import AttemptAccepted, AttemptSettled, JobTimerFired
+from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled, JobTimerFired
 from schemas.responses import ResponseClaimed, ResponseReleased, ResponseTimerFired
 from schemas.results import JobResult
 from streams.fold import job
 from streams.fold.step import Step
 from tests.properties.coverage import Coverage
 from tests.properties.model import (
+    ADOPTING,
     POLICIES,
     TENANTS,
     TIMERS_TO_THE_END_MAX,
@@ -44,7 +45,8 @@ class Invariants:
         self.taken: set[str] = set()
         self.forgotten: set[str] = set()
         self.results: dict[str, list[JobResult]] = {}
-        self.settled: Counter[str] = Counter()
+        self.settled: Counter[tuple[str, str]] = Counter()
+        """By response and job."""
 
     def check(self, log: LogName, book: Book, before: Any, event: Message, done: Step[Any]) -> None:
         state, nothing = done.state, done.state == before and not done.outputs
@@ -63,7 +65,8 @@ class Invariants:
         if log == "jobs":
             self._check_job(event.key, before, state)
         elif state.kind == "absent" and before.kind != "absent":
-            self.settled[event.key] = 0
+            for whose in [whose for whose in self.settled if whose[0] == event.key]:
+                del self.settled[whose]
 
     def _check_job(self, job_id: str, before: Any, state: Any) -> None:
         if before.kind == "absent" and state.kind != "absent":
@@ -99,8 +102,18 @@ class Invariants:
             case AttemptSettled(status="missing" | "stuck"):
                 pass  # Told once while it runs; its end may be told after all.
             case AttemptSettled():
-                self.settled[output.response_id] += 1
-                assert self.settled[output.response_id] == 1, "a response is settled twice"
+                whose = (output.response_id, output.job_id)
+                self.settled[whose] += 1
+                assert self.settled[whose] == 1, "a response is settled twice"
+                named = self.provider[output.response_id].job_id
+                assert named in (None, output.job_id), "I9: a job is told the end of another's response"
+            case CancelResponse():
+                named = self.provider[output.response_id].job_id
+                takes_over = isinstance(event, ResponseClaimed)  # then it is the cancel of whoever created it
+                adopted = before.kind == "running" and before.claim.made_elsewhere and not takes_over
+                assert not adopted or named is None, "a response of another job is cancelled by who adopted it"
+            case ResponseClaimed(made_elsewhere=True):
+                assert output.job_id == ADOPTING
             case ResponseClaimed():
                 made = self.provider[output.response_id]
                 assert made.tenant == output.tenant == TENANTS[output.job_id], (
@@ -121,15 +134,14 @@ class Invariants:
             assert result.response is not None
             won = [brief.response_id for brief in result.attempts if brief.outcome == "completed"]
             truth = [made for made in self.provider.values() if made.response_id in won and "completed" in made.ever]
-            assert [(made.job_id, made.tenant) for made in truth] == [(result.job_id, result.tenant)], (
-                "not what happened"
-            )
+            whose = (None, "crow") if result.job_id == ADOPTING else (result.job_id, result.tenant)
+            assert [(made.job_id, made.tenant) for made in truth] == [whose], "not what happened"
 
 
 def check_repeat(again: Step[Any], state: Any) -> None:
-    """A record published twice in a row: nothing but a claim, a release, a cancel or an offer may come out again, with the same id."""
+    """A record published twice in a row: nothing but a claim (or its refusal), a release, a cancel or an offer may come out again, with the same id."""
     assert again.state == state, "a repeat changes the state"
-    harmless = ResponseClaimed | ResponseReleased | CancelResponse | AttemptAccepted
+    harmless = ResponseClaimed | ResponseReleased | CancelResponse | AttemptAccepted | AdoptionRefused
     assert all(isinstance(out, harmless) for out in again.outputs), f"a repeat sends {again.outputs}"
 
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from schemas.statuses import ObservedOutcome as Outcome
 from streams.fold import job, response
 from tests.properties.coverage import Coverage
-from tests.properties.model import TENANTS, CreateFate, JobStep, LogName, LookFate, Made, ResponseStep
+from tests.properties.model import ADOPTING, TENANTS, CreateFate, JobStep, LogName, LookFate, Made, ResponseStep
 from tests.properties.world import World
 from tests.support import builders as build
 
@@ -27,7 +27,7 @@ EXAMPLES = int(os.environ.get("BACKSTOP_EXAMPLES", "500"))
 STEPS = 50
 FOREIGN_MAX = 3
 PICK = st.integers(0, 2**16)
-JOBS = st.sampled_from(sorted(TENANTS))
+JOBS = st.sampled_from(sorted(TENANTS.keys() - {ADOPTING}))
 CREATE_FATES = st.one_of(st.just("accept"), st.sampled_from(get_args(CreateFate)))
 LOOK_FATES = st.one_of(st.just("truth"), st.sampled_from(get_args(LookFate)))
 ENDS = st.sampled_from([status for status in get_args(Outcome) if status not in {"running", "missing"}])
@@ -141,6 +141,21 @@ class Machine(RuleBasedStateMachine):
         tenant = TENANTS[job_id] if whose == "ours" else "crow"
         made = self.world.make_foreign(None if whose == "nobody" else job_id, attempt, tenant)
         self.world.discover(made)
+
+    @rule(pick=PICK, ours=st.booleans())
+    def adopt(self, pick: int, ours: bool) -> None:
+        """Of a response that nobody here created, or of one that a job of ours did, whether that has heard of it or not."""
+        if self.world.adopted is None:
+            world = self.world
+            unheard = [made for made in world.provider.values() if ("responses", made.response_id) not in world.books]
+            known = unheard or list(world.provider.values())
+            made = known[pick % len(known)] if ours and known else world.make_foreign(None, 1, "crow")
+            self.world.adopted = made.response_id
+        self.world.adopt(self.world.adopted)
+
+    @rule(mine=st.booleans())
+    def cancel_adopted(self, mine: bool) -> None:
+        self.world.request_cancel(ADOPTING, TENANTS[ADOPTING] if mine else "crow")
 
     @precondition(lambda self: self.world.books)
     @rule(nth=st.sampled_from([0, 0, 0, 1, 2]))

@@ -19,7 +19,10 @@ TIMEOUT_MS = 1_800_000
 FORGET_AFTER_MS = 7_200_000
 NEXT_LOOK_MS = 300_000
 SOON_MS = 5_000
-TENANTS = {"job_a": "acme", "job_b": "brick", "job_c": "acme"}
+ADOPTING = "job_n"
+"""Never submitted: it adopts a response, of nobody or of another job."""
+
+TENANTS = {"job_a": "acme", "job_b": "brick", "job_c": "acme", ADOPTING: "brick"}
 POLICIES = {
     name: JobPolicy(
         retries_max=retries_max,
@@ -34,7 +37,7 @@ POLICIES = {
         missing_grace_ms=40_000,
         forget_after_ms=FORGET_AFTER_MS,
     )
-    for name, retries_max, rejections_max in (("job_a", 2, 2), ("job_b", 0, 1), ("job_c", 1, 3))
+    for name, retries_max, rejections_max in (("job_a", 2, 2), ("job_b", 0, 1), ("job_c", 1, 3), (ADOPTING, 0, 0))
 }
 TIMERS_TO_THE_END_MAX = 24
 """No word, no adoption, backoff: three timers an attempt, six attempts at most, and the deadline's own; with room."""

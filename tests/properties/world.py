@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.base import InlineBody, Message, Usage
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
-from schemas.jobs import JobRefused, JobSubmitted
+from schemas.jobs import JobRefused, JobSubmitted, ResponseAdopted
 from schemas.responses import ResponseClaimed
 from schemas.results import JobResult
 from schemas.statuses import ObservedOutcome as Outcome
@@ -18,6 +18,7 @@ from streams.fold.step import Step
 from tests.properties.coverage import Coverage
 from tests.properties.invariants import Invariants, check_repeat
 from tests.properties.model import (
+    ADOPTING,
     FORGET_AFTER_MS,
     NEXT_LOOK_MS,
     POLICIES,
@@ -49,6 +50,7 @@ class World(Invariants):
         self.in_flight: list[Message] = []
         self.commands_seen: set[str] = set()
         self.ids = 0
+        self.adopted: str | None = None
         self.failed = False
         """A check is under way, or did not pass: what a broken world does next proves nothing."""
 
@@ -69,6 +71,15 @@ class World(Invariants):
             )
         )  # fmt: skip
 
+    def adopt(self, response_id: str) -> None:
+        """Always the same response: the door derives the job's id from it."""
+        self.send(
+            build.adopted(
+                self.now_ms, response_id, job_id=ADOPTING, tenant=TENANTS[ADOPTING], request_sha256="adopted",
+                deadline_at_ms=self.now_ms + TIMEOUT_MS, policy=POLICIES[ADOPTING],
+            )
+        )  # fmt: skip
+
     def refuse(self, job_id: str) -> None:
         tenant = TENANTS[job_id]
         self.send(build.refused(self.now_ms, job_id=job_id, tenant=tenant, forget_after_ms=FORGET_AFTER_MS))
@@ -86,7 +97,7 @@ class World(Invariants):
                 self._look(message, look)
             case CancelResponse():
                 self._cancel(message, look)
-            case JobSubmitted() | JobRefused() if message.job_id in self.forgotten:
+            case JobSubmitted() | JobRefused() | ResponseAdopted() if message.job_id in self.forgotten:
                 pass  # Repeats are expected within the window only: so long is a job remembered.
             case _:
                 self.append(message)

@@ -91,7 +91,9 @@ def test_what_was_created_is_found_by_its_id_with_the_metadata_that_it_was_given
             return created, await eventually(ended, 60)
 
     created, found = asyncio.run(scenario())
-    assert created["metadata"] == found["metadata"] == {"job": "job_1", "attempt": "1", "tenant": "acme"}
+    assert created["metadata"] == found["metadata"] == {
+        "backstop_job": "job_1", "backstop_attempt": "1", "backstop_tenant": "acme",
+    }  # fmt: skip
     assert found["output"][0]["content"][0]["text"] == text_of(prompt)
     assert (created["id"] == found["id"]) == (name == "ogx")  # LiteLLM encrypts anew for each answer
     assert (len(created["id"]) > 200) == (name == "litellm")

@@ -7,7 +7,7 @@ from typing import Any
 
 from readmodel.store import row_from
 from schemas.codec import PoisonError, decode, encode
-from schemas.results import JobResult
+from schemas.results import RESULT, JobResult
 from streams.fold import job, response
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import encode_row
@@ -94,6 +94,7 @@ class Checks:
     def run(self) -> list[Violation]:
         self._defects()
         self._results()
+        self._adopted()
         self._creates()
         self._tables()
         self._nothing_stuck()
@@ -118,6 +119,19 @@ class Checks:
         for job_id, count in counts.items():
             if count > 1:
                 self._fail("I2", f"{job_id} has {count} results")
+
+    def _adopted(self) -> None:
+        """I9: who adopted a response of a job of ours got nothing of it."""
+        for log in self._broker.results:
+            for _, job_id, value in log.committed():
+                if not job_id.startswith("adopted_"):
+                    continue
+                found = decode(RESULT, value)
+                named = (brief.response_id or "" for brief in found.attempts if found.response is not None)
+                made = [self._system.provider.responses.get(response_id) for response_id in named]
+                others = [response.job_id for response in made if response is not None and response.job_id]
+                if others:
+                    self._fail("I9", f"{job_id} got the end of a response of {others}")
 
     def _creates(self) -> None:
         """I3."""

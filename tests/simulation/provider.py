@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from streams.policy.answers import NOT_JSON, Answer, Fault, Reply
@@ -104,6 +105,16 @@ class Provider:
         self._plan_hook(response)
         return response
 
+    def elsewhere(self, name: str, random: Random) -> Response:
+        """An application creates a response itself: no create of ours, so it stands in no ledger."""
+        now_s = self.chaos.loop.time()
+        run_s = random.choice((0.0, 2.0, 20.0))
+        end = random.choice(("completed", "completed", "failed", "incomplete", "cancelled"))
+        response = Response(name, "", "", "", now_s, now_s, now_s + run_s, end, seen_after_s=now_s)
+        self.responses[name] = response
+        self._plan_hook(response)
+        return response
+
     def away(self) -> Reply | None:
         """What every create hears now, if all hear the same; counts this one."""
         now_s = self.chaos.loop.time()
@@ -178,7 +189,8 @@ class Provider:
         status = response.status(now_s)
         ended = status not in ("queued", "in_progress")
         response.shown_end |= ended
-        metadata = {"job": response.job_id, "attempt": response.attempt, "tenant": response.tenant}
+        whose = (response.job_id, response.attempt, response.tenant)
+        metadata = dict(zip(("backstop_job", "backstop_attempt", "backstop_tenant"), whose, strict=True))
         body: dict[str, Any] = {
             "id": response.id,
             "object": "response",

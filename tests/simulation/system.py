@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from receiver.signature import Accepted
 from receiver.webhooks import WebhookRules, to_message
-from runtime.door import DoorPolicy, prepare, to_cancel, to_submitted
+from runtime.door import DoorPolicy, PreparedAdoption, prepare, to_adopted, to_cancel, to_submitted
 from runtime.errors import BrokerUnavailableError
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
-from schemas.requests import Cancel, Submit
+from schemas.requests import Adopt, Cancel, Submit
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life
@@ -28,6 +29,9 @@ REST_S = 12.0
 """After the last fault, before anybody looks: whoever was stopped goes on, and finds that the world did, too."""
 
 RESTART_S_MAX = 4.0
+ADOPTED_PER = 8
+"""For so many jobs one response is adopted."""
+
 HOOK_TRIES_MAX = 4
 
 _RULES = WebhookRules(keys=(), tolerance_s=300, claim_grace_ms=2_500, forget_after_ms=120_000)
@@ -138,6 +142,26 @@ class System:
             await self._spoil(job_id)
         self.upstream.done += 1
 
+    async def _adopt(self, number: int, random: Random) -> None:
+        """An application asks for a response that it created itself, that nobody created, or that a job of ours did."""
+        await asyncio.sleep(random.random() * self.chaos.mixture.arrival_s)
+        kind = random.choice(("elsewhere", "elsewhere", "ours", "nobody's"))
+        ours = sorted(self.provider.responses)
+        response_id = random.choice(ours) if kind == "ours" and ours else f"elsewhere_{number}"
+        if kind == "elsewhere":
+            self.provider.elsewhere(response_id, random)
+        self.chaos.met.add(f"adopted {kind}")
+        timeout_ms = random.choice((5_000, 40_000))
+        prepared = PreparedAdoption(Adopt(response_id=response_id, timeout_ms=timeout_ms))
+        job_id, cancelled = prepared.given_job_id, random.random() < 0.2
+        for _ in range(random.choice((1, 1, 2))):
+            fact = to_adopted(prepared, job_id=job_id, tenant=DEFAULT_TENANT, at_ms=self._now_ms(), policy=self.policy)
+            if await self._say(fact):
+                self.upstream.acknowledged[job_id] = self._now_ms() + timeout_ms
+        if cancelled:
+            cancel = Cancel(type="cancel", job_id=job_id)
+            await self._say(to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms()))
+
     async def _by_kafka(self, job_id: str, submit: Submit, *, counts: bool = True) -> None:
         self._put("requests", job_id, canonical(submit.model_dump(mode="json", exclude_none=True)))
         if counts:
@@ -210,6 +234,8 @@ class System:
         for index in range(hosts):
             self._tasks.append(create(self._host(f"w{index}", 0.0 if index == 0 else random.random() * 20)))
         self._tasks += [create(self._submit(f"job-{number}")) for number in range(self._jobs)]
+        drawn = [Random(random.random()) for _ in range(self._jobs // ADOPTED_PER)]
+        self._tasks += [create(self._adopt(number, own)) for number, own in enumerate(drawn)]
         await asyncio.sleep(chaos.mixture.faults_end_s)
         while self.upstream.done < self._jobs:
             await asyncio.sleep(1.0)

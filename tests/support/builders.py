@@ -4,6 +4,7 @@ from typing import Any
 
 from schemas.base import InlineBody
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -13,6 +14,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
 )
 from schemas.responses import (
     LookFailed,
@@ -63,6 +65,33 @@ def submitted(at_ms: int = T0, **changes: Any) -> JobSubmitted:
         "policy": POLICY,
     }
     return JobSubmitted(**{**given, **changes})
+
+
+def adopted(at_ms: int = T0, response_id: str = RESP, **changes: Any) -> ResponseAdopted:
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/adopted",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "tenant": TENANT,
+        "door": "http",
+        "response_id": response_id,
+        "request_sha256": "sha-1",
+        "deadline_at_ms": DEADLINE,
+        "look_at_ms": at_ms + 20_000,
+        "policy": POLICY,
+    }
+    return ResponseAdopted(**{**given, **changes})
+
+
+def adoption_refused(at_ms: int, response_id: str = RESP, **changes: Any) -> AdoptionRefused:
+    given: dict[str, Any] = {
+        "id": f"{response_id}/refused/{changes.get('job_id', JOB)}",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "response_id": response_id,
+        "message": "It can't be adopted: it belongs to a job.",
+    }
+    return AdoptionRefused(**{**given, **changes})
 
 
 def refused(at_ms: int = T0, **changes: Any) -> JobRefused:
@@ -183,8 +212,8 @@ def claimed(at_ms: int, response_id: str = RESP, **changes: Any) -> ResponseClai
     return ResponseClaimed(**{**given, **changes})
 
 
-def released(at_ms: int, response_id: str = RESP) -> ResponseReleased:
-    return ResponseReleased(id=f"{response_id}/released", at_ms=at_ms, response_id=response_id, job_id=JOB)
+def released(at_ms: int, response_id: str = RESP, job_id: str = JOB) -> ResponseReleased:
+    return ResponseReleased(id=f"{response_id}/released", at_ms=at_ms, response_id=response_id, job_id=job_id)
 
 
 def observed(

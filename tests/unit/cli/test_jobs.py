@@ -30,6 +30,7 @@ class Api:
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/v1/jobs", self.submit)
+        app.router.add_post("/v1/jobs/adopt", self.adopt)
         app.router.add_get("/v1/jobs", self.list)
         app.router.add_get("/v1/jobs/{job_id}", self.show)
         app.router.add_get("/v1/jobs/{job_id}/stream", self.stream)
@@ -53,6 +54,10 @@ class Api:
                         "errors": [{"pointer": "#/request/model", "detail": "is unknown"}]}  # fmt: skip
             return web.json_response(document, status=422, content_type="application/problem+json")
         return web.json_response({"job_id": body.get("job_id", "drawn"), "status": "accepted"}, status=202)
+
+    async def adopt(self, request: web.Request) -> web.Response:
+        self.submitted.append(await request.json())
+        return web.json_response({"job_id": "adopted_1", "status": "accepted"}, status=202)
 
     async def show(self, _request: web.Request) -> web.Response:
         if not self.versions:
@@ -215,3 +220,9 @@ def test_a_job_that_is_not_there_has_no_stream(api: Api) -> None:
     done = run("stream", "nosuch")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "no job nosuch" in done.stderr
+
+
+def test_adopt_names_the_response_and_prints_the_jobs_id_alone(api: Api) -> None:
+    done = run("adopt", "resp_1", "--tag", "old", "--timeout-s", "2.5")
+    assert (done.exit_code, done.stdout) == (0, "adopted_1\n")
+    assert api.submitted == [{"response_id": "resp_1", "tags": ["old"], "timeout_ms": 2500}]

@@ -77,8 +77,8 @@ def late_claim_of(at_ms: int, attempt: int, response_id: str) -> ResponseClaimed
     return claim_of(at_ms, attempt, response_id, last_look_at_ms=at_ms + 20_000, missing_grace_ms=60_000, released=True)
 
 
-def cancel(at_ms: int, command_id: str, response_id: str = RESP) -> CancelResponse:
-    return CancelResponse(id=command_id, at_ms=at_ms, response_id=response_id, job_id=JOB)
+def cancel(at_ms: int, command_id: str, response_id: str = RESP, job_id: str | None = JOB) -> CancelResponse:
+    return CancelResponse(id=command_id, at_ms=at_ms, response_id=response_id, job_id=job_id)
 
 
 def release_of(at_ms: int, response_id: str = RESP) -> ResponseReleased:

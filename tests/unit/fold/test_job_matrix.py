@@ -8,6 +8,7 @@ import pytest
 
 from schemas.base import Message
 from schemas.jobs import (
+    AdoptionRefused,
     AttemptAccepted,
     AttemptRejected,
     AttemptSettled,
@@ -16,6 +17,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
 )
 from schemas.results import JobResult, Reason, Timings
 from streams.fold.attempts import Lost, Over, Running, Submitting, Unheard
@@ -30,6 +32,8 @@ from tests.support.builders import (
     T0,
     TENANT,
     accepted,
+    adopted,
+    adoption_refused,
     cancel_requested,
     job_timer,
     refused,
@@ -41,6 +45,7 @@ from tests.support.builders import (
 from tests.unit.fold.states import (
     WORD_BY,
     active,
+    attempts,
     backing_off,
     brief,
     claim_of,
@@ -49,6 +54,7 @@ from tests.unit.fold.states import (
     late_claim_of,
     release_of,
     result,
+    spec,
     unheard_of,
     waits,
 )
@@ -62,6 +68,10 @@ RUNNING = active(Running(1, RESP, T0 + 500, False))
 BACKING = backing_off(AT + WAIT, LIMITED, last_number=1, rejections=1)
 BACKING_LOST = backing_off(AT, Reason(code="unknown_outcome"), Lost(1), retries=1, unknowns=1)
 FINISHED = finished("completed", AT, RESP)
+ADOPTED = Active(
+    replace(spec(), model="", request=None), attempts(Running(1, RESP, T0, True))
+)  # fmt: skip
+TAKEN = Reason(code="response_taken", message="It can't be adopted: it belongs to a job.")
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,26 @@ CASES = (
                 ),
             ),
         ),
+    ),
+    Case(
+        "an adopted response is the first attempt, and runs",
+        Absent(),
+        adopted(),
+        Step(ADOPTED, (claim_of(T0, id=f"{RESP}/claimed/{JOB}", missing_patience_ms=120_000, made_elsewhere=True),)),
+    ),
+    ignored("a refused adoption of no job is ignored", Absent(), adoption_refused(AT), Ignored.UNKNOWN_KEY),
+    ignored("a repeated adoption is ignored", ADOPTED, adopted(AT, deadline_at_ms=DEADLINE + 5), Ignored.DUPLICATE),
+    ignored("an adoption under a job's id is a conflict", RUNNING, adopted(request_sha256="x"), Ignored.CONFLICT),
+    ignored("an adoption while backing off is a conflict", BACKING, adopted(request_sha256="x"), Ignored.CONFLICT),
+    ignored("a repeated adoption after the end is ignored", FINISHED, adopted(AT), Ignored.DUPLICATE),
+    ignored("a refused adoption of what the job created is stale", RUNNING, adoption_refused(AT), Ignored.STALE),
+    ignored("a refused adoption while backing off is stale", BACKING, adoption_refused(AT), Ignored.STALE),
+    ignored("a refused adoption after the end is late", FINISHED, adoption_refused(AT), Ignored.LATE),
+    Case(
+        "a response that belongs to another job ends who adopted it as rejected, and is not released",
+        ADOPTED,
+        adoption_refused(AT),
+        Step(finished("rejected", AT), (result("rejected", AT, reason=TAKEN, model=None),)),
     ),
     ignored("a cancel of no job is ignored", Absent(), cancel_requested(AT), Ignored.UNKNOWN_KEY),
     ignored("an acceptance of no job is ignored", Absent(), accepted(AT), Ignored.UNKNOWN_KEY),
@@ -293,6 +323,8 @@ def test_no_pair_of_state_and_fact_is_left_out() -> None:
         AttemptUnknown,
         AttemptSettled,
         JobTimerFired,
+        ResponseAdopted,
+        AdoptionRefused,
     )
     assert {(type(case.given), type(case.when)) for case in CASES} == set(product(states, facts))
 

@@ -15,13 +15,16 @@ from schemas.responses import (
     ResponseTimerFired,
     WebhookReceived,
 )
-from streams.fold.response import Absent, Ended, ResponseState, Running, Sight, Unclaimed, due_ms, step
+from streams.fold.response import Absent, Ended, Hooks, ResponseState, Running, Sight, Unclaimed, due_ms, step
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
     FORGET_AFTER,
     JOB,
+    REQUEST,
     RESP,
     T0,
+    accepted,
+    adoption_refused,
     claimed,
     look_failed,
     observed,
@@ -36,6 +39,9 @@ AT = T0 + 1_000
 UNCLAIMED = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
 RUNNING = Running(claim(), T0 + 20_000)
 ENDED = Ended(claim(), "completed", AT + FORGET_AFTER)
+ELSEWHERE = Running(replace(claim(), made_elsewhere=True), T0 + 20_000)
+OTHER_JOB = {"job_id": "other:job", "attempt": 1, "tenant": "other"}
+TAKEN = adoption_refused(AT)
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,95 @@ CASES = (
     ),
     ignored("a repeated webhook makes no look", replace(RUNNING, hooks=hooks(T0)), hook(AT), Ignored.DUPLICATE),
     ignored("a second claim is ignored", RUNNING, claimed(AT, attempt=2), Ignored.DUPLICATE),
+    ignored("a second create's claim gives way to the first", RUNNING, claimed(AT, job_id="x"), Ignored.DUPLICATE),
+    ignored("another job can't release it", RUNNING, released(AT, job_id="x"), Ignored.CONFLICT),
+    Case(
+        "what was made elsewhere is polled at once, and any answer is taken",
+        Absent(),
+        claimed(CLAIM_AT, made_elsewhere=True),
+        Step(
+            replace(ELSEWHERE, looks=1, look_at_ms=CLAIM_AT + 20_000),
+            (look(CLAIM_AT, f"{RESP}/claimed", "claim", job_id=None),),
+        ),
+    ),
+    Case(
+        "who adopts a response of a job is refused, and not told whose it is",
+        replace(RUNNING, claim=replace(claim(), job_id="other:job", tenant="other")),
+        claimed(AT, made_elsewhere=True),
+        Step(replace(RUNNING, claim=replace(claim(), job_id="other:job", tenant="other")), (TAKEN,)),
+    ),
+    Case(
+        "who adopts a response of a job of his own is told which",
+        RUNNING,
+        claimed(AT, job_id="adopted_1", made_elsewhere=True),
+        Step(RUNNING, (adoption_refused(AT, job_id="adopted_1", message=f"It belongs to the job {JOB}."),)),
+    ),
+    Case(
+        "after the end, too",
+        ENDED,
+        claimed(AT, job_id="adopted_1", tenant="other", made_elsewhere=True),
+        Step(ENDED, (adoption_refused(AT, job_id="adopted_1"),)),
+    ),
+    Case(
+        "the claim of a create takes over what was adopted",
+        ELSEWHERE,
+        claimed(AT, **OTHER_JOB),
+        Step(
+            Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
+            (TAKEN,),
+        ),
+    ),
+    Case(
+        "after the end, too: it is polled again for the job that created it",
+        replace(ENDED, claim=ELSEWHERE.claim),
+        claimed(AT, **OTHER_JOB),
+        Step(
+            Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
+            (TAKEN,),
+        ),
+    ),
+    Case(
+        "an adopted response whose metadata name another job is given back, and its end is told nobody",
+        ELSEWHERE,
+        observed(AT, raw_status="completed", response=REQUEST, **OTHER_JOB),
+        Step(
+            Unclaimed(CLAIM_AT, Hooks(), None, AT + FORGET_AFTER),
+            (accepted(AT, status="completed", adopted=True, look_at_ms=AT + 30_000, **OTHER_JOB), TAKEN),
+        ),
+    ),
+    Case(
+        "an adopted response that names nobody settles",
+        ELSEWHERE,
+        observed(AT),
+        Step(
+            Ended(ELSEWHERE.claim, "completed", AT + FORGET_AFTER),
+            (settled(AT, id=f"{RESP}/settled/{JOB}", found_by="look", looks=0),),
+        ),
+    ),
+    Case(
+        "a release cancels nothing of which nobody has seen whom it names",
+        ELSEWHERE,
+        released(AT),
+        Step(replace(ELSEWHERE, released_at_ms=AT)),
+    ),
+    Case(
+        "until then its timer polls",
+        replace(ELSEWHERE, released_at_ms=AT),
+        response_timer(T0 + 20_000),
+        Step(
+            replace(ELSEWHERE, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000),
+            (look(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer", job_id=None),),
+        ),
+    ),
+    Case(
+        "and then cancels",
+        replace(ELSEWHERE, released_at_ms=AT, sight=Sight("queued", CLAIM_AT)),
+        response_timer(T0 + 20_000),
+        Step(
+            replace(ELSEWHERE, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000, sight=Sight("queued", CLAIM_AT)),
+            (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel", job_id=None),),
+        ),
+    ),
     Case(
         "a terminal observation settles the attempt",
         replace(RUNNING, looks=2),
@@ -253,7 +348,7 @@ def test_no_pair_of_state_and_fact_is_left_out() -> None:
 
 def test_every_reason_to_ignore_that_a_response_has_is_met() -> None:
     met = {case.then.ignored for case in CASES} - {None}
-    assert met == {Ignored.UNKNOWN_KEY, Ignored.DUPLICATE, Ignored.STALE, Ignored.LATE}
+    assert met == {Ignored.UNKNOWN_KEY, Ignored.DUPLICATE, Ignored.STALE, Ignored.LATE, Ignored.CONFLICT}
 
 
 @pytest.mark.parametrize(

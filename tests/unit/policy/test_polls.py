@@ -161,8 +161,28 @@ def test_a_cancel_observes_with_any_status_and_is_declined_by_400_404_and_409() 
         {"job": "j\n", "attempt": "1", "tenant": "t"},
     ],
 )  # fmt: skip
-def test_an_owner_is_read_only_where_all_of_it_is_well_formed(metadata: Any) -> None:
-    assert owner_of(metadata) is None
+@pytest.mark.parametrize("prefix", ["", "backstop_"])
+def test_an_owner_is_read_only_where_all_of_it_is_well_formed(metadata: Any, prefix: str) -> None:
+    named = {f"{prefix}{name}": value for name, value in metadata.items()} if isinstance(metadata, dict) else metadata
+    assert owner_of(named) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "owner"),
+    [
+        ({"backstop_job": "t:j", "backstop_attempt": "2", "backstop_tenant": "t"}, Owner("t:j", 2, "t")),
+        ({"job": "t:j", "attempt": "2", "tenant": "t"}, Owner("t:j", 2, "t")),
+        ({"job": "j", "attempt": "1", "tenant": "default"}, Owner("j", 1, "default")),
+        ({"job": "nightly", "attempt": "1", "tenant": "acme"}, None),
+        ({"job": "x:j", "attempt": "1", "tenant": "default"}, None),
+        ({"job": "t:j", "attempt": "2", "tenant": "t", "backstop_job": "j"}, None),
+        ({"job": "t:j", "attempt": "2", "tenant": "t"}
+         | {"backstop_job": "j", "backstop_attempt": "1", "backstop_tenant": "default"}, Owner("j", 1, "default")),
+    ],
+    ids=["now", "before", "before, default", "a user's own", "no id of that tenant", "half of ours", "ours beside a user's"],
+)  # fmt: skip
+def test_ours_are_told_from_a_users_own_names(metadata: dict[str, str], owner: Owner | None) -> None:
+    assert owner_of(metadata) == owner
 
 
 def test_odd_numbers_of_a_response_are_left_out() -> None:

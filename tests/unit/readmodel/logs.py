@@ -1,6 +1,6 @@
 """Facts for the read model's tests, and logs of whole jobs. Times are small numbers, so that a test can name them."""
 
-from typing import Any
+from typing import Any, Literal
 
 from readmodel.batch import Fact, Record
 from readmodel.rows import Position
@@ -17,6 +17,7 @@ from schemas.jobs import (
     JobRefused,
     JobSubmitted,
     JobTimerFired,
+    ResponseAdopted,
 )
 from schemas.responses import ResponseClaimed, ResponseObserved, WebhookReceived
 from schemas.results import JobResult
@@ -129,8 +130,27 @@ def webhook(response_id: str = "resp_1", at_ms: int = 8_900) -> WebhookReceived:
     )
 
 
-def claimed(job_id: str = "j", response_id: str = "resp_1", at_ms: int = 2_000) -> ResponseClaimed:
+def adopted(job_id: str = "j", response_id: str = "resp_1", at_ms: int = 1_000, **changes: Any) -> ResponseAdopted:
+    fields: dict[str, Any] = {
+        "id": f"{job_id}/adopted",
+        "at_ms": at_ms,
+        "job_id": job_id,
+        "tenant": "default",
+        "door": "http",
+        "response_id": response_id,
+        "request_sha256": "b" * 64,
+        "deadline_at_ms": DEADLINE_MS,
+        "look_at_ms": at_ms,
+        "policy": DoorPolicy().stamp(0),
+    }
+    return ResponseAdopted(**{**fields, **changes})
+
+
+def claimed(
+    job_id: str = "j", response_id: str = "resp_1", at_ms: int = 2_000, made_elsewhere: Literal[True] | None = None
+) -> ResponseClaimed:
     return ResponseClaimed(
+        made_elsewhere=made_elsewhere,
         id=f"{response_id}/claimed",
         at_ms=at_ms,
         response_id=response_id,

@@ -9,12 +9,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from readmodel.feed import StreamLimits
-from readmodel.queries import find_owner, tenant_load
+from readmodel.queries import find_owner, find_row, tenant_load
 from readmodel.routes import JustTaken, add_routes
 from receiver.submissions import AcceptedJob
 from runtime.blobs import FolderBlobs
 from tests.unit.readmodel.conftest import Bench
-from tests.unit.readmodel.logs import Log, accepted, claimed, submitted, whole_job
+from tests.unit.readmodel.logs import Log, accepted, adopted, claimed, submitted, whole_job
 from tests.unit.readmodel.projection import Projection
 
 
@@ -51,6 +51,29 @@ def test_the_owner_of_a_response_is_the_job_that_claimed_it(run) -> None:
         database = bench.another()
         assert await database.read(lambda conn: find_owner(conn, fact.response_id)) == ("x", "x:job")
         assert await database.read(lambda conn: find_owner(conn, "resp_foreign")) is None
+
+    run(body)
+
+
+def test_who_adopted_a_response_owns_it_until_the_job_that_created_it_claims_it(run) -> None:
+    async def body(bench: Bench) -> None:
+        projection = await Projection(bench.another()).take_over()
+        log, database = Log(), bench.another()
+
+        async def owner() -> Any:
+            return await database.read(lambda conn: find_owner(conn, "resp_x"))
+
+        await projection.take(
+            log.put(adopted("y:a", "resp_x", tenant="y"), claimed("y:a", "resp_x", made_elsewhere=True))
+        )
+        assert await owner() == ("y", "y:a")
+        row = await database.read(lambda conn: find_row(conn, "y", "y:a"))
+        assert row is not None
+        assert (row.status, row.model, row.attempts) == ("running", None, 1)
+        await projection.take(log.put(submitted("x:job", tenant="x"), claimed("x:job", "resp_x")))
+        assert await owner() == ("x", "x:job")
+        await projection.take(log.put(claimed("y:a", "resp_x", made_elsewhere=True)))
+        assert await owner() == ("x", "x:job")
 
     run(body)
 

@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[Any, int, str | None]] = {
     "a typo": (b'{"request":{"model":"m"},"timeot_ms":1}', 422, "#/timeot_ms"),
     "no model": (b'{"request":{}}', 422, "#/request"),
     "store false": (b'{"request":{"model":"m","store":false}}', 422, "#/request"),
-    "our metadata": (b'{"request":{"model":"m","metadata":{"job":"x"}}}', 422, "#/request"),
+    "our metadata": (b'{"request":{"model":"m","metadata":{"backstop_job":"x"}}}', 422, "#/request"),
     "an id with a colon": (b'{"request":{"model":"m"},"job_id":"a:b"}', 422, "#/job_id"),
     "two deadlines": (b'{"request":{"model":"m"},"timeout_ms":5000,"deadline_at_ms":1}', 422, "#"),
     "too long": (b'{"request":{"model":"m"},"timeout_ms":604800001}', 422, "#/timeout_ms"),

@@ -60,8 +60,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "after a response of somebody else's": ({"previous_response_id": "resp_x"}, "previous_response_id", "your own"),
     "without a model": ({"model": None}, "model", "Missing required parameter"),
     "with a model that is no text": ({"model": 7}, "model", "Missing required parameter"),
-    "with our metadata": ({"metadata": {"job": "x"}}, "metadata.job", "set by Backstop"),
-    "with too much metadata": ({"metadata": {str(n): "x" for n in range(14)}}, "metadata", "13 pairs"),
+    "with our metadata": ({"metadata": {"backstop_job": "x"}}, "metadata.backstop_job", "set by Backstop"),
+    "with 14 pairs of metadata": (
+        {"metadata": {str(n): "x" for n in range(14)}},
+        "metadata",
+        "14 pairs and may have 13",
+    ),
+    "with 16 pairs of metadata": (
+        {"metadata": {str(n): "x" for n in range(16)}},
+        "metadata",
+        "16 pairs and may have 13",
+    ),
     "with metadata that is no text": ({"metadata": {"n": 1}}, "metadata.n", "string values"),
 }
 

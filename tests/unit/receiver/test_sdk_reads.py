@@ -39,9 +39,10 @@ def test_the_end_is_the_providers_object_under_our_id_without_our_metadata() -> 
     ("ours", "theirs"),
     [
         ({"job": "j", "attempt": "1", "tenant": "t"}, {"mine": "kept"}),
+        ({}, {"job": "17", "attempt": "1", "tenant": "x"}),
         ({"backstop_job": "j", "backstop_attempt": "1", "backstop_tenant": "t"}, {"job": "17", "tenant": "x"}),
     ],
-    ids=["before the prefix", "with it"],
+    ids=["before the prefix", "none, at a server that keeps none", "with it"],
 )
 def test_our_metadata_is_ours_by_its_prefix_and_the_rest_is_the_callers(
     ours: dict[str, str], theirs: dict[str, str]

@@ -57,6 +57,8 @@ INLINE = InlineBody(value={"output": [{"text": "é\u2028 \U0001f600"}, None, 1.5
 MESSAGES: tuple[Message, ...] = (
     b.submitted(session_id="s:1", tags=("a", "b")),
     b.submitted(request=BLOB),
+    b.adopted(session_id="s:1", tags=("a",), include=("reasoning.encrypted_content",), asked_by="0123456789ab"),
+    b.adoption_refused(5),
     b.refused(),
     b.cancel_requested(5, reason="tired"),
     b.accepted(5, adopted=True, sent_at_ms=4, provider_request_id="req_1"),
@@ -71,6 +73,7 @@ MESSAGES: tuple[Message, ...] = (
     b.webhook(5, ended_at_ms=4),
     b.claimed(5),
     b.claimed(5, stream=True),
+    b.claimed(5, made_elsewhere=True),
     PartialOutput(
         id="p", at_ms=5, job_id="job_1", tenant="acme", attempt=1, response_id="resp_1", after=-1, end_number=2,
         events=({"type": "response.output_text.delta", "sequence_number": 1, "delta": "é\u2028"},), cut="event_too_large",

@@ -67,7 +67,12 @@ class World:
     receiver: Receiver
 
     async def create(self, *, job: str = "job_1", attempt: str = "1", fault: str = "", **more: Any) -> Response:
-        metadata = {"job": job, "attempt": attempt, "tenant": "acme", **more.pop("metadata", {})}
+        metadata = {
+            "backstop_job": job,
+            "backstop_attempt": attempt,
+            "backstop_tenant": "acme",
+            **more.pop("metadata", {}),
+        }
         if fault:
             metadata["sim_fault"] = fault
         body = {"model": "gpt-6-astra", "input": "Hello", "background": True, "store": True, **more}

@@ -46,7 +46,7 @@ def test_a_spoiled_create_is_recorded_if_and_only_if_it_was_accepted(side: str) 
                 if lines:
                     assert (lines[-1]["fault"], lines[-1]["replied"]) == (fault, False)
                     found = await w.sdk.responses.retrieve(lines[-1]["response"])
-                    assert (found.metadata or {})["job"] == f"job_{kind}"
+                    assert (found.metadata or {})["backstop_job"] == f"job_{kind}"
             assert (await w.create(fault=f"create_{side}_null") is None) is True
 
     asyncio.run(case())

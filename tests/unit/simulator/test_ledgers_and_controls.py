@@ -27,7 +27,7 @@ def test_a_create_is_recorded_with_what_it_was_for() -> None:
                 "attempt": "1",
                 "tenant": "acme",
                 "model": "gpt-6-astra",
-                "metadata": {"job": "job_1", "attempt": "1", "tenant": "acme"},
+                "metadata": {"backstop_job": "job_1", "backstop_attempt": "1", "backstop_tenant": "acme"},
                 "background": True,
                 "retry_count": 0,
                 "idempotency_key": "k",
@@ -184,5 +184,26 @@ def test_the_oldest_ended_responses_are_forgotten_beyond_the_limit() -> None:
             for number, one in enumerate(created):
                 assert (await w.raw("GET", f"/responses/{one.id}"))[0] == (200 if number >= 2 else 404)
             assert (await w.control("GET", "stats"))["in_memory"] == 2
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "names"),
+    [
+        ({"job": "j", "attempt": "2", "tenant": "t"}, ("j", "2", "t")),
+        ({"job": "17", "tenant": "x"} | {"backstop_job": "j", "backstop_attempt": "2"}, ("j", "2", None)),
+        ({"mine": "x"}, (None, None, None)),
+    ],
+    ids=["without the prefix", "with it, beside a user's own", "neither"],
+)
+def test_the_ledger_reads_both_names_of_what_a_create_is_for(
+    metadata: dict[str, str], names: tuple[str | None, ...]
+) -> None:
+    async def case() -> None:
+        async with world() as w:
+            await w.sdk.responses.create(model="m", input="Hi", background=True, metadata=metadata)
+            (line,) = await w.ledger("creates")
+            assert (line["job"], line["attempt"], line["tenant"]) == names
 
     asyncio.run(case())

@@ -21,7 +21,7 @@ def response(**changes: Any) -> dict[str, Any]:
         "id": RESPONSE_ID, "object": "response", "created_at": 1795341600, "status": "queued", "background": True,
         "store": True, "model": "gpt-6-astra", "output": [], "usage": None, "error": None, "incomplete_details": None,
         "completed_at": None, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
-        "metadata": {"job": "job_1", "attempt": "1", "tenant": "acme"}, **changes,
+        "metadata": {"backstop_job": "job_1", "backstop_attempt": "1", "backstop_tenant": "acme"}, **changes,
     }  # fmt: skip
 
 

@@ -28,7 +28,12 @@ def test_a_create_is_background_and_stored_and_says_whose_it_is() -> None:
     async def scenario() -> tuple[Reply, Server]:
         mischief = server.answer(200, server.response(), x_request_id="req_9")
         async with serving(mischief) as state, connected(state.base_url) as client:
-            request = {"model": "m", "input": "Hi", "a_field_of_tomorrow": [1], "metadata": {"team": "red"}}
+            request = {
+                "model": "m",
+                "input": "Hi",
+                "a_field_of_tomorrow": [1],
+                "metadata": {"team": "red", "job": "17"},
+            }
             return await created(client, request), state
 
     reply, state = asyncio.run(scenario())
@@ -37,7 +42,9 @@ def test_a_create_is_background_and_stored_and_says_whose_it_is() -> None:
     assert (sent.method, sent.path) == ("POST", "/v1/responses")
     assert sent.json() == {
         "model": "m", "input": "Hi", "a_field_of_tomorrow": [1], "background": True, "store": True,
-        "metadata": {"team": "red", "job": "job_1", "attempt": "2", "tenant": "acme"},
+        "metadata": {
+            "team": "red", "job": "17", "backstop_job": "job_1", "backstop_attempt": "2", "backstop_tenant": "acme",
+        },
     }  # fmt: skip
     assert sent.headers["authorization"] == f"Bearer {KEY}"
     assert sent.headers["idempotency-key"] == "job_1/2"
@@ -47,11 +54,13 @@ def test_a_create_is_background_and_stored_and_says_whose_it_is() -> None:
 def test_metadata_of_the_caller_cannot_take_the_place_of_ours() -> None:
     async def scenario() -> Server:
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
-            await created(client, {"model": "m", "metadata": {"job": "forged"}, "store": False, "background": False})
+            await created(
+                client, {"model": "m", "metadata": {"backstop_job": "forged"}, "store": False, "background": False}
+            )
             return state
 
     sent = asyncio.run(scenario()).requests[0].json()
-    assert sent["metadata"]["job"] == "job_1"
+    assert sent["metadata"]["backstop_job"] == "job_1"
     assert (sent["store"], sent["background"]) == (True, True)
 
 

@@ -1,0 +1,77 @@
+"""What the response fold tells the job fold: whom a response names, how it ended, and that it is not to be adopted. Pure."""
+
+from schemas.base import FoundBy
+from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled
+from schemas.responses import ResponseClaimed, ResponseObserved
+from schemas.statuses import GIVEN_UP_STATUSES, SettledStatus
+from streams.fold.response_states import Running
+
+
+def offered(event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> AttemptAccepted:
+    """Its metadata name that job: the job fold checks that it exists, is that tenant's, and waits for it."""
+    return AttemptAccepted(
+        id=f"{job_id}/{attempt}/accepted/{event.response_id}",
+        at_ms=event.at_ms,
+        job_id=job_id,
+        attempt=attempt,
+        tenant=tenant,
+        response_id=event.response_id,
+        status=event.raw_status or event.outcome,
+        adopted=True,
+        look_at_ms=event.next_look_at_ms,
+    )
+
+
+def adoption_refused(
+    event: ResponseClaimed | ResponseObserved, job_id: str, tenant: str, owner_job_id: str, owner_tenant: str
+) -> AdoptionRefused:
+    """For the job that adopted it. It names the job that it belongs to only where that is the same tenant's."""
+    own = owner_job_id.removeprefix(f"{tenant}:")
+    whose = f"It belongs to the job {own}." if owner_tenant == tenant else "It can't be adopted: it belongs to a job."
+    return AdoptionRefused(
+        id=f"{event.response_id}/refused/{job_id}",
+        at_ms=event.at_ms,
+        job_id=job_id,
+        response_id=event.response_id,
+        message=whose,
+    )
+
+
+def told(state: Running, event: ResponseObserved, status: SettledStatus) -> AttemptSettled:
+    """What the job fold is told of an end, or of a response that seems to have none."""
+    found_by: FoundBy = "webhook" if state.hooks.ids else "look"
+    code, message = event.code, event.message
+    if status in GIVEN_UP_STATUSES:
+        code, message = f"response_{status}", _without_end(state, event, status)
+    elif event.outcome == "odd":
+        code, message = "unknown_status", f"its status is {event.raw_status!r}, which this release does not know"
+    word = "settled" if status != state.sight.told else status
+    return AttemptSettled(
+        id=f"{event.response_id}/{word}" + (f"/{state.claim.job_id}" if state.claim.made_elsewhere else ""),
+        at_ms=event.at_ms,
+        job_id=state.claim.job_id,
+        attempt=state.claim.attempt,
+        response_id=event.response_id,
+        status=status,
+        cause="faulty" if status in GIVEN_UP_STATUSES else event.cause,
+        code=code,
+        message=message,
+        wait_ms=event.wait_ms,
+        response=event.response,
+        usage=event.usage,
+        continuation_id=event.continuation_id,
+        found_by=found_by,
+        looks=state.looks,
+        webhook_at_ms=state.hooks.first_at_ms,
+        provider_created_at_ms=event.provider_created_at_ms,
+        provider_ended_at_ms=event.provider_ended_at_ms or state.hooks.ended_at_ms,
+    )
+
+
+def _without_end(state: Running, event: ResponseObserved, status: SettledStatus) -> str | None:
+    sight = state.sight
+    if status == "stuck" and sight.since_ms is not None:
+        return f"it stood at {sight.status!r} for {event.at_ms - sight.since_ms} ms"
+    if sight.missing_since_ms is not None:
+        return f"it was answered with 404 for {event.at_ms - sight.missing_since_ms} ms"
+    return None
