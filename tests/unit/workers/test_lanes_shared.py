@@ -182,11 +182,11 @@ def test_a_worker_without_a_board_probes_by_itself() -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["create", "create", "answer", "answer", "read", "read", "wait", "join", "die"]),
+        st.sampled_from(["create"] * 6 + ["answer"] * 4 + ["read"] * 8 + ["wait"] * 3 + ["join", "die"]),
         st.integers(0, 5),
-        st.sampled_from([10, 1_000, 4_000, 20_000, 61_000]),
+        st.sampled_from([10, 4_000, 61_000]),
     ),
-    max_size=120,
+    max_size=60,
 )
 
 
@@ -251,12 +251,15 @@ class Play:
             self.asked = [each for each in self.asked if each[0] is not dead]
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=250, deadline=None, database=None, derandomize=True)
 @given(STEPS)
 def test_whatever_the_order_one_probe_is_out_and_the_lane_opens_when_the_provider_is_back(
     steps: list[tuple[str, int, int]],
 ) -> None:
     play = Play()
+    fail(play.log.workers[0], FAILURES_MAX)
+    play.log.read_all()
+    play.log.now_ms += PROBE_WAIT_MS
     for step, number, wait_ms in steps:
         workers = play.log.workers
         worker = workers[number % len(workers)]
@@ -266,7 +269,7 @@ def test_whatever_the_order_one_probe_is_out_and_the_lane_opens_when_the_provide
             case "answer":
                 play.answer(number)
             case "read":
-                play.read(worker, 1 + number * 5)
+                play.read(worker, 1 + number)
             case "wait":
                 play.log.now_ms += wait_ms
             case "join":
