@@ -76,7 +76,8 @@ class Lanes:
                 await heard.wait()
         except TimeoutError:
             log.warning("lane_claim_unheard", model=model, wait_s=CLAIM_WAIT_S)
-            self.read(asked, self.now_ms())
+            for fact in [*(fact for fact, _ in self._unread.get(model, {}).values()), asked]:
+                self.read(fact, self.now_ms())
         finally:
             self._claims.pop(model, None)
         return self.verdict(model, command_id)
