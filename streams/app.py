@@ -319,9 +319,9 @@ class Worker:
 
         def recovered(active: set[int]) -> None:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
+            self._lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
-                self._lanes.share = share_of(active, settings.partitions)
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)

@@ -1,6 +1,7 @@
 """The submitter against a real HTTP server, with a group in memory: what is sent, how often, and what is said about it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from schemas.base import BlobBody, InlineBody
 from schemas.commands import CreateResponse
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
+from schemas.lanes import CreateFailed, LaneFact, ProbeClaimed
+from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS
 from streams.policy.looks import LookPolicy, Webhooks
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
@@ -80,9 +83,9 @@ async def submitting(
             base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, create_timeout_ms=1_500
         )
         submitter = Submitter(
-            group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: now_ms[0], metrics=metrics,
-            looks=Webhooks(LookPolicy()), lanes=Lanes(lambda: now_ms[0]), inline_bytes_max=65_536,
-            edge_blocked=blocked.append, **{"drain_ms": 2_000, **options},
+            group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics,
+            looks=Webhooks(LookPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
+            **{"drain_ms": 2_000, "now_ms": lambda: now_ms[0], "lanes": Lanes(lambda: now_ms[0]), **options},
         )  # fmt: skip
         run = asyncio.create_task(submitter.run(stop))
         try:
@@ -351,6 +354,43 @@ def test_while_the_broker_is_away_the_fact_is_kept_and_told_when_it_is_back(tmp_
             (fact,) = await bench.facts(1)
             assert isinstance(fact, AttemptAccepted)
             assert bench.server.posts == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_outage_costs_what_is_in_flight_when_the_fifth_failure_is_known(tmp_path: Path) -> None:
+    concurrency, commands = 8, 60
+
+    async def scenario() -> None:
+        async with submitting(tmp_path, server.answer(503, {"error": {"code": "x"}}), concurrency=concurrency) as bench:
+            bench.commands.publish(*(create(f"job_{number}") for number in range(commands)))
+            facts = await bench.facts(commands)
+            causes = Counter(fact.cause for fact in facts)
+            assert causes == {"overloaded": bench.server.posts, "held": commands - bench.server.posts}
+            assert FAILURES_MAX <= bench.server.posts <= concurrency + FAILURES_MAX - 1
+
+    asyncio.run(scenario())
+
+
+def test_a_probe_that_waits_for_its_turn_past_its_time_is_not_sent_and_gives_the_turn_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        now_ms, written = [NOW_MS], list[LaneFact]()
+        lanes = Lanes(lambda: now_ms[0])
+        lanes.failed("m", "c", "account", "x")
+        lanes.join(written.append)
+        now_ms[0] += PROBE_WAIT_MS
+        async with submitting(tmp_path, lanes=lanes, now_ms=lambda: now_ms[0]) as bench:
+            bench.commands.publish(create())
+            await eventually(lambda: bool(written), 5, "a claim")
+            now_ms[0] += VALID_MS
+            lanes.read(written[0], now_ms[0])
+            (fact,) = await bench.facts(1)
+            assert (fact.cause, fact.code) == ("unsent", "command_expired")
+            assert bench.server.posts == 0
+            closed = lanes.of("m").closed
+            assert closed is not None
+            assert closed.probing is None
+            assert [type(each) for each in written] == [ProbeClaimed, CreateFailed]
 
     asyncio.run(scenario())
 
