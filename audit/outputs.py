@@ -27,7 +27,10 @@ WATCHED: Mapping[str, Check] = {
 
 _OUTPUTS_ON_LOGS = {
     "jobs": (
-        b'"type":"attempt_settled"', b'"type":"attempt_accepted"', b'"type":"usage_booked"', b'"type":"adoption_refused"',
+        b'"type":"attempt_settled"',
+        b'"type":"attempt_accepted"',
+        b'"type":"usage_booked"',
+        b'"type":"adoption_refused"',
     ),
     "responses": (b'"type":"response_claimed"', b'"type":"response_released"'),
 }

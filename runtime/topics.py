@@ -40,6 +40,8 @@ class WantedTopic:
     """Whether another partition count breaks us."""
     replication_factor: int
     config: Mapping[str, str]
+    vital: bool = True
+    """Whether we can't do without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) ->
     async with _admin(settings, patience_s) as admin:
         while True:
             differences = compare(wanted, await _found(admin, [topic.name for topic in wanted]))
-            waits = any(difference.aspect == "missing" for difference in differences)
+            waits = any(difference.aspect == "missing" and difference.fatal for difference in differences)
             if not waits or monotonic_s() >= deadline_s:
                 break
             await asyncio.sleep(ASK_AGAIN_S)
@@ -194,13 +196,14 @@ def _wanted(settings: RuntimeSettings, topic: Topic) -> WantedTopic:
             "min.insync.replicas": str(settings.min_insync_replicas),
             **dict(topic.config),
         },
+        vital=topic.vital,
     )
 
 
 def _missing(topic: WantedTopic) -> Difference:
     return Difference(
         topic=topic.name, aspect="missing", setting="topic", found="missing",
-        wanted=f"{topic.partitions} partitions", fatal=True,
+        wanted=f"{topic.partitions} partitions", fatal=topic.vital,
         advice="Run `backstop topics create`.",
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ FOR_EVER_MS = -1
 
 TopicName = Literal[
     "requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters", "clock", "partials",
-    "webhook-endpoints", "deliveries",
+    "webhook-endpoints", "deliveries", "lanes",
 ]  # fmt: skip
 
 
@@ -26,6 +26,8 @@ class Topic:
     cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
     fixed: bool = True
     config: tuple[tuple[str, str], ...] = field(default=())
+    vital: bool = True
+    """Whether no process starts without it."""
 
     def full_name(self, prefix: str) -> str:
         return f"{prefix}{self.name}"
@@ -50,5 +52,7 @@ TOPICS: tuple[Topic, ...] = (
     # A segment is deleted as a whole, and only once it is no longer written to: at the defaults that is a gigabyte a partition.
     Topic("partials", "job id", "output of responses that still run, for who watches; may have holes, decides nothing",
           ("follower",), 2 * HOUR_MS, fixed=False, config=(("segment.ms", "900000"),)),
+    Topic("lanes", "account and model", "what creates met, as workers tell one another; nothing is folded from it", ("submitter", "caller"),
+          HOUR_MS, fixed=False, config=(("segment.ms", "900000"),), vital=False),
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

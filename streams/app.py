@@ -27,6 +27,7 @@ from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
 from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
+from streams.policy.lanes import share_of
 from streams.policy.looks import Webhooks
 from streams.results import ResultsPublisher
 from streams.scheduler.due import DueIndex, IndexedRows
@@ -42,7 +43,8 @@ from streams.workers.caller import Caller
 from streams.workers.follower import Follower
 from streams.workers.following import FollowLimits
 from streams.workers.group import CommandGroup
-from streams.workers.lanes import Lanes
+from streams.workers.lane_board import LaneBoard
+from streams.workers.lanes import Lanes, account_name
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.openai_client import OpenAIClient
 from streams.workers.openai_stream import OpenAIStreams
@@ -78,7 +80,9 @@ class Worker:
         self._storage = open_storage(settings)
         self.health.watch("blobs", self._storage.complaint)
         self._worker_metrics = WorkerMetrics()
-        self._lanes = Lanes(self._now_ms, self._worker_metrics.lane)
+        self._lanes = self._make_lanes()
+        self._board = LaneBoard(settings, self._lanes, self._publisher, self._now_ms)
+        self._rules = tuple(rule.rule() for rule in settings.answer_rules)
         self._webhooks = Webhooks(settings.look_policy(), expected=settings.webhooks_expected)
         self._account: dict[str, Any] = {
             "base_url": settings.openai_base_url,
@@ -95,7 +99,7 @@ class Worker:
             "metrics": self._worker_metrics,
             "looks": self._webhooks,
             "lanes": self._lanes,
-            "rules": tuple(rule.rule() for rule in settings.answer_rules),
+            "rules": self._rules,
             "inline_bytes_max": settings.inline_bytes_max,
         }
         """What the submitter and the caller are made of."""
@@ -135,8 +139,11 @@ class Worker:
         submitter, caller = self._submitter(client, rate), self._caller(client, rate)
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
+        reading = asyncio.create_task(self._guarded(self._board.run(stop)))
         try:
+            await self._board.first_read()
             await asyncio.gather(
+                reading,
                 run_app(self._app, stop),
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
@@ -148,6 +155,7 @@ class Worker:
         finally:
             for task in probing:
                 task.cancel()
+            reading.cancel()
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
@@ -189,6 +197,13 @@ class Worker:
             tenant=tenant,
             claims=self._storage.claims,
         )
+
+    def _make_lanes(self) -> Lanes:
+        settings, key = self._settings, self._settings.openai_api_key
+        account = account_name(
+            settings.openai_base_url, key.get_secret_value(), settings.openai_organization, settings.openai_project
+        )
+        return Lanes(self._now_ms, self._worker_metrics.lane, account)
 
     def _make_client(self) -> OpenAIClient:
         settings = self._settings
@@ -303,6 +318,7 @@ class Worker:
 
         def recovered(active: set[int]) -> None:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
+            self._lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
             index.own(active)

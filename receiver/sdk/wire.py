@@ -39,7 +39,6 @@ _DEFAULTS: Final[dict[str, Any]] = {
 _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt")
 
 
-
 def response_object(
     response_id: str, status: ResponseStatus, *, model: str | None, created_at_ms: int, request: Mapping[str, Any]
 ) -> dict[str, Any]:

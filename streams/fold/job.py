@@ -63,7 +63,6 @@ __all__ = ["Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "St
 NOT_REPEATED = "the response was created elsewhere, so its request is not known here and can't be sent again"
 
 
-
 def step(state: JobState, event: JobFact) -> Step[JobState]:
     """Fold one fact of a job. Total: what no longer matters is a no-op that says so."""
     match state:

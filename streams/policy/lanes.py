@@ -1,32 +1,46 @@
 """Whether a lane takes creates now: open, closed (one probe at a time), or open again and filling slowly. Pure.
 
 Rules, before the code (ARCHITECTURE.md, "Lanes"):
-- A lane is what the provider limits and refuses as one: the account and the model. A condition of the account closes it at once; creates
-  that fail in a row for a reason that is not the request's close it at the fifth.
-- While it is closed one create at a time goes out as a probe, 1, 2, 4 … 60 s after the one before, or when the provider said. What the
-  probe meets decides: a refusal of that one request opens the lane as an acceptance does, as somebody is at home.
-- Once open it fills along a ramp, so that an hour's backlog is no wave. A lane that closes again soon goes on with longer waits.
+- A lane is what the provider limits and refuses as one: the account and the model. What creates meet are facts on `lanes`; each worker folds
+  them (`take`) in the order of the log, so that all workers close and open a lane at the same record.
+- A condition of the account closes a lane at once; creates that fail in a row for a reason that is not the request's close it at the fifth,
+  whichever workers sent them.
+- While it is closed one create at a time goes out as a probe, 4, 16 and then 60 s after the one before, or when the provider said. A probe
+  claims its turn on the log first: of the claims for one turn the first one in the log has it. What the probe meets decides: a refusal of that
+  one request opens the lane as an acceptance does, as somebody is at home.
+- Once open it fills along a ramp, each worker by its share, so that an hour's backlog is no wave. A lane that closes again soon goes on with
+  longer waits.
+- A wait is reckoned from when a worker read the fact, never from the clock of whoever wrote it.
 - A wrong belief costs a probe, never a job.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal, assert_never
+from typing import Final, Literal, assert_never
 
 from schemas.base import Cause
+from schemas.lanes import CreateFailed, CreateServed, LaneFact, ProbeClaimed
 
 FAILURES_MAX = 5
 """Creates that fail in a row before the lane closes."""
 
-PROBE_WAIT_MS = 1_000
+PROBE_WAIT_MS = 4_000
+PROBE_WAIT_GROWTH = 4
 PROBE_WAIT_MS_MAX = 60_000
 TOLD_WAIT_MS_MAX = 300_000
 """A provider that names a later time is asked after this long all the same: times that are told in an outage are guesses."""
 
 PROBE_ANSWER_MS_MAX = 120_000
-"""A probe that nobody has heard of for so long is given up, and another goes out."""
+"""A probe that nobody has heard of for so long is given up, and the next turn may be claimed."""
+
+HELD_MS = 1_000
+"""A create that is held is not told to come again sooner."""
 
 CANDIDATE_WAIT_MS = 5_000
 """From one waiting job that is let through as a probe to the next, if nothing was heard of the first."""
+
+CANDIDATE_SPREAD_MS = 2_000
+"""Workers let a job through one after the other, within this time: the later ones mostly find that the turn is taken."""
 
 RAMP_MS = 60_000
 RAMP_FIRST = 16
@@ -61,35 +75,70 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True)
+class Probing:
+    """The turn that is taken."""
+
+    command_id: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     since_ms: int
     why: Why
     probe_at_ms: int
     probes: int = 0
-    probing_since_ms: int | None = None
-    candidate_at_ms: int | None = None
-    """When a waiting job was last let through for a probe."""
+    probing: Probing | None = None
 
     @property
     def breaks(self) -> Breaks:
         return breaks_of(self.why.cause) or "broken"
 
+    def due_ms(self) -> int:
+        """When the next turn may be claimed."""
+        if self.probing is None:
+            return self.probe_at_ms
+        return max(self.probe_at_ms, self.probing.since_ms + PROBE_ANSWER_MS_MAX)
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
+    """What the facts say; the times are by the clock of the worker that read them."""
+
     failures: int = 0
     """Creates that failed in a row."""
     closed: Closed | None = None
     opened_at_ms: int | None = None
-    ramped: int = 0
-    """Waiting jobs that began since it opened."""
     probes_before: int = 0
     """Probes of the last closure."""
+    turn: int = 0
+    """The last turn to probe that anybody claimed."""
 
-    @property
-    def plain(self) -> bool:
-        """As a lane that was never heard of."""
-        return self == Lane()
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many waiting jobs one worker has let begin: of the opening, or for the probe, that is named."""
+
+    opened_at_ms: int | None = None
+    begun: int = 0
+    probe_due_ms: int | None = None
+    candidate_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A worker's part of what waits, and its place among the workers (both 0 to 1), by the partitions that it has."""
+
+    part: float = 1.0
+    place: float = 0.0
+
+
+WHOLE: Final = Share()
+
+
+def share_of(owned: Collection[int], partitions: int) -> Share:
+    """Of a worker that has these partitions of the jobs. No two workers have one place, as a partition has one owner."""
+    return Share(len(owned) / partitions, min(owned, default=0) / partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,67 +154,112 @@ class Held:
     why: Why
 
 
-def send(lane: Lane, now_ms: int) -> tuple[Lane, Go | Held]:
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """It may be sent if it gets this turn."""
+
+    turn: int
+
+
+def send(lane: Lane, now_ms: int) -> Go | Held | Claim:
     """A create command is at hand: may it be sent?"""
     closed = lane.closed
     if closed is None:
-        return lane, Go()
-    probing = closed.probing_since_ms is not None and now_ms - closed.probing_since_ms < PROBE_ANSWER_MS_MAX
-    if probing or now_ms < closed.probe_at_ms:
-        return lane, Held(max(closed.probe_at_ms, now_ms + PROBE_WAIT_MS), closed.why)
-    return replace(lane, closed=replace(closed, probing_since_ms=now_ms)), Go(probe=True)
+        return Go()
+    if now_ms < closed.due_ms():
+        return held(closed, now_ms)
+    return Claim(lane.turn + 1)
 
 
-def release(lane: Lane, now_ms: int) -> tuple[Lane, int]:
-    """A waiting job's time has come: 0 where it may begin, else the milliseconds after which to ask again."""
+def granted(lane: Lane, command_id: str, now_ms: int) -> Go | Held:
+    """The claim of `command_id` was read back: has it the turn?"""
     closed = lane.closed
-    if closed is not None:
-        if closed.candidate_at_ms is not None:
-            wait_ms = max(closed.probe_at_ms, closed.candidate_at_ms + CANDIDATE_WAIT_MS) - now_ms
-        else:
-            wait_ms = closed.probe_at_ms - now_ms
-        if wait_ms > 0:
-            return lane, wait_ms
-        return replace(lane, closed=replace(closed, candidate_at_ms=now_ms)), 0
-    if lane.opened_at_ms is None:
-        return lane, 0
-    since_ms = now_ms - lane.opened_at_ms
-    if since_ms >= RAMP_MS:
-        return Lane(failures=lane.failures), 0
-    if lane.ramped < RAMP_FIRST * 2 ** (since_ms / RAMP_DOUBLING_MS) * (1 + since_ms / RAMP_DOUBLING_MS):
-        return replace(lane, ramped=lane.ramped + 1), 0
-    return lane, RAMP_DOUBLING_MS // 20
+    if closed is None:
+        return Go()
+    if closed.probing is not None and closed.probing.command_id == command_id:
+        return Go(probe=True)
+    return held(closed, now_ms)
 
 
-def succeeded(lane: Lane, now_ms: int) -> Lane:
-    """A create was accepted, or refused for what was in it: the provider serves the lane."""
+def held(closed: Closed, now_ms: int) -> Held:
+    return Held(max(closed.probe_at_ms, now_ms + HELD_MS), closed.why)
+
+
+def release(lane: Lane, pace: Pace, now_ms: int, share: Share = WHOLE) -> tuple[Pace, int]:
+    """A waiting job's time has come: 0 where it may begin, else the milliseconds after which to ask again."""
     if lane.closed is not None:
-        return Lane(opened_at_ms=now_ms, probes_before=lane.closed.probes)
+        return _candidate(lane.closed, pace, now_ms, share)
+    if lane.opened_at_ms is None or now_ms - lane.opened_at_ms >= RAMP_MS:
+        return Pace(), 0
+    if pace.opened_at_ms != lane.opened_at_ms:
+        pace = Pace(opened_at_ms=lane.opened_at_ms)
+    doublings = max(0, now_ms - lane.opened_at_ms) / RAMP_DOUBLING_MS
+    if pace.begun < share.part * RAMP_FIRST * 2**doublings * (1 + doublings):
+        return replace(pace, begun=pace.begun + 1), 0
+    return pace, RAMP_DOUBLING_MS // 20
+
+
+def _candidate(closed: Closed, pace: Pace, now_ms: int, share: Share) -> tuple[Pace, int]:
+    due_ms = closed.due_ms()
+    at_ms = due_ms + int(share.place * CANDIDATE_SPREAD_MS)
+    if pace.probe_due_ms == due_ms:
+        at_ms = max(at_ms, pace.candidate_at_ms + CANDIDATE_WAIT_MS)
+    if now_ms < at_ms:
+        return pace, at_ms - now_ms
+    return Pace(probe_due_ms=due_ms, candidate_at_ms=now_ms), 0
+
+
+def take(lane: Lane, fact: LaneFact, at_ms: int) -> Lane:
+    """Fold one fact, read at `at_ms`. Total; a lane that stays as it was is returned unchanged."""
+    match fact:
+        case CreateFailed():
+            lane = _failed(lane, at_ms, fact)
+        case CreateServed():
+            lane = _served(lane, at_ms)
+        case ProbeClaimed():
+            if lane.closed is not None and fact.turn > lane.turn:
+                lane = replace(lane, closed=replace(lane.closed, probing=Probing(fact.command_id, at_ms)))
+        case _:
+            assert_never(fact)
+    return replace(lane, turn=fact.turn) if fact.turn > lane.turn else lane
+
+
+def _served(lane: Lane, at_ms: int) -> Lane:
+    if lane.closed is not None:
+        return Lane(opened_at_ms=at_ms, probes_before=lane.closed.probes, turn=lane.turn)
     return replace(lane, failures=0) if lane.failures else lane
 
 
-def failed(lane: Lane, now_ms: int, why: Why, told_ms: int = 0) -> Lane:
-    """A create met what every other one of the lane would meet, or nobody knows what it met (`faulty`)."""
-    breaks = breaks_of(why.cause)
-    if breaks is None:
-        return succeeded(lane, now_ms) if why.cause in ("never", "later") else _probe_over(lane)
-    failures = lane.failures + 1
-    if lane.closed is None and breaks != "held" and failures < FAILURES_MAX:
-        return replace(lane, failures=failures)
-    since_ms, probes = now_ms, 0
+def _failed(lane: Lane, at_ms: int, fact: CreateFailed) -> Lane:
+    """It met what every other create of the lane would meet, or nobody knows what it met (`faulty`), or it says nothing of the lane (`odd`)."""
+    breaks = breaks_of(fact.cause)
+    if breaks is None and fact.cause in ("never", "later"):
+        return _served(lane, at_ms)
     if lane.closed is not None:
-        since_ms, probes = lane.closed.since_ms, lane.closed.probes + (lane.closed.probing_since_ms is not None)
-    elif lane.opened_at_ms is not None and now_ms - lane.opened_at_ms < RAMP_MS:
-        probes = lane.probes_before
-    wait_ms = min(PROBE_WAIT_MS << min(probes, 10), PROBE_WAIT_MS_MAX)
-    probe_at_ms = now_ms + max(wait_ms, min(told_ms, TOLD_WAIT_MS_MAX))
-    if lane.closed is not None and lane.closed.probing_since_ms is None:
-        probe_at_ms = max(probe_at_ms, lane.closed.probe_at_ms)  # An answer to what was sent before it closed.
-    return Lane(failures=failures, closed=Closed(since_ms, why, probe_at_ms, probes))
-
-
-def _probe_over(lane: Lane) -> Lane:
-    """The probe met something that says nothing about the lane: the next waiting job may try."""
-    if lane.closed is None or lane.closed.probing_since_ms is None:
+        return replace(lane, closed=_still_closed(lane.closed, at_ms, fact))
+    if breaks is None:
         return lane
-    return replace(lane, closed=replace(lane.closed, probing_since_ms=None))
+    failures = lane.failures + 1
+    if breaks != "held" and failures < FAILURES_MAX:
+        return replace(lane, failures=failures)
+    soon = lane.opened_at_ms is not None and at_ms - lane.opened_at_ms < RAMP_MS
+    probes = lane.probes_before if soon else 0
+    why = Why(fact.cause, fact.code, fact.message)
+    return Lane(turn=lane.turn, closed=Closed(at_ms, why, at_ms + _wait_ms(probes, fact.told_ms), probes))
+
+
+def _still_closed(closed: Closed, at_ms: int, fact: CreateFailed) -> Closed:
+    if closed.probing is None or closed.probing.command_id != fact.command_id:
+        # An answer to what was sent before it closed: it may put the next probe off, and never forward.
+        told_ms = min(fact.told_ms, TOLD_WAIT_MS_MAX)
+        return replace(closed, probe_at_ms=max(closed.probe_at_ms, at_ms + told_ms)) if told_ms else closed
+    if breaks_of(fact.cause) is None:
+        return replace(closed, probe_at_ms=at_ms + _wait_ms(closed.probes, 0), probing=None)
+    probes = closed.probes + 1
+    why = Why(fact.cause, fact.code, fact.message)
+    return Closed(closed.since_ms, why, at_ms + _wait_ms(probes, fact.told_ms), probes)
+
+
+def _wait_ms(probes: int, told_ms: int) -> int:
+    wait_ms: int = min(PROBE_WAIT_MS * PROBE_WAIT_GROWTH ** min(probes, 10), PROBE_WAIT_MS_MAX)
+    return max(wait_ms, min(told_ms, TOLD_WAIT_MS_MAX))

@@ -315,7 +315,7 @@ class Caller:
             if isinstance(call.command, RetrieveResponse) and call.command.reason == "timer":
                 self._looks.ended_without()
             if seen.cause is not None:
-                self._lanes.ended(model, seen.cause, seen.code or "", seen.message or "")
+                self._lanes.ended(model, call.command.response_id, seen.cause, seen.code or "", seen.message or "")
         return others
 
     def _ask_again(self, call: Call, answer: AskAgain) -> Message | None:

@@ -32,7 +32,7 @@ from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUn
 from schemas.windows import in_window
 from streams.policy.answers import Accepted, Rejected, Unknown, read_create
 from streams.policy.causes import Rule
-from streams.policy.lanes import Held
+from streams.policy.lanes import Go, Held
 from streams.policy.looks import Webhooks, next_look_at_ms
 from streams.policy.observations import Seen
 from streams.workers.commands import Commands, Taken
@@ -233,26 +233,41 @@ class Submitter:
 
     async def _fact_within(self, item: _Due) -> Message:
         command = item.command
+        request = await self._request_of(command)
+        if isinstance(request, Rejected):
+            return self._rejected(command, request)
+        if self._now_ms() > command.not_after_ms:
+            return self._expired(command)
+        return await self._in_turn(item, request)
+
+    async def _request_of(self, command: CreateResponse) -> dict[str, Any] | Rejected:
+        """The request to send, or why it can't be sent now. Nothing was sent."""
         try:
             request = await get_body(self._blobs, command.request)
         except BlobMissingError as error:
             # A person may bring the blob back; until then each try costs nothing, and `rejections_max` and the deadline end them.
             self._metrics.alarm("blob_missing")
             log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
-            return self._rejected(command, Rejected("faulty", "blob_missing", "the stored request can't be read"))
+            return Rejected("faulty", "blob_missing", "the stored request can't be read")
         except BlobStoreError as error:
-            # The store's trouble: nothing was sent, and the job comes again when its wait is over.
+            # The store's trouble: the job comes again when its wait is over.
             self._metrics.alarm("blob_store")
             log.error("blob_store_trouble", job_id=command.job_id, attempt=command.attempt, error=str(error))
-            return self._rejected(
-                command, Rejected("unsent", "blob_store_unavailable", "the blob store can't be used now")
-            )
-        if not isinstance(request, dict):
-            return self._rejected(command, Rejected("never", "not_an_object", "the request is no JSON object"))
-        if self._now_ms() > command.not_after_ms:
-            self._metrics.attempt("expired")
-            return self._rejected(command, Rejected("unsent", "command_expired", "it waited too long to be sent"))
-        turn = self._lanes.send(command.model)
+            return Rejected("unsent", "blob_store_unavailable", "the blob store can't be used now")
+        return (
+            request
+            if isinstance(request, dict)
+            else Rejected("never", "not_an_object", "the request is no JSON object")
+        )
+
+    async def _in_turn(self, item: _Due, request: dict[str, Any]) -> Message:
+        """Send it if its lane is open, or if it is the lane's probe."""
+        command = item.command
+        turn = await self._lanes.send(command.model, command.id)
+        if self._now_ms() > command.not_after_ms:  # a probe waits for its turn
+            if isinstance(turn, Go) and turn.probe:
+                self._lanes.failed(command.model, command.id, "odd", "command_expired")
+            return self._expired(command)
         if isinstance(turn, Held):
             self._metrics.attempt("held")
             wait_ms = max(0, turn.until_ms - self._now_ms())
@@ -260,6 +275,10 @@ class Submitter:
         return await self._create(item, in_window(
             request, soonest=command.soonest is True, continuation_id=command.continuation_id
         ))  # fmt: skip
+
+    def _expired(self, command: CreateResponse) -> AttemptRejected:
+        self._metrics.attempt("expired")
+        return self._rejected(command, Rejected("unsent", "command_expired", "it waited too long to be sent"))
 
     async def _create(self, item: _Due, request: dict[str, Any]) -> Message:
         command = item.command
@@ -287,7 +306,7 @@ class Submitter:
 
     async def _accepted(self, command: CreateResponse, answer: Accepted, sent_at_ms: int) -> AttemptAccepted:
         self._metrics.attempt("accepted" if answer.end is None else "ended")
-        self._lanes.succeeded(command.model)
+        self._lanes.succeeded(command.model, command.id)
         at_ms = self._now_ms()
         end = await self._ended(command, answer.end) if answer.end is not None else None
         response_id = answer.response_id or f"{command.job_id}/{command.attempt}"
@@ -319,13 +338,13 @@ class Submitter:
         end = ended_at_create(seen, body)
         log.info("ended_in_create", job_id=command.job_id, attempt=command.attempt, status=end.status)
         if end.cause is not None:
-            self._lanes.ended(command.model, end.cause, end.code or "", end.message or "")
+            self._lanes.ended(command.model, command.id, end.cause, end.code or "", end.message or "")
         return end
 
     def _unknown(self, command: CreateResponse, answer: Unknown) -> AttemptUnknown:
         self._metrics.attempt("unknown")
         reason = answer.reason[:REASON_CHARS_MAX]
-        self._lanes.failed(command.model, "faulty", "unknown_outcome", f"{reason} {answer.said}", answer.wait_ms)
+        self._lanes.failed(command.model, command.id, "faulty", "unknown_outcome", told_ms=answer.wait_ms)
         if answer.alarm:
             self._metrics.alarm("unusable_answer")
             log.error(
@@ -347,7 +366,7 @@ class Submitter:
         if answer.code in MODEL_CODES and self._lanes.served(command.model):
             answer = replace(answer, cause="account", alarm=True)
         self._metrics.attempt(_counted_as(answer.cause))
-        self._lanes.failed(command.model, answer.cause, answer.code, answer.message, answer.wait_ms)
+        self._lanes.failed(command.model, command.id, answer.cause, answer.code, answer.message, answer.wait_ms)
         if answer.limited:
             self._edge_blocked(answer.wait_ms)
         if answer.alarm:

@@ -274,6 +274,7 @@ class Broker:
                 "submissions",
                 "lookups",
                 "dead-letters",
+                "lanes",
                 "jobs-changelog",
                 "responses-changelog",
             )

@@ -1,4 +1,4 @@
-"""What `CommandGroup` and `ResultsPublisher` use of aiokafka's clients, on the model broker: so that the real two run in a simulation.
+"""What `CommandGroup`, `LaneBoard` and `ResultsPublisher` use of aiokafka's clients, on the model broker: so that the real ones run in a simulation.
 
 As aiokafka 0.14 does: a member that was put out has no generation (-1) until it has joined again; a commit goes out with the generation
 that the client has when the request leaves, and one without a generation is taken while nobody is in the group.
@@ -208,6 +208,45 @@ class Producer:
     def _refused(self) -> ProducerFenced:
         self._life.chaos.met.add("fenced")
         return ProducerFenced()
+
+
+class TopicReader:
+    """An `AIOKafkaConsumer` without a group: all partitions of a topic, from the beginning."""
+
+    def __init__(self, life: Life, broker: Broker, topic: str, **options: Any) -> None:
+        self._life = life
+        self._name = options["client_id"].removeprefix("backstop-")
+        self._logs = {TopicPartition(topic, log.partition): log for log in broker.of_topic(topic)}
+        self._positions = dict.fromkeys(self._logs, 0)
+        self._wake = asyncio.Event()
+
+    async def start(self) -> None:
+        for log in self._logs.values():
+            log.watchers.append(self._wake)
+
+    async def stop(self) -> None:
+        for log in self._logs.values():
+            log.watchers.remove(self._wake)
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        return frozenset(self._logs)
+
+    async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: self._logs[tp].end for tp in tps}
+
+    async def position(self, tp: TopicPartition) -> int:
+        return self._positions[tp]
+
+    async def getmany(self, *, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
+        """Waits for as long as there is nothing, as `Consumer.getmany` does."""
+        await self._life.point(f"{self._name}.read")
+        read = {tp: log.read(self._positions[tp], 500) for tp, log in self._logs.items()}
+        found = {tp: records for tp, records in read.items() if records}
+        if not found:
+            self._wake.clear()
+            await self._wake.wait()
+        self._positions.update({tp: records[-1].offset + 1 for tp, records in found.items()})
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ ALL_KINDS = ("503", "never_sent", "429", "401", "429_quota")
 BEFORE_S = 60.0
 LOAD_S = 120.0
 """The jobs come evenly within this time, half of them before the outage begins."""
+RESTARTS_EVERY_S = 100.0
 AFTER_S = 120.0
 """After it all must be as before within this time."""
 
@@ -47,8 +48,8 @@ class Course:
     """Two minutes after the outage; `open` where there is no result yet."""
     not_accepted: int = 0
     """Jobs that no create was accepted of, two minutes after the outage."""
-    creates_away: int = 0
-    """That went out during the outage."""
+    creates_away: list[int] = field(default_factory=list)
+    """That went out in each minute of the outage."""
     accepts: int = 0
     jobs: int = 0
     defects: tuple[str, ...] = ()
@@ -59,12 +60,13 @@ class Course:
 
 
 class _Away(System):
-    def __init__(self, chaos: Chaos, jobs: int, workers: int) -> None:
+    def __init__(self, chaos: Chaos, jobs: int, workers: int, restart_s: float | None) -> None:
         super().__init__(chaos, 0, RIGHT)
         self.broker = Broker(chaos, 6)
         self.policy = DoorPolicy()
         self._count = jobs
         self._workers = workers
+        self._restart_s = restart_s
         self.course = Course(jobs=jobs)
 
     async def weather(self, from_s: float, to_s: float) -> None:
@@ -73,15 +75,21 @@ class _Away(System):
         for number in range(self._workers):
             self._begin(f"w{number}")
         self._tasks.append(create(self._load()))
-        await asyncio.sleep(from_s)
-        before = len(self._heard())
-        await asyncio.sleep(to_s - from_s)
-        self.course.creates_away = len(self._heard()) - before
+        if self._restart_s is not None:
+            self._tasks.append(create(self._restarted(self._restart_s)))
+        await asyncio.sleep(to_s)
+        creates = self.provider.creates
+        self.course.creates_away = [creates[minute] for minute in range(int(from_s // 60), int(to_s // 60))]
         await asyncio.sleep(AFTER_S)
         self._judge()
 
-    def _heard(self) -> range:
-        return range(sum(self.provider.creates.values()))
+    async def _restarted(self, after_s: float) -> None:
+        """One worker after the other dies, and another one takes its place."""
+        await asyncio.sleep(after_s)
+        for name in sorted(self.workers):
+            self.workers[name].life.kill("killed")
+            self._begin(name)
+            await asyncio.sleep(RESTARTS_EVERY_S)
 
     def _begin(self, name: str) -> None:
         self._lives += 1
@@ -112,14 +120,17 @@ class _Away(System):
         course.defects = tuple(str(defect) for defect in self.chaos.defects)
 
 
-def away(jobs: int, kinds: Sequence[str], *, each_s: float, workers: int = 1) -> Course:
-    """`jobs` meet a provider that is away for `each_s` in each of these ways, one after the other."""
+def away(jobs: int, kinds: Sequence[str], *, each_s: float, workers: int = 1, restart_s: float | None = None) -> Course:
+    """`jobs` meet a provider that is away for `each_s` in each of these ways, one after the other.
+
+    From `restart_s` on (seconds of the run) all workers are killed and replaced, one after the other.
+    """
     loop = VirtualLoop("order 0")
     asyncio.set_event_loop(loop)
     spans = tuple((BEFORE_S + n * each_s, BEFORE_S + (n + 1) * each_s, kind) for n, kind in enumerate(kinds))
     try:
         chaos = Chaos(0, loop, trace=False, aimed={**CALM, "provider_away": spans})
-        system = _Away(chaos, jobs, workers)
+        system = _Away(chaos, jobs, workers, restart_s)
         loop.run_until_complete(system.weather(spans[0][0], spans[-1][1]))
         loop.run_until_complete(system.end())
     finally:

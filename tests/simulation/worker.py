@@ -19,6 +19,7 @@ from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.intake import take_request
+from streams.policy.lanes import share_of
 from streams.policy.looks import LookPolicy, Webhooks
 from streams.results import FencedError
 from streams.scheduler.due import DueIndex, IndexedRows
@@ -28,6 +29,7 @@ from streams.scheduler.timers import response_timer
 from streams.store.changelog import OvertakenError
 from streams.store.tables import PartitionNotOwnedError
 from streams.workers.caller import Caller
+from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.rate import LookRate
@@ -35,7 +37,8 @@ from streams.workers.submitter import Submitter
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
 from tests.simulation.chaos import Life
-from tests.simulation.ports import Commands, Publisher, Results
+from tests.simulation.clients import TopicReader
+from tests.simulation.ports import SETTINGS, Commands, Publisher, Results
 from tests.simulation.provider import Client, Provider
 from tests.simulation.tables import LocalStores, Table
 from tests.simulation.wrong import Wrong
@@ -230,7 +233,10 @@ class Worker:
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
         webhooks = Webhooks(looks)
-        lanes = Lanes(life.now_ms)
+        lanes = self._lanes = Lanes(life.now_ms)
+        self._board = LaneBoard(
+            SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
+        )
         self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes)
         self.responses = self._fold(RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks))
         self.consumer = FoldConsumer(
@@ -259,11 +265,12 @@ class Worker:
 
     def start(self) -> None:
         spawn, stop = self.life.spawn, self._stop
+        spawn(self._guarded(partial(self._board.run, stop)))
         for timers in (self.jobs, self.responses):
-            spawn(self._guarded(timers.fire))
+            spawn(self._guarded(partial(self._informed, timers.fire)))
             spawn(self._guarded(timers.watch))
         parts = (self.consumer.run, self._submitter.run, self._caller.run)
-        self._ending = {spawn(self._guarded(partial(part, stop))) for part in parts}
+        self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
     async def stop(self) -> None:
         """SIGTERM: finish what is in hand, leave, end."""
@@ -272,6 +279,11 @@ class Worker:
         self._lookups.nudge()
         await asyncio.wait(self._ending, timeout=2 * DRAIN_S)
         self.life.kill("stopped")
+
+    async def _informed(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Nothing begins before the worker has heard which lanes are closed."""
+        await self._board.first_read()
+        await part()
 
     async def _guarded(self, part: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -291,6 +303,7 @@ class Worker:
 
     def _recovered(self, mine: set[int]) -> None:
         self._results.reassigned()
+        self._lanes.share = share_of(mine, self._broker.partitions)
         for part in (self.jobs, self.responses):
             part.index.own(mine)
 

@@ -48,7 +48,7 @@ class Rig:
         return [timer.key for timer in fired]
 
     def close(self) -> None:
-        self.lanes.failed(MODEL, "account", "invalid_api_key")
+        self.lanes.failed(MODEL, "c1", "account", "invalid_api_key")
 
 
 def test_an_open_lane_holds_nothing() -> None:
@@ -72,7 +72,7 @@ def test_an_opened_lane_lets_them_go_in_turn_along_the_ramp() -> None:
     rig.now_ms = RETRY_AT
     rig.close()
     rig.tick(RETRY_AT)
-    rig.lanes.succeeded(MODEL)
+    rig.lanes.succeeded(MODEL, "c2")
     begun = rig.tick(RETRY_AT + PROBE_WAIT_MS)
     assert RAMP_FIRST <= len(begun) < 100
     assert begun == sorted(begun)
@@ -101,7 +101,7 @@ def test_a_job_that_has_moved_on_keeps_its_own_time() -> None:
     over = finished("cancelled", RETRY_AT + 5)
     rig.rows[b"job_000"] = encode_row(JOB_FOLD.encode_state(over), 8)
     rig.index.put(0, b"job_000", job.due_ms(over))
-    rig.lanes.succeeded(MODEL)
+    rig.lanes.succeeded(MODEL, "c2")
     assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == []
     assert rig.index.knows(Due(over.forget_at_ms, b"job_000", 0))
 

@@ -19,6 +19,7 @@ from schemas.deliveries import (
     ResendDone,
 )
 from schemas.jobs import JOB_FACT
+from schemas.lanes import LANE_FACT, CreateFailed, CreateServed, ProbeClaimed
 from schemas.partials import PARTIAL, PartialOutput
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
@@ -41,6 +42,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "webhook-endpoints": ENDPOINT_FACT,
     "deliveries": DELIVERY_RECORD,
     "partials": PARTIAL,
+    "lanes": LANE_FACT,
 }
 USAGE = Usage(input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5)
 BLOB = BlobBody(sha256="0" * 64, size_bytes=70_000)
@@ -113,6 +115,12 @@ MESSAGES: tuple[Message, ...] = (
     ),
     EndpointSwitched(id="e/2", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", enabled=False, reason="gone"),
     EndpointRemoved(id="e/3", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=5),
+    CreateFailed(
+        id="c/failed", at_ms=5, account="0a1b2c3d", model="m", turn=2, command_id="c", cause="account", code="invalid_api_key",
+        message="no", told_ms=9,
+    ),
+    CreateServed(id="c/served", at_ms=5, account="0a1b2c3d", model="m", turn=2),
+    ProbeClaimed(id="c/claim/3", at_ms=5, account="0a1b2c3d", model="m", turn=3, command_id="c"),
     DeliveryPlanned(id="w/1", at_ms=5, **DELIVERY),
     DeliveryAsked(id="w/2", at_ms=5, **DELIVERY),
     DeliveryFailed(id="w/3", at_ms=5, attempt=1, next_at_ms=9, failed_by="status", status=500, **DELIVERY),

@@ -2,11 +2,12 @@
 
 from schemas.base import JobMessage, Message, ResponseMessage
 from schemas.deliveries import DeliveryMessage
+from schemas.lanes import LaneMessage
 from schemas.topics import BY_NAME, TOPICS
 from schemas.webhook_endpoints import EndpointMessage
 from tests.unit.schemas.messages import ADAPTERS, MESSAGES
 
-BASES = {Message, JobMessage, ResponseMessage, EndpointMessage, DeliveryMessage}
+BASES = {Message, JobMessage, ResponseMessage, EndpointMessage, DeliveryMessage, LaneMessage}
 
 
 def _concrete(base: type[Message]) -> set[type[Message]]:

@@ -74,9 +74,9 @@ async def submitting(
     async with serving(*(script or (OK,))) as state:
         client = OpenAIClient(base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics)
         submitter = Submitter(
-            group=commands, client=client, publisher=publisher, blobs=blobs, now_ms=lambda: now_ms[0], metrics=metrics,
-            looks=Webhooks(LookPolicy()), lanes=Lanes(lambda: now_ms[0]), inline_bytes_max=65_536,
-            edge_blocked=blocked.append, **{"drain_ms": 2_000, **options},
+            group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics,
+            looks=Webhooks(LookPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
+            **{"drain_ms": 2_000, "now_ms": lambda: now_ms[0], "lanes": Lanes(lambda: now_ms[0]), **options},
         )  # fmt: skip
         run = asyncio.create_task(submitter.run(stop))
         try:
