@@ -5,6 +5,7 @@ import asyncio
 import openai
 import pytest
 
+from simulator import outlast
 from simulator.catalogue import FAULTS
 from simulator.profiles import PRESETS
 from tests.support.waiting import eventually
@@ -178,7 +179,7 @@ def test_a_share_of_all_calls_may_fail() -> None:
 def test_the_hard_presets_contain_what_the_easy_ones_do() -> None:
     assert PRESETS["calm"].rates == {}
     assert set(PRESETS["demo"].rates) <= set(FAULTS)
-    assert set(PRESETS["rough"].rates) <= set(PRESETS["torture"].rates)
+    assert set(outlast.RATES) <= set(PRESETS["rough"].rates) <= set(PRESETS["torture"].rates)
 
 
 async def _is_refused(w: World) -> bool:
