@@ -90,10 +90,11 @@ def test_an_outage_strikes_every_call_until_it_ends(mode: str, error: type[Excep
 def test_runs_that_end_in_an_outage_may_all_fail() -> None:
     async def case() -> None:
         async with world() as w:
-            await w.control("POST", "outage", {"for_s": 0.2, "mode": "none", "runs": "fail"})
+            await w.control("POST", "outage", {"for_s": 1_000_000, "mode": "none", "runs": "fail"})
             ended = await w.ended((await w.create()).id)
             assert ended.error is not None
             assert "wfr_" in ended.error.message
+            await w.control("POST", "outage", {"for_s": 0})
             await eventually(lambda: _completes(w), what="the end of the outage")
 
     asyncio.run(case())
@@ -103,7 +104,7 @@ def test_a_restart_leaves_every_open_response_stuck() -> None:
     async def case() -> None:
         async with world() as w:
             for number in range(3):
-                await w.create(job=f"job_{number}", metadata={"sim_run_s": "0.1"})
+                await w.create(job=f"job_{number}", metadata={"sim_run_s": NEVER_S})
             assert await w.control("POST", "restart") == {"stuck": 3}
             assert (await w.ended((await w.create(job="job_9")).id)).status == "completed"
             stats = await w.control("GET", "stats")
