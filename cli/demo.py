@@ -21,10 +21,14 @@ from cli.system import Shape, remove_folder, running_system
 from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit_one, tell
 from runtime.clock import make_clock, monotonic_s
 
-TIMEOUT_MS = 40_000
-"""Deadline of each job. A response that the provider leaves stuck ends its job then, and so decides how long a run takes."""
+TIMEOUT_MS = 60_000
+"""Deadline of each job: time for two responses that the provider leaves stuck, and for a third that completes."""
+
+STUCK_AFTER_S = 120.0
+"""At the provider's pace. Nearly every run is over by then; what stands still for longer is cancelled and tried again."""
 
 RETRIES_MAX = 2
+STUCK_AFTER = "BACKSTOP_DOOR_STUCK_AFTER_MS"
 SUBMIT_WITHIN_S = 12.0
 RATE_PER_S_MIN = 20.0
 PAST_DEADLINE_S = 45.0
@@ -61,7 +65,7 @@ def demo(
     folder = Path(tempfile.mkdtemp(prefix="backstop-demo-"))
     shape = Shape(
         folder=folder,
-        environment={**BRISK, **os.environ},
+        environment={**BRISK, STUCK_AFTER: stuck_after_ms(time_scale), **os.environ},
         port=0,
         workers=workers,
         partitions=partitions,
@@ -81,6 +85,11 @@ def demo(
             _keep(folder, keep_logs)
         remove_folder(folder)
     raise typer.Exit(code)
+
+
+def stuck_after_ms(time_scale: float) -> str:
+    """The setting: not below the second that it allows."""
+    return str(max(1_000, round(STUCK_AFTER_S * 1_000 / time_scale)))
 
 
 async def _demo(

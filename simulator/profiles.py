@@ -39,6 +39,8 @@ _DEMO: Final = Profile(
 
 _ROUGH: Final = Profile(
     rates={
+        # What a provider does after it has accepted a job, at half the rates of `outlast`; what is named below as well has its own rate.
+        **{name: rate / 2 for name, rate in outlast.RATES.items()},
         "hook_lost": 0.20,
         "hook_twice": 0.10,
         "hook_late": 0.10,
@@ -108,11 +110,14 @@ _ROUGH: Final = Profile(
         "cancel_runs_on": 0.10,
         "cancel_then_completed": 0.10,
     },
+    ids="any",
     cancel_of_ended="409",
     error_404="bare",
     retry_after="any",
     stall_real_s=20.0,
 )
+
+_INCIDENT_EVERY_S: Final = 900.0
 
 # Twice as bad as rough where it hurts, with a platform that breaks down every few simulated minutes.
 _TORTURE: Final = Profile(
@@ -126,6 +131,7 @@ _TORTURE: Final = Profile(
         "look_html_429": 0.002,
     },
     models={"*": ModelProfile(open_max=50_000)},
+    ids="any",
     cancel_of_ended="404",
     error_404="bare",
     retry_after="any",
@@ -136,6 +142,18 @@ _TORTURE: Final = Profile(
         Event("outage", at_s=600, for_s=60, mode="reset", share=0.7, hooks="held"),
         Event("restart", at_s=900),
         Event("outage", at_s=1200, for_s=60, mode="html", hooks="lost"),
+        # Conditions that pass: of the account, of a limit that is told after acceptance, of a gateway that has nobody behind it.
+        Event("incident", at_s=200, for_s=20, every_s=_INCIDENT_EVERY_S, answer="insufficient_quota"),
+        Event(
+            "incident",
+            at_s=500,
+            for_s=20,
+            every_s=_INCIDENT_EVERY_S,
+            answer="none",
+            runs="fail",
+            run_code="rate_limit_exceeded/5",
+        ),
+        Event("incident", at_s=800, for_s=20, every_s=_INCIDENT_EVERY_S, answer="529//html", calls="all"),
     ),
 )
 

@@ -22,6 +22,9 @@ Release = Callable[[str], int]
 
 Key = tuple[int, bytes]
 
+ASK_AGAIN_MS_MAX = 500
+"""A lane that opens tells nobody here, so it is asked again so soon: a question a lane, whatever waits for it."""
+
 
 class JobTimers:
     """Makes the timers of jobs (`MakeTimer`), in the order in which they came due within a lane."""
@@ -64,7 +67,7 @@ class JobTimers:
                     continue
                 wait_ms = self._release(model)
                 if wait_ms:
-                    self._ask_at_ms[model] = now_ms + wait_ms
+                    self._ask_at_ms[model] = now_ms + min(wait_ms, ASK_AGAIN_MS_MAX)
                     break
                 partition, key = held.popleft()
                 self._keys.discard((partition, key))
@@ -91,7 +94,7 @@ class JobTimers:
             if not wait_ms:
                 return False
             self._held[model] = deque()
-            self._ask_at_ms[model] = now_ms + wait_ms
+            self._ask_at_ms[model] = now_ms + min(wait_ms, ASK_AGAIN_MS_MAX)
         self._held[model].append(place)
         self._keys.add(place)
         return True

@@ -48,6 +48,9 @@ class Mixture:
     static: bool
     batch_records_max: int
     compacts: bool
+    outlast: float = 0.0
+    """Of what a seed draws as the end of a run or as a fault of a create, how much is what a provider does after it has accepted a job,
+    or a refusal for what passes."""
     create_only: str = ""
     """The one fault of creates; any, if empty. This and what follows no seed draws: a test sets it, see `Chaos`."""
     look_only: str = ""
@@ -109,7 +112,8 @@ class Chaos:
     ) -> None:
         """`aimed`: what a test sets in the mixture, whatever the seed drew."""
         self.random = Random(f"chaos {seed}")
-        self.mixture = replace(draw_mixture(self.random), **(aimed or {}))
+        outlast = Random(f"outlast {seed}").choice((0.0, 0.5))
+        self.mixture = replace(draw_mixture(self.random), outlast=outlast, **(aimed or {}))
         self.loop = loop
         self.met = Met()
         self.on = True

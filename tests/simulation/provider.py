@@ -36,11 +36,14 @@ AFTER_ACCEPTANCE: Mapping[str, tuple[str | None, bool]] = {
     "failed_context": ("context_length_exceeded", False), "failed_policy": ("content_policy_violation", False),
     "failed_unknown": ("flux_capacitor_error", False),
 }  # fmt: skip
-"""Ends that no seed draws, by their code, and whether with usage; a test asks for one by `run_only`. So it does for these: a completed
-one whose `output` is null or absent, one whose status nobody knows, one that looks show by another id."""
+"""By their code, and whether with usage. They and what follows are drawn in seeds with a share of `outlast`, or asked for by `run_only`:
+a completed one whose `output` is null or absent, one whose status nobody knows, one that looks show by another id."""
 ODDITIES: Mapping[str, Mapping[str, Any]] = {
     "output_null": {"output": None}, "output_absent": {}, "odd_status": {"status": "done"}, "other_id": {"id": "resp_of_the_server"},
 }  # fmt: skip
+
+LATER = ("401", "429_billing", "503_wait", "529", "502", "504", "400_locked", "400_queue_full", "200_error")
+"""Creates refused for what passes: drawn in the same seeds."""
 
 Hook = Callable[[str, str, str, int], None]
 """(webhook id, type, response id, when it ended in ms): deliver it now."""
@@ -92,6 +95,8 @@ class Provider:
         response_id = f"resp_{len(self.ledger)}"
         odd = chaos.random.random() < chaos.mixture.run_odd
         end = (chaos.mixture.run_only or random.choice(ENDS)) if odd else "completed"
+        if odd and not chaos.mixture.run_only and chaos.chance(chaos.mixture.outlast):
+            end = random.choice((*AFTER_ACCEPTANCE, *ODDITIES))
         queue_s, run_s = random.choice((0.1, 0.5, 3.0)), min(60.0, random.lognormvariate(1.0, 1.0))
         response = Response(
             response_id, job_id, attempt, tenant, now_s, now_s + queue_s, now_s + queue_s + run_s, end,
@@ -284,6 +289,8 @@ class Client:
         fault = ""
         if chaos.chance(chaos.mixture.create_fault):
             fault = chaos.mixture.create_only or chaos.random.choice(CREATE_FAULTS)
+            if not chaos.mixture.create_only and chaos.chance(chaos.mixture.outlast):
+                fault = chaos.random.choice(LATER)
         await life.point("create.send")
         if fault:
             chaos.met.add(f"create {fault}")

@@ -10,7 +10,7 @@ from streams.fold.batch import JOB_FOLD
 from streams.fold.rows import encode_row
 from streams.policy.lanes import CANDIDATE_WAIT_MS, PROBE_WAIT_MS, RAMP_FIRST
 from streams.scheduler.due import Due, DueIndex
-from streams.scheduler.held import JobTimers
+from streams.scheduler.held import ASK_AGAIN_MS_MAX, JobTimers
 from streams.workers.lanes import Lanes
 from tests.support.builders import DEADLINE, MODEL, T0
 from tests.unit.fold.states import backing_off, finished
@@ -83,6 +83,17 @@ def test_an_opened_lane_lets_them_go_in_turn_along_the_ramp() -> None:
     assert after_ms < 30_000
     assert len(set(begun)) == 100
     assert len(rig.timers) == 0
+
+
+def test_what_waits_begins_soon_after_the_probe_has_opened_the_lane() -> None:
+    rig = Rig(100)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == ["job_000"]
+    rig.now_ms = RETRY_AT + PROBE_WAIT_MS + 10
+    rig.lanes.succeeded(MODEL)
+    assert len(rig.tick(RETRY_AT + PROBE_WAIT_MS + ASK_AGAIN_MS_MAX)) >= RAMP_FIRST
 
 
 def test_a_held_job_ends_at_its_deadline() -> None:

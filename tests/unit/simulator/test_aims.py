@@ -5,6 +5,7 @@ import asyncio
 import openai
 import pytest
 
+from simulator import outlast
 from simulator.catalogue import FAULTS
 from simulator.profiles import PRESETS
 from tests.support.waiting import eventually
@@ -89,10 +90,11 @@ def test_an_outage_strikes_every_call_until_it_ends(mode: str, error: type[Excep
 def test_runs_that_end_in_an_outage_may_all_fail() -> None:
     async def case() -> None:
         async with world() as w:
-            await w.control("POST", "outage", {"for_s": 0.2, "mode": "none", "runs": "fail"})
+            await w.control("POST", "outage", {"for_s": 1_000_000, "mode": "none", "runs": "fail"})
             ended = await w.ended((await w.create()).id)
             assert ended.error is not None
             assert "wfr_" in ended.error.message
+            await w.control("POST", "outage", {"for_s": 0})
             await eventually(lambda: _completes(w), what="the end of the outage")
 
     asyncio.run(case())
@@ -102,7 +104,7 @@ def test_a_restart_leaves_every_open_response_stuck() -> None:
     async def case() -> None:
         async with world() as w:
             for number in range(3):
-                await w.create(job=f"job_{number}", metadata={"sim_run_s": "0.1"})
+                await w.create(job=f"job_{number}", metadata={"sim_run_s": NEVER_S})
             assert await w.control("POST", "restart") == {"stuck": 3}
             assert (await w.ended((await w.create(job="job_9")).id)).status == "completed"
             stats = await w.control("GET", "stats")
@@ -178,7 +180,7 @@ def test_a_share_of_all_calls_may_fail() -> None:
 def test_the_hard_presets_contain_what_the_easy_ones_do() -> None:
     assert PRESETS["calm"].rates == {}
     assert set(PRESETS["demo"].rates) <= set(FAULTS)
-    assert set(PRESETS["rough"].rates) <= set(PRESETS["torture"].rates)
+    assert set(outlast.RATES) <= set(PRESETS["rough"].rates) <= set(PRESETS["torture"].rates)
 
 
 async def _is_refused(w: World) -> bool:

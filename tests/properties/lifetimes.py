@@ -1,0 +1,160 @@
+"""One job from its submission to its result, through both folds: what each of its attempts meets is given, and what it cost is counted.
+
+Nothing here decides for the folds: a day says what the provider does to the attempt that is at hand, and timers fire when they are due.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from schemas.base import Cause, Message, Usage
+from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
+from schemas.jobs import AttemptSettled, JobPolicy
+from schemas.responses import ResponseClaimed, ResponseReleased
+from schemas.results import JobResult
+from streams.fold import job, response
+from tests.support import builders as build
+
+Place = Literal["create", "doubt", "unheard", "end", "paid end", "poll", "gone", "stuck"]
+"""Where the attempt meets it: its create is refused, answered with a 5xx that proves nothing, or never heard of; its response fails
+without or with usage, is polled in vain for a while and completes, is answered with 404 without a break, or stands still."""
+
+RUN_MS = 30_000
+POLL_MS = 15_000
+POLLS_MAX = 60
+TIMERS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    place: Place
+    cause: Cause = "faulty"
+    told_ms: int = 0
+
+
+@dataclass(slots=True)
+class Life:
+    """`spent` counts attempts by what they cost; `waits_ms` holds of each back-off what was told and what was waited."""
+
+    policy: JobPolicy
+    now_ms: int = build.T0
+    state: Any = field(default_factory=job.Absent)
+    responses: dict[str, Any] = field(default_factory=dict)
+    results: list[JobResult] = field(default_factory=list)
+    command: CreateResponse | None = None
+    spent: Counter[str] = field(default_factory=Counter)
+    causes: list[Cause] = field(default_factory=list)
+    waits_ms: list[tuple[int, int]] = field(default_factory=list)
+
+    def begin(self) -> None:
+        self.take(build.submitted(self.now_ms, policy=self.policy))
+
+    @property
+    def over(self) -> bool:
+        return bool(self.results)
+
+    def take(self, *facts: Message) -> None:
+        """Facts of the job's log or of a response's; what comes out is taken, too, but for calls of the provider."""
+        for fact in facts:
+            if fact.topic == ResponseClaimed.topic:
+                step: Any = response.step(self.responses.get(fact.key, response.Absent()), fact)  # type: ignore[arg-type]
+                self.responses[fact.key] = step.state
+            else:
+                step = job.step(self.state, fact)  # type: ignore[arg-type]
+                self.state = step.state
+            for output in step.outputs:
+                self._output(output)
+
+    def _output(self, output: Message) -> None:
+        match output:
+            case JobResult():
+                self.results.append(output)
+            case CreateResponse():
+                self.command = output
+            case RetrieveResponse() | CancelResponse():
+                pass
+            case ResponseClaimed() | ResponseReleased() | AttemptSettled():
+                self.take(output)
+            case _:
+                raise AssertionError(f"nothing here makes {output}")
+
+    def pass_time(self, until_ms: int) -> None:
+        """Timers of the job that are due by then fire."""
+        for _ in range(TIMERS_MAX):
+            due_ms = job.due_ms(self.state)
+            if self.over or due_ms is None or due_ms > until_ms:
+                self.now_ms = max(self.now_ms, until_ms)
+                return
+            self.now_ms = max(self.now_ms, due_ms)
+            self.take(build.job_timer(due_ms, self.now_ms))
+        raise AssertionError("I5: the job does not come to rest")
+
+    def live(self, day: Day) -> None:
+        """The attempt at hand meets what the day brings; then the job waits for its next one, if it has one."""
+        command, self.command = self.command, None
+        assert command is not None, "an open job without an attempt or a time for the next"
+        number = command.attempt
+        match day.place:
+            case "create":
+                self._spend("refused", day.cause)
+                self.take(build.rejected(self.now_ms, number, cause=day.cause, wait_ms=day.told_ms))
+            case "doubt" | "unheard":
+                self._spend("doubtful" if day.place == "doubt" else "paid", "faulty")
+                self.take(build.unknown(self.now_ms, number, answered=day.place == "doubt" or None))
+                self.pass_time(self.now_ms + self.policy.adoption_grace_ms)
+            case "end" | "paid end":
+                self._spend("unpaid" if day.place == "end" else "paid", day.cause)
+                self._accept(number)
+                self.pass_time(self.now_ms + RUN_MS)
+                usage = None if day.place == "end" else Usage(output_tokens=5, total_tokens=5)
+                self._see(number, "failed", raw_status="failed", cause=day.cause, wait_ms=day.told_ms, usage=usage)
+            case "poll" | "gone" | "stuck":
+                self._poll(day, number)
+        self._wait(day.told_ms if day.place in ("create", "end", "paid end") else 0)
+
+    def complete(self) -> None:
+        """The provider is well again: the attempt at hand completes."""
+        assert self.command is not None
+        number = self.command.attempt
+        self._accept(number)
+        self.pass_time(self.now_ms + RUN_MS)
+        self._see(number, "completed", raw_status="completed", usage=Usage(output_tokens=5, total_tokens=5))
+
+    def _spend(self, what: str, cause: Cause) -> None:
+        self.spent[what] += 1
+        self.causes.append(cause)
+
+    def _accept(self, number: int) -> None:
+        self.take(build.accepted(self.now_ms, number, f"resp_{number}"))
+
+    def _see(self, number: int, outcome: Any, **seen: Any) -> None:
+        self.take(build.observed(self.now_ms, outcome, f"resp_{number}", id=f"resp_{number}/{self.now_ms}", **seen))
+
+    def _poll(self, day: Day, number: int) -> None:
+        """Until the job gives the response up, or the polls end, and the response with them."""
+        self._accept(number)
+        before = self.state.attempts.retries
+        for _ in range(POLLS_MAX):
+            self.pass_time(self.now_ms + max(POLL_MS, day.told_ms if day.place == "poll" else 0))
+            if self.over:
+                return
+            match day.place:
+                case "gone":
+                    self._see(number, "missing")
+                case "stuck":
+                    self._see(number, "running", raw_status="queued", others_ended_at_ms=self.now_ms)
+                case _:
+                    name = f"resp_{number}"
+                    self.take(build.look_failed(self.now_ms, name, id=f"{name}/{self.now_ms}", reason=day.cause))
+            if self.over or self.state.attempts.retries > before:  # given up
+                self._spend("paid", "faulty")
+                return
+        self._see(number, "completed", raw_status="completed")
+
+    def _wait(self, told_ms: int) -> None:
+        if isinstance(self.state, job.BackingOff):
+            due_ms = job.due_ms(self.state)
+            assert due_ms is not None
+            if due_ms < self.state.spec.deadline_at_ms:
+                self.waits_ms.append((told_ms, due_ms - self.now_ms))
+            self.pass_time(due_ms)
