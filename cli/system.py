@@ -307,7 +307,7 @@ def _ours(name: str, base: Mapping[str, str], port: int, **settings: str) -> Pro
     part = name.split("-", maxsplit=1)[0]
     return Program(
         name=name,
-        command=(sys.executable, "-m", "cli", part),
+        command=(sys.executable, "-P", "-m", "cli", part),
         environment={**base, **settings},
         ready=_answers(f"http://{HOST}:{port}/readyz"),
     )
@@ -317,7 +317,7 @@ def _simulator(shape: Shape, places: _Places, base: Mapping[str, str]) -> Progra
     return Program(
         name="simulator",
         command=(
-            *(sys.executable, "-m", "simulator", "--port", str(places.simulator)),
+            *(sys.executable, "-P", "-m", "simulator", "--port", str(places.simulator)),
             *("--profile", shape.faults, "--seed", str(shape.seed), "--time-scale", f"{shape.time_scale:g}"),
             *("--ledger-dir", str(shape.folder / "ledgers")),
             *("--webhook-url", f"http://{HOST}:{places.serve}/webhooks/openai"),

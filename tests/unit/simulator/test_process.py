@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 @contextmanager
 def _process(tmp_path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "simulator", "--port", "0", "--port-file", str(port_file), *flags]
+    command = [sys.executable, "-P", "-m", "simulator", "--port", "0", "--port-file", str(port_file), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: port_file.exists() or process.poll() is not None, 10, "the port file")
