@@ -58,6 +58,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Run jobs with faults through the whole system, with live progress, and judge: exit 1 if an invariant broke."""
+    if keep_logs is not None:
+        keep_logs.mkdir(parents=True, exist_ok=True)  # an impossible folder is refused now, not after the run
     folder = Path(tempfile.mkdtemp(prefix="backstop-demo-"))
     shape = Shape(
         folder=folder,

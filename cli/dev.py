@@ -42,7 +42,9 @@ def dev(
         int, typer.Option(envvar="BACKSTOP_PARTITIONS", min=1, max=256, help="Partitions of each topic.")
     ] = 4,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
-    port: Annotated[int, typer.Option(help="Port of the API; a free one if it is taken.")] = PORT_PREFERRED,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the API; a free one if it is taken.")
+    ] = PORT_PREFERRED,
     keep: Annotated[bool, typer.Option("--keep", help="Keep all data, and go on from it the next time.")] = False,
     openai: Annotated[
         bool,

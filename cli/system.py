@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 
 from cli.ports import HOST, Ports
+from cli.settings import read
 from cli.supervisor import Program, Ready, Supervisor, Tell
 from runtime import broker
 from runtime.broker.chain import name_of
@@ -201,7 +202,8 @@ def _runtime_settings(shape: Shape, kafka: broker.Owned) -> tuple[RuntimeSetting
     chosen = shape.settings.get("BACKSTOP_TOPIC_PREFIX") or shape.environment.get("BACKSTOP_TOPIC_PREFIX")
     throwaway = not ours and not shape.keep and not chosen
     prefix = chosen or (f"backstop-dev-{secrets.token_hex(4)}." if throwaway else "backstop.")
-    runtime = RuntimeSettings(
+    runtime = read(
+        RuntimeSettings,
         kafka_bootstrap_servers=kafka.bootstrap,
         topic_prefix=prefix,
         partitions=shape.partitions,

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+    "packages"
+]
 OURS = tuple(dict.fromkeys(Path(package).name for package in PACKAGES))
 MODULE_RUN = re.compile(rf'(?P<flags>(?:"-[A-Za-z]+",\s*)*)"-m",\s*"(?:{"|".join(OURS)})[."]')
 
