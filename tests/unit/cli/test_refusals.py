@@ -60,9 +60,9 @@ def test_an_unknown_option_of_any_command_is_refused(monkeypatch, capsys, path: 
 @pytest.mark.parametrize(
     "line",
     [
-        "nosuch", "demo extra", "demo --jobs 0", "demo --faults nosuch", 'demo --faults {"bad', 'demo --faults {"base":"nope"}',
+        "nosuch", "demo extra", "demo --jobs 0",
         "demo --partitions 0", "demo --rate 0", "demo --keep-logs file", "demo --keep-logs file/x",
-        "dev --faults nosuch", "dev --port 70000", "dev --port -1", "dev --state-dir file", "dev --state-dir file/x", "dev --workers 99",
+         "dev --port 70000", "dev --port -1", "dev --state-dir file", "dev --state-dir file/x", "dev --workers 99",
         "jobs show", "jobs show a --url ftp://x", "jobs show a --url nothing", "jobs show a -o xml", "jobs list --limit 0",
         "jobs list --status nonsense", "jobs list --url http://127.0.0.1:1", "jobs submit nosuch.json", "jobs submit file",
         "jobs submit -m x", "jobs submit -m x -i y --timeout-s -1", "jobs submit -m x -i y --retries-max -1",
@@ -74,6 +74,12 @@ def test_an_unknown_option_of_any_command_is_refused(monkeypatch, capsys, path: 
 )  # fmt: skip
 def test_wrong_arguments_are_refused(monkeypatch, capsys, line: str) -> None:
     assert refused(monkeypatch, capsys, *line.split())
+
+
+@pytest.mark.parametrize("command", ["demo", "dev"])
+@pytest.mark.parametrize("profile", ["nosuch", '{"bad', '{"base": "nope"}', '{"rates": {"nosuch": 1}}', "file"])
+def test_a_fault_profile_is_refused_before_a_broker_is_started(monkeypatch, capsys, command: str, profile: str) -> None:
+    assert "--faults" in refused(monkeypatch, capsys, command, "--faults", profile)
 
 
 @pytest.mark.parametrize(
