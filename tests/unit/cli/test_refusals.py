@@ -121,7 +121,12 @@ def test_the_version_is_told() -> None:
 )
 def test_bash_completes_what_its_own_script_asks_for(typed: str, offered: list[str]) -> None:
     script = subprocess.run(
-        [BACKSTOP, "--show-completion", "bash"], capture_output=True, text=True, timeout=110, check=True
+        [BACKSTOP],
+        env={**os.environ, "_BACKSTOP_COMPLETE": "source_bash"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=True,
     ).stdout
     words = typed.split()
     asked = f"""{script}
