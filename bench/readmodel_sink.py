@@ -122,7 +122,7 @@ async def delay(bootstrap: str, url: str, folder: Path, jobs: int, rate: float) 
         "BACKSTOP_DATABASE_URL": url,
         "BACKSTOP_LOG_LEVEL": "error",
     }
-    projection = subprocess.Popen([sys.executable, "-m", "cli", "projection"], env=environment)
+    projection = subprocess.Popen([sys.executable, "-P", "-m", "cli", "projection"], env=environment)
     database = database_at(url, make_clock())
     try:
         await database.open()

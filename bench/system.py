@@ -236,7 +236,7 @@ async def start() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="backstop-bench-") as folder:
         began = now_ms()
         dev = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cli", "dev", "--state-dir", folder, stdout=asyncio.subprocess.DEVNULL
+            sys.executable, "-P", "-m", "cli", "dev", "--state-dir", folder, stdout=asyncio.subprocess.DEVNULL
         )
         try:
             async with asyncio.timeout(GIVE_UP_S):

@@ -37,7 +37,7 @@ def run_against(url: str | None, command: Callable[[aiohttp.ClientSession], Awai
     except ApiError as error:
         if error.status == 0:
             fail(f"{base}: {error}. Is it running? Start it with `backstop dev`, or give --url.")
-        fail(str(error), CANNOT if error.passing else DIFFERS)
+        fail(str(error), CANNOT if error.passing or error.of_input else DIFFERS)
     except NotFoundError as error:
         fail(str(error), DIFFERS)
     except (aiohttp.InvalidURL, ValueError) as error:

@@ -31,7 +31,9 @@ from cli.talk import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, s
 from cli.times import point_in_time
 from runtime.clock import make_clock
 
-app = typer.Typer(help="What happened, and the proof of it, from the topics alone.", no_args_is_help=True)
+app = typer.Typer(
+    help="What happened, and the proof of it, from the topics alone.", no_args_is_help=True, add_completion=False
+)
 
 SETTLE_S = 10.0
 

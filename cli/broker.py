@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
+from cli.talk import CANNOT
 from runtime import broker
 
-app = typer.Typer(help="A Kafka broker for this checkout: given, in Docker, or on the local JVM.", no_args_is_help=True)
+app = typer.Typer(
+    help="A Kafka broker for this checkout: given, in Docker, or on the local JVM.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 StateDir = Annotated[
     Path | None,
@@ -25,7 +30,7 @@ def up(state_dir: StateDir = None) -> None:
         record = broker.up(os.environ, folder, lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     except broker.BrokerError as error:
         typer.echo(f"backstop broker up: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(CANNOT) from None
     typer.echo(f"kind={record.kind} state={folder}", err=True)
     typer.echo(record.bootstrap)
 
@@ -40,7 +45,7 @@ def down(
         typer.echo(broker.down(os.environ, broker.state_folder(os.environ, state_dir), wipe=wipe))
     except broker.BrokerError as error:
         typer.echo(f"backstop broker down: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(CANNOT) from None
 
 
 @app.command()

@@ -13,6 +13,7 @@ from cli.demo_check import judge
 from cli.demo_collect import collect
 from cli.demo_report import as_json, show
 from cli.driver import Driver
+from cli.faults import Faults
 from cli.interrupts import OnKill, run_interruptible
 from cli.pace import BRISK, TIME_SCALE
 from cli.progress import shown
@@ -40,9 +41,7 @@ LINGER_S = 3.0
 
 def demo(
     jobs: Annotated[int, typer.Option(min=1, max=100_000, help="How many jobs.")] = 300,
-    faults: Annotated[
-        str, typer.Option(help="Fault profile of the simulator: calm, demo, rough, torture, outlast, a file, or JSON.")
-    ] = "demo",
+    faults: Faults = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 1,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
     partitions: Annotated[
@@ -62,6 +61,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Run jobs with faults through the whole system, with live progress, and judge: exit 1 if an invariant broke."""
+    if keep_logs is not None:
+        keep_logs.mkdir(parents=True, exist_ok=True)  # an impossible folder is refused now, not after the run
     folder = Path(tempfile.mkdtemp(prefix="backstop-demo-"))
     shape = Shape(
         folder=folder,

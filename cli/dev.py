@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from cli.driver import Driver
+from cli.faults import Faults
 from cli.interrupts import OnKill, run_interruptible
 from cli.pace import BRISK, TIME_SCALE
 from cli.state import STATE_FOLDER, DevState, forget_state, only_one, state_folder, write_state
@@ -35,14 +36,14 @@ def dev(
         Path | None, typer.Option(help="Folder for state. Default: $BACKSTOP_STATE_DIR, else .backstop.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Feed this many sample jobs.")] = 0,
-    faults: Annotated[
-        str, typer.Option(help="Fault profile of the simulator: calm, demo, rough, torture, outlast, a file, or JSON.")
-    ] = "calm",
+    faults: Faults = "calm",
     partitions: Annotated[
         int, typer.Option(envvar="BACKSTOP_PARTITIONS", min=1, max=256, help="Partitions of each topic.")
     ] = 4,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
-    port: Annotated[int, typer.Option(help="Port of the API; a free one if it is taken.")] = PORT_PREFERRED,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the API; a free one if it is taken.")
+    ] = PORT_PREFERRED,
     keep: Annotated[bool, typer.Option("--keep", help="Keep all data, and go on from it the next time.")] = False,
     openai: Annotated[
         bool,

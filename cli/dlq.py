@@ -50,7 +50,11 @@ SKEW_MS = 60_000
 
 TOPIC = "dead-letters"
 
-app = typer.Typer(help="Records that could not be taken: look at them, put them back, drop them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Records that could not be taken: look at them, put them back, drop them.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 Topic = Annotated[str | None, typer.Option("--topic", help="Only of this origin: jobs, requests, …")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Only set aside for this: not_json, unknown_type, …")]

@@ -11,6 +11,7 @@ from runtime.errors import BackstopError
 from runtime.secret_files import secret_of
 
 TIMEOUT_S = 30.0
+INPUT_STATUSES = frozenset({400, 401, 403, 413, 415, 422})
 PASSING_STATUSES = frozenset({0, 408, 429, 500, 502, 503, 504})
 
 
@@ -25,6 +26,11 @@ class ApiError(BackstopError):
     @property
     def passing(self) -> bool:
         return self.status in PASSING_STATUSES
+
+    @property
+    def of_input(self) -> bool:
+        """The request or its key was refused, so nothing was found out."""
+        return self.status in INPUT_STATUSES
 
 
 def authorization() -> dict[str, str]:

@@ -19,7 +19,7 @@ from runtime.clock import make_clock
 COMPLETED = "completed"
 PAGE_MAX = 200
 
-app = typer.Typer(help="Submit, adopt, list, show, follow and cancel jobs.", no_args_is_help=True)
+app = typer.Typer(help="Submit, adopt, list, show, follow and cancel jobs.", no_args_is_help=True, add_completion=False)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 

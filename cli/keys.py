@@ -36,7 +36,9 @@ KeyIdArgument = Annotated[str, typer.Argument(help="The key's id: the part after
 COLUMNS = ("id", "tenant", "name", "scopes", "state", "created_at", "expires_at", "last_used_at")
 UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
 
-app = typer.Typer(help="API keys: made, listed, revoked. The file is BACKSTOP_KEYS_FILE.", no_args_is_help=True)
+app = typer.Typer(
+    help="API keys: made, listed, revoked. The file is BACKSTOP_KEYS_FILE.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.command()

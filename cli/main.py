@@ -2,10 +2,11 @@
 does not wait for Faust.
 """
 
+import errno
 import sys
 import traceback
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,6 +17,7 @@ from runtime.broker.errors import BrokerError
 from runtime.errors import BackstopError
 from runtime.files import private_umask
 from runtime.logs import redact
+from runtime.release import release
 from schemas.text import printable_lines
 
 SUBCOMMANDS = (
@@ -38,6 +40,12 @@ SUBCOMMANDS = (
 """`cli.NAME` holds a typer `app`, or a function of that name."""
 
 
+PATH_ERRORS = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EROFS}
+)
+"""What the system says of a file or folder that was named wrongly."""
+
+
 class _Subcommands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class names it
         return list(SUBCOMMANDS)
@@ -55,13 +63,21 @@ class _Subcommands(TyperGroup):
         return command
 
 
-app = typer.Typer(
-    name="backstop", cls=_Subcommands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(name="backstop", cls=_Subcommands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"backstop {release()}")
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
     """Sees every accepted OpenAI Background-mode job through to exactly one result."""
 
 
@@ -72,6 +88,12 @@ def main() -> None:
         app()
     except (BackstopError, BrokerError) as error:
         _complain(f"backstop: {error}")
+        sys.exit(CANNOT)
+    except OSError as error:
+        if error.errno not in PATH_ERRORS or error.filename is None:
+            _complain(traceback.format_exc())
+            sys.exit(DIFFERS)
+        _complain(f"backstop: {error.filename}: {error.strerror}")
         sys.exit(CANNOT)
     except Exception:
         _complain(traceback.format_exc())

@@ -18,7 +18,9 @@ from readmodel.settings import ProjectionSettings
 
 T = TypeVar("T")
 
-app = typer.Typer(help="The database that front ends read: build it anew, compare it.", no_args_is_help=True)
+app = typer.Typer(
+    help="The database that front ends read: build it anew, compare it.", no_args_is_help=True, add_completion=False
+)
 
 Accept = Annotated[
     bool, typer.Option("--accept-differences", help="Swap even if the new one differs (logs cut by retention, say).")

@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 
 from cli.ports import HOST, Ports
+from cli.settings import read
 from cli.supervisor import Program, Ready, Supervisor, Tell
 from runtime import broker
 from runtime.broker.chain import name_of
@@ -201,7 +202,8 @@ def _runtime_settings(shape: Shape, kafka: broker.Owned) -> tuple[RuntimeSetting
     chosen = shape.settings.get("BACKSTOP_TOPIC_PREFIX") or shape.environment.get("BACKSTOP_TOPIC_PREFIX")
     throwaway = not ours and not shape.keep and not chosen
     prefix = chosen or (f"backstop-dev-{secrets.token_hex(4)}." if throwaway else "backstop.")
-    runtime = RuntimeSettings(
+    runtime = read(
+        RuntimeSettings,
         kafka_bootstrap_servers=kafka.bootstrap,
         topic_prefix=prefix,
         partitions=shape.partitions,
@@ -311,7 +313,7 @@ def _ours(name: str, base: Mapping[str, str], port: int, **settings: str) -> Pro
     part = name.split("-", maxsplit=1)[0]
     return Program(
         name=name,
-        command=(sys.executable, "-m", "cli", part),
+        command=(sys.executable, "-P", "-m", "cli", part),
         environment={**base, **settings},
         ready=_answers(f"http://{HOST}:{port}/readyz"),
     )
@@ -321,7 +323,7 @@ def _simulator(shape: Shape, places: _Places, base: Mapping[str, str]) -> Progra
     return Program(
         name="simulator",
         command=(
-            *(sys.executable, "-m", "simulator", "--port", str(places.simulator)),
+            *(sys.executable, "-P", "-m", "simulator", "--port", str(places.simulator)),
             *("--profile", shape.faults, "--seed", str(shape.seed), "--time-scale", f"{shape.time_scale:g}"),
             *("--ledger-dir", str(shape.folder / "ledgers")),
             *("--webhook-url", f"http://{HOST}:{places.serve}/webhooks/openai"),

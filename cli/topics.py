@@ -12,7 +12,7 @@ from runtime.settings import RuntimeSettings
 from runtime.topics import Difference, check_topics, create_topics, rows, wanted_topics
 from schemas.topics import BY_NAME, FOR_EVER_MS, HOUR_MS, TOPICS
 
-app = typer.Typer(help="The Kafka topics that Backstop lives on.", no_args_is_help=True)
+app = typer.Typer(help="The Kafka topics that Backstop lives on.", no_args_is_help=True, add_completion=False)
 
 Patience = Annotated[float, typer.Option(help="How many seconds to wait for a broker.")]
 DIFFERENCE_COLUMNS = ("topic", "setting", "found", "wanted", "fatal", "advice")

@@ -40,7 +40,11 @@ TEST_WITHIN_S: Final = 20.0
 LOOK_AGAIN_S: Final = 0.3
 TOPIC: Final = "deliveries"
 
-app = typer.Typer(help="Webhooks that tell tenants of ended responses: endpoints and deliveries.", no_args_is_help=True)
+app = typer.Typer(
+    help="Webhooks that tell tenants of ended responses: endpoints and deliveries.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id: we_…")]
 Events = Annotated[

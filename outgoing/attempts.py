@@ -17,9 +17,9 @@ from runtime.acknowledged import publish, until_acknowledged
 from runtime.clock import NowMs, monotonic_s
 from runtime.deliveries import event_id
 from runtime.failpoints import failpoint
-from runtime.health import release
 from runtime.logs import get_logger
 from runtime.publisher import Publisher
+from runtime.release import release
 from runtime.webhook_endpoints import Endpoint, Endpoints
 from runtime.webhook_secrets import SecretKeys
 from schemas.base import Message

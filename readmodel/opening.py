@@ -13,14 +13,14 @@ SQLITE = "sqlite:///"
 def database_at(url: str, now_ms: NowMs) -> Database:
     """Not opened yet; made on the first open where it is missing.
 
-    :raises ConfigurationError: PostgreSQL is asked for, and its driver is not installed.
+    :raises ConfigurationError: PostgreSQL is asked for, and its driver can not be imported.
     """
     if url.startswith(SQLITE):
         return SqliteDatabase(Path(url.removeprefix(SQLITE)), now_ms)
     try:
-        from readmodel.postgres import PostgresDatabase  # noqa: PLC0415 - an extra: SQLite needs no driver
+        from readmodel.postgres import PostgresDatabase  # noqa: PLC0415 - SQLite needs no driver
     except ImportError as error:
         raise ConfigurationError(
-            f"PostgreSQL needs psycopg and its pool ({error}): install backstop[postgres]"
+            f"PostgreSQL needs psycopg and its pool ({error}): both come with Backstop: install it again"
         ) from error
     return PostgresDatabase(url, now_ms)

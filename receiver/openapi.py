@@ -17,7 +17,7 @@ from receiver.openapi_form import plain
 from receiver.problems import CONTENT_TYPE as PROBLEM_JSON
 from receiver.problems import SECURITY_HEADERS, ProblemDocument
 from receiver.sdk.errors import ErrorDocument, speaks_openai, status_at_openai
-from runtime.health import release
+from runtime.release import release
 from runtime.routes import JSON, Answer, Codes, Header, Query, Route, declare, declared
 
 REF: Final = "#/components/schemas/{model}"

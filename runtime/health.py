@@ -6,7 +6,6 @@ and the projection, which have none, serve them on a small server of their own.
 
 import asyncio
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import orjson
@@ -17,6 +16,7 @@ from typing_extensions import TypedDict
 
 from runtime.clock import monotonic_s
 from runtime.failpoints import armed
+from runtime.release import release
 from runtime.routes import Answer, Route, declare
 
 Probe = Callable[[], str | None]
@@ -107,14 +107,6 @@ class Health:
     def _complaints(self, kind: Kind) -> dict[str, str]:
         asked = {name: probe() for name, (of, probe) in self._probes.items() if of == kind}
         return {name: reason for name, reason in asked.items() if reason is not None}
-
-
-def release() -> str:
-    """The installed version, `0` in a tree that is not installed."""
-    try:
-        return version("backstop")
-    except PackageNotFoundError:
-        return "0"
 
 
 def add_routes(

@@ -20,7 +20,7 @@ from typing import IO, Self
 from runtime.broker import leash, processes, ready
 from runtime.broker.errors import BrokerError, BrokerFailedError
 from runtime.broker.node import HOST, Ports, are_free, draw_ports, properties
-from runtime.broker.toolchain import DEPLOY, LocalKafka
+from runtime.broker.toolchain import FILES, LocalKafka
 
 START_TIMEOUT_S = 60.0
 FORMAT_TIMEOUT_S = 60.0
@@ -235,7 +235,7 @@ class Broker:
                 *NODE_OPTIONS,
                 *self._java_options,
                 *(self._shared_classes() or self._share_classes_at_exit()),
-                f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.xml'}",
+                f"-Dlog4j2.configurationFile={FILES / 'log4j2.xml'}",
                 f"-Dbackstop.log={self.log}",
             ),
         )

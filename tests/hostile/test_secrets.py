@@ -123,7 +123,7 @@ def test_what_holds_no_password_stays(text: str) -> None:
 
 def test_a_command_that_fails_says_no_password() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cli", "readmodel", "digest"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-P", "-m", "cli", "readmodel", "digest"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         env={**os.environ, "BACKSTOP_DATABASE_URL": f"postgresql://user:{PASSWORD}@127.0.0.1:1/x"},
     )  # fmt: skip
     assert done.returncode != 0

@@ -139,7 +139,7 @@ class Rig:
         }
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "outgoing"], cwd=ROOT, env=environment, stdout=log, stderr=log
+                [sys.executable, "-P", "-m", "cli", "outgoing"], cwd=ROOT, env=environment, stdout=log, stderr=log
             )
         try:
             yield process

@@ -46,7 +46,7 @@ class Recorded:
 
     def backstop(self, *arguments: str, **environment: str) -> Ran:
         done = subprocess.run(
-            [sys.executable, "-m", "cli", *arguments], cwd=ROOT, env={**self.environment, **environment},
+            [sys.executable, "-P", "-m", "cli", *arguments], cwd=ROOT, env={**self.environment, **environment},
             capture_output=True, text=True, timeout=90, check=False,
         )  # fmt: skip
         return Ran(done.returncode, done.stdout, done.stderr)

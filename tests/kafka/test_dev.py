@@ -17,7 +17,7 @@ from runtime.broker import Owned
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKSTOP = (sys.executable, "-m", "cli")
+BACKSTOP = (sys.executable, "-P", "-m", "cli")
 UP_WITHIN_S = 90.0
 DOWN_WITHIN_S = 60.0
 

@@ -78,7 +78,7 @@ class Scene:
         }
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "worker"], env=environment, cwd=ROOT, stdout=out, stderr=out
+                [sys.executable, "-P", "-m", "cli", "worker"], env=environment, cwd=ROOT, stdout=out, stderr=out
             )
         try:
             yield process

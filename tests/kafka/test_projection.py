@@ -67,7 +67,7 @@ class Rig:
         """`backstop projection`, or what `backstop readmodel` is asked for; killed at the end, if it still lives."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "cli", *(("readmodel", *arguments) if arguments else ("projection",))],
+                [sys.executable, "-P", "-m", "cli", *(("readmodel", *arguments) if arguments else ("projection",))],
                 env=self.environment(failpoints),
                 cwd=ROOT,
                 stderr=log,

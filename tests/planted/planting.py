@@ -1,6 +1,7 @@
 """Plants one bug in a copy of the code, and asks the layer that must notice it."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def _by_tests(bug: Planted, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bug.layer],
         cwd=code, capture_output=True, text=True, timeout=TESTS_WITHIN_S, check=False,
+        env={**os.environ, "PYTHONPATH": str(code)},  # children run with -P: without it they would import what is installed
     )  # fmt: skip
     if done.returncode not in (0, 1):
         raise AssertionError(f"{bug.name}: pytest could not run\n{done.stdout[-3000:]}{done.stderr[-1000:]}")

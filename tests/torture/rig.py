@@ -235,7 +235,7 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
             plan.folder / "logs" / f"{name}.log", _answers(rig.http, f"http://{HOST}:{port}{ready_path}"), rig.log, deal, FREEZE_S,
         )  # fmt: skip
 
-    cli = (sys.executable, "-m", "cli")
+    cli = (sys.executable, "-P", "-m", "cli")
     yield child(
         "simulator", "simulator", _simulator(rig), places.simulator, "/sim/health",
         SIMULATOR_API_KEYS=places.api_key, SIMULATOR_WEBHOOK_SECRETS=places.webhook_secret,
@@ -256,7 +256,7 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
 def _simulator(rig: Rig) -> tuple[str, ...]:
     plan, places = rig.plan, rig.places
     return (
-        *(sys.executable, "-m", "simulator", "--port", str(places.simulator)),
+        *(sys.executable, "-P", "-m", "simulator", "--port", str(places.simulator)),
         *("--profile", plan.faults, "--seed", str(plan.seed), "--time-scale", f"{TIME_SCALE:g}"),
         *("--ledger-dir", str(rig.ledgers)),
         *("--webhook-url", f"http://{rig.proxies['simulator-serve'].address}/webhooks/openai"),

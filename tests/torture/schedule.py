@@ -195,7 +195,7 @@ class Schedule:
         """The read model is rebuilt beside the live one, and the rebuild killed in the midst."""
         rig = self._rig
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cli", "readmodel", "rebuild"),
+            *(sys.executable, "-P", "-m", "cli", "readmodel", "rebuild"),
             env={**rig.environment("projection"), "BACKSTOP_FAILPOINTS": f"{REBUILD}=kill"},
             cwd=rig.plan.code, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

@@ -2,10 +2,12 @@
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("schemas", "runtime", "receiver", "streams", "outgoing", "readmodel", "audit", "simulator", "cli", "deploy")
+WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+PACKAGES = (*WHEEL["packages"], "deploy")
 
 
 class PatchError(AssertionError):

@@ -85,9 +85,28 @@ def test_every_process_of_ours_may_write_one_volume_and_gain_nothing(services: d
     for name in BACKSTOP:
         service = services[name]
         assert service["read_only"] is True
-        assert service["volumes"] == ["data:/data"]
+        assert service["volumes"][0] == "data:/data"
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["cap_drop"] == ["ALL"]
+
+
+def test_each_worker_that_is_scaled_up_has_a_store_of_its_own_and_shares_the_blobs(services: dict[str, Any]) -> None:
+    worker = services["worker"]
+    assert "container_name" not in worker, "a name of its own would forbid a second container"
+    assert "ports" not in worker
+    shared, own = worker["volumes"]
+    assert shared == "data:/data"
+    assert own == worker["environment"]["BACKSTOP_DATA_DIR"] == "/stores", (
+        "a path alone is a new volume for each container"
+    )
+    assert worker["environment"]["BACKSTOP_BLOB_DIR"] == "/data/blobs"
+    assert "BACKSTOP_WORKER_INSTANCE_ID" not in worker["environment"], "two workers may not have one name"
+    others = [services[name] for name in BACKSTOP if name not in {"worker", "simulator"}]
+    assert {other["environment"]["BACKSTOP_DATA_DIR"] for other in others} == {"/data"}
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text()
+    assert "install -d -o backstop -g backstop -m 0750 /data /stores" in dockerfile, (
+        "a volume takes its owner from the image"
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +136,7 @@ def test_only_loopback_ports_are_published(services: dict[str, Any]) -> None:
 
 def test_the_version_of_kafka_is_the_same_in_containers_and_on_the_jvm(services: dict[str, Any]) -> None:
     assert services["kafka-1"]["image"] == docker.IMAGE
-    assert "<kafka.version>4.1.1</kafka.version>" in (ROOT / "deploy/broker/pom.xml").read_text()
+    assert "<kafka.version>4.1.1</kafka.version>" in (ROOT / "runtime/broker/pom.xml").read_text()
 
 
 def test_the_image_runs_as_nobody_in_particular_from_locked_packages() -> None:
@@ -155,7 +174,7 @@ def needed_here(root: str) -> set[str]:
 
 def test_the_image_gets_all_that_backstop_needs_and_no_tool_of_developers() -> None:
     got = names(production("runtime"))
-    assert needed_here("backstop") <= got
+    assert needed_here("backstop-jobs") <= got
     assert not got & {"pytest", "mypy", "ruff", "hypothesis", "testcontainers", "hatchling"}
     assert "hatchling" in names(production("build"))
 

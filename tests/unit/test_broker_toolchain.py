@@ -150,12 +150,33 @@ def test_the_cache_is_where_xdg_says_if_that_is_absolute(xdg: str, under: str) -
     assert folder.name.startswith("kafka-4.1.1-")
 
 
-def test_a_tree_without_the_pom_says_where_to_run_from(machine: dict[str, str], tmp_path: Path) -> None:
+def test_an_installation_without_the_pom_says_so(machine: dict[str, str], tmp_path: Path) -> None:
     found = toolchain.find(machine, tmp_path / "nowhere")
     assert isinstance(found, Missing)
-    assert "checkout" in found.remedy
+    assert "install Backstop again" in found.remedy
 
 
-def test_the_pom_of_this_checkout_names_the_version_in_the_cache_folder() -> None:
-    pom = (toolchain.DEPLOY / "pom.xml").read_bytes()
+def test_the_pom_names_the_version_in_the_cache_folder() -> None:
+    pom = (toolchain.FILES / "pom.xml").read_bytes()
     assert toolchain.cache_folder({"HOME": "/h"}, pom).name.startswith("kafka-4.1.1-")
+
+
+@pytest.mark.parametrize("given", ["nothing", "too old", "no java at all"])
+def test_the_bundled_java_is_taken_where_no_other_is_new_enough(
+    machine: dict[str, str], tmp_path: Path, given: str
+) -> None:
+    program(tmp_path / "bundled", "java", """echo 'openjdk version "25.0.2" 2026-01-20 LTS' >&2""")
+    if given == "nothing":
+        (tmp_path / "bin" / "java").unlink()
+    else:
+        program(tmp_path / "bin", "java", """echo 'openjdk version "11.0.2"' >&2""" if given == "too old" else "exit 1")
+    found = toolchain.find(machine, tmp_path / "deploy", str(tmp_path / "bundled" / "java"))
+    assert isinstance(found, Toolchain)
+    assert (found.java, found.java_version) == (str(tmp_path / "bundled" / "java"), "25.0.2")
+
+
+def test_a_java_that_is_new_enough_goes_before_the_bundled_one(machine: dict[str, str], tmp_path: Path) -> None:
+    program(tmp_path / "bundled", "java", """echo 'openjdk version "25.0.2" 2026-01-20 LTS' >&2""")
+    found = toolchain.find(machine, tmp_path / "deploy", str(tmp_path / "bundled" / "java"))
+    assert isinstance(found, Toolchain)
+    assert found.java_version == "21.0.2"

@@ -33,6 +33,7 @@ def test_the_official_sdk_runs_against_the_simulator_by_its_base_url_alone(tmp_p
     simulator = subprocess.Popen(
         [
             sys.executable,
+            "-P",
             "-m",
             "simulator",
             "--port-file",

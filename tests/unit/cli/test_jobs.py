@@ -119,9 +119,9 @@ def test_submit_takes_a_bare_request_or_a_whole_submission(api: Api, tmp_path: P
     assert api.submitted[1] == {"job_id": "other", "request": {"model": "m", "input": "y"}}
 
 
-def test_a_refusal_names_the_fields_and_exits_1(api: Api) -> None:
+def test_a_refusal_of_input_names_the_fields_and_exits_2(api: Api) -> None:
     done = run("submit", "-m", "nosuch", "-i", "x")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.stderr == "backstop: The body is not a valid request.\n  #/request/model: is unknown\n"
 
 

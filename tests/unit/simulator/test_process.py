@@ -29,7 +29,7 @@ NEVER_S = 1_000_000.0
 @contextmanager
 def _process(tmp_path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "simulator", "--port", "0", "--port-file", str(port_file), *flags]
+    command = [sys.executable, "-P", "-m", "simulator", "--port", "0", "--port-file", str(port_file), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: port_file.exists() or process.poll() is not None, START_S, "the port file")

@@ -1,0 +1,13 @@
+"""Which release this is."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+DISTRIBUTION = "backstop-jobs"
+
+
+def release() -> str:
+    """The installed version, `0` in a tree that is not installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "0"
