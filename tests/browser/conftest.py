@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page
 
 from tests.browser.chromium import chromium, find_chromium
 from tests.browser.system import Running, running_with_keys
@@ -87,7 +87,12 @@ def open_tab(browser: Browser, running: Running) -> Iterator[Callable[..., Tab]]
         page = context.new_page()
         tab = Tab(page, running)
         tabs.append(tab)
-        page.on("dialog", lambda dialog: (tab.dialogs.append(dialog.message), dialog.dismiss()))
+
+        def refuse(dialog: Dialog) -> None:
+            tab.dialogs.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", refuse)
         page.on("pageerror", lambda error: tab.errors.append(str(error)))
         page.on("request", lambda request: tab.urls.append(request.url))
         return tab

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ async def main(config: WorkerConfig) -> None:
     watching.cancel()
 
 
-def run(main: Callable[[WorkerConfig], Awaitable[None]]) -> None:
+def run(main: Callable[[WorkerConfig], Coroutine[Any, Any, None]]) -> None:
     logging.basicConfig(level=os.environ.get("BACKSTOP_TEST_LOG", "WARNING"), format="%(asctime)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(WorkerConfig(**json.loads(sys.argv[1]))))

@@ -57,7 +57,7 @@ def test_a_condition_of_the_account_closes_it_at_once() -> None:
 def test_what_is_wrong_with_one_request_closes_nothing() -> None:
     lane = Lane()
     for cause in ("never", "later", "odd") * 20:
-        lane = failed(lane, T0, Why(cause, "x"))  # type: ignore[arg-type]  # a literal
+        lane = failed(lane, T0, Why(cause, "x"))
     assert lane == Lane()
 
 
