@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Dialog, Page
 
+from runtime.broker import Owned
 from tests.browser.chromium import chromium, find_chromium
 from tests.browser.system import Running, running_with_keys
 
@@ -35,8 +36,8 @@ def chromium_path() -> str:
 
 
 @pytest.fixture(scope="package")
-def running(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running_with_keys(tmp_path_factory.mktemp("system")) as system:
+def running(chromium_path: str, broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running_with_keys(tmp_path_factory.mktemp("system"), broker.bootstrap) as system:
         yield system
 
 

@@ -14,7 +14,6 @@ from cli.system import Shape, System
 from runtime.broker import Owned
 from runtime.keys import ApiKey, KeysFile, make_token, save_keys
 from tests.clients.matrix import CLIENTS, FEATURES, page
-from tests.kafka.conftest import broker  # noqa: F401 - a fixture
 from tests.kafka.held import held
 
 PAGE = "BACKSTOP_CLIENTS_PAGE"
