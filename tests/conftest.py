@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cli.system import asked_directly
 from runtime.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
@@ -15,6 +16,10 @@ from runtime.broker.docker import Engine
 from runtime.broker.errors import Missing
 
 os.environ |= asked_directly(os.environ)
+
+# How long an example takes, and how long it takes to draw one, is the machine's: other processes run beside this one.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 LONGEST_FIRST = (
     "test_torture_short.py", "test_openapi_fuzz.py", "test_dev.py", "test_workers.py", "test_broker.py",
