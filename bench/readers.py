@@ -230,10 +230,12 @@ async def listening(running: Readers, clients: int) -> tuple[list[Listener], dic
         await running.send([*beginning, *end])
     heard_s: dict[str, float] = {}
     place = urlsplit(running.url)
+    assert place.hostname
+    assert place.port
     listeners = [Listener(place.netloc, f"/v1/sessions/s{number}/events", heard_s) for number in range(clients)]
     loop = asyncio.get_running_loop()
     for listener in listeners:
-        await loop.create_connection(lambda listener=listener: listener, place.hostname, place.port)
+        await loop.create_connection(lambda listener=listener: listener, place.hostname, place.port)  # type: ignore[misc]
     await until(lambda: all(listener.answered for listener in listeners), "all streams to begin")
     return listeners, heard_s
 
@@ -243,7 +245,7 @@ async def watch_rows(database: Database, seen_s: dict[str, float]) -> None:
     after = 0
     while True:
         found = await database.read(
-            lambda conn, after=after: conn.rows(
+            lambda conn, after=after: conn.rows(  # type: ignore[misc]
                 "SELECT seq, job_id FROM changes WHERE seq > ? AND status = 'completed' ORDER BY seq", (after,)
             )
         )

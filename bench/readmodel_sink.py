@@ -32,6 +32,7 @@ from runtime.broker import owned
 from runtime.clock import make_clock
 from runtime.records import Record as RawRecord
 from runtime.topics import create_topics
+from schemas.base import Message
 from schemas.codec import encode
 from tests.unit.readmodel.logs import whole_job
 from tests.unit.readmodel.postgres_server import postgres
@@ -80,7 +81,7 @@ async def sink(url: str, jobs: int, batch: int) -> None:
         ends = {(topic, 0): each.offset + 1 for topic, each in part}
         moves = [Move(*place, at[place].next_offset, end, at[place].epoch) for place, end in ends.items()]
         writes = await database.write(
-            lambda conn, moves=moves, records=records: store.apply(conn, moves, records, 0, database.build)
+            lambda conn, moves=moves, records=records: store.apply(conn, moves, records, 0, database.build)  # type: ignore[misc]
         )
         for place, end in ends.items():
             at[place] = store.Owned(end, at[place].epoch)
@@ -158,11 +159,14 @@ async def one_job(producer: AIOKafkaProducer, settings: ProjectionSettings, n: i
     for fact in whole_job(job_id, f"resp_{n:08}"):
         sent = await send(producer, settings, fact)
         if fact.topic == "results":
-            sent.add_done_callback(lambda _done, job_id=job_id: acked.__setitem__(job_id, time.monotonic()))
+            sent.add_done_callback(lambda _done, job_id=job_id: acked.__setitem__(job_id, time.monotonic()))  # type: ignore[misc]
 
 
-async def send(producer: AIOKafkaProducer, settings: ProjectionSettings, fact: Fact) -> "asyncio.Future[object]":
-    return await producer.send(f"{settings.topic_prefix}{fact.topic}", encode(fact), key=fact.key.encode())
+async def send(producer: AIOKafkaProducer, settings: ProjectionSettings, fact: Message) -> "asyncio.Future[object]":
+    sent: asyncio.Future[object] = await producer.send(
+        f"{settings.topic_prefix}{fact.topic}", encode(fact), key=fact.key.encode()
+    )
+    return sent
 
 
 async def watch(database: Database, jobs: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import uuid
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -60,11 +61,11 @@ async def main(bootstrap: str, prefix: str, jobs: int, within_s: float) -> int:
     return 1
 
 
-def text_of(result: dict) -> str:
+def text_of(result: dict[str, Any]) -> str:
     """The model's text. A large response is kept in the blob store, and the record then holds its SHA-256."""
     body = result.get("response") or {}
     if body.get("kind") != "inline":
-        return body.get("sha256", result.get("reason", {}).get("code", ""))
+        return str(body.get("sha256", result.get("reason", {}).get("code", "")))
     parts = (part for item in body["value"].get("output", []) for part in item.get("content", []))
     return "".join(part.get("text", "") for part in parts)
 

@@ -1,7 +1,61 @@
-"""What runs on this machine is asked directly, whatever proxy the environment names for the rest. Children inherit it."""
+"""What runs on this machine is asked directly, whatever proxy the environment names for the rest. Children inherit it.
+
+`broker` is one a session, from the same chain as the demo and development use: with pytest-xdist, one for each of its processes.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import HealthCheck, settings
 
 from cli.system import asked_directly
+from runtime.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
+from runtime.broker.docker import Engine
+from runtime.broker.errors import Missing
 
 os.environ |= asked_directly(os.environ)
+
+# How long an example takes, and how long it takes to draw one, is the machine's: other processes run beside this one.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+LONGEST_FIRST = (
+    "test_torture_short.py", "test_openapi_fuzz.py", "test_dev.py", "test_workers.py", "test_broker.py",
+    "test_several_brokers.py", "test_storms.py", "test_simulation.py", "test_aimed.py", "test_planted.py",
+)  # fmt: skip
+"""Files that take a minute or more. A file runs in one process: the longest may not be the last to begin."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Owned]:
+    """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
+    engine = docker.find(os.environ)
+    if isinstance(chain.given(os.environ), Missing) and isinstance(engine, Engine):
+        with in_test_container(engine) as running:
+            yield running
+    else:
+        with owned(os.environ) as running:
+            yield running
+
+
+@contextmanager
+def in_test_container(engine: Engine) -> Iterator[Owned]:
+    """As the chain's own container, held by testcontainers, whose reaper removes it even when this session is killed."""
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - slow, and needed only with an engine
+
+    port = node.draw_ports().client
+    container = DockerContainer(docker.IMAGE).with_bind_ports(docker.CLIENT_PORT, port)
+    for name, value in docker.container_settings(port).items():
+        container.with_env(name, value)
+    with container:
+        bootstrap = f"{node.HOST}:{port}"
+        if not processes.until(lambda: ready.answers(bootstrap), docker.START_TIMEOUT_S):
+            raise BrokerError(f"Kafka in a container did not answer:\n{container.get_logs()}")
+        yield Owned(bootstrap, engine)

@@ -18,6 +18,8 @@ NODE_ID = 1
 # keep the restarted broker from binding.
 PORTS_FIRST = 20_000
 PORTS_COUNT = 12_000
+PORTS_SPREAD = 7_417
+"""`PORTS_COUNT` by the golden ratio: multiples of it stay apart."""
 _draws = itertools.count()
 
 
@@ -45,9 +47,15 @@ def are_free(ports: Ports) -> bool:
         return all(_bind(held, port) for port in (ports.client, ports.direct, ports.controller))
 
 
+def offset_of(pid: int) -> int:
+    """Where in the range a process begins to draw. Processes that start one after the other, as those of one test run do, begin far
+    apart: a broker that is down for a moment then finds its ports free when it comes back.
+    """
+    return pid * PORTS_SPREAD % PORTS_COUNT
+
+
 def _free_port(held: ExitStack) -> int:
-    # Spread by process, so that two checkouts that start at once rarely look at the same port first.
-    start = os.getpid() * 101
+    start = offset_of(os.getpid())
     for _ in range(PORTS_COUNT):
         port = PORTS_FIRST + (start + next(_draws)) % PORTS_COUNT
         if _bind(held, port):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page
 
+from runtime.broker import Owned
 from tests.browser.chromium import chromium, find_chromium
 from tests.browser.system import Running, running_with_keys
 
@@ -35,8 +36,8 @@ def chromium_path() -> str:
 
 
 @pytest.fixture(scope="package")
-def running(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running_with_keys(tmp_path_factory.mktemp("system")) as system:
+def running(chromium_path: str, broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running_with_keys(tmp_path_factory.mktemp("system"), broker.bootstrap) as system:
         yield system
 
 
@@ -87,7 +88,12 @@ def open_tab(browser: Browser, running: Running) -> Iterator[Callable[..., Tab]]
         page = context.new_page()
         tab = Tab(page, running)
         tabs.append(tab)
-        page.on("dialog", lambda dialog: (tab.dialogs.append(dialog.message), dialog.dismiss()))
+
+        def refuse(dialog: Dialog) -> None:
+            tab.dialogs.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", refuse)
         page.on("pageerror", lambda error: tab.errors.append(str(error)))
         page.on("request", lambda request: tab.urls.append(request.url))
         return tab

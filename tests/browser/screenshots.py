@@ -78,7 +78,7 @@ def main() -> int:
     if path is None:
         print("no Chromium on PATH", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as folder, running_with_keys(Path(folder), FAULTS) as running:
+    with tempfile.TemporaryDirectory() as folder, running_with_keys(Path(folder), faults=FAULTS) as running:
         job_id = fill(running)
         with chromium(path) as browser:
             take(browser, running, job_id)

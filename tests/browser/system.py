@@ -99,7 +99,8 @@ def elsewhere(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def running_with_keys(folder: Path, faults: str | None = None) -> Iterator[Running]:
+def running_with_keys(folder: Path, bootstrap: str = "", faults: str | None = None) -> Iterator[Running]:
+    """On a broker of its own where none is named."""
     keys_file, keys = write_keys(folder / "keys.json")
     with pytest.MonkeyPatch.context() as patched:
         for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
@@ -107,7 +108,7 @@ def running_with_keys(folder: Path, faults: str | None = None) -> Iterator[Runni
         patched.setenv("BACKSTOP_REQUEST_TENANTS", "acme")
         shape = Shape(
             folder=folder,
-            environment={**BRISK, **os.environ},
+            environment={**BRISK, **os.environ, **({"KAFKA_BOOTSTRAP_SERVERS": bootstrap} if bootstrap else {})},
             settings={"BACKSTOP_KEYS_FILE": str(keys_file)},
             port=0,
             partitions=2,

@@ -163,4 +163,4 @@ def test_a_wrong_key_is_said_and_asked_for_again(running: Running, tab: Tab) -> 
 def test_a_refusal_is_said_in_its_own_sentence(tab: Tab) -> None:
     page = tab.sign_in("globex", at=f"#/jobs?model={'m' * 201}")
     expect(page.get_by_role("alert")).to_contain_text("at most 200 characters")
-    expect(page.get_by_text("New job")).to_have_count(0), "a key that may not submit is offered no form"
+    expect(page.get_by_text("New job")).to_have_count(0)  # a key that may not submit is offered no form

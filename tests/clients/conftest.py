@@ -14,7 +14,6 @@ from cli.system import Shape, System
 from runtime.broker import Owned
 from runtime.keys import ApiKey, KeysFile, make_token, save_keys
 from tests.clients.matrix import CLIENTS, FEATURES, page
-from tests.kafka.conftest import broker  # noqa: F401 - a fixture
 from tests.kafka.held import held
 
 PAGE = "BACKSTOP_CLIENTS_PAGE"
@@ -46,7 +45,7 @@ def tenant_of(client: str, feature: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:  # noqa: F811
+def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
     tenants = [tenant_of(client.name, feature) for client in CLIENTS for feature in FEATURES] + ["generated", "kafka"]
     keys = write_keys(folder / "keys.json", tenants)

@@ -112,20 +112,23 @@ class Read:
             self.offset = of.next_fetch_offset
             assert self.rounds < 10_000
 
-    @staticmethod
-    def _from(data: bytes, offset: int) -> bytes:
-        """As a broker: from the batch that holds `offset`, by what the headers of batches say."""
-        at = 0
-        while at + 12 <= len(data):
-            base, length = struct.unpack_from(">qi", data, at)
-            magic = data[at + 16] if at + 16 < len(data) else 2
-            delta = struct.unpack_from(">i", data, at + 23)[0] if magic >= 2 and at + 27 <= len(data) else 0
-            if base + max(delta, 0) >= offset:
-                return data[at:]
-            if length < 5:
-                break
-            at += 12 + length
-        return b""
+    def _from(self, data: bytes, offset: int) -> bytes:
+        return batches_from(data, offset)
+
+
+def batches_from(data: bytes, offset: int) -> bytes:
+    """As a broker: from the batch that holds `offset`, by what the headers of batches say."""
+    at = 0
+    while at + 12 <= len(data):
+        base, length = struct.unpack_from(">qi", data, at)
+        magic = data[at + 16] if at + 16 < len(data) else 2
+        delta = struct.unpack_from(">i", data, at + 23)[0] if magic >= 2 and at + 27 <= len(data) else 0
+        if base + max(delta, 0) >= offset:
+            return data[at:]
+        if length < 5:
+            break
+        at += 12 + length
+    return b""
 
 
 def zeros(codec: int, size_mb: int) -> bytes:

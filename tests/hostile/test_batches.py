@@ -115,7 +115,7 @@ def test_a_batch_damaged_on_its_way_is_read_when_it_is_fetched_again() -> None:
 
     class Again(Read):
         def _from(self, data: bytes, offset: int) -> bytes:
-            return Read._from(damaged if self.rounds == 1 else whole, offset)
+            return super()._from(damaged if self.rounds == 1 else whole, offset)
 
     assert shown(Again(whole)) == [(0, b"v", "")]
 

@@ -14,7 +14,7 @@ import runtime.kafka_client  # noqa: F401 - what every process of ours imports
 from runtime.hardened_fetch import RECORDS_AT_ONCE_MAX
 from schemas.unreadable import Unreadable
 from streams.store.fetch import FetchThread
-from tests.hostile.batches import TP, ZSTD, Batch, Headers, Read, record, zeros
+from tests.hostile.batches import TP, ZSTD, Batch, Headers, batches_from, record, zeros
 from tests.support.waiting import eventually
 
 BAD_NAME: Headers = ((b"\xff", b"x"),)
@@ -38,7 +38,7 @@ class Leader:
     async def send(self, _node: int, request: Any) -> Any:
         ((topic, ((partition, offset, _),)),) = request.topics
         self.fetches += 1
-        data = Read._from(self._log, offset) if offset < self._end else b""
+        data = batches_from(self._log, offset) if offset < self._end else b""
         if not data:
             await asyncio.sleep(FETCH_WAIT_S)  # as a broker that holds a fetch until something comes
         return FetchResponse_v4(0, [(topic, [(partition, 0, self._end, self._end, [], data)])])

@@ -130,8 +130,12 @@ def test_slow_reads_of_one_tenant_leave_readers_for_others_and_for_ourselves(tmp
         go_on, running = threading.Event(), []
 
         async def slow() -> None:
+            def occupy(_conn: object) -> bool:
+                running.append(1)
+                return go_on.wait(30)
+
             with on_behalf_of(("greedy", "k")):
-                await database.read(lambda _conn: (running.append(1), go_on.wait(30)))
+                await database.read(occupy)
 
         asking = [asyncio.create_task(slow()) for _ in range(40)]
         await eventually(lambda: len(running) >= 3)

@@ -104,7 +104,7 @@ def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None
     before = logging.getLogger().handlers[:], logging.getLogger().level
     try:
         for form in ("json", "console"):
-            logs.configure(form, "info", "test", out)  # type: ignore[arg-type]  # both are forms
+            logs.configure(form, "info", "test", out)
             try:
                 raise OSError(text)
             except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
@@ -43,7 +44,7 @@ def lines() -> Iterator[Lines]:
     logs.configure("json", "info", "test", found.out)
     yield found
     logging.getLogger().handlers[:], logging.getLogger().level = before
-    logs.structlog.reset_defaults()
+    structlog.reset_defaults()
 
 
 def test_facts_and_lines_say_which_key_asked(ring: Ring, lines: Lines) -> None:

@@ -1,7 +1,6 @@
-"""A real broker for everything in this folder: one a session, from the same chain as the demo and development use.
+"""What tests on a real broker share: `broker` (see `tests/conftest.py`), and a topic `prefix` that no other test has.
 
-`broker.bootstrap` is where it is, `prefix` a topic prefix that no other test has. A test that kills, freezes or restarts
-its broker takes `local_kafka` and makes a `Broker(local_kafka)` of its own. A machine that can have no broker fails
+A test that kills, freezes or restarts its broker takes `local_kafka` and makes a `Broker(local_kafka)` of its own. A machine that can have no broker fails
 these tests, and is told what to install; it does not skip them.
 """
 
@@ -9,16 +8,12 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from runtime.broker import BrokerError, LocalKafka, NoBrokerError, Owned, chain, docker, node, owned, processes, ready
+from runtime.broker import LocalKafka, NoBrokerError
 from runtime.broker import local_kafka as find_local_kafka
-from runtime.broker.docker import Engine
-from runtime.broker.errors import Missing
 
 HERE = Path(__file__).parent
 NODE = HERE.parent / "node"
@@ -29,34 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.kafka)
-
-
-@pytest.fixture(scope="session")
-def broker() -> Iterator[Owned]:
-    """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
-    engine = docker.find(os.environ)
-    if isinstance(chain.given(os.environ), Missing) and isinstance(engine, Engine):
-        with in_test_container(engine) as running:
-            yield running
-    else:
-        with owned(os.environ) as running:
-            yield running
-
-
-@contextmanager
-def in_test_container(engine: Engine) -> Iterator[Owned]:
-    """As the chain's own container, held by testcontainers, whose reaper removes it even when this session is killed."""
-    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - slow, and needed only with an engine
-
-    port = node.draw_ports().client
-    container = DockerContainer(docker.IMAGE).with_bind_ports(docker.CLIENT_PORT, port)
-    for name, value in docker.container_settings(port).items():
-        container.with_env(name, value)
-    with container:
-        bootstrap = f"{node.HOST}:{port}"
-        if not processes.until(lambda: ready.answers(bootstrap), docker.START_TIMEOUT_S):
-            raise BrokerError(f"Kafka in a container did not answer:\n{container.get_logs()}")
-        yield Owned(bootstrap, engine)
 
 
 @pytest.fixture(scope="session")

@@ -207,6 +207,7 @@ def test_an_owner_that_is_killed_takes_its_broker_and_folder_along(local_kafka: 
     code = OWNER.replace("LAST_WORDS", last_words)
     owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with owner:
+        assert owner.stdout is not None
         pid, port, folder = owner.stdout.readline().split()
         assert owner.stdout.readline() == "done\n"
         assert processes.is_running(int(pid), mark=folder) is not bool(last_words)

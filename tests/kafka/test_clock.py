@@ -72,11 +72,17 @@ def test_after_the_first_answer_the_clock_is_moved_a_little_at_a_time() -> None:
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("offset_ms", [HOUR_MS, -HOUR_MS])
 def test_a_job_of_twenty_minutes_is_neither_expired_nor_kept_waiting_by_a_worker_with_a_wrong_clock(
-    tmp_path: Path, offset_ms: int
+    broker: Owned, tmp_path: Path, offset_ms: int
 ) -> None:
     """The worker (and the receiver) start with clocks that are an hour off; the job's deadline is by the broker's."""
     wrong = {"BACKSTOP_CLOCK_OFFSET_MS": str(offset_ms), "BACKSTOP_FAILPOINTS": "results.begun:999999=kill"}
-    shape = Shape(folder=tmp_path, environment=dict(os.environ), settings=wrong, port=0, time_scale=20.0)
+    shape = Shape(
+        folder=tmp_path,
+        environment={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+        settings=wrong,
+        port=0,
+        time_scale=20.0,
+    )
 
     async def scenario() -> tuple[str, int]:
         async with running_system(shape, lambda _text: None, lambda _kill: None) as system:

@@ -160,7 +160,7 @@ def goes_on(scene: Scene, data_dir: Path, log: Path) -> None:
     assert not list(data_dir.rglob("*.damaged-*")), "a full disk is no damaged store"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_ends_the_worker_and_loses_nothing(scene: Scene, tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     with small_disk(tmp_path / "disk") as disk:

@@ -85,7 +85,7 @@ def results_by_librdkafka(system: System, *job_ids: str) -> dict[str, list[str]]
             assert found.error() is None
             key = (found.key() or b"").decode(errors="replace")
             if key in outcomes:
-                outcomes[key].append(json.loads(found.value())["outcome"])
+                outcomes[key].append(json.loads(found.value() or b"{}")["outcome"])
         return all(outcomes.values())
 
     try:

@@ -21,7 +21,7 @@ from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS, PROBE_WAIT_MS_MAX,
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from tests.kafka.held import held
-from tests.kafka.test_sdk_door import Running, write_keys
+from tests.kafka.sdk_rig import Running, write_keys
 from tests.support.waiting import eventually, wait_until
 
 WORKERS = ("worker-1", "worker-2")
@@ -94,7 +94,7 @@ def test_two_workers_meet_an_outage_as_one(running: Running) -> None:
     ask(f"{running.system.simulator_url}/sim/incident", {"answer": "503/server_is_overloaded/openai"})
     for number in range(FAILURES_MAX):  # one at a time, so that none is in flight when the lane closes
         submit(running, f"first-{number}")
-        wait_until(lambda least=number + 1: struck(running) >= least, 30, "a create that fails")
+        wait_until(lambda least=number + 1: struck(running) >= least, 30, "a create that fails")  # type: ignore[misc]
     wait_until(lambda: all(closed(running, worker) for worker in WORKERS), 10, "both workers to know")
     closed_after = struck(running)
     assert closed_after <= FAILURES_MAX + 1  # a job that backs off may try again beside the next one

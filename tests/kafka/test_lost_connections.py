@@ -61,7 +61,7 @@ def test_a_write_to_a_transport_that_has_just_closed_costs_one_connection_and_no
                     )  # as a reset leaves it: the transport has closed, and the connection has not read that yet
                     with pytest.raises(KafkaConnectionError):
                         connection.send(MetadataRequest([]))
-                await eventually(lambda number=number: _publish(publisher, number), 20, "an acknowledgement")
+                await eventually(lambda number=number: _publish(publisher, number), 20, "an acknowledgement")  # type: ignore[misc]
             assert publisher._producer is producer
         finally:
             await publisher.stop()

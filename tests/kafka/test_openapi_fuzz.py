@@ -31,8 +31,11 @@ HERE = Path(__file__).parent
 ENDED_WITHIN_S = 60.0
 FUZZED_WITHIN_S = 200.0
 SINGLE, CHAINS = "coverage,fuzzing", "stateful"
-EXAMPLES = {SINGLE: 5, CHAINS: 2}
-"""Of each operation, beside the cases at the edges of its schema, of which there are some hundreds; and of chains of operations."""
+FUZZED_ONLY = "fuzzing"
+"""Without the cases at the edges of each schema, of which there are some hundreds an operation."""
+
+EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 5, CHAINS: 2}
+"""Of each operation, beside the cases at the edges; and of chains of operations."""
 PARTS = 5
 """Processes that share the operations: most of the time is waiting. (Not threads: CPython 3.11 parses syntax in one alone.)"""
 
@@ -94,7 +97,7 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     )
     try:
         with held(shape) as system:
-            yield Running(system, *tokens, f"http://127.0.0.1:{admin_port}")
+            yield Running(system, tokens[0], tokens[1], f"http://127.0.0.1:{admin_port}")
     finally:
         ports.release()
 
@@ -122,7 +125,7 @@ def what_there_is(running: Running) -> dict[str, list[str]]:
     )
     for job_id in ("ended", response):
         ended = wait_until(
-            lambda job_id=job_id: (job := running.ask("GET", f"/v1/jobs/{job_id}?wait=10"))["terminal"] and job,
+            lambda job_id=job_id: (job := running.ask("GET", f"/v1/jobs/{job_id}?wait=10"))["terminal"] and job,  # type: ignore[misc]
             ENDED_WITHIN_S, f"the end of {job_id}",
         )  # fmt: skip
         assert ended["status"] == "completed"
@@ -162,14 +165,18 @@ def configuration(token: str, known: dict[str, list[str]]) -> str:
     ))  # fmt: skip
 
 
-def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phases", [FUZZED_ONLY, pytest.param(SINGLE, marks=pytest.mark.long)])
+def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path, phases: str) -> None:
     (tmp_path / "single.toml").write_text(configuration(running.token, what_there_is(running)))
     (tmp_path / "chains.toml").write_text(configuration(running.other_token, {}))
     document = requests.get(f"{running.system.url}/openapi.json", timeout=10).json()
     names = sorted(operation["operationId"] for path in document["paths"].values() for operation in path.values())
     assert "submitJob" in names
     with ExitStack() as stack:
-        parts = [stack.enter_context(fuzzing(running, names[number::PARTS], tmp_path)) for number in range(PARTS)]
+        parts = [
+            stack.enter_context(fuzzing(running, names[number::PARTS], tmp_path, "single.toml", phases))
+            for number in range(PARTS)
+        ]
         chains = stack.enter_context(fuzzing(running, names, tmp_path, "chains.toml", CHAINS))
         assert chains[0].wait(FUZZED_WITHIN_S) == 0, chains[1].read_text()
         codes = [process.wait(FUZZED_WITHIN_S) for process, _said in parts]
@@ -180,7 +187,7 @@ def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path) 
 
 @contextmanager
 def fuzzing(
-    running: Running, names: list[str], folder: Path, config: str = "single.toml", phases: str = SINGLE
+    running: Running, names: list[str], folder: Path, config: str, phases: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Schemathesis at work on these operations, and the file that it writes to. `stateful` makes chains of them: what one
     answered, the next one asks for.

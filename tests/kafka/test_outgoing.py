@@ -65,7 +65,7 @@ def test_a_result_is_delivered_retried_given_up_and_sent_again(broker: Owned, pr
             (hook,) = await came(listener, "resp_good")
             secret = KEYS.shown(good, REF)
             event = OpenAI(api_key="x").webhooks.unwrap(hook.body, hook.headers, secret=secret)
-            assert (event.type, event.data.id) == ("response.completed", "resp_good")
+            assert (event.type, event.data.id) == ("response.completed", "resp_good")  # type: ignore[union-attr]
             assert Webhook(secret).verify(hook.body, hook.headers) == json.loads(hook.body)
             assert hook.webhook_id == planned(results["acme"], good, 1).delivery_id
 
@@ -228,8 +228,8 @@ def test_in_the_whole_system_openais_sdk_registers_and_unwraps(
             endpoint_id, secret, response_id = await asyncio.to_thread(used)
             (hook,) = await came(listener, response_id)
             event = client.webhooks.unwrap(hook.body, hook.headers, secret=secret)
-            assert (event.type, event.data.id) == ("response.completed", response_id)
-            ended = await asyncio.to_thread(client.responses.retrieve, event.data.id)
+            assert (event.type, event.data.id) == ("response.completed", response_id)  # type: ignore[union-attr]
+            ended = await asyncio.to_thread(client.responses.retrieve, event.data.id)  # type: ignore[union-attr]
             assert ended.status == "completed"
 
             monkeypatch.setenv("BACKSTOP_URL", system.url)

@@ -66,7 +66,7 @@ def test_transactions_that_postgresql_gives_up_are_begun_again(
                 raw.execute(f"CREATE TRIGGER give_up BEFORE INSERT ON {table} EXECUTE FUNCTION give_up()")
                 more = jobs(3, first=number * 10)
                 rig.publish(more)
-                wait_until(lambda said=said: rig.said("readmodel_away") > said, 30, f"it to notice: {what}")
+                wait_until(lambda said=said: rig.said("readmodel_away") > said, 30, f"it to notice: {what}")  # type: ignore[misc]
                 raw.execute("DROP FUNCTION give_up CASCADE")
             taken += more
             rig.wait_for(taken)

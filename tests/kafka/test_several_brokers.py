@@ -84,6 +84,7 @@ async def nothing_is_wrong(system: System, driver: Driver) -> Report:
     return report
 
 
+@pytest.mark.long
 def test_a_leader_that_is_killed_and_another_after_it_cost_no_job_and_repeat_none(
     replicated: Cluster, tmp_path: Path
 ) -> None:
@@ -197,6 +198,7 @@ def lose_the_tail(cluster: Cluster, scene: Scene, lossy: str, safe: str) -> Work
     return worker
 
 
+@pytest.mark.long
 def test_a_worker_whose_log_lost_its_end_stops_until_the_table_is_made_anew(replicated: Cluster, scene: Scene) -> None:
     worker = lose_the_tail(replicated, scene, lossy=scene.topic, safe=scene.changelog)
     assert worker.wait() == EXIT_FAILED
@@ -214,6 +216,7 @@ def test_a_worker_whose_log_lost_its_end_stops_until_the_table_is_made_anew(repl
     scene.check(worker)
 
 
+@pytest.mark.long
 def test_a_worker_whose_changelog_lost_its_end_stops_and_takes_the_records_of_the_lost_rows_again(
     replicated: Cluster, scene: Scene
 ) -> None:

@@ -16,7 +16,7 @@ from cli.pace import BRISK
 from cli.system import Shape
 from runtime.broker import Owned
 from tests.kafka.held import held
-from tests.kafka.test_sdk_door import Running, ended, node, write_keys
+from tests.kafka.sdk_rig import Running, ended, node, write_keys
 from tests.support.waiting import wait_until
 
 ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}

@@ -20,31 +20,42 @@ from tests.torture.report import as_json
 from tests.torture.run import run
 
 ROOT = Path(__file__).parents[2]
-JOBS = 400
-MINUTES = 2.0
+WHOLE_SCHEDULE_MINUTES = 1.5
+"""In less the schedule of a short run gets no further than the frozen worker, with failpoints beside it all the while."""
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("jobs", "minutes"),
+    [
+        pytest.param(150, 0.75, marks=pytest.mark.slow, id="short"),
+        pytest.param(400, 2.0, marks=pytest.mark.long, id="long"),
+    ],
+)
 @pytest.mark.timeout(420)
 def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(
-    local_kafka: LocalKafka, tmp_path: Path, record_property: Callable[[str, object], None]
+    jobs: int,
+    minutes: float,
+    local_kafka: LocalKafka,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """How many failpoints are met in two minutes is the machine's: told, and judged only in runs of ten minutes (`run.py`)."""
+    """How many failpoints are met is the machine's: told, and judged only in runs of ten minutes (`run.py`)."""
     seed = int(os.environ.get("TORTURE_SEED", "1"))
-    plan = Plan(folder=tmp_path, jobs=JOBS, minutes=MINUTES, seed=seed, workers=2, timeout_ms=30_000, short=True)
+    plan = Plan(folder=tmp_path, jobs=jobs, minutes=minutes, seed=seed, workers=2, timeout_ms=30_000, short=True)
     said: list[str] = []
     outcome = asyncio.run(run(plan, said.append, lambda _kill: None))
     report = asyncio.run(as_json(outcome, local_kafka))
     (tmp_path / "report.json").write_text(json.dumps(report, indent=2))
     where = f"seed {seed}; logs, ledgers and topics: {tmp_path}\n" + "\n".join(said)
     assert report["violations"] == [], where
-    assert report["jobs"]["acknowledged"] == JOBS
+    assert report["jobs"]["acknowledged"] == jobs
     hit = [name for name, kills in report["kills"]["by_failpoint"].items() if kills]
     record_property("failpoints never met", sorted(set(FAILPOINTS) - set(hit)))
     assert hit, where
     # Frozen from outside, or at a failpoint of its own: which of the two comes first is the machine's, too.
     assert sum(report["stops"]["at"].values()) >= 1, where
-    assert report["faults"]["broker_killed"] == 1
+    if minutes >= WHOLE_SCHEDULE_MINUTES:
+        assert report["faults"]["broker_killed"] == 1
 
 
 @pytest.mark.slow

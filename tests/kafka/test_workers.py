@@ -87,7 +87,7 @@ def test_a_command_published_again_and_again_is_created_once_even_by_the_next_pr
                     marker = world.create(f"marker_{number}")
                     await world.publish(*commands, *commands)
                     await world.publish(*commands, marker)
-                    await eventually(lambda name=marker.job_id: _has(world, name), 20, "the marker")
+                    await eventually(lambda name=marker.job_id: _has(world, name), 20, "the marker")  # type: ignore[misc]
                     await eventually(lambda: _all(world, 20), 20, "all accepted")
                     await ended(worker)
             creates = await world.creates()
@@ -322,7 +322,7 @@ def test_a_command_is_created_in_milliseconds(rig: Callable[..., Any]) -> None:
             for number in range(60):
                 before_s = time.monotonic()
                 await world.publish(world.create(f"job_{number}"))
-                await eventually(lambda name=f"job_{number}": _created_last(world, name), 5, "a create", poll_s=0.002)
+                await eventually(lambda name=f"job_{number}": _created_last(world, name), 5, "a create", poll_s=0.002)  # type: ignore[misc]
                 waits_ms.append((time.monotonic() - before_s) * 1_000)
             stop.set()
             await working

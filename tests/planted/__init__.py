@@ -44,7 +44,7 @@ CHEAP = (
     Planted("first_clock_answer_believed", "tests/unit/runtime/test_broker_clock.py", ("failed",)),
     Planted("one_partition_unseen", "tests/unit/store/test_fold_store.py", ("failed",)),
 )
-"""Seconds each: planted in `make test`."""
+"""Seconds each: one is planted in `make test`, all in `make test-long`."""
 
 LONG = (
     Planted("sdk_retries_on", "torture", ("I3",), large=("connections_cut",), faults="rough"),

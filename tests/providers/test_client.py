@@ -51,6 +51,9 @@ def providers(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ports.release()
 
 
+CREATE_TIMEOUT_MS = 45_000
+
+
 @asynccontextmanager
 async def connected(provider: Provider) -> AsyncIterator[OpenAIClient]:
     client = OpenAIClient(
@@ -64,7 +67,7 @@ async def connected(provider: Provider) -> AsyncIterator[OpenAIClient]:
 
 async def _created(client: OpenAIClient, provider: Provider, prompt: str) -> Any:
     answer = await client.create(
-        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme"
+        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme", timeout_ms=CREATE_TIMEOUT_MS
     )  # fmt: skip
     assert isinstance(answer, Answer), answer
     assert answer.status == 200, answer
@@ -132,7 +135,7 @@ def test_the_policy_takes_the_create_for_accepted_and_the_end_for_the_end(
     async def scenario() -> tuple[Any, Any]:
         async with connected(provider) as client:
             request = {"model": provider.model, "input": f"read {name}"}
-            reply = await client.create(request, job_id="job_1", attempt=1, tenant="acme")
+            reply = await client.create(request, job_id="job_1", attempt=1, tenant="acme", timeout_ms=CREATE_TIMEOUT_MS)
             created = read_create(reply, 0)
             assert isinstance(created, Accepted), created
 

@@ -66,8 +66,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now_s
 
     def _run_once(self) -> None:
-        scheduled, ready = self._scheduled, self._ready
-        if self._timer_cancelled_count > CANCELLED_MAX:
+        scheduled, ready = self._scheduled, self._ready  # type: ignore[attr-defined]
+        if self._timer_cancelled_count > CANCELLED_MAX:  # type: ignore[has-type]
             scheduled[:] = [handle for handle in scheduled if not handle._cancelled]
             heapq.heapify(scheduled)
             self._timer_cancelled_count = 0

@@ -142,7 +142,7 @@ def _parsed(place: Place, records: Sequence[Record]) -> list[Parsed]:
     found: list[Parsed] = []
     for record in records:
         try:
-            parsed = parse(place, record)
+            parsed = parse(place, record)  # type: ignore[arg-type]  # has what is read of one
         except PoisonError:
             continue
         if parsed is not None:

@@ -219,7 +219,9 @@ class System:
 
     async def _deliver(self, accepted: Accepted, body: bytes) -> None:
         for _ in range(HOOK_TRIES_MAX):
-            if await self._say(to_message(accepted, body, self._now_ms(), _RULES, 32)):
+            message = to_message(accepted, body, self._now_ms(), _RULES, 32)
+            assert message is not None, "the event is of a response"
+            if await self._say(message):
                 return
             await asyncio.sleep(3.0)
 

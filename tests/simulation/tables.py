@@ -163,7 +163,7 @@ class _Store(FoldStore):
 
     def _db(self, partition: int) -> Any:
         if partition not in self.dbs:
-            self.dbs[partition] = self._stores.partitions.setdefault((self._topic, partition), PartitionRows())
+            self.dbs[partition] = self._stores.partitions.setdefault((self._topic, partition), PartitionRows())  # type: ignore[assignment]
             self._begin(partition)
             self._saw(partition, list(self.dbs[partition].items()))
         return self.dbs[partition]

@@ -177,8 +177,8 @@ class FoldConsumer:
         while self._open:
             await self._life.point(f"{name}.fetch")
             records = log.read(position, batch_max)
-            if not self._open:
-                return
+            if not self._open:  # it may have been closed at the point above
+                return  # type: ignore[unreachable]
             if not records:
                 wake.clear()
                 await wake.wait()

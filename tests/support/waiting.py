@@ -7,8 +7,8 @@ fail with an `AssertionError` that says what was awaited and, where the last try
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ POLL_S = 0.02
 
 
 def wait_until(
-    condition: Callable[[], T], timeout_s: float = 10.0, what: str = "the condition", *, poll_s: float = POLL_S
+    condition: Callable[[], T | None], timeout_s: float = 10.0, what: str = "the condition", *, poll_s: float = POLL_S
 ) -> T:
     """Call `condition` until it gives something true; that is returned. An exception in it counts as "not yet"."""
     deadline_s = time.monotonic() + timeout_s
@@ -29,8 +29,20 @@ def wait_until(
         time.sleep(poll_s)
 
 
+@overload
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]],
+    condition: Callable[[], Coroutine[Any, Any, T | None]],
+    timeout_s: float = ...,
+    what: str = ...,
+    *,
+    poll_s: float = ...,
+) -> T: ...
+@overload
+async def eventually(
+    condition: Callable[[], T | None], timeout_s: float = ..., what: str = ..., *, poll_s: float = ...
+) -> T: ...
+async def eventually(
+    condition: Callable[[], T | Awaitable[T | None] | None],
     timeout_s: float = 10.0,
     what: str = "the condition",
     *,
@@ -55,7 +67,7 @@ async def eventually(
         await asyncio.sleep(poll_s)
 
 
-def _tried(condition: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _tried(condition: Callable[[], T | None]) -> tuple[T | None, Exception | None]:
     try:
         return condition(), None
     except Exception as raised:

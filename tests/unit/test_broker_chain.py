@@ -67,7 +67,11 @@ def test_nothing_to_be_had_tells_of_each_way_with_its_reason_and_remedy() -> Non
 
 def test_the_ways_are_given_then_docker_then_the_jvm() -> None:
     found = [way() for way in chain.probes({"PATH": ""})]
-    assert [one.way for one in found] == ["KAFKA_BOOTSTRAP_SERVERS", "Docker", "Apache Kafka on the local JVM"]
+    assert [one.way for one in found if isinstance(one, Missing)] == [
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "Docker",
+        "Apache Kafka on the local JVM",
+    ]
 
 
 @pytest.mark.parametrize("value", ["", "  "])

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.broker.node import HOST, PORTS_COUNT, PORTS_FIRST, Ports, are_free, draw_ports, properties
+from runtime.broker.node import HOST, PORTS_COUNT, PORTS_FIRST, Ports, are_free, draw_ports, offset_of, properties
 
 PORTS = Ports(client=20_001, direct=20_002, controller=20_003)
 
@@ -52,6 +52,14 @@ def test_ports_that_are_drawn_are_free_distinct_and_below_those_of_outgoing_conn
     assert len(set(numbers)) == len(numbers)
     assert all(PORTS_FIRST <= number < PORTS_FIRST + PORTS_COUNT <= 32_768 for number in numbers)
     assert all(map(are_free, drawn))
+
+
+@given(st.integers(1, 1 << 22), st.integers(1, 12))
+def test_processes_that_start_one_after_the_other_draw_two_hundred_brokers_without_meeting(
+    pid: int, later: int
+) -> None:
+    apart = (offset_of(pid + later) - offset_of(pid)) % PORTS_COUNT
+    assert min(apart, PORTS_COUNT - apart) >= 3 * 200
 
 
 def test_a_port_that_somebody_listens_on_is_not_free() -> None:

@@ -68,6 +68,7 @@ def test_the_end_of_the_owner_kills_what_is_on_the_leash_and_removes_its_folder(
     folder.mkdir()
     command = leashed("--wipe", str(folder), "--", sys.executable, "-c", SLEEP, "--", "mark")
     with running(*command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
         process.stdin.close()  # as the system does when the owner dies
         assert process.wait(10) == -signal.SIGKILL
         wait_until(lambda: not folder.exists(), 10, "the folder to be removed")
@@ -81,6 +82,7 @@ def test_an_owner_that_says_so_lets_the_watcher_go_and_keeps_the_folder(tmp_path
         watcher = wait_until(lambda: children_of(process.pid), 5, "the watcher")[0]
         process.terminate()
         assert process.wait(10) == -signal.SIGTERM
+        assert process.stdin is not None
         process.stdin.write(".")
         process.stdin.flush()
         wait_until(lambda: not processes.is_running(watcher, mark=str(folder)), 10, "the watcher to go")

@@ -115,7 +115,7 @@ def test_each_list_of_our_packages_is_the_same() -> None:
 def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_our_names(
     commands: Path, folder: Path
 ) -> None:
-    asked = [(str(commands / "backstop"), name, "--help") for name in SUBCOMMANDS]
+    asked: list[tuple[str, ...]] = [(str(commands / "backstop"), name, "--help") for name in SUBCOMMANDS]
     asked.append((str(commands / "python"), "-P", "-m", "simulator", "--help"))
     for command in asked:
         done = subprocess.run(

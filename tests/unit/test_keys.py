@@ -117,7 +117,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(command: tuple[CliRunner, Path
     assert json.loads(second.stdout)["key"].startswith("bsk_")
     kept = load_keys(path).keys
     assert [key.tenant for key in kept] == ["acme", "acme"], "two keys may live while one is rotated out"
-    assert (kept[0].id, kept[0].sha256, kept[0].scopes) == (token.key_id, token.sha256, {"submit", "read"})
+    assert (kept[0].id, kept[0].sha256, kept[0].scopes) == (token.key_id, token.sha256, frozenset({"submit", "read"}))
     assert kept[0].expires_at is not None
     assert (kept[0].expires_at - kept[0].created_at).days == 90
     assert runner.invoke(app, ["revoke", kept[0].id]).exit_code == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Written:
     headers: tuple[tuple[str, bytes], ...] = (("tenant", b"globex"),)
 
 
-def taken(folder: Path, tenant: str, value: dict[str, object]) -> list[Message]:
+def taken(folder: Path, tenant: str, value: Mapping[str, object]) -> list[Message]:
     record = Written(f"t.requests.{tenant}", json.dumps(value).encode())
     return list(
         asyncio.run(

@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_and_started_again_as_the_same_member_loses_noth
         handled = worker.handled()
         worker.start()
         worker.wait_recovered(number)
-        wait_until(lambda seen=handled: worker.handled() > seen + 40, 20, "some batches")
+        wait_until(lambda seen=handled: worker.handled() > seen + 40, 20, "some batches")  # type: ignore[misc]
         worker.kill()
     worker.start()
     scene.wait_committed()

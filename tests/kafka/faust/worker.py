@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def declare(app: FoldApp, config: WorkerConfig) -> FoldTable:
             if folded is not None:
                 rows[record.key] = folded + b" " * 3_000_000 if value == config.huge_at else folded
         await asyncio.sleep(len(event.value) * config.record_delay_ms / 1000)
-        await table.write(partition, rows, event.message.offset)
+        await table.write(partition, rows)
         handled(partition, event.value[0].offset, event.value[-1].offset, len(event.value))
 
     @app.agent(app.topic(config.topic))
@@ -146,7 +146,7 @@ async def main(config: WorkerConfig) -> None:
     watching.cancel()
 
 
-def run(main: Callable[[WorkerConfig], Awaitable[None]]) -> None:
+def run(main: Callable[[WorkerConfig], Coroutine[Any, Any, None]]) -> None:
     logging.basicConfig(level=os.environ.get("BACKSTOP_TEST_LOG", "WARNING"), format="%(asctime)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(WorkerConfig(**json.loads(sys.argv[1]))))

@@ -190,7 +190,12 @@ def test_a_table_that_is_ahead_of_what_was_read_is_read_after(world: World) -> N
         if record.key == b"new":
             world.append((record.topic, record.partition), record.key, record.value, b.T0)
     assert found(world.verify()) == [("table", "extra", "jobs/new")]
-    catching_up = threading.Timer(0.3, lambda: (world.tell(newer), world.work()))
+
+    def catch_up() -> None:
+        world.tell(newer)
+        world.work()
+
+    catching_up = threading.Timer(0.3, catch_up)
     catching_up.start()
     try:
         assert world.verify(settle_s=30).verdict == "proved"

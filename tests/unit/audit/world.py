@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from aiokafka.partitioner import murmur2
 
@@ -71,7 +72,7 @@ class World:
     def topic(self, topic: str) -> list[Placed]:
         return [record for at, records in self.records.items() if at[0] == topic for record in records]
 
-    def replace(self, record: Placed, **changes: object) -> None:
+    def replace(self, record: Placed, **changes: Any) -> None:
         """Plant a difference."""
         self.records[record.topic, record.partition][record.offset] = replace(record, **changes)
 

@@ -1,6 +1,7 @@
 """Each kind of violation, planted into a run that was good, is named; and a good run has none."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ GOOD = Evidence(
 )
 
 
-def violations(**changes: object) -> list[str]:
+def violations(**changes: Any) -> list[str]:
     return [str(violation) for violation in judge(replace(GOOD, **changes)).violations]
 
 

@@ -1,5 +1,7 @@
 """Jobs as people read them."""
 
+from typing import Any
+
 from cli.job_text import change_line, clock, fact_row, job_row, job_text, output_text, span
 
 JOB = {
@@ -76,12 +78,13 @@ def test_a_fact_says_where_its_record_stands() -> None:
 
 
 def test_an_output_that_is_not_as_expected_is_left_out() -> None:
-    for response in (
+    odd: tuple[Any, ...] = (
         None,
         [],
         {"output": None},
         {"output": ["x", {"content": None}, {"content": [{"type": "refusal"}]}]},
-    ):
+    )
+    for response in odd:
         assert output_text({"result": {"response": response}}) == ""
     assert output_text({}) == ""
 

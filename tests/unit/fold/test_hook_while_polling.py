@@ -20,6 +20,6 @@ def test_a_webhook_makes_a_poll_while_a_timers_poll_is_on_its_way(polls: int) ->
         state = step.state
     hooked = fold_one(state, webhook(due + 1))
     assert isinstance(hooked.state, Running)
-    assert [(type(output), output.key, output.reason) for output in hooked.outputs] == [
-        (RetrieveResponse, RESP, "webhook")
-    ]
+    (output,) = hooked.outputs
+    assert isinstance(output, RetrieveResponse)
+    assert (output.key, output.reason) == (RESP, "webhook")

@@ -7,7 +7,8 @@ import pytest
 from schemas.base import InlineBody, Usage
 from schemas.results import Reason, Timings
 from streams.fold.attempts import Lost, Over, Running, Submitting, Unheard
-from streams.fold.job import RESPONSES_REMEMBERED_MAX, Absent
+from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX
+from streams.fold.job_states import Absent
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
     DEADLINE,

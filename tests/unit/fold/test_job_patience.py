@@ -40,7 +40,7 @@ from tests.unit.fold.states import (
 
 def test_a_refusal_for_the_same_cause_as_the_last_one_waits_longer() -> None:
     down = Reason(code="server_is_overloaded", message="tokens per minute", http_status=429, said_by="provider")
-    told = {"cause": "overloaded", "code": "server_is_overloaded"}
+    told: dict[str, Any] = {"cause": "overloaded", "code": "server_is_overloaded"}
     history = given(submitted(), rejected(AT, **told), job_timer(AT + waits("overloaded", refused=1)))
     wait_ms = waits("overloaded", refused=2, streak=2)
     waiting = backing_off(
@@ -56,7 +56,7 @@ def test_a_refusal_for_the_same_cause_as_the_last_one_waits_longer() -> None:
 
 
 def test_a_closed_lane_counts_nothing() -> None:
-    told = {"cause": "held", "code": "invalid_api_key", "message": "no key", "http_status": None}
+    told: dict[str, Any] = {"cause": "held", "code": "invalid_api_key", "message": "no key", "http_status": None}
     why = Reason(code="invalid_api_key", message="no key")
     waiting = backing_off(
         AT + waits("held", told_ms=5_000), why, last_number=1, streak=0, streak_cause=None, cause="held"
@@ -108,7 +108,12 @@ def test_a_failure_without_usage_uses_up_no_retry_and_waits_as_long_as_it_asked_
     over = Over(1, RESP, "failed", AT, False, "rate_limit_exceeded")
     why = Reason(code="rate_limit_exceeded", message="try again in 20s", said_by="provider")
     waiting = backing_off(AT + 900 + waits("limited", told_ms=20_000, ended=1), why, over, unpaid_ends=1)
-    told = {"cause": "limited", "code": "rate_limit_exceeded", "message": "try again in 20s", "wait_ms": 20_000}
+    told: dict[str, Any] = {
+        "cause": "limited",
+        "code": "rate_limit_exceeded",
+        "message": "try again in 20s",
+        "wait_ms": 20_000,
+    }
     given(submitted(), accepted(AT)).when(failed(AT + 900, **told)).then(Step(waiting))
 
 

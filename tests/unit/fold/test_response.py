@@ -1,13 +1,13 @@
 """The life of a response, case by case: what the matrix of states and facts does not tell."""
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
 from schemas.base import InlineBody, Usage
 from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptSettled
-from schemas.statuses import SettledStatus
 from streams.fold.response import (
     ODD_PATIENCE_MS,
     UNCLAIMED_LOOKS_MAX,
@@ -86,7 +86,9 @@ def test_an_end_after_a_webhook_was_found_by_it_and_carries_its_times() -> None:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "incomplete", "cancelled"])
-def test_each_terminal_status_settles_the_attempt_with_what_was_seen(status: SettledStatus) -> None:
+def test_each_terminal_status_settles_the_attempt_with_what_was_seen(
+    status: Literal["completed", "failed", "incomplete", "cancelled"],
+) -> None:
     body, usage = InlineBody(value={"id": RESP}), Usage(total_tokens=7)
     look_saw = observed(
         T0 + 300, status, response=body, usage=usage, cause="faulty", code="server_error", message="again please",
@@ -189,7 +191,7 @@ def test_a_change_begins_the_patience_anew_and_stuck_is_told_once() -> None:
         observed(AT, "running", raw_status="queued"),
         observed(AT + 50_000, "running", raw_status="in_progress"),
     )
-    others = {"raw_status": "in_progress", "others_ended_at_ms": AT + 60_000}
+    others: dict[str, Any] = {"raw_status": "in_progress", "others_ended_at_ms": AT + 60_000}
     assert not changed.when(observed(AT + 50_000 + STUCK_MS - 1, "running", **others)).step.outputs
     told = changed.when(observed(AT + 50_000 + STUCK_MS, "running", **others))
     assert len(told.step.outputs) == 1
@@ -199,7 +201,7 @@ def test_a_change_begins_the_patience_anew_and_stuck_is_told_once() -> None:
 
 def test_stuck_may_be_a_multiple_of_what_runs_take() -> None:
     history = given(claimed(CLAIM_AT, stuck_factor=5.0), observed(AT, "running", raw_status="queued"))
-    seen = {"raw_status": "queued", "others_ended_at_ms": AT, "typical_ms": 10_000}
+    seen: dict[str, Any] = {"raw_status": "queued", "others_ended_at_ms": AT, "typical_ms": 10_000}
     assert not history.when(observed(CLAIM_AT + 49_999, "running", **seen)).step.outputs
     assert history.when(observed(CLAIM_AT + 50_000, "running", **seen)).step.outputs
     assert not history.when(observed(CLAIM_AT + 50_000, "running", **{**seen, "typical_ms": None})).step.outputs

@@ -189,7 +189,7 @@ CASES = (
     Case(
         "the claim of a create takes over what was adopted",
         ELSEWHERE,
-        claimed(AT, **OTHER_JOB),
+        claimed(AT, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
             Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
             (TAKEN,),
@@ -198,7 +198,7 @@ CASES = (
     Case(
         "after the end, too: it is polled again for the job that created it",
         replace(ENDED, claim=ELSEWHERE.claim),
-        claimed(AT, **OTHER_JOB),
+        claimed(AT, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
             Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
             (TAKEN,),
@@ -207,10 +207,10 @@ CASES = (
     Case(
         "an adopted response whose metadata name another job is given back, and its end is told nobody",
         ELSEWHERE,
-        observed(AT, raw_status="completed", response=REQUEST, **OTHER_JOB),
+        observed(AT, raw_status="completed", response=REQUEST, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
             Unclaimed(CLAIM_AT, Hooks(), None, AT + FORGET_AFTER),
-            (accepted(AT, status="completed", adopted=True, look_at_ms=AT + 30_000, **OTHER_JOB), TAKEN),
+            (accepted(AT, status="completed", adopted=True, look_at_ms=AT + 30_000, **OTHER_JOB), TAKEN),  # type: ignore[arg-type]
         ),
     ),
     Case(

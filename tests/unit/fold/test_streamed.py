@@ -17,7 +17,8 @@ from tests.support.given_when_then import fold, given
 
 def lived(facts: Sequence[Message], *, streamed: bool) -> list[Message]:
     """All outputs of both folds, and the rows in the end, for facts of which each accepted attempt is streamed, or none."""
-    refold, waiting, outputs = Refold(), list(facts), []
+    refold, waiting = Refold(), list(facts)
+    outputs: list[Message] = []
     while waiting:
         fact = waiting.pop(0)
         if isinstance(fact, AttemptAccepted) and not fact.adopted:

@@ -43,7 +43,7 @@ def booked(at_ms: int, response_id: str = RESP, attempt: int = 1) -> UsageBooked
 @pytest.mark.parametrize("status", ["completed", "failed", "incomplete", "cancelled"])
 def test_what_a_response_cost_that_ended_after_its_job_is_booked_once(end: Any, status: str) -> None:
     history = given(*ACCEPTED, end)
-    late = settled(DEADLINE + 50, status=status, usage=COST)
+    late = settled(DEADLINE + 50, status=status, usage=COST)  # type: ignore[arg-type]
     seen = history.when(late)
     assert seen.step.outputs == (booked(DEADLINE + 50),)
     given(*ACCEPTED, end, late).when(late).then_ignored(Ignored.LATE)

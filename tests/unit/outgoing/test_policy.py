@@ -104,11 +104,11 @@ def test_the_schedule_is_that_of_standard_webhooks() -> None:
     policy = OutgoingSettings().retry_policy()
     assert policy.waits_ms == tuple(wait * 1000 for wait in RETRY_WAITS_S)
     assert policy.attempts_max == 10
-    assert OutgoingSettings(outgoing_retry_waits_s="").retry_policy().attempts_max == 1  # type: ignore[arg-type]
-    assert OutgoingSettings(outgoing_retry_waits_s="0,0.5, 2").retry_policy().waits_ms == (0, 500, 2_000)  # type: ignore[arg-type]
+    assert OutgoingSettings(outgoing_retry_waits_s="").retry_policy().attempts_max == 1
+    assert OutgoingSettings(outgoing_retry_waits_s="0,0.5, 2").retry_policy().waits_ms == (0, 500, 2_000)
 
 
 @pytest.mark.parametrize("waits", ["-1", "700000", ",".join(["604800"] * 4), ",".join(["0"] * 51)])
 def test_a_schedule_that_cannot_be_kept_is_refused(waits: str) -> None:
     with pytest.raises(ValueError, match="waits"):
-        OutgoingSettings(outgoing_retry_waits_s=waits)  # type: ignore[arg-type]
+        OutgoingSettings(outgoing_retry_waits_s=waits)

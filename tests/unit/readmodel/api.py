@@ -51,7 +51,13 @@ class Events:
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self.answer = answer
 
-    async def next(self) -> dict[str, Any] | None:
+    async def next(self) -> dict[str, Any]:
+        """The next event, which there is."""
+        event = await self._next_or_end()
+        assert event is not None, "the stream has ended"
+        return event
+
+    async def _next_or_end(self) -> dict[str, Any] | None:
         """The next event; None at the end of the stream. On a busy machine signs of life come between any two."""
         while (event := await self.next_or_sign_of_life()) is not None:
             if event.keys() != {"comment"}:
@@ -72,7 +78,7 @@ class Events:
     async def rest(self) -> list[dict[str, Any]]:
         """All events to the end of the stream, without the retry line."""
         found = []
-        while (event := await self.next()) is not None:
+        while (event := await self._next_or_end()) is not None:
             if "event" in event:
                 found.append(event)
         return found

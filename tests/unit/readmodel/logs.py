@@ -1,11 +1,11 @@
 """Facts for the read model's tests, and logs of whole jobs. Times are small numbers, so that a test can name them."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from readmodel.batch import Fact, Record
 from readmodel.rows import Position
 from runtime.door import DoorPolicy
-from schemas.base import InlineBody, Usage
+from schemas.base import InlineBody, Message, Usage
 from schemas.codec import encode
 from schemas.jobs import (
     AttemptAccepted,
@@ -177,11 +177,11 @@ def observed(response_id: str = "resp_1", at_ms: int = 8_950) -> ResponseObserve
     )
 
 
-def result_of(*facts: JobFact) -> JobResult:
+def result_of(*facts: Message) -> JobResult:
     """What the product's own fold publishes after these facts of one job."""
     state: JobState = Absent()
     for fact in facts:
-        taken = step(state, fact)
+        taken = step(state, cast("JobFact", fact))
         state = taken.state
         for output in taken.outputs:
             if isinstance(output, JobResult):
@@ -195,16 +195,16 @@ class Log:
     def __init__(self) -> None:
         self._next = {"jobs": 0, "responses": 0, "results": 0, "dead-letters": 0}
 
-    def put(self, *facts: Fact) -> list[Record]:
+    def put(self, *facts: Message) -> list[Record]:
         return [self._put(fact) for fact in facts]
 
-    def _put(self, fact: Fact) -> Record:
+    def _put(self, fact: Message) -> Record:
         offset = self._next[fact.topic]
         self._next[fact.topic] = offset + 1
-        return Record(Position(fact.topic, 0, offset), fact, encode(fact))
+        return Record(Position(fact.topic, 0, offset), cast("Fact", fact), encode(fact))
 
 
-def whole_job(job_id: str, response_id: str, **changes: Any) -> list[Fact]:
+def whole_job(job_id: str, response_id: str, **changes: Any) -> list[Message]:
     """Submission to result, webhook before claim, and a fact that comes after the end."""
     facts = [
         submitted(job_id, **changes),

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.support.waiting import wait_until
 
@@ -21,7 +22,7 @@ def binaries() -> Path | None:
     return max(found, key=lambda path: float(path.parent.name), default=None)
 
 
-def unprivileged() -> dict[str, object]:
+def unprivileged() -> dict[str, Any]:
     """Whom to run it as: PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return {}
@@ -56,11 +57,11 @@ class Server:
             "max_connections": 50,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen[bytes](
             [self._bin / "postgres", "-D", self._folder / "data", *options],
             cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._whom,
         )  # fmt: skip
-        ask = [self._bin / "pg_isready", "-q", "-h", self._folder]
+        ask: list[str | Path] = [self._bin / "pg_isready", "-q", "-h", self._folder]
         wait_until(lambda: subprocess.run(ask, check=False).returncode == 0, 20, "PostgreSQL to accept connections")
 
     def stop(self) -> None:

@@ -40,3 +40,9 @@ class Projection:
 
     async def row(self, job_id: str, tenant: str = "default") -> JobRow | None:
         return await self.database.read(lambda conn: queries.find_row(conn, tenant, job_id))
+
+    async def there(self, job_id: str, tenant: str = "default") -> JobRow:
+        """The row, which is there."""
+        row = await self.row(job_id, tenant)
+        assert row is not None, f"no row of {job_id}"
+        return row

@@ -42,7 +42,7 @@ def test_texts_of_callers_are_kept_whatever_is_in_them(run) -> None:
     async def body(bench) -> None:
         one = await projection(bench)
         await one.take(Log().put(submitted(model="a\x00b'\"%s ? ü", tags=("\x00", "%(x)s"))))
-        row = await one.row("j")
+        row = await one.there("j")
         assert (row.model, row.tags) == ("a\ufffdb'\"%s ? ü", ("\ufffd", "%(x)s"))
 
     run(body)
@@ -84,11 +84,11 @@ def test_who_was_overtaken_writes_nothing(run) -> None:
         more = log.put(accepted())
         with pytest.raises(FencedError):
             await zombie.take(more)
-        assert (await heir.row("j")).version == 1
+        assert (await heir.there("j")).version == 1
         await heir.take(more)
         with pytest.raises(FencedError):
             await zombie.take(log.put(settled()))
-        assert (await heir.row("j")).status == "running"
+        assert (await heir.there("j")).status == "running"
 
     run(body)
 
@@ -156,7 +156,7 @@ def test_the_database_refuses_to_change_a_terminal_row(run) -> None:
         await one.take(Log().put(*whole_job("j", "resp_1")))
         with pytest.raises(Exception, match="jobs_end_once"):
             await one.database.write(lambda conn: conn.execute("UPDATE jobs SET version = version + 1"))
-        assert (await one.row("j")).version == 4
+        assert (await one.there("j")).version == 4
 
     run(body)
 
@@ -167,7 +167,7 @@ def test_the_database_refuses_a_version_that_falls(run) -> None:
         await one.take(Log().put(submitted(), accepted()))
         with pytest.raises(Exception, match="jobs_go_forward"):
             await one.database.write(lambda conn: conn.execute("UPDATE jobs SET version = version - 1"))
-        assert (await one.row("j")).version == 2
+        assert (await one.there("j")).version == 2
 
     run(body)
 
@@ -198,9 +198,9 @@ def test_a_held_result_survives_in_the_database(run) -> None:
         log = Log()
         await one.take(log.put(result_of(*facts)))
         await one.take(log.put(*facts[:2]))
-        assert (await one.row("j")).status == "running"
+        assert (await one.there("j")).status == "running"
         await one.take(log.put(facts[2]))
-        assert (await one.row("j")).status == "completed"
+        assert (await one.there("j")).status == "completed"
         assert await one.database.read(lambda conn: conn.rows("SELECT * FROM held_results")) == []
 
     run(body)
@@ -211,10 +211,11 @@ def test_tenants_see_their_own_jobs_only(run) -> None:
         one = await projection(bench)
         await one.take(Log().put(submitted("a"), submitted("other:a", tenant="other")))
         assert await one.row("other:a") is None
-        assert (await one.row("other:a", tenant="other")).tenant == "other"
+        assert (await one.there("other:a", tenant="other")).tenant == "other"
         mine = await one.database.read(lambda conn: list_rows(conn, JobFilter("default")).rows)
         assert [row.job_id for row in mine] == ["a"]
         known = await one.database.read(lambda conn: queries.find_known(conn, "other:a"))
+        assert known is not None
         assert (known.tenant, known.request_sha256, known.status) == ("other", "a" * 64, "submitting")
         assert await one.database.read(lambda conn: queries.find_known(conn, "b")) is None
 
@@ -230,7 +231,7 @@ def test_pages_hold_every_job_once_newest_first(run) -> None:
         after: Cursor | None = None
         while True:
             wanted = JobFilter("default", after=after, limit=4)
-            page = await one.database.read(lambda conn, wanted=wanted: list_rows(conn, wanted).rows)
+            page = await one.database.read(lambda conn, wanted=wanted: list_rows(conn, wanted).rows)  # type: ignore[misc]
             seen += [(row.submitted_at_ms, row.job_id) for row in page]
             if len(page) < 4:
                 break

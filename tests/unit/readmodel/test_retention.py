@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from readmodel import queries
 from readmodel.metrics import ProjectionMetrics
 from readmodel.retention import BEGINNING, DAY_MS, Cut, cut_of, remove_ended
-from readmodel.sweep import Sweeper
+from readmodel.sweep import Kept, Sweeper
 from runtime.door import DoorPolicy
 from schemas.base import Usage
 from schemas.jobs import UsageBooked
@@ -104,8 +104,8 @@ def test_the_sweep_removes_what_ended_longer_ago_than_the_setting(run, keep_days
         jobs = [fact for number in range(3) for fact in ended(f"old{number}", old + number)]
         await one.take(Log().put(*jobs, *ended("young", young)))
         sweeper = Sweeper(
-            one.database, lambda: NOW_MS, ProjectionMetrics(CollectorRegistry()), interval_ms=1_000, bound_ms=1_000, changes_max=1_000,
-            changes_keep_ms=1_000, unclaimed_keep_ms=1_000, dead_letters_max=10, keep_days=keep_days,
+            one.database, lambda: NOW_MS, ProjectionMetrics(CollectorRegistry()), interval_ms=1_000, bound_ms=1_000,
+            kept=Kept(1_000, changes_keep_ms=1_000, unclaimed_keep_ms=1_000, dead_letters_max=10, jobs_keep_ms=keep_days * DAY_MS),
         )  # fmt: skip
         await sweeper.once()
         assert [(await one.row(f"old{number}")) is None for number in range(3)] == [keep_days == 30] * 3

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from readmodel import store
 from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
 from runtime.blobs import FolderBlobs, put_body
+from schemas.base import BlobBody
 from tests.support.waiting import eventually
 from tests.unit.readmodel.api import Api, api
 from tests.unit.readmodel.conftest import NOW_MS, Bench
@@ -57,6 +58,7 @@ def test_a_large_output_is_linked_and_a_missing_one_is_said_to_be_missing(with_a
         assert "response" not in (await api.get("/v1/jobs/large"))["result"]
         assert await api.get("/v1/jobs/large/output") == {"text": "x" * 300_000}
         assert (await api.get("/v1/jobs/small"))["result"]["response"] == {"text": "y" * 2_000}
+        assert isinstance(small, BlobBody)
         (tmp_path / "blobs" / small.sha256[:2] / small.sha256).unlink()
         assert (await api.get("/v1/jobs/small"))["result"]["response_missing"] is True
         assert (await api.get("/v1/jobs/small/output", 404))["code"] == "output_missing"
@@ -281,7 +283,11 @@ def test_who_falls_behind_is_let_go_and_keeps_what_was_queued(run) -> None:
             await projection.take(log.put(*(submitted(f"j{n}") for n in range(5))))
             await eventually(lambda: follower.closed is not None, what="the follower to be let go")
             assert follower.closed == "slow"
-            assert [(await follower.next(1)).job_id for _ in range(3)] == ["first", "j0", "j1"]
+            assert [change and change.job_id for change in [await follower.next(1) for _ in range(3)]] == [
+                "first",
+                "j0",
+                "j1",
+            ]
             assert await follower.next(1) is None
         await changes.stop()
 

@@ -128,7 +128,7 @@ def test_where_ids_are_shared_each_tenant_adopts_for_itself(tmp_path: Path) -> N
     async def story(door: Door) -> None:
         assert (await adopt(door, headers=acme))[0] == 202
         assert (await adopt(door, headers=globex))[0] == 202  # The log decides which of them it belongs to.
-        assert [fact.job_id.partition(":")[0] for fact in door.publisher.landed] == ["acme", "globex"]
+        assert [fact.job_id.partition(":")[0] for fact in door.publisher.landed] == ["acme", "globex"]  # type: ignore[attr-defined]
         status, document = await adopt(door, "resp_taken", headers=globex)
         assert (status, document["code"]) == (409, "response_taken")
         assert "acme" not in str(document)

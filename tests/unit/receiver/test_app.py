@@ -108,7 +108,7 @@ def test_a_failure_of_ours_is_a_500_that_shows_and_logs_nothing_of_the_request()
         raise RuntimeError("canary-prompt")
 
     class Broken:
-        async def put(self, data: bytes) -> str:
+        async def put(self, data: bytes | memoryview) -> str:
             raise ValueError(f"cannot store {data!r}")
 
         async def get(self, sha256: str) -> bytes:
@@ -164,10 +164,13 @@ def test_requests_are_measured_by_route_and_never_by_what_a_caller_chose() -> No
 
 def build(**changed: Any) -> None:
     class NoBlobs:
-        async def put(self, data: bytes) -> str:
+        async def put(self, data: bytes | memoryview) -> str:
             raise AssertionError
 
         async def get(self, sha256: str) -> bytes:
+            raise AssertionError
+
+        async def has(self, mark: bytes) -> bool:
             raise AssertionError
 
     build_app(settings(**changed), MemoryPublisher(), NoBlobs(), lambda: 0, lambda _bits: "00")

@@ -93,7 +93,7 @@ def test_a_job_whose_acknowledgement_was_not_heard_is_named_so_that_its_repeat_i
         assert again["job_id"] == document["job_id"]
         assert len({fact.id for fact in submitted(door)}) == 1
 
-    with_door(story, limits=QUICK.__class__(**IMPATIENT))
+    with_door(story, limits=QUICK.__class__(**IMPATIENT))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/j1/cancel", "/v1/responses/j1/cancel"])
@@ -111,4 +111,4 @@ def test_a_cancel_that_was_not_heard_may_have_landed_and_says_so(path: str) -> N
         assert (await door.call("POST", path))[0] in (200, 202)
         assert {fact.id for fact in cancels(door)} == {"j1/cancel"}
 
-    with_door(story, reads=reads, limits=QUICK.__class__(**IMPATIENT))
+    with_door(story, reads=reads, limits=QUICK.__class__(**IMPATIENT))  # type: ignore[arg-type]

@@ -4,8 +4,9 @@ import asyncio
 import json
 import resource
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import openai
@@ -69,7 +70,7 @@ def test_a_create_without_background_is_answered_at_its_end(given: dict[str, Any
         assert (response.background, response.metadata) == (False, {"mine": "kept"})
         (fact,) = submitted(s.door)
         assert isinstance(fact.request, InlineBody)
-        assert "background" not in fact.request.value, "the job is one like any other"
+        assert "background" not in cast("dict[str, Any]", fact.request.value), "the job is one like any other"
         assert await s.client.responses.retrieve(job_id) == response
 
     on_stage(story)
@@ -209,7 +210,7 @@ def test_what_is_not_to_be_stored_is_shown_to_nobody_but_its_caller_and_its_repe
             await s.client.responses.retrieve(job_id)
         s.ends(job_id)
         response = await create
-        assert (response.output_text, response.store) == ("Hi.", False)  # type: ignore[attr-defined]
+        assert (response.output_text, response.store) == ("Hi.", False)
         with pytest.raises(openai.NotFoundError):
             await s.client.responses.retrieve(job_id)
         again = await s.client.responses.create(**FOREGROUND, store=False, extra_headers=key)
@@ -314,7 +315,7 @@ def test_creates_that_wait_cost_little_memory() -> None:
         for number in range(1, WAITING + 1):
             writers.append(await ask(s, number))
             await eventually(
-                lambda count=number + 1: s.changes.watchers == count, what="one more to wait", poll_s=0.005
+                partial(lambda count: s.changes.watchers == count, number + 1), what="one more to wait", poll_s=0.005
             )
             s.door.publisher.landed.clear()  # the log is in memory here
             s.door.publisher.acked.clear()

@@ -103,7 +103,7 @@ def test_a_create_streams_as_it_comes_under_our_id_and_ends_with_the_result() ->
     async def story(s: Stage) -> None:
         response_id, stream = await s.created(metadata={"mine": "kept"})
         (fact,) = submitted(s.door)
-        assert fact.request.value["stream"] is True  # type: ignore[union-attr]
+        assert fact.request.value["stream"] is True  # type: ignore[union-attr, index, call-overload]
         s.tell(response_id, 0, 5)
         first = [await anext(aiter(stream)) for _ in range(4)]
         assert numbers(first) == [1, 2, 3, 4]
@@ -320,7 +320,7 @@ async def read_events(door: Door, path: str, headers: dict[str, str] | None = No
     """All events of a stream that ends: (id and kind, data)."""
     async with door.session.get(f"{door.url}{path}", headers=headers) as answer:
         assert answer.status == 200, await answer.text()
-        found = []
+        found: list[tuple[str | None, Any]] = []
         for block in (await answer.text()).split("\n\n"):
             fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
             if "data" in fields:

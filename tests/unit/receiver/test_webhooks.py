@@ -30,6 +30,7 @@ def test_an_authentic_hook_is_a_fact_before_it_is_answered() -> None:
         response = await door.hook()
         assert response.status == 200
         (fact,) = door.publisher.acked
+        assert isinstance(fact, WebhookReceived)
         assert fact == WebhookReceived(
             id="wh_1/received",
             at_ms=NOW_MS,

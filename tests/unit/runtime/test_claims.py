@@ -11,8 +11,8 @@ SHAS = [f"{number:064x}" for number in range(16)]
 
 
 def test_of_claims_at_one_time_one_stands_and_all_hear_which(tmp_path: Path) -> None:
-    async def claimed() -> list[str]:
-        return await asyncio.gather(*(FolderClaims(tmp_path).claim("job", sha256) for sha256 in SHAS))
+    async def claimed() -> list[str | None]:
+        return list(await asyncio.gather(*(FolderClaims(tmp_path).claim("job", sha256) for sha256 in SHAS)))
 
     (first,) = set(asyncio.run(claimed()))
     assert first in SHAS

@@ -147,7 +147,7 @@ def test_settings_become_rules() -> None:
     settings = WebhookSettings(
         kafka_bootstrap_servers="localhost:1,[::1]:2", outgoing_loopback=True,
         outgoing_ports="443, 9443", outgoing_refused_networks="8.8.8.0/24",
-    )  # type: ignore[arg-type]  # as the environment gives them  # fmt: skip
+    )  # as the environment gives them  # fmt: skip
     assert settings.egress_rules() == EgressRules(frozenset({443, 9443}), True, parse_networks(["8.8.8.0/24"]))
     for wrong in ({"outgoing_ports": "0"}, {"outgoing_ports": ""}, {"outgoing_refused_networks": "8.8.8.8/24"}):
         with pytest.raises(ValueError, match=r"outgoing_"):

@@ -7,8 +7,8 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter
 
-from runtime import health as health_module
 from runtime.health import Health, add_routes
+from runtime.release import release
 
 
 def ask(health: Health, *paths: str, registry: CollectorRegistry | None = None) -> list[tuple[int, Any]]:
@@ -76,4 +76,4 @@ def test_metrics_and_version_are_served() -> None:
     Counter("backstop_things", "Things.", registry=registry).inc(3)
     (_, metrics), (_, version) = ask(Health("serve"), "/metrics", "/version", registry=registry)
     assert "backstop_things_total 3.0" in metrics
-    assert version == {"version": health_module.release(), "component": "serve", "failpoints": {}}
+    assert version == {"version": release(), "component": "serve", "failpoints": {}}

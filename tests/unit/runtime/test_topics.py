@@ -1,6 +1,7 @@
 """What counts as a difference between the topics wanted and the topics found, and which of them stop a process."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ AS_WANTED = {
 }
 
 
-def found_with(name: str, **changes: object) -> tuple[Difference, ...]:
+def found_with(name: str, **changes: Any) -> tuple[Difference, ...]:
     return compare(WANTED, {**AS_WANTED, name: replace(AS_WANTED[name], **changes)})
 
 

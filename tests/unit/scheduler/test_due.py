@@ -5,6 +5,7 @@ import pytest
 from schemas.results import Reason
 from streams.fold import response
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD
+from streams.fold.job import JobState
 from streams.fold.rows import encode_row
 from streams.scheduler.due import AHEAD_MS, Due, DueIndex, IndexedRows, row_due_ms
 from tests.support.builders import DEADLINE, T0
@@ -101,7 +102,7 @@ def test_a_key_that_is_put_again_and_again_leaves_no_more_than_a_few_entries() -
     "state", [active(), backing_off(T0 + 1, Reason(code="http_500")), backing_off(DEADLINE + 1, Reason(code="http_500")), finished("failed", T0, "resp_1")],
     ids=lambda state: state.kind,
 )  # fmt: skip
-def test_a_jobs_due_time_is_read_from_its_row_as_the_fold_says_it(state: object) -> None:
+def test_a_jobs_due_time_is_read_from_its_row_as_the_fold_says_it(state: JobState) -> None:
     row = encode_row(JOB_FOLD.encode_state(state), 12)
     assert row_due_ms(JOB_FOLD, row) == JOB_FOLD.due_ms(state)
 

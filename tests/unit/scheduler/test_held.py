@@ -92,7 +92,7 @@ def test_what_waits_begins_soon_after_the_probe_has_opened_the_lane() -> None:
     rig.tick(RETRY_AT)
     assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == ["job_000"]
     rig.now_ms = RETRY_AT + PROBE_WAIT_MS + 10
-    rig.lanes.succeeded(MODEL)
+    rig.lanes.succeeded(MODEL, "c")
     assert len(rig.tick(RETRY_AT + PROBE_WAIT_MS + ASK_AGAIN_MS_MAX)) >= RAMP_FIRST
 
 

@@ -49,7 +49,7 @@ def test_a_million_rows_that_are_due_later_are_read_once_when_they_come_near_and
     scheduler = Scheduler(
         JOB_FOLD,
         index=index,
-        rows=table,
+        rows=table,  # type: ignore[arg-type]  # has what a scheduler reads
         make_timer=JobTimers(index, lambda _: 0, lambda: now_ms),
         publisher=publisher,
         now_ms=lambda: now_ms,

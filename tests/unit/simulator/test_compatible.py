@@ -1,6 +1,7 @@
 """Servers and gateways that are only nearly as OpenAI: their ids, their objects, how they take a create."""
 
 import asyncio
+from typing import Any
 from urllib.parse import quote
 
 import openai
@@ -171,7 +172,7 @@ def test_an_accepted_create_may_be_answered_with_202() -> None:
 @pytest.mark.parametrize(
     ("form", "tokens"), [("floats", (float,)), ("nulls", (type(None),)), ("absent", (None,)), ("whole", (int,))]
 )
-def test_usage_may_be_odd(form: str, tokens: tuple[type | None]) -> None:
+def test_usage_may_be_odd(form: str, tokens: tuple[Any]) -> None:
     async def case() -> None:
         async with world(strict=False) as w:
             created = await w.create(fault=f"run_odd_usage={form}")
@@ -193,7 +194,8 @@ def test_a_failed_response_may_have_an_odd_error(form: str, error: type) -> None
             _, body, _ = await w.raw("GET", f"/responses/{created.id}")
             assert body["status"] == "failed"
             assert isinstance(body["error"], error)
-            assert "code" not in (body["error"] or {})
+            said: Any = body["error"] or {}
+            assert "code" not in said
 
     asyncio.run(case())
 

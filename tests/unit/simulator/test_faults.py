@@ -247,7 +247,7 @@ def test_an_unknown_status_reaches_a_lenient_client() -> None:
     async def case() -> None:
         async with world(strict=False) as w:
             created = await w.create(fault="look_unknown_status")
-            assert (await w.sdk.responses.retrieve(created.id)).status == "paused"
+            assert (await w.sdk.responses.retrieve(created.id)).status == "paused"  # type: ignore[comparison-overlap]
 
     asyncio.run(case())
 
@@ -289,7 +289,7 @@ def test_a_failed_response_may_have_an_unknown_code_or_none() -> None:
         async with world(strict=False) as w:
             unknown = await w.ended((await w.create(fault="run_failed_unknown_code")).id)
             assert unknown.error is not None
-            assert unknown.error.code == "flux_capacitor_error"
+            assert str(unknown.error.code) == "flux_capacitor_error"
             none = await w.ended((await w.create(fault="run_failed_no_code")).id)
             assert none.error is not None
             assert "code" not in none.error.model_fields_set

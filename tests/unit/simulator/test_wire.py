@@ -95,7 +95,7 @@ def test_a_deleted_response_is_gone() -> None:
     async def case() -> None:
         async with world() as w:
             created = await w.create(metadata={"sim_run_s": NEVER_S})
-            assert await w.sdk.responses.delete(created.id) is None
+            await w.sdk.responses.delete(created.id)
             with pytest.raises(openai.NotFoundError) as caught:
                 await w.sdk.responses.retrieve(created.id)
             assert f"'{created.id}'" in caught.value.message
@@ -113,7 +113,7 @@ def test_input_items_are_listed_in_pages() -> None:
             page = await w.sdk.responses.input_items.list(created.id, limit=2, order="asc")
             assert page.has_more
             everything = [item async for item in page]
-            assert [item.content[0].text for item in everything] == [f"turn {number}" for number in range(5)]  # type: ignore[union-attr]
+            assert [item.content[0].text for item in everything] == [f"turn {number}" for number in range(5)]  # type: ignore[index, union-attr]
             newest = await w.sdk.responses.input_items.list(created.id, limit=1)
             assert newest.data[0].id == everything[-1].id
 
@@ -218,7 +218,7 @@ def test_of_a_large_input_only_the_beginning_is_kept() -> None:
         async with world() as w:
             created = await w.create(input="z" * 100_000, instructions="Be brief.")
             (item,) = (await w.sdk.responses.input_items.list(created.id)).data
-            assert item.content[0].text == "z" * 2000  # type: ignore[union-attr]
+            assert item.content[0].text == "z" * 2000  # type: ignore[index, union-attr]
             ended = await w.ended(created.id)
             assert (ended.output_text, ended.instructions) == ("Echo: " + "z" * 2000, "Be brief.")
             assert ended.usage is not None

@@ -60,7 +60,7 @@ class Watched:
         )
         async for event in stream:
             await stream.close()
-            return str(event.response.id)
+            return str(event.response.id)  # type: ignore[union-attr]
         raise AssertionError("no event")
 
     async def put(self, response_id: str, state: ResponseState, partition: int = 0) -> None:
@@ -113,12 +113,12 @@ def joined(partials: list[PartialOutput]) -> str:
 
 def assert_whole(partials: list[PartialOutput]) -> None:
     """Each number once, in order, each record begins where the one before it ended, and the text is complete."""
-    numbers = [event["sequence_number"] for each in partials for event in each.events]
+    numbers = [int(str(event["sequence_number"])) for each in partials for event in each.events]
     assert numbers == list(range(len(numbers)))
     last = -1
     for each in partials:
         assert each.after == last
-        last = max([last, *(event["sequence_number"] for event in each.events)])
+        last = max([last, *(int(str(event["sequence_number"])) for event in each.events)])
     assert partials[-1].end_number == len(numbers)
     assert joined(partials) == "Echo: Hello"
 

@@ -12,8 +12,8 @@ from schemas.jobs import AttemptAccepted, AttemptUnknown
 from streams.policy.answers import NOT_JSON, Accepted, Answer, Rejected, Reply, Unknown, read_create
 from tests.unit.workers import misbehaving as server
 from tests.unit.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
+from tests.unit.workers.openai_calls import connected, created
 from tests.unit.workers.submitting import create, submitting
-from tests.unit.workers.test_openai_client import connected, created
 
 STREAMED = {"model": "m", "input": "Hi", "stream": True}
 CREATED = {"type": "response.created", "sequence_number": 0, "response": server.response()}
