@@ -38,7 +38,7 @@ def open_storage(settings: RuntimeSettings) -> Storage:
         from runtime.bucket import Bucket, BucketBlobs, BucketClaims  # noqa: PLC0415 - an extra, loaded where it is asked for
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"BACKSTOP_BLOBS needs the package {error.name}: install backstop with its extra `s3`"
+            f"BACKSTOP_BLOBS needs the package {error.name}: install backstop-jobs with its extra `s3`"
         ) from None
     bucket = Bucket(
         named["bucket"], named["prefix"] or "", endpoint=settings.blobs_endpoint, region=settings.blobs_region,

@@ -81,7 +81,7 @@ class RuntimeSettings(BaseSettings):
     blobs: str | None = Field(
         default=None,
         pattern=BUCKET.pattern,
-        description="Blob store in a bucket that speaks S3, s3://BUCKET/PREFIX, instead of the folder (needs the extra `backstop[s3]`). It takes part in every "
+        description="Blob store in a bucket that speaks S3, s3://BUCKET/PREFIX, instead of the folder (needs the extra `backstop-jobs[s3]`). It takes part in every "
         "acceptance of a large body.",
     )
     blobs_endpoint: str | None = Field(
