@@ -128,7 +128,7 @@ lint-form: install
 
 ci: test ## what CI runs
 
-lock-jars: ## refresh the hashes of Kafka's jars from runtime/broker/pom.xml (needs Maven)
+lock-jars: ## refresh the hashes of Kafka's jars from backstop/dev/broker/pom.xml (needs Maven)
 	python3 deploy/lock_jars.py
 
 RELEASE := .venv-release

@@ -20,10 +20,10 @@ import uvloop
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from runtime.broker import owned
-from streams.store.faust_app import FoldApp, make_app, run_app
-from streams.store.partitions import each_partition
-from streams.store.tables import FoldTable
+from backstop.dev.broker import owned
+from streams.faust.app import FoldApp, make_app, run_app
+from streams.faust.partitions import each_partition
+from streams.tables.fold_table import FoldTable
 
 PARTITIONS = 8
 VALUE = b"x" * 250

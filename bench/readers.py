@@ -27,17 +27,17 @@ import aiohttp
 import uvloop
 from aiokafka import AIOKafkaProducer
 
-from cli.ports import HOST, Ports
-from cli.supervisor import Program, Supervisor
-from readmodel.batch import Fact
-from readmodel.database import Database
-from readmodel.opening import database_at
-from runtime.broker import owned
-from runtime.clock import make_clock
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
+from backstop.dev.broker import owned
+from backstop.dev.ports import HOST, Ports
+from backstop.dev.supervisor import Program, Supervisor
+from backstop.readmodel.batch import Fact
+from backstop.readmodel.database import Database
+from backstop.readmodel.opening import database_at
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.process.clock import make_clock
+from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
-from tests.unit.readmodel.logs import accepted, claimed, observed, result_of, settled, submitted, webhook
+from tests.unit.backstop.readmodel.logs import accepted, claimed, observed, result_of, settled, submitted, webhook
 
 PARTITIONS = 8
 OUTPUT = "x" * 1_500
@@ -112,7 +112,10 @@ async def readers(folder: Path) -> AsyncIterator[Readers]:
         }
         programs = [
             Program(
-                name, (sys.executable, "-P", "-m", "cli", name), environment, answers(f"http://{HOST}:{port}/readyz")
+                name,
+                (sys.executable, "-P", "-m", "backstop.cli", name),
+                environment,
+                answers(f"http://{HOST}:{port}/readyz"),
             )
             for name, port in (("serve", serve), ("projection", projection))
         ]

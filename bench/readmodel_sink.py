@@ -21,21 +21,21 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from readmodel import store
-from readmodel.batch import Fact
-from readmodel.database import Database
-from readmodel.opening import database_at
-from readmodel.parse import parse
-from readmodel.settings import ProjectionSettings
-from readmodel.store import Move
-from runtime.broker import owned
-from runtime.clock import make_clock
-from runtime.records import Record as RawRecord
-from runtime.topics import create_topics
+from backstop.dev.broker import owned
+from backstop.readmodel import store
+from backstop.readmodel.batch import Fact
+from backstop.readmodel.database import Database
+from backstop.readmodel.opening import database_at
+from backstop.readmodel.parse import parse
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.readmodel.store import Move
+from backstop.runtime.kafka.records import Record as RawRecord
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.process.clock import make_clock
 from schemas.base import Message
 from schemas.codec import encode
-from tests.unit.readmodel.logs import whole_job
-from tests.unit.readmodel.postgres_server import postgres
+from tests.unit.backstop.readmodel.logs import whole_job
+from tests.unit.backstop.readmodel.postgres_server import postgres
 
 PARTITIONS = 8
 
@@ -123,7 +123,7 @@ async def delay(bootstrap: str, url: str, folder: Path, jobs: int, rate: float) 
         "BACKSTOP_DATABASE_URL": url,
         "BACKSTOP_LOG_LEVEL": "error",
     }
-    projection = subprocess.Popen([sys.executable, "-P", "-m", "cli", "projection"], env=environment)
+    projection = subprocess.Popen([sys.executable, "-P", "-m", "backstop.cli", "projection"], env=environment)
     database = database_at(url, make_clock())
     try:
         await database.open()

@@ -25,7 +25,7 @@ from typing import Any
 import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from cli.system import Shape, System, running_system
+from backstop.dev.system import Shape, System, running_system
 
 GIVE_UP_S = 240.0
 WARM_S = 30
@@ -236,7 +236,7 @@ async def start() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="backstop-bench-") as folder:
         began = now_ms()
         dev = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "cli", "dev", "--state-dir", folder, stdout=asyncio.subprocess.DEVNULL
+            sys.executable, "-P", "-m", "backstop.cli", "dev", "--state-dir", folder, stdout=asyncio.subprocess.DEVNULL
         )
         try:
             async with asyncio.timeout(GIVE_UP_S):

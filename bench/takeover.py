@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.clock import make_clock
+from backstop.runtime.process.clock import make_clock
 from schemas.base import InlineBody
 from schemas.jobs import JobPolicy
+from streams.faust.app import make_app
 from streams.fold import job
 from streams.fold.attempts import Attempts, Running
 from streams.fold.batch import JOB_FOLD
 from streams.fold.rows import decode_row, encode_job_state, encode_row
 from streams.scheduler.due import DueIndex, IndexedRows
-from streams.store.faust_app import make_app
-from streams.store.partition_db import PartitionDb, StoreLimits, new_cache
-from streams.store.tables import FoldTable
+from streams.tables.fold_table import FoldTable
+from streams.tables.partition_db import PartitionDb, StoreLimits, new_cache
 
 PARTITIONS = 6
 WEEK_MS = 7 * 86_400_000

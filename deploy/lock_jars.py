@@ -1,4 +1,4 @@
-"""Writes runtime/broker/jars.txt: every jar that the pom beside it resolves to, with its sha256 and its path in a Maven repository.
+"""Writes backstop/dev/broker/jars.txt: every jar that the pom beside it resolves to, with its sha256 and its path in a Maven repository.
 
     python deploy/lock_jars.py
 

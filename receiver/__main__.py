@@ -9,19 +9,19 @@ import uvloop
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from backstop.runtime.blob_stores import open_storage
+from backstop.runtime.errors import BackstopError, ConfigurationError
+from backstop.runtime.http.health import HealthServer
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.process import failpoints
+from backstop.runtime.process.chance import random_hex
+from backstop.runtime.process.clock import make_clock
+from backstop.runtime.process.files import make_private, private_umask
+from backstop.runtime.process.garbage import settle_heap
+from backstop.runtime.process.logs import configure, get_logger
 from receiver.app import HEALTH, beside, build_app, serve
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings
-from runtime import failpoints
-from runtime.blob_stores import open_storage
-from runtime.chance import random_hex
-from runtime.clock import make_clock
-from runtime.errors import BackstopError, ConfigurationError
-from runtime.files import make_private, private_umask
-from runtime.health import HealthServer
-from runtime.heap import settle_heap
-from runtime.logs import configure, get_logger
-from runtime.publisher import KafkaPublisher
 
 CONNECT_AGAIN_S = 1.0
 

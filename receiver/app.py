@@ -10,55 +10,55 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
-from receiver.addresses import client_address
-from receiver.adoptions import ADOPT, AdoptDoor
-from receiver.audit import AddressOf, tell_access, tell_change
+from backstop.outgoing.endpoints import Endpoints
+from backstop.outgoing.secrets import SecretKeys
+from backstop.runtime.addresses import parse_networks
+from backstop.runtime.blob_folders import BlobFolders
+from backstop.runtime.blobs import BlobStore
+from backstop.runtime.claims import Claims, FolderClaims
+from backstop.runtime.errors import BlobStoreError
+from backstop.runtime.http.health import Health, add_routes
+from backstop.runtime.http.routes import declare
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.chance import RandomHex
+from backstop.runtime.process.clock import NowMs, monotonic_s
+from backstop.runtime.process.descriptors import allow_files, files_probe
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.shares import Shares
+from receiver.access.access_log import AddressOf, tell_access, tell_change
+from receiver.access.addresses import client_address
+from receiver.access.callers import CALLER, TICKET, CallerDoor
+from receiver.access.identity import RATE, authentication
+from receiver.access.keys import KeyRing
+from receiver.access.quotas import Quotas, knows_no_load
+from receiver.access.tickets import Tickets
 from receiver.bodies import BodyMemory
-from receiver.callers import CALLER, TICKET, CallerDoor
 from receiver.connections import Gate
-from receiver.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RESEND, ROTATE, SHOW, TEST
-from receiver.endpoints import EndpointDoor
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
-from receiver.identity import RATE, authentication
-from receiver.jobs import CANCEL, SUBMIT, JobDoor
-from receiver.keys import KeyRing
+from receiver.ingress.adoptions import ADOPT, AdoptDoor
+from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RESEND, ROTATE, SHOW, TEST
+from receiver.ingress.endpoints import EndpointDoor
+from receiver.ingress.jobs import CANCEL, SUBMIT, JobDoor
+from receiver.ingress.previous import PreviousResponses
+from receiver.ingress.submissions import FindJob, Submissions, knows_nothing
+from receiver.ingress.webhooks import RECEIVE, WebhookDoor, WebhookRules
 from receiver.limits import Limits
-from receiver.live.jobs import STREAM, JobStreamDoor
-from receiver.live.live import Changes, Live
+from receiver.lookups import JobReads
 from receiver.metrics import ReceiverMetrics
 from receiver.openapi import add_document
-from receiver.previous import PreviousResponses
+from receiver.partial_output.jobs import STREAM, JobStreamDoor
+from receiver.partial_output.listeners import Changes, Live
 from receiver.problems import Problem, Refusal, from_http_exception, storage_unavailable, to_response
-from receiver.quotas import Quotas, knows_no_load
-from receiver.reads import JobReads
-from receiver.sdk import routes as sdk
-from receiver.sdk.door import ResponsesDoor
-from receiver.sdk.errors import speaks_openai, to_openai_response
-from receiver.sdk.models import add_models
-from receiver.sdk.noting import noting
-from receiver.sdk.responses import Responses
-from receiver.sdk.streaming import ResponseStreams
-from receiver.sdk.waiting import Waiting
+from receiver.responses_api import routes as sdk
+from receiver.responses_api.door import ResponsesDoor
+from receiver.responses_api.errors import speaks_openai, to_openai_response
+from receiver.responses_api.models import add_models
+from receiver.responses_api.noting import noting
+from receiver.responses_api.responses import Responses
+from receiver.responses_api.streaming import ResponseStreams
+from receiver.responses_api.waiting import Waiting
 from receiver.settings import ReceiverSettings, check_relations
-from receiver.submissions import FindJob, Submissions, knows_nothing
-from receiver.tickets import Tickets
-from receiver.webhooks import RECEIVE, WebhookDoor, WebhookRules
-from runtime.blob_folders import BlobFolders
-from runtime.blobs import BlobStore
-from runtime.chance import RandomHex
-from runtime.claims import Claims, FolderClaims
-from runtime.clock import NowMs, monotonic_s
-from runtime.descriptors import allow_files, files_probe
-from runtime.egress import parse_networks
-from runtime.errors import BlobStoreError
-from runtime.health import Health, add_routes
-from runtime.logs import get_logger
-from runtime.publisher import Publisher
-from runtime.routes import declare
-from runtime.shares import Shares
-from runtime.webhook_endpoints import Endpoints
-from runtime.webhook_secrets import SecretKeys
 
 SAVE_LAST_USED_S = 60.0
 REQUEST_ID_BITS = 128

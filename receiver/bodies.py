@@ -9,10 +9,10 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from backstop.runtime.authority import owner_now
+from backstop.runtime.shares import Shares
 from receiver.limits import DEAR_COST, PLAIN_COST
 from receiver.problems import Problem, Refusal, unavailable
-from runtime.authority import owner_now
-from runtime.shares import Shares
 from schemas.shape import ShapeLimits, beyond
 
 SMALL_VALUES_MAX: Final = 4_096

@@ -13,12 +13,12 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.process.logs import get_logger
 from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, to_response
-from runtime.clock import monotonic_s
-from runtime.logs import get_logger
 
 END_OF_HEADERS = b"\r\n\r\n"
 

@@ -3,7 +3,7 @@
 import traceback
 from typing import Any
 
-from runtime.logs import get_logger
+from backstop.runtime.process.logs import get_logger
 
 FRAMES_MAX = 12
 

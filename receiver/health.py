@@ -1,9 +1,9 @@
-"""What the receiver adds to `runtime.health`: whether its records are acknowledged."""
+"""What the receiver adds to `backstop.runtime.http.health`: whether its records are acknowledged."""
 
 from collections.abc import Callable, Sequence
 
-from runtime.errors import BrokerUnavailableError
-from runtime.publisher import Publisher
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.publisher import Publisher
 from schemas.base import Message
 
 REMEMBER_FAILURE_S = 10.0

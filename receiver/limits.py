@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from runtime.errors import ConfigurationError
-from runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from schemas.requests import REQUEST_BYTES_MAX, REQUEST_VALUES_MAX
 
 PLAIN_COST = 3
@@ -68,7 +68,7 @@ class Limits:
     adopt_bytes_max: int = 16 << 10
 
     waiting_creates_max: int = 1_250
-    """Creates that wait for their answer on their connection; of one tenant alone 1,000 (`receiver.sdk.waiting`)."""
+    """Creates that wait for their answer on their connection; of one tenant alone 1,000 (`receiver.responses_api.waiting`)."""
     waiting_quiet_s: float = 25.0
     """So long nothing is sent to one, and an error still has its own status. Below the 30 s of the least patient common proxies."""
     waiting_heartbeat_s: float = 15.0

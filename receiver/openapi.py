@@ -13,12 +13,12 @@ import orjson
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from backstop.runtime.http.routes import JSON, Answer, Codes, Header, Query, Route, declare, declared
+from backstop.runtime.release import release
 from receiver.openapi_form import plain
 from receiver.problems import CONTENT_TYPE as PROBLEM_JSON
 from receiver.problems import SECURITY_HEADERS, ProblemDocument
-from receiver.sdk.errors import ErrorDocument, speaks_openai, status_at_openai
-from runtime.release import release
-from runtime.routes import JSON, Answer, Codes, Header, Query, Route, declare, declared
+from receiver.responses_api.errors import ErrorDocument, speaks_openai, status_at_openai
 
 REF: Final = "#/components/schemas/{model}"
 SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from backstop.outgoing.shared_settings import WebhookSettings
+from backstop.runtime.addresses import parse_networks
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.settings import CommaList
+from receiver.ingress.signature import WebhookKey, parse_key
 from receiver.limits import DEAR_COST, Limits
-from receiver.signature import WebhookKey, parse_key
-from runtime.door import DoorPolicy
-from runtime.egress import parse_networks
-from runtime.errors import ConfigurationError
-from runtime.record_sizes import RECORD_BYTES_MAX
-from runtime.settings import CommaList
-from runtime.webhook_settings import WebhookSettings
+from streams.submission import DoorPolicy
 
 HOUR_MS = 3_600_000
 WEBHOOK_RETRIES_MS = 72 * HOUR_MS

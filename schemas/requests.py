@@ -21,7 +21,7 @@ from schemas.base import ResponseId, UnixMs
 from schemas.codec import deeper_than
 
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
-"""An id that a caller chose. It holds no colon: `tenant:id` is how another tenant's jobs are named apart (`runtime.door`)."""
+"""An id that a caller chose. It holds no colon: `tenant:id` is how another tenant's jobs are named apart (`streams.submission`)."""
 
 METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT = "backstop_job", "backstop_attempt", "backstop_tenant"
 METADATA_OURS = frozenset({METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT})

@@ -20,7 +20,7 @@ EndpointId = Annotated[str, StringConstraints(pattern=r"^we_[0-9a-f]{32}$")]
 
 
 class SecretRef(Frozen):
-    """Which signing secret: it is derived from a key that is no topic's business (`runtime.webhook_secrets`)."""
+    """Which signing secret: it is derived from a key that is no topic's business (`backstop.outgoing.secrets`)."""
 
     key_id: str = Field(max_length=64)
     number: int = Field(ge=1)

@@ -10,47 +10,47 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
-from runtime.blob_stores import open_storage, store_id
-from runtime.broker_clock import BrokerClock
-from runtime.chance import random_hex
-from runtime.clock import NowMs
-from runtime.descriptors import files_probe
-from runtime.disk import disk_probe
-from runtime.failpoints import failpoint
-from runtime.health import Health, HealthServer
-from runtime.kafka_client import client_options
-from runtime.pausing import pause
-from runtime.publisher import KafkaPublisher
+from backstop.runtime.blob_stores import open_storage, store_id
+from backstop.runtime.http.health import Health, HealthServer
+from backstop.runtime.kafka.broker_clock import BrokerClock
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.process.chance import random_hex
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.descriptors import files_probe
+from backstop.runtime.process.disk import disk_probe
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
 from streams.agents.fold_shell import FoldShell
+from streams.faust.app import FoldApp, end_process, make_app, run_app
+from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
+from streams.openai.client import OpenAIClient
+from streams.openai.stream import OpenAIStreams
+from streams.openai.transport import tls_context
 from streams.policy.lanes import share_of
-from streams.policy.looks import Webhooks
+from streams.policy.polls import Webhooks
 from streams.results import ResultsPublisher
 from streams.scheduler.due import DueIndex, IndexedRows
-from streams.scheduler.held import JobTimers
+from streams.scheduler.job_timers import JobTimers
+from streams.scheduler.response_timers import response_timer
 from streams.scheduler.service import Scheduler
-from streams.scheduler.timers import response_timer
 from streams.settings import StreamSettings
-from streams.store.faust_app import FoldApp, end_process, make_app, run_app
-from streams.store.security import broker_credentials
-from streams.store.tables import FoldTable
+from streams.tables.fold_table import FoldTable
 from streams.watchdog import BrokerEnds, Watchdog
-from streams.workers.caller import Caller
+from streams.workers.command_group import CommandGroup
 from streams.workers.follower import Follower
-from streams.workers.following import FollowLimits
-from streams.workers.group import CommandGroup
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes, account_name
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
-from streams.workers.openai_client import OpenAIClient
-from streams.workers.openai_stream import OpenAIStreams
-from streams.workers.openai_transport import tls_context
+from streams.workers.poller import Caller
 from streams.workers.rate import LookRate
-from streams.workers.streamed import StreamedRows
+from streams.workers.stream_reading import FollowLimits
+from streams.workers.streamed_rows import StreamedRows
 from streams.workers.submitter import Submitter
 
 log = structlog.get_logger()

@@ -20,14 +20,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.producer import sender
 
-from runtime.clock import monotonic_s
-from runtime.errors import BackstopError
-from runtime.failpoints import failpoint
-from runtime.headers import event_headers
-from runtime.kafka_client import client_options
-from runtime.kafka_running import running, started, stopped
-from runtime.record_sizes import RECORD_BYTES_MAX
-from runtime.settings import RuntimeSettings
+from backstop.runtime.errors import BackstopError
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.headers import event_headers
+from backstop.runtime.kafka.lifetimes import running, started, stopped
+from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode, encode
 from schemas.results import RESULT, JobResult
 from streams import metrics

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from runtime.door import DoorPolicy
+from streams.submission import DoorPolicy
 from streams.workers.settings import WorkerSettings
 
 

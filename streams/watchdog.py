@@ -18,8 +18,8 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from runtime.errors import BackstopError
-from runtime.kafka_running import started, stopped
+from backstop.runtime.errors import BackstopError
+from backstop.runtime.kafka.lifetimes import started, stopped
 
 log = structlog.get_logger()
 

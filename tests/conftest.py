@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cli.system import asked_directly
-from runtime.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
-from runtime.broker.docker import Engine
-from runtime.broker.errors import Missing
+from backstop.dev.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
+from backstop.dev.broker.docker import Engine
+from backstop.dev.broker.errors import Missing
+from backstop.dev.system import asked_directly
 
 os.environ |= asked_directly(os.environ)
 

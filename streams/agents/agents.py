@@ -4,21 +4,21 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.acknowledged import publish
-from runtime.blobs import BlobStore
-from runtime.claims import Claims
-from runtime.clock import NowMs
-from runtime.door import DoorPolicy
-from runtime.failpoints import failpoint
-from runtime.logs import get_logger
-from runtime.publisher import Publisher
-from runtime.records import Record
+from backstop.runtime.blobs import BlobStore
+from backstop.runtime.claims import Claims
+from backstop.runtime.kafka.acknowledged import publish
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.kafka.records import Record
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.logs import get_logger
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.dead_letters import DeadLetter
 from streams import metrics
 from streams.agents.fold_shell import FoldShell
-from streams.intake import take_request
-from streams.store.partitions import each_partition
+from streams.agents.intake import take_request
+from streams.faust.partitions import each_partition
+from streams.submission import DoorPolicy
 
 STORE_AGAIN_S = 0.5
 STORE_TRIES_MAX = 60

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import structlog
 
-from runtime.acknowledged import publish
-from runtime.clock import NowMs
-from runtime.dead_letters import dead_letter
-from runtime.errors import InvariantError
-from runtime.failpoints import Failpoint, failpoint
-from runtime.publisher import Publisher
+from backstop.runtime.errors import InvariantError
+from backstop.runtime.kafka.acknowledged import publish
+from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import Failpoint, failpoint
 from schemas.base import Message
 from schemas.results import JobResult
 from streams import metrics
@@ -33,7 +33,7 @@ POISON_RUN_MAX = 100
 
 
 class Record(LogRecord, Protocol):
-    """A Kafka record with its origin, as `streams.store.transport` delivers it."""
+    """A Kafka record with its origin, as `streams.faust.consumer` delivers it."""
 
     @property
     def topic(self) -> str: ...

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import orjson
 from pydantic import ValidationError
 
-from runtime.clock import NowMs
-from runtime.failpoints import failpoint
-from runtime.logs import get_logger
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.logs import get_logger
 from schemas.codec import refused
 from streams import metrics
 from streams.fold.batch import Fold, S

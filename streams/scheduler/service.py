@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from runtime.clock import NowMs
-from runtime.errors import BrokerUnavailableError
-from runtime.failpoints import failpoint
-from runtime.pausing import pause
-from runtime.publisher import Publisher
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.pausing import pause
 from schemas.base import Message
 from streams import metrics
 from streams.fold.batch import Fold, S

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
-from runtime.clock import NowMs
-from runtime.publisher import Publisher
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.clock import NowMs
 from streams.fold import response
 from streams.fold.rows import decode_response_state, decode_row
+from streams.openai.stream import OpenAIStreams
 from streams.ports import Rows
-from streams.workers.following import Followed, Following, FollowLimits
 from streams.workers.metrics import FollowerMetrics
-from streams.workers.openai_stream import OpenAIStreams
 from streams.workers.rate import LookRate
+from streams.workers.stream_reading import Followed, Following, FollowLimits
 
 log = structlog.get_logger()
 

@@ -12,13 +12,13 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from runtime.clock import NowMs
-from runtime.errors import BrokerUnavailableError
-from runtime.kafka_client import client_options
-from runtime.kafka_running import running
-from runtime.pausing import pause
-from runtime.publisher import Publisher
-from runtime.settings import RuntimeSettings
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.lifetimes import running
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.pausing import pause
+from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
 from schemas.lanes import LANE_FACT, LaneFact
 from streams.workers.lanes import Lanes

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from runtime.clock import NowMs
+from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
 from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFailed, CreateServed, LaneFact, ProbeClaimed
 from streams.policy.lanes import WHOLE, Claim, Go, Held, Lane, Pace, Share, granted, held, release, send, take

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from streams.workers.notes import decode_note, encode_note
+from streams.workers.offset_notes import decode_note, encode_note
 
 PARKED_MAX = 10_000
 """Finished offsets that are remembered of a partition that is another member's now. Beyond it only the commit's note tells."""

@@ -13,7 +13,7 @@ Whoever follows partial output gets *spare* turns: what the bucket would spill, 
 import asyncio
 from collections.abc import Callable
 
-from runtime.clock import NowMs
+from backstop.runtime.process.clock import NowMs
 
 WINDOW_MS = 5_000
 WINDOW_CALLS_MIN = 20

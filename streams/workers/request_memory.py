@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from runtime.shares import Shares
+from backstop.runtime.shares import Shares
 from schemas.base import BlobBody, Body
 
 COST: Final = 3

@@ -15,11 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from runtime.clear_text import check_base_url
-from runtime.errors import ConfigurationError
-from runtime.settings import RuntimeSettings
-from streams.policy.causes import CODE_PATTERN_CHARS_MAX, Rule
-from streams.policy.looks import LookPolicy
+from backstop.runtime.clear_text import check_base_url
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.settings import RuntimeSettings
+from streams.openai.causes import CODE_PATTERN_CHARS_MAX, Rule
+from streams.policy.polls import LookPolicy
 from streams.workers.rate import RECOVERY_SHARE_PER_MIN
 
 

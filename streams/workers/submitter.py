@@ -17,31 +17,31 @@ from typing import Any, assert_never
 
 import structlog
 
-from runtime.acknowledged import publish
-from runtime.blobs import BlobStore, get_body, put_body
-from runtime.clock import NowMs
-from runtime.dead_letters import dead_letter
-from runtime.errors import BlobMissingError, BlobStoreError
-from runtime.failpoints import failpoint
-from runtime.publisher import Publisher
-from runtime.records import Record
+from backstop.runtime.blobs import BlobStore, get_body, put_body
+from backstop.runtime.errors import BlobMissingError, BlobStoreError
+from backstop.runtime.kafka.acknowledged import publish
+from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.kafka.records import Record
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import failpoint
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import CREATE_TIMEOUT_MS_UNSTAMPED, SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.windows import in_window
-from streams.policy.answers import Accepted, Rejected, Unknown, read_create
-from streams.policy.causes import Rule
+from streams.openai.answers import Accepted, Rejected, Unknown, read_create
+from streams.openai.causes import Rule
+from streams.openai.client import OpenAIClient
+from streams.openai.observations import Seen
 from streams.policy.lanes import Go, Held
-from streams.policy.looks import Webhooks, next_look_at_ms
-from streams.policy.observations import Seen
+from streams.policy.polls import Webhooks, next_look_at_ms
+from streams.workers.command_memory import SKEW_MS, CommandMemory
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
 from streams.workers.lanes import Lanes
 from streams.workers.lifetime import run_until
-from streams.workers.memory import SKEW_MS, CommandMemory
 from streams.workers.metrics import AttemptResult, WorkerMetrics
-from streams.workers.openai_client import OpenAIClient
 from streams.workers.request_memory import RequestMemory
 from streams.workers.slots import Slots
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Dialog, Page
 
-from runtime.broker import Owned
+from backstop.dev.broker import Owned
 from tests.browser.chromium import chromium, find_chromium
 from tests.browser.system import Running, running_with_keys
 

@@ -16,9 +16,9 @@ from urllib.request import Request, urlopen
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from cli.pace import BRISK
-from cli.system import Shape, System
-from runtime.keys import ApiKey, KeysFile, Scope, make_token, save_keys
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape, System
+from backstop.runtime.http.keys import ApiKey, KeysFile, Scope, make_token, save_keys
 from tests.kafka.held import held
 from tests.support.waiting import wait_until
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.pace import BRISK
-from cli.system import Shape, System
-from runtime.broker import Owned
-from runtime.keys import ApiKey, KeysFile, make_token, save_keys
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape, System
+from backstop.runtime.http.keys import ApiKey, KeysFile, make_token, save_keys
 from tests.clients.matrix import CLIENTS, FEATURES, page
 from tests.kafka.held import held
 

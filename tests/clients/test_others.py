@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from outgoing.wire import headers_of
+from backstop.outgoing.wire import headers_of
 from tests.clients.conftest import Running
 from tests.clients.matrix import HERE
 

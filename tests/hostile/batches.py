@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.record.util import calc_crc32c
 
-import runtime.hardened_fetch as hardened
+import backstop.runtime.kafka.hardened_fetch as hardened
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CODECS = {NONE: "none", GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}

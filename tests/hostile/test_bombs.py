@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.hardened_fetch import COMPRESSED_RECORDS_MAX
-from runtime.record_sizes import UNPACKED_BYTES_MAX
-from runtime.unpacking import TooLargeError, unpack
+from backstop.runtime.kafka.hardened_fetch import COMPRESSED_RECORDS_MAX
+from backstop.runtime.kafka.unpacking import TooLargeError, unpack
+from backstop.runtime.record_sizes import UNPACKED_BYTES_MAX
 from tests.hostile.batches import CODECS, GZIP, LZ4, SNAPPY, ZSTD, Batch, Read, compress, record, sized, varint, zeros
 
 MB = 1 << 20

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.http.keys import KeysFile, save_keys
+from backstop.runtime.process.chance import random_hex
 from receiver.app import build_app
-from runtime.chance import random_hex
-from runtime.errors import ConfigurationError
-from runtime.keys import KeysFile, save_keys
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.receiver.door import SUBMIT, Door, raw_exchange, settings, signed, with_door
 

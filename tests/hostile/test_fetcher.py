@@ -1,4 +1,4 @@
-"""aiokafka's own fetcher, and Faust's thread over it, with what `runtime.hardened_fetch` put into them; the broker is a log in memory."""
+"""aiokafka's own fetcher, and Faust's thread over it, with what `backstop.runtime.kafka.hardened_fetch` put into them; the broker is a log in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,10 +10,10 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.protocol.fetch import FetchResponse_v4
 from faust import types as faust_types
 
-import runtime.kafka_client  # noqa: F401 - what every process of ours imports
-from runtime.hardened_fetch import RECORDS_AT_ONCE_MAX
+import backstop.runtime.kafka.client  # noqa: F401 - what every process of ours imports
+from backstop.runtime.kafka.hardened_fetch import RECORDS_AT_ONCE_MAX
 from schemas.unreadable import Unreadable
-from streams.store.fetch import FetchThread
+from streams.faust.fetch import FetchThread
 from tests.hostile.batches import TP, ZSTD, Batch, Headers, batches_from, record, zeros
 from tests.support.waiting import eventually
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from runtime.files import make_private
+from backstop.runtime.process.files import make_private
 from tests.support.waiting import eventually
 from tests.unit.receiver.door import SECRET
 
@@ -59,7 +59,7 @@ def test_blobs_and_all_else_that_a_process_writes_are_private(tmp_path: Path) ->
 
 def test_a_command_makes_private_files(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["/bin/sh", "-c", f"umask 000; exec {sys.executable} -P -m cli keys create --tenant acme"],
+        ["/bin/sh", "-c", f"umask 000; exec {sys.executable} -P -m backstop.cli keys create --tenant acme"],
         cwd=ROOT, env={**os.environ, "BACKSTOP_DATA_DIR": str(tmp_path / "a" / "data")}, capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

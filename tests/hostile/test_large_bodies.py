@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.process.garbage import return_large_blocks
 from receiver.limits import DEAR_COST, Limits
-from runtime.blobs import FolderBlobs
-from runtime.heap import return_large_blocks
 from tests.hostile.pauses import least_pause_s
 from tests.unit.receiver.door import Door, with_door
 

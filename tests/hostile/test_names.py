@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 import pytest
 
-from receiver import keys as live_keys
+from backstop.runtime.kafka.records import Record
+from receiver.access import keys as live_keys
 from receiver.settings import ReceiverSettings
-from runtime.door import DoorPolicy
-from runtime.records import Record
 from schemas.base import Message
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused, JobSubmitted
-from streams.intake import take_request
+from streams.agents.intake import take_request
+from streams.submission import DoorPolicy
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
 from tests.unit.receiver.door import Door, with_door

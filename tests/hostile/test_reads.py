@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from readmodel import database as databases
-from readmodel.database import Connection, DatabaseAwayError
-from readmodel.lists import WALKED_A_ROW, Cursor, JobFilter, list_rows
-from readmodel.queries import tenant_load
-from readmodel.sqlite import SqliteConnection, SqliteDatabase
-from runtime.authority import on_behalf_of
+from backstop.readmodel import database as databases
+from backstop.readmodel.database import Connection, DatabaseAwayError
+from backstop.readmodel.lists import WALKED_A_ROW, Cursor, JobFilter, list_rows
+from backstop.readmodel.queries import tenant_load
+from backstop.readmodel.sqlite import SqliteConnection, SqliteDatabase
+from backstop.runtime.authority import on_behalf_of
 from tests.support.waiting import eventually
 
 JOBS = 20_000

@@ -13,15 +13,15 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from cli.ports import Ports
-from cli.settings import SETTINGS_CLASSES, read
-from cli.system import Shape, _draw_places, _programs
-from readmodel.settings import ProjectionSettings
+from backstop.cli.settings import SETTINGS_CLASSES, read
+from backstop.dev.ports import Ports
+from backstop.dev.system import Shape, _draw_places, _programs
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.process import logs
+from backstop.runtime.secret_files import environment_names, is_secret
+from backstop.runtime.settings import RuntimeSettings
 from receiver.settings import ReceiverSettings
-from runtime import logs
-from runtime.errors import ConfigurationError
-from runtime.secret_files import environment_names, is_secret
-from runtime.settings import RuntimeSettings
 from streams.workers.settings import WorkerSettings
 from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_door
 
@@ -123,7 +123,7 @@ def test_what_holds_no_password_stays(text: str) -> None:
 
 def test_a_command_that_fails_says_no_password() -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "cli", "readmodel", "digest"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-P", "-m", "backstop.cli", "readmodel", "digest"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         env={**os.environ, "BACKSTOP_DATABASE_URL": f"postgresql://user:{PASSWORD}@127.0.0.1:1/x"},
     )  # fmt: skip
     assert done.returncode != 0

@@ -10,16 +10,16 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from cli.door_reads import DatabaseReads, FeedChanges
-from readmodel import feed as feeds
-from readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
-from readmodel.routes import add_routes
-from readmodel.sqlite import SqliteDatabase
-from receiver.identity import tenant_of
+from backstop.readmodel import feed as feeds
+from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
+from backstop.readmodel.sqlite import SqliteDatabase
+from backstop.runtime.authority import Authority
+from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.http.keys import ApiKey
+from receiver.access.identity import tenant_of
 from receiver.limits import Limits
-from runtime.authority import Authority
-from runtime.blobs import FolderBlobs
-from runtime.keys import ApiKey
+from receiver.reads.lookups import DatabaseReads, FeedChanges
+from receiver.reads.routes import add_routes
 from tests.support.waiting import eventually
 from tests.unit.receiver.door import NOW_MS, Door, opened
 from tests.unit.receiver.test_sdk_keys import CREATED, Ring, ring

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.audit_text import ENTRY_COLUMNS
-from cli.job_text import COLUMNS, fact_row, job_row, job_text
-from cli.talk import Form, emit, emit_one, say, tell
-from runtime import logs
+from backstop.cli.audit_text import ENTRY_COLUMNS
+from backstop.cli.job_text import COLUMNS, fact_row, job_row, job_text
+from backstop.cli.output import Form, emit, emit_one, say, tell
+from backstop.runtime.process import logs
 from schemas.text import printable, printable_json, printable_lines
 
 ATTACKS = {

@@ -14,13 +14,13 @@ import structlog
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from cli.keys import app as keys_command
-from receiver.addresses import client_address
-from receiver.audit import REFUSED_PER_S_MAX
-from receiver.keys import KeyRing
-from runtime import logs
-from runtime.egress import parse_networks
-from runtime.keys import TenantLimits, load_keys
+from backstop.cli.keys import app as keys_command
+from backstop.runtime.addresses import parse_networks
+from backstop.runtime.http.keys import TenantLimits, load_keys
+from backstop.runtime.process import logs
+from receiver.access.access_log import REFUSED_PER_S_MAX
+from receiver.access.addresses import client_address
+from receiver.access.keys import KeyRing
 from schemas.jobs import CancelRequested, JobSubmitted
 from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
 from tests.unit.receiver.test_sdk_keys import CREATED, Ring, ring

@@ -16,17 +16,17 @@ import aiohttp
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from runtime.clock import make_clock
-from runtime.publisher import KafkaPublisher
-from runtime.topics import create_topics
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.process.clock import make_clock
+from backstop.simulator.app import build_app
+from backstop.simulator.config import SimulatorConfig
+from backstop.simulator.loading import load_profile
 from schemas.base import InlineBody, Message
 from schemas.codec import decode
 from schemas.commands import CreateResponse
 from schemas.jobs import JOB_FACT, AttemptAccepted
 from schemas.responses import RESPONSE_FACT
-from simulator.app import build_app
-from simulator.config import SimulatorConfig
-from simulator.loading import load_profile
 from streams.workers.settings import WorkerSettings
 from tests.support.waiting import eventually
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.broker import LocalKafka, NoBrokerError
-from runtime.broker import local_kafka as find_local_kafka
+from backstop.dev.broker import LocalKafka, NoBrokerError
+from backstop.dev.broker import local_kafka as find_local_kafka
 
 HERE = Path(__file__).parent
 NODE = HERE.parent / "node"

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cli.system import Shape, System, running_system
+from backstop.dev.system import Shape, System, running_system
 
 UP_WITHIN_S = 120.0
 

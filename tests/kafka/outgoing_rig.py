@@ -16,11 +16,11 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import SecretStr
 
-from runtime.broker import Owned
-from runtime.publisher import KafkaPublisher
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
-from runtime.webhook_secrets import SecretKeys
+from backstop.dev.broker import Owned
+from backstop.outgoing.secrets import SecretKeys
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import decode
 from schemas.dead_letters import DEAD_LETTER
@@ -139,7 +139,11 @@ class Rig:
         }
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cli", "outgoing"], cwd=ROOT, env=environment, stdout=log, stderr=log
+                [sys.executable, "-P", "-m", "backstop.cli", "outgoing"],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
         try:
             yield process

@@ -12,8 +12,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from cli.pace import BRISK, TIME_SCALE
-from cli.system import Shape, System, running_system
+from backstop.dev.fast_provider import BRISK, TIME_SCALE
+from backstop.dev.system import Shape, System, running_system
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ class Recorded:
 
     def backstop(self, *arguments: str, **environment: str) -> Ran:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "cli", *arguments], cwd=ROOT, env={**self.environment, **environment},
+            [sys.executable, "-P", "-m", "backstop.cli", *arguments], cwd=ROOT, env={**self.environment, **environment},
             capture_output=True, text=True, timeout=90, check=False,
         )  # fmt: skip
         return Ran(done.returncode, done.stdout, done.stderr)

@@ -15,10 +15,10 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from cli.pace import BRISK
-from cli.system import Shape, System
-from runtime.broker import Owned
-from runtime.keys import ApiKey, KeysFile, TenantLimits, make_token, save_keys
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape, System
+from backstop.runtime.http.keys import ApiKey, KeysFile, TenantLimits, make_token, save_keys
 from tests.kafka.held import held
 from tests.support.waiting import wait_until
 

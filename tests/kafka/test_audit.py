@@ -7,7 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from runtime.broker import Owned
+from backstop.dev.broker import Owned
 from tests.kafka.recorded import JOBS, PARTITIONS, Recorded, record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.broker import Broker, LocalKafka
+from backstop.dev.broker import Broker, LocalKafka
 from tests.kafka.test_receiver import make_topics, on_topic, promised_while, run, running
 from tests.support.fault_proxy import HOST, FaultProxy, Faults
 

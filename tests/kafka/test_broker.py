@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.conn import create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
-from runtime.broker import Broker, BrokerError, BrokerFailedError, LocalKafka, Owned, Ports, processes, ready
+from backstop.dev.broker import Broker, BrokerError, BrokerFailedError, LocalKafka, Owned, Ports, processes, ready
 from tests.support.waiting import wait_until
 
 BACKSTOP = str(Path(sys.executable).with_name("backstop"))
@@ -193,7 +193,7 @@ def test_a_start_that_was_killed_half_way_leaves_a_node_that_down_finds(
 OWNER = """
 import os, sys
 from pathlib import Path
-from runtime.broker import Broker, local_kafka
+from backstop.dev.broker import Broker, local_kafka
 node = Broker(local_kafka(os.environ)).start()
 print(node.pid, node.ports.client, node.folder, flush=True)
 LAST_WORDS

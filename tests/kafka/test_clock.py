@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.system import Shape, running_system
-from runtime.broker import Owned
-from runtime.broker_clock import SLEW_MS_MAX, BrokerClock
-from runtime.clock import make_clock
-from runtime.publisher import KafkaPublisher
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
-from runtime.upstream import RequestWriter, ResultReader
+from backstop.dev.broker import Owned
+from backstop.dev.system import Shape, running_system
+from backstop.dev.upstream import RequestWriter, ResultReader
+from backstop.runtime.kafka.broker_clock import SLEW_MS_MAX, BrokerClock
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.process.clock import make_clock
+from backstop.runtime.settings import RuntimeSettings
 from schemas.requests import Submit
 
 HOUR_MS = 3_600_000

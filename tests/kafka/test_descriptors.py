@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from runtime.broker import Owned
-from streams.store.faust_app import EXIT_FAILED
+from backstop.dev.broker import Owned
+from streams.faust.app import EXIT_FAILED
 from tests.kafka.test_full_disk import Scene, goes_on, scene
 from tests.kafka.test_receiver import make_topics, on_topic, run, running
 from tests.support.waiting import eventually, wait_until

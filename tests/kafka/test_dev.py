@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from cli.state import DevState, read_state
-from runtime.broker import Owned
+from backstop.dev.broker import Owned
+from backstop.dev.state import DevState, read_state
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKSTOP = (sys.executable, "-P", "-m", "cli")
+BACKSTOP = (sys.executable, "-P", "-m", "backstop.cli")
 UP_WITHIN_S = 90.0
 DOWN_WITHIN_S = 60.0
 

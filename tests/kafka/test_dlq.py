@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from audit.records import Placed
-from runtime.broker import Owned
-from runtime.dead_letters import dead_letter
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
+from backstop.audit.records import Placed
+from backstop.dev.broker import Owned
+from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadReason
 from tests.kafka.recorded import Recorded

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.broker import Broker, LocalKafka
-from runtime.errors import BrokerUnavailableError
-from streams.store.faust_app import EXIT_FAILED
+from backstop.dev.broker import Broker, LocalKafka
+from backstop.runtime.errors import BrokerUnavailableError
+from streams.faust.app import EXIT_FAILED
 from tests.kafka.test_full_disk import JOBS, Scene, goes_on
 from tests.support.waiting import wait_until
 

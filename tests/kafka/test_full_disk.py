@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from cli.ports import Ports
-from runtime.broker import Broker, Owned
-from runtime.clock import make_clock
-from runtime.disk import disk_probe
-from runtime.publisher import KafkaPublisher
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
+from backstop.dev.broker import Broker, Owned
+from backstop.dev.ports import Ports
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.process.clock import make_clock
+from backstop.runtime.process.disk import disk_probe
+from backstop.runtime.settings import RuntimeSettings
 from schemas.base import InlineBody
 from schemas.jobs import JobSubmitted
-from streams.store.faust_app import EXIT_FAILED
+from streams.faust.app import EXIT_FAILED
 from tests.support.builders import POLICY
 from tests.support.waiting import wait_until
 
@@ -78,7 +78,11 @@ class Scene:
         }
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cli", "worker"], env=environment, cwd=ROOT, stdout=out, stderr=out
+                [sys.executable, "-P", "-m", "backstop.cli", "worker"],
+                env=environment,
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
             )
         try:
             yield process

@@ -14,9 +14,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Consumer, Producer
 
-from cli.pace import BRISK
-from cli.system import Shape, System
-from runtime.broker import LocalKafka, Owned
+from backstop.dev.broker import LocalKafka, Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape, System
 from schemas.topics import TOPICS
 from tests.hostile.batches import CODECS, GZIP, LZ4, SNAPPY, ZSTD, Batch, Headers, record
 from tests.kafka.held import held

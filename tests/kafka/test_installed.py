@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.state import read_state
+from backstop.dev.state import read_state
 from tests.support.docker_context import copy_context
 from tests.support.installed import build_wheel, install_wheel
 from tests.support.waiting import wait_until
-from tests.unit.cli.test_own_modules import hostile
+from tests.unit.backstop.cli.test_own_modules import hostile
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,12 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from cli.pace import BRISK
-from cli.system import Shape
-from runtime.broker import Owned
-from runtime.clock import make_clock
-from runtime.publisher import KafkaPublisher
-from runtime.settings import RuntimeSettings
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.process.clock import make_clock
+from backstop.runtime.settings import RuntimeSettings
 from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS, PROBE_WAIT_MS_MAX, Go
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes

@@ -8,9 +8,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from runtime.broker import Owned
-from runtime.kafka_client import TOPICS_KNOWN_WITHIN_S, client_options
-from runtime.settings import RuntimeSettings
+from backstop.dev.broker import Owned
+from backstop.runtime.kafka.client import TOPICS_KNOWN_WITHIN_S, client_options
+from backstop.runtime.settings import RuntimeSettings
 from tests.support.waiting import eventually
 
 PARTITIONS = 3

@@ -9,11 +9,11 @@ import uvloop
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from runtime.broker import Owned
-from runtime.errors import BrokerUnavailableError
-from runtime.publisher import KafkaPublisher
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
+from backstop.dev.broker import Owned
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.settings import RuntimeSettings
 from schemas.commands import CancelResponse
 from tests.support.waiting import eventually
 

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from runtime.broker import Owned
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
-from streams.workers.group import CommandGroup
-from streams.workers.notes import NOTE_CHARS_MAX, decode_note, encode_note
+from backstop.dev.broker import Owned
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.settings import RuntimeSettings
+from streams.workers.command_group import CommandGroup
+from streams.workers.offset_notes import NOTE_CHARS_MAX, decode_note, encode_note
 from streams.workers.offsets import Committed
 from tests.support.waiting import eventually
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.interrupts import INTERRUPTED
+from backstop.cli.interrupts import INTERRUPTED
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ SESSION = """
 import json, os
 from pathlib import Path
 
-from cli.system import Shape
+from backstop.dev.system import Shape
 from tests.kafka.held import held
 from tests.support.waiting import wait_until
 

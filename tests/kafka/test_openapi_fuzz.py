@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 import requests
 
-from cli.pace import BRISK
-from cli.ports import Ports
-from cli.system import Shape, System
-from runtime.broker import Owned
-from runtime.keys import SCOPES, ApiKey, KeysFile, make_token, save_keys
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.ports import Ports
+from backstop.dev.system import Shape, System
+from backstop.runtime.http.keys import SCOPES, ApiKey, KeysFile, make_token, save_keys
 from tests.kafka.held import held
 from tests.support.waiting import wait_until
 

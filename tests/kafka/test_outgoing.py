@@ -15,12 +15,12 @@ from openai import OpenAI
 from standardwebhooks.webhooks import Webhook
 from typer.testing import CliRunner
 
-from cli.main import app
-from cli.pace import BRISK
-from cli.ports import Ports
-from cli.system import Shape, running_system
-from runtime.broker import Owned
-from runtime.deliveries import asked, planned
+from backstop.cli.main import app
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.ports import Ports
+from backstop.dev.system import Shape, running_system
+from backstop.outgoing.deliveries import asked, planned
 from schemas.dead_letters import DeadLetter
 from schemas.deliveries import DeliveryDead, DeliveryDone, DeliveryFailed, ResendAsked, ResendDone
 from schemas.webhook_endpoints import EndpointSwitched

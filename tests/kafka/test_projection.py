@@ -14,20 +14,20 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from readmodel import queries, store
-from readmodel.batch import Known, Record, project
-from readmodel.database import Connection
-from readmodel.opening import database_at
-from readmodel.rows import JobRow, Position
-from readmodel.settings import ProjectionSettings
-from readmodel.sqlite import SqliteDatabase
-from runtime.headers import event_headers
-from runtime.topics import create_topics
+from backstop.readmodel import queries, store
+from backstop.readmodel.batch import Known, Record, project
+from backstop.readmodel.database import Connection
+from backstop.readmodel.opening import database_at
+from backstop.readmodel.rows import JobRow, Position
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.readmodel.sqlite import SqliteDatabase
+from backstop.runtime.kafka.headers import event_headers
+from backstop.runtime.kafka.topics import create_topics
 from schemas.codec import decode, encode
 from schemas.dead_letters import DEAD_LETTER
 from tests.support.waiting import wait_until
-from tests.unit.readmodel.logs import accepted, submitted, whole_job
-from tests.unit.readmodel.postgres_server import Server, postgres
+from tests.unit.backstop.readmodel.logs import accepted, submitted, whole_job
+from tests.unit.backstop.readmodel.postgres_server import Server, postgres
 
 PARTITIONS = 3
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,13 @@ class Rig:
         """`backstop projection`, or what `backstop readmodel` is asked for; killed at the end, if it still lives."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cli", *(("readmodel", *arguments) if arguments else ("projection",))],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "backstop.cli",
+                    *(("readmodel", *arguments) if arguments else ("projection",)),
+                ],
                 env=self.environment(failpoints),
                 cwd=ROOT,
                 stderr=log,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.broker import Owned
+from backstop.dev.broker import Owned
 from tests.kafka.test_full_disk import small_disk, use_up
 from tests.kafka.test_projection import Rig, assert_is_the_fold_of, jobs, server
 from tests.support.waiting import wait_until
-from tests.unit.readmodel.postgres_server import Server
+from tests.unit.backstop.readmodel.postgres_server import Server
 
 __all__ = ["server"]
 

@@ -18,9 +18,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import TypeAdapter
 
-from runtime.broker import Broker, LocalKafka, Owned
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
+from backstop.dev.broker import Broker, LocalKafka, Owned
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import decode
 from schemas.dead_letters import DEAD_LETTER

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from runtime.broker import Owned
-from runtime.kafka_client import client_options
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics
+from backstop.dev.broker import Owned
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
 from schemas.results import JobResult, Timings
 from schemas.statuses import JobOutcome

@@ -16,7 +16,7 @@ import openai
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from runtime.broker import Owned
+from backstop.dev.broker import Owned
 from tests.kafka.sdk_rig import (
     ASKED,
     ENDED_WITHIN_S,

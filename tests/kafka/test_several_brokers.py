@@ -11,19 +11,19 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from audit.reader import open_reader
-from audit.report import Report
-from audit.verify import verify
-from cli.demo_check import judge
-from cli.demo_collect import collect
-from cli.driver import Driver
-from cli.pace import BRISK, TIME_SCALE
-from cli.read_rows import read_model
-from cli.sample_jobs import sample
-from cli.system import Shape, System, running_system
-from runtime.broker import LocalKafka
-from runtime.clock import make_clock
-from streams.store.faust_app import EXIT_FAILED
+from backstop.audit.reader import open_reader
+from backstop.audit.report import Report
+from backstop.audit.verify import verify
+from backstop.cli.read_rows import read_model
+from backstop.dev.broker import LocalKafka
+from backstop.dev.driver import Driver
+from backstop.dev.evidence import collect
+from backstop.dev.fast_provider import BRISK, TIME_SCALE
+from backstop.dev.judge import judge
+from backstop.dev.sample_jobs import sample
+from backstop.dev.system import Shape, System, running_system
+from backstop.runtime.process.clock import make_clock
+from streams.faust.app import EXIT_FAILED
 from tests.kafka.faust.scene import Scene, Worker, run
 from tests.support.cluster import NODE_IDS, Cluster
 from tests.support.waiting import eventually, wait_until

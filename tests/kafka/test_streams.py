@@ -12,9 +12,9 @@ import aiohttp
 import openai
 import pytest
 
-from cli.pace import BRISK
-from cli.system import Shape
-from runtime.broker import Owned
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape
 from tests.kafka.held import held
 from tests.kafka.sdk_rig import Running, ended, node, write_keys
 from tests.support.waiting import wait_until

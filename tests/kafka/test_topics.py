@@ -7,11 +7,11 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from typer.testing import CliRunner
 
-from cli.main import app
-from runtime.broker import Owned
-from runtime.errors import BrokerUnavailableError, ConfigurationError
-from runtime.settings import RuntimeSettings
-from runtime.topics import check_topics, create_topics, require_topics
+from backstop.cli.main import app
+from backstop.dev.broker import Owned
+from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
+from backstop.runtime.kafka.topics import check_topics, create_topics, require_topics
+from backstop.runtime.settings import RuntimeSettings
 from schemas.topics import TOPICS
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.interrupts import INTERRUPTED
-from runtime.broker import LocalKafka
+from backstop.cli.interrupts import INTERRUPTED
+from backstop.dev.broker import LocalKafka
 from tests.support.waiting import wait_until
 from tests.torture.failpoint_deck import FAILPOINTS
 from tests.torture.plan import Plan

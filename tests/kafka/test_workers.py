@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runtime.broker import Broker, LocalKafka, Owned
+from backstop.dev.broker import Broker, LocalKafka, Owned
 from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptAccepted
 from schemas.responses import ResponseObserved

@@ -3,17 +3,17 @@
 import asyncio
 import signal
 
-from runtime import failpoints
-from runtime.blobs import FolderBlobs
-from runtime.clock import make_clock
-from runtime.logs import configure
-from runtime.publisher import KafkaPublisher
-from streams.policy.looks import Webhooks
-from streams.workers.caller import Caller
-from streams.workers.group import CommandGroup
+from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.process import failpoints
+from backstop.runtime.process.clock import make_clock
+from backstop.runtime.process.logs import configure
+from streams.openai.client import OpenAIClient
+from streams.policy.polls import Webhooks
+from streams.workers.command_group import CommandGroup
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
-from streams.workers.openai_client import OpenAIClient
+from streams.workers.poller import Caller
 from streams.workers.rate import LookRate
 from streams.workers.settings import WorkerSettings
 from streams.workers.submitter import Submitter

@@ -34,15 +34,15 @@ class Planted:
 
 
 CHEAP = (
-    Planted("sdk_retries_on", "tests/unit/workers/test_openai_client.py", ("failed",)),
-    Planted("transports_word_is_taken", "tests/unit/workers/test_openai_client.py", ("failed",)),
+    Planted("sdk_retries_on", "tests/unit/streams/openai/test_client.py", ("failed",)),
+    Planted("transports_word_is_taken", "tests/unit/streams/openai/test_client.py", ("failed",)),
     Planted("answered_before_the_log_has_it", "tests/unit/receiver/test_webhooks.py", ("failed",)),
-    Planted("intake_does_not_wait", "tests/unit/agents/test_intake.py", ("failed",)),
+    Planted("intake_does_not_wait", "tests/unit/streams/agents/test_intake.py", ("failed",)),
     Planted("empty_secret_allowed", "tests/unit/receiver/test_signature.py", ("failed",)),
-    Planted("commit_of_another_generation_counts", "tests/unit/workers/test_group.py", ("failed",)),
-    Planted("latecomer_not_claimed", "tests/unit/fold/test_latecomers.py", ("failed",)),
-    Planted("first_clock_answer_believed", "tests/unit/runtime/test_broker_clock.py", ("failed",)),
-    Planted("one_partition_unseen", "tests/unit/store/test_fold_store.py", ("failed",)),
+    Planted("commit_of_another_generation_counts", "tests/unit/streams/workers/test_command_group.py", ("failed",)),
+    Planted("latecomer_not_claimed", "tests/unit/streams/fold/test_latecomers.py", ("failed",)),
+    Planted("first_clock_answer_believed", "tests/unit/backstop/runtime/test_broker_clock.py", ("failed",)),
+    Planted("one_partition_unseen", "tests/unit/streams/tables/test_fold_store.py", ("failed",)),
 )
 """Seconds each: one is planted in `make test`, all in `make test-long`."""
 

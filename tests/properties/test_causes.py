@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from schemas.base import Cause
 from schemas.jobs import JobPolicy
-from streams.policy.answers import Answer, AskAgain, Missing, Refused, read_look
-from streams.policy.causes import CAUSE_OF_CODE
+from streams.openai.answers import Answer, AskAgain, Missing, Refused, read_look
+from streams.openai.causes import CAUSE_OF_CODE
 from streams.policy.retry import ODD_TRIES_MAX, TOLD_JITTER_MS_MAX
 from tests.properties.lifetimes import Day, Life, Place
 from tests.support.builders import DEADLINE, POLICY, job_timer, settled

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtime import shares as module
-from runtime.shares import Evict, Owner, Shares
+from backstop.runtime import shares as module
+from backstop.runtime.shares import Evict, Owner, Shares
 
 CAPACITY = 24
 TENANTS = ("a", "b", "c")

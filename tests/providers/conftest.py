@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.ports import Ports
+from backstop.dev.ports import Ports
 
 VENV = os.environ.get("BACKSTOP_TEST_PROVIDERS", "")
 

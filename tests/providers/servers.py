@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from cli.ports import HOST
+from backstop.dev.ports import HOST
 from tests.providers.stub import MODEL
 from tests.support.waiting import wait_until
 

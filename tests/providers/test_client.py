@@ -12,11 +12,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from cli.ports import Ports
-from streams.policy.answers import Accepted, Answer, read_create, read_look
-from streams.policy.observations import Seen
+from backstop.dev.ports import Ports
+from streams.openai.answers import Accepted, Answer, read_create, read_look
+from streams.openai.client import OpenAIClient
+from streams.openai.observations import Seen
 from streams.workers.metrics import WorkerMetrics
-from streams.workers.openai_client import OpenAIClient
 from tests.providers.servers import LiteLlm, Ogx, Stub
 from tests.providers.stub import text_of
 from tests.support.waiting import eventually

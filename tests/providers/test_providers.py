@@ -17,9 +17,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from cli.ports import Ports
-from cli.system import RealOpenAI, Shape, System
-from runtime.upstream import ResultReader
+from backstop.dev.ports import Ports
+from backstop.dev.system import RealOpenAI, Shape, System
+from backstop.dev.upstream import ResultReader
 from schemas.results import JobResult
 from tests.kafka.held import held
 from tests.providers.servers import LiteLlm, Ogx, Process, Stub

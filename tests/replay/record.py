@@ -10,7 +10,7 @@ from pathlib import Path
 from schemas.base import BlobBody, InlineBody, Message, Usage
 from tests.replay.histories import SUMS, V1, Refold, dump, record_line, replayed
 from tests.support import builders as b
-from tests.unit.fold.states import waits
+from tests.unit.streams.fold.states import waits
 
 Story = Callable[[], Sequence[Message]]
 T0 = b.T0

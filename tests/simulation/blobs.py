@@ -1,6 +1,6 @@
 """A blob store in memory, shared by all lives: what was put is durable."""
 
-from runtime.errors import BlobMissingError
+from backstop.runtime.errors import BlobMissingError
 from schemas.codec import sha256_hex
 
 

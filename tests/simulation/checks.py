@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from readmodel.store import row_from
+from backstop.readmodel.store import row_from
 from schemas.codec import PoisonError, decode, encode
 from schemas.results import RESULT, JobResult
 from streams.fold import job, response

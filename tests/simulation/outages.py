@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.door import DoorPolicy
 from schemas.codec import decode
 from schemas.requests import Submit
 from schemas.results import RESULT
-from streams.policy.looks import LookPolicy
+from streams.policy.polls import LookPolicy
+from streams.submission import DoorPolicy
 from tests.simulation.broker import Broker
 from tests.simulation.chaos import Chaos, Life
 from tests.simulation.loop import VirtualLoop

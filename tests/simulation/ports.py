@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from runtime.errors import BrokerUnavailableError
-from runtime.settings import RuntimeSettings
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.results import JobResult
 from streams.results import ResultsPublisher
+from streams.workers.command_group import CommandGroup
 from streams.workers.commands import ReadBack, Taken
-from streams.workers.group import CommandGroup
 from tests.simulation.broker import Broker
 from tests.simulation.chaos import Life
 from tests.simulation.clients import Consumer, Producer, TailReader
@@ -25,7 +25,7 @@ SETTINGS = RuntimeSettings(topic_prefix="")
 
 
 class Publisher:
-    """`runtime.publisher.Publisher` of one component."""
+    """`backstop.runtime.kafka.publisher.Publisher` of one component."""
 
     def __init__(self, life: Life, broker: Broker, who: str) -> None:
         self._life = life

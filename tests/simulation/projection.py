@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from readmodel import store
-from readmodel.batch import Record as Parsed
-from readmodel.batch import Writes, keys_of, project
-from readmodel.database import FencedError
-from readmodel.parse import parse
-from readmodel.schema import statements
-from readmodel.sqlite import SqliteConnection
-from readmodel.store import Move, Owned
+from backstop.readmodel import store
+from backstop.readmodel.batch import Record as Parsed
+from backstop.readmodel.batch import Writes, keys_of, project
+from backstop.readmodel.database import FencedError
+from backstop.readmodel.parse import parse
+from backstop.readmodel.schema import statements
+from backstop.readmodel.sqlite import SqliteConnection
+from backstop.readmodel.store import Move, Owned
 from schemas.codec import PoisonError
 from tests.simulation.broker import Broker, Record
 from tests.simulation.chaos import EPOCH_MS, Met

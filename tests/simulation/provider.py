@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from streams.policy.answers import NOT_JSON, Answer, Fault, Reply
+from streams.openai.answers import NOT_JSON, Answer, Fault, Reply
 from tests.simulation.chaos import EPOCH_MS, Chaos, Life
 
 CREATE_TIMEOUT_S = 3.0
@@ -265,7 +265,7 @@ HEARD: dict[str, Reply] = {
 
 
 class Client:
-    """`streams.workers.openai_client.OpenAIClient` of one life: whatever happens comes back as data."""
+    """`streams.openai.client.OpenAIClient` of one life: whatever happens comes back as data."""
 
     def __init__(self, life: Life, provider: Provider, *, repeats: bool = False) -> None:
         self._life = life

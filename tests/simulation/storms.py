@@ -14,7 +14,7 @@ from typing import Any
 from schemas.codec import decode
 from schemas.requests import Submit
 from schemas.results import RESULT
-from streams.policy.looks import LookPolicy
+from streams.policy.polls import LookPolicy
 from tests.simulation.broker import Broker
 from tests.simulation.chaos import Chaos, Life
 from tests.simulation.loop import VirtualLoop

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from receiver.signature import Accepted
-from receiver.webhooks import WebhookRules, to_message
-from runtime.door import DoorPolicy, PreparedAdoption, prepare, to_adopted, to_cancel, to_submitted
-from runtime.errors import BrokerUnavailableError
+from backstop.runtime.errors import BrokerUnavailableError
+from receiver.ingress.signature import Accepted
+from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
 from schemas.requests import Adopt, Cancel, Submit
+from streams.submission import DoorPolicy, PreparedAdoption, prepare, to_adopted, to_cancel, to_submitted
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life

@@ -1,4 +1,4 @@
-"""The real table (`streams.store.tables`, `streams.store.changelog`) on a model of what it stands on: a log, and a disk.
+"""The real table (`streams.tables.fold_table`, `streams.tables.changelog`) on a model of what it stands on: a log, and a disk.
 
 Not here: Faust (the consumer in `worker` does its part of the recovery) and RocksDB, which is a dict whose writes are atomic.
 """
@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from types import SimpleNamespace
 from typing import Any, Self
 
-from runtime.errors import BrokerUnavailableError
+from backstop.runtime.errors import BrokerUnavailableError
 from streams.fold.batch import Fold
 from streams.fold.rows import decode_row
-from streams.store.changelog import Changelog, ChangelogProducer
-from streams.store.fold_store import FoldStore
-from streams.store.tables import FoldTable
+from streams.tables.changelog import Changelog, ChangelogProducer
+from streams.tables.fold_store import FoldStore
+from streams.tables.fold_table import FoldTable
 from tests.simulation.broker import Broker, Log, Record
 from tests.simulation.chaos import Life
 from tests.simulation.wrong import Wrong
@@ -33,7 +33,7 @@ class LocalStores:
 
 
 class PartitionRows:
-    """`streams.store.partition_db.PartitionDb`: rows and the changelog's offset, written together."""
+    """`streams.tables.partition_db.PartitionDb`: rows and the changelog's offset, written together."""
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.codec import decode
 from schemas.results import RESULT
-from streams.policy.looks import JITTER_HIGH, JITTER_LOW, LookPolicy, without_webhooks
+from streams.policy.polls import JITTER_HIGH, JITTER_LOW, LookPolicy, without_webhooks
 from tests.simulation.chaos import EPOCH_MS
 from tests.simulation.provider import LOOK_FAULTS
 from tests.simulation.run import simulate

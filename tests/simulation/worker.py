@@ -1,6 +1,6 @@
 """A worker as `streams.app` composes it: both folds, intake, both schedulers, submitter and caller; all but Faust are the real ones.
 
-`FoldConsumer` does what Faust and `streams.store.transport` do for the folds: joins, recovers, gives each partition's records in
+`FoldConsumer` does what Faust and `streams.faust.consumer` do for the folds: joins, recovers, gives each partition's records in
 batches, one at a time, commits the end of what was acknowledged, and on a rebalance waits for what is out, commits, and moves.
 """
 
@@ -11,27 +11,27 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from runtime.acknowledged import publish
-from runtime.clock import NowMs
-from runtime.door import DoorPolicy
-from runtime.errors import BrokerUnavailableError, InvariantError
+from backstop.runtime.errors import BrokerUnavailableError, InvariantError
+from backstop.runtime.kafka.acknowledged import publish
+from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell
+from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
-from streams.intake import take_request
 from streams.policy.lanes import share_of
-from streams.policy.looks import LookPolicy, Webhooks
+from streams.policy.polls import LookPolicy, Webhooks
 from streams.results import FencedError
 from streams.scheduler.due import DueIndex, IndexedRows
-from streams.scheduler.held import JobTimers
+from streams.scheduler.job_timers import JobTimers
+from streams.scheduler.response_timers import response_timer
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
-from streams.scheduler.timers import response_timer
-from streams.store.changelog import OvertakenError
-from streams.store.tables import PartitionNotOwnedError
-from streams.workers.caller import Caller
+from streams.submission import DoorPolicy
+from streams.tables.changelog import OvertakenError
+from streams.tables.fold_table import PartitionNotOwnedError
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
+from streams.workers.poller import Caller
 from streams.workers.rate import LookRate
 from streams.workers.submitter import Submitter
 from tests.simulation.blobs import MemoryBlobs

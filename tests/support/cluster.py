@@ -14,9 +14,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import CommitFailedError
 
-from runtime.broker import Broker, LocalKafka
-from runtime.broker.jvm import draw_cluster_id
-from runtime.broker.node import HOST, draw_ports
+from backstop.dev.broker import Broker, LocalKafka
+from backstop.dev.broker.jvm import draw_cluster_id
+from backstop.dev.broker.node import HOST, draw_ports
 
 NODE_IDS = (1, 2, 3)
 REPLICATED: Mapping[str, str] = {

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from runtime.blobs import FolderBlobs
-from runtime.door import DoorPolicy
+from backstop.runtime.blobs import FolderBlobs
 from streams.agents.agents import Intake
+from streams.submission import DoorPolicy
 from tests.support.builders import T0
 from tests.support.memory_publisher import MemoryPublisher
 

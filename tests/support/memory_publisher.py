@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from runtime.errors import BrokerUnavailableError
+from backstop.runtime.errors import BrokerUnavailableError
 from schemas.base import Message
 from schemas.codec import encode
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import orjson
 
-from cli.interrupts import OnKill, run_interruptible
-from runtime.broker import BrokerError, local_kafka
+from backstop.cli.interrupts import OnKill, run_interruptible
+from backstop.dev.broker import BrokerError, local_kafka
 from tests.torture.plan import Plan
 from tests.torture.report import as_json, as_markdown
 from tests.torture.run import run

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from runtime.broker import leash
-from runtime.clock import monotonic_s
+from backstop.dev.broker import ends_with_owner as leash
+from backstop.runtime.process.clock import monotonic_s
 
 Kind = Literal["worker", "serve", "projection", "simulator"]
 Ready = Callable[[], Awaitable[bool]]

@@ -11,11 +11,11 @@ import aiohttp
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from cli.http import ApiError, ask, submit
-from cli.sample_jobs import MODELS
-from runtime.clock import NowMs
-from runtime.errors import BrokerUnavailableError
-from runtime.upstream import RequestWriter
+from backstop.dev.sample_jobs import MODELS
+from backstop.dev.upstream import RequestWriter
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.http.api_client import ApiError, ask, submit
+from backstop.runtime.process.clock import NowMs
 from schemas.requests import Cancel, Submit
 from tests.torture.plan import RETRIES_MAX
 from tests.torture.rig import Rig

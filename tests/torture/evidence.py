@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from audit.reader import TopicReader
-from audit.records import Placed
-from runtime.clock import monotonic_s
-from runtime.settings import RuntimeSettings
+from backstop.audit.reader import TopicReader
+from backstop.audit.records import Placed
+from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
 from schemas.dead_letters import DEAD_LETTER_RECORD
 from schemas.jobs import JOB_FACT, AttemptUnknown

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, get_args
 
-from runtime.failpoints import Failpoint
+from backstop.runtime.process.failpoints import Failpoint
 from tests.torture.children import Kind
 
 KIND_OF_PREFIX: Final[Mapping[str, Kind]] = {

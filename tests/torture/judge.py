@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from audit.report import Report
+from backstop.audit.report import Report
 from tests.torture.driver import Submitted
 from tests.torture.evidence import Evidence, by_job
 from tests.torture.plan import BOUND_S, DRAIN_S_MAX

@@ -11,7 +11,7 @@ WITHIN_S = 1_200.0
 async def rebuild_says(rig: Rig) -> str:
     """Empty where the new one was equal and took the old one's place; else what the command said."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "cli", "readmodel", "rebuild"),
+        *(sys.executable, "-P", "-m", "backstop.cli", "readmodel", "rebuild"),
         env=rig.environment("projection"), cwd=rig.plan.code, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from runtime.broker.toolchain import LocalKafka
+from backstop.dev.broker.toolchain import LocalKafka
 from tests.torture.decay import POINTS_MAX, REPEATS_PERCENT_MAX, Decay, expired_percent
 from tests.torture.failpoint_deck import FAILPOINTS, REBUILD
 from tests.torture.plan import BOUND_S, TIME_SCALE

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import aiohttp
 
-from cli.ports import HOST, Ports
-from cli.system import asked_directly
-from runtime.broker import Broker, local_kafka
-from runtime.broker.node import draw_ports
-from runtime.settings import RuntimeSettings
-from runtime.topics import create_topics, refuse_fatal
+from backstop.dev.broker import Broker, local_kafka
+from backstop.dev.broker.node import draw_ports
+from backstop.dev.ports import HOST, Ports
+from backstop.dev.system import asked_directly
+from backstop.runtime.kafka.topics import create_topics, refuse_fatal
+from backstop.runtime.settings import RuntimeSettings
 from tests.support.fault_proxy import FaultProxy
 from tests.torture.children import Child, Deal, Kind, Log, Ready
 from tests.torture.plan import FREEZE_S, SETTINGS, TIME_SCALE, Plan
@@ -235,7 +235,7 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
             plan.folder / "logs" / f"{name}.log", _answers(rig.http, f"http://{HOST}:{port}{ready_path}"), rig.log, deal, FREEZE_S,
         )  # fmt: skip
 
-    cli = (sys.executable, "-P", "-m", "cli")
+    cli = (sys.executable, "-P", "-m", "backstop.cli")
     yield child(
         "simulator", "simulator", _simulator(rig), places.simulator, "/sim/health",
         SIMULATOR_API_KEYS=places.api_key, SIMULATOR_WEBHOOK_SECRETS=places.webhook_secret,
@@ -256,7 +256,7 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
 def _simulator(rig: Rig) -> tuple[str, ...]:
     plan, places = rig.plan, rig.places
     return (
-        *(sys.executable, "-P", "-m", "simulator", "--port", str(places.simulator)),
+        *(sys.executable, "-P", "-m", "backstop.simulator", "--port", str(places.simulator)),
         *("--profile", plan.faults, "--seed", str(plan.seed), "--time-scale", f"{TIME_SCALE:g}"),
         *("--ledger-dir", str(rig.ledgers)),
         *("--webhook-url", f"http://{rig.proxies['simulator-serve'].address}/webhooks/openai"),

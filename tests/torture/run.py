@@ -5,12 +5,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from audit.read_rows import ReadModel
-from audit.reader import open_reader
-from audit.report import Report
-from audit.verify import verify
-from cli.read_rows import read_model
-from runtime.clock import make_clock, monotonic_s
+from backstop.audit.read_rows import ReadModel
+from backstop.audit.reader import open_reader
+from backstop.audit.report import Report
+from backstop.audit.verify import verify
+from backstop.cli.read_rows import read_model
+from backstop.runtime.process.clock import make_clock, monotonic_s
 from tests.torture.children import Log
 from tests.torture.driver import Driver, Submitted
 from tests.torture.evidence import Evidence, read_rest, settle

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from runtime.clock import monotonic_s
-from simulator.loading import load_profile
+from backstop.runtime.process.clock import monotonic_s
+from backstop.simulator.loading import load_profile
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.torture.children import Child, Kind
 from tests.torture.failpoint_deck import REBUILD, FailpointDeck
@@ -195,7 +195,7 @@ class Schedule:
         """The read model is rebuilt beside the live one, and the rebuild killed in the midst."""
         rig = self._rig
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "cli", "readmodel", "rebuild"),
+            *(sys.executable, "-P", "-m", "backstop.cli", "readmodel", "rebuild"),
             env={**rig.environment("projection"), "BACKSTOP_FAILPOINTS": f"{REBUILD}=kill"},
             cwd=rig.plan.code, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

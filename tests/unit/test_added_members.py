@@ -13,9 +13,9 @@ from typing import Final
 
 import pytest
 
-from readmodel import waiting
-from receiver.sdk import ends
-from runtime import deliveries
+from backstop.outgoing import deliveries
+from backstop.readmodel import waiting
+from receiver.responses_api import ends
 from schemas import base, statuses, webhook_endpoints
 from streams.fold import job, response
 from streams.policy import lanes, retry

@@ -8,13 +8,14 @@ from typing import Any, get_args
 
 import pytest
 
-from audit.timeline import SHOWN
-from readmodel.figures import FoundView
-from readmodel.overview_routes import FindingCode
-from readmodel.schema import SCHEMA_VERSION, statements
-from readmodel.sweep import sweep
-from receiver.sdk.ends import failure_of
-from runtime.deliveries import event_of
+from backstop.audit.timeline import SHOWN
+from backstop.outgoing.deliveries import event_of
+from backstop.readmodel.figures import FoundView
+from backstop.readmodel.schema import SCHEMA_VERSION, statements
+from backstop.readmodel.sweep import sweep
+from backstop.simulator import records
+from receiver.reads.overview_routes import FindingCode
+from receiver.responses_api.ends import failure_of
 from schemas.base import FoundBy
 from schemas.commands import Lookup
 from schemas.jobs import JobFact
@@ -31,7 +32,6 @@ from schemas.statuses import (
     response_status,
 )
 from schemas.webhook_endpoints import EVENT_TYPES
-from simulator import records
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "page" / "static"
@@ -117,7 +117,7 @@ def database(status: str) -> sqlite3.Connection:
 
 
 class Rows:
-    """As `readmodel.database.Connection` reads."""
+    """As `backstop.readmodel.database.Connection` reads."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from runtime.failpoints import Failpoint
+from backstop.runtime.process.failpoints import Failpoint
 from tests.planted import CHEAP, LONG
 
 ROOT = Path(__file__).parents[2]

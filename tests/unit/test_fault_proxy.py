@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime.clock import monotonic_s
+from backstop.runtime.process.clock import monotonic_s
 from tests.support.fault_proxy import HOST, FaultProxy, Faults
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]

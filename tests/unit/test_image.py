@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import SUBCOMMANDS
-from runtime.broker import docker
-from runtime.broker.docker import Engine
+from backstop.cli.main import SUBCOMMANDS
+from backstop.dev.broker import docker
+from backstop.dev.broker.docker import Engine
 from tests.support.docker_context import context, copy_context
 from tests.support.installed import build_wheel, install_wheel
 from tests.support.waiting import wait_until
-from tests.unit.cli.test_own_modules import hostile
+from tests.unit.backstop.cli.test_own_modules import hostile
 
 ROOT = Path(__file__).resolve().parents[2]
 IGNORE = ROOT / "deploy" / "Dockerfile.dockerignore"
@@ -116,7 +116,7 @@ def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_
     commands: Path, folder: Path
 ) -> None:
     asked: list[tuple[str, ...]] = [(str(commands / "backstop"), name, "--help") for name in SUBCOMMANDS]
-    asked.append((str(commands / "python"), "-P", "-m", "simulator", "--help"))
+    asked.append((str(commands / "python"), "-P", "-m", "backstop.simulator", "--help"))
     for command in asked:
         done = subprocess.run(
             command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110, check=False

@@ -8,13 +8,13 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from outgoing.group import Assigned, Polled
-from outgoing.metrics import OutgoingMetrics
-from outgoing.service import Service
-from outgoing.turns import Turns
-from readmodel.parse import parse
-from runtime.records import Record
-from runtime.webhook_endpoints import EndpointBook
+from backstop.outgoing.endpoints import EndpointBook
+from backstop.outgoing.group import Assigned, Polled
+from backstop.outgoing.metrics import OutgoingMetrics
+from backstop.outgoing.service import Service
+from backstop.outgoing.turns import Turns
+from backstop.readmodel.parse import parse
+from backstop.runtime.kafka.records import Record
 from schemas.codec import PoisonError, decode, encode
 from schemas.dead_letters import DeadLetter
 from schemas.deliveries import DeliveryPlanned
@@ -26,7 +26,7 @@ from streams.fold.rows import encode_job_state, encode_row
 from streams.scheduler.due import DueIndex, IndexedRows
 from tests.support.builders import JOB, T0, cancel_requested, submitted
 from tests.support.memory_publisher import MemoryPublisher
-from tests.unit.outgoing.facts import ENDPOINT_ID, result, saved
+from tests.unit.backstop.outgoing.facts import ENDPOINT_ID, result, saved
 
 UNKNOWN = "outcome: 'half_done' is not known to this release; it must be "
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.broker import Owned
+from backstop.dev.broker import Owned
 from tests.kafka.faust.scene import Scene, run
 
 

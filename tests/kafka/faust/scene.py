@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from streams.store.partition_db import OFFSET_KEY, PartitionDb, StoreLimits, new_cache
+from streams.tables.partition_db import OFFSET_KEY, PartitionDb, StoreLimits, new_cache
 from tests.kafka.faust.worker import WorkerConfig, fold_row
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from streams import metrics
-from streams.store.faust_app import EXIT_FAILED, FoldApp, run_app
+from streams.faust.app import EXIT_FAILED, FoldApp, run_app
 from tests.kafka.faust.scene import Scene, Worker, key_of, run
 from tests.kafka.faust.worker import app_of, declare
 from tests.support.waiting import eventually, wait_until

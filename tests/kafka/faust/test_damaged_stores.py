@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from streams.store.faust_app import EXIT_FAILED
-from streams.store.fold_store import STALE_AFTER_S
-from streams.store.partition_db import PartitionDb, StoreLimits, new_cache
+from streams.faust.app import EXIT_FAILED
+from streams.tables.fold_store import STALE_AFTER_S
+from streams.tables.partition_db import PartitionDb, StoreLimits, new_cache
 from tests.kafka.faust.scene import Scene, Worker, run
 
 

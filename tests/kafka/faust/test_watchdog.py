@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from streams.store.faust_app import EXIT_FAILED
+from streams.faust.app import EXIT_FAILED
 from tests.kafka.faust.scene import Scene, run
 from tests.support.waiting import wait_until
 

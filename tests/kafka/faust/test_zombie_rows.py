@@ -4,7 +4,7 @@ import signal
 
 from aiokafka import AIOKafkaProducer
 
-from streams.store.faust_app import EXIT_FAILED
+from streams.faust.app import EXIT_FAILED
 from tests.kafka.faust.scene import Scene, refold, run
 from tests.support.waiting import wait_until
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import uvloop
 
-from streams.store.faust_app import FoldApp, end_process, make_app, run_app
-from streams.store.partitions import each_partition
-from streams.store.tables import FoldTable
+from streams.faust.app import FoldApp, end_process, make_app, run_app
+from streams.faust.partitions import each_partition
+from streams.tables.fold_table import FoldTable
 from streams.watchdog import BrokerEnds, Watchdog
 
 

@@ -15,17 +15,17 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
+from backstop.outgoing.endpoints import Endpoints
+from backstop.runtime.blob_folders import BlobFolders
+from backstop.runtime.blobs import BlobStore, FolderBlobs
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.chance import random_hex
 from receiver.app import build_app, serve
+from receiver.ingress.submissions import FindJob
 from receiver.limits import Limits
-from receiver.live.live import Changes
-from receiver.reads import JobReads
+from receiver.lookups import JobReads
+from receiver.partial_output.listeners import Changes
 from receiver.settings import ReceiverSettings
-from receiver.submissions import FindJob
-from runtime.blob_folders import BlobFolders
-from runtime.blobs import BlobStore, FolderBlobs
-from runtime.chance import random_hex
-from runtime.publisher import Publisher
-from runtime.webhook_endpoints import Endpoints
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from receiver.quotas import Load
-from receiver.reads import Owner, ReadsAwayError, SeenJob
-from receiver.submissions import KnownJob
-from runtime.authority import Authority
-from runtime.door import qualified_job_id
+from backstop.runtime.authority import Authority
+from receiver.access.quotas import Load
+from receiver.ingress.submissions import KnownJob
+from receiver.lookups import Owner, ReadsAwayError, SeenJob
+from streams.submission import qualified_job_id
 
 
 class MemoryReads:

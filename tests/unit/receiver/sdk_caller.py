@@ -7,11 +7,11 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from receiver.limits import Limits
-from runtime.door import submission_sha256
 from schemas.base import InlineBody
 from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
 from schemas.results import JobResult, Reason, Timings
+from streams.submission import submission_sha256
 from tests.unit.receiver.door import NOW_MS, Door, with_door
 from tests.unit.receiver.reads import MemoryReads
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import structlog
 
+from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
 from receiver.app import HEALTH, build_app
 from receiver.health import REMEMBER_FAILURE_S, WatchedPublisher
+from receiver.ingress.submissions import KnownJob
 from receiver.limits import Limits
 from receiver.settings import ReceiverSettings, check_relations
-from receiver.submissions import KnownJob
-from runtime.errors import BrokerUnavailableError, ConfigurationError
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_door
 

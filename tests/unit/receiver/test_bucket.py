@@ -2,9 +2,9 @@
 
 import pytest
 
-from runtime.bucket import BucketBlobs
+from backstop.runtime.bucket import BucketBlobs
+from tests.unit.backstop.runtime.s3_server import Answers, answering, bucket, s3_server
 from tests.unit.receiver.door import Door, with_door
-from tests.unit.runtime.s3_server import Answers, answering, bucket, s3_server
 
 LARGE = {"model": "m", "background": True, "input": "x" * 100_000}
 TROUBLES = [(403, "InvalidAccessKeyId"), (404, "NoSuchBucket"), (503, "SlowDown")]

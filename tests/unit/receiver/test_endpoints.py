@@ -11,14 +11,14 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from runtime.deliveries import planned
-from runtime.errors import BrokerUnavailableError, ConfigurationError
-from runtime.keys import ApiKey, KeysFile, Scope, make_token, save_keys
-from runtime.webhook_endpoints import EndpointBook
+from backstop.outgoing.deliveries import planned
+from backstop.outgoing.endpoints import EndpointBook
+from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
+from backstop.runtime.http.keys import ApiKey, KeysFile, Scope, make_token, save_keys
 from schemas.deliveries import DeliveryAsked, ResendAsked
 from schemas.webhook_endpoints import EndpointMessage, EndpointSaved, EndpointSwitched
 from tests.support.memory_publisher import MemoryPublisher
-from tests.unit.outgoing.facts import result
+from tests.unit.backstop.outgoing.facts import result
 from tests.unit.receiver.door import NOW_MS, Door, settings, with_door
 from tests.unit.receiver.reads import MemoryReads
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.http.keys import TenantLimits
 from receiver.limits import Limits
-from receiver.sdk.repeats import EXPECTED_MS, Repeats
-from runtime.blobs import FolderBlobs
-from runtime.keys import TenantLimits
+from receiver.responses_api.repeats import EXPECTED_MS, Repeats
 from tests.unit.receiver.door import Door, with_door
 from tests.unit.receiver.sdk_caller import ASKED, QUICK, sdk, submitted
 from tests.unit.receiver.test_sdk_keys import Ring

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.live.history import Histories, JobHistory, Run
+from receiver.partial_output.history import Histories, JobHistory, Run
 from schemas.partials import PartialOutput
 
 TEXT = "response.output_text.delta"

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
+from backstop.runtime.process import failpoints
 from receiver.limits import Limits
-from runtime import failpoints
 from schemas.base import BlobBody, InlineBody
 from schemas.jobs import CancelRequested, JobSubmitted
 from schemas.requests import REQUEST_BYTES_MAX

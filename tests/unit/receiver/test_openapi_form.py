@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cli.openapi_page import page
+from backstop.cli.openapi_page import page
 from receiver.openapi_form import plain
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from receiver.live.live import TooManyListenersError
-from receiver.reads import ReadsAwayError
+from receiver.lookups import ReadsAwayError
+from receiver.partial_output.listeners import TooManyListenersError
 from tests.unit.receiver.door import Door, with_door
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, QUICK, submitted

@@ -7,7 +7,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from receiver.limits import Limits
-from receiver.sdk.door import response_id_of
+from receiver.responses_api.door import response_id_of
 from schemas.base import InlineBody
 from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
 from tests.unit.receiver.reads import MemoryReads

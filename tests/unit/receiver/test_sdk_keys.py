@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from receiver import keys as live_keys
-from receiver.quotas import Load
-from runtime.door import own_job_id, qualified_job_id
-from runtime.egress import is_loopback_host
-from runtime.keys import SCOPES, ApiKey, KeysFile, TenantLimits, load_last_used, make_token, save_keys
+from backstop.runtime.addresses import is_loopback_host
+from backstop.runtime.http.keys import SCOPES, ApiKey, KeysFile, TenantLimits, load_last_used, make_token, save_keys
+from receiver.access import keys as live_keys
+from receiver.access.quotas import Load
 from schemas.jobs import CancelRequested, JobSubmitted
+from streams.submission import own_job_id, qualified_job_id
 from tests.support.waiting import eventually
 from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
 from tests.unit.receiver.reads import MemoryReads
@@ -233,7 +233,7 @@ def test_a_tenants_submissions_have_a_size(ring: Ring) -> None:
 def test_open_jobs_count_what_the_read_model_has_and_what_was_just_taken(
     ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.quotas.LOAD_AGE_S_MAX", 0.0)
+    monkeypatch.setattr("receiver.access.quotas.LOAD_AGE_S_MAX", 0.0)
     acme = ring.add("acme")
     ring.tenants["acme"] = TenantLimits(open_jobs_max=3)
     ring.save()
@@ -253,7 +253,7 @@ def test_open_jobs_count_what_the_read_model_has_and_what_was_just_taken(
         assert await submit(door, "c") == 202
         reads.away = True
         assert await submit(door, "d") == 429, "the last word stands"
-        monkeypatch.setattr("receiver.quotas.LOAD_KEPT_S", 0.0)
+        monkeypatch.setattr("receiver.access.quotas.LOAD_KEPT_S", 0.0)
         assert [await submit(door, job_id) for job_id in "def"] == [202, 202, 429], (
             "after a while only what was taken here counts"
         )

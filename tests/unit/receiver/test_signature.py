@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from backstop.runtime.errors import ConfigurationError
+from receiver.ingress.signature import Accepted, Refused, WebhookKey, parse_key, verify
 from receiver.settings import ReceiverSettings
-from receiver.signature import Accepted, Refused, WebhookKey, parse_key, verify
-from runtime.errors import ConfigurationError
 from tests.unit.receiver.door import EVENT, NOW_MS, OTHER_SECRET, SECRET, signed
 
 VECTOR_BODY = (

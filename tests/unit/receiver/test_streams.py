@@ -11,8 +11,8 @@ from openai import AsyncOpenAI
 
 from receiver.app import LIVE
 from receiver.limits import Limits
-from receiver.live.live import TooManyListenersError
-from receiver.reads import ReadsAwayError
+from receiver.lookups import ReadsAwayError
+from receiver.partial_output.listeners import TooManyListenersError
 from schemas.partials import PartialOutput
 from tests.support.waiting import eventually
 from tests.unit.receiver.door import NOW_MS, Door, with_door

@@ -5,12 +5,12 @@ import hashlib
 
 import orjson
 
-from receiver.jobs import job_id_of
+from receiver.ingress.jobs import job_id_of
+from receiver.ingress.submissions import KnownJob
 from receiver.limits import Limits
-from receiver.submissions import KnownJob
-from runtime.door import submission_sha256
 from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
+from streams.submission import submission_sha256
 from tests.support.waiting import eventually
 from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
 

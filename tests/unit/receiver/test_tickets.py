@@ -7,14 +7,14 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from receiver import keys as live_keys
-from receiver import tickets as module
-from receiver.identity import caller_of
-from receiver.keys import KeyRing
+from backstop.runtime.process.chance import random_hex
+from receiver.access import keys as live_keys
+from receiver.access import tickets as module
+from receiver.access.identity import caller_of
+from receiver.access.keys import KeyRing
+from receiver.access.tickets import Tickets
+from receiver.ingress.signature import parse_key
 from receiver.problems import Refusal
-from receiver.signature import parse_key
-from receiver.tickets import Tickets
-from runtime.chance import random_hex
 from tests.unit.receiver.door import NOW_MS, OTHER_SECRET, SECRET, Door, with_door
 from tests.unit.receiver.test_sdk_keys import Ring
 

@@ -10,17 +10,17 @@ from typing import Any
 import orjson
 import pytest
 
+from backstop.runtime.blob_folders import BlobFolders, said
+from backstop.runtime.claims import FolderClaims
+from backstop.runtime.kafka.records import Record
+from receiver.ingress.submissions import KnownJob
 from receiver.limits import Limits
-from receiver.sdk.creates import to_submit
-from receiver.submissions import KnownJob
-from runtime.blob_folders import BlobFolders, said
-from runtime.claims import FolderClaims
-from runtime.door import DoorPolicy, submission_sha256
-from runtime.records import Record
+from receiver.responses_api.creates import to_submit
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
-from streams.intake import take_request
+from streams.agents.intake import take_request
+from streams.submission import DoorPolicy, submission_sha256
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
 from tests.unit.receiver.door import SUBMIT, Door, opened

@@ -9,8 +9,8 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
+from backstop.runtime.process import failpoints
 from receiver.limits import Limits
-from runtime import failpoints
 from schemas.base import RESPONSE_ID_CHARS_MAX
 from schemas.codec import decode, encode
 from schemas.dead_letters import DEAD_LETTER

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from audit.report import Report
+from backstop.audit.report import Report
 from schemas.results import JobResult, Timings
 from streams.fold import job
 from tests.torture.driver import Acknowledged, Submitted

@@ -1,0 +1,208 @@
+"""The dead letters of a topic, each with what was decided about it, and what a retry would publish. Pure.
+
+A letter's id is the place of the record that was set aside, so that a redelivery, or a second component that could not take the record
+either, makes the same letter again: it is one letter here.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from backstop.audit.records import Placed
+from backstop.runtime.kafka.dead_letters import VALUE_BYTES_MAX
+from schemas.codec import PoisonError, decode
+from schemas.commands import LOOKUP, SUBMISSION
+from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved
+from schemas.jobs import JOB_FACT
+from schemas.requests import REQUEST
+from schemas.responses import RESPONSE_FACT
+from schemas.results import RESULT
+
+RETRY_HEADER = "backstop_retry_of"
+
+RETRIED_TO: Mapping[str, TypeAdapter[Any]] = {
+    "requests": REQUEST, "jobs": JOB_FACT, "responses": RESPONSE_FACT, "submissions": SUBMISSION, "lookups": LOOKUP,
+}  # fmt: skip
+"""Topics that a record may be put back on. Not `results`: its one writer is fenced, and puts nothing there twice."""
+
+_READ_BY: Mapping[str, TypeAdapter[Any]] = {**RETRIED_TO, "results": RESULT}
+
+
+@dataclass(slots=True)
+class Letter:
+    """One dead letter, as told last."""
+
+    letter: DeadLetter
+    place: str
+    components: list[str] = field(default_factory=list)
+    """Who could not take it, in order."""
+    decisions: list[DeadLetterResolved] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return self.letter.id
+
+    @property
+    def open(self) -> bool:
+        return not self.decisions
+
+    @property
+    def status(self) -> str:
+        return "open" if self.open else self.decisions[-1].resolution
+
+    def origin_topic(self, prefix: str) -> str | None:
+        """The logical name; None where it came from no topic of ours. A tenant's `requests.acme` is `requests`."""
+        origin = self.letter.origin
+        if origin is None or not origin.topic.startswith(prefix):
+            return None
+        name = origin.topic.removeprefix(prefix)
+        return "requests" if name.startswith("requests.") else name
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    letters: tuple[Letter, ...]
+    """In order of time."""
+    unreadable: int
+    """Records on the topic that are neither letter nor decision."""
+
+
+def collect(records: Iterable[Placed]) -> Letters:
+    """Records of `dead-letters`, each partition in the order of its offsets."""
+    found: dict[str, Letter] = {}
+    decisions: list[DeadLetterResolved] = []
+    unreadable = 0
+    for record in records:
+        try:
+            message = decode(DEAD_LETTER_RECORD, record.value)
+        except PoisonError:
+            unreadable += 1
+            continue
+        if isinstance(message, DeadLetterResolved):
+            decisions.append(message)
+            continue
+        letter = found.setdefault(message.id, Letter(message, record.place))
+        if message.component not in letter.components:
+            letter.components.append(message.component)
+    for decision in decisions:
+        if decision.letter_id in found:
+            found[decision.letter_id].decisions.append(decision)
+    return Letters(tuple(sorted(found.values(), key=lambda letter: (letter.letter.at_ms, letter.id))), unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which letters; None is any."""
+
+    topic: str | None = None
+    """Logical, of the origin."""
+    reason: str | None = None
+    since_ms: int | None = None
+    resolved: bool = False
+    """Those about which something was decided, too."""
+
+    def takes(self, letter: Letter, prefix: str) -> bool:
+        return (
+            (letter.open or self.resolved)
+            and self.reason in (None, letter.letter.reason)
+            and self.topic in (None, letter.origin_topic(prefix))
+            and (self.since_ms is None or letter.letter.at_ms >= self.since_ms)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """The record as it was, as far as it was kept."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    cut: bool
+    """The value was longer than what a dead letter keeps."""
+
+
+def raw_record(letter: DeadLetter) -> Raw:
+    value = _bytes(letter.value_base64)
+    headers = tuple((name, _bytes(coded)) for name, coded in letter.headers)
+    return Raw(_bytes(letter.key_base64), value, headers, cut=value is not None and len(value) >= VALUE_BYTES_MAX)
+
+
+def reads_now(letter: Letter, prefix: str) -> str:
+    """Whether this release can read the record: `yes`, or why not."""
+    adapter = _READ_BY.get(letter.origin_topic(prefix) or "")
+    if adapter is None:
+        return "it came from no topic"
+    try:
+        message = decode(adapter, raw_record(letter.letter).value)
+    except PoisonError as error:
+        return f"no: {error.reason}: {error.detail}"
+    key = getattr(message, "key", None)
+    if key is not None and raw_record(letter.letter).key != key.encode():
+        return "no: wrong_key: the record's key is not the one that its value names"
+    return "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Republish:
+    """What a retry puts back. `topic` is the full name."""
+
+    letter: Letter
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+def plan_retry(letters: Sequence[Letter], prefix: str) -> tuple[list[Republish], list[tuple[Letter, str]]]:
+    """What can be put back, and what can't, with why."""
+    can: list[Republish] = []
+    cannot: list[tuple[Letter, str]] = []
+    for letter in letters:
+        topic, raw = letter.origin_topic(prefix), raw_record(letter.letter)
+        origin = letter.letter.origin
+        if origin is None or topic not in RETRIED_TO:
+            why = "it came from no topic" if origin is None else f"nothing is put back on {topic}"
+            cannot.append((letter, why))
+        elif letter.letter.reason in ("unreadable", "too_large") and raw.value is None:
+            cannot.append((letter, "its bytes could not be read, and are not in the letter"))
+        elif raw.cut:
+            cannot.append((letter, f"its value was cut to {VALUE_BYTES_MAX} bytes when it was set aside"))
+        else:
+            headers = tuple(header for header in raw.headers if header[0] != RETRY_HEADER)
+            retry = (*headers, (RETRY_HEADER, letter.id.encode()))
+            can.append(Republish(letter, origin.topic, raw.key, raw.value, retry))
+    return can, cannot
+
+
+def resolved(letter: Letter, resolution: Any, by: str, why: str, now_ms: int) -> DeadLetterResolved:
+    """The decision, as a record."""
+    return DeadLetterResolved(
+        id=f"{letter.id}/resolved/{len(letter.decisions) + 1}"[:512],
+        at_ms=now_ms,
+        letter_id=letter.id,
+        resolution=resolution,
+        by=by[:200],
+        why=why[:500],
+        record_key=letter.letter.record_key,
+    )
+
+
+def readable(data: bytes | None) -> Any:
+    """Bytes for people: text where they are text, else base64 under a name that says so."""
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def _bytes(coded: str | None) -> bytes | None:
+    try:
+        return None if coded is None else base64.b64decode(coded, validate=True)
+    except binascii.Error:
+        return None

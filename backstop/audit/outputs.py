@@ -1,0 +1,215 @@
+"""What the refold says must stand on the other topics, against what stands there. Pure.
+
+Results are compared by their bytes, one for each finished job. Commands and facts for the other log are compared by id: a crash repeats them
+with the same id, which is no violation, and is counted.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from backstop.audit.differences import Check, Difference
+from backstop.audit.records import Placed
+from backstop.audit.refold import Refolded
+from schemas.base import Message
+from schemas.codec import encode, sha256_hex
+from schemas.results import JobResult
+
+WATCHED: Mapping[str, Check] = {
+    "results": "results", "submissions": "submissions", "lookups": "lookups", "jobs": "jobs", "responses": "responses",
+    "dead-letters": "dead-letters",
+}  # fmt: skip
+"""Topics that outputs are expected on, and the name of the check."""
+
+
+_OUTPUTS_ON_LOGS = {
+    "jobs": (
+        b'"type":"attempt_settled"',
+        b'"type":"attempt_accepted"',
+        b'"type":"usage_booked"',
+        b'"type":"adoption_refused"',
+    ),
+    "responses": (b'"type":"response_claimed"', b'"type":"response_released"'),
+}
+"""Which facts of a log the folds write. Looked for in the bytes, which are canonical JSON: cheap, and what is let through in
+vain (a body that quotes it) is one more id that nobody asked for."""
+
+
+@dataclass(slots=True)
+class _Ids:
+    """Messages of one topic, by id."""
+
+    expected: dict[str, int] = field(default_factory=dict)
+    """Id → the time of what caused it. An id leaves when it was found."""
+    matched: set[str] = field(default_factory=set)
+    unasked: set[str] = field(default_factory=set)
+    """Found, and not (yet) expected: commands of a log that was read less far, or that retention has cut."""
+    repeats: Counter[str] = field(default_factory=Counter)
+
+    def expect(self, message_id: str, at_ms: int) -> None:
+        if message_id in self.unasked:
+            self.unasked.discard(message_id)
+            self.matched.add(message_id)
+        elif message_id not in self.matched:
+            self.expected[message_id] = at_ms
+
+    def find(self, message_id: str) -> None:
+        if message_id in self.matched or message_id in self.unasked:
+            self.repeats[message_id] += 1
+        elif self.expected.pop(message_id, None) is not None:
+            self.matched.add(message_id)
+        else:
+            self.unasked.add(message_id)
+
+
+@dataclass(slots=True)
+class _Results:
+    """Of one job: digests of the bytes, in order."""
+
+    expected: list[tuple[str, int]] = field(default_factory=list)
+    """With the time of the end."""
+    found: list[str] = field(default_factory=list)
+    submitted_at_ms: int = 0
+    """As the last record found says."""
+    erased: bool = False
+    partition: int | None = None
+
+
+class Outputs:
+    """Fed with what the refold brings and with what the topics hold, in any order between them."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, _Ids] = {topic: _Ids() for topic in WATCHED if topic != "results"}
+        self._results: dict[str, _Results] = {}
+        self._kept_from_ms: dict[str, int] = {}
+        self.unreadable: Counter[str] = Counter()
+        self.unfounded = 0
+        """Outputs of keys whose history is not whole: not asked for."""
+        self._unjudged: dict[str, int] = {}
+
+    def expect(self, refolded: Refolded) -> None:
+        """What a batch of the refold puts out, its dead letters among it: their id is the place of what was set aside."""
+        for output in refolded.outputs:
+            self._expect(output)
+        for record in refolded.poisons:
+            self._ids["dead-letters"].expect(record.place, record.timestamp_ms)
+        self.unfounded += refolded.unfounded
+
+    def find(self, record: Placed, prefix: str = "") -> None:
+        """A record that stands on one of the watched topics."""
+        if record.topic == "results":
+            self._find_result(record)
+            return
+        if not _may_be_output(record):
+            return
+        message_id = _id_of(record.value)
+        if message_id is None:
+            self.unreadable[record.topic] += 1
+            return
+        if record.topic == "dead-letters":
+            message_id = message_id.removeprefix(prefix)
+        self._ids[record.topic].find(message_id)
+
+    def cut(self, topic: str, first_kept_ms: int) -> None:
+        """Retention has removed records of `topic`: what was put out before this time is not asked for any more."""
+        self._kept_from_ms[topic] = max(self._kept_from_ms.get(topic, 0), first_kept_ms)
+
+    def differences(self, whole_from_ms: int = 0) -> Iterator[Difference]:
+        """What is not as it must be. `whole_from_ms`: the logs are whole from here on (see `PartitionRefold`)."""
+        self._unjudged = {}
+        for topic, ids in self._ids.items():
+            for message_id, at_ms in ids.expected.items():
+                if at_ms <= self._kept_from_ms.get(topic, -1):
+                    self._unjudged[topic] = self._unjudged.get(topic, 0) + 1
+                    continue
+                yield Difference(WATCHED[topic], "missing", None, message_id, "a record with this id", "none")
+        for job_id, results in self._results.items():
+            found = self._judge(job_id, results, whole_from_ms)
+            if found is not None:
+                yield found
+
+    @property
+    def not_judged(self) -> Mapping[str, int]:
+        """By topic: outputs so old that retention may have removed them, as of the last `differences`."""
+        return self._unjudged
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """By topic: how many were expected and found, and how many were repeats (a crash makes them; they change nothing)."""
+        counts = {
+            topic: {"matched": len(ids.matched), "repeats": ids.repeats.total()} for topic, ids in self._ids.items()
+        }
+        matched = sum(1 for results in self._results.values() if results.expected and results.found)
+        repeats = sum(max(0, len(results.found) - 1) for results in self._results.values())
+        return {"results": {"matched": matched, "repeats": repeats}, **counts}
+
+    def _expect(self, output: Message) -> None:
+        if isinstance(output, JobResult):
+            of_job = self._results.setdefault(output.job_id, _Results())
+            of_job.expected.append((sha256_hex(encode(output)), output.at_ms))
+        else:
+            self._ids[output.topic].expect(output.id, output.at_ms)
+
+    def _find_result(self, record: Placed) -> None:
+        of_job = self._results.setdefault((record.key or b"").decode(errors="replace"), _Results())
+        of_job.partition = record.partition
+        if record.value is None:
+            of_job.erased = True
+        else:
+            of_job.found.append(sha256_hex(record.value))
+            of_job.submitted_at_ms = _submitted_at_ms(record.value)
+
+    def _judge(self, job_id: str, results: _Results, whole_from_ms: int) -> Difference | None:
+        """I2, and that the bytes are those of the refold. None also where it can't be judged any more; that is counted."""
+        wanted, found = [sha for sha, _ in results.expected], results.found
+        if not wanted or not found:
+            return self._judge_one_side(job_id, results, whole_from_ms)
+        if len(found) > len(wanted):
+            return _result("duplicate", job_id, results, f"{len(wanted)} record", f"{len(found)}: {_shas(found)}")
+        if not set(found) <= set(wanted):
+            return _result("differs", job_id, results, _shas(wanted), _shas(found))
+        return None
+
+    def _judge_one_side(self, job_id: str, results: _Results, whole_from_ms: int) -> Difference | None:
+        cut_ms = self._kept_from_ms.get("results", -1)
+        cut = results.expected[-1][1] <= cut_ms if results.expected else results.submitted_at_ms < whole_from_ms
+        if results.erased or cut:
+            self._skip("results")
+            return None
+        if results.expected:
+            return _result("missing", job_id, results, _shas([sha for sha, _ in results.expected]), "none")
+        return _result("extra", job_id, results, "none: the log does not end this job", _shas(results.found))
+
+    def _skip(self, topic: str) -> None:
+        self._unjudged[topic] = self._unjudged.get(topic, 0) + 1
+
+
+def _result(kind: str, job_id: str, results: _Results, expected: str, found: str) -> Difference:
+    return Difference("results", kind, results.partition, job_id, expected, found)  # type: ignore[arg-type]  # a Kind
+
+
+def _shas(digests: list[str]) -> str:
+    return "sha256 " + ", ".join(digest[:12] for digest in digests[:4])
+
+
+def _submitted_at_ms(value: bytes) -> int:
+    try:
+        found = orjson.loads(value)["timings"]["submitted_at_ms"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return sys.maxsize  # no result of ours, whenever it came
+    return found if isinstance(found, int) else sys.maxsize
+
+
+def _may_be_output(record: Placed) -> bool:
+    marks = _OUTPUTS_ON_LOGS.get(record.topic)
+    return marks is None or any(mark in (record.value or b"") for mark in marks)
+
+
+def _id_of(value: bytes | None) -> str | None:
+    try:
+        found = orjson.loads(value or b"").get("id")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None

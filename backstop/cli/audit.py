@@ -1,0 +1,211 @@
+"""`backstop audit verify | timeline | state | export | import`: what happened, proved from the topics alone. Writes to no topic."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backstop.audit import timeline as history
+from backstop.audit.bundle import TOPICS, Contents, read_bundle, refold_bundle, write_bundle
+from backstop.audit.reader import TopicReader, open_reader
+from backstop.audit.records import Placed
+from backstop.audit.trace import Fetch, Trace, from_records, from_topics, trace
+from backstop.audit.verify import verify as run_verify
+from backstop.cli.audit_text import (
+    ENTRY_COLUMNS,
+    PARTITION_COLUMNS,
+    contents_lines,
+    entry_row,
+    partition_rows,
+    report_lines,
+    state_lines,
+)
+from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
+from backstop.cli.read_rows import read_model, read_model_url
+from backstop.cli.reading import reading
+from backstop.cli.settings import bootstrap_settings
+from backstop.cli.times import point_in_time
+from backstop.runtime.process.clock import make_clock
+
+app = typer.Typer(
+    help="What happened, and the proof of it, from the topics alone.", no_args_is_help=True, add_completion=False
+)
+
+SETTLE_S = 10.0
+
+Id = Annotated[str, typer.Argument(help="A job's id, or that of one of its responses.")]
+Everywhere = Annotated[
+    bool, typer.Option("--everywhere", help="Read all partitions: finds records that a foreign writer put in the wrong one.")
+]  # fmt: skip
+FromBundle = Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")]
+
+
+@app.command()
+def verify(
+    settle_s: Annotated[
+        float, typer.Option("--settle", min=0, help="Seconds that the live system gets to agree with its log.")
+    ] = SETTLE_S,
+    no_readmodel: Annotated[bool, typer.Option("--no-readmodel", help="Leave the read model out.")] = False,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Exit 1 also where retention has cut what would be needed for a proof.")
+    ] = False,
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Refold both logs from the beginning and compare: tables, results, commands, read model, byte for byte.
+
+    Exit 0: proved (what retention has cut is counted as not covered, and told). 1: a difference. 2: no connection.
+    """
+    settings = bootstrap_settings()
+    url = None if no_readmodel else read_model_url()
+
+    async def run() -> int:
+        # Before the logs: then they hold all that the read model has taken.
+        model = await read_model(url) if url else None
+        async with open_reader(settings) as reader:
+            with reading("verify", quiet=quiet) as progress:
+                report = await run_verify(
+                    reader, prefix=settings.topic_prefix, settle_s=settle_s, read_model=model, progress=progress
+                )
+        if output is Form.TABLE:
+            emit(partition_rows(report), output, PARTITION_COLUMNS)
+            say("\n" + "\n".join(report_lines(report)))
+        else:
+            emit_one(report.as_json())
+        return DIFFERS if report.counts or (complete and not report.complete) else DONE
+
+    raise typer.Exit(asyncio.run(run()))
+
+
+@app.command()
+def timeline(
+    identifier: Id, bundle: FromBundle = None, everywhere: Everywhere = False, output: Output = Form.TABLE
+) -> None:
+    """The records of a job and its responses in order of time, with where each stands and what it did. Exit 1: none."""
+
+    async def run(fetch: Fetch) -> int:
+        found = await _traced(identifier, fetch)
+        entries = history.timeline(found.records)
+        if output is Form.TABLE:
+            emit([entry_row(entry) for entry in entries], output, ENTRY_COLUMNS)
+        else:
+            emit([{**entry.as_json(), "place": entry.place} for entry in entries], output, ENTRY_COLUMNS)
+        return DONE
+
+    _with_records(run, bundle, everywhere=everywhere)
+
+
+@app.command()
+def state(
+    identifier: Id,
+    at: Annotated[
+        str, typer.Option(help="ISO time (UTC), unix milliseconds, or how long ago: 90s, 5m, 2h, 1d.")
+    ] = "0s",
+    bundle: FromBundle = None,
+    everywhere: Everywhere = False,
+    output: Output = Form.TABLE,
+) -> None:
+    """The state of a job and its responses as of a time, refolded; bodies by their digest. Exit 1: it did not exist then."""
+    at_ms = point_in_time(at, make_clock()())
+
+    async def run(fetch: Fetch) -> int:
+        found = await _traced(identifier, fetch)
+        states = history.states_at(found.records, at_ms)
+        if not states:
+            fail(f"{identifier} did not exist then: its first record is younger", DIFFERS)
+        if output is Form.TABLE:
+            say("\n".join(line for state in states for line in state_lines(state)))
+        else:
+            emit([state.as_json() for state in states], output, ("topic", "key", "status"))
+        return DONE
+
+    _with_records(run, bundle, everywhere=everywhere)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The bundle to write; it holds prompts and outputs as the topics do.")],
+    job: Annotated[
+        str | None, typer.Option("--job", help="Only this job (or response), with all that belongs to it.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Both logs, commands and results, whole.")] = False,
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Write a history to a file that refolds anywhere, and print what it folds to."""
+    if (job is None) is not everything:
+        fail("give --job ID, or --all")
+    settings = bootstrap_settings()
+
+    async def run() -> Contents:
+        async with open_reader(settings) as reader:
+            with reading("export", quiet=quiet) as progress:
+                if job is None:
+                    batches = _everything(reader, progress)
+                else:
+                    found = await _traced(job, from_topics(reader))
+                    batches = _of(found.records)
+                return await write_bundle(file, batches, scope=job or "all", made_at_ms=make_clock()())
+
+    contents = asyncio.run(run())
+    _print_contents(contents, output)
+    tell(f"{file}: {sum(contents.records.values())} records", quiet=quiet)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A bundle.")], output: Output = Form.TABLE, quiet: Quiet = False
+) -> None:
+    """Refold a bundle with every socket forbidden. Exit 0: the rows that it folded to at its export; 1: others."""
+    contents = refold_bundle(file)
+    _print_contents(contents, output)
+    tell("it folds to other rows" if contents.differs else "it folds to the same rows", quiet=quiet)
+    raise typer.Exit(DIFFERS if contents.differs else DONE)
+
+
+def _with_records(run: Callable[[Fetch], Awaitable[int]], bundle: Path | None, *, everywhere: bool) -> None:
+    """Run one command on the topics, or on a bundle; leave with its exit code."""
+
+    async def on_topics() -> int:
+        async with open_reader(bootstrap_settings()) as reader:
+            return await run(from_topics(reader, everywhere=everywhere))
+
+    async def on_bundle(file: Path) -> int:
+        return await run(from_records(read_bundle(file)))
+
+    raise typer.Exit(asyncio.run(on_topics() if bundle is None else on_bundle(bundle)))
+
+
+async def _traced(identifier: str, fetch: Fetch) -> Trace:
+    found = await trace(identifier, fetch)
+    if found is None:
+        fail(f"no record of {identifier}: neither a job nor a response of the logs as they are kept now", DIFFERS)
+    return found
+
+
+async def _everything(
+    reader: TopicReader, progress: Callable[[str, int, int], None]
+) -> AsyncIterator[Sequence[Placed]]:
+    ends = await reader.ends([partition for topic in TOPICS for partition in reader.partitions(topic)])
+    done, total = 0, sum(ends.values())
+    async for batch in reader.read(ends):
+        yield batch
+        done += len(batch)
+        progress(batch[0].topic, done, total)
+
+
+async def _of(records: Sequence[Placed]) -> AsyncIterator[Sequence[Placed]]:
+    ordered = sorted(records, key=lambda record: (record.topic, record.partition, record.offset))
+    for _, batch in groupby(ordered, key=lambda record: (record.topic, record.partition)):
+        yield list(batch)
+
+
+def _print_contents(contents: Contents, output: Form) -> None:
+    if output is Form.TABLE:
+        say("\n".join(contents_lines(contents)))
+    else:
+        emit_one(asdict(contents))

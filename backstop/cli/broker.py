@@ -1,0 +1,56 @@
+"""`backstop broker up | down | status`: a Kafka for this checkout, from wherever one can be had."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backstop.cli.output import CANNOT
+from backstop.dev import broker
+
+app = typer.Typer(
+    help="A Kafka broker for this checkout: given, in Docker, or on the local JVM.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the broker is recorded and keeps its data. Default: $BACKSTOP_STATE_DIR, else .backstop."),
+]
+
+
+@app.command()
+def up(state_dir: StateDir = None) -> None:
+    """Start a broker, or find the one that runs; prints its bootstrap address when it answers."""
+    folder = broker.state_folder(os.environ, state_dir)
+    try:
+        record = broker.up(os.environ, folder, lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    except broker.BrokerError as error:
+        typer.echo(f"backstop broker up: {error}", err=True)
+        raise typer.Exit(CANNOT) from None
+    typer.echo(f"kind={record.kind} state={folder}", err=True)
+    typer.echo(record.bootstrap)
+
+
+@app.command()
+def down(
+    state_dir: StateDir = None,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove the broker's data too.")] = False,
+) -> None:
+    """Stop the broker that `up` started, and wait until it has ended."""
+    try:
+        typer.echo(broker.down(os.environ, broker.state_folder(os.environ, state_dir), wipe=wipe))
+    except broker.BrokerError as error:
+        typer.echo(f"backstop broker down: {error}", err=True)
+        raise typer.Exit(CANNOT) from None
+
+
+@app.command()
+def status(state_dir: StateDir = None) -> None:
+    """Say what runs; exit code 0 where it answers, 1 where it does not."""
+    found = broker.status(os.environ, broker.state_folder(os.environ, state_dir))
+    typer.echo(found.sentence)
+    raise typer.Exit(0 if found.answers else 1)

@@ -1,0 +1,315 @@
+"""`backstop dlq list | show | retry | drop`: records that could not be taken.
+
+A decision is a record of its own on `dead-letters`, with who and why; nothing there is changed or removed.
+"""
+
+import asyncio
+import getpass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Final, get_args
+
+import orjson
+import typer
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from backstop.audit.dead_letters import (
+    Letter,
+    Letters,
+    Republish,
+    Wanted,
+    collect,
+    plan_retry,
+    raw_record,
+    readable,
+    reads_now,
+    resolved,
+)
+from backstop.audit.reader import open_reader
+from backstop.cli.job_text import clock, span
+from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
+from backstop.cli.settings import bootstrap_settings
+from backstop.cli.times import point_in_time
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.headers import event_headers
+from backstop.runtime.kafka.lifetimes import running
+from backstop.runtime.process.clock import make_clock
+from backstop.runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.settings import RuntimeSettings
+from schemas.codec import encode
+from schemas.dead_letters import DeadReason, Resolution
+from schemas.topics import BY_NAME
+
+COLUMNS: Final = ("id", "age", "component", "reason", "key", "status", "detail")
+SAMPLE = 5
+SEND_TIMEOUT_S = 30.0
+SKEW_MS = 60_000
+"""How far a letter's own time may be from its record's: a batch of them is stamped before it is sent."""
+
+TOPIC = "dead-letters"
+
+app = typer.Typer(
+    help="Records that could not be taken: look at them, put them back, drop them.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Topic = Annotated[str | None, typer.Option("--topic", help="Only of this origin: jobs, requests, …")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Only set aside for this: not_json, unknown_type, …")]
+Since = Annotated[str | None, typer.Option("--since", help="Only since a time: 2h, 1d, 2026-05-01T12:30:00Z.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids of dead letters, as `list` shows them.")]
+Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this, only the plan is shown.")]
+By = Annotated[str | None, typer.Option("--by", help="Who decides. Default: the user's name.")]
+Why = Annotated[str, typer.Option("--why", help="Why; kept with the decision.")]
+
+
+@app.command("list")
+def list_letters(
+    topic: Topic = None,
+    reason: Reason = None,
+    since: Since = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were retried or dropped.")] = False,
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Dead letters about which nothing was decided, oldest first."""
+    settings, now_ms = bootstrap_settings(), make_clock()()
+    wanted = _wanted(settings, topic, reason, since, everything=everything)
+    found = asyncio.run(_letters(settings, wanted.since_ms))
+    letters = [letter for letter in found.letters if wanted.takes(letter, settings.topic_prefix)]
+    if output is Form.TABLE:
+        emit([_row(letter, settings, now_ms) for letter in letters], output, COLUMNS)
+    else:
+        emit([_brief(letter) for letter in letters], output, COLUMNS)
+    if found.unreadable:
+        tell(f"{found.unreadable} records of {settings.topic_prefix}{TOPIC} are no dead letters", quiet=quiet)
+
+
+@app.command()
+def show(identifier: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """One dead letter, with the record as it was: it may hold a prompt. Exit 1: there is none of this id."""
+    settings = bootstrap_settings()
+    (letter,) = _named(asyncio.run(_letters(settings)), [identifier], settings)
+    raw = raw_record(letter.letter)
+    emit_one(
+        {
+            **_brief(letter),
+            "at": clock(letter.letter.at_ms, day=True),
+            "origin": letter.letter.origin.model_dump() if letter.letter.origin else None,
+            "reads_now": reads_now(letter, settings.topic_prefix),
+            "record": {
+                "key": readable(raw.key),
+                "headers": {name: readable(value) for name, value in raw.headers},
+                "value": _json_or_text(raw.value),
+                "size_bytes": None if raw.value is None else len(raw.value),
+                "cut": raw.cut,
+            },
+        }
+    )
+
+
+@app.command()
+def retry(
+    ids: Ids = None,
+    topic: Topic = None,
+    reason: Reason = None,
+    since: Since = None,
+    execute: Execute = False,
+    again: Annotated[bool, typer.Option("--again", help="Also what was retried or dropped before.")] = False,
+    by: By = None,
+    why: Why = "",
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Put records back on the topics that they came from, as they were. Shows the plan; does it with --execute.
+
+    A record that still can't be taken becomes a dead letter again. Exit 1: some of those chosen can't be put back.
+    """
+    settings = bootstrap_settings()
+    chosen = _chosen(settings, ids, _wanted(settings, topic, reason, since, everything=again), again=again)
+    can, cannot = plan_retry(chosen, settings.topic_prefix)
+    for letter, because in cannot:
+        tell(f"not put back: {letter.id}: {because}")
+    plan = {
+        "would": "retry", "count": len(can), "by_topic": dict(Counter(item.topic for item in can)),
+        "sample": [_planned(item.letter, settings) for item in can[:SAMPLE]], "executed": execute,
+    }  # fmt: skip
+    if execute and can:
+        asyncio.run(_retry(settings, can, by or getpass.getuser(), why))
+    _print_plan(plan, output, quiet=quiet)
+    raise typer.Exit(DIFFERS if cannot else DONE)
+
+
+@app.command()
+def drop(
+    ids: Ids = None,
+    topic: Topic = None,
+    reason: Reason = None,
+    since: Since = None,
+    execute: Execute = False,
+    by: By = None,
+    why: Why = "",
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Decide that records are not wanted: `list` shows them no more. Shows the plan; does it with --execute and --why."""
+    if execute and not why.strip():
+        fail("say why with --why: it is kept with the decision")
+    settings = bootstrap_settings()
+    chosen = _chosen(settings, ids, _wanted(settings, topic, reason, since, everything=False), again=False)
+    plan = {
+        "would": "drop", "count": len(chosen), "by_reason": dict(Counter(letter.letter.reason for letter in chosen)),
+        "sample": [_planned(letter, settings) for letter in chosen[:SAMPLE]], "executed": execute,
+    }  # fmt: skip
+    if execute and chosen:
+        asyncio.run(_decide(settings, chosen, "dropped", by or getpass.getuser(), why))
+    _print_plan(plan, output, quiet=quiet)
+
+
+async def _letters(settings: RuntimeSettings, since_ms: int | None = None) -> Letters:
+    async with open_reader(settings) as reader:
+        partitions = reader.partitions(TOPIC)
+        if since_ms is not None:
+            await reader.seek_time(partitions, since_ms - SKEW_MS)
+        return collect(await reader.read_all(partitions))
+
+
+def _wanted(
+    settings: RuntimeSettings, topic: str | None, reason: str | None, since: str | None, *, everything: bool
+) -> Wanted:
+    logical = topic.removeprefix(settings.topic_prefix) if topic else None
+    if logical is not None and logical not in BY_NAME:
+        fail(f"there is no topic {topic}: one of {', '.join(BY_NAME)}")
+    if reason is not None and reason not in get_args(DeadReason):
+        fail(f"nothing is set aside for {reason}: one of {', '.join(get_args(DeadReason))}")
+    since_ms = point_in_time(since, make_clock()()) if since else None
+    return Wanted(logical, reason, since_ms, resolved=everything)
+
+
+def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *, again: bool) -> list[Letter]:
+    """By id, or by filter; never all of them by leaving both out."""
+    filtered = any((wanted.topic, wanted.reason, wanted.since_ms is not None))
+    if bool(ids) is filtered:
+        fail("name dead letters by id, or choose them by --topic, --reason or --since")
+    found = asyncio.run(_letters(settings))
+    if not ids:
+        return [letter for letter in found.letters if wanted.takes(letter, settings.topic_prefix)]
+    letters = _named(found, ids, settings)
+    decided = [letter for letter in letters if not letter.open]
+    if decided and not again:
+        fail("; ".join(f"{letter.id} was {letter.status} by {letter.decisions[-1].by}" for letter in decided), DIFFERS)
+    return letters
+
+
+def _named(found: Letters, ids: Sequence[str], settings: RuntimeSettings) -> list[Letter]:
+    """With or without the prefix, as `list` shows them short."""
+    by_id = {letter.id: letter for letter in found.letters}
+    letters = []
+    for identifier in dict.fromkeys(ids):
+        letter = by_id.get(identifier) or by_id.get(f"{settings.topic_prefix}{identifier}")
+        if letter is None:
+            fail(f"there is no dead letter {identifier}", DIFFERS)
+        letters.append(letter)
+    return letters
+
+
+async def _retry(settings: RuntimeSettings, items: Sequence[Republish], by: str, why: str) -> None:
+    """Put back first, decide after: a crash in between puts back once more, which the folds know as a repeat."""
+
+    async def put_back(producer: AIOKafkaProducer) -> None:
+        waits = [
+            await producer.send(item.topic, value=item.value, key=item.key, headers=list(item.headers))
+            for item in items
+        ]
+        for wait in waits:
+            await wait
+
+    await _sending(settings, put_back)
+    await _decide(settings, [item.letter for item in items], "retried", by, why)
+
+
+async def _decide(
+    settings: RuntimeSettings, letters: Sequence[Letter], resolution: Resolution, by: str, why: str
+) -> None:  # fmt: skip
+    now_ms = make_clock()()
+
+    async def send(producer: AIOKafkaProducer) -> None:
+        waits = []
+        for letter in letters:
+            message = resolved(letter, resolution, by, why, now_ms)
+            headers = event_headers(message, "cli")
+            topic = f"{settings.topic_prefix}{TOPIC}"
+            waits.append(await producer.send(topic, encode(message), key=message.key.encode(), headers=headers))
+        for wait in waits:
+            await wait
+
+    await _sending(settings, send)
+
+
+async def _sending(settings: RuntimeSettings, send: Callable[[AIOKafkaProducer], Awaitable[None]]) -> None:
+    """:raises BrokerUnavailableError: not all was acknowledged; it is safe to run the command again."""
+    producer = AIOKafkaProducer(
+        **client_options(settings), client_id="backstop-dlq", enable_idempotence=True, acks="all",
+        max_request_size=RECORD_BYTES_MAX,
+    )  # fmt: skip
+    try:
+        async with running(producer), asyncio.timeout(SEND_TIMEOUT_S):
+            await send(producer)
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise BrokerUnavailableError(f"not acknowledged, and safe to be run again: {error!r}") from error
+
+
+def _row(letter: Letter, settings: RuntimeSettings, now_ms: int) -> dict[str, Any]:
+    return {
+        "id": letter.id.removeprefix(settings.topic_prefix),
+        "age": span(now_ms - letter.letter.at_ms),
+        "component": ",".join(letter.components),
+        "reason": letter.letter.reason,
+        "key": letter.letter.record_key or None,
+        "status": letter.status,
+        "detail": letter.letter.detail,
+    }
+
+
+def _brief(letter: Letter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "at_ms": letter.letter.at_ms,
+        "components": letter.components,
+        "reason": letter.letter.reason,
+        "detail": letter.letter.detail,
+        "key": letter.letter.record_key or None,
+        "place": letter.place,
+        "status": letter.status,
+        "decisions": [decision.model_dump(mode="json", exclude={"v", "type", "record_key"}) for decision in letter.decisions],
+    }  # fmt: skip
+
+
+def _planned(letter: Letter, settings: RuntimeSettings) -> dict[str, Any]:
+    return {"id": letter.id, "reason": letter.letter.reason, "reads_now": reads_now(letter, settings.topic_prefix)}
+
+
+def _print_plan(plan: dict[str, Any], output: Form, *, quiet: bool) -> None:
+    if output is not Form.TABLE:
+        emit_one(plan)
+        return
+    done = {"retry": "put back", "drop": "dropped"}[plan["would"]]
+    counts = next(plan[name] for name in ("by_topic", "by_reason") if name in plan)
+    split = ", ".join(f"{name} {count}" for name, count in counts.items())
+    verb = done if plan["executed"] else f"to be {done}"
+    say(f"{plan['count']} {verb}" + (f" ({split})" if split else ""))
+    for item in plan["sample"]:
+        say(f"  {item['id']}  {item['reason']}  can be read now: {item['reads_now']}")
+    if plan["count"] > len(plan["sample"]):
+        say(f"  and {plan['count'] - len(plan['sample'])} more")
+    if not plan["executed"]:
+        tell("nothing was done; add --execute to do it", quiet=quiet)
+
+
+def _json_or_text(value: bytes | None) -> Any:
+    try:
+        return orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return readable(value)

@@ -1,0 +1,265 @@
+"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running Backstop."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import orjson
+import typer
+
+from backstop.cli.api import Url, run_against
+from backstop.cli.following import follow
+from backstop.cli.job_text import COLUMNS, FACT_COLUMNS, change_line, fact_row, job_row, job_text
+from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
+from backstop.cli.partials import TEXT, stream
+from backstop.runtime.http import api_client as http
+from backstop.runtime.process.clock import make_clock
+
+COMPLETED = "completed"
+PAGE_MAX = 200
+
+app = typer.Typer(help="Submit, adopt, list, show, follow and cancel jobs.", no_args_is_help=True, add_completion=False)
+
+JobId = Annotated[str, typer.Argument(help="The job's id.")]
+
+
+@app.command()
+def submit(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="JSON: a submission, or only its request (the body of POST /responses). - is stdin."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model; with --input instead of a file.")] = None,
+    text: Annotated[str | None, typer.Option("--input", "-i", help="Input text.")] = None,
+    job_id: Annotated[str | None, typer.Option(help="An id of your own: sent twice, it is one job.")] = None,
+    timeout_s: Annotated[float | None, typer.Option(min=1, help="Deadline, from now.")] = None,
+    retries_max: Annotated[int | None, typer.Option(min=0, max=10, help="Retries that may cost tokens.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Follow the job to its end, and print the result.")
+    ] = False,
+    streamed: Annotated[bool, typer.Option("--stream", help="Print its output as it comes, to the end.")] = False,
+    url: Url = None,
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Submit a job; prints its id. With --wait or --stream, exit 0 if it completed and 1 if it ended otherwise."""
+    body = _submission(file, model, text)
+    given = {"job_id": job_id, "retries_max": retries_max, "tags": tag}
+    body |= {name: value for name, value in given.items() if value is not None}
+    if timeout_s is not None:
+        body["timeout_ms"] = int(timeout_s * 1000)
+
+    if streamed and isinstance(body.get("request"), dict):
+        body["request"] = {**body["request"], "stream": True}
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        taken = await http.submit(session, body)
+        if streamed:
+            tell(f"{taken['job_id']} is taken", quiet=quiet)
+            return await _stream(session, str(taken["job_id"]), output, quiet=quiet)
+        if wait:
+            tell(f"{taken['job_id']} is taken", quiet=quiet)
+            return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
+        if output is Form.TABLE:
+            say(taken["job_id"])
+        else:
+            emit_one(taken)
+        return DONE
+
+    run_against(url, run)
+
+
+@app.command()
+def adopt(
+    response_id: Annotated[str, typer.Argument(help="The id that the provider gave the response (resp_...).")],
+    timeout_s: Annotated[float | None, typer.Option(min=1, help="Deadline, from now.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Follow the job to its end, and print the result.")
+    ] = False,
+    url: Url = None,
+    output: Output = Form.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """See a response that was created elsewhere through to one result; prints the job's id. The same response again is the same job."""
+    body: dict[str, Any] = {"response_id": response_id}
+    if timeout_s is not None:
+        body["timeout_ms"] = int(timeout_s * 1000)
+    if tag is not None:
+        body["tags"] = tag
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        taken = await http.ask(session, "POST", "/v1/jobs/adopt", json=body)
+        if wait:
+            tell(f"{taken['job_id']} is taken", quiet=quiet)
+            return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
+        if output is Form.TABLE:
+            say(taken["job_id"])
+        else:
+            emit_one(taken)
+        return DONE
+
+    run_against(url, run)
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[list[str] | None, typer.Option("--state", help="Only these; may be given several times.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only with this tag.")] = None,
+    session_id: Annotated[str | None, typer.Option("--session", help="Only of this session.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    url: Url = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Jobs, newest first."""
+    wanted = {"model": model, "tag": tag, "session": session_id, "status": ",".join(status or [])}
+    params = {name: value for name, value in wanted.items() if value}
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        jobs = await _pages(session, params, limit)
+        if output is Form.TABLE:
+            now_ms = make_clock()()
+            emit([job_row(job, now_ms) for job in jobs], output, COLUMNS)
+        else:
+            emit(jobs, output, COLUMNS)
+        return DONE
+
+    run_against(url, run)
+
+
+@app.command()
+def show(
+    job_id: JobId,
+    timeline: Annotated[bool, typer.Option("--timeline", "-t", help="Its facts, with where each stands.")] = False,
+    url: Url = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """A job as it is now, with its result if it has one; with --timeline its facts in order."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        if timeline:
+            facts = await http.ask(session, "GET", f"/v1/jobs/{job_id}/timeline")
+            emit([fact_row(fact) for fact in facts["entries"]] if output is Form.TABLE else facts["entries"], output,
+                 FACT_COLUMNS)  # fmt: skip
+        else:
+            _print(await http.ask(session, "GET", f"/v1/jobs/{job_id}"), output)
+        return DONE
+
+    run_against(url, run)
+
+
+@app.command("follow")
+def follow_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quiet: Quiet = False) -> None:
+    """Tell each change of a job until its end, then print it. Exit 0: completed; 1: ended otherwise."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        return await _follow(session, job_id, output, quiet=quiet)
+
+    run_against(url, run)
+
+
+@app.command("stream")
+def stream_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quiet: Quiet = False) -> None:
+    """Print the text of a job as it comes (-o jsonl: every event), of one that was submitted with `stream: true`. Exit 0: completed; 1: ended otherwise."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        return await _stream(session, job_id, output, quiet=quiet)
+
+    run_against(url, run)
+
+
+@app.command()
+def cancel(
+    job_id: JobId,
+    reason: Annotated[str | None, typer.Option(help="Why; kept with the job.")] = None,
+    url: Url = None,
+    quiet: Quiet = False,
+) -> None:
+    """End a job with the outcome `cancelled`; what runs at the provider is cancelled there."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        await http.ask(session, "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": reason} if reason else {})
+        tell(f"{job_id}: the cancel is taken", quiet=quiet)
+        return DONE
+
+    run_against(url, run)
+
+
+async def _follow(session: aiohttp.ClientSession, job_id: str, output: Form, *, quiet: bool) -> int:
+    def changed(job: dict[str, Any]) -> None:
+        if output is Form.JSONL:
+            emit([job], output, COLUMNS)
+        else:
+            tell(change_line(job), quiet=quiet)
+
+    job = await follow(session, job_id, changed)
+    if output is not Form.JSONL:
+        _print(job, output)
+    return DONE if job.get("status") == COMPLETED else DIFFERS
+
+
+async def _stream(session: aiohttp.ClientSession, job_id: str, output: Form, *, quiet: bool) -> int:
+    attempt = 0
+
+    def show(kind: str, data: dict[str, Any]) -> None:
+        nonlocal attempt
+        if output is Form.JSONL:
+            emit([{"kind": kind, **data}], output, COLUMNS)
+            return
+        if kind == "gap":
+            tell(f"\n(attempt {data['attempt']}: something is missing here: {data['reason']})", quiet=quiet)
+        elif kind == "partial":
+            if attempt and data["attempt"] != attempt:
+                tell(f"\n(attempt {data['attempt']} begins anew)", quiet=quiet)
+            attempt = data["attempt"]
+            if data["event"]["type"] == TEXT:
+                say(data["event"]["delta"], end="")
+
+    result = (await stream(session, job_id, show))["result"]
+    if output is not Form.JSONL:
+        say("")
+        tell(f"{job_id}: {result['outcome']}", quiet=quiet)
+    return DONE if result["outcome"] == COMPLETED else DIFFERS
+
+
+async def _pages(session: aiohttp.ClientSession, params: dict[str, str], limit: int) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while len(jobs) < limit:
+        page = await http.ask(
+            session, "GET", "/v1/jobs", params={**params, **cursor, "limit": str(min(limit - len(jobs), PAGE_MAX))}
+        )
+        jobs += page.get("data", [])
+        if "next_cursor" not in page:
+            break
+        cursor = {"cursor": str(page["next_cursor"])}
+    return jobs
+
+
+def _print(job: dict[str, Any], output: Form) -> None:
+    if output is Form.TABLE:
+        say(job_text(job))
+    else:
+        emit_one(job)
+
+
+def _submission(file: Path | None, model: str | None, text: str | None) -> dict[str, Any]:
+    if file is None:
+        if model is None or text is None:
+            fail("give a JSON file (or -), or both --model and --input")
+        return {"request": {"model": model, "input": text}}
+    if model is not None or text is not None:
+        fail("give a JSON file, or --model and --input, not both")
+    try:
+        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        value = orjson.loads(raw)
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    except orjson.JSONDecodeError as error:
+        fail(f"{file} is not JSON: {error.msg} at {error.pos}")
+    if not isinstance(value, dict):
+        fail(f"{file} holds a JSON {type(value).__name__}, where an object was expected")
+    return value if "request" in value else {"request": value}

@@ -1,0 +1,105 @@
+"""The `backstop` command: a file a subcommand. A subcommand's module is imported when it is called, so that `backstop jobs`
+does not wait for Faust.
+"""
+
+import errno
+import sys
+import traceback
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from backstop.cli.output import CANNOT, DIFFERS
+from backstop.dev.broker.errors import BrokerError
+from backstop.runtime.errors import BackstopError
+from backstop.runtime.process.files import private_umask
+from backstop.runtime.process.logs import redact
+from backstop.runtime.release import release
+from schemas.text import printable_lines
+
+SUBCOMMANDS = (
+    "demo",
+    "dev",
+    "jobs",
+    "audit",
+    "dlq",
+    "topics",
+    "keys",
+    "webhooks",
+    "broker",
+    "settings",
+    "serve",
+    "worker",
+    "projection",
+    "readmodel",
+    "outgoing",
+)
+"""`cli.NAME` holds a typer `app`, or a function of that name."""
+
+
+PATH_ERRORS = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EROFS}
+)
+"""What the system says of a file or folder that was named wrongly."""
+
+
+class _Subcommands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class names it
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the base class names it
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module = import_module(f"cli.{cmd_name}")
+        found = getattr(module, "app", None)
+        if found is None:
+            found = typer.Typer(add_completion=False)
+            found.command(cmd_name)(getattr(module, cmd_name))
+        command = get_command(found)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(name="backstop", cls=_Subcommands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"backstop {release()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Sees every accepted OpenAI Background-mode job through to exactly one result."""
+
+
+def main() -> None:
+    """Run the command line. What an operator can mend is told in a sentence; anything else is ours, with its traceback."""
+    private_umask()
+    try:
+        app()
+    except (BackstopError, BrokerError) as error:
+        _complain(f"backstop: {error}")
+        sys.exit(CANNOT)
+    except OSError as error:
+        if error.errno not in PATH_ERRORS or error.filename is None:
+            _complain(traceback.format_exc())
+            sys.exit(DIFFERS)
+        _complain(f"backstop: {error.filename}: {error.strerror}")
+        sys.exit(CANNOT)
+    except Exception:
+        _complain(traceback.format_exc())
+        sys.exit(DIFFERS)
+
+
+def _complain(text: str) -> None:
+    """What an error quotes may be a secret, or a stranger's."""
+    print(redact(printable_lines(text)), file=sys.stderr)

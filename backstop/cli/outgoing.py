@@ -1,0 +1,12 @@
+"""`backstop outgoing`: results to the webhook endpoints of tenants, until SIGTERM."""
+
+from backstop.cli.settings import read
+from backstop.runtime.startup import run_until_stopped
+
+
+def outgoing() -> None:
+    """Deliver outgoing webhooks until SIGTERM. Settings come from the environment (`backstop settings`)."""
+    from backstop.outgoing.app import serve  # noqa: PLC0415 - only this command pays for the import
+    from backstop.outgoing.settings import OutgoingSettings  # noqa: PLC0415 - as above
+
+    run_until_stopped(read(OutgoingSettings), "outgoing", serve)

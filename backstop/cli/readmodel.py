@@ -1,0 +1,63 @@
+"""`backstop readmodel rebuild | digest`: a new read model from the topics beside the live one, and what the live one holds."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Annotated, TypeVar
+
+import typer
+
+from backstop.cli.output import DIFFERS, Quiet, emit_one, tell
+from backstop.cli.settings import read
+from backstop.readmodel.database import Database
+from backstop.readmodel.opening import database_at
+from backstop.readmodel.queries import digest as digest_of
+from backstop.readmodel.rebuild import rebuild as rebuild_from_the_logs
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.runtime.startup import prepare
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="The database that front ends read: build it anew, compare it.", no_args_is_help=True, add_completion=False
+)
+
+Accept = Annotated[
+    bool, typer.Option("--accept-differences", help="Swap even if the new one differs (logs cut by retention, say).")
+]
+
+
+@app.command()
+def rebuild(accept_differences: Accept = False, quiet: Quiet = False) -> None:
+    """Build a new one from the topics beside the live one, compare both, and swap. Readers and the projection go on meanwhile.
+
+    Exit codes: 0 swapped, 1 it differs and was not swapped, 2 it could not be done.
+    """
+    settings = read(ProjectionSettings)
+    tell("building a new read model beside the one in use ...", quiet=quiet)
+    done = _with_database(
+        settings, lambda database: rebuild_from_the_logs(settings, database, accept_differences=accept_differences)
+    )
+    emit_one(asdict(done))
+    if not done.swapped:
+        tell("the new one differs, and was discarded: look at both, then `--accept-differences` swaps it", quiet=quiet)
+        raise typer.Exit(DIFFERS)
+
+
+@app.command()
+def digest() -> None:
+    """Print the SHA-256 of the live one's content: two read models of the same logs have the same."""
+    print(_with_database(read(ProjectionSettings), lambda database: database.read(digest_of)))
+
+
+def _with_database(settings: ProjectionSettings, work: Callable[[Database], Awaitable[T]]) -> T:
+    now_ms = prepare(settings, "readmodel")
+
+    async def run() -> T:
+        database = database_at(settings.readmodel_url, now_ms)
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())

@@ -1,0 +1,29 @@
+"""Points in time as people type them. Pure."""
+
+import re
+from datetime import UTC, datetime
+
+from backstop.runtime.errors import ConfigurationError
+
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+def point_in_time(text: str, now_ms: int) -> int:
+    """Unix milliseconds of `2026-05-01T12:30:00Z` (UTC where it names no zone), of `1767225600000`, or of `90s`, `5m`, `2h`, `1d` ago.
+
+    :raises ConfigurationError: none of these.
+    """
+    given = text.strip()
+    ago = _AGO.fullmatch(given)
+    if ago is not None:
+        return now_ms - round(float(ago[1]) * _UNITS_MS[ago[2]])
+    if given.isdigit():
+        return int(given)
+    try:
+        when = datetime.fromisoformat(given)
+    except ValueError:
+        raise ConfigurationError(
+            f"{given!r} is no time: give 2026-05-01T12:30:00Z, unix milliseconds, or how long ago: 90s, 5m, 2h, 1d"
+        ) from None
+    return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)

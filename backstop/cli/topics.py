@@ -1,0 +1,75 @@
+"""`backstop topics create | check`: the topics of the table, made and compared."""
+
+import asyncio
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import typer
+
+from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, tell
+from backstop.cli.settings import bootstrap_settings
+from backstop.runtime.kafka.topics import Difference, check_topics, create_topics, rows, wanted_topics
+from backstop.runtime.settings import RuntimeSettings
+from schemas.topics import BY_NAME, FOR_EVER_MS, HOUR_MS, TOPICS
+
+app = typer.Typer(help="The Kafka topics that Backstop lives on.", no_args_is_help=True, add_completion=False)
+
+Patience = Annotated[float, typer.Option(help="How many seconds to wait for a broker.")]
+DIFFERENCE_COLUMNS = ("topic", "setting", "found", "wanted", "fatal", "advice")
+
+
+@app.command()
+def create(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patience = 10.0) -> None:
+    """Make the topics that are missing; others stay as they are. Exit 1 if one is not as it must be."""
+    settings = bootstrap_settings()
+    done = asyncio.run(create_topics(settings, patience_s))
+    emit(
+        [{"topic": name, "done": "created" if name in done.created else "was there"}
+         for name in sorted({*done.created, *done.existing})],
+        output, ("topic", "done"),
+    )  # fmt: skip
+    _tell_differences(done.differences, quiet)
+    raise typer.Exit(_code(done.differences))
+
+
+@app.command()
+def check(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patience = 10.0) -> None:
+    """Compare the topics with the table. Exit 0: as wanted; 1: they differ; 2: no broker answers."""
+    settings = bootstrap_settings()
+    differences = asyncio.run(check_topics(settings, patience_s))
+    if output is not Form.TABLE or differences:
+        emit(rows(differences), output, DIFFERENCE_COLUMNS)
+    else:
+        tell(f"{len(wanted_topics(settings))} topics at {settings.kafka_bootstrap_servers} are as wanted", quiet=quiet)
+    raise typer.Exit(DIFFERS if differences else DONE)
+
+
+@app.command("list")
+def list_topics(output: Output = Form.TABLE) -> None:
+    """The table of topics itself, with the prefix and counts of the settings, and the requests topics of tenants. Asks no broker."""
+    rows = _rows(bootstrap_settings())
+    emit(rows, output, ("name", "key", "partitions", "retention_h", "cleanup", "written_by"))
+
+
+def _rows(settings: RuntimeSettings) -> list[dict[str, Any]]:
+    of_tenants = [replace(BY_NAME["requests"], written_by=(tenant,)) for tenant in settings.request_tenants]
+    return [
+        {
+            **asdict(topic),
+            "name": wanted.name,
+            "partitions": wanted.partitions,
+            "retention_h": "for ever" if topic.retention_ms == FOR_EVER_MS else topic.retention_ms // HOUR_MS,
+            "written_by": ", ".join(topic.written_by),
+            "config": dict(wanted.config),
+        }
+        for topic, wanted in zip((*TOPICS, *of_tenants), wanted_topics(settings), strict=True)
+    ]
+
+
+def _tell_differences(differences: tuple[Difference, ...], quiet: bool) -> None:
+    for difference in differences:
+        tell(("error: " if difference.fatal else "note: ") + str(difference), quiet=quiet and not difference.fatal)
+
+
+def _code(differences: tuple[Difference, ...]) -> int:
+    return DIFFERS if any(difference.fatal for difference in differences) else DONE

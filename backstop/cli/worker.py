@@ -1,0 +1,14 @@
+"""`backstop worker`: folds, scheduler, submitter and caller in one process."""
+
+from backstop.cli.settings import read
+from backstop.runtime.startup import run_until_stopped
+
+
+def worker() -> None:
+    """Run a worker until SIGTERM. Settings come from the environment (`backstop settings`)."""
+    from streams.app import serve  # noqa: PLC0415 - Faust takes a second to import; only this command pays it
+    from streams.settings import StreamSettings  # noqa: PLC0415 - as above
+
+    settings = read(StreamSettings)
+    settings.refuse_to_start()
+    run_until_stopped(settings, "worker", serve)

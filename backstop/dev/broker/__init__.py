@@ -1,0 +1,31 @@
+"""Where a Kafka broker comes from: given, from Docker, or Apache Kafka itself on the local JVM; see `chain`.
+
+`up`, `down`, `status`: the broker of a checkout, which lives on. `owned`: one that ends with the `with` block, and with
+this process, however that ends. `Broker`: the JVM node itself, for tests that kill, freeze and restart it.
+"""
+
+from backstop.dev.broker.errors import BrokerError, BrokerFailedError, NoBrokerError
+from backstop.dev.broker.jvm import Broker
+from backstop.dev.broker.node import Ports
+from backstop.dev.broker.owned import Owned, local_kafka, owned
+from backstop.dev.broker.service import Record, Status, bootstrap_servers, down, state_folder, status, up
+from backstop.dev.broker.toolchain import LocalKafka
+
+__all__ = [
+    "Broker",
+    "BrokerError",
+    "BrokerFailedError",
+    "LocalKafka",
+    "NoBrokerError",
+    "Owned",
+    "Ports",
+    "Record",
+    "Status",
+    "bootstrap_servers",
+    "down",
+    "local_kafka",
+    "owned",
+    "state_folder",
+    "status",
+    "up",
+]

@@ -1,0 +1,236 @@
+"""The broker of a checkout: `up`, `down`, `status`. It lives on its own and is found again through a record.
+
+    .backstop/broker.json     what runs: kind, pid or container, bootstrap, started_at
+    .backstop/broker.lock     held while somebody starts or stops
+    .backstop/kafka/          the JVM node's folder: data, server.properties, kafka.log
+
+The record is a hint, never the truth: a pid counts only when its process is the one that was started.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from backstop.dev.broker import chain, docker, processes, ready
+from backstop.dev.broker.chain import Given, Source
+from backstop.dev.broker.docker import Engine
+from backstop.dev.broker.errors import BrokerError, BrokerFailedError, Missing
+from backstop.dev.broker.jvm import Broker, PortTakenError, end_orphan
+from backstop.dev.broker.node import Ports
+from backstop.dev.broker.toolchain import Toolchain
+
+STATE_VARIABLE = "BACKSTOP_STATE_DIR"
+STATE_FOLDER = ".backstop"
+ANSWER_AGAIN_TIMEOUT_S = 30.0
+
+
+class Kind(StrEnum):
+    GIVEN = "given"
+    DOCKER = "docker"
+    JVM = "jvm"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A broker that was started here. `pid` for the JVM, `container` for Docker; `started_at` is ISO 8601, UTC."""
+
+    kind: Kind
+    bootstrap: str
+    started_at: str
+    pid: int | None = None
+    container: str | None = None
+    ports: Ports | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`answers`: a metadata request was answered (for a given broker: a connection was accepted)."""
+
+    record: Record | None
+    answers: bool
+    sentence: str
+
+
+def state_folder(environment: Mapping[str, str], folder: Path | None = None) -> Path:
+    """An explicit folder, or BACKSTOP_STATE_DIR, or `.backstop` in the current directory."""
+    return (folder or Path(environment.get(STATE_VARIABLE) or STATE_FOLDER)).expanduser().resolve()
+
+
+def bootstrap_servers(environment: Mapping[str, str], folder: Path | None = None) -> str | None:
+    """Where this checkout's broker is: as given, or as recorded by `up`. None where neither says. Asks nobody."""
+    source = chain.given(environment)
+    if isinstance(source, Given):
+        return source.bootstrap
+    record = _Home(state_folder(environment, folder)).read()
+    return record.bootstrap if record else None
+
+
+def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> Record:
+    """The broker that runs already, or a new one; returns when it answers. `now` gives ISO 8601.
+
+    Raises `NoBrokerError` where no way is open. A record of a process that is gone is replaced, its data taken over.
+    """
+    source = chain.given(environment)
+    if isinstance(source, Given):
+        if not ready.reachable(source.bootstrap):
+            raise BrokerFailedError(
+                f"{chain.BOOTSTRAP_VARIABLE} is {source.bootstrap}, and nobody accepts a connection"
+            )
+        return Record(Kind.GIVEN, source.bootstrap, now())
+    home = _Home(folder)
+    with home.locked():
+        earlier = home.read()
+        if earlier is not None and _is_running(earlier, home, environment):
+            if processes.until(lambda: ready.answers(earlier.bootstrap), ANSWER_AGAIN_TIMEOUT_S):
+                return earlier
+            raise BrokerFailedError(
+                f"{_who(earlier)} runs but does not answer at {earlier.bootstrap}; `backstop broker down` ends it"
+            )
+        end_orphan(home.node)
+        ports = earlier.ports if earlier else None
+        record = chain.first(chain.probes(environment), lambda way: _start(way, home, ports, now))
+        home.write(record)
+        return record
+
+
+def down(environment: Mapping[str, str], folder: Path, *, wipe: bool = False) -> str:
+    """Stop what `up` started, and wait for its end; `wipe` removes its data. Returns a sentence; harmless twice."""
+    home = _Home(folder)
+    if not folder.exists():
+        return "no broker was started here"
+    with home.locked():
+        record = home.read()
+        orphan = end_orphan(home.node) if record is None else None
+        if record is not None:
+            sentence = _stop(record, home, environment)
+        elif orphan is not None:
+            sentence = f"Kafka with pid {orphan}, left by a start that was interrupted, is stopped"
+        else:
+            sentence = "no broker was started here"
+        if wipe:
+            _wipe(record, home, environment)
+            sentence += "; its data is removed"
+        home.forget()
+    return sentence
+
+
+def status(environment: Mapping[str, str], folder: Path) -> Status:
+    """What runs and whether it answers; changes nothing."""
+    source = chain.given(environment)
+    if isinstance(source, Given):
+        answers = ready.reachable(source.bootstrap)
+        return Status(
+            Record(Kind.GIVEN, source.bootstrap, ""),
+            answers,
+            f"given by {chain.BOOTSTRAP_VARIABLE}: {source.bootstrap} "
+            + ("accepts connections" if answers else "does not accept a connection"),
+        )
+    home = _Home(folder)
+    record = home.read()
+    if record is None:
+        return Status(None, answers=False, sentence=f"no broker: nothing is recorded in {folder}")
+    if not _is_running(record, home, environment):
+        return Status(record, answers=False, sentence=f"no broker: {_who(record)} of {record.started_at} is gone")
+    answers = ready.answers(record.bootstrap)
+    verb = "answers" if answers else "runs but does not answer"
+    return Status(record, answers, f"{_who(record)} {verb} at {record.bootstrap}, since {record.started_at}")
+
+
+class _Home:
+    """The state folder and the three things in it that are the broker's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.node = folder / "kafka"
+        self.record = folder / "broker.json"
+
+    @property
+    def mark(self) -> str:
+        return str(self.node / "server.properties")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One at a time starts or stops; the system releases the lock when its holder dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "broker.lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+
+    def read(self) -> Record | None:
+        """None where there is none, or where it cannot be read: then what it spoke of cannot be trusted either."""
+        try:
+            raw = json.loads(self.record.read_text())
+            ports = Ports(**raw["ports"]) if raw.get("ports") else None
+            return Record(
+                Kind(raw["kind"]), raw["bootstrap"], raw["started_at"], raw.get("pid"), raw.get("container"), ports
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, record: Record) -> None:
+        half_done = self.record.with_suffix(".part")
+        half_done.write_text(json.dumps(asdict(record), indent=2) + "\n")
+        half_done.replace(self.record)
+
+    def forget(self) -> None:
+        self.record.unlink(missing_ok=True)
+
+
+def _start(source: Source, home: _Home, ports: Ports | None, now: Callable[[], str]) -> Record:
+    match source:
+        case Given():
+            raise AssertionError("a given broker is not started")
+        case Engine():
+            name = docker.container_name(home.folder)
+            bootstrap = docker.start(source, name)
+            return Record(Kind.DOCKER, bootstrap, now(), container=name)
+        case Toolchain():
+            broker = _start_detached(source, home, ports)
+            return Record(Kind.JVM, broker.bootstrap, now(), pid=broker.release(), ports=broker.ports)
+
+
+def _start_detached(source: Toolchain, home: _Home, ports: Ports | None) -> Broker:
+    kafka = source.kafka()
+    if ports is not None:  # those that clients may still have in hand; where somebody took them, others
+        with suppress(PortTakenError):
+            return Broker(kafka, home.node, ports=ports, detached=True).start()
+    return Broker(kafka, home.node, detached=True).start()
+
+
+def _is_running(record: Record, home: _Home, environment: Mapping[str, str]) -> bool:
+    if record.kind is Kind.JVM:
+        return record.pid is not None and processes.is_running(record.pid, mark=home.mark)
+    engine = docker.find(environment)
+    return isinstance(engine, Engine) and record.container is not None and docker.is_running(engine, record.container)
+
+
+def _stop(record: Record, home: _Home, environment: Mapping[str, str]) -> str:
+    if not _is_running(record, home, environment):
+        return f"{_who(record)} was gone already"
+    if record.pid is not None:
+        processes.stop(record.pid, mark=home.mark)
+    elif record.container is not None:
+        docker.stop(_engine(environment), record.container)
+    return f"{_who(record)} is stopped"
+
+
+def _wipe(record: Record | None, home: _Home, environment: Mapping[str, str]) -> None:
+    shutil.rmtree(home.node, ignore_errors=True)
+    if record is not None and record.container is not None:
+        docker.remove_data(_engine(environment), record.container)
+
+
+def _engine(environment: Mapping[str, str]) -> Engine:
+    engine = docker.find(environment)
+    if isinstance(engine, Missing):
+        raise BrokerError(f"the broker is a container, and Docker cannot be asked: {engine.reason}")
+    return engine
+
+
+def _who(record: Record) -> str:
+    return f"Kafka in container {record.container}" if record.container else f"Kafka with pid {record.pid}"

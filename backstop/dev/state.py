@@ -1,0 +1,83 @@
+"""What a running `backstop dev` leaves for the other commands: where its parts answer.
+
+`dev.json` is a hint, never the truth: it counts only while the process that wrote it lives.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from backstop.runtime.errors import ConfigurationError
+
+STATE_VARIABLE = "BACKSTOP_STATE_DIR"
+STATE_FOLDER = ".backstop"
+STATE_FILE = "dev.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DevState:
+    """`url`: of the API. `simulator_url` is None where the real OpenAI is used."""
+
+    pid: int
+    url: str
+    bootstrap: str
+    topic_prefix: str
+    partitions: int
+    simulator_url: str | None
+    logs: str
+    started_at: str
+
+
+def state_folder(folder: Path | None = None) -> Path:
+    """An explicit folder, or BACKSTOP_STATE_DIR, or `.backstop` in the current directory."""
+    return (folder or Path(os.environ.get(STATE_VARIABLE) or STATE_FOLDER)).expanduser().resolve()
+
+
+def write_state(folder: Path, state: DevState) -> None:
+    part = folder / f"{STATE_FILE}.part"
+    part.write_text(json.dumps(asdict(state), indent=2) + "\n")
+    part.replace(folder / STATE_FILE)
+
+
+def forget_state(folder: Path) -> None:
+    (folder / STATE_FILE).unlink(missing_ok=True)
+
+
+def read_state(folder: Path) -> DevState | None:
+    """None where nothing runs. Whether it does is told by the lock, which the system releases when its holder dies."""
+    try:
+        state = DevState(**json.loads((folder / STATE_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return state if _is_held(folder) else None
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder: one `backstop dev` at a time.
+
+    :raises ConfigurationError: another one runs on it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "dev.lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"`backstop dev` already runs on {folder}: see {folder / STATE_FILE}, or give another --state-dir"
+            ) from None
+        forget_state(folder)  # of one that was killed; from here on, the lock would vouch for it
+        yield
+
+
+def _is_held(folder: Path) -> bool:
+    with suppress(OSError), (folder / "dev.lock").open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

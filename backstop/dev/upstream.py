@@ -1,0 +1,108 @@
+"""The two ends of Backstop on Kafka, as other services see them: write `requests`, read `results`.
+
+Used by the command line and by load tests. Services need none of this: see `examples/kafka_upstream.py`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.lifetimes import started, stopped
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.settings import RuntimeSettings
+from schemas.codec import PoisonError, canonical, decode
+from schemas.requests import Cancel, Submit
+from schemas.results import RESULT, JobResult
+
+log = get_logger("backstop.dev.upstream")
+
+POLL_MS = 200
+FETCH_WAIT_MS = 10
+"""aiokafka asks for a partition again only when the fetch that is under way for the others has ended: this is added to a result."""
+
+RESULTS_BATCH_MAX = 500
+
+
+class RequestWriter:
+    """Writes to `requests`. A `send` that returns has been acknowledged by all in-sync replicas."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        self._topic = f"{settings.topic_prefix}requests"
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        self._producer = await started(
+            AIOKafkaProducer(
+                **client_options(self._settings), client_id="backstop-upstream", enable_idempotence=True, acks="all"
+            )
+        )
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await stopped(self._producer)
+            self._producer = None
+
+    async def send(self, request: Submit | Cancel) -> None:
+        """:raises BrokerUnavailableError: not acknowledged; it may still have landed, and may be sent again."""
+        assert self._producer is not None, "start it first"
+        assert request.job_id is not None, "a request on Kafka needs its job id: nothing answers to tell it"
+        value = canonical(request.model_dump(mode="json", exclude_none=True))
+        try:
+            await self._producer.send_and_wait(self._topic, value=value, key=request.job_id.encode())
+        except KafkaError as error:
+            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+
+
+class ResultReader:
+    """Reads `results` as a `read_committed` consumer that belongs to no group: from where it stands at `start`."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        self._topic = f"{settings.topic_prefix}results"
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self, *, from_beginning: bool = False) -> None:
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings),
+            client_id="backstop-downstream",
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            group_id=None,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        self._consumer = await started(consumer)
+        partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
+        self._consumer.assign(partitions)
+        if from_beginning:
+            await self._consumer.seek_to_beginning(*partitions)
+        else:
+            await self._consumer.seek_to_end(*partitions)
+
+    async def stop(self) -> None:
+        if self._consumer is not None:
+            await stopped(self._consumer)
+            self._consumer = None
+
+    async def read(self) -> AsyncIterator[JobResult]:
+        """Results as they come, without end. Tombstones are skipped, and with a warning what is no result. Cancel to stop."""
+        assert self._consumer is not None, "start it first"
+        while True:
+            try:
+                batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=RESULTS_BATCH_MAX)
+            except KafkaError as error:
+                raise BrokerUnavailableError(f"results can't be read: {error!r}") from error
+            for records in batches.values():
+                for record in records:
+                    if record.value is None:
+                        continue
+                    try:
+                        yield decode(RESULT, record.value)
+                    except PoisonError as error:
+                        log.warning("not_a_result", partition=record.partition, offset=record.offset, error=str(error))
+            if not batches:
+                await asyncio.sleep(0)

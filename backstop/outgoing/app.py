@@ -1,0 +1,124 @@
+"""The composition root of `backstop outgoing`."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from aiokafka.errors import KafkaError
+
+from backstop.outgoing.attempts import Attempts
+from backstop.outgoing.egress import SystemLookup
+from backstop.outgoing.endpoints import EndpointFollower
+from backstop.outgoing.group import OutgoingGroup
+from backstop.outgoing.metrics import OutgoingMetrics
+from backstop.outgoing.resends import ResultsReader
+from backstop.outgoing.secrets import SecretKeys
+from backstop.outgoing.sender import Sender
+from backstop.outgoing.service import Service
+from backstop.outgoing.settings import OutgoingSettings
+from backstop.outgoing.turns import Turns
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.http.health import Health, HealthServer
+from backstop.runtime.kafka.broker_clock import BrokerClock
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+
+log = get_logger("outgoing")
+
+DRAIN_S = 5.0
+"""What is under way when we are told to stop gets this long; then it is the next process's, which sends it again."""
+STOP_S = 2.0
+CONNECT_AGAIN_S = 1.0
+
+
+class Stoppable(Protocol):
+    async def stop(self) -> None: ...
+
+
+async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Event) -> None:
+    """Deliver until `stop`.
+
+    :raises ConfigurationError: no key to derive secrets from, or this machine is allowed where it must not be.
+    """
+    secrets, rules = SecretKeys(settings.outgoing_keys), settings.egress_rules()
+    publisher = KafkaPublisher(settings, "outgoing")
+    clock = BrokerClock(own_now_ms, publisher)
+    metrics, health = OutgoingMetrics(), Health("outgoing")
+    endpoints = EndpointFollower(settings)
+    group = OutgoingGroup(settings, settings.outgoing_session_timeout_ms)
+    turns = Turns(settings.outgoing_attempts_max, settings.outgoing_endpoint_attempts_max)
+    lookup = SystemLookup(settings.outgoing_attempts_max)
+    sender = Sender(
+        rules, lookup, timeout_s=settings.outgoing_timeout_ms / 1000, connections_max=settings.outgoing_attempts_max
+    )
+    service = Service(
+        group=group, turns=turns, endpoints=endpoints, results=ResultsReader(settings), publisher=publisher,
+        resend_max=settings.outgoing_resend_max, now_ms=clock.now_ms, metrics=metrics,
+    )  # fmt: skip
+    attempts = Attempts(
+        turns=turns, find=service.find, sender=sender, endpoints=endpoints, secrets=secrets, publisher=publisher,
+        policy=settings.retry_policy(), waiting_max=settings.outgoing_endpoint_waiting_max, now_ms=clock.now_ms,
+        metrics=metrics,
+    )  # fmt: skip
+    health.watch("deliveries", service.not_ready)
+    server = HealthServer(health, settings.outgoing_health_port)
+
+    async def deliver() -> None:
+        await _connect(publisher, clock, group)
+        await sender.start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(service.run(attempts, stop))
+            tasks.create_task(service.follow_endpoints(stop))
+            tasks.create_task(service.resend(stop))
+            tasks.create_task(attempts.run(stop, DRAIN_S))
+            tasks.create_task(clock.run(stop))
+
+    await server.start()
+    try:
+        await _until_stopped(stop, deliver())
+    finally:
+        lookup.close()
+        parts: tuple[Stoppable, ...] = (group, sender, endpoints, publisher, server)
+        await asyncio.gather(*map(_stopped, parts))
+
+
+async def _until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, which ends by itself after `stop`, unless it waits for a broker that is away.
+
+    Raises the first exception of any of its tasks.
+    """
+    running, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running}, timeout=DRAIN_S + 1)
+    finally:
+        stopping.cancel()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    if not running.cancelled() and (error := running.exception()) is not None:
+        raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _stopped(part: Stoppable) -> None:
+    """Each says goodbye to the broker; one that is frozen would be waited for by minutes."""
+    try:
+        async with asyncio.timeout(STOP_S):
+            await part.stop()
+    except TimeoutError:
+        log.warning("stopped_without_an_answer", part=type(part).__name__)
+
+
+async def _connect(publisher: KafkaPublisher, clock: BrokerClock, group: OutgoingGroup) -> None:
+    """Reach the broker, know its time and join, for as long as it takes."""
+    while True:
+        try:
+            await publisher.start()
+            await clock.first()
+            await group.start()
+        except (BrokerUnavailableError, KafkaError, OSError) as error:
+            log.warning("broker_unavailable", reason=str(error))
+            await publisher.stop()
+            await asyncio.sleep(CONNECT_AGAIN_S)
+        else:
+            return

@@ -1,0 +1,186 @@
+"""The endpoints that tenants have registered, as the compacted topic `webhook-endpoints` tells them.
+
+Several receivers write there, so there is no file that they would share, and each reader merges the facts by itself: the last record of
+a key wins, and what is removed stays removed. `EndpointFollower.catch_up` returns when all that was acknowledged before it was called
+is known; that is how a writer sees its own registration, and how a result finds an endpoint that was registered just before it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.lifetimes import started, stopped
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.settings import RuntimeSettings
+from schemas.codec import PoisonError, decode
+from schemas.webhook_endpoints import (
+    ENDPOINT_FACT,
+    EndpointMessage,
+    EndpointRemoved,
+    EndpointSaved,
+    EndpointSwitched,
+    EventType,
+)
+
+log = get_logger("backstop.outgoing.endpoints")
+
+TOPIC = "webhook-endpoints"
+POLL_MS = 200
+CATCH_UP_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is known of one. `saved` is None until its registration was read."""
+
+    id: str
+    saved: EndpointSaved | None = None
+    enabled: bool = True
+    disabled_because: str = ""
+    removed: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        return self.saved is not None and not self.removed
+
+    @property
+    def live(self) -> bool:
+        """Registered, and to be told of what ends."""
+        return self.is_there and self.enabled
+
+
+@dataclass(slots=True)
+class EndpointBook:
+    """All endpoints. Pure."""
+
+    by_id: dict[str, Endpoint] = field(default_factory=dict)
+    _of_tenant: dict[str, set[str]] = field(default_factory=dict)
+
+    def take(self, fact: EndpointMessage) -> None:
+        known = self.by_id.get(fact.endpoint_id, Endpoint(fact.endpoint_id))
+        match fact:
+            case EndpointSaved():
+                known = replace(known, saved=fact)
+            case EndpointSwitched():
+                known = replace(known, enabled=fact.enabled, disabled_because="" if fact.enabled else fact.reason)
+            case EndpointRemoved():
+                known = replace(known, removed=True)
+            case _:
+                raise TypeError(type(fact).__name__)
+        self.by_id[known.id] = known
+        self._of_tenant.setdefault(fact.tenant, set()).add(known.id)
+
+    def registered(self, tenant: str | None = None) -> list[Endpoint]:
+        """Those that are not removed, oldest first; of one tenant, or of all."""
+        ids: Iterable[str] = self.by_id if tenant is None else self._of_tenant.get(tenant, ())
+        found = [one for one in map(self.by_id.__getitem__, ids) if one.is_there]
+        return sorted(found, key=lambda one: (one.saved.created_at_ms if one.saved else 0, one.id))
+
+    def find(self, endpoint_id: str, tenant: str) -> Endpoint | None:
+        """None for another tenant's, too."""
+        found = self.by_id.get(endpoint_id)
+        return (
+            found if found is not None and found.is_there and endpoint_id in self._of_tenant.get(tenant, ()) else None
+        )
+
+    def wanting(self, tenant: str, event_type: EventType, ended_at_ms: int) -> list[Endpoint]:
+        """Live ones that want to hear of this. What ended before an endpoint was registered is no news for it."""
+        return [
+            one
+            for one in map(self.by_id.__getitem__, sorted(self._of_tenant.get(tenant, ())))
+            if one.live
+            and one.saved is not None
+            and event_type in one.saved.event_types
+            and one.saved.created_at_ms <= ended_at_ms
+        ]
+
+    @property
+    def any_live(self) -> bool:
+        return any(one.live for one in self.by_id.values())
+
+
+class Endpoints(Protocol):
+    """As the doors and the sender use them."""
+
+    book: EndpointBook
+
+    async def catch_up(self) -> None:
+        """Know all that was acknowledged before this call.
+
+        :raises BrokerUnavailableError: the broker does not tell.
+        """
+
+
+class EndpointFollower:
+    """Reads the topic from its beginning, without a group. Connects with the first `catch_up`: who asks nothing pays nothing."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self.book = EndpointBook()
+        """As of the last time that all was known: what is being read from the beginning is not shown before its end."""
+        self._reading = self.book
+        self._settings = settings
+        self._partitions = [
+            TopicPartition(f"{settings.topic_prefix}{TOPIC}", number) for number in range(settings.partitions)
+        ]
+        self._consumer: AIOKafkaConsumer | None = None
+        self._turn = asyncio.Lock()
+        self._rounds_begun = 0
+        self._read_round = 0
+        """The last round that was read to its end."""
+
+    async def catch_up(self) -> None:
+        # Whoever comes while a round is on its way shares the next one with all who wait, instead of queueing for one of its own.
+        wanted = self._rounds_begun + 1
+        try:
+            async with asyncio.timeout(CATCH_UP_TIMEOUT_S), self._turn:
+                if self._read_round >= wanted:
+                    return
+                self._rounds_begun = this_round = self._rounds_begun + 1
+                consumer = self._consumer or await self._connected()
+                ends = await consumer.end_offsets(self._partitions)
+                while behind := [tp for tp in self._partitions if await consumer.position(tp) < ends[tp]]:
+                    self._take(await consumer.getmany(*behind, timeout_ms=POLL_MS))
+                self.book, self._read_round = self._reading, this_round
+        except TimeoutError as error:
+            raise BrokerUnavailableError(f"webhook endpoints were not read within {CATCH_UP_TIMEOUT_S:g} s") from error
+        except (KafkaError, OSError) as error:
+            await self.stop()  # the next call connects anew
+            raise BrokerUnavailableError(f"webhook endpoints can't be read: {error!r}") from error
+
+    async def stop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings),
+            client_id="backstop-webhook-endpoints",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        try:
+            await started(consumer)
+            consumer.assign(self._partitions)
+            await consumer.seek_to_beginning(*self._partitions)
+        except BaseException:
+            await stopped(consumer)
+            raise
+        self._consumer, self._reading = consumer, EndpointBook()
+        return consumer
+
+    def _take(self, batches: dict[TopicPartition, list[object]]) -> None:
+        for records in batches.values():
+            for record in records:
+                try:
+                    self._reading.take(decode(ENDPOINT_FACT, record.value))  # type: ignore[attr-defined]  # aiokafka has no types
+                except PoisonError as error:
+                    # Only we write here: another release's fact, most likely. It stays where it is.
+                    log.error("endpoint_fact_unreadable", reason=error.reason, detail=error.detail)

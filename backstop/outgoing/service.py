@@ -1,0 +1,257 @@
+"""The shell: what the group reads becomes facts and state; the attempts take their turns from that state.
+
+Results: each becomes a `DeliveryPlanned` for each endpoint that wants it; these are acknowledged before the results are committed.
+Deliveries: folded; of a partition that has been read to its end, what is pending gets its turn.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from backstop.outgoing.attempts import Attempts
+from backstop.outgoing.deliveries import event_of, planned
+from backstop.outgoing.endpoints import Endpoints
+from backstop.outgoing.fold import Pending
+from backstop.outgoing.group import DELIVERIES, RESULTS, Assigned, OutgoingGroup, Polled
+from backstop.outgoing.log import PartitionLog
+from backstop.outgoing.metrics import OutgoingMetrics
+from backstop.outgoing.resends import Results, asked_of
+from backstop.outgoing.turns import Turns
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.acknowledged import publish, until_acknowledged
+from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.kafka.records import Record
+from backstop.runtime.process.clock import NowMs, monotonic_s
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.pausing import pause
+from schemas.base import Message
+from schemas.codec import PoisonError, decode
+from schemas.deliveries import DELIVERY_RECORD, DeliveryMessage, ResendAsked, ResendDone
+from schemas.results import RESULT
+
+log = get_logger("backstop.outgoing.service")
+
+POLL_RECORDS = 500
+POLL_WAIT_MS = 200
+CHECKPOINT_EVERY_S = 2.0
+FOLLOW_EVERY_S = 1.0
+RETRY_WAIT_S = 0.5
+
+
+class Service:
+    """One member of the group, with what it knows of its partitions. `attempts` is handed in after `find` is known."""
+
+    def __init__(
+        self, *, group: OutgoingGroup, turns: Turns, endpoints: Endpoints, results: Results, publisher: Publisher,
+        resend_max: int, now_ms: NowMs, metrics: OutgoingMetrics,
+    ) -> None:  # fmt: skip
+        self._group = group
+        self._turns = turns
+        self._endpoints = endpoints
+        self._results = results
+        self._publisher = publisher
+        self._resend_max = resend_max
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._logs: dict[int, PartitionLog] = {}
+        self._behind: dict[int, int] = {}
+        """Partitions that were not yet read to where they ended when they became ours, with that end."""
+        self._assigned = False
+        self._checkpoint_s = 0.0
+        self._uncommitted: dict[tuple[str, int], int] = {}
+
+    def find(self, delivery_id: str) -> Pending | None:
+        """A delivery that is open, of a partition that is ours."""
+        for partition in self._logs.values():
+            found = partition.open.get(delivery_id)
+            if found is not None:
+                return found[0]
+        return None
+
+    def not_ready(self) -> str | None:
+        """Why nothing is sent yet, or None."""
+        if not self._assigned:
+            return "the group has not shared out its partitions yet"
+        return f"{len(self._behind)} partitions are still being read" if self._behind else None
+
+    async def run(self, attempts: Attempts, stop: asyncio.Event) -> None:
+        """Read and fold until `stop`; while the broker is away this waits."""
+        while not stop.is_set():
+            try:
+                polled = await self._group.poll(POLL_RECORDS, POLL_WAIT_MS)
+                if isinstance(polled, Assigned):
+                    self._adopt(polled)
+                    continue
+                await self._take(polled)
+                await self._open_what_was_read()
+                await self._commit()
+            except BrokerUnavailableError as error:
+                log.warning("broker_unavailable", reason=str(error))
+                await pause(stop, RETRY_WAIT_S)
+            attempts.changed.set()
+        await self._commit(at_once=True)
+
+    async def follow_endpoints(self, stop: asyncio.Event) -> None:
+        """Know within a second what was registered, changed, disabled or removed."""
+        while not stop.is_set():
+            try:
+                await self._endpoints.catch_up()
+            except BrokerUnavailableError as error:
+                log.warning("endpoints_not_read", reason=str(error))
+            found = self._endpoints.book.registered()
+            self._metrics.endpoints.labels("enabled").set(sum(one.enabled for one in found))
+            self._metrics.endpoints.labels("disabled").set(sum(not one.enabled for one in found))
+            await pause(stop, FOLLOW_EVERY_S)
+
+    async def resend(self, stop: asyncio.Event) -> None:
+        """Do what `ResendAsked` asks for, one after the other."""
+        while not stop.is_set():
+            ask = next((ask for ask, _ in self._open_resends()), None)
+            if ask is None:
+                await pause(stop, FOLLOW_EVERY_S)
+                continue
+            try:
+                done = await self._resend(ask)
+                await publish(self._publisher, [done], "outgoing")
+                await self._until_read_back(ask, stop)
+            except BrokerUnavailableError as error:
+                log.warning("resend_interrupted", resend_id=ask.id, reason=str(error))
+                await pause(stop, RETRY_WAIT_S)
+
+    def _adopt(self, assigned: Assigned) -> None:
+        for partition in self._logs.values():
+            for delivery_id in partition.open:
+                self._turns.drop(delivery_id)
+        self._logs = {number: PartitionLog() for number in assigned.ends}
+        self._behind = dict(assigned.ends)
+        self._uncommitted = {}
+        self._assigned = assigned.settled
+        self._count_open()
+
+    async def _take(self, polled: Polled) -> None:
+        poisons: list[Message] = []
+        for (topic, number), records in polled.items():
+            if topic == DELIVERIES and number in self._logs:
+                poisons += self._fold(number, records)
+        results = [record for (topic, _), records in polled.items() if topic == RESULTS for record in records]
+        if results:
+            planned_now, unreadable = await self._plan(results)
+            poisons += unreadable
+            if planned_now:
+                await publish(self._publisher, planned_now, "outgoing")
+                self._metrics.planned.inc(len(planned_now))
+            failpoint("outgoing.planned")
+        if poisons:
+            await publish(self._publisher, poisons, "outgoing")
+        for partition, records in polled.items():
+            if partition[0] == RESULTS:
+                self._uncommitted[partition] = records[-1].offset + 1
+
+    def _fold(self, number: int, records: Iterable[Record]) -> list[Message]:
+        partition, live, poisons = self._logs[number], number not in self._behind, list[Message]()
+        for record in records:
+            try:
+                fact = decode(DELIVERY_RECORD, record.value)
+            except PoisonError as error:
+                poisons.append(self._set_aside(record, error))
+                continue
+            if not isinstance(fact, DeliveryMessage):
+                partition.take_resend(fact, record.offset)
+                continue
+            ignored = partition.take(fact, record.offset)
+            if ignored is not None:
+                self._metrics.ignored.labels(ignored).inc()
+            elif live:
+                self._turn(fact.delivery_id, partition)
+        self._count_open()
+        return poisons
+
+    def _count_open(self) -> None:
+        self._metrics.open.set(sum(len(one.open) for one in self._logs.values()))
+
+    def _turn(self, delivery_id: str, partition: PartitionLog) -> None:
+        found = partition.open.get(delivery_id)
+        if found is None:
+            self._turns.drop(delivery_id)
+        else:
+            delivery = found[0].delivery
+            self._turns.put(delivery_id, delivery.endpoint_id, found[0].due_ms, delivery.tenant)
+
+    async def _plan(self, records: Iterable[Record]) -> tuple[list[Message], list[Message]]:
+        """The deliveries of these results, and the letters of what is no result."""
+        # Whoever registered before a result was written is known from here on. These records were given out: no way back.
+        await until_acknowledged(self._endpoints.catch_up, "outgoing")
+        facts: list[Message] = []
+        poisons: list[Message] = []
+        if not self._endpoints.book.any_live:
+            return facts, poisons
+        for record in records:
+            if record.value is None:
+                continue  # erased
+            try:
+                result = decode(RESULT, record.value)
+            except PoisonError as error:
+                poisons.append(self._set_aside(record, error))
+                continue
+            wanting = self._endpoints.book.wanting(result.tenant, event_of(result.outcome), result.at_ms)
+            facts += [planned(result, endpoint.id, result.at_ms) for endpoint in wanting]
+        return facts, poisons
+
+    async def _open_what_was_read(self) -> None:
+        if not self._behind:
+            return
+        for number, position in (await self._group.positions(self._behind)).items():
+            if position >= self._behind[number]:
+                del self._behind[number]
+                for delivery_id in self._logs[number].open:
+                    self._turn(delivery_id, self._logs[number])
+
+    async def _commit(self, *, at_once: bool = False) -> None:
+        now_s = monotonic_s()
+        offsets = dict(self._uncommitted)
+        if at_once or now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+            self._checkpoint_s = now_s
+            live = [number for number in self._logs if number not in self._behind]
+            for number, position in (await self._group.positions(live)).items():
+                offsets[DELIVERIES, number] = self._logs[number].checkpoint(position)
+        if await self._group.commit(offsets):
+            self._uncommitted = {}
+
+    def _open_resends(self) -> list[tuple[ResendAsked, int]]:
+        return [
+            found
+            for number, partition in self._logs.items()
+            if number not in self._behind
+            for found in partition.resends.values()
+        ]
+
+    async def _resend(self, ask: ResendAsked) -> ResendDone:
+        await self._endpoints.catch_up()
+        endpoint = self._endpoints.book.find(ask.endpoint_id, ask.tenant)
+        count, complete = 0, True
+        if endpoint is not None:
+            async for results in self._results.between(ask.since_ms, ask.until_ms):
+                facts = asked_of(results, ask, endpoint)
+                room = self._resend_max - count
+                if facts:
+                    await publish(self._publisher, facts[:room], "outgoing")
+                    count += len(facts[:room])
+                if len(facts) > room:
+                    complete = False
+                    break
+        self._metrics.resent.inc(count)
+        log.info("resent", resend_id=ask.id, endpoint_id=ask.endpoint_id, count=count, complete=complete)
+        return ResendDone(id=f"{ask.id}/done", at_ms=self._now_ms(), resend_id=ask.id, count=count, complete=complete)
+
+    async def _until_read_back(self, ask: ResendAsked, stop: asyncio.Event) -> None:
+        while not stop.is_set() and any(found.id == ask.id for found, _ in self._open_resends()):
+            await pause(stop, 0.1)
+
+    def _set_aside(self, record: Record, error: PoisonError) -> Message:
+        log.warning(
+            "record_set_aside", topic=record.topic, partition=record.partition, offset=record.offset,
+            reason=error.reason, detail=error.detail,
+        )  # fmt: skip
+        self._metrics.dead_letters.labels(record.topic.rpartition(".")[2]).inc()
+        return dead_letter(record, error, "outgoing", self._now_ms())

@@ -1,0 +1,105 @@
+"""The composition root of the projection: projector, sweep, and a small server for health and metrics."""
+
+import asyncio
+from collections.abc import Sequence
+
+from aiokafka.errors import KafkaError
+
+from backstop.readmodel.database import Database
+from backstop.readmodel.metrics import ProjectionMetrics
+from backstop.readmodel.opening import database_at
+from backstop.readmodel.projector import Projector
+from backstop.readmodel.retention import DAY_MS
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.readmodel.sweep import Kept, Sweeper
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.http.health import Health, HealthServer
+from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+from schemas.base import Message
+
+log = get_logger("readmodel")
+
+
+class _DeadLetters:
+    """A publisher that connects with its first message: most projections never have one to send."""
+
+    def __init__(self, settings: ProjectionSettings) -> None:
+        self._publisher = KafkaPublisher(settings, "readmodel")
+        self._started = False
+
+    async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
+        if not self._started:
+            try:
+                await self._publisher.start()
+            except (KafkaError, OSError) as error:
+                await self._publisher.stop()
+                raise BrokerUnavailableError(f"the producer could not start: {error!r}") from error
+            self._started = True
+        await self._publisher.publish(messages, timeout_s)
+
+    async def stop(self) -> None:
+        await self._publisher.stop()
+
+
+class Projection:
+    """All that writes the read model, as one thing to run. Whoever serves reads in the same process hands its database in."""
+
+    def __init__(
+        self, settings: ProjectionSettings, now_ms: NowMs, metrics: ProjectionMetrics, database: Database | None = None,
+        health: Health | None = None,
+    ) -> None:  # fmt: skip
+        self._ours = database is None
+        self.database = database_at(settings.readmodel_url, now_ms) if database is None else database
+        self._publisher = _DeadLetters(settings)
+        self.projector = Projector(settings, self.database, self._publisher, now_ms, metrics)
+        self._sweeper = Sweeper(
+            self.database,
+            now_ms,
+            metrics,
+            interval_ms=settings.readmodel_sweep_interval_ms,
+            bound_ms=settings.readmodel_overdue_bound_ms,
+            kept=Kept(
+                changes_max=settings.readmodel_changes_max,
+                changes_keep_ms=settings.readmodel_changes_keep_ms,
+                unclaimed_keep_ms=settings.readmodel_unclaimed_keep_ms,
+                dead_letters_max=settings.readmodel_dead_letters_max,
+                jobs_keep_ms=settings.readmodel_keep_days * DAY_MS,
+            ),
+        )
+        if health is not None:
+            health.watch("readmodel", self.projector.not_ready)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Project and sweep until `stop`.
+
+        :raises ConfigurationError: see `Projector.run`.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._project(stop), name="readmodel-projector")
+                tasks.create_task(self._sweeper.run(stop), name="readmodel-sweep")
+        except* Exception as group:
+            raise group.exceptions[0] from None
+        finally:
+            if self._ours:
+                await self.database.close()
+
+    async def _project(self, stop: asyncio.Event) -> None:
+        try:
+            await self.projector.run(stop)
+        finally:
+            await self._publisher.stop()
+
+
+async def serve(settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
+    """The projection until `stop`, with health and metrics on a port of their own where one is set."""
+    health = Health("readmodel")
+    server = HealthServer(health, settings.readmodel_health_port)
+    projection = Projection(settings, now_ms, ProjectionMetrics(), health=health)
+    await server.start()
+    try:
+        await projection.run(stop)
+    finally:
+        await server.stop()

@@ -1,0 +1,218 @@
+"""A batch of records against what the database holds of their keys: what is to be written. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from backstop.readmodel.letters import letter_row
+from backstop.readmodel.project import evolve, settle
+from backstop.readmodel.rows import HeldResult, JobRow, LetterRow, Position, TimelineEntry, UnclaimedEntry
+from backstop.readmodel.timeline import summarise
+from schemas.codec import decode
+from schemas.dead_letters import DeadLetter, DeadLetterResolved
+from schemas.jobs import JobFact, UsageBooked
+from schemas.responses import ResponseClaimed, ResponseFact
+from schemas.results import RESULT, JobResult
+from streams.fold.step import Ignored
+
+Fact = JobFact | ResponseFact | JobResult | DeadLetter | DeadLetterResolved
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A parsed record and where it stands; `value` is its bytes."""
+
+    position: Position
+    fact: Fact
+    value: bytes
+
+
+class RecordFailedError(Exception):
+    """One record could not be projected. The batch can be, without it."""
+
+    def __init__(self, position: Position, detail: str) -> None:
+        super().__init__(f"{position.topic}/{position.partition}@{position.offset}: {detail}")
+        self.position = position
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a batch touches: what has to be loaded for it."""
+
+    job_ids: tuple[str, ...]
+    response_ids: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Known:
+    """What the database holds of those keys."""
+
+    rows: dict[str, JobRow] = field(default_factory=dict)
+    held: dict[str, HeldResult] = field(default_factory=dict)
+    claims: dict[str, str] = field(default_factory=dict)
+    """Response id → job id."""
+    unclaimed: dict[str, list[UnclaimedEntry]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Writes:
+    """What one transaction is to write, and what is to be counted."""
+
+    rows: dict[str, JobRow] = field(default_factory=dict)
+    """The last version of each row that changed."""
+    begun: list[str] = field(default_factory=list)
+    """Job ids of rows that are new."""
+    held: dict[str, HeldResult] = field(default_factory=dict)
+    released: list[str] = field(default_factory=list)
+    """Job ids whose held result has found its row."""
+    claims: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Response id → job id, time."""
+    timeline: list[TimelineEntry] = field(default_factory=list)
+    unclaimed: list[UnclaimedEntry] = field(default_factory=list)
+    claimed: list[str] = field(default_factory=list)
+    """Response ids whose waiting entries joined a timeline."""
+    ignored: Counter[Ignored] = field(default_factory=Counter)
+    finished: list[JobRow] = field(default_factory=list)
+    repeated_results: list[str] = field(default_factory=list)
+    """Job ids of which a second record stands on `results`."""
+    booked: list[UsageBooked] = field(default_factory=list)
+    letters: list[LetterRow] = field(default_factory=list)
+    resolved: list[DeadLetterResolved] = field(default_factory=list)
+    """Each stands after its letter, in the same partition."""
+
+
+def keys_of(records: Iterable[Record]) -> Keys:
+    jobs: dict[str, None] = {}
+    responses: dict[str, None] = {}
+    for record in records:
+        if record.position.topic != "dead-letters":
+            (responses if record.position.topic == "responses" else jobs)[record.fact.key] = None
+    return Keys(tuple(jobs), tuple(responses))
+
+
+def project(records: Sequence[Record], known: Known) -> Writes:
+    """Take all records in order. `known` is used up.
+
+    :raises RecordFailedError: the fold raised; ours to mend, but no reason to stop the others.
+    """
+    work = _Projection(known)
+    for record in records:
+        try:
+            work.take(record)
+        except Exception as error:  # the fold is total: whatever this is, it is a defect, and belongs to this record
+            raise RecordFailedError(record.position, f"{type(error).__name__}") from error
+    return work.writes
+
+
+class _Projection:
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self.writes = Writes()
+
+    def take(self, record: Record) -> None:
+        fact = record.fact
+        if isinstance(fact, DeadLetter):
+            self.writes.letters.append(letter_row(fact, record.position))
+        elif isinstance(fact, DeadLetterResolved):
+            self.writes.resolved.append(fact)
+        elif isinstance(fact, JobResult):
+            self._result(record, fact)
+        elif record.position.topic == "responses":
+            self._response(record, fact)  # type: ignore[arg-type]  # the topic was parsed as such
+        else:
+            self._job(record, fact)  # type: ignore[arg-type]  # as above
+
+    def _job(self, record: Record, fact: JobFact) -> None:
+        job_id = fact.job_id
+        if isinstance(fact, UsageBooked):
+            if not (fact.estimated and self._is_counted(fact)):
+                self.writes.booked.append(fact)
+            self._note(job_id, record.position, fact, None)
+            return
+        before = self._known.rows.get(job_id)
+        evolved = evolve(before, fact, record.position)
+        if evolved.ignored is not None:
+            self.writes.ignored[evolved.ignored] += 1
+        self._note(job_id, record.position, fact, evolved.ignored)
+        row = evolved.row
+        if row is None or row is before:
+            return
+        if before is None:
+            self.writes.begun.append(job_id)
+        self._put(row)
+        held = self._known.held.pop(job_id, None)
+        if held is None:
+            return
+        if not row.ended:
+            self._known.held[job_id] = held
+            return
+        if self.writes.held.pop(job_id, None) is None:
+            self.writes.released.append(job_id)
+        self._finish(row, held)
+
+    def _is_counted(self, fact: UsageBooked) -> bool:
+        """The provider told the usage after all, before the job's end."""
+        row = self._known.rows.get(fact.job_id)
+        if row is None or row.result is None:
+            return False
+        briefs = decode(RESULT, row.result).attempts
+        return any(brief.response_id == fact.response_id and brief.usage is not None for brief in briefs)
+
+    def _result(self, record: Record, result: JobResult) -> None:
+        job_id = result.job_id
+        self._note(job_id, record.position, result, None)
+        held = HeldResult(job_id, result.at_ms, record.value, record.position)
+        row = self._known.rows.get(job_id)
+        if (row is not None and row.terminal) or job_id in self._known.held:
+            self.writes.repeated_results.append(job_id)
+        elif row is not None and row.ended:
+            self._finish(row, held)
+        else:
+            self._known.held[job_id] = held
+            self.writes.held[job_id] = held
+
+    def _response(self, record: Record, fact: ResponseFact) -> None:
+        response_id = fact.response_id
+        if isinstance(fact, ResponseClaimed) and self._is_new(fact):
+            self._claim(fact)
+        job_id = self._known.claims.get(response_id)
+        if job_id is not None:
+            self._note(job_id, record.position, fact, None)
+            return
+        entry = UnclaimedEntry(response_id, fact.at_ms, fact.type, summarise(fact), record.position)
+        self._known.unclaimed.setdefault(response_id, []).append(entry)
+        self.writes.unclaimed.append(entry)
+
+    def _is_new(self, fact: ResponseClaimed) -> bool:
+        """The first claim stands, as in the fold; but a create's takes over what was only adopted, so it is written again."""
+        holder = self._known.claims.get(fact.response_id)
+        return holder is None or (fact.made_elsewhere is None and holder != fact.job_id)
+
+    def _claim(self, fact: ResponseClaimed) -> None:
+        response_id = fact.response_id
+        self._known.claims[response_id] = fact.job_id
+        self.writes.claims[response_id] = (fact.job_id, fact.at_ms)
+        waiting = self._known.unclaimed.pop(response_id, [])
+        if not waiting:
+            return
+        self.writes.timeline += [
+            TimelineEntry(fact.job_id, entry.at_ms, entry.kind, entry.summary, entry.position) for entry in waiting
+        ]
+        self.writes.unclaimed = [entry for entry in self.writes.unclaimed if entry.response_id != response_id]
+        self.writes.claimed.append(response_id)
+
+    def _finish(self, row: JobRow, held: HeldResult) -> None:
+        settled = settle(row, held)
+        self._put(settled)
+        self.writes.finished.append(settled)
+
+    def _put(self, row: JobRow) -> None:
+        self._known.rows[row.job_id] = row
+        self.writes.rows[row.job_id] = row
+
+    def _note(
+        self, job_id: str, position: Position, fact: JobFact | ResponseFact | JobResult, ignored: Ignored | None
+    ) -> None:
+        summary = summarise(fact, ignored)
+        self.writes.timeline.append(TimelineEntry(job_id, fact.at_ms, fact.type, summary, position))

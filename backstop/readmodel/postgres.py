@@ -1,0 +1,304 @@
+"""PostgreSQL: psycopg 3 and its pool, on threads, behind the same protocol as SQLite.
+
+Each build is a schema of its own, `<name>_<build>`; one row in `<name>.current` says which one is read and written. Every
+transaction asks for that row first, so that a rebuild swaps under running processes. Writers take one advisory lock for
+the length of their transaction: sequences of `changes` then become visible in their order, and no reader skips one.
+"""
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, LiteralString, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from backstop.readmodel.database import Database, DatabaseAwayError, RequestReads, Work
+from backstop.readmodel.queries import last_seq
+from backstop.readmodel.schema import SCHEMA_VERSION, statements
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.process.clock import NowMs
+
+T = TypeVar("T")
+
+CONNECTIONS_MAX = 6
+"""Of one process: a writer, four readers for requests, and one for what the process itself reads."""
+CONNECT_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_MS = 30_000
+OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS}"
+"""The second one frees the writers' lock of a process that was frozen in mid-transaction."""
+LOOK_AGAIN_S = 1.0
+LISTEN_PATIENCE_S = 0.1
+"""How soon the listening thread sees that it is to end."""
+NAME = "backstop"
+CURRENT = "CREATE TABLE IF NOT EXISTS {}.current (one INT PRIMARY KEY, build BIGINT, schema_version INT)"
+
+
+class PostgresConnection:
+    """`Connection` over psycopg."""
+
+    def __init__(self, raw: psycopg.Connection) -> None:
+        self._raw = raw
+
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._raw.execute(_marks(statement), params).fetchall()
+
+    def execute(self, statement: str, params: Sequence[Any] = ()) -> int:
+        return self._raw.execute(_marks(statement), params).rowcount
+
+    def execute_many(self, statement: str, params: Sequence[Sequence[Any]]) -> None:
+        if params:
+            with self._raw.cursor() as cursor:
+                cursor.executemany(_marks(statement), params)
+
+
+class PostgresDatabase:
+    """`Database` at a URL. `name` is the schema that names the current build, and the prefix of the builds' own."""
+
+    def __init__(self, url: str, now_ms: NowMs, name: str = NAME) -> None:
+        self._url = url
+        self._now_ms = now_ms
+        self._name = name
+        self._build = 0
+        self._pool = ConnectionPool(
+            url, min_size=1, max_size=CONNECTIONS_MAX, timeout=CONNECT_TIMEOUT_S, open=False, name="readmodel",
+            kwargs={"connect_timeout": int(CONNECT_TIMEOUT_S), "options": OPTIONS},
+            check=ConnectionPool.check_connection, reconnect_timeout=CONNECT_TIMEOUT_S,
+        )  # fmt: skip
+        self._threads = ThreadPoolExecutor(CONNECTIONS_MAX, thread_name_prefix="readmodel-postgres")
+        self._requests = RequestReads(CONNECTIONS_MAX - 2)
+        self._opened = False
+        self._closed = False
+        self._listener: _Listener | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def build(self) -> int:
+        return self._build
+
+    async def open(self) -> None:
+        await self._on(self._make)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self._shut)
+
+    async def write(self, work: Work[T]) -> T:
+        return await self._on(lambda: self._write(work))
+
+    async def read(self, work: Work[T]) -> T:
+        async with self._requests.turn() as within_ms:
+            return await self._on(lambda: self._read(work, within_ms))
+
+    async def changed(self, after_seq: int, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        if self._listener is None:
+            self._listener = _Listener(self._url, self._channel)
+        listener = self._listener
+        while True:
+            waking = listener.waking()
+            left_s = deadline_s - loop.time()
+            if left_s <= 0 or await self.read(last_seq) > after_seq:
+                return
+            try:
+                async with asyncio.timeout(min(LOOK_AGAIN_S, left_s)):
+                    await waking
+            except TimeoutError:
+                continue
+
+    def aside(self) -> "PostgresDatabase":
+        return PostgresDatabase(self._url, self._now_ms, f"{self._name}_rebuilding")
+
+    async def discard(self) -> None:
+        await self._on(self._remove_all)
+        await self.close()
+
+    async def promote(self, aside: Database) -> None:
+        assert isinstance(aside, PostgresDatabase)
+        await aside.close()
+        await self._on(lambda: self._swap(aside))
+
+    def _swap(self, aside: "PostgresDatabase") -> None:
+        with self._connected() as raw, raw.transaction():
+            raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self._name,))
+            raw.execute(self._sql("CREATE SCHEMA IF NOT EXISTS {}"))
+            raw.execute(self._sql(CURRENT))
+            before = raw.execute(self._sql("SELECT build FROM {}.current")).fetchone()
+            ((after,),) = raw.execute(aside._sql("SELECT build FROM {}.current")).fetchall()  # noqa: SLF001 - its own kind
+            raw.execute(_naming("ALTER SCHEMA {} RENAME TO {}", f"{aside._name}_{after}", f"{self._name}_{after}"))  # noqa: SLF001 - as above
+            raw.execute(aside._sql("DROP SCHEMA {} CASCADE"))  # noqa: SLF001 - as above
+            point(raw, self._name, after)
+            raw.execute("SELECT pg_notify(%s, '')", (self._channel,))
+            kept = {after, before[0] if before else after}
+            for build in self._builds(raw):
+                if build not in kept:
+                    raw.execute(_naming("DROP SCHEMA {} CASCADE", f"{self._name}_{build}"))
+
+    def _builds(self, raw: psycopg.Connection) -> list[int]:
+        found = raw.execute(
+            "SELECT nspname FROM pg_namespace WHERE nspname ~ %s", (f"^{re.escape(self._name)}_[0-9]+$",)
+        ).fetchall()
+        return [int(schema.rpartition("_")[2]) for (schema,) in found]
+
+    def _remove_all(self) -> None:
+        with self._connected() as raw, raw.transaction():
+            for build in self._builds(raw):
+                raw.execute(_naming("DROP SCHEMA {} CASCADE", f"{self._name}_{build}"))
+            raw.execute(self._sql("DROP SCHEMA IF EXISTS {} CASCADE"))
+
+    @property
+    def _channel(self) -> str:
+        return f"{self._name}_changes"
+
+    async def _on(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise DatabaseAwayError("the database is closed")
+        try:
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, work))
+        except (PoolTimeout, PoolClosed) as error:
+            raise DatabaseAwayError(f"PostgreSQL: {error}") from error
+        except psycopg.OperationalError as error:
+            # Connection lost, shutting down, out of space, a statement that took too long: all of it passes.
+            raise DatabaseAwayError(f"PostgreSQL: {type(error).__name__}: {error}") from error
+
+    def _write(self, work: Work[T]) -> T:
+        with self._connected() as raw, raw.transaction():
+            raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self._name,))
+            self._enter(raw)
+            result = work(PostgresConnection(raw))
+            # One a batch: NOTIFY takes a lock on the whole database at commit.
+            raw.execute("SELECT pg_notify(%s, '')", (self._channel,))
+            return result
+
+    def _read(self, work: Work[T], within_ms: int | None) -> T:
+        with self._connected() as raw, raw.transaction():
+            raw.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if within_ms is not None:
+                raw.execute("SELECT set_config('statement_timeout', %s, true)", (str(within_ms),))
+            self._enter(raw)
+            return work(PostgresConnection(raw))
+
+    def _connected(self) -> Any:
+        with self._opening:
+            if not self._opened:
+                self._pool.open()
+                self._opened = True
+        return self._pool.connection()
+
+    def _enter(self, raw: psycopg.Connection) -> None:
+        """Let unqualified names mean the current build's tables, for this transaction."""
+        try:
+            found = raw.execute(self._sql("SELECT build, schema_version FROM {}.current")).fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise DatabaseAwayError("the read model has not been made yet") from error
+        if found is None:
+            raise DatabaseAwayError("the read model has not been made yet")
+        build, schema_version = found
+        if schema_version != SCHEMA_VERSION:
+            raise ConfigurationError(
+                f"the read model has schema {schema_version}, this release needs {SCHEMA_VERSION}: "
+                "run `backstop readmodel rebuild`"
+            )
+        raw.execute("SELECT set_config('search_path', %s, true)", (f"{self._name}_{build}",))
+        self._build = build
+
+    def _make(self) -> None:
+        """The first build, where there is none."""
+        with self._connected() as raw, raw.transaction():
+            raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self._name,))
+            raw.execute(self._sql("CREATE SCHEMA IF NOT EXISTS {}"))
+            raw.execute(
+                self._sql(
+                    "CREATE TABLE IF NOT EXISTS {}.current (one INT PRIMARY KEY, build BIGINT, schema_version INT)"
+                )
+            )
+            if raw.execute(self._sql("SELECT build FROM {}.current")).fetchone() is None:
+                build = self._now_ms()
+                create(raw, self._name, build)
+                point(raw, self._name, build)
+            self._enter(raw)
+
+    def _sql(self, text: LiteralString) -> sql.Composed:
+        return _naming(text, self._name)
+
+    def _shut(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+        self._threads.shutdown(wait=True)
+        self._pool.close(timeout=CONNECT_TIMEOUT_S)
+
+
+class _Listener:
+    """A connection that hears of every commit, on a thread of its own. What it misses while it is away is polled for."""
+
+    def __init__(self, url: str, channel: str) -> None:
+        self._url = url
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] = self._loop.create_future()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="readmodel-listener", daemon=True)
+        self._thread.start()
+
+    def waking(self) -> "asyncio.Future[None]":
+        """Done at the next commit by anybody. Taken before one looks, so that none falls in between."""
+        return asyncio.shield(self._waiting)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _wake(self) -> None:
+        if not self._waiting.done():
+            self._waiting.set_result(None)
+        self._waiting = self._loop.create_future()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._listen()
+            except psycopg.Error:
+                self._stop.wait(LOOK_AGAIN_S)
+
+    def _listen(self) -> None:
+        with psycopg.connect(self._url, autocommit=True, connect_timeout=int(CONNECT_TIMEOUT_S)) as raw:
+            raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+            while not self._stop.is_set():
+                for _ in raw.notifies(timeout=LISTEN_PATIENCE_S, stop_after=1):
+                    if not self._loop.is_closed():
+                        self._loop.call_soon_threadsafe(self._wake)
+
+
+def create(raw: psycopg.Connection, name: str, build: int) -> None:
+    """A new, empty build in a schema of its own, inside the caller's transaction."""
+    schema = sql.Identifier(f"{name}_{build}")
+    raw.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+    raw.execute("SELECT set_config('search_path', %s, true)", (f"{name}_{build}",))
+    for statement in statements("postgres"):
+        raw.execute(statement.encode())
+    for key, value in (("build", str(build)), ("schema_version", str(SCHEMA_VERSION))):
+        raw.execute("INSERT INTO meta (name, value) VALUES (%s, %s)", (key, value))
+
+
+def point(raw: psycopg.Connection, name: str, build: int) -> None:
+    """Make `build` the current one, at the commit of the caller's transaction."""
+    raw.execute(
+        sql.SQL(
+            "INSERT INTO {}.current (one, build, schema_version) VALUES (1, %s, %s) "
+            "ON CONFLICT (one) DO UPDATE SET build = excluded.build, schema_version = excluded.schema_version"
+        ).format(sql.Identifier(name)),
+        (build, SCHEMA_VERSION),
+    )
+
+
+def _naming(text: LiteralString, *names: str) -> sql.Composed:
+    return sql.SQL(text).format(*(sql.Identifier(name) for name in names))
+
+
+def _marks(statement: str) -> bytes:
+    """The common SQL's `?` as psycopg's; there is no other question mark and no percent sign in it."""
+    return statement.replace("?", "%s").encode()

@@ -1,0 +1,176 @@
+"""Facts to rows. Pure, total, and the same whatever the batches were.
+
+The state of a job is computed by the product's own fold; what is added here is how people see it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from backstop.readmodel.rows import HeldResult, JobRow, Position
+from schemas.codec import decode
+from schemas.jobs import (
+    AdoptionRefused,
+    AttemptAccepted,
+    AttemptRejected,
+    AttemptSettled,
+    AttemptUnknown,
+    CancelRequested,
+    JobFact,
+    JobRefused,
+    JobSubmitted,
+    JobTimerFired,
+    ResponseAdopted,
+    UsageBooked,
+)
+from schemas.results import RESULT, JobResult
+from schemas.statuses import JobStatus
+from streams.fold.job import Absent, JobState, due_ms, status, step
+from streams.fold.rows import decode_job_state, encode_job_state
+from streams.fold.step import Ignored
+
+
+@dataclass(frozen=True, slots=True)
+class Evolved:
+    """The row after a fact, and why the fact changed nothing where it did not. `row` is None only where there is no job."""
+
+    row: JobRow | None
+    ignored: Ignored | None = None
+
+
+def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
+    """Take one fact of the job's log.
+
+    Facts after the end change no row: a job's end is final, and what a latecomer brings is on the timeline.
+    """
+    if row is not None and row.ended:
+        return Evolved(row, Ignored.LATE)
+    before: JobState = Absent() if row is None else decode_job_state(row.fold_state)
+    taken = step(before, fact)
+    if taken.ignored is not None:
+        return Evolved(row, taken.ignored)
+    seen = _public(taken.state)
+    if seen is None:
+        return Evolved(row, Ignored.STALE)
+    base = _first(fact, position) if row is None else row
+    if base is None:
+        return Evolved(None, Ignored.UNKNOWN_KEY)
+    return Evolved(
+        replace(
+            base,
+            status=seen,
+            version=base.version + 1,
+            fold_state=encode_job_state(taken.state),
+            updated_at_ms=fact.at_ms,
+            position=position,
+            next_action_at_ms=None if seen == "finishing" else due_ms(taken.state),
+            attempts=max(base.attempts, _attempt_of(taken.state, fact)),
+        )
+    )
+
+
+def settle(row: JobRow, held: HeldResult) -> JobRow:
+    """The terminal row: what the record on `results` says. `row` must be one that the fold has ended."""
+    assert row.status == "finishing", row.status
+    result: JobResult = decode(RESULT, held.record)
+    timings, usage = result.timings, result.usage
+    return replace(
+        row,
+        status=result.outcome,
+        version=row.version + 1,
+        updated_at_ms=result.at_ms,
+        position=held.position,
+        next_action_at_ms=None,
+        attempts=max((row.attempts, *(brief.attempt for brief in result.attempts))),
+        result=held.record,
+        found_by=result.found_by,
+        finished_at_ms=timings.finished_at_ms,
+        queued_ms=timings.queued_ms,
+        running_ms=timings.running_ms,
+        webhook_lag_ms=timings.webhook_lag_ms,
+        detection_ms=timings.detection_ms,
+        input_tokens=usage.input_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+    )
+
+
+def _public(state: JobState) -> JobStatus | None:
+    """None: there is no job (any more)."""
+    seen = status(state)
+    if seen == "absent":
+        return None
+    return "finishing" if seen == "finished" else seen
+
+
+def _first(fact: JobFact, position: Position) -> JobRow | None:
+    """The row that a job begins with; only three facts begin one."""
+    match fact:
+        case JobSubmitted():
+            return JobRow(
+                job_id=fact.job_id,
+                tenant=fact.tenant,
+                status="submitting",
+                version=0,
+                fold_state=b"",
+                submitted_at_ms=fact.at_ms,
+                updated_at_ms=fact.at_ms,
+                position=position,
+                model=_text(fact.model),
+                session_id=fact.session_id,
+                tags=tuple(_text(tag) for tag in fact.tags),
+                deadline_at_ms=fact.deadline_at_ms,
+                request_sha256=fact.request_sha256,
+            )
+        case ResponseAdopted():
+            return JobRow(
+                job_id=fact.job_id,
+                tenant=fact.tenant,
+                status="running",
+                version=0,
+                fold_state=b"",
+                submitted_at_ms=fact.at_ms,
+                updated_at_ms=fact.at_ms,
+                position=position,
+                session_id=fact.session_id,
+                tags=tuple(_text(tag) for tag in fact.tags),
+                deadline_at_ms=fact.deadline_at_ms,
+                request_sha256=fact.request_sha256,
+            )
+        case JobRefused():
+            return JobRow(
+                job_id=fact.job_id,
+                tenant=fact.tenant,
+                status="finishing",
+                version=0,
+                fold_state=b"",
+                submitted_at_ms=fact.at_ms,
+                updated_at_ms=fact.at_ms,
+                position=position,
+            )
+        case (
+            AdoptionRefused()
+            | CancelRequested()
+            | AttemptAccepted()
+            | AttemptRejected()
+            | AttemptUnknown()
+            | AttemptSettled()
+            | UsageBooked()
+            | JobTimerFired()
+        ):
+            return None
+        case _:
+            assert_never(fact)
+
+
+def _text(text: str) -> str:
+    """Text of a caller's that PostgreSQL takes, too: it has no NUL."""
+    return text.replace("\x00", "\ufffd")
+
+
+def _attempt_of(state: JobState, fact: JobFact) -> int:
+    match fact:
+        case AttemptAccepted() | AttemptRejected() | AttemptUnknown() | AttemptSettled():
+            heard = fact.attempt
+        case _:
+            heard = 0
+    attempts = getattr(state, "attempts", None)  # the states that have ended, or not begun, keep none
+    return heard if attempts is None else max(heard, attempts.last_number)

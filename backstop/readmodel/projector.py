@@ -1,0 +1,253 @@
+"""The projector: logs in, read model out, each record once.
+
+A turn polls, parses, and writes rows, timeline, changes and its own offsets in one transaction. A crash at any point loses
+the whole transaction or nothing, and the next turn begins where the database says. Two projections share the partitions by
+Kafka's group; one that was declared dead and wakes up finds its epoch outdated, writes nothing, and joins again.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from backstop.readmodel import store
+from backstop.readmodel.batch import Record, RecordFailedError, Writes
+from backstop.readmodel.consumer import LogConsumer, Partition
+from backstop.readmodel.database import Connection, Database, DatabaseAwayError, FencedError
+from backstop.readmodel.metrics import ProjectionMetrics
+from backstop.readmodel.parse import parse
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.readmodel.store import Move, Owned
+from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
+from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.kafka.records import Record as RawRecord
+from backstop.runtime.process.clock import NowMs, monotonic_s
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.pausing import pause
+from schemas.codec import PoisonError
+from schemas.dead_letters import DeadLetter
+
+BACKOFF_MS = 50
+COMMIT_EVERY_S = 1.0
+
+log = get_logger("backstop.readmodel.projector")
+
+
+class Projector:
+    """Runs until told to stop; whatever is away meanwhile is waited for."""
+
+    def __init__(
+        self, settings: ProjectionSettings, database: Database, publisher: Publisher, now_ms: NowMs,
+        metrics: ProjectionMetrics,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._database = database
+        self._publisher = publisher
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._consumer = LogConsumer(settings, f"{settings.topic_prefix}readmodel", self._forget_claims)
+        self._owned: dict[Partition, Owned] = {}
+        self._moves = 0
+        """Counts how often partitions moved: what was begun before a move is not finished after it."""
+        self._writing = asyncio.Lock()
+        self._told_kafka: dict[Partition, int] = {}
+        self._told_kafka_at_s = 0.0
+        self._behind: dict[Partition, int] = {}
+        """Partitions that are not yet read to where they ended when they became ours, and where that is."""
+
+    @property
+    def owned(self) -> Mapping[Partition, int]:
+        """The partitions that are ours, and the next offset of each; empty while they move."""
+        return {partition: owned.next_offset for partition, owned in self._owned.items()}
+
+    def not_ready(self) -> str | None:
+        """Why the read model is behind what the logs held when the partitions became ours; None once it is not."""
+        if not self._owned:
+            return "no partitions are assigned and claimed"
+        behind = len(self._behind)
+        return f"{behind} partitions are still being read to their end" if behind else None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Project until `stop`.
+
+        :raises ConfigurationError: the database and the logs do not belong together, or its schema is another release's.
+        """
+        wait_ms = BACKOFF_MS
+        try:
+            while not stop.is_set():
+                try:
+                    await self._turn()
+                    wait_ms = BACKOFF_MS
+                except FencedError as error:
+                    self._metrics.fenced.inc()
+                    log.warning("readmodel_fenced", reason=str(error))
+                    await self._consumer.stop()
+                except (DatabaseAwayError, BrokerUnavailableError) as error:
+                    what = "database" if isinstance(error, DatabaseAwayError) else "broker"
+                    self._metrics.away.labels(what).inc()
+                    log.warning("readmodel_away", what=what, reason=str(error), wait_ms=wait_ms)
+                    await self._forget_claims()
+                    if what == "broker":
+                        # It may be for good: aiokafka's consumer does not come back from all that can happen to it.
+                        await self._consumer.stop()
+                    await pause(stop, wait_ms / 1000)
+                    wait_ms = min(2 * wait_ms, self._settings.readmodel_backoff_max_ms)
+        finally:
+            await self._consumer.stop()
+
+    async def _turn(self) -> None:
+        if not self._consumer.started:
+            await self._database.open()
+            await self._consumer.start()
+        if self._consumer.assigned() != self._owned.keys():
+            await self._take_over()
+        found = await self._consumer.poll(self._settings.readmodel_batch_records_max)
+        if found:
+            async with self._writing:
+                await self._take(found)
+        else:
+            self._metrics.lag.set(0)
+        if self._behind:
+            await self._catch_up()
+        await self._tell_kafka()
+
+    async def _forget_claims(self) -> None:
+        """Partitions move, or the database was away: nothing is ours until it is claimed again."""
+        async with self._writing:  # what is being written now is still ours: let it end
+            self._moves += 1
+            self._owned = {}
+            self._behind = {}
+
+    async def _take_over(self) -> None:
+        """Claim what Kafka assigned us in the database, and read on from where the database is."""
+        moves = self._moves
+        assigned = self._consumer.assigned()
+        if not assigned:
+            return
+        owned = await self._database.write(lambda conn: store.claim(conn, assigned))
+        firsts = await self._consumer.first_offsets(assigned)
+        ends = await self._consumer.end_offsets(assigned)
+        for partition, first in firsts.items():
+            gone = first - owned[partition].next_offset
+            if gone > 0 and owned[partition].next_offset > 0:
+                # It was away for longer than the log is kept. What is lost is lost; who reads must hear of it.
+                self._metrics.gone.labels(partition[0]).inc(gone)
+                log.error("readmodel_records_gone", topic=partition[0], partition=partition[1], records=gone)
+        for partition, end in ends.items():
+            if owned[partition].next_offset > end:
+                raise ConfigurationError(
+                    f"the read model has taken {partition[0]}/{partition[1]} up to {owned[partition].next_offset}, and the log "
+                    f"ends at {end}: it is another log. Point it at its own, or run `backstop readmodel rebuild`"
+                )
+        if self._moves != moves or self._consumer.assigned() != assigned:
+            return
+        self._consumer.seek({partition: claimed.next_offset for partition, claimed in owned.items()})
+        self._owned = owned
+        self._behind = {partition: end for partition, end in ends.items() if owned[partition].next_offset < end}
+        self._told_kafka = {}
+        log.info("readmodel_claimed", partitions=len(owned), behind=len(self._behind))
+
+    async def _catch_up(self) -> None:
+        """Strike out what has been read to its end. By position, not by offset taken: the last records may be markers."""
+        positions = await self._consumer.positions(self._behind.keys() & self._owned.keys())
+        self._behind = {partition: end for partition, end in self._behind.items() if positions.get(partition, 0) < end}
+        if not self._behind:
+            log.info("readmodel_caught_up")
+
+    async def _take(self, found: Mapping[Partition, list[RawRecord]]) -> None:
+        """Write one poll's records. Holds the lock: no partition moves meanwhile."""
+        ours = {
+            partition: self._fresh(partition, raws) for partition, raws in found.items() if partition in self._owned
+        }
+        batch = {partition: raws for partition, raws in ours.items() if raws}
+        if not batch:
+            return
+        records, letters = self._parse(batch)
+        if letters:
+            await self._publisher.publish(letters)
+        moves = [
+            Move(*partition, old=owned.next_offset, new=batch[partition][-1].offset + 1, epoch=owned.epoch)
+            for partition, owned in self._owned.items()
+            if partition in batch
+        ]
+        started_s = monotonic_s()
+        writes = await self._write(moves, records, batch)
+        failpoint("projection.committed")
+        self._metrics.transaction.observe(monotonic_s() - started_s)
+        for move in moves:
+            partition = (move.topic, move.partition)
+            self._owned[partition] = replace(self._owned[partition], next_offset=move.new)
+        self._count(batch, writes)
+
+    async def _write(
+        self, moves: Sequence[Move], records: list[Record], batch: Mapping[Partition, list[RawRecord]]
+    ) -> Writes:
+        """One transaction; without the records that the fold can't take, which are set aside."""
+        while True:
+            try:
+                return await self._database.write(partial(self._in_transaction, moves=moves, records=records))
+            except RecordFailedError as error:
+                at = error.position
+                partition = (at.topic, at.partition)
+                raw = next(raw for raw in batch[partition] if raw.offset == at.offset)
+                log.error(
+                    "readmodel_record_failed", topic=at.topic, partition=at.partition, offset=at.offset, exc_info=error
+                )
+                await self._publisher.publish([self._dead(partition, raw, PoisonError("fold_failed", error.detail))])
+                records = [record for record in records if record.position != at]
+
+    def _in_transaction(self, conn: Connection, moves: Sequence[Move], records: Sequence[Record]) -> Writes:
+        writes = store.apply(conn, moves, records, self._now_ms(), self._database.build)
+        failpoint("projection.in_transaction")
+        return writes
+
+    def _fresh(self, partition: Partition, raws: list[RawRecord]) -> list[RawRecord]:
+        next_offset = self._owned[partition].next_offset
+        return [raw for raw in raws if raw.offset >= next_offset]
+
+    def _parse(self, batch: Mapping[Partition, list[RawRecord]]) -> tuple[list[Record], list[DeadLetter]]:
+        records: list[Record] = []
+        letters: list[DeadLetter] = []
+        for partition, raws in batch.items():
+            for raw in raws:
+                try:
+                    record = parse(partition, raw)
+                except PoisonError as error:
+                    letters.append(self._dead(partition, raw, error))
+                    continue
+                if record is not None:
+                    records.append(record)
+        return records, letters
+
+    def _dead(self, partition: Partition, raw: RawRecord, error: PoisonError) -> DeadLetter:
+        topic, number = partition
+        self._metrics.dead.labels(topic, error.reason).inc()
+        log.warning("readmodel_dead_letter", topic=topic, partition=number, offset=raw.offset, reason=error.reason)
+        return dead_letter(raw, error, "readmodel", self._now_ms())
+
+    def _count(self, batch: Mapping[Partition, list[RawRecord]], writes: Writes) -> None:
+        metrics, now_ms = self._metrics, self._now_ms()
+        for (topic, _), raws in batch.items():
+            metrics.records.labels(topic).inc(len(raws))
+            metrics.delay.labels(topic).observe(max(0, now_ms - raws[-1].timestamp_ms) / 1000)
+        metrics.lag.set(max(0, now_ms - min(raws[-1].timestamp_ms for raws in batch.values())) / 1000)
+        metrics.rows.inc(len(writes.rows))
+        for reason, count in writes.ignored.items():
+            metrics.ignored.labels(reason).inc(count)
+        for row in writes.finished:
+            metrics.finished.labels(row.status, row.found_by or "none").inc()
+        if writes.repeated_results:
+            metrics.repeated_results.inc(len(writes.repeated_results))
+            log.error("readmodel_repeated_results", job_ids=writes.repeated_results[:10], invariant="I2")
+
+    async def _tell_kafka(self) -> None:
+        now_s = monotonic_s()
+        if now_s - self._told_kafka_at_s < COMMIT_EVERY_S:
+            return
+        self._told_kafka_at_s = now_s
+        fresh = {partition: at for partition, at in self.owned.items() if self._told_kafka.get(partition) != at}
+        if fresh:
+            await self._consumer.commit(fresh)
+            self._told_kafka.update(fresh)

@@ -1,0 +1,253 @@
+"""Every statement that reads the read model for others. Plain functions of a `Connection`; each names its tenant."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backstop.readmodel.database import Connection
+from backstop.readmodel.figures import EndedJob
+from backstop.readmodel.rows import Change, JobRow, KnownJob, LateUsage, LetterRow, Position, TimelineEntry
+from backstop.readmodel.store import JOB_COLUMNS, LETTER_COLUMNS, letter_from, row_from
+from schemas.base import Usage
+from schemas.statuses import OPEN_JOB_STATUSES
+
+LATE_USAGE_MAX = 100
+"""Of one answer. An honest job has one or two."""
+
+TIMELINE_ENTRIES_MAX = 2_000
+"""Of one answer. An honest job has tens."""
+
+_CHANGE_COLUMNS = "seq, build, tenant, job_id, session_id, version, status, at_ms, payload"
+# In key order, without what two builds of the same logs may differ in: builds, epochs, sequences, what waits for a claim.
+_DIGESTED = (
+    ("jobs", JOB_COLUMNS, "job_id"),
+    ("job_tags", "tag, job_id", "tag, job_id"),
+    ("held_results", "job_id, at_ms, record, topic, part, log_offset", "job_id"),
+    ("timeline", "job_id, at_ms, topic, part, log_offset, kind, summary", "job_id, at_ms, topic, part, log_offset"),
+    ("claims", "response_id, job_id, at_ms", "response_id"),
+    (
+        "late_usage",
+        "job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated",
+        "job_id, response_id",
+    ),
+)
+_KEPT = "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id AND COALESCE(kept.finished_at_ms, {before}) >= {before})"
+_DIGEST_PAGE = 1_000
+
+IDS_MAX = 500
+"""Parameters of one statement: far below what either database takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters; None is any."""
+
+    tenant: str
+    with_nobodys: bool = False
+    """Also those of which nobody can say whose they are."""
+    only_open: bool = True
+    """Those about which nothing was decided yet."""
+    reason: str | None = None
+    since_ms: int | None = None
+    after: tuple[int, str] | None = None
+    """Time and id of the last one of the page before."""
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLoad:
+    """What a tenant has open, what it used up, and which of the jobs asked for are known."""
+
+    open_jobs: int
+    tokens: int
+    known: frozenset[str]
+
+
+def find_row(conn: Connection, tenant: str, job_id: str) -> JobRow | None:
+    found = conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ? AND tenant = ?", (job_id, tenant))  # noqa: S608 - our own names
+    return row_from(found[0]) if found else None
+
+
+def find_known(conn: Connection, job_id: str) -> KnownJob | None:
+    """Of whatever tenant: ids are unique among all of them, as another tenant's carry its name."""
+    found = conn.rows("SELECT job_id, tenant, request_sha256, status FROM jobs WHERE job_id = ?", (job_id,))
+    return KnownJob(*found[0]) if found else None
+
+
+def find_owner(conn: Connection, response_id: str) -> tuple[str, str] | None:
+    """Tenant and job of a response at the provider; None where no job has claimed it."""
+    found = conn.rows(
+        "SELECT j.tenant, j.job_id FROM claims c JOIN jobs j ON j.job_id = c.job_id WHERE c.response_id = ? "
+        # Who adopted it and was refused has no part in it.
+        "AND j.status <> 'rejected'",
+        (response_id,),
+    )
+    return (found[0][0], found[0][1]) if found else None
+
+
+def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[str]) -> TenantLoad:
+    """What is open, what ended since then, and which of `job_ids` there are."""
+    marks = ", ".join("?" * len(OPEN_JOB_STATUSES))
+    ((open_jobs,),) = conn.rows(
+        f"SELECT COUNT(*) FROM jobs WHERE tenant = ? AND status IN ({marks})",  # noqa: S608 - our own marks
+        (tenant, *OPEN_JOB_STATUSES),
+    )
+    ((tokens,),) = conn.rows(
+        "SELECT COALESCE(SUM(COALESCE(input_tokens, 0) + COALESCE(output_tokens, 0)), 0) FROM jobs "
+        "WHERE tenant = ? AND finished_at_ms >= ?",
+        (tenant, since_ms),
+    )
+    ((late,),) = conn.rows(
+        "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM late_usage WHERE tenant = ? AND at_ms >= ?",
+        (tenant, since_ms),
+    )
+    known: set[str] = set()
+    for start in range(0, len(job_ids), IDS_MAX):
+        asked = job_ids[start : start + IDS_MAX]
+        query = f"SELECT job_id FROM jobs WHERE job_id IN ({', '.join('?' * len(asked))})"  # noqa: S608 - our own marks
+        known |= {job_id for (job_id,) in conn.rows(query, asked)}
+    return TenantLoad(int(open_jobs), int(tokens) + int(late), frozenset(known))
+
+
+def list_letters(conn: Connection, wanted: LetterFilter) -> list[LetterRow]:
+    """Newest first, at most `limit`."""
+    where, params = _letters_where(wanted)
+    if wanted.after is not None:
+        where += " AND (at_ms, letter_id) < (?, ?)"
+        params += wanted.after
+    found = conn.rows(
+        f"SELECT {LETTER_COLUMNS} FROM dead_letters WHERE {where} ORDER BY at_ms DESC, letter_id DESC LIMIT ?",  # noqa: S608 - ours
+        (*params, wanted.limit),
+    )
+    return [letter_from(values) for values in found]
+
+
+def count_letters(conn: Connection, wanted: LetterFilter) -> int:
+    """How many there are, whatever `limit` is. The table is kept short."""
+    where, params = _letters_where(wanted)
+    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM dead_letters WHERE {where}", params)  # noqa: S608 - our own names
+    return int(count)
+
+
+def _letters_where(wanted: LetterFilter) -> tuple[str, tuple[Any, ...]]:
+    where = "(tenant = ? OR tenant IS NULL)" if wanted.with_nobodys else "tenant = ?"
+    params: tuple[Any, ...] = (wanted.tenant,)
+    if wanted.only_open:
+        where += " AND resolution IS NULL"
+    for condition, value in (("reason = ?", wanted.reason), ("at_ms >= ?", wanted.since_ms)):
+        if value is not None:
+            where += f" AND {condition}"
+            params += (value,)
+    return where, params
+
+
+def ended_since(conn: Connection, tenant: str, since_ms: int, limit: int) -> list[EndedJob]:
+    """The jobs that ended since then, the last ones first, at most `limit`: answered from an index alone."""
+    found = conn.rows(
+        "SELECT model, status, found_by, finished_at_ms, queued_ms, running_ms, webhook_lag_ms, detection_ms FROM jobs "
+        "WHERE tenant = ? AND finished_at_ms >= ? ORDER BY finished_at_ms DESC LIMIT ?",
+        (tenant, since_ms, limit),
+    )
+    return [EndedJob(*values) for values in found]
+
+
+def timeline_of(conn: Connection, job_id: str) -> list[TimelineEntry]:
+    """In order of time. The caller has seen that the job is its tenant's."""
+    found = conn.rows(
+        "SELECT at_ms, kind, summary, topic, part, log_offset FROM timeline WHERE job_id = ? "
+        "ORDER BY at_ms, topic, part, log_offset LIMIT ?",
+        (job_id, TIMELINE_ENTRIES_MAX),
+    )
+    return [
+        TimelineEntry(job_id, at_ms, kind, bytes(summary), Position(topic, part, offset))
+        for at_ms, kind, summary, topic, part, offset in found
+    ]
+
+
+def last_seq(conn: Connection) -> int:
+    """Of the last change; 0 before the first."""
+    last: int = conn.rows("SELECT COALESCE(MAX(seq), 0) FROM changes")[0][0]
+    return last
+
+
+def first_seq(conn: Connection) -> int:
+    """Of the first change that is still kept; 0 where none is."""
+    first: int = conn.rows("SELECT COALESCE(MIN(seq), 0) FROM changes")[0][0]
+    return first
+
+
+def changes_after(
+    conn: Connection, seq: int, limit: int, *, tenant: str | None = None, job_id: str | None = None,
+    session_id: str | None = None,
+) -> list[Change]:  # fmt: skip
+    """The next changes after `seq`, in order; of one tenant, job or session where given."""
+    where, params = ["seq > ?"], [seq]
+    for condition, value in (("tenant = ?", tenant), ("job_id = ?", job_id), ("session_id = ?", session_id)):
+        if value is not None:
+            where.append(condition)
+            params.append(value)  # type: ignore[arg-type]  # parameters are of any type
+    query = f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?"  # noqa: S608 - our own names
+    return [
+        Change(seq, build, tenant_, job, session, version, status, at_ms, bytes(payload))
+        for seq, build, tenant_, job, session, version, status, at_ms, payload in conn.rows(query, (*params, limit))
+    ]
+
+
+def late_usage_of(conn: Connection, job_id: str) -> list[LateUsage]:
+    """What no result counts. The caller has seen that the job is its tenant's."""
+    found = conn.rows(
+        "SELECT attempt, response_id, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated "
+        "FROM late_usage WHERE job_id = ? ORDER BY response_id LIMIT ?",
+        (job_id, LATE_USAGE_MAX),
+    )
+    return [
+        LateUsage(
+            attempt, response_id,
+            Usage(input_tokens=of_input, output_tokens=of_output, total_tokens=total, cached_tokens=cached, reasoning_tokens=reasoning),
+            bool(estimated),
+        )
+        for attempt, response_id, of_input, of_output, total, cached, reasoning, estimated in found
+    ]  # fmt: skip
+
+
+def digest(conn: Connection, ended_before_ms: int = 0) -> str:
+    """SHA-256 over all content in key order: equal for two read models that took the same records, however they did.
+
+    Without what belongs to jobs that ended before `ended_before_ms`: one read model may have removed more of them than the other.
+    """
+    total = hashlib.sha256()
+    for table, columns, order in _DIGESTED:
+        total.update(f"\n{table}\n".encode())
+        keys = order.split(", ")
+        marks = ", ".join("?" * len(keys))
+        after: Sequence[Any] | None = None
+        while True:
+            conditions = [f"({order}) > ({marks})"] if after is not None else []
+            if ended_before_ms and table != "held_results":
+                conditions.append(_KEPT.format(table=table, before=int(ended_before_ms)))
+            where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+            page = conn.rows(
+                f"SELECT {order}, {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",  # noqa: S608 - our own names
+                after or (),
+            )
+            for values in page:
+                total.update(_digested(values[len(keys) :]))
+            if len(page) < _DIGEST_PAGE:
+                break
+            after = page[-1][: len(keys)]
+    return total.hexdigest()
+
+
+def _digested(values: Sequence[Any]) -> bytes:
+    """Each value with its kind and length, so that no two rows look alike."""
+    parts = []
+    for value in values:
+        if value is None:
+            parts.append(b"-")
+        elif isinstance(value, bytes | memoryview):
+            parts.append(b"b%d:%s" % (len(value), bytes(value)))
+        else:
+            text = str(value).encode()
+            parts.append(b"t%d:%s" % (len(text), text))
+    return b",".join(parts) + b"\n"

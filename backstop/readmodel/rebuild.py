@@ -1,0 +1,169 @@
+"""The read model from the beginning of the logs, beside the one in use; compared, and swapped at once.
+
+The comparison is exact: digest and offsets of the one in use are read in one snapshot, and the new one is built up to those
+very offsets. Readers and the projection go on meanwhile; after the swap the projection finds that it stands elsewhere, and
+goes on from where the new one ends. A change of schema is a rebuild, too; then there is nothing to compare with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from backstop.readmodel import store
+from backstop.readmodel.batch import Record, RecordFailedError
+from backstop.readmodel.consumer import LogConsumer, Partition
+from backstop.readmodel.database import Connection, Database, DatabaseAwayError
+from backstop.readmodel.parse import parse
+from backstop.readmodel.queries import digest
+from backstop.readmodel.retention import BEGINNING, Cut, cut_of, remove_ended
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.readmodel.store import Move, Owned
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.kafka.records import Record as RawRecord
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.logs import get_logger
+from schemas.codec import PoisonError
+
+BATCH_RECORDS = 2_000
+
+Verdict = Literal["equal", "different", "not_compared"]
+
+log = get_logger("backstop.readmodel.rebuild")
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """`different` is not swapped, unless that was asked for: see `rebuild`."""
+
+    verdict: Verdict
+    swapped: bool
+    build: int
+    records: int
+    digest_before: str | None
+    digest_after: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    offsets: Mapping[Partition, int]
+    digest: str
+    cut: Cut
+    """What may have left it, and is not compared."""
+
+
+async def rebuild(settings: ProjectionSettings, database: Database, *, accept_differences: bool = False) -> Rebuilt:
+    """Build, compare, swap. A difference means that the logs have been cut by retention, that they are other logs, or that
+    something is wrong with the one in use; an operator looks, and decides.
+
+    :raises DatabaseAwayError: begin again; what was built is discarded then.
+    :raises BrokerUnavailableError: likewise.
+    """
+    live = await _snapshot(database)
+    await database.aside().discard()
+    aside = database.aside()
+    consumer = LogConsumer(settings, group=None)
+    try:
+        await aside.open()
+        await consumer.start()
+        records = await _Replay(consumer, aside, live).run()
+        cut = live.cut if live else Cut()
+        await _remove_ended(aside, cut)
+        after = await aside.read(partial(digest, ended_before_ms=cut.ended_before_ms))
+        build = aside.build
+        verdict: Verdict = "not_compared" if live is None else "equal" if live.digest == after else "different"
+        swapped = verdict != "different" or accept_differences
+        if swapped:
+            await database.promote(aside)
+        else:
+            await aside.discard()
+    finally:
+        await consumer.stop()
+        await aside.close()
+    log.info("rebuilt", verdict=verdict, swapped=swapped, build=build, records=records)
+    return Rebuilt(verdict, swapped, build, records, live.digest if live else None, after)
+
+
+async def _snapshot(database: Database) -> _Live | None:
+    """What is in use now; None where there is nothing, or something of another schema."""
+    try:
+        return await database.read(_live)
+    except (ConfigurationError, DatabaseAwayError) as error:
+        log.warning("rebuild_without_comparison", reason=str(error))
+        return None
+
+
+def _live(conn: Connection) -> _Live:
+    cut = cut_of(conn)
+    return _Live(store.offsets(conn), digest(conn, cut.ended_before_ms), cut)
+
+
+async def _remove_ended(database: Database, cut: Cut) -> None:
+    """What left the one in use leaves the new one, too."""
+    at: tuple[int, str] | None = BEGINNING
+    while at is not None:
+        removed = await database.write(partial(remove_ended, cut=cut, after=at))
+        at = removed.next
+
+
+class _Replay:
+    """From offset 0 to where the one in use stands, or to the end of the logs."""
+
+    def __init__(self, consumer: LogConsumer, aside: Database, live: _Live | None) -> None:
+        self._consumer = consumer
+        self._aside = aside
+        self._live = live
+        self._owned: dict[Partition, Owned] = {}
+        self._records = 0
+
+    async def run(self) -> int:
+        """How many records were taken."""
+        partitions = self._consumer.assigned()
+        if not partitions:
+            raise ConfigurationError("there are no topics to rebuild from: check the prefix and the broker")
+        targets = await self._consumer.end_offsets(partitions)
+        if self._live is not None:
+            targets = {partition: min(end, self._live.offsets.get(partition, 0)) for partition, end in targets.items()}
+        self._owned = await self._aside.write(lambda conn: store.claim(conn, partitions))
+        self._consumer.seek(dict.fromkeys(partitions, 0))
+        while True:
+            positions = await self._consumer.positions(partitions)
+            if all(positions[partition] >= end for partition, end in targets.items()):
+                return self._records
+            found = await self._consumer.poll(BATCH_RECORDS)
+            wanted = {
+                partition: [raw for raw in raws if raw.offset < targets[partition]] for partition, raws in found.items()
+            }
+            await self._take({partition: raws for partition, raws in wanted.items() if raws})
+
+    async def _take(self, batch: Mapping[Partition, list[RawRecord]]) -> None:
+        if not batch:
+            return
+        moves = [
+            Move(*partition, self._owned[partition].next_offset, raws[-1].offset + 1, self._owned[partition].epoch)
+            for partition, raws in batch.items()
+        ]
+        # What can't be taken was set aside when it was met first; here it is passed over, as it was then.
+        records = [record for partition, raws in batch.items() for raw in raws if (record := _readable(partition, raw))]
+        while True:
+            try:
+                await self._aside.write(partial(_write, moves=moves, records=records))
+                break
+            except RecordFailedError as error:
+                log.error("rebuild_record_failed", record=str(error))
+                records = [record for record in records if record.position != error.position]
+        for partition, raws in batch.items():
+            self._owned[partition] = Owned(raws[-1].offset + 1, self._owned[partition].epoch)
+            self._records += len(raws)
+        failpoint("projection.rebuilding")
+
+
+def _write(conn: Connection, moves: Sequence[Move], records: Sequence[Record]) -> None:
+    store.apply(conn, moves, records, now_ms=0, build=0, tell=False)
+
+
+def _readable(partition: Partition, raw: RawRecord) -> Record | None:
+    try:
+        return parse(partition, raw)
+    except PoisonError:
+        return None

@@ -1,0 +1,91 @@
+"""A row as clients see it, in the shapes of `backstop.readmodel.answers`. Pure."""
+
+from typing import Any, Protocol, cast
+
+import orjson
+
+from backstop.readmodel.answers import EntryView, JobView, LateUsageView, ResultView
+from backstop.readmodel.rows import JobRow, LateUsage, TimelineEntry
+from streams.submission import own_job_id
+
+
+class TakenJob(Protocol):
+    """A job that a door of this process has taken."""
+
+    @property
+    def submitted_at_ms(self) -> int: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def session_id(self) -> str | None: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def deadline_at_ms(self) -> int | None: ...
+
+
+def job_view(row: JobRow) -> JobView:
+    """A job without its result; fields without a value are left out."""
+    view: dict[str, Any] = {
+        "object": "job",
+        "job_id": own_job_id(row.tenant, row.job_id),
+        "status": row.status,
+        "terminal": row.terminal,
+        "model": row.model,
+        "session_id": row.session_id,
+        "tags": list(row.tags),
+        "submitted_at_ms": row.submitted_at_ms,
+        "updated_at_ms": row.updated_at_ms,
+        "deadline_at_ms": row.deadline_at_ms,
+        "next_action_at_ms": row.next_action_at_ms,
+        "finished_at_ms": row.finished_at_ms,
+        "attempts": row.attempts,
+        "found_by": row.found_by,
+        "version": row.version,
+    }
+    return _without_none(view)
+
+
+def taken_view(job_id: str, taken: TakenJob) -> JobView:
+    """A job that has no row yet, by the caller's own id: as its first row will show it, at version 0."""
+    view: dict[str, Any] = {
+        "object": "job",
+        "job_id": job_id,
+        "status": "submitting",
+        "terminal": False,
+        "model": taken.model,
+        "session_id": taken.session_id,
+        "tags": list(taken.tags),
+        "submitted_at_ms": taken.submitted_at_ms,
+        "updated_at_ms": taken.submitted_at_ms,
+        "deadline_at_ms": taken.deadline_at_ms,
+        "attempts": 0,
+        "version": 0,
+    }
+    return _without_none(view)
+
+
+def result_view(record: dict[str, Any]) -> ResultView:
+    """The record on `results` without its envelope and without its body."""
+    shown = ("outcome", "reason", "usage", "found_by", "timings", "attempts", "rejections")
+    return cast("ResultView", {name: record[name] for name in shown if name in record})
+
+
+def late_usage_view(late: LateUsage) -> LateUsageView:
+    view: LateUsageView = {"attempt": late.attempt, "response_id": late.response_id, "usage": late.usage.model_dump()}  # type: ignore[typeddict-item]  # as JSON
+    return {**view, "estimated": True} if late.estimated else view
+
+
+def timeline_view(entry: TimelineEntry) -> EntryView:
+    return {
+        "at_ms": entry.at_ms,
+        "kind": entry.kind,
+        "summary": orjson.loads(entry.summary),
+        "topic": entry.position.topic,
+        "partition": entry.position.partition,
+        "offset": entry.position.offset,
+    }
+
+
+def _without_none(view: dict[str, Any]) -> JobView:
+    return cast("JobView", {name: value for name, value in view.items() if value is not None})

@@ -1,0 +1,98 @@
+"""Whether all processes use one blob folder, told before a body is lost.
+
+A body in a folder that the worker does not see is no body, and a claim that another receiver does not see is no claim. So each process that takes or sends
+bodies names its folder in the records on `clock` that it sends anyway (`backstop.runtime.kafka.broker_clock`), and `serve` reads them. A folder is known by a random name
+in a file of its own, as paths differ between machines.
+"""
+
+import os
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from backstop.runtime.kafka.broker_clock import ASK_EVERY_S
+from backstop.runtime.process.chance import RandomHex
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+
+FILE: Final = "folder-id"
+ID_BITS: Final = 128
+HEARD_MS: Final = int(4 * ASK_EVERY_S * 1000)
+"""A process that was not heard of for so long is gone, or has another folder by now."""
+FOREIGN_MAX: Final = 100
+"""Folders remembered; more says nothing more."""
+
+_SAID = re.compile(rb"[A-Za-z0-9_.\-]{1,64} ([0-9a-f]{32})")
+
+log = get_logger("backstop.runtime.blob_folders")
+
+
+def folder_id(root: Path, random_hex: RandomHex) -> str:
+    """The name of the folder, which the first process that asks gives it.
+
+    :raises OSError: the folder can't be written.
+    """
+    file = root / FILE
+    root.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        # Written beside and linked, so that of several processes one names it, and nobody reads half of a name.
+        descriptor, part = tempfile.mkstemp(prefix=f"{FILE}.", suffix=".part", dir=root)
+        try:
+            with os.fdopen(descriptor, "w") as writing:
+                writing.write(random_hex(ID_BITS))
+            with suppress(FileExistsError):
+                os.link(part, file)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    return file.read_text()
+
+
+def own_folder(root: Path, random_hex: RandomHex) -> str | None:
+    """As `folder_id`; None, and a line in the log, where the folder can't be written: then nobody is told of it."""
+    try:
+        return folder_id(root, random_hex)
+    except OSError as error:
+        log.error("blob_folder_unusable", errno=error.errno)
+        return None
+
+
+def said(source: str, own: str | None) -> bytes:
+    """What a record on `clock` says: who sends it, and which folder it uses, where it uses one."""
+    return (source if own is None else f"{source} {own}").encode()
+
+
+class BlobFolders:
+    """Which folders the other processes name."""
+
+    def __init__(self, own: str, now_ms: NowMs) -> None:
+        self._own = own
+        self._now_ms = now_ms
+        self._foreign: dict[str, int] = {}
+        self._was_ready = False
+
+    def heard(self, value: bytes | None, at_ms: int) -> None:
+        """A record on `clock`; anybody's, so what it says is looked at and no more."""
+        match = _SAID.fullmatch(value or b"")
+        if match is None or (name := match[1].decode()) == self._own:
+            return
+        if name not in self._foreign:
+            log.error("blob_folder_differs", own=self._own, other=name, said=(value or b"").split(b" ")[0].decode())
+        self._foreign.pop(name, None)
+        self._foreign[name] = at_ms
+        while len(self._foreign) > FOREIGN_MAX:
+            del self._foreign[next(iter(self._foreign))]
+
+    def shared(self) -> bool:
+        """Whether no process names another folder, as far as was heard lately."""
+        since_ms = self._now_ms() - HEARD_MS
+        return all(at_ms < since_ms for at_ms in self._foreign.values())
+
+    def not_ready(self) -> str | None:
+        """Why this process should take nothing; None once it was ready: those that serve must not be stopped by a newcomer that is wrong."""
+        if self.shared():
+            self._was_ready = True
+        if self._was_ready:
+            return None
+        return "another process uses another blob folder: give all of them the same BACKSTOP_BLOB_DIR"

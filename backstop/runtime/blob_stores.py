@@ -1,0 +1,62 @@
+"""Which blob store and claims the settings name, and what a process does for them while it runs."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+from backstop.runtime.blob_folders import own_folder
+from backstop.runtime.blobs import BlobStore, FolderBlobs
+from backstop.runtime.claims import Claims, FolderClaims
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.http.health import Probe
+from backstop.runtime.process.chance import RandomHex
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.settings import BUCKET, RuntimeSettings
+from schemas.codec import sha256_hex
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    blobs: BlobStore
+    claims: Claims
+    complaint: Probe
+    """For `/readyz`."""
+    sweeping: tuple[Callable[[NowMs], Coroutine[None, None, None]], ...] = ()
+    """For one kind of process (`backstop serve`) to run until it is cancelled."""
+    probing: tuple[Callable[[], Coroutine[None, None, None]], ...] = ()
+    """For every process to run until it is cancelled: keeps `complaint` true."""
+
+
+def open_storage(settings: RuntimeSettings) -> Storage:
+    """Nothing is connected yet.
+
+    :raises ConfigurationError: the bucket's client is not installed.
+    """
+    named = BUCKET.fullmatch(settings.blobs) if settings.blobs is not None else None
+    if named is None:
+        return _folder(settings)
+    try:
+        from backstop.runtime.bucket import Bucket, BucketBlobs, BucketClaims  # noqa: PLC0415 - an extra, loaded where it is asked for
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"BACKSTOP_BLOBS needs the package {error.name}: install backstop-jobs with its extra `s3`"
+        ) from None
+    bucket = Bucket(
+        named["bucket"], named["prefix"] or "", endpoint=settings.blobs_endpoint, region=settings.blobs_region,
+        key_id=settings.blobs_key_id, secret_key=settings.blobs_secret_key,
+    )  # fmt: skip
+    return Storage(BucketBlobs(bucket), BucketClaims(bucket), bucket.complaint, probing=(bucket.probe_for_ever,))
+
+
+def store_id(settings: RuntimeSettings, random_hex: RandomHex) -> str | None:
+    """What the processes that share the store call it, 32 hex digits; None where its folder can't be written."""
+    if settings.blobs is None or BUCKET.fullmatch(settings.blobs) is None:
+        return own_folder(settings.blobs_path, random_hex)
+    return sha256_hex(f"{settings.blobs_endpoint or ''} {settings.blobs}".encode())[:32]
+
+
+def _folder(settings: RuntimeSettings) -> Storage:
+    blobs, claims = FolderBlobs(settings.blobs_path), FolderClaims(settings.claims_path)
+    sweeping: list[Callable[[NowMs], Coroutine[None, None, None]]] = [claims.sweep_for_ever]
+    if settings.blob_keep_days:
+        sweeping.append(lambda now_ms: blobs.sweep_for_ever(settings.blob_keep_ms, now_ms))
+    return Storage(blobs, claims, lambda: None, tuple(sweeping))

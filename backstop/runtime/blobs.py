@@ -1,0 +1,206 @@
+"""Bodies by content hash: what is too large for a record is written here before the record that refers to it."""
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import orjson
+
+from backstop.runtime.errors import BlobMissingError, BlobStoreError
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+from schemas.base import BlobBody, Body, InlineBody
+from schemas.codec import DEPTH_MAX, canonical, sha256_hex
+from schemas.shape import ShapeLimits, beyond
+
+INLINE_DEPTH_MAX = DEPTH_MAX - 16
+"""Leaves room for the records and rows around it."""
+
+INLINE: Final = ShapeLimits(values_max=4_000, depth_max=INLINE_DEPTH_MAX)
+"""What rides in a record is parsed, checked and written again at every step of its way: 4,000 values cost a few milliseconds each time."""
+
+READ_AGAIN_S: Final = (0.05, 0.2)
+"""Waits before a blob that is missing or torn is read again: a network file system may show it a moment late."""
+
+PART_SUFFIX: Final = ".part"
+SWEPT_SUFFIX: Final = ".swept"
+PART_KEPT_MS: Final = 24 * 3_600_000
+"""No write takes so long: the part of one that a crash ended."""
+
+MARK: Final = b'{"backstop":"'
+"""How the contents begin whose presence says something, as that of a deleted response. They are never swept."""
+
+SWEEP_S: Final = 6 * 3_600.0
+
+
+log = get_logger("backstop.runtime.blobs")
+
+
+class BlobStore(Protocol):
+    async def put(self, data: bytes | memoryview) -> str:
+        """Durable when it returns; the same bytes again change nothing, however many put them at one time. Returns the SHA-256 in hex.
+
+        :raises OSError: not stored (`BlobStoreError`, where the store says why).
+        """
+
+    async def get(self, sha256: str) -> bytes | memoryview:
+        """:raises BlobMissingError: gone, cut, or of another hash.
+        :raises BlobStoreError: nobody can tell now.
+        """
+
+    async def has(self, mark: bytes) -> bool:
+        """Whether this content, which begins with `MARK`, was put.
+
+        :raises BlobStoreError: nobody can tell now.
+        """
+
+
+class FolderBlobs:
+    """A folder with two levels, shared by all processes of one deployment (one machine, or a network file system)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def put(self, data: bytes | memoryview) -> str:
+        sha256 = await asyncio.to_thread(sha256_hex, data)
+        await asyncio.to_thread(self._write, sha256, data)
+        return sha256
+
+    async def get(self, sha256: str) -> bytes:
+        return await asyncio.to_thread(self._read, sha256)
+
+    async def has(self, mark: bytes) -> bool:
+        try:
+            await self.get(sha256_hex(mark))
+        except BlobMissingError:
+            return False
+        return True
+
+    async def sweep_for_ever(self, keep_ms: int, now_ms: NowMs) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            removed = await asyncio.to_thread(self.sweep, now_ms() - keep_ms, now_ms())
+            log.info("blobs_swept", removed=removed)
+
+    def sweep(self, before_ms: int, now_ms: int) -> int:
+        """Remove what was put for the last time before an instant; how many. Others may put, read and sweep meanwhile."""
+        removed = 0
+        for path in self._root.glob("[0-9a-f][0-9a-f]/*"):
+            try:
+                if path.name.endswith(PART_SUFFIX):
+                    if _changed_ms(path) < now_ms - PART_KEPT_MS:
+                        path.unlink()
+                elif path.name.endswith(SWEPT_SUFFIX):
+                    removed += _swept(path, before_ms)  # left by a sweep that a crash ended
+                elif _changed_ms(path) < before_ms and not _is_mark(path):
+                    aside = path.with_name(path.name + SWEPT_SUFFIX)
+                    path.rename(aside)
+                    removed += _swept(aside, before_ms)
+            except OSError:
+                continue  # another process was faster, or the next sweep is
+        return removed
+
+    def _path(self, sha256: str) -> Path:
+        return self._root / sha256[:2] / sha256
+
+    def _write(self, sha256: str, data: bytes | memoryview) -> None:
+        path = self._path(sha256)
+        if _is_stored(path, data):
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own for each writer: equal bodies at one time must not write into one file.
+        descriptor, part = tempfile.mkstemp(prefix=f"{sha256}.", suffix=PART_SUFFIX, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(part).replace(path)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _read(self, sha256: str) -> bytes:
+        try:
+            data = self._path(sha256).read_bytes()
+        except FileNotFoundError as error:
+            raise BlobMissingError(f"blob {sha256}: {error.strerror or error}") from error
+        except OSError as error:  # of the disk, or of a network file system: it may be there all the same
+            raise BlobStoreError(f"blob {sha256} can't be read: {error.strerror or error}") from error
+        if sha256_hex(data) != sha256:
+            raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
+        return data
+
+
+def _swept(aside: Path, before_ms: int) -> bool:
+    """Remove what was set aside, or put it back: a `put` may have found it, and made it young, a moment before."""
+    if _changed_ms(aside) < before_ms:
+        aside.unlink()
+        return True
+    aside.rename(aside.with_name(aside.name.removesuffix(SWEPT_SUFFIX)))
+    return False
+
+
+def _changed_ms(path: Path) -> float:
+    return path.stat().st_mtime * 1000
+
+
+def _is_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MARK)) == MARK
+
+
+def _is_stored(path: Path, data: bytes | memoryview) -> bool:
+    """Whether `path` holds `data`. Its time of change is then now, which keeps the sweep from removing what is referred to again.
+
+    The content is compared, not the size: a torn file is written anew.
+    """
+    try:
+        if path.stat().st_size != len(data):
+            return False
+        os.utime(
+            path
+        )  # before it is read: a sweep that has set it aside meanwhile makes the read fail, and it is written anew
+        return path.read_bytes() == data
+    except OSError:
+        return False
+
+
+async def put_body(blobs: BlobStore, value: Any, inline_bytes_max: int) -> Body:
+    """`value` (JSON) as a body: inline up to `inline_bytes_max` bytes of canonical JSON, else stored as a blob first.
+
+    What is nested too deep for a record, or has too many values, is a blob too.
+
+    :raises OSError: not stored.
+    """
+    return await put_canonical(blobs, value, canonical(value), inline_bytes_max)
+
+
+async def put_canonical(blobs: BlobStore, value: Any, data: bytes | memoryview, inline_bytes_max: int) -> Body:
+    """As `put_body`, where the canonical JSON of `value` is known to be `data`."""
+    if len(data) <= inline_bytes_max and beyond(bytes(data), INLINE) is None:
+        return InlineBody(value=value)
+    return BlobBody(sha256=await blobs.put(data), size_bytes=len(data))
+
+
+async def get_body(blobs: BlobStore, body: Body) -> Any:
+    """The JSON value of a body. A blob that is missing or torn is read again before that is believed.
+
+    :raises BlobMissingError: see `BlobStore.get`.
+    :raises BlobStoreError: as above.
+    """
+    if isinstance(body, InlineBody):
+        return body.value
+    for wait_s in READ_AGAIN_S:
+        try:
+            return orjson.loads(await blobs.get(body.sha256))
+        except BlobMissingError:
+            await asyncio.sleep(wait_s)
+    return orjson.loads(await blobs.get(body.sha256))

@@ -1,0 +1,215 @@
+"""Bodies and claims in a bucket that speaks S3: the only home of obstore.
+
+A body is put whole under its hash, each time: that is atomic at the store, makes its age count anew (so that a lifecycle rule spares what is
+referred to again), and needs no question first. What is a mark (`MARK`) and a claim stand under prefixes of their own, as rules of age are
+made by prefix: `bodies/`, `marks/`, `claims/`. A claim is a conditional put (`If-None-Match: *`).
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+from pydantic import SecretStr
+
+from backstop.runtime.blobs import MARK
+from backstop.runtime.errors import BlobMissingError, BlobStoreError
+from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.process.logs import get_logger
+from schemas.codec import sha256_hex
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
+CONNECT_S: Final = 3.0
+REQUEST_S: Final = 60.0
+"""Of one try, its body included: 64 MiB at 10 Mbit/s take 54 s."""
+TRIES_AGAIN_MAX: Final = 2
+RETRY_S: Final = 10.0
+"""After so long no further try begins."""
+CLAIM_S: Final = 2.0
+PROBE_S: Final = 10.0
+PROBE: Final = "probe"
+HASH_CHARS: Final = 64
+
+Trouble = Literal["denied", "no_bucket", "throttled", "unreachable", "failed"]
+
+SENTENCES: Final[dict[Trouble, str]] = {
+    "denied": "the bucket refuses this key: check BACKSTOP_BLOBS_KEY_ID, its secret, and that it may get, put and list",
+    "no_bucket": "the bucket does not exist: make it, or correct BACKSTOP_BLOBS",
+    "throttled": "the bucket asks for fewer requests",
+    "unreachable": "the bucket can't be reached: check BACKSTOP_BLOBS_ENDPOINT and the network",
+    "failed": "the bucket answers with an error; the log names it",
+}
+_SIGNS: Final[tuple[tuple[Trouble, tuple[str, ...]], ...]] = (
+    ("no_bucket", ("NoSuchBucket",)),
+    ("throttled", ("SlowDown", "429 Too Many", "503 Service", "ServiceUnavailable", "TooManyRequests")),
+    ("denied", ("ExpiredToken", "InvalidToken", "403 Forbidden", "401 Unauthorized", "redential")),
+    ("unreachable", ("error sending request", "HTTP error", "timed out")),
+)
+
+Done = TypeVar("Done")
+
+log = get_logger("backstop.runtime.bucket")
+
+
+def trouble_of(error: Exception) -> Trouble:
+    """What an error of the store means, by who must act."""
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return "denied"
+    text = str(error).partition("Debug source")[0]  # which quotes settings of the client
+    return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), "failed")
+
+
+class Bucket:
+    """Asks the store, tells its errors apart, and remembers the last one for the probe."""
+
+    def __init__(
+        self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None, key_id: str | None = None,
+        secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
+    ) -> None:  # fmt: skip
+        config: S3Config = {}
+        if endpoint is not None:
+            config["endpoint"] = endpoint
+        if region is not None:
+            config["region"] = region
+        if key_id is not None and secret_key is not None:
+            config["access_key_id"] = key_id
+            config["secret_access_key"] = secret_key.get_secret_value()
+        self.store = S3Store(
+            bucket,
+            prefix=prefix.strip("/") or None,
+            config=config,
+            client_options={
+                "allow_http": endpoint is not None and endpoint.startswith("http://"),
+                "connect_timeout": timedelta(seconds=CONNECT_S),
+                "timeout": timedelta(seconds=REQUEST_S),
+            },
+            retry_config={
+                "max_retries": tries_again_max,
+                "retry_timeout": timedelta(seconds=RETRY_S),
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2,
+                },
+            },
+        )  # fmt: skip
+        self._troubles: dict[str, tuple[Trouble, float]] = {}
+        """By what was asked (get, put), and when it last failed. A success removes it."""
+
+    def complaint(self) -> str | None:
+        """For `/readyz`, which is public: a sentence without the store's own words."""
+        now_s = monotonic_s()
+        # A put that failed long ago says nothing: without traffic no other one would follow it.
+        said = [trouble for trouble, at_s in self._troubles.values() if now_s - at_s <= 3 * PROBE_S]
+        return SENTENCES[said[0]] if said else None
+
+    async def probe_for_ever(self) -> None:
+        """Ask for something that need not exist, so that trouble and its end are known without traffic."""
+        while True:
+            try:
+                await self.get(PROBE)
+            except FileNotFoundError:
+                pass
+            except BlobStoreError as error:
+                log.warning("blob_store_trouble", reason=str(error))
+            await asyncio.sleep(PROBE_S)
+
+    async def put(self, key: str, data: bytes | memoryview, *, create: bool = False) -> bool:
+        """Whether it was written: with `create` not where something stands there already.
+
+        :raises BlobStoreError: it was not, or nobody knows.
+        """
+        mode: Literal["create", "overwrite"] = "create" if create else "overwrite"
+        try:
+            await self._asked("put", obstore.put_async(self.store, key, data, mode=mode, use_multipart=False))
+        except AlreadyExistsError:
+            return False
+        except FileNotFoundError as error:  # a put that finds nothing: there is no bucket
+            raise self._failed("put", "no_bucket", error) from error
+        return True
+
+    async def get(self, key: str) -> memoryview:
+        """:raises FileNotFoundError: there is nothing.
+        :raises BlobStoreError: nobody can tell.
+        """
+        try:
+            found = await self._asked("get", obstore.get_async(self.store, key))
+        except FileNotFoundError as error:
+            if trouble_of(error) == "no_bucket":
+                raise self._failed("get", "no_bucket", error) from error
+            self._troubles.pop("get", None)
+            raise
+        return memoryview(await self._asked("get", found.bytes_async()))
+
+    async def _asked(self, what: str, asking: Awaitable[Done]) -> Done:
+        try:
+            done = await asking
+        except (AlreadyExistsError, FileNotFoundError):
+            raise
+        except (BaseError, OSError, ValueError) as error:
+            raise self._failed(what, trouble_of(error), error) from error
+        self._troubles.pop(what, None)
+        return done
+
+    def _failed(self, what: str, trouble: Trouble, error: Exception) -> BlobStoreError:
+        self._troubles[what] = (trouble, monotonic_s())
+        first_line = str(error).partition("\n")[0]
+        return BlobStoreError(f"{what}: {SENTENCES[trouble]} ({first_line[:300]})")
+
+
+class BucketBlobs:
+    """See `BlobStore`."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    async def put(self, data: bytes | memoryview) -> str:
+        sha256 = await asyncio.to_thread(sha256_hex, data)
+        place = "marks" if data[: len(MARK)] == MARK else "bodies"
+        await self._bucket.put(_key(place, sha256), data)
+        return sha256
+
+    async def get(self, sha256: str) -> memoryview:
+        try:
+            data = await self._bucket.get(_key("bodies", sha256))
+        except FileNotFoundError as error:
+            raise BlobMissingError(f"blob {sha256}: not in the bucket") from error
+        if await asyncio.to_thread(sha256_hex, data) != sha256:
+            raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
+        return data
+
+    async def has(self, mark: bytes) -> bool:
+        try:
+            return await self._bucket.get(_key("marks", sha256_hex(mark))) == mark
+        except FileNotFoundError:
+            return False
+
+
+class BucketClaims:
+    """See `Claims`."""
+
+    def __init__(self, bucket: Bucket, within_s: float = CLAIM_S) -> None:
+        self._bucket = bucket
+        self._within_s = within_s
+
+    async def claim(self, job_id: str, sha256: str) -> str:
+        """As `Claims.claim`. Where the bucket can't be used in `within_s` the answer is `sha256`: the log decides alone."""
+        key = _key("claims", sha256_hex(job_id.encode()))
+        try:
+            async with asyncio.timeout(self._within_s):
+                if await self._bucket.put(key, sha256.encode(), create=True):
+                    return sha256
+                first = bytes(await self._bucket.get(key)).decode("ascii", "replace")
+        except FileNotFoundError:  # it has just expired
+            return sha256
+        except (BlobStoreError, TimeoutError) as error:
+            log.warning("claim_not_stored", job_id=job_id, reason=str(error) or "no answer in time")
+            return sha256
+        return first if len(first) == HASH_CHARS else sha256
+
+
+def _key(place: str, sha256: str) -> str:
+    return f"{place}/{sha256[:2]}/{sha256}"

@@ -1,0 +1,80 @@
+"""Which submission an id belongs to, known to all receivers and intakes before any of them writes to the log.
+
+The log decides in the end: the first submission of a job id in it is the job. But whoever wrote the second one could only be told later. So each process
+claims an id that a caller chose for the hash of its submission, in the folder that all of them share, and the first claim stands. A claim
+bridges the time until the read model has the job, and is swept after a day.
+"""
+
+import asyncio
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Final, Protocol
+
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+from schemas.codec import sha256_hex
+
+KEPT_MS: Final = 24 * 3_600_000
+SWEEP_S: Final = 3_600.0
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+log = get_logger("backstop.runtime.claims")
+
+
+class Claims(Protocol):
+    async def claim(self, job_id: str, sha256: str) -> str | None:
+        """The hash of the submission that `job_id` belongs to: `sha256`, or that of whoever claimed it before. None: nobody can tell here."""
+
+
+class FolderClaims:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def claim(self, job_id: str, sha256: str) -> str | None:
+        """As `Claims.claim`. None where the folder can't be used: the log decides alone."""
+        try:
+            return await asyncio.to_thread(self._claim, self._path(job_id), sha256)
+        except OSError as error:
+            log.warning("claim_not_stored", job_id=job_id, errno=error.errno)
+            return None
+
+    async def sweep_for_ever(self, now_ms: NowMs) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            await asyncio.to_thread(self.sweep, now_ms() - KEPT_MS)
+
+    def sweep(self, before_ms: int) -> int:
+        """Remove claims made before an instant; how many."""
+        removed = 0
+        for path in self._root.glob("??/*"):
+            try:
+                if path.stat().st_mtime * 1000 < before_ms:
+                    path.unlink()
+                    removed += 1
+            except OSError:
+                continue  # another process sweeps, too
+        return removed
+
+    def _path(self, job_id: str) -> Path:
+        name = sha256_hex(job_id.encode())
+        return self._root / name[:2] / name
+
+    @staticmethod
+    def _claim(path: Path, sha256: str) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and linked: whoever reads a claim reads all of it. No fsync: a claim that a crash loses is the log's to decide.
+        descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(sha256)
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                first = path.read_text()
+                return first if _SHA256.fullmatch(first) else sha256
+            return sha256
+        finally:
+            Path(part).unlink(missing_ok=True)

@@ -1,0 +1,207 @@
+"""Health and metrics over HTTP: what is live, what is ready, and if not, why not.
+
+`Health` is told or asked; the routes only show it. A process with an HTTP door of its own adds the routes to it; the worker
+and the projection, which have none, serve them on a small server of their own.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal
+
+import orjson
+from aiohttp import web
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from typing_extensions import TypedDict
+
+from backstop.runtime.http.routes import Answer, Route, declare
+from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.process.failpoints import armed
+from backstop.runtime.release import release
+
+Probe = Callable[[], str | None]
+"""None when all is well, else the reason why not, for people. Must be quick and must not raise."""
+
+Kind = Literal["live", "ready"]
+
+LOOP_LAG_S_MAX = 5.0
+LOOP_TICK_S = 0.5
+SHUTDOWN_S = 2.0
+
+
+class Verdict(TypedDict):
+    """Whether all is well; if not, why not, by the name of the check."""
+
+    ok: bool
+    reasons: dict[str, str]
+
+
+class Version(TypedDict):
+    """What runs here."""
+
+    version: str
+    component: str
+    failpoints: dict[str, str]
+    """Test only: where this process is told to fail, and how."""
+
+
+def _probe(path: str, name: str, says: str) -> Route:
+    verdicts = (Answer(200, "All is well.", Verdict), Answer(503, "It is not; the reasons say why.", Verdict))
+    return Route("GET", path, name=name, says=says, access="public", answers=verdicts, head=True)
+
+
+LIVEZ = _probe("/livez", "livez", "Whether the process makes progress; if not, restart it.")
+READYZ = _probe("/readyz", "readyz", "Whether requests should come here.")
+STARTUPZ = _probe("/startupz", "startupz", "Whether it has been ready once.")
+METRICS = Route(
+    "GET", "/metrics", name="metrics", says="Metrics for Prometheus; OpenMetrics where `Accept` asks for it.",
+    access="public", head=True, answers=(Answer(200, "All metrics of the process.", str, "text/plain"),),
+)  # fmt: skip
+VERSION = Route(
+    "GET", "/version", name="version", says="Which release this is.", access="public", head=True,
+    answers=(Answer(200, "The release, and what is out of the ordinary.", Version),),
+)  # fmt: skip
+
+
+class Health:
+    """Named checks with reasons. Not ready until every named condition has been met and every probe is content."""
+
+    def __init__(self, component: str) -> None:
+        self.component = component
+        self._conditions: dict[str, str | None] = {}
+        self._probes: dict[str, tuple[Kind, Probe]] = {}
+        self._was_ready = False
+
+    def expect(self, *names: str) -> None:
+        """Name conditions of readiness that somebody will report with `met` or `unmet`."""
+        for name in names:
+            self._conditions.setdefault(name, "not yet")
+
+    def met(self, name: str) -> None:
+        self._conditions[name] = None
+
+    def unmet(self, name: str, reason: str) -> None:
+        self._conditions[name] = reason
+
+    def watch(self, name: str, probe: Probe, kind: Kind = "ready") -> None:
+        """Ask `probe` each time somebody asks us. A `live` probe that complains gets the process restarted: use it for
+        what a restart mends, such as no progress.
+        """
+        self._probes[name] = (kind, probe)
+
+    def not_live(self) -> dict[str, str]:
+        """Reasons for a restart, by name; empty is good."""
+        return self._complaints("live")
+
+    def not_ready(self) -> dict[str, str]:
+        """Reasons why no work should come here, by name; empty is good."""
+        reasons = {name: reason for name, reason in self._conditions.items() if reason is not None}
+        reasons |= self._complaints("ready") | self.not_live()
+        self._was_ready = self._was_ready or not reasons
+        return reasons
+
+    def not_started(self) -> dict[str, str]:
+        """As `not_ready`, until it was ready once."""
+        return {} if self._was_ready else self.not_ready()
+
+    def _complaints(self, kind: Kind) -> dict[str, str]:
+        asked = {name: probe() for name, (of, probe) in self._probes.items() if of == kind}
+        return {name: reason for name, reason in asked.items() if reason is not None}
+
+
+def add_routes(
+    app: web.Application, health: Health, registry: CollectorRegistry = REGISTRY, *, metrics: bool = True
+) -> None:
+    """`/livez /readyz /startupz /version`, and `/metrics` unless it has another place, on `app`."""
+
+    async def livez(_request: web.Request) -> web.Response:
+        return _verdict(health.not_live())
+
+    async def readyz(_request: web.Request) -> web.Response:
+        return _verdict(health.not_ready())
+
+    async def startupz(_request: web.Request) -> web.Response:
+        return _verdict(health.not_started())
+
+    async def show_metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    async def show_version(_request: web.Request) -> web.Response:
+        return _json({"version": release(), "component": health.component, "failpoints": armed()})
+
+    declare(app, LIVEZ, livez)
+    declare(app, READYZ, readyz)
+    declare(app, STARTUPZ, startupz)
+    declare(app, VERSION, show_version)
+    if metrics:
+        declare(app, METRICS, show_metrics)
+    health.watch("event_loop", LoopLag(app).complaint, "live")
+
+
+class LoopLag:
+    """How late the event loop runs its timers; beyond `LOOP_LAG_S_MAX` the process counts as hung.
+
+    The last measured lag is kept for one tick, so that the first request after a long block still hears of it.
+    """
+
+    def __init__(self, app: web.Application) -> None:
+        self._lag_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+        app.cleanup_ctx.append(self._run)
+
+    def complaint(self) -> str | None:
+        if self._lag_s <= LOOP_LAG_S_MAX:
+            return None
+        return f"the event loop was blocked for {self._lag_s:.1f} s"
+
+    async def _run(self, _app: web.Application) -> Any:
+        self._task = asyncio.create_task(self._measure(), name="loop-lag")
+        yield
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _measure(self) -> None:
+        while True:
+            before_s = monotonic_s()
+            await asyncio.sleep(LOOP_TICK_S)
+            self._lag_s = monotonic_s() - before_s - LOOP_TICK_S
+
+
+class HealthServer:
+    """The routes on a port of their own. `port` 0 switches it off; the bound port is `bound_port` after `start`."""
+
+    def __init__(
+        self, health: Health, port: int, host: str = "127.0.0.1", registry: CollectorRegistry = REGISTRY
+    ) -> None:
+        self._health = health
+        self._host = host
+        self._port = port
+        self._registry = registry
+        self._runner: web.AppRunner | None = None
+        self.bound_port = 0
+
+    async def start(self) -> None:
+        if self._port == 0:
+            return
+        app = web.Application()
+        add_routes(app, self._health, self._registry)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port).start()
+        self.bound_port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+
+def _verdict(reasons: dict[str, str]) -> web.Response:
+    return _json({"ok": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(value), status=status, content_type="application/json", headers={"Cache-Control": "no-store"}
+    )

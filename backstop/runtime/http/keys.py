@@ -1,0 +1,218 @@
+"""API keys and what tenants may do: the keys file, as `backstop keys` writes it and the HTTP doors read it.
+
+A key is `bsk_<id>_<secret>`. The file holds the SHA-256 of its secret only: 32 random bytes need no slow hash, and whoever
+reads the file can't sign in with it. The file is replaced as a whole, so a reader never sees half of one.
+"""
+
+import base64
+import fcntl
+import hashlib
+import hmac
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstraints, ValidationError
+
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.settings import TENANT
+from schemas.sentences import sentence
+
+Scope = Literal["submit", "read", "operate", "admin"]
+SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+
+SECRET_BYTES = 32
+KEY_ID_BITS = 48
+NAME_CHARS_MAX = 100
+ADDRESSES_MAX = 100
+EXPIRES_SOON_S = 14 * 86_400
+"""For so long before its end a key is warned about."""
+
+PersonName = Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)]
+"""Of whoever ran the command, as the system knows them."""
+
+TenantName = Annotated[str, StringConstraints(pattern=rf"^{TENANT.pattern}$")]
+
+_KEY_ID = r"[0-9a-f]{12}"
+_TOKEN = re.compile(rf"bsk_({_KEY_ID})_([A-Za-z0-9_\-]{{43}})")
+_NO_SHA256 = "0" * 64
+
+
+class ApiKey(BaseModel):
+    """One key as it is kept. Times are instants in UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, StringConstraints(pattern=rf"^{_KEY_ID}$")]
+    tenant: TenantName
+    scopes: Annotated[frozenset[Scope], Field(min_length=1)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = None
+    name: Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)] | None = None
+    addresses: Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=ADDRESSES_MAX)] = ()
+    """Networks from which it may be used; none is everywhere."""
+    created_by: PersonName | None = None
+    revoked_by: PersonName | None = None
+
+    def expires_soon(self, now_ms: int) -> bool:
+        """Whether it is live, and its successor should be made by now."""
+        soon_s = now_ms / 1000 + EXPIRES_SOON_S
+        return self.state(now_ms) == "live" and self.expires_at is not None and self.expires_at.timestamp() <= soon_s
+
+    def state(self, now_ms: int) -> Literal["live", "expired", "revoked"]:
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at.timestamp() * 1000 <= now_ms:
+            return "expired"
+        return "live"
+
+
+class TenantLimits(BaseModel):
+    """What one tenant may take; None is no limit of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    submission_bytes_max: int | None = Field(default=None, ge=1)
+    requests_per_s: float | None = Field(default=None, gt=0, le=1_000_000)
+    """Of each receiver process, over all its routes."""
+    requests_burst: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many may come at once; twice the rate where it is not given."""
+    open_jobs_max: int | None = Field(default=None, ge=0)
+    tokens_per_day_max: int | None = Field(default=None, ge=0)
+    """Input and output of the jobs that ended since midnight UTC."""
+
+
+class KeysFile(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: Literal[1] = 1
+    keys: tuple[ApiKey, ...] = ()
+    tenants: dict[TenantName, TenantLimits] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a caller showed: which key it claims to be, and the hash of the secret that is to prove it."""
+
+    key_id: str
+    sha256: str
+
+
+def parse_token(text: str) -> Token | None:
+    """None: this can't be a key of ours."""
+    found = _TOKEN.fullmatch(text)
+    return None if found is None else Token(found[1], _hashed(found[2]))
+
+
+def make_token(key_id: str, secret: bytes) -> tuple[str, str]:
+    """The key to hand out, once, and the hash of its secret to keep."""
+    assert len(secret) == SECRET_BYTES
+    text = base64.urlsafe_b64encode(secret).decode().rstrip("=")
+    return f"bsk_{key_id}_{text}", _hashed(text)
+
+
+def proves(token: Token, key: ApiKey | None) -> bool:
+    """Whether the token's secret is the key's. An unknown key takes as long as a wrong secret."""
+    return hmac.compare_digest(token.sha256, _NO_SHA256 if key is None else key.sha256) and key is not None
+
+
+def load_keys(path: Path) -> KeysFile:
+    """What the file holds.
+
+    :raises FileNotFoundError: there is none.
+    :raises ConfigurationError: it can't be read, or is no keys file. The sentence holds nothing of its content.
+    """
+    try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise ConfigurationError(
+                f"the keys file {path} can be written by everybody on this machine: chmod 600 {path}"
+            )
+        return KeysFile.model_validate(orjson.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(f"the keys file {path} can't be read: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigurationError(f"the keys file {path} is not JSON: {error.msg} at {error.pos}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"the keys file {path} is not valid at {where or 'its top'}: {sentence(first)}"
+        ) from None
+
+
+def save_keys(path: Path, content: KeysFile) -> None:
+    """Replace the file, readable by its owner alone. Durable when it returns.
+
+    :raises OSError: it is as it was.
+    """
+    ordered = content.model_dump(mode="json", exclude_none=True)
+    for key in ordered["keys"]:
+        key["scopes"] = sorted(key["scopes"])
+        if not key["addresses"]:
+            del key["addresses"]
+    write_private(path, orjson.dumps(ordered, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+@contextmanager
+def editing(path: Path) -> Iterator[None]:
+    """Let nobody else change the file meanwhile: whoever reads it to write it again is alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file by one that only its owner reads, whatever the umask is."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def last_used_path(keys_path: Path) -> Path:
+    """Where the doors leave when each key was used last, in unix milliseconds by key id. Approximate, and may be lost."""
+    return keys_path.with_name(f"{keys_path.stem}.used.json")
+
+
+def load_last_used(keys_path: Path) -> dict[str, int]:
+    """Empty where there is none that can be read."""
+    try:
+        found = orjson.loads(last_used_path(keys_path).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key_id: at_ms for key_id, at_ms in found.items() if isinstance(at_ms, int)}
+
+
+def _hashed(secret_text: str) -> str:
+    return hashlib.sha256(secret_text.encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""Connection options of every aiokafka client, from the settings; and two holes of aiokafka's closed for all of them."""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.helpers import create_ssl_context
+
+from backstop.runtime.kafka.hardened_fetch import unpack_at_most
+from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.settings import RuntimeSettings
+
+log = structlog.get_logger()
+
+
+def client_options(settings: RuntimeSettings) -> dict[str, Any]:
+    """Keyword arguments that AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient share.
+
+    Consumers of this process are bound to the settings' limit on unpacked batches from here on (see `backstop.runtime.kafka.hardened_fetch`).
+    """
+    unpack_at_most(settings.kafka_unpacked_bytes_max)
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap_servers,
+        "security_protocol": settings.kafka_security_protocol,
+        "metadata_max_age_ms": 60_000,
+        "retry_backoff_ms": 100,
+    }
+    if settings.kafka_security_protocol.endswith("SSL"):
+        cafile = str(settings.kafka_ssl_cafile) if settings.kafka_ssl_cafile else None
+        options["ssl_context"] = create_ssl_context(cafile=cafile)
+    if settings.kafka_security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        password = settings.kafka_sasl_password
+        options["sasl_plain_password"] = password.get_secret_value() if password else None
+    return options
+
+
+TOPICS_KNOWN_WITHIN_S = 5.0
+"""Less than a session: the group waits for its leader meanwhile."""
+TOPICS_ASKED_EVERY_S = 0.1
+
+_send = AIOKafkaConnection.send
+
+
+def _send_or_close(connection: Any, request: Any, expect_response: bool = True) -> Any:
+    """As aiokafka does it, which expects of a broken connection an OSError and nothing else.
+
+    uvloop raises a RuntimeError where a transport has closed and nobody has read that yet (asyncio would only warn). aiokafka 0.14 takes
+    it for a bug: the producer's sender and the consumer's fetcher end, for good, and everything that is asked of them fails from then on.
+    """
+    try:
+        return _send(connection, request, expect_response)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # NotImplementedError and RecursionError are bugs indeed
+            raise
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"connection to {connection.host}:{connection.port} broken: {error}") from error
+
+
+AIOKafkaConnection.send = _send_or_close
+
+_assign = GroupCoordinator._perform_assignment  # noqa: SLF001 - as above
+
+
+async def _assign_known_topics(coordinator: Any, response: Any) -> Any:
+    """As aiokafka does it, when every topic of the group is known; its assignors, and Faust's, leave out the others with a warning.
+
+    A broker that has just started may not know its topics for a moment. A leader that asked it then gave nobody anything, and nobody asked
+    again before the metadata was old: minutes in which every member was well and nothing moved. A topic that stays unknown is left out.
+    """
+    deadline_s = monotonic_s() + TOPICS_KNOWN_WITHIN_S
+    while True:
+        assignments = await _assign(coordinator, response)
+        topics = coordinator._group_subscription  # noqa: SLF001 - as above
+        unknown = sorted(topic for topic in topics if not coordinator._cluster.partitions_for_topic(topic))  # noqa: SLF001
+        if not unknown:
+            return assignments
+        if monotonic_s() > deadline_s:
+            log.error("topics unknown to the broker", topics=unknown, group=coordinator.group_id)
+            return assignments
+        await asyncio.sleep(TOPICS_ASKED_EVERY_S)
+        await coordinator._client.force_metadata_update()  # noqa: SLF001 - as above
+
+
+GroupCoordinator._perform_assignment = _assign_known_topics  # noqa: SLF001 - as above

@@ -1,0 +1,124 @@
+"""Our own idempotent producer: a send that returns has been acknowledged by all in-sync replicas."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from backstop.runtime.blob_folders import said
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.headers import event_headers
+from backstop.runtime.kafka.lifetimes import started
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.settings import RuntimeSettings
+from schemas.base import Message
+from schemas.codec import encode
+
+log = get_logger("backstop.runtime.kafka.publisher")
+
+SEND_TIMEOUT_MS = 30_000
+
+
+class Publisher(Protocol):
+    async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
+        """Send each message to its topic, in order per key; return when every one is acknowledged.
+
+        :raises BrokerUnavailableError: any was not acknowledged in time. It may still land: a repeat is harmless, as ids are
+            derived. Whoever promised durability must not promise it now.
+        """
+
+
+class KafkaPublisher:
+    """One producer a process; safe for concurrent use. Closed by `stop`, which flushes."""
+
+    def __init__(self, settings: RuntimeSettings, source: str, blob_folder: str | None = None) -> None:
+        """`blob_folder`: the name of the folder that this process uses, told to the others (`backstop.runtime.blob_folders`)."""
+        self._blob_folder = blob_folder
+        self._prefix = settings.topic_prefix
+        self._source = source
+        self._options: dict[str, Any] = client_options(settings)
+        self._producer: AIOKafkaProducer | None = None
+        self._renewing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """:raises KafkaError: no broker answers; then nothing is started, and it may be tried again."""
+        self._producer = await self._started()
+
+    async def _started(self) -> AIOKafkaProducer:
+        # Made here, not in __init__: aiokafka binds to the running loop.
+        producer = AIOKafkaProducer(
+            **self._options,
+            client_id=f"backstop-{self._source}",
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_request_size=RECORD_BYTES_MAX,
+            request_timeout_ms=SEND_TIMEOUT_MS,
+        )
+        return await started(producer)
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+    async def broker_time_ms(self) -> int:
+        """See `backstop.runtime.kafka.broker_clock.TimeSource`. A record on `clock`, which the broker stamps as it appends it."""
+        producer = self._producer
+        if producer is None:
+            raise BrokerUnavailableError("the producer is not started")
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_MS / 1000):
+                landed = await producer.send_and_wait(
+                    f"{self._prefix}clock", value=said(self._source, self._blob_folder), partition=0
+                )
+        except (KafkaError, TimeoutError) as error:
+            await self._renew_if_dead(producer)
+            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+        return int(landed.timestamp)
+
+    async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
+        producer = self._producer
+        if producer is None:
+            raise BrokerUnavailableError("the producer is not started")
+        try:
+            async with asyncio.timeout(timeout_s or SEND_TIMEOUT_MS / 1000):
+                waits = [
+                    await producer.send(
+                        f"{self._prefix}{message.topic}",
+                        value=encode(message),
+                        key=message.key.encode(),
+                        headers=event_headers(message, self._source),
+                    )
+                    for message in messages
+                ]
+                for wait in waits:
+                    await wait
+        except (KafkaError, TimeoutError) as error:
+            await self._renew_if_dead(producer)
+            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+
+    async def _renew_if_dead(self, producer: Any) -> None:
+        """The sender of aiokafka ends for good at what it takes for a bug or a lost sequence. Its callers will try again, with another."""
+        async with self._renewing:
+            current = self._producer
+            if current is None or current is not producer or not _is_dead(current):
+                return
+            log.error("producer_died", source=self._source)
+            try:
+                fresh = await self._started()
+            except (KafkaError, OSError):
+                return  # no broker answers: the next failure comes here again
+            self._producer = fresh
+            with suppress(KafkaError, OSError):
+                await current.stop()
+
+
+def _is_dead(producer: Any) -> bool:
+    task = producer._sender.sender_task  # noqa: SLF001 - nothing public tells
+    return task is None or task.done()

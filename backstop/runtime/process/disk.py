@@ -1,0 +1,25 @@
+"""Whether a folder can still be written to: for `/readyz`, before a write finds out."""
+
+import os
+from pathlib import Path
+
+from backstop.runtime.http.health import Probe
+
+FREE_BYTES_MIN = 32 * 1024 * 1024
+"""A store's log and its next memtable, a few partitions at once."""
+
+
+def disk_probe(folder: Path, free_bytes_min: int = FREE_BYTES_MIN) -> Probe:
+    """Complains while the disk under `folder` is read-only, or has less than `free_bytes_min` left for us."""
+
+    def complaint() -> str | None:
+        try:
+            state = os.statvfs(folder)
+        except OSError as error:
+            return f"{folder}: {error.strerror or error}"
+        if state.f_flag & os.ST_RDONLY:
+            return f"the disk of {folder} is read-only"
+        free = state.f_bavail * state.f_frsize
+        return None if free >= free_bytes_min else f"{free >> 20} MiB left on the disk of {folder}"
+
+    return complaint

@@ -1,0 +1,181 @@
+"""Settings that every process shares. Each is declared once: name with unit, default, one sentence, validation.
+
+They are read from the environment (prefix `BACKSTOP_`) once, by the composition root of the process; other code gets values.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from backstop.runtime.clear_text import check_brokers, check_bucket
+from backstop.runtime.record_sizes import UNPACKED_BYTES_MAX
+from backstop.runtime.secret_files import SecretFiles
+from schemas.base import DEFAULT_TENANT
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+"""A tuple that the environment gives as a comma-separated string (see the validators that split it)."""
+
+TENANT_CHARS_MAX = 27
+"""`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`streams.submission`)."""
+
+BUCKET = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._\-/]{0,200}))?$")
+
+TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
+
+
+class RuntimeSettings(BaseSettings):
+    """Broker, topics, data folder, logs."""
+
+    model_config = SettingsConfigDict(env_prefix="BACKSTOP_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    kafka_bootstrap_servers: str = Field(
+        default="localhost:9092",
+        validation_alias=AliasChoices(
+            "KAFKA_BOOTSTRAP_SERVERS", "BACKSTOP_KAFKA_BOOTSTRAP_SERVERS", "kafka_bootstrap_servers"
+        ),
+        description="Comma-separated host:port list of brokers.",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How to speak to the brokers; SASL_SSL in production."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="SASL mechanism, where the protocol is a SASL one."
+    )
+    kafka_sasl_username: str | None = Field(default=None, description="SASL user name.")
+    kafka_sasl_password: SecretStr | None = Field(default=None, description="SASL password.")
+    kafka_ssl_cafile: Path | None = Field(default=None, description="CA bundle for TLS; the system's store if unset.")
+    kafka_unpacked_bytes_max: int = Field(
+        default=UNPACKED_BYTES_MAX,
+        ge=1 << 20,
+        le=1 << 30,
+        description="What a compressed batch of records may unpack to, in bytes; a larger one becomes a dead letter. The default is 16 times "
+        "the topics' max.message.bytes; a consumer may need this much memory for each partition.",
+    )
+    clear_text: bool = Field(
+        default=False,
+        description="Allow clear text beyond this machine: to the brokers, the provider (http://) and PostgreSQL (no sslmode).",
+    )
+    topic_prefix: str = Field(
+        default="backstop.", pattern=r"^[A-Za-z0-9._\-]{0,100}$", description="Put before every topic and group name."
+    )
+    partitions: int = Field(default=8, ge=1, le=256, description="Partitions of each topic; fixed at creation.")
+    replication_factor: int = Field(default=1, ge=1, le=5, description="Replicas of each topic; 3 in production.")
+    min_insync_replicas: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="Replicas that must have a record before it is acknowledged; 2 in production.",
+    )
+    request_tenants: CommaList = Field(
+        default=(),
+        description="Tenants with a requests topic of their own (requests.TENANT), comma-separated; who may write there is "
+        "the tenant. The topic `requests` itself is the default tenant's.",
+    )
+    data_dir: Path = Field(default=Path(".backstop"), description="Folder for stores, the read model and blobs.")
+    blob_dir: Path | None = Field(
+        default=None, description="Folder of the blob store, shared by all processes; data_dir/blobs if unset."
+    )
+    blobs: str | None = Field(
+        default=None,
+        pattern=BUCKET.pattern,
+        description="Blob store in a bucket that speaks S3, s3://BUCKET/PREFIX, instead of the folder (needs the extra `backstop-jobs[s3]`). It takes part in every "
+        "acceptance of a large body.",
+    )
+    blobs_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+(/\S*)?$",
+        description="Address of an S3 service that is not AWS (MinIO, R2, ...); the bucket is named in the path.",
+    )
+    blobs_region: str | None = Field(
+        default=None, description="Region of the bucket; AWS_REGION, or us-east-1, if unset."
+    )
+    blobs_key_id: str | None = Field(
+        default=None,
+        description="Access key id of the bucket; if unset AWS's own ways are tried: AWS_ACCESS_KEY_ID, a web identity, the role of the machine.",
+    )
+    blobs_secret_key: SecretStr | None = Field(default=None, description="The secret of BACKSTOP_BLOBS_KEY_ID.")
+    blob_keep_days: int = Field(
+        default=0,
+        ge=0,
+        le=3_650,
+        description="Days for which a body stays in the blob store after it was last put; at least 10, as a job may run for 7. 0: for ever. Of a bucket "
+        "its lifecycle rules say it (docs/operating.md).",
+    )
+    inline_bytes_max: int = Field(
+        default=65_536, ge=0, le=524_288, description="Bodies above this size go to the blob store."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: for people on a terminal, JSON otherwise."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    failpoints: str = Field(
+        default="",
+        description="Test only: places at which this process dies or stops (names in backstop/runtime/process/failpoints.py).",
+    )
+    clock_offset_ms: int = Field(default=0, description="Test only: a wrong clock; refused unless failpoints are on.")
+
+    @field_validator("request_tenants", mode="before")
+    @classmethod
+    def _split_tenants(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("request_tenants")
+    @classmethod
+    def _tenants(cls, tenants: tuple[str, ...]) -> tuple[str, ...]:
+        for tenant in tenants:
+            if not TENANT.fullmatch(tenant):
+                raise ValueError(f"each tenant has 1 to {TENANT_CHARS_MAX} of a-z 0-9 _ -")
+            if tenant == DEFAULT_TENANT:
+                raise ValueError("the default tenant has the topic `requests` itself")
+        return tenants
+
+    @model_validator(mode="after")
+    def _in_clear_text(self) -> Self:
+        if not self.clear_text:
+            check_brokers(self.kafka_bootstrap_servers, self.kafka_security_protocol)
+            if self.blobs_endpoint is not None:
+                check_bucket(self.blobs_endpoint)
+        return self
+
+    @model_validator(mode="after")
+    def _one_blob_store(self) -> Self:
+        if self.blobs is not None and self.blob_dir is not None:
+            raise ValueError("BACKSTOP_BLOBS and BACKSTOP_BLOB_DIR name two blob stores: unset one of them")
+        if self.blobs is not None and self.blob_keep_days:
+            raise ValueError(
+                "BACKSTOP_BLOB_KEEP_DAYS is for a folder: set lifecycle rules of the bucket instead (docs/operating.md), and unset it"
+            )
+        if (self.blobs_key_id is None) != (self.blobs_secret_key is None):
+            raise ValueError("BACKSTOP_BLOBS_KEY_ID and BACKSTOP_BLOBS_SECRET_KEY go together: set both, or none")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - neither is used
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, SecretFiles(settings_cls), env_settings
+
+    @property
+    def blobs_path(self) -> Path:
+        return self.blob_dir or self.data_dir / "blobs"
+
+    @property
+    def blob_keep_ms(self) -> int:
+        return self.blob_keep_days * 86_400_000
+
+    @property
+    def claims_path(self) -> Path:
+        """Beside the blobs: what all processes of a deployment share."""
+        return self.blobs_path / "claims"

@@ -1,0 +1,65 @@
+"""What every long-running command does first: logs, failpoints, the clock, signals."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import uvloop
+
+from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.kafka.topics import require_topics
+from backstop.runtime.process import failpoints
+from backstop.runtime.process.clock import NowMs, make_clock
+from backstop.runtime.process.files import make_private
+from backstop.runtime.process.garbage import settle_heap
+from backstop.runtime.process.logs import configure, get_logger
+from backstop.runtime.settings import RuntimeSettings
+
+S = TypeVar("S", bound=RuntimeSettings)
+
+
+def prepare(settings: RuntimeSettings, process: str) -> NowMs:
+    """Route the logs, arm what tests armed, settle the heap; the clock of the process.
+
+    :raises ConfigurationError: a failpoint that does not exist, or a wrong clock without failpoints.
+    """
+    configure(settings.log_format, settings.log_level, process)
+    make_private(settings.data_dir)
+    if settings.blobs is None:
+        make_private(settings.blobs_path)
+    try:
+        failpoints.arm(settings.failpoints)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    if failpoints.armed():
+        get_logger(process).warning("failpoints_armed", failpoints=failpoints.armed())
+    elif settings.clock_offset_ms:
+        raise ConfigurationError("BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS")
+    settle_heap()
+    return make_clock(settings.clock_offset_ms)
+
+
+def run_until_stopped(
+    settings: S, process: str, serve: Callable[[S, NowMs, asyncio.Event], Awaitable[None]]
+) -> None:  # fmt: skip
+    """`serve` until SIGTERM or SIGINT, on topics that were found to be as they must be.
+
+    :raises ConfigurationError: see `prepare`; or a topic is missing, or of a kind that would break us.
+    """
+    now_ms = prepare(settings, process)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await require_topics(settings)
+        await serve(settings, now_ms, stop)
+
+    uvloop.run(run())
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set `stop`: what has begun is finished."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

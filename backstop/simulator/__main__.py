@@ -1,0 +1,130 @@
+"""`python -m backstop.simulator`: see docs/simulator.md."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from backstop.simulator.app import SIMULATOR, build_app
+from backstop.simulator.config import Endpoint, SimulatorConfig
+from backstop.simulator.door import Door
+from backstop.simulator.errors import ConfigError
+from backstop.simulator.loading import load_profile
+
+SHUTDOWN_S = 1.0
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="simulator", description="A stand-in for OpenAI's background responses.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container")
+    parser.add_argument("--port", type=int, default=0, help="0 = a free one")
+    parser.add_argument(
+        "--control-port", type=int, help="also listen here, and stay there while connections are refused"
+    )
+    parser.add_argument("--port-file", type=Path, help="gets the port once the server listens")
+    parser.add_argument("--profile", default="calm", help="a preset, a JSON file, or JSON text")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--api-key", action="append", help="repeatable; each is a project; or SIMULATOR_API_KEYS")
+    parser.add_argument("--webhook-url", action="append", default=[], help="repeatable, paired with --webhook-secret")
+    parser.add_argument("--webhook-secret", action="append", default=[], help="or SIMULATOR_WEBHOOK_SECRETS")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="simulated seconds per real second")
+    parser.add_argument("--ledger-dir", type=Path, help="folder for the ledgers as JSON lines")
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where to listen, and which file gets the port."""
+
+    host: str
+    port: int
+    port_file: Path | None
+    control_port: int | None
+
+
+def _from_environment(name: str) -> list[str]:
+    """The values of `NAME`, comma-separated, or of the file that `NAME_FILE` names."""
+    path = os.environ.get(f"{name}_FILE", "")
+    try:
+        text = Path(path).read_text() if path else os.environ.get(name, "")
+    except OSError as error:
+        raise ConfigError(f"{name}_FILE={path} can't be read: {error.strerror}") from None
+    return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+
+
+def read_config(argv: list[str]) -> tuple[SimulatorConfig, _Places]:
+    """Configuration and addresses from the command line; ConfigError says what is wrong."""
+    given = _arguments(argv)
+    # Whoever lists processes sees a command line; so secrets may come by the environment instead.
+    given.api_key = given.api_key or _from_environment("SIMULATOR_API_KEYS")
+    given.webhook_secret = given.webhook_secret or _from_environment("SIMULATOR_WEBHOOK_SECRETS")
+    if len(given.webhook_url) != len(given.webhook_secret):
+        raise ConfigError("--webhook-url and --webhook-secret come in pairs")
+    pairs = zip(given.webhook_url, given.webhook_secret, strict=True)
+    config = SimulatorConfig(
+        profile=load_profile(given.profile),
+        seed=given.seed,
+        api_keys=tuple(given.api_key or ("sk-simulator",)),
+        endpoints=tuple(Endpoint(url, (secret,)) for url, secret in pairs),
+        time_scale=given.time_scale,
+        ledger_dir=given.ledger_dir,
+    )
+    return config, _Places(given.host, given.port, given.port_file, given.control_port)
+
+
+async def _run(config: SimulatorConfig, places: _Places) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = build_app(config)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    try:
+        door = Door(runner, places.host, places.port)
+        await door.open()
+        app[SIMULATOR].incidents.door = door
+        if places.control_port is not None:
+            await web.TCPSite(runner, places.host, places.control_port).start()
+        if places.port_file is not None:
+            _write_atomically(places.port_file, str(door.port))
+        print(f"simulator listening on http://{places.host}:{door.port}", flush=True)
+        await stop.wait()
+        await door.close()
+    finally:
+        await runner.cleanup()
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; 2 if a setting is wrong."""
+    os.umask(0o077)  # ledgers hold prompts
+    try:
+        config, places = read_config(sys.argv[1:])
+    except ConfigError as error:
+        print(f"simulator: {error}", file=sys.stderr)
+        return 2
+    # What the imports made lives as long as we do: no collection need look through it again.
+    gc.collect()
+    gc.freeze()
+    uvloop.run(_run(config, places))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

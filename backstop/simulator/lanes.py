@@ -1,0 +1,35 @@
+"""How many creates came in each minute of each lane (account and model): what an outage must not multiply."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from backstop.simulator.clock import Clock
+
+MINUTE_MS: Final = 60_000
+MINUTES_MAX: Final = 100_000
+_Lane = tuple[int, str | None]
+
+
+class Lanes:
+    """Creates and acceptances by minute of the wall clock. The oldest minutes are forgotten beyond the limit."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counts: dict[tuple[int, _Lane], list[int]] = {}
+
+    def count(self, project: int, model: str | None, *, accepted: bool) -> None:
+        """One more create of this lane; `project` -1 is a key that nobody knows."""
+        at_ms = self._clock.wall_ms() // MINUTE_MS * MINUTE_MS
+        counts = self._counts.setdefault((at_ms, (project, model)), [0, 0])
+        counts[0] += 1
+        counts[1] += accepted
+        if len(self._counts) > MINUTES_MAX:
+            del self._counts[next(iter(self._counts))]
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Each lane with its minutes, oldest first; a minute without a create is left out."""
+        lanes: dict[_Lane, list[dict[str, int]]] = {}
+        for (at_ms, lane), (creates, accepted) in self._counts.items():
+            lanes.setdefault(lane, []).append({"at_ms": at_ms, "creates": creates, "accepted": accepted})
+        return [{"project": project, "model": model, "minutes": each} for (project, model), each in lanes.items()]

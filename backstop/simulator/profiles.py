@@ -1,0 +1,169 @@
+"""The presets. A profile in JSON names one of them as its `base` and changes what it likes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from backstop.simulator import outlast
+from backstop.simulator.config import Event, ModelProfile, Profile
+
+_CALM: Final = Profile()
+
+# What a person watching a demonstration should see: most things go well, and each kind of loss happens within minutes.
+_DEMO: Final = Profile(
+    rates={
+        "hook_lost": 0.20,
+        "hook_twice": 0.10,
+        "hook_late": 0.05,
+        "hook_early": 0.02,
+        "hook_reordered": 0.05,
+        "run_stuck_queued": 0.02,
+        "run_stuck_in_progress": 0.03,
+        "run_failed": 0.02,
+        "run_slow": 0.02,
+        "create_accept_reset": 0.01,
+        "create_accept_500": 0.005,
+        "create_refuse_500": 0.01,
+        "create_refuse_502": 0.005,
+        "create_429_requests": 0.02,
+        "create_429_tokens": 0.02,
+        "create_503_overloaded": 0.01,
+        "look_500": 0.01,
+        "look_429": 0.01,
+        "look_html_429": 0.002,
+        "hook_forged_secret": 0.02,
+        "hook_unknown_type": 0.01,
+        "hook_foreign_id": 0.01,
+    },
+)
+
+_ROUGH: Final = Profile(
+    rates={
+        # What a provider does after it has accepted a job, at half the rates of `outlast`; what is named below as well has its own rate.
+        **{name: rate / 2 for name, rate in outlast.RATES.items()},
+        "hook_lost": 0.20,
+        "hook_twice": 0.10,
+        "hook_late": 0.10,
+        "hook_early": 0.03,
+        "hook_reordered": 0.10,
+        **{f"hook_forged_{how}": 0.02 for how in ("secret", "empty_key", "body", "old", "future", "unsigned")},
+        **{f"hook_{what}": 0.01 for what in ("unknown_type", "foreign_id", "not_json", "not_utf8", "list")},
+        "run_stuck_queued": 0.03,
+        "run_stuck_in_progress": 0.04,
+        "run_failed": 0.02,
+        "run_failed_usage": 0.01,
+        "run_failed_no_code": 0.005,
+        "run_failed_unknown_code": 0.005,
+        "run_incomplete": 0.01,
+        "run_image_safety": 0.005,
+        "run_empty_output": 0.005,
+        "run_slow": 0.03,
+        "run_expires": 0.005,
+        **{f"create_accept_{kind}": 0.004 for kind in ("close", "reset", "cut", "html_200", "empty_object")},
+        **{f"create_accept_{kind}": 0.004 for kind in ("broken_json", "408", "409", "500", "502", "503", "504")},
+        **{f"create_refuse_{kind}": 0.004 for kind in ("close", "reset", "cut", "html_200", "empty_object")},
+        **{f"create_refuse_{kind}": 0.004 for kind in ("broken_json", "408", "409", "500", "502", "503", "504")},
+        **{f"create_{side}_{kind}": 0.001 for side in ("accept", "refuse") for kind in ("stall", "slow", "not_http")},
+        "create_429_requests": 0.02,
+        "create_429_tokens": 0.02,
+        "create_429_slow_down": 0.005,
+        "create_503_overloaded": 0.01,
+        "create_html_403": 0.003,
+        "create_html_429": 0.003,
+        "create_terminal": 0.01,
+        "look_404_at_first": 0.03,
+        "look_404": 0.002,
+        "look_429": 0.01,
+        "look_html_403": 0.002,
+        "look_html_429": 0.002,
+        "look_regress": 0.01,
+        "look_unknown_status": 0.01,
+        "look_another_id": 0.005,
+        "look_truncated": 0.005,
+        "look_500": 0.01,
+        "look_503": 0.01,
+        "look_reset": 0.005,
+        "look_close": 0.005,
+        "look_cut": 0.005,
+        "look_html_200": 0.005,
+        "look_empty_object": 0.005,
+        "look_stall": 0.001,
+        "create_accept_empty_stream": 0.004,
+        "stream_drop": 0.10,
+        "stream_close": 0.05,
+        "stream_error": 0.03,
+        "stream_delay": 0.03,
+        "stream_endless": 0.02,
+        "stream_twice": 0.02,
+        "stream_swapped": 0.02,
+        "stream_400": 0.01,
+        "stream_404": 0.05,
+        "stream_429": 0.01,
+        "stream_500": 0.05,
+        "stream_html_200": 0.01,
+        "cancel_accept_reset": 0.03,
+        "cancel_accept_500": 0.03,
+        "cancel_refuse_500": 0.03,
+        "cancel_409": 0.05,
+        "cancel_400": 0.03,
+        "cancel_404": 0.03,
+        "cancel_runs_on": 0.10,
+        "cancel_then_completed": 0.10,
+    },
+    ids="any",
+    cancel_of_ended="409",
+    error_404="bare",
+    retry_after="any",
+    stall_real_s=20.0,
+)
+
+_INCIDENT_EVERY_S: Final = 900.0
+
+# Twice as bad as rough where it hurts, with a platform that breaks down every few simulated minutes.
+_TORTURE: Final = Profile(
+    rates={
+        **{name: min(rate * 2.0, 1.0) for name, rate in _ROUGH.rates.items()},
+        "hook_lost": 0.50,
+        "platform_500": 0.02,
+        # Each objection halves the rate of looks: a few of a hundred, all the time, would leave nothing else to be seen. Waves bring the rest.
+        "look_429": 0.005,
+        "look_html_403": 0.002,
+        "look_html_429": 0.002,
+    },
+    models={"*": ModelProfile(open_max=50_000)},
+    ids="any",
+    cancel_of_ended="404",
+    error_404="bare",
+    retry_after="any",
+    stall_real_s=10.0,
+    events=(
+        Event("outage", at_s=120, for_s=60, mode="503", runs="fail"),
+        Event("wave", at_s=300, for_s=120, factor=8.0),
+        Event("outage", at_s=600, for_s=60, mode="reset", share=0.7, hooks="held"),
+        Event("restart", at_s=900),
+        Event("outage", at_s=1200, for_s=60, mode="html", hooks="lost"),
+        # Conditions that pass: of the account, of a limit that is told after acceptance, of a gateway that has nobody behind it.
+        Event("incident", at_s=200, for_s=20, every_s=_INCIDENT_EVERY_S, answer="insufficient_quota"),
+        Event(
+            "incident",
+            at_s=500,
+            for_s=20,
+            every_s=_INCIDENT_EVERY_S,
+            answer="none",
+            runs="fail",
+            run_code="rate_limit_exceeded/5",
+        ),
+        Event("incident", at_s=800, for_s=20, every_s=_INCIDENT_EVERY_S, answer="529//html", calls="all"),
+    ),
+)
+
+_OUTLAST: Final = Profile(
+    rates={**_DEMO.rates, **outlast.RATES},
+    models=outlast.MODELS,
+    ids="any",
+    cancel_of_ended="409",
+    retry_after="any",
+    events=outlast.EVENTS,
+)
+
+PRESETS: Final = {"calm": _CALM, "demo": _DEMO, "rough": _ROUGH, "torture": _TORTURE, "outlast": _OUTLAST}

@@ -1,0 +1,241 @@
+"""What the server remembers of a response, and of the job that its metadata names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+from backstop.simulator.catalogue import Directive, Fault
+from backstop.simulator.chance import Target
+from backstop.simulator.ids import AnyIdForm
+
+Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
+OPEN: Final = ("queued", "in_progress")
+UsageForm = Literal["whole", "floats", "nulls", "absent"]
+ErrorForm = Literal["whole", "null", "text", "message"]
+JOBS_MAX: Final = 100_000
+PREFIX: Final = "backstop_"
+OWNER: Final = ("job", "attempt", "tenant")
+"""Metadata by which a client names what a create is for, with `PREFIX` or without."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """A checked body of `POST /v1/responses`, with what its headers add.
+
+    `input_text` is the beginning of all text in the input, `body` lacks an input that is large: a response must not
+    cost much memory when it has ended. `kept_bytes` is about what it does cost.
+    """
+
+    model: str
+    body: Mapping[str, Any]
+    kept_bytes: int
+    input_text: str
+    input_tokens: int
+    background: bool
+    store: bool
+    stream: bool
+    metadata: Mapping[str, str]
+    directives: tuple[Directive, ...]
+    queue_s: float | None
+    run_s: float | None
+    output_bytes: int | None
+    project: int
+    retry_count: int | None
+    idempotency_key: str | None
+    id_form: AnyIdForm = "hex"
+    window: str | None = None
+    continuation: str | None = None
+
+    @property
+    def conversation(self) -> str | None:
+        """The id of its conversation."""
+        given = self.body.get("conversation")
+        found = given.get("id") if isinstance(given, dict) else given
+        return found if isinstance(found, str) else None
+
+    @property
+    def owner(self) -> Mapping[str, str | None]:
+        """Job, attempt and tenant as the metadata name them: by the names with a prefix, and where there are none by those without."""
+        prefix = PREFIX if any(PREFIX + name in self.metadata for name in OWNER) else ""
+        return {name: self.metadata.get(prefix + name) for name in OWNER}
+
+    @property
+    def target(self) -> Target:
+        """What faults may be aimed at."""
+        return Target(self.owner["job"], self.owner["attempt"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ends, decided when it is accepted. `wait_s` is what the text of its error names."""
+
+    status: Status = "completed"
+    code: str | None = None
+    reason: str | None = None
+    with_usage: bool = True
+    empty: bool = False
+    hook: bool = True
+    wait_s: float | None = None
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether the object of the ended response shows what it cost."""
+        match self.status:
+            case "completed":
+                return not self.empty
+            case "failed":
+                return self.with_usage
+            case _:
+                return self.status == "incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where the objects of a response differ from OpenAI's, as those of other servers and gateways do.
+
+    `words` are the server's own for states, `end` is what it says in place of the state it ended in.
+    """
+
+    output: Literal["whole", "null", "absent"] = "whole"
+    usage: UsageForm = "whole"
+    error: ErrorForm = "whole"
+    bare: bool = False
+    background: Literal["as_asked", "false", "absent"] = "as_asked"
+    other_id: bool = False
+    metadata: bool = True
+    words: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The run of a response: how long in each state (simulated seconds, None = for ever), and how it ends."""
+
+    queue_s: float | None
+    run_s: float | None
+    ending: Ending
+    expires_after_end_s: float | None = None
+    shown: Shown = Shown()
+
+
+@dataclass(slots=True)
+class Stored:
+    """One response as the server keeps it. `epoch` grows whenever timers that were set before must not strike."""
+
+    id: str
+    message_id: str
+    key: str
+    request: CreateRequest
+    plan: Plan
+    created_at_s: int
+    expires_at_s: float
+    status: Status = "queued"
+    ending: Ending | None = None
+    began_at_s: float = 0.0
+    ended_at_s: float = 0.0
+    ended_at_ms: int = 0
+    was_running: bool = False
+    hidden_until_s: float = 0.0
+    hidden_by: str = "look_404_at_first"
+    epoch: int = 0
+    looks: int = 0
+    streams: int = 0
+    cancels: int = 0
+    shown_running: bool = False
+    shown_ended: bool = False
+    vanished: bool = False
+    regressed: bool = False
+    waiters: list[asyncio.Event] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.status in OPEN
+
+    @property
+    def target(self) -> Target:
+        """What faults may be aimed at."""
+        owner = self.request.owner
+        return Target(owner["job"], owner["attempt"], self.id)
+
+    @property
+    def other_id(self) -> str:
+        """Another id than its own, always the same: what a gateway's server calls it."""
+        return f"resp_{blake2b(self.id.encode(), digest_size=24).hexdigest()}"
+
+    def names(self) -> dict[str, str | None]:
+        """The fields by which ledgers name it."""
+        owner = self.request.owner
+        return {"response": self.id, "job": owner["job"], "attempt": owner["attempt"]}
+
+    async def changed(self, real_s_max: float) -> None:
+        """Wait for the next change of state, at most `real_s_max`."""
+        waiter = asyncio.Event()
+        self.waiters.append(waiter)
+        try:
+            await asyncio.wait_for(waiter.wait(), real_s_max)
+        except TimeoutError:
+            pass
+        finally:
+            self.waiters.remove(waiter)
+
+    def wake(self) -> None:
+        """Tell all who wait for a change."""
+        for waiter in self.waiters:
+            waiter.set()
+
+
+@dataclass(slots=True)
+class JobTally:
+    """What was asked and accepted for one job."""
+
+    calls: int = 0
+    accepted: int = 0
+    calls_of: dict[str | None, int] = field(default_factory=dict)
+    accepted_of: dict[str | None, int] = field(default_factory=dict)
+    paid: int = 0
+    winner: str | None = None
+    locked_by: Fault | None = None
+    locked_until_s: float = 0.0
+
+
+class JobTallies:
+    """Tallies of the newest jobs. One forgotten starts anew, so that `repeat` may then be too low; the file of the
+    ledger has all creates.
+    """
+
+    def __init__(self, jobs_max: int = JOBS_MAX) -> None:
+        self._tallies: dict[str, JobTally] = {}
+        self._max = jobs_max
+
+    def of(self, job: str) -> JobTally:
+        """The tally of a job."""
+        tally = self._tallies.get(job)
+        if tally is None:
+            tally = self._tallies[job] = JobTally()
+            if len(self._tallies) > self._max:
+                del self._tallies[next(iter(self._tallies))]
+        return tally
+
+
+class Continuations:
+    """The newest continuation ids of accepted creates."""
+
+    def __init__(self, ids_max: int = JOBS_MAX) -> None:
+        self._seen: dict[tuple[int, str], None] = {}
+        self._max = ids_max
+
+    def is_continued(self, request: CreateRequest) -> bool:
+        """Whether an earlier create of this project had the same id; it is remembered from now on."""
+        if request.continuation is None:
+            return False
+        key = request.project, request.continuation
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > self._max:
+            del self._seen[next(iter(self._seen))]
+        return False

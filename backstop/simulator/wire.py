@@ -1,0 +1,136 @@
+"""Sends an answer, whole or spoiled: the only code that touches a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from dataclasses import replace
+from typing import Final
+
+from aiohttp import web
+
+from backstop.simulator.answers import HTML, Answer, failure
+from backstop.simulator.config import Profile
+
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
+_LOOK_AROUND_S: Final = 0.25
+_FIXED: Final = {
+    "html_200": Answer(200, b"<html><body>It works!</body></html>", HTML),
+    "empty_object": Answer(200, b"{}"),
+    "null": Answer(200, b"null"),
+    "list": Answer(200, b"[1]"),
+    "no_content": Answer(204, b""),
+    "empty_stream": Answer(200, b"", "text/event-stream; charset=utf-8"),
+}
+STATUSES: Final = frozenset({"408", "409", "500", "502", "503", "504"})
+# The client is left without an HTTP status.
+SILENT: Final = frozenset({"close", "reset", "stall", "not_http"})
+
+
+def spoil(answer: Answer, kind: str, slow_real_s: float) -> Answer:
+    """What is sent in place of `answer` when `kind` (of the catalogue) befalls it."""
+    if kind == "slow":
+        return replace(answer, wait_real_s=slow_real_s)
+    if kind == "202":
+        return replace(answer, status=202)
+    if kind in STATUSES:
+        return failure(int(kind))
+    if kind == "broken_json":
+        return replace(answer, status=200, body=answer.body[: max(len(answer.body) // 2, 1)])
+    fixed = _FIXED.get(kind)
+    return replace(answer, sabotage=kind) if fixed is None else fixed
+
+
+class Wire:
+    """Sends answers. `closing` ends whatever is being held back, so that a stop is quick."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.closing = asyncio.Event()
+
+    async def send(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+        """Send `answer`, or do to the connection what its sabotage says."""
+        if answer.wait_real_s:
+            await self.hold(request, answer.wait_real_s)
+        match answer.sabotage:
+            case None:
+                return _whole(answer)
+            case "close":
+                _close(request)
+            case "reset":
+                _reset(request)
+            case "stall":
+                await self.hold(request, self.profile.stall_real_s)
+                _close(request)
+            case "not_http":
+                _garbage(request)
+            case "cut":
+                return await self._cut(request, answer)
+            case "drip":
+                return await self._drip(request, answer)
+            case unknown:
+                raise AssertionError(f"no such sabotage: {unknown}")
+        return web.Response(status=500)  # reaches nobody: the connection is gone
+
+    async def hold(self, request: web.Request, real_s: float) -> None:
+        """Wait, but no longer than the client or the server stays."""
+        deadline_s = asyncio.get_running_loop().time() + real_s
+        while request.transport is not None and not request.transport.is_closing() and not self.closing.is_set():
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), min(left_s, _LOOK_AROUND_S))
+
+    async def _cut(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+        response = _head(answer)
+        await response.prepare(request)
+        await response.write(answer.body[: len(answer.body) // 2])
+        # Let the half leave before the connection goes: an abort would take it back.
+        _close(request)
+        return response
+
+    async def _drip(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+        response = _head(answer)
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            for index in range(len(answer.body)):
+                await response.write(answer.body[index : index + 1])
+                await self.hold(request, self.profile.drip_gap_real_s)
+                if self.closing.is_set() or request.transport is None:
+                    _close(request)
+                    break
+        return response
+
+
+def _whole(answer: Answer) -> web.Response:
+    headers = {"content-type": answer.content_type, **answer.headers}
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def _head(answer: Answer) -> web.StreamResponse:
+    headers = {"content-type": answer.content_type, "content-length": str(len(answer.body)), **answer.headers}
+    return web.StreamResponse(status=answer.status, headers=headers)
+
+
+def _close(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.close()
+
+
+def _reset(request: web.Request) -> None:
+    transport = request.transport
+    if transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    transport.abort()
+
+
+def _garbage(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.write(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
+        request.transport.close()

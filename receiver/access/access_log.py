@@ -1,0 +1,85 @@
+"""Who did what at the doors, as structured log lines: changes, refused keys, and every request where that is wanted.
+
+A submission and a cancel of a job also say it in their facts (`asked_by`), for as long as the logs are kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Literal
+
+from aiohttp import web
+
+from backstop.runtime.authority import AUTHORITY, authority_of
+from backstop.runtime.http.routes import route_of
+from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.process.logs import get_logger
+
+REFUSED_EVERY_S: Final = 60.0
+"""A key that is refused at an address is told so often, with how many times it was."""
+REFUSED_KNOWN_MAX: Final = 1_000
+REFUSED_PER_S_MAX: Final = 10
+"""Lines a second, over all: who tries keys or addresses at random must not fill the disk."""
+
+AddressOf = Callable[[web.Request], str]
+Why = Literal["no_key", "malformed", "unknown_key", "wrong_secret", "expired", "revoked", "address", "ticket"]
+
+READING: Final = frozenset({"GET", "HEAD"})
+IN_FACTS: Final = frozenset({"submitJob", "createResponse"})
+"""Too many for a line each; their facts say who."""
+
+log = get_logger("receiver.access.access_log")
+
+
+class RefusedKeys:
+    """Says which keys are refused where, within bounds."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        """By key and address: when it was told last, and how many came since."""
+        self._second = 0
+        self._told = 0
+
+    def tell(self, key_id: str, address: str, why: Why) -> None:
+        """`key_id` as it was claimed; empty where none was."""
+        now_s = monotonic_s()
+        entry = self._seen.setdefault((key_id, address), [now_s - REFUSED_EVERY_S, 0])
+        self._seen.move_to_end((key_id, address))
+        if len(self._seen) > REFUSED_KNOWN_MAX:
+            self._seen.popitem(last=False)
+        entry[1] += 1
+        if now_s - entry[0] < REFUSED_EVERY_S or not self._may(int(now_s)):
+            return
+        log.warning("authentication_refused", key_id=key_id, address=address, reason=why, count=int(entry[1]))
+        entry[:] = [now_s, 0]
+
+    def _may(self, second: int) -> bool:
+        if second != self._second:
+            self._second, self._told = second, 0
+        self._told += 1
+        return self._told <= REFUSED_PER_S_MAX
+
+
+def tell_change(request: web.Request, status: int, address_of: AddressOf) -> None:
+    """Which key changed what; nothing for a read, a webhook or a submission."""
+    route = route_of(request)
+    if AUTHORITY not in request or route is None or route.name in IN_FACTS or request.method in READING:
+        return
+    tenant, key_id = authority_of(request).owner
+    log.info(
+        "changed",
+        action=route.name,
+        tenant=tenant,
+        key_id=key_id,
+        address=address_of(request),
+        status=status,
+        **request.match_info,
+    )
+
+
+def tell_access(request: web.Request, route: str, status: int, duration_s: float, address_of: AddressOf) -> None:
+    """One line a request. The route, not the path: ids are a tenant's, and what stands behind `?` may be a ticket."""
+    tenant, key_id = authority_of(request).owner
+    log.info(
+        "request", method=request.method, route=route, status=status, duration_s=round(duration_s, 6), tenant=tenant, key_id=key_id,
+        address=address_of(request),
+    )  # fmt: skip

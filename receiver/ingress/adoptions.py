@@ -1,0 +1,96 @@
+"""`POST /v1/jobs/adopt`: a response that an application created itself is seen through to one result.
+
+Whose a response is decides the response fold, in the order of its log. What is asked here only saves a job that would end as rejected: whoever
+names a response of a job of his own gets that job.
+"""
+
+from typing import Final, NoReturn
+
+from aiohttp import web
+
+from backstop.runtime.http.routes import Route
+from receiver.access.identity import tenant_of
+from receiver.bodies import read_body
+from receiver.ingress.jobs import ACCEPTED, JOBS_PATH, accepted, parse_body, refuse, require_json
+from receiver.ingress.submissions import NotTaken, Submissions, Taken
+from receiver.limits import Limits
+from receiver.lookups import JobReads, ReadsAwayError
+from receiver.problems import FieldError, Problem, Refusal, unavailable
+from schemas.requests import Adopt
+from streams.submission import DoorPolicy, PreparedAdoption, own_job_id, qualified_job_id
+
+ADOPT: Final = Route(
+    "POST", f"{JOBS_PATH}/adopt", name="adoptResponse", access="submit", body=Adopt,
+    says="Adopt a response that an application created itself (`background: true`, `store: true`).\n\nFrom then on it is a job: polled, "
+    "heard of by webhook, and ended with one result. The same response again is the same job; one that belongs to a job of yours is that job.",
+    answers=ACCEPTED,
+    problems={
+        409: ("job_id_taken", "response_taken"), 422: ("deadline_past",),
+        429: ("open_jobs_exceeded", "token_budget_exceeded"), 503: ("busy", "log_unavailable", "reads_unavailable"),
+    },
+)  # fmt: skip
+
+_NOT_YOURS: Final = (
+    "All tenants share the project at the provider, so an id proves nothing: ask the operator to share it (BACKSTOP_DOOR_SHARED_IDS), or adopt it "
+    "as the tenant default."
+)
+
+
+class AdoptDoor:
+    def __init__(
+        self, submissions: Submissions, reads: JobReads | None, policy: DoorPolicy, limits: Limits
+    ) -> None:  # fmt: skip
+        """Without `reads` nobody here knows whose a response is, and the log alone decides."""
+        self._submissions = submissions
+        self._reads = reads
+        self._policy = policy
+        self._limits = limits
+
+    async def adopt(self, request: web.Request) -> web.Response:
+        limits = self._limits
+        tenant = tenant_of(request)
+        require_json(request)
+        body = await read_body(request, bytes_max=limits.adopt_bytes_max, within_s=limits.submit_body_s)
+        asked = parse_body(Adopt, body, limits.submit_depth_max)
+        own = await self._own_job(asked.response_id, tenant)
+        if own is not None:
+            return accepted(own, Taken(qualified_job_id(tenant, own), None, repeated=True))
+        prepared = PreparedAdoption(asked)
+        given = prepared.given_job_id
+        verdict = await self._submissions.take(prepared, qualified_job_id(tenant, given), tenant, chosen=True)
+        if isinstance(verdict, NotTaken):
+            refuse(verdict, limits.retry_after_s)
+        return accepted(given, verdict)
+
+    async def _own_job(self, response_id: str, tenant: str) -> str | None:
+        """The tenant's job that the response belongs to; None where it belongs to none that is known.
+
+        :raises Refusal: 409, it belongs to another tenant's; 422, the tenant may not name it; 503, nobody can tell.
+        """
+        try:
+            owner = None if self._reads is None else await self._reads.owner_of(response_id)
+            if owner is not None and owner.tenant == tenant:
+                return own_job_id(tenant, owner.job_id)
+            if await self._is_job(response_id, tenant):
+                return response_id
+        except ReadsAwayError:
+            raise unavailable(
+                "reads_unavailable", "Whose this response is can't be checked at the moment; send it again.",
+                self._limits.retry_after_s,
+            ) from None  # fmt: skip
+        if self._policy.refuses_name({"response_id": response_id}, tenant) is not None:
+            _refuse_field(_NOT_YOURS)  # the same whether it is somebody's or nobody's
+        if owner is not None:
+            raise Refusal(Problem(409, "response_taken", "This response belongs to a job already."))
+        return None
+
+    async def _is_job(self, response_id: str, tenant: str) -> bool:
+        """Whether it is an id that `POST /v1/responses` gave: then it is the job's own, and the provider does not know it."""
+        job_id = qualified_job_id(tenant, response_id)
+        if self._submissions.accepted(job_id, tenant) is not None:
+            return True
+        return self._reads is not None and await self._reads.job(tenant, job_id) is not None
+
+
+def _refuse_field(sentence: str) -> NoReturn:
+    raise Refusal(Problem(422, "bad_request", sentence, errors=(FieldError("#/response_id", sentence),)))

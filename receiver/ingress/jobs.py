@@ -1,0 +1,288 @@
+"""The door of upstream services: `POST /v1/jobs` and `POST /v1/jobs/{job_id}/cancel`.
+
+202 says that the log has the job, 200 that it already had it. `GET` on these addresses belongs to the read model.
+"""
+
+import hashlib
+import re
+from functools import partial
+from typing import Annotated, Final, Literal, NoReturn, NotRequired, TypeVar, assert_never
+
+import orjson
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.http.routes import Answer, Header, Route
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.chance import RandomHex
+from backstop.runtime.process.clock import NowMs
+from receiver.access.identity import tenant_of
+from receiver.access.quotas import Quotas
+from receiver.bodies import SMALL_VALUES_MAX, BodyMemory, NotJsonError, load_json, read_body
+from receiver.ingress.previous import PreviousResponses
+from receiver.ingress.submissions import NotTaken, Submissions, Taken
+from receiver.limits import Limits
+from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, field_errors, unavailable
+from schemas.requests import FIELDS_MAX, Cancel, GivenJobId, Submit
+from streams.submission import prepare, qualified_job_id, to_cancel
+
+JOBS_PATH = "/v1/jobs"
+CANCEL_PATH = "/v1/jobs/{job_id}/cancel"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+JOB_ID_BITS = 128
+
+Model = TypeVar("Model", bound=BaseModel)
+
+KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
+
+_KEY = re.compile(KEY_PATTERN)
+_GIVEN_JOB_ID: TypeAdapter[str] = TypeAdapter(GivenJobId)
+
+
+class CancelBody(BaseModel):
+    """The body of a cancel, which may be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+class JobLinks(TypedDict):
+    """Where to go on."""
+
+    self: str
+    cancel: str
+
+
+class AcceptedDocument(TypedDict):
+    """A job that the log has."""
+
+    job_id: str
+    status: Literal["accepted"]
+    links: JobLinks
+    deadline_at_ms: NotRequired[int]
+
+
+class CancelDocument(TypedDict):
+    """A cancel that the log has."""
+
+    job_id: str
+    status: Literal["cancel_requested"]
+    links: JobLinks
+
+
+KEY_HEADER: Final = Header(
+    IDEMPOTENCY_KEY,
+    "Names this request, so that a repeat of it is known: the same body again is the same job, another one is refused.",
+    Annotated[str, StringConstraints(pattern=f"^{KEY_PATTERN}$")],
+)
+_LOCATION: Final = Header("Location", "The job.")
+ACCEPTED: Final = (
+    Answer(202, "The log has the job.", AcceptedDocument, headers=(_LOCATION,)),
+    Answer(200, "A repeat: the log had the job already.", AcceptedDocument, headers=(_LOCATION,)),
+)
+SUBMIT: Final = Route(
+    "POST", JOBS_PATH, name="submitJob", access="submit", body=Submit, headers=(KEY_HEADER,),
+    says="Submit a job.\n\nIt is answered once the log has it: from then on it ends, whatever is lost on the way.",
+    answers=ACCEPTED,
+    problems={
+        400: ("bad_idempotency_key",), 409: ("job_id_taken",), 422: ("deadline_past",),
+        429: ("open_jobs_exceeded", "token_budget_exceeded"), 503: ("busy", "log_unavailable", "reads_unavailable"),
+    },
+)  # fmt: skip
+CANCEL: Final = Route(
+    "POST", CANCEL_PATH, name="cancelJob", access="submit", ids={"job_id": GivenJobId},
+    says="Cancel a job. One that has ended stays as it ended.", body=CancelBody, body_required=False,
+    answers=(Answer(202, "The log has the cancel.", CancelDocument),),
+    problems={404: ("job_not_found", "not_found"), 503: ("log_unavailable",)},
+)  # fmt: skip
+
+
+ID_TAKEN: Final = "This id or key already names a job with another body."
+_UNHEARD: Final = (
+    "The log did not acknowledge the request in time: it may have been taken all the same. Send it again: under the same id or Idempotency-Key "
+    "a repeat is the same job; without either it may become a second one."
+)
+_UNCONFIRMED: Final = (
+    "The log has the request, but whether another one was there first under this id could not be seen in time. Send it again under the same id or "
+    "Idempotency-Key: then it is known."
+)
+CANCEL_UNHEARD: Final = "The log did not acknowledge the cancel in time: it may have been taken all the same. Send it again; a repeat changes nothing more."
+
+
+def job_id_of(key: str, tenant: str) -> str:
+    """The job id that an `Idempotency-Key` stands for. Never change its form: keys in use would name other jobs."""
+    return "job_" + hashlib.sha256(f"{tenant}\n{key}".encode()).hexdigest()[: JOB_ID_BITS // 4]
+
+
+class JobDoor:
+    def __init__(
+        self, submissions: Submissions, publisher: Publisher, now_ms: NowMs, random_hex: RandomHex, limits: Limits,
+        quotas: Quotas, previous: PreviousResponses, memory: BodyMemory,
+    ) -> None:  # fmt: skip
+        self._quotas = quotas
+        self._previous = previous
+        self._submissions = submissions
+        self._publisher = publisher
+        self._now_ms = now_ms
+        self._random_hex = random_hex
+        self._limits = limits
+        self._memory = memory
+
+    async def submit(self, request: web.Request) -> web.Response:
+        limits = self._limits
+        tenant = tenant_of(request)
+        require_json(request)
+        key = idempotency_key(request)
+        bytes_max = self._quotas.bytes_max(tenant, limits.submit_bytes_max)
+        with self._memory.share() as take:
+            body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
+            size_bytes, parse = len(body), partial(parse_submit, body, limits)
+            del body
+            submit = await self._memory.apart(size_bytes, parse)
+            del parse
+            await self._memory.apart(
+                size_bytes, partial(self._previous.refuse_foreign, submit.request, tenant, "#/request")
+            )
+            await self._previous.check(submit, tenant)
+            # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
+            chosen = submit.job_id or (job_id_of(key, tenant) if key else None)
+            given = chosen or f"job_{self._random_hex(JOB_ID_BITS)}"
+            prepared = await self._memory.apart(size_bytes, partial(prepare, submit))
+            verdict = await self._submissions.take(
+                prepared, qualified_job_id(tenant, given), tenant, chosen=chosen is not None
+            )
+        if isinstance(verdict, NotTaken):
+            if verdict.why == "log" and chosen is None:
+                raise _unheard_as(given, limits.retry_after_s)
+            refuse(verdict, limits.retry_after_s)
+        return accepted(given, verdict)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        limits = self._limits
+        tenant = tenant_of(request)
+        given = path_job_id(request)
+        body = await read_body(request, bytes_max=limits.cancel_bytes_max, within_s=limits.submit_body_s)
+        if body:
+            require_json(request)
+        asked = parse_body(CancelBody, body, limits.submit_depth_max) if body else CancelBody()
+        cancel = Cancel(type="cancel", job_id=given, reason=asked.reason)
+        job_id = qualified_job_id(tenant, given)
+        if not await self._submissions.exists(job_id, tenant):
+            raise Refusal(Problem(404, "job_not_found", "There is no such job, or it has not been taken in yet."))
+        fact = to_cancel(cancel, job_id=job_id, tenant=tenant, door="http", at_ms=self._now_ms())
+        try:
+            await self._publisher.publish([fact], timeout_s=limits.publish_s)
+        except BrokerUnavailableError:
+            raise unavailable("log_unavailable", CANCEL_UNHEARD, limits.retry_after_s) from None
+        done: CancelDocument = {"job_id": given, "status": "cancel_requested", "links": _links(given)}
+        return _json(202, done)
+
+
+def _unheard_as(job_id: str, retry_after_s: int) -> Refusal:
+    """The caller gave no id: it is told the one under which the job may stand, so that its repeat can name it."""
+    detail = (
+        f'The log did not acknowledge the job in time: it may have been taken all the same. Send it again with "job_id": "{job_id}"; '
+        "without it a repeat may become a second job."
+    )
+    headers = {"Retry-After": str(retry_after_s)}
+    return Refusal(Problem(503, "log_unavailable", detail, headers=headers, job_id=job_id))
+
+
+def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
+    """:raises Refusal: always."""
+    match verdict.why:
+        case "conflict":
+            raise Refusal(Problem(409, "job_id_taken", ID_TAKEN))
+        case "deadline_past":
+            past = FieldError("#/deadline_at_ms", "is not in the future")
+            raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
+        case "busy":
+            raise unavailable("busy", "Too many submissions at one time.", retry_after_s)
+        case "log":
+            raise unavailable("log_unavailable", _UNHEARD, retry_after_s)
+        case "unconfirmed":
+            raise unavailable("log_unavailable", _UNCONFIRMED, retry_after_s)
+        case "storage":
+            raise unavailable(
+                "log_unavailable", "Nothing was stored and nothing was done; send it again.", retry_after_s
+            )
+        case "quota":
+            assert verdict.problem is not None
+            raise Refusal(verdict.problem)
+        case _:
+            assert_never(verdict.why)
+
+
+def require_json(request: web.Request) -> None:
+    if hdrs.CONTENT_TYPE not in request.headers or request.content_type != "application/json":
+        raise Refusal(Problem(415, "not_json", "Send the body as Content-Type: application/json."))
+    if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise Refusal(Problem(415, "not_utf8", "Send the body in UTF-8."))
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    values = request.headers.getall(IDEMPOTENCY_KEY, ())
+    if not values:
+        return None
+    if len(values) > 1 or not _KEY.fullmatch(values[0]):
+        raise Refusal(
+            Problem(400, "bad_idempotency_key", "Send Idempotency-Key once, 1 to 255 visible ASCII characters.")
+        )
+    return values[0]
+
+
+def path_job_id(request: web.Request) -> str:
+    try:
+        return _GIVEN_JOB_ID.validate_python(request.match_info["job_id"])
+    except ValidationError:
+        raise Refusal(Problem(404, "not_found", "No job can have this id.")) from None
+
+
+def parse_submit(body: bytes | bytearray, limits: Limits) -> Submit:
+    """:raises Refusal: as `parse_body`."""
+    return parse_body(Submit, body, limits.submit_depth_max, limits.submit_values_max)
+
+
+def parse_body(
+    model: type[Model], body: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX
+) -> Model:
+    """:raises Refusal: 400 no JSON, 422 not as the model says."""
+    try:
+        value = load_json(body, depth_max, values_max)
+    except NotJsonError as error:
+        raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
+    if not isinstance(value, dict):
+        raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
+    if len(value) > FIELDS_MAX:
+        raise Refusal(Problem(422, "bad_request", f"The body has {len(value)} fields; it may have {FIELDS_MAX}."))
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Refusal(
+            Problem(422, "bad_request", "The body is not a valid request.", errors=field_errors(error))
+        ) from None
+
+
+def _links(job_id: str) -> JobLinks:
+    return {"self": f"{JOBS_PATH}/{job_id}", "cancel": CANCEL_PATH.format(job_id=job_id)}
+
+
+def accepted(job_id: str, taken: Taken) -> web.Response:
+    document: AcceptedDocument = {"job_id": job_id, "status": "accepted", "links": _links(job_id)}
+    if taken.deadline_at_ms is not None:
+        document["deadline_at_ms"] = taken.deadline_at_ms
+    return _json(200 if taken.repeated else 202, document, {"Location": f"{JOBS_PATH}/{job_id}"})
+
+
+def _json(
+    status: int, document: AcceptedDocument | CancelDocument, headers: dict[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        status=status,
+        body=orjson.dumps(document),
+        content_type="application/json",
+        headers={**SECURITY_HEADERS, **(headers or {})},
+    )

@@ -1,0 +1,141 @@
+"""`previous_response_id`: all tenants share one project at the provider, so a foreign id would read a foreign conversation.
+
+A caller of the OpenAI-compatible door names its own earlier response by our id; a job may also name the provider's. Both must be
+of the caller's own tenant. An id that nobody here knows was made beside Backstop: the default tenant, which is the operator's
+own, may use it in a job; nobody else may.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from backstop.runtime.blobs import BlobStore, get_body
+from backstop.runtime.errors import BlobMissingError
+from receiver.ingress.submissions import APPEAR_POLL_S, AcceptedJob
+from receiver.lookups import JobReads, ReadsAwayError, SeenJob
+from receiver.problems import FieldError, Problem, Refusal, unavailable
+from schemas.base import DEFAULT_TENANT
+from schemas.project_names import PREVIOUS
+from schemas.requests import Submit
+from schemas.statuses import has_answer
+from streams.submission import DoorPolicy, own_job_id, qualified_job_id
+
+Accepted = Callable[[str, str], AcceptedJob | None]
+"""By job id and tenant."""
+
+FIELD = PREVIOUS
+RETRY_AFTER_S = 2
+
+_SHARED_PROJECT: Final = "This names something of the project at the provider, which all tenants share: send the content itself, or ask the operator to share it."
+_SENTENCES: Final = {
+    "input": "This names a stored item of the project at the provider, which all tenants share: send the item whole (reasoning with its "
+    "encrypted_content, by include: ['reasoning.encrypted_content']), or continue an earlier response by previous_response_id.",
+}  # fmt: skip
+
+
+IsHidden = Callable[[str, str], Awaitable[bool]]
+"""`(tenant, response id)`: whether it was deleted."""
+
+
+class PreviousResponses:
+    def __init__(
+        self, reads: JobReads | None, blobs: BlobStore, policy: DoorPolicy, is_hidden: IsHidden, accepted: Accepted,
+        appear_s: float,
+    ) -> None:  # fmt: skip
+        """`accepted` knows what was taken a moment ago, and a job that another process took is waited for, for `appear_s`."""
+        self._accepted = accepted
+        self._appear_s = appear_s
+        self._reads = reads
+        self._blobs = blobs
+        self._policy = policy
+        self._is_hidden = is_hidden
+
+    def refuse_foreign(self, request: Mapping[str, Any], tenant: str, at: str = "#") -> None:
+        """For a request whose `previous_response_id`, if any, is checked apart. `at` is where it stands in the body.
+
+        :raises Refusal: 422, it names something of the project that is not the tenant's to name.
+        """
+        rest = {name: value for name, value in request.items() if name != FIELD}
+        named = self._policy.refuses_name(rest, tenant)
+        if named is not None:
+            raise _refused(f"{at}{named.pointer.removeprefix('#')}", _SENTENCES.get(named.kind, _SHARED_PROJECT))
+
+    async def check(self, submit: Submit, tenant: str) -> None:
+        """For a submission that names the provider's id.
+
+        :raises Refusal: 422, it is not the tenant's, or deleted; 503, nobody can tell.
+        """
+        named, pointer = submit.request.get(FIELD), f"#/request/{FIELD}"
+        if named is None:
+            return
+        if self._reads is None or not isinstance(named, str):
+            if tenant != DEFAULT_TENANT:
+                raise _not_own(pointer)
+            return
+        try:
+            owner = await self._reads.owner_of(named)
+        except ReadsAwayError:
+            raise _cannot_tell() from None
+        if owner.tenant != tenant if owner is not None else tenant != DEFAULT_TENANT:
+            raise _not_own(pointer)
+        if owner is not None and await self._is_hidden(tenant, own_job_id(tenant, owner.job_id)):
+            raise _not_own(pointer)
+
+    async def to_provider(self, given: Any, tenant: str) -> str:
+        """The provider's id of our earlier response `given`.
+
+        :raises Refusal: 400, it is not one of the tenant's, or has not ended with an output; 503, nobody can tell.
+        """
+        if self._reads is None or not isinstance(given, str):
+            raise _not_own(f"#/{FIELD}")
+        job_id = qualified_job_id(tenant, given)
+        try:
+            seen = await self._seen(self._reads, tenant, job_id)
+        except ReadsAwayError:
+            raise _cannot_tell() from None
+        is_known = seen is not None or self._accepted(job_id, tenant) is not None
+        if not is_known or await self._is_hidden(tenant, given):
+            raise _not_own(f"#/{FIELD}")
+        if seen is None or seen.result is None:
+            raise _refused(f"#/{FIELD}", f"The response {given} has not ended yet; wait for its end.")
+        if not has_answer(seen.result.outcome) or seen.result.response is None:
+            raise _refused(
+                f"#/{FIELD}", f"The response {given} ended as {seen.result.outcome}: nothing follows from it."
+            )
+        try:
+            provided = await get_body(self._blobs, seen.result.response)
+        except BlobMissingError:
+            provided = None
+        if not isinstance(provided, dict) or not isinstance(provided.get("id"), str):
+            raise _refused(f"#/{FIELD}", f"The response {given} is not kept any more.")
+        return str(provided["id"])
+
+    async def _seen(self, reads: JobReads, tenant: str, job_id: str) -> SeenJob | None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._appear_s
+        while True:
+            seen = await reads.job(tenant, job_id)
+            if seen is not None or self._accepted(job_id, tenant) is not None or loop.time() >= deadline_s:
+                return seen
+            await asyncio.sleep(APPEAR_POLL_S)
+
+    async def to_own(self, named: str, tenant: str) -> str | None:
+        """Our id of a response that an answer names by the provider's; None where it is nobody's."""
+        owner = await self._reads.owner_of(named) if self._reads is not None else None
+        if owner is None or owner.tenant != tenant:
+            return None
+        return own_job_id(tenant, owner.job_id)
+
+
+def _not_own(pointer: str) -> Refusal:
+    return _refused(pointer, "previous_response_id must name an earlier response of your own, made through Backstop.")
+
+
+def _refused(pointer: str, sentence: str) -> Refusal:
+    return Refusal(Problem(422, "bad_request", sentence, errors=(FieldError(pointer, sentence),)))
+
+
+def _cannot_tell() -> Refusal:
+    return unavailable(
+        "reads_unavailable", "previous_response_id can't be checked at the moment; send it again.", RETRY_AFTER_S
+    )

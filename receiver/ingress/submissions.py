@@ -1,0 +1,299 @@
+"""A submission becomes a fact once, however often and however concurrently it is sent.
+
+A job id names one submission. What this process was given lately is remembered with its hash, from *before* the first
+attempt to publish: a record whose acknowledgement did not come may have landed, so from then on the id belongs to that
+body. What it does not remember it asks the read model about. Publishing a repeat is harmless (the fold knows the job id);
+not publishing it only saves the log a record.
+
+The same memory lets callers read what they have just written, before the read model has it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from backstop.runtime.blobs import BlobStore
+from backstop.runtime.claims import Claims
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.shares import Shares
+from receiver.access.quotas import Quotas
+from receiver.limits import Limits
+from receiver.metrics import ReceiverMetrics
+from receiver.problems import Problem, Refusal
+from schemas.jobs import JobSubmitted, ResponseAdopted
+from streams.submission import DoorPolicy, Prepared, PreparedAdoption, to_adopted, to_submitted
+
+APPEAR_POLL_S = 0.05
+
+log = get_logger("receiver.ingress.submissions")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownJob:
+    """What the read model knows of a job id."""
+
+    tenant: str
+    request_sha256: str
+    deadline_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedJob:
+    """A job that this process took a while ago; the read model may not have it yet."""
+
+    submitted_at_ms: int
+    model: str | None
+    """None where nobody told: of an adopted response."""
+    session_id: str | None
+    tags: tuple[str, ...]
+    deadline_at_ms: int | None
+    request_sha256: str
+
+
+Submission = Prepared | PreparedAdoption
+FindJob = Callable[[str], Awaitable[KnownJob | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The log has it. `repeated` where it already had."""
+
+    job_id: str
+    deadline_at_ms: int | None
+    repeated: bool
+    submitted_at_ms: int | None = None
+    """None where the read model said that it is a repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """`conflict`: the id names another submission. `deadline_past`: it can't be met. `busy`: too many at one time.
+    `log`: not acknowledged; it may have been taken, and may be sent again. `unconfirmed`: the log has it, and perhaps another one before it. `storage`:
+    nothing was stored. `quota`: see `problem`.
+    """
+
+    why: Literal["conflict", "deadline_past", "busy", "log", "unconfirmed", "storage", "quota"]
+    problem: Problem | None = None
+
+
+Verdict = Taken | NotTaken
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    tenant: str
+    sha256: str
+    deadline_at_ms: int | None
+    acked: bool
+    accepted: AcceptedJob | None = None
+    """None where the read model told us of it."""
+
+    def agrees(self, tenant: str, sha256: str) -> bool:
+        return self.tenant == tenant and self.sha256 == sha256
+
+
+async def knows_nothing(_job_id: str) -> KnownJob | None:
+    """Where no read model is at hand."""
+    return None
+
+
+class Submissions:
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        blobs: BlobStore,
+        claims: Claims,
+        now_ms: NowMs,
+        policy: DoorPolicy,
+        inline_bytes_max: int,
+        find_job: FindJob,
+        limits: Limits,
+        metrics: ReceiverMetrics,
+        quotas: Quotas,
+        claims_are_shared: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`claims_are_shared`: whether all processes that take submissions see the same claims, as far as this one knows."""
+        self._quotas = quotas
+        self._claims_are_shared = claims_are_shared
+        self._publisher = publisher
+        self._blobs = blobs
+        self._claims = claims
+        self._now_ms = now_ms
+        self._policy = policy
+        self._inline_bytes_max = inline_bytes_max
+        self._find_job = find_job
+        self._limits = limits
+        self._metrics = metrics
+        self._recent: OrderedDict[str, _Remembered] = OrderedDict()
+        self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
+        self._places = Shares(limits.submissions_concurrent_max)
+
+    async def take(
+        self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool = False
+    ) -> Verdict:
+        """See that the log has the submission under `job_id`. Concurrent takes of one id get one verdict, or a conflict.
+
+        `chosen`: the id comes from the caller, so that another submission may come under it, also to another process. `keep` its canonical form as a blob of its own, for reads that show what was asked for. Nothing is stored of what is refused.
+        """
+        sha256 = prepared.sha256
+        in_flight = self._in_flight.get(job_id)
+        if in_flight is not None:
+            first_sha256, first = in_flight
+            if first_sha256 != sha256:
+                return NotTaken("conflict")
+            verdict = await asyncio.shield(first)
+            return replace(verdict, repeated=True) if isinstance(verdict, Taken) else verdict
+        if not self._places.ask_sparing((tenant,)):
+            return NotTaken("busy")
+        mine: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._in_flight[job_id] = (sha256, mine)
+        verdict = NotTaken("log")
+        try:
+            verdict = await self._take_first(prepared, job_id, tenant, chosen=chosen, keep=keep)
+        finally:
+            self._places.give_back((tenant,))
+            del self._in_flight[job_id]
+            mine.set_result(
+                verdict
+            )  # also when this one is cancelled: whoever waits must hear that nothing is promised
+        return verdict
+
+    def accepted(self, job_id: str, tenant: str) -> AcceptedJob | None:
+        """What this process took lately under this id, for reads that the read model can't answer yet."""
+        known = self._recent.get(job_id)
+        if known is None or known.tenant != tenant or not known.acked or known.accepted is None:
+            return None
+        age_ms = self._now_ms() - known.accepted.submitted_at_ms
+        return known.accepted if age_ms <= self._limits.accepted_shown_s * 1000 else None
+
+    async def exists(self, job_id: str, tenant: str) -> bool:
+        """Whether the tenant has such a job. One that another process took a moment ago is waited for; where nobody can
+        tell, the answer is yes.
+        """
+        if self._find_job is knows_nothing or self.accepted(job_id, tenant) is not None:
+            return True
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.appear_s
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.find_job_s):
+                    found = await self._find_job(job_id)
+            except Exception as error:  # whatever the read model has, it must not stop a cancel
+                self._metrics.find_job_failed.inc()
+                log.warning("find_job_failed", job_id=job_id, error_type=type(error).__name__)
+                return True
+            if found is not None:
+                return found.tenant == tenant
+            if loop.time() >= deadline_s:
+                return False
+            await asyncio.sleep(APPEAR_POLL_S)
+
+    async def _take_first(self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool) -> Verdict:
+        known = self._recent.get(job_id) or await self._ask(job_id)
+        if known is not None:
+            if not known.agrees(tenant, prepared.sha256):
+                return NotTaken("conflict")
+            if known.acked:
+                self._remember(job_id, known)
+                at_ms = known.accepted.submitted_at_ms if known.accepted else None
+                return Taken(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
+        at_ms = self._now_ms()
+        deadline_at_ms = prepared.deadline_at_ms
+        if deadline_at_ms is not None and deadline_at_ms <= at_ms:
+            return NotTaken("deadline_past")
+        try:
+            await self._quotas.admit(tenant, job_id)
+        except Refusal as refusal:
+            return NotTaken("quota", refusal.problem)
+        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep)
+
+    async def _claim_and_publish(
+        self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, chosen: bool, keep: bool
+    ) -> Verdict:  # fmt: skip
+        first = await self._claims.claim(job_id, prepared.sha256) if chosen else prepared.sha256
+        if first not in (None, prepared.sha256):
+            self._quotas.release(tenant, job_id)
+            return NotTaken("conflict")
+        verdict = await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
+        if isinstance(verdict, NotTaken) or not chosen or (first is not None and self._claims_are_shared()):
+            return verdict
+        return await self._confirmed(verdict, tenant, prepared.sha256)
+
+    async def _confirmed(self, taken: Taken, tenant: str, sha256: str) -> Verdict:
+        """Claims tell nothing, so the log does: another process may have put another submission under this id before ours."""
+        if self._find_job is knows_nothing:
+            return taken
+        job_id, mine = taken.job_id, self._recent.get(taken.job_id)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.confirm_s
+        while True:
+            found = await self._ask(job_id)
+            if found is not None and not found.agrees(tenant, sha256):
+                self._remember(job_id, found)
+                return NotTaken("conflict")
+            if found is not None:
+                return taken
+            if loop.time() >= deadline_s:
+                break
+            await asyncio.sleep(APPEAR_POLL_S)
+        if mine is not None:
+            self._remember(job_id, replace(mine, acked=False))  # its repeat asks again
+        return NotTaken("unconfirmed")
+
+    async def _publish(self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
+        try:
+            if keep:
+                await self._blobs.put(prepared.data)
+            fact = await self._fact(prepared, job_id, tenant, at_ms)
+        except OSError as error:
+            log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
+            self._quotas.release(tenant, job_id)
+            return NotTaken("storage")
+        now_known = _Remembered(tenant, fact.request_sha256, fact.deadline_at_ms, acked=False, accepted=_accepted(fact))
+        self._remember(job_id, now_known)
+        try:
+            await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
+        except BrokerUnavailableError:
+            return NotTaken("log")
+        failpoint("receiver.job.acked")
+        self._remember(job_id, replace(now_known, acked=True))
+        self._metrics.jobs_submitted.labels("http").inc()
+        return Taken(job_id, fact.deadline_at_ms, repeated=False, submitted_at_ms=at_ms)
+
+    async def _fact(self, prepared: Submission, job_id: str, tenant: str, at_ms: int) -> JobSubmitted | ResponseAdopted:
+        if isinstance(prepared, PreparedAdoption):
+            return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
+        return await to_submitted(
+            prepared, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
+            blobs=self._blobs, inline_bytes_max=self._inline_bytes_max,
+        )  # fmt: skip
+
+    async def _ask(self, job_id: str) -> _Remembered | None:
+        try:
+            async with asyncio.timeout(self._limits.find_job_s):
+                found = await self._find_job(job_id)
+        except Exception as error:  # whatever the read model has, it must not stop submissions
+            self._metrics.find_job_failed.inc()
+            log.warning("find_job_failed", job_id=job_id, error_type=type(error).__name__)
+            return None
+        if found is None:
+            return None
+        return _Remembered(found.tenant, found.request_sha256, found.deadline_at_ms, acked=True)
+
+    def _remember(self, job_id: str, what: _Remembered) -> None:
+        self._recent[job_id] = what
+        self._recent.move_to_end(job_id)
+        while len(self._recent) > self._limits.submissions_remembered_max:
+            self._recent.popitem(last=False)
+
+
+def _accepted(fact: JobSubmitted | ResponseAdopted) -> AcceptedJob:
+    model = fact.model if isinstance(fact, JobSubmitted) else None
+    return AcceptedJob(fact.at_ms, model, fact.session_id, fact.tags, fact.deadline_at_ms, fact.request_sha256)

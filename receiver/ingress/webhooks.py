@@ -1,0 +1,222 @@
+"""The door of OpenAI: `POST /webhooks/openai`.
+
+What is not authentic leaves nothing behind but a count, and always hears the same 401. What is authentic is kept, whatever
+is in it (but for events that are of no response: those are counted), and answered 200 once the log has acknowledged it: repeating it for 72 hours would mend nothing. Never 410 (it may
+switch the endpoint off) and never 3xx (it would not be followed).
+"""
+
+import asyncio
+import base64
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.http.routes import Answer, Header, Route
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.process.logs import get_logger
+from receiver.bodies import NotJsonError, load_json, read_body
+from receiver.ingress.signature import Accepted, Reason, Refused, WebhookKey, verify
+from receiver.limits import Limits
+from receiver.metrics import ReceiverMetrics, WebhookResult
+from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
+from schemas.base import RESPONSE_ID_PATTERN
+from schemas.codec import sha256_hex
+from schemas.dead_letters import DeadLetter, DeadReason
+from schemas.responses import WebhookReceived
+
+PATH = "/webhooks/openai"
+UNAUTHENTICATED = Problem(401, "unauthenticated", "The request is not authenticated.")
+
+RECEIVE: Final = Route(
+    "POST", PATH, name="receiveWebhook", access="signed", body=Any,
+    says="Webhooks of OpenAI.\n\nSigned after Standard Webhooks: `webhook-id`, `webhook-timestamp` and `webhook-signature`, each "
+    "once. Whatever is authentic is kept, also what is no event.",
+    headers=(
+        Header("webhook-id", "The same on each repeat."),
+        Header("webhook-timestamp", "Unix seconds, near the time of the receiver."),
+        Header("webhook-signature", "`v1,` and an HMAC-SHA256 in base64; several are separated by spaces."),
+    ),
+    answers=(Answer(200, "The log has it."),),
+    problems={503: ("log_unavailable",)},
+)  # fmt: skip
+
+_RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
+_SECONDS_MAX = 100_000_000_000
+
+_RESULTS: dict[Reason, WebhookResult] = {
+    "missing_header": "malformed",
+    "repeated_header": "malformed",
+    "malformed_header": "malformed",
+    "stale": "stale",
+    "bad_signature": "bad_signature",
+}
+
+log = get_logger("receiver.ingress.webhooks")
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRules:
+    """What the door of webhooks needs of the settings."""
+
+    keys: Sequence[WebhookKey]
+    tolerance_s: int
+    claim_grace_ms: int
+    forget_after_ms: int
+
+
+class WebhookDoor:
+    def __init__(
+        self, rules: WebhookRules, limits: Limits, publisher: Publisher, now_ms: NowMs, metrics: ReceiverMetrics
+    ) -> None:
+        self._rules = rules
+        self._limits = limits
+        self._publisher = publisher
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._kept: OrderedDict[tuple[str, str], asyncio.Future[bool]] = OrderedDict()
+        """What became of each hook: whether the log has it. A replay of one would be a record each time."""
+
+    async def receive(self, request: web.Request) -> web.Response:
+        limits = self._limits
+        try:
+            body = bytes(await read_body(request, bytes_max=limits.webhook_bytes_max, within_s=limits.webhook_body_s))
+        except Refusal as refusal:
+            self._metrics.webhook(None, "too_large" if refusal.problem.status == 413 else "malformed")
+            raise
+        rules, now_ms = self._rules, self._now_ms()
+        verdict = verify(body, request.headers.items(), keys=rules.keys, now_ms=now_ms, tolerance_s=rules.tolerance_s)
+        if isinstance(verdict, Refused):
+            self._metrics.webhook(None, _RESULTS[verdict.reason])
+            log.debug("webhook_refused", reason=verdict.reason)
+            raise Refusal(UNAUTHENTICATED)
+        failpoint("receiver.webhook.verified")
+        self._metrics.verified(verdict.key_id)
+        message = to_message(verdict, body, now_ms, rules, limits.webhook_depth_max)
+        if message is None:
+            self._metrics.webhook(
+                "other", "unknown_type"
+            )  # of another feature of the project, or of tomorrow: nothing here waits for it
+        else:
+            await self._keep_once((verdict.webhook_id, sha256_hex(body)), message)
+        failpoint("receiver.webhook.acked")
+        return web.Response(status=200, headers=SECURITY_HEADERS)
+
+    async def _keep_once(self, name: tuple[str, str], message: WebhookReceived | DeadLetter) -> None:
+        """:raises Refusal: 503, the log does not have it."""
+        first = self._kept.get(name)
+        if first is not None and (not first.done() or first.result()):
+            if await asyncio.shield(first):
+                self._metrics.webhook(_type_of(message), "repeated")
+                return
+            raise self._unavailable()
+        self._kept[name] = mine = asyncio.get_running_loop().create_future()
+        has_it = False
+        try:
+            await self._keep(message)
+            has_it = True
+        finally:
+            mine.set_result(has_it)  # also where this one is cancelled: whoever waits must hear
+            while len(self._kept) > self._limits.webhooks_remembered_max:
+                self._kept.popitem(last=False)
+
+    def _unavailable(self) -> Refusal:
+        return unavailable(
+            "log_unavailable",
+            "The log did not acknowledge the event in time; send it again: a repeat changes nothing more.",
+            self._limits.retry_after_s,
+        )
+
+    async def _keep(self, message: WebhookReceived | DeadLetter) -> None:
+        event_type = _type_of(message)
+        try:
+            await self._publisher.publish([message], timeout_s=self._limits.publish_s)
+        except BrokerUnavailableError:
+            # It may land all the same; the repeat has the same webhook id, and the fold knows it.
+            self._metrics.webhook(event_type, "unavailable")
+            raise self._unavailable() from None
+        if isinstance(message, WebhookReceived):
+            self._metrics.webhook(event_type, "accepted")
+            if message.ended_at_ms is not None:
+                self._metrics.webhook_lag_seconds.observe(max(0, message.at_ms - message.ended_at_ms) / 1000)
+        else:
+            self._metrics.webhook(event_type, "malformed")
+            log.info("webhook_set_aside", reason=message.reason, webhook_id=message.id)
+
+
+def _type_of(message: WebhookReceived | DeadLetter) -> str:
+    return message.event_type if isinstance(message, WebhookReceived) else "other"
+
+
+def to_message(
+    verdict: Accepted, body: bytes, at_ms: int, rules: WebhookRules, depth_max: int
+) -> WebhookReceived | DeadLetter | None:
+    """What an authentic body becomes; None for an event that is of no response. Pure and total over bytes."""
+    try:
+        event = load_json(body, depth_max)
+    except NotJsonError as error:
+        return _set_aside(verdict, body, at_ms, "not_an_event", str(error))
+    event_type, response_id = _named(event)
+    if event_type is None:
+        return _set_aside(verdict, body, at_ms, "not_an_event", "type is not an event's name, or there is none")
+    if not event_type.startswith("response."):
+        return None
+    if response_id is None:
+        return _set_aside(verdict, body, at_ms, "not_an_event", "data.id is not a response's id, or there is none")
+    return WebhookReceived(
+        id=f"{verdict.webhook_id}/received",
+        at_ms=at_ms,
+        response_id=response_id,
+        webhook_id=verdict.webhook_id,
+        event_type=event_type,
+        sent_at_ms=verdict.sent_at_ms,
+        ended_at_ms=_milliseconds(event.get("created_at")),
+        key_id=verdict.key_id,
+        raw=body.decode(),
+        claim_by_ms=at_ms + rules.claim_grace_ms,
+        forget_after_ms=rules.forget_after_ms,
+    )
+
+
+def _named(event: Any) -> tuple[str | None, str | None]:
+    """Type and `data.id`, each None where it is not well-formed."""
+    if not isinstance(event, dict):
+        return None, None
+    kind, data = event.get("type"), event.get("data")
+    response_id = data.get("id") if isinstance(data, dict) else None
+    return (
+        kind if isinstance(kind, str) and _EVENT_TYPE.fullmatch(kind) else None,
+        response_id if isinstance(response_id, str) and _RESPONSE_ID.fullmatch(response_id) else None,
+    )
+
+
+def _milliseconds(seconds: Any) -> int | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < _SECONDS_MAX:
+        return None
+    return int(seconds * 1000)
+
+
+def _set_aside(verdict: Accepted, body: bytes, at_ms: int, reason: DeadReason, detail: str) -> DeadLetter:
+    headers = {
+        "webhook-id": verdict.webhook_id,
+        "webhook-timestamp": str(verdict.sent_at_ms // 1000),
+        "key-id": verdict.key_id,
+        "body-sha256": sha256_hex(body),
+    }
+    return DeadLetter(
+        id=f"{verdict.webhook_id}/set-aside",
+        at_ms=at_ms,
+        component="receiver",
+        reason=reason,
+        detail=detail,
+        value_base64=base64.b64encode(body).decode(),
+        headers=tuple((name, base64.b64encode(value.encode()).decode()) for name, value in headers.items()),
+        record_key=verdict.webhook_id,
+    )

@@ -1,0 +1,166 @@
+"""What an overview shows, over HTTP: what needs attention, figures of the jobs that ended, and the dead letters.
+
+As all reads it is the tenant's alone. Dead letters of which nobody can say whose they are need the scope `admin`, and a piece
+of a record's content needs `operate`.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiohttp import web
+
+from backstop.readmodel.database import Connection, Database
+from backstop.readmodel.figures import StatsView, WebhooksView, stats, webhook_health
+from backstop.readmodel.queries import LetterFilter, count_letters, ended_since, list_letters
+from backstop.readmodel.rows import LetterRow
+from backstop.readmodel.sweep import Finding, sweep
+from backstop.readmodel.waiting import PASSING_MIN, Waiting, waiting
+from backstop.runtime.http.routes import declare, query_of
+from backstop.runtime.process.clock import NowMs
+from receiver.reads import overview_routes as declared
+from receiver.reads import problems
+from receiver.reads.overview_routes import AttentionView, FindingCode, FindingView, LetterPage, LetterView
+from receiver.reads.parameters import guarded, page_mark
+from streams.submission import own_job_id
+
+HOUR_MS = 3_600_000
+STATS_SPAN_MS = 24 * HOUR_MS
+STATS_JOBS_MAX = 10_000
+"""Of one answer, the last that ended: about 50 ms of a core on SQLite, whatever their results weigh."""
+ATTENTION_SPAN_MS = HOUR_MS
+ATTENTION_JOBS_MAX = 1_000
+MISSED_SHARE_MAX = 0.2
+MISSED_OF_MIN = 20
+"""Of fewer ends a share says nothing."""
+
+TenantOf = Callable[[web.Request], str]
+ScopesOf = Callable[[web.Request], Collection[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Who asks, as the door has found out."""
+
+    tenant_of: TenantOf
+    scopes_of: ScopesOf
+
+
+def add_overview_routes(
+    app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int
+) -> None:
+    """Put the overview on `app`. `overdue_bound_ms` is how late anything may honestly be, as the sweep has it."""
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms)
+    for route, handler in (
+        (declared.GET_ATTENTION, overview.attention),
+        (declared.GET_STATS, overview.stats),
+        (declared.LIST_DEAD_LETTERS, overview.dead_letters),
+    ):
+        declare(app, route, guarded(handler))
+
+
+class _Overview:
+    def __init__(self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int) -> None:
+        self._database = database
+        self._rights = rights
+        self._now_ms = now_ms
+        self._overdue_bound_ms = overdue_bound_ms
+
+    async def attention(self, request: web.Request) -> web.StreamResponse:
+        """What should not be as it is, worst first; and how many jobs are open, by status."""
+        tenant, now_ms = self._rights.tenant_of(request), self._now_ms()
+        letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
+        bound_ms = self._overdue_bound_ms
+
+        def look(conn: Connection) -> AttentionView:
+            found = sweep(conn, now_ms, bound_ms, tenant)
+            ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
+            waits = waiting(conn, tenant)
+            findings = [
+                _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
+                _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
+                _of_jobs("jobs_overdue", found.overdue, tenant),
+                _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
+                _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
+                FindingView(code="dead_letters", count=count_letters(conn, letters)),
+                _of_webhooks(webhook_health(ended, now_ms - ATTENTION_SPAN_MS, now_ms)),
+            ]
+            return {
+                "object": "attention", "at_ms": now_ms, "span_ms": ATTENTION_SPAN_MS,
+                "findings": [one for one in findings if one["count"]], "open": found.open_by_status,
+            }  # fmt: skip
+
+        return problems.answer(await self._database.read(look))
+
+    async def stats(self, request: web.Request) -> web.StreamResponse:
+        """Distributions of the jobs that ended, by model, and how ends were found."""
+        tenant, now_ms = self._rights.tenant_of(request), self._now_ms()
+        given = query_of(request, declared.StatsQuery).since
+        since_ms = now_ms - STATS_SPAN_MS if given is None else given
+
+        def count(conn: Connection) -> StatsView:  # on the database's thread: it would hold the loop for too long
+            return stats(ended_since(conn, tenant, since_ms, STATS_JOBS_MAX), since_ms, now_ms, STATS_JOBS_MAX)
+
+        return problems.answer(await self._database.read(count))
+
+    async def dead_letters(self, request: web.Request) -> web.StreamResponse:
+        """Records that could not be taken, newest first."""
+        asked = query_of(request, declared.LetterQuery)
+        after = None if asked.cursor is None else (asked.cursor.submitted_at_ms, asked.cursor.job_id)
+        wanted = self._letters(
+            request, only_open=asked.state == "open", reason=asked.reason, since_ms=asked.since, after=after,
+            limit=asked.limit,
+        )  # fmt: skip
+        letters = await self._database.read(lambda conn: list_letters(conn, wanted))
+        with_preview = "operate" in self._rights.scopes_of(request)
+        page: LetterPage = {
+            "object": "list",
+            "data": [letter_view(letter, wanted.tenant, with_preview=with_preview) for letter in letters],
+        }
+        if len(letters) == wanted.limit:
+            page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].letter_id)
+        return problems.answer(page)
+
+    def _letters(self, request: web.Request, **chosen: Any) -> LetterFilter:
+        with_nobodys = "admin" in self._rights.scopes_of(request)
+        return LetterFilter(self._rights.tenant_of(request), with_nobodys=with_nobodys, **chosen)
+
+
+def letter_view(letter: LetterRow, tenant: str, *, with_preview: bool) -> LetterView:
+    """A letter as `tenant` sees it; fields without a value are left out."""
+    origin = letter.origin
+    view: dict[str, Any] = {
+        "object": "dead_letter",
+        "id": letter.letter_id,
+        "at_ms": letter.at_ms,
+        "tenant": letter.tenant,
+        "component": letter.component,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "origin": origin and {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset},
+        "key": own_job_id(tenant, letter.record_key) or None,
+        "size_bytes": letter.size_bytes,
+        "preview": letter.preview if with_preview else None,
+        "resolution": letter.resolution,
+        "resolved_at_ms": letter.resolved_at_ms,
+    }
+    return cast("LetterView", {name: value for name, value in view.items() if value is not None})
+
+
+def _of_jobs(code: FindingCode, found: Finding, tenant: str) -> FindingView:
+    return {"code": code, "count": found.count, "job_ids": [own_job_id(tenant, job_id) for job_id in found.job_ids]}
+
+
+def _of_waiting(code: FindingCode, found: Waiting, tenant: str, count_min: int = 1) -> FindingView:
+    """Counts only from `count_min` jobs on."""
+    if found.count < count_min:
+        return {"code": code, "count": 0}
+    job_ids = [own_job_id(tenant, job_id) for job_id in found.job_ids]
+    return {"code": code, "count": found.count, "job_ids": job_ids, "because": found.because}
+
+
+def _of_webhooks(health: WebhooksView) -> FindingView:
+    """Counts only where so many ends were found without a webhook that it should be looked into."""
+    ends, missed = health["webhook"] + health["look"], health["missed"]
+    high = ends >= MISSED_OF_MIN and missed > MISSED_SHARE_MAX * ends
+    return {"code": "webhooks_missed", "count": missed if high else 0, "of": ends}

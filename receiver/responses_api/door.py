@@ -1,0 +1,356 @@
+"""The handlers of `/v1/responses`. A create is a submission like any other: with `background: true` it is answered once the log has
+acknowledged it, without it at its end.
+
+Reads come from the read model. What was taken a moment ago and is not there yet is known from the memory of submissions, and
+what another process took is waited for: after a create, nothing here says 404.
+"""
+
+import asyncio
+import hashlib
+import re
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, NoReturn
+
+import orjson
+from aiohttp import web
+
+from backstop.runtime.authority import authority_of
+from backstop.runtime.blobs import BlobStore
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.http.routes import Asked, BadParameterError, query_of
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.chance import RandomHex
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+from receiver.access.identity import caller_of, tenant_of
+from receiver.access.quotas import Quotas
+from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
+from receiver.ingress.jobs import CANCEL_UNHEARD, ID_TAKEN, idempotency_key, refuse, require_json
+from receiver.ingress.previous import FIELD, PreviousResponses
+from receiver.ingress.submissions import NotTaken, Submissions
+from receiver.limits import Limits
+from receiver.lookups import ReadsAwayError
+from receiver.partial_output.listeners import Listener
+from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
+from receiver.responses_api.creates import refusal, to_submit, waits
+from receiver.responses_api.ends import failure_of
+from receiver.responses_api.errors import to_failed_response
+from receiver.responses_api.items import PageOf, input_items, page
+from receiver.responses_api.noting import BEGAN, retry_number
+from receiver.responses_api.repeats import Repeats
+from receiver.responses_api.responses import Responses, Shown
+from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
+from receiver.responses_api.streaming import ResponseStreams
+from receiver.responses_api.waiting import Waiter, Waiting, Who
+from receiver.responses_api.wire import deleted_object, response_object
+from schemas.requests import Cancel
+from streams.submission import Prepared, prepare, qualified_job_id, to_cancel
+
+ID_BITS: Final = 192
+"""`resp_` and 48 hexadecimal digits, as at the provider."""
+
+CANCEL_POLL_S: Final = 0.05
+REPEATED: Final = {"Backstop-Repeated": "true"}
+
+_NEEDS_READ: Final = Problem(
+    403,
+    "scope_missing",
+    "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
+)
+
+_NOT_KEPT: Final = "It does not exist, was deleted, or ended so long ago that it is not kept any more."
+_HIDDEN_NOT_CANCELLED: Final = "The response is deleted for its readers, but the log did not acknowledge its cancel: it may still run. Send the DELETE again to cancel it."
+
+_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+"""Any job's."""
+
+log = get_logger("receiver.responses_api")
+
+
+def response_id_of(key: str, tenant: str) -> str:
+    """The id that an `Idempotency-Key` stands for. Never change its form: keys in use would name other responses."""
+    return "resp_" + hashlib.sha256(f"responses\n{tenant}\n{key}".encode()).hexdigest()[: ID_BITS // 4]
+
+
+@dataclass(slots=True)
+class _Began:
+    """A create that was taken, without its body."""
+
+    waits: bool
+    unstored: bool
+    obfuscated: bool
+    who: Who = ("", "", "")
+    sha256: str = ""
+    """Of the submission."""
+    response_id: str = ""
+    document: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    listener: Listener | None = None
+
+
+class ResponsesDoor:
+    def __init__(
+        self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
+        blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
+        streams: ResponseStreams | None = None, waiting: Waiting | None = None,
+    ) -> None:  # fmt: skip
+        self._streams = streams
+        self._waiting = waiting
+        self._submissions = submissions
+        self._responses = responses
+        self._previous = previous
+        self._publisher = publisher
+        self._blobs = blobs
+        self._quotas = quotas
+        self._memory = memory
+        self._limits = limits
+        self._now_ms = now_ms
+        self._random_hex = random_hex
+        self.repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        async with AsyncExitStack() as held:
+            began = await self._begin(request, held)
+            if began.listener is not None:
+                assert self._streams is not None
+                return await self._streams.serve(
+                    request, began.who[0], began.document, None, obfuscated=began.obfuscated, headers=began.headers,
+                    listener=began.listener, unstored=began.unstored, sha256=began.sha256,
+                )  # fmt: skip
+            if began.waits:
+                assert self._waiting is not None
+                waiter = Waiter(request, began.who, began.response_id)
+                return await self._waiting.answer(
+                    waiter, began.headers, partial(_finished, unstored=began.unstored, sha256=began.sha256)
+                )
+            return _json(began.document, began.headers)
+
+    async def _begin(self, request: web.Request, held: AsyncExitStack) -> "_Began":
+        """Take the create. Nothing of its body is kept while its answer is waited for."""
+        limits, caller = self._limits, caller_of(request)
+        require_json(request)
+        key = idempotency_key(request)
+        bytes_max = self._quotas.bytes_max(caller.tenant, limits.submit_bytes_max)
+        with self._memory.share() as take:
+            body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s, take=take)
+            apart = partial(self._memory.apart, len(body))
+            parse = partial(_object_of, body, limits)
+            del body
+            asked = await apart(parse)
+            del parse
+            given_previous = asked.get(FIELD)
+            submit = await apart(partial(to_submit, asked, request.headers, may_stream=self._streams is not None))
+            streams = bool(submit.request.get("stream"))
+            began = _Began(waits(asked) and not streams, asked.get("store") is False, _is_obfuscated(asked))
+            if (streams or began.waits) and "read" not in caller.scopes:
+                raise Refusal(_NEEDS_READ)
+            await apart(partial(self._previous.refuse_foreign, submit.request, caller.tenant))
+            if given_previous is not None:
+                request_body = {
+                    **submit.request,
+                    FIELD: await self._previous.to_provider(given_previous, caller.tenant),
+                }
+                submit = submit.model_copy(update={"request": request_body})
+            prepared = await apart(partial(prepare, submit))
+            began.sha256 = prepared.sha256
+            began.who = (caller.tenant, caller.key_id, prepared.sha256 + ("/unstored" if began.unstored else ""))
+            # Before the log has the job: what is refused for want of a place has promised nothing.
+            if began.waits and self._waiting is not None:
+                held.enter_context(self._waiting.place(caller.tenant))
+            began.response_id = self._id_for(key, began, request)
+            if streams and self._streams is not None:
+                began.listener = await held.enter_async_context(
+                    self._streams.place(caller.tenant, began.response_id, authority_of(request))
+                )
+            await self._take(began, prepared, given_previous, chosen=key is not None)
+        return began
+
+    async def _take(
+        self, began: "_Began", prepared: Prepared, given_previous: str | None, *, chosen: bool
+    ) -> None:  # fmt: skip
+        """Fill in what the create became. Nothing is refused once the log has the job."""
+        limits, tenant, response_id = self._limits, began.who[0], began.response_id
+        # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
+        verdict = await self._submissions.take(
+            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True
+        )
+        if isinstance(verdict, NotTaken):
+            refuse(verdict, limits.retry_after_s)
+        if verdict.repeated:
+            began.headers = REPEATED
+            if await self._responses.is_hidden(tenant, response_id) and not (
+                began.unstored and await self._responses.is_unstored(tenant, response_id)
+            ):
+                refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since: its key stays used
+        if began.unstored:
+            await self._unstore(tenant, response_id)
+        if verdict.repeated and not began.waits:
+            with suppress(ReadsAwayError):
+                shown = await self._responses.find(tenant, response_id, hidden_too=began.unstored)
+                if shown is not None:
+                    began.document = shown.document
+                    return
+        created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
+        echoed = prepared.submit.request | ({FIELD: given_previous} if given_previous is not None else {})
+        began.document = response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed)
+
+    async def _unstore(self, tenant: str, response_id: str) -> None:
+        try:
+            await self._responses.hide_unstored(tenant, response_id)
+        except OSError as error:
+            # The job is taken, so it can't be refused any more.
+            log.error("not_unstored", job_id=response_id, error_type=type(error).__name__, errno=error.errno)
+
+    def _id_for(self, key: str | None, began: "_Began", request: web.Request) -> str:
+        tenant, key_id, sha256 = began.who
+        if key is not None:
+            return response_id_of(key, tenant)
+        now_ms, number = self._now_ms(), retry_number(request)
+        meant: str | None = None
+        if began.waits and self._waiting is not None:
+            meant = self._waiting.abandoned(began.who)
+        if meant is None and number > 0:
+            meant = self.repeats.original(tenant, key_id, sha256, number, now_ms, request.content_length)
+        if meant is None:
+            meant = f"resp_{self._random_hex(ID_BITS)}"
+            self.repeats.began(tenant, key_id, sha256, meant, now_ms, number)
+        request[BEGAN] = meant
+        return meant
+
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        asked = _asked(request, RetrieveQuery)
+        tenant = tenant_of(request)
+        if asked.stream != "true" and asked.starting_after is None:
+            return _json((await self._find(tenant, _path_id(request))).document)
+        if self._streams is None:
+            raise refusal("stream", "This process does not stream: poll without stream and starting_after.")
+        shown = await self._find(tenant, _path_id(request))
+        await self._streams.refuse_unstreamed(shown)
+        obfuscated = asked.include_obfuscation == "true"
+        return await self._streams.serve(request, tenant, shown.document, asked.starting_after, obfuscated=obfuscated)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Answers with the response at its end, or, should that take too long, as it is."""
+        tenant, response_id = tenant_of(request), _path_id(request)
+        await read_body(request, bytes_max=self._limits.cancel_bytes_max, within_s=self._limits.submit_body_s)
+        shown = await self._find(tenant, response_id)
+        if shown.ended:
+            return _json(shown.document)
+        await self._publish_cancel(tenant, response_id)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.cancelled_s
+        while not shown.ended and loop.time() < deadline_s:
+            await asyncio.sleep(CANCEL_POLL_S)
+            try:
+                shown = await self._find(tenant, response_id)
+            except Refusal:
+                break  # the log has the cancel, whatever can be read of the response now
+        return _json(shown.document)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """From now on no read shows it. One that is still open is cancelled: nobody could read what it brings.
+
+        The mark that hides it is stored first: without it nothing was done. A repeat does what is left to do, and is answered as the first.
+        """
+        tenant, response_id = tenant_of(request), _path_id(request)
+        shown = await self._find(tenant, response_id, hidden_too=True)
+        try:
+            await self._responses.hide(tenant, response_id)
+        except OSError:
+            refuse(NotTaken("storage"), self._limits.retry_after_s)
+        if not shown.ended:
+            await self._publish_cancel(tenant, response_id, _HIDDEN_NOT_CANCELLED)
+        return _json(deleted_object(response_id))
+
+    async def items(self, request: web.Request) -> web.Response:
+        tenant, response_id = tenant_of(request), _path_id(request)
+        wanted = _page_of(request)
+        shown = await self._find(tenant, response_id)
+        if shown.request_sha256 is None or (asked := await self._responses.asked(shown.request_sha256)) is None:
+            raise Refusal(Problem(404, "input_missing", "The input of this response is not kept any more."))
+        answer = page(input_items(response_id, asked.get("input")), wanted)
+        if answer is None:
+            raise refusal("after", "after must be the id of one of the items.")
+        return _json(answer)
+
+    async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown:
+        """:raises Refusal: 404, or 503 where the read model is away."""
+        try:
+            shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
+        except ReadsAwayError:
+            raise unavailable(
+                "reads_unavailable", "The read model is not reachable. Responses go on; ask again.",
+                self._limits.retry_after_s,
+            ) from None  # fmt: skip
+        if shown is None:
+            _not_found(response_id)
+        return shown
+
+    async def _publish_cancel(self, tenant: str, response_id: str, unheard: str = CANCEL_UNHEARD) -> None:
+        """:raises Refusal: 503 with `unheard`, as the log did not acknowledge it."""
+        fact = to_cancel(
+            Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
+            door="http", at_ms=self._now_ms(),
+        )  # fmt: skip
+        try:
+            await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
+        except BrokerUnavailableError:
+            raise unavailable("log_unavailable", unheard, self._limits.retry_after_s) from None
+
+
+def _path_id(request: web.Request) -> str:
+    text = request.match_info["response_id"]
+    if not _ID.fullmatch(text):
+        _not_found(text)
+    return text
+
+
+def _not_found(response_id: str) -> NoReturn:
+    raise Refusal(Problem(404, "response_not_found", f"Response with id '{response_id[:120]}' not found. {_NOT_KEPT}"))
+
+
+def _object_of(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
+    try:
+        value = load_json(body, limits.submit_depth_max, limits.submit_values_max)
+    except NotJsonError as error:
+        raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
+    if not isinstance(value, dict):
+        raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
+    return value
+
+
+def _page_of(request: web.Request) -> PageOf:
+    asked = _asked(request, ItemsQuery)
+    return PageOf(asked.limit, asked.order, asked.after)
+
+
+def _asked(request: web.Request, kind: type[Asked]) -> Asked:
+    try:
+        return query_of(request, kind)
+    except BadParameterError as error:
+        raise refusal(error.name, f"{error}.") from None
+
+
+def _finished(shown: Shown, *, unstored: bool, sha256: str) -> web.Response:
+    """The answer to a create that waited for it; of another submission under the same id nothing is told."""
+    if shown.request_sha256 is not None and shown.request_sha256 != sha256:
+        return to_failed_response(HTTPStatus.CONFLICT, "job_id_taken", ID_TAKEN)
+    assert shown.outcome is not None
+    failure = failure_of(shown.document, shown.outcome)
+    if failure is not None:
+        return to_failed_response(failure.status, failure.code, failure.message)
+    return _json({**shown.document, "store": False} if unstored else shown.document)
+
+
+def _is_obfuscated(asked: dict[str, Any]) -> bool:
+    options = asked.get("stream_options")
+    return not isinstance(options, dict) or options.get("include_obfuscation") is not False
+
+
+def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(document), content_type="application/json", headers={**SECURITY_HEADERS, **(headers or {})}
+    )

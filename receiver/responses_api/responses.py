@@ -1,0 +1,185 @@
+"""A response as it is now: from the read model, else from the memory of what was just taken."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from backstop.runtime.blobs import BlobStore, get_body
+from backstop.runtime.errors import BlobMissingError
+from receiver.ingress.previous import FIELD, PreviousResponses
+from receiver.ingress.submissions import APPEAR_POLL_S, Submissions
+from receiver.limits import Limits
+from receiver.lookups import JobReads, ReadsAwayError, SeenJob
+from receiver.responses_api.wire import ended_object, response_object
+from schemas.codec import canonical
+from schemas.statuses import JobOutcome, response_status
+from streams.submission import qualified_job_id
+
+ECHOES_MAX = 2_000
+ECHO_BYTES_MAX = 16_384
+HIDDEN_REMEMBERED_MAX = 10_000
+DELETED = "deleted response"
+UNSTORED = "unstored response"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The Response object, and what is known beside it."""
+
+    document: dict[str, Any]
+    ended: bool
+    request_sha256: str | None
+    finished_at_ms: int | None = None
+    outcome: JobOutcome | None = None
+
+
+class Responses:
+    def __init__(
+        self, reads: JobReads | None, submissions: Submissions, previous: PreviousResponses, blobs: BlobStore,
+        limits: Limits,
+    ) -> None:  # fmt: skip
+        self._reads = reads
+        self._submissions = submissions
+        self._previous = previous
+        self._blobs = blobs
+        self._limits = limits
+        self._echoes: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._hidden: OrderedDict[str, None] = OrderedDict()
+
+    async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown | None:
+        """None: the tenant has no such response, or has deleted it.
+
+        :raises ReadsAwayError: it may have; the read model is away.
+        """
+        if not hidden_too and await self.is_hidden(tenant, response_id):
+            return None
+        job_id = qualified_job_id(tenant, response_id)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.appear_s
+        while True:
+            seen, away = await self._seen(tenant, job_id)
+            if seen is not None:
+                return await self._shown(tenant, response_id, seen)
+            accepted = self._submissions.accepted(job_id, tenant)
+            if accepted is not None:
+                echo = await self._echo(tenant, accepted.request_sha256)
+                document = response_object(
+                    response_id, "queued", model=accepted.model, created_at_ms=accepted.submitted_at_ms, request=echo
+                )
+                return Shown(document, ended=False, request_sha256=accepted.request_sha256)
+            if away is not None:
+                raise away
+            if self._reads is None or loop.time() >= deadline_s:
+                return None
+            await asyncio.sleep(APPEAR_POLL_S)
+
+    async def ended(self, tenant: str, response_id: str) -> Shown | None:
+        """Once it has ended, deleted or not: for whoever has waited for it.
+
+        :raises ReadsAwayError: the read model is away.
+        """
+        seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
+        return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
+
+    async def asked(self, request_sha256: str) -> dict[str, Any] | None:
+        """The request as it was submitted; None where it is not kept (any more)."""
+        try:
+            submission = orjson.loads(await self._blobs.get(request_sha256))
+        except (BlobMissingError, orjson.JSONDecodeError):
+            return None
+        request = submission.get("request") if isinstance(submission, dict) else None
+        return request if isinstance(request, dict) else None
+
+    async def hide(self, tenant: str, response_id: str) -> None:
+        """Delete it for its readers, in all processes and for good. Durable when it returns.
+
+        :raises OSError: it is not.
+        """
+        await self._blobs.put(_tombstone(tenant, response_id))
+        self._remember_hidden(qualified_job_id(tenant, response_id))
+
+    async def hide_unstored(self, tenant: str, response_id: str) -> None:
+        """As `hide`, for one that was not to be stored: repeats of its create still get it. Durable when it returns.
+
+        :raises OSError: it is not.
+        """
+        await self._blobs.put(_tombstone(tenant, response_id, UNSTORED))
+        await self.hide(tenant, response_id)
+
+    async def is_hidden(self, tenant: str, response_id: str) -> bool:
+        job_id = qualified_job_id(tenant, response_id)
+        if job_id in self._hidden:
+            return True
+        if not await self._blobs.has(_tombstone(tenant, response_id)):
+            return False
+        self._remember_hidden(job_id)
+        return True
+
+    async def is_unstored(self, tenant: str, response_id: str) -> bool:
+        """Whether it is hidden because it was not to be stored."""
+        return await self._blobs.has(_tombstone(tenant, response_id, UNSTORED))
+
+    async def _seen(self, tenant: str, job_id: str) -> tuple[SeenJob | None, ReadsAwayError | None]:
+        if self._reads is None:
+            return None, None
+        try:
+            return await self._reads.job(tenant, job_id), None
+        except ReadsAwayError as error:
+            return None, error
+
+    async def _shown(self, tenant: str, response_id: str, seen: SeenJob) -> Shown:
+        sha256, result = seen.request_sha256, seen.result
+        echo = await self._echo(tenant, sha256) if sha256 is not None else {}
+        if result is None:
+            document = response_object(
+                response_id,
+                response_status(seen.status),
+                model=seen.model,
+                created_at_ms=seen.submitted_at_ms,
+                request=echo,
+            )
+            return Shown(document, ended=False, request_sha256=sha256)
+        provided: Any = None
+        if result.response is not None:
+            try:
+                provided = await get_body(self._blobs, result.response)
+            except BlobMissingError:
+                provided = None
+        document = ended_object(
+            response_id, result, provided if isinstance(provided, dict) else None,
+            created_at_ms=seen.submitted_at_ms, request=echo, previous_response_id=echo.get(FIELD),
+        )  # fmt: skip
+        finished_at_ms = result.timings.finished_at_ms
+        return Shown(document, True, sha256, finished_at_ms, result.outcome)
+
+    async def _echo(self, tenant: str, request_sha256: str) -> Mapping[str, Any]:
+        """What was asked for but its input, with our own id of the response before it; empty where it is not kept."""
+        remembered = self._echoes.get(f"{tenant}\n{request_sha256}")
+        if remembered is not None:
+            return remembered
+        asked = await self.asked(request_sha256)
+        if asked is None:
+            return {}
+        echo = {name: value for name, value in asked.items() if name != "input"}
+        named = echo.get(FIELD)
+        if isinstance(named, str):
+            echo[FIELD] = await self._previous.to_own(named, tenant)
+        if len(canonical(echo)) <= ECHO_BYTES_MAX:
+            self._echoes[f"{tenant}\n{request_sha256}"] = echo
+            if len(self._echoes) > ECHOES_MAX:
+                self._echoes.popitem(last=False)
+        return echo
+
+    def _remember_hidden(self, job_id: str) -> None:
+        self._hidden[job_id] = None
+        if len(self._hidden) > HIDDEN_REMEMBERED_MAX:
+            self._hidden.popitem(last=False)
+
+
+def _tombstone(tenant: str, response_id: str, kind: str = DELETED) -> bytes:
+    """Never change its form: what was deleted would be shown again."""
+    return canonical({"backstop": kind, "tenant": tenant, "id": response_id})

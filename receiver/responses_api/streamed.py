@@ -1,0 +1,102 @@
+"""The stream of a response as OpenAI's SDKs read it. Pure.
+
+Rules, before the code:
+- A stream begins with `response.created` and ends with the terminal event; both hold our own object. What comes between are the provider's events
+  under their own numbers, with our id for the provider's.
+- Nothing comes after a hole but the terminal event, which has the whole response: a client that joins deltas never joins the wrong ones.
+- A stream shows the first attempt that brought any output, and no other: numbers of two attempts would be taken for one text. If that attempt
+  failed and a later one made the result, the terminal event brings it whole.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
+
+import orjson
+
+from receiver.partial_output.history import Event, JobHistory, Run
+from receiver.responses_api.wire import as_open
+from schemas.codec import canonical
+from schemas.statuses import OPEN_RESPONSE_STATUSES, ResponseStatus
+
+_STATUS_OF: Final[Mapping[str, ResponseStatus]] = {f"response.{status}": status for status in OPEN_RESPONSE_STATUSES}
+
+
+class Ended(Protocol):
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The Response object, at its end."""
+
+
+class ResponseView:
+    """What one listener has seen. `document` is the response as it is shown, open or ended."""
+
+    def __init__(
+        self, response_id: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool = True
+    ) -> None:
+        self._id = response_id.encode()
+        self._document = document
+        self._obfuscated = obfuscated
+        self._last = 0 if after is None else after
+        self._resumed = after is not None
+
+    def first(self) -> bytes:
+        """The event before all others; nothing where the listener comes back."""
+        if self._resumed:
+            return b""
+        return _frame("response.created", 0, {"response": as_open(self._document, "queued")})
+
+    def lacks(self, history: JobHistory | None) -> bool:
+        """Whether what a listener that comes back has not seen is not there (yet). A begun stream is there in any case."""
+        if not self._resumed or self._last == 0:
+            return False
+        run = _run_of(history)
+        return run is None or run.start_after > self._last
+
+    def is_over(self, history: JobHistory | None) -> bool:
+        """Whether a listener that comes back has seen the terminal event."""
+        run = _run_of(history)
+        return self._resumed and run is not None and run.end_number is not None and self._last >= run.end_number
+
+    def pending(self, history: JobHistory) -> Iterator[bytes]:
+        run = _run_of(history)
+        if run is None or run.start_after > self._last:
+            return
+        provider_id = run.response_id.encode()
+        for event in run.after(self._last):
+            self._last = event.number
+            if event.kind != "response.created":
+                yield self._shown(event, provider_id)
+
+    def is_complete(self, history: JobHistory | None) -> bool:
+        run = _run_of(history)
+        if run is None or history is None:
+            return False
+        superseded = run.has_output and max(history.runs) > run.attempt
+        return superseded or run.end_number is not None or run.cut is not None or run.start_after > self._last
+
+    def end(self, ended: Ended, history: JobHistory | None) -> bytes:
+        run = _run_of(history)
+        number = run.end_number if run is not None and run.end_number is not None else 0
+        document = ended.document
+        return _frame(f"response.{document['status']}", max(number, self._last + 1), {"response": document})
+
+    def _shown(self, event: Event, provider_id: bytes) -> bytes:
+        status = _STATUS_OF.get(event.kind)
+        if status is not None:
+            return _frame(event.kind, event.number, {"response": as_open(self._document, status)})
+        data = event.data
+        if not self._obfuscated and b'"obfuscation"' in data:
+            data = canonical({name: value for name, value in orjson.loads(data).items() if name != "obfuscation"})
+        data = data.replace(provider_id, self._id)
+        return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), data)
+
+
+def _run_of(history: JobHistory | None) -> Run | None:
+    """The first attempt that brought output; else the last one."""
+    runs = list(history.runs.values()) if history is not None else []
+    return next((run for run in runs if run.has_output), runs[-1] if runs else None)
+
+
+def _frame(kind: str, number: int, told: Mapping[str, Any]) -> bytes:
+    data = canonical({"type": kind, "sequence_number": number, **told})
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)

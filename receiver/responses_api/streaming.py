@@ -1,0 +1,103 @@
+"""A response as a stream, for the official SDKs: created with `stream: true`, or asked for again with `starting_after`."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from backstop.runtime.authority import Authority, authority_of
+from backstop.runtime.http.routes import EVENT_STREAM
+from backstop.runtime.process.clock import NowMs
+from receiver.limits import Limits
+from receiver.lookups import ReadsAwayError
+from receiver.partial_output.listeners import Listener, Live, listening
+from receiver.partial_output.serving import View, is_recent, serve_events
+from receiver.problems import SECURITY_HEADERS, unavailable
+from receiver.responses_api.creates import refusal
+from receiver.responses_api.responses import Responses, Shown
+from receiver.responses_api.streamed import ResponseView
+from streams.submission import qualified_job_id
+
+
+class ResponseStreams:
+    def __init__(self, live: Live, responses: Responses, limits: Limits, now_ms: NowMs) -> None:
+        self._live = live
+        self._responses = responses
+        self._limits = limits
+        self._now_ms = now_ms
+
+    def place(self, tenant: str, response_id: str, authority: Authority) -> AbstractAsyncContextManager[Listener]:
+        """A listener to the response, which need not exist yet: whoever creates one has its place before anything is promised.
+
+        :raises Refusal: 503, on entering.
+        """
+        return listening(self._live, tenant, qualified_job_id(tenant, response_id), self._limits, authority)
+
+    async def serve(
+        self, request: web.Request, tenant: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool,
+        headers: Mapping[str, str] | None = None, listener: Listener | None = None, unstored: bool = False,
+        sha256: str | None = None,
+    ) -> web.StreamResponse:  # fmt: skip
+        """Answer with the events of the response that `document` shows: all of them, or those behind number `after`. With `sha256`, that of a create,
+        the stream of another submission under the same id is cut off.
+
+        :raises Refusal: 400, what comes behind `after` is not kept; 503.
+        """
+        response_id = str(document["id"])
+        view = ResponseView(response_id, document, after, obfuscated=obfuscated)
+        async with AsyncExitStack() as held:
+            if listener is None:
+                listener = await held.enter_async_context(self.place(tenant, response_id, authority_of(request)))
+            await self._covered(listener, view)
+            if view.is_over(listener.history):
+                return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
+            events: View[Shown] = view
+            return await serve_events(
+                request, listener, events, partial(self._ended, tenant, response_id, listener, hidden_too=unstored, sha256=sha256), self._limits,
+                self._live.metrics, view.first(), recent=self._is_recent, headers=headers,
+            )  # fmt: skip
+
+    async def refuse_unstreamed(self, shown: Shown) -> None:
+        """:raises Refusal: 400, the response was not created to be streamed. Where nobody knows, it may have been."""
+        asked = await self._responses.asked(shown.request_sha256) if shown.request_sha256 is not None else None
+        if asked is not None and asked.get("stream") is not True:
+            raise refusal("stream", "This response cannot be streamed because it was not created with stream=true.")
+
+    async def _covered(self, listener: Listener, view: ResponseView) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._limits.stream_covered_s
+        while view.lacks(listener.history):
+            left_s = deadline_s - loop.time()
+            if left_s <= 0 or listener.stopped or listener.dismissed:
+                if not self._live.caught_up:
+                    raise unavailable(
+                        "streams_unavailable",
+                        "What came lately is still being read. Ask again.",
+                        self._limits.retry_after_s,
+                    )
+                raise refusal(
+                    "starting_after",
+                    "This response can no longer be streamed from there: what comes after starting_after is not kept. "
+                    "Poll GET /v1/responses/{id}, or stream it from its beginning.",
+                )
+            await listener.wait(left_s)
+
+    async def _ended(
+        self, tenant: str, response_id: str, listener: Listener, *, hidden_too: bool, sha256: str | None
+    ) -> Shown | None:
+        try:
+            shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
+        except ReadsAwayError:
+            return None
+        if shown is not None and sha256 is not None and shown.request_sha256 not in (None, sha256):
+            shown = None
+        if shown is None:
+            listener.stopped = True  # deleted meanwhile, or another submission's
+        return shown if shown is not None and shown.ended else None
+
+    def _is_recent(self, ended: Shown) -> bool:
+        at_ms = ended.finished_at_ms
+        return at_ms is not None and is_recent(at_ms, self._now_ms(), self._limits)

@@ -1,0 +1,379 @@
+"""Faust's consumer, hardened: one event for a batch of records of one partition, and a commit that can't run ahead.
+
+Stock faust-streaming 0.15.3 spends 60 µs and four asyncio tasks on each record, and loses records in rebalances. `BatchConsumer`
+hands an agent one event per (topic, partition, up to `batch_records_max` records); the event's value is a `list[Record]` in
+offset order, `event.message.partition` is the partition, `event.message.offset` the last record's offset.
+
+Rules, each with a regression test on a real broker (`tests/kafka/faust`):
+
+1. Per partition at most **one** event is out. What comes meanwhile is kept (up to `PENDING_RECORDS_MAX`) and makes the next
+   batch. So nothing can be acknowledged out of order (upstream #606), and load makes batches larger, not queues longer.
+2. The commit of a partition is the end of its last acknowledged batch: the position behind its last record, or behind the
+   transaction markers that follow it. Records that do not exist (compacted, aborted) are part of the batch before or after.
+3. A chunk is delivered only where it continues the last one; a hole is read again (upstream #596: a record dropped in the
+   window between two phases of a rebalance is never skipped).
+4. A revocation waits for the events that are out, commits, and only then forgets what was acknowledged. If a handler does not
+   end within `drain_timeout_s`, the process ends: its records are unacknowledged, the next owner takes them.
+5. A commit that failed changes nothing (upstream PR #692).
+"""
+
+# The private parts of Faust and aiokafka are what this module is about; both are pinned, and tests guard it.
+# ruff: noqa: SLF001
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+from mode import Service
+
+from backstop.runtime.kafka.records import Record
+from schemas.unreadable import Unreadable
+from streams import metrics
+from streams.faust.fetch import Chunk, FetchThread
+from streams.tables.lost_tail import LogCutError, Taken, refuse_cut
+
+__all__ = ["BatchConsumer", "BatchTransport"]
+
+BATCH_RECORDS_MAX = 500
+PENDING_RECORDS_MAX = 2_000
+"""Per partition, kept while a batch is out; above it the partition is not fetched. One fetch may go over it, by 512 KiB at most."""
+CHANGELOG_CHUNKS_MAX = 4
+"""Chunks of a changelog that wait for the disk."""
+DRAIN_TIMEOUT_S = 30.0
+POLL_S = 1.0
+
+
+class _BatchMessage(ConsumerMessage):  # type: ignore[misc]  # faust is untyped
+    """Faust acknowledges in three places, one of them compiled; all of them set `acked`, so that is where we listen."""
+
+    __slots__ = ("_acked", "lane")
+    lane: "_Lane"
+
+    @property
+    def acked(self) -> bool:
+        return self._acked
+
+    @acked.setter
+    def acked(self, value: bool) -> None:
+        self._acked = value
+        if value:
+            self.lane.consumer._on_acked(self.lane, self)
+
+
+class DamagedChangelogError(Exception):
+    """Rows that can't be read back. Nobody but us writes there: the broker's disk is damaged, and stepping over would lose jobs."""
+
+    def __init__(self, record: Record) -> None:
+        assert isinstance(record.value, Unreadable)
+        super().__init__(
+            f"changelog {record.topic}, partition {record.partition}, {record.value.detail}: the rows there can't be read, so the table "
+            "can't be recovered; restore the partition from a replica, or start from a local store that is ahead of these offsets"
+        )
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What is known of one partition of a source topic, from a seek to the next revocation."""
+
+    consumer: "BatchConsumer"
+    tp: TP
+    epoch: int
+    expected: int
+    """Where the next chunk must begin."""
+    committed: int | None
+    done: int | None = None
+    """The end of the last acknowledged batch."""
+    out: _BatchMessage | None = None
+    out_end: int = 0
+    out_since_s: float = 0.0
+    pending: deque[Record] = field(default_factory=deque)
+    begin: int = field(init=False)
+    """Where it was sought to."""
+
+    def __post_init__(self) -> None:
+        self.begin = self.expected
+
+    @property
+    def handled(self) -> int:
+        """The next offset that nobody has handled yet."""
+        return self.begin if self.done is None else self.done
+
+    @property
+    def full(self) -> bool:
+        return len(self.pending) >= PENDING_RECORDS_MAX
+
+
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
+    """See the module. Everything here runs in the main loop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._lanes: dict[TP, _Lane] = {}
+        metrics.OLDEST_BATCH_SECONDS.set_function(self.oldest_out_s)
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> FetchThread:
+        return FetchThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- delivery
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
+        try:
+            while not (stopped() or fetcher_stopped()):
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)
+                    continue
+                self._want()
+                for tp, chunk in (await self._thread.chunks(POLL_S)).items():
+                    if self._is_changelog_tp(tp):
+                        await self._recover(tp, chunk)
+                    else:
+                        await self._accept(tp, chunk)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    def _want(self) -> None:
+        """Tell the thread what to take: while a rebalance lasts, changelogs only (upstream #596)."""
+        wanted = frozenset[TP]()
+        if self.flow_active:
+            wanted = frozenset(tp for tp in self._active_partitions if self._takes(tp))
+        self._thread.want(wanted)
+
+    def _takes(self, tp: TP) -> bool:
+        if self._is_changelog_tp(tp):
+            return True
+        lane = self._lanes.get(tp)
+        return not self.app.rebalancing and lane is not None and not lane.full
+
+    async def _recover(self, tp: TP, chunk: Chunk) -> None:
+        """Hand a chunk of a changelog to Faust's recovery, as one event; the store unpacks it."""
+        if chunk.epoch != self._thread.seek_epoch or not self.flow_active:
+            return  # a rebalance came between: recovery seeks again to what it has applied
+        damaged = next((record for record in chunk.records if isinstance(record.value, Unreadable)), None)
+        if damaged is not None:
+            self.app.fail(DamagedChangelogError(damaged))
+            return
+        message = self._message(tp, chunk.end - 1, list(chunk.records), ConsumerMessage)
+        for channel in self.app.topics._tp_index.get(tp, ()):
+            # A queue of Faust's: it tells nobody when it shrinks.
+            while channel.queue.qsize() >= CHANGELOG_CHUNKS_MAX and self.flow_active:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+            if self.flow_active:
+                channel.queue.force_put_nowait(self.app.create_event(None, message.value, {}, message))
+
+    async def _accept(self, tp: TP, chunk: Chunk) -> None:
+        """Queue a chunk behind what its partition already has, if it continues it."""
+        lane = self._lanes.get(tp)
+        if lane is None or self.app.rebalancing or not self.flow_active or chunk.epoch < lane.epoch:
+            return  # the seek at the end of the rebalance brings it again
+        if chunk.start != lane.expected:
+            await self._close_hole(lane, chunk)
+            return
+        lane.expected = chunk.end
+        if not chunk.records and not lane.pending and lane.out is None:
+            lane.done = chunk.end  # only markers: nothing to handle, and nothing before it is unhandled
+            return
+        lane.pending.extend(chunk.records)
+        self._deliver(lane)
+
+    async def _close_hole(self, lane: _Lane, chunk: Chunk) -> None:
+        metrics.HOLES_CLOSED.inc()
+        if chunk.start < lane.expected:
+            # The broker moved us back: its log is shorter than what we had read (an unclean leader election).
+            if lane.tp.topic in self.app.fold_tables:
+                self.app.fail(LogCutError(lane.tp.topic, lane.tp.partition, lane.expected - 1))
+                return
+            self.log.error("%s went back from %d to %d; read again", lane.tp, lane.expected, chunk.start)
+            epoch, position = await self._thread.seek_again(lane.tp, chunk.start)
+            lane.epoch, lane.expected = epoch, position
+            return
+        epoch, position = await self._thread.seek_again(lane.tp, lane.expected)
+        if position > lane.expected:
+            metrics.RECORDS_EXPIRED.inc(position - lane.expected)
+            self.log.error("%s: retention removed [%d, %d) unread", lane.tp, lane.expected, position)
+        lane.epoch, lane.expected = epoch, position
+
+    def _deliver(self, lane: _Lane) -> None:
+        if lane.out is not None or not lane.pending or not self.flow_active or self.app.rebalancing:
+            return
+        channels = self.app.topics._tp_index.get(lane.tp)
+        if not channels:
+            return
+        size = min(len(lane.pending), self.app.batch_records_max)
+        records = [lane.pending.popleft() for _ in range(size)]
+        message = self._message(lane.tp, records[-1].offset, records, _BatchMessage)
+        message.lane = lane
+        lane.out = message
+        lane.out_since_s = self.loop.time()
+        lane.out_end = lane.pending[0].offset if lane.pending else lane.expected
+        message.incref(len(channels))
+        for channel in channels:
+            channel.queue.force_put_nowait(self.app.create_event(None, records, {}, message))
+
+    def _message(self, tp: TP, offset: int, records: list[Record], kind: type[Any]) -> Any:
+        return kind(
+            tp.topic,
+            tp.partition,
+            offset,
+            records[-1].timestamp_ms / 1000 if records else 0.0,
+            0,
+            None,
+            None,
+            records,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def _on_acked(self, lane: _Lane, message: _BatchMessage) -> None:
+        if lane.out is not message or self._lanes.get(lane.tp) is not lane:
+            return  # of an assignment that is over
+        was_full = lane.full
+        lane.out, lane.done = None, lane.out_end
+        self._deliver(lane)
+        if was_full and not lane.full:
+            self._want()
+
+    def handled(self) -> dict[tuple[str, int], int]:
+        """Per partition that is ours, the next offset that nobody has handled yet; empty while partitions move.
+
+        May be called from another thread.
+
+        :raises RuntimeError: partitions came or went at that very moment.
+        """
+        if self.app.rebalancing or not self.flow_active:
+            return {}
+        return {(tp.topic, tp.partition): lane.handled for tp, lane in self._lanes.items()}
+
+    def oldest_out_s(self) -> float:
+        """How long the oldest unacknowledged batch has been out, in seconds; 0 if none is. Exported; a scrape may come from another thread."""
+        since_s = [lane.out_since_s for lane in list(self._lanes.values()) if lane.out is not None]
+        return self.loop.time() - min(since_s) if since_s else 0.0
+
+    # -- seeks and commits
+
+    async def perform_seek(self) -> None:
+        """Seek the source partitions to what is committed; where nothing is, or it is out of range, to the beginning; see `cut`."""
+        tps = frozenset(tp for tp in self.assignment() if not self._is_changelog_tp(tp))
+        self._lanes.clear()
+        if not tps:
+            return
+        folds = self.app.fold_tables
+        tables: dict[TP, Taken] = {tp: folds[tp.topic].taken(tp.partition) for tp in tps if tp.topic in folds}
+        try:
+            await refuse_cut(self.app.producer_options, tables)
+        except LogCutError as error:
+            self.app.fail(error)
+            raise
+        choices = {tp: taken.position for tp, taken in tables.items()}
+        sought = await self._thread.seek_all(lambda tp, *known: choices.get(tp, _position)(*known), tps)
+        for tp, position in sought.positions.items():
+            committed = sought.committed[tp]
+            if committed is not None and committed != position:
+                metrics.RECORDS_EXPIRED.inc(max(0, position - committed))
+                self.log.error("%s: committed %d is not in the log any more; from %d", tp, committed, position)
+            self._lanes[tp] = _Lane(self, tp, sought.epoch, position, committed if committed == position else None)
+            self._committed_offset[tp] = committed
+            self._read_offset[tp] = position
+        back = {tp: sought.positions[tp] for tp, taken in tables.items() if taken.lost}
+        if back:
+            self.log.error("a changelog lost rows; their records are read again: %s", back)
+            # At once: whoever starts after a crash before the first commit does not know of it.
+            if not await self._commit(back):
+                self.app.fail(RuntimeError(f"{back} could not be committed"))
+
+    def resume_flow(self) -> None:
+        super().resume_flow()
+        self._want()
+
+    def stop_flow(self) -> None:
+        super().stop_flow()
+        self._want()
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        super().pause_partitions(tps)
+        self._want()
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        super().resume_partitions(tps)
+        self._want()
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        # A copy: a commit awaits, and lanes come and go.
+        for tp, lane in list(self._lanes.items()):
+            if lane.done is not None and (topics is None or tp in topics or tp.topic in topics):
+                yield tp
+
+    def _new_offset(self, tp: TP) -> int | None:
+        # Faust's own bookkeeping goes on beside ours, and nobody reads it: keep it empty.
+        self._acked.pop(tp, None)
+        self._acked_index.pop(tp, None)
+        return self._lanes[tp].done
+
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        committed = self._lanes[tp].committed
+        return committed is None or offset > committed
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        del start_new_transaction  # of exactly-once, which we do not run
+        assigned = self.assignment()
+        lanes = {tp: self._lanes[tp] for tp in offsets if tp in assigned and tp in self._lanes}
+        if not lanes or not await self._commit({tp: offsets[tp] for tp in lanes}):
+            return False
+        for tp, lane in lanes.items():
+            lane.committed = offsets[tp]
+            if self._lanes.get(tp) is lane:
+                self._committed_offset[tp] = offsets[tp]
+        self.app.monitor.on_tp_commit({tp: offsets[tp] for tp in lanes})
+        return True
+
+    # -- revocation and stop
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let what is out end, commit it, and only then let Faust forget (it pops `_acked` first and commits after)."""
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.flow_control.clear()
+        await self.wait_empty()
+        self._lanes.clear()
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Wait for the events that an agent has begun with, at most `drain_timeout_s`; then commit."""
+        deadline_s = self.loop.time() + self.app.drain_timeout_s
+        while any(lane.out is not None and lane.out.tracked and not lane.out.acked for lane in self._lanes.values()):
+            if self.loop.time() >= deadline_s:
+                self.app.fail(TimeoutError(f"a handler did not end within {self.app.drain_timeout_s:g} s"))
+                return
+            await asyncio.sleep(0.005)
+        while await self.maybe_wait_for_commit_to_finish():
+            pass
+        await self.commit()
+
+    def _is_changelog_tp(self, tp: TP) -> bool:
+        return tp.topic in self.app.tables._changelogs
+
+    @Service.task  # type: ignore[untyped-decorator]  # faust is untyped
+    async def _commit_livelock_detector(self) -> None:
+        """Faust's own only logs, from clocks that we do not feed. `backstop_oldest_batch_seconds` is what to alert on."""
+
+
+class BatchTransport(driver.Transport):  # type: ignore[misc]  # faust is untyped
+    """`app.transport = BatchTransport(app.conf.broker_consumer, app)`, before the app starts."""
+
+    Consumer: ClassVar[type[BatchConsumer]] = BatchConsumer
+
+
+def _position(committed: int | None, beginning: int, end: int) -> int:
+    return committed if committed is not None and beginning <= committed <= end else beginning

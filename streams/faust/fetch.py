@@ -1,0 +1,205 @@
+"""The consumer's thread: what was fetched, with the positions it covers, and seeks that leave nothing to chance.
+
+Faust 0.15.3 loses records because its main loop cannot tell a gap that Kafka made (compaction, transaction markers, expired
+records) from one that it made itself (a record that was fetched and then dropped in a rebalance, upstream issue #596). Here
+every `Chunk` says from which position to which it goes, and in which seek epoch it was read. Who receives it compares: a chunk
+of an older epoch is worthless, one that does not begin where the last one ended is a hole, and the hole is read again.
+
+Works on private parts of aiokafka 0.14 and faust-streaming 0.15.3, both pinned; `tests/kafka/faust` guards them.
+"""
+
+# The private parts of Faust and aiokafka are what this module is about; both are pinned, and tests guard it.
+# ruff: noqa: SLF001
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.errors import ConsumerStoppedError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.types import TP
+
+from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
+from backstop.runtime.kafka.records import Record, record_of
+
+FETCH_BYTES_MAX = 8 * 1024 * 1024
+"""Of one answer of a broker, all partitions together (aiokafka's own: 50 MiB). It is in memory about three times while it is taken apart."""
+
+REASSIGNMENT_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Of one fetch and one partition: every record there is in [start, end), and there may be none."""
+
+    epoch: int
+    start: int
+    end: int
+    records: tuple[Record, ...]
+
+
+class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is untyped
+    """Faust's consumer thread with chunks instead of records. Methods without a comment run in the thread's own loop."""
+
+    seek_epoch: int = 0
+    """Counts seeks. Written in the thread's loop only; a plain int, so reading it elsewhere is safe."""
+
+    _pace: FetchPace
+
+    wanted: frozenset[TP] = frozenset()
+    """Partitions to take records of. Swapped as a whole by the main loop, see `want`."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        self._pace = FetchPace()
+        consumer = super()._create_worker_consumer(transport)
+        # Faust reads uncommitted records unless it runs its own transactions, and offers no setting. Set before the start.
+        consumer._isolation_level = "read_committed"
+        consumer._fetch_max_wait_ms = BUSY_WAIT_MS
+        consumer._fetch_max_bytes = FETCH_BYTES_MAX
+        return consumer
+
+    def want(self, wanted: frozenset[TP]) -> None:
+        """Set the partitions to take (called in the main loop); a fetch that waits looks again."""
+        if wanted != self.wanted:
+            self.wanted = wanted
+            if not self.thread_loop.is_closed():
+                self.thread_loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._consumer is not None:
+            fetcher = self._consumer._fetcher
+            for waiter in list(fetcher._fetch_waiters if fetcher is not None else ()):
+                fetcher._notify(waiter)
+
+    async def chunks(self, timeout_s: float) -> dict[TP, Chunk]:
+        """What the wanted partitions have; waits for it up to `timeout_s` (called in the main loop)."""
+        found: dict[TP, Chunk] = await self.call_thread(self._chunks, timeout_s)
+        return found
+
+    async def _chunks(self, timeout_s: float) -> dict[TP, Chunk]:
+        consumer = self._ensure_consumer()
+        fetcher = consumer._fetcher
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        with fetcher._subscriptions.fetch_context():  # the group coordinator counts this as a poll
+            while True:
+                if consumer._closed or fetcher._closed:
+                    raise ConsumerStoppedError
+                remaining_s = deadline_s - loop.time()
+                if fetcher._subscriptions.reassignment_in_progress:
+                    if remaining_s <= 0:
+                        return {}
+                    await asyncio.sleep(REASSIGNMENT_POLL_S)
+                    continue
+                self._pause_unwanted(consumer)
+                found = self._take(fetcher)
+                self._pace.saw(consumer, records=bool(found))
+                if found or remaining_s <= 0:
+                    return found
+                waiter = fetcher._create_fetch_waiter()
+                await asyncio.wait([waiter], timeout=remaining_s)
+                if waiter.done():
+                    waiter.result()  # raises what the group coordinator could not go on with
+                else:
+                    waiter.cancel()
+
+    def _pause_unwanted(self, consumer: Any) -> None:
+        """Let aiokafka fetch what is wanted and nothing else.
+
+        Faust merely leaves the rest unread. aiokafka then keeps a fetch of each (our own changelog writes among them: up to
+        1 MiB a partition, for as long as the process lives) and holds back the others' fetches for 100 ms when one comes in.
+        """
+        assigned, paused = consumer.assignment(), consumer.paused()
+        for topic_partition in assigned:
+            unwanted = TP(topic_partition.topic, topic_partition.partition) not in self.wanted
+            if unwanted != (topic_partition in paused):
+                (consumer.pause if unwanted else consumer.resume)(topic_partition)
+
+    def _take(self, fetcher: Any) -> dict[TP, Chunk]:
+        """What aiokafka has of the wanted partitions, of each up to a number of records; the rest is taken the next time.
+
+        No await in here: positions and epoch belong together.
+        """
+        found: dict[TP, Chunk] = {}
+        for topic_partition, fetched in list(fetcher._records.items()):
+            tp = TP(topic_partition.topic, topic_partition.partition)
+            if not fetcher._subscriptions.is_assigned(topic_partition):
+                del fetcher._records[topic_partition]
+                continue
+            if tp not in self.wanted:
+                continue
+            if hasattr(fetched, "check_raise"):  # an error; given out alone, so that no chunk is lost with it
+                if not found:
+                    del fetcher._records[topic_partition]
+                    fetcher._notify(fetcher._wait_consume_future)
+                    fetched.check_raise()
+                continue
+            chunk = self._drain(topic_partition, fetched)
+            if chunk is None or not fetched.has_more():
+                del fetcher._records[topic_partition]
+                fetcher._notify(fetcher._wait_consume_future)
+            if chunk is not None:
+                found[tp] = chunk
+        return found
+
+    def _drain(self, topic_partition: Any, fetched: Any) -> Chunk | None:
+        assignment = fetched._assignment
+        if not assignment.active:
+            return None
+        state = assignment.state_value(topic_partition)
+        if state is None or not state.has_valid_position:
+            return None
+        start: int = state.position
+        records = fetched.getall(None)
+        end: int = state.position
+        if end <= start:
+            return None
+        return Chunk(self.seek_epoch, start, end, tuple(record_of(record) for record in records))
+
+    async def seek_all(self, choose: Callable[[TP, int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
+        """Seek each partition to `choose(partition, committed, beginning, end)` (called in the main loop)."""
+        sought: Sought = await self.call_thread(self._seek_all, choose, tps)
+        return sought
+
+    async def _seek_all(self, choose: Callable[[TP, int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
+        consumer = self._ensure_consumer()
+        beginnings = await consumer.beginning_offsets(tps)
+        ends = await consumer.end_offsets(tps)
+        committed = dict(zip(tps, await asyncio.gather(*(consumer.committed(tp) for tp in tps)), strict=True))
+        positions = {tp: choose(tp, committed[tp], beginnings[tp], ends[tp]) for tp in tps}
+        self.seek_epoch += 1
+        for tp, position in positions.items():
+            consumer.seek(tp, position)
+        return Sought(self.seek_epoch, positions, committed)
+
+    async def seek_again(self, tp: TP, position: int) -> tuple[int, int]:
+        """Close a hole: seek to `position`, or to the beginning if that is later (called in the main loop).
+
+        Returns the new epoch and the position. Only chunks of other partitions that were read before the seek keep their
+        older epoch; the caller compares per partition.
+        """
+        result: tuple[int, int] = await self.call_thread(self._seek_again, tp, position)
+        return result
+
+    async def _seek_again(self, tp: TP, position: int) -> tuple[int, int]:
+        consumer = self._ensure_consumer()
+        beginning = (await consumer.beginning_offsets([tp]))[tp]
+        sought = max(position, beginning)
+        self.seek_epoch += 1
+        consumer.seek(tp, sought)
+        return self.seek_epoch, sought
+
+    async def _seek_wait(self, consumer: Any, partitions: Mapping[TP, int]) -> None:
+        # Recovery's seeks in the changelogs.
+        self.seek_epoch += 1
+        await super()._seek_wait(consumer, partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """Where a seek went, and what was committed."""
+
+    epoch: int
+    positions: Mapping[TP, int]
+    committed: Mapping[TP, int | None]

@@ -1,0 +1,291 @@
+"""What an answer of the provider means: accepted, refused (why, how long to wait), unknown, seen, or ask again.
+
+Everything here is untrusted input and may be anything; every function is total. The rules are in ARCHITECTURE.md, "What a refusal
+means" and "When a response is over"; three carry the rest:
+
+1. A create whose answer we did not get, or can't read, is *unknown*: it may have been accepted, and so paid for.
+2. What an answer tells about itself (an error object, a time to come back at) is believed; an empty 5xx proves nothing.
+3. Failed, incomplete and cancelled come with HTTP 200: what decides is the status, the error's code, the reason.
+
+Sources: the OpenAI guides "Error codes" and "Rate limits" (2026), measurements with openai-python 3.54.0, and public reports of gateways.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from schemas.base import RESPONSE_ID_PATTERN, Cause
+from streams.openai.causes import Rule, Said, verdict
+from streams.openai.observations import CODE_CHARS_MAX, TEXT_CHARS_MAX, Seen, see, shown
+from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
+
+_RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
+ANSWER_CHARS_SHOWN = 200
+"""Of an answer that can't be used: enough to see who has answered."""
+
+
+class NotJson:
+    """The body of an answer that is no JSON."""
+
+    def __repr__(self) -> str:
+        return "NOT_JSON"
+
+
+NOT_JSON: Final = NotJson()
+
+FaultKind = Literal["never_sent", "lost", "timeout", "unexpected"]
+"""`never_sent`: the connection was not made. `lost`: it broke. `timeout`: no answer in time. All but the first: may have arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, whole. Header names are in lower case; `body` is parsed JSON or `NOT_JSON`."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = NOT_JSON
+    streamed: bool = False
+    """It came as events; `body` is the first response object among them."""
+    text: str = ""
+    """Of a body that is no JSON: its first 500 characters, as they came; or what is to be said of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """No answer. `detail` names exception classes only, never their text."""
+
+    kind: FaultKind
+    detail: str = ""
+
+
+Reply = Answer | Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    response_id: str
+    status: str
+    """As the provider said it; any of the six, or one that nobody knows."""
+    provider_request_id: str | None = None
+    streamed: bool = False
+    end: Seen | None = None
+    """The answer already held the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """It was surely not taken. `alarm`: a person must act."""
+
+    cause: Cause
+    code: str
+    message: str = ""
+    wait_ms: int = 0
+    alarm: bool = False
+    http_status: int | None = None
+    limited: bool = False
+    """The edge took us for an attack: slow all calls down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It may have been taken."""
+
+    reason: str
+    said: str = ""
+    """How the answer began: the provider's words."""
+    answered: bool = False
+    """With a 5xx that proves nothing: most often nothing was taken."""
+    wait_ms: int = 0
+    alarm: bool = False
+    """A 2xx that can't be used: a person must see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """404: not yet, or no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """No observation. `limited`: a 429 or an edge block, so the global rate must fall."""
+
+    reason: str
+    wait_ms: int = 0
+    limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NotCancelled:
+    """The cancel was declined; a look tells why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The key or the project is not allowed to look: an alarm, as no repeat mends it."""
+
+    code: str
+    message: str
+
+
+_GAVE_UP_4XX = frozenset({408, 499})
+"""Somebody on the way gave up waiting: whatever is said with it, the request may have been taken."""
+_MAYBE_TAKEN_4XX = frozenset({409, 425})
+"""Client errors that say nothing about whether the request was taken, unless they tell why."""
+
+
+def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:
+    """What became of a create."""
+    if isinstance(reply, Fault):
+        if reply.kind == "never_sent":
+            return Rejected("unsent", "never_sent", reply.detail)
+        return Unknown(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
+    if 200 <= reply.status < 300:
+        return _taken(reply, now_ms, rules)
+    return _declined(reply, now_ms, rules)
+
+
+def read_look(
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+) -> Seen | Missing | AskAgain | Refused:
+    """What a retrieve saw; `job_id` is whose the response is, where that is known."""
+    if isinstance(reply, Fault):
+        return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
+    if 200 <= reply.status < 300:
+        seen = see(reply.body, reply.headers, job_id, rules)
+        return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
+    if reply.status == 404 and isinstance(reply.body, dict):
+        # A 404 without JSON is a proxy's, and says nothing about the response.
+        return Missing()
+    return _not_seen(reply, now_ms)
+
+
+def read_cancel(
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+) -> Seen | NotCancelled | AskAgain | Refused:
+    """What a cancel did. Any status that comes with HTTP 200 is an observation."""
+    if isinstance(reply, Answer) and reply.status in (400, 404, 405, 409, 422, 501):
+        return NotCancelled(_error_of(reply).code)
+    answer = read_look(reply, now_ms, job_id, rules)
+    return NotCancelled("missing") if isinstance(answer, Missing) else answer
+
+
+def _not_seen(answer: Answer, now_ms: int) -> AskAgain | Refused:
+    error = _error_of(answer)
+    wait_ms = retry_after_ms(answer.headers, now_ms)
+    if answer.status == 401 or (answer.status == 403 and error.from_api):
+        return Refused(error.code, error.message)
+    if answer.status == 429 and error.from_api:
+        return AskAgain(error.code, wait_ms or limit_reset_ms(answer.headers, error.kind), limited=True)
+    if answer.status in (403, 429):
+        return AskAgain("edge_block", wait_ms, limited=True)
+    return AskAgain(f"http_{answer.status}", wait_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    code: str
+    """The code, else the type, else `http_NNN`."""
+    kind: str | None
+    message: str
+    from_api: bool
+    """The body is JSON, so that the API has answered, not the edge before it."""
+    said: Said
+
+
+def _error_of(answer: Answer) -> _Error:
+    """Of OpenAI's form, of other servers' (`{"detail": …}`, `{"error": "…"}`, RFC 9457), or of plain text."""
+    body = answer.body
+    inner = body.get("error") if isinstance(body, dict) else None
+    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else body if isinstance(body, dict) else {}
+    code = shown(fields.get("code"), CODE_CHARS_MAX)
+    kind = shown(fields.get("type"), CODE_CHARS_MAX)
+    message = _words(inner, fields) or shown(answer.text, TEXT_CHARS_MAX) or ""
+    structured = isinstance(inner, dict) and (code is not None or kind is not None)
+    status = None if 200 <= answer.status < 300 else answer.status
+    return _Error(
+        code=code or (kind if structured else None) or f"http_{answer.status}",
+        kind=kind,
+        message=message,
+        from_api=body is not NOT_JSON,
+        said=Said(status, code, kind, message, structured),
+    )
+
+
+def _words(inner: Any, fields: Mapping[str, Any]) -> str | None:
+    """The sentence for people, wherever it stands."""
+    for value in (fields.get("message"), inner, fields.get("detail"), fields.get("title"), fields.get("msg")):
+        first = value[0] if isinstance(value, list) and value else value  # A list: FastAPI's validation errors.
+        said = first.get("msg") or first.get("message") or first.get("error") if isinstance(first, dict) else first
+        words = shown(said, TEXT_CHARS_MAX)
+        if words is not None:
+            return words
+    return None
+
+
+def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rejected | Unknown:
+    """A 2xx: an object that runs or has ended, an error in disguise, or nothing that can be used."""
+    body = answer.body
+    if not isinstance(body, dict):
+        return _unusable(answer, "no_response_object")
+    response_id, status = body.get("id"), body.get("status")
+    named = isinstance(response_id, str) and _RESPONSE_ID.fullmatch(response_id) is not None
+    if body.get("error") and (not named or body.get("object") not in (None, "response")):
+        return _declined(answer, now_ms, rules)
+    if body.get("object") not in (None, "response") or (body.get("object") is None and not isinstance(status, str)):
+        return _unusable(answer, "no_response_object")
+    seen = see(body, answer.headers, rules=rules)
+    end = seen if isinstance(seen, Seen) and seen.over else None
+    if not named and end is None:
+        return _unusable(answer, "no_usable_id")
+    return Accepted(
+        response_id if named and isinstance(response_id, str) else "",
+        status=shown(status, CODE_CHARS_MAX) or "unknown",
+        provider_request_id=shown(answer.headers.get("x-request-id"), CODE_CHARS_MAX),
+        streamed=answer.streamed,
+        end=end,
+    )
+
+
+def _unusable(answer: Answer, why: str) -> Unknown:
+    begins = answer.text if answer.body is NOT_JSON else repr(answer.body)
+    said = shown(begins, ANSWER_CHARS_SHOWN) or "an empty body"
+    return Unknown(f"{why}: http_{answer.status}", said, alarm=True)
+
+
+def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | Unknown:
+    """An error, with whatever status."""
+    error, status = _error_of(answer), answer.status
+    told_ms = retry_after_ms(answer.headers, now_ms)
+    if status in (403, 429) and not error.from_api:
+        return Rejected("limited", "edge_block", error.message, told_ms, http_status=status, limited=True)
+    if not _refuses(answer, error, told_ms):
+        said = error.message[:ANSWER_CHARS_SHOWN]
+        return Unknown(f"http_{status}", said, answered=status >= 500, wait_ms=told_ms)
+    cause = verdict(error.said, rules).cause
+    if cause == "limited":
+        told_ms = told_ms or limit_reset_ms(answer.headers, error.kind)
+    return Rejected(
+        cause,
+        error.code,
+        error.message,
+        told_ms or text_wait_ms(error.message),
+        alarm=cause == "account",
+        http_status=None if 200 <= status < 300 else status,
+    )
+
+
+def _refuses(answer: Answer, error: _Error, told_ms: int) -> bool:
+    """Whether the answer proves that nothing was taken."""
+    status = answer.status
+    if 200 <= status < 300 or status in (429, 501):
+        return True
+    if status in (502, 503, 504, 507, 529):
+        return told_ms > 0 or error.from_api
+    if status >= 500:
+        return error.said.code is not None and verdict(error.said).cause == "overloaded"
+    if status < 300 or status in _GAVE_UP_4XX:
+        return False
+    return status not in _MAYBE_TAKEN_4XX or error.said.structured or (error.from_api and bool(error.message))

@@ -1,0 +1,219 @@
+"""What a response object says: how it stands, why it failed, and whom it says that it belongs to. Pure, total over any JSON.
+
+The rules are in ARCHITECTURE.md, "When a response is over".
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause
+from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE, METADATA_TENANT
+from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
+from streams.openai.causes import Rule, Said, verdict
+from streams.openai.waits import poll_after_ms, text_wait_ms
+
+TEXT_CHARS_MAX = 500
+CODE_CHARS_MAX = 100
+EPOCH_S_MAX = 4_102_444_800
+"""2100-01-01: a later stamp is nonsense."""
+
+_SYNONYMS: Final[dict[str, ResponseStatus]] = {
+    "pending": "queued", "created": "queued", "running": "in_progress", "processing": "in_progress", "in-progress": "in_progress",
+    "cancelling": "in_progress", "canceling": "in_progress", "canceled": "cancelled", "succeeded": "completed", "success": "completed",
+    "error": "failed", "errored": "failed", "expired": "failed",
+}  # fmt: skip
+"""What compatible servers say instead (public reports)."""
+
+_JOB_ID = re.compile(JOB_ID_PATTERN)
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
+_TENANT = re.compile(TENANT_ID_PATTERN)
+_KEY_LIKE = re.compile(r"\bsk-[A-Za-z0-9_*\-]+")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom the response says that it belongs to. Any program in the project can write this: it is a claim, not a proof."""
+
+    job_id: str
+    attempt: int
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How the response stands. `cause`, `code` and `message` where it failed or is incomplete.
+
+    `odd`: its status is none that we know.
+    """
+
+    outcome: SeenOutcome
+    raw_status: str
+    body: Mapping[str, Any] = field(repr=False)
+    """The object as it came; it holds the prompt and the output."""
+    cause: Cause | None = None
+    code: str | None = None
+    message: str | None = None
+    wait_ms: int = 0
+    """The least wait that the failure asked for."""
+    code_known: bool = True
+    """False where a failure has no code, or one that is on no list: worth counting."""
+    usage: Tokens | None = None
+    owner: Owner | None = None
+    created_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    poll_after_ms: int = 0
+    continuation_id: str | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.outcome in END_RESPONSE_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """It is not the object that was asked for, or not one that we can read."""
+
+    reason: str
+
+
+def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules: Iterable[Rule] = ()) -> Seen | Unseen:
+    """Read the object that stands at the address that was asked for.
+
+    :param job_id: whose the response is, where that is known. Metadata that names another job refutes the object; another id does
+        not, as gateways answer with the ids of the server behind them.
+    """
+    if not isinstance(body, dict) or body.get("object") not in (None, "response"):
+        return Unseen("no_response_object")
+    owner = owner_of(body.get("metadata"))
+    if owner is not None and job_id is not None and owner.job_id != job_id:
+        return Unseen("another_job")
+    raw_status = shown(body.get("status"), CODE_CHARS_MAX)
+    if raw_status is None and (body.get("id") is None or body.get("error") is not None):
+        return Unseen("no_status")
+    outcome = _outcome(_SYNONYMS.get(raw_status or "", raw_status))
+    why = _why(outcome, body, rules)
+    return Seen(
+        outcome=outcome,
+        raw_status=raw_status or "absent",
+        body=body if body.get("output") is not None else {**body, "output": []},
+        cause=why.cause,
+        code=why.code,
+        message=why.message,
+        wait_ms=why.wait_ms,
+        code_known=why.known,
+        usage=_tokens(body.get("usage")),
+        owner=owner,
+        created_at_ms=_stamp_ms(body.get("created_at")),
+        ended_at_ms=_stamp_ms(body.get("completed_at")),
+        poll_after_ms=poll_after_ms(headers),
+        continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
+    )
+
+
+def _outcome(status: str | None) -> SeenOutcome:
+    for end in END_RESPONSE_STATUSES:
+        if status == end:
+            return end
+    return "running" if status in OPEN_RESPONSE_STATUSES else "odd"
+
+
+def owner_of(metadata: Any) -> Owner | None:
+    """Job, attempt and tenant out of a response's metadata; None unless all three are well-formed.
+
+    The names without a prefix count only where they say what an older release wrote: users have keys of these names, too.
+    """
+    if not isinstance(metadata, dict):
+        return None
+    if METADATA_OURS.intersection(metadata):
+        return _owner(*(metadata.get(name) for name in (METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT)))
+    owner = _owner(*(metadata.get(name) for name in METADATA_OURS_BEFORE))
+    return owner if owner is not None and _named_by_tenant(owner) else None
+
+
+def _named_by_tenant(owner: Owner) -> bool:
+    """Whether the job's id is one that a job of this tenant can have."""
+    named, colon, _ = owner.job_id.partition(":")
+    return named == owner.tenant if colon else owner.tenant == DEFAULT_TENANT
+
+
+def _owner(job_id: Any, attempt: Any, tenant: Any) -> Owner | None:
+    if not (isinstance(job_id, str) and isinstance(attempt, str) and isinstance(tenant, str)):
+        return None
+    if not (_JOB_ID.fullmatch(job_id) and _ATTEMPT.fullmatch(attempt) and _TENANT.fullmatch(tenant)):
+        return None
+    return Owner(job_id, int(attempt), tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class _Why:
+    cause: Cause | None = None
+    code: str | None = None
+    message: str | None = None
+    wait_ms: int = 0
+    known: bool = True
+
+
+def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule]) -> _Why:
+    if outcome == "incomplete":
+        # Tokens are spent, and the same request would meet the same limit.
+        return _Why("never", shown(_field(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete")
+    if outcome != "failed":
+        return _Why()
+    error = body.get("error")
+    code = shown(_field(error, "code"), CODE_CHARS_MAX)
+    kind = shown(_field(error, "type"), CODE_CHARS_MAX)
+    message = shown(_field(error, "message") or error, TEXT_CHARS_MAX)
+    said = verdict(Said(code=code, kind=kind, message=message or ""), rules)
+    return _Why(said.cause, code or kind or "no_code", message, text_wait_ms(message or ""), said.known)
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def shown(value: Any, chars_max: int) -> str | None:
+    """A foreign text as we keep it: bounded, printable, and without what looks like a key; None where there is none."""
+    if not isinstance(value, str):
+        return None
+    return _KEY_LIKE.sub("sk-…", _UNPRINTABLE.sub(" ", value[: 4 * chars_max])).strip()[:chars_max] or None
+
+
+def _tokens(usage: Any) -> Tokens | None:
+    if not isinstance(usage, dict):
+        return None
+    return Tokens(
+        input_tokens=_count(usage.get("input_tokens")),
+        output_tokens=_count(usage.get("output_tokens")),
+        total_tokens=_count(usage.get("total_tokens")),
+        cached_tokens=_count(_field(usage.get("input_tokens_details"), "cached_tokens")),
+        reasoning_tokens=_count(_field(usage.get("output_tokens_details"), "reasoning_tokens")),
+    )
+
+
+def _count(value: Any) -> int:
+    """Some servers count in floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
+        return 0
+    return int(value)
+
+
+def _stamp_ms(value: Any) -> int | None:
+    """Unix seconds (an integer or a float) as milliseconds; None where it is nothing of the kind."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return int(value * 1_000) if 0 <= value < EPOCH_S_MAX else None

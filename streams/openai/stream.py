@@ -1,0 +1,105 @@
+"""Streams of the SDK: one `GET /responses/{id}?stream=true` at a time, as the events it brings.
+
+Beside `openai_client` and not in it: a stream holds its connection for as long as a response runs, so these have a pool of their own, and a
+create never waits for one.
+"""
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from pydantic import SecretStr
+
+from streams.openai.answers import Answer, Reply
+from streams.openai.client import (
+    CONNECT_TIMEOUT_S,
+    EVENT_BYTES_MAX,
+    POOL_TIMEOUT_S,
+    STREAM,
+    is_event_stream,
+    make_sdk,
+    parse,
+    path_of,
+    reply_of,
+    whole_answer,
+)
+from streams.openai.sse import EventReader
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """What one event says: any JSON, or `NOT_JSON`."""
+
+    body: Any
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened(Answer):
+    response: httpx2.Response
+
+
+class OpenAIStreams:
+    """Opens streams. The first byte comes within `open_timeout_ms`, and the next within `silence_ms`, or the stream is lost."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: SecretStr,
+        connections_max: int,
+        open_timeout_ms: int,
+        silence_ms: int,
+        organization: str | None = None,
+        project: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._open_timeout_s = open_timeout_ms / 1_000
+        self._timeouts = httpx2.Timeout(
+            self._open_timeout_s, read=silence_ms / 1_000, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
+        )
+        self._sdk = make_sdk(base_url, api_key, connections_max, organization, project, tls)
+
+    @asynccontextmanager
+    async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:
+        """The events after number `after` (-1: all), or the answer that came instead of them.
+
+        Reading them raises what broke the connection, and `EventTooLargeError`.
+        """
+        connection = AsyncExitStack()
+
+        async def call() -> httpx2.Response:
+            params = {"stream": True, **({"starting_after": after} if after >= 0 else {})}
+            options: Any = {"timeout": self._timeouts, "params": params}
+            response: Any = await self._sdk.get(
+                path_of(response_id), cast_to=httpx2.Response, options=options, stream=True, stream_cls=STREAM
+            )
+            assert isinstance(response, httpx2.Response)
+            connection.push_async_callback(response.aclose)
+            return response
+
+        async def read(response: httpx2.Response) -> Answer:
+            if is_event_stream(response):
+                return _Opened(response.status_code, response=response)
+            await response.aread()
+            return await whole_answer(response)
+
+        async with connection:
+            reply = await reply_of(call, self._open_timeout_s, read)
+            if isinstance(reply, _Opened):
+                async with aclosing(self._events(reply.response)) as events:
+                    yield events
+            else:
+                yield reply
+
+    async def _events(self, response: httpx2.Response) -> AsyncGenerator[StreamEvent, None]:
+        reader = EventReader(EVENT_BYTES_MAX)
+        async for chunk in response.aiter_bytes():
+            for data in reader.feed(chunk):
+                yield StreamEvent(parse(data), len(data))
+
+    async def close(self) -> None:
+        await self._sdk.close()

@@ -1,0 +1,47 @@
+"""The timers of responses, with what the scheduler's policies stamp on them. Pure. Those of jobs: `streams.scheduler.job_timers`."""
+
+from schemas.base import Message
+from schemas.responses import ResponseTimerFired
+from streams.fold import response
+from streams.fold.batch import RESPONSE_FOLD
+from streams.fold.response import CANCEL_AGAIN_MS
+from streams.fold.rows import decode_row
+from streams.policy.polls import Webhooks, next_look_at_ms
+from streams.scheduler.due import Due
+
+
+def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int) -> Message | None:
+    """With the time of the look after this one: what it sees sets a sooner one, so that only one is on its way."""
+    if row is None:
+        return None
+    state = RESPONSE_FOLD.decode_state(decode_row(row)[0])
+    if RESPONSE_FOLD.due_ms(state) != due.due_ms:
+        return None
+    response_id = due.key.decode()
+    next_ms, policy = now_ms, webhooks.policy
+    match state:
+        case response.Running():
+            next_ms = next_look_at_ms(
+                policy,
+                response_id=response_id,
+                accepted_at_ms=state.claim.claimed_at_ms,
+                now_ms=now_ms,
+                looks=state.looks + 1,
+            )
+            over_ms = now_ms - state.over_at_ms  # nobody waits for it: cancelled less and less often
+            least_ms = CANCEL_AGAIN_MS if over_ms >= 0 else policy.word_ms
+            next_ms = max(next_ms if over_ms < 0 else now_ms, now_ms + max(least_ms, over_ms))
+        case response.Unclaimed():
+            next_ms = next_look_at_ms(
+                policy,
+                response_id=response_id,
+                accepted_at_ms=state.first_seen_ms,
+                now_ms=now_ms,
+                looks=state.looks + 1,
+            )
+        case _:
+            pass
+    return ResponseTimerFired(
+        id=f"{response_id}/timer/{due.due_ms}", at_ms=now_ms, response_id=response_id, due_ms=due.due_ms,
+        next_look_at_ms=next_ms,
+    )  # fmt: skip

@@ -1,0 +1,375 @@
+"""Retrieves and cancels, at least once: both may be repeated, so an offset is committed when its fact is acknowledged.
+
+What is finished stays finished through assignments, here and with the next owner (`workers.offsets`). What waits for longer than its row
+waits for a report is dropped, as the row asks again: so a storm leaves no more work behind than it made in that time.
+
+Every call goes through the global rate, its repeats included, and holds a slot only while it is on the wire: a stalled look
+delays nobody but itself. What a look saw is a fact for the response's log; where nothing usable came, the bounded repeats
+included, that is a fact too (`LookFailed`), with the time at which to look again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from backstop.runtime.blobs import BlobStore, put_body
+from backstop.runtime.kafka.acknowledged import publish
+from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.kafka.records import Record
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.failpoints import failpoint
+from schemas.base import Body, Message
+from schemas.codec import PoisonError, decode
+from schemas.commands import LOOKUP, CancelResponse, RetrieveResponse
+from streams.openai.answers import AskAgain, Missing, NotCancelled, Refused, read_cancel, read_look
+from streams.openai.causes import Rule
+from streams.openai.client import OpenAIClient
+from streams.openai.observations import Seen
+from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_look_at_ms, overtaken
+from streams.workers import facts
+from streams.workers.commands import Commands, Taken
+from streams.workers.lanes import Lanes
+from streams.workers.lifetime import run_until
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.offsets import OffsetTracker
+from streams.workers.poll_queue import Call, LookQueue
+from streams.workers.rate import LookRate
+from streams.workers.run_times import Ends
+from streams.workers.slots import Slots
+from streams.workers.webhook_hints import Hints
+
+log = structlog.get_logger()
+
+WORKER = "caller"
+TAKE_WAIT_MS = 250
+COMMIT_INTERVAL_S = 0.5
+COMMIT_LAST_S = 5.0
+ROOM_POLL_S = 0.05
+REPEAT_MS = 500
+"""Before the second try; twice that before the third, and so on."""
+
+REPEAT_MS_MAX = 30_000
+"""A longer wait is the schedule's business: the look counts as failed, and the next one comes after the wait."""
+
+OFFSETS_HELD_MAX = 100_000
+"""Finished behind one that is not: no more is taken then, as that one must have its turn first."""
+
+SWEEP_INTERVAL_MS = 1_000
+"""How often a full queue is searched for what has expired; otherwise that is found at its turn."""
+
+
+class Caller:
+    """Performs the commands of `lookups` that its group member is given."""
+
+    def __init__(
+        self,
+        *,
+        group: Commands,
+        client: OpenAIClient,
+        publisher: Publisher,
+        blobs: BlobStore,
+        now_ms: NowMs,
+        metrics: WorkerMetrics,
+        looks: Webhooks,
+        lanes: Lanes,
+        rules: Sequence[Rule] = (),
+        rate: LookRate,
+        inline_bytes_max: int,
+        concurrency: int = 64,
+        tries_max: int = 3,
+        queue_max: int = 20_000,
+        repeat_ms: int = REPEAT_MS,
+        drain_ms: int = 45_000,
+    ) -> None:
+        self._group = group
+        self._client = client
+        self._publisher = publisher
+        self._blobs = blobs
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._looks = looks
+        self._lanes = lanes
+        self._rules = rules
+        self._ends = Ends()
+        self._rate = rate
+        self._inline_bytes_max = inline_bytes_max
+        self._slots = Slots(concurrency)
+        self._tries_max = tries_max
+        self._queue_max = queue_max
+        self._repeat_ms = repeat_ms
+        self._drain_s = drain_ms / 1_000
+        self._queue = LookQueue()
+        self._tracker = OffsetTracker()
+        self._epoch = 0
+        """The assignment that the tracker knows of."""
+        self._swept_at_ms = 0
+        self._hints = Hints()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; then what is in flight is finished (for `drain_ms` at most), committed, and the group left.
+
+        Raises what should not happen: a bug must end the process, and be seen.
+        """
+        try:
+            await self._group.start(stop)
+            await run_until(stop, self._take_all, self._drained, self._drain_s, self._call_all, self._commit_all)
+            with contextlib.suppress(TimeoutError):  # The broker is away: what is not committed comes again.
+                async with asyncio.timeout(COMMIT_LAST_S):
+                    await self._commit()
+        finally:
+            await self._group.stop()
+
+    async def _take_all(self, stop: asyncio.Event, _tasks: asyncio.TaskGroup) -> None:
+        while not stop.is_set():
+            if self._group.epoch != self._epoch:
+                await self._reassigned()
+            room = min(self._queue_max - self._tracker.unfinished, OFFSETS_HELD_MAX - len(self._tracker))
+            if room <= 0:
+                self._sweep()
+                await asyncio.sleep(ROOM_POLL_S)
+                continue
+            taken = await self._group.take(room, TAKE_WAIT_MS)
+            if taken.by_partition:
+                await self._queue_up(taken)
+
+    async def _reassigned(self) -> None:
+        """Go on with the partitions that we keep; leave what waits of others to whoever has them now."""
+        assignment = await self._group.assignment()
+        self._epoch = assignment.epoch
+        self._tracker.assign(assignment.places)
+        moved = self._queue.drop(lambda call: call.partition in assignment.places)
+        self._metrics.dropped(WORKER, "moved", len(moved))
+
+    async def _queue_up(self, taken: Taken) -> None:
+        failpoint("caller.taken")
+        if taken.epoch != self._epoch:
+            await self._reassigned()
+        if taken.epoch != self._epoch:
+            return  # Assigned again meanwhile: they come again, to us or to another.
+        for partition, records in taken.by_partition.items():
+            for record in records:
+                begun = self._tracker.begin(partition, record.offset, record.timestamp_ms)
+                if begun == "known":
+                    self._metrics.dropped(WORKER, "known")
+                    continue
+                if begun == "again":
+                    self._metrics.taken_again.inc()
+                command = await self._parsed(record)
+                if command is None:
+                    self._tracker.finish(partition, record.offset)
+                else:
+                    self._enqueue(Call(command, partition, [record.offset]))
+        self._metrics.looks_waiting.set(len(self._queue))
+
+    def _enqueue(self, call: Call) -> None:
+        """Where another call of the response waits, that one does for both, and finishes both."""
+        if self._expired(call):
+            self._finish(call)
+        elif not self._queue.push(call):
+            self._metrics.dropped(WORKER, "merged")
+
+    def _finish(self, call: Call) -> None:
+        for offset in call.offsets:
+            self._tracker.finish(call.partition, offset)
+
+    async def _parsed(self, record: Record) -> RetrieveResponse | CancelResponse | None:
+        try:
+            command = decode(LOOKUP, record.value)
+            if (record.key or b"") != command.key.encode():
+                raise PoisonError("wrong_key", "the record's key is not the response id")
+        except PoisonError as error:
+            self._metrics.dropped(WORKER, "dead_letter")
+            await self._report([dead_letter(record, error, WORKER, self._now_ms())])
+            return None
+        return command
+
+    async def _call_all(self, stop: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
+        """Begin one call after the other: a slot first, then a turn under the rate, and only then the choice of the call."""
+        while not stop.is_set():
+            await self._queue.some()
+            if not await self._slots.some_free(TAKE_WAIT_MS):
+                continue
+            await self._rate.turn()
+            call = self._next_call()
+            if call is not None and not stop.is_set():
+                self._slots.take()
+                tasks.create_task(self._perform(call))
+
+    def _next_call(self) -> Call | None:
+        while (call := self._queue.pop()) is not None:
+            self._metrics.looks_waiting.set(len(self._queue))
+            if call.partition not in self._group.partitions:
+                self._metrics.dropped(WORKER, "moved")
+            elif all(self._tracker.is_finished(call.partition, offset) for offset in call.offsets):
+                self._metrics.dropped(WORKER, "known")
+            elif self._expired(call):
+                self._finish(call)
+            else:
+                return call
+        return None
+
+    def _expired(self, call: Call) -> bool:
+        """Whether the timer of its row has asked again since. An unclaimed row asks five times and no more: such a poll is made however late."""
+        if isinstance(call.command, RetrieveResponse) and call.command.reason == "adoption":
+            return False
+        late = overtaken(self._looks.policy, asked_at_ms=call.asked_at_ms, now_ms=self._now_ms())
+        if late:
+            self._metrics.dropped(WORKER, "overtaken")
+        return late
+
+    def _sweep(self) -> None:
+        """The queue is full: make room where no turn comes, as the provider asked for silence."""
+        if self._now_ms() - self._swept_at_ms < SWEEP_INTERVAL_MS:
+            return
+        self._swept_at_ms = self._now_ms()
+        for call in self._queue.drop(lambda call: not self._expired(call)):
+            self._finish(call)
+
+    async def _perform(self, call: Call) -> None:
+        self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
+        try:
+            fact = await self._fact(call)
+            failpoint("caller.answered")
+            if fact is None:
+                return
+            await self._report([fact])
+            failpoint("caller.reported")
+            self._finish(call)
+        finally:
+            self._slots.give_back()
+            self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
+
+    async def _fact(self, call: Call) -> Message | None:
+        """What the call brought; None where it will be tried again."""
+        response_id = call.command.response_id
+        call.tries += 1
+        answer: Seen | Missing | AskAgain | Refused | NotCancelled
+        job_id, rules = call.command.job_id, self._rules
+        if isinstance(call.command, CancelResponse) and not call.looks_instead:
+            answer = read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, rules)
+        else:
+            include = (call.command.include or ()) if isinstance(call.command, RetrieveResponse) else ()
+            reply = await self._client.retrieve(response_id, include)
+            answer = read_look(reply, self._now_ms(), job_id, rules)
+        if not (isinstance(answer, AskAgain) and answer.limited):
+            self._rate.answered()
+        match answer:
+            case Seen():
+                return await self._seen(call, answer)
+            case Missing():
+                self._metrics.look("missing")
+                at_ms, next_ms = self._next_look(call, 0)
+                next_ms = min(next_ms, at_ms + MISSING_AGAIN_MS)
+                return facts.missing(call.command, at_ms=at_ms, next_look_at_ms=next_ms)
+            case AskAgain():
+                return self._ask_again(call, answer)
+            case NotCancelled():
+                self._metrics.look("not_cancelled")
+                call.looks_instead, call.tries = True, 0
+                self._enqueue(call)
+                return None
+            case Refused():
+                self._metrics.look("refused")
+                self._metrics.alarm("credentials")
+                log.error("look_refused", response_id=response_id, code=answer.code)
+                return self._failed(call, f"refused: {answer.code}", 0)
+
+    async def _seen(self, call: Call, seen: Seen) -> Message | None:
+        body: Body | None = None
+        if seen.outcome != "running":
+            try:
+                body = await put_body(self._blobs, seen.body, self._inline_bytes_max)
+            except (TypeError, ValueError, RecursionError) as error:
+                # Only nesting beyond what our JSON writes (254 levels) comes here; no model's answer has it.
+                return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)
+            except OSError as error:
+                # The disk's trouble, not this response's: it stays at the provider, and is asked for again.
+                self._metrics.alarm("blob_not_stored")
+                log.error("blob_not_stored", response_id=call.command.response_id, errno=error.errno)
+                return self._ask_again(call, AskAgain("blob_not_stored"))
+        if seen.over:
+            self._hints.ended(call.command.response_id)
+        if not seen.code_known:
+            self._metrics.alarm("unknown_code")
+        if seen.outcome == "odd":
+            self._metrics.alarm("unknown_status")
+            log.warning("unknown_status", response_id=call.command.response_id, status=seen.raw_status)
+        self._metrics.look("ended" if seen.over else "running")
+        at_ms, next_ms = self._next_look(call, seen.poll_after_ms)
+        others = self._compare(call, seen, at_ms)
+        return facts.observed(call.command, seen, body, at_ms=at_ms, next_look_at_ms=next_ms, others=others)
+
+    def _compare(self, call: Call, seen: Seen, now_ms: int) -> facts.Others:
+        """What other responses did; and of this one, where it has ended, remember what it took and how it was found."""
+        named = seen.body.get("model")
+        model = named if isinstance(named, str) else ""
+        others = self._ends.others(model) if seen.outcome == "running" else facts.ALONE
+        if seen.over:
+            began_ms, ended_ms = seen.created_at_ms, seen.ended_at_ms
+            run_ms = max(0, ended_ms - began_ms) if began_ms is not None and ended_ms is not None else None
+            self._ends.ended(model, run_ms, now_ms)
+            if isinstance(call.command, RetrieveResponse) and call.command.reason == "timer":
+                self._looks.ended_without()
+            if seen.cause is not None:
+                self._lanes.ended(model, call.command.response_id, seen.cause, seen.code or "", seen.message or "")
+        return others
+
+    def _ask_again(self, call: Call, answer: AskAgain) -> Message | None:
+        if answer.limited:
+            self._rate.object(answer.wait_ms)
+        wait_ms = max(answer.wait_ms, self._repeat_ms << (call.tries - 1))
+        if call.tries >= self._tries_max or wait_ms > REPEAT_MS_MAX:
+            return self._failed(call, answer.reason, answer.wait_ms)
+        self._metrics.look("asked_again")
+        # It waits outside its slot. A worker that stops meanwhile has not committed it: it comes again.
+        asyncio.get_running_loop().call_later(wait_ms / 1_000, self._enqueue, call)
+        return None
+
+    def _failed(self, call: Call, reason: str, wait_ms: int) -> Message:
+        self._metrics.look("failed")
+        log.warning("look_failed", response_id=call.command.response_id, reason=reason, tries=call.tries)
+        at_ms, next_ms = self._next_look(call, wait_ms)
+        return facts.failed(call.command, reason, at_ms=at_ms, next_look_at_ms=next_ms)
+
+    def _next_look(self, call: Call, wait_ms: int) -> tuple[int, int]:
+        """Now, and when to look again if this was not the end: by the policy, and not before `wait_ms` have passed."""
+        command = call.command
+        at_ms = self._now_ms()
+        webhook = isinstance(command, RetrieveResponse) and command.reason == "webhook"
+        due_ms = next_look_at_ms(
+            self._looks.policy,
+            response_id=command.response_id,
+            accepted_at_ms=command.accepted_at_ms if isinstance(command, RetrieveResponse) else None,
+            now_ms=at_ms,
+            looks=command.looks if isinstance(command, RetrieveResponse) else 0,
+            since_hint=self._hints.in_vain(command.response_id, webhook=webhook),
+        )
+        return at_ms, max(due_ms, at_ms + wait_ms)
+
+    async def _report(self, messages: Sequence[Message]) -> None:
+        await publish(self._publisher, messages, WORKER, partial(self._metrics.report_retried, WORKER))
+
+    async def _drained(self) -> None:
+        await self._slots.all_free()
+
+    async def _commit_all(self, _stop: asyncio.Event, _tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_INTERVAL_S)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        oldest_ms = self._tracker.oldest_ms()
+        self._metrics.looks_uncommitted.set(len(self._tracker))
+        self._metrics.look_lag_seconds.set(0.0 if oldest_ms is None else max(0, self._now_ms() - oldest_ms) / 1_000)
+        progress = self._tracker.progress()
+        if progress:
+            # What is refused is told again after the assignment that refused it.
+            await self._group.commit(
+                self._epoch,
+                {partition: at.offset for partition, at in progress.items() if at.offset is not None},
+                {partition: at.note for partition, at in progress.items()},
+            )

@@ -1,0 +1,269 @@
+"""One response's stream, from the provider to the topic `partials`: read, opened again after each drop, told in small records.
+
+Nothing here matters to the job. What can't be read or told is counted and left out, and the numbers in the records say so.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.process.clock import NowMs
+from schemas.base import Message, Usage
+from schemas.jobs import UsageBooked
+from schemas.partials import CutReason, PartialOutput
+from streams.openai.answers import Answer, AskAgain, Refused, Reply, read_look
+from streams.openai.sse import EventTooLargeError
+from streams.openai.stream import OpenAIStreams, StreamEvent
+from streams.openai.stream_track import Dropped, Ended, OpenAgain, Told, TooMuch, Track
+from streams.workers.metrics import FollowerMetrics
+from streams.workers.rate import LookRate
+
+log = structlog.get_logger()
+
+OPEN_AGAIN_MS = 250
+"""After a drop; twice that after the second in a row that brought nothing, and so on. Whoever was dropped together comes back apart by
+the turns of the global rate."""
+
+OPEN_AGAIN_MS_MAX = 30_000
+RECORD_BYTES_MAX = 256 * 1024
+"""Of events in one record: well under what a topic takes, and small enough to be passed on at once."""
+
+PENDING_BYTES_MAX = 1 << 20
+"""Of events that wait for the broker; beyond it the provider's stream is not read on."""
+
+BYTES_PER_TOKEN = 4
+"""Of text, as the provider's own rule of thumb has it (its help page on tokens: about four characters)."""
+
+PUBLISH_S = 5.0
+PUBLISH_AGAIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A running response whose stream is to be followed."""
+
+    response_id: str
+    job_id: str
+    attempt: int
+    tenant: str
+    partition: int
+    """Of the log of responses: whoever owns it follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowLimits:
+    """Times in milliseconds, sizes in bytes."""
+
+    coalesce_ms: int
+    event_bytes_max: int
+    response_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """The last word on the response: the provider's terminal event, or why it is not told on. Both None: nothing more to read."""
+
+    end_number: int | None = None
+    cut: CutReason | None = None
+
+
+class Following:
+    """Follows one response until its stream ends, or the task is cancelled."""
+
+    def __init__(
+        self,
+        of: Followed,
+        *,
+        streams: OpenAIStreams,
+        publisher: Publisher,
+        rate: LookRate,
+        metrics: FollowerMetrics,
+        limits: FollowLimits,
+        now_ms: NowMs,
+    ) -> None:
+        self._of = of
+        self._streams = streams
+        self._publisher = publisher
+        self._rate = rate
+        self._metrics = metrics
+        self._limits = limits
+        self._now_ms = now_ms
+        self._track = Track(limits.event_bytes_max, limits.response_bytes_max)
+        self._pending: deque[Told] = deque()
+        self._pending_bytes = 0
+        self._told = -1
+        """The number of the last event that went into a record."""
+        self._over: _Over | None = None
+        self._seen_bytes = 0
+        """Of output, each byte once."""
+        self._more, self._room = asyncio.Event(), asyncio.Event()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tell_all())
+            self._over = await self._read_all()
+            self._more.set()
+
+    async def book(self) -> None:
+        """It was cancelled, and of those the provider tells no usage: book the output that was seen."""
+        tokens = -(-self._seen_bytes // BYTES_PER_TOKEN)
+        if not tokens:
+            return
+        of = self._of
+        await self._publish(
+            UsageBooked(
+                id=f"{of.response_id}/usage/seen",
+                at_ms=self._now_ms(),
+                job_id=of.job_id,
+                tenant=of.tenant,
+                attempt=of.attempt,
+                response_id=of.response_id,
+                usage=Usage(output_tokens=tokens, total_tokens=tokens),
+                estimated=True,
+            )
+        )
+
+    async def _read_all(self) -> _Over:
+        in_vain = 0
+        while True:
+            before = self._track.last
+            await self._rate.spare_turn()
+            outcome = await self._read_once()
+            if isinstance(outcome, _Over):
+                return outcome
+            in_vain = 0 if self._track.last > before else in_vain + 1
+            wait_ms = min(OPEN_AGAIN_MS << min(in_vain, 16), OPEN_AGAIN_MS_MAX)
+            await asyncio.sleep(max(wait_ms, outcome) / 1_000)
+
+    async def _read_once(self) -> _Over | int:
+        """One connection. The last word, or the least wait in ms before the next one."""
+        try:
+            async with self._streams.opened(self._of.response_id, self._track.last) as opened:
+                if isinstance(opened, AsyncIterator):
+                    return await self._read_events(opened)
+                return self._refused(opened)
+        except EventTooLargeError:
+            return self._cut("event_too_large")
+        except Exception as error:
+            # A drop, whatever the network or the server did.
+            self._metrics.lost(type(error).__name__)
+            return 0
+
+    async def _read_events(self, events: AsyncIterator[StreamEvent]) -> _Over | int:
+        self._metrics.open.inc()
+        try:
+            async for event in events:
+                word = self._track.take(event.body, event.size_bytes)
+                match word:
+                    case Told():
+                        self._seen_bytes += _output_bytes(word.event)
+                        await self._put(word)
+                    case Dropped():
+                        self._metrics.event(word.why)
+                    case OpenAgain():
+                        self._metrics.lost(word.why)
+                        return 0
+                    case Ended():
+                        return _Over(end_number=word.number)
+                    case TooMuch():
+                        return self._cut(word.why)
+        finally:
+            self._metrics.open.dec()
+        self._metrics.lost("ended_early")
+        return 0
+
+    def _refused(self, reply: Reply) -> _Over | int:
+        if isinstance(reply, Answer) and reply.status == 400:
+            return self._cut("not_streamable")
+        read = read_look(reply, self._now_ms())
+        match read:
+            case Refused():
+                self._metrics.lost("refused")
+                return _Over()
+            case AskAgain():
+                if read.limited:
+                    self._rate.object_spare(read.wait_ms)
+                self._metrics.lost("not_opened")
+                return read.wait_ms
+            case _:
+                # Missing: not yet, or no more. Seen: an object where a stream was asked for.
+                self._metrics.lost("not_opened")
+                return 0
+
+    def _cut(self, why: CutReason) -> _Over:
+        self._metrics.cut(why)
+        log.info("stream_cut", response_id=self._of.response_id, job_id=self._of.job_id, reason=why)
+        return _Over(cut=why)
+
+    async def _put(self, told: Told) -> None:
+        self._metrics.event("told")
+        while self._pending_bytes >= PENDING_BYTES_MAX:
+            self._room.clear()
+            await self._room.wait()
+        self._pending.append(told)
+        self._pending_bytes += told.size_bytes
+        self._more.set()
+
+    async def _tell_all(self) -> None:
+        while True:
+            await self._more.wait()
+            if self._over is None:
+                await asyncio.sleep(self._limits.coalesce_ms / 1_000)
+            self._more.clear()
+            while self._pending:
+                await self._publish(self._next_record())
+            if self._over is not None:
+                if self._over != _Over():
+                    await self._publish(self._record((), self._over))
+                return
+
+    def _next_record(self) -> PartialOutput:
+        events: list[dict[str, Any]] = []
+        size_bytes = 0
+        while self._pending and (not events or size_bytes + self._pending[0].size_bytes <= RECORD_BYTES_MAX):
+            told = self._pending.popleft()
+            events.append(told.event)
+            size_bytes += told.size_bytes
+        self._pending_bytes -= size_bytes
+        self._room.set()
+        return self._record(tuple(events), _Over())
+
+    def _record(self, events: tuple[dict[str, Any], ...], over: _Over) -> PartialOutput:
+        of, after = self._of, self._told
+        if events:
+            self._told = events[-1]["sequence_number"]
+        return PartialOutput(
+            id=f"{of.response_id}/partial/{after}-{self._told}{'/over' if not events else ''}",
+            at_ms=self._now_ms(),
+            job_id=of.job_id,
+            tenant=of.tenant,
+            attempt=of.attempt,
+            response_id=of.response_id,
+            after=after,
+            events=events,
+            end_number=over.end_number,
+            cut=over.cut,
+        )
+
+    async def _publish(self, record: Message) -> None:
+        while True:
+            try:
+                return await self._publisher.publish([record], timeout_s=PUBLISH_S)
+            except BrokerUnavailableError:
+                self._metrics.unpublished.inc()
+                await asyncio.sleep(PUBLISH_AGAIN_S)
+
+
+def _output_bytes(event: dict[str, Any]) -> int:
+    delta = event.get("delta")
+    return (
+        len(delta.encode(errors="replace"))
+        if str(event.get("type", "")).endswith(".delta") and isinstance(delta, str)
+        else 0
+    )

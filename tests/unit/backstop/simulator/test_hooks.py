@@ -1,0 +1,273 @@
+"""Webhooks as a receiver meets them: signed over the bytes sent, retried, lost, late, doubled, forged."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from openai import InvalidWebhookSignatureError
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from backstop.simulator.config import Endpoint
+from backstop.simulator.signing import signature
+from tests.support.waiting import eventually
+from tests.unit.backstop.simulator.harness import NEVER_S, SECRET, Received, World, profile, world
+
+OTHER_SECRET = "whsec_" + "QUFB" * 8
+
+
+def _passes(hook: Received, secret: str = SECRET) -> bool:
+    try:
+        Webhook(secret).verify(hook.body, hook.headers)
+    except WebhookVerificationError:
+        return False
+    return True
+
+
+def test_the_official_vector_is_signed_as_openai_signs_it() -> None:
+    body = (
+        b'{"id": "evt_685c059ae3a481909bdc86819b066fb6", "object": "event", "created_at": 1750861210, '
+        b'"type": "response.completed", "data": {"id": "resp_123"}}'
+    )
+    signed = signature(Endpoint("http://x", (SECRET,)).keys, "wh_685c059ae39c8190af8c71ed1022a24d", 1750861210, body)
+    assert signed == "v1,gUAg4R2hWouRZqRQG4uJypNS8YK885G838+EHb4nKBY="
+
+
+def test_a_hook_verifies_with_the_sdk_and_with_an_independent_verifier() -> None:
+    async def case() -> None:
+        async with world() as w:
+            created = await w.create()
+            (hook,) = await w.hooks(1)
+            assert hook.event["type"] == "response.completed"
+            assert hook.event["data"] == {"id": created.id}
+            w.sdk.webhooks.verify_signature(hook.body, hook.headers, secret=SECRET)
+            assert w.sdk.webhooks.unwrap(hook.body, hook.headers, secret=SECRET).data.id == created.id  # type: ignore[union-attr]
+            Webhook(SECRET).verify(hook.body, hook.headers)
+            assert hook.headers["user-agent"].startswith("OpenAI/1.0")
+            assert hook.headers["webhook-id"].startswith("wh_")
+
+    asyncio.run(case())
+
+
+def test_a_refused_hook_is_sent_again_with_the_same_id_until_it_is_taken() -> None:
+    async def case() -> None:
+        async with world(profile(webhooks={"schedule_s": [0, 0.02, 0.02, 0.02]})) as w:
+            w.receiver.statuses = [503, 307]
+            await w.create()
+            hooks = await w.hooks(3)
+            assert len({hook.headers["webhook-id"] for hook in hooks}) == 1
+            assert len({hook.body for hook in hooks}) == 1
+            await eventually(lambda: _outcomes(w, ["refused", "refused", "delivered"]))
+            assert [line["attempt"] for line in await w.ledger("deliveries")] == [1, 2, 3]
+            assert (await w.control("GET", "stats"))["hooks_pending"] == 0
+
+    asyncio.run(case())
+
+
+def test_a_hook_nobody_takes_is_given_up_after_the_schedule() -> None:
+    async def case() -> None:
+        async with world(profile(webhooks={"schedule_s": [0, 0.02]})) as w:
+            w.receiver.statuses = [500, 500]
+            await w.create()
+            await eventually(lambda: _outcomes(w, ["refused", "refused", "gave_up"]))
+
+    asyncio.run(case())
+
+
+def test_a_receiver_that_does_not_answer_times_out() -> None:
+    async def case() -> None:
+        async with world(profile(webhooks={"schedule_s": [0], "timeout_real_s": 0.1})) as w:
+            w.receiver.stall = True
+            await w.create()
+            await eventually(lambda: _outcomes(w, ["timeout", "gave_up"]))
+
+    asyncio.run(case())
+
+
+def test_a_410_disables_the_endpoint_if_the_profile_says_so() -> None:
+    async def case() -> None:
+        async with world(profile(webhooks={"schedule_s": [0, 0.02], "disable_on_410": True})) as w:
+            w.receiver.statuses = [410]
+            await w.create()
+            await eventually(lambda: _outcomes(w, ["refused", "disabled"]))
+            assert (await w.control("GET", "webhook"))["endpoints"][0]["disabled"] is True
+
+    asyncio.run(case())
+
+
+async def _outcomes(w: World, wanted: list[str]) -> bool:
+    lines = await w.ledger("deliveries")
+    return [line["outcome"] for line in lines] == wanted
+
+
+def test_a_lost_hook_never_comes_and_is_in_the_ledger() -> None:
+    async def case() -> None:
+        async with world() as w:
+            await w.ended((await w.create(fault="hook_lost")).id)
+            (line,) = await w.ledger("deliveries")
+            assert (line["outcome"], line["attempt"], line["job"]) == ("lost", 0, "job_1")
+            assert w.receiver.got == []
+
+    asyncio.run(case())
+
+
+def test_an_image_safety_failure_sends_no_hook() -> None:
+    async def case() -> None:
+        async with world() as w:
+            assert (await w.ended((await w.create(fault="run_image_safety")).id)).status == "failed"
+            assert [line["outcome"] for line in await w.ledger("deliveries")] == ["lost"]
+
+    asyncio.run(case())
+
+
+def test_a_late_hook_comes_after_its_delay() -> None:
+    async def case() -> None:
+        async with world(time_scale=10) as w:
+            await w.create(fault="hook_late=3")
+            (hook,) = await w.hooks(1)
+            assert _passes(hook)
+            (line,) = await eventually(lambda: w.ledger("deliveries"))
+            assert 250 <= line["delay_ms"] < 3000
+
+    asyncio.run(case())
+
+
+def test_a_doubled_hook_comes_twice_with_one_id() -> None:
+    async def case() -> None:
+        async with world() as w:
+            await w.create(fault="hook_twice")
+            first, second = await w.hooks(2)
+            assert first.headers["webhook-id"] == second.headers["webhook-id"]
+            assert first.body == second.body
+
+    asyncio.run(case())
+
+
+def test_an_early_hook_is_delivered_before_the_reply_to_create() -> None:
+    async def case() -> None:
+        async with world() as w:
+            created = await w.create(fault="hook_early", metadata={"sim_run_s": NEVER_S})
+            assert created.status == "queued"
+            assert [hook.event["data"]["id"] for hook in w.receiver.got] == [created.id]
+            assert (await w.sdk.responses.retrieve(created.id)).status == "completed"
+
+    asyncio.run(case())
+
+
+def test_reordered_hooks_come_in_another_order_than_the_ends() -> None:
+    async def case() -> None:
+        wanted = profile(rates={"hook_reordered": 1.0})
+        async with world(wanted, time_scale=10) as w:
+            for number in range(8):
+                created = await w.create(job=f"job_{number}", metadata={"sim_run_s": NEVER_S})
+                await w.control("POST", "finish", {"response": created.id})
+            ends = [line["response"] for line in await w.ledger("truth") if line["state"] == "completed"]
+            arrivals = [hook.event["data"]["id"] for hook in await w.hooks(8)]
+            assert sorted(arrivals) == sorted(ends)
+            assert arrivals != ends
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(
+    "variant", ["secret", "empty_key", "body", "old", "future", "unsigned"], ids=lambda name: f"forged_{name}"
+)
+def test_a_forged_hook_does_not_verify(variant: str) -> None:
+    async def case() -> None:
+        async with world() as w:
+            created = await w.create(fault=f"hook_forged_{variant}")
+            hooks = await w.hooks(2)
+            assert sorted(_passes(hook) for hook in hooks) == [False, True]
+            (forged,) = [hook for hook in hooks if not _passes(hook)]
+            with pytest.raises((InvalidWebhookSignatureError, ValueError)):
+                w.sdk.webhooks.verify_signature(forged.body, forged.headers, secret=SECRET)
+            lines = await eventually(lambda: _lines(w, 2))
+            assert {line["variant"]: line["authentic"] for line in lines} == {None: True, f"forged_{variant}": False}
+            assert (created.id in forged.body.decode()) is (variant != "body")
+
+    asyncio.run(case())
+
+
+async def _lines(w: World, count: int) -> list[dict[str, Any]] | None:
+    lines: list[dict[str, Any]] = await w.ledger("deliveries")
+    return lines if len(lines) >= count else None
+
+
+@pytest.mark.parametrize("variant", ["unknown_type", "foreign_id", "not_json", "not_utf8", "list", "huge"])
+def test_an_odd_hook_is_authentic(variant: str) -> None:
+    async def case() -> None:
+        async with world() as w:
+            await w.create(fault=f"hook_{variant}", metadata={"sim_run_s": "0"})
+            hooks = await w.hooks(2)
+            if variant == "not_utf8":  # the verifier decodes; the signature over the bytes is right all the same
+                assert sum(b"\xff" in hook.body for hook in hooks) == 1
+                odd = next(hook for hook in hooks if b"\xff" in hook.body)
+                stamp, keys = int(odd.headers["webhook-timestamp"]), Endpoint("http://x", (SECRET,)).keys
+                expected = signature(keys, odd.headers["webhook-id"], stamp, odd.body)
+                assert odd.headers["webhook-signature"] == expected
+            else:
+                assert [_verifies(hook) for hook in hooks] == [True, True]
+
+    asyncio.run(case())
+
+
+def _verifies(hook: Received) -> bool:
+    stamp, keys = int(hook.headers["webhook-timestamp"]), Endpoint("http://x", (SECRET,)).keys
+    return hook.headers["webhook-signature"] == signature(keys, hook.headers["webhook-id"], stamp, hook.body)
+
+
+def test_while_a_secret_rotates_a_hook_carries_both_signatures() -> None:
+    async def case() -> None:
+        async with world() as w:
+            both = {"endpoints": [{"url": w.receiver.url, "secrets": [SECRET, OTHER_SECRET]}]}
+            await w.control("POST", "webhook", both)
+            await w.create()
+            (hook,) = await w.hooks(1)
+            assert _passes(hook)
+            assert _passes(hook, OTHER_SECRET)
+            await w.control("POST", "webhook", {"url": w.receiver.url, "secret": OTHER_SECRET})
+            await w.create(job="job_2")
+            hook = (await w.hooks(2))[1]
+            assert not _passes(hook)
+            assert _passes(hook, OTHER_SECRET)
+
+    asyncio.run(case())
+
+
+def test_each_endpoint_gets_a_hook_of_its_own() -> None:
+    async def case() -> None:
+        async with world() as w:
+            urls = [w.receiver.url, w.receiver.url + "?second"]
+            await w.control("POST", "webhook", {"endpoints": [{"url": url, "secrets": [SECRET]} for url in urls]})
+            await w.create()
+            first, second = await w.hooks(2)
+            assert first.headers["webhook-id"] != second.headers["webhook-id"]
+
+    asyncio.run(case())
+
+
+def test_a_hook_can_be_emitted_that_nothing_happened_for() -> None:
+    async def case() -> None:
+        async with world() as w:
+            sent = await w.control("POST", "emit", {"response": "resp_1", "type": "response.failed"})
+            (hook,) = await w.hooks(1)
+            assert _passes(hook)
+            assert hook.event["data"] == {"id": "resp_1"}
+            assert [hook.headers["webhook-id"]] == sent["webhook_ids"]
+            await w.control("POST", "emit", {"response": "resp_1", "variant": "forged_body"})
+            assert not _passes((await w.hooks(2))[1])
+
+    asyncio.run(case())
+
+
+def test_hooks_are_held_during_an_outage_that_holds_them() -> None:
+    async def case() -> None:
+        async with world() as w:
+            created = await w.create(metadata={"sim_run_s": NEVER_S})
+            await w.control("POST", "outage", {"for_s": 0.3, "mode": "none", "hooks": "held"})
+            await w.control("POST", "finish", {"response": created.id})
+            assert w.receiver.got == []
+            await w.hooks(1)
+            (line,) = await eventually(lambda: w.ledger("deliveries"))
+            assert line["delay_ms"] >= 200
+
+    asyncio.run(case())

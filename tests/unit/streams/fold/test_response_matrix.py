@@ -1,0 +1,365 @@
+"""Every state of a response × every fact: what the step is, whole. A pair that is missing here fails."""
+
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+from schemas.base import Message
+from schemas.responses import (
+    LookFailed,
+    ResponseClaimed,
+    ResponseObserved,
+    ResponseReleased,
+    ResponseTimerFired,
+    WebhookReceived,
+)
+from streams.fold.response import Absent, Ended, Hooks, ResponseState, Running, Sight, Unclaimed, due_ms, step
+from streams.fold.step import Ignored, Step
+from tests.support.builders import (
+    FORGET_AFTER,
+    JOB,
+    REQUEST,
+    RESP,
+    T0,
+    accepted,
+    adoption_refused,
+    claimed,
+    look_failed,
+    observed,
+    released,
+    response_timer,
+    settled,
+)
+from tests.support.builders import webhook as hook
+from tests.unit.streams.fold.states import CLAIM_AT, cancel, claim, hooks, look, offer
+
+AT = T0 + 1_000
+UNCLAIMED = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+RUNNING = Running(claim(), T0 + 20_000)
+ENDED = Ended(claim(), "completed", AT + FORGET_AFTER)
+ELSEWHERE = Running(replace(claim(), made_elsewhere=True), T0 + 20_000)
+OTHER_JOB = {"job_id": "other:job", "attempt": 1, "tenant": "other"}
+TAKEN = adoption_refused(AT)
+
+
+@dataclass(frozen=True)
+class Case:
+    said: str
+    given: ResponseState
+    when: Message
+    then: Step[Any]
+
+
+def ignored(said: str, given: ResponseState, when: Message, reason: Ignored) -> Case:
+    return Case(said, given, when, Step(given, ignored=reason))
+
+
+CASES = (
+    Case(
+        "a webhook of a response nobody knows makes it unclaimed",
+        Absent(),
+        hook(AT, ended_at_ms=AT - 500),
+        Step(Unclaimed(AT, hooks(AT, ended_at_ms=AT - 500), AT + 15_000, AT + FORGET_AFTER)),
+    ),
+    Case(
+        "a claim makes a response running, to be looked at when the claim says",
+        Absent(),
+        claimed(AT),
+        Step(Running(claim(AT), AT + 20_000)),
+    ),
+    ignored("an observation of nothing is ignored", Absent(), observed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a failed look at nothing is ignored", Absent(), look_failed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a timer of nothing is ignored", Absent(), response_timer(AT), Ignored.UNKNOWN_KEY),
+    ignored("a repeated webhook before the claim is ignored", UNCLAIMED, hook(AT), Ignored.DUPLICATE),
+    Case(
+        "another webhook before the claim is kept, and the first one's times stay",
+        UNCLAIMED,
+        hook(AT, "wh_2", ended_at_ms=T0 - 1),
+        Step(replace(UNCLAIMED, hooks=hooks(T0, "wh_1", "wh_2", ended_at_ms=T0 - 1))),
+    ),
+    Case(
+        "a claim after the webhook makes a look at once",
+        UNCLAIMED,
+        claimed(CLAIM_AT),
+        Step(
+            Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0)),
+            (look(CLAIM_AT, f"{RESP}/claimed", "claim"),),
+        ),
+    ),
+    Case(
+        "an unclaimed response is looked at when its time comes, and again later",
+        UNCLAIMED,
+        response_timer(T0 + 15_000),
+        Step(
+            replace(UNCLAIMED, look_at_ms=T0 + 75_000, looks=1),
+            (
+                look(
+                    T0 + 15_000,
+                    f"{RESP}/timer/{T0 + 15_000}",
+                    "adoption",
+                    job_id=None,
+                    attempt=None,
+                    accepted_at_ms=T0,
+                ),
+            ),
+        ),
+    ),
+    ignored(
+        "a timer that an unclaimed response does not expect is ignored",
+        UNCLAIMED,
+        response_timer(T0 + 14_999),
+        Ignored.STALE,
+    ),
+    Case(
+        "an unclaimed response is forgotten when its window ends",
+        replace(UNCLAIMED, look_at_ms=None),
+        response_timer(T0 + FORGET_AFTER),
+        Step(Absent()),
+    ),
+    Case(
+        "an observation whose metadata names a job offers the response to that job",
+        UNCLAIMED,
+        observed(AT, raw_status="completed", job_id=JOB, attempt=1, tenant="acme"),
+        Step(replace(UNCLAIMED, look_at_ms=None), (offer(AT),)),
+    ),
+    Case(
+        "a repeated observation offers it again, for the first offer may not have been published",
+        replace(UNCLAIMED, look_at_ms=None),
+        observed(AT, "running", raw_status="in_progress", job_id=JOB, attempt=1, tenant="acme"),
+        Step(replace(UNCLAIMED, look_at_ms=None), (offer(AT, "in_progress"),)),
+    ),
+    Case(
+        "an observation that names nobody makes it foreign: it waits to be forgotten",
+        UNCLAIMED,
+        observed(AT),
+        Step(replace(UNCLAIMED, look_at_ms=None)),
+    ),
+    ignored(
+        "a second observation of a foreign response is ignored",
+        replace(UNCLAIMED, look_at_ms=None),
+        observed(AT),
+        Ignored.DUPLICATE,
+    ),
+    ignored(
+        "a 404 does not make an unclaimed response foreign",
+        UNCLAIMED,
+        observed(AT, "missing"),
+        Ignored.STALE,
+    ),
+    ignored("a failed look leaves the next one as it is", UNCLAIMED, look_failed(AT), Ignored.STALE),
+    Case(
+        "a webhook makes a look and settles nothing",
+        RUNNING,
+        hook(AT),
+        Step(replace(RUNNING, looks=1, hooks=hooks(AT)), (look(AT, "wh_1", "webhook"),)),
+    ),
+    ignored("a repeated webhook makes no look", replace(RUNNING, hooks=hooks(T0)), hook(AT), Ignored.DUPLICATE),
+    ignored("a second claim is ignored", RUNNING, claimed(AT, attempt=2), Ignored.DUPLICATE),
+    ignored("a second create's claim gives way to the first", RUNNING, claimed(AT, job_id="x"), Ignored.DUPLICATE),
+    ignored("another job can't release it", RUNNING, released(AT, job_id="x"), Ignored.CONFLICT),
+    Case(
+        "what was made elsewhere is polled at once, and any answer is taken",
+        Absent(),
+        claimed(CLAIM_AT, made_elsewhere=True),
+        Step(
+            replace(ELSEWHERE, looks=1, look_at_ms=CLAIM_AT + 20_000),
+            (look(CLAIM_AT, f"{RESP}/claimed", "claim", job_id=None),),
+        ),
+    ),
+    Case(
+        "who adopts a response of a job is refused, and not told whose it is",
+        replace(RUNNING, claim=replace(claim(), job_id="other:job", tenant="other")),
+        claimed(AT, made_elsewhere=True),
+        Step(replace(RUNNING, claim=replace(claim(), job_id="other:job", tenant="other")), (TAKEN,)),
+    ),
+    Case(
+        "who adopts a response of a job of his own is told which",
+        RUNNING,
+        claimed(AT, job_id="adopted_1", made_elsewhere=True),
+        Step(RUNNING, (adoption_refused(AT, job_id="adopted_1", message=f"It belongs to the job {JOB}."),)),
+    ),
+    Case(
+        "after the end, too",
+        ENDED,
+        claimed(AT, job_id="adopted_1", tenant="other", made_elsewhere=True),
+        Step(ENDED, (adoption_refused(AT, job_id="adopted_1"),)),
+    ),
+    Case(
+        "the claim of a create takes over what was adopted",
+        ELSEWHERE,
+        claimed(AT, **OTHER_JOB),  # type: ignore[arg-type]
+        Step(
+            Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
+            (TAKEN,),
+        ),
+    ),
+    Case(
+        "after the end, too: it is polled again for the job that created it",
+        replace(ENDED, claim=ELSEWHERE.claim),
+        claimed(AT, **OTHER_JOB),  # type: ignore[arg-type]
+        Step(
+            Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
+            (TAKEN,),
+        ),
+    ),
+    Case(
+        "an adopted response whose metadata name another job is given back, and its end is told nobody",
+        ELSEWHERE,
+        observed(AT, raw_status="completed", response=REQUEST, **OTHER_JOB),  # type: ignore[arg-type]
+        Step(
+            Unclaimed(CLAIM_AT, Hooks(), None, AT + FORGET_AFTER),
+            (accepted(AT, status="completed", adopted=True, look_at_ms=AT + 30_000, **OTHER_JOB), TAKEN),  # type: ignore[arg-type]
+        ),
+    ),
+    Case(
+        "an adopted response that names nobody settles",
+        ELSEWHERE,
+        observed(AT),
+        Step(
+            Ended(ELSEWHERE.claim, "completed", AT + FORGET_AFTER),
+            (settled(AT, id=f"{RESP}/settled/{JOB}", found_by="look", looks=0),),
+        ),
+    ),
+    Case(
+        "a release cancels nothing of which nobody has seen whom it names",
+        ELSEWHERE,
+        released(AT),
+        Step(replace(ELSEWHERE, released_at_ms=AT)),
+    ),
+    Case(
+        "until then its timer polls",
+        replace(ELSEWHERE, released_at_ms=AT),
+        response_timer(T0 + 20_000),
+        Step(
+            replace(ELSEWHERE, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000),
+            (look(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer", job_id=None),),
+        ),
+    ),
+    Case(
+        "and then cancels",
+        replace(ELSEWHERE, released_at_ms=AT, sight=Sight("queued", CLAIM_AT)),
+        response_timer(T0 + 20_000),
+        Step(
+            replace(ELSEWHERE, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000, sight=Sight("queued", CLAIM_AT)),
+            (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel", job_id=None),),
+        ),
+    ),
+    Case(
+        "a terminal observation settles the attempt",
+        replace(RUNNING, looks=2),
+        observed(AT, provider_created_at_ms=T0, provider_ended_at_ms=AT - 5),
+        Step(
+            ENDED,
+            (settled(AT, found_by="look", looks=2, provider_created_at_ms=T0, provider_ended_at_ms=AT - 5),),
+        ),
+    ),
+    ignored(
+        "an observation that it still runs as it did, to be polled later than planned, is ignored",
+        replace(RUNNING, sight=Sight("queued", CLAIM_AT)),
+        observed(AT, "running", raw_status="queued"),
+        Ignored.STALE,
+    ),
+    Case(
+        "the first sight of a status counts from the acceptance",
+        RUNNING,
+        observed(AT, "running", raw_status="queued"),
+        Step(replace(RUNNING, sight=Sight("queued", CLAIM_AT))),
+    ),
+    Case(
+        "another status is a change",
+        replace(RUNNING, sight=Sight("queued", CLAIM_AT, missing_since_ms=AT - 5)),
+        observed(AT, "running", raw_status="in_progress"),
+        Step(replace(RUNNING, sight=Sight("in_progress", AT))),
+    ),
+    Case(
+        "a release cancels at once, and again soon",
+        RUNNING,
+        released(AT),
+        Step(replace(RUNNING, released_at_ms=AT, look_at_ms=T0 + 20_000), (cancel(AT, f"{RESP}/cancel"),)),
+    ),
+    ignored("a repeated release is ignored", replace(RUNNING, released_at_ms=AT), released(AT), Ignored.DUPLICATE),
+    Case(
+        "the timer of a released response is a cancel",
+        replace(RUNNING, released_at_ms=AT),
+        response_timer(T0 + 20_000),
+        Step(
+            replace(RUNNING, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000),
+            (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel"),),
+        ),
+    ),
+    ignored("a release of nothing is ignored", Absent(), released(AT), Ignored.UNKNOWN_KEY),
+    ignored("a release of what nobody claimed is stale", UNCLAIMED, released(AT), Ignored.STALE),
+    ignored("a release after the end is late", ENDED, released(AT), Ignored.LATE),
+    Case(
+        "a claim of what nobody waits for is cancelled at once",
+        Absent(),
+        claimed(AT, released=True),
+        Step(Running(claim(AT), AT + 20_000, released_at_ms=AT), (cancel(AT, f"{RESP}/cancel"),)),
+    ),
+    Case(
+        "an observation that it runs may bring the next look forward",
+        RUNNING,
+        observed(AT, "running", raw_status="queued", next_look_at_ms=AT + 5),
+        Step(replace(RUNNING, look_at_ms=AT + 5, sight=Sight("queued", CLAIM_AT))),
+    ),
+    Case(
+        "a failed look may bring the next one forward",
+        RUNNING,
+        look_failed(AT, next_look_at_ms=AT + 5),
+        Step(replace(RUNNING, look_at_ms=AT + 5)),
+    ),
+    ignored("a failed look never puts the next one off", RUNNING, look_failed(AT), Ignored.STALE),
+    Case(
+        "a running response is looked at when its time comes",
+        RUNNING,
+        response_timer(T0 + 20_000),
+        Step(
+            replace(RUNNING, look_at_ms=T0 + 80_000, looks=1),
+            (look(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer"),),
+        ),
+    ),
+    ignored("a timer of an earlier plan is ignored", RUNNING, response_timer(T0 + 19_999), Ignored.STALE),
+    ignored("a webhook after the end is late", ENDED, hook(AT), Ignored.LATE),
+    ignored("a claim after the end is late", ENDED, claimed(AT), Ignored.LATE),
+    ignored("a second observation of the end is late", ENDED, observed(AT), Ignored.LATE),
+    ignored("a failed look after the end is late", ENDED, look_failed(AT), Ignored.LATE),
+    ignored("a timer of a look that was planned before the end is stale", ENDED, response_timer(AT), Ignored.STALE),
+    Case(
+        "an ended response is forgotten when its window ends",
+        ENDED,
+        response_timer(AT + FORGET_AFTER),
+        Step(Absent()),
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.said.replace(" ", "_"))
+def test_the_step_is_as_written_down(case: Case) -> None:
+    assert step(case.given, case.when) == case.then  # type: ignore[arg-type]
+
+
+def test_no_pair_of_state_and_fact_is_left_out() -> None:
+    states = (Absent, Unclaimed, Running, Ended)
+    facts = (WebhookReceived, ResponseClaimed, ResponseReleased, ResponseObserved, LookFailed, ResponseTimerFired)
+    assert {(type(case.given), type(case.when)) for case in CASES} == set(product(states, facts))
+
+
+def test_every_reason_to_ignore_that_a_response_has_is_met() -> None:
+    met = {case.then.ignored for case in CASES} - {None}
+    assert met == {Ignored.UNKNOWN_KEY, Ignored.DUPLICATE, Ignored.STALE, Ignored.LATE, Ignored.CONFLICT}
+
+
+@pytest.mark.parametrize(
+    ("state", "due"),
+    [
+        (Absent(), None),
+        (UNCLAIMED, T0 + 15_000),
+        (replace(UNCLAIMED, look_at_ms=None), T0 + FORGET_AFTER),
+        (RUNNING, T0 + 20_000),
+        (ENDED, AT + FORGET_AFTER),
+    ],
+)
+def test_what_is_due_and_when(state: ResponseState, due: int | None) -> None:
+    assert due_ms(state) == due

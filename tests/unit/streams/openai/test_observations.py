@@ -1,0 +1,193 @@
+"""What a retrieved object, or the answer to a cancel, says: how the response stands, and why it failed."""
+
+from typing import Any
+
+import pytest
+
+from streams.openai.answers import (
+    Answer,
+    AskAgain,
+    Fault,
+    Missing,
+    NotCancelled,
+    Refused,
+    Rejected,
+    read_cancel,
+    read_create,
+    read_look,
+)
+from streams.openai.causes import CAUSE_OF_CODE
+from streams.openai.observations import Owner, Seen, Tokens, owner_of
+from tests.unit.streams.policy.replies import HTML_403, HTML_429, HTML_502, NOW_MS, error
+from tests.unit.streams.workers.misbehaving import completed, response
+
+
+def test_a_completed_response_is_seen_whole() -> None:
+    body = completed()
+    assert read_look(Answer(200, {"openai-poll-after-ms": "1500"}, body), 0) == Seen(
+        outcome="completed",
+        raw_status="completed",
+        body=body,
+        usage=Tokens(36, 87, 123, 5, 64),
+        owner=Owner("job_1", 1, "acme"),
+        created_at_ms=1_795_341_600_000,
+        ended_at_ms=1_795_341_660_000,
+        poll_after_ms=1_500,
+    )
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_an_open_response_runs(status: str) -> None:
+    seen = read_look(Answer(200, {}, response(status=status)), 0)
+    assert isinstance(seen, Seen)
+    assert (seen.outcome, seen.raw_status, seen.cause, seen.usage) == ("running", status, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "code", "known"),
+    [
+        *[({"code": code}, cause, code, True) for code, cause in sorted(CAUSE_OF_CODE.items())],
+        ({"code": "of_tomorrow"}, "faulty", "of_tomorrow", False),
+        ({"code": "of_tomorrow", "type": "invalid_request_error"}, "never", "of_tomorrow", True),
+        ({"code": "server_error", "type": "invalid_request_error"}, "faulty", "server_error", True),
+        ({"type": "insufficient_quota"}, "account", "insufficient_quota", True),
+        ({"code": "rate_limit_exceeded", "message": "Request too large for gpt"}, "never", "rate_limit_exceeded", True),
+        ({"code": None}, "faulty", "no_code", False),
+        ({"code": {"a": 1}}, "faulty", "no_code", False),
+        (None, "faulty", "no_code", False),
+        ("text", "faulty", "no_code", False),
+    ],
+)
+def test_a_failed_response_says_why(fault: Any, cause: str, code: str, known: bool) -> None:
+    seen = read_look(Answer(200, {}, response(status="failed", error=fault)), 0)
+    assert isinstance(seen, Seen)
+    assert (seen.outcome, seen.cause, seen.code, seen.code_known) == ("failed", cause, code, known)
+
+
+@pytest.mark.parametrize("code", sorted(CAUSE_OF_CODE))
+def test_a_code_means_the_same_at_the_create_and_after_it(code: str) -> None:
+    refused = read_create(error(400, code), 0)
+    ended = read_look(Answer(200, {}, response(status="failed", error={"code": code})), 0)
+    assert isinstance(refused, Rejected)
+    assert isinstance(ended, Seen)
+    assert refused.cause == ended.cause
+
+
+@pytest.mark.parametrize("reason", ["max_output_tokens", "max_messages", "content_filter", "steered"])
+def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
+    seen = read_look(Answer(200, {}, response(status="incomplete", incomplete_details={"reason": reason})), 0)
+    assert isinstance(seen, Seen)
+    assert (seen.outcome, seen.cause, seen.code) == ("incomplete", "never", reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (response(object="list"), "no_response_object"),
+        (response(status=None, error={"code": "x"}, metadata=None), "no_status"),
+        ({}, "no_status"),
+        ([1], "no_response_object"),
+        (None, "no_response_object"),
+        ({"error": {"message": "x"}}, "no_status"),
+        (completed(), "another_job"),
+    ],
+)
+def test_what_is_no_response_or_anothers_is_asked_for_again(body: Any, reason: str) -> None:
+    assert read_look(Answer(200, {}, body), 0, "job_of_somebody_else") == AskAgain(reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (completed(id="resp_of_the_server_behind"), "completed"),
+        (completed(id=None, metadata=None), "completed"),
+        ({**completed(), "output": None}, "completed"),
+        (response(status="failed", output=None), "failed"),
+        (response(status="pending"), "running"),
+        (response(status="canceled"), "cancelled"),
+        (response(status="of_tomorrow"), "odd"),
+        (response(status=None), "odd"),
+        (response(status=["queued"]), "odd"),
+    ],
+)
+def test_what_stands_at_the_address_counts_by_its_status(body: Any, outcome: str) -> None:
+    seen = read_look(Answer(200, {}, body), 0, "job_1")
+    assert isinstance(seen, Seen)
+    assert (seen.outcome, seen.over) == (outcome, outcome not in ("running", "odd"))
+    assert isinstance(seen.body["output"], list)
+
+
+@pytest.mark.parametrize(
+    ("answer", "meaning"),
+    [
+        (error(404, None, "invalid_request_error"), Missing()),
+        (Answer(404, {}, {"message": "Response not found", "type": "invalid_request_error"}), Missing()),
+        (Answer(404), AskAgain("http_404")),
+        (error(401, "invalid_api_key", None, "no"), Refused("invalid_api_key", "no")),
+        (error(403, "no_access", None, "no"), Refused("no_access", "no")),
+        (HTML_403, AskAgain("edge_block", 0, limited=True)),
+        (HTML_429, AskAgain("edge_block", 0, limited=True)),
+        (error(429, "slow_down", None, "", retry_after="3"), AskAgain("slow_down", 3_000, limited=True)),
+        (error(429, "insufficient_quota"), AskAgain("insufficient_quota", 0, limited=True)),
+        (error(400, "bad"), AskAgain("http_400")),
+        (error(500, "x", retry_after="1"), AskAgain("http_500", 1_000)),
+        (HTML_502, AskAgain("http_502")),
+        (Answer(307), AskAgain("http_307")),
+        (Answer(204), AskAgain("no_response_object")),
+        (Answer(200), AskAgain("no_response_object")),
+        (Fault("never_sent", "ConnectError"), AskAgain("never_sent: ConnectError")),
+        (Fault("timeout"), AskAgain("timeout")),
+    ],
+)
+def test_a_look_that_sees_nothing_says_why(answer: Answer | Fault, meaning: object) -> None:
+    assert read_look(answer, NOW_MS) == meaning
+
+
+def test_a_cancel_observes_with_any_status_and_is_declined_by_400_404_and_409() -> None:
+    for body in (response(status="cancelled"), completed(), response(status="in_progress")):
+        assert isinstance(read_cancel(Answer(200, {}, body), 0), Seen)
+    assert read_cancel(error(400, "not_background"), 0) == NotCancelled("not_background")
+    assert read_cancel(Answer(404, {}, {"message": "x"}), 0) == NotCancelled("http_404")
+    assert read_cancel(Answer(409), 0) == NotCancelled("http_409")
+    assert read_cancel(error(500), 0) == AskAgain("http_500")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None, [], {}, {"job": "j", "attempt": "1"}, {"job": "j", "attempt": 1, "tenant": "t"},
+        {"job": "j", "attempt": "0", "tenant": "t"}, {"job": "j", "attempt": "1", "tenant": "T"},
+        {"job": "a b", "attempt": "1", "tenant": "t"}, {"job": "j", "attempt": "²", "tenant": "t"},
+        {"job": "j\n", "attempt": "1", "tenant": "t"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("prefix", ["", "backstop_"])
+def test_an_owner_is_read_only_where_all_of_it_is_well_formed(metadata: Any, prefix: str) -> None:
+    named = {f"{prefix}{name}": value for name, value in metadata.items()} if isinstance(metadata, dict) else metadata
+    assert owner_of(named) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "owner"),
+    [
+        ({"backstop_job": "t:j", "backstop_attempt": "2", "backstop_tenant": "t"}, Owner("t:j", 2, "t")),
+        ({"job": "t:j", "attempt": "2", "tenant": "t"}, Owner("t:j", 2, "t")),
+        ({"job": "j", "attempt": "1", "tenant": "default"}, Owner("j", 1, "default")),
+        ({"job": "nightly", "attempt": "1", "tenant": "acme"}, None),
+        ({"job": "x:j", "attempt": "1", "tenant": "default"}, None),
+        ({"job": "t:j", "attempt": "2", "tenant": "t", "backstop_job": "j"}, None),
+        ({"job": "t:j", "attempt": "2", "tenant": "t"}
+         | {"backstop_job": "j", "backstop_attempt": "1", "backstop_tenant": "default"}, Owner("j", 1, "default")),
+    ],
+    ids=["now", "before", "before, default", "a user's own", "no id of that tenant", "half of ours", "ours beside a user's"],
+)  # fmt: skip
+def test_ours_are_told_from_a_users_own_names(metadata: dict[str, str], owner: Owner | None) -> None:
+    assert owner_of(metadata) == owner
+
+
+def test_odd_numbers_of_a_response_are_left_out() -> None:
+    body = completed(created_at=float("inf"), metadata=None)
+    body |= {"completed_at": -1, "usage": {"input_tokens": True, "output_tokens": -4, "total_tokens": "9"}}
+    seen = read_look(Answer(200, {"openai-poll-after-ms": "-3"}, body), 0)
+    assert isinstance(seen, Seen)
+    assert (seen.created_at_ms, seen.ended_at_ms, seen.usage, seen.poll_after_ms) == (None, None, Tokens(), 0)

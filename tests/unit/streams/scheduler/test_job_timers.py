@@ -1,0 +1,128 @@
+"""Jobs that wait for their lane: no record while it is closed, in turn when it opens, and their deadline all the same."""
+
+from collections.abc import Callable
+
+from schemas.base import Message
+from schemas.jobs import JobTimerFired
+from schemas.results import Reason
+from streams.fold import job
+from streams.fold.batch import JOB_FOLD
+from streams.fold.rows import encode_row
+from streams.policy.lanes import CANDIDATE_WAIT_MS, PROBE_WAIT_MS, RAMP_FIRST
+from streams.scheduler.due import Due, DueIndex
+from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, JobTimers
+from streams.workers.lanes import Lanes
+from tests.support.builders import DEADLINE, MODEL, T0
+from tests.unit.streams.fold.states import backing_off, finished
+
+RETRY_AT = T0 + 1_000
+WHY = Reason(code="http_503")
+ROW = encode_row(JOB_FOLD.encode_state(backing_off(RETRY_AT, WHY)), 7)
+
+
+class Rig:
+    """A lane and the timers of some jobs of one partition, at a time that the test sets."""
+
+    def __init__(self, jobs: int) -> None:
+        self.now_ms = T0
+        clock: Callable[[], int] = lambda: self.now_ms  # noqa: E731
+        self.lanes = Lanes(clock)
+        self.index = DueIndex(clock, ahead_ms=DEADLINE)
+        self.index.own([0])
+        self.timers = JobTimers(self.index, self.lanes.release, clock)
+        self.rows = {b"job_%03d" % number: ROW for number in range(jobs)}
+        for key in self.rows:
+            self.index.put(0, key, RETRY_AT)
+
+    def tick(self, now_ms: int) -> list[str]:
+        """The jobs whose timer fires."""
+        self.now_ms = now_ms
+        self.timers.let_go([0])
+        fired: list[Message] = []
+        for due in self.index.due(now_ms, 1_000, [0]):
+            timer = self.timers(due, self.rows.get(due.key), now_ms)
+            if timer is not None:
+                fired.append(timer)
+            self.index.taken(due)
+        assert all(isinstance(timer, JobTimerFired) and timer.due_ms == RETRY_AT for timer in fired)
+        return [timer.key for timer in fired]
+
+    def close(self) -> None:
+        self.lanes.failed(MODEL, "c1", "account", "invalid_api_key")
+
+
+def test_an_open_lane_holds_nothing() -> None:
+    rig = Rig(3)
+    assert len(rig.tick(RETRY_AT)) == 3
+
+
+def test_a_closed_lane_holds_all_but_one_for_each_probe() -> None:
+    rig = Rig(100)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    assert rig.tick(RETRY_AT) == []
+    assert len(rig.timers) == 100
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == ["job_000"]
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS + 1) == []
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS + CANDIDATE_WAIT_MS) == ["job_001"]
+
+
+def test_an_opened_lane_lets_them_go_in_turn_along_the_ramp() -> None:
+    rig = Rig(100)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    rig.lanes.succeeded(MODEL, "c2")
+    begun = rig.tick(RETRY_AT + PROBE_WAIT_MS)
+    assert RAMP_FIRST <= len(begun) < 100
+    assert begun == sorted(begun)
+    after_ms = PROBE_WAIT_MS
+    while len(begun) < 100:
+        after_ms += 20
+        begun += rig.tick(RETRY_AT + after_ms)
+    assert after_ms < 30_000
+    assert len(set(begun)) == 100
+    assert len(rig.timers) == 0
+
+
+def test_what_waits_begins_soon_after_the_probe_has_opened_the_lane() -> None:
+    rig = Rig(100)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == ["job_000"]
+    rig.now_ms = RETRY_AT + PROBE_WAIT_MS + 10
+    rig.lanes.succeeded(MODEL, "c")
+    assert len(rig.tick(RETRY_AT + PROBE_WAIT_MS + ASK_AGAIN_MS_MAX)) >= RAMP_FIRST
+
+
+def test_a_held_job_ends_at_its_deadline() -> None:
+    rig = Rig(1)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    assert rig.tick(DEADLINE) == ["job_000"]
+
+
+def test_a_job_that_has_moved_on_keeps_its_own_time() -> None:
+    rig = Rig(1)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    over = finished("cancelled", RETRY_AT + 5)
+    rig.rows[b"job_000"] = encode_row(JOB_FOLD.encode_state(over), 8)
+    rig.index.put(0, b"job_000", job.due_ms(over))
+    rig.lanes.succeeded(MODEL, "c2")
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == []
+    assert rig.index.knows(Due(over.forget_at_ms, b"job_000", 0))
+
+
+def test_what_is_held_of_a_partition_that_is_gone_is_forgotten() -> None:
+    rig = Rig(5)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    rig.index.own([])
+    rig.now_ms = RETRY_AT + PROBE_WAIT_MS
+    rig.timers.let_go([])
+    assert len(rig.timers) == 0

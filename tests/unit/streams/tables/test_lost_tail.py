@@ -1,0 +1,55 @@
+"""Where a table reads on in its log, and what is noticed where a log or a changelog lost records."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import TopicPartition
+
+from streams.tables.changelog import Changelog, ChangelogCutError, ChangelogProducer
+from streams.tables.lost_tail import Taken
+
+LOG = (10, 100)
+"""Beginning and end."""
+
+
+@pytest.mark.parametrize(
+    ("taken", "committed", "position"),
+    [
+        (Taken(59, b"k", lost=False), 80, 80),  # what follows the newest row changed nothing
+        (Taken(59, b"k", lost=False), None, 10),
+        (Taken(59, b"k", lost=False), 120, 60),  # never the beginning: what was forgotten since would begin anew
+        (Taken(59, b"k", lost=False), 5, 60),
+        (Taken(3, b"k", lost=False), 5, 10),
+        (Taken(59, b"k", lost=True), 80, 60),  # the rows of [60, 80) are gone: their records are taken again
+        (Taken(-1, b"", lost=True), 80, 10),
+    ],
+)
+def test_a_table_reads_on_where_it_committed_or_behind_its_newest_row(
+    taken: Taken, committed: int | None, position: int
+) -> None:
+    assert taken.position(committed, *LOG) == position
+
+
+def test_rows_that_land_before_where_the_changelog_ended_are_no_acknowledgement() -> None:
+    changelog = Changelog(lambda: "changelog", ChangelogProducer({}, "test"))
+    changelog.own({0: 157})
+    assert changelog._landed(0, 157, 3) == 159
+    with pytest.raises(ChangelogCutError, match="partition 0 of changelog ends at 97"):
+        changelog._landed(0, 97, 20)
+
+
+def test_a_look_at_the_end_while_a_write_is_under_way_makes_no_cut_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends:
+        async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+            return dict.fromkeys(partitions, 160)
+
+    @asynccontextmanager
+    async def reader():
+        yield Ends()
+
+    changelog = Changelog(lambda: "changelog", ChangelogProducer({}, "test"))
+    changelog.own({0: 157})
+    monkeypatch.setattr(changelog, "_reader", reader)
+    asyncio.run(changelog.notice({0}))  # our three rows have landed, and nobody has told us so yet
+    assert changelog._landed(0, 157, 3) == 159

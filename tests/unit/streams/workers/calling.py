@@ -1,0 +1,114 @@
+"""A caller against a real HTTP server, with a group in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from backstop.runtime.blobs import FolderBlobs
+from schemas.commands import CancelResponse, LookReason, RetrieveResponse
+from streams.openai.client import OpenAIClient
+from streams.policy.polls import LookPolicy, Webhooks
+from streams.workers.lanes import Lanes
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.poller import Caller
+from streams.workers.rate import LookRate
+from tests.support.memory_publisher import MemoryPublisher
+from tests.support.waiting import eventually
+from tests.unit.streams.workers import misbehaving as server
+from tests.unit.streams.workers.memory_commands import MemoryCommands
+from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
+
+NOW_MS = 1_795_341_600_000
+
+
+RUNNING = server.answer(200, server.response(status="in_progress"))
+
+
+DONE = server.answer(200, server.completed())
+
+
+def look(response_id: str = RESPONSE_ID, reason: LookReason = "timer", number: int = 1) -> RetrieveResponse:
+    return RetrieveResponse(
+        id=f"{response_id}/look/{number}", at_ms=NOW_MS, response_id=response_id, reason=reason, job_id="job_1",
+        accepted_at_ms=NOW_MS - 60_000, looks=number,
+    )  # fmt: skip
+
+
+def cancel(response_id: str = RESPONSE_ID) -> CancelResponse:
+    return CancelResponse(id=f"{response_id}/cancel", at_ms=NOW_MS, response_id=response_id, job_id="job_1")
+
+
+def any_response(status: str = "in_progress") -> Callable[[Server], Mischief]:
+    """An answer with the id that was asked for."""
+
+    def of(state: Server) -> Mischief:
+        async def send(writer: asyncio.StreamWriter) -> None:
+            response_id = state.requests[-1].path.split("/")[3]
+            await server.answer(200, server.response(id=response_id, status=status))(writer)
+
+        return send
+
+    return of
+
+
+@dataclass
+class Bench:
+    commands: MemoryCommands
+    publisher: MemoryPublisher
+    server: Server
+    blobs: FolderBlobs
+    registry: CollectorRegistry
+    rate: LookRate
+    stop: asyncio.Event
+    run: "asyncio.Task[None]"
+
+    async def facts(self, count: int) -> list[Any]:
+        await eventually(lambda: len(self.publisher.acked) >= count, 8, f"{count} facts")
+        return self.publisher.landed
+
+    @property
+    def asked(self) -> list[str]:
+        return [f"{request.method} {request.path.removeprefix('/v1/responses/')}" for request in self.server.requests]
+
+    def counted(self, result: str) -> float:
+        return self.registry.get_sample_value("backstop_looks_total", {"result": result}) or 0.0
+
+
+@asynccontextmanager
+async def calling(
+    tmp_path: Path,
+    *script: Mischief,
+    commands: MemoryCommands | None = None,
+    cap_per_s: float = 1_000.0,
+    look_timeout_ms: int = 1_000,
+    blobs: FolderBlobs | None = None,
+    **options: Any,
+) -> AsyncIterator[Bench]:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    commands = commands or MemoryCommands()
+    publisher, blobs, stop = MemoryPublisher(), blobs or FolderBlobs(tmp_path), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    rate = LookRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.look_rate_limit.set)
+    async with serving(*(script or (RUNNING,))) as state:
+        client = OpenAIClient(
+            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, look_timeout_ms=look_timeout_ms
+        )
+        caller = Caller(
+            group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,
+            lanes=Lanes(lambda: NOW_MS),
+            **{"now_ms": lambda: NOW_MS, "looks": Webhooks(LookPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
+        )  # fmt: skip
+        run = asyncio.create_task(caller.run(stop))
+        try:
+            yield Bench(commands, publisher, state, blobs, registry, rate, stop, run)
+        finally:
+            stop.set()
+            await asyncio.gather(run, return_exceptions=True)
+            await client.close()

@@ -1,0 +1,87 @@
+"""A submitter at work against a real HTTP server, with a group in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from backstop.runtime.blobs import FolderBlobs
+from schemas.base import InlineBody
+from schemas.commands import CreateResponse
+from streams.openai.client import OpenAIClient
+from streams.policy.polls import LookPolicy, Webhooks
+from streams.workers.lanes import Lanes
+from streams.workers.metrics import WorkerMetrics
+from streams.workers.submitter import Submitter
+from tests.support.memory_publisher import MemoryPublisher
+from tests.support.waiting import eventually
+from tests.unit.streams.workers import misbehaving as server
+from tests.unit.streams.workers.memory_commands import MemoryCommands
+from tests.unit.streams.workers.misbehaving import Mischief, Server, serving
+
+NOW_MS = 1_795_341_600_000
+VALID_MS = 60_000
+OK = server.answer(200, server.response())
+
+
+def create(job_id: str = "job_1", attempt: int = 1, at_ms: int = NOW_MS, request: Any = None) -> CreateResponse:
+    return CreateResponse(
+        id=f"{job_id}/{attempt}/create", at_ms=at_ms, job_id=job_id, attempt=attempt, tenant="acme", model="m",
+        request=request or InlineBody(value={"model": "m", "input": "Hi"}), not_after_ms=at_ms + VALID_MS, timeout_ms=1_500,
+    )  # fmt: skip
+
+
+@dataclass
+class Bench:
+    """A submitter at work."""
+
+    commands: MemoryCommands
+    publisher: MemoryPublisher
+    server: Server
+    blobs: FolderBlobs
+    registry: CollectorRegistry
+    stop: asyncio.Event
+    run: "asyncio.Task[None]"
+    now_ms: list[int] = field(default_factory=lambda: [NOW_MS])
+    blocked: list[int] = field(default_factory=list)
+
+    async def facts(self, count: int) -> list[Any]:
+        await eventually(lambda: len(self.publisher.acked) >= count, 5, f"{count} facts")
+        return self.publisher.landed
+
+    def dropped(self, reason: str) -> float:
+        labels = {"worker": "submitter", "reason": reason}
+        return self.registry.get_sample_value("backstop_commands_dropped_total", labels) or 0.0
+
+    async def dropped_one(self, reason: str) -> None:
+        await eventually(lambda: self.dropped(reason) == 1, 5, f"a command dropped as {reason}")
+
+
+@asynccontextmanager
+async def submitting(
+    tmp_path: Path, *script: Mischief, commands: MemoryCommands | None = None, **options: Any
+) -> AsyncIterator[Bench]:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    commands = commands or MemoryCommands()
+    publisher, blobs, stop = MemoryPublisher(), FolderBlobs(tmp_path), asyncio.Event()
+    now_ms, blocked = [NOW_MS], list[int]()
+    async with serving(*(script or (OK,))) as state:
+        client = OpenAIClient(base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics)
+        submitter = Submitter(
+            group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics,
+            looks=Webhooks(LookPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
+            **{"drain_ms": 2_000, "now_ms": lambda: now_ms[0], "lanes": Lanes(lambda: now_ms[0]), **options},
+        )  # fmt: skip
+        run = asyncio.create_task(submitter.run(stop))
+        try:
+            yield Bench(commands, publisher, state, blobs, registry, stop, run, now_ms, blocked)
+        finally:
+            stop.set()
+            await asyncio.gather(run, return_exceptions=True)
+            await client.close()

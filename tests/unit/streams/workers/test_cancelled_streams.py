@@ -1,0 +1,48 @@
+"""What a cancelled stream wrote is booked by what was seen of it, as the provider tells no usage."""
+
+import pytest
+
+from schemas.base import Usage
+from schemas.jobs import UsageBooked
+from streams.fold.response import Ended, Running
+from tests.support.waiting import eventually
+from tests.unit.streams.workers.test_follower import CLAIM, Watched, joined, told
+
+
+def booked(w: Watched) -> list[UsageBooked]:
+    return [message for message in w.publisher.landed if isinstance(message, UsageBooked)]
+
+
+@pytest.mark.parametrize("status", ["cancelled", "completed"])
+def test_the_output_that_was_seen_of_a_cancelled_stream_is_booked_once(status: str) -> None:
+    async def case(w: Watched) -> None:
+        response_id = await w.created()
+        await w.put(response_id, Running(CLAIM, 10))
+        await w.told_to_the_end()
+        await w.put(response_id, Ended(CLAIM, status, 20))  # type: ignore[arg-type]  # a status
+        await w.put(response_id, Ended(CLAIM, status, 20))  # type: ignore[arg-type]  # as above
+        if status != "cancelled":
+            assert booked(w) == []
+            return
+        await eventually(lambda: booked(w), what="what was seen to be booked")
+        (fact,) = booked(w)
+        tokens = -(-len(joined(w.partials).encode()) // 4)
+        assert tokens > 0
+        assert (fact.job_id, fact.attempt, fact.tenant, fact.response_id) == ("job_1", 2, "acme", response_id)
+        assert (fact.usage, fact.estimated) == (Usage(output_tokens=tokens, total_tokens=tokens), True)
+
+    told(case)
+
+
+def test_a_stream_that_still_runs_when_its_cancel_is_known_is_booked_when_it_is_let_go() -> None:
+    async def case(w: Watched) -> None:
+        response_id = await w.created("stream_endless", sim_run_s="0")
+        await w.put(response_id, Running(CLAIM, 10))
+        await eventually(lambda: joined(w.partials), what="the beginning of its output")
+        seen = len(joined(w.partials).encode())
+        await w.put(response_id, Ended(CLAIM, "cancelled", 20))
+        await eventually(lambda: booked(w), what="what was seen to be booked")
+        (fact,) = booked(w)
+        assert fact.usage.output_tokens >= -(-seen // 4) > 0
+
+    told(case, linger_s=0.2)

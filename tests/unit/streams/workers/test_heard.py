@@ -1,0 +1,63 @@
+"""What the real client hears of each fault of the real simulator is what the simulation lets its workers hear."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from backstop.simulator.app import build_app
+from backstop.simulator.catalogue import KINDS
+from backstop.simulator.config import SimulatorConfig
+from backstop.simulator.loading import merge_profile
+from backstop.simulator.profiles import PRESETS
+from streams.openai.answers import Answer, Fault, Reply
+from streams.openai.client import OpenAIClient
+from streams.workers.metrics import WorkerMetrics
+from tests.simulation.provider import HEARD
+from tests.simulation.test_aimed import HEARD_AS
+
+KEY = "sk-simulator"
+SLOW = "slow"
+"""Heard as what it is, later."""
+
+
+def heard(fault: str) -> Reply:
+    async def scenario() -> Reply:
+        profile = merge_profile(PRESETS["calm"], {"rates": {fault: 1.0}})
+        app = build_app(SimulatorConfig(profile=profile, api_keys=(KEY,)))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        client = OpenAIClient(
+            base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1", api_key=SecretStr(KEY),
+            metrics=WorkerMetrics(CollectorRegistry()),
+        )  # fmt: skip
+        try:
+            asked = {"model": "m", "input": "Hi"}
+            return await client.create(asked, job_id="job_1", attempt=1, tenant="acme", timeout_ms=300)
+        finally:
+            await client.close()
+            await runner.cleanup()
+
+    return asyncio.run(scenario())
+
+
+def shape(reply: Reply) -> object:
+    """All that a verdict on a create may rest on, without the texts."""
+    if isinstance(reply, Fault):
+        return reply.kind
+    body = reply.body if not isinstance(reply.body, dict) or reply.body == {} else "an object"
+    return reply.status, repr(body) if reply.status < 300 else ""
+
+
+@pytest.mark.parametrize("side", ["accept", "refuse"])
+@pytest.mark.parametrize("kind", HEARD_AS)
+def test_the_simulation_answers_as_the_simulator_is_heard(kind: str, side: str) -> None:
+    assert shape(heard(f"create_{side}_{kind}")) == shape(HEARD[HEARD_AS[kind]])
+
+
+def test_no_kind_of_fault_is_left_out() -> None:
+    assert {*HEARD_AS, SLOW} == set(KINDS)
+    assert isinstance(HEARD["html"], Answer)
