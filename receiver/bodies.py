@@ -8,11 +8,13 @@ from typing import Any, Final, TypeVar
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
+from pydantic import BaseModel, ValidationError
 
 from backstop.runtime.authority import owner_now
 from backstop.runtime.shares import Shares
 from receiver.limits import DEAR_COST, PLAIN_COST
-from receiver.problems import Problem, Refusal, unavailable
+from receiver.problems import Problem, Refusal, field_errors, unavailable
+from schemas.requests import FIELDS_MAX
 from schemas.shape import ShapeLimits, beyond
 
 SMALL_VALUES_MAX: Final = 4_096
@@ -24,6 +26,7 @@ ON_LOOP_BYTES_MAX: Final = 8 << 10
 WAY_OUT: Final = "Name large content by URL (image_url, file_url), or ask the operator to raise the limit."
 
 Done = TypeVar("Done")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class NotJsonError(ValueError):
@@ -118,3 +121,30 @@ def load_json(data: bytes | bytearray, depth_max: int, values_max: int = SMALL_V
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise NotJsonError(f"not JSON: {error.msg} at {error.pos}") from None
+
+
+def require_json(request: web.Request) -> None:
+    if hdrs.CONTENT_TYPE not in request.headers or request.content_type != "application/json":
+        raise Refusal(Problem(415, "not_json", "Send the body as Content-Type: application/json."))
+    if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise Refusal(Problem(415, "not_utf8", "Send the body in UTF-8."))
+
+
+def parse_body(
+    model: type[Model], body: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX
+) -> Model:
+    """:raises Refusal: 400 no JSON, 422 not as the model says."""
+    try:
+        value = load_json(body, depth_max, values_max)
+    except NotJsonError as error:
+        raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
+    if not isinstance(value, dict):
+        raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
+    if len(value) > FIELDS_MAX:
+        raise Refusal(Problem(422, "bad_request", f"The body has {len(value)} fields; it may have {FIELDS_MAX}."))
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Refusal(
+            Problem(422, "bad_request", "The body is not a valid request.", errors=field_errors(error))
+        ) from None

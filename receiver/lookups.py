@@ -6,7 +6,6 @@ from typing import Protocol
 
 from backstop.runtime.errors import BackstopError
 from receiver.access.quotas import Load
-from receiver.ingress.submissions import KnownJob
 from schemas.results import JobResult
 from schemas.statuses import JobStatus
 
@@ -32,6 +31,15 @@ class Owner:
 
     tenant: str
     job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownJob:
+    """What the read model knows of a job id."""
+
+    tenant: str
+    request_sha256: str
+    deadline_at_ms: int | None = None
 
 
 class JobReads(Protocol):

@@ -164,18 +164,6 @@ class DoorPolicy(BaseModel):
         )
 
 
-def qualified_job_id(tenant: str, given: str) -> str:
-    """The job id under which a tenant's own id is kept. The default tenant's ids stay as they are; any other tenant's
-    get its name before them, so that no tenant can name another's job.
-    """
-    return given if tenant == DEFAULT_TENANT else f"{tenant}:{given}"
-
-
-def own_job_id(tenant: str, job_id: str) -> str:
-    """The other way: what the tenant calls the job. This is what it gets to see."""
-    return job_id if tenant == DEFAULT_TENANT else job_id.removeprefix(f"{tenant}:")
-
-
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A submission and its one canonical form, made once: a large body is worth it."""

@@ -1,4 +1,4 @@
-"""The dead letters of a topic, each with what was decided about it, and what a retry would publish. Pure.
+"""The dead letters of a topic, each with what was decided about it, and what a retry would publish.
 
 A letter's id is the place of the record that was set aside, so that a redelivery, or a second component that could not take the record
 either, makes the same letter again: it is one letter here.

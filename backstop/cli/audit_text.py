@@ -1,4 +1,4 @@
-"""What an audit found, as text for people. Pure."""
+"""What an audit found, as text for people."""
 
 from typing import Any, Final
 

@@ -10,7 +10,6 @@ import typer
 from pydantic import ValidationError
 
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
-from backstop.cli.settings import read
 from backstop.runtime.http.keys import (
     KEY_ID_BITS,
     SCOPES,
@@ -26,6 +25,7 @@ from backstop.runtime.http.keys import (
 )
 from backstop.runtime.process.chance import random_hex
 from backstop.runtime.process.clock import make_clock
+from backstop.runtime.read_settings import read
 from receiver.settings import ReceiverSettings
 from schemas.sentences import sentence
 

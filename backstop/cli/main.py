@@ -37,7 +37,7 @@ SUBCOMMANDS = (
     "readmodel",
     "outgoing",
 )
-"""`cli.NAME` holds a typer `app`, or a function of that name."""
+"""`backstop.cli.NAME` holds a typer `app`, or a function of that name."""
 
 
 PATH_ERRORS = frozenset(
@@ -53,7 +53,7 @@ class _Subcommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the base class names it
         if cmd_name not in SUBCOMMANDS:
             return None
-        module = import_module(f"cli.{cmd_name}")
+        module = import_module(f"backstop.cli.{cmd_name}")
         found = getattr(module, "app", None)
         if found is None:
             found = typer.Typer(add_completion=False)

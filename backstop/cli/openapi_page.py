@@ -9,7 +9,6 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from backstop.cli.serve import doors
 from backstop.readmodel.opening import database_at
 from backstop.runtime.http.health import Health
 from backstop.runtime.http.routes import declared
@@ -17,6 +16,7 @@ from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.process.logs import configure
 from receiver.limits import Limits
 from receiver.openapi import document
+from receiver.serve import doors
 from receiver.settings import ReceiverSettings
 
 NOWHERE = Path("/nonexistent")

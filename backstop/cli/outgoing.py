@@ -1,6 +1,6 @@
 """`backstop outgoing`: results to the webhook endpoints of tenants, until SIGTERM."""
 
-from backstop.cli.settings import read
+from backstop.runtime.read_settings import read
 from backstop.runtime.startup import run_until_stopped
 
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from backstop.audit.read_rows import ReadModel, ReadRow
-from backstop.cli.settings import read
 from backstop.dev.state import read_state, state_folder
 from backstop.readmodel import store
 from backstop.readmodel.database import Connection
@@ -13,6 +12,7 @@ from backstop.readmodel.retention import cut_of
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process.clock import make_clock
+from backstop.runtime.read_settings import read
 from schemas.codec import sha256_hex
 
 PAGE = 1_000

@@ -8,12 +8,12 @@ from typing import Annotated, TypeVar
 import typer
 
 from backstop.cli.output import DIFFERS, Quiet, emit_one, tell
-from backstop.cli.settings import read
 from backstop.readmodel.database import Database
 from backstop.readmodel.opening import database_at
 from backstop.readmodel.queries import digest as digest_of
 from backstop.readmodel.rebuild import rebuild as rebuild_from_the_logs
 from backstop.readmodel.settings import ProjectionSettings
+from backstop.runtime.read_settings import read
 from backstop.runtime.startup import prepare
 
 T = TypeVar("T")

@@ -4,19 +4,16 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings
 
 from backstop.cli.output import Form, Output, emit
 from backstop.dev.state import DevState, read_state, state_folder
-from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.read_settings import read
 from backstop.runtime.settings import RuntimeSettings
-from schemas.sentences import sentence
-
-S = TypeVar("S", bound=BaseSettings)
 
 SETTINGS_CLASSES: tuple[tuple[str, str], ...] = (
     ("backstop.runtime.settings", "RuntimeSettings"),
@@ -28,23 +25,6 @@ SETTINGS_CLASSES: tuple[tuple[str, str], ...] = (
 """Where each process declares its settings. Imported only here, when somebody asks."""
 
 HIDDEN = "(set, hidden)"
-
-
-def read(kind: type[S], **overrides: Any) -> S:
-    """The settings from the environment; `overrides` win.
-
-    :raises ConfigurationError: names each variable that is wrong, and never its value, which may be a secret.
-    """
-    try:
-        return kind(**overrides)
-    except ValidationError as error:
-        prefix = kind.model_config.get("env_prefix", "")
-        lines = [
-            (f"{prefix}{'.'.join(str(part) for part in problem['loc'])}".upper() + ": " if problem["loc"] else "")
-            + sentence(problem)
-            for problem in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise ConfigurationError("settings: " + "; ".join(lines)) from None
 
 
 def bootstrap_settings(state_dir: Path | None = None) -> RuntimeSettings:

@@ -1,6 +1,6 @@
 """`backstop worker`: folds, scheduler, submitter and caller in one process."""
 
-from backstop.cli.settings import read
+from backstop.runtime.read_settings import read
 from backstop.runtime.startup import run_until_stopped
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import aiohttp
 
-from backstop.cli.settings import read
 from backstop.dev import broker
 from backstop.dev.broker.chain import name_of
 from backstop.dev.ports import HOST, Ports
@@ -27,6 +26,7 @@ from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.http.keys import write_private
 from backstop.runtime.kafka.topics import create_topics, delete_topics, refuse_fatal
 from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.read_settings import read
 from backstop.runtime.secret_files import secret_of
 from backstop.runtime.settings import RuntimeSettings
 

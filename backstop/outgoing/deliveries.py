@@ -4,10 +4,10 @@ import hashlib
 from typing import Final, assert_never
 
 from schemas.deliveries import Delivery, DeliveryAsked, DeliveryPlanned
+from schemas.job_ids import own_job_id
 from schemas.results import JobResult
 from schemas.statuses import JobOutcome, end_response_status
 from schemas.webhook_endpoints import EventType
-from streams.submission import own_job_id
 
 ID_HEX: Final = 32
 

@@ -6,7 +6,7 @@ import orjson
 
 from backstop.readmodel.answers import EntryView, JobView, LateUsageView, ResultView
 from backstop.readmodel.rows import JobRow, LateUsage, TimelineEntry
-from streams.submission import own_job_id
+from schemas.job_ids import own_job_id
 
 
 class TakenJob(Protocol):

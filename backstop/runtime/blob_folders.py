@@ -58,11 +58,6 @@ def own_folder(root: Path, random_hex: RandomHex) -> str | None:
         return None
 
 
-def said(source: str, own: str | None) -> bytes:
-    """What a record on `clock` says: who sends it, and which folder it uses, where it uses one."""
-    return (source if own is None else f"{source} {own}").encode()
-
-
 class BlobFolders:
     """Which folders the other processes name."""
 

@@ -7,9 +7,9 @@ from backstop.runtime.blob_folders import own_folder
 from backstop.runtime.blobs import BlobStore, FolderBlobs
 from backstop.runtime.claims import Claims, FolderClaims
 from backstop.runtime.errors import ConfigurationError
-from backstop.runtime.http.health import Probe
 from backstop.runtime.process.chance import RandomHex
 from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.probes import Probe
 from backstop.runtime.settings import BUCKET, RuntimeSettings
 from schemas.codec import sha256_hex
 

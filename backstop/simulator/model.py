@@ -1,4 +1,4 @@
-"""What the model makes of tools and of a wanted form, so that a caller's round trips can be tried. Pure: the same each time.
+"""What the model makes of tools and of a wanted form, so that a caller's round trips can be tried. the same each time.
 
 - A function that is offered and has not been called yet in the input is called, with arguments that its schema takes, in the order of the tools;
   `tool_choice` `none` calls none, a named one calls that one.

@@ -12,8 +12,7 @@ from backstop.runtime.http.keys import Scope
 from backstop.runtime.http.routes import Answer, Route
 from receiver.access.identity import caller_of
 from receiver.access.tickets import STREAM_PATH, Tickets
-from receiver.bodies import read_body
-from receiver.ingress.jobs import parse_body, require_json
+from receiver.bodies import parse_body, read_body, require_json
 from receiver.limits import Limits
 from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal
 

@@ -10,14 +10,15 @@ from aiohttp import web
 
 from backstop.runtime.http.routes import Route
 from receiver.access.identity import tenant_of
-from receiver.bodies import read_body
-from receiver.ingress.jobs import ACCEPTED, JOBS_PATH, accepted, parse_body, refuse, require_json
+from receiver.bodies import parse_body, read_body, require_json
+from receiver.ingress.jobs import ACCEPTED, JOBS_PATH, accepted, refuse
 from receiver.ingress.submissions import NotTaken, Submissions, Taken
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError
 from receiver.problems import FieldError, Problem, Refusal, unavailable
+from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.requests import Adopt
-from streams.submission import DoorPolicy, PreparedAdoption, own_job_id, qualified_job_id
+from streams.submission import DoorPolicy, PreparedAdoption
 
 ADOPT: Final = Route(
     "POST", f"{JOBS_PATH}/adopt", name="adoptResponse", access="submit", body=Adopt,

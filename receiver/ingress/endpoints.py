@@ -19,7 +19,7 @@ from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.process.chance import RandomHex
 from backstop.runtime.process.clock import NowMs
 from receiver.access.identity import tenant_of
-from receiver.bodies import read_body
+from receiver.bodies import parse_body, read_body, require_json
 from receiver.ingress.endpoint_routes import (
     EndpointBody,
     EndpointChange,
@@ -31,12 +31,12 @@ from receiver.ingress.endpoint_routes import (
     SendingDocument,
     TestBody,
 )
-from receiver.ingress.jobs import parse_body, require_json
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError
 from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, unavailable
 from schemas.base import Message
 from schemas.deliveries import ResendAsked
+from schemas.job_ids import qualified_job_id
 from schemas.webhook_endpoints import (
     EVENT_TYPES,
     EndpointRemoved,
@@ -45,7 +45,6 @@ from schemas.webhook_endpoints import (
     EventType,
     SecretRef,
 )
-from streams.submission import qualified_job_id
 
 ID_BITS: Final = 128
 NONCE_BITS: Final = 96

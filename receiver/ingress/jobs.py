@@ -6,10 +6,10 @@
 import hashlib
 import re
 from functools import partial
-from typing import Annotated, Final, Literal, NoReturn, NotRequired, TypeVar, assert_never
+from typing import Annotated, Final, Literal, NoReturn, NotRequired, assert_never
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
@@ -20,20 +20,20 @@ from backstop.runtime.process.chance import RandomHex
 from backstop.runtime.process.clock import NowMs
 from receiver.access.identity import tenant_of
 from receiver.access.quotas import Quotas
-from receiver.bodies import SMALL_VALUES_MAX, BodyMemory, NotJsonError, load_json, read_body
+from receiver.bodies import BodyMemory, parse_body, read_body, require_json
 from receiver.ingress.previous import PreviousResponses
 from receiver.ingress.submissions import NotTaken, Submissions, Taken
 from receiver.limits import Limits
-from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, field_errors, unavailable
-from schemas.requests import FIELDS_MAX, Cancel, GivenJobId, Submit
-from streams.submission import prepare, qualified_job_id, to_cancel
+from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, unavailable
+from schemas.job_ids import qualified_job_id
+from schemas.requests import Cancel, GivenJobId, Submit
+from streams.submission import prepare, to_cancel
 
 JOBS_PATH = "/v1/jobs"
 CANCEL_PATH = "/v1/jobs/{job_id}/cancel"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 JOB_ID_BITS = 128
 
-Model = TypeVar("Model", bound=BaseModel)
 
 KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
 
@@ -216,13 +216,6 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
             assert_never(verdict.why)
 
 
-def require_json(request: web.Request) -> None:
-    if hdrs.CONTENT_TYPE not in request.headers or request.content_type != "application/json":
-        raise Refusal(Problem(415, "not_json", "Send the body as Content-Type: application/json."))
-    if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
-        raise Refusal(Problem(415, "not_utf8", "Send the body in UTF-8."))
-
-
 def idempotency_key(request: web.Request) -> str | None:
     values = request.headers.getall(IDEMPOTENCY_KEY, ())
     if not values:
@@ -244,26 +237,6 @@ def path_job_id(request: web.Request) -> str:
 def parse_submit(body: bytes | bytearray, limits: Limits) -> Submit:
     """:raises Refusal: as `parse_body`."""
     return parse_body(Submit, body, limits.submit_depth_max, limits.submit_values_max)
-
-
-def parse_body(
-    model: type[Model], body: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX
-) -> Model:
-    """:raises Refusal: 400 no JSON, 422 not as the model says."""
-    try:
-        value = load_json(body, depth_max, values_max)
-    except NotJsonError as error:
-        raise Refusal(Problem(400, "bad_json", f"The body is {error}.")) from None
-    if not isinstance(value, dict):
-        raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
-    if len(value) > FIELDS_MAX:
-        raise Refusal(Problem(422, "bad_request", f"The body has {len(value)} fields; it may have {FIELDS_MAX}."))
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise Refusal(
-            Problem(422, "bad_request", "The body is not a valid request.", errors=field_errors(error))
-        ) from None
 
 
 def _links(job_id: str) -> JobLinks:

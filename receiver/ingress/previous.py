@@ -15,10 +15,11 @@ from receiver.ingress.submissions import APPEAR_POLL_S, AcceptedJob
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
 from receiver.problems import FieldError, Problem, Refusal, unavailable
 from schemas.base import DEFAULT_TENANT
+from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.project_names import PREVIOUS
 from schemas.requests import Submit
 from schemas.statuses import has_answer
-from streams.submission import DoorPolicy, own_job_id, qualified_job_id
+from streams.submission import DoorPolicy
 
 Accepted = Callable[[str, str], AcceptedJob | None]
 """By job id and tenant."""

@@ -24,6 +24,7 @@ from backstop.runtime.process.logs import get_logger
 from backstop.runtime.shares import Shares
 from receiver.access.quotas import Quotas
 from receiver.limits import Limits
+from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
@@ -32,15 +33,6 @@ from streams.submission import DoorPolicy, Prepared, PreparedAdoption, to_adopte
 APPEAR_POLL_S = 0.05
 
 log = get_logger("receiver.ingress.submissions")
-
-
-@dataclass(frozen=True, slots=True)
-class KnownJob:
-    """What the read model knows of a job id."""
-
-    tenant: str
-    request_sha256: str
-    deadline_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ from receiver.partial_output.listeners import Live, listening, reads_away
 from receiver.partial_output.serving import is_recent, serve_events
 from receiver.problems import Problem, Refusal
 from schemas.codec import canonical
+from schemas.job_ids import qualified_job_id
 from schemas.requests import GivenJobId
 from schemas.results import JobResult
-from streams.submission import qualified_job_id
 
 IsHidden = Callable[[str, str], Awaitable[bool]]
 """By tenant, and the tenant's own id of a response."""

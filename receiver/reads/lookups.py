@@ -9,8 +9,7 @@ from backstop.readmodel.feed import OVER, ChangeFeed, Follower, TooManyFollowers
 from backstop.readmodel.queries import find_known, find_owner, find_row, tenant_load
 from backstop.runtime.authority import Authority
 from receiver.access.quotas import Load
-from receiver.ingress.submissions import KnownJob
-from receiver.lookups import Owner, ReadsAwayError, SeenJob
+from receiver.lookups import KnownJob, Owner, ReadsAwayError, SeenJob
 from receiver.partial_output.listeners import TooManyListenersError
 from schemas.codec import decode
 from schemas.results import RESULT

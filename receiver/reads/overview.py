@@ -22,7 +22,7 @@ from receiver.reads import overview_routes as declared
 from receiver.reads import problems
 from receiver.reads.overview_routes import AttentionView, FindingCode, FindingView, LetterPage, LetterView
 from receiver.reads.parameters import guarded, page_mark
-from streams.submission import own_job_id
+from schemas.job_ids import own_job_id
 
 HOUR_MS = 3_600_000
 STATS_SPAN_MS = 24 * HOUR_MS

@@ -29,8 +29,8 @@ from receiver.reads.declarations import JobQuery, ListQuery, PageQuery
 from receiver.reads.events import stream
 from receiver.reads.parameters import Refusal, guarded, page_mark, path_id
 from schemas.codec import decode
+from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.results import RESULT, JobResult
-from streams.submission import own_job_id, qualified_job_id
 
 OUTPUT_INLINE_BYTES_MAX = 262_144
 """A larger output is linked to, not shown within its job."""

@@ -1,4 +1,4 @@
-"""The body of `POST /v1/responses` as a submission, or why it is none. Pure.
+"""The body of `POST /v1/responses` as a submission, or why it is none.
 
 What Backstop can't keep its promises for is refused with a sentence that says what to do instead.
 """

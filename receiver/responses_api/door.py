@@ -27,8 +27,8 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from receiver.access.identity import caller_of, tenant_of
 from receiver.access.quotas import Quotas
-from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body
-from receiver.ingress.jobs import CANCEL_UNHEARD, ID_TAKEN, idempotency_key, refuse, require_json
+from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body, require_json
+from receiver.ingress.jobs import CANCEL_UNHEARD, ID_TAKEN, idempotency_key, refuse
 from receiver.ingress.previous import FIELD, PreviousResponses
 from receiver.ingress.submissions import NotTaken, Submissions
 from receiver.limits import Limits
@@ -46,8 +46,9 @@ from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
 from receiver.responses_api.streaming import ResponseStreams
 from receiver.responses_api.waiting import Waiter, Waiting, Who
 from receiver.responses_api.wire import deleted_object, response_object
+from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
-from streams.submission import Prepared, prepare, qualified_job_id, to_cancel
+from streams.submission import Prepared, prepare, to_cancel
 
 ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""

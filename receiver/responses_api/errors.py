@@ -1,4 +1,4 @@
-"""OpenAI's error body, for everything under `/v1/responses`: the SDKs make their exceptions of it. Pure.
+"""OpenAI's error body, for everything under `/v1/responses`: the SDKs make their exceptions of it.
 
 A problem of ours keeps its status but for 415 and 422, which OpenAI answers as 400. Where a repeat of the same request can't
 help, `x-should-retry: false` says so: by default the SDKs repeat each 409 and 429.

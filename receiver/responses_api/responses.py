@@ -16,8 +16,8 @@ from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
 from receiver.responses_api.wire import ended_object, response_object
 from schemas.codec import canonical
+from schemas.job_ids import qualified_job_id
 from schemas.statuses import JobOutcome, response_status
-from streams.submission import qualified_job_id
 
 ECHOES_MAX = 2_000
 ECHO_BYTES_MAX = 16_384

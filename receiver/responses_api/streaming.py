@@ -19,7 +19,7 @@ from receiver.problems import SECURITY_HEADERS, unavailable
 from receiver.responses_api.creates import refusal
 from receiver.responses_api.responses import Responses, Shown
 from receiver.responses_api.streamed import ResponseView
-from streams.submission import qualified_job_id
+from schemas.job_ids import qualified_job_id
 
 
 class ResponseStreams:

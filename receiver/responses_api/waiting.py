@@ -34,7 +34,7 @@ from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import LOOK_AGAIN_S, LOOK_BLIND_S, Changes, TooManyListenersError, Watch
 from receiver.problems import SECURITY_HEADERS, Refusal, unavailable
 from receiver.responses_api.responses import Responses, Shown
-from streams.submission import qualified_job_id
+from schemas.job_ids import qualified_job_id
 
 GREED: Final = 4
 """A tenant holds so many times as many places as are free, at most: alone four fifths of all, beside another one less."""

@@ -13,9 +13,10 @@ from backstop.runtime.claims import Claims
 from backstop.runtime.kafka.dead_letters import RawRecord, dead_letter
 from schemas.base import Message
 from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object, readable
+from schemas.job_ids import qualified_job_id
 from schemas.requests import FIELDS_MAX, REQUEST, REQUEST_BYTES_MAX, REQUEST_VALUES_MAX, Cancel, Submit
 from schemas.shape import ShapeLimits, beyond
-from streams.submission import DoorPolicy, prepare, qualified_job_id, to_cancel, to_refused, to_submitted
+from streams.submission import DoorPolicy, prepare, to_cancel, to_refused, to_submitted
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 _SHAPE = ShapeLimits(values_max=REQUEST_VALUES_MAX, depth_max=DEPTH_MAX)

@@ -25,9 +25,9 @@ from backstop.runtime.process.clock import monotonic_s
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
 from schemas.statuses import OPEN_RESPONSE_STATUSES
 from streams.openai.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
+from streams.openai.metrics import CallMetrics, Operation
 from streams.openai.sse import EventReader
 from streams.openai.transport import HttpClient, tls_context, watched
-from streams.workers.metrics import Operation, WorkerMetrics
 
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0
@@ -65,7 +65,7 @@ class OpenAIClient:
         *,
         base_url: str,
         api_key: SecretStr,
-        metrics: WorkerMetrics,
+        metrics: CallMetrics,
         connections_max: int = 128,
         look_timeout_ms: int = 30_000,
         organization: str | None = None,

@@ -1,4 +1,4 @@
-"""The timers of responses, with what the scheduler's policies stamp on them. Pure. Those of jobs: `streams.scheduler.job_timers`."""
+"""The timers of responses, with what the scheduler's policies stamp on them. Those of jobs: `streams.scheduler.job_timers`."""
 
 from schemas.base import Message
 from schemas.responses import ResponseTimerFired

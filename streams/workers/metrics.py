@@ -5,9 +5,9 @@ from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from streams.openai.metrics import Alarm, Operation
 from streams.policy.lanes import Breaks, Lane
 
-Operation = Literal["create", "retrieve", "cancel"]
 AttemptResult = Literal[
     "accepted", "ended", "rejected_soon", "rejected_reset", "rejected_account", "rejected_odd", "rejected_never", "unknown", "expired",
     "held",
@@ -15,18 +15,6 @@ AttemptResult = Literal[
 LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
 DropReason = Literal[
     "overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved", "known"
-]
-Alarm = Literal[
-    "blob_missing",
-    "blob_store",
-    "blob_not_stored",
-    "credentials",
-    "quota",
-    "redirect",
-    "proxy",
-    "unknown_code",
-    "unknown_status",
-    "unusable_answer",
 ]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 

@@ -13,12 +13,13 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from backstop.cli.settings import SETTINGS_CLASSES, read
+from backstop.cli.settings import SETTINGS_CLASSES
 from backstop.dev.ports import Ports
 from backstop.dev.system import Shape, _draw_places, _programs
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process import logs
+from backstop.runtime.read_settings import read
 from backstop.runtime.secret_files import environment_names, is_secret
 from backstop.runtime.settings import RuntimeSettings
 from receiver.settings import ReceiverSettings

@@ -5,7 +5,6 @@ and the projection, which have none, serve them on a small server of their own.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
@@ -17,10 +16,8 @@ from typing_extensions import TypedDict
 from backstop.runtime.http.routes import Answer, Route, declare
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.failpoints import armed
+from backstop.runtime.process.probes import Probe
 from backstop.runtime.release import release
-
-Probe = Callable[[], str | None]
-"""None when all is well, else the reason why not, for people. Must be quick and must not raise."""
 
 Kind = Literal["live", "ready"]
 

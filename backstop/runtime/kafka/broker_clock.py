@@ -85,3 +85,8 @@ class BrokerClock:
                 await self.ask()
             except BrokerUnavailableError as error:
                 log.warning("the broker did not say what time it is", error=str(error))
+
+
+def said(source: str, own: str | None) -> bytes:
+    """What a record on `clock` says: who sends it, and which folder it uses, where it uses one."""
+    return (source if own is None else f"{source} {own}").encode()

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from backstop.runtime.blob_folders import said
 from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.broker_clock import said
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.lifetimes import started

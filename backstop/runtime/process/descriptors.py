@@ -3,7 +3,7 @@
 import os
 import resource
 
-from backstop.runtime.http.health import Probe
+from backstop.runtime.process.probes import Probe
 
 FREE_MIN = 16
 """A store's next files, a connection to each broker that moved, and one for whoever asks whether we are ready."""

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from backstop.runtime.http.health import Probe
+from backstop.runtime.process.probes import Probe
 
 FREE_BYTES_MIN = 32 * 1024 * 1024
 """A store's log and its next memtable, a few partitions at once."""

@@ -7,9 +7,8 @@ from typing import Any
 
 from backstop.runtime.authority import Authority
 from receiver.access.quotas import Load
-from receiver.ingress.submissions import KnownJob
-from receiver.lookups import Owner, ReadsAwayError, SeenJob
-from streams.submission import qualified_job_id
+from receiver.lookups import KnownJob, Owner, ReadsAwayError, SeenJob
+from schemas.job_ids import qualified_job_id
 
 
 class MemoryReads:

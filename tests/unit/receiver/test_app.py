@@ -8,8 +8,8 @@ import structlog
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
 from receiver.app import HEALTH, build_app
 from receiver.health import REMEMBER_FAILURE_S, WatchedPublisher
-from receiver.ingress.submissions import KnownJob
 from receiver.limits import Limits
+from receiver.lookups import KnownJob
 from receiver.settings import ReceiverSettings, check_relations
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_door

@@ -10,8 +10,8 @@ from backstop.runtime.addresses import is_loopback_host
 from backstop.runtime.http.keys import SCOPES, ApiKey, KeysFile, TenantLimits, load_last_used, make_token, save_keys
 from receiver.access import keys as live_keys
 from receiver.access.quotas import Load
+from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.jobs import CancelRequested, JobSubmitted
-from streams.submission import own_job_id, qualified_job_id
 from tests.support.waiting import eventually
 from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
 from tests.unit.receiver.reads import MemoryReads

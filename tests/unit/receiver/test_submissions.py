@@ -6,8 +6,8 @@ import hashlib
 import orjson
 
 from receiver.ingress.jobs import job_id_of
-from receiver.ingress.submissions import KnownJob
 from receiver.limits import Limits
+from receiver.lookups import KnownJob
 from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
 from streams.submission import submission_sha256

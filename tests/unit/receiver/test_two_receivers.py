@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 import pytest
 
-from backstop.runtime.blob_folders import BlobFolders, said
+from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.claims import FolderClaims
+from backstop.runtime.kafka.broker_clock import said
 from backstop.runtime.kafka.records import Record
-from receiver.ingress.submissions import KnownJob
 from receiver.limits import Limits
+from receiver.lookups import KnownJob
 from receiver.responses_api.creates import to_submit
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobSubmitted

@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from backstop.cli.main import app
-from backstop.cli.settings import read
 from backstop.dev.system import real_openai
 from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.read_settings import read
 from receiver.settings import ReceiverSettings
 
 SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtMQ=="

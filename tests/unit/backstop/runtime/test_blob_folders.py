@@ -3,7 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backstop.runtime.blob_folders import HEARD_MS, BlobFolders, folder_id, own_folder, said
+from backstop.runtime.blob_folders import HEARD_MS, BlobFolders, folder_id, own_folder
+from backstop.runtime.kafka.broker_clock import said
 from backstop.runtime.process.chance import random_hex
 
 OWN, OTHER = "a" * 32, "b" * 32

@@ -1,0 +1,181 @@
+"""The composition root of `backstop serve`: the HTTP doors and the reads on one port."""
+
+import asyncio
+from collections.abc import Awaitable
+from functools import partial
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from backstop.outgoing.endpoints import EndpointFollower
+from backstop.page.routes import add_page
+from backstop.readmodel.database import Database, DatabaseAwayError
+from backstop.readmodel.feed import ChangeFeed, StreamLimits
+from backstop.readmodel.opening import database_at
+from backstop.readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
+from backstop.runtime.blob_folders import BlobFolders
+from backstop.runtime.blob_stores import open_storage, store_id
+from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
+from backstop.runtime.http.health import Health, HealthServer
+from backstop.runtime.http.routes import require_declared
+from backstop.runtime.kafka.broker_clock import BrokerClock
+from backstop.runtime.kafka.publisher import KafkaPublisher, Publisher
+from backstop.runtime.kafka.topics import require_topics
+from backstop.runtime.process.chance import random_hex
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.startup import stop_on_signals
+from receiver.access.identity import PAGE, caller_of, tenant_of
+from receiver.app import LIVE, RESPONSES, SUBMISSIONS, beside, build_app
+from receiver.app import serve as serve_app
+from receiver.limits import Limits
+from receiver.partial_output.tail import PartialTail
+from receiver.reads.lookups import DatabaseReads, FeedChanges
+from receiver.reads.overview import Rights, add_overview_routes
+from receiver.reads.routes import JustTaken, add_routes
+from receiver.settings import ReceiverSettings
+
+AGAIN_S = 1.0
+
+log = get_logger("serve")
+
+
+async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms: NowMs) -> None:
+    """Until SIGTERM or SIGINT.
+
+    :raises ConfigurationError: settings, topics or the database are not as they must be.
+    """
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    store = store_id(settings, random_hex)
+    publisher = KafkaPublisher(settings, "receiver", store)
+    clock = BrokerClock(own_now_ms, publisher)
+    now_ms = clock.now_ms
+    database = database_at(reads.readmodel_url, now_ms)
+    limits = Limits()
+    health = Health("serve")
+    health.expect("broker", "readmodel")
+    folders = None if store is None else BlobFolders(store, now_ms)
+    bound_ms = reads.readmodel_overdue_bound_ms
+    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms, folders)
+    admin = HealthServer(health, settings.admin_port, settings.admin_host)
+    # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
+    opening = [
+        asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
+        asyncio.create_task(_open(database, health), name="open-readmodel"),
+        asyncio.create_task(_tail(settings, app, now_ms, limits, folders).run(), name="partial-tail"),
+    ]
+    failures: list[BaseException] = []
+    for task in opening:
+        task.add_done_callback(lambda done: _stop_on_failure(done, stop, failures))
+    try:
+        await _listen(admin.start(), settings.admin_host, settings.admin_port)
+        serving = serve_app(app, settings.host, settings.port, limits, stop, settings.port_file)
+        await _listen(serving, settings.host, settings.port)
+    finally:
+        await admin.stop()
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        await publisher.stop()
+        await database.close()
+    if failures:
+        raise failures[0]
+
+
+def doors(
+    settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
+    registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
+) -> web.Application:  # fmt: skip
+    """All that is served on the public port. Nothing is opened, connected or bound.
+
+    :raises ConfigurationError: see `build_app`.
+    :raises InvariantError: a route has no declaration.
+    """
+    storage = open_storage(settings)
+    blobs = storage.blobs
+    health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
+    feed = ChangeFeed(database, registry, StreamLimits())
+    endpoints = EndpointFollower(settings)
+    app = build_app(
+        settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
+        endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed), claims=storage.claims,
+        folders=folders,
+    )  # fmt: skip
+    app.on_cleanup.append(lambda _app: endpoints.stop())
+    taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
+    add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed)
+    rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
+    add_page(app)
+    for sweep in storage.sweeping:
+        beside(app, "sweep-storage", partial(sweep, now_ms))
+    for probe in storage.probing:
+        beside(app, "probe-storage", probe)
+    require_declared(app, files_below=PAGE)
+    return app
+
+
+async def _listen(serving: Awaitable[None], host: str, port: int) -> None:
+    """:raises ConfigurationError: the address can't be bound."""
+    try:
+        await serving
+    except OSError as error:
+        raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
+
+
+async def _connect(
+    settings: ReceiverSettings, publisher: KafkaPublisher, clock: BrokerClock, health: Health, stop: asyncio.Event
+) -> None:
+    """Check the topics, start the producer and follow the broker's clock, for as long as it takes.
+
+    :raises ConfigurationError: a topic is missing or of a kind that would break us.
+    """
+    while True:
+        try:
+            for difference in await require_topics(settings):
+                log.warning("topic_differs", topic=difference.topic, difference=str(difference))
+            await publisher.start()
+            await clock.first()
+        except (BrokerUnavailableError, KafkaError, OSError) as error:
+            health.unmet("broker", "not connected")  # why, and where it is, says the log: this is shown to everybody
+            log.warning("broker_unavailable", error_type=type(error).__name__, reason=str(error))
+            await publisher.stop()
+            await asyncio.sleep(AGAIN_S)
+        else:
+            health.met("broker")
+            await clock.run(stop)
+            return
+
+
+def _tail(
+    settings: ReceiverSettings, app: web.Application, now_ms: NowMs, limits: Limits, folders: BlobFolders | None
+) -> PartialTail:
+    return PartialTail(settings, app[LIVE], now_ms, int(limits.partials_back_s * 1000), folders)
+
+
+async def _open(database: Database, health: Health) -> None:
+    """Open the read model, for as long as it takes.
+
+    :raises ConfigurationError: there is another release's schema.
+    """
+    while True:
+        try:
+            await database.open()
+        except DatabaseAwayError as error:
+            health.unmet("readmodel", "not reachable")
+            log.warning("readmodel_unavailable", error_type=type(error).__name__, reason=str(error))
+            await asyncio.sleep(AGAIN_S)
+        else:
+            health.met("readmodel")
+            return
+
+
+def _stop_on_failure(task: "asyncio.Task[None]", stop: asyncio.Event, failures: list[BaseException]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
+        failures.append(error)
+        stop.set()
