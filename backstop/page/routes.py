@@ -34,7 +34,7 @@ HEADERS: Final = {
 
 def add_page(app: web.Application) -> None:
     """Put the page on `app`, at `/ui`. These routes need no key."""
-    for file in resources.files("page").joinpath("static").iterdir():
+    for file in resources.files("backstop.page").joinpath("static").iterdir():
         kind = KINDS.get(file.name[file.name.rfind(".") :])
         if kind is None:
             continue

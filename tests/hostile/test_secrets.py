@@ -55,6 +55,8 @@ def test_every_secret_may_come_out_of_a_file(
     value = {"database_url": "postgresql://localhost/x"}.get(field, "x" * 40)
     path = tmp_path / "secret"
     path.write_text(f"{value}\n")
+    if field == "blobs_secret_key":
+        monkeypatch.setenv("BACKSTOP_BLOBS_KEY_ID", "AKIA")
     monkeypatch.setenv(f"{variable}_FILE", str(path))
     found = getattr(read(kind), field)
     (secret,) = found if isinstance(found, tuple) else (found,)

@@ -48,6 +48,8 @@ class Mixture:
     static: bool
     batch_records_max: int
     compacts: bool
+    adopted_per: int = 8
+    """For so many jobs one response is adopted; 0: none."""
     outlast: float = 0.0
     """Of what a seed draws as the end of a run or as a fault of a create, how much is what a provider does after it has accepted a job,
     or a refusal for what passes."""

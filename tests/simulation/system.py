@@ -29,9 +29,6 @@ REST_S = 12.0
 """After the last fault, before anybody looks: whoever was stopped goes on, and finds that the world did, too."""
 
 RESTART_S_MAX = 4.0
-ADOPTED_PER = 8
-"""For so many jobs one response is adopted."""
-
 HOOK_TRIES_MAX = 4
 
 _RULES = WebhookRules(keys=(), tolerance_s=300, claim_grace_ms=2_500, forget_after_ms=120_000)
@@ -236,7 +233,10 @@ class System:
         for index in range(hosts):
             self._tasks.append(create(self._host(f"w{index}", 0.0 if index == 0 else random.random() * 20)))
         self._tasks += [create(self._submit(f"job-{number}")) for number in range(self._jobs)]
-        drawn = [Random(random.random()) for _ in range(self._jobs // ADOPTED_PER)]
+        drawn = [
+            Random(random.random())
+            for _ in range(self._jobs // chaos.mixture.adopted_per if chaos.mixture.adopted_per else 0)
+        ]
         self._tasks += [create(self._adopt(number, own)) for number, own in enumerate(drawn)]
         await asyncio.sleep(chaos.mixture.faults_end_s)
         while self.upstream.done < self._jobs:

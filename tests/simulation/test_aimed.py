@@ -42,7 +42,7 @@ FAULTS_S = 60.0
 
 CALM: Mapping[str, Any] = dict.fromkeys(
     ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "create_fault", "look_fault",
-     "cancel_fault", "hook_lost", "hook_odd", "run_odd"), 0.0) | {"outages": 0, "skew_ms": 0}  # fmt: skip
+     "cancel_fault", "hook_lost", "hook_odd", "run_odd"), 0.0) | {"outages": 0, "skew_ms": 0, "adopted_per": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", CREATES)

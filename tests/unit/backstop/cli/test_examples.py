@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[4]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-OURS = {"schemas", "runtime", "receiver", "streams", "outgoing", "readmodel", "audit", "simulator", "cli"}
+OURS = {"schemas", "streams", "receiver", "backstop"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -35,7 +35,7 @@ def test_the_official_sdk_runs_against_the_simulator_by_its_base_url_alone(tmp_p
             sys.executable,
             "-P",
             "-m",
-            "simulator",
+            "backstop.simulator",
             "--port-file",
             str(port_file),
             "--api-key",

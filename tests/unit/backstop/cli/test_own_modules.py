@@ -25,7 +25,9 @@ def hostile(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("arguments", [("cli", "--help"), ("cli", "jobs", "--help"), ("simulator", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("backstop.cli", "--help"), ("backstop.cli", "jobs", "--help"), ("backstop.simulator", "--help")]
+)
 def test_a_child_started_in_a_folder_with_packages_of_our_names_imports_ours(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:

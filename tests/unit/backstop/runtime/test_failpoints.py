@@ -11,7 +11,7 @@ import pytest
 from backstop.runtime.process.failpoints import Failpoint
 
 ROOT = Path(__file__).parents[4]
-PRODUCT = ("schemas", "runtime", "receiver", "streams", "outgoing", "readmodel", "audit", "simulator", "cli")
+PRODUCT = ("schemas", "streams", "receiver", "backstop")
 
 FOLD_SHELL = ("parsed", "outputs.sent", "outputs.acked", "rows.written")
 """Passed by `FoldShell._point`, in this order, for both folds."""

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from backstop.runtime.kafka.lifetimes import running, started, stopped
 
 ROOT = Path(__file__).parents[4]
-PACKAGES = ("audit", "cli", "outgoing", "readmodel", "receiver", "runtime", "streams")
+PACKAGES = ("backstop", "receiver", "streams")
 MADE = re.compile(r"([\w.]+) = AIOKafka(?:Consumer|Producer|AdminClient)\(")
 STARTED = re.compile(r"([\w.]+)\.start\(\)")
 
