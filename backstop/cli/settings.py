@@ -60,7 +60,7 @@ def settings(
     rows: dict[str, dict[str, Any]] = {}
     for module, name in SETTINGS_CLASSES:
         kind: type[BaseSettings] = getattr(import_module(module), name)
-        for row in _rows(kind, module.split(".")[0]):
+        for row in _rows(kind, module.split(".")[-2]):
             rows.setdefault(row["setting"], row)
     wanted = [row for row in rows.values() if only is None or only.lower() in row["setting"].lower()]
     emit(wanted, output, ("setting", "value", "source", "process", "description"))

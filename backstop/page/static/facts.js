@@ -22,6 +22,7 @@ const KINDS = {
     (f) => `${of(f)} ended: ${f.status}${because(f)}, found by ${f.found_by} after ${count(f.looks ?? 0, "look")}`],
   webhook_received: ["Webhook", "diamond", "ok", (f) => `webhook ${f.event_type}`],
   response_claimed: ["Look", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
+  usage_booked: ["Attempt", "tick", "still", (f) => `${of(f)}: ${count(f.output_tokens ?? 0, "output token")} booked after the result`],
   response_released: ["Look", "cross", "warn", (f) => `no job waits for ${f.response_id}: it is cancelled`],
   response_observed: ["Look", "dot", "go", (f) => `look: ${f.status ?? f.outcome}${because(f)}`],
   look_failed: ["Look", "cross", "bad", (f) => `look failed: ${f.reason}`],

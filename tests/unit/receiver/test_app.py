@@ -203,12 +203,12 @@ def test_limits_that_contradict_each_other_are_refused(changed: dict[str, Any]) 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKSTOP_WEBHOOK_SECRETS", f" {SECRET}, {OTHER_SECRET},")
-    monkeypatch.setenv("BACKSTOP_DOOR_TIMEOUT_MS", "7000")
+    monkeypatch.setenv("BACKSTOP_DOOR_TIMEOUT_MS", "700000")
     monkeypatch.setenv("BACKSTOP_DOOR_BACKOFF_BASE_MS", "5")
     monkeypatch.setenv("BACKSTOP_PORT", "0")
     found = ReceiverSettings()
     assert [secret.get_secret_value() for secret in found.webhook_secrets] == [SECRET, OTHER_SECRET]
-    assert (found.door.timeout_ms, found.door.backoff_base_ms, found.door.retries_max) == (7000, 5, 2)
+    assert (found.door.timeout_ms, found.door.backoff_base_ms, found.door.retries_max) == (700_000, 5, 2)
     assert found.port == 0
     assert SECRET not in repr(found)
     assert SECRET not in found.model_dump_json()

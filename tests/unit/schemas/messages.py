@@ -18,7 +18,7 @@ from schemas.deliveries import (
     ResendAsked,
     ResendDone,
 )
-from schemas.jobs import JOB_FACT
+from schemas.jobs import JOB_FACT, UsageBooked
 from schemas.lanes import LANE_FACT, CreateFailed, CreateServed, ProbeClaimed
 from schemas.partials import PARTIAL, PartialOutput
 from schemas.responses import RESPONSE_FACT
@@ -115,6 +115,10 @@ MESSAGES: tuple[Message, ...] = (
     ),
     EndpointSwitched(id="e/2", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", enabled=False, reason="gone"),
     EndpointRemoved(id="e/3", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=5),
+    UsageBooked(
+        id="resp_1/usage", at_ms=5, job_id="job_1", tenant="acme", attempt=1, response_id="resp_1", estimated=True,
+        usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3),
+    ),
     CreateFailed(
         id="c/failed", at_ms=5, account="0a1b2c3d", model="m", turn=2, command_id="c", cause="account", code="invalid_api_key",
         message="no", told_ms=9,
