@@ -46,7 +46,7 @@ RUN_S = 1.0
 WARM_S = 5.0
 """Not measured."""
 GIVE_UP_S = 60.0
-LOOK_S = 0.01
+POLL_S = 0.01
 HOUR_MS = 3_600_000
 SECRET = "whsec_" + "A" * 32
 COMPLETED = re.compile(rb'"job_id":"([^"]+)"[^\n]*"status":"completed"')
@@ -153,11 +153,11 @@ def job(number: int, session_id: str, at_ms: int) -> tuple[list[Fact], list[Fact
     job_id, response_id = f"bench-{number:07}", f"resp_{number:07}"
     due_ms = at_ms + HOUR_MS
     first = submitted(job_id, at_ms=at_ms, session_id=session_id, deadline_at_ms=due_ms)
-    taken = accepted(job_id, at_ms=at_ms, response_id=response_id).model_copy(update={"look_at_ms": due_ms})
-    claim = claimed(job_id, response_id, at_ms=at_ms).model_copy(update={"look_at_ms": due_ms})
+    taken = accepted(job_id, at_ms=at_ms, response_id=response_id).model_copy(update={"poll_at_ms": due_ms})
+    claim = claimed(job_id, response_id, at_ms=at_ms).model_copy(update={"poll_at_ms": due_ms})
     end = settled(job_id, at_ms=at_ms + 1_000, response_id=response_id, output=OUTPUT)
-    hook, seen = webhook(response_id, at_ms=at_ms + 900), observed(response_id, at_ms=at_ms + 950)
-    return [first, taken, claim], [hook, seen, end, result_of(first, taken, end)]
+    heard, seen = webhook(response_id, at_ms=at_ms + 900), observed(response_id, at_ms=at_ms + 950)
+    return [first, taken, claim], [heard, seen, end, result_of(first, taken, end)]
 
 
 class Listener(asyncio.Protocol):
@@ -256,7 +256,7 @@ async def watch_rows(database: Database, seen_s: dict[str, float]) -> None:
         for seq, job_id in found:
             seen_s.setdefault(job_id, now_s)
             after = seq
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
 async def get(requests: int, clients: int) -> dict[str, Any]:

@@ -130,15 +130,15 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
         cpu = cpu_ms_a_job(cpu_before, cpu_s(system), len(sent_ms))
         measured = [job_id for number, job_id in enumerate(sent_ms) if number >= warm]
         creates = {line["job"]: line["at_ms"] for line in await ledger(system, "creates")}
-        hooks: dict[str, float] = {}
+        webhooks: dict[str, float] = {}
         for line in await ledger(system, "deliveries"):
-            if line["job"] not in hooks and line["outcome"] == "delivered":
-                hooks[line["job"]] = line["at_ms"] - line["took_ms"]
+            if line["job"] not in webhooks and line["outcome"] == "delivered":
+                webhooks[line["job"]] = line["at_ms"] - line["took_ms"]
         reading.cancel()
         await producer.stop()
         await hops.stop()
         hop = spread(hops.took_ms)
-        webhook = spread(downstream.seen_ms[job_id] - hooks[job_id] for job_id in measured if job_id in hooks)
+        webhook = spread(downstream.seen_ms[job_id] - webhooks[job_id] for job_id in measured if job_id in webhooks)
         create = spread(creates[job_id] - sent_ms[job_id] for job_id in measured)
         return {
             "what": "latency", "rate_per_s": rate, "jobs": len(sent_ms), "repeats": downstream.repeats,
@@ -179,7 +179,7 @@ class Hops:
 async def burst(jobs: int) -> dict[str, Any]:
     run = {"kind": "uniform", "low_s": 0.5, "high_s": 1.5}
     profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": run}}}
-    settings = {"BACKSTOP_LOOK_RATE_MAX_PER_S": "2000"}
+    settings = {"BACKSTOP_POLL_RATE_MAX_PER_S": "2000"}
     async with system_of(profile, settings, 1) as system:
         downstream = Downstream(system)
         reading = asyncio.create_task(downstream.run())
@@ -208,7 +208,7 @@ async def burst(jobs: int) -> dict[str, Any]:
 
 async def memory(jobs: int) -> dict[str, Any]:
     profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": {"kind": "fixed", "s": 3600}}}}
-    settings = {"BACKSTOP_FIRST_LOOK_MS": "600000"}  # else the looks at that many open jobs are what is measured
+    settings = {"BACKSTOP_FIRST_POLL_MS": "600000"}  # else the looks at that many open jobs are what is measured
     async with system_of(profile, settings, 1) as system:
         producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all", linger_ms=5)
         await producer.start()

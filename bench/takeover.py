@@ -34,7 +34,7 @@ def rows(partition: int, finished: int, open_jobs: int, now_ms: int) -> Iterator
     """Of one partition: ends spread over the last week, deadlines over the next hours."""
     policy = JobPolicy(
         retries_max=2, rejections_max=20, backoff_base_ms=1_000, backoff_max_ms=60_000, command_valid_ms=30_000,
-        word_timeout_ms=60_000, adoption_grace_ms=120_000, missing_grace_ms=40_000, forget_after_ms=WEEK_MS,
+        report_timeout_ms=60_000, adoption_grace_ms=120_000, missing_grace_ms=40_000, forget_after_ms=WEEK_MS,
     )  # fmt: skip
     for number in range(finished):
         forget_at_ms = now_ms + WEEK_MS * (number + 1) // finished

@@ -17,7 +17,7 @@ from backstop.runtime.process import failpoints
 from backstop.runtime.process.chance import random_hex
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.process.files import make_private, private_umask
-from backstop.runtime.process.garbage import settle_heap
+from backstop.runtime.process.garbage import settle_garbage_collector
 from backstop.runtime.process.logs import configure, get_logger
 from receiver.app import HEALTH, beside, build_app, serve
 from receiver.limits import Limits
@@ -91,7 +91,7 @@ def main() -> int:
             raise ConfigurationError(str(error)) from None
         if failpoints.armed():
             log.warning("failpoints_armed", failpoints=failpoints.armed())
-        settle_heap()
+        settle_garbage_collector()
         uvloop.run(run(settings))
     except ValidationError as error:
         print(f"backstop receiver: {error}", file=sys.stderr)

@@ -27,7 +27,7 @@ from backstop.runtime.process.logs import get_logger
 from backstop.runtime.shares import Shares
 from receiver.access.access_log import AddressOf, tell_access, tell_change
 from receiver.access.addresses import client_address
-from receiver.access.callers import CALLER, TICKET, CallerDoor
+from receiver.access.callers import CALLER, TICKET, CallerIngress
 from receiver.access.identity import RATE, authentication
 from receiver.access.keys import KeyRing
 from receiver.access.quotas import Quotas, knows_no_load
@@ -36,23 +36,23 @@ from receiver.bodies import BodyMemory
 from receiver.connections import Gate
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
-from receiver.ingress.adoptions import ADOPT, AdoptDoor
+from receiver.ingress.adoptions import ADOPT, AdoptIngress
 from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RESEND, ROTATE, SHOW, TEST
-from receiver.ingress.endpoints import EndpointDoor
-from receiver.ingress.jobs import CANCEL, SUBMIT, JobDoor
+from receiver.ingress.endpoints import EndpointIngress
+from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
 from receiver.ingress.submissions import FindJob, Submissions, knows_nothing
-from receiver.ingress.webhooks import RECEIVE, WebhookDoor, WebhookRules
+from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
 from receiver.lookups import JobReads
 from receiver.metrics import ReceiverMetrics
 from receiver.openapi import add_document
-from receiver.partial_output.jobs import STREAM, JobStreamDoor
+from receiver.partial_output.jobs import STREAM, JobStreamIngress
 from receiver.partial_output.listeners import Changes, Live
 from receiver.problems import Problem, Refusal, from_http_exception, storage_unavailable, to_response
 from receiver.responses_api import routes as sdk
-from receiver.responses_api.door import ResponsesDoor
 from receiver.responses_api.errors import speaks_openai, to_openai_response
+from receiver.responses_api.handlers import ResponsesIngress
 from receiver.responses_api.models import add_models
 from receiver.responses_api.noting import noting
 from receiver.responses_api.responses import Responses
@@ -109,7 +109,7 @@ def build_app(
     health.watch("log", watched.complaint)
     health.watch("files", files_probe())
 
-    webhooks = WebhookDoor(
+    webhooks = WebhookIngress(
         WebhookRules(
             keys, settings.webhook_tolerance_s, settings.claim_grace_ms, settings.unclaimed_forget_after_ms
         ),
@@ -122,7 +122,7 @@ def build_app(
         blobs=blobs,
         claims=claims or FolderClaims(settings.claims_path),
         now_ms=now_ms,
-        policy=settings.door,
+        policy=settings.submission,
         inline_bytes_max=settings.inline_bytes_max,
         find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
@@ -135,18 +135,18 @@ def build_app(
     async def is_hidden(tenant: str, response_id: str) -> bool:
         return await shown.is_hidden(tenant, response_id)
 
-    previous = PreviousResponses(reads, blobs, settings.door, is_hidden, submissions.accepted, limits.appear_s)
-    jobs = JobDoor(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
+    previous = PreviousResponses(reads, blobs, settings.submission, is_hidden, submissions.accepted, limits.appear_s)
+    jobs = JobIngress(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
     shown = Responses(reads, submissions, previous, blobs, limits)
     live = Live(changes, limits, registry) if reads is not None and changes is not None else None
     waiting = None if changes is None else Waiting(changes, shown, limits, registry)
-    responses = ResponsesDoor(
+    responses = ResponsesIngress(
         submissions=submissions, responses=shown, previous=previous, publisher=watched, blobs=blobs, quotas=quotas,
         memory=memory, limits=limits, now_ms=now_ms, random_hex=random_hex,
         streams=None if live is None else ResponseStreams(live, shown, limits, now_ms), waiting=waiting,
     )  # fmt: skip
 
-    outgoing = EndpointDoor(
+    outgoing = EndpointIngress(
         endpoints=endpoints, secrets=SecretKeys(settings.outgoing_keys) if settings.outgoing_keys else None,
         rules=settings.egress_rules(), reads=reads, publisher=watched, limits=limits,
         endpoints_max=settings.outgoing_endpoints_max, now_ms=now_ms, random_hex=random_hex,
@@ -156,7 +156,7 @@ def build_app(
         settings.ticket_keys() or (random_hex(OWN_SECRET_BITS).encode(),), ring, now_ms, random_hex, registry
     )
     address_of = _addresses(settings)
-    callers = CallerDoor(tickets, limits)
+    callers = CallerIngress(tickets, limits)
     app = web.Application(
         middlewares=[
             _measure(metrics, address_of, access_log=settings.access_log), _answer_with_problems,
@@ -171,7 +171,7 @@ def build_app(
     app[HEALTH] = health
     app[METRICS] = metrics
     declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
-    adopt = AdoptDoor(submissions, reads, settings.door, limits).adopt
+    adopt = AdoptIngress(submissions, reads, settings.submission, limits).adopt
     for command, take in ((SUBMIT, jobs.submit), (CANCEL, jobs.cancel), (ADOPT, adopt)):
         declare(app, command, take, expect_handler=_expect)
     declare(app, sdk.CREATE, responses.create, expect_handler=_expect)
@@ -184,7 +184,7 @@ def build_app(
     declare(app, TICKET, callers.ticket, expect_handler=_expect)
     declare(app, CALLER, callers.caller)
     if live is not None and reads is not None:
-        outputs = JobStreamDoor(
+        outputs = JobStreamIngress(
             live=live, reads=reads, submissions=submissions, is_hidden=shown.is_hidden, limits=limits, now_ms=now_ms
         )
         declare(app, STREAM, outputs.stream)

@@ -45,7 +45,7 @@ class ReceiverMetrics:
             registry=registry,
         )
         self.jobs_submitted = Counter(
-            "backstop_jobs_submitted_total", "Submissions that the log acknowledged.", ("door",), registry=registry
+            "backstop_jobs_submitted_total", "Submissions that the log acknowledged.", ("ingress",), registry=registry
         )
         self.find_job_failed = Counter(
             "backstop_find_job_failed_total", "Questions that the read model did not answer.", registry=registry

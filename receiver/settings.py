@@ -1,4 +1,4 @@
-"""Settings of the HTTP doors. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_DOOR_<NAME>` for the policy of the door."""
+"""Settings of the HTTP doors. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_SUBMISSION_<NAME>` for the policy of the door."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from backstop.runtime.settings import CommaList
 from receiver.ingress.signature import WebhookKey, parse_key
 from receiver.limits import DEAR_COST, Limits
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 
 HOUR_MS = 3_600_000
 WEBHOOK_RETRIES_MS = 72 * HOUR_MS
@@ -105,7 +105,9 @@ class ReceiverSettings(WebhookSettings):
         default=(),
         description="Models that GET /v1/models lists, comma-separated. Nothing depends on it: a create may name any model.",
     )
-    door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
+    submission: SubmissionPolicy = Field(
+        default=SubmissionPolicy(), description="What a job gets that does not say otherwise."
+    )
 
     def limits_set(self) -> dict[str, int]:
         """The limits of the doors that a setting replaces."""
@@ -178,15 +180,15 @@ def check_relations(settings: ReceiverSettings) -> None:
 
     :raises ConfigurationError: something does not; the sentence names the settings.
     """
-    door = settings.door
+    policy = settings.submission
     must = {
         "BACKSTOP_UNCLAIMED_FORGET_AFTER_MS must exceed the 72 h for which webhooks are repeated, "
         "and the tolerance": settings.unclaimed_forget_after_ms
         >= WEBHOOK_RETRIES_MS + settings.webhook_tolerance_s * 1000,
         "BACKSTOP_CLAIM_GRACE_MS must be below BACKSTOP_UNCLAIMED_FORGET_AFTER_MS": settings.claim_grace_ms
         < settings.unclaimed_forget_after_ms,
-        "BACKSTOP_DOOR_BACKOFF_BASE_MS must not exceed BACKSTOP_DOOR_BACKOFF_MAX_MS": door.backoff_base_ms
-        <= door.backoff_max_ms,
+        "BACKSTOP_SUBMISSION_BACKOFF_BASE_MS must not exceed BACKSTOP_SUBMISSION_BACKOFF_MAX_MS": policy.backoff_base_ms
+        <= policy.backoff_max_ms,
         "BACKSTOP_INLINE_BYTES_MAX and its envelope must fit a record": settings.inline_bytes_max + ENVELOPE_BYTES_MAX
         <= RECORD_BYTES_MAX,
         "BACKSTOP_BLOB_KEEP_DAYS must be 0 or at least 10: a job may run for 7 days and its result must be read": (

@@ -52,7 +52,7 @@ def cause_of_older(data: Any) -> Any:
     return data
 
 
-FoundBy = Literal["webhook", "look", "create"]
+FoundBy = Literal["webhook", "poll", "create"]
 """What made us fetch the response that settled an attempt; `create`: the create's own answer held its end."""
 
 

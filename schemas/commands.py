@@ -29,13 +29,13 @@ class CreateResponse(JobMessage):
     """Continue the completion window of an earlier attempt."""
 
 
-LookReason = Literal["webhook", "timer", "claim", "adoption"]
+PollReason = Literal["webhook", "timer", "claim", "adoption"]
 
 
 class RetrieveResponse(ResponseMessage):
-    topic: ClassVar[str] = "lookups"
+    topic: ClassVar[str] = "polls"
     type: Literal["retrieve_response"] = "retrieve_response"
-    reason: LookReason
+    reason: PollReason
     job_id: JobId | None = None
     """As of `CancelResponse`."""
     attempt: int | None = None
@@ -43,16 +43,16 @@ class RetrieveResponse(ResponseMessage):
     """What the create asked to be included in the object."""
     accepted_at_ms: UnixMs | None = None
     """When the response was accepted (or first heard of): the age that the look policy reckons with."""
-    looks: int = 0
+    polls: int = 0
 
 
 class CancelResponse(ResponseMessage):
-    topic: ClassVar[str] = "lookups"
+    topic: ClassVar[str] = "polls"
     type: Literal["cancel_response"] = "cancel_response"
     job_id: JobId | None = None
     """Whom its metadata must name, where they name anybody; None where any answer is to be taken."""
 
 
 SUBMISSION: TypeAdapter[CreateResponse] = TypeAdapter(CreateResponse)
-Lookup = Annotated[RetrieveResponse | CancelResponse, Field(discriminator="type")]
-LOOKUP: TypeAdapter[RetrieveResponse | CancelResponse] = TypeAdapter(Lookup)
+PollCommand = Annotated[RetrieveResponse | CancelResponse, Field(discriminator="type")]
+POLL_COMMAND: TypeAdapter[RetrieveResponse | CancelResponse] = TypeAdapter(PollCommand)

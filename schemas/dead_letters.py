@@ -61,7 +61,7 @@ class DeadLetterResolved(Message):
 
     topic: ClassVar[str] = "dead-letters"
     type: Literal["dead_letter_resolved"] = "dead_letter_resolved"
-    letter_id: str = Field(min_length=1, max_length=512)
+    dead_letter_id: str = Field(min_length=1, max_length=512)
     resolution: Resolution
     by: str = Field(max_length=200)
     why: str = Field(default="", max_length=500)
@@ -70,7 +70,7 @@ class DeadLetterResolved(Message):
 
     @property
     def key(self) -> str:
-        return self.record_key or self.letter_id
+        return self.record_key or self.dead_letter_id
 
 
 DEAD_LETTER: TypeAdapter[DeadLetter] = TypeAdapter(DeadLetter)

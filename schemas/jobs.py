@@ -40,7 +40,7 @@ class JobPolicy(Frozen):
     """How long a create command may wait to be sent; the submitter drops an older one."""
     create_timeout_ms: SpanMs | None = None
     """Time of one create call, over all its parts. Every process acts on this one value. None: submitted before jobs carried it."""
-    word_timeout_ms: SpanMs
+    report_timeout_ms: SpanMs
     """From the command to the moment its outcome counts as unknown: command_valid_ms + create_timeout_ms + a margin."""
     adoption_grace_ms: SpanMs
     """How long an unknown submission is left for a webhook to bring back, before it is repeated."""
@@ -62,7 +62,7 @@ class JobSubmitted(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["job_submitted"] = "job_submitted"
     tenant: TenantId
-    door: Literal["http", "kafka"]
+    ingress: Literal["http", "kafka"]
     model: str
     request: Body
     request_sha256: str
@@ -85,12 +85,12 @@ class ResponseAdopted(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["response_adopted"] = "response_adopted"
     tenant: TenantId
-    door: Literal["http"]
+    ingress: Literal["http"]
     response_id: ResponseId
     request_sha256: str
     """Of the canonical adoption, which is the response id alone: equal for a repeat, whatever its deadline."""
     deadline_at_ms: UnixMs
-    look_at_ms: UnixMs
+    poll_at_ms: UnixMs
     """When to poll again, should the first poll bring nothing."""
     policy: JobPolicy
     include: tuple[str, ...] | None = None
@@ -125,7 +125,7 @@ class CancelRequested(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["cancel_requested"] = "cancel_requested"
     tenant: TenantId
-    door: Literal["http", "kafka"]
+    ingress: Literal["http", "kafka"]
     reason: str | None = None
     asked_by: KeyId | None = None
     """As of `JobSubmitted`."""
@@ -157,7 +157,7 @@ class AttemptAccepted(JobMessage):
     status: str
     adopted: bool = False
     sent_at_ms: UnixMs | None = None
-    look_at_ms: UnixMs
+    poll_at_ms: UnixMs
     """When to look for the first time; stamped by the writer's policy."""
     provider_request_id: str | None = None
     stream: Literal[True] | None = None
@@ -215,7 +215,7 @@ class AttemptSettled(JobMessage):
     continuation_id: str | None = None
     """By which another create continues this one's completion window."""
     found_by: FoundBy
-    looks: int
+    polls: int
     webhook_at_ms: UnixMs | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None

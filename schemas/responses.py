@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, UnixMs, Usage, cause_of_older
 from schemas.statuses import ObservedOutcome
 
-LAST_LOOK_LEAD_MS = 10_000
+LAST_POLL_LEAD_MS = 10_000
 """A running response is looked at this long before its job's deadline, so that a lost webhook does not lose a finished answer."""
 
 
@@ -41,8 +41,8 @@ class ResponseClaimed(ResponseMessage):
     job_id: JobId
     attempt: int = Field(ge=1)
     tenant: TenantId
-    look_at_ms: UnixMs
-    last_look_at_ms: UnixMs
+    poll_at_ms: UnixMs
+    last_poll_at_ms: UnixMs
     """A look is due at this time at the latest: shortly before the job's deadline."""
     missing_grace_ms: SpanMs
     missing_patience_ms: SpanMs = 120_000
@@ -88,7 +88,7 @@ class ResponseObserved(ResponseMessage):
     tenant: TenantId | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
-    next_look_at_ms: UnixMs
+    next_poll_at_ms: UnixMs
     """When to look again if this was not the end; stamped by the caller's policy."""
     others_ended_at_ms: UnixMs | None = None
     """When this process last saw another response end; None where it saw none."""
@@ -98,28 +98,28 @@ class ResponseObserved(ResponseMessage):
     _older = model_validator(mode="before")(cause_of_older)
 
 
-class LookFailed(ResponseMessage):
+class PollFailed(ResponseMessage):
     """A look got no usable answer, its own repeats included."""
 
     topic: ClassVar[str] = "responses"
-    type: Literal["look_failed"] = "look_failed"
+    type: Literal["poll_failed"] = "poll_failed"
     command_id: str
     reason: str
-    next_look_at_ms: UnixMs
+    next_poll_at_ms: UnixMs
 
 
 class ResponseTimerFired(ResponseMessage):
     topic: ClassVar[str] = "responses"
     type: Literal["timer_fired"] = "timer_fired"
     due_ms: UnixMs
-    next_look_at_ms: UnixMs
+    next_poll_at_ms: UnixMs
     """When the look after this one is due; stamped by the scheduler's policy."""
 
 
 ResponseFact = Annotated[
-    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | LookFailed | ResponseTimerFired,
+    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired,
     Field(discriminator="type"),
 ]
 RESPONSE_FACT: TypeAdapter[
-    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | LookFailed | ResponseTimerFired
+    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired
 ] = TypeAdapter(ResponseFact)

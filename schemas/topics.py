@@ -9,7 +9,7 @@ FOR_EVER_MS = -1
 """`retention.ms` as Kafka writes it."""
 
 TopicName = Literal[
-    "requests", "jobs", "responses", "submissions", "lookups", "results", "dead-letters", "clock", "partials",
+    "requests", "jobs", "responses", "submissions", "polls", "results", "dead-letters", "clock", "partials",
     "webhook-endpoints", "deliveries", "lanes",
 ]  # fmt: skip
 
@@ -40,7 +40,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("responses", "response id", "the facts of a response, raw webhooks among them (audit log)",
           ("receiver", "job fold", "caller", "scheduler"), 90 * DAY_MS),
     Topic("submissions", "job id", "commands: create this attempt", ("job fold",), 24 * HOUR_MS),
-    Topic("lookups", "response id", "commands: retrieve, cancel", ("job fold", "response fold"), 24 * HOUR_MS),
+    Topic("polls", "response id", "commands: retrieve, cancel", ("job fold", "response fold"), 24 * HOUR_MS),
     Topic("results", "job id", "the one terminal record of a job", ("job fold",), 30 * DAY_MS, cleanup="compact,delete"),
     Topic("dead-letters", "as found", "a record that could not be taken, raw, with origin and reason", ("all",),
           28 * DAY_MS, fixed=False),

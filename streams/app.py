@@ -47,8 +47,8 @@ from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes, account_name
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
-from streams.workers.poller import Caller
-from streams.workers.rate import LookRate
+from streams.workers.poller import Poller
+from streams.workers.rate import PollRate
 from streams.workers.stream_reading import FollowLimits
 from streams.workers.streamed_rows import StreamedRows
 from streams.workers.submitter import Submitter
@@ -83,7 +83,7 @@ class Worker:
         self._lanes = self._make_lanes()
         self._board = LaneBoard(settings, self._lanes, self._publisher, self._now_ms)
         self._rules = tuple(rule.rule() for rule in settings.answer_rules)
-        self._webhooks = Webhooks(settings.look_policy(), expected=settings.webhooks_expected)
+        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
         self._account: dict[str, Any] = {
             "base_url": settings.openai_base_url,
             "api_key": settings.openai_api_key,
@@ -97,7 +97,7 @@ class Worker:
             "blobs": self._storage.blobs,
             "now_ms": self._now_ms,
             "metrics": self._worker_metrics,
-            "looks": self._webhooks,
+            "polls": self._webhooks,
             "lanes": self._lanes,
             "rules": self._rules,
             "inline_bytes_max": settings.inline_bytes_max,
@@ -129,14 +129,14 @@ class Worker:
         await self._partials.start()
         await self._clock.first()
         self.health.met("topics")  # checked by the entry point, before us
-        rate = LookRate(
-            settings.look_rate_max_per_s,
+        rate = PollRate(
+            settings.poll_rate_max_per_s,
             self._now_ms,
-            self._worker_metrics.look_rate_limit.set,
-            settings.look_rate_recovery_share_per_min,
+            self._worker_metrics.poll_rate_limit.set,
+            settings.poll_rate_recovery_share_per_min,
         )
         client, streams = self._client, self._streams
-        submitter, caller = self._submitter(client, rate), self._caller(client, rate)
+        submitter, poller = self._submitter(client, rate), self._poller(client, rate)
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
@@ -147,7 +147,7 @@ class Worker:
                 run_app(self._app, stop),
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
-                self._guarded(caller.run(stop)),
+                self._guarded(poller.run(stop)),
                 self._guarded(self._follower.run(stop, streams, rate)),
                 self._guarded(self._watch_changelogs(stop)),
                 self._guarded(self._clock.run(stop)),
@@ -191,7 +191,7 @@ class Worker:
         return Intake(
             publisher=self._publisher,
             blobs=self._storage.blobs,
-            policy=settings.door,
+            policy=settings.submission,
             inline_bytes_max=settings.inline_bytes_max,
             now_ms=self._now_ms,
             tenant=tenant,
@@ -210,11 +210,11 @@ class Worker:
         return OpenAIClient(
             **self._account,
             metrics=self._worker_metrics,
-            connections_max=settings.create_concurrency + settings.look_concurrency,
-            look_timeout_ms=settings.look_timeout_ms,
+            connections_max=settings.create_concurrency + settings.poll_concurrency,
+            poll_timeout_ms=settings.poll_timeout_ms,
         )
 
-    def _submitter(self, client: OpenAIClient, rate: LookRate) -> Submitter:
+    def _submitter(self, client: OpenAIClient, rate: PollRate) -> Submitter:
         settings = self._settings
         return Submitter(
             group=self._group("submissions", "submitter"),
@@ -223,22 +223,22 @@ class Worker:
             concurrency=settings.create_concurrency,
             memory_ms=settings.submission_memory_ms,
             memory_ids_max=settings.submission_memory_max,
-            drain_ms=settings.door.create_timeout_ms,
+            drain_ms=settings.submission.create_timeout_ms,
             edge_blocked=rate.object,
             bodies_memory_bytes_max=settings.requests_memory_bytes_max,
         )
 
-    def _caller(self, client: OpenAIClient, rate: LookRate) -> Caller:
+    def _poller(self, client: OpenAIClient, rate: PollRate) -> Poller:
         settings = self._settings
-        return Caller(
-            group=self._group("lookups", "caller"),
+        return Poller(
+            group=self._group("polls", "poller"),
             client=client,
             **self._of_both,
             rate=rate,
-            concurrency=settings.look_concurrency,
-            tries_max=settings.look_tries_max,
-            queue_max=settings.look_queue_max,
-            drain_ms=settings.look_timeout_ms,
+            concurrency=settings.poll_concurrency,
+            tries_max=settings.poll_tries_max,
+            queue_max=settings.poll_queue_max,
+            drain_ms=settings.poll_timeout_ms,
         )
 
     def _make_streams(self) -> OpenAIStreams:
@@ -246,7 +246,7 @@ class Worker:
         return OpenAIStreams(
             **self._account,
             connections_max=max(1, settings.stream_concurrency),
-            open_timeout_ms=settings.look_timeout_ms,
+            open_timeout_ms=settings.poll_timeout_ms,
             silence_ms=settings.stream_silence_ms,
         )
 

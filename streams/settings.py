@@ -5,16 +5,18 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 from streams.workers.settings import WorkerSettings
 
 
 class StreamSettings(WorkerSettings):
-    """The whole worker. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_DOOR_<NAME>` for the policy of the Kafka door."""
+    """The whole worker. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_SUBMISSION_<NAME>` for the policy of the Kafka door."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="_", env_nested_max_split=1, hide_input_in_errors=True)
 
-    door: DoorPolicy = Field(default=DoorPolicy(), description="What a job gets that does not say otherwise.")
+    submission: SubmissionPolicy = Field(
+        default=SubmissionPolicy(), description="What a job gets that does not say otherwise."
+    )
     worker_instance_id: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._\-]{1,100}$",

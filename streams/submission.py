@@ -16,7 +16,7 @@ from schemas.project_names import Named, first_foreign, named_in
 from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
 
-Door = Literal["http", "kafka"]
+Ingress = Literal["http", "kafka"]
 CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
 """Of a server that answers a create when the run is over."""
 
@@ -26,7 +26,7 @@ ADOPTED_POLL_AGAIN_MS = 20_000
 """The poll after the first, which is made at once. What that one brings sets the time of the next."""
 
 
-class DoorPolicy(BaseModel):
+class SubmissionPolicy(BaseModel):
     """Defaults and limits that apply at the door. The relations between them are asserted at start."""
 
     model_config = ConfigDict(frozen=True)
@@ -150,7 +150,7 @@ class DoorPolicy(BaseModel):
             backoff_max_ms=self.backoff_max_ms,
             command_valid_ms=self.command_valid_ms,
             create_timeout_ms=self.create_timeout_ms,
-            word_timeout_ms=self.command_valid_ms + self.create_timeout_ms + margin_ms,
+            report_timeout_ms=self.command_valid_ms + self.create_timeout_ms + margin_ms,
             adoption_grace_ms=self.adoption_grace_ms,
             missing_grace_ms=self.missing_grace_ms,
             unpaid_ends_max=self.unpaid_ends_max,
@@ -222,7 +222,7 @@ class PreparedAdoption:
 
 
 def to_adopted(
-    prepared: PreparedAdoption, *, job_id: str, tenant: str, at_ms: int, policy: DoorPolicy
+    prepared: PreparedAdoption, *, job_id: str, tenant: str, at_ms: int, policy: SubmissionPolicy
 ) -> ResponseAdopted:
     """The fact for an adoption. As with `to_submitted`, an explicit deadline is not past."""
     adopt = prepared.adopt
@@ -234,11 +234,11 @@ def to_adopted(
         at_ms=at_ms,
         job_id=job_id,
         tenant=tenant,
-        door="http",
+        ingress="http",
         response_id=adopt.response_id,
         request_sha256=prepared.sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
-        look_at_ms=at_ms + ADOPTED_POLL_AGAIN_MS,
+        poll_at_ms=at_ms + ADOPTED_POLL_AGAIN_MS,
         policy=policy.stamp(0),
         include=adopt.include or None,
         session_id=adopt.session_id,
@@ -248,7 +248,7 @@ def to_adopted(
 
 
 async def to_submitted(
-    prepared: Prepared, *, job_id: str, tenant: str, door: Door, at_ms: int, policy: DoorPolicy, blobs: BlobStore,
+    prepared: Prepared, *, job_id: str, tenant: str, ingress: Ingress, at_ms: int, policy: SubmissionPolicy, blobs: BlobStore,
     inline_bytes_max: int,
 ) -> JobSubmitted:  # fmt: skip
     """The fact for a submission; its body is durable (a blob, where large) before this returns.
@@ -264,7 +264,7 @@ async def to_submitted(
         at_ms=at_ms,
         job_id=job_id,
         tenant=tenant,
-        door=door,
+        ingress=ingress,
         model=str(submit.request["model"]),
         request=await put_canonical(blobs, submit.request, prepared.request_json, inline_bytes_max),
         request_sha256=sha256,
@@ -278,19 +278,19 @@ async def to_submitted(
     )
 
 
-def to_cancel(cancel: Cancel, *, job_id: str, tenant: str, door: Door, at_ms: int) -> CancelRequested:
+def to_cancel(cancel: Cancel, *, job_id: str, tenant: str, ingress: Ingress, at_ms: int) -> CancelRequested:
     return CancelRequested(
         id=f"{job_id}/cancel",
         at_ms=at_ms,
         job_id=job_id,
         tenant=tenant,
-        door=door,
+        ingress=ingress,
         reason=cancel.reason,
         asked_by=key_id_now(),
     )
 
 
-def to_refused(job_id: str, tenant: str, code: str, message: str, at_ms: int, policy: DoorPolicy) -> JobRefused:
+def to_refused(job_id: str, tenant: str, code: str, message: str, at_ms: int, policy: SubmissionPolicy) -> JobRefused:
     """The fact that ends a job as `rejected`, where nothing but its id could be read."""
     return JobRefused(
         id=f"{job_id}/refused",

@@ -23,7 +23,7 @@ from backstop.runtime.kafka.lifetimes import started, stopped
 
 log = structlog.get_logger()
 
-LOOKS = 8
+POLLS = 8
 """Looks in `limit_s`: how finely it is measured."""
 
 Partition = tuple[str, int]
@@ -57,7 +57,7 @@ class Watchdog:
     ) -> None:
         self._positions = positions
         self._make_ends = ends
-        self._every_s = limit_s / LOOKS
+        self._every_s = limit_s / POLLS
         self._limit_s = limit_s
         self._on_stall = on_stall
         self._stopped = threading.Event()
@@ -86,9 +86,9 @@ class Watchdog:
     def complaint(self) -> str | None:
         """For `/livez`: what has stood still for half of the limit; None where nothing does."""
         worst = max(self._behind.values(), default=0)
-        if worst < LOOKS // 2:
+        if worst < POLLS // 2:
             return None
-        names = ", ".join(f"{topic}/{number}" for (topic, number), looks in self._behind.items() if looks == worst)
+        names = ", ".join(f"{topic}/{number}" for (topic, number), polls in self._behind.items() if polls == worst)
         return f"no progress for {worst * self._every_s:.0f} s in {names}"
 
     async def _beat(self) -> None:
@@ -100,15 +100,15 @@ class Watchdog:
         ends = self._make_ends()
         try:
             while not await asyncio.to_thread(self._stopped.wait, self._every_s):
-                await self.look(ends)
+                await self.poll(ends)
         finally:
             await ends.close()
 
-    async def look(self, ends: Ends) -> None:
+    async def poll(self, ends: Ends) -> None:
         """One look. Ends the process (`on_stall`) when the limit is reached."""
         self._silent = self._silent + 1 if self._beats == self._seen_beats else 0
         self._seen_beats = self._beats
-        if self._silent >= LOOKS:
+        if self._silent >= POLLS:
             self._stall(f"the event loop has not turned for {self._limit_s:g} s")
             return
         positions = self._snapshot()
@@ -117,7 +117,7 @@ class Watchdog:
         found = await ends.of(still) if still else {}
         behind = {} if found is None else {p: 1 for p in still if found.get(p, 0) > positions[p]}
         self._behind = {partition: self._behind.get(partition, 0) + 1 for partition in behind}
-        deaf = sorted(partition for partition, looks in self._behind.items() if looks >= LOOKS)
+        deaf = sorted(partition for partition, polls in self._behind.items() if polls >= POLLS)
         if deaf and found is not None:
             lags = ", ".join(
                 f"{topic}/{number} at {positions[topic, number]} of {found[topic, number]}" for topic, number in deaf

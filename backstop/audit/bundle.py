@@ -24,7 +24,7 @@ from backstop.audit.refold import FOLDS, PartitionRefold
 from backstop.runtime.errors import ConfigurationError
 
 FORMAT = 1
-TOPICS: tuple[str, ...] = ("jobs", "responses", "submissions", "lookups", "results")
+TOPICS: tuple[str, ...] = ("jobs", "responses", "submissions", "polls", "results")
 LINE_BYTES_MAX = 16 << 20
 """Above the largest record, JSON escapes included."""
 

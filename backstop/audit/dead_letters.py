@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from backstop.audit.records import Placed
 from backstop.runtime.kafka.dead_letters import VALUE_BYTES_MAX
 from schemas.codec import PoisonError, decode
-from schemas.commands import LOOKUP, SUBMISSION
+from schemas.commands import POLL_COMMAND, SUBMISSION
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved
 from schemas.jobs import JOB_FACT
 from schemas.requests import REQUEST
@@ -25,7 +25,7 @@ from schemas.results import RESULT
 RETRY_HEADER = "backstop_retry_of"
 
 RETRIED_TO: Mapping[str, TypeAdapter[Any]] = {
-    "requests": REQUEST, "jobs": JOB_FACT, "responses": RESPONSE_FACT, "submissions": SUBMISSION, "lookups": LOOKUP,
+    "requests": REQUEST, "jobs": JOB_FACT, "responses": RESPONSE_FACT, "submissions": SUBMISSION, "polls": POLL_COMMAND,
 }  # fmt: skip
 """Topics that a record may be put back on. Not `results`: its one writer is fenced, and puts nothing there twice."""
 
@@ -33,7 +33,7 @@ _READ_BY: Mapping[str, TypeAdapter[Any]] = {**RETRIED_TO, "results": RESULT}
 
 
 @dataclass(slots=True)
-class Letter:
+class DeadLetterEntry:
     """One dead letter, as told last."""
 
     letter: DeadLetter
@@ -64,16 +64,16 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
-    letters: tuple[Letter, ...]
+class DeadLetterEntries:
+    letters: tuple[DeadLetterEntry, ...]
     """In order of time."""
     unreadable: int
     """Records on the topic that are neither letter nor decision."""
 
 
-def collect(records: Iterable[Placed]) -> Letters:
+def collect(records: Iterable[Placed]) -> DeadLetterEntries:
     """Records of `dead-letters`, each partition in the order of its offsets."""
-    found: dict[str, Letter] = {}
+    found: dict[str, DeadLetterEntry] = {}
     decisions: list[DeadLetterResolved] = []
     unreadable = 0
     for record in records:
@@ -85,13 +85,15 @@ def collect(records: Iterable[Placed]) -> Letters:
         if isinstance(message, DeadLetterResolved):
             decisions.append(message)
             continue
-        letter = found.setdefault(message.id, Letter(message, record.place))
+        letter = found.setdefault(message.id, DeadLetterEntry(message, record.place))
         if message.component not in letter.components:
             letter.components.append(message.component)
     for decision in decisions:
-        if decision.letter_id in found:
-            found[decision.letter_id].decisions.append(decision)
-    return Letters(tuple(sorted(found.values(), key=lambda letter: (letter.letter.at_ms, letter.id))), unreadable)
+        if decision.dead_letter_id in found:
+            found[decision.dead_letter_id].decisions.append(decision)
+    return DeadLetterEntries(
+        tuple(sorted(found.values(), key=lambda letter: (letter.letter.at_ms, letter.id))), unreadable
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Wanted:
     resolved: bool = False
     """Those about which something was decided, too."""
 
-    def takes(self, letter: Letter, prefix: str) -> bool:
+    def takes(self, letter: DeadLetterEntry, prefix: str) -> bool:
         return (
             (letter.open or self.resolved)
             and self.reason in (None, letter.letter.reason)
@@ -131,7 +133,7 @@ def raw_record(letter: DeadLetter) -> Raw:
     return Raw(_bytes(letter.key_base64), value, headers, cut=value is not None and len(value) >= VALUE_BYTES_MAX)
 
 
-def reads_now(letter: Letter, prefix: str) -> str:
+def reads_now(letter: DeadLetterEntry, prefix: str) -> str:
     """Whether this release can read the record: `yes`, or why not."""
     adapter = _READ_BY.get(letter.origin_topic(prefix) or "")
     if adapter is None:
@@ -150,17 +152,19 @@ def reads_now(letter: Letter, prefix: str) -> str:
 class Republish:
     """What a retry puts back. `topic` is the full name."""
 
-    letter: Letter
+    letter: DeadLetterEntry
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
 
 
-def plan_retry(letters: Sequence[Letter], prefix: str) -> tuple[list[Republish], list[tuple[Letter, str]]]:
+def plan_retry(
+    letters: Sequence[DeadLetterEntry], prefix: str
+) -> tuple[list[Republish], list[tuple[DeadLetterEntry, str]]]:
     """What can be put back, and what can't, with why."""
     can: list[Republish] = []
-    cannot: list[tuple[Letter, str]] = []
+    cannot: list[tuple[DeadLetterEntry, str]] = []
     for letter in letters:
         topic, raw = letter.origin_topic(prefix), raw_record(letter.letter)
         origin = letter.letter.origin
@@ -178,12 +182,12 @@ def plan_retry(letters: Sequence[Letter], prefix: str) -> tuple[list[Republish],
     return can, cannot
 
 
-def resolved(letter: Letter, resolution: Any, by: str, why: str, now_ms: int) -> DeadLetterResolved:
+def resolved(letter: DeadLetterEntry, resolution: Any, by: str, why: str, now_ms: int) -> DeadLetterResolved:
     """The decision, as a record."""
     return DeadLetterResolved(
         id=f"{letter.id}/resolved/{len(letter.decisions) + 1}"[:512],
         at_ms=now_ms,
-        letter_id=letter.id,
+        dead_letter_id=letter.id,
         resolution=resolution,
         by=by[:200],
         why=why[:500],

@@ -9,7 +9,7 @@ import orjson
 from schemas.codec import sha256_hex
 from streams.fold.rows import decode_row
 
-Check = Literal["table", "results", "submissions", "lookups", "jobs", "responses", "dead-letters", "read_model"]
+Check = Literal["table", "results", "submissions", "polls", "jobs", "responses", "dead-letters", "read_model"]
 Kind = Literal["differs", "missing", "extra", "duplicate"]
 
 FIELDS_SHOWN_MAX = 8

@@ -23,7 +23,7 @@ class _Gate:
 
     def __init__(self) -> None:
         self.closed = 0
-        self.hooked = False
+        self.with_webhook = False
 
     def __call__(self, event: str, _args: tuple[Any, ...]) -> None:
         if self.closed and event in FORBIDDEN:
@@ -39,9 +39,9 @@ def sealed() -> Iterator[None]:
 
     :raises OutsideForbiddenError: inside, wherever it is tried.
     """
-    if not _gate.hooked:
+    if not _gate.with_webhook:
         sys.addaudithook(_gate)
-        _gate.hooked = True
+        _gate.with_webhook = True
     _gate.closed += 1
     try:
         yield

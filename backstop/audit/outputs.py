@@ -19,7 +19,7 @@ from schemas.codec import encode, sha256_hex
 from schemas.results import JobResult
 
 WATCHED: Mapping[str, Check] = {
-    "results": "results", "submissions": "submissions", "lookups": "lookups", "jobs": "jobs", "responses": "responses",
+    "results": "results", "submissions": "submissions", "polls": "polls", "jobs": "jobs", "responses": "responses",
     "dead-letters": "dead-letters",
 }  # fmt: skip
 """Topics that outputs are expected on, and the name of the check."""

@@ -13,38 +13,38 @@ from backstop.audit.records import Placed
 from backstop.audit.refold import FOLDS
 from schemas.base import Message
 from schemas.codec import PoisonError, canonical, decode, sha256_hex
-from schemas.commands import LOOKUP, SUBMISSION
+from schemas.commands import POLL_COMMAND, SUBMISSION
 from schemas.jobs import JOB_FACT
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, JobResult
 from streams.fold import job, response
 
-TOPICS: tuple[str, ...] = ("jobs", "responses", "submissions", "lookups", "results")
+TOPICS: tuple[str, ...] = ("jobs", "responses", "submissions", "polls", "results")
 """Causes before effects, where two records have the same time."""
 
 _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
-    "jobs": JOB_FACT, "responses": RESPONSE_FACT, "submissions": SUBMISSION, "lookups": LOOKUP, "results": RESULT,
+    "jobs": JOB_FACT, "responses": RESPONSE_FACT, "submissions": SUBMISSION, "polls": POLL_COMMAND, "results": RESULT,
 }  # fmt: skip
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    "job_submitted": ("tenant", "door", "asked_by", "model", "deadline_at_ms", "session_id"),
-    "response_adopted": ("tenant", "door", "asked_by", "response_id", "deadline_at_ms", "session_id"),
+    "job_submitted": ("tenant", "ingress", "asked_by", "model", "deadline_at_ms", "session_id"),
+    "response_adopted": ("tenant", "ingress", "asked_by", "response_id", "deadline_at_ms", "session_id"),
     "adoption_refused": ("response_id",),
     "job_refused": ("tenant", "code"),
-    "cancel_requested": ("tenant", "door", "asked_by"),
-    "attempt_accepted": ("attempt", "response_id", "status", "adopted", "look_at_ms", "provider_request_id"),
+    "cancel_requested": ("tenant", "ingress", "asked_by"),
+    "attempt_accepted": ("attempt", "response_id", "status", "adopted", "poll_at_ms", "provider_request_id"),
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),
     "attempt_unknown": ("attempt", "reason"),
-    "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "looks"),
+    "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "polls"),
     "usage_booked": ("attempt", "response_id", "estimated"),
-    "timer_fired": ("due_ms", "next_look_at_ms"),
+    "timer_fired": ("due_ms", "next_poll_at_ms"),
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
-    "response_claimed": ("job_id", "attempt", "look_at_ms", "released", "made_elsewhere"),
+    "response_claimed": ("job_id", "attempt", "poll_at_ms", "released", "made_elsewhere"),
     "response_released": ("job_id",),
-    "response_observed": ("outcome", "raw_status", "code", "next_look_at_ms"),
-    "look_failed": ("reason", "next_look_at_ms"),
+    "response_observed": ("outcome", "raw_status", "code", "next_poll_at_ms"),
+    "poll_failed": ("reason", "next_poll_at_ms"),
     "create_response": ("attempt", "model", "not_after_ms"),
-    "retrieve_response": ("reason", "looks"),
+    "retrieve_response": ("reason", "polls"),
     "cancel_response": (),
     "job_result": ("outcome", "found_by", "rejections"),
 }

@@ -41,7 +41,7 @@ async def trace(identifier: str, fetch: Fetch) -> Trace | None:
     if of_job and job_id is not None:
         records = [*records, *await fetch("submissions", [job_id]), *await fetch("results", [job_id])]
     if response_ids:
-        records = [*records, *await fetch("responses", response_ids), *await fetch("lookups", response_ids)]
+        records = [*records, *await fetch("responses", response_ids), *await fetch("polls", response_ids)]
     return Trace(job_id if of_job else None, tuple(response_ids), tuple(records))
 
 

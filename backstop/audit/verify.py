@@ -22,7 +22,7 @@ from backstop.audit.refold import FOLDS, PartitionRefold, digest
 from backstop.audit.report import DIFFERENCES_SHOWN_MAX, PartitionReport, Report, counted
 from backstop.runtime.process.clock import monotonic_s
 
-LOOK_AGAIN_S = 0.25
+POLL_AGAIN_S = 0.25
 LOGS = tuple(FOLDS)
 
 
@@ -66,7 +66,7 @@ async def verify(
     found = run.differences()
     rounds, deadline_s = 1, monotonic_s() + settle_s
     while found and monotonic_s() < deadline_s:
-        await asyncio.sleep(LOOK_AGAIN_S)
+        await asyncio.sleep(POLL_AGAIN_S)
         await run.read_on()
         still = {difference.identity for difference in found}
         found = [difference for difference in run.differences() if difference.identity in still]

@@ -29,7 +29,7 @@ STUCK_AFTER_S = 120.0
 """At the provider's pace. Nearly every run is over by then; what stands still for longer is cancelled and tried again."""
 
 RETRIES_MAX = 2
-STUCK_AFTER = "BACKSTOP_DOOR_STUCK_AFTER_MS"
+STUCK_AFTER = "BACKSTOP_SUBMISSION_STUCK_AFTER_MS"
 SUBMIT_WITHIN_S = 12.0
 RATE_PER_S_MIN = 20.0
 PAST_DEADLINE_S = 45.0

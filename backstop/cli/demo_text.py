@@ -35,7 +35,7 @@ def show(verdict: Verdict, seconds: Mapping[str, float]) -> None:
 def _lines(verdict: Verdict, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
     per_job = verdict.creates / verdict.jobs if verdict.jobs else 0.0
     return [
-        ("jobs acknowledged", f"{verdict.jobs}  ({_counts(verdict.by_door)})"),
+        ("jobs acknowledged", f"{verdict.jobs}  ({_counts(verdict.by_ingress)})"),
         ("results", str(verdict.results)),
         ("lost", str(verdict.lost)),
         ("duplicates", str(verdict.duplicates)),

@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from backstop.audit.dead_letters import (
-    Letter,
-    Letters,
+    DeadLetterEntries,
+    DeadLetterEntry,
     Republish,
     Wanted,
     collect,
@@ -66,7 +66,7 @@ Why = Annotated[str, typer.Option("--why", help="Why; kept with the decision.")]
 
 
 @app.command("list")
-def list_letters(
+def list_dead_letters(
     topic: Topic = None,
     reason: Reason = None,
     since: Since = None,
@@ -168,7 +168,7 @@ def drop(
     _print_plan(plan, output, quiet=quiet)
 
 
-async def _letters(settings: RuntimeSettings, since_ms: int | None = None) -> Letters:
+async def _letters(settings: RuntimeSettings, since_ms: int | None = None) -> DeadLetterEntries:
     async with open_reader(settings) as reader:
         partitions = reader.partitions(TOPIC)
         if since_ms is not None:
@@ -188,7 +188,7 @@ def _wanted(
     return Wanted(logical, reason, since_ms, resolved=everything)
 
 
-def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *, again: bool) -> list[Letter]:
+def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *, again: bool) -> list[DeadLetterEntry]:
     """By id, or by filter; never all of them by leaving both out."""
     filtered = any((wanted.topic, wanted.reason, wanted.since_ms is not None))
     if bool(ids) is filtered:
@@ -203,7 +203,7 @@ def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *,
     return letters
 
 
-def _named(found: Letters, ids: Sequence[str], settings: RuntimeSettings) -> list[Letter]:
+def _named(found: DeadLetterEntries, ids: Sequence[str], settings: RuntimeSettings) -> list[DeadLetterEntry]:
     """With or without the prefix, as `list` shows them short."""
     by_id = {letter.id: letter for letter in found.letters}
     letters = []
@@ -231,7 +231,7 @@ async def _retry(settings: RuntimeSettings, items: Sequence[Republish], by: str,
 
 
 async def _decide(
-    settings: RuntimeSettings, letters: Sequence[Letter], resolution: Resolution, by: str, why: str
+    settings: RuntimeSettings, letters: Sequence[DeadLetterEntry], resolution: Resolution, by: str, why: str
 ) -> None:  # fmt: skip
     now_ms = make_clock()()
 
@@ -261,7 +261,7 @@ async def _sending(settings: RuntimeSettings, send: Callable[[AIOKafkaProducer],
         raise BrokerUnavailableError(f"not acknowledged, and safe to be run again: {error!r}") from error
 
 
-def _row(letter: Letter, settings: RuntimeSettings, now_ms: int) -> dict[str, Any]:
+def _row(letter: DeadLetterEntry, settings: RuntimeSettings, now_ms: int) -> dict[str, Any]:
     return {
         "id": letter.id.removeprefix(settings.topic_prefix),
         "age": span(now_ms - letter.letter.at_ms),
@@ -273,7 +273,7 @@ def _row(letter: Letter, settings: RuntimeSettings, now_ms: int) -> dict[str, An
     }
 
 
-def _brief(letter: Letter) -> dict[str, Any]:
+def _brief(letter: DeadLetterEntry) -> dict[str, Any]:
     return {
         "id": letter.id,
         "at_ms": letter.letter.at_ms,
@@ -287,7 +287,7 @@ def _brief(letter: Letter) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _planned(letter: Letter, settings: RuntimeSettings) -> dict[str, Any]:
+def _planned(letter: DeadLetterEntry, settings: RuntimeSettings) -> dict[str, Any]:
     return {"id": letter.id, "reason": letter.letter.reason, "reads_now": reads_now(letter, settings.topic_prefix)}
 
 

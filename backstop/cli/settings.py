@@ -67,7 +67,7 @@ def settings(
 
 
 def _rows(kind: type[BaseSettings], process: str) -> Iterator[dict[str, Any]]:
-    """A row a setting, those of a group (`BACKSTOP_DOOR_…`) one by one."""
+    """A row a setting, those of a group (`BACKSTOP_SUBMISSION_…`) one by one."""
     values = read(kind)
     for field, info in kind.model_fields.items():
         value, variable = getattr(values, field), _variable(kind, field)

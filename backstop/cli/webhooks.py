@@ -37,7 +37,7 @@ LINE_COLUMNS: Final = (
     "next",
 )
 TEST_WITHIN_S: Final = 20.0
-LOOK_AGAIN_S: Final = 0.3
+POLL_AGAIN_S: Final = 0.3
 TOPIC: Final = "deliveries"
 
 app = typer.Typer(
@@ -259,7 +259,7 @@ async def _outcome(delivery_id: str) -> DeliveryLine | None:
             line = await _last(reader, delivery_id)
             if line is not None and line.state != "pending":
                 return line
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(POLL_AGAIN_S)
     return None
 
 

@@ -10,7 +10,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.settings import RuntimeSettings
 from schemas.results import JobResult
 
-LOOK_S = 0.1
+POLL_S = 0.1
 
 
 class Driver:
@@ -56,7 +56,7 @@ class Driver:
             async with asyncio.timeout(within_s):
                 while self.open():
                     self._check_reading()
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(POLL_S)
         return not self.open()
 
     def open(self) -> int:

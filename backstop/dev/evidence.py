@@ -9,7 +9,7 @@ import aiohttp
 import orjson
 
 from backstop.dev.driver import Driver
-from backstop.dev.judge import Acknowledged, Create, Evidence, Hook, Result
+from backstop.dev.judge import Acknowledged, Create, Evidence, Result, Webhook
 from backstop.dev.system import System
 from backstop.runtime.http.api_client import ApiError, ask
 from schemas.statuses import END_RESPONSE_STATUSES
@@ -29,7 +29,7 @@ async def collect(driver: Driver, system: System) -> Evidence:
         creates=creates(ledgers),
         rows=await rows(system.url, driver.acknowledged, driver.results),
         ended_at_ms=ends(ledgers),
-        hooks=hooks(ledgers),
+        webhooks=webhooks(ledgers),
         restarts=system.restarts,
     )
 
@@ -56,12 +56,12 @@ def ends(ledgers: Path) -> dict[str, int]:
     return ended
 
 
-def hooks(ledgers: Path) -> list[Hook]:
+def webhooks(ledgers: Path) -> list[Webhook]:
     """The first delivery of each response's true webhook that was answered with a 2xx, by when it was sent."""
-    sent: dict[str, Hook] = {}
+    sent: dict[str, Webhook] = {}
     for line in _lines(ledgers / "deliveries.jsonl"):
         if line["authentic"] and line["outcome"] == "delivered" and line["response"]:
-            sent.setdefault(line["response"], Hook(line["response"], line["at_ms"] - int(line["took_ms"] or 0)))
+            sent.setdefault(line["response"], Webhook(line["response"], line["at_ms"] - int(line["took_ms"] or 0)))
     return list(sent.values())
 
 
@@ -73,7 +73,7 @@ async def rows(url: str, jobs: Sequence[Acknowledged], results: Sequence[Result]
 
     async with aiohttp.ClientSession(url) as session:
 
-        async def look(job_id: str) -> None:
+        async def poll(job_id: str) -> None:
             async with gate:
                 try:
                     statuses[job_id] = str((await ask(session, "GET", f"/v1/jobs/{job_id}")).get("status"))
@@ -84,7 +84,7 @@ async def rows(url: str, jobs: Sequence[Acknowledged], results: Sequence[Result]
         open_ids = [job.job_id for job in jobs]
         deadline_s = asyncio.get_running_loop().time() + ROWS_WITHIN_S
         while open_ids and asyncio.get_running_loop().time() < deadline_s:
-            await asyncio.gather(*(look(job_id) for job_id in open_ids))
+            await asyncio.gather(*(poll(job_id) for job_id in open_ids))
             open_ids = [job_id for job_id in open_ids if statuses.get(job_id) != outcome.get(job_id)]
             if open_ids:
                 await asyncio.sleep(ASK_AGAIN_S)

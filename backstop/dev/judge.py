@@ -24,7 +24,7 @@ class Acknowledged:
     """A job whose submission was acknowledged, by Kafka or with a 2xx; it was sent at `at_ms`."""
 
     job_id: str
-    door: Literal["http", "kafka"]
+    ingress: Literal["http", "kafka"]
     at_ms: int
     retries_max: int
 
@@ -58,7 +58,7 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
+class Webhook:
     """The first delivery of a true webhook for a response that was answered with a 2xx."""
 
     response_id: str
@@ -76,7 +76,7 @@ class Evidence:
     """Job id → status in the read model."""
     ended_at_ms: Mapping[str, int] = field(default_factory=dict)
     """Response id → when it ended, by the provider's ledger."""
-    hooks: Sequence[Hook] = ()
+    webhooks: Sequence[Webhook] = ()
     restarts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ class Verdict:
     """`violations` is empty when every invariant held."""
 
     jobs: int
-    by_door: Mapping[str, int]
+    by_ingress: Mapping[str, int]
     results: int
     lost: int
     duplicates: int
@@ -151,7 +151,7 @@ def judge(evidence: Evidence) -> Verdict:
     per_job = Counter(create.job_id for create in evidence.creates)
     return Verdict(
         jobs=len(submitted),
-        by_door=dict(Counter(job.door for job in submitted.values())),
+        by_ingress=dict(Counter(job.ingress for job in submitted.values())),
         results=len(evidence.results),
         lost=len(lost),
         duplicates=sum(len(results[job_id]) - 1 for job_id in duplicates),
@@ -163,7 +163,7 @@ def judge(evidence: Evidence) -> Verdict:
         unexplained_creates=len(unexplained),
         row_mismatches=len(mismatches),
         detection=_detection(first.values(), evidence.ended_at_ms),
-        webhook_to_result=_webhook_to_result(first.values(), evidence.hooks),
+        webhook_to_result=_webhook_to_result(first.values(), evidence.webhooks),
         request_to_create=_request_to_create(submitted, evidence.creates),
         restarts={name: count for name, count in evidence.restarts.items() if count},
         violations=violations,
@@ -233,10 +233,10 @@ def _detection(results: Iterable[Result], ended_at_ms: Mapping[str, int]) -> dic
     return {found_by: spread(values) for found_by, values in sorted(delays.items())}
 
 
-def _webhook_to_result(results: Iterable[Result], hooks: Sequence[Hook]) -> Spread:
+def _webhook_to_result(results: Iterable[Result], webhooks: Sequence[Webhook]) -> Spread:
     sent: dict[str, int] = {}
-    for hook in hooks:
-        sent.setdefault(hook.response_id, hook.sent_at_ms)
+    for webhook in webhooks:
+        sent.setdefault(webhook.response_id, webhook.sent_at_ms)
     return spread(
         result.seen_at_ms - sent[result.response_id]
         for result in results

@@ -32,7 +32,7 @@ from backstop.runtime.settings import RuntimeSettings
 
 PORT_PREFERRED = 8080
 PROBE_TIMEOUT_S = 2.0
-BROKER_LOOK_S = 1.0
+BROKER_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +171,9 @@ def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
         raise ConfigurationError(
             "the real OpenAI was asked for: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for no key"
         )
-    hooks = secret_of(environment, "BACKSTOP_WEBHOOK_SECRETS") or secret_of(environment, "OPENAI_WEBHOOK_SECRET")
+    webhooks = secret_of(environment, "BACKSTOP_WEBHOOK_SECRETS") or secret_of(environment, "OPENAI_WEBHOOK_SECRET")
     base_url = environment.get("BACKSTOP_OPENAI_BASE_URL") or environment.get("OPENAI_BASE_URL")
-    return RealOpenAI(key, base_url, hooks)
+    return RealOpenAI(key, base_url, webhooks)
 
 
 async def _enter(stack: ExitStack, context: AbstractContextManager[broker.Owned]) -> broker.Owned:
@@ -352,7 +352,7 @@ def _answers(url: str) -> Ready:
 async def _keep_broker(node: broker.Broker, system: System, tell: Tell) -> None:
     """Start the broker again, on its ports and data, when it dies."""
     while True:
-        await asyncio.sleep(BROKER_LOOK_S)
+        await asyncio.sleep(BROKER_POLL_S)
         if node.running:
             continue
         tell(f"the broker ended; starting it again (see {node.log})")

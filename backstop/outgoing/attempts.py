@@ -160,7 +160,7 @@ class Attempts:
                 tenant=fact.delivery.tenant, reason=fact.dead_by, attempt=fact.attempt, status=fact.status,
             )  # fmt: skip
             if fact.dead_by in TOLD_TO_OPERATORS and not fact.delivery.test:
-                messages.append(letter_of(fact))
+                messages.append(dead_letter_of(fact))
         if verdict.gone:
             self._metrics.disabled.inc()
             messages.append(
@@ -176,7 +176,7 @@ class Attempts:
         failpoint("outgoing.reported")
 
 
-def letter_of(fact: DeliveryDead) -> DeadLetter:
+def dead_letter_of(fact: DeliveryDead) -> DeadLetter:
     """What operators hear of a delivery that was given up. There is no record to put back: it is sent again by a resend."""
     delivery = fact.delivery
     last = f"; last: {fact.failed_by}{'' if fact.status is None else f' {fact.status}'}" if fact.failed_by else ""

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from backstop.readmodel.letters import letter_row
+from backstop.readmodel.dead_letters import dead_letter_row
 from backstop.readmodel.project import evolve, settle
-from backstop.readmodel.rows import HeldResult, JobRow, LetterRow, Position, TimelineEntry, UnclaimedEntry
+from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, TimelineEntry, UnclaimedEntry
 from backstop.readmodel.timeline import summarise
 from schemas.codec import decode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
@@ -77,7 +77,7 @@ class Writes:
     repeated_results: list[str] = field(default_factory=list)
     """Job ids of which a second record stands on `results`."""
     booked: list[UsageBooked] = field(default_factory=list)
-    letters: list[LetterRow] = field(default_factory=list)
+    letters: list[DeadLetterRow] = field(default_factory=list)
     resolved: list[DeadLetterResolved] = field(default_factory=list)
     """Each stands after its letter, in the same partition."""
 
@@ -113,7 +113,7 @@ class _Projection:
     def take(self, record: Record) -> None:
         fact = record.fact
         if isinstance(fact, DeadLetter):
-            self.writes.letters.append(letter_row(fact, record.position))
+            self.writes.letters.append(dead_letter_row(fact, record.position))
         elif isinstance(fact, DeadLetterResolved):
             self.writes.resolved.append(fact)
         elif isinstance(fact, JobResult):

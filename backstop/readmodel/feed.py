@@ -21,7 +21,7 @@ from backstop.runtime.process.logs import get_logger
 from backstop.runtime.shares import Evict, Owner, Shares
 
 PAGE = 1_000
-LOOK_AGAIN_S = 1.0
+POLL_AGAIN_S = 1.0
 AWAY_S = 0.5
 STANDING_S = 2.0
 """How long a follower waits for the feed to have a place to stand on, after the start of the process."""
@@ -235,7 +235,7 @@ class ChangeFeed:
             self._standing.set()
             return found
         build, seq = at
-        await self._database.changed(seq, LOOK_AGAIN_S)
+        await self._database.changed(seq, POLL_AGAIN_S)
         now, changes = await self._database.read(lambda conn: (where_now(conn), changes_after(conn, seq, PAGE)))
         if now[0] != build:
             self._close_all("rebuilt")

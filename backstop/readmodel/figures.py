@@ -47,14 +47,14 @@ class EndedJob:
     @property
     def missed_webhook(self) -> bool:
         """A look found the end, and no webhook had come until then."""
-        return self.found_by == "look" and self.webhook_lag_ms is None
+        return self.found_by == "poll" and self.webhook_lag_ms is None
 
 
 class FoundView(TypedDict):
     """Ends by how they were found; `missed`: no webhook had come when a look found them. `create`: the create's own answer was the end."""
 
     webhook: int
-    look: int
+    poll: int
     create: int
     missed: int
 
@@ -181,6 +181,6 @@ def _model(name: str, jobs: Sequence[EndedJob]) -> ModelView:
 def _found(jobs: Sequence[EndedJob]) -> FoundView:
     found = Counter(job.found_by for job in jobs)
     return {
-        "webhook": found["webhook"], "look": found["look"], "create": found["create"],
+        "webhook": found["webhook"], "poll": found["poll"], "create": found["create"],
         "missed": sum(job.missed_webhook for job in jobs),
     }  # fmt: skip

@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_MS = 30_000
 OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS}"
 """The second one frees the writers' lock of a process that was frozen in mid-transaction."""
-LOOK_AGAIN_S = 1.0
+POLL_AGAIN_S = 1.0
 LISTEN_PATIENCE_S = 0.1
 """How soon the listening thread sees that it is to end."""
 NAME = "backstop"
@@ -105,7 +105,7 @@ class PostgresDatabase:
             if left_s <= 0 or await self.read(last_seq) > after_seq:
                 return
             try:
-                async with asyncio.timeout(min(LOOK_AGAIN_S, left_s)):
+                async with asyncio.timeout(min(POLL_AGAIN_S, left_s)):
                     await waking
             except TimeoutError:
                 continue
@@ -262,7 +262,7 @@ class _Listener:
             try:
                 self._listen()
             except psycopg.Error:
-                self._stop.wait(LOOK_AGAIN_S)
+                self._stop.wait(POLL_AGAIN_S)
 
     def _listen(self) -> None:
         with psycopg.connect(self._url, autocommit=True, connect_timeout=int(CONNECT_TIMEOUT_S)) as raw:

@@ -7,8 +7,8 @@ from typing import Any
 
 from backstop.readmodel.database import Connection
 from backstop.readmodel.figures import EndedJob
-from backstop.readmodel.rows import Change, JobRow, KnownJob, LateUsage, LetterRow, Position, TimelineEntry
-from backstop.readmodel.store import JOB_COLUMNS, LETTER_COLUMNS, letter_from, row_from
+from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownJob, LateUsage, Position, TimelineEntry
+from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
 from schemas.base import Usage
 from schemas.statuses import OPEN_JOB_STATUSES
 
@@ -40,7 +40,7 @@ IDS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
-class LetterFilter:
+class DeadLetterFilter:
     """Which dead letters; None is any."""
 
     tenant: str
@@ -110,27 +110,27 @@ def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[
     return TenantLoad(int(open_jobs), int(tokens) + int(late), frozenset(known))
 
 
-def list_letters(conn: Connection, wanted: LetterFilter) -> list[LetterRow]:
+def list_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> list[DeadLetterRow]:
     """Newest first, at most `limit`."""
-    where, params = _letters_where(wanted)
+    where, params = _dead_letters_where(wanted)
     if wanted.after is not None:
-        where += " AND (at_ms, letter_id) < (?, ?)"
+        where += " AND (at_ms, dead_letter_id) < (?, ?)"
         params += wanted.after
     found = conn.rows(
-        f"SELECT {LETTER_COLUMNS} FROM dead_letters WHERE {where} ORDER BY at_ms DESC, letter_id DESC LIMIT ?",  # noqa: S608 - ours
+        f"SELECT {DEAD_LETTER_COLUMNS} FROM dead_letters WHERE {where} ORDER BY at_ms DESC, dead_letter_id DESC LIMIT ?",  # noqa: S608 - ours
         (*params, wanted.limit),
     )
-    return [letter_from(values) for values in found]
+    return [dead_letter_from(values) for values in found]
 
 
-def count_letters(conn: Connection, wanted: LetterFilter) -> int:
+def count_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> int:
     """How many there are, whatever `limit` is. The table is kept short."""
-    where, params = _letters_where(wanted)
+    where, params = _dead_letters_where(wanted)
     ((count,),) = conn.rows(f"SELECT COUNT(*) FROM dead_letters WHERE {where}", params)  # noqa: S608 - our own names
     return int(count)
 
 
-def _letters_where(wanted: LetterFilter) -> tuple[str, tuple[Any, ...]]:
+def _dead_letters_where(wanted: DeadLetterFilter) -> tuple[str, tuple[Any, ...]]:
     where = "(tenant = ? OR tenant IS NULL)" if wanted.with_nobodys else "tenant = ?"
     params: tuple[Any, ...] = (wanted.tenant,)
     if wanted.only_open:

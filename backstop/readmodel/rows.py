@@ -112,10 +112,10 @@ class LateUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterRow:
+class DeadLetterRow:
     """A record that somebody set aside, as people see it. It may hold a piece of a prompt: `preview`."""
 
-    letter_id: str
+    dead_letter_id: str
     at_ms: int
     tenant: str | None
     """None: nobody can say whose it was."""

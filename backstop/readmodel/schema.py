@@ -80,12 +80,12 @@ _TABLES = (
         PRIMARY KEY (response_id, at_ms, topic, part, log_offset)
     ) {CLUSTERED}""",
     """CREATE TABLE dead_letters (
-        letter_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, tenant TEXT, component TEXT NOT NULL, reason TEXT NOT NULL,
+        dead_letter_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, tenant TEXT, component TEXT NOT NULL, reason TEXT NOT NULL,
         detail TEXT NOT NULL, origin_topic TEXT, origin_part {BIG}, origin_offset {BIG}, record_key TEXT NOT NULL,
         size_bytes {BIG}, preview TEXT NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL,
         resolution TEXT, resolved_at_ms {BIG}
     )""",
-    """CREATE INDEX dead_letters_by_time ON dead_letters (at_ms DESC, letter_id DESC)""",
+    """CREATE INDEX dead_letters_by_time ON dead_letters (at_ms DESC, dead_letter_id DESC)""",
     """CREATE TABLE changes (
         seq {SERIAL}, build {BIG} NOT NULL, tenant TEXT NOT NULL, job_id TEXT NOT NULL, session_id TEXT,
         version {BIG} NOT NULL, status TEXT NOT NULL, at_ms {BIG} NOT NULL, payload {BYTES} NOT NULL

@@ -45,7 +45,7 @@ class ProjectionSettings(RuntimeSettings):
         ge=0,
         le=36_500,
         description="Finished jobs leave the read model so many days after their end, with result and timeline, and never before their fold has "
-        "forgotten them (BACKSTOP_DOOR_FORGET_AFTER_MS); 0 keeps them for ever.",
+        "forgotten them (BACKSTOP_SUBMISSION_FORGET_AFTER_MS); 0 keeps them for ever.",
     )
     readmodel_dead_letters_max: int = Field(
         default=10_000, ge=10, le=1_000_000, description="Dead letters shown; the topic keeps the older ones."

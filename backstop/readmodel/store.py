@@ -8,8 +8,8 @@ import orjson
 
 from backstop.readmodel.batch import Keys, Known, Record, Writes, keys_of, project
 from backstop.readmodel.database import Connection, FencedError
-from backstop.readmodel.letters import letter_name
-from backstop.readmodel.rows import HeldResult, JobRow, LetterRow, Position, UnclaimedEntry
+from backstop.readmodel.dead_letters import dead_letter_name
+from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry
 from backstop.readmodel.view import job_view
 from schemas.codec import canonical
 from schemas.jobs import UsageBooked
@@ -28,14 +28,14 @@ _UPSERT_JOB = (
     + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES[1:])
     + " WHERE excluded.version > jobs.version"
 )
-LETTER_COLUMNS = (
-    "letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, size_bytes, "
+DEAD_LETTER_COLUMNS = (
+    "dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, size_bytes, "
     "preview, topic, part, log_offset, resolution, resolved_at_ms"
 )
 # A letter that was set aside twice (a redelivery, a second component) is one letter: the first.
-_INSERT_LETTER = (
-    f"INSERT INTO dead_letters ({LETTER_COLUMNS}) VALUES ({', '.join('?' * len(LETTER_COLUMNS.split(', ')))}) "  # noqa: S608 - as above
-    "ON CONFLICT (letter_id) DO NOTHING"
+_INSERT_DEAD_LETTER = (
+    f"INSERT INTO dead_letters ({DEAD_LETTER_COLUMNS}) VALUES ({', '.join('?' * len(DEAD_LETTER_COLUMNS.split(', ')))}) "  # noqa: S608 - as above
+    "ON CONFLICT (dead_letter_id) DO NOTHING"
 )
 
 # A figure that the provider told replaces one that was reckoned; else the first stays.
@@ -142,30 +142,31 @@ def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_k
     return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))  # noqa: S608 - ours
 
 
-def trim_letters(conn: Connection, letters_max: int) -> int:
-    """Forget all but the newest `letters_max` dead letters; their topic keeps them. How many."""
+def trim_dead_letters(conn: Connection, dead_letters_max: int) -> int:
+    """Forget all but the newest `dead_letters_max` dead letters; their topic keeps them. How many."""
     newest = conn.rows(
-        "SELECT at_ms, letter_id FROM dead_letters ORDER BY at_ms DESC, letter_id DESC LIMIT 1 OFFSET ?", (letters_max,)
+        "SELECT at_ms, dead_letter_id FROM dead_letters ORDER BY at_ms DESC, dead_letter_id DESC LIMIT 1 OFFSET ?",
+        (dead_letters_max,),
     )
-    return conn.execute("DELETE FROM dead_letters WHERE (at_ms, letter_id) <= (?, ?)", newest[0]) if newest else 0
+    return conn.execute("DELETE FROM dead_letters WHERE (at_ms, dead_letter_id) <= (?, ?)", newest[0]) if newest else 0
 
 
-def letter_from(values: Sequence[Any]) -> LetterRow:
-    """A letter from the values of `LETTER_COLUMNS`."""
-    letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, *rest = values
+def dead_letter_from(values: Sequence[Any]) -> DeadLetterRow:
+    """A letter from the values of `DEAD_LETTER_COLUMNS`."""
+    dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, *rest = values
     origin = None if origin_topic is None else Position(origin_topic, origin_part, origin_offset)
     record_key, size_bytes, preview, topic, part, offset, resolution, resolved_at_ms = rest
-    return LetterRow(
-        letter_id, at_ms, tenant, component, reason, detail, origin, record_key, size_bytes, preview,
+    return DeadLetterRow(
+        dead_letter_id, at_ms, tenant, component, reason, detail, origin, record_key, size_bytes, preview,
         Position(topic, part, offset), resolution, resolved_at_ms,
     )  # fmt: skip
 
 
-def letter_values(row: LetterRow) -> tuple[Any, ...]:
-    """The values of `LETTER_COLUMNS`."""
+def dead_letter_values(row: DeadLetterRow) -> tuple[Any, ...]:
+    """The values of `DEAD_LETTER_COLUMNS`."""
     origin = (None, None, None) if row.origin is None else _place(row.origin)
     return (
-        row.letter_id, row.at_ms, row.tenant, row.component, row.reason, row.detail, *origin, row.record_key, row.size_bytes,
+        row.dead_letter_id, row.at_ms, row.tenant, row.component, row.reason, row.detail, *origin, row.record_key, row.size_bytes,
         row.preview, *_place(row.position), row.resolution, row.resolved_at_ms,
     )  # fmt: skip
 
@@ -231,10 +232,10 @@ def _write(conn: Connection, writes: Writes) -> None:
         [(e.job_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.timeline],
     )
     conn.execute_many(_BOOK_USAGE, [_usage_values(fact) for fact in writes.booked])
-    conn.execute_many(_INSERT_LETTER, [letter_values(row) for row in writes.letters])
+    conn.execute_many(_INSERT_DEAD_LETTER, [dead_letter_values(row) for row in writes.letters])
     conn.execute_many(
-        "UPDATE dead_letters SET resolution = ?, resolved_at_ms = ? WHERE letter_id = ?",
-        [(fact.resolution, fact.at_ms, letter_name(fact.letter_id)) for fact in writes.resolved],
+        "UPDATE dead_letters SET resolution = ?, resolved_at_ms = ? WHERE dead_letter_id = ?",
+        [(fact.resolution, fact.at_ms, dead_letter_name(fact.dead_letter_id)) for fact in writes.resolved],
     )
 
 

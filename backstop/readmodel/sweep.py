@@ -13,7 +13,7 @@ from backstop.readmodel.database import Connection, Database, DatabaseAwayError
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Cut, remove_ended
 from backstop.readmodel.schema import texts
-from backstop.readmodel.store import trim, trim_letters
+from backstop.readmodel.store import trim, trim_dead_letters
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.pausing import pause
@@ -167,7 +167,7 @@ class Sweeper:
     def _trim(self, conn: Connection, now_ms: int) -> None:
         kept = self._kept
         trim(conn, kept.changes_max, now_ms - kept.changes_keep_ms, kept.unclaimed_keep_ms)
-        trim_letters(conn, kept.dead_letters_max)
+        trim_dead_letters(conn, kept.dead_letters_max)
 
     def _publish(self, found: Findings, now_ms: int) -> None:
         metrics = self._metrics

@@ -22,7 +22,7 @@ from schemas.jobs import (
     UsageBooked,
 )
 from schemas.responses import (
-    LookFailed,
+    PollFailed,
     ResponseClaimed,
     ResponseFact,
     ResponseObserved,
@@ -49,7 +49,7 @@ def _fields(fact: JobFact | ResponseFact) -> dict[str, Any]:
             | ResponseClaimed()
             | ResponseReleased()
             | ResponseObserved()
-            | LookFailed()
+            | PollFailed()
             | ResponseTimerFired()
         ):
             return {"response_id": fact.response_id} | _of_response(fact)
@@ -61,7 +61,7 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
     match fact:
         case JobSubmitted():
             return {
-                "door": fact.door,
+                "ingress": fact.ingress,
                 "asked_by": fact.asked_by,
                 "model": fact.model,
                 "deadline_at_ms": fact.deadline_at_ms,
@@ -71,7 +71,7 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
         case JobRefused():
             return {"code": fact.code}
         case CancelRequested():
-            return {"door": fact.door, "asked_by": fact.asked_by}
+            return {"ingress": fact.ingress, "asked_by": fact.asked_by}
         case JobTimerFired():
             return {"due_ms": fact.due_ms}
         case _:
@@ -90,7 +90,7 @@ def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked) -> dict[str, 
             "estimated": fact.estimated,
         }
     return {
-        "door": fact.door,
+        "ingress": fact.ingress,
         "asked_by": fact.asked_by,
         "response_id": fact.response_id,
         "deadline_at_ms": fact.deadline_at_ms,
@@ -104,7 +104,7 @@ def _of_attempt(fact: AttemptAccepted | AttemptRejected | AttemptUnknown | Attem
                 "response_id": fact.response_id,
                 "status": fact.status,
                 "adopted": fact.adopted or None,
-                "look_at_ms": fact.look_at_ms,
+                "poll_at_ms": fact.poll_at_ms,
             }
         case AttemptRejected():
             return {
@@ -121,7 +121,7 @@ def _of_attempt(fact: AttemptAccepted | AttemptRejected | AttemptUnknown | Attem
                 "status": fact.status,
                 "code": fact.code,
                 "found_by": fact.found_by,
-                "looks": fact.looks,
+                "polls": fact.polls,
             }
         case _:
             assert_never(fact)
@@ -139,7 +139,7 @@ def _of_response(fact: ResponseFact) -> dict[str, Any]:
         case ResponseClaimed():
             return {
                 "attempt": fact.attempt,
-                "look_at_ms": fact.look_at_ms,
+                "poll_at_ms": fact.poll_at_ms,
                 "released": fact.released,
                 "made_elsewhere": fact.made_elsewhere,
             }
@@ -150,12 +150,12 @@ def _of_response(fact: ResponseFact) -> dict[str, Any]:
                 "outcome": fact.outcome,
                 "status": fact.raw_status,
                 "code": fact.code,
-                "next_look_at_ms": fact.next_look_at_ms,
+                "next_poll_at_ms": fact.next_poll_at_ms,
             }
-        case LookFailed():
-            return {"reason": fact.reason, "next_look_at_ms": fact.next_look_at_ms}
+        case PollFailed():
+            return {"reason": fact.reason, "next_poll_at_ms": fact.next_poll_at_ms}
         case ResponseTimerFired():
-            return {"due_ms": fact.due_ms, "next_look_at_ms": fact.next_look_at_ms}
+            return {"due_ms": fact.due_ms, "next_poll_at_ms": fact.next_poll_at_ms}
         case _:
             assert_never(fact)
 

@@ -12,7 +12,7 @@ from backstop.runtime.kafka.topics import require_topics
 from backstop.runtime.process import failpoints
 from backstop.runtime.process.clock import NowMs, make_clock
 from backstop.runtime.process.files import make_private
-from backstop.runtime.process.garbage import settle_heap
+from backstop.runtime.process.garbage import settle_garbage_collector
 from backstop.runtime.process.logs import configure, get_logger
 from backstop.runtime.settings import RuntimeSettings
 
@@ -36,7 +36,7 @@ def prepare(settings: RuntimeSettings, process: str) -> NowMs:
         get_logger(process).warning("failpoints_armed", failpoints=failpoints.armed())
     elif settings.clock_offset_ms:
         raise ConfigurationError("BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS")
-    settle_heap()
+    settle_garbage_collector()
     return make_clock(settings.clock_offset_ms)
 
 

@@ -16,8 +16,8 @@ from aiohttp import web
 
 from backstop.simulator.app import SIMULATOR, build_app
 from backstop.simulator.config import Endpoint, SimulatorConfig
-from backstop.simulator.door import Door
 from backstop.simulator.errors import ConfigError
+from backstop.simulator.listener import Ingress
 from backstop.simulator.loading import load_profile
 
 SHUTDOWN_S = 1.0
@@ -90,7 +90,7 @@ async def _run(config: SimulatorConfig, places: _Places) -> None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        door = Door(runner, places.host, places.port)
+        door = Ingress(runner, places.host, places.port)
         await door.open()
         app[SIMULATOR].incidents.door = door
         if places.control_port is not None:

@@ -14,7 +14,7 @@ from backstop.simulator.controls import add_controls
 from backstop.simulator.core import Simulator
 from backstop.simulator.creating import create
 from backstop.simulator.streaming import stream
-from backstop.simulator.v1 import cancel, delete, items, look
+from backstop.simulator.v1 import cancel, delete, items, poll
 
 REQUEST_BYTES_MAX: Final = 32 << 20
 SIMULATOR: Final = web.AppKey("simulator", Simulator)
@@ -28,7 +28,7 @@ def build_app(config: SimulatorConfig) -> web.Application:
     # Ids are opaque: the pattern that aiohttp takes by default knows no braces.
     one = "/v1/responses/{response_id:[^/]+}"
     _add(app, simulator, "POST", "/v1/responses", "create", create)
-    _add(app, simulator, "GET", one, "look", look)
+    _add(app, simulator, "GET", one, "poll", poll)
     _add(app, simulator, "POST", f"{one}/cancel", "cancel", cancel)
     _add(app, simulator, "DELETE", one, "delete", delete)
     _add(app, simulator, "GET", f"{one}/input_items", "items", items)

@@ -18,7 +18,7 @@ from backstop.simulator.records import Stored
 from backstop.simulator.replies import reshape
 from backstop.simulator.wire import SILENT
 
-Op = Literal["create", "look", "stream", "cancel", "delete", "items"]
+Op = Literal["create", "poll", "stream", "cancel", "delete", "items"]
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from backstop.simulator.errors import ConfigError
 from backstop.simulator.replies import QUOTA_CODES, parse_code, parse_reply
 
-Place = Literal["create", "run", "look", "stream", "cancel", "hook", "platform"]
+Place = Literal["create", "run", "poll", "stream", "cancel", "webhook", "platform"]
 
 # What can happen to an answer, whatever the call was. At a create and a cancel each has two sides: done, or not done.
 KINDS: Final = (
@@ -35,7 +35,7 @@ _RUN: Final = (
     *("output_null", "output_absent", "other_id", "no_metadata", "odd_words", "odd_end", "unknown_status"),
     *("odd_usage", "odd_error", "bare_object"),
 )
-_LOOK: Final = (
+_POLL: Final = (
     *("404", "404_at_first", "401", "429", "html_403", "html_429", "307"),
     *("regress", "unknown_status", "another_id", "truncated", "404_passing", "answer"),
 )
@@ -49,17 +49,17 @@ FORGERIES: Final = (
     *("forged_secret", "forged_empty_key", "forged_body", "forged_old", "forged_future", "forged_unsigned"),
 )
 ODDITIES: Final = ("unknown_type", "foreign_id", "not_json", "not_utf8", "list", "huge")
-_HOOK: Final = ("lost", "late", "twice", "early", "reordered", *FORGERIES, *ODDITIES)
+_WEBHOOK: Final = ("lost", "late", "twice", "early", "reordered", *FORGERIES, *ODDITIES)
 
 FAULTS: Final[dict[str, Place]] = {
     **{f"create_{side}_{kind}": "create" for side in ("accept", "refuse") for kind in KINDS},
     **{f"create_{name}": "create" for name in _CREATE},
     **{f"run_{name}": "run" for name in _RUN},
-    **{f"look_{name}": "look" for name in (*KINDS, *_LOOK)},
+    **{f"look_{name}": "poll" for name in (*KINDS, *_POLL)},
     **{f"stream_{name}": "stream" for name in _STREAM},
     **{f"cancel_{side}_{kind}": "cancel" for side in ("accept", "refuse") for kind in KINDS},
     **{f"cancel_{name}": "cancel" for name in _CANCEL},
-    **{f"hook_{name}": "hook" for name in _HOOK},
+    **{f"hook_{name}": "webhook" for name in _WEBHOOK},
     "platform_500": "platform",
 }
 
@@ -101,12 +101,12 @@ class Directive:
 
 
 _NUMERIC_ARGS: Final = frozenset(
-    {"run_slow", "run_expires", "look_404_at_first", "look_404_passing", "cancel_then_completed", "hook_late"}
+    {"run_slow", "run_expires", "poll_404_at_first", "poll_404_passing", "cancel_then_completed", "webhook_late"}
     | {"create_locked", "create_queue_full", "create_conflict"}
     | {"stream_drop", "stream_close", "stream_error", "stream_delay"}
     | {name for name in FAULTS if name.endswith("_slow")}
 )
-_REPLY_ARGS: Final = frozenset({"create_answer", "look_answer", "cancel_answer"})
+_REPLY_ARGS: Final = frozenset({"create_answer", "poll_answer", "cancel_answer"})
 # `CODE[/WAIT]`: what a failed response says.
 _CODE_ARGS: Final = frozenset(
     {"run_failed", "run_failed_usage", "run_failed_at_once", "run_failed_at_once_usage"}

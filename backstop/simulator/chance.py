@@ -22,7 +22,7 @@ from backstop.simulator.errors import ConfigError
 _NORMAL: Final = NormalDist()
 AIMS_MAX: Final = 10_000
 # Asked for by name, once a response: when it is accepted, at the first look after one that showed it running or ended.
-APART: Final = frozenset({"look_404_at_first", "look_404_passing", "look_regress"})
+APART: Final = frozenset({"poll_404_at_first", "poll_404_passing", "poll_regress"})
 
 
 class Chance:
@@ -160,7 +160,7 @@ class Faults:
         if aimed is not None:
             return aimed
         # Unless told otherwise a create is struck on each call, a look, a stream and a cancel on the first.
-        default_times = 1 if place in ("look", "stream", "cancel") else 0
+        default_times = 1 if place in ("poll", "stream", "cancel") else 0
         for directive in directives:
             times = default_times if directive.times is None else directive.times
             name = directive.fault.name

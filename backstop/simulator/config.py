@@ -113,11 +113,11 @@ class Event:
     mode: OutageMode = "503"
     share: float = 1.0
     runs: Literal["on", "fail", "stuck"] = "on"
-    hooks: Literal["sent", "held", "lost"] = "sent"
+    webhooks: Literal["sent", "held", "lost"] = "sent"
     factor: float = 5.0
     # Of an incident: what it answers, to which calls, of which lane (None = all); and what runs fail with.
     answer: str = "503"
-    calls: Literal["creates", "looks", "cancels", "all"] = "creates"
+    calls: Literal["creates", "polls", "cancels", "all"] = "creates"
     model: str | None = None
     project: int | None = None
     message: str | None = None
@@ -160,7 +160,7 @@ class Profile:
     retry_after_real_s: float = 1.0
     limit_headers: bool = True
     charge_max_output_tokens: bool = True
-    looks_counted: bool = False
+    polls_counted: bool = False
     poll_after_ms: int | None = None
     output_bytes: int = 0
     late: Distribution = Distribution("uniform", low_s=30.0, high_s=600.0)
@@ -189,7 +189,7 @@ class Profile:
             _require(0 <= rate <= 1, f"rates.{name} must be 0 to 1, not {rate!r}")
             sums[place] = sums.get(place, 0.0) + rate
         for place, total in sums.items():
-            _require(place == "hook" or total <= 1 + 1e-9, f"rates of place {place!r} sum to {total:.3f}, above 1")
+            _require(place == "webhook" or total <= 1 + 1e-9, f"rates of place {place!r} sum to {total:.3f}, above 1")
 
     def model(self, name: str) -> ModelProfile:
         """The profile of a model: its own, else that of `*`, else the default."""

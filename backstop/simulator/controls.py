@@ -109,7 +109,7 @@ async def _emit(simulator: Simulator, request: web.Request) -> Any:
     wanted = build(_Emit, parse_object(await request.read()), "")
     body = None if wanted.body is None else wanted.body.encode()
     response = wanted.response or response_id()
-    ids = simulator.hooks.emit(wanted.type, response, wanted.variant, body, wanted.webhook_id)
+    ids = simulator.webhooks.emit(wanted.type, response, wanted.variant, body, wanted.webhook_id)
     return {"response": response, "webhook_ids": ids}
 
 
@@ -119,7 +119,7 @@ class _Finish:
     status: Literal["completed", "failed", "incomplete", "cancelled"] = "completed"
     code: str | None = None
     reason: str | None = None
-    hook: bool = True
+    webhook: bool = True
 
 
 async def _finish(simulator: Simulator, request: web.Request) -> Any:
@@ -129,7 +129,7 @@ async def _finish(simulator: Simulator, request: web.Request) -> Any:
         raise ConfigError(f"response: {wanted.response!r} is not open")
     code = wanted.code or ("server_error" if wanted.status == "failed" else None)
     reason = wanted.reason or ("max_output_tokens" if wanted.status == "incomplete" else None)
-    simulator.responses.end_now(stored, Ending(wanted.status, code, reason, hook=wanted.hook))
+    simulator.responses.end_now(stored, Ending(wanted.status, code, reason, webhook=wanted.webhook))
     return {"response": stored.id, "status": stored.status}
 
 

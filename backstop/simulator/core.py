@@ -10,7 +10,6 @@ from backstop.simulator.chance import Chance, Faults
 from backstop.simulator.clock import Clock, Timers
 from backstop.simulator.config import Endpoint, SimulatorConfig
 from backstop.simulator.delivery import Deliverer
-from backstop.simulator.hooks import Hooks
 from backstop.simulator.incidents import Incidents
 from backstop.simulator.lanes import Lanes
 from backstop.simulator.ledgers import LEDGER_NAMES, Ledgers
@@ -19,6 +18,7 @@ from backstop.simulator.limits import Limits
 from backstop.simulator.loading import merge_profile
 from backstop.simulator.platform import Platform
 from backstop.simulator.records import Continuations, JobTallies
+from backstop.simulator.webhooks import Webhooks
 from backstop.simulator.wire import Wire
 
 
@@ -39,13 +39,13 @@ class Simulator:
         self.continuations = Continuations()
         self.limits = Limits(profile, self.clock, self.chance)
         self.deliverer = Deliverer(profile.webhooks, self.clock, self.timers, self.ledgers.deliveries)
-        self.hooks = Hooks(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)
+        self.webhooks = Webhooks(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)
         self.responses = Responses(
-            profile, self.chance, self.clock, self.timers, self.hooks, self.ledgers, self.tallies
+            profile, self.chance, self.clock, self.timers, self.webhooks, self.ledgers, self.tallies
         )
         self.incidents = Incidents(self.chance, self.clock, self.timers, self.limits)
         self.responses.fate = self.incidents.fate
-        self.platform = Platform(self.chance, self.clock, self.timers, self.hooks, self.responses, self.incidents)
+        self.platform = Platform(self.chance, self.clock, self.timers, self.webhooks, self.responses, self.incidents)
         self.lanes = Lanes(self.clock)
         self.wire = Wire(profile)
         self.struck: Counter[str] = Counter()
@@ -78,7 +78,7 @@ class Simulator:
         self.faults.use(profile)
         self.limits.profile = profile
         self.deliverer.profile = profile.webhooks
-        self.hooks.profile = profile
+        self.webhooks.profile = profile
         self.responses.profile = profile
         self.wire.profile = profile
         if calendar_changed:
@@ -102,8 +102,8 @@ class Simulator:
             "cost": dict(self.responses.cost),
             "calls": dict(self.answered),
             "faults": dict(self.struck),
-            "hooks": dict(self.deliverer.counts.outcomes),
-            "hooks_pending": self.deliverer.pending,
+            "webhooks": dict(self.deliverer.counts.outcomes),
+            "webhooks_pending": self.deliverer.pending,
             "timers_pending": len(self.timers),
             "ledgers": {name: self.ledgers.by_name(name).last for name in LEDGER_NAMES},
         }

@@ -21,7 +21,7 @@ from backstop.simulator.wire import spoil
 
 HIDDEN_S: Final = 5.0
 LOCKED_S: Final = 10.0
-_LOOK_AROUND_S: Final = 0.25
+_POLL_AROUND_S: Final = 0.25
 
 
 async def create(simulator: Simulator, call: Call) -> Answer:
@@ -104,7 +104,7 @@ def _accept(
 ) -> Stored:
     target, directives = request.target, request.directives
     run_fault = simulator.faults.one("run", target, key, directives, 1)
-    hidden = simulator.faults.named("look_404_at_first", target, key, directives)
+    hidden = simulator.faults.named("poll_404_at_first", target, key, directives)
     for struck in (run_fault, hidden):
         if struck is not None:
             simulator.struck[struck.name] += 1
@@ -174,9 +174,9 @@ async def _reply(simulator: Simulator, call: Call, stored: Stored, fault: Fault 
         await _await_end(simulator, call, stored, is_cancelled=False)
         return ok(render(stored))
     answer = ok(render(stored))
-    early = simulator.faults.named("hook_early", stored.target, stored.key, request.directives)
+    early = simulator.faults.named("webhook_early", stored.target, stored.key, request.directives)
     if early is not None:
-        simulator.struck["hook_early"] += 1
+        simulator.struck["webhook_early"] += 1
         tried = asyncio.Event()
         simulator.responses.end_now(stored, stored.plan.ending, tried)
         with contextlib.suppress(TimeoutError):
@@ -201,7 +201,7 @@ async def _await_end(simulator: Simulator, call: Call, stored: Stored, *, is_can
     a server that ignores `background` lets it run on.
     """
     while stored.is_open and not simulator.wire.closing.is_set():
-        await stored.changed(_LOOK_AROUND_S)
+        await stored.changed(_POLL_AROUND_S)
         if stored.is_open and (call.request.transport is None or call.request.transport.is_closing()):
             if not is_cancelled:
                 return

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
+class Webhook:
     """One event to be delivered to every endpoint. `names` are the ledger's fields for what it is about."""
 
     event_id: str
@@ -55,7 +55,7 @@ class Target:
 class Delivery:
     """One hook on its way to one endpoint."""
 
-    hook: Hook
+    webhook: Webhook
     target: Target
     webhook_id: str
     timestamp_s: int
@@ -108,9 +108,9 @@ class Deliverer:
         if self._session is not None:
             await self._session.close()
 
-    def send(self, hook: Hook, webhook_id: str, target: Target, first_try: asyncio.Event | None = None) -> None:
-        """Deliver `hook` to `target`, with retries; over the limit of pending ones it is dropped and recorded."""
-        delivery = Delivery(hook, target, webhook_id, self._clock.wall_ms() // 1000, first_try=first_try)
+    def send(self, webhook: Webhook, webhook_id: str, target: Target, first_try: asyncio.Event | None = None) -> None:
+        """Deliver `webhook` to `target`, with retries; over the limit of pending ones it is dropped and recorded."""
+        delivery = Delivery(webhook, target, webhook_id, self._clock.wall_ms() // 1000, first_try=first_try)
         if self.pending >= self.profile.pending_max:
             self._record(delivery, "dropped", None, 0)
             if first_try is not None:
@@ -119,9 +119,9 @@ class Deliverer:
         self.pending += 1
         self._timers.after(self._clock.real_s(self.profile.schedule_s[0]), self._enqueue, delivery)
 
-    def record_lost(self, hook: Hook, webhook_id: str, target: Target) -> None:
+    def record_lost(self, webhook: Webhook, webhook_id: str, target: Target) -> None:
         """Note a hook that is never sent."""
-        self._record(Delivery(hook, target, webhook_id, 0), "lost", None, 0)
+        self._record(Delivery(webhook, target, webhook_id, 0), "lost", None, 0)
 
     def _enqueue(self, delivery: Delivery) -> None:
         self._ready.append(delivery)
@@ -163,18 +163,18 @@ class Deliverer:
 
     async def _post(self, delivery: Delivery) -> tuple[str, int | None]:
         assert self._session is not None
-        hook = delivery.hook
-        timestamp_s = delivery.timestamp_s + hook.shift_s
-        keys = delivery.target.keys if hook.key is None else (hook.key,)
+        webhook = delivery.webhook
+        timestamp_s = delivery.timestamp_s + webhook.shift_s
+        keys = delivery.target.keys if webhook.key is None else (webhook.key,)
         headers = {
             "user-agent": USER_AGENT,
             "content-type": "application/json",
             "webhook-id": delivery.webhook_id,
             "webhook-timestamp": str(timestamp_s),
         }
-        if not hook.unsigned:
-            headers["webhook-signature"] = signature(keys, delivery.webhook_id, timestamp_s, hook.body)
-        sent = hook.body if hook.sent_body is None else hook.sent_body
+        if not webhook.unsigned:
+            headers["webhook-signature"] = signature(keys, delivery.webhook_id, timestamp_s, webhook.body)
+        sent = webhook.body if webhook.sent_body is None else webhook.sent_body
         body = io.BytesIO(sent) if len(sent) > LARGE_BYTES else sent
         timeout = aiohttp.ClientTimeout(total=self.profile.timeout_real_s)
         try:
@@ -198,8 +198,8 @@ class Deliverer:
         if (status == 410 and profile.disable_on_410) or too_many:
             target.disabled = True
         # Nobody asks for the retries of a forgery: what is refused once is refused always.
-        if delivery.attempt >= len(profile.schedule_s) or not delivery.hook.authentic:
-            if delivery.hook.authentic:
+        if delivery.attempt >= len(profile.schedule_s) or not delivery.webhook.authentic:
+            if delivery.webhook.authentic:
                 self._record(delivery, "gave_up", None, 0)
             self.pending -= 1
             return
@@ -207,20 +207,20 @@ class Deliverer:
         self._timers.after(max(wait_s, profile.retry_min_real_s), self._enqueue, delivery)
 
     def _record(self, delivery: Delivery, outcome: str, status: int | None, took_ms: int) -> None:
-        hook = delivery.hook
+        webhook = delivery.webhook
         self.counts.count(outcome)
         self._ledger.write(
             webhook_id=delivery.webhook_id,
-            event_id=hook.event_id,
-            response=hook.names.get("response"),
-            job=hook.names.get("job"),
-            type=hook.type,
+            event_id=webhook.event_id,
+            response=webhook.names.get("response"),
+            job=webhook.names.get("job"),
+            type=webhook.type,
             url=delivery.target.endpoint.url,
             attempt=delivery.attempt,
             outcome=outcome,
             status=status,
-            variant=hook.variant,
-            authentic=hook.authentic,
-            delay_ms=self._clock.wall_ms() - took_ms - hook.ended_at_ms,
+            variant=webhook.variant,
+            authentic=webhook.authentic,
+            delay_ms=self._clock.wall_ms() - took_ms - webhook.ended_at_ms,
             took_ms=took_ms,
         )

@@ -23,7 +23,7 @@ from backstop.simulator.records import Stored
 from backstop.simulator.replies import parse_reply
 
 INCIDENTS_MAX: Final = 1000
-_CALLS: Final = {"create": "creates", "look": "looks", "stream": "looks", "items": "looks", "cancel": "cancels"}
+_CALLS: Final = {"create": "creates", "poll": "polls", "stream": "polls", "items": "polls", "cancel": "cancels"}
 _SHOWN: Final = ("answer", "calls", "model", "project", "message", "share", "runs", "run_code")
 
 

@@ -14,11 +14,11 @@ from typing import Final, Literal
 from backstop.simulator.chance import Chance
 from backstop.simulator.clock import Clock, Timers
 from backstop.simulator.config import Profile
-from backstop.simulator.hooks import Hooks
 from backstop.simulator.ids import USABLE_ID_FORMS, hex_id, response_id
 from backstop.simulator.ledgers import Ledgers
 from backstop.simulator.objects import total_tokens
 from backstop.simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
+from backstop.simulator.webhooks import Webhooks
 
 KEPT_BYTES_MAX: Final = 512 << 20
 Fate = Ending | Literal["on", "stuck"]
@@ -35,7 +35,7 @@ class Responses:
         chance: Chance,
         clock: Clock,
         timers: Timers,
-        hooks: Hooks,
+        webhooks: Webhooks,
         ledgers: Ledgers,
         tallies: JobTallies,
     ) -> None:
@@ -51,7 +51,7 @@ class Responses:
         self.ends: Counter[str] = Counter()
         self._clock = clock
         self._timers = timers
-        self._hooks = hooks
+        self._webhooks = webhooks
         self._ledgers = ledgers
         self._tallies = tallies
         self._all: dict[str, Stored] = {}
@@ -190,7 +190,7 @@ class Responses:
             self._forget(self._ended.popleft())
         # A server that knows no background has no webhooks either.
         if stored.request.background and stored.plan.shown.background == "as_asked":
-            self._hooks.announce(stored, first_try)
+            self._webhooks.announce(stored, first_try)
         stored.wake()
 
     def _account(self, stored: Stored) -> None:

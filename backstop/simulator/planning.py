@@ -120,11 +120,11 @@ _ENDINGS: Final = {
     "failed": Ending("failed", "server_error", with_usage=False),
     "failed_usage": Ending("failed", "server_error"),
     "odd_error": Ending("failed", "server_error", with_usage=False),
-    "odd_end": Ending(hook=False),
+    "odd_end": Ending(webhook=False),
     "failed_no_code": Ending("failed", None, with_usage=False),
     "failed_unknown_code": Ending("failed", "flux_capacitor_error", with_usage=False),
     "missed_window": Ending("failed", "completion_window_missed", with_usage=False),
-    "image_safety": Ending("failed", "image_content_policy_violation", with_usage=False, hook=False),
+    "image_safety": Ending("failed", "image_content_policy_violation", with_usage=False, webhook=False),
     "incomplete": Ending("incomplete", reason="max_output_tokens"),
     "empty_output": Ending("completed", empty=True),
 }

@@ -6,21 +6,27 @@ from backstop.simulator.answers import HTML, Answer, failure, html
 from backstop.simulator.chance import Chance
 from backstop.simulator.clock import Clock, Timers
 from backstop.simulator.config import Event, Profile
-from backstop.simulator.hooks import Hooks
 from backstop.simulator.incidents import Incidents
 from backstop.simulator.lifecycle import Responses
+from backstop.simulator.webhooks import Webhooks
 
 
 class Platform:
     """The state of the platform now."""
 
     def __init__(
-        self, chance: Chance, clock: Clock, timers: Timers, hooks: Hooks, responses: Responses, incidents: Incidents
+        self,
+        chance: Chance,
+        clock: Clock,
+        timers: Timers,
+        webhooks: Webhooks,
+        responses: Responses,
+        incidents: Incidents,
     ) -> None:
         self._chance = chance
         self._clock = clock
         self._timers = timers
-        self._hooks = hooks
+        self._webhooks = webhooks
         self._responses = responses
         self._incidents = incidents
         self._outage: Event | None = None
@@ -53,8 +59,8 @@ class Platform:
         real_s = self._clock.real_s(event.for_s)
         self._outage = event if real_s > 0 else None
         now_s = self._clock.now_s()
-        self._hooks.held_until_s = now_s + real_s if event.hooks == "held" else 0.0
-        self._hooks.lost_until_s = now_s + real_s if event.hooks == "lost" else 0.0
+        self._webhooks.held_until_s = now_s + real_s if event.webhooks == "held" else 0.0
+        self._webhooks.lost_until_s = now_s + real_s if event.webhooks == "lost" else 0.0
         self._responses.runs = event.runs if real_s > 0 else "on"
         self._timers.after(real_s, self._end_outage, self._outages)
 

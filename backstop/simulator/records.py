@@ -78,7 +78,7 @@ class Ending:
     reason: str | None = None
     with_usage: bool = True
     empty: bool = False
-    hook: bool = True
+    webhook: bool = True
     wait_s: float | None = None
 
     @property
@@ -139,9 +139,9 @@ class Stored:
     ended_at_ms: int = 0
     was_running: bool = False
     hidden_until_s: float = 0.0
-    hidden_by: str = "look_404_at_first"
+    hidden_by: str = "poll_404_at_first"
     epoch: int = 0
-    looks: int = 0
+    polls: int = 0
     streams: int = 0
     cancels: int = 0
     shown_running: bool = False

@@ -21,24 +21,24 @@ PASSING_404_S: Final = 5.0
 ITEMS_LIMIT_MAX: Final = 100
 
 
-async def look(simulator: Simulator, call: Call) -> Answer:
+async def poll(simulator: Simulator, call: Call) -> Answer:
     """`GET /v1/responses/{id}`."""
     stored = _find(simulator, call)
     if stored is None:
         return not_found(call.request.match_info["response_id"])
-    if simulator.profile.looks_counted:
+    if simulator.profile.polls_counted:
         refusal = simulator.limits.charge(stored.request.model, None)
         if refusal is not None:
             return refusal
     if call.request.query.get("stream") == "true":
         return _stream(simulator, call, stored)
-    stored.looks += 1
+    stored.polls += 1
     directives = stored.request.directives
-    key = f"{stored.key}/look/{stored.looks}"
-    fault = strike(simulator, call, simulator.faults.one("look", stored.target, key, directives, stored.looks))
+    key = f"{stored.key}/look/{stored.polls}"
+    fault = strike(simulator, call, simulator.faults.one("poll", stored.target, key, directives, stored.polls))
     if fault is None:
         fault = strike(simulator, call, _after_shown(simulator, stored))
-    answer = _seen(stored) if fault is None else _struck_look(simulator, call, stored, fault)
+    answer = _seen(stored) if fault is None else _struck_poll(simulator, call, stored, fault)
     # A state counts as shown when the answer could be read.
     stored.shown_running = stored.shown_running or (fault is None and stored.status == "in_progress")
     stored.shown_ended = stored.shown_ended or (fault is None and not stored.is_open)
@@ -53,10 +53,10 @@ def _after_shown(simulator: Simulator, stored: Stored) -> Fault | None:
     """A fault that strikes once, at the first look after one that showed the response as running, or as ended."""
     if stored.shown_ended and not stored.regressed:
         stored.regressed = True
-        return simulator.faults.named("look_regress", stored.target, stored.key, stored.request.directives)
+        return simulator.faults.named("poll_regress", stored.target, stored.key, stored.request.directives)
     if stored.shown_running and not stored.vanished:
         stored.vanished = True
-        return simulator.faults.named("look_404_passing", stored.target, stored.key, stored.request.directives)
+        return simulator.faults.named("poll_404_passing", stored.target, stored.key, stored.request.directives)
     return None
 
 
@@ -65,7 +65,7 @@ def _seen(stored: Stored) -> Answer:
     return ok(render(stored, response_id=stored.other_id if stored.plan.shown.other_id else None))
 
 
-def _struck_look(simulator: Simulator, call: Call, stored: Stored, fault: Fault) -> Answer:
+def _struck_poll(simulator: Simulator, call: Call, stored: Stored, fault: Fault) -> Answer:
     what = fault.what
     if what in KINDS:
         return spoil(ok(render(stored)), what, fault.number(simulator.profile.slow_real_s))
@@ -80,10 +80,10 @@ def _struck_look(simulator: Simulator, call: Call, stored: Stored, fault: Fault)
         hidden_s = simulator.clock.real_s(fault.number(PASSING_404_S))
         stored.hidden_until_s, stored.hidden_by = simulator.clock.now_s() + hidden_s, fault.name
         return not_found(stored.id)
-    return _LOOKS[what](stored, fault)
+    return _POLLS[what](stored, fault)
 
 
-_LOOKS: Final[dict[str, Callable[[Stored, Fault], Answer]]] = {
+_POLLS: Final[dict[str, Callable[[Stored, Fault], Answer]]] = {
     "404": lambda stored, _: not_found(stored.id),
     "401": lambda _, __: wrong_key(),
     "html_403": lambda _, __: html(403),

@@ -15,7 +15,7 @@ from backstop.simulator.answers import HTML, Answer, failure
 from backstop.simulator.config import Profile
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
-_LOOK_AROUND_S: Final = 0.25
+_POLL_AROUND_S: Final = 0.25
 _FIXED: Final = {
     "html_200": Answer(200, b"<html><body>It works!</body></html>", HTML),
     "empty_object": Answer(200, b"{}"),
@@ -82,7 +82,7 @@ class Wire:
             if left_s <= 0:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.closing.wait(), min(left_s, _LOOK_AROUND_S))
+                await asyncio.wait_for(self.closing.wait(), min(left_s, _POLL_AROUND_S))
 
     async def _cut(self, request: web.Request, answer: Answer) -> web.StreamResponse:
         response = _head(answer)

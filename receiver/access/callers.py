@@ -62,7 +62,7 @@ CALLER: Final = Route(
 )  # fmt: skip
 
 
-class CallerDoor:
+class CallerIngress:
     def __init__(self, tickets: Tickets, limits: Limits) -> None:
         self._tickets = tickets
         self._limits = limits

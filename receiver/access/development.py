@@ -37,7 +37,7 @@ CROSS_SITE: Final = Problem(
 )  # fmt: skip
 
 
-def refuse_strangers(request: web.Request) -> None:
+def refuse_foreign_pages(request: web.Request) -> None:
     """For what needs a key elsewhere.
 
     :raises Refusal: 403.

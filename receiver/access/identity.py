@@ -15,7 +15,7 @@ from backstop.runtime.authority import AUTHORITY, Authority, on_behalf_of
 from backstop.runtime.http.routes import Access, route_of
 from backstop.runtime.shares import Shares
 from receiver.access.access_log import AddressOf
-from receiver.access.development import refuse_strangers
+from receiver.access.development import refuse_foreign_pages
 from receiver.access.keys import Caller, KeyRing
 from receiver.access.quotas import Quotas, Rate
 from receiver.access.tickets import STREAM_PATH, Tickets
@@ -71,7 +71,7 @@ def authentication(
         if f"{path}/".startswith(f"{PAGE}/") or needed in {"public", "signed"}:
             return await handler(request)
         if ring.development:
-            refuse_strangers(request)
+            refuse_foreign_pages(request)
         ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None
         if ticket is None:
             caller = ring.authenticate(_authorization(request), address_of(request))

@@ -31,7 +31,7 @@ from receiver.access.addresses import allowed
 from schemas.base import DEFAULT_TENANT
 
 WARNED_EVERY_MS = 86_400_000
-LOOK_AGAIN_S = 1.0
+POLL_AGAIN_S = 1.0
 """How long a revoked key may still be taken."""
 
 BEARER = "bearer "
@@ -63,7 +63,7 @@ class _NotTaken:
 
 
 class KeyRing:
-    """The keys file as it was last read, looked at again at most once in `LOOK_AGAIN_S`."""
+    """The keys file as it was last read, looked at again at most once in `POLL_AGAIN_S`."""
 
     def __init__(
         self, path: Path, host: str, now_ms: NowMs, registry: CollectorRegistry, *, development: bool = False
@@ -72,7 +72,7 @@ class KeyRing:
         self._path = path
         self._now_ms = now_ms
         self._stamp: tuple[int, int, int] | None = None
-        self._looked_at_s = monotonic_s()
+        self._polled_at_s = monotonic_s()
         self._complained: str | None = None
         self._by_id: dict[str, ApiKey] = {}
         self._tenants: dict[str, TenantLimits] = {}
@@ -187,9 +187,9 @@ class KeyRing:
 
     def _follow(self) -> None:
         now_s = monotonic_s()
-        if now_s - self._looked_at_s < LOOK_AGAIN_S:
+        if now_s - self._polled_at_s < POLL_AGAIN_S:
             return
-        self._looked_at_s = now_s
+        self._polled_at_s = now_s
         stamp = self._stamped()
         if stamp is None:
             if not self.development:

@@ -18,7 +18,7 @@ from receiver.lookups import JobReads, ReadsAwayError
 from receiver.problems import FieldError, Problem, Refusal, unavailable
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.requests import Adopt
-from streams.submission import DoorPolicy, PreparedAdoption
+from streams.submission import PreparedAdoption, SubmissionPolicy
 
 ADOPT: Final = Route(
     "POST", f"{JOBS_PATH}/adopt", name="adoptResponse", access="submit", body=Adopt,
@@ -32,14 +32,14 @@ ADOPT: Final = Route(
 )  # fmt: skip
 
 _NOT_YOURS: Final = (
-    "All tenants share the project at the provider, so an id proves nothing: ask the operator to share it (BACKSTOP_DOOR_SHARED_IDS), or adopt it "
+    "All tenants share the project at the provider, so an id proves nothing: ask the operator to share it (BACKSTOP_SUBMISSION_SHARED_IDS), or adopt it "
     "as the tenant default."
 )
 
 
-class AdoptDoor:
+class AdoptIngress:
     def __init__(
-        self, submissions: Submissions, reads: JobReads | None, policy: DoorPolicy, limits: Limits
+        self, submissions: Submissions, reads: JobReads | None, policy: SubmissionPolicy, limits: Limits
     ) -> None:  # fmt: skip
         """Without `reads` nobody here knows whose a response is, and the log alone decides."""
         self._submissions = submissions

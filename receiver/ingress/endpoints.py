@@ -52,7 +52,7 @@ OLD_SECRET_MS: Final = 24 * 3_600_000
 BODY_BYTES_MAX: Final = 16 << 10
 
 
-class EndpointDoor:
+class EndpointIngress:
     """Without `secrets` or `endpoints` there are no outgoing webhooks here, and every call says so."""
 
     def __init__(

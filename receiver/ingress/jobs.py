@@ -117,7 +117,7 @@ def job_id_of(key: str, tenant: str) -> str:
     return "job_" + hashlib.sha256(f"{tenant}\n{key}".encode()).hexdigest()[: JOB_ID_BITS // 4]
 
 
-class JobDoor:
+class JobIngress:
     def __init__(
         self, submissions: Submissions, publisher: Publisher, now_ms: NowMs, random_hex: RandomHex, limits: Limits,
         quotas: Quotas, previous: PreviousResponses, memory: BodyMemory,
@@ -172,7 +172,7 @@ class JobDoor:
         job_id = qualified_job_id(tenant, given)
         if not await self._submissions.exists(job_id, tenant):
             raise Refusal(Problem(404, "job_not_found", "There is no such job, or it has not been taken in yet."))
-        fact = to_cancel(cancel, job_id=job_id, tenant=tenant, door="http", at_ms=self._now_ms())
+        fact = to_cancel(cancel, job_id=job_id, tenant=tenant, ingress="http", at_ms=self._now_ms())
         try:
             await self._publisher.publish([fact], timeout_s=limits.publish_s)
         except BrokerUnavailableError:

@@ -19,7 +19,7 @@ from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.project_names import PREVIOUS
 from schemas.requests import Submit
 from schemas.statuses import has_answer
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 
 Accepted = Callable[[str, str], AcceptedJob | None]
 """By job id and tenant."""
@@ -40,7 +40,7 @@ IsHidden = Callable[[str, str], Awaitable[bool]]
 
 class PreviousResponses:
     def __init__(
-        self, reads: JobReads | None, blobs: BlobStore, policy: DoorPolicy, is_hidden: IsHidden, accepted: Accepted,
+        self, reads: JobReads | None, blobs: BlobStore, policy: SubmissionPolicy, is_hidden: IsHidden, accepted: Accepted,
         appear_s: float,
     ) -> None:  # fmt: skip
         """`accepted` knows what was taken a moment ago, and a job that another process took is waited for, for `appear_s`."""

@@ -28,7 +28,7 @@ from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
-from streams.submission import DoorPolicy, Prepared, PreparedAdoption, to_adopted, to_submitted
+from streams.submission import Prepared, PreparedAdoption, SubmissionPolicy, to_adopted, to_submitted
 
 APPEAR_POLL_S = 0.05
 
@@ -103,7 +103,7 @@ class Submissions:
         blobs: BlobStore,
         claims: Claims,
         now_ms: NowMs,
-        policy: DoorPolicy,
+        policy: SubmissionPolicy,
         inline_bytes_max: int,
         find_job: FindJob,
         limits: Limits,
@@ -263,7 +263,7 @@ class Submissions:
         if isinstance(prepared, PreparedAdoption):
             return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
         return await to_submitted(
-            prepared, job_id=job_id, tenant=tenant, door="http", at_ms=at_ms, policy=self._policy,
+            prepared, job_id=job_id, tenant=tenant, ingress="http", at_ms=at_ms, policy=self._policy,
             blobs=self._blobs, inline_bytes_max=self._inline_bytes_max,
         )  # fmt: skip
 

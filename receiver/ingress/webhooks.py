@@ -72,7 +72,7 @@ class WebhookRules:
     forget_after_ms: int
 
 
-class WebhookDoor:
+class WebhookIngress:
     def __init__(
         self, rules: WebhookRules, limits: Limits, publisher: Publisher, now_ms: NowMs, metrics: ReceiverMetrics
     ) -> None:

@@ -129,7 +129,7 @@ def result_of(given_job_id: str, result: JobResult) -> dict[str, Any]:
     return told
 
 
-class JobStreamDoor:
+class JobStreamIngress:
     def __init__(
         self,
         *,
@@ -161,7 +161,7 @@ class JobStreamDoor:
         found = _PLACE.fullmatch(place or "")
         view = OutputView(given, int(found[1]), int(found[2])) if found is not None else OutputView(given)
 
-        async def look() -> SeenJob | None:
+        async def poll() -> SeenJob | None:
             try:
                 seen = await self._reads.job(tenant, job_id)
             except ReadsAwayError:
@@ -170,7 +170,7 @@ class JobStreamDoor:
 
         async with listening(self._live, tenant, job_id, self._limits, authority_of(request)) as listener:
             return await serve_events(
-                request, listener, view, look, self._limits, self._live.metrics, recent=self._is_recent
+                request, listener, view, poll, self._limits, self._live.metrics, recent=self._is_recent
             )
 
     def _is_recent(self, ended: SeenJob) -> bool:

@@ -16,10 +16,10 @@ from receiver.partial_output.history import Histories, JobHistory
 from receiver.problems import Refusal, unavailable
 from schemas.partials import PartialOutput
 
-LOOK_AGAIN_S = 15.0
+POLL_AGAIN_S = 15.0
 """A listener looks at the read model so often even if nothing was said to have changed there."""
 
-LOOK_BLIND_S = 1.0
+POLL_BLIND_S = 1.0
 """And so often once nobody tells it of changes any more."""
 
 
@@ -69,7 +69,7 @@ class Listener:
         self._tenant = tenant
         self._job_id = job_id
         self._woken = asyncio.Event()
-        self._look = True
+        self._poll = True
         self.stopped = False
         """The process ends: let the client come back elsewhere."""
         self.dismissed = False
@@ -82,10 +82,10 @@ class Listener:
     def wake(self) -> None:
         self._woken.set()
 
-    def must_look(self) -> bool:
+    def must_poll(self) -> bool:
         """Whether the read model may have something new since the last time this was asked."""
-        look, self._look = self._look, False
-        return look
+        poll, self._poll = self._poll, False
+        return poll
 
     async def wait(self, timeout_s: float) -> bool:
         """For something new. False: nothing came within `timeout_s`."""
@@ -97,13 +97,13 @@ class Listener:
         return woken
 
     async def follow_changes(self, watch: Watch) -> None:
-        while await watch.changed(LOOK_AGAIN_S):
-            self._look = True
+        while await watch.changed(POLL_AGAIN_S):
+            self._poll = True
             self.wake()
         while not watch.over:
-            self._look = True
+            self._poll = True
             self.wake()
-            await asyncio.sleep(LOOK_BLIND_S)
+            await asyncio.sleep(POLL_BLIND_S)
         self.dismissed = True
         self.wake()
 

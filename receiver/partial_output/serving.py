@@ -32,11 +32,11 @@ class View(Protocol, Generic[Ended_contra]):
 
 
 async def serve_events(
-    request: web.Request, listener: Listener, view: View[E], look: Callable[[], Awaitable[E | None]],
+    request: web.Request, listener: Listener, view: View[E], poll: Callable[[], Awaitable[E | None]],
     limits: Limits, metrics: LiveMetrics, first: bytes = b"", *, recent: Callable[[E], bool],
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:  # fmt: skip
-    """Answer `request` with `first`, then with what `view` shows, up to the end that `look` finds in the read model.
+    """Answer `request` with `first`, then with what `view` shows, up to the end that `poll` finds in the read model.
 
     Partial output may be a little behind the end: where the end is `recent`, it is waited for, for `limits.stream_tail_s`.
     """
@@ -53,7 +53,7 @@ async def serve_events(
     try:
         await response.prepare(request)
         await _write(response, first, limits)
-        reason = await _follow(response, listener, view, look, limits, recent)
+        reason = await _follow(response, listener, view, poll, limits, recent)
     except TimeoutError:
         reason = "slow"
     except ConnectionError:
@@ -73,15 +73,15 @@ def is_recent(finished_at_ms: int, now_ms: int, limits: Limits) -> bool:
 
 
 async def _follow(
-    response: web.StreamResponse, listener: Listener, view: View[E], look: Callable[[], Awaitable[E | None]],
+    response: web.StreamResponse, listener: Listener, view: View[E], poll: Callable[[], Awaitable[E | None]],
     limits: Limits, recent: Callable[[E], bool],
 ) -> str:  # fmt: skip
     loop = asyncio.get_running_loop()
     ended: E | None = None
     tail_until_s = loop.time()
     while not listener.dismissed:
-        if ended is None and listener.must_look():
-            ended = await look()
+        if ended is None and listener.must_poll():
+            ended = await poll()
             if ended is not None and recent(ended):
                 tail_until_s = loop.time() + limits.stream_tail_s
         history = listener.history

@@ -12,15 +12,15 @@ from aiohttp import web
 
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.figures import StatsView, WebhooksView, stats, webhook_health
-from backstop.readmodel.queries import LetterFilter, count_letters, ended_since, list_letters
-from backstop.readmodel.rows import LetterRow
+from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, ended_since, list_dead_letters
+from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import Finding, sweep
 from backstop.readmodel.waiting import PASSING_MIN, Waiting, waiting
 from backstop.runtime.http.routes import declare, query_of
 from backstop.runtime.process.clock import NowMs
 from receiver.reads import overview_routes as declared
 from receiver.reads import problems
-from receiver.reads.overview_routes import AttentionView, FindingCode, FindingView, LetterPage, LetterView
+from receiver.reads.overview_routes import AttentionView, DeadLetterPage, DeadLetterView, FindingCode, FindingView
 from receiver.reads.parameters import guarded, page_mark
 from schemas.job_ids import own_job_id
 
@@ -72,7 +72,7 @@ class _Overview:
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
 
-        def look(conn: Connection) -> AttentionView:
+        def poll(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
             ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
             waits = waiting(conn, tenant)
@@ -82,7 +82,7 @@ class _Overview:
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
-                FindingView(code="dead_letters", count=count_letters(conn, letters)),
+                FindingView(code="dead_letters", count=count_dead_letters(conn, letters)),
                 _of_webhooks(webhook_health(ended, now_ms - ATTENTION_SPAN_MS, now_ms)),
             ]
             return {
@@ -90,7 +90,7 @@ class _Overview:
                 "findings": [one for one in findings if one["count"]], "open": found.open_by_status,
             }  # fmt: skip
 
-        return problems.answer(await self._database.read(look))
+        return problems.answer(await self._database.read(poll))
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
         """Distributions of the jobs that ended, by model, and how ends were found."""
@@ -105,33 +105,33 @@ class _Overview:
 
     async def dead_letters(self, request: web.Request) -> web.StreamResponse:
         """Records that could not be taken, newest first."""
-        asked = query_of(request, declared.LetterQuery)
+        asked = query_of(request, declared.DeadLetterQuery)
         after = None if asked.cursor is None else (asked.cursor.submitted_at_ms, asked.cursor.job_id)
         wanted = self._letters(
             request, only_open=asked.state == "open", reason=asked.reason, since_ms=asked.since, after=after,
             limit=asked.limit,
         )  # fmt: skip
-        letters = await self._database.read(lambda conn: list_letters(conn, wanted))
+        letters = await self._database.read(lambda conn: list_dead_letters(conn, wanted))
         with_preview = "operate" in self._rights.scopes_of(request)
-        page: LetterPage = {
+        page: DeadLetterPage = {
             "object": "list",
-            "data": [letter_view(letter, wanted.tenant, with_preview=with_preview) for letter in letters],
+            "data": [dead_letter_view(letter, wanted.tenant, with_preview=with_preview) for letter in letters],
         }
         if len(letters) == wanted.limit:
-            page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].letter_id)
+            page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].dead_letter_id)
         return problems.answer(page)
 
-    def _letters(self, request: web.Request, **chosen: Any) -> LetterFilter:
+    def _letters(self, request: web.Request, **chosen: Any) -> DeadLetterFilter:
         with_nobodys = "admin" in self._rights.scopes_of(request)
-        return LetterFilter(self._rights.tenant_of(request), with_nobodys=with_nobodys, **chosen)
+        return DeadLetterFilter(self._rights.tenant_of(request), with_nobodys=with_nobodys, **chosen)
 
 
-def letter_view(letter: LetterRow, tenant: str, *, with_preview: bool) -> LetterView:
+def dead_letter_view(letter: DeadLetterRow, tenant: str, *, with_preview: bool) -> DeadLetterView:
     """A letter as `tenant` sees it; fields without a value are left out."""
     origin = letter.origin
     view: dict[str, Any] = {
         "object": "dead_letter",
-        "id": letter.letter_id,
+        "id": letter.dead_letter_id,
         "at_ms": letter.at_ms,
         "tenant": letter.tenant,
         "component": letter.component,
@@ -144,7 +144,7 @@ def letter_view(letter: LetterRow, tenant: str, *, with_preview: bool) -> Letter
         "resolution": letter.resolution,
         "resolved_at_ms": letter.resolved_at_ms,
     }
-    return cast("LetterView", {name: value for name, value in view.items() if value is not None})
+    return cast("DeadLetterView", {name: value for name, value in view.items() if value is not None})
 
 
 def _of_jobs(code: FindingCode, found: Finding, tenant: str) -> FindingView:
@@ -161,6 +161,6 @@ def _of_waiting(code: FindingCode, found: Waiting, tenant: str, count_min: int =
 
 def _of_webhooks(health: WebhooksView) -> FindingView:
     """Counts only where so many ends were found without a webhook that it should be looked into."""
-    ends, missed = health["webhook"] + health["look"], health["missed"]
+    ends, missed = health["webhook"] + health["poll"], health["missed"]
     high = ends >= MISSED_OF_MIN and missed > MISSED_SHARE_MAX * ends
     return {"code": "webhooks_missed", "count": missed if high else 0, "of": ends}

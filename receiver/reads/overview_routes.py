@@ -56,7 +56,7 @@ class OriginView(TypedDict):
 
 
 @with_config(_DOCUMENTED)
-class LetterView(TypedDict):
+class DeadLetterView(TypedDict):
     """A record that could not be taken, set aside."""
 
     object: Literal["dead_letter"]
@@ -76,11 +76,11 @@ class LetterView(TypedDict):
     resolved_at_ms: NotRequired[int]
 
 
-class LetterPage(TypedDict):
+class DeadLetterPage(TypedDict):
     """Dead letters, newest first. Without a `next_cursor` there are no more."""
 
     object: Literal["list"]
-    data: list[LetterView]
+    data: list[DeadLetterView]
     next_cursor: NotRequired[str]
 
 
@@ -90,7 +90,7 @@ class StatsQuery(Query):
     )
 
 
-class LetterQuery(Query):
+class DeadLetterQuery(Query):
     state: Literal["open", "all"] = Field(
         default="open", description="`open`: those about which nothing was decided yet."
     )
@@ -112,8 +112,8 @@ GET_STATS: Final = Route(
     answers=(Answer(200, "The figures.", StatsView),),
 )  # fmt: skip
 LIST_DEAD_LETTERS: Final = Route(
-    "GET", "/v1/dead-letters", name="listDeadLetters", access="read", query=LetterQuery, problems=AWAY,
+    "GET", "/v1/dead-letters", name="listDeadLetters", access="read", query=DeadLetterQuery, problems=AWAY,
     says="Records that could not be taken, newest first, in pages.\n\nThose of which nobody can say whose they are need the "
     "scope `admin`.",
-    answers=(Answer(200, "A page of dead letters.", LetterPage),),
+    answers=(Answer(200, "A page of dead letters.", DeadLetterPage),),
 )  # fmt: skip

@@ -40,12 +40,12 @@ SHOW: Final = Route(
 
 
 def add_models(app: web.Application, models: Sequence[str]) -> None:
-    door = ModelDoor(models)
-    declare(app, LIST, door.list_all)
-    declare(app, SHOW, door.show)
+    ingress = ModelIngress(models)
+    declare(app, LIST, ingress.list_all)
+    declare(app, SHOW, ingress.show)
 
 
-class ModelDoor:
+class ModelIngress:
     def __init__(self, models: Sequence[str]) -> None:
         self._models: dict[str, ModelDocument] = {
             name: {"id": name, "object": "model", "created": 0, "owned_by": "backstop"} for name in models

@@ -31,7 +31,7 @@ from backstop.runtime.shares import Shares
 from receiver.access.identity import UNAUTHENTICATED
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
-from receiver.partial_output.listeners import LOOK_AGAIN_S, LOOK_BLIND_S, Changes, TooManyListenersError, Watch
+from receiver.partial_output.listeners import POLL_AGAIN_S, POLL_BLIND_S, Changes, TooManyListenersError, Watch
 from receiver.problems import SECURITY_HEADERS, Refusal, unavailable
 from receiver.responses_api.responses import Responses, Shown
 from schemas.job_ids import qualified_job_id
@@ -214,10 +214,10 @@ class Waiting:
                 nonlocal watch
                 if watch is None:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(min(timeout_s, LOOK_BLIND_S)):
+                        async with asyncio.timeout(min(timeout_s, POLL_BLIND_S)):
                             await self._stopped.wait()
                     await begin()
-                elif not await watch.changed(min(timeout_s, LOOK_AGAIN_S)):
+                elif not await watch.changed(min(timeout_s, POLL_AGAIN_S)):
                     watch = None
 
             await begin()

@@ -12,7 +12,7 @@ from schemas.requests import METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE
 from schemas.results import JobResult
 from schemas.statuses import ResponseStatus, end_response_status
 
-DOOR_ID: Final = re.compile(r"resp_[0-9a-f]{48}")
+INGRESS_ID: Final = re.compile(r"resp_[0-9a-f]{48}")
 """The ids that this door gives."""
 
 # What a response shows where the request said nothing (a queued response of the API, 2026-07).
@@ -110,7 +110,7 @@ def deleted_object(response_id: str) -> dict[str, Any]:
 
 def _in_background(response_id: str, request: Mapping[str, Any]) -> bool:
     """As its caller asked. All run in the background; a create at this door that does not say so was answered at its end."""
-    return not request or "background" in request or not DOOR_ID.fullmatch(response_id)
+    return not request or "background" in request or not INGRESS_ID.fullmatch(response_id)
 
 
 def _error(result: JobResult) -> dict[str, Any]:

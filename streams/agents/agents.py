@@ -18,7 +18,7 @@ from streams import metrics
 from streams.agents.fold_shell import FoldShell
 from streams.agents.intake import take_request
 from streams.faust.partitions import each_partition
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 
 STORE_AGAIN_S = 0.5
 STORE_TRIES_MAX = 60
@@ -43,7 +43,7 @@ class Intake:
     """Requests of upstream services, made facts of their jobs. All records of one intake are of one tenant."""
 
     def __init__(
-        self, *, publisher: Publisher, blobs: BlobStore, policy: DoorPolicy, inline_bytes_max: int, now_ms: NowMs,
+        self, *, publisher: Publisher, blobs: BlobStore, policy: SubmissionPolicy, inline_bytes_max: int, now_ms: NowMs,
         tenant: str = DEFAULT_TENANT, claims: Claims | None = None,
     ) -> None:  # fmt: skip
         self._tenant = tenant

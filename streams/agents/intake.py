@@ -16,7 +16,7 @@ from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object, re
 from schemas.job_ids import qualified_job_id
 from schemas.requests import FIELDS_MAX, REQUEST, REQUEST_BYTES_MAX, REQUEST_VALUES_MAX, Cancel, Submit
 from schemas.shape import ShapeLimits, beyond
-from streams.submission import DoorPolicy, prepare, to_cancel, to_refused, to_submitted
+from streams.submission import SubmissionPolicy, prepare, to_cancel, to_refused, to_submitted
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 _SHAPE = ShapeLimits(values_max=REQUEST_VALUES_MAX, depth_max=DEPTH_MAX)
@@ -27,7 +27,7 @@ async def take_request(
     *,
     tenant: str,
     now_ms: int,
-    policy: DoorPolicy,
+    policy: SubmissionPolicy,
     blobs: BlobStore,
     inline_bytes_max: int,
     claims: Claims | None = None,
@@ -40,7 +40,7 @@ async def take_request(
         request = decode_object(REQUEST, raw)
         job_id = qualified_job_id(tenant, _one_id(request, record))
         if isinstance(request, Cancel):
-            return (to_cancel(request, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms),)
+            return (to_cancel(request, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms),)
         if request.deadline_at_ms is not None and request.deadline_at_ms <= now_ms:
             late_ms = now_ms - request.deadline_at_ms
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
@@ -51,7 +51,7 @@ async def take_request(
             error = PoisonError("conflict", "the job id belongs to another submission, which was sent before")
             return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
-            prepared, job_id=job_id, tenant=tenant, door="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
+            prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
             inline_bytes_max=inline_bytes_max,
         )  # fmt: skip
     except PoisonError as error:
@@ -82,7 +82,7 @@ def _parsed(value: bytes | None) -> dict[str, Any]:
     return raw
 
 
-def _refuse_foreign(request: Submit, tenant: str, policy: DoorPolicy) -> None:
+def _refuse_foreign(request: Submit, tenant: str, policy: SubmissionPolicy) -> None:
     """All tenants share one project at the provider, and nobody here can tell whose a thing of it is."""
     named = policy.refuses_name(request.request, tenant)
     if named is not None:

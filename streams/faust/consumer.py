@@ -35,7 +35,7 @@ from backstop.runtime.kafka.records import Record
 from schemas.unreadable import Unreadable
 from streams import metrics
 from streams.faust.fetch import Chunk, FetchThread
-from streams.tables.lost_tail import LogCutError, Taken, refuse_cut
+from streams.tables.lost_tail import LogTruncatedError, Taken, refuse_truncated
 
 __all__ = ["BatchConsumer", "BatchTransport"]
 
@@ -190,7 +190,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         if chunk.start < lane.expected:
             # The broker moved us back: its log is shorter than what we had read (an unclean leader election).
             if lane.tp.topic in self.app.fold_tables:
-                self.app.fail(LogCutError(lane.tp.topic, lane.tp.partition, lane.expected - 1))
+                self.app.fail(LogTruncatedError(lane.tp.topic, lane.tp.partition, lane.expected - 1))
                 return
             self.log.error("%s went back from %d to %d; read again", lane.tp, lane.expected, chunk.start)
             epoch, position = await self._thread.seek_again(lane.tp, chunk.start)
@@ -272,8 +272,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         folds = self.app.fold_tables
         tables: dict[TP, Taken] = {tp: folds[tp.topic].taken(tp.partition) for tp in tps if tp.topic in folds}
         try:
-            await refuse_cut(self.app.producer_options, tables)
-        except LogCutError as error:
+            await refuse_truncated(self.app.producer_options, tables)
+        except LogTruncatedError as error:
             self.app.fail(error)
             raise
         choices = {tp: taken.position for tp, taken in tables.items()}

@@ -19,12 +19,12 @@ class Submitting:
 
     number: int
     since_ms: int
-    word_by_ms: int
+    report_by_ms: int
     kind: Literal["submitting"] = "submitting"
 
 
 @dataclass(frozen=True, slots=True)
-class Unheard:
+class OutcomeUnknown:
     """Its outcome is unknown; a webhook may bring it back until `adopt_by_ms`."""
 
     number: int
@@ -46,13 +46,13 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Abandoned:
     """Unknown, and given up on: its successor is granted. It may still turn up."""
 
     number: int
     answered: bool = False
     """With a 5xx that proves nothing: counted as a doubt, and else as paid."""
-    kind: Literal["lost"] = "lost"
+    kind: Literal["abandoned"] = "abandoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Over:
         return self.status in GIVEN_UP_STATUSES
 
 
-Attempt = Submitting | Unheard | Running | Lost | Over
+Attempt = Submitting | OutcomeUnknown | Running | Abandoned | Over
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Attempts:
 
     def put(self, attempt: Attempt) -> "Attempts":
         """Replace the attempt of that number."""
-        unknowns = self.unknowns + (1 if isinstance(attempt, Unheard) else 0)
+        unknowns = self.unknowns + (1 if isinstance(attempt, OutcomeUnknown) else 0)
         items = tuple(attempt if item.number == attempt.number else item for item in self.items)
         return replace(self, items=_bounded(items), unknowns=unknowns)
 
@@ -133,10 +133,10 @@ class Attempts:
 
     def accounted(self) -> int:
         """Attempts that were paid, or ended unpaid, or are in doubt, or are live: no more creates than these may have been accepted."""
-        live = sum(isinstance(item, Submitting | Unheard | Running) for item in self.items)
+        live = sum(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
         return self.retries + self.unpaid_ends + self.doubts + live
 
-    def find(self, lost: Lost) -> "Attempts":
+    def find(self, lost: Abandoned) -> "Attempts":
         """A lost attempt has turned up: what it costs is counted at its end."""
         if lost.answered:
             return replace(self, doubts=max(0, self.doubts - 1))
@@ -155,27 +155,27 @@ class Attempts:
         changed = self
         for item in self.items:
             match item:
-                case Submitting() if item.word_by_ms <= due_ms:
-                    changed = changed.put(Unheard(item.number, adopt_by_ms))
-                case Unheard() if item.adopt_by_ms <= due_ms:
-                    changed = changed.put(Lost(item.number, item.answered))
+                case Submitting() if item.report_by_ms <= due_ms:
+                    changed = changed.put(OutcomeUnknown(item.number, adopt_by_ms))
+                case OutcomeUnknown() if item.adopt_by_ms <= due_ms:
+                    changed = changed.put(Abandoned(item.number, item.answered))
                 case _:
                     pass
         return changed
 
     def live(self) -> bool:
-        return any(isinstance(item, Submitting | Unheard | Running) for item in self.items)
+        return any(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
 
     def lost(self) -> bool:
         """One may run of which nobody knows."""
-        return any(isinstance(item, Lost) for item in self.items)
+        return any(isinstance(item, Abandoned) for item in self.items)
 
     def running(self) -> tuple[Running, ...]:
         return tuple(item for item in self.items if isinstance(item, Running))
 
     def dues_ms(self) -> tuple[int, ...]:
-        waiting = (item for item in self.items if isinstance(item, Submitting | Unheard))
-        return tuple(item.word_by_ms if isinstance(item, Submitting) else item.adopt_by_ms for item in waiting)
+        waiting = (item for item in self.items if isinstance(item, Submitting | OutcomeUnknown))
+        return tuple(item.report_by_ms if isinstance(item, Submitting) else item.adopt_by_ms for item in waiting)
 
     def response_ids(self) -> tuple[str, ...]:
         return tuple(item.response_id for item in self.items if isinstance(item, Running | Over))
@@ -221,7 +221,7 @@ def _brief(item: Attempt) -> AttemptBrief:
                 code=item.code,
                 usage=item.usage,
             )
-        case Submitting() | Unheard() | Lost():
+        case Submitting() | OutcomeUnknown() | Abandoned():
             return AttemptBrief(attempt=item.number, outcome="unknown")
 
 

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from schemas.base import Usage
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy, ResponseAdopted, UsageBooked
-from schemas.responses import LAST_LOOK_LEAD_MS, ResponseClaimed
+from schemas.responses import LAST_POLL_LEAD_MS, ResponseClaimed
 
 LATE_MISSING_GRACE_MS = 60_000
 """How long a 404 of a latecomer still means "not yet"; its job's policy is no longer kept."""
@@ -26,7 +26,7 @@ def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -
     policy = spec.policy
     return _claimed(
         event,
-        last_look_at_ms=max(0, spec.deadline_at_ms - LAST_LOOK_LEAD_MS),
+        last_poll_at_ms=max(0, spec.deadline_at_ms - LAST_POLL_LEAD_MS),
         missing_grace_ms=policy.missing_grace_ms,
         missing_patience_ms=policy.missing_patience_ms,
         stuck_after_ms=policy.stuck_after_ms,
@@ -46,8 +46,8 @@ def claim_of_adopted(event: ResponseAdopted) -> ResponseClaimed:
         job_id=event.job_id,
         attempt=1,
         tenant=event.tenant,
-        look_at_ms=event.look_at_ms,
-        last_look_at_ms=max(0, event.deadline_at_ms - LAST_LOOK_LEAD_MS),
+        poll_at_ms=event.poll_at_ms,
+        last_poll_at_ms=max(0, event.deadline_at_ms - LAST_POLL_LEAD_MS),
         missing_grace_ms=event.policy.missing_grace_ms,
         missing_patience_ms=event.policy.missing_patience_ms,
         include=event.include,
@@ -60,7 +60,7 @@ def claim_of_latecomer(event: AttemptAccepted, forget_after_ms: int) -> Response
     """A response that turned up after its job's end."""
     return _claimed(
         event,
-        last_look_at_ms=event.look_at_ms,
+        last_poll_at_ms=event.poll_at_ms,
         missing_grace_ms=LATE_MISSING_GRACE_MS,
         forget_after_ms=forget_after_ms,
         released=True,
@@ -76,7 +76,7 @@ def _claimed(event: AttemptAccepted, **terms: Any) -> ResponseClaimed:
         job_id=event.job_id,
         attempt=event.attempt,
         tenant=event.tenant,
-        look_at_ms=event.look_at_ms,
+        poll_at_ms=event.poll_at_ms,
         stream=event.stream,
         **terms,
     )
@@ -112,7 +112,7 @@ def settled_at_once(event: AttemptAccepted, end: AttemptEnd) -> AttemptSettled:
         usage=end.usage,
         continuation_id=end.continuation_id,
         found_by="create",
-        looks=0,
+        polls=0,
         provider_created_at_ms=end.provider_created_at_ms,
         provider_ended_at_ms=end.provider_ended_at_ms,
     )

@@ -5,7 +5,7 @@ Rules, before the code:
   no repeat can mend, or when its retries are used up. Whatever comes after the end is late: a response that still turns up is
   claimed as released, so that it is cancelled and watched to its end. What an attempt is heard to have cost after the result was made is
   *booked*: a fact of its own (`UsageBooked`), once a response. So is the usage of a second response of one attempt.
-- An attempt is *submitting* (the command is out) until word comes: accepted, rejected, or unknown. No word by `word_by_ms` is
+- An attempt is *submitting* (the command is out) until word comes: accepted, rejected, or unknown. No word by `report_by_ms` is
   unknown too. An *unheard* attempt is left for a webhook to bring back; then it counts as *lost*, and a retry is granted. A
   lost one may still be adopted: then it runs beside its successor, the first to complete wins and the other is released.
 - A response that went missing or is stuck is given up when another attempt is granted: it is released, and wins after all if it
@@ -38,7 +38,7 @@ from schemas.jobs import (
 from schemas.responses import ResponseReleased
 from schemas.results import Reason
 from schemas.statuses import JobOutcome
-from streams.fold.attempts import Attempts, Lost, Over, Running, Submitting, Unheard
+from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.claims import booked, claim_for, claim_of_adopted, settled_at_once
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
 from streams.fold.job_states import (
@@ -138,7 +138,7 @@ def _not_adopted(state: Active | BackingOff, event: AdoptionRefused) -> Step[Job
 def _attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact) -> Step[JobState]:
     """Begin the next attempt: the command is derived from the event, so that a repeat of it is the same command."""
     number = attempts.last_number + 1
-    submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.word_timeout_ms)
+    submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.report_timeout_ms)
     too_long = number > 1 and spec.window_ms is not None and event.at_ms + spec.window_ms > spec.deadline_at_ms
     command = CreateResponse(
         id=f"{event.job_id}/{number}/create",
@@ -163,9 +163,9 @@ def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobSta
         return Step(state, ignored=Ignored.DUPLICATE)
     attempt = state.attempts.get(event.attempt)
     match attempt:
-        case Submitting() | Unheard() | Lost():
+        case Submitting() | OutcomeUnknown() | Abandoned():
             running = Running(event.attempt, event.response_id, event.at_ms, event.adopted)
-            known = state.attempts.find(attempt) if isinstance(attempt, Lost) else state.attempts
+            known = state.attempts.find(attempt) if isinstance(attempt, Abandoned) else state.attempts
             after = Active(state.spec, known.put(running))
             if event.end is not None:  # Nothing to watch: the answer to the create was the end.
                 return _over(after, running, settled_at_once(event, event.end))
@@ -183,12 +183,12 @@ def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobSta
 
 def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
-    if not isinstance(attempt, Submitting | Unheard | Lost):
+    if not isinstance(attempt, Submitting | OutcomeUnknown | Abandoned):
         return Step(state, ignored=Ignored.STALE)
     after = replace(state, attempts=state.attempts.reject(event.attempt))
     if event.cause != "held":
         after = replace(after, attempts=after.attempts.count("refused", event.cause))
-    if isinstance(attempt, Lost) or after.attempts.live():
+    if isinstance(attempt, Abandoned) or after.attempts.live():
         # Its successor is under way, or waits for its turn: only the count changes.
         return Step(after)
     reason = Reason(
@@ -205,7 +205,7 @@ def _unheard(state: Active | BackingOff, event: AttemptUnknown) -> Step[JobState
     if not isinstance(attempt, Submitting):
         return Step(state, ignored=Ignored.STALE)
     adopt_by_ms = event.at_ms + state.spec.policy.adoption_grace_ms
-    unheard = Unheard(attempt.number, adopt_by_ms, event.answered is True, event.message)
+    unheard = OutcomeUnknown(attempt.number, adopt_by_ms, event.answered is True, event.message)
     return Step(Active(state.spec, state.attempts.put(unheard)))
 
 
@@ -310,7 +310,9 @@ def _timer(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
 def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
     """No word in time, or not brought back in time."""
     attempts = state.attempts.expire(event.due_ms, event.at_ms + state.spec.policy.adoption_grace_ms)
-    lost = [item for item in state.attempts.items if isinstance(item, Unheard) and item.adopt_by_ms <= event.due_ms]
+    lost = [
+        item for item in state.attempts.items if isinstance(item, OutcomeUnknown) and item.adopt_by_ms <= event.due_ms
+    ]
     spend: Spend = "paid"
     for item in lost:
         spend = "doubtful" if item.answered else "paid"

@@ -22,9 +22,9 @@ from dataclasses import replace
 from typing import assert_never
 
 from schemas.base import Message
-from schemas.commands import CancelResponse, LookReason, RetrieveResponse
+from schemas.commands import CancelResponse, PollReason, RetrieveResponse
 from schemas.responses import (
-    LookFailed,
+    PollFailed,
     ResponseClaimed,
     ResponseFact,
     ResponseObserved,
@@ -37,19 +37,19 @@ from streams.fold.response_states import (
     Absent,
     Claim,
     Ended,
-    Hooks,
     ResponseState,
     Running,
     Sight,
     Unclaimed,
+    Webhooks,
     due_ms,
 )
 from streams.fold.step import Ignored, Step
 from streams.fold.told import adoption_refused, offered, told
 
-__all__ = ["Absent", "Claim", "Ended", "Hooks", "ResponseState", "Running", "Sight", "Unclaimed", "due_ms", "step"]
+__all__ = ["Absent", "Claim", "Ended", "ResponseState", "Running", "Sight", "Unclaimed", "Webhooks", "due_ms", "step"]
 
-UNCLAIMED_LOOKS_MAX = 5
+UNCLAIMED_POLLS_MAX = 5
 """Looks at a response that nobody claims. One is enough unless its observation is lost."""
 
 ODD_PATIENCE_MS = 600_000
@@ -81,23 +81,23 @@ def _begin(state: Absent, event: ResponseFact) -> Step[ResponseState]:
     match event:
         case WebhookReceived():
             forget_at_ms = event.at_ms + event.forget_after_ms
-            hooks = Hooks().add(event)
-            return Step(Unclaimed(event.at_ms, hooks, min(event.claim_by_ms, forget_at_ms), forget_at_ms))
+            webhooks = Webhooks().add(event)
+            return Step(Unclaimed(event.at_ms, webhooks, min(event.claim_by_ms, forget_at_ms), forget_at_ms))
         case ResponseClaimed():
-            return _claim(event, Hooks())
-        case ResponseReleased() | ResponseObserved() | LookFailed() | ResponseTimerFired():
+            return _claim(event, Webhooks())
+        case ResponseReleased() | ResponseObserved() | PollFailed() | ResponseTimerFired():
             return Step(state, ignored=Ignored.UNKNOWN_KEY)
         case _:
             assert_never(event)
 
 
-def _claim(event: ResponseClaimed, hooks: Hooks) -> Step[ResponseState]:
+def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
     claim = Claim(
         job_id=event.job_id,
         attempt=event.attempt,
         tenant=event.tenant,
         claimed_at_ms=event.at_ms,
-        last_look_at_ms=event.last_look_at_ms,
+        last_poll_at_ms=event.last_poll_at_ms,
         missing_grace_ms=event.missing_grace_ms,
         forget_after_ms=event.forget_after_ms,
         stream=event.stream is True,
@@ -107,25 +107,27 @@ def _claim(event: ResponseClaimed, hooks: Hooks) -> Step[ResponseState]:
         include=event.include or (),
         made_elsewhere=event.made_elsewhere is True,
     )
-    running = Running(claim, _bounded(claim, event.look_at_ms, event.at_ms), hooks=hooks)
+    running = Running(claim, _bounded(claim, event.poll_at_ms, event.at_ms), webhooks=webhooks)
     if event.released:
         return _let_go(running, event)
-    if hooks.ids or claim.made_elsewhere:  # Its webhook came first, or it is older than the claim: it may have ended.
-        return Step(replace(running, looks=1), (_look(running, event, "claim"),))
+    if (
+        webhooks.ids or claim.made_elsewhere
+    ):  # Its webhook came first, or it is older than the claim: it may have ended.
+        return Step(replace(running, polls=1), (_poll(running, event, "claim"),))
     return Step(running)
 
 
 def _identify(state: Unclaimed, event: ResponseFact) -> Step[ResponseState]:
     match event:
         case WebhookReceived():
-            if event.webhook_id in state.hooks.ids:
+            if event.webhook_id in state.webhooks.ids:
                 return Step(state, ignored=Ignored.DUPLICATE)
-            return Step(replace(state, hooks=state.hooks.add(event)))
+            return Step(replace(state, webhooks=state.webhooks.add(event)))
         case ResponseClaimed():
-            return _claim(event, state.hooks)
+            return _claim(event, state.webhooks)
         case ResponseTimerFired():
             return _unclaimed_due(state, event)
-        case LookFailed() | ResponseReleased() | ResponseObserved(outcome="missing"):
+        case PollFailed() | ResponseReleased() | ResponseObserved(outcome="missing"):
             # A 404 does not say whose it is: right after a create it means "not yet". The next look is in the state already.
             return Step(state, ignored=Ignored.STALE)
         case ResponseObserved():
@@ -139,36 +141,36 @@ def _unclaimed_due(state: Unclaimed, event: ResponseTimerFired) -> Step[Response
         return Step(state, ignored=Ignored.STALE)
     if event.due_ms >= state.forget_at_ms:
         return Step(Absent())
-    look = RetrieveResponse(
+    poll = RetrieveResponse(
         id=f"{event.id}/look",
         at_ms=event.at_ms,
         response_id=event.response_id,
         reason="adoption",
         accepted_at_ms=state.first_seen_ms,
     )
-    again = state.looks + 1 < UNCLAIMED_LOOKS_MAX
-    look_at_ms = min(max(event.next_look_at_ms, event.due_ms + 1), state.forget_at_ms) if again else None
-    return Step(replace(state, look_at_ms=look_at_ms, looks=state.looks + 1), (look,))
+    again = state.polls + 1 < UNCLAIMED_POLLS_MAX
+    poll_at_ms = min(max(event.next_poll_at_ms, event.due_ms + 1), state.forget_at_ms) if again else None
+    return Step(replace(state, poll_at_ms=poll_at_ms, polls=state.polls + 1), (poll,))
 
 
 def _offer(state: Unclaimed, event: ResponseObserved) -> Step[ResponseState]:
     """Its metadata names a job of ours: offer it. The job fold checks that the job exists, is that tenant's, and waits for it."""
     if event.job_id is None or event.attempt is None or event.tenant is None:
-        if state.look_at_ms is None:
+        if state.poll_at_ms is None:
             return Step(state, ignored=Ignored.DUPLICATE)
-        return Step(replace(state, look_at_ms=None))  # Foreign.
-    return Step(replace(state, look_at_ms=None), (offered(event, event.job_id, event.attempt, event.tenant),))
+        return Step(replace(state, poll_at_ms=None))  # Foreign.
+    return Step(replace(state, poll_at_ms=None), (offered(event, event.job_id, event.attempt, event.tenant),))
 
 
 def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
     match event:
         case WebhookReceived():
-            if event.webhook_id in state.hooks.ids:
+            if event.webhook_id in state.webhooks.ids:
                 return Step(state, ignored=Ignored.DUPLICATE)
-            hooked = replace(state, hooks=state.hooks.add(event))
-            return Step(replace(hooked, looks=state.looks + 1), (_look(hooked, event, "webhook"),))
+            with_webhook = replace(state, webhooks=state.webhooks.add(event))
+            return Step(replace(with_webhook, polls=state.polls + 1), (_poll(with_webhook, event, "webhook"),))
         case ResponseTimerFired():
-            return _look_due(state, event)
+            return _poll_due(state, event)
         case ResponseReleased():
             if event.job_id != state.claim.job_id:
                 return Step(state, ignored=Ignored.CONFLICT)
@@ -177,15 +179,17 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
             return _let_go(state, event)
         case ResponseObserved():
             return _observed(state, event)
-        case LookFailed():
-            return _look_again(state, state, event)
+        case PollFailed():
+            return _poll_again(state, state, event)
         case ResponseClaimed():
-            return _claimed_again(state, event, state.hooks, Ignored.DUPLICATE)
+            return _claimed_again(state, event, state.webhooks, Ignored.DUPLICATE)
         case _:
             assert_never(event)
 
 
-def _claimed_again(state: Running | Ended, event: ResponseClaimed, hooks: Hooks, known: Ignored) -> Step[ResponseState]:
+def _claimed_again(
+    state: Running | Ended, event: ResponseClaimed, webhooks: Webhooks, known: Ignored
+) -> Step[ResponseState]:
     """Two jobs ask for one response: who adopts it gives way to who created it, and else to who came first."""
     held = state.claim
     if held.job_id == event.job_id:
@@ -193,7 +197,7 @@ def _claimed_again(state: Running | Ended, event: ResponseClaimed, hooks: Hooks,
     if event.made_elsewhere:
         return Step(state, (adoption_refused(event, event.job_id, event.tenant, held.job_id, held.tenant),))
     if held.made_elsewhere:
-        taken = _claim(event, hooks)
+        taken = _claim(event, webhooks)
         refused = adoption_refused(event, held.job_id, held.tenant, event.job_id, event.tenant)
         return replace(taken, outputs=(*taken.outputs, refused))
     return Step(state, ignored=known)
@@ -202,7 +206,7 @@ def _claimed_again(state: Running | Ended, event: ResponseClaimed, hooks: Hooks,
 def _given_back(state: Running, event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> Step[ResponseState]:
     """It was adopted, and its metadata name the job that created it. No word of what was seen goes to who adopted it."""
     claim = state.claim
-    unclaimed = Unclaimed(claim.claimed_at_ms, state.hooks, None, event.at_ms + claim.forget_after_ms, state.looks)
+    unclaimed = Unclaimed(claim.claimed_at_ms, state.webhooks, None, event.at_ms + claim.forget_after_ms, state.polls)
     refused = adoption_refused(event, claim.job_id, claim.tenant, job_id, tenant)
     return Step(unclaimed, (offered(event, job_id, attempt, tenant), refused))
 
@@ -222,23 +226,23 @@ def _observed(state: Running, event: ResponseObserved) -> Step[ResponseState]:
             return _settle(state, event, event.outcome)
 
 
-def _look_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
+def _poll_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
     claim = state.claim
-    if event.due_ms != state.look_at_ms:
+    if event.due_ms != state.poll_at_ms:
         return Step(state, ignored=Ignored.STALE)
     if event.due_ms >= state.over_at_ms + claim.forget_after_ms:
         return Step(Absent())
-    next_look_at_ms = _bounded(claim, max(event.next_look_at_ms, event.due_ms + 1), event.due_ms)
-    looked = replace(state, look_at_ms=next_look_at_ms, looks=state.looks + 1)
+    next_poll_at_ms = _bounded(claim, max(event.next_poll_at_ms, event.due_ms + 1), event.due_ms)
+    looked = replace(state, poll_at_ms=next_poll_at_ms, polls=state.polls + 1)
     if event.due_ms < state.over_at_ms or _may_be_anothers(state):
-        return Step(looked, (_look(state, event, "timer"),))
+        return Step(looked, (_poll(state, event, "timer"),))
     return Step(looked, (_cancel(state, event, f"{event.id}/cancel"),))
 
 
 def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
     """Nobody waits for its end any more. Its next timer repeats the cancel, soon."""
-    look_at_ms = min(state.look_at_ms, event.at_ms + CANCEL_AGAIN_MS)
-    released = replace(state, released_at_ms=event.at_ms, look_at_ms=look_at_ms)
+    poll_at_ms = min(state.poll_at_ms, event.at_ms + CANCEL_AGAIN_MS)
+    released = replace(state, released_at_ms=event.at_ms, poll_at_ms=poll_at_ms)
     if _may_be_anothers(state):
         return Step(released)  # The poll that its claim asked for tells.
     return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
@@ -253,9 +257,9 @@ def _runs(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     sight = _seen(state, event)
     after = replace(state, sight=sight)
     if sight.told == "stuck" or state.released_at_ms is not None or not _stuck(after, event):
-        return _look_again(state, after, event)
+        return _poll_again(state, after, event)
     stuck = replace(after, sight=replace(sight, told="stuck"))
-    again = _look_again(state, stuck, event)
+    again = _poll_again(state, stuck, event)
     return replace(again, outputs=(told(stuck, event, "stuck"),))
 
 
@@ -284,15 +288,15 @@ def _missing(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     """Not yet, not at the replica that was asked, or no more."""
     sight = state.sight
     if event.at_ms < state.claim.claimed_at_ms + state.claim.missing_grace_ms:
-        return _look_again(state, state, event)
+        return _poll_again(state, state, event)
     if state.released_at_ms is not None and sight.told is None:
         return _settle(state, event, "missing")  # Nobody waits for it.
     since_ms = event.at_ms if sight.missing_since_ms is None else sight.missing_since_ms
     after = replace(state, sight=replace(sight, missing_since_ms=since_ms))
     if event.at_ms - since_ms < state.claim.missing_patience_ms or sight.told == "missing":
-        return _look_again(state, after, event)
+        return _poll_again(state, after, event)
     missing = replace(after, sight=replace(after.sight, told="missing"))
-    again = _look_again(state, missing, event)
+    again = _poll_again(state, missing, event)
     return replace(again, outputs=(told(missing, event, "missing"),))
 
 
@@ -303,17 +307,17 @@ def _odd(state: Running, event: ResponseObserved) -> Step[ResponseState]:
         sight = replace(sight, since_ms=event.at_ms)
     if sight.since_ms is not None and event.at_ms - sight.since_ms >= ODD_PATIENCE_MS:
         return _settle(state, event, "incomplete")
-    return _look_again(state, replace(state, sight=sight), event)
+    return _poll_again(state, replace(state, sight=sight), event)
 
 
-def _look_again(before: Running, after: Running, event: ResponseObserved | LookFailed) -> Step[ResponseState]:
+def _poll_again(before: Running, after: Running, event: ResponseObserved | PollFailed) -> Step[ResponseState]:
     """Take the time that the poller stamped, if it is sooner: an old observation must not put a poll off. Where nobody waits for the
     end, or it is given up, an answer is no reason to ask again sooner.
     """
     given_up = after.released_at_ms is not None or after.sight.told == "missing"
-    if isinstance(event, LookFailed) or not given_up:
-        next_look_at_ms = min(_bounded(after.claim, event.next_look_at_ms, event.at_ms), after.look_at_ms)
-        after = replace(after, look_at_ms=next_look_at_ms)
+    if isinstance(event, PollFailed) or not given_up:
+        next_poll_at_ms = min(_bounded(after.claim, event.next_poll_at_ms, event.at_ms), after.poll_at_ms)
+        after = replace(after, poll_at_ms=next_poll_at_ms)
     if after == before:
         return Step(before, ignored=Ignored.STALE)
     return Step(after)
@@ -329,11 +333,11 @@ def _remember(state: Ended, event: ResponseFact) -> Step[ResponseState]:
             return Step(state, ignored=Ignored.STALE)
         return Step(Absent())
     if isinstance(event, ResponseClaimed):
-        return _claimed_again(state, event, Hooks(), Ignored.LATE)
+        return _claimed_again(state, event, Webhooks(), Ignored.LATE)
     return Step(state, ignored=Ignored.LATE)
 
 
-def _look(state: Running, event: Message, reason: LookReason) -> RetrieveResponse:
+def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveResponse:
     assert isinstance(event, WebhookReceived | ResponseClaimed | ResponseTimerFired)
     return RetrieveResponse(
         id=f"{event.id}/look",
@@ -344,7 +348,7 @@ def _look(state: Running, event: Message, reason: LookReason) -> RetrieveRespons
         attempt=state.claim.attempt,
         include=state.claim.include or None,
         accepted_at_ms=state.claim.claimed_at_ms,
-        looks=state.looks,
+        polls=state.polls,
     )
 
 
@@ -361,8 +365,8 @@ def _named(claim: Claim) -> str | None:
     return None if claim.made_elsewhere else claim.job_id
 
 
-def _bounded(claim: Claim, look_at_ms: int, now_ms: int) -> int:
+def _bounded(claim: Claim, poll_at_ms: int, now_ms: int) -> int:
     """No poll is put off past the last one before the deadline, unless that is over."""
-    if look_at_ms > claim.last_look_at_ms > now_ms:
-        return claim.last_look_at_ms
-    return look_at_ms
+    if poll_at_ms > claim.last_poll_at_ms > now_ms:
+        return claim.last_poll_at_ms
+    return poll_at_ms

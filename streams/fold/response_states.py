@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from schemas.responses import LAST_LOOK_LEAD_MS, WebhookReceived
+from schemas.responses import LAST_POLL_LEAD_MS, WebhookReceived
 from schemas.statuses import SettledStatus
 
 WEBHOOKS_REMEMBERED_MAX = 16
@@ -19,7 +19,7 @@ class Claim:
     attempt: int
     tenant: str
     claimed_at_ms: int
-    last_look_at_ms: int
+    last_poll_at_ms: int
     missing_grace_ms: int
     forget_after_ms: int
     stream: bool = False
@@ -33,17 +33,17 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
+class Webhooks:
     """The webhooks that came: ids, so that a repeat is known, and when the first one did."""
 
     ids: tuple[str, ...] = ()
     first_at_ms: int | None = None
     ended_at_ms: int | None = None
 
-    def add(self, event: WebhookReceived) -> "Hooks":
+    def add(self, event: WebhookReceived) -> "Webhooks":
         first_at_ms = event.at_ms if self.first_at_ms is None else self.first_at_ms
         ended_at_ms = event.ended_at_ms if self.ended_at_ms is None else self.ended_at_ms
-        return Hooks((*self.ids, event.webhook_id)[-WEBHOOKS_REMEMBERED_MAX:], first_at_ms, ended_at_ms)
+        return Webhooks((*self.ids, event.webhook_id)[-WEBHOOKS_REMEMBERED_MAX:], first_at_ms, ended_at_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +66,24 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Unclaimed:
-    """Known by a webhook only. `look_at_ms` is None once a look saw whose it is: then it waits to be claimed or forgotten."""
+    """Known by a webhook only. `poll_at_ms` is None once a look saw whose it is: then it waits to be claimed or forgotten."""
 
     first_seen_ms: int
-    hooks: Hooks
-    look_at_ms: int | None
+    webhooks: Webhooks
+    poll_at_ms: int | None
     forget_at_ms: int
-    looks: int = 0
+    polls: int = 0
     kind: Literal["unclaimed"] = "unclaimed"
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Claimed, and not known to have ended; the next look is due at `look_at_ms`."""
+    """Claimed, and not known to have ended; the next look is due at `poll_at_ms`."""
 
     claim: Claim
-    look_at_ms: int
-    looks: int = 0
-    hooks: Hooks = Hooks()
+    poll_at_ms: int
+    polls: int = 0
+    webhooks: Webhooks = Webhooks()
     sight: Sight = Sight()
     released_at_ms: int | None = None
     kind: Literal["running"] = "running"
@@ -91,7 +91,7 @@ class Running:
     @property
     def over_at_ms(self) -> int:
         """From when on nobody waits for its end: each poll is then a cancel."""
-        deadline_ms = self.claim.last_look_at_ms + LAST_LOOK_LEAD_MS
+        deadline_ms = self.claim.last_poll_at_ms + LAST_POLL_LEAD_MS
         return deadline_ms if self.released_at_ms is None else min(deadline_ms, self.released_at_ms)
 
 
@@ -114,9 +114,9 @@ def due_ms(state: ResponseState) -> int | None:
         case Absent():
             return None
         case Unclaimed():
-            return state.forget_at_ms if state.look_at_ms is None else state.look_at_ms
+            return state.forget_at_ms if state.poll_at_ms is None else state.poll_at_ms
         case Running():
-            return state.look_at_ms
+            return state.poll_at_ms
         case Ended():
             return state.forget_at_ms
         case _:

@@ -18,7 +18,7 @@ def offered(event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> 
         response_id=event.response_id,
         status=event.raw_status or event.outcome,
         adopted=True,
-        look_at_ms=event.next_look_at_ms,
+        poll_at_ms=event.next_poll_at_ms,
     )
 
 
@@ -39,7 +39,7 @@ def adoption_refused(
 
 def told(state: Running, event: ResponseObserved, status: SettledStatus) -> AttemptSettled:
     """What the job fold is told of an end, or of a response that seems to have none."""
-    found_by: FoundBy = "webhook" if state.hooks.ids else "look"
+    found_by: FoundBy = "webhook" if state.webhooks.ids else "poll"
     code, message = event.code, event.message
     if status in GIVEN_UP_STATUSES:
         code, message = f"response_{status}", _without_end(state, event, status)
@@ -61,10 +61,10 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
         usage=event.usage,
         continuation_id=event.continuation_id,
         found_by=found_by,
-        looks=state.looks,
-        webhook_at_ms=state.hooks.first_at_ms,
+        polls=state.polls,
+        webhook_at_ms=state.webhooks.first_at_ms,
         provider_created_at_ms=event.provider_created_at_ms,
-        provider_ended_at_ms=event.provider_ended_at_ms or state.hooks.ended_at_ms,
+        provider_ended_at_ms=event.provider_ended_at_ms or state.webhooks.ended_at_ms,
     )
 
 

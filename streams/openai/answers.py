@@ -147,7 +147,7 @@ def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accept
     return _declined(reply, now_ms, rules)
 
 
-def read_look(
+def read_poll(
     reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
 ) -> Seen | Missing | AskAgain | Refused:
     """What a retrieve saw; `job_id` is whose the response is, where that is known."""
@@ -168,7 +168,7 @@ def read_cancel(
     """What a cancel did. Any status that comes with HTTP 200 is an observation."""
     if isinstance(reply, Answer) and reply.status in (400, 404, 405, 409, 422, 501):
         return NotCancelled(_error_of(reply).code)
-    answer = read_look(reply, now_ms, job_id, rules)
+    answer = read_poll(reply, now_ms, job_id, rules)
     return NotCancelled("missing") if isinstance(answer, Missing) else answer
 
 

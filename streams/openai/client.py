@@ -67,13 +67,13 @@ class OpenAIClient:
         api_key: SecretStr,
         metrics: CallMetrics,
         connections_max: int = 128,
-        look_timeout_ms: int = 30_000,
+        poll_timeout_ms: int = 30_000,
         organization: str | None = None,
         project: str | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._metrics = metrics
-        self._look_timeout_s = look_timeout_ms / 1_000
+        self._poll_timeout_s = poll_timeout_ms / 1_000
         self._sdk = make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project, tls)
 
     async def create(
@@ -119,30 +119,30 @@ class OpenAIClient:
         """`GET /responses/{id}`, with what the create asked to `include`: a retrieve that does not ask gets it not."""
 
         async def call() -> httpx2.Response:
-            options: Any = {"timeout": self._look_timeouts(), "params": {"include": list(include)} if include else {}}
+            options: Any = {"timeout": self._poll_timeouts(), "params": {"include": list(include)} if include else {}}
             response = await self._sdk.get(path_of(response_id), cast_to=httpx2.Response, options=options)
             assert isinstance(response, httpx2.Response)
             return response
 
-        return await self._observed("retrieve", call, self._look_timeout_s)
+        return await self._observed("retrieve", call, self._poll_timeout_s)
 
     async def cancel(self, response_id: str) -> Reply:
         """`POST /responses/{id}/cancel`."""
 
         async def call() -> httpx2.Response:
-            options: Any = {"timeout": self._look_timeouts()}
+            options: Any = {"timeout": self._poll_timeouts()}
             path = f"{path_of(response_id)}/cancel"
             response = await self._sdk.post(path, cast_to=httpx2.Response, options=options)
             assert isinstance(response, httpx2.Response)
             return response
 
-        return await self._observed("cancel", call, self._look_timeout_s)
+        return await self._observed("cancel", call, self._poll_timeout_s)
 
     async def close(self) -> None:
         await self._sdk.close()
 
-    def _look_timeouts(self) -> httpx2.Timeout:
-        return httpx2.Timeout(self._look_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
+    def _poll_timeouts(self) -> httpx2.Timeout:
+        return httpx2.Timeout(self._poll_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
 
     async def _observed(self, operation: Operation, call: Call, timeout_s: float, read: Read | None = None) -> Reply:
         started_s = monotonic_s()

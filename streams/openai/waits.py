@@ -32,7 +32,7 @@ _IN_TEXT = re.compile(
     r"|(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+)", re.IGNORECASE,
 )  # fmt: skip
 _WORDED = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(milliseconds?|seconds?|minutes?|hours?|secs?|mins?)", re.IGNORECASE)
-_WORD_MS = {"mil": 1.0, "sec": 1_000.0, "min": 60_000.0, "hou": 3_600_000.0}
+_REPORT_MS = {"mil": 1.0, "sec": 1_000.0, "min": 60_000.0, "hou": 3_600_000.0}
 _LIMITS = ("requests", "tokens", "project-tokens")
 
 
@@ -51,7 +51,7 @@ def text_wait_ms(text: str) -> int:
         return 0
     worded = _WORDED.fullmatch(found[1])
     if worded is not None:
-        return _usable_ms(float(worded[1]) * _WORD_MS[worded[2][:3].lower()])
+        return _usable_ms(float(worded[1]) * _REPORT_MS[worded[2][:3].lower()])
     return go_duration_ms(found[1].lower().replace(" ", ""))
 
 

@@ -6,7 +6,7 @@ from streams.fold import response
 from streams.fold.batch import RESPONSE_FOLD
 from streams.fold.response import CANCEL_AGAIN_MS
 from streams.fold.rows import decode_row
-from streams.policy.polls import Webhooks, next_look_at_ms
+from streams.policy.polls import Webhooks, next_poll_at_ms
 from streams.scheduler.due import Due
 
 
@@ -21,27 +21,27 @@ def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int)
     next_ms, policy = now_ms, webhooks.policy
     match state:
         case response.Running():
-            next_ms = next_look_at_ms(
+            next_ms = next_poll_at_ms(
                 policy,
                 response_id=response_id,
                 accepted_at_ms=state.claim.claimed_at_ms,
                 now_ms=now_ms,
-                looks=state.looks + 1,
+                polls=state.polls + 1,
             )
             over_ms = now_ms - state.over_at_ms  # nobody waits for it: cancelled less and less often
-            least_ms = CANCEL_AGAIN_MS if over_ms >= 0 else policy.word_ms
+            least_ms = CANCEL_AGAIN_MS if over_ms >= 0 else policy.report_ms
             next_ms = max(next_ms if over_ms < 0 else now_ms, now_ms + max(least_ms, over_ms))
         case response.Unclaimed():
-            next_ms = next_look_at_ms(
+            next_ms = next_poll_at_ms(
                 policy,
                 response_id=response_id,
                 accepted_at_ms=state.first_seen_ms,
                 now_ms=now_ms,
-                looks=state.looks + 1,
+                polls=state.polls + 1,
             )
         case _:
             pass
     return ResponseTimerFired(
         id=f"{response_id}/timer/{due.due_ms}", at_ms=now_ms, response_id=response_id, due_ms=due.due_ms,
-        next_look_at_ms=next_ms,
+        next_poll_at_ms=next_ms,
     )  # fmt: skip

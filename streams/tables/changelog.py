@@ -36,7 +36,7 @@ class OvertakenError(BackstopError):
     """Another worker has the partition, and is further on in its log than we are. This process must end, and write no more rows."""
 
 
-class ChangelogCutError(InvariantError):
+class ChangelogTruncatedError(InvariantError):
     """The changelog lost rows that it had acknowledged. This process must end: its store is now ahead, and the next start mends that."""
 
 
@@ -175,7 +175,7 @@ class Changelog:
             return None
         expected, acknowledged = self._expected.get(partition), self._acknowledged.get(partition, 0)
         if offset < acknowledged:
-            raise ChangelogCutError(
+            raise ChangelogTruncatedError(
                 f"partition {partition} of {self._topic()} ends at {offset} and had {acknowledged} records: an unclean leader election?"
             )
         if expected is not None and offset > expected:

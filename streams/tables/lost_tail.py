@@ -21,7 +21,7 @@ READ_TIMEOUT_S = 30.0
 FETCH_WAIT_MS = 50
 
 
-class LogCutError(InvariantError):
+class LogTruncatedError(InvariantError):
     """The operator's: going on would skip what comes in place of the lost facts, or make a table that is no fold."""
 
     def __init__(self, topic: str, partition: int, taken: int) -> None:
@@ -52,8 +52,8 @@ class Taken:
         return min(max(beginning, self.newest + 1), end)
 
 
-async def refuse_cut(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> None:
-    """:raises LogCutError: one of these logs does not have what its table has taken. What retention removed is no cut."""
+async def refuse_truncated(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> None:
+    """:raises LogTruncatedError: one of these logs does not have what its table has taken. What retention removed is no cut."""
     wanted = {
         TopicPartition(tp.topic, tp.partition): (taken.newest, taken.key)
         for tp, taken in tables.items()
@@ -66,7 +66,7 @@ async def refuse_cut(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> 
         ends, beginnings = await reader.end_offsets(list(wanted)), await reader.beginning_offsets(list(wanted))
         for tp, (newest, _) in wanted.items():
             if newest >= ends[tp]:
-                raise LogCutError(tp.topic, tp.partition, newest)
+                raise LogTruncatedError(tp.topic, tp.partition, newest)
         kept = {tp: row for tp, row in wanted.items() if row[0] >= beginnings[tp]}
         reader.assign(list(kept))
         for tp, (newest, _) in kept.items():
@@ -75,4 +75,4 @@ async def refuse_cut(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> 
             record = await reader.getone(tp)
             # One that can't be read any more is damaged, and not cut off: it was folded when it could be.
             if (record.offset, record.key) != row and not isinstance(record.value, Unreadable):
-                raise LogCutError(tp.topic, tp.partition, row[0])
+                raise LogTruncatedError(tp.topic, tp.partition, row[0])

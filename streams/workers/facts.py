@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from schemas.base import Body, Usage
 from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptEnd
-from schemas.responses import LookFailed, ResponseObserved
+from schemas.responses import PollFailed, ResponseObserved
 from streams.openai.observations import Seen
 
 REASON_CHARS_MAX = 200
@@ -55,7 +55,7 @@ def ended_at_create(seen: Seen, body: Body) -> AttemptEnd:
 
 
 def observed(
-    command: Command, seen: Seen, body: Body | None, *, at_ms: int, next_look_at_ms: int, others: Others = ALONE
+    command: Command, seen: Seen, body: Body | None, *, at_ms: int, next_poll_at_ms: int, others: Others = ALONE
 ) -> ResponseObserved:
     """The response stands as `seen`; `body` is the object itself, kept only where it has ended."""
     owner = seen.owner
@@ -78,13 +78,13 @@ def observed(
         tenant=owner.tenant if owner else None,
         provider_created_at_ms=seen.created_at_ms,
         provider_ended_at_ms=seen.ended_at_ms,
-        next_look_at_ms=next_look_at_ms,
+        next_poll_at_ms=next_poll_at_ms,
         others_ended_at_ms=others.ended_at_ms,
         typical_ms=others.typical_ms,
     )
 
 
-def missing(command: Command, *, at_ms: int, next_look_at_ms: int) -> ResponseObserved:
+def missing(command: Command, *, at_ms: int, next_poll_at_ms: int) -> ResponseObserved:
     """A 404: not yet, or no more."""
     return ResponseObserved(
         id=f"{command.id}/observed",
@@ -92,17 +92,17 @@ def missing(command: Command, *, at_ms: int, next_look_at_ms: int) -> ResponseOb
         response_id=command.response_id,
         command_id=command.id,
         outcome="missing",
-        next_look_at_ms=next_look_at_ms,
+        next_poll_at_ms=next_poll_at_ms,
     )
 
 
-def failed(command: Command, reason: str, *, at_ms: int, next_look_at_ms: int) -> LookFailed:
+def failed(command: Command, reason: str, *, at_ms: int, next_poll_at_ms: int) -> PollFailed:
     """No usable answer came, repeats included."""
-    return LookFailed(
+    return PollFailed(
         id=f"{command.id}/failed",
         at_ms=at_ms,
         response_id=command.response_id,
         command_id=command.id,
         reason=reason[:REASON_CHARS_MAX],
-        next_look_at_ms=next_look_at_ms,
+        next_poll_at_ms=next_poll_at_ms,
     )

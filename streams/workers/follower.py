@@ -18,7 +18,7 @@ from streams.fold.rows import decode_response_state, decode_row
 from streams.openai.stream import OpenAIStreams
 from streams.ports import Rows
 from streams.workers.metrics import FollowerMetrics
-from streams.workers.rate import LookRate
+from streams.workers.rate import PollRate
 from streams.workers.stream_reading import Followed, Following, FollowLimits
 
 log = structlog.get_logger()
@@ -90,7 +90,7 @@ class Follower:
             self._metrics.failed.inc()
             log.error("follower_failed", error_type=type(error).__name__)
 
-    async def run(self, stop: asyncio.Event, streams: OpenAIStreams, rate: LookRate) -> None:
+    async def run(self, stop: asyncio.Event, streams: OpenAIStreams, rate: PollRate) -> None:
         """Until `stop` is set; what is being followed then is left to whoever owns the partition next."""
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._changed.set())
@@ -138,7 +138,7 @@ class Follower:
         if task is not None:
             asyncio.get_running_loop().call_later(after_s, task.cancel)
 
-    def _begin(self, response_id: str, streams: OpenAIStreams, rate: LookRate) -> None:
+    def _begin(self, response_id: str, streams: OpenAIStreams, rate: PollRate) -> None:
         del self._waiting[response_id]
         following = Following(
             self._wanted[response_id],

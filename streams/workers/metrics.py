@@ -12,7 +12,7 @@ AttemptResult = Literal[
     "accepted", "ended", "rejected_soon", "rejected_reset", "rejected_account", "rejected_odd", "rejected_never", "unknown", "expired",
     "held",
 ]  # fmt: skip
-LookResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
+PollResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
 DropReason = Literal[
     "overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved", "known"
 ]
@@ -26,8 +26,8 @@ class WorkerMetrics:
         self._attempts = Counter(
             "backstop_attempts_total", "Creates by what became of them.", ("result",), registry=registry
         )
-        self._looks = Counter(
-            "backstop_looks_total", "Looks and cancels by what they saw.", ("result",), registry=registry
+        self._polls = Counter(
+            "backstop_polls_total", "Looks and cancels by what they saw.", ("result",), registry=registry
         )
         self._dropped = Counter(
             "backstop_commands_dropped_total", "Commands not performed, by reason.", ("worker", "reason"),
@@ -57,25 +57,25 @@ class WorkerMetrics:
             "backstop_orphans_total", "Creates whose answer nobody heard: a response may run that we don't know.",
             registry=registry,
         )  # fmt: skip
-        self.look_rate_limit = Gauge(
-            "backstop_look_rate_limit", "Looks a second that are allowed now.", registry=registry
+        self.poll_rate_limit = Gauge(
+            "backstop_poll_rate_limit", "Looks a second that are allowed now.", registry=registry
         )
-        self.looks_waiting = Gauge(
-            "backstop_looks_waiting", "Looks and cancels that wait for their turn.", registry=registry
+        self.polls_waiting = Gauge(
+            "backstop_polls_waiting", "Looks and cancels that wait for their turn.", registry=registry
         )
         self._lanes_closed = Gauge(
             "backstop_lane_closed", "1 for a model whose creates are held back, by why (held: a person must act).",
             ("model", "why"), registry=registry,
         )  # fmt: skip
-        self.looks_uncommitted = Gauge(
-            "backstop_looks_uncommitted", "Looks and cancels that have begun and are not committed.", registry=registry
+        self.polls_uncommitted = Gauge(
+            "backstop_polls_uncommitted", "Looks and cancels that have begun and are not committed.", registry=registry
         )
-        self.look_lag_seconds = Gauge(
-            "backstop_look_lag_seconds", "Age of the oldest look or cancel that has begun and is not finished.",
+        self.poll_lag_seconds = Gauge(
+            "backstop_poll_lag_seconds", "Age of the oldest look or cancel that has begun and is not finished.",
             registry=registry,
         )  # fmt: skip
         self.taken_again = Counter(
-            "backstop_looks_taken_again_total",
+            "backstop_polls_taken_again_total",
             "Looks and cancels that another worker had begun, and had not said that they were finished.",
             registry=registry,
         )
@@ -95,8 +95,8 @@ class WorkerMetrics:
         if result == "unknown":
             self._orphans.inc()
 
-    def look(self, result: LookResult) -> None:
-        self._looks.labels(result).inc()
+    def poll(self, result: PollResult) -> None:
+        self._polls.labels(result).inc()
 
     def dropped(self, worker: str, reason: DropReason, count: int = 1) -> None:
         self._dropped.labels(worker, reason).inc(count)

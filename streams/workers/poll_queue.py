@@ -27,7 +27,7 @@ class Call:
     partition: int
     offsets: list[int]
     tries: int = 0
-    looks_instead: bool = False
+    polls_instead: bool = False
     """The cancel was declined: a look tells how the response stands."""
     lane: int = field(init=False)
     asked_at_ms: int = field(init=False)
@@ -44,13 +44,13 @@ class Call:
         """Do what `other` asks for, too. A cancel tells what a look would; of two looks the more urgent, or the later one, is made."""
         cancels = isinstance(other.command, CancelResponse)
         if cancels or (not isinstance(self.command, CancelResponse) and other.lane <= self.lane):
-            self.command, self.tries, self.looks_instead = other.command, other.tries, other.looks_instead
+            self.command, self.tries, self.polls_instead = other.command, other.tries, other.polls_instead
         self.lane = min(self.lane, other.lane)
         self.asked_at_ms = max(self.asked_at_ms, other.asked_at_ms)
         self.offsets += other.offsets
 
 
-class LookQueue:
+class PollQueue:
     """At most one call of each response waits. Within a lane, first come, first served. Bounded by whoever fills it."""
 
     def __init__(self) -> None:

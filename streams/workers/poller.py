@@ -5,7 +5,7 @@ waits for a report is dropped, as the row asks again: so a storm leaves no more 
 
 Every call goes through the global rate, its repeats included, and holds a slot only while it is on the wire: a stalled look
 delays nobody but itself. What a look saw is a fact for the response's log; where nothing usable came, the bounded repeats
-included, that is a fact too (`LookFailed`), with the time at which to look again.
+included, that is a fact too (`PollFailed`), with the time at which to look again.
 """
 
 import asyncio
@@ -24,27 +24,27 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.failpoints import failpoint
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
-from schemas.commands import LOOKUP, CancelResponse, RetrieveResponse
-from streams.openai.answers import AskAgain, Missing, NotCancelled, Refused, read_cancel, read_look
+from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
+from streams.openai.answers import AskAgain, Missing, NotCancelled, Refused, read_cancel, read_poll
 from streams.openai.causes import Rule
 from streams.openai.client import OpenAIClient
 from streams.openai.observations import Seen
-from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_look_at_ms, overtaken
+from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_poll_at_ms, overtaken
 from streams.workers import facts
 from streams.workers.commands import Commands, Taken
 from streams.workers.lanes import Lanes
 from streams.workers.lifetime import run_until
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.offsets import OffsetTracker
-from streams.workers.poll_queue import Call, LookQueue
-from streams.workers.rate import LookRate
+from streams.workers.poll_queue import Call, PollQueue
+from streams.workers.rate import PollRate
 from streams.workers.run_times import Ends
 from streams.workers.slots import Slots
 from streams.workers.webhook_hints import Hints
 
 log = structlog.get_logger()
 
-WORKER = "caller"
+WORKER = "poller"
 TAKE_WAIT_MS = 250
 COMMIT_INTERVAL_S = 0.5
 COMMIT_LAST_S = 5.0
@@ -62,8 +62,8 @@ SWEEP_INTERVAL_MS = 1_000
 """How often a full queue is searched for what has expired; otherwise that is found at its turn."""
 
 
-class Caller:
-    """Performs the commands of `lookups` that its group member is given."""
+class Poller:
+    """Performs the commands of `polls` that its group member is given."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class Caller:
         blobs: BlobStore,
         now_ms: NowMs,
         metrics: WorkerMetrics,
-        looks: Webhooks,
+        polls: Webhooks,
         lanes: Lanes,
         rules: Sequence[Rule] = (),
-        rate: LookRate,
+        rate: PollRate,
         inline_bytes_max: int,
         concurrency: int = 64,
         tries_max: int = 3,
@@ -91,7 +91,7 @@ class Caller:
         self._blobs = blobs
         self._now_ms = now_ms
         self._metrics = metrics
-        self._looks = looks
+        self._polls = polls
         self._lanes = lanes
         self._rules = rules
         self._ends = Ends()
@@ -102,7 +102,7 @@ class Caller:
         self._queue_max = queue_max
         self._repeat_ms = repeat_ms
         self._drain_s = drain_ms / 1_000
-        self._queue = LookQueue()
+        self._queue = PollQueue()
         self._tracker = OffsetTracker()
         self._epoch = 0
         """The assignment that the tracker knows of."""
@@ -145,7 +145,7 @@ class Caller:
         self._metrics.dropped(WORKER, "moved", len(moved))
 
     async def _queue_up(self, taken: Taken) -> None:
-        failpoint("caller.taken")
+        failpoint("poller.taken")
         if taken.epoch != self._epoch:
             await self._reassigned()
         if taken.epoch != self._epoch:
@@ -163,7 +163,7 @@ class Caller:
                     self._tracker.finish(partition, record.offset)
                 else:
                     self._enqueue(Call(command, partition, [record.offset]))
-        self._metrics.looks_waiting.set(len(self._queue))
+        self._metrics.polls_waiting.set(len(self._queue))
 
     def _enqueue(self, call: Call) -> None:
         """Where another call of the response waits, that one does for both, and finishes both."""
@@ -178,7 +178,7 @@ class Caller:
 
     async def _parsed(self, record: Record) -> RetrieveResponse | CancelResponse | None:
         try:
-            command = decode(LOOKUP, record.value)
+            command = decode(POLL_COMMAND, record.value)
             if (record.key or b"") != command.key.encode():
                 raise PoisonError("wrong_key", "the record's key is not the response id")
         except PoisonError as error:
@@ -201,7 +201,7 @@ class Caller:
 
     def _next_call(self) -> Call | None:
         while (call := self._queue.pop()) is not None:
-            self._metrics.looks_waiting.set(len(self._queue))
+            self._metrics.polls_waiting.set(len(self._queue))
             if call.partition not in self._group.partitions:
                 self._metrics.dropped(WORKER, "moved")
             elif all(self._tracker.is_finished(call.partition, offset) for offset in call.offsets):
@@ -216,7 +216,7 @@ class Caller:
         """Whether the timer of its row has asked again since. An unclaimed row asks five times and no more: such a poll is made however late."""
         if isinstance(call.command, RetrieveResponse) and call.command.reason == "adoption":
             return False
-        late = overtaken(self._looks.policy, asked_at_ms=call.asked_at_ms, now_ms=self._now_ms())
+        late = overtaken(self._polls.policy, asked_at_ms=call.asked_at_ms, now_ms=self._now_ms())
         if late:
             self._metrics.dropped(WORKER, "overtaken")
         return late
@@ -233,11 +233,11 @@ class Caller:
         self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
         try:
             fact = await self._fact(call)
-            failpoint("caller.answered")
+            failpoint("poller.answered")
             if fact is None:
                 return
             await self._report([fact])
-            failpoint("caller.reported")
+            failpoint("poller.reported")
             self._finish(call)
         finally:
             self._slots.give_back()
@@ -249,33 +249,33 @@ class Caller:
         call.tries += 1
         answer: Seen | Missing | AskAgain | Refused | NotCancelled
         job_id, rules = call.command.job_id, self._rules
-        if isinstance(call.command, CancelResponse) and not call.looks_instead:
+        if isinstance(call.command, CancelResponse) and not call.polls_instead:
             answer = read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, rules)
         else:
             include = (call.command.include or ()) if isinstance(call.command, RetrieveResponse) else ()
             reply = await self._client.retrieve(response_id, include)
-            answer = read_look(reply, self._now_ms(), job_id, rules)
+            answer = read_poll(reply, self._now_ms(), job_id, rules)
         if not (isinstance(answer, AskAgain) and answer.limited):
             self._rate.answered()
         match answer:
             case Seen():
                 return await self._seen(call, answer)
             case Missing():
-                self._metrics.look("missing")
-                at_ms, next_ms = self._next_look(call, 0)
+                self._metrics.poll("missing")
+                at_ms, next_ms = self._next_poll(call, 0)
                 next_ms = min(next_ms, at_ms + MISSING_AGAIN_MS)
-                return facts.missing(call.command, at_ms=at_ms, next_look_at_ms=next_ms)
+                return facts.missing(call.command, at_ms=at_ms, next_poll_at_ms=next_ms)
             case AskAgain():
                 return self._ask_again(call, answer)
             case NotCancelled():
-                self._metrics.look("not_cancelled")
-                call.looks_instead, call.tries = True, 0
+                self._metrics.poll("not_cancelled")
+                call.polls_instead, call.tries = True, 0
                 self._enqueue(call)
                 return None
             case Refused():
-                self._metrics.look("refused")
+                self._metrics.poll("refused")
                 self._metrics.alarm("credentials")
-                log.error("look_refused", response_id=response_id, code=answer.code)
+                log.error("poll_refused", response_id=response_id, code=answer.code)
                 return self._failed(call, f"refused: {answer.code}", 0)
 
     async def _seen(self, call: Call, seen: Seen) -> Message | None:
@@ -298,10 +298,10 @@ class Caller:
         if seen.outcome == "odd":
             self._metrics.alarm("unknown_status")
             log.warning("unknown_status", response_id=call.command.response_id, status=seen.raw_status)
-        self._metrics.look("ended" if seen.over else "running")
-        at_ms, next_ms = self._next_look(call, seen.poll_after_ms)
+        self._metrics.poll("ended" if seen.over else "running")
+        at_ms, next_ms = self._next_poll(call, seen.poll_after_ms)
         others = self._compare(call, seen, at_ms)
-        return facts.observed(call.command, seen, body, at_ms=at_ms, next_look_at_ms=next_ms, others=others)
+        return facts.observed(call.command, seen, body, at_ms=at_ms, next_poll_at_ms=next_ms, others=others)
 
     def _compare(self, call: Call, seen: Seen, now_ms: int) -> facts.Others:
         """What other responses did; and of this one, where it has ended, remember what it took and how it was found."""
@@ -313,7 +313,7 @@ class Caller:
             run_ms = max(0, ended_ms - began_ms) if began_ms is not None and ended_ms is not None else None
             self._ends.ended(model, run_ms, now_ms)
             if isinstance(call.command, RetrieveResponse) and call.command.reason == "timer":
-                self._looks.ended_without()
+                self._polls.ended_without()
             if seen.cause is not None:
                 self._lanes.ended(model, call.command.response_id, seen.cause, seen.code or "", seen.message or "")
         return others
@@ -324,28 +324,28 @@ class Caller:
         wait_ms = max(answer.wait_ms, self._repeat_ms << (call.tries - 1))
         if call.tries >= self._tries_max or wait_ms > REPEAT_MS_MAX:
             return self._failed(call, answer.reason, answer.wait_ms)
-        self._metrics.look("asked_again")
+        self._metrics.poll("asked_again")
         # It waits outside its slot. A worker that stops meanwhile has not committed it: it comes again.
         asyncio.get_running_loop().call_later(wait_ms / 1_000, self._enqueue, call)
         return None
 
     def _failed(self, call: Call, reason: str, wait_ms: int) -> Message:
-        self._metrics.look("failed")
-        log.warning("look_failed", response_id=call.command.response_id, reason=reason, tries=call.tries)
-        at_ms, next_ms = self._next_look(call, wait_ms)
-        return facts.failed(call.command, reason, at_ms=at_ms, next_look_at_ms=next_ms)
+        self._metrics.poll("failed")
+        log.warning("poll_failed", response_id=call.command.response_id, reason=reason, tries=call.tries)
+        at_ms, next_ms = self._next_poll(call, wait_ms)
+        return facts.failed(call.command, reason, at_ms=at_ms, next_poll_at_ms=next_ms)
 
-    def _next_look(self, call: Call, wait_ms: int) -> tuple[int, int]:
+    def _next_poll(self, call: Call, wait_ms: int) -> tuple[int, int]:
         """Now, and when to look again if this was not the end: by the policy, and not before `wait_ms` have passed."""
         command = call.command
         at_ms = self._now_ms()
         webhook = isinstance(command, RetrieveResponse) and command.reason == "webhook"
-        due_ms = next_look_at_ms(
-            self._looks.policy,
+        due_ms = next_poll_at_ms(
+            self._polls.policy,
             response_id=command.response_id,
             accepted_at_ms=command.accepted_at_ms if isinstance(command, RetrieveResponse) else None,
             now_ms=at_ms,
-            looks=command.looks if isinstance(command, RetrieveResponse) else 0,
+            polls=command.polls if isinstance(command, RetrieveResponse) else 0,
             since_hint=self._hints.in_vain(command.response_id, webhook=webhook),
         )
         return at_ms, max(due_ms, at_ms + wait_ms)
@@ -363,8 +363,8 @@ class Caller:
 
     async def _commit(self) -> None:
         oldest_ms = self._tracker.oldest_ms()
-        self._metrics.looks_uncommitted.set(len(self._tracker))
-        self._metrics.look_lag_seconds.set(0.0 if oldest_ms is None else max(0, self._now_ms() - oldest_ms) / 1_000)
+        self._metrics.polls_uncommitted.set(len(self._tracker))
+        self._metrics.poll_lag_seconds.set(0.0 if oldest_ms is None else max(0, self._now_ms() - oldest_ms) / 1_000)
         progress = self._tracker.progress()
         if progress:
             # What is refused is told again after the assignment that refused it.

@@ -47,7 +47,7 @@ PAUSE_MS_MAX = 60_000
 """A longer pause is cut to this. Providers forget a response ten minutes after its end: calls have to go on."""
 
 
-class LookRate:
+class PollRate:
     """A token bucket of one second's worth, at least one token."""
 
     def __init__(

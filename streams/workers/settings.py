@@ -19,7 +19,7 @@ from backstop.runtime.clear_text import check_base_url
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.settings import RuntimeSettings
 from streams.openai.causes import CODE_PATTERN_CHARS_MAX, Rule
-from streams.policy.polls import LookPolicy
+from streams.policy.polls import PollPolicy
 from streams.workers.rate import RECOVERY_SHARE_PER_MIN
 
 
@@ -90,40 +90,40 @@ class WorkerSettings(RuntimeSettings):
         default=None, description="Key (PEM, not encrypted) of that certificate, where it is a file of its own."
     )
     create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
-    look_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
-    look_timeout_ms: int = Field(
+    poll_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
+    poll_timeout_ms: int = Field(
         default=30_000, ge=100, le=600_000, description="Time of one look or cancel, over all its parts."
     )
-    look_rate_max_per_s: float = Field(
+    poll_rate_max_per_s: float = Field(
         default=250.0, ge=0.1, le=10_000, description="Looks and cancels a second per process, while nobody objects."
     )
-    look_rate_recovery_share_per_min: float = Field(
+    poll_rate_recovery_share_per_min: float = Field(
         default=RECOVERY_SHARE_PER_MIN,
         gt=0,
         le=60,
         description="What comes back of that rate in a minute, as a share of it, from half of what it was before the provider objected.",
     )
-    look_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one look before it counts as failed.")
-    look_queue_max: int = Field(
+    poll_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one look before it counts as failed.")
+    poll_queue_max: int = Field(
         default=20_000,
         ge=1,
         le=100_000,
         description="Looks that wait in a process at most; those that a webhook asked for are found among them, and not behind.",
     )
-    first_look_ms: int = Field(
+    first_poll_ms: int = Field(
         default=20_000, ge=0, le=3_600_000, description="From acceptance to the first look that no webhook asked for."
     )
-    look_spacing_factor: float = Field(
+    poll_spacing_factor: float = Field(
         default=0.5, gt=0, le=10, description="Wait for the next look, as a share of the response's age."
     )
-    look_spacing_min_ms: int = Field(default=5_000, ge=100, le=3_600_000, description="Least wait between looks.")
-    look_spacing_max_ms: int = Field(
+    poll_spacing_min_ms: int = Field(default=5_000, ge=100, le=3_600_000, description="Least wait between looks.")
+    poll_spacing_max_ms: int = Field(
         default=240_000,
         ge=100,
         le=3_600_000,
         description="Longest wait between looks; under half of the time for which the provider keeps a response.",
     )
-    look_word_ms: int = Field(
+    poll_report_ms: int = Field(
         default=120_000,
         ge=1_000,
         le=3_600_000,
@@ -180,8 +180,8 @@ class WorkerSettings(RuntimeSettings):
         return self
 
     @model_validator(mode="after")
-    def _looks_agree(self) -> Self:
-        self.look_policy()
+    def _polls_agree(self) -> Self:
+        self.poll_policy()
         return self
 
     def refuse_to_start(self) -> None:
@@ -201,11 +201,11 @@ class WorkerSettings(RuntimeSettings):
         if self.openai_client_key is not None and self.openai_client_certificate is None:
             raise ConfigurationError("BACKSTOP_OPENAI_CLIENT_KEY needs BACKSTOP_OPENAI_CLIENT_CERTIFICATE")
 
-    def look_policy(self) -> LookPolicy:
-        return LookPolicy(
-            first_look_ms=self.first_look_ms,
-            spacing_factor=self.look_spacing_factor,
-            spacing_min_ms=self.look_spacing_min_ms,
-            spacing_max_ms=self.look_spacing_max_ms,
-            word_ms=self.look_word_ms,
+    def poll_policy(self) -> PollPolicy:
+        return PollPolicy(
+            first_poll_ms=self.first_poll_ms,
+            spacing_factor=self.poll_spacing_factor,
+            spacing_min_ms=self.poll_spacing_min_ms,
+            spacing_max_ms=self.poll_spacing_max_ms,
+            report_ms=self.poll_report_ms,
         )

@@ -17,12 +17,12 @@ from backstop.runtime.process.clock import NowMs
 from schemas.base import Message, Usage
 from schemas.jobs import UsageBooked
 from schemas.partials import CutReason, PartialOutput
-from streams.openai.answers import Answer, AskAgain, Refused, Reply, read_look
+from streams.openai.answers import Answer, AskAgain, Refused, Reply, read_poll
 from streams.openai.sse import EventTooLargeError
 from streams.openai.stream import OpenAIStreams, StreamEvent
 from streams.openai.stream_track import Dropped, Ended, OpenAgain, Told, TooMuch, Track
 from streams.workers.metrics import FollowerMetrics
-from streams.workers.rate import LookRate
+from streams.workers.rate import PollRate
 
 log = structlog.get_logger()
 
@@ -82,7 +82,7 @@ class Following:
         *,
         streams: OpenAIStreams,
         publisher: Publisher,
-        rate: LookRate,
+        rate: PollRate,
         metrics: FollowerMetrics,
         limits: FollowLimits,
         now_ms: NowMs,
@@ -181,7 +181,7 @@ class Following:
     def _refused(self, reply: Reply) -> _Over | int:
         if isinstance(reply, Answer) and reply.status == 400:
             return self._cut("not_streamable")
-        read = read_look(reply, self._now_ms())
+        read = read_poll(reply, self._now_ms())
         match read:
             case Refused():
                 self._metrics.lost("refused")

@@ -35,7 +35,7 @@ from streams.openai.causes import Rule
 from streams.openai.client import OpenAIClient
 from streams.openai.observations import Seen
 from streams.policy.lanes import Go, Held
-from streams.policy.polls import Webhooks, next_look_at_ms
+from streams.policy.polls import Webhooks, next_poll_at_ms
 from streams.workers.command_memory import SKEW_MS, CommandMemory
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
@@ -99,7 +99,7 @@ class Submitter:
         blobs: BlobStore,
         now_ms: NowMs,
         metrics: WorkerMetrics,
-        looks: Webhooks,
+        polls: Webhooks,
         lanes: Lanes,
         inline_bytes_max: int,
         rules: Sequence[Rule] = (),
@@ -117,7 +117,7 @@ class Submitter:
         self._blobs = blobs
         self._now_ms = now_ms
         self._metrics = metrics
-        self._looks = looks
+        self._polls = polls
         self._lanes = lanes
         self._inline_bytes_max = inline_bytes_max
         self._rules = rules
@@ -319,8 +319,8 @@ class Submitter:
             response_id=response_id,
             status=answer.status,
             sent_at_ms=sent_at_ms,
-            look_at_ms=next_look_at_ms(
-                self._looks.policy, response_id=response_id, accepted_at_ms=at_ms, now_ms=at_ms, looks=0
+            poll_at_ms=next_poll_at_ms(
+                self._polls.policy, response_id=response_id, accepted_at_ms=at_ms, now_ms=at_ms, polls=0
             ),
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,

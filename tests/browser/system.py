@@ -61,11 +61,11 @@ class Running:
         return str(self.ask("/v1/jobs", {"request": request, **more})["job_id"])
 
     def ended(self, job_id: str) -> Any:
-        def look() -> Any:
+        def poll() -> Any:
             job = self.ask(f"/v1/jobs/{job_id}")
             return job if job["terminal"] else None
 
-        return wait_until(look, ENDED_WITHIN_S, f"the end of {job_id}", poll_s=0.1)
+        return wait_until(poll, ENDED_WITHIN_S, f"the end of {job_id}", poll_s=0.1)
 
     def put(self, topic: str, key: bytes, value: bytes) -> None:
         """A record as a stranger might write it."""

@@ -106,7 +106,7 @@ def test_the_lanes_tell_each_attempt_and_each_mark_can_be_read(running: Running,
     assert running.ended(job_id)["attempts"] == 2
     page = tab.sign_in(at=f"#/jobs/{job_id}")
     names = page.locator(".timeline .lane-name")
-    expect(names).to_have_text(["Job", "Attempt 1", "Attempt 2", "Webhook", "Look"])
+    expect(names).to_have_text(["Job", "Attempt 1", "Attempt 2", "Webhook", "Poll"])
     marks = page.locator(".timeline .mark")
     said = [str(mark.get_attribute("aria-label")) for mark in marks.all()]
     for wanted in ("submitted over http", "attempt 1 refused", "attempt 2 accepted", "result published: completed"):

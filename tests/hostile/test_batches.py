@@ -97,7 +97,7 @@ def test_offsets_of_a_batch_that_cannot_be_unpacked_are_named_as_a_range() -> No
 
 
 @pytest.mark.parametrize("offset", [0, 3])
-def test_a_reader_that_begins_within_such_a_batch_makes_the_same_letter(offset: int) -> None:
+def test_a_reader_that_begins_within_such_a_batch_makes_the_same_dead_letter(offset: int) -> None:
     assert [at for at, _, _ in shown(Read(Batch(codec=6, delta=4).bytes(), offset))] == [4]
 
 

@@ -16,7 +16,7 @@ from tests.hostile.pauses import least_pause_s
 from tests.support.builders import T0
 from tests.support.intakes import intake_of
 from tests.support.memory_publisher import MemoryPublisher
-from tests.unit.receiver.door import Door, with_door
+from tests.unit.receiver.ingress import Ingress, with_ingress
 
 SERVE_PAUSE_S_MAX = 0.050
 INTAKE_PAUSE_S_MAX = 0.100
@@ -36,27 +36,27 @@ def unwrapped(body: bytes) -> bytes:
 def test_no_body_holds_up_the_doors(path: str, name: str) -> None:
     body = ALL[name] if path == "/v1/jobs" else unwrapped(ALL[name])
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         async def send() -> None:
-            status, document, _ = await door.call("POST", path, data=body, headers=JSON)
+            status, document, _ = await ingress.call("POST", path, data=body, headers=JSON)
             assert status in ({400, 422} if name in REFUSED else {200, 202}), document
             assert len(str(document)) < 10_000
 
         assert await least_pause_s(SERVE_PAUSE_S_MAX, send) <= SERVE_PAUSE_S_MAX
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize("name", ["lists in lists", "empty tags", "as many names as allowed"])
 def test_many_bodies_at_one_time_hold_up_the_doors_no_longer(name: str) -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         async def send() -> None:
-            sending = [door.call("POST", "/v1/jobs", data=ALL[name], headers=JSON) for _ in range(6)]
+            sending = [ingress.call("POST", "/v1/jobs", data=ALL[name], headers=JSON) for _ in range(6)]
             await asyncio.gather(*sending)
 
         assert await least_pause_s(SERVE_PAUSE_S_MAX, send) <= SERVE_PAUSE_S_MAX
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -10,7 +10,7 @@ from backstop.runtime.http.keys import KeysFile, save_keys
 from backstop.runtime.process.chance import random_hex
 from receiver.app import build_app
 from tests.support.memory_publisher import MemoryPublisher
-from tests.unit.receiver.door import SUBMIT, Door, raw_exchange, settings, signed, with_door
+from tests.unit.receiver.ingress import SUBMIT, Ingress, raw_exchange, settings, signed, with_ingress
 
 PROXIES: list[dict[str, str]] = [
     {"X-Forwarded-For": "203.0.113.9"}, {"x-forwarded-host": "api.example"}, {"X-Forwarded-Proto": "https"},
@@ -86,7 +86,7 @@ def test_development_is_refused_beyond_loopback(tmp_path: Path, host: str) -> No
 
 
 def test_in_development_no_proxy_no_other_page_and_no_other_name_gets_in() -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for wanted, tried in (
             ("forwarded_request", PROXIES),
             ("cross_site", PAGES),
@@ -95,32 +95,34 @@ def test_in_development_no_proxy_no_other_page_and_no_other_name_gets_in() -> No
             for headers in tried:
                 for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/jobs/x/cancel"), ("GET", "/v1/caller")):
                     body = SUBMIT if path == "/v1/jobs" else None
-                    status, document, _ = await door.call(method, path, json=body, headers=headers)
+                    status, document, _ = await ingress.call(method, path, json=body, headers=headers)
                     assert (status, document["code"]) == (403, wanted), headers
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
         # As nginx asks without a word of configuration.
-        plain = f"GET /v1/caller HTTP/1.0\r\nHost: 127.0.0.1:{door.port}\r\nConnection: close\r\n\r\n"
-        assert b"forwarded_request" in await raw_exchange(door.port, plain.encode())
+        plain = f"GET /v1/caller HTTP/1.0\r\nHost: 127.0.0.1:{ingress.port}\r\nConnection: close\r\n\r\n"
+        assert b"forwarded_request" in await raw_exchange(ingress.port, plain.encode())
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_in_development_programs_and_the_page_itself_get_in_and_webhooks_from_anywhere() -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         own: list[dict[str, str]] = [
             {},
             {
-                "Host": f"localhost:{door.port}",
-                "Origin": f"http://localhost:{door.port}",
+                "Host": f"localhost:{ingress.port}",
+                "Origin": f"http://localhost:{ingress.port}",
                 "Sec-Fetch-Site": "same-origin",
             },
             {"Sec-Fetch-Site": "none"},
             {"Host": "LOCALHOST"},
-            {"Host": f"[::1]:{door.port}"},
+            {"Host": f"[::1]:{ingress.port}"},
         ]
         for headers in own:
-            assert (await door.submit(**headers))[0] == 202, headers
+            assert (await ingress.submit(**headers))[0] == 202, headers
         tunnelled = {**signed(b"{}"), "Host": "tunnel.example", "X-Forwarded-For": "203.0.113.9"}
-        assert (await door.hook(b"{}", tunnelled)).status not in {401, 403}, "a signature proves what a tunnel brings"
+        assert (await ingress.webhook(b"{}", tunnelled)).status not in {401, 403}, (
+            "a signature proves what a tunnel brings"
+        )
 
-    with_door(story)
+    with_ingress(story)

@@ -12,7 +12,7 @@ import pytest
 
 from backstop.runtime.process.files import make_private
 from tests.support.waiting import eventually
-from tests.unit.receiver.door import SECRET
+from tests.unit.receiver.ingress import SECRET
 
 ROOT = Path(__file__).parents[2]
 CREATE = {"model": "m", "input": "a secret", "background": True}

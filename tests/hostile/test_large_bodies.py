@@ -9,7 +9,7 @@ from backstop.runtime.blobs import FolderBlobs
 from backstop.runtime.process.garbage import return_large_blocks
 from receiver.limits import DEAR_COST, Limits
 from tests.hostile.pauses import least_pause_s
-from tests.unit.receiver.door import Door, with_door
+from tests.unit.receiver.ingress import Ingress, with_ingress
 
 BODY_BYTES = 20_000_000
 MEMORY_BYTES_MAX = 64 << 20
@@ -63,30 +63,32 @@ def test_a_body_of_twenty_megabytes_costs_little_memory_and_no_long_pause(
     return_large_blocks()
     sent = CONTENTS[content]
 
-    async def story(door: Door) -> None:
-        assert (await door.call("POST", path, data=b"".join(HEADS[path]), headers=JSON))[0] in {200, 202}
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("POST", path, data=b"".join(HEADS[path]), headers=JSON))[0] in {200, 202}
         before_bytes = resident_bytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        status, document, _ = await door.call("POST", path, data=chunks(path, sent), headers=JSON)
+        status, document, _ = await ingress.call("POST", path, data=chunks(path, sent), headers=JSON)
         cost_bytes = resident_bytes("VmHWM") - before_bytes
         print(f"{path}, {content}: {cost_bytes / 2**20:.1f} MiB")
         assert status in {200, 202}, document
-        assert len(str(door.publisher.landed)) < 10_000, "the log has a reference"
+        assert len(str(ingress.publisher.landed)) < 10_000, "the log has a reference"
         assert cost_bytes <= cost_bytes_max + CLIENT_BYTES_MAX
 
         async def again() -> None:
-            await door.call("POST", path, data=chunks(path, sent), headers=JSON)
+            await ingress.call("POST", path, data=chunks(path, sent), headers=JSON)
 
         assert await least_pause_s(PAUSE_S_MAX, again) <= PAUSE_S_MAX
 
-    with_door(story, blobs=FolderBlobs(tmp_path / "blobs"), submit_bytes_max=32 << 20, limits=Limits(submit_body_s=60))
+    with_ingress(
+        story, blobs=FolderBlobs(tmp_path / "blobs"), submit_bytes_max=32 << 20, limits=Limits(submit_body_s=60)
+    )
 
 
 def test_what_is_larger_than_allowed_hears_the_limit_and_the_way_out() -> None:
-    async def story(door: Door) -> None:
-        status, document, _ = await door.call("POST", "/v1/jobs", data=chunks("/v1/jobs"), headers=JSON)
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("POST", "/v1/jobs", data=chunks("/v1/jobs"), headers=JSON)
         assert (status, document["code"]) == (413, "body_too_large")
         assert "1048576 bytes" in document["detail"]
         assert "file_url" in document["detail"]
 
-    with_door(story)
+    with_ingress(story)

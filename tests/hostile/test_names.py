@@ -14,10 +14,10 @@ from schemas.base import Message
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused, JobSubmitted
 from streams.agents.intake import take_request
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
-from tests.unit.receiver.door import Door, with_door
+from tests.unit.receiver.ingress import Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, QUICK, ended, provided, result_of
 from tests.unit.receiver.test_sdk_keys import Ring
@@ -28,29 +28,29 @@ DELETED = "resp_0123456789"
 
 @pytest.fixture
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ring:
-    monkeypatch.setattr(live_keys, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(live_keys, "POLL_AGAIN_S", 0.0)
     return Ring(tmp_path / "keys.json")
 
 
-def test_no_http_door_takes_a_name_of_the_project_from_a_tenant(ring: Ring) -> None:
+def test_no_http_ingress_takes_a_name_of_the_project_from_a_tenant(ring: Ring) -> None:
     acme, ours = ring.add("acme"), ring.add("default")
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for what, (naming, pointer) in NAMING.items():
             request = {"model": "gpt-5", **naming}
             for path, body, at in (
                 ("/v1/jobs", {"request": request}, "#/request"),
                 ("/v1/responses", {**request, "background": True}, "#"),
             ):
-                status, document, _ = await door.call("POST", path, json=body, headers=acme)
+                status, document, _ = await ingress.call("POST", path, json=body, headers=acme)
                 assert status == (422 if path == "/v1/jobs" else 400), (path, what, document)
                 if path == "/v1/jobs":
                     assert document["errors"][0]["pointer"] == f"{at}{pointer.removeprefix('#')}", what
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
         request = {"model": "gpt-5", **NAMING["a vector store"][0]}
-        assert (await door.call("POST", "/v1/jobs", json={"request": request}, headers=ours))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs", json={"request": request}, headers=ours))[0] == 202
 
-    with_door(story, keys_file=ring.path, reads=MemoryReads(), limits=QUICK)
+    with_ingress(story, keys_file=ring.path, reads=MemoryReads(), limits=QUICK)
 
 
 @pytest.mark.parametrize("what", NAMING)
@@ -64,7 +64,7 @@ async def taken(request: dict[str, Any], tenant: str) -> list[Message]:
     value = orjson.dumps({"type": "submit", "job_id": "j", "request": request})
     return list(
         await take_request(
-            Record("requests", 0, 0, T0, b"j", value, ()), tenant=tenant, now_ms=T0, policy=DoorPolicy(),
+            Record("requests", 0, 0, T0, b"j", value, ()), tenant=tenant, now_ms=T0, policy=SubmissionPolicy(),
             blobs=MemoryBlobs(), inline_bytes_max=65_536,
         )
     )  # fmt: skip
@@ -72,15 +72,15 @@ async def taken(request: dict[str, Any], tenant: str) -> list[Message]:
 
 def test_what_the_operator_shares_may_be_named(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     acme = ring.add("acme")
-    monkeypatch.setenv("BACKSTOP_DOOR_SHARED_IDS", "vs_docs, ft:*")
-    assert ReceiverSettings().door.shared_ids == ("vs_docs", "ft:*")
+    monkeypatch.setenv("BACKSTOP_SUBMISSION_SHARED_IDS", "vs_docs, ft:*")
+    assert ReceiverSettings().submission.shared_ids == ("vs_docs", "ft:*")
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for named, status in ((["vs_docs"], 202), (["vs_docs", "vs_other"], 422)):
             request = {"model": "ft:gpt-5:x", "tools": [{"type": "file_search", "vector_store_ids": named}]}
-            assert (await door.call("POST", "/v1/jobs", json={"request": request}, headers=acme))[0] == status
+            assert (await ingress.call("POST", "/v1/jobs", json={"request": request}, headers=acme))[0] == status
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
 
 
 def test_a_deleted_response_is_followed_by_nothing() -> None:
@@ -90,11 +90,11 @@ def test_a_deleted_response_is_followed_by_nothing() -> None:
     follows = {**ASKED, "previous_response_id": DELETED}
     job = {"request": {"model": "m", "previous_response_id": "resp_provider"}}
 
-    async def story(door: Door) -> None:
-        assert (await door.call("POST", "/v1/responses", json=follows))[0] == 200
-        assert (await door.call("POST", "/v1/jobs", json=job))[0] == 202
-        assert (await door.call("DELETE", f"/v1/responses/{DELETED}"))[0] == 200
-        assert (await door.call("POST", "/v1/responses", json=follows))[0] == 400
-        assert (await door.call("POST", "/v1/jobs", json=job))[0] == 422
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("POST", "/v1/responses", json=follows))[0] == 200
+        assert (await ingress.call("POST", "/v1/jobs", json=job))[0] == 202
+        assert (await ingress.call("DELETE", f"/v1/responses/{DELETED}"))[0] == 200
+        assert (await ingress.call("POST", "/v1/responses", json=follows))[0] == 400
+        assert (await ingress.call("POST", "/v1/jobs", json=job))[0] == 422
 
-    with_door(story, reads=reads, limits=QUICK)
+    with_ingress(story, reads=reads, limits=QUICK)

@@ -24,7 +24,7 @@ from backstop.runtime.secret_files import environment_names, is_secret
 from backstop.runtime.settings import RuntimeSettings
 from receiver.settings import ReceiverSettings
 from streams.workers.settings import WorkerSettings
-from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_door
+from tests.unit.receiver.ingress import OTHER_SECRET, SECRET, Ingress, settings, with_ingress
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "pa/ss:w@rd-0123"
@@ -187,14 +187,14 @@ def test_what_is_encrypted_or_stays_here_is_taken(
 
 
 def test_metrics_are_not_on_the_public_port_unless_a_setting_says_so() -> None:
-    async def hidden(door: Door) -> None:
-        assert (await door.call("GET", "/metrics"))[0] == 404
+    async def hidden(ingress: Ingress) -> None:
+        assert (await ingress.call("GET", "/metrics"))[0] == 404
 
-    async def shown(door: Door) -> None:
-        assert (await door.call("GET", "/metrics"))[0] == 200
+    async def shown(ingress: Ingress) -> None:
+        assert (await ingress.call("GET", "/metrics"))[0] == 200
 
-    with_door(hidden, metrics_public=False)
-    with_door(shown, metrics_public=True)
+    with_ingress(hidden, metrics_public=False)
+    with_ingress(shown, metrics_public=True)
 
 
 def test_a_short_secret_for_tickets_is_refused() -> None:

@@ -21,7 +21,7 @@ from receiver.limits import Limits
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.routes import add_routes
 from tests.support.waiting import eventually
-from tests.unit.receiver.door import NOW_MS, Door, opened
+from tests.unit.receiver.ingress import NOW_MS, Ingress, opened
 from tests.unit.receiver.test_sdk_keys import CREATED, Ring, ring
 
 __all__ = ["ring"]
@@ -42,7 +42,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def serving(folder: Path, keys_file: Path, limits: Limits | None = None) -> AsyncIterator[Door]:
+async def serving(folder: Path, keys_file: Path, limits: Limits | None = None) -> AsyncIterator[Ingress]:
     database = SqliteDatabase(folder / "readmodel.db", lambda: NOW_MS)
     await database.open()
     feed = ChangeFeed(database, CollectorRegistry(), LIMITS)
@@ -58,14 +58,14 @@ async def serving(folder: Path, keys_file: Path, limits: Limits | None = None) -
             changes=FeedChanges(feed),
             add_routes=routes,
             limits=limits,
-        ) as door:
-            yield door
+        ) as ingress:
+            yield ingress
     finally:
         await database.close()
 
 
-async def begun(door: Door, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-    answer = await door.session.get(f"{door.url}{path}", headers=headers)
+async def begun(ingress: Ingress, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
+    answer = await ingress.session.get(f"{ingress.url}{path}", headers=headers)
     assert answer.status == 200
     return answer
 
@@ -80,23 +80,23 @@ def test_every_kind_of_stream_ends_with_its_key(
 ) -> None:
     async def story() -> None:
         mine, other = ring.add("acme"), ring.add("acme")
-        async with serving(tmp_path, ring.path) as door:
+        async with serving(tmp_path, ring.path) as ingress:
             body = {"request": {"model": "m", "input": "x", "stream": True}, "job_id": "j"}
-            assert (await door.call("POST", "/v1/jobs", json=body, headers=mine))[0] == 202
-            _, made, _ = await door.call("POST", "/v1/tickets", json={"path": "/v1/events"}, headers=mine)
-            created = await door.session.post(
-                f"{door.url}/v1/responses",
+            assert (await ingress.call("POST", "/v1/jobs", json=body, headers=mine))[0] == 202
+            _, made, _ = await ingress.call("POST", "/v1/tickets", json={"path": "/v1/events"}, headers=mine)
+            created = await ingress.session.post(
+                f"{ingress.url}/v1/responses",
                 json={"model": "m", "input": "x", "background": True, "stream": True},
                 headers=mine,
             )
             assert created.status == 200
             streams = [
                 created,
-                await begun(door, "/v1/events", mine),
-                await begun(door, f"/v1/events?ticket={made['ticket']}", {}),
-                await begun(door, "/v1/jobs/j/stream", mine),
+                await begun(ingress, "/v1/events", mine),
+                await begun(ingress, f"/v1/events?ticket={made['ticket']}", {}),
+                await begun(ingress, "/v1/jobs/j/stream", mine),
             ]
-            kept = await begun(door, "/v1/events", other)
+            kept = await begun(ingress, "/v1/events", other)
             changed = end(ring.keys[0])
             ring.keys[:1] = [] if changed is None else [changed]
             ring.save()
@@ -117,13 +117,13 @@ def test_a_create_that_waits_ends_with_its_key(
 
     async def story() -> None:
         mine, other = ring.add("acme"), ring.add("acme")
-        async with serving(tmp_path, ring.path, limits) as door:
+        async with serving(tmp_path, ring.path, limits) as ingress:
             asked = {"model": "m", "input": "x"}
             waits = [
-                asyncio.create_task(door.session.post(f"{door.url}/v1/responses", json=asked, headers=headers))
+                asyncio.create_task(ingress.session.post(f"{ingress.url}/v1/responses", json=asked, headers=headers))
                 for headers in (mine, other)
             ]
-            await eventually(lambda: len(door.publisher.landed) == 2, what="both to be taken")
+            await eventually(lambda: len(ingress.publisher.landed) == 2, what="both to be taken")
             if spoken:
                 await asyncio.wait_for(waits[0], 10)
             changed = end(ring.keys[0])
@@ -136,8 +136,8 @@ def test_a_create_that_waits_ends_with_its_key(
             else:
                 assert answer.status == 401
                 assert b"Send a valid key" in await over(answer)
-            assert await door.metric("backstop_waiting_creates") == 1.0, "another key's create waits on"
-            assert await door.metric('backstop_waiting_creates_ended_total{result="not_allowed"}') == 1.0
+            assert await ingress.metric("backstop_waiting_creates") == 1.0, "another key's create waits on"
+            assert await ingress.metric('backstop_waiting_creates_ended_total{result="not_allowed"}') == 1.0
             waits[1].cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 

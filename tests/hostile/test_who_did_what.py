@@ -22,7 +22,7 @@ from receiver.access.access_log import REFUSED_PER_S_MAX
 from receiver.access.addresses import client_address
 from receiver.access.keys import KeyRing
 from schemas.jobs import CancelRequested, JobSubmitted
-from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, SUBMIT, Ingress, with_ingress
 from tests.unit.receiver.test_sdk_keys import CREATED, Ring, ring
 
 __all__ = ["ring"]
@@ -50,17 +50,17 @@ def lines() -> Iterator[Lines]:
 def test_facts_and_lines_say_which_key_asked(ring: Ring, lines: Lines) -> None:
     mine = ring.add("acme")
 
-    async def story(door: Door) -> None:
-        assert (await door.call("POST", "/v1/jobs", json={**SUBMIT, "job_id": "j"}, headers=mine))[0] == 202
-        assert (await door.call("POST", "/v1/jobs/j/cancel", headers=mine))[0] == 202
-        assert (await door.call("DELETE", "/v1/responses/resp_x", headers=mine))[0] == 404
-        assert (await door.call("POST", "/v1/webhook_endpoints", json={}, headers=mine))[0] == 404
-        submitted, cancelled = door.publisher.landed
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("POST", "/v1/jobs", json={**SUBMIT, "job_id": "j"}, headers=mine))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs/j/cancel", headers=mine))[0] == 202
+        assert (await ingress.call("DELETE", "/v1/responses/resp_x", headers=mine))[0] == 404
+        assert (await ingress.call("POST", "/v1/webhook_endpoints", json={}, headers=mine))[0] == 404
+        submitted, cancelled = ingress.publisher.landed
         assert isinstance(submitted, JobSubmitted)
         assert isinstance(cancelled, CancelRequested)
         assert submitted.asked_by == cancelled.asked_by == ring.keys[0].id
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
     told = lines.of("changed")
     assert [(one["action"], one["status"]) for one in told] == [
         ("cancelJob", 202), ("deleteResponse", 404), ("createWebhookEndpoint", 404),
@@ -74,10 +74,10 @@ def test_refused_keys_are_told_with_id_and_address_and_within_bounds(ring: Ring,
     expired = ring.add("acme", expires_at=CREATED)
     wrong = {"Authorization": good[:-3] + "BBB"}
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for _ in range(30):
             for headers in (expired, wrong, {}, {"Authorization": "Bearer nonsense"}):
-                assert (await door.call("GET", "/v1/caller", headers=headers))[0] == 401
+                assert (await ingress.call("GET", "/v1/caller", headers=headers))[0] == 401
         first = lines.of("authentication_refused")
         assert {(one["key_id"], one["reason"]) for one in first} == {
             (ring.keys[1].id, "expired"), (ring.keys[0].id, "wrong_secret"), ("", "no_key"),
@@ -86,9 +86,9 @@ def test_refused_keys_are_told_with_id_and_address_and_within_bounds(ring: Ring,
         assert {one["address"] for one in first} == {"127.0.0.1"}
         for number in range(300):
             unknown = {"Authorization": f"Bearer bsk_{number:012x}_{'a' * 43}"}
-            await door.call("GET", "/v1/caller", headers=unknown)
+            await ingress.call("GET", "/v1/caller", headers=unknown)
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
     seconds: dict[str, int] = {}
     for line in lines.of("authentication_refused"):
         seconds[line["ts"][:19]] = seconds.get(line["ts"][:19], 0) + 1
@@ -124,7 +124,7 @@ def test_a_key_works_from_its_addresses_alone_and_so_do_its_tickets(ring: Ring) 
     office = ring.add("acme", addresses=(ip_network("198.51.100.0/24"),))
     here = ring.add("acme", addresses=(ip_network("127.0.0.0/8"),))
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         at_office, elsewhere = {"X-Forwarded-For": "198.51.100.7"}, {"X-Forwarded-For": "198.51.101.7"}
         for headers, expected in (
             (office, 401),
@@ -132,18 +132,18 @@ def test_a_key_works_from_its_addresses_alone_and_so_do_its_tickets(ring: Ring) 
             ({**office, **at_office}, 200),
             (here, 200),
         ):
-            assert (await door.call("GET", "/v1/caller", headers=headers))[0] == expected
+            assert (await ingress.call("GET", "/v1/caller", headers=headers))[0] == expected
         body = {"path": "/v1/events"}
-        _, made, _ = await door.call("POST", "/v1/tickets", json=body, headers={**office, **at_office})
-        assert (await door.call("GET", f"/v1/events?ticket={made['ticket']}", headers=elsewhere))[0] in {401, 404}
+        _, made, _ = await ingress.call("POST", "/v1/tickets", json=body, headers={**office, **at_office})
+        assert (await ingress.call("GET", f"/v1/events?ticket={made['ticket']}", headers=elsewhere))[0] in {401, 404}
 
-    with_door(story, keys_file=ring.path, trusted_proxies="127.0.0.1/32")
+    with_ingress(story, keys_file=ring.path, trusted_proxies="127.0.0.1/32")
 
-    async def forged(door: Door) -> None:
+    async def forged(ingress: Ingress) -> None:
         headers = {**office, "X-Forwarded-For": "198.51.100.7"}
-        assert (await door.call("GET", "/v1/caller", headers=headers))[0] == 401, "nobody trusts this proxy"
+        assert (await ingress.call("GET", "/v1/caller", headers=headers))[0] == 401, "nobody trusts this proxy"
 
-    with_door(forged, keys_file=ring.path)
+    with_ingress(forged, keys_file=ring.path)
 
 
 def test_a_key_is_warned_about_before_its_end_and_not_every_time(ring: Ring, lines: Lines) -> None:
@@ -194,13 +194,13 @@ def test_a_rotated_key_and_its_successor_both_work_until_the_overlap_ends(
 def test_the_access_log_is_off_and_names_no_path_and_no_secret_where_it_is_on(ring: Ring, lines: Lines) -> None:
     mine = ring.add("acme")
 
-    async def story(door: Door) -> None:
-        await door.call("GET", "/v1/responses/resp_of_mine?ticket=bst_secret", headers=mine)
-        await door.call("GET", "/nowhere/secret")
+    async def story(ingress: Ingress) -> None:
+        await ingress.call("GET", "/v1/responses/resp_of_mine?ticket=bst_secret", headers=mine)
+        await ingress.call("GET", "/nowhere/secret")
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
     assert lines.of("request") == []
-    with_door(story, keys_file=ring.path, access_log=True)
+    with_ingress(story, keys_file=ring.path, access_log=True)
     first, second = lines.of("request")
     assert (first["method"], first["route"], first["status"]) == ("GET", "/v1/responses/{response_id}", 404)
     assert (first["tenant"], first["key_id"], first["address"]) == ("acme", ring.keys[0].id, "127.0.0.1")
@@ -214,8 +214,8 @@ def test_a_tenant_with_a_rate_hears_what_is_left_of_it(ring: Ring) -> None:
     ring.tenants["acme"] = TenantLimits(requests_per_s=0.5, requests_burst=2)
     ring.save()
 
-    async def story(door: Door) -> None:
-        said = [(await door.call("GET", "/v1/caller", headers=limited))[2] for _ in range(3)]
+    async def story(ingress: Ingress) -> None:
+        said = [(await ingress.call("GET", "/v1/caller", headers=limited))[2] for _ in range(3)]
         assert [one.status for one in said] == [200, 200, 429]
         assert [one.headers["RateLimit"] for one in said] == [
             '"tenant";r=1;t=2',
@@ -223,6 +223,6 @@ def test_a_tenant_with_a_rate_hears_what_is_left_of_it(ring: Ring) -> None:
             '"tenant";r=0;t=2',
         ]
         assert {one.headers["RateLimit-Policy"] for one in said} == {'"tenant";q=2;w=4'}
-        assert "RateLimit" not in (await door.call("GET", "/v1/caller", headers=free))[2].headers
+        assert "RateLimit" not in (await ingress.call("GET", "/v1/caller", headers=free))[2].headers
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)

@@ -52,7 +52,7 @@ Reply = Callable[[int], int | Awaitable[int]]
 
 
 @dataclass
-class Hook:
+class Webhook:
     path: str
     headers: dict[str, str]
     body: bytes
@@ -71,20 +71,22 @@ class Listener:
     """All endpoints of a test: each path answers as `replies` says, with 200 where it says nothing."""
 
     url: str = ""
-    hooks: list[Hook] = field(default_factory=list)
+    webhooks: list[Webhook] = field(default_factory=list)
     replies: dict[str, Reply] = field(default_factory=dict)
 
     async def take(self, request: web.Request) -> web.Response:
-        hook = Hook(
+        webhook = Webhook(
             request.path, {name.lower(): value for name, value in request.headers.items()}, await request.read()
         )
-        self.hooks.append(hook)
+        self.webhooks.append(webhook)
         reply = self.replies.get(request.path, lambda _number: 200)
-        status = reply(len(self.of(hook.response_id, request.path)))
+        status = reply(len(self.of(webhook.response_id, request.path)))
         return web.Response(status=status if isinstance(status, int) else await status)
 
-    def of(self, response_id: str, path: str | None = None) -> list[Hook]:
-        return [hook for hook in self.hooks if hook.response_id == response_id and path in (None, hook.path)]
+    def of(self, response_id: str, path: str | None = None) -> list[Webhook]:
+        return [
+            webhook for webhook in self.webhooks if webhook.response_id == response_id and path in (None, webhook.path)
+        ]
 
 
 @asynccontextmanager
@@ -215,7 +217,7 @@ def result(name: str, tenant: str = "acme", at_ms: int | None = None) -> JobResu
     )
 
 
-async def came(listener: Listener, response_id: str, count: int = 1) -> list[Hook]:
+async def came(listener: Listener, response_id: str, count: int = 1) -> list[Webhook]:
     return await eventually(
         lambda: found if len(found := listener.of(response_id)) >= count else [], WITHIN_S, f"{count} × {response_id}"
     )

@@ -128,11 +128,11 @@ GUIDE = {
 
 
 def ended(client: OpenAI, response_id: str) -> Any:
-    def look() -> Any:
+    def poll() -> Any:
         response = client.responses.retrieve(response_id)
         return response if response.status not in {"queued", "in_progress"} else None
 
-    return wait_until(look, ENDED_WITHIN_S, f"the end of {response_id}", poll_s=0.1)
+    return wait_until(poll, ENDED_WITHIN_S, f"the end of {response_id}", poll_s=0.1)
 
 
 class Losing(httpx2.BaseTransport):

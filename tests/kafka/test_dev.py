@@ -183,7 +183,7 @@ def test_an_interrupt_while_it_starts_ends_it_and_leaves_nothing(tmp_path: Path)
 
 FAULTS = {
     "base": "demo",
-    "rates": {"hook_lost": 0.2, "hook_twice": 0.1, "run_stuck_queued": 0.02, "run_stuck_in_progress": 0.03},
+    "rates": {"webhook_lost": 0.2, "webhook_twice": 0.1, "run_stuck_queued": 0.02, "run_stuck_in_progress": 0.03},
 }
 
 
@@ -197,5 +197,5 @@ def test_the_demo_finds_every_invariant_kept_under_its_faults(tmp_path: Path) ->
     verdict = json.loads(done.stdout)
     assert verdict["ok"] is True
     assert (verdict["jobs"], verdict["results"], verdict["lost"], verdict["duplicates"]) == (60, 60, 0, 0)
-    assert set(verdict["found_by"]) == {"webhook", "look"}, "some webhooks are lost, so both ways must have been needed"
+    assert set(verdict["found_by"]) == {"webhook", "poll"}, "some webhooks are lost, so both ways must have been needed"
     assert processes_of(tmp_path) == []

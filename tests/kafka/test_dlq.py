@@ -109,7 +109,7 @@ def test_a_retry_shows_its_plan_and_with_execute_puts_the_record_back_as_it_was(
     assert len(queue.records("jobs")) == before + 2
 
 
-def test_a_dropped_letter_is_hidden_and_the_decision_is_kept(queue: Queue) -> None:
+def test_a_dropped_dead_letter_is_hidden_and_the_decision_is_kept(queue: Queue) -> None:
     letter = queue.set_aside(b"no json", b"k1")
     assert queue.backstop("dlq", "drop", letter.id).out.startswith("1 to be dropped (not_json 1)")
     assert queue.open_ids() == [letter.id]

@@ -110,7 +110,7 @@ class Scene:
                     at_ms = now_ms()
                     await publisher.publish([
                         JobSubmitted(
-                            id=f"job_{number}/submitted", at_ms=at_ms, job_id=f"job_{number}", tenant="default", door="kafka",
+                            id=f"job_{number}/submitted", at_ms=at_ms, job_id=f"job_{number}", tenant="default", ingress="kafka",
                             model="m", request=InlineBody(value={"model": "m", "input": "x" * BODY_CHARACTERS}),
                             request_sha256=f"{number:064d}", deadline_at_ms=at_ms + 3_600_000, policy=POLICY,
                         )

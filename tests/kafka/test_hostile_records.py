@@ -1,4 +1,4 @@
-"""Strangers' records on every topic that the system reads, and its producers and consumers of other make."""
+"""ForeignPages' records on every topic that the system reads, and its producers and consumers of other make."""
 
 import asyncio
 import json
@@ -190,7 +190,7 @@ def test_hostile_records_on_every_topic_end_no_process_and_librdkafkas_jobs_go_o
     assert dict(system.restarts) == before
     wanted = {
         f"{prefix}{name}:{partition}:{at}"
-        for name in ("requests", "requests.acme", "jobs", "responses", "results", "submissions", "lookups")
+        for name in ("requests", "requests.acme", "jobs", "responses", "results", "submissions", "polls")
         for partition in range(PARTITIONS)
         for what, at in written[f"{name}-{partition}"].items()
         if isinstance(at, int) and what != "one of three"

@@ -199,7 +199,11 @@ def fuzzing(
         *("--phases", phases, "--report-dir", str(folder / f"report-{phases}-{names[0]}")),
         *itertools.chain.from_iterable(("--include-operation-id", name) for name in names),
     ]
-    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.kafka.openapi_hooks", "PYTHONPATH": str(HERE.parents[1])}
+    environment = {
+        **os.environ,
+        "SCHEMATHESIS_WEBHOOKS": "tests.kafka.openapi_hooks",
+        "PYTHONPATH": str(HERE.parents[1]),
+    }
     with said.open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:

@@ -62,17 +62,17 @@ def test_a_result_is_delivered_retried_given_up_and_sent_again(broker: Owned, pr
             await it.publish(old, result("resp_other", "nobody"), *results.values())
 
             # Delivered, and signed so that both oracles take it.
-            (hook,) = await came(listener, "resp_good")
+            (webhook,) = await came(listener, "resp_good")
             secret = KEYS.shown(good, REF)
-            event = OpenAI(api_key="x").webhooks.unwrap(hook.body, hook.headers, secret=secret)
+            event = OpenAI(api_key="x").webhooks.unwrap(webhook.body, webhook.headers, secret=secret)
             assert (event.type, event.data.id) == ("response.completed", "resp_good")  # type: ignore[union-attr]
-            assert Webhook(secret).verify(hook.body, hook.headers) == json.loads(hook.body)
-            assert hook.webhook_id == planned(results["acme"], good, 1).delivery_id
+            assert Webhook(secret).verify(webhook.body, webhook.headers) == json.loads(webhook.body)
+            assert webhook.webhook_id == planned(results["acme"], good, 1).delivery_id
 
             # Retried after 500 and after a timeout, under one id.
-            hooks = await came(listener, "resp_flaky", 3)
-            assert {one.webhook_id for one in hooks} == {planned(results["flaky"], flaky, 1).delivery_id}
-            assert len({one.body for one in hooks}) == 1
+            webhooks = await came(listener, "resp_flaky", 3)
+            assert {one.webhook_id for one in webhooks} == {planned(results["flaky"], flaky, 1).delivery_id}
+            assert len({one.body for one in webhooks}) == 1
 
             # Given up after the last attempt, with a dead letter.
             letters = await it.until("dead-letters", DeadLetter, 2)
@@ -134,15 +134,15 @@ def test_killed_at_any_step_it_is_delivered_again_under_the_same_id_and_never_lo
             await it.publish(one)
             async with it.outgoing(f"outgoing.{name}=kill") as process:
                 await eventually(lambda: process.poll() == -signal.SIGKILL, WITHIN_S, f"the kill at {name}")
-            before = len(it.listener.hooks)
+            before = len(it.listener.webhooks)
             async with it.outgoing():
                 (done,) = await it.until("deliveries", DeliveryDone)
                 await it.publish(result("resp_2"))
                 await came(it.listener, "resp_2")  # what came after the crash was not held up
-            hooks = it.listener.of("resp_1")
-            assert {hook.webhook_id for hook in hooks} == {done.delivery_id}
+            webhooks = it.listener.of("resp_1")
+            assert {webhook.webhook_id for webhook in webhooks} == {done.delivery_id}
             assert done.delivery_id == planned(one, endpoint_id, 1).delivery_id
-            return Counter(before=before, after=len(hooks) - before)
+            return Counter(before=before, after=len(webhooks) - before)
 
     async def story() -> None:
         names = ("planned", "taken", "answered", "reported")
@@ -185,20 +185,20 @@ def test_two_processes_share_the_work_and_one_that_is_killed_leaves_it_to_the_ot
                 await eventually(lambda: ready(second_port), WITHIN_S, "the second to be ready", poll_s=0.1)
                 await it.publish(*(result(f"resp_a{number}") for number in range(40)))
                 await eventually(
-                    lambda: len({one.response_id for one in it.listener.hooks}) == 40, WITHIN_S, "40 hooks"
+                    lambda: len({one.response_id for one in it.listener.webhooks}) == 40, WITHIN_S, "40 hooks"
                 )
                 shares = [await metric(port, delivered) for port in (first_port, second_port)]
-                assert sum(shares) == len(it.listener.hooks) == 40, "each once, while nobody fails"
+                assert sum(shares) == len(it.listener.webhooks) == 40, "each once, while nobody fails"
                 assert min(shares) > 0
                 await it.publish(*(result(f"resp_b{number}") for number in range(40)))
                 first.kill()
                 await it.publish(*(result(f"resp_c{number}") for number in range(10)))
                 await eventually(
-                    lambda: len({one.response_id for one in it.listener.hooks}) == 90, WITHIN_S, "90 hooks"
+                    lambda: len({one.response_id for one in it.listener.webhooks}) == 90, WITHIN_S, "90 hooks"
                 )
             ids = defaultdict(set)
-            for hook in it.listener.hooks:
-                ids[hook.response_id].add(hook.webhook_id)
+            for webhook in it.listener.webhooks:
+                ids[webhook.response_id].add(webhook.webhook_id)
             assert all(len(found) == 1 for found in ids.values())
         ports.release()
 
@@ -226,8 +226,8 @@ def test_in_the_whole_system_openais_sdk_registers_and_unwraps(
                 return made.id, made.signing_secret, asked_for.id
 
             endpoint_id, secret, response_id = await asyncio.to_thread(used)
-            (hook,) = await came(listener, response_id)
-            event = client.webhooks.unwrap(hook.body, hook.headers, secret=secret)
+            (webhook,) = await came(listener, response_id)
+            event = client.webhooks.unwrap(webhook.body, webhook.headers, secret=secret)
             assert (event.type, event.data.id) == ("response.completed", response_id)  # type: ignore[union-attr]
             ended = await asyncio.to_thread(client.responses.retrieve, event.data.id)  # type: ignore[union-attr]
             assert ended.status == "completed"
@@ -249,7 +249,7 @@ def test_in_the_whole_system_openais_sdk_registers_and_unwraps(
             tested = await backstop("test", endpoint_id)
             assert (tested["state"], tested["status"]) == ("delivered", 200)
             await backstop("resend", endpoint_id, "--job", response_id)
-            assert {one.webhook_id for one in await came(listener, response_id, 2)} == {hook.webhook_id}
+            assert {one.webhook_id for one in await came(listener, response_id, 2)} == {webhook.webhook_id}
             deliveries = await backstop("deliveries", endpoint_id)
             assert {(one["response_id"], one["state"]) for one in deliveries} >= {(response_id, "delivered")}
             client.close()

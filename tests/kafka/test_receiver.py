@@ -27,7 +27,7 @@ from schemas.dead_letters import DEAD_LETTER
 from schemas.jobs import JOB_FACT, CancelRequested, JobSubmitted
 from schemas.responses import RESPONSE_FACT, WebhookReceived
 from tests.support.waiting import eventually
-from tests.unit.receiver.door import SECRET, signed
+from tests.unit.receiver.ingress import SECRET, signed
 
 ROOT = Path(__file__).parents[2]
 ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -56,7 +56,7 @@ class Receiver:
     async def submit(self, job_id: str) -> int:
         return await self.post("/v1/jobs", json={"job_id": job_id, "request": {"model": "m", "input": "x"}})
 
-    async def hook(self, webhook_id: str, response_id: str = "resp_1", kind: str = "response.completed") -> int:
+    async def webhook(self, webhook_id: str, response_id: str = "resp_1", kind: str = "response.completed") -> int:
         body = b'{"type":"%s","created_at":1,"data":{"id":"%s"}}' % (kind.encode(), response_id.encode())
         headers = signed(body, webhook_id=webhook_id, at_s=int(time.time()))
         return await self.post("/webhooks/openai", data=body, headers=headers)
@@ -152,17 +152,17 @@ def test_what_was_answered_2xx_is_on_the_topic(broker: Owned, prefix: str, tmp_p
             assert await receiver.submit("mine") == 202
             assert await receiver.submit("mine") == 200
             assert await receiver.post("/v1/jobs/mine/cancel") == 202
-            assert await receiver.hook("wh_1") == 200
-            assert await receiver.hook("wh_2", kind="not an event") == 200
-            assert await receiver.hook("wh_3", kind="batch.completed") == 200, "of no response: counted alone"
+            assert await receiver.webhook("wh_1") == 200
+            assert await receiver.webhook("wh_2", kind="not an event") == 200
+            assert await receiver.webhook("wh_3", kind="batch.completed") == 200, "of no response: counted alone"
             forged = signed(b"{}", secret="whsec_" + "A" * 43 + "=", at_s=int(time.time()))
             assert await receiver.post("/webhooks/openai", data=b"{}", headers=forged) == 401
 
         mine = [fact for fact in await on_topic(broker.bootstrap, prefix, "jobs") if fact.key == "mine"]
         assert [type(fact) for fact in mine] == [JobSubmitted, CancelRequested]
-        (hook,) = await on_topic(broker.bootstrap, prefix, "responses")
-        assert isinstance(hook, WebhookReceived)
-        assert (hook.webhook_id, hook.key, hook.ended_at_ms) == ("wh_1", "resp_1", 1_000)
+        (webhook,) = await on_topic(broker.bootstrap, prefix, "responses")
+        assert isinstance(webhook, WebhookReceived)
+        assert (webhook.webhook_id, webhook.key, webhook.ended_at_ms) == ("wh_1", "resp_1", 1_000)
         (letter,) = await on_topic(broker.bootstrap, prefix, "dead-letters")
         assert letter.id == "wh_2/set-aside"
 
@@ -201,21 +201,21 @@ def test_a_broker_that_freezes_or_dies_is_a_503_and_never_a_false_2xx(
 
             async def freeze() -> None:
                 broker.pause()
-                assert await receiver.hook("wh_frozen") == 503
+                assert await receiver.webhook("wh_frozen") == 503
                 assert not await receiver.ready()
                 broker.resume()
                 await receiver.works()
 
             async def crash() -> None:
                 await asyncio.to_thread(broker.kill)
-                assert await receiver.hook("wh_dead") == 503
+                assert await receiver.webhook("wh_dead") == 503
                 await asyncio.to_thread(broker.start)
                 await receiver.works()
 
             heard = await promised_while(receiver, "freeze", freeze)
             heard |= await promised_while(receiver, "crash", crash)
             assert await receiver.ready()
-            assert await receiver.hook("wh_after") == 200
+            assert await receiver.webhook("wh_after") == 200
 
         assert set(heard.values()) == {202, 503}
         jobs = await on_topic(broker.bootstrap, prefix, "jobs")
@@ -238,7 +238,7 @@ def test_it_starts_without_a_broker_and_works_once_there_is_one(
         async with running(broker.bootstrap, prefix, tmp_path) as receiver:
             assert not await receiver.ready()
             assert await receiver.submit("early") == 503
-            assert await receiver.hook("wh_early") == 503
+            assert await receiver.webhook("wh_early") == 503
             await asyncio.to_thread(broker.start)
             await receiver.works()
             await eventually(receiver.ready, 10, "the receiver to say that it is ready")
@@ -257,7 +257,7 @@ def test_a_receiver_killed_before_its_answer_promised_nothing_and_the_repeat_is_
     topic = "jobs" if "job" in place else "responses"
 
     async def ask(receiver: Receiver) -> int:
-        return await (receiver.submit("mine") if topic == "jobs" else receiver.hook("wh_1"))
+        return await (receiver.submit("mine") if topic == "jobs" else receiver.webhook("wh_1"))
 
     async def story() -> None:
         await make_topics(broker.bootstrap, prefix)

@@ -133,7 +133,7 @@ async def acknowledged(driver: Driver, more: int) -> None:
     await eventually(lambda: len(driver.acknowledged) >= wanted, 40, f"{more} more acknowledgements")
 
 
-def test_with_too_few_replicas_in_sync_the_door_promises_nothing_and_keeps_what_it_promised(
+def test_with_too_few_replicas_in_sync_the_ingress_promises_nothing_and_keeps_what_it_promised(
     replicated: Cluster, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
@@ -204,7 +204,9 @@ def test_a_worker_whose_log_lost_its_end_stops_until_the_table_is_made_anew(repl
     assert worker.wait() == EXIT_FAILED
     run(scene.produce(TAIL + AFTER))  # The log is longer now than it was: the offsets alone would tell nothing.
     assert worker.start().wait() == EXIT_FAILED
-    assert worker.stderr().count(f"LogCutError: {scene.topic} 0 no longer has the record at {KEPT + TAIL - 1}") == 2
+    assert (
+        worker.stderr().count(f"LogTruncatedError: {scene.topic} 0 no longer has the record at {KEPT + TAIL - 1}") == 2
+    )
     assert scene.committed() == {0: KEPT + TAIL}
     replicated.start()
     run(replicated.delete(scene.changelog))

@@ -202,7 +202,7 @@ def test_the_receiver_is_killed_in_the_middle_and_the_stream_goes_on_behind_the_
         assert_whole(events)
 
 
-def test_a_job_of_backstops_own_door_is_streamed_too(running: Running) -> None:
+def test_a_job_of_backstops_own_ingress_is_streamed_too(running: Running) -> None:
     async def story() -> list[str]:
         headers = {"Authorization": f"Bearer {running.keys['acme']}"}
         request = {"model": "gpt-5.2", "input": "Hi.", "stream": True, "metadata": {"sim_run_s": "0.5"}}

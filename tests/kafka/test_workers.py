@@ -196,17 +196,17 @@ def _is_stopped(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("failpoint", ["caller.taken", "caller.answered", "caller.reported"])
-def test_a_caller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Callable[..., Any], failpoint: str) -> None:
+@pytest.mark.parametrize("failpoint", ["poller.taken", "poller.answered", "poller.reported"])
+def test_a_poller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Callable[..., Any], failpoint: str) -> None:
     async def scenario() -> None:
         async with rig(run_s=0) as world:
             response_id = await _running(world)
-            look = RetrieveResponse(
+            poll = RetrieveResponse(
                 id=f"{response_id}/look/1", at_ms=world.now_ms(), response_id=response_id, reason="timer",
-                accepted_at_ms=world.now_ms(), looks=1,
+                accepted_at_ms=world.now_ms(), polls=1,
             )  # fmt: skip
             with world.worker(f"{failpoint}=kill") as doomed:
-                await world.publish(look)
+                await world.publish(poll)
                 assert await died(doomed, f"death at {failpoint}") == signal.SIGKILL
             with world.worker() as heir:
 
@@ -215,7 +215,7 @@ def test_a_caller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Call
                     return facts if len({fact.command_id for fact in facts}) == commands else []
 
                 await eventually(lambda: observed(1), 20, "the observation")
-                await world.publish(look.model_copy(update={"id": f"{response_id}/look/2", "looks": 2}))
+                await world.publish(poll.model_copy(update={"id": f"{response_id}/look/2", "polls": 2}))
                 facts = await eventually(lambda: observed(2), 20, "both observations")
                 await ended(heir)
             assert all(isinstance(fact, ResponseObserved) for fact in facts)
@@ -236,11 +236,11 @@ async def _running(world: Rig) -> str:
     return str(fact.response_id)
 
 
-def test_looks_and_cancels_against_a_provider_that_misbehaves(rig: Callable[..., Any]) -> None:
+def test_polls_and_cancels_against_a_provider_that_misbehaves(rig: Callable[..., Any]) -> None:
     faults = {
-        "look_404": "missing", "look_html_200": "completed", "look_500": "completed", "look_truncated": "completed",
-        "look_another_id": "completed", "look_html_403": "completed", "look_429": "completed", "look_close": "completed",
-        "look_unknown_status": "odd",
+        "poll_404": "missing", "poll_html_200": "completed", "poll_500": "completed", "poll_truncated": "completed",
+        "poll_another_id": "completed", "poll_html_403": "completed", "poll_429": "completed", "poll_close": "completed",
+        "poll_unknown_status": "odd",
     }  # fmt: skip
 
     async def scenario() -> None:
@@ -271,12 +271,12 @@ def test_looks_and_cancels_against_a_provider_that_misbehaves(rig: Callable[...,
                 facts = {fact.response_id: fact for fact in await eventually(seen, 25, "a fact for each look")}
                 outcomes = {name: getattr(facts[ids[name]], "outcome", None) for name in faults}
                 assert outcomes == faults
-                assert facts[ids["look_unknown_status"]].raw_status == "paused"
+                assert facts[ids["poll_unknown_status"]].raw_status == "paused"
 
-                done = ids["look_500"]
-                await world.aim(fault="cancel_409", job="look_500")
+                done = ids["poll_500"]
+                await world.aim(fault="cancel_409", job="poll_500")
                 await world.publish(
-                    CancelResponse(id=f"{done}/cancel", at_ms=world.now_ms(), response_id=done, job_id="look_500")
+                    CancelResponse(id=f"{done}/cancel", at_ms=world.now_ms(), response_id=done, job_id="poll_500")
                 )
 
                 async def told() -> list[Any]:

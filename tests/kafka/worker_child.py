@@ -13,18 +13,18 @@ from streams.policy.polls import Webhooks
 from streams.workers.command_group import CommandGroup
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
-from streams.workers.poller import Caller
-from streams.workers.rate import LookRate
+from streams.workers.poller import Poller
+from streams.workers.rate import PollRate
 from streams.workers.settings import WorkerSettings
 from streams.workers.submitter import Submitter
 
 
 async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    metrics, now_ms, looks = WorkerMetrics(), make_clock(), Webhooks(settings.look_policy())
+    metrics, now_ms, polls = WorkerMetrics(), make_clock(), Webhooks(settings.poll_policy())
     lanes = Lanes(now_ms)
     blobs, publisher = FolderBlobs(settings.blobs_path), KafkaPublisher(settings, "worker")
     client = OpenAIClient(base_url=settings.openai_base_url, api_key=settings.openai_api_key, metrics=metrics)
-    rate = LookRate(settings.look_rate_max_per_s, now_ms, metrics.look_rate_limit.set)
+    rate = PollRate(settings.poll_rate_max_per_s, now_ms, metrics.poll_rate_limit.set)
 
     def group(topic: str, name: str) -> CommandGroup:
         prefix = settings.topic_prefix
@@ -37,15 +37,15 @@ async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
 
     submitter = Submitter(
         group=group("submissions", "submitter"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
-        metrics=metrics, looks=looks, lanes=lanes, inline_bytes_max=settings.inline_bytes_max, edge_blocked=rate.object,
+        metrics=metrics, polls=polls, lanes=lanes, inline_bytes_max=settings.inline_bytes_max, edge_blocked=rate.object,
     )  # fmt: skip
-    caller = Caller(
-        group=group("lookups", "caller"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
-        metrics=metrics, looks=looks, lanes=lanes, rate=rate, inline_bytes_max=settings.inline_bytes_max,
+    poller = Poller(
+        group=group("polls", "poller"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
+        metrics=metrics, polls=polls, lanes=lanes, rate=rate, inline_bytes_max=settings.inline_bytes_max,
     )  # fmt: skip
     await publisher.start()
     try:
-        await asyncio.gather(submitter.run(stop), caller.run(stop))
+        await asyncio.gather(submitter.run(stop), poller.run(stop))
     finally:
         await publisher.stop()
         await client.close()

@@ -145,7 +145,7 @@ class Life:
                     self._see(number, "running", raw_status="queued", others_ended_at_ms=self.now_ms)
                 case _:
                     name = f"resp_{number}"
-                    self.take(build.look_failed(self.now_ms, name, id=f"{name}/{self.now_ms}", reason=day.cause))
+                    self.take(build.poll_failed(self.now_ms, name, id=f"{name}/{self.now_ms}", reason=day.cause))
             if self.over or self.state.attempts.retries > before:  # given up
                 self._spend("paid", "faulty")
                 return

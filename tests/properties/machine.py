@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from schemas.statuses import ObservedOutcome as Outcome
 from streams.fold import job, response
 from tests.properties.coverage import Coverage
-from tests.properties.model import ADOPTING, TENANTS, CreateFate, JobStep, LogName, LookFate, Made, ResponseStep
+from tests.properties.model import ADOPTING, TENANTS, CreateFate, JobStep, LogName, Made, PollFate, ResponseStep
 from tests.properties.world import World
 from tests.support import builders as build
 
@@ -29,7 +29,7 @@ FOREIGN_MAX = 3
 PICK = st.integers(0, 2**16)
 JOBS = st.sampled_from(sorted(TENANTS.keys() - {ADOPTING}))
 CREATE_FATES = st.one_of(st.just("accept"), st.sampled_from(get_args(CreateFate)))
-LOOK_FATES = st.one_of(st.just("truth"), st.sampled_from(get_args(LookFate)))
+POLL_FATES = st.one_of(st.just("truth"), st.sampled_from(get_args(PollFate)))
 ENDS = st.sampled_from([status for status in get_args(Outcome) if status not in {"running", "missing"}])
 
 
@@ -81,31 +81,31 @@ class Machine(RuleBasedStateMachine):
         self.world.request_cancel(job_id, TENANTS[job_id] if mine else "crow")
 
     @precondition(lambda self: self.world.in_flight)
-    @rule(count=st.integers(1, 6), create=CREATE_FATES, look=LOOK_FATES)
-    def flow(self, count: int, create: CreateFate, look: LookFate) -> None:
+    @rule(count=st.integers(1, 6), create=CREATE_FATES, poll=POLL_FATES)
+    def flow(self, count: int, create: CreateFate, poll: PollFate) -> None:
         """Some records arrive in the order in which they were sent."""
         for _ in range(min(count, len(self.world.in_flight))):
-            self.world.deliver(0, copy=False, create=create, look=look)
+            self.world.deliver(0, copy=False, create=create, poll=poll)
 
     @precondition(lambda self: self.world.in_flight)
-    @rule(status=ENDS, create=CREATE_FATES, look=LOOK_FATES, webhooks=st.integers(0, 2))
-    def busy_minute(self, status: Outcome, create: CreateFate, look: LookFate, webhooks: int) -> None:
+    @rule(status=ENDS, create=CREATE_FATES, poll=POLL_FATES, webhooks=st.integers(0, 2))
+    def busy_minute(self, status: Outcome, create: CreateFate, poll: PollFate, webhooks: int) -> None:
         """All that is in flight arrives, and the provider gets on with what it has: how deep states are reached."""
-        self._flow_all(create, look)
+        self._flow_all(create, poll)
         for made in list(self.world.provider.values()):
             if made.status == "running":
                 self.world.end(made, status, webhooks)
-        self._flow_all(create, look)
+        self._flow_all(create, poll)
 
     @precondition(lambda self: self.world.in_flight)
-    @rule(pick=PICK, copy=st.booleans(), create=CREATE_FATES, look=LOOK_FATES)
-    def arrive(self, pick: int, copy: bool, create: CreateFate, look: LookFate) -> None:
+    @rule(pick=PICK, copy=st.booleans(), create=CREATE_FATES, poll=POLL_FATES)
+    def arrive(self, pick: int, copy: bool, create: CreateFate, poll: PollFate) -> None:
         """Any record arrives, out of turn and perhaps not for the last time."""
-        self.world.deliver(pick % len(self.world.in_flight), copy=copy, create=create, look=look)
+        self.world.deliver(pick % len(self.world.in_flight), copy=copy, create=create, poll=poll)
 
     @precondition(lambda self: self.world.creates)
     @rule(pick=PICK)
-    def word_is_repeated(self, pick: int) -> None:
+    def report_is_repeated(self, pick: int) -> None:
         """A submitter that died while it waited says, late, that it does not know."""
         job_id, attempt = list(self.world.creates)[pick % len(self.world.creates)]
         self.world.append(build.unknown(self.world.now_ms, attempt, job_id=job_id))
@@ -126,7 +126,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK, times=st.integers(1, 2))
     def webhook(self, pick: int, times: int) -> None:
         """At any time: of a running response it is early, of an ended one late."""
-        self.world.hook(self._made(pick), times)
+        self.world.webhook(self._made(pick), times)
 
     @precondition(lambda self: self.world.provider)
     @rule(pick=PICK)
@@ -189,10 +189,10 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.world.drain()
 
-    def _flow_all(self, create: CreateFate, look: LookFate) -> None:
+    def _flow_all(self, create: CreateFate, poll: PollFate) -> None:
         for _ in range(len(self.world.in_flight) + 6):
             if self.world.in_flight:
-                self.world.deliver(0, copy=False, create=create, look=look)
+                self.world.deliver(0, copy=False, create=create, poll=poll)
 
     def _made(self, pick: int) -> Made:
         made = list(self.world.provider.values())

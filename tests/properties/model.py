@@ -17,7 +17,7 @@ LogName = Literal["jobs", "responses"]
 START_MS = 1_000_000
 TIMEOUT_MS = 1_800_000
 FORGET_AFTER_MS = 7_200_000
-NEXT_LOOK_MS = 300_000
+NEXT_POLL_MS = 300_000
 SOON_MS = 5_000
 ADOPTING = "job_n"
 """Never submitted: it adopts a response, of nobody or of another job."""
@@ -32,7 +32,7 @@ POLICIES = {
         backoff_base_ms=1_000,
         backoff_max_ms=60_000,
         command_valid_ms=30_000,
-        word_timeout_ms=60_000,
+        report_timeout_ms=60_000,
         adoption_grace_ms=120_000,
         missing_grace_ms=40_000,
         forget_after_ms=FORGET_AFTER_MS,
@@ -56,7 +56,7 @@ CreateFate = Literal[
     "reject held",
     "reject never",
 ]
-LookFate = Literal["truth", "lost", "failed", "missing", "odd", "regress", "cancelled then completed"]
+PollFate = Literal["truth", "lost", "failed", "missing", "odd", "regress", "cancelled then completed"]
 
 
 @dataclass

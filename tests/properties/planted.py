@@ -34,7 +34,7 @@ def _claims_again(state: Any, event: Any) -> Step[Any]:
     return response.step(response.Absent() if known and isinstance(event, ResponseClaimed) else state, event)
 
 
-def _hooks_again(state: Any, event: Any) -> Step[Any]:
+def _webhooks_again(state: Any, event: Any) -> Step[Any]:
     """Dedupe off: a repeated webhook is forgotten, and says that it was not ignored."""
     done = response.step(state, event)
     return replace(done, ignored=None) if isinstance(event, WebhookReceived) else done
@@ -63,7 +63,7 @@ def _any_timer(state: Any, event: Any) -> Step[Any]:
     return job.step(state, event)
 
 
-def _any_look(state: Any, event: Any) -> Step[Any]:
+def _any_poll(state: Any, event: Any) -> Step[Any]:
     due_ms = response.due_ms(state)
     if isinstance(event, ResponseTimerFired) and due_ms is not None:
         event = event.model_copy(update={"due_ms": due_ms})
@@ -103,7 +103,7 @@ def _believes_webhooks(state: Any, event: Any) -> Step[Any]:
     if isinstance(state, response.Running) and isinstance(event, WebhookReceived):
         seen = ResponseObserved(
             id=event.id, at_ms=event.at_ms, response_id=event.response_id, command_id="", outcome="completed",
-            response=REQUEST, next_look_at_ms=event.at_ms,
+            response=REQUEST, next_poll_at_ms=event.at_ms,
         )  # fmt: skip
         return response.step(state, seen)
     return response.step(state, event)
@@ -139,7 +139,7 @@ def _reads_a_clock(clock: Iterator[int]) -> JobStep:
 
 def _submission(spec: job.Spec, event: JobTimerFired) -> JobSubmitted:
     return JobSubmitted(
-        id=event.id, at_ms=event.at_ms, job_id=event.job_id, tenant=spec.tenant, door="http", model=spec.model,
+        id=event.id, at_ms=event.at_ms, job_id=event.job_id, tenant=spec.tenant, ingress="http", model=spec.model,
         request=spec.request, request_sha256=spec.request_sha256, deadline_at_ms=spec.deadline_at_ms, policy=spec.policy,
     )  # fmt: skip
 
@@ -148,11 +148,11 @@ def planted() -> tuple[Planted, ...]:
     return (
         Planted("dedupe of submissions off", "I2|I3|I5|a repeat", job_step=_submits_again),
         Planted("dedupe of claims off", "settled twice|a repeat", response_step=_claims_again),
-        Planted("a duplicate is not said to be ignored", "nothing happened", response_step=_hooks_again),
+        Planted("a duplicate is not said to be ignored", "nothing happened", response_step=_webhooks_again),
         Planted("a result at every completed attempt", "I2|a repeat", job_step=_result_at_every_completed),
         Planted("an ended response settles again", "settled twice|a repeat", response_step=_settles_again),
         Planted("job timer without a stale check", "before its time|a repeat", job_step=_any_timer),
-        Planted("look timer without a stale check", "before its time|a repeat", response_step=_any_look),
+        Planted("look timer without a stale check", "before its time|a repeat", response_step=_any_poll),
         Planted("retry without a count", "I3|I5", job_step=_retry_without_count),
         Planted("two commands for one attempt", "I3", job_step=_second_attempt_at_once),
         Planted("adoption ignores the tenant", "I9", job_step=_any_tenant),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.base import Cause
 from schemas.jobs import JobPolicy
-from streams.openai.answers import Answer, AskAgain, Missing, Refused, read_look
+from streams.openai.answers import Answer, AskAgain, Missing, Refused, read_poll
 from streams.openai.causes import CAUSE_OF_CODE
 from streams.policy.retry import ODD_TRIES_MAX, TOLD_JITTER_MS_MAX
 from tests.properties.lifetimes import Day, Life, Place
@@ -138,6 +138,6 @@ ANSWERS = st.builds(
 @settings(max_examples=300, deadline=None)
 @given(answer=ANSWERS)
 def test_no_refusal_of_a_poll_is_read_as_an_end(answer: Any) -> None:
-    seen = read_look(answer, now_ms=0)
+    seen = read_poll(answer, now_ms=0)
     assert isinstance(seen, AskAgain | Missing | Refused)
-    assert isinstance(read_look(replace(answer, status=200), now_ms=0), AskAgain)
+    assert isinstance(read_poll(replace(answer, status=200), now_ms=0), AskAgain)

@@ -25,13 +25,13 @@ def accepted_and_ended() -> tuple[World, dict[str, Message]]:
     world.in_flight.clear()
     (made,) = world.provider.values()
     made.become("completed")
-    hook = build.webhook(world.now_ms, "wh", made.response_id)
+    webhook = build.webhook(world.now_ms, "wh", made.response_id)
     seen = build.observed(
         world.now_ms, "completed", made.response_id, job_id="job_a", attempt=1, tenant="acme",
         response=build.REQUEST, raw_status="completed",
     )  # fmt: skip
     timer = build.response_timer(world.now_ms + 20_000, response_id=made.response_id)
-    facts = {"webhook": hook, "repeat": hook, "claim": claim, "observation": seen, "timer": timer}
+    facts = {"webhook": webhook, "repeat": webhook, "claim": claim, "observation": seen, "timer": timer}
     return world, facts
 
 

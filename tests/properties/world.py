@@ -20,7 +20,7 @@ from tests.properties.invariants import Invariants, check_repeat
 from tests.properties.model import (
     ADOPTING,
     FORGET_AFTER_MS,
-    NEXT_LOOK_MS,
+    NEXT_POLL_MS,
     POLICIES,
     SOON_MS,
     START_MS,
@@ -30,8 +30,8 @@ from tests.properties.model import (
     CreateFate,
     JobStep,
     LogName,
-    LookFate,
     Made,
+    PollFate,
     ResponseStep,
     due_of,
     encode_state,
@@ -87,16 +87,16 @@ class World(Invariants):
     def request_cancel(self, job_id: str, tenant: str) -> None:
         self.send(build.cancel_requested(self.now_ms, job_id=job_id, tenant=tenant))
 
-    def deliver(self, index: int, *, copy: bool, create: CreateFate = "accept", look: LookFate = "truth") -> None:
+    def deliver(self, index: int, *, copy: bool, create: CreateFate = "accept", poll: PollFate = "truth") -> None:
         """One record in flight arrives; as a copy it is still in flight, and arrives again."""
         message = self.in_flight[index] if copy else self.in_flight.pop(index)
         match message:
             case CreateResponse():
                 self._create(message, create)
             case RetrieveResponse():
-                self._look(message, look)
+                self._poll(message, poll)
             case CancelResponse():
-                self._cancel(message, look)
+                self._cancel(message, poll)
             case JobSubmitted() | JobRefused() | ResponseAdopted() if message.job_id in self.forgotten:
                 pass  # Repeats are expected within the window only: so long is a job remembered.
             case _:
@@ -128,12 +128,12 @@ class World(Invariants):
             answered = True if fate.startswith("answered") else None
             self.send(build.unknown(self.now_ms, answered=answered, **told))
 
-    def _look(self, command: RetrieveResponse, fate: LookFate) -> None:
+    def _poll(self, command: RetrieveResponse, fate: PollFate) -> None:
         made = self.provider.get(command.response_id)
         if fate == "lost":
             return
         if fate == "failed":
-            self.send(build.look_failed(self.now_ms, command.response_id, next_look_at_ms=self.now_ms + SOON_MS))
+            self.send(build.poll_failed(self.now_ms, command.response_id, next_poll_at_ms=self.now_ms + SOON_MS))
             return
         if made is None or fate == "missing":
             self._observe(command, "missing", None)
@@ -142,7 +142,7 @@ class World(Invariants):
         else:
             self._observe(command, "running" if fate == "regress" else made.status, made, soon=fate == "regress")
 
-    def _cancel(self, command: CancelResponse, fate: LookFate) -> None:
+    def _cancel(self, command: CancelResponse, fate: PollFate) -> None:
         made = self.provider.get(command.response_id)
         if fate == "lost" or made is None:
             return
@@ -164,7 +164,7 @@ class World(Invariants):
                 id=self.next_id("observed"), cause="faulty" if outcome == "failed" else None,
                 response=InlineBody(value={"id": command.response_id}), **whose,
                 usage=Usage(total_tokens=3) if outcome == "completed" or self.ids % 2 else None,
-                next_look_at_ms=self.now_ms + (SOON_MS if soon else NEXT_LOOK_MS),
+                next_poll_at_ms=self.now_ms + (SOON_MS if soon else NEXT_POLL_MS),
             )
         )  # fmt: skip
 
@@ -178,24 +178,24 @@ class World(Invariants):
         if made.status == "running":
             made.become(status)
         for _ in range(webhooks):
-            self.hook(made)
+            self.webhook(made)
 
-    def hook(self, made: Made, times: int = 1) -> None:
+    def webhook(self, made: Made, times: int = 1) -> None:
         """One event, delivered so often."""
-        hook = build.webhook(self.now_ms, self.next_id("wh"), made.response_id, forget_after_ms=FORGET_AFTER_MS)
-        self.send(*(hook for _ in range(times)))
+        webhook = build.webhook(self.now_ms, self.next_id("wh"), made.response_id, forget_after_ms=FORGET_AFTER_MS)
+        self.send(*(webhook for _ in range(times)))
 
     def discover(self, made: Made) -> None:
         """A webhook arrives for a response that nobody claims; its time comes, and a look tells whose it says that it is."""
         self.append(build.webhook(self.now_ms, self.next_id("wh"), made.response_id, forget_after_ms=FORGET_AFTER_MS))
         if self.books["responses", made.response_id].state.kind == "unclaimed":
             self.fire("responses", made.response_id)
-            if self.in_flight and self._is_look_at(made, self.in_flight[-1]):
+            if self.in_flight and self._is_poll_at(made, self.in_flight[-1]):
                 self.deliver(len(self.in_flight) - 1, copy=False)
                 self.deliver(len(self.in_flight) - 1, copy=False)
 
     @staticmethod
-    def _is_look_at(made: Made, message: Message) -> bool:
+    def _is_poll_at(made: Made, message: Message) -> bool:
         return isinstance(message, RetrieveResponse) and message.response_id == made.response_id
 
     def fire(self, log: LogName, key: str, *, due_ms: int | None = None) -> None:
@@ -284,4 +284,4 @@ class World(Invariants):
 def _timer(log: LogName, key: str, due_ms: int, at_ms: int) -> Message:
     if log == "jobs":
         return build.job_timer(due_ms, at_ms, key)
-    return build.response_timer(due_ms, at_ms, key, next_look_at_ms=at_ms + NEXT_LOOK_MS)
+    return build.response_timer(due_ms, at_ms, key, next_poll_at_ms=at_ms + NEXT_POLL_MS)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from backstop.dev.ports import Ports
-from streams.openai.answers import Accepted, Answer, read_create, read_look
+from streams.openai.answers import Accepted, Answer, read_create, read_poll
 from streams.openai.client import OpenAIClient
 from streams.openai.observations import Seen
 from streams.workers.metrics import WorkerMetrics
@@ -140,7 +140,7 @@ def test_the_policy_takes_the_create_for_accepted_and_the_end_for_the_end(
             assert isinstance(created, Accepted), created
 
             async def ended() -> Any:
-                seen = read_look(await client.retrieve(created.response_id), 0, "job_1")
+                seen = read_poll(await client.retrieve(created.response_id), 0, "job_1")
                 assert isinstance(seen, Seen), seen
                 return seen if seen.outcome == "completed" else None
 

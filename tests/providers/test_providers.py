@@ -26,7 +26,7 @@ from tests.providers.servers import LiteLlm, Ogx, Process, Stub
 from tests.providers.stub import text_of
 from tests.support.waiting import wait_until
 
-STUCK_AFTER: Mapping[str, str] = {"BACKSTOP_DOOR_STUCK_AFTER_MS": "30000"}
+STUCK_AFTER: Mapping[str, str] = {"BACKSTOP_SUBMISSION_STUCK_AFTER_MS": "30000"}
 """The policy for responses that show no change."""
 
 UP_S, ENDED_WITHIN_S = 60.0, 900.0

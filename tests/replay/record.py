@@ -31,7 +31,7 @@ def told(facts: Sequence[Message]) -> bytes:
     return dump(replayed(lines))
 
 
-def webhook_then_look() -> Sequence[Message]:
+def webhook_then_poll() -> Sequence[Message]:
     return (
         b.submitted(session_id="s:1", tags=("a", "b")),
         b.accepted(T0 + 500, provider_request_id="req_1", sent_at_ms=T0 + 100),
@@ -54,7 +54,7 @@ def webhook_lost() -> Sequence[Message]:
         b.response_timer(T0 + 20_500),
         b.observed(T0 + 20_700, "running", raw_status="in_progress"),
         b.response_timer(T0 + 50_700),
-        b.look_failed(T0 + 51_000, next_look_at_ms=T0 + 90_000),
+        b.poll_failed(T0 + 51_000, next_poll_at_ms=T0 + 90_000),
         b.response_timer(T0 + 90_000),
         b.observed(T0 + 90_300, raw_status="completed", response=BlobBody(sha256="cd" * 32, size_bytes=80_000)),
     )
@@ -101,7 +101,7 @@ def orphan_adopted() -> Sequence[Message]:
     )
 
 
-def lost_and_found_beside_its_successor() -> Sequence[Message]:
+def abandoned_and_found_beside_its_successor() -> Sequence[Message]:
     lost = T0 + 60_000 + 120_000
     retry = lost + waits("faulty", ended=1)
     return (
@@ -123,7 +123,7 @@ def lost_and_found_beside_its_successor() -> Sequence[Message]:
 def deadline() -> Sequence[Message]:
     return (
         b.submitted(deadline_at_ms=T0 + 120_000),
-        b.accepted(T0 + 500, look_at_ms=T0 + 500_000),
+        b.accepted(T0 + 500, poll_at_ms=T0 + 500_000),
         b.response_timer(T0 + 110_000),
         b.observed(T0 + 110_200, "running", raw_status="queued"),
         b.job_timer(T0 + 120_000, T0 + 120_040),
@@ -144,7 +144,7 @@ def cancelled_by_its_submitter() -> Sequence[Message]:
     )
 
 
-def refused_at_the_door() -> Sequence[Message]:
+def refused_at_the_ingress() -> Sequence[Message]:
     return (b.refused(), b.refused(T0 + 1), b.submitted(T0 + 2), b.job_timer(T0 + b.FORGET_AFTER))
 
 
@@ -179,15 +179,15 @@ def foreign() -> Sequence[Message]:
 
 
 STORIES: tuple[Story, ...] = (
-    webhook_then_look,
+    webhook_then_poll,
     webhook_lost,
     webhook_before_the_claim,
     rate_limited,
     orphan_adopted,
-    lost_and_found_beside_its_successor,
+    abandoned_and_found_beside_its_successor,
     deadline,
     cancelled_by_its_submitter,
-    refused_at_the_door,
+    refused_at_the_ingress,
     vanished_until_the_retries_are_used,
     foreign,
 )

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tests.replay.histories import SUMS, V1, dump, load, replayed
-from tests.replay.record import STORIES, record, refused_at_the_door, webhook_lost
+from tests.replay.record import STORIES, record, refused_at_the_ingress, webhook_lost
 
 FILES = tuple(sorted(V1.glob("*.jsonl")))
 
@@ -38,9 +38,9 @@ def test_every_history_that_ends_a_job_has_one_result_of_it() -> None:
 
 
 def test_recording_again_adds_what_is_new_and_rewrites_nothing(tmp_path: Path) -> None:
-    (first,) = record(tmp_path, [refused_at_the_door])
+    (first,) = record(tmp_path, [refused_at_the_ingress])
     first.write_bytes(b"as it was\n")
-    (second,) = record(tmp_path, [refused_at_the_door, webhook_lost])
+    (second,) = record(tmp_path, [refused_at_the_ingress, webhook_lost])
     assert (first.read_bytes(), second.name) == (b"as it was\n", "webhook_lost.jsonl")
     assert [line.split("  ")[1] for line in (tmp_path / SUMS).read_text().splitlines()] == [first.name, second.name]
 

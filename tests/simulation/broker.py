@@ -272,7 +272,7 @@ class Broker:
             for topic in (
                 *FOLD_TOPICS,
                 "submissions",
-                "lookups",
+                "polls",
                 "dead-letters",
                 "lanes",
                 "jobs-changelog",
@@ -286,7 +286,7 @@ class Broker:
         def group(name: str) -> Group:
             return Group(name, chaos, partitions, session_s=3.0, rebalance_s=6.0, static=static and name == "worker")
 
-        self.groups = {name: group(name) for name in ("worker", "submitter", "caller")}
+        self.groups = {name: group(name) for name in ("worker", "submitter", "poller")}
 
     def of_topic(self, topic: str) -> list[Log]:
         return [self.logs[topic, partition] for partition in range(self.partitions)]
@@ -297,6 +297,6 @@ class Broker:
         self.logs[topic, crc32(key) % self.partitions].append(key, value, at_ms, message_id, gap)
 
     def rebalance_any(self) -> None:
-        name = self.chaos.random.choice(("worker", "submitter", "caller"))
+        name = self.chaos.random.choice(("worker", "submitter", "poller"))
         self.chaos.met.add(f"rebalance of {name}")
         self.groups[name].rebalance()

@@ -37,10 +37,10 @@ class Mixture:
     gap: float
     """Of a record: some offsets before it stay empty."""
     create_fault: float
-    look_fault: float
+    poll_fault: float
     cancel_fault: float
-    hook_lost: float
-    hook_odd: float
+    webhook_lost: float
+    webhook_odd: float
     run_odd: float
     skew_ms: int
     outages: int
@@ -55,11 +55,11 @@ class Mixture:
     or a refusal for what passes."""
     create_only: str = ""
     """The one fault of creates; any, if empty. This and what follows no seed draws: a test sets it, see `Chaos`."""
-    look_only: str = ""
+    poll_only: str = ""
     run_only: str = ""
     provider_away: tuple[tuple[float, float, str], ...] = ()
     """From when to when (seconds of the run) all creates are answered alike, and how: a name in `provider.HEARD`."""
-    hook_late_s: float = 0.0
+    webhook_late_s: float = 0.0
     """Of every hook."""
     clock_s: float = 0.0
     """By how much the provider's clock is ahead of the broker's."""
@@ -83,10 +83,10 @@ def draw_mixture(random: Random) -> Mixture:
         store_lost=pick((0.0, 0.5, 1.0)),
         gap=pick((0.0, 0.1)),
         create_fault=pick((0.0, 0.15, 0.5)),
-        look_fault=pick((0.0, 0.15, 0.5)),
+        poll_fault=pick((0.0, 0.15, 0.5)),
         cancel_fault=pick((0.0, 0.5)),
-        hook_lost=pick((0.0, 0.15, 1.0)),
-        hook_odd=pick((0.0, 0.3)),
+        webhook_lost=pick((0.0, 0.15, 1.0)),
+        webhook_odd=pick((0.0, 0.3)),
         run_odd=pick((0.05, 0.3)),
         skew_ms=pick((0, 0, 300, 1_500)),
         outages=pick((0, 0, 0, 1, 2)),
@@ -272,7 +272,7 @@ def _points() -> tuple[str, ...]:
     folds = ("job_fold", "response_fold")
     shells = [f"{fold}.{place}" for fold in folds for place in (
         "fetch", "publish", "published", "changelog", "changelog.acked", "changelog.read", "rows.written", "recover")]  # fmt: skip
-    workers = [f"{worker}.{place}" for worker in ("submitter", "caller") for place in (
+    workers = [f"{worker}.{place}" for worker in ("submitter", "poller") for place in (
         "join", "take", "commit", "committed", "publish", "published")]  # fmt: skip
     return (
         *shells, *workers, "submitter.read_back",
@@ -280,7 +280,7 @@ def _points() -> tuple[str, ...]:
         "intake.fetch", "intake.publish", "intake.published", "job_timers.publish", "job_timers.published",
         "response_timers.publish", "response_timers.published",
         "results.init", "results.tail", "results.send", "results.commit", "results.committed",
-        "create.send", "create.answer", "look.send", "look.answer", "cancel.send", "cancel.answer",
+        "create.send", "create.answer", "poll.send", "poll.answer", "cancel.send", "cancel.answer",
     )  # fmt: skip
 
 

@@ -214,10 +214,10 @@ class Checks:
                     if offset < end and (topic, log.partition, offset) not in handled:
                         self._fail("skipped", f"{topic} {log.partition}@{offset} is committed, and nobody took it")
                         break
-        self._no_look_skipped()
+        self._no_poll_skipped()
         self._every_poison_is_a_dead_letter()
 
-    def _no_look_skipped(self) -> None:
+    def _no_poll_skipped(self) -> None:
         """A lookup below the caller's offset has brought a fact, or a call of its response that was made later did for both."""
         facts: set[str] = set()
         told_ms: dict[bytes | None, int] = {}
@@ -226,9 +226,9 @@ class Checks:
                 if record.message_id.endswith(("/observed", "/failed")):
                     facts.add(record.message_id)
                     told_ms[record.key] = max(told_ms.get(record.key, 0), record.timestamp_ms)
-        committed = self._broker.groups["caller"].committed
-        for log in self._broker.of_topic("lookups"):
-            end = committed.get(("lookups", log.partition), 0)
+        committed = self._broker.groups["poller"].committed
+        for log in self._broker.of_topic("polls"):
+            end = committed.get(("polls", log.partition), 0)
             for record in log.records:
                 if record.offset >= end or not record.message_id:
                     continue
@@ -248,7 +248,7 @@ class Checks:
     def _outputs(self) -> None:
         """What a refold puts out is what stands on the topics, no more and no less; results byte for byte."""
         outputs = self._jobs.outputs | self._responses.outputs
-        for topic in ("submissions", "lookups"):
+        for topic in ("submissions", "polls"):
             ids = {record.message_id for log in self._broker.of_topic(topic) for record in log.records} - {""}
             expected = {output.id for output in outputs.values() if output.topic == topic}
             for wrong, what in ((ids - expected, "is not the refold's"), (expected - ids, "is missing")):

@@ -12,8 +12,8 @@ from typing import Any
 from schemas.codec import decode
 from schemas.requests import Submit
 from schemas.results import RESULT
-from streams.policy.polls import LookPolicy
-from streams.submission import DoorPolicy
+from streams.policy.polls import PollPolicy
+from streams.submission import SubmissionPolicy
 from tests.simulation.broker import Broker
 from tests.simulation.chaos import Chaos, Life
 from tests.simulation.loop import VirtualLoop
@@ -35,7 +35,7 @@ AFTER_S = 120.0
 
 CALM: Mapping[str, Any] = {
     **dict.fromkeys(("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap"), 0.0),
-    **dict.fromkeys(("create_fault", "look_fault", "cancel_fault", "hook_lost", "hook_odd", "run_odd"), 0.0),
+    **dict.fromkeys(("create_fault", "poll_fault", "cancel_fault", "webhook_lost", "webhook_odd", "run_odd"), 0.0),
     "outages": 0, "skew_ms": 0, "static": True, "compacts": False, "batch_records_max": 500,
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ class _Away(System):
     def __init__(self, chaos: Chaos, jobs: int, workers: int, restart_s: float | None) -> None:
         super().__init__(chaos, 0, RIGHT)
         self.broker = Broker(chaos, 6)
-        self.policy = DoorPolicy()
+        self.policy = SubmissionPolicy()
         self._count = jobs
         self._workers = workers
         self._restart_s = restart_s
@@ -96,7 +96,7 @@ class _Away(System):
         life = Life(self.chaos, f"{name}.{self._lives}", 0)
         worker = self.workers[name] = Worker(
             life, name, self.broker, self.provider, LocalStores(), self.blobs, self.policy, self.handled, self.wrong,
-            looks=LookPolicy(),
+            polls=PollPolicy(),
         )  # fmt: skip
         worker.start()
 

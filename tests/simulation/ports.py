@@ -101,7 +101,7 @@ class Commands(CommandGroup):
 
     async def take(self, records_max: int, wait_ms: int) -> Taken:
         taken = await super().take(records_max, wait_ms)
-        if self._wrong.looks_committed_early and self._name == "caller" and taken.by_partition:
+        if self._wrong.polls_committed_early and self._name == "poller" and taken.by_partition:
             await super().commit(taken.epoch, taken.next_offsets)
         return taken
 

@@ -14,14 +14,14 @@ from streams.openai.answers import NOT_JSON, Answer, Fault, Reply
 from tests.simulation.chaos import EPOCH_MS, Chaos, Life
 
 CREATE_TIMEOUT_S = 3.0
-LOOK_TIMEOUT_S = 2.0
+POLL_TIMEOUT_S = 2.0
 
 CREATE_FAULTS = (
     "never_sent", "lost", "accepted_lost", "timeout", "accepted_timeout", "accepted_empty", "empty", "accepted_html",
     "accepted_500", "500", "503_overloaded", "429", "429_long", "429_quota", "html_403", "400", "307", "accepted_slow",
     "accepted_unknown_status", "accepted_408", "accepted_ended",
 )  # fmt: skip
-LOOK_FAULTS = (
+POLL_FAULTS = (
     "lost", "timeout", "404", "html", "empty", "unknown_status", "regress", "another_id", "500", "429", "401", "no_output",
 )  # fmt: skip
 CANCEL_FAULTS = ("400", "404", "409", "runs_on", "accepted_lost", "lost", "500")
@@ -45,7 +45,7 @@ ODDITIES: Mapping[str, Mapping[str, Any]] = {
 LATER = ("401", "429_billing", "503_wait", "529", "502", "504", "400_locked", "400_queue_full", "200_error")
 """Creates refused for what passes: drawn in the same seeds."""
 
-Hook = Callable[[str, str, str, int], None]
+Webhook = Callable[[str, str, str, int], None]
 """(webhook id, type, response id, when it ended in ms): deliver it now."""
 
 
@@ -80,11 +80,11 @@ class Response:
 @dataclass(slots=True)
 class Provider:
     chaos: Chaos
-    hook: Hook
+    webhook: Webhook
     ledger: list[tuple[str, str, str]] = field(default_factory=list)
     """(job, attempt, response id) of each accepted create, in order."""
     responses: dict[str, Response] = field(default_factory=dict)
-    looks: Counter[str] = field(default_factory=Counter)
+    polls: Counter[str] = field(default_factory=Counter)
     """Of each response, how often it was looked at."""
     creates: Counter[int] = field(default_factory=Counter)
     """By minute of the run, also those that were refused or lost."""
@@ -100,14 +100,14 @@ class Provider:
         queue_s, run_s = random.choice((0.1, 0.5, 3.0)), min(60.0, random.lognormvariate(1.0, 1.0))
         response = Response(
             response_id, job_id, attempt, tenant, now_s, now_s + queue_s, now_s + queue_s + run_s, end,
-            seen_after_s=now_s + (2.0 if chaos.chance(chaos.mixture.look_fault / 2) else 0.0),
+            seen_after_s=now_s + (2.0 if chaos.chance(chaos.mixture.poll_fault / 2) else 0.0),
         )  # fmt: skip
         if end == "expires":
             response.gone_s = response.ends_s + random.choice((0.0, 5.0))
         chaos.met.add(f"run {end}")
         self.ledger.append((job_id, attempt, response_id))
         self.responses[response_id] = response
-        self._plan_hook(response)
+        self._plan_webhook(response)
         return response
 
     def elsewhere(self, name: str, random: Random) -> Response:
@@ -117,7 +117,7 @@ class Provider:
         end = random.choice(("completed", "completed", "failed", "incomplete", "cancelled"))
         response = Response(name, "", "", "", now_s, now_s, now_s + run_s, end, seen_after_s=now_s)
         self.responses[name] = response
-        self._plan_hook(response)
+        self._plan_webhook(response)
         return response
 
     def away(self) -> Reply | None:
@@ -136,18 +136,18 @@ class Provider:
         if response.status(now_s) in ("queued", "in_progress"):
             response.cancelled = True
             response.ends_s = now_s
-            self._plan_hook(response)
+            self._plan_webhook(response)
 
-    def _plan_hook(self, response: Response) -> None:
+    def _plan_webhook(self, response: Response) -> None:
         chaos, mixture, random = self.chaos, self.chaos.mixture, self.chaos.random
         if response.end == "stuck" and not response.cancelled:
             return
-        if chaos.chance(mixture.hook_lost):
+        if chaos.chance(mixture.webhook_lost):
             chaos.met.add("hook lost")
             return
-        wait_s = max(0.0, response.ends_s - chaos.loop.time()) + 0.05 + mixture.hook_late_s
+        wait_s = max(0.0, response.ends_s - chaos.loop.time()) + 0.05 + mixture.webhook_late_s
         oddity = random.choice(("twice", "late", "early", "reordered", "unknown_type", "foreign")) if chaos.chance(
-            mixture.hook_odd) else ""  # fmt: skip
+            mixture.webhook_odd) else ""  # fmt: skip
         number = len(self.responses)
         webhook_id = f"wh_{number}_{response.id}_{int(response.cancelled)}"
         if oddity:
@@ -160,9 +160,9 @@ class Provider:
             case "reordered":
                 wait_s += random.random() * 5
             case "twice":
-                self._hook_in(wait_s + random.random() * 9, webhook_id, "response.completed", response)
+                self._webhook_in(wait_s + random.random() * 9, webhook_id, "response.completed", response)
             case "unknown_type":
-                self._hook_in(wait_s, f"{webhook_id}_x", "response.pondered", response)
+                self._webhook_in(wait_s, f"{webhook_id}_x", "response.pondered", response)
             case "foreign":
                 # Not ours; or it says that it is, of another tenant, or of an attempt that nobody asked for.
                 says = random.choice(
@@ -171,18 +171,18 @@ class Provider:
                 stranger = Response(f"{response.id}_strange", *says, 0, 0, 0, "completed", 0)
                 if random.random() < 0.5:
                     self.responses[stranger.id] = stranger
-                self._hook_in(wait_s, f"{webhook_id}_f", "response.completed", stranger)
+                self._webhook_in(wait_s, f"{webhook_id}_f", "response.completed", stranger)
             case _:
                 pass
-        self._hook_in(wait_s, webhook_id, "response.completed", response)
+        self._webhook_in(wait_s, webhook_id, "response.completed", response)
 
-    def _hook_in(self, wait_s: float, webhook_id: str, kind: str, response: Response) -> None:
-        self.chaos.loop.call_later(wait_s, self._send_hook, webhook_id, kind, response)
+    def _webhook_in(self, wait_s: float, webhook_id: str, kind: str, response: Response) -> None:
+        self.chaos.loop.call_later(wait_s, self._send_webhook, webhook_id, kind, response)
 
-    def _send_hook(self, webhook_id: str, kind: str, response: Response) -> None:
+    def _send_webhook(self, webhook_id: str, kind: str, response: Response) -> None:
         if response.cancelled and not webhook_id.endswith("_1"):
             return  # what would have been its own end did not come
-        self.hook(webhook_id, kind, response.id, self._clock_s(response.ends_s) * 1000)
+        self.webhook(webhook_id, kind, response.id, self._clock_s(response.ends_s) * 1000)
 
     def _clock_s(self, at_s: float) -> int:
         """What its own clock showed at a time of the loop."""
@@ -315,20 +315,20 @@ class Client:
 
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
         life, chaos = self._life, self._life.chaos
-        await life.point("look.send")
-        self._provider.looks[response_id] += 1
+        await life.point("poll.send")
+        self._provider.polls[response_id] += 1
         fault = ""
-        if chaos.chance(chaos.mixture.look_fault):
-            fault = chaos.mixture.look_only or chaos.random.choice(LOOK_FAULTS)
-        reply = self._look(response_id, fault)
+        if chaos.chance(chaos.mixture.poll_fault):
+            fault = chaos.mixture.poll_only or chaos.random.choice(POLL_FAULTS)
+        reply = self._poll(response_id, fault)
         if fault:
             chaos.met.add(f"look {fault}")
         if fault == "timeout":
-            await asyncio.sleep(LOOK_TIMEOUT_S)
-        await life.point("look.answer")
+            await asyncio.sleep(POLL_TIMEOUT_S)
+        await life.point("poll.answer")
         return reply
 
-    def _look(self, response_id: str, fault: str) -> Reply:
+    def _poll(self, response_id: str, fault: str) -> Reply:
         now_s = self._life.chaos.loop.time()
         response = self._provider.responses.get(response_id)
         if fault == "timeout":

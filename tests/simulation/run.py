@@ -35,9 +35,9 @@ def quiet() -> None:
 
 def simulate(
     seed: int, jobs: int, wrong: Wrong = RIGHT, *, trace: bool = False, aimed: Mapping[str, Any] | None = None,
-    look_at: Callable[[System], None] | None = None,
+    poll_at: Callable[[System], None] | None = None,
 ) -> Outcome:  # fmt: skip
-    """`aimed`: see `Chaos`. `look_at` is called with the invariants' checks, for what one test wants to count besides."""
+    """`aimed`: see `Chaos`. `poll_at` is called with the invariants' checks, for what one test wants to count besides."""
     loop = VirtualLoop(f"order {seed}")
     asyncio.set_event_loop(loop)
     chaos = Chaos(seed, loop, trace=trace, aimed=aimed)
@@ -47,8 +47,8 @@ def simulate(
 
         def check() -> None:
             violations.extend(str(violation) for violation in Checks(system, chaos.met).run())
-            if look_at is not None:
-                look_at(system)
+            if poll_at is not None:
+                poll_at(system)
 
         loop.run_until_complete(system.run(check))
         loop.run_until_complete(system.end())

@@ -14,7 +14,7 @@ from typing import Any
 from schemas.codec import decode
 from schemas.requests import Submit
 from schemas.results import RESULT
-from streams.policy.polls import LookPolicy
+from streams.policy.polls import PollPolicy
 from tests.simulation.broker import Broker
 from tests.simulation.chaos import Chaos, Life
 from tests.simulation.loop import VirtualLoop
@@ -23,14 +23,16 @@ from tests.simulation.tables import LocalStores
 from tests.simulation.worker import Worker
 from tests.simulation.wrong import RIGHT, Wrong
 
-LOOKS = LookPolicy(first_look_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_000, spacing_max_ms=5_000, word_ms=15_000)
+POLLS = PollPolicy(
+    first_poll_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_000, spacing_max_ms=5_000, report_ms=15_000
+)
 PARTITIONS = 6
 TIMEOUT_MS = 40_000
 
 MIXTURE: Mapping[str, Any] = {
-    **dict.fromkeys(("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "hook_odd"), 0.0),
+    **dict.fromkeys(("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "webhook_odd"), 0.0),
     "outages": 0, "skew_ms": 0, "static": False, "compacts": False, "batch_records_max": 500,
-    "create_fault": 0.05, "look_fault": 0.2, "cancel_fault": 0.5, "hook_lost": 0.5, "run_only": "stuck", "run_odd": 0.1,
+    "create_fault": 0.05, "poll_fault": 0.2, "cancel_fault": 0.5, "webhook_lost": 0.5, "run_only": "stuck", "run_odd": 0.1,
 }  # fmt: skip
 
 
@@ -106,7 +108,7 @@ class _Stormy(System):
             life = Life(self.chaos, f"{name}.{self._lives}", 0)
             worker = self.workers[name] = Worker(
                 life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong,
-                looks=LOOKS, calls_per_s=storm.calls_per_s,
+                polls=POLLS, calls_per_s=storm.calls_per_s,
             )  # fmt: skip
             worker.start()
             await life.ended.wait()
@@ -124,7 +126,7 @@ class _Stormy(System):
         while True:
             await asyncio.sleep(self._random.expovariate(1 / self._storm.rebalance_every_s))
             if self.chaos.on:
-                self.broker.groups["caller"].rebalance()
+                self.broker.groups["poller"].rebalance()
 
     def course(self) -> Course:
         course, ends = Course(defects=tuple(self.chaos.defects)), dict[str, str]()
@@ -137,9 +139,9 @@ class _Stormy(System):
         for log in self.broker.of_topic("responses"):
             ids.update(r.message_id for r in log.records if r.message_id.endswith(("/observed", "/failed")))
         course.answers, course.repeats = ids.total(), ids.total() - len(ids)
-        committed = self.broker.groups["caller"].committed
+        committed = self.broker.groups["poller"].committed
         course.uncommitted = sum(
-            log.end - committed.get(("lookups", log.partition), 0) for log in self.broker.of_topic("lookups")
+            log.end - committed.get(("polls", log.partition), 0) for log in self.broker.of_topic("polls")
         )
         return course
 

@@ -12,7 +12,7 @@ from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
 from schemas.requests import Adopt, Cancel, Submit
-from streams.submission import DoorPolicy, PreparedAdoption, prepare, to_adopted, to_cancel, to_submitted
+from streams.submission import PreparedAdoption, SubmissionPolicy, prepare, to_adopted, to_cancel, to_submitted
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life
@@ -29,7 +29,7 @@ REST_S = 12.0
 """After the last fault, before anybody looks: whoever was stopped goes on, and finds that the world did, too."""
 
 RESTART_S_MAX = 4.0
-HOOK_TRIES_MAX = 4
+WEBHOOK_TRIES_MAX = 4
 
 _RULES = WebhookRules(keys=(), tolerance_s=300, claim_grace_ms=2_500, forget_after_ms=120_000)
 
@@ -53,11 +53,11 @@ class System:
         random = chaos.random
         self.broker = Broker(chaos, partitions=random.choice((1, 2, 3, 4)))
         chaos.rebalance_any = self.broker.rebalance_any
-        self.provider = Provider(chaos, self._hook)
+        self.provider = Provider(chaos, self._webhook)
         self.blobs = MemoryBlobs()
         self.upstream = Upstream()
         self.handled: set[tuple[str, int, int]] = set()
-        self.policy = DoorPolicy(
+        self.policy = SubmissionPolicy(
             timeout_ms=40_000, retries_max=random.choice((0, 1, 2)), rejections_max=random.choice((2, 8)),
             backoff_base_ms=200, backoff_max_ms=5_000, command_valid_ms=random.choice((1_500, 6_000)),
             create_timeout_ms=3_000, adoption_grace_ms=random.choice((500, 6_000)),
@@ -133,7 +133,7 @@ class System:
                 self._put("requests", job_id, canonical(cancel.model_dump(mode="json", exclude_none=True)))
             else:
                 await self._say(
-                    to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms())
+                    to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms())
                 )
         elif odd < 0.21:
             await self._spoil(job_id)
@@ -157,7 +157,9 @@ class System:
                 self.upstream.acknowledged[job_id] = self._now_ms() + timeout_ms
         if cancelled:
             cancel = Cancel(type="cancel", job_id=job_id)
-            await self._say(to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms()))
+            await self._say(
+                to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms())
+            )
 
     async def _by_kafka(self, job_id: str, submit: Submit, *, counts: bool = True) -> None:
         self._put("requests", job_id, canonical(submit.model_dump(mode="json", exclude_none=True)))
@@ -166,7 +168,7 @@ class System:
 
     async def _by_http(self, job_id: str, submit: Submit) -> None:
         fact = await to_submitted(
-            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, door="http", at_ms=self._now_ms(), policy=self.policy,
+            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms(), policy=self.policy,
             blobs=self.blobs, inline_bytes_max=INLINE_BYTES_MAX,
         )  # fmt: skip
         if await self._say(fact):
@@ -180,10 +182,10 @@ class System:
     async def _spoil(self, job_id: str) -> None:
         """Records that nobody can take, on any topic."""
         random = self.chaos.random
-        topic = random.choice((*FOLD_TOPICS, "submissions", "lookups"))
+        topic = random.choice((*FOLD_TOPICS, "submissions", "polls"))
         value, key = random.choice((
             (b"\x00\xff not json", job_id), (b"[]", job_id), (None, job_id), (b'{"v": 99}', job_id), (b"{}", job_id),
-            (b'{"type": "timer_fired", "id": "x", "at_ms": 1, "job_id": "a", "response_id": "a", "due_ms": 2, "next_look_at_ms": 1}', "b"),
+            (b'{"type": "timer_fired", "id": "x", "at_ms": 1, "job_id": "a", "response_id": "a", "due_ms": 2, "next_poll_at_ms": 1}', "b"),
         ))  # fmt: skip
         self.upstream.poisons += 1
         self.chaos.met.add(f"poison on {topic}")
@@ -209,13 +211,13 @@ class System:
 
     # -- webhooks
 
-    def _hook(self, webhook_id: str, kind: str, response_id: str, ended_at_ms: int) -> None:
+    def _webhook(self, webhook_id: str, kind: str, response_id: str, ended_at_ms: int) -> None:
         body = {"type": kind, "created_at": ended_at_ms // 1000, "data": {"id": response_id}}
         accepted = Accepted(webhook_id=webhook_id, sent_at_ms=ended_at_ms, key_id="k1")
         self._tasks.append(self.chaos.loop.create_task(self._deliver(accepted, canonical(body))))
 
     async def _deliver(self, accepted: Accepted, body: bytes) -> None:
-        for _ in range(HOOK_TRIES_MAX):
+        for _ in range(WEBHOOK_TRIES_MAX):
             message = to_message(accepted, body, self._now_ms(), _RULES, 32)
             assert message is not None, "the event is of a response"
             if await self._say(message):
@@ -245,7 +247,7 @@ class System:
         chaos.calm_down()
         await asyncio.sleep(REST_S)
         await self._until(self._all_results_out, self._last_deadline_s() + BOUND_S)
-        await asyncio.sleep(chaos.mixture.hook_late_s)
+        await asyncio.sleep(chaos.mixture.webhook_late_s)
         if random.random() < 0.1:
             chaos.met.add("waited until all was forgotten")
             await asyncio.sleep(1.1 * self.policy.forget_after_ms / 1000)
@@ -278,7 +280,7 @@ class System:
 
     def _caught_up(self) -> bool:
         """Each record of a fold's log has been taken and committed, each command too."""
-        readers = dict.fromkeys(FOLD_TOPICS, "worker") | {"submissions": "submitter", "lookups": "caller"}
+        readers = dict.fromkeys(FOLD_TOPICS, "worker") | {"submissions": "submitter", "polls": "poller"}
         return all(
             self.broker.groups[group].committed.get((topic, log.partition), 0) >= log.end or not log.records
             for topic, group in readers.items() for log in self.broker.of_topic(topic)

@@ -12,12 +12,12 @@ import pytest
 
 from schemas.codec import decode
 from schemas.results import RESULT
-from streams.policy.polls import JITTER_HIGH, JITTER_LOW, LookPolicy, without_webhooks
+from streams.policy.polls import JITTER_HIGH, JITTER_LOW, PollPolicy, without_webhooks
 from tests.simulation.chaos import EPOCH_MS
-from tests.simulation.provider import LOOK_FAULTS
+from tests.simulation.provider import POLL_FAULTS
 from tests.simulation.run import simulate
 from tests.simulation.system import System
-from tests.simulation.worker import LOOKS
+from tests.simulation.worker import POLLS
 
 HEARD_AS = {
     "close": "lost", "reset": "lost", "cut": "lost", "not_http": "unexpected", "stall": "timeout", "drip": "timeout",
@@ -41,8 +41,8 @@ RATES = ((0.01, 30), (0.1, 20), (1.0, 12))
 FAULTS_S = 60.0
 
 CALM: Mapping[str, Any] = dict.fromkeys(
-    ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "create_fault", "look_fault",
-     "cancel_fault", "hook_lost", "hook_odd", "run_odd"), 0.0) | {"outages": 0, "skew_ms": 0, "adopted_per": 0}  # fmt: skip
+    ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "create_fault", "poll_fault",
+     "cancel_fault", "webhook_lost", "webhook_odd", "run_odd"), 0.0) | {"outages": 0, "skew_ms": 0, "adopted_per": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", CREATES)
@@ -59,11 +59,17 @@ def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(fa
     assert not broken
 
 
-@pytest.mark.parametrize("fault", LOOK_FAULTS)
-def test_a_fault_of_looks_may_be_frequent_or_all_there_is_for_a_minute(fault: str) -> None:
+@pytest.mark.parametrize("fault", POLL_FAULTS)
+def test_a_fault_of_polls_may_be_frequent_or_all_there_is_for_a_minute(fault: str) -> None:
     """And no webhook tells of an end: only looks do."""
     for rate in (0.1, 1.0):
-        aimed = {"look_only": fault, "look_fault": rate, "hook_lost": 1.0, "faults_end_s": FAULTS_S, "arrival_s": 30.0}
+        aimed = {
+            "poll_only": fault,
+            "poll_fault": rate,
+            "webhook_lost": 1.0,
+            "faults_end_s": FAULTS_S,
+            "arrival_s": 30.0,
+        }
         outcome = simulate(0, 20, aimed=aimed)
         assert not outcome.violations
         assert outcome.met[f"look {fault}"] > 0
@@ -77,7 +83,7 @@ def test_each_end_of_a_run_gives_a_result_of_its_class(end: str) -> None:
         for log in system.broker.results:
             found.update(decode(RESULT, value).outcome for _, _, value in log.committed())
 
-    outcome = simulate(0, 30, aimed={**CALM, "run_only": end, "run_odd": 1.0, "faults_end_s": 120.0}, look_at=count)
+    outcome = simulate(0, 30, aimed={**CALM, "run_only": end, "run_odd": 1.0, "faults_end_s": 120.0}, poll_at=count)
     assert not outcome.violations
     assert outcome.met[f"run {end}"] >= 30
     # Some expire first, as their time is short, and some are cancelled by who sent them.
@@ -86,7 +92,7 @@ def test_each_end_of_a_run_gives_a_result_of_its_class(end: str) -> None:
 
 
 def test_what_is_lost_and_has_expired_too_ends_all_the_same() -> None:
-    aimed = {**CALM, "run_only": "expires", "run_odd": 1.0, "hook_lost": 1.0, "faults_end_s": 120.0}
+    aimed = {**CALM, "run_only": "expires", "run_odd": 1.0, "webhook_lost": 1.0, "faults_end_s": 120.0}
     outcome = simulate(0, 30, aimed=aimed)
     assert not outcome.violations
     assert outcome.met["look found nothing"] >= 15
@@ -110,24 +116,24 @@ def test_the_broker_may_take_nothing_for_two_minutes(seed: int) -> None:
 
 # -- webhooks, clocks: what is found out how late, at the cost of how many looks
 
-HOOKS: Mapping[str, Mapping[str, Any]] = {
+WEBHOOKS: Mapping[str, Mapping[str, Any]] = {
     "none lost": {},
-    "1 % lost": {"hook_lost": 0.01},
-    "5 % lost": {"hook_lost": 0.05},
-    "all lost": {"hook_lost": 1.0},
-    "all a minute late": {"hook_late_s": 60.0},
-    "all an hour late": {"hook_late_s": 3_600.0},
-    "all 72 hours late": {"hook_late_s": 72 * 3_600.0},
-    # 2 s where looks are 5 s apart at least, here on the scale of `LOOKS`: what answers of the broker that took 2 s leave open.
-    "our own clocks apart": {"hook_lost": 1.0, "skew_ms": 300},
+    "1 % lost": {"webhook_lost": 0.01},
+    "5 % lost": {"webhook_lost": 0.05},
+    "all lost": {"webhook_lost": 1.0},
+    "all a minute late": {"webhook_late_s": 60.0},
+    "all an hour late": {"webhook_late_s": 3_600.0},
+    "all 72 hours late": {"webhook_late_s": 72 * 3_600.0},
+    # 2 s where looks are 5 s apart at least, here on the scale of `POLLS`: what answers of the broker that took 2 s leave open.
+    "our own clocks apart": {"webhook_lost": 1.0, "skew_ms": 300},
     # A signature that is an hour off is refused at the door (`unit/receiver/test_signature.py`), so all its hooks are as lost.
-    "the provider's clock an hour ahead": {"hook_lost": 1.0, "clock_s": 3_600.0},
-    "the provider's clock an hour behind": {"hook_lost": 1.0, "clock_s": -3_600.0},
+    "the provider's clock an hour ahead": {"webhook_lost": 1.0, "clock_s": 3_600.0},
+    "the provider's clock an hour behind": {"webhook_lost": 1.0, "clock_s": -3_600.0},
 }
 SEED = 4
 """One worker, which is what three days of waiting cost least with."""
 JOBS = 40
-HOOK_LOOKS_MAX = 2
+WEBHOOK_POLLS_MAX = 2
 """For its webhook: one, and another where it comes when nobody remembers the response."""
 CALL_S = 1.0
 """From the time that a look is due to its word on the log, on a good day."""
@@ -135,11 +141,11 @@ TAKEOVER_S = 15.0
 """The same while workers join, or are stopped and started again, as they are here all the time."""
 
 
-def schedule_ms(until_ms: float, jitter: float, looks: LookPolicy = LOOKS) -> list[int]:
+def schedule_ms(until_ms: float, jitter: float, polls: PollPolicy = POLLS) -> list[int]:
     """The ages at which a response is looked at, to the first that is not before `until_ms`."""
-    ages = [int(looks.first_look_ms * jitter)]
+    ages = [int(polls.first_poll_ms * jitter)]
     while ages[-1] < until_ms:
-        wait_ms = min(max(int(looks.spacing_factor * ages[-1]), looks.spacing_min_ms), looks.spacing_max_ms)
+        wait_ms = min(max(int(polls.spacing_factor * ages[-1]), polls.spacing_min_ms), polls.spacing_max_ms)
         ages.append(ages[-1] + int(wait_ms * jitter))
     return ages
 
@@ -147,8 +153,8 @@ def schedule_ms(until_ms: float, jitter: float, looks: LookPolicy = LOOKS) -> li
 class Costs:
     """Of a run: how long after the schedule's look each end was seen, and which responses were looked at too often."""
 
-    def __init__(self, looks: LookPolicy) -> None:
-        self._looks = looks
+    def __init__(self, polls: PollPolicy) -> None:
+        self._polls = polls
         self.late_s: list[float] = []
         self.dear: list[str] = []
 
@@ -159,32 +165,32 @@ class Costs:
         }
         ended_s = {response.job_id: response.ends_s for response in system.provider.responses.values()}
         for response in system.provider.responses.values():
-            looks, allowed = (
-                system.provider.looks[response.id],
-                len(schedule_ms(ran_ms[response.job_id], JITTER_LOW, self._looks)),
+            polls, allowed = (
+                system.provider.polls[response.id],
+                len(schedule_ms(ran_ms[response.job_id], JITTER_LOW, self._polls)),
             )
-            if looks > allowed + HOOK_LOOKS_MAX:
-                self.dear.append(f"{response.id}: {looks} looks, {allowed} in the schedule")
+            if polls > allowed + WEBHOOK_POLLS_MAX:
+                self.dear.append(f"{response.id}: {polls} looks, {allowed} in the schedule")
         for log in system.broker.results:
             for _, job_id, value in log.committed():
                 result = decode(RESULT, value)
                 if result.outcome == "completed":
-                    spacing_ms = LOOKS.spacing_factor * ran_ms[job_id]
-                    wait_ms = JITTER_HIGH * min(max(LOOKS.first_look_ms, spacing_ms), LOOKS.spacing_max_ms)
+                    spacing_ms = POLLS.spacing_factor * ran_ms[job_id]
+                    wait_ms = JITTER_HIGH * min(max(POLLS.first_poll_ms, spacing_ms), POLLS.spacing_max_ms)
                     seen_s = (result.at_ms - EPOCH_MS) / 1000
                     self.late_s.append(seen_s - ended_s[job_id] - wait_ms / 1000)
 
 
-@pytest.mark.parametrize("hooks", HOOKS.values(), ids=HOOKS.keys())
-def test_ends_are_seen_in_time_and_at_the_price_of_the_schedule(hooks: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize("webhooks", WEBHOOKS.values(), ids=WEBHOOKS.keys())
+def test_ends_are_seen_in_time_and_at_the_price_of_the_schedule(webhooks: Mapping[str, Any]) -> None:
     """At the schedule's next look, if no webhook tells before; never more looks than that and those for a hook."""
-    none_comes = hooks.get("hook_lost") == 1.0 or "hook_late_s" in hooks
-    costs = Costs(without_webhooks(LOOKS) if none_comes else LOOKS)
-    outcome = simulate(SEED, JOBS, aimed={**CALM, "faults_end_s": 120.0, **hooks}, look_at=costs.count)
+    none_comes = webhooks.get("webhook_lost") == 1.0 or "webhook_late_s" in webhooks
+    costs = Costs(without_webhooks(POLLS) if none_comes else POLLS)
+    outcome = simulate(SEED, JOBS, aimed={**CALM, "faults_end_s": 120.0, **webhooks}, poll_at=costs.count)
     assert not outcome.violations
     assert costs.dear == []
     assert len(costs.late_s) > JOBS / 2
     assert sum(late_s > CALL_S for late_s in costs.late_s) <= len(costs.late_s) / 3
     assert max(costs.late_s) < TAKEOVER_S
-    if hooks.get("hook_late_s", 0) > 1_800:
+    if webhooks.get("webhook_late_s", 0) > 1_800:
         assert outcome.met["responses: absent -> unclaimed by webhook_received"] >= JOBS / 2, "no hook came so late"

@@ -29,7 +29,7 @@ def test_an_outage_of_the_provider_breaks_no_invariant(heard: str) -> None:
         creates.update(system.provider.creates)
 
     away = ((5.0, 40.0, heard),)
-    outcome = simulate(0, JOBS, aimed={**CALM, "provider_away": away, "faults_end_s": 120.0}, look_at=count)
+    outcome = simulate(0, JOBS, aimed={**CALM, "provider_away": away, "faults_end_s": 120.0}, poll_at=count)
     assert not outcome.violations
     assert outcome.met[f"provider away {heard}"] > 0
     assert sum(creates.values()) >= outcome.met[f"provider away {heard}"]

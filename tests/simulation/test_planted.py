@@ -25,7 +25,7 @@ CAUGHT_BY = {
     "zombie_rows_unnoticed": "I4",
     "store_ahead_of_the_changelog": "I4",
     "overruled_rows_forgotten": "I4",
-    "looks_committed_early": "skipped",
+    "polls_committed_early": "skipped",
     "rows_unguarded": "I6",
 }
 """The invariant that each bug must at least violate."""

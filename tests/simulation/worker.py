@@ -19,20 +19,20 @@ from streams.agents.fold_shell import FoldShell
 from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.policy.lanes import share_of
-from streams.policy.polls import LookPolicy, Webhooks
+from streams.policy.polls import PollPolicy, Webhooks
 from streams.results import FencedError
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 from streams.tables.changelog import OvertakenError
 from streams.tables.fold_table import PartitionNotOwnedError
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
-from streams.workers.poller import Caller
-from streams.workers.rate import LookRate
+from streams.workers.poller import Poller
+from streams.workers.rate import PollRate
 from streams.workers.submitter import Submitter
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
@@ -43,7 +43,7 @@ from tests.simulation.provider import Client, Provider
 from tests.simulation.tables import LocalStores, Table
 from tests.simulation.wrong import Wrong
 
-LOOKS = LookPolicy(first_look_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_500, spacing_max_ms=15_000)
+POLLS = PollPolicy(first_poll_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_500, spacing_max_ms=15_000)
 INLINE_BYTES_MAX = 400
 COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
@@ -219,7 +219,7 @@ class Worker:
 
     def __init__(
         self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
-        policy: DoorPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, looks: LookPolicy = LOOKS,
+        policy: SubmissionPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, polls: PollPolicy = POLLS,
         calls_per_s: float = 250.0,
     ) -> None:  # fmt: skip
         self.life = life
@@ -232,7 +232,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
-        webhooks = Webhooks(looks)
+        webhooks = Webhooks(polls)
         lanes = self._lanes = Lanes(life.now_ms)
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
@@ -251,15 +251,15 @@ class Worker:
         self._intake = Publisher(life, broker, "intake")
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
-        self._lookups = Commands(life, broker, "lookups", "caller", host, wrong)
-        rate = LookRate(calls_per_s, life.now_ms)
+        self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
+        rate = PollRate(calls_per_s, life.now_ms)
         self._submitter = Submitter(
             group=self._submissions, client=client, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, looks=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
+            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
         )  # fmt: skip
-        self._caller = Caller(
-            group=self._lookups, client=client, publisher=Publisher(life, broker, "caller"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, looks=webhooks, lanes=lanes, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
+        self._poller = Poller(
+            group=self._poll_commands, client=client, publisher=Publisher(life, broker, "poller"), blobs=blobs,
+            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
             concurrency=8, drain_ms=2_000,
         )  # fmt: skip
 
@@ -269,14 +269,14 @@ class Worker:
         for timers in (self.jobs, self.responses):
             spawn(self._guarded(partial(self._informed, timers.fire)))
             spawn(self._guarded(timers.watch))
-        parts = (self.consumer.run, self._submitter.run, self._caller.run)
+        parts = (self.consumer.run, self._submitter.run, self._poller.run)
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
     async def stop(self) -> None:
         """SIGTERM: finish what is in hand, leave, end."""
         self._stop.set()
         self._submissions.nudge()
-        self._lookups.nudge()
+        self._poll_commands.nudge()
         await asyncio.wait(self._ending, timeout=2 * DRAIN_S)
         self.life.kill("stopped")
 

@@ -32,7 +32,7 @@ class Wrong:
     zombie_rows_unnoticed: bool = False
     store_ahead_of_the_changelog: bool = False
     overruled_rows_forgotten: bool = False
-    looks_committed_early: bool = False
+    polls_committed_early: bool = False
     rows_unguarded: bool = False
 
     def shell(self) -> type[FoldShell]:

@@ -17,7 +17,7 @@ from schemas.jobs import (
     ResponseAdopted,
 )
 from schemas.responses import (
-    LookFailed,
+    PollFailed,
     ResponseClaimed,
     ResponseObserved,
     ResponseReleased,
@@ -43,7 +43,7 @@ POLICY = JobPolicy(
     backoff_base_ms=1_000,
     backoff_max_ms=60_000,
     command_valid_ms=30_000,
-    word_timeout_ms=60_000,
+    report_timeout_ms=60_000,
     adoption_grace_ms=120_000,
     missing_grace_ms=40_000,
     forget_after_ms=FORGET_AFTER,
@@ -57,7 +57,7 @@ def submitted(at_ms: int = T0, **changes: Any) -> JobSubmitted:
         "at_ms": at_ms,
         "job_id": JOB,
         "tenant": TENANT,
-        "door": "http",
+        "ingress": "http",
         "model": MODEL,
         "request": REQUEST,
         "request_sha256": "sha-1",
@@ -73,11 +73,11 @@ def adopted(at_ms: int = T0, response_id: str = RESP, **changes: Any) -> Respons
         "at_ms": at_ms,
         "job_id": JOB,
         "tenant": TENANT,
-        "door": "http",
+        "ingress": "http",
         "response_id": response_id,
         "request_sha256": "sha-1",
         "deadline_at_ms": DEADLINE,
-        "look_at_ms": at_ms + 20_000,
+        "poll_at_ms": at_ms + 20_000,
         "policy": POLICY,
     }
     return ResponseAdopted(**{**given, **changes})
@@ -113,7 +113,7 @@ def cancel_requested(at_ms: int, **changes: Any) -> CancelRequested:
         "at_ms": at_ms,
         "job_id": JOB,
         "tenant": TENANT,
-        "door": "http",
+        "ingress": "http",
     }
     return CancelRequested(**{**given, **changes})
 
@@ -127,7 +127,7 @@ def accepted(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: A
         "tenant": TENANT,
         "response_id": response_id,
         "status": "queued",
-        "look_at_ms": at_ms + 20_000,
+        "poll_at_ms": at_ms + 20_000,
     }
     return AttemptAccepted(**{**given, **changes})
 
@@ -168,7 +168,7 @@ def settled(
         "response_id": response_id,
         "status": status,
         "found_by": "webhook",
-        "looks": 1,
+        "polls": 1,
     }
     return AttemptSettled(**{**given, **changes})
 
@@ -204,8 +204,8 @@ def claimed(at_ms: int, response_id: str = RESP, **changes: Any) -> ResponseClai
         "job_id": JOB,
         "attempt": 1,
         "tenant": TENANT,
-        "look_at_ms": at_ms + 20_000,
-        "last_look_at_ms": DEADLINE - 10_000,
+        "poll_at_ms": at_ms + 20_000,
+        "last_poll_at_ms": DEADLINE - 10_000,
         "missing_grace_ms": POLICY.missing_grace_ms,
         "forget_after_ms": FORGET_AFTER,
     }
@@ -223,27 +223,27 @@ def observed(
         "id": f"{response_id}/observed/{at_ms}",
         "at_ms": at_ms,
         "response_id": response_id,
-        "command_id": "look",
+        "command_id": "poll",
         "outcome": outcome,
-        "next_look_at_ms": at_ms + 30_000,
+        "next_poll_at_ms": at_ms + 30_000,
     }
     return ResponseObserved(**{**given, **changes})
 
 
-def look_failed(at_ms: int, response_id: str = RESP, **changes: Any) -> LookFailed:
+def poll_failed(at_ms: int, response_id: str = RESP, **changes: Any) -> PollFailed:
     given: dict[str, Any] = {
         "id": f"{response_id}/failed/{at_ms}",
         "at_ms": at_ms,
         "response_id": response_id,
-        "command_id": "look",
+        "command_id": "poll",
         "reason": "edge page",
-        "next_look_at_ms": at_ms + 30_000,
+        "next_poll_at_ms": at_ms + 30_000,
     }
-    return LookFailed(**{**given, **changes})
+    return PollFailed(**{**given, **changes})
 
 
 def response_timer(
-    due_ms: int, at_ms: int | None = None, response_id: str = RESP, next_look_at_ms: int | None = None
+    due_ms: int, at_ms: int | None = None, response_id: str = RESP, next_poll_at_ms: int | None = None
 ) -> ResponseTimerFired:
     """Fired on time, where `at_ms` is not given."""
     fired_ms = due_ms if at_ms is None else at_ms
@@ -252,5 +252,5 @@ def response_timer(
         at_ms=fired_ms,
         response_id=response_id,
         due_ms=due_ms,
-        next_look_at_ms=fired_ms + 60_000 if next_look_at_ms is None else next_look_at_ms,
+        next_poll_at_ms=fired_ms + 60_000 if next_poll_at_ms is None else next_poll_at_ms,
     )

@@ -4,12 +4,16 @@ from pathlib import Path
 
 from backstop.runtime.blobs import FolderBlobs
 from streams.agents.agents import Intake
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 from tests.support.builders import T0
 from tests.support.memory_publisher import MemoryPublisher
 
 
 def intake_of(publisher: MemoryPublisher, folder: Path) -> Intake:
     return Intake(
-        publisher=publisher, blobs=FolderBlobs(folder), policy=DoorPolicy(), inline_bytes_max=65_536, now_ms=lambda: T0
+        publisher=publisher,
+        blobs=FolderBlobs(folder),
+        policy=SubmissionPolicy(),
+        inline_bytes_max=65_536,
+        now_ms=lambda: T0,
     )

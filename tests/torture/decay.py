@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.responses import LAST_LOOK_LEAD_MS
+from schemas.responses import LAST_POLL_LEAD_MS
 from schemas.results import JobResult
 
 MINUTE_MS = 60_000
@@ -74,7 +74,7 @@ def decay_of(
         count = counts.setdefault((result.timings.submitted_at_ms - began_ms) // MINUTE_MS, Counter())
         count["submitted"] += 1
         count[result.outcome] += 1
-        in_time_ms = deadlines_ms.get(job_id, 0) - LAST_LOOK_LEAD_MS
+        in_time_ms = deadlines_ms.get(job_id, 0) - LAST_POLL_LEAD_MS
         count["avoidable"] += result.outcome == "expired" and completed_ms.get(job_id, in_time_ms + 1) <= in_time_ms
     minutes = tuple(
         Minute(count["submitted"], count["completed"], count["expired"], count["avoidable"])

@@ -47,7 +47,7 @@ class Acknowledged:
     """A submission that was answered with a 2xx, or whose record was acknowledged."""
 
     job_id: str
-    door: str
+    ingress: str
     at_ms: int
 
 

@@ -17,13 +17,13 @@ from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
 from schemas.dead_letters import DEAD_LETTER_RECORD
 from schemas.jobs import JOB_FACT, AttemptUnknown
-from schemas.responses import RESPONSE_FACT, LookFailed, ResponseObserved, WebhookReceived
+from schemas.responses import RESPONSE_FACT, PollFailed, ResponseObserved, WebhookReceived
 from schemas.results import RESULT, JobResult
 from streams.fold import job
 from tests.torture.decay import Decay, completions, decay_of
 from tests.torture.driver import Submitted
 
-LOOK_S = 0.5
+POLL_S = 0.5
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class Evidence:
     results_uncommitted: int = 0
     commands: set[str] = field(default_factory=set)
     """Ids on `submissions`."""
-    hooks: set[str] = field(default_factory=set)
+    webhooks: set[str] = field(default_factory=set)
     """Webhook ids that are in a log, or set aside."""
     letters: Counter[str] = field(default_factory=Counter)
     """Dead letters by reason."""
@@ -120,7 +120,7 @@ async def settle(reader: TopicReader, submitted: Submitted, evidence: Evidence, 
         took_s = monotonic_s() - began_s
         if not (waiting or evidence.jobs.open) or took_s >= within_s:
             return took_s
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
 async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Path, evidence: Evidence) -> None:
@@ -136,7 +136,7 @@ async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Pat
     for record in await reader.read_all(reader.partitions("dead-letters")):
         letter = decode(DEAD_LETTER_RECORD, record.value)
         evidence.letters[getattr(letter, "reason", "resolved")] += 1
-        evidence.hooks.add(letter.id.removesuffix("/set-aside"))
+        evidence.webhooks.add(letter.id.removesuffix("/set-aside"))
         origin = getattr(letter, "origin", None)
         if origin is not None and origin.topic.endswith("requests"):
             evidence.poisoned.add(letter.id)
@@ -149,8 +149,8 @@ def _take_response(record: Placed, evidence: Evidence) -> None:
     except PoisonError:
         return
     if isinstance(fact, WebhookReceived):
-        evidence.hooks.add(fact.webhook_id)
-    elif isinstance(fact, ResponseObserved | LookFailed):
+        evidence.webhooks.add(fact.webhook_id)
+    elif isinstance(fact, ResponseObserved | PollFailed):
         evidence.answers[fact.id] += 1
 
 

@@ -10,7 +10,7 @@ from tests.torture.children import Kind
 
 KIND_OF_PREFIX: Final[Mapping[str, Kind]] = {
     "receiver": "serve", "intake": "worker", "job_fold": "worker", "response_fold": "worker", "submitter": "worker",
-    "caller": "worker", "scheduler": "worker", "results": "worker", "projection": "projection",
+    "poller": "worker", "scheduler": "worker", "results": "worker", "projection": "projection",
 }  # fmt: skip
 
 FAILPOINTS: Final[tuple[str, ...]] = tuple(

@@ -79,7 +79,7 @@ def judge(
     ]
     verdict.add("I6", "rows unlike their result", wrong)
     verdict.add("I6", "rebuilds of the read model that differ", [rebuild] if rebuild else [])
-    _hooks(verdict, evidence)
+    _webhooks(verdict, evidence)
     worse, repeats = evidence.decay.found()
     verdict.add("decay", "share of expired jobs that grew under faults", worse)
     verdict.add("decay", "share of polls that were answered twice", repeats)
@@ -120,14 +120,14 @@ def _audit(verdict: Verdict, audit: Report) -> None:
     verdict.add("I6", "differences between fold and read model", [*rows, *(examples if rows else [])])
 
 
-def _hooks(verdict: Verdict, evidence: Evidence) -> None:
+def _webhooks(verdict: Verdict, evidence: Evidence) -> None:
     # Events of other kinds are answered, counted and dropped.
     delivered = {
         str(line["webhook_id"])
         for line in evidence.deliveries
         if _is_2xx(line) and line["authentic"] and str(line.get("type", "response.")).startswith("response.")
     }
-    lost = sorted(hook for hook in delivered if hook not in evidence.hooks)
+    lost = sorted(webhook for webhook in delivered if webhook not in evidence.webhooks)
     verdict.add("I7", "webhooks answered 2xx and in no log", lost)
     forged = [line for line in evidence.deliveries if not line["authentic"]]
     verdict.add("I7", "forged webhooks answered 2xx", list(_named(forged, 200, 299)))
@@ -138,7 +138,7 @@ def _hooks(verdict: Verdict, evidence: Evidence) -> None:
 def _own(evidence: Evidence) -> set[str]:
     """Ids of what was kept, but for those that a true delivery has, too."""
     true = {str(line["webhook_id"]) for line in evidence.deliveries if line["authentic"]}
-    return evidence.hooks - true
+    return evidence.webhooks - true
 
 
 def _named(lines: Sequence[Mapping[str, Any]], low: int, high: int) -> Iterator[str]:

@@ -43,7 +43,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
         "seconds": {name: round(value, 1) for name, value in outcome.seconds.items()},
         "jobs": {
             "acknowledged": len(outcome.submitted.acknowledged),
-            "by_door": dict(Counter(known.door for known in outcome.submitted.acknowledged)),
+            "by_ingress": dict(Counter(known.ingress for known in outcome.submitted.acknowledged)),
             "http_answers": {str(status): n for status, n in sorted(outcome.submitted.statuses.items())},
             "cancels": outcome.submitted.cancels,
             "poisons": outcome.submitted.poisons,
@@ -64,7 +64,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
         "stops": {"total": children.stops.total(), "at": dict(children.stops.most_common())},
         "ended": {"asked": dict(asked), "by_itself": dict(itself), "drain_max_s": round(max(children.drains_s, default=0), 1)},
         "faults": dict(outcome.broken.faults.most_common()),
-        "hooks": {
+        "webhooks": {
             "tries": dict(Counter(str(line["outcome"]) for line in evidence.deliveries).most_common()),
             "forged": sum(not line["authentic"] for line in evidence.deliveries),
         },
@@ -135,7 +135,7 @@ def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
     )
     yield ""
     yield (
-        f"{jobs['acknowledged']} jobs acknowledged ({_counts(jobs['by_door'])}) in {report['seconds']['broken']} s under faults "
+        f"{jobs['acknowledged']} jobs acknowledged ({_counts(jobs['by_ingress'])}) in {report['seconds']['broken']} s under faults "
         f"({jobs['per_second']} a second); {kills['total']} processes killed with SIGKILL, "
         f"{report['stops']['total']} frozen. What was open after that ended within {report['seconds']['until quiet']} s."
     )
@@ -194,8 +194,8 @@ def _jobs(report: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "of them with the answer kept back", creates["answer_kept_back"]
     yield "jobs with more than one", creates["jobs_with_more_than_one"]
     yield "attempts reported as unknown, adopted", f"{creates['unknown_outcomes']}, {creates['adopted']}"
-    yield "webhook tries", _counts(report["hooks"]["tries"])
-    yield "of them forged", report["hooks"]["forged"]
+    yield "webhook tries", _counts(report["webhooks"]["tries"])
+    yield "of them forged", report["webhooks"]["forged"]
     yield "records on results that were never committed, and markers", report["results_uncommitted_extra"]
     yield "dead letters", _counts(report["dead_letters"])
     yield "facts refolded, rows compared", f"{report['audit']['facts']}, {report['audit']['rows']}"

@@ -64,7 +64,7 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
         tell(f"healed; {len(driver.seen.acknowledged)} jobs acknowledged, waiting for what is open")
         healed_at_ms = make_clock()()
         await rig.ready()
-        outcome = await _look(rig, driver.seen, schedule.done, healed_at_ms, seconds, tell)
+        outcome = await _poll(rig, driver.seen, schedule.done, healed_at_ms, seconds, tell)
     # Once more from the logs alone, with nothing running: the drains are over by now.
     outcome.verdict = judge(
         outcome.submitted, outcome.evidence, outcome.audit, outcome.children.drains_s, outcome.verdict.rebuild
@@ -94,7 +94,7 @@ async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: Failpo
         await asyncio.gather(submitting, return_exceptions=True)
 
 
-async def _look(
+async def _poll(
     rig: Rig, submitted: Submitted, done: Done, healed_at_ms: int, seconds: dict[str, float], tell: Tell
 ) -> Outcome:
     evidence = Evidence(healed_at_ms=healed_at_ms)

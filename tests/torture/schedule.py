@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = ("worker", "serve", "projection")
 LONG_MINUTES = 30.0
 """Only a run of this length has two minutes for one fault."""
 
-WAVE = {"create_429_requests": 0.4, "create_429_tokens": 0.2, "create_503_overloaded": 0.1, "look_429": 0.3}
+WAVE = {"create_429_requests": 0.4, "create_429_tokens": 0.2, "create_503_overloaded": 0.1, "poll_429": 0.3}
 
 
 @dataclass(slots=True)
@@ -277,8 +277,8 @@ class Schedule:
 
     async def _outage(self) -> None:
         mode = self._random.choice(("503", "500", "html", "reset", "stall"))
-        runs, hooks = self._random.choice(("on", "fail", "stuck")), self._random.choice(("sent", "held", "lost"))
-        await self._rig.control("outage", {"for_s": 60, "mode": mode, "share": 0.8, "runs": runs, "hooks": hooks})
+        runs, webhooks = self._random.choice(("on", "fail", "stuck")), self._random.choice(("sent", "held", "lost"))
+        await self._rig.control("outage", {"for_s": 60, "mode": mode, "share": 0.8, "runs": runs, "webhooks": webhooks})
         await asyncio.sleep(6)
 
     async def _wave(self) -> None:

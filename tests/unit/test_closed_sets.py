@@ -17,7 +17,7 @@ from backstop.simulator import records
 from receiver.reads.overview_routes import FindingCode
 from receiver.responses_api.ends import failure_of
 from schemas.base import FoundBy
-from schemas.commands import Lookup
+from schemas.commands import PollCommand
 from schemas.jobs import JobFact
 from schemas.responses import ResponseFact
 from schemas.statuses import (
@@ -68,7 +68,7 @@ def test_the_page_tells_each_kind_of_fact_and_each_finding() -> None:
 
 
 def test_the_audit_tells_each_kind_of_record() -> None:
-    assert set(SHOWN) == types_of(JobFact) | types_of(ResponseFact) | types_of(Lookup) | {
+    assert set(SHOWN) == types_of(JobFact) | types_of(ResponseFact) | types_of(PollCommand) | {
         "create_response",
         "job_result",
     }

@@ -68,8 +68,8 @@ def test_ci_runs_nothing_but_targets_of_make() -> None:
         assert all("=" in part for part in rest), line
 
 
-def test_the_hooks_are_local_and_are_the_checks_of_lint() -> None:
-    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
-    assert re.findall(r"(?m)^ *- repo: (.*)$", hooks) == ["local"]
-    called = set(re.findall(r"(?m)^ +entry: \.venv/bin/(\S+)", hooks))
+def test_the_webhooks_are_local_and_are_the_checks_of_lint() -> None:
+    webhooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"(?m)^ *- repo: (.*)$", webhooks) == ["local"]
+    called = set(re.findall(r"(?m)^ +entry: \.venv/bin/(\S+)", webhooks))
     assert called == {"ruff", "mypy", "lint-imports"}

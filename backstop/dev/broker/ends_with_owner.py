@@ -19,7 +19,7 @@ import sys
 import threading
 
 POLL_S = 0.02
-EXIT_LOOKS_MAX = 500  # 10 s at POLL_S: SIGKILL needs no longer, unless the disk hangs
+EXIT_POLLS_MAX = 500  # 10 s at POLL_S: SIGKILL needs no longer, unless the disk hangs
 
 
 def main(arguments: list[str]) -> None:
@@ -45,7 +45,7 @@ def watch(target: int, wipe: str | None) -> None:
     if os.getppid() == target:
         os.kill(target, signal.SIGKILL)
     pause = threading.Event()
-    for _ in range(EXIT_LOOKS_MAX):
+    for _ in range(EXIT_POLLS_MAX):
         if os.getppid() != target:
             break
         pause.wait(POLL_S)

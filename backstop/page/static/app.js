@@ -4,7 +4,7 @@ import { h, put } from "./dom.js";
 import { healthView } from "./health.js";
 import { jobView } from "./job.js";
 import { jobsView } from "./jobs.js";
-import { lettersView } from "./letters.js";
+import { deadLettersView } from "./dead_letters.js";
 import { sessionView } from "./session.js";
 import { tick } from "./words.js";
 
@@ -12,7 +12,7 @@ const VIEWS = [
   [/^\/jobs$/, "Jobs", jobsView],
   [/^\/jobs\/([^/]+)$/, "Job", jobView],
   [/^\/sessions\/([^/]+)$/, "Session", sessionView],
-  [/^\/dead-letters$/, "Dead letters", lettersView],
+  [/^\/dead-letters$/, "Dead letters", deadLettersView],
   [/^\/health$/, "Health", healthView],
 ];
 const SAY_AWAY_AFTER_MS = 1_500;

@@ -42,10 +42,10 @@ export function ecdf(series, edges, width, label) {
   return picture;
 }
 
-/** Ends by period: by webhook, by a look with a webhook, by a look without. */
+/** Ends by period: by webhook, by a poll with a webhook, by a poll without. */
 export function bars(found, from, to, width) {
   const height = 150;
-  const most = Math.max(...found.periods.map((period) => period.webhook + period.look), 1);
+  const most = Math.max(...found.periods.map((period) => period.webhook + period.poll), 1);
   const first = Math.floor(from / found.period_ms) * found.period_ms;
   const periods = Math.max(1, Math.ceil((to - first) / found.period_ms));
   const step = (width - LEFT - 8) / periods;
@@ -64,7 +64,7 @@ export function bars(found, from, to, width) {
   for (const period of found.periods) {
     const left = LEFT + ((period.from_ms - first) / found.period_ms) * step;
     let base = height - BOTTOM;
-    for (const [kind, n] of [["webhook", period.webhook], ["look", period.look - period.missed],
+    for (const [kind, n] of [["webhook", period.webhook], ["poll", period.poll - period.missed],
       ["missed", period.missed]]) {
       if (!n) continue;
       base -= tall(n);

@@ -6,12 +6,12 @@ import { clock, count, span } from "./words.js";
 const of = (fact) => `attempt ${fact.attempt}`;
 const because = (fact) => (fact.code ? ` (${fact.code})` : "");
 const KINDS = {
-  job_submitted: ["Job", "up", "go", (f) => `submitted over ${f.door}`],
-  response_adopted: ["Job", "up", "go", (f) => `${f.response_id} adopted over ${f.door}`],
+  job_submitted: ["Job", "up", "go", (f) => `submitted over ${f.ingress}`],
+  response_adopted: ["Job", "up", "go", (f) => `${f.response_id} adopted over ${f.ingress}`],
   adoption_refused: ["Job", "cross", "bad", (f) => `${f.response_id} belongs to another job`],
   job_refused: ["Job", "cross", "bad", (f) => `refused: ${f.code}`],
-  "jobs/timer_fired": ["Job", "tick", "still", () => "its time came: the job looks what to do"],
-  cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.door}`],
+  "jobs/timer_fired": ["Job", "tick", "still", () => "its time came"],
+  cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.ingress}`],
   job_result: ["Job", "flag", "go", (f) => `result published: ${f.outcome}${because(f)}`],
   attempt_accepted: ["Attempt", "up", "go",
     (f) => `${of(f)} accepted as ${f.response_id}${f.adopted ? ", adopted" : ""}`],
@@ -19,14 +19,14 @@ const KINDS = {
     (f) => `${of(f)} refused: ${f.code ?? f.cause}${f.http_status ? `, HTTP ${f.http_status}` : ""}`],
   attempt_unknown: ["Attempt", "ask", "warn", (f) => `${of(f)} unheard: ${f.reason}`],
   attempt_settled: ["Attempt", "flag", "go",
-    (f) => `${of(f)} ended: ${f.status}${because(f)}, found by ${f.found_by} after ${count(f.looks ?? 0, "look")}`],
+    (f) => `${of(f)} ended: ${f.status}${because(f)}, found by ${f.found_by} after ${count(f.polls ?? 0, "poll")}`],
   webhook_received: ["Webhook", "diamond", "ok", (f) => `webhook ${f.event_type}`],
-  response_claimed: ["Look", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
+  response_claimed: ["Poll", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
   usage_booked: ["Attempt", "tick", "still", (f) => `${of(f)}: ${count(f.output_tokens ?? 0, "output token")} booked after the result`],
-  response_released: ["Look", "cross", "warn", (f) => `no job waits for ${f.response_id}: it is cancelled`],
-  response_observed: ["Look", "dot", "go", (f) => `look: ${f.status ?? f.outcome}${because(f)}`],
-  look_failed: ["Look", "cross", "bad", (f) => `look failed: ${f.reason}`],
-  "responses/timer_fired": ["Look", "tick", "still", () => "time for a look"],
+  response_released: ["Poll", "cross", "warn", (f) => `no job waits for ${f.response_id}: it is cancelled`],
+  response_observed: ["Poll", "dot", "go", (f) => `poll: ${f.status ?? f.outcome}${because(f)}`],
+  poll_failed: ["Poll", "cross", "bad", (f) => `poll failed: ${f.reason}`],
+  "responses/timer_fired": ["Poll", "tick", "still", () => "time for a poll"],
 };
 
 /** Lane, shape and tone of a fact. */

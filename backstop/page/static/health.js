@@ -63,19 +63,19 @@ export function healthView({ query, onLeave, fail }) {
   }
 
   function webhooks({ webhooks: found, since_ms: from, until_ms: to }) {
-    const ends = found.webhook + found.look;
+    const ends = found.webhook + found.poll;
     if (!ends) return null;
     return h("section", { class: "card" }, h("h2", {}, "How ends were found"),
       h("p", { class: "hint" },
-        `Over ${span(found.period_ms)} each. A webhook counts as missed when a look found the end before it came: `,
+        `Over ${span(found.period_ms)} each. A webhook counts as missed when a poll found the end before it came: `,
         `${share(found.missed, ends)} of ${count(ends, "end")}.`),
       h("div", { class: "legend" }, h("span", { class: "key webhook" }, h("i", {}), "by webhook"),
-        h("span", { class: "key look" }, h("i", {}), "by a look, webhook came"),
-        h("span", { class: "key missed" }, h("i", {}), "by a look, webhook missed")),
+        h("span", { class: "key poll" }, h("i", {}), "by a poll, webhook came"),
+        h("span", { class: "key missed" }, h("i", {}), "by a poll, webhook missed")),
       bars(found, from, to, body.clientWidth - 34),
       h("details", {}, h("summary", {}, "As a table"), h("div", { class: "scroll" },
-        table(["From", "By webhook", "By a look", "Missed"],
-        found.periods.map((p) => [new Date(p.from_ms).toLocaleString("en-GB"), p.webhook, p.look, p.missed])))));
+        table(["From", "By webhook", "By a poll", "Missed"],
+        found.periods.map((p) => [new Date(p.from_ms).toLocaleString("en-GB"), p.webhook, p.poll, p.missed])))));
   }
 }
 
@@ -90,7 +90,7 @@ function tiles(stats) {
     [share(outcomes.completed ?? 0, stats.ended), [badge("completed")]],
     [time("running", "p50_ms"), "median run, slowest model"],
     [time("detection", "p99_ms"), "p99 until seen, slowest model"],
-    [share(found.missed, found.webhook + found.look), "webhooks missed"],
+    [share(found.missed, found.webhook + found.poll), "webhooks missed"],
   ].map(([value, name]) => h("li", {}, h("b", {}, value), h("span", {}, name))));
 }
 

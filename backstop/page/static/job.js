@@ -6,7 +6,7 @@ import { drawTimeline } from "./timeline.js";
 import { ago, badge, clock, count, now, number, size, span, waiting } from "./words.js";
 
 const OUTPUT_CHARS_MAX = 4_000;
-const LOOK_MS = 2_000; // for facts that change no row: webhooks, looks
+const POLL_MS = 2_000; // for facts that change no row: webhooks, polls
 
 export function jobView({ id, scopes, onLeave, fail, follow }) {
   const parts = Object.fromEntries(["top", "summary", "result", "chart",
@@ -43,7 +43,7 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
       put(parts.summary, summary(job));
       put(parts.result, result(job, fail));
     }
-    put(waits, job.terminal ? null : ["Waits for ", waiting(job, nextLook(entries)), "."]);
+    put(waits, job.terminal ? null : ["Waits for ", waiting(job, nextPoll(entries)), "."]);
     draw();
     put(parts.facts, factsTable(entries));
     if (job.terminal) stopFollowing();
@@ -67,7 +67,7 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
   onLeave(() => watcher.disconnect());
   stopFollowing = follow(jobPath(id, "/events"), { job: (seen) => (seen.terminal ? stopFollowing() : null, read()),
     gap: read });
-  onLeave(every(LOOK_MS, () => (job?.terminal ? null : read())));
+  onLeave(every(POLL_MS, () => (job?.terminal ? null : read())));
   return [parts.top, parts.summary,
     h("section", { class: "card" }, h("h2", {}, "Timeline"), parts.chart,
       h("details", { class: "facts-fold" }, h("summary", {}, "All facts, as a table"),
@@ -82,8 +82,8 @@ function drawChart(holder, job, entries) {
 }
 
 /** When it is looked at next, as the facts of its responses have it; undefined where nobody does, or it is past. */
-function nextLook(entries) {
-  const told = entries.map(({ summary }) => summary.next_look_at_ms ?? summary.look_at_ms).filter(Boolean);
+function nextPoll(entries) {
+  const told = entries.map(({ summary }) => summary.next_poll_at_ms ?? summary.poll_at_ms).filter(Boolean);
   return told.length && told.at(-1) > now() ? told.at(-1) : undefined;
 }
 

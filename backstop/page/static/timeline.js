@@ -1,4 +1,4 @@
-// A job's facts as lanes: the job, its attempts as bars, webhooks, looks. The table of facts says the same.
+// A job's facts as lanes: the job, its attempts as bars, webhooks, polls. The table of facts says the same.
 import { h, put, s } from "./dom.js";
 import { kindOf, tell } from "./facts.js";
 import { clock, span, tone as toneOf } from "./words.js";
@@ -26,7 +26,7 @@ function lanesOf(job, entries, untilMs) {
   lane("Job");
   for (const [number, bars] of attemptBars(job, entries, untilMs)) lane(`Attempt ${number}`).bars.push(...bars);
   lane("Webhook");
-  lane("Look");
+  lane("Poll");
   for (const entry of entries) {
     const [name, shape, tone] = kindOf(entry) ?? ["Job", "tick", "still"];
     const ended = shape === "flag" && toneOf(entry.summary.outcome ?? entry.summary.status);

@@ -19,7 +19,7 @@ Failpoint = Literal[
     "response_fold.rows.written", "response_fold.recovering",
     "submitter.taken", "submitter.committed", "submitter.posted", "submitter.answered", "submitter.reported",
     "submitter.tail.reading",
-    "caller.taken", "caller.answered", "caller.reported",
+    "poller.taken", "poller.answered", "poller.reported",
     "scheduler.timer.acked", "scheduler.index.rebuilding",
     "results.begun", "results.sent", "results.committed", "results.tail.reading",
     "projection.in_transaction", "projection.committed", "projection.rebuilding",

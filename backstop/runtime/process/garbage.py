@@ -23,7 +23,7 @@ def return_large_blocks() -> None:
         return
 
 
-def settle_heap() -> None:
+def settle_garbage_collector() -> None:
     """Leave what the imports made out of every later collection. To be called once, when all is imported and nothing runs yet.
 
     Modules, models and compiled schemas are some hundred thousand objects that live as long as the process. A full collection looks through

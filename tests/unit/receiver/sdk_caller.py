@@ -12,7 +12,7 @@ from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
 from schemas.results import JobResult, Reason, Timings
 from streams.submission import submission_sha256
-from tests.unit.receiver.door import NOW_MS, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryReads
 
 ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}
@@ -26,27 +26,27 @@ USAGE = {
 }  # fmt: skip
 QUICK = Limits(appear_s=0.1, cancelled_s=0.1)
 
-Story = Callable[[Door, AsyncOpenAI], Awaitable[None]]
+Story = Callable[[Ingress, AsyncOpenAI], Awaitable[None]]
 
 
 @asynccontextmanager
-async def sdk(door: Door, **options: Any) -> AsyncIterator[AsyncOpenAI]:
+async def sdk(ingress: Ingress, **options: Any) -> AsyncIterator[AsyncOpenAI]:
     """The SDK as a caller has it; strict, so that it refuses any object of the wrong shape."""
     options = {"max_retries": 0, "_strict_response_validation": True, **options}
-    async with AsyncOpenAI(base_url=f"{door.url}/v1", api_key="any", **options) as client:
+    async with AsyncOpenAI(base_url=f"{ingress.url}/v1", api_key="any", **options) as client:
         yield client
 
 
 def with_sdk(story: Story, reads: MemoryReads | None = None, limits: Limits = QUICK, **options: Any) -> None:
-    async def run(door: Door) -> None:
-        async with sdk(door, **options) as client:
-            await story(door, client)
+    async def run(ingress: Ingress) -> None:
+        async with sdk(ingress, **options) as client:
+            await story(ingress, client)
 
-    with_door(run, reads=reads, limits=limits)
+    with_ingress(run, reads=reads, limits=limits)
 
 
-def submitted(door: Door) -> list[JobSubmitted]:
-    return [fact for fact in door.publisher.landed if isinstance(fact, JobSubmitted)]
+def submitted(ingress: Ingress) -> list[JobSubmitted]:
+    return [fact for fact in ingress.publisher.landed if isinstance(fact, JobSubmitted)]
 
 
 def result_of(outcome: str, response: dict[str, Any] | None = None, reason: Reason | None = None) -> JobResult:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.jobs import JobSubmitted, ResponseAdopted
-from tests.unit.receiver.door import NOW_MS, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryReads
 from tests.unit.receiver.test_sdk_keys import Ring
 
@@ -14,35 +14,35 @@ RESPONSE = "resp_0123456789abcdef"
 LITELLM = "resp_" + "bGl0ZWxsbTpjdXN0b21" * 24 + "=="
 
 
-async def adopt(door: Door, response_id: Any = RESPONSE, headers: Any = None, **more: Any) -> tuple[int, Any]:
+async def adopt(ingress: Ingress, response_id: Any = RESPONSE, headers: Any = None, **more: Any) -> tuple[int, Any]:
     body = {"response_id": response_id, **more}
-    status, document, _ = await door.call("POST", "/v1/jobs/adopt", json=body, headers=headers or {})
+    status, document, _ = await ingress.call("POST", "/v1/jobs/adopt", json=body, headers=headers or {})
     return status, document
 
 
 def test_a_response_that_was_created_elsewhere_becomes_a_job_once() -> None:
-    async def story(door: Door) -> None:
-        status, first = await adopt(door, tags=["old"], include=["reasoning.encrypted_content"], timeout_ms=60_000)
+    async def story(ingress: Ingress) -> None:
+        status, first = await adopt(ingress, tags=["old"], include=["reasoning.encrypted_content"], timeout_ms=60_000)
         assert (status, first["status"], first["deadline_at_ms"]) == (202, "accepted", NOW_MS + 60_000)
         assert first["links"]["self"] == f"/v1/jobs/{first['job_id']}"
         # The response names the job, not how it is asked for.
-        assert await adopt(door, timeout_ms=90_000) == (200, first)
-        (fact,) = door.publisher.landed
+        assert await adopt(ingress, timeout_ms=90_000) == (200, first)
+        (fact,) = ingress.publisher.landed
         assert isinstance(fact, ResponseAdopted)
         assert (fact.response_id, fact.job_id, fact.tenant) == (RESPONSE, first["job_id"], "default")
         assert (fact.tags, fact.include) == (("old",), ("reasoning.encrypted_content",))
-        other = await adopt(door, LITELLM)
+        other = await adopt(ingress, LITELLM)
         assert other[0] == 202
         assert other[1]["job_id"] != first["job_id"]
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_the_form_of_an_adopted_jobs_id_never_changes() -> None:
-    async def story(door: Door) -> None:
-        assert (await adopt(door, "resp_1"))[1]["job_id"] == "adopted_7a8babb8a11671dfe03c4a5e8f77c6db"
+    async def story(ingress: Ingress) -> None:
+        assert (await adopt(ingress, "resp_1"))[1]["job_id"] == "adopted_7a8babb8a11671dfe03c4a5e8f77c6db"
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize(
@@ -62,44 +62,44 @@ def test_the_form_of_an_adopted_jobs_id_never_changes() -> None:
     ],
 )
 def test_what_names_no_response_is_refused_and_says_where(body: Any, status: int, pointer: str | None) -> None:
-    async def story(door: Door) -> None:
-        seen, document, _ = await door.call("POST", "/v1/jobs/adopt", json=body)
+    async def story(ingress: Ingress) -> None:
+        seen, document, _ = await ingress.call("POST", "/v1/jobs/adopt", json=body)
         assert seen == status, document
         assert pointer is None or [error["pointer"] for error in document["errors"]] == [pointer]
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_a_response_of_ones_own_job_is_that_job() -> None:
     reads = MemoryReads()
     reads.owners[RESPONSE] = ("default", "job_1")
-    reads.add("default", "resp_of_the_door")
+    reads.add("default", "resp_of_the_ingress")
 
-    async def story(door: Door) -> None:
-        assert (await adopt(door))[1]["job_id"] == "job_1"
+    async def story(ingress: Ingress) -> None:
+        assert (await adopt(ingress))[1]["job_id"] == "job_1"
         # An id that POST /v1/responses gave is a job's id: the provider does not know it.
-        status, document = await adopt(door, "resp_of_the_door")
-        assert (status, document["job_id"]) == (200, "resp_of_the_door")
-        status, created, _ = await door.call(
+        status, document = await adopt(ingress, "resp_of_the_ingress")
+        assert (status, document["job_id"]) == (200, "resp_of_the_ingress")
+        status, created, _ = await ingress.call(
             "POST", "/v1/responses", json={"model": "m", "input": "x", "background": True}
         )
-        assert (await adopt(door, created["id"]))[1]["job_id"] == created["id"]
-        assert [type(fact) for fact in door.publisher.landed] == [JobSubmitted]
+        assert (await adopt(ingress, created["id"]))[1]["job_id"] == created["id"]
+        assert [type(fact) for fact in ingress.publisher.landed] == [JobSubmitted]
 
-    with_door(story, reads=reads)
+    with_ingress(story, reads=reads)
 
 
 def test_where_nobody_can_tell_whose_it_is_nothing_is_promised() -> None:
     reads = MemoryReads()
     reads.away = True
 
-    async def story(door: Door) -> None:
-        status, document = await adopt(door)
+    async def story(ingress: Ingress) -> None:
+        status, document = await adopt(ingress)
         assert (status, document["code"]) == (503, "reads_unavailable")
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
 
-    with_door(story, reads=reads)
+    with_ingress(story, reads=reads)
 
 
 def test_another_tenants_response_is_refused_as_any_that_is_not_his(tmp_path: Path) -> None:
@@ -107,17 +107,17 @@ def test_another_tenants_response_is_refused_as_any_that_is_not_his(tmp_path: Pa
     acme, globex, operator = ring.add("acme"), ring.add("globex"), ring.add("default")
     reads.owners[RESPONSE] = ("acme", "acme:job_1")
 
-    async def story(door: Door) -> None:
-        theirs, nobodys = await adopt(door, headers=globex), await adopt(door, "resp_unknown", headers=globex)
+    async def story(ingress: Ingress) -> None:
+        theirs, nobodys = await adopt(ingress, headers=globex), await adopt(ingress, "resp_unknown", headers=globex)
         assert theirs == nobodys
         assert (theirs[0], theirs[1]["errors"][0]["pointer"]) == (422, "#/response_id")
-        assert (await adopt(door, headers=acme))[1]["job_id"] == "job_1"
-        status, document = await adopt(door, headers=operator)
+        assert (await adopt(ingress, headers=acme))[1]["job_id"] == "job_1"
+        status, document = await adopt(ingress, headers=operator)
         assert (status, document["code"]) == (409, "response_taken")
         assert "acme" not in str(document)
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
 
-    with_door(story, reads=reads, keys_file=ring.path)
+    with_ingress(story, reads=reads, keys_file=ring.path)
 
 
 def test_where_ids_are_shared_each_tenant_adopts_for_itself(tmp_path: Path) -> None:
@@ -125,22 +125,22 @@ def test_where_ids_are_shared_each_tenant_adopts_for_itself(tmp_path: Path) -> N
     acme, globex = ring.add("acme"), ring.add("globex")
     reads.owners["resp_taken"] = ("acme", "acme:job_1")
 
-    async def story(door: Door) -> None:
-        assert (await adopt(door, headers=acme))[0] == 202
-        assert (await adopt(door, headers=globex))[0] == 202  # The log decides which of them it belongs to.
-        assert [fact.job_id.partition(":")[0] for fact in door.publisher.landed] == ["acme", "globex"]  # type: ignore[attr-defined]
-        status, document = await adopt(door, "resp_taken", headers=globex)
+    async def story(ingress: Ingress) -> None:
+        assert (await adopt(ingress, headers=acme))[0] == 202
+        assert (await adopt(ingress, headers=globex))[0] == 202  # The log decides which of them it belongs to.
+        assert [fact.job_id.partition(":")[0] for fact in ingress.publisher.landed] == ["acme", "globex"]  # type: ignore[attr-defined]
+        status, document = await adopt(ingress, "resp_taken", headers=globex)
         assert (status, document["code"]) == (409, "response_taken")
         assert "acme" not in str(document)
 
-    with_door(story, reads=reads, keys_file=ring.path, door={"shared_ids": ("resp_*",)})
+    with_ingress(story, reads=reads, keys_file=ring.path, ingress={"shared_ids": ("resp_*",)})
 
 
 def test_an_adoption_that_nobody_acknowledged_promises_nothing_and_may_be_sent_again() -> None:
-    async def story(door: Door) -> None:
-        door.publisher.away = True
-        assert (await adopt(door))[0] == 503
-        door.publisher.away = False
-        assert (await adopt(door))[0] == 202
+    async def story(ingress: Ingress) -> None:
+        ingress.publisher.away = True
+        assert (await adopt(ingress))[0] == 503
+        ingress.publisher.away = False
+        assert (await adopt(ingress))[0] == 202
 
-    with_door(story)
+    with_ingress(story)

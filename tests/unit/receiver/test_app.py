@@ -12,7 +12,7 @@ from receiver.limits import Limits
 from receiver.lookups import KnownJob
 from receiver.settings import ReceiverSettings, check_relations
 from tests.support.memory_publisher import MemoryPublisher
-from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_door
+from tests.unit.receiver.ingress import OTHER_SECRET, SECRET, Ingress, settings, with_ingress
 
 
 @pytest.mark.parametrize(
@@ -27,39 +27,39 @@ from tests.unit.receiver.door import OTHER_SECRET, SECRET, Door, settings, with_
     ],
 )
 def test_unknown_routes_and_methods_are_problems(method: str, path: str, expected: int) -> None:
-    async def story(door: Door) -> None:
-        status, document, response = await door.call(method, path)
+    async def story(ingress: Ingress) -> None:
+        status, document, response = await ingress.call(method, path)
         assert (status, document["status"]) == (expected, expected)
         assert response.content_type == "application/problem+json"
         assert document["type"].startswith("urn:backstop:problem:")
         assert "aiohttp" not in response.headers["Server"]
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_an_expectation_is_met_or_refused() -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         body = {"request": {"model": "m"}}
-        assert (await door.call("POST", "/v1/jobs", json=body, expect100=True))[0] == 202
-        assert (await door.call("POST", "/v1/jobs", json=body, headers={"Expect": "a-pony"}))[0] == 417
+        assert (await ingress.call("POST", "/v1/jobs", json=body, expect100=True))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs", json=body, headers={"Expect": "a-pony"}))[0] == 417
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/metrics", "/version"])
 def test_health_is_shown(path: str) -> None:
-    async def story(door: Door) -> None:
-        assert (await door.call("GET", path))[0] == 200
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("GET", path))[0] == 200
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_by_default_the_public_port_has_no_metrics() -> None:
-    async def story(door: Door) -> None:
-        assert (await door.call("GET", "/metrics"))[0] == 404
-        assert (await door.call("GET", "/readyz"))[0] == 200
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("GET", "/metrics"))[0] == 404
+        assert (await ingress.call("GET", "/readyz"))[0] == 200
 
-    with_door(story, metrics_public=False)
+    with_ingress(story, metrics_public=False)
 
 
 def test_the_admin_port_is_not_the_public_one(tmp_path: Path) -> None:
@@ -78,29 +78,29 @@ def test_a_blob_is_kept_for_longer_than_a_job_may_run(tmp_path: Path, days: int,
 
 
 def test_the_document_of_the_api_needs_no_key_and_tells_each_route() -> None:
-    async def story(door: Door) -> None:
-        status, document, _ = await door.call("GET", "/openapi.json")
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("GET", "/openapi.json")
         assert (status, document["openapi"]) == (200, "3.1.0")
         submit = document["paths"]["/v1/jobs"]["post"]
         assert (submit["operationId"], submit["security"]) == ("submitJob", [{"key": ["submit"]}])
         assert document["paths"]["/webhooks/openai"]["post"]["security"] == []
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_not_ready_while_the_log_does_not_acknowledge() -> None:
-    async def story(door: Door) -> None:
-        door.publisher.away = True
-        await door.hook()
-        status, document, _ = await door.call("GET", "/readyz")
+    async def story(ingress: Ingress) -> None:
+        ingress.publisher.away = True
+        await ingress.webhook()
+        status, document, _ = await ingress.call("GET", "/readyz")
         assert status == 503
         assert "acknowledged nothing" in document["reasons"]["log"]
-        assert (await door.call("GET", "/livez"))[0] == 200
-        door.publisher.away = False
-        await door.hook()
-        assert (await door.call("GET", "/readyz"))[0] == 200
+        assert (await ingress.call("GET", "/livez"))[0] == 200
+        ingress.publisher.away = False
+        await ingress.webhook()
+        assert (await ingress.call("GET", "/readyz"))[0] == 200
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_a_failure_of_ours_is_a_500_that_shows_and_logs_nothing_of_the_request() -> None:
@@ -114,9 +114,9 @@ def test_a_failure_of_ours_is_a_500_that_shows_and_logs_nothing_of_the_request()
         async def get(self, sha256: str) -> bytes:
             raise AssertionError
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         with structlog.testing.capture_logs() as logs:
-            status, document, _ = await door.submit({"request": {"model": "m", "input": "canary-prompt" * 9_000}})
+            status, document, _ = await ingress.submit({"request": {"model": "m", "input": "canary-prompt" * 9_000}})
         assert (status, document["code"]) == (500, "internal")
         assert "canary-prompt" not in repr(document)
         (failure,) = [line for line in logs if line["event"] == "request_failed"]
@@ -124,7 +124,7 @@ def test_a_failure_of_ours_is_a_500_that_shows_and_logs_nothing_of_the_request()
         assert any("submissions.py" in frame for frame in failure["where"])
         assert "canary-prompt" not in repr(logs)
 
-    with_door(story, blobs=Broken(), find_job=broken)
+    with_ingress(story, blobs=Broken(), find_job=broken)
 
 
 def test_an_old_failure_lets_traffic_try_again() -> None:
@@ -140,26 +140,26 @@ def test_an_old_failure_lets_traffic_try_again() -> None:
 
 
 def test_conditions_of_readiness_can_be_added() -> None:
-    async def story(door: Door) -> None:
-        door.app[HEALTH].expect("broker")
-        assert (await door.call("GET", "/readyz"))[0] == 503
-        door.app[HEALTH].met("broker")
-        assert (await door.call("GET", "/readyz"))[0] == 200
+    async def story(ingress: Ingress) -> None:
+        ingress.app[HEALTH].expect("broker")
+        assert (await ingress.call("GET", "/readyz"))[0] == 503
+        ingress.app[HEALTH].met("broker")
+        assert (await ingress.call("GET", "/readyz"))[0] == 200
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_requests_are_measured_by_route_and_never_by_what_a_caller_chose() -> None:
-    async def story(door: Door) -> None:
-        await door.call("POST", "/v1/jobs/one/cancel")
-        await door.call("POST", "/v1/jobs/two/cancel")
-        await door.call("PURGE", "/tea-1")
+    async def story(ingress: Ingress) -> None:
+        await ingress.call("POST", "/v1/jobs/one/cancel")
+        await ingress.call("POST", "/v1/jobs/two/cancel")
+        await ingress.call("PURGE", "/tea-1")
         name = "backstop_http_request_duration_seconds_count"
         cancels = f'{name}{{method="POST",route="/v1/jobs/{{job_id}}/cancel",status_class="2xx"}}'
-        assert await door.metric(cancels) == 2.0
-        assert await door.metric(f'{name}{{method="other",route="unmatched",status_class="4xx"}}') == 1.0
+        assert await ingress.metric(cancels) == 2.0
+        assert await ingress.metric(f'{name}{{method="other",route="unmatched",status_class="4xx"}}') == 1.0
 
-    with_door(story)
+    with_ingress(story)
 
 
 def build(**changed: Any) -> None:
@@ -186,7 +186,7 @@ def test_the_settings_of_tests_are_good() -> None:
         ({"webhook_secrets": ()}, "BACKSTOP_WEBHOOK_SECRETS"),
         ({"webhook_secrets": "whsec_AAAA"}, "BACKSTOP_WEBHOOK_SECRETS"),
         ({"unclaimed_forget_after_ms": 72 * 3_600_000}, "BACKSTOP_UNCLAIMED_FORGET_AFTER_MS"),
-        ({"door": {"backoff_base_ms": 60_001}}, "BACKSTOP_DOOR_BACKOFF_BASE_MS"),
+        ({"ingress": {"backoff_base_ms": 60_001}}, "BACKSTOP_SUBMISSION_BACKOFF_BASE_MS"),
         ({"clock_offset_ms": 1}, "BACKSTOP_CLOCK_OFFSET_MS"),
     ],
 )
@@ -203,12 +203,16 @@ def test_limits_that_contradict_each_other_are_refused(changed: dict[str, Any]) 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKSTOP_WEBHOOK_SECRETS", f" {SECRET}, {OTHER_SECRET},")
-    monkeypatch.setenv("BACKSTOP_DOOR_TIMEOUT_MS", "700000")
-    monkeypatch.setenv("BACKSTOP_DOOR_BACKOFF_BASE_MS", "5")
+    monkeypatch.setenv("BACKSTOP_SUBMISSION_TIMEOUT_MS", "700000")
+    monkeypatch.setenv("BACKSTOP_SUBMISSION_BACKOFF_BASE_MS", "5")
     monkeypatch.setenv("BACKSTOP_PORT", "0")
     found = ReceiverSettings()
     assert [secret.get_secret_value() for secret in found.webhook_secrets] == [SECRET, OTHER_SECRET]
-    assert (found.door.timeout_ms, found.door.backoff_base_ms, found.door.retries_max) == (700_000, 5, 2)
+    assert (found.submission.timeout_ms, found.submission.backoff_base_ms, found.submission.retries_max) == (
+        700_000,
+        5,
+        2,
+    )
     assert found.port == 0
     assert SECRET not in repr(found)
     assert SECRET not in found.model_dump_json()

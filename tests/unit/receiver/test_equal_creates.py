@@ -11,7 +11,7 @@ from backstop.runtime.blobs import FolderBlobs
 from backstop.runtime.http.keys import TenantLimits
 from receiver.limits import Limits
 from receiver.responses_api.repeats import EXPECTED_MS, Repeats
-from tests.unit.receiver.door import Door, with_door
+from tests.unit.receiver.ingress import Ingress, with_ingress
 from tests.unit.receiver.sdk_caller import ASKED, QUICK, sdk, submitted
 from tests.unit.receiver.test_sdk_keys import Ring
 
@@ -36,18 +36,18 @@ async def all_at_once(client: AsyncOpenAI, calls: int = CALLS) -> list[str]:
     return [made.id for made in await asyncio.gather(*(client.responses.create(**ASKED) for _ in range(calls)))]
 
 
-def check(door: Door, ids: list[str]) -> None:
+def check(ingress: Ingress, ids: list[str]) -> None:
     assert len(set(ids)) == len(ids), "each call has a response of its own"
-    assert {fact.job_id.rpartition(":")[2] for fact in submitted(door)} == set(ids), "and nothing else is paid"
+    assert {fact.job_id.rpartition(":")[2] for fact in submitted(ingress)} == set(ids), "and nothing else is paid"
 
 
 @pytest.mark.parametrize("refused", [0, 1, 4, CALLS])
 def test_equal_creates_of_which_the_store_refuses_some_find_a_response_each(tmp_path: Path, refused: int) -> None:
-    async def story(door: Door) -> None:
-        async with sdk(door, max_retries=3) as client:
-            check(door, await all_at_once(client))
+    async def story(ingress: Ingress) -> None:
+        async with sdk(ingress, max_retries=3) as client:
+            check(ingress, await all_at_once(client))
 
-    with_door(story, limits=Limits(appear_s=0.1, retry_after_s=1), blobs=Refusing(tmp_path, refused))
+    with_ingress(story, limits=Limits(appear_s=0.1, retry_after_s=1), blobs=Refusing(tmp_path, refused))
 
 
 def test_equal_creates_beyond_the_rate_of_their_tenant_find_a_response_each(tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_equal_creates_beyond_the_rate_of_their_tenant_find_a_response_each(tmp_
     ring.tenants["acme"] = TenantLimits(requests_per_s=4, requests_burst=4)
     token = ring.add("acme")["Authorization"].removeprefix("Bearer ")
 
-    async def story(door: Door) -> None:
-        async with sdk(door, max_retries=6) as client:
-            check(door, await all_at_once(client.with_options(api_key=token)))
+    async def story(ingress: Ingress) -> None:
+        async with sdk(ingress, max_retries=6) as client:
+            check(ingress, await all_at_once(client.with_options(api_key=token)))
 
-    with_door(story, limits=QUICK, keys_file=ring.path)
+    with_ingress(story, limits=QUICK, keys_file=ring.path)
 
 
 def test_a_refused_create_leaves_nothing_in_the_store(tmp_path: Path) -> None:
@@ -68,15 +68,15 @@ def test_a_refused_create_leaves_nothing_in_the_store(tmp_path: Path) -> None:
     ring.tenants["acme"] = TenantLimits(open_jobs_max=1)
     headers = ring.add("acme")
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         asked: dict[str, Any] = {**ASKED, "input": "x" * 200_000}
         for path, body in (("/v1/responses", asked), ("/v1/jobs", {"request": {"model": "m", "input": "x" * 200_000}})):
-            assert (await door.call("POST", "/v1/responses", json=ASKED, headers=headers))[0] in {200, 429}
+            assert (await ingress.call("POST", "/v1/responses", json=ASKED, headers=headers))[0] in {200, 429}
             before = sorted((tmp_path / "blobs").rglob("*"))
-            assert (await door.call("POST", path, json=body, headers=headers))[0] == 429
+            assert (await ingress.call("POST", path, json=body, headers=headers))[0] == 429
             assert sorted((tmp_path / "blobs").rglob("*")) == before
 
-    with_door(story, limits=QUICK, keys_file=ring.path, blobs=FolderBlobs(tmp_path / "blobs"))
+    with_ingress(story, limits=QUICK, keys_file=ring.path, blobs=FolderBlobs(tmp_path / "blobs"))
 
 
 class Memory(Repeats):

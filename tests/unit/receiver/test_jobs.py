@@ -13,19 +13,21 @@ from schemas.base import BlobBody, InlineBody
 from schemas.jobs import CancelRequested, JobSubmitted
 from schemas.requests import REQUEST_BYTES_MAX
 from tests.support.waiting import eventually
-from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, raw_exchange, with_door
+from tests.unit.receiver.ingress import NOW_MS, SUBMIT, Ingress, raw_exchange, with_ingress
 
 OTHER = {"request": {"model": "gpt-5", "input": "something else"}}
 
 
-def submitted(door: Door) -> list[JobSubmitted]:
-    return [fact for fact in door.publisher.acked if isinstance(fact, JobSubmitted)]
+def submitted(ingress: Ingress) -> list[JobSubmitted]:
+    return [fact for fact in ingress.publisher.acked if isinstance(fact, JobSubmitted)]
 
 
 def test_a_submission_is_a_fact_before_it_is_answered() -> None:
-    async def story(door: Door) -> None:
-        status, document, response = await door.submit({**SUBMIT, "session_id": "s1", "tags": ["a"], "retries_max": 1})
-        (fact,) = submitted(door)
+    async def story(ingress: Ingress) -> None:
+        status, document, response = await ingress.submit(
+            {**SUBMIT, "session_id": "s1", "tags": ["a"], "retries_max": 1}
+        )
+        (fact,) = submitted(ingress)
         assert status == 202
         assert document == {
             "job_id": fact.job_id,
@@ -36,42 +38,42 @@ def test_a_submission_is_a_fact_before_it_is_answered() -> None:
         assert response.headers["Location"] == f"/v1/jobs/{fact.job_id}"
         assert fact.job_id.startswith("job_")
         assert len(fact.job_id) == 4 + 32
-        assert (fact.door, fact.tenant, fact.model, fact.at_ms) == ("http", "default", "gpt-5", NOW_MS)
+        assert (fact.ingress, fact.tenant, fact.model, fact.at_ms) == ("http", "default", "gpt-5", NOW_MS)
         assert (fact.session_id, fact.tags, fact.policy.retries_max) == ("s1", ("a",), 1)
         assert fact.request == InlineBody(value=SUBMIT["request"])
-        assert await door.metric('backstop_jobs_submitted_total{door="http"}') == 1.0
+        assert await ingress.metric('backstop_jobs_submitted_total{door="http"}') == 1.0
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_two_submissions_without_a_name_are_two_jobs() -> None:
-    async def story(door: Door) -> None:
-        first, second = [(await door.submit())[1]["job_id"] for _ in range(2)]
+    async def story(ingress: Ingress) -> None:
+        first, second = [(await ingress.submit())[1]["job_id"] for _ in range(2)]
         assert first != second
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_a_large_request_is_stored_before_the_fact_that_refers_to_it() -> None:
-    async def story(door: Door) -> None:
-        status, _, _ = await door.submit({"request": {"model": "gpt-5", "input": "x" * 100_000}})
+    async def story(ingress: Ingress) -> None:
+        status, _, _ = await ingress.submit({"request": {"model": "gpt-5", "input": "x" * 100_000}})
         assert status == 202
-        assert isinstance(submitted(door)[0].request, BlobBody)
+        assert isinstance(submitted(ingress)[0].request, BlobBody)
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_without_the_broker_a_submission_is_503_and_may_be_repeated() -> None:
-    async def story(door: Door) -> None:
-        door.publisher.away = True
-        status, document, response = await door.submit({**SUBMIT, "job_id": "j"})
+    async def story(ingress: Ingress) -> None:
+        ingress.publisher.away = True
+        status, document, response = await ingress.submit({**SUBMIT, "job_id": "j"})
         assert (status, document["code"]) == (503, "log_unavailable")
         assert response.headers["Retry-After"] == "2"
-        assert (await door.call("POST", "/v1/jobs/j/cancel"))[0] == 503
-        door.publisher.away = False
-        assert (await door.submit({**SUBMIT, "job_id": "j"}))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs/j/cancel"))[0] == 503
+        ingress.publisher.away = False
+        assert (await ingress.submit({**SUBMIT, "job_id": "j"}))[0] == 202
 
-    with_door(story)
+    with_ingress(story)
 
 
 class FullDisk:
@@ -83,11 +85,11 @@ class FullDisk:
 
 
 def test_without_room_for_the_body_a_submission_is_503() -> None:
-    async def story(door: Door) -> None:
-        assert (await door.submit({"request": {"model": "m", "input": "x" * 100_000}}))[0] == 503
-        assert door.publisher.landed == []
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.submit({"request": {"model": "m", "input": "x" * 100_000}}))[0] == 503
+        assert ingress.publisher.landed == []
 
-    with_door(story, blobs=FullDisk())
+    with_ingress(story, blobs=FullDisk())
 
 
 REFUSED: dict[str, tuple[Any, int, str | None]] = {
@@ -115,8 +117,8 @@ REFUSED: dict[str, tuple[Any, int, str | None]] = {
 def test_what_is_no_submission_is_a_problem_that_says_where(name: str) -> None:
     body, expected, pointer = REFUSED[name]
 
-    async def story(door: Door) -> None:
-        status, document, response = await door.call(
+    async def story(ingress: Ingress) -> None:
+        status, document, response = await ingress.call(
             "POST", "/v1/jobs", data=body, headers={"Content-Type": "application/json"}
         )
         assert status == expected
@@ -124,32 +126,32 @@ def test_what_is_no_submission_is_a_problem_that_says_where(name: str) -> None:
         assert {"type", "title", "status", "detail"} <= document.keys()
         assert document["status"] == expected
         assert [error["pointer"] for error in document.get("errors", [])] == ([pointer] if pointer else [])
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", None]
 )
 def test_only_json_in_utf_8_is_read(content_type: str | None) -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         headers = {"Content-Type": content_type} if content_type else {}
         skipped = () if content_type else ("Content-Type",)
-        status, _, _ = await door.call(
+        status, _, _ = await ingress.call(
             "POST", "/v1/jobs", data=orjson.dumps(SUBMIT), headers=headers, skip_auto_headers=skipped
         )
         assert status == 415
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_json_with_its_charset_is_json() -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         headers = {"Content-Type": "application/json; charset=UTF-8"}
-        assert (await door.call("POST", "/v1/jobs", data=orjson.dumps(SUBMIT), headers=headers))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs", data=orjson.dumps(SUBMIT), headers=headers))[0] == 202
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize("over_bytes", [0, 1])
@@ -158,43 +160,43 @@ def test_a_submission_may_have_a_mebibyte(over_bytes: int) -> None:
     body = body.replace(b'""', b'"' + b"x" * (REQUEST_BYTES_MAX + over_bytes - len(body)) + b'"')
     assert len(body) == REQUEST_BYTES_MAX + over_bytes
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         headers = {"Content-Type": "application/json"}
-        assert (await door.call("POST", "/v1/jobs", data=io.BytesIO(body), headers=headers))[0] == (
+        assert (await ingress.call("POST", "/v1/jobs", data=io.BytesIO(body), headers=headers))[0] == (
             413 if over_bytes else 202
         )
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize("keys", [["a", "a"], [""], ["a b"], ["x" * 256], ["ä"]])
 def test_an_idempotency_key_comes_once_and_is_plain(keys: list[str]) -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         headers = CIMultiDict(("Idempotency-Key", key) for key in keys)
-        status, document, _ = await door.call("POST", "/v1/jobs", json=SUBMIT, headers=headers)
+        status, document, _ = await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=headers)
         assert (status, document["code"]) == (400, "bad_idempotency_key")
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_submissions_at_one_time_are_bounded() -> None:
-    async def story(door: Door) -> None:
-        door.publisher.hold()
-        asking = [asyncio.create_task(door.submit()) for _ in range(2)]
-        await eventually(lambda: len(door.publisher.landed) == 2, 5, "both to be on their way")
-        status, document, response = await door.submit()
+    async def story(ingress: Ingress) -> None:
+        ingress.publisher.hold()
+        asking = [asyncio.create_task(ingress.submit()) for _ in range(2)]
+        await eventually(lambda: len(ingress.publisher.landed) == 2, 5, "both to be on their way")
+        status, document, response = await ingress.submit()
         assert (status, document["code"]) == (503, "busy")
         assert "Retry-After" in response.headers
-        door.publisher.release()
+        ingress.publisher.release()
         assert [status for status, _, _ in await asyncio.gather(*asking)] == [202, 202]
-        assert (await door.submit())[0] == 202
+        assert (await ingress.submit())[0] == 202
 
-    with_door(story, limits=Limits(submissions_concurrent_max=3))
+    with_ingress(story, limits=Limits(submissions_concurrent_max=3))
 
 
 def test_bodies_in_memory_are_bounded_and_given_back() -> None:
-    async def story(door: Door) -> None:
-        slow_reader, slow = await asyncio.open_connection("127.0.0.1", door.port)
+    async def story(ingress: Ingress) -> None:
+        slow_reader, slow = await asyncio.open_connection("127.0.0.1", ingress.port)
         half = b"x" * (REQUEST_BYTES_MAX // 2)
         slow.write(
             b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -205,32 +207,32 @@ def test_bodies_in_memory_are_bounded_and_given_back() -> None:
         large = {"request": {"model": "m", "input": "x" * (REQUEST_BYTES_MAX - 1_000)}}
 
         async def refused() -> bool:
-            return (await door.submit(large))[0] == 503
+            return (await ingress.submit(large))[0] == 503
 
         await eventually(refused, 5, "the slow half to take its share")
-        assert (await door.submit())[0] == 202
+        assert (await ingress.submit())[0] == 202
         slow.write(half)
         assert b" 400 " in await slow_reader.readline()
         slow.close()
         await slow.wait_closed()
-        assert (await door.submit(large))[0] == 202
+        assert (await ingress.submit(large))[0] == 202
 
-    with_door(story, limits=Limits(bodies_memory_bytes_max=6 * REQUEST_BYTES_MAX))
+    with_ingress(story, limits=Limits(bodies_memory_bytes_max=6 * REQUEST_BYTES_MAX))
 
 
 def test_a_cancel_is_a_fact_before_it_is_answered() -> None:
-    async def story(door: Door) -> None:
-        status, document, _ = await door.call("POST", "/v1/jobs/mine-1/cancel", json={"reason": "changed my mind"})
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("POST", "/v1/jobs/mine-1/cancel", json={"reason": "changed my mind"})
         assert (status, document["status"], document["job_id"]) == (202, "cancel_requested", "mine-1")
-        assert door.publisher.acked == [
+        assert ingress.publisher.acked == [
             CancelRequested(
-                id="mine-1/cancel", at_ms=NOW_MS, job_id="mine-1", tenant="default", door="http",
+                id="mine-1/cancel", at_ms=NOW_MS, job_id="mine-1", tenant="default", ingress="http",
                 reason="changed my mind",
             )
         ]  # fmt: skip
-        assert (await door.call("POST", "/v1/jobs/mine-1/cancel"))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs/mine-1/cancel"))[0] == 202
 
-    with_door(story)
+    with_ingress(story)
 
 
 @pytest.mark.parametrize(
@@ -246,12 +248,12 @@ def test_a_cancel_is_a_fact_before_it_is_answered() -> None:
     ],
 )
 def test_a_cancel_that_is_none_is_a_problem(path: str, body: Any, expected: int) -> None:
-    async def story(door: Door) -> None:
-        status, document, _ = await door.call("POST", path, json=body)
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("POST", path, json=body)
         assert (status, document["status"]) == (expected, expected)
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_reading_jobs_is_left_to_others_whose_refusals_are_problems_too() -> None:
@@ -263,33 +265,33 @@ def test_reading_jobs_is_left_to_others_whose_refusals_are_problems_too() -> Non
 
         app.router.add_get("/v1/jobs/{job_id}", show)
 
-    async def story(door: Door) -> None:
-        assert (await door.call("GET", "/v1/jobs/j"))[1] == {"read": "j"}
-        assert (await door.call("GET", "/v1/jobs/none"))[1]["code"] == "not_found"
-        assert (await door.call("GET", "/v1/jobs"))[0] == 405
-        assert (await door.submit())[0] == 202
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("GET", "/v1/jobs/j"))[1] == {"read": "j"}
+        assert (await ingress.call("GET", "/v1/jobs/none"))[1]["code"] == "not_found"
+        assert (await ingress.call("GET", "/v1/jobs"))[0] == 405
+        assert (await ingress.submit())[0] == 202
 
-    with_door(story, add_routes=add_routes)
+    with_ingress(story, add_routes=add_routes)
 
 
 def test_the_failpoint_stands_between_the_record_and_the_answer() -> None:
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         failpoints.arm("receiver.job.acked=raise")
-        assert (await door.submit({**SUBMIT, "job_id": "j"}))[0] == 500
-        assert len(submitted(door)) == 1
-        assert (await door.submit({**SUBMIT, "job_id": "j"}))[0] == 202
+        assert (await ingress.submit({**SUBMIT, "job_id": "j"}))[0] == 500
+        assert len(submitted(ingress)) == 1
+        assert (await ingress.submit({**SUBMIT, "job_id": "j"}))[0] == 202
 
     try:
-        with_door(story)
+        with_ingress(story)
     finally:
         failpoints.arm("")
 
 
 def test_what_is_not_http_is_a_problem_too() -> None:
-    async def story(door: Door) -> None:
-        answer = await raw_exchange(door.port, b"HELLO secret-bytes\r\n\r\n")
+    async def story(ingress: Ingress) -> None:
+        answer = await raw_exchange(ingress.port, b"HELLO secret-bytes\r\n\r\n")
         assert b" 400 " in answer.splitlines()[0]
         assert b"application/problem+json" in answer
         assert b"secret-bytes" not in answer
 
-    with_door(story)
+    with_ingress(story)

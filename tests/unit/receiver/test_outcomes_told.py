@@ -4,7 +4,7 @@ import pytest
 
 from schemas.jobs import CancelRequested
 from tests.simulation.blobs import MemoryBlobs
-from tests.unit.receiver.door import SUBMIT, Door, with_door
+from tests.unit.receiver.ingress import SUBMIT, Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, QUICK, ended, provided, result_of, submitted
 
@@ -22,93 +22,93 @@ class FullBlobs(MemoryBlobs):
         return await super().put(data)
 
 
-def cancels(door: Door) -> list[CancelRequested]:
-    return [fact for fact in door.publisher.landed if isinstance(fact, CancelRequested)]
+def cancels(ingress: Ingress) -> list[CancelRequested]:
+    return [fact for fact in ingress.publisher.landed if isinstance(fact, CancelRequested)]
 
 
 def test_a_deletion_that_could_not_be_stored_has_done_nothing_and_its_repeat_does_all() -> None:
     blobs = FullBlobs()
 
-    async def story(door: Door) -> None:
-        created = (await door.call("POST", "/v1/responses", json=ASKED))[1]
+    async def story(ingress: Ingress) -> None:
+        created = (await ingress.call("POST", "/v1/responses", json=ASKED))[1]
         path = f"/v1/responses/{created['id']}"
         blobs.full = True
-        status, document, answer = await door.call("DELETE", path)
+        status, document, answer = await ingress.call("DELETE", path)
         assert (status, document["error"]["code"], answer.headers["Retry-After"]) == (503, "log_unavailable", "2")
         assert "nothing was done" in document["error"]["message"]
-        assert cancels(door) == []
-        assert (await door.call("GET", path))[0] == 200
+        assert cancels(ingress) == []
+        assert (await ingress.call("GET", path))[0] == 200
         blobs.full = False
-        assert (await door.call("DELETE", path))[1]["deleted"] is True
-        assert len(cancels(door)) == 1
-        assert (await door.call("GET", path))[0] == 404
+        assert (await ingress.call("DELETE", path))[1]["deleted"] is True
+        assert len(cancels(ingress)) == 1
+        assert (await ingress.call("GET", path))[0] == 404
 
-    with_door(story, reads=MemoryReads(), blobs=blobs, limits=QUICK)
+    with_ingress(story, reads=MemoryReads(), blobs=blobs, limits=QUICK)
 
 
 def test_a_deletion_whose_cancel_was_not_heard_says_so_and_its_repeat_cancels() -> None:
-    async def story(door: Door) -> None:
-        created = (await door.call("POST", "/v1/responses", json=ASKED))[1]
+    async def story(ingress: Ingress) -> None:
+        created = (await ingress.call("POST", "/v1/responses", json=ASKED))[1]
         path = f"/v1/responses/{created['id']}"
-        door.publisher.away = True
-        status, document, _ = await door.call("DELETE", path)
+        ingress.publisher.away = True
+        status, document, _ = await ingress.call("DELETE", path)
         assert status == 503
         assert "deleted for its readers" in document["error"]["message"]
-        assert (await door.call("GET", path))[0] == 404, "as the answer said"
-        door.publisher.away = False
-        assert (await door.call("DELETE", path))[:2] == (
+        assert (await ingress.call("GET", path))[0] == 404, "as the answer said"
+        ingress.publisher.away = False
+        assert (await ingress.call("DELETE", path))[:2] == (
             200, {"id": created["id"], "object": "response", "deleted": True},
         )  # fmt: skip
-        assert len(cancels(door)) == 1
+        assert len(cancels(ingress)) == 1
 
-    with_door(story, reads=MemoryReads(), limits=QUICK)
+    with_ingress(story, reads=MemoryReads(), limits=QUICK)
 
 
 def test_a_deletion_is_answered_alike_however_often_it_is_sent() -> None:
     reads = MemoryReads()
 
-    async def story(door: Door) -> None:
-        created = (await door.call("POST", "/v1/responses", json=ASKED))[1]
+    async def story(ingress: Ingress) -> None:
+        created = (await ingress.call("POST", "/v1/responses", json=ASKED))[1]
         path = f"/v1/responses/{created['id']}"
-        first = await door.call("DELETE", path)
-        again = await door.call("DELETE", path)
+        first = await ingress.call("DELETE", path)
+        again = await ingress.call("DELETE", path)
         ended(reads, created["id"], result_of("completed", provided()))
-        later = await door.call("DELETE", path)
+        later = await ingress.call("DELETE", path)
         assert first[:2] == again[:2] == later[:2]
-        assert {fact.id for fact in cancels(door)} == {f"{created['id']}/cancel"}
-        assert (await door.call("DELETE", "/v1/responses/resp_unknown"))[0] == 404
+        assert {fact.id for fact in cancels(ingress)} == {f"{created['id']}/cancel"}
+        assert (await ingress.call("DELETE", "/v1/responses/resp_unknown"))[0] == 404
 
-    with_door(story, reads=reads, limits=QUICK)
+    with_ingress(story, reads=reads, limits=QUICK)
 
 
 def test_a_job_whose_acknowledgement_was_not_heard_is_named_so_that_its_repeat_is_the_same_job() -> None:
-    async def story(door: Door) -> None:
-        door.publisher.hold()
-        status, document, _ = await door.submit()
+    async def story(ingress: Ingress) -> None:
+        ingress.publisher.hold()
+        status, document, _ = await ingress.submit()
         assert (status, document["code"]) == (503, "log_unavailable")
         assert document["job_id"] in document["detail"]
-        door.publisher.release()
-        status, again, _ = await door.submit({**SUBMIT, "job_id": document["job_id"]})
+        ingress.publisher.release()
+        status, again, _ = await ingress.submit({**SUBMIT, "job_id": document["job_id"]})
         assert status == 202
         assert again["job_id"] == document["job_id"]
-        assert len({fact.id for fact in submitted(door)}) == 1
+        assert len({fact.id for fact in submitted(ingress)}) == 1
 
-    with_door(story, limits=QUICK.__class__(**IMPATIENT))  # type: ignore[arg-type]
+    with_ingress(story, limits=QUICK.__class__(**IMPATIENT))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/j1/cancel", "/v1/responses/j1/cancel"])
 def test_a_cancel_that_was_not_heard_may_have_landed_and_says_so(path: str) -> None:
     reads = MemoryReads()
 
-    async def story(door: Door) -> None:
-        assert (await door.submit({**SUBMIT, "job_id": "j1"}))[0] == 202
-        door.publisher.hold()
-        status, document, _ = await door.call("POST", path)
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.submit({**SUBMIT, "job_id": "j1"}))[0] == 202
+        ingress.publisher.hold()
+        status, document, _ = await ingress.call("POST", path)
         detail = document["detail"] if "detail" in document else document["error"]["message"]
         assert status == 503
         assert "may have been taken" in detail
-        door.publisher.release()
-        assert (await door.call("POST", path))[0] in (200, 202)
-        assert {fact.id for fact in cancels(door)} == {"j1/cancel"}
+        ingress.publisher.release()
+        assert (await ingress.call("POST", path))[0] in (200, 202)
+        assert {fact.id for fact in cancels(ingress)} == {"j1/cancel"}
 
-    with_door(story, reads=reads, limits=QUICK.__class__(**IMPATIENT))  # type: ignore[arg-type]
+    with_ingress(story, reads=reads, limits=QUICK.__class__(**IMPATIENT))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import pytest
 
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import TooManyListenersError
-from tests.unit.receiver.door import Door, with_door
+from tests.unit.receiver.ingress import Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, QUICK, submitted
 
@@ -16,43 +16,43 @@ def test_a_stream_without_a_place_is_refused_before_the_log_has_its_job(error: E
     changes = MemoryChanges()
     changes.error = error
 
-    async def story(door: Door) -> None:
-        status, _, _ = await door.call("POST", "/v1/responses", json={**ASKED, "stream": True})
+    async def story(ingress: Ingress) -> None:
+        status, _, _ = await ingress.call("POST", "/v1/responses", json={**ASKED, "stream": True})
         assert status == 503
-        assert door.publisher.landed == []
-        assert (await door.call("POST", "/v1/responses", json=ASKED))[0] == 200, "and what needs no place is taken"
+        assert ingress.publisher.landed == []
+        assert (await ingress.call("POST", "/v1/responses", json=ASKED))[0] == 200, "and what needs no place is taken"
 
-    with_door(story, reads=MemoryReads(), changes=changes, limits=QUICK)
+    with_ingress(story, reads=MemoryReads(), changes=changes, limits=QUICK)
 
 
 def test_a_refused_create_gives_its_place_back() -> None:
     changes = MemoryChanges()
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         headers = {"Idempotency-Key": "k"}
-        assert (await door.call("POST", "/v1/responses", json=ASKED, headers=headers))[0] == 200
+        assert (await ingress.call("POST", "/v1/responses", json=ASKED, headers=headers))[0] == 200
         other = {**ASKED, "input": "other", "stream": True}
-        assert (await door.call("POST", "/v1/responses", json=other, headers=headers))[0] == 409
+        assert (await ingress.call("POST", "/v1/responses", json=other, headers=headers))[0] == 409
         assert changes.watchers == 0
 
-    with_door(story, reads=MemoryReads(), changes=changes, limits=QUICK)
+    with_ingress(story, reads=MemoryReads(), changes=changes, limits=QUICK)
 
 
 def test_a_repeat_is_answered_while_the_read_model_is_away() -> None:
     reads = MemoryReads()
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         key = {"Idempotency-Key": "k"}
-        first = await door.call("POST", "/v1/responses", json=ASKED, headers=key)
-        door.clock[0] += 10 * QUICK.accepted_shown_s * 1000  # type: ignore[call-overload]
+        first = await ingress.call("POST", "/v1/responses", json=ASKED, headers=key)
+        ingress.clock[0] += 10 * QUICK.accepted_shown_s * 1000  # type: ignore[call-overload]
         reads.away = True
-        again = await door.call("POST", "/v1/responses", json=ASKED, headers=key)
+        again = await ingress.call("POST", "/v1/responses", json=ASKED, headers=key)
         assert (first[0], again[0]) == (200, 200)
         assert again[1]["id"] == first[1]["id"]
         assert again[2].headers["Backstop-Repeated"] == "true"
-        assert len(submitted(door)) == 1
+        assert len(submitted(ingress)) == 1
 
-    with_door(story, reads=reads, limits=QUICK)
+    with_ingress(story, reads=reads, limits=QUICK)
 
 
 class AwayAfter(MemoryReads):
@@ -72,9 +72,9 @@ def test_a_cancel_that_the_log_has_is_not_refused() -> None:
     reads = AwayAfter(1)
     reads.add("default", "resp_123456", status="running")
 
-    async def story(door: Door) -> None:
-        status, document, _ = await door.call("POST", "/v1/responses/resp_123456/cancel")
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("POST", "/v1/responses/resp_123456/cancel")
         assert (status, document["status"]) == (200, "in_progress")
-        assert len(door.publisher.landed) == 1
+        assert len(ingress.publisher.landed) == 1
 
-    with_door(story, reads=reads, limits=QUICK)
+    with_ingress(story, reads=reads, limits=QUICK)

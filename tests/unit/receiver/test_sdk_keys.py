@@ -13,7 +13,7 @@ from receiver.access.quotas import Load
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.jobs import CancelRequested, JobSubmitted
 from tests.support.waiting import eventually
-from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, SUBMIT, Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryReads
 
 CREATED = datetime.fromtimestamp(NOW_MS / 1000, UTC)
@@ -43,7 +43,7 @@ class Ring:
 
 @pytest.fixture
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ring:
-    monkeypatch.setattr(live_keys, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(live_keys, "POLL_AGAIN_S", 0.0)
     return Ring(tmp_path / "keys.json")
 
 
@@ -65,19 +65,19 @@ def test_there_is_one_401_for_every_reason(ring: Ring) -> None:
         revoked,
     ]
 
-    async def story(door: Door) -> None:
-        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=good))[0] == 202
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=good))[0] == 202
         seen = set()
         for headers in wrong:
-            status, document, response = await door.call("POST", "/v1/jobs", json=SUBMIT, headers=headers)
+            status, document, response = await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=headers)
             assert (status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
             seen.add(str(document))
         assert len(seen) == 1, "whoever is refused learns nothing about why"
-        assert len(door.publisher.landed) == 1
-        assert await door.metric('backstop_authentications_total{result="refused"}') == len(wrong)
-        assert await door.metric('backstop_api_keys{state="live"}') == 1.0
+        assert len(ingress.publisher.landed) == 1
+        assert await ingress.metric('backstop_authentications_total{result="refused"}') == len(wrong)
+        assert await ingress.metric('backstop_api_keys{state="live"}') == 1.0
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
 
 
 def test_scopes_are_held_on_every_route(ring: Ring) -> None:
@@ -86,37 +86,37 @@ def test_scopes_are_held_on_every_route(ring: Ring) -> None:
                    ("POST", "/v1/responses/resp_1/cancel"), ("DELETE", "/v1/responses/resp_1")]  # fmt: skip
     only_read = [("GET", "/v1/responses/resp_1"), ("GET", "/v1/responses/resp_1/input_items")]
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for wanted, has, lacks in ((only_submit, submits, reads), (only_read, reads, submits)):
             for method, path in wanted:
-                assert (await door.call(method, path, headers=lacks))[0] == 403, path
-                assert (await door.call(method, path, headers=has))[0] not in {401, 403}, path
+                assert (await ingress.call(method, path, headers=lacks))[0] == 403, path
+                assert (await ingress.call(method, path, headers=has))[0] not in {401, 403}, path
         # OpenAI's hooks and what tells of no tenant need no key.
-        assert (await door.hook()).status == 200
-        assert (await door.call("GET", "/readyz"))[0] == 200
+        assert (await ingress.webhook()).status == 200
+        assert (await ingress.call("GET", "/readyz"))[0] == 200
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
 
 
 def test_the_tenant_comes_from_the_key_and_its_ids_are_its_own(ring: Ring) -> None:
     acme, globex = ring.add("acme"), ring.add("globex")
     body = {**SUBMIT, "job_id": "same"}
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for headers in (acme, globex):
-            status, document, _ = await door.call(
+            status, document, _ = await ingress.call(
                 "POST",
                 "/v1/jobs",
                 json=body,
                 headers={**headers, "X-Tenant": "default", "OpenAI-Organization": "globex"},
             )
             assert (status, document["job_id"]) == (202, "same"), "each sees its own name of the job"
-        facts = [fact for fact in door.publisher.landed if isinstance(fact, JobSubmitted)]
+        facts = [fact for fact in ingress.publisher.landed if isinstance(fact, JobSubmitted)]
         assert [(fact.job_id, fact.tenant) for fact in facts] == [("acme:same", "acme"), ("globex:same", "globex")]
-        refused = await door.call("POST", "/v1/jobs", json={**body, "tenant": "globex"}, headers=acme)
+        refused = await ingress.call("POST", "/v1/jobs", json={**body, "tenant": "globex"}, headers=acme)
         assert refused[0] == 422, "a tenant in the body is no field"
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
 
 
 def test_another_tenants_job_can_t_be_cancelled_and_is_not_there(ring: Ring) -> None:
@@ -124,16 +124,16 @@ def test_another_tenants_job_can_t_be_cancelled_and_is_not_there(ring: Ring) -> 
     reads = MemoryReads()
     reads.add("acme", "theirs")
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for path in ("/v1/jobs/theirs/cancel", "/v1/jobs/nobodys/cancel", "/v1/jobs/acme:theirs/cancel"):
-            assert (await door.call("POST", path, headers=globex))[0] == 404
-        assert door.publisher.landed == []
-        assert (await door.call("POST", "/v1/jobs/theirs/cancel", headers=acme))[0] == 202
-        (fact,) = door.publisher.landed
+            assert (await ingress.call("POST", path, headers=globex))[0] == 404
+        assert ingress.publisher.landed == []
+        assert (await ingress.call("POST", "/v1/jobs/theirs/cancel", headers=acme))[0] == 202
+        (fact,) = ingress.publisher.landed
         assert isinstance(fact, CancelRequested)
         assert fact.job_id == "acme:theirs"
 
-    with_door(story, keys_file=ring.path, reads=reads, limits=quick())
+    with_ingress(story, keys_file=ring.path, reads=reads, limits=quick())
 
 
 def quick() -> Any:
@@ -152,36 +152,36 @@ def test_ids_of_tenants_go_both_ways() -> None:
 def test_the_file_is_followed_and_a_broken_one_changes_nothing(ring: Ring) -> None:
     first = ring.add("acme")
 
-    async def status(door: Door, headers: dict[str, str]) -> int:
-        return (await door.call("GET", "/v1/responses/nothing", headers=headers))[0]
+    async def status(ingress: Ingress, headers: dict[str, str]) -> int:
+        return (await ingress.call("GET", "/v1/responses/nothing", headers=headers))[0]
 
-    async def story(door: Door) -> None:
-        assert await status(door, first) == 404
+    async def story(ingress: Ingress) -> None:
+        assert await status(ingress, first) == 404
         second = ring.add("acme")
-        assert await status(door, second) == 404, "a new key works at once"
+        assert await status(ingress, second) == 404, "a new key works at once"
         ring.path.write_text("{")
-        assert await status(door, second) == 404
+        assert await status(ingress, second) == 404
         ring.path.unlink()
-        assert (await status(door, second), await status(door, {})) == (404, 401)
+        assert (await status(ingress, second), await status(ingress, {})) == (404, 401)
         ring.keys[0] = ring.keys[0].model_copy(update={"revoked_at": CREATED})
         ring.save()
-        assert (await status(door, first), await status(door, second)) == (401, 404)
+        assert (await status(ingress, first), await status(ingress, second)) == (401, 404)
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
 
 
 def test_in_development_the_first_key_ends_it(ring: Ring) -> None:
-    async def story(door: Door) -> None:
-        assert (await door.submit())[0] == 202
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.submit())[0] == 202
         # A web page under a name that was made to point to this machine must not get in.
-        status, document, _ = await door.submit(Host="evil.example:8080")
+        status, document, _ = await ingress.submit(Host="evil.example:8080")
         assert (status, document["code"]) == (403, "foreign_host")
-        assert (await door.submit(Host="localhost"))[0] == 202
+        assert (await ingress.submit(Host="localhost"))[0] == 202
         acme = ring.add("acme")
-        assert (await door.submit())[0] == 401, "once there are keys, they are needed"
-        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers={**acme, "Host": "api.example"}))[0] == 202
+        assert (await ingress.submit())[0] == 401, "once there are keys, they are needed"
+        assert (await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers={**acme, "Host": "api.example"}))[0] == 202
 
-    with_door(story, data_dir=ring.path.parent)
+    with_ingress(story, data_dir=ring.path.parent)
     assert [is_loopback_host(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
     assert [is_loopback_host(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.com", "")] == [False] * 5
 
@@ -190,10 +190,10 @@ def test_when_a_key_was_used_is_left_beside_the_file(ring: Ring) -> None:
     acme = ring.add("acme")
     ring.add("acme")
 
-    async def story(door: Door) -> None:
-        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
     assert load_last_used(ring.path) == {ring.keys[0].id: NOW_MS}
 
 
@@ -202,17 +202,17 @@ def test_a_tenants_rate_is_its_own(ring: Ring) -> None:
     ring.tenants["acme"] = TenantLimits(requests_per_s=0.001, requests_burst=2)
     ring.save()
 
-    async def story(door: Door) -> None:
-        answers = [await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme) for _ in range(3)]
+    async def story(ingress: Ingress) -> None:
+        answers = [await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=acme) for _ in range(3)]
         assert [status for status, _, _ in answers] == [202, 202, 429]
         _, document, response = answers[2]
         assert document["code"] == "rate_exceeded"
         assert "requests_per_s" in document["detail"]
         assert 900 <= int(response.headers["Retry-After"]) <= 1000
-        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=globex))[0] == 202
-        assert await door.metric('backstop_quota_refused_total{limit="requests_per_s"}') == 1.0
+        assert (await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=globex))[0] == 202
+        assert await ingress.metric('backstop_quota_refused_total{limit="requests_per_s"}') == 1.0
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
 
 
 def test_a_tenants_submissions_have_a_size(ring: Ring) -> None:
@@ -221,13 +221,13 @@ def test_a_tenants_submissions_have_a_size(ring: Ring) -> None:
     ring.save()
     large = {"request": {"model": "m", "input": "x" * 100}}
 
-    async def story(door: Door) -> None:
-        status, document, _ = await door.call("POST", "/v1/jobs", json=large, headers=acme)
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("POST", "/v1/jobs", json=large, headers=acme)
         assert (status, document["code"]) == (413, "body_too_large")
         assert "100 bytes" in document["detail"]
-        assert (await door.call("POST", "/v1/jobs", json=large, headers=globex))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs", json=large, headers=globex))[0] == 202
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)
 
 
 def test_open_jobs_count_what_the_read_model_has_and_what_was_just_taken(
@@ -240,25 +240,25 @@ def test_open_jobs_count_what_the_read_model_has_and_what_was_just_taken(
     reads = MemoryReads()
     reads.load_of["acme"] = Load(1, 0, frozenset())
 
-    async def submit(door: Door, job_id: str) -> int:
+    async def submit(ingress: Ingress, job_id: str) -> int:
         body = {**SUBMIT, "job_id": job_id}
-        return (await door.call("POST", "/v1/jobs", json=body, headers=acme))[0]
+        return (await ingress.call("POST", "/v1/jobs", json=body, headers=acme))[0]
 
-    async def story(door: Door) -> None:
-        assert [await submit(door, job_id) for job_id in "abc"] == [202, 202, 429]
-        assert await submit(door, "a") == 200, "a repeat opens nothing"
+    async def story(ingress: Ingress) -> None:
+        assert [await submit(ingress, job_id) for job_id in "abc"] == [202, 202, 429]
+        assert await submit(ingress, "a") == 200, "a repeat opens nothing"
         reads.load_of["acme"] = Load(3, 0, frozenset({"acme:a", "acme:b"}))
-        assert await submit(door, "c") == 429, "the two were projected: counted once, not twice"
+        assert await submit(ingress, "c") == 429, "the two were projected: counted once, not twice"
         reads.load_of["acme"] = Load(2, 0, frozenset())
-        assert await submit(door, "c") == 202
+        assert await submit(ingress, "c") == 202
         reads.away = True
-        assert await submit(door, "d") == 429, "the last word stands"
+        assert await submit(ingress, "d") == 429, "the last word stands"
         monkeypatch.setattr("receiver.access.quotas.LOAD_KEPT_S", 0.0)
-        assert [await submit(door, job_id) for job_id in "def"] == [202, 202, 429], (
+        assert [await submit(ingress, job_id) for job_id in "def"] == [202, 202, 429], (
             "after a while only what was taken here counts"
         )
 
-    with_door(story, keys_file=ring.path, reads=reads)
+    with_ingress(story, keys_file=ring.path, reads=reads)
 
 
 def test_the_tokens_of_a_day_end_with_it(ring: Ring) -> None:
@@ -268,23 +268,23 @@ def test_the_tokens_of_a_day_end_with_it(ring: Ring) -> None:
     reads = MemoryReads()
     reads.load_of["acme"] = Load(0, 1_000, frozenset())
 
-    async def story(door: Door) -> None:
-        status, document, response = await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme)
+    async def story(ingress: Ingress) -> None:
+        status, document, response = await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=acme)
         assert (status, document["code"]) == (429, "token_budget_exceeded")
         left_s = 86_400 - NOW_MS // 1000 % 86_400
         assert abs(int(response.headers["Retry-After"]) - left_s) <= 1
         assert reads.since_ms == NOW_MS // 86_400_000 * 86_400_000
         # The same over the other door, as OpenAI says it, with no repeats by the SDK.
-        status, document, response = await door.call(
+        status, document, response = await ingress.call(
             "POST", "/v1/responses", json={"model": "m", "input": "x", "background": True}, headers=acme
         )
         assert (status, document["error"]["code"], document["error"]["type"]) == (429, "rate_limit_exceeded", "tokens")
         assert response.headers["x-should-retry"] == "false"
-        door.clock[0] += 86_400_000
+        ingress.clock[0] += 86_400_000
         reads.load_of["acme"] = Load(0, 0, frozenset())
-        assert (await door.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
+        assert (await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=acme))[0] == 202
 
-    with_door(story, keys_file=ring.path, reads=reads)
+    with_ingress(story, keys_file=ring.path, reads=reads)
 
 
 def test_a_tenant_can_t_follow_from_a_response_of_another(ring: Ring) -> None:
@@ -293,32 +293,32 @@ def test_a_tenant_can_t_follow_from_a_response_of_another(ring: Ring) -> None:
     reads.owners["resp_provider"] = ("globex", "globex:x")
     reads.owners["resp_own"] = ("acme", "acme:x")
 
-    async def status(door: Door, headers: dict[str, str], previous: str) -> int:
+    async def status(ingress: Ingress, headers: dict[str, str], previous: str) -> int:
         body = {"request": {"model": "m", "input": "x", "previous_response_id": previous}}
-        return (await door.call("POST", "/v1/jobs", json=body, headers=headers))[0]
+        return (await ingress.call("POST", "/v1/jobs", json=body, headers=headers))[0]
 
-    async def story(door: Door) -> None:
-        assert await status(door, acme, "resp_provider") == 422
-        assert await status(door, acme, "resp_unknown") == 422
-        assert await status(door, acme, "resp_own") == 202
-        assert await status(door, default, "resp_provider") == 422
-        assert await status(door, default, "resp_unknown") == 202, "the operator's own project"
+    async def story(ingress: Ingress) -> None:
+        assert await status(ingress, acme, "resp_provider") == 422
+        assert await status(ingress, acme, "resp_unknown") == 422
+        assert await status(ingress, acme, "resp_own") == 202
+        assert await status(ingress, default, "resp_provider") == 422
+        assert await status(ingress, default, "resp_unknown") == 202, "the operator's own project"
 
-    with_door(story, keys_file=ring.path, reads=reads)
+    with_ingress(story, keys_file=ring.path, reads=reads)
 
 
 def test_who_waits_for_a_revoked_key_hears_of_it_within_a_second(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "keys.json")
     acme = ring.add("acme")
 
-    async def story(door: Door) -> None:
-        assert (await door.call("GET", "/v1/responses/nothing", headers=acme))[0] == 404
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("GET", "/v1/responses/nothing", headers=acme))[0] == 404
         ring.keys[0] = ring.keys[0].model_copy(update={"revoked_at": CREATED})
         ring.save()
 
         async def refused() -> bool:
-            return (await door.call("GET", "/v1/responses/nothing", headers=acme))[0] == 401
+            return (await ingress.call("GET", "/v1/responses/nothing", headers=acme))[0] == 401
 
         await eventually(refused, 3, "the revoked key to be refused")
 
-    with_door(story, keys_file=ring.path)
+    with_ingress(story, keys_file=ring.path)

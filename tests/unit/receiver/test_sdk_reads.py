@@ -10,7 +10,7 @@ from receiver.limits import Limits
 from schemas.base import InlineBody
 from schemas.jobs import CancelRequested, JobSubmitted
 from schemas.results import JobResult, Reason
-from tests.unit.receiver.door import NOW_MS, Door
+from tests.unit.receiver.ingress import NOW_MS, Ingress
 from tests.unit.receiver.reads import MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, ended, provided, result_of, submitted, with_sdk
 
@@ -18,7 +18,7 @@ from tests.unit.receiver.sdk_caller import ASKED, ended, provided, result_of, su
 def test_the_end_is_the_providers_object_under_our_id_without_our_metadata() -> None:
     reads = MemoryReads()
 
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED)
         ended(reads, created.id, result_of("completed", provided()))
         response = await client.responses.retrieve(created.id)
@@ -30,7 +30,7 @@ def test_the_end_is_the_providers_object_under_our_id_without_our_metadata() -> 
         assert response.usage.total_tokens == 123
         # An ended response is not cancelled; its end is shown, and nothing is written.
         assert (await client.responses.cancel(created.id)).status == "completed"
-        assert len(door.publisher.landed) == 1
+        assert len(ingress.publisher.landed) == 1
 
     with_sdk(story, reads)
 
@@ -49,7 +49,7 @@ def test_our_metadata_is_ours_by_its_prefix_and_the_rest_is_the_callers(
 ) -> None:
     reads = MemoryReads()
 
-    async def story(_door: Door, client: AsyncOpenAI) -> None:
+    async def story(_ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED)
         ended(reads, created.id, result_of("completed", provided(metadata={**ours, **theirs})))
         assert (await client.responses.retrieve(created.id)).metadata == theirs
@@ -75,7 +75,7 @@ def test_each_end_has_its_status_and_a_failure_its_code(result: JobResult, statu
     reads = MemoryReads()
     asked = {**ASKED, "metadata": {"mine": "kept"}}
 
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**asked)
         ended(reads, created.id, result, asked)
         response = await client.responses.retrieve(created.id)
@@ -98,10 +98,10 @@ def test_a_cancel_is_a_fact_and_answers_with_the_end() -> None:
                 ended(reads, job_id, result_of("cancelled", None))
             return await reads.job(tenant, job_id)
 
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED)
         assert (await client.responses.cancel(created.id)).status == "cancelled"
-        (cancel,) = [fact for fact in door.publisher.acked if isinstance(fact, CancelRequested)]
+        (cancel,) = [fact for fact in ingress.publisher.acked if isinstance(fact, CancelRequested)]
         assert cancel.job_id == created.id
         with pytest.raises(openai.NotFoundError):
             await client.responses.cancel("resp_unknown")
@@ -110,7 +110,7 @@ def test_a_cancel_is_a_fact_and_answers_with_the_end() -> None:
 
 
 def test_a_cancel_whose_end_takes_longer_answers_with_what_is() -> None:
-    async def story(_door: Door, client: AsyncOpenAI) -> None:
+    async def story(_ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED)
         assert (await client.responses.cancel(created.id)).status == "queued"
 
@@ -118,11 +118,11 @@ def test_a_cancel_whose_end_takes_longer_answers_with_what_is() -> None:
 
 
 def test_a_deleted_response_is_gone_for_its_readers_and_cancelled_if_it_was_open() -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED)
-        _, document, _ = await door.call("DELETE", f"/v1/responses/{created.id}")
+        _, document, _ = await ingress.call("DELETE", f"/v1/responses/{created.id}")
         assert document == {"id": created.id, "object": "response", "deleted": True}
-        assert [type(fact) for fact in door.publisher.landed] == [JobSubmitted, CancelRequested]
+        assert [type(fact) for fact in ingress.publisher.landed] == [JobSubmitted, CancelRequested]
         for ask in (client.responses.retrieve, client.responses.cancel, client.responses.input_items.list):
             with pytest.raises(openai.NotFoundError):
                 await ask(created.id)
@@ -140,7 +140,7 @@ def test_what_was_asked_for_is_listed_in_pages() -> None:
         {"type": "function_call_output", "call_id": "c", "output": "x"}
     ]
 
-    async def story(_door: Door, client: AsyncOpenAI) -> None:
+    async def story(_ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**{**ASKED, "input": items})
         page = await client.responses.input_items.list(created.id, limit=2)
         assert page.data[0].type == "function_call_output", "newest first"
@@ -166,7 +166,7 @@ def test_what_was_asked_for_is_listed_in_pages() -> None:
 def test_a_conversation_goes_on_from_the_callers_own_response() -> None:
     reads = MemoryReads()
 
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         first = await client.responses.create(**ASKED)
         reads.add("default", first.id, status="running")
         with pytest.raises(openai.BadRequestError, match="not ended yet"):
@@ -175,7 +175,7 @@ def test_a_conversation_goes_on_from_the_callers_own_response() -> None:
         reads.owners["resp_provider"] = ("default", first.id)
         second = await client.responses.create(**ASKED, previous_response_id=first.id)
         assert second.previous_response_id == first.id
-        fact = submitted(door)[-1]
+        fact = submitted(ingress)[-1]
         assert isinstance(fact.request, InlineBody)
         assert isinstance(fact.request.value, dict)
         assert fact.request.value["previous_response_id"] == "resp_provider", "the provider knows its own id only"
@@ -187,10 +187,10 @@ def test_a_conversation_goes_on_from_the_callers_own_response() -> None:
 
 
 def test_sessions_and_deadlines_come_as_headers() -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         headers = {"Backstop-Session": "chat-1", "Backstop-Timeout-Ms": "60000", "Backstop-Retries-Max": "0"}
         await client.responses.create(**ASKED, extra_headers=headers)
-        (fact,) = submitted(door)
+        (fact,) = submitted(ingress)
         assert (fact.session_id, fact.deadline_at_ms, fact.policy.retries_max) == ("chat-1", NOW_MS + 60_000, 0)
         for name, value in (("Backstop-Session", "a b"), ("Backstop-Timeout-Ms", "1"), ("Backstop-Timeout-Ms", "x")):
             with pytest.raises(openai.BadRequestError):
@@ -200,7 +200,7 @@ def test_sessions_and_deadlines_come_as_headers() -> None:
 
 
 def test_reads_that_would_stream_are_refused() -> None:
-    async def story(_door: Door, client: AsyncOpenAI) -> None:
+    async def story(_ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED)
         with pytest.raises(openai.BadRequestError, match="poll"):
             await client.responses.retrieve(created.id, stream=True)

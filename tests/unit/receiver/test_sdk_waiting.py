@@ -18,7 +18,7 @@ from schemas.base import InlineBody
 from schemas.jobs import CancelRequested
 from schemas.results import JobResult, Reason
 from tests.support.waiting import eventually
-from tests.unit.receiver.door import NOW_MS, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, provided, result_of, sdk, submitted
 
@@ -30,17 +30,17 @@ FOREGROUND = {name: value for name, value in ASKED.items() if name != "backgroun
 class Stage:
     """A receiver, its read model, and a caller."""
 
-    def __init__(self, door: Door, reads: MemoryReads, changes: MemoryChanges, client: AsyncOpenAI) -> None:
-        self.door, self.reads, self.changes, self.client = door, reads, changes, client
+    def __init__(self, ingress: Ingress, reads: MemoryReads, changes: MemoryChanges, client: AsyncOpenAI) -> None:
+        self.ingress, self.reads, self.changes, self.client = ingress, reads, changes, client
 
     async def jobs(self, count: int) -> list[str]:
         """The ids of all jobs that the log has, once there are so many and as many wait."""
-        await eventually(lambda: len(submitted(self.door)) >= count <= self.changes.watchers, what=f"{count} jobs")
-        return [fact.job_id for fact in submitted(self.door)]
+        await eventually(lambda: len(submitted(self.ingress)) >= count <= self.changes.watchers, what=f"{count} jobs")
+        return [fact.job_id for fact in submitted(self.ingress)]
 
     def ends(self, job_id: str, result: JobResult | None = None) -> None:
         result = result or result_of("completed", provided(background=True))
-        (fact,) = [fact for fact in submitted(self.door) if fact.job_id == job_id]
+        (fact,) = [fact for fact in submitted(self.ingress) if fact.job_id == job_id]
         sha256 = fact.request_sha256
         self.reads.add(
             "default", job_id, status=result.outcome, submitted_at_ms=NOW_MS, request_sha256=sha256, result=result
@@ -51,11 +51,11 @@ class Stage:
 def on_stage(story: Callable[[Stage], Awaitable[None]], limits: Limits = QUICK, **options: Any) -> None:
     reads, changes = MemoryReads(), MemoryChanges()
 
-    async def run(door: Door) -> None:
-        async with sdk(door, **options) as client:
-            await story(Stage(door, reads, changes, client))
+    async def run(ingress: Ingress) -> None:
+        async with sdk(ingress, **options) as client:
+            await story(Stage(ingress, reads, changes, client))
 
-    with_door(run, reads=reads, changes=changes, limits=limits)
+    with_ingress(run, reads=reads, changes=changes, limits=limits)
 
 
 @pytest.mark.parametrize("given", [{}, {"background": False}, {"background": None}], ids=str)
@@ -68,7 +68,7 @@ def test_a_create_without_background_is_answered_at_its_end(given: dict[str, Any
         response = await create
         assert (response.id, response.status, response.output_text) == (job_id, "completed", "Hi.")
         assert (response.background, response.metadata) == (False, {"mine": "kept"})
-        (fact,) = submitted(s.door)
+        (fact,) = submitted(s.ingress)
         assert isinstance(fact.request, InlineBody)
         assert "background" not in cast("dict[str, Any]", fact.request.value), "the job is one like any other"
         assert await s.client.responses.retrieve(job_id) == response
@@ -83,7 +83,7 @@ def test_the_answer_is_json_however_long_it_took(limits: Limits) -> None:
         async with asyncio.TaskGroup() as group:
 
             async def ask() -> tuple[aiohttp.ClientResponse, bytes]:
-                async with s.door.session.post(f"{s.door.url}/v1/responses", json=body) as answer:
+                async with s.ingress.session.post(f"{s.ingress.url}/v1/responses", json=body) as answer:
                     return answer, await answer.read()
 
             asked = group.create_task(ask())
@@ -135,7 +135,7 @@ def test_an_end_that_is_no_answer_is_the_sdks_own_exception_and_is_paid_once(
         assert (raised.value.status_code, raised.value.code) == (status, code)
         assert raised.value.response.headers["Backstop-Response-Id"] == job_id
         assert raised.value.response.headers["x-should-retry"] == "false"
-        assert len(submitted(s.door)) == 1
+        assert len(submitted(s.ingress)) == 1
 
     on_stage(story, limits, max_retries=1)
 
@@ -155,18 +155,18 @@ def test_who_gives_up_stops_nothing_and_its_repeat_gets_the_same_response() -> N
     async def story(s: Stage) -> None:
         with pytest.raises(openai.APITimeoutError):
             await s.client.with_options(timeout=0.3).responses.create(**FOREGROUND)
-        (job_id,) = [fact.job_id for fact in submitted(s.door)]
-        assert not [fact for fact in s.door.publisher.landed if isinstance(fact, CancelRequested)]
+        (job_id,) = [fact.job_id for fact in submitted(s.ingress)]
+        assert not [fact for fact in s.ingress.publisher.landed if isinstance(fact, CancelRequested)]
         # A framework's own repeat says nothing of being one.
         again = asyncio.create_task(s.client.responses.create(**FOREGROUND))
         await eventually(lambda: s.changes.watchers == 2, what="the repeat to wait")
         s.ends(job_id)
         assert (await again).id == job_id
-        assert len(submitted(s.door)) == 1
+        assert len(submitted(s.ingress)) == 1
         await eventually(lambda: s.changes.watchers == 0, what="all to be answered or gone")
         other = asyncio.create_task(s.client.responses.create(**FOREGROUND))
-        await eventually(lambda: len(submitted(s.door)) == 2 and s.changes.watchers, what="a call of its own")
-        s.ends(submitted(s.door)[1].job_id)
+        await eventually(lambda: len(submitted(s.ingress)) == 2 and s.changes.watchers, what="a call of its own")
+        s.ends(submitted(s.ingress)[1].job_id)
         assert (await other).id != job_id, "what was answered is no repeat's"
 
     on_stage(story)
@@ -179,10 +179,10 @@ def test_the_sdks_own_repeat_joins_while_the_first_still_runs(headers: dict[str,
         create = asyncio.create_task(options.responses.create(**FOREGROUND, extra_headers=headers))
         await s.jobs(1)
         await asyncio.wait([create], timeout=1.2)
-        (job_id,) = [fact.job_id for fact in submitted(s.door)]
+        (job_id,) = [fact.job_id for fact in submitted(s.ingress)]
         s.ends(job_id)
         assert (await create).id == job_id
-        assert len(submitted(s.door)) == 1
+        assert len(submitted(s.ingress)) == 1
 
     on_stage(story)
 
@@ -228,14 +228,14 @@ def test_without_a_place_nothing_is_promised_and_a_tenant_leaves_some_to_others(
         with pytest.raises(openai.InternalServerError) as raised:
             await s.client.responses.create(**FOREGROUND)
         assert (raised.value.status_code, raised.value.code) == (503, "too_many_waiting")
-        assert len(submitted(s.door)) == 4
+        assert len(submitted(s.ingress)) == 4
         background = await s.client.responses.create(**ASKED)
         assert background.status == "queued", "who does not wait needs no place"
-        assert await s.door.metric("backstop_waiting_creates") == 4.0
+        assert await s.ingress.metric("backstop_waiting_creates") == 4.0
         for job_id in ids:
             s.ends(job_id)
         await asyncio.gather(*creates)
-        assert await s.door.metric("backstop_waiting_creates") == 0.0
+        assert await s.ingress.metric("backstop_waiting_creates") == 0.0
 
     on_stage(story, Limits(appear_s=0.1, waiting_creates_max=5))
 
@@ -259,7 +259,7 @@ def test_a_process_that_stops_cuts_its_waiters_off() -> None:
     async def story(s: Stage) -> None:
         create = asyncio.create_task(s.client.responses.create(**FOREGROUND))
         (job_id,) = await s.jobs(1)
-        s.door.stop.set()
+        s.ingress.stop.set()
         await asyncio.wait([create], timeout=0.1)
         s.changes.touch(job_id)
         with pytest.raises(openai.APIConnectionError):
@@ -275,7 +275,7 @@ def test_one_that_waits_too_long_is_let_go_and_its_repeat_waits_on() -> None:
         await asyncio.wait([create], timeout=0.9)
         s.ends(job_id)
         assert (await create).id == job_id
-        assert len(submitted(s.door)) == 1
+        assert len(submitted(s.ingress)) == 1
 
     on_stage(
         story, Limits(appear_s=0.1, waiting_quiet_s=0.1, waiting_heartbeat_s=0.1, waiting_s_max=0.4), max_retries=5
@@ -283,12 +283,12 @@ def test_one_that_waits_too_long_is_let_go_and_its_repeat_waits_on() -> None:
 
 
 def test_where_nothing_tells_of_ends_a_create_must_not_wait() -> None:
-    async def story(door: Door) -> None:
-        status, document, _ = await door.call("POST", "/v1/responses", json=FOREGROUND)
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("POST", "/v1/responses", json=FOREGROUND)
         assert (status, document["error"]["param"]) == (400, "background")
         assert "background: true" in document["error"]["message"]
 
-    with_door(story)
+    with_ingress(story)
 
 
 WAITING = 200
@@ -300,7 +300,7 @@ def test_creates_that_wait_cost_little_memory() -> None:
     body = json.dumps({**FOREGROUND, "input": "x" * 100_000})
 
     async def ask(s: Stage, number: int) -> asyncio.StreamWriter:
-        _, writer = await asyncio.open_connection("127.0.0.1", s.door.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", s.ingress.port)
         data = body.replace("xxxx", f"{number:04d}", 1).encode()
         head = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
         writer.write(f"{head}{len(data)}\r\n\r\n".encode() + data)
@@ -310,15 +310,15 @@ def test_creates_that_wait_cost_little_memory() -> None:
     async def story(s: Stage) -> None:
         writers = [await ask(s, 0)]
         await eventually(lambda: s.changes.watchers == 1, what="the first to wait")
-        s.door.publisher.landed.clear()
+        s.ingress.publisher.landed.clear()
         before_kib = resident_kib()
         for number in range(1, WAITING + 1):
             writers.append(await ask(s, number))
             await eventually(
                 partial(lambda count: s.changes.watchers == count, number + 1), what="one more to wait", poll_s=0.005
             )
-            s.door.publisher.landed.clear()  # the log is in memory here
-            s.door.publisher.acked.clear()
+            s.ingress.publisher.landed.clear()  # the log is in memory here
+            s.ingress.publisher.acked.clear()
         assert (resident_kib() - before_kib) / WAITING <= KIB_EACH_MAX
         for writer in writers:
             writer.close()

@@ -10,7 +10,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from backstop.runtime.errors import ConfigurationError
 from receiver.ingress.signature import Accepted, Refused, WebhookKey, parse_key, verify
 from receiver.settings import ReceiverSettings
-from tests.unit.receiver.door import EVENT, NOW_MS, OTHER_SECRET, SECRET, signed
+from tests.unit.receiver.ingress import EVENT, NOW_MS, OTHER_SECRET, SECRET, signed
 
 VECTOR_BODY = (
     b'{"id": "evt_685c059ae3a481909bdc86819b066fb6", "object": "event", "created_at": 1750861210, '

@@ -15,7 +15,7 @@ from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import TooManyListenersError
 from schemas.partials import PartialOutput
 from tests.support.waiting import eventually
-from tests.unit.receiver.door import NOW_MS, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, provided, result_of, sdk, submitted
 
@@ -46,12 +46,12 @@ def events() -> list[dict[str, Any]]:
 class Stage:
     """A receiver that streams, its read model, and the provider's words."""
 
-    def __init__(self, door: Door, reads: MemoryReads, changes: MemoryChanges, client: AsyncOpenAI) -> None:
-        self.door = door
+    def __init__(self, ingress: Ingress, reads: MemoryReads, changes: MemoryChanges, client: AsyncOpenAI) -> None:
+        self.ingress = ingress
         self.reads = reads
         self.changes = changes
         self.client = client
-        door.app[LIVE].caught_up = True
+        ingress.app[LIVE].caught_up = True
 
     def tell(self, job_id: str, start: int, end: int, attempt: int = 1, **changed: Any) -> None:
         """Events `start` up to `end`, without it; at 9 it is the terminal one."""
@@ -60,7 +60,7 @@ class Stage:
             "response_id": f"resp_provider_{attempt}", "after": start - 1, "events": tuple(events()[start:end]),
             "end_number": 9 if end > 9 else None,
         }  # fmt: skip
-        self.door.app[LIVE].take(PartialOutput(**{**told, **changed}))
+        self.ingress.app[LIVE].take(PartialOutput(**{**told, **changed}))
 
     def runs(self, job_id: str) -> None:
         self.reads.add("default", job_id, status="running")
@@ -83,12 +83,12 @@ class Stage:
 def on_stage(story: Callable[[Stage], Awaitable[None]], limits: Limits = QUICK) -> None:
     reads, changes = MemoryReads(), MemoryChanges()
 
-    async def run(door: Door) -> None:
-        async with sdk(door) as client:
-            await story(Stage(door, reads, changes, client))
+    async def run(ingress: Ingress) -> None:
+        async with sdk(ingress) as client:
+            await story(Stage(ingress, reads, changes, client))
             await eventually(lambda: changes.watchers == 0, what="all listeners to be gone")
 
-    with_door(run, reads=reads, changes=changes, limits=limits)
+    with_ingress(run, reads=reads, changes=changes, limits=limits)
 
 
 async def rest_of(stream: Any) -> list[Any]:
@@ -102,7 +102,7 @@ def numbers(found: list[Any]) -> list[int]:
 def test_a_create_streams_as_it_comes_under_our_id_and_ends_with_the_result() -> None:
     async def story(s: Stage) -> None:
         response_id, stream = await s.created(metadata={"mine": "kept"})
-        (fact,) = submitted(s.door)
+        (fact,) = submitted(s.ingress)
         assert fact.request.value["stream"] is True  # type: ignore[union-attr, index, call-overload]
         s.tell(response_id, 0, 5)
         first = [await anext(aiter(stream)) for _ in range(4)]
@@ -183,7 +183,7 @@ def test_every_end_has_its_event(outcome: str) -> None:
 
     # The SDK has no class for a cancelled response's event; it takes it all the same, where it is not strict.
     async def lenient(s: Stage) -> None:
-        async with sdk(s.door, _strict_response_validation=False) as s.client:
+        async with sdk(s.ingress, _strict_response_validation=False) as s.client:
             await story(s)
 
     on_stage(lenient)
@@ -224,8 +224,8 @@ def test_the_padding_goes_where_it_is_not_wanted_and_the_providers_id_always() -
         s.tell(response_id, 2, 2, events=(named,))
         s.ends(response_id)
         path = f"/v1/responses/{response_id}?stream=true"
-        padded = await read_events(s.door, path)
-        bare = await read_events(s.door, f"{path}&include_obfuscation=false")
+        padded = await read_events(s.ingress, path)
+        bare = await read_events(s.ingress, f"{path}&include_obfuscation=false")
         odd = {**named, "response_id": response_id}
         assert padded[2][1] == odd
         assert bare[2][1] == {name: value for name, value in odd.items() if name != "obfuscation"}
@@ -242,7 +242,7 @@ def test_what_was_not_created_as_a_stream_is_refused_and_reads_go_on() -> None:
         with pytest.raises(openai.NotFoundError):
             await s.client.responses.retrieve("resp_unknown", stream=True)
         for query in ("starting_after=1", "stream=true&starting_after=-1", "stream=yes"):
-            status, document, _ = await s.door.call("GET", f"/v1/responses/{plain.id}?{query}")
+            status, document, _ = await s.ingress.call("GET", f"/v1/responses/{plain.id}?{query}")
             assert (status, document["error"]["type"]) == (400, "invalid_request_error")
 
     on_stage(story)
@@ -258,7 +258,7 @@ def test_who_leaves_stops_nothing_and_who_repeats_a_create_gets_its_stream() -> 
         s.tell(response_id, 0, 10)
         s.ends(response_id)
         assert numbers(await rest_of(again.parse())) == list(range(10))
-        assert len(submitted(s.door)) == 1
+        assert len(submitted(s.ingress)) == 1
 
     on_stage(story)
 
@@ -267,7 +267,7 @@ def test_a_process_that_has_just_started_says_come_again_and_not_that_it_is_gone
     async def story(s: Stage) -> None:
         response_id, stream = await s.created()
         await stream.close()
-        s.door.app[LIVE].caught_up = False
+        s.ingress.app[LIVE].caught_up = False
         with pytest.raises(openai.InternalServerError) as refused:
             await s.client.responses.retrieve(response_id, stream=True, starting_after=3)
         assert (refused.value.status_code, refused.value.code) == (503, "streams_unavailable")
@@ -292,7 +292,7 @@ def test_too_many_listeners_and_a_read_model_that_is_away_are_503() -> None:
 def test_a_process_that_stops_lets_its_listeners_go() -> None:
     async def story(s: Stage) -> None:
         _, stream = await s.created()
-        s.door.stop.set()
+        s.ingress.stop.set()
         assert await rest_of(stream) == []
 
     on_stage(story)
@@ -301,7 +301,7 @@ def test_a_process_that_stops_lets_its_listeners_go() -> None:
 def test_a_listener_that_takes_nothing_is_let_go() -> None:
     async def story(s: Stage) -> None:
         s.runs("job_1")
-        reader, writer = await asyncio.open_connection("127.0.0.1", s.door.port, limit=1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", s.ingress.port, limit=1)
         writer.write(b"GET /v1/jobs/job_1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await eventually(lambda: s.changes.watchers == 1)
         text = "x" * 100_000
@@ -309,16 +309,18 @@ def test_a_listener_that_takes_nothing_is_let_go() -> None:
             event = {"type": "response.output_text.delta", "sequence_number": number, "delta": text}
             s.tell("job_1", number, 0, events=(event,), after=number - 1)
         await eventually(lambda: s.changes.watchers == 0, what="the slow listener to be let go")
-        assert await s.door.metric('backstop_output_listeners_left_total{reason="slow"}') == 1
+        assert await s.ingress.metric('backstop_output_listeners_left_total{reason="slow"}') == 1
         writer.close()
         del reader
 
     on_stage(story, Limits(stream_write_s=0.2, appear_s=0.1))
 
 
-async def read_events(door: Door, path: str, headers: dict[str, str] | None = None) -> list[tuple[str | None, Any]]:
+async def read_events(
+    ingress: Ingress, path: str, headers: dict[str, str] | None = None
+) -> list[tuple[str | None, Any]]:
     """All events of a stream that ends: (id and kind, data)."""
-    async with door.session.get(f"{door.url}{path}", headers=headers) as answer:
+    async with ingress.session.get(f"{ingress.url}{path}", headers=headers) as answer:
         assert answer.status == 200, await answer.text()
         found: list[tuple[str | None, Any]] = []
         for block in (await answer.text()).split("\n\n"):
@@ -334,7 +336,7 @@ def test_a_jobs_stream_has_its_partials_its_gaps_and_its_result() -> None:
         s.tell("job_1", 0, 2, attempt=2)
         s.tell("job_1", 2, 2, attempt=2, cut="response_too_large")
         s.ends("job_1")
-        found = await read_events(s.door, "/v1/jobs/job_1/stream")
+        found = await read_events(s.ingress, "/v1/jobs/job_1/stream")
         assert [kind for kind, _ in found] == [
             "1-2 gap", "1-3 partial", "1-4 partial", "2-0 partial", "2-1 partial", "2-1 gap", "end result"
         ]  # fmt: skip
@@ -355,13 +357,13 @@ def test_a_jobs_stream_goes_on_behind_an_event() -> None:
         s.ends("job_1")
         path = "/v1/jobs/job_1/stream"
         for headers, query in (({"Last-Event-ID": "2-7"}, ""), ({}, "?starting_after=2-7"), ({}, "?last_event_id=2-7")):
-            found = await read_events(s.door, path + query, headers)
+            found = await read_events(s.ingress, path + query, headers)
             assert [kind for kind, _ in found] == ["2-8 partial", "end result"]
-        found = await read_events(s.door, f"{path}?starting_after=1-2")
+        found = await read_events(s.ingress, f"{path}?starting_after=1-2")
         assert [kind for kind, _ in found][:2] == ["1-3 partial", "2-0 partial"]
-        status, _, _ = await s.door.call("GET", path, headers={"Last-Event-ID": "end"})
+        status, _, _ = await s.ingress.call("GET", path, headers={"Last-Event-ID": "end"})
         assert status == 204
-        status, document, _ = await s.door.call("GET", f"{path}?starting_after=7")
+        status, document, _ = await s.ingress.call("GET", f"{path}?starting_after=7")
         assert (status, document["code"]) == (400, "bad_parameter")
 
     on_stage(story)
@@ -370,8 +372,8 @@ def test_a_jobs_stream_goes_on_behind_an_event() -> None:
 def test_a_jobs_stream_is_there_right_after_its_submission_and_nowhere_for_others() -> None:
     async def story(s: Stage) -> None:
         body = {"job_id": "job_1", "request": {"model": "m", "input": "x", "stream": True}}
-        assert (await s.door.submit(body))[0] == 202
-        async with s.door.session.get(f"{s.door.url}/v1/jobs/job_1/stream") as answer:
+        assert (await s.ingress.submit(body))[0] == 202
+        async with s.ingress.session.get(f"{s.ingress.url}/v1/jobs/job_1/stream") as answer:
             assert answer.status == 200
             s.tell("job_1", 0, 1, tenant="globex")
             s.tell("job_2", 0, 1)
@@ -380,7 +382,7 @@ def test_a_jobs_stream_is_there_right_after_its_submission_and_nowhere_for_other
         assert "partial" not in text
         assert "event: result" in text
         for named, code in (("job_3", "job_not_found"), ("globex:job_1", "not_found"), ("%00", "not_found")):
-            status, document, _ = await s.door.call("GET", f"/v1/jobs/{named}/stream")
+            status, document, _ = await s.ingress.call("GET", f"/v1/jobs/{named}/stream")
             assert (status, document["code"]) == (404, code)
 
     on_stage(story)
@@ -389,7 +391,7 @@ def test_a_jobs_stream_is_there_right_after_its_submission_and_nowhere_for_other
 def test_a_silent_stream_shows_that_it_lives() -> None:
     async def story(s: Stage) -> None:
         s.runs("job_1")
-        async with s.door.session.get(f"{s.door.url}/v1/jobs/job_1/stream") as answer:
+        async with s.ingress.session.get(f"{s.ingress.url}/v1/jobs/job_1/stream") as answer:
             assert await answer.content.readline() == b": still here\n"
 
     on_stage(story)

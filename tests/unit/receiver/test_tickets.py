@@ -15,7 +15,7 @@ from receiver.access.keys import KeyRing
 from receiver.access.tickets import Tickets
 from receiver.ingress.signature import parse_key
 from receiver.problems import Refusal
-from tests.unit.receiver.door import NOW_MS, OTHER_SECRET, SECRET, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, OTHER_SECRET, SECRET, Ingress, with_ingress
 from tests.unit.receiver.test_sdk_keys import Ring
 
 JOB = "/v1/jobs/j1/events"
@@ -23,7 +23,7 @@ JOB = "/v1/jobs/j1/events"
 
 @pytest.fixture
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ring:
-    monkeypatch.setattr(live_keys, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(live_keys, "POLL_AGAIN_S", 0.0)
     return Ring(tmp_path / "keys.json")
 
 
@@ -38,29 +38,29 @@ def streams(app: web.Application) -> None:
         app.router.add_get(path, whose)
 
 
-async def ticket(door: Door, headers: Any = None, path: str = JOB) -> str:
-    status, made, _ = await door.call("POST", "/v1/tickets", json={"path": path}, headers=headers)
+async def ticket(ingress: Ingress, headers: Any = None, path: str = JOB) -> str:
+    status, made, _ = await ingress.call("POST", "/v1/tickets", json={"path": path}, headers=headers)
     assert status == 201, made
-    assert made["expires_at_ms"] == door.clock[0] + 60_000
+    assert made["expires_at_ms"] == ingress.clock[0] + 60_000
     return str(made["ticket"])
 
 
-async def opens(door: Door, text: str, path: str = JOB, **options: Any) -> tuple[int, Any]:
-    status, said, _ = await door.call("GET", path, params={"ticket": text}, **options)
+async def opens(ingress: Ingress, text: str, path: str = JOB, **options: Any) -> tuple[int, Any]:
+    status, said, _ = await ingress.call("GET", path, params={"ticket": text}, **options)
     return status, said
 
 
 def test_a_ticket_opens_its_stream_once(ring: Ring) -> None:
     acme = ring.add("acme", {"read"})
 
-    async def story(door: Door) -> None:
-        text = await ticket(door, acme)
-        assert await opens(door, text) == (200, "acme")
-        assert (await opens(door, text))[0] == 401
-        assert await door.metric('backstop_tickets_total{result="accepted"}') == 1
-        assert await door.metric('backstop_tickets_total{result="refused"}') == 1
+    async def story(ingress: Ingress) -> None:
+        text = await ticket(ingress, acme)
+        assert await opens(ingress, text) == (200, "acme")
+        assert (await opens(ingress, text))[0] == 401
+        assert await ingress.metric('backstop_tickets_total{result="accepted"}') == 1
+        assert await ingress.metric('backstop_tickets_total{result="refused"}') == 1
 
-    with_door(story, keys_file=ring.path, add_routes=streams)
+    with_ingress(story, keys_file=ring.path, add_routes=streams)
 
 
 @pytest.mark.parametrize(
@@ -69,93 +69,93 @@ def test_a_ticket_opens_its_stream_once(ring: Ring) -> None:
 def test_a_path_is_the_same_however_it_is_written(ring: Ring, path: str) -> None:
     acme = ring.add("acme", {"read"})
 
-    async def story(door: Door) -> None:
+    async def story(ingress: Ingress) -> None:
         for asked, used in ((path, path.replace("%3A", ":")), (path.replace("%3A", ":"), path)):
-            assert await opens(door, await ticket(door, acme, asked), used) == (200, "acme")
+            assert await opens(ingress, await ticket(ingress, acme, asked), used) == (200, "acme")
 
-    with_door(story, keys_file=ring.path, add_routes=streams)
+    with_ingress(story, keys_file=ring.path, add_routes=streams)
 
 
 def test_a_ticket_opens_nothing_else(ring: Ring) -> None:
     acme = ring.add("acme", {"read"})
 
-    async def story(door: Door) -> None:
-        text = await ticket(door, acme)
+    async def story(ingress: Ingress) -> None:
+        text = await ticket(ingress, acme)
         for other in ("/v1/events", "/v1/jobs/j2/events", "/v1/sessions/j1/events", "/v1/jobs/j1", "/v1/caller"):
-            assert (await opens(door, text, other))[0] == 401, other
-        assert (await opens(door, text, JOB, headers=acme))[0] == 401, "a key beside it: whose stream would it be?"
-        assert await opens(door, text) == (200, "acme"), "none of it used it up"
+            assert (await opens(ingress, text, other))[0] == 401, other
+        assert (await opens(ingress, text, JOB, headers=acme))[0] == 401, "a key beside it: whose stream would it be?"
+        assert await opens(ingress, text) == (200, "acme"), "none of it used it up"
 
-    with_door(story, keys_file=ring.path, add_routes=streams)
+    with_ingress(story, keys_file=ring.path, add_routes=streams)
 
 
 def test_whose_key_made_it_decides_what_is_seen(ring: Ring) -> None:
     acme, globex = ring.add("acme", {"read"}), ring.add("globex", {"read"})
 
-    async def story(door: Door) -> None:
-        mine, theirs = await ticket(door, acme), await ticket(door, globex)
+    async def story(ingress: Ingress) -> None:
+        mine, theirs = await ticket(ingress, acme), await ticket(ingress, globex)
         forged = theirs.replace("bst_000000000001", "bst_000000000000")
-        assert (await opens(door, forged))[0] == 401, "another tenant's name on it is another ticket"
-        assert await opens(door, theirs) == (200, "globex")
-        assert await opens(door, mine) == (200, "acme")
+        assert (await opens(ingress, forged))[0] == 401, "another tenant's name on it is another ticket"
+        assert await opens(ingress, theirs) == (200, "globex")
+        assert await opens(ingress, mine) == (200, "acme")
 
-    with_door(story, keys_file=ring.path, add_routes=streams)
+    with_ingress(story, keys_file=ring.path, add_routes=streams)
 
 
 def test_a_revoked_keys_tickets_are_void(ring: Ring) -> None:
     acme = ring.add("acme", {"read"})
     ring.add("other", {"read"})
 
-    async def story(door: Door) -> None:
-        text = await ticket(door, acme)
+    async def story(ingress: Ingress) -> None:
+        text = await ticket(ingress, acme)
         ring.keys.pop(0)
         ring.save()
-        assert (await opens(door, text))[0] == 401
+        assert (await opens(ingress, text))[0] == 401
 
-    with_door(story, keys_file=ring.path, add_routes=streams)
+    with_ingress(story, keys_file=ring.path, add_routes=streams)
 
 
 def test_a_key_that_may_not_read_gets_none(ring: Ring) -> None:
     submitter = ring.add("acme", {"submit"})
 
-    async def story(door: Door) -> None:
-        status, problem, _ = await door.call("POST", "/v1/tickets", json={"path": JOB}, headers=submitter)
+    async def story(ingress: Ingress) -> None:
+        status, problem, _ = await ingress.call("POST", "/v1/tickets", json={"path": JOB}, headers=submitter)
         assert (status, problem["code"]) == (403, "scope_missing")
-        status, _, _ = await door.call("POST", "/v1/tickets", json={"path": JOB})
+        status, _, _ = await ingress.call("POST", "/v1/tickets", json={"path": JOB})
         assert status == 401
 
-    with_door(story, keys_file=ring.path, add_routes=streams)
+    with_ingress(story, keys_file=ring.path, add_routes=streams)
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/jobs", "/v1/jobs/a/b/events", "/v1/jobs/j1/events?x=1", "events", "", "/metrics"]
 )
 def test_tickets_are_for_live_streams(path: str) -> None:
-    async def story(door: Door) -> None:
-        status, problem, _ = await door.call("POST", "/v1/tickets", json={"path": path})
+    async def story(ingress: Ingress) -> None:
+        status, problem, _ = await ingress.call("POST", "/v1/tickets", json={"path": path})
         assert (status, problem["code"]) == (422, "no_stream")
 
-    with_door(story)
+    with_ingress(story)
 
 
 def test_without_keys_a_ticket_works_all_the_same_until_there_are_some(ring: Ring) -> None:
-    async def story(door: Door) -> None:
-        first, second = await ticket(door), await ticket(door)
-        assert await opens(door, first) == (200, "default")
+    async def story(ingress: Ingress) -> None:
+        first, second = await ticket(ingress), await ticket(ingress)
+        assert await opens(ingress, first) == (200, "default")
         ring.add("acme")
-        assert (await opens(door, second))[0] == 401
+        assert (await opens(ingress, second))[0] == 401
 
-    with_door(story, data_dir=ring.path.parent, add_routes=streams)
+    with_ingress(story, data_dir=ring.path.parent, add_routes=streams)
 
 
 @pytest.mark.parametrize(
     "text", ["", "bst_", "bst_dev_1_aa_bb", "bst_dev_" + "9" * 15 + "_" + "a" * 32 + "_" + "b" * 64]
 )
 def test_nonsense_is_no_ticket(text: str) -> None:
-    async def story(door: Door) -> None:
-        assert (await opens(door, text))[0] == 401
+    async def story(ingress: Ingress) -> None:
+        assert (await opens(ingress, text))[0] == 401
 
-    with_door(story, add_routes=streams)
+    with_ingress(story, add_routes=streams)
 
 
 class Receivers:

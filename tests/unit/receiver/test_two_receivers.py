@@ -21,17 +21,17 @@ from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
 from streams.agents.intake import take_request
-from streams.submission import DoorPolicy, submission_sha256
+from streams.submission import SubmissionPolicy, submission_sha256
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
-from tests.unit.receiver.door import SUBMIT, Door, opened
+from tests.unit.receiver.ingress import SUBMIT, Ingress, opened
 from tests.unit.receiver.sdk_caller import ASKED, QUICK
 
 OTHER = {"request": {**SUBMIT["request"], "input": "something else"}}
 
 
 @asynccontextmanager
-async def two(**options: Any) -> AsyncIterator[tuple[Door, Door, Path]]:
+async def two(**options: Any) -> AsyncIterator[tuple[Ingress, Ingress, Path]]:
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder) / "shared"
         for name in ("a", "b"):
@@ -43,11 +43,11 @@ async def two(**options: Any) -> AsyncIterator[tuple[Door, Door, Path]]:
             yield first, second, shared
 
 
-async def sent(door: Door, path: str, body: Any, number: int) -> int:
+async def sent(ingress: Ingress, path: str, body: Any, number: int) -> int:
     if path == "/v1/jobs by id":
-        return (await door.call("POST", "/v1/jobs", json={**body, "job_id": f"j{number}"}))[0]
+        return (await ingress.call("POST", "/v1/jobs", json={**body, "job_id": f"j{number}"}))[0]
     body = body if path == "/v1/jobs" else {**ASKED, **body["request"]}
-    return (await door.call("POST", path, json=body, headers={"Idempotency-Key": f"k{number}"}))[0]
+    return (await ingress.call("POST", path, json=body, headers={"Idempotency-Key": f"k{number}"}))[0]
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs by id", "/v1/responses"])
@@ -68,9 +68,9 @@ def test_two_bodies_under_one_id_are_a_job_and_a_conflict(path: str, at_once: bo
 def test_equal_bodies_under_one_key_are_one_job_whoever_takes_them() -> None:
     async def scenario() -> None:
         async with two() as (first, second, _):
-            statuses = [await sent(door, "/v1/jobs", SUBMIT, 1) for door in (first, second)]
+            statuses = [await sent(ingress, "/v1/jobs", SUBMIT, 1) for ingress in (first, second)]
             assert set(statuses) <= {200, 202}
-            assert len({fact.id for door in (first, second) for fact in door.publisher.landed}) == 1
+            assert len({fact.id for ingress in (first, second) for fact in ingress.publisher.landed}) == 1
 
     asyncio.run(scenario())
 
@@ -90,7 +90,7 @@ def test_a_record_under_an_id_that_http_has_is_a_dead_letter_and_the_other_way_r
 async def taken(shared: Path, job_id: str, body: Any) -> Any:
     value = orjson.dumps({"type": "submit", "job_id": job_id, **body})
     return await take_request(
-        Record("requests", 0, 0, T0, job_id.encode(), value, ()), tenant="default", now_ms=T0, policy=DoorPolicy(),
+        Record("requests", 0, 0, T0, job_id.encode(), value, ()), tenant="default", now_ms=T0, policy=SubmissionPolicy(),
         blobs=MemoryBlobs(), inline_bytes_max=65_536, claims=FolderClaims(shared / "claims"),
     )  # fmt: skip
 
@@ -129,13 +129,13 @@ def test_where_claims_tell_nothing_the_log_decides_before_the_answer(path: str, 
             find = Later(None if shows is None else KnownJob("default", shows))
             folders = foreign() if why == "another folder" else None
             limits = Limits(appear_s=0.1, confirm_s=0.3)
-            async with opened(folder, limits=limits, find_job=find, folders=folders) as door:
-                status = await sent(door, path, SUBMIT, 1)
+            async with opened(folder, limits=limits, find_job=find, folders=folders) as ingress:
+                status = await sent(ingress, path, SUBMIT, 1)
                 if status == 409:
-                    assert await sent(door, path, SUBMIT, 1) == 409, "and its repeat hears the same"
+                    assert await sent(ingress, path, SUBMIT, 1) == 409, "and its repeat hears the same"
                 if status == 503:
                     find.shows = KnownJob("default", mine(path))
-                    assert await sent(door, path, SUBMIT, 1) in (200, 202), "and its repeat is the same job"
+                    assert await sent(ingress, path, SUBMIT, 1) in (200, 202), "and its repeat is the same job"
                 return status
 
     assert asyncio.run(scenario(SHA)) == 409

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.base import BlobBody, InlineBody, Message, Usage
-from schemas.commands import LOOKUP, SUBMISSION, CancelResponse, CreateResponse, RetrieveResponse
+from schemas.commands import POLL_COMMAND, SUBMISSION, CancelResponse, CreateResponse, RetrieveResponse
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved, Origin
 from schemas.deliveries import (
     DELIVERY_RECORD,
@@ -36,7 +36,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "jobs": JOB_FACT,
     "responses": RESPONSE_FACT,
     "submissions": SUBMISSION,
-    "lookups": LOOKUP,
+    "polls": POLL_COMMAND,
     "results": RESULT,
     "dead-letters": DEAD_LETTER_RECORD,
     "webhook-endpoints": ENDPOINT_FACT,
@@ -84,19 +84,19 @@ MESSAGES: tuple[Message, ...] = (
         5, "failed", raw_status="failed", cause="never", code="policy", message="no", response=BLOB, usage=USAGE,
         job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
     ),
-    b.look_failed(5),
+    b.poll_failed(5),
     b.released(5),
     b.response_timer(5),
     CreateResponse(
         id="c", at_ms=5, job_id="job_1", attempt=1, tenant="acme", model="m", request=INLINE, not_after_ms=9
     ),
     RetrieveResponse(
-        id="r", at_ms=5, response_id="resp_1", reason="webhook", job_id="job_1", accepted_at_ms=4, looks=2
+        id="r", at_ms=5, response_id="resp_1", reason="webhook", job_id="job_1", accepted_at_ms=4, polls=2
     ),
     CancelResponse(id="x", at_ms=5, response_id="resp_1", job_id="job_1"),
     JobResult(
         id="job_1/result", at_ms=5, job_id="job_1", tenant="acme", outcome="completed", reason=Reason(code="c"), model="m",
-        response=INLINE, usage=USAGE, found_by="look", rejections=1, session_id="s", tags=("a",),
+        response=INLINE, usage=USAGE, found_by="poll", rejections=1, session_id="s", tags=("a",),
         timings=Timings(
             submitted_at_ms=1, accepted_at_ms=2, finished_at_ms=5, queued_ms=1, running_ms=2, webhook_lag_ms=3, detection_ms=4
         ),
@@ -107,7 +107,7 @@ MESSAGES: tuple[Message, ...] = (
         origin=Origin(topic="requests", partition=0, offset=7, timestamp_ms=4), headers=(("ce_id", "eA=="),), record_key="k",
     ),
     DeadLetterResolved(
-        id="d/resolved/1", at_ms=6, letter_id="d", resolution="retried", by="ann", why="fixed", record_key="k"
+        id="d/resolved/1", at_ms=6, dead_letter_id="d", resolution="retried", by="ann", why="fixed", record_key="k"
     ),
     EndpointSaved(
         id="e/1", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", created_at_ms=5, url="https://a.example/x", name="n",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from schemas.codec import DEPTH_MAX, PoisonError, canonical, decode, encode, load_object, sha256_hex
-from schemas.commands import LOOKUP, SUBMISSION
+from schemas.commands import POLL_COMMAND, SUBMISSION
 from schemas.dead_letters import DEAD_LETTER
 from schemas.jobs import JOB_FACT
 from schemas.requests import REQUEST
@@ -20,7 +20,7 @@ from streams.fold import job, rows
 from tests.support import builders
 from tests.unit.schemas.messages import ADAPTERS, MESSAGES
 
-ALL: tuple[TypeAdapter[Any], ...] = (JOB_FACT, RESPONSE_FACT, SUBMISSION, LOOKUP, RESULT, DEAD_LETTER, REQUEST)
+ALL: tuple[TypeAdapter[Any], ...] = (JOB_FACT, RESPONSE_FACT, SUBMISSION, POLL_COMMAND, RESULT, DEAD_LETTER, REQUEST)
 EXAMPLES = settings(max_examples=200, deadline=None, database=None, derandomize=True)
 FACT = encode(builders.job_timer(5))
 

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.codec import canonical, sha256_hex
 from schemas.requests import Submit
-from streams.submission import DoorPolicy, prepare
+from streams.submission import SubmissionPolicy, prepare
 
 REQUEST: dict[str, Any] = {
     "model": "m", "input": [{"z": None, "a": ['"request":', 1.5, "ü\u2028"]}], "metadata": None, "request": {"b": 1, "a": 2},
@@ -36,4 +36,4 @@ def test_the_form_of_a_submissions_hash_never_changes() -> None:
 
 @pytest.mark.parametrize(("asked", "granted"), [(None, 2), (1, 1), (3, 3), (10, 3)])
 def test_no_submission_gets_more_retries_than_the_operator_grants(asked: int | None, granted: int) -> None:
-    assert DoorPolicy(retries_max=2, retries_granted_max=3).stamp(asked).retries_max == granted
+    assert SubmissionPolicy(retries_max=2, retries_granted_max=3).stamp(asked).retries_max == granted

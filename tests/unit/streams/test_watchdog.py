@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection, Mapping
 
-from streams.watchdog import LOOKS, Partition, StalledError, Watchdog
+from streams.watchdog import POLLS, Partition, StalledError, Watchdog
 
 JOBS_0, JOBS_1 = ("jobs", 0), ("jobs", 1)
 
@@ -22,10 +22,10 @@ class World:
 
     async def close(self) -> None: ...
 
-    def look(self, times: int = 1, *, beating: bool = True) -> None:
+    def poll(self, times: int = 1, *, beating: bool = True) -> None:
         for _ in range(times):
             self.dog._beats += beating
-            asyncio.run(self.dog.look(self))
+            asyncio.run(self.dog.poll(self))
 
     def _stalled(self, error: StalledError) -> None:
         self.stalls.append(str(error))
@@ -33,7 +33,7 @@ class World:
 
 def test_an_idle_worker_is_left_alone() -> None:
     world = World()
-    world.look(10 * LOOKS)
+    world.poll(10 * POLLS)
     assert world.stalls == []
     assert world.dog.complaint() is None
 
@@ -43,19 +43,19 @@ def test_a_partition_with_records_and_no_progress_is_told_at_half_of_the_limit_a
 ):
     world = World()
     world.found = {JOBS_0: 5, JOBS_1: 9}
-    world.look(1 + LOOKS // 2)  # the first look sees positions; from the second on nothing has moved
+    world.poll(1 + POLLS // 2)  # the first look sees positions; from the second on nothing has moved
     assert world.dog.complaint() == "no progress for 4 s in jobs/1"
-    world.look(LOOKS - LOOKS // 2 - 1)
+    world.poll(POLLS - POLLS // 2 - 1)
     assert world.stalls == []
-    world.look()
+    world.poll()
     assert world.stalls == ["no progress for 8 s: jobs/1 at 7 of 9"]
 
 
 def test_a_worker_that_is_behind_and_moves_on_is_left_alone() -> None:
     world = World()
     world.found = {JOBS_0: 5_000, JOBS_1: 9_000}
-    for _ in range(3 * LOOKS):
-        world.look(2)
+    for _ in range(3 * POLLS):
+        world.poll(2)
         world.positions = {partition: at + 1 for partition, at in world.positions.items()}
     assert world.stalls == []
 
@@ -63,33 +63,33 @@ def test_a_worker_that_is_behind_and_moves_on_is_left_alone() -> None:
 def test_the_time_for_which_no_broker_answers_does_not_count() -> None:
     world = World()
     world.found = {JOBS_0: 6, JOBS_1: 9}
-    world.look(LOOKS)
+    world.poll(POLLS)
     world.found = None
-    world.look(5 * LOOKS)
+    world.poll(5 * POLLS)
     world.found = {JOBS_0: 6, JOBS_1: 9}
-    world.look(LOOKS - 1)
+    world.poll(POLLS - 1)
     assert world.stalls == []
-    world.look()
+    world.poll()
     assert len(world.stalls) == 1
 
 
 def test_partitions_that_move_are_not_deaf() -> None:
     world = World()
     world.found = {JOBS_0: 6, JOBS_1: 9}
-    world.look(LOOKS)
+    world.poll(POLLS)
     world.positions = {}
-    world.look()
+    world.poll()
     world.positions = {JOBS_0: 5, JOBS_1: 7}
-    world.look(LOOKS)
+    world.poll(POLLS)
     assert world.stalls == []
 
 
 def test_a_loop_that_does_not_turn_ends_the_process_and_one_missed_turn_does_not() -> None:
     world = World()
-    world.look()
-    world.look(LOOKS - 1, beating=False)
-    world.look()
-    world.look(LOOKS - 1, beating=False)
+    world.poll()
+    world.poll(POLLS - 1, beating=False)
+    world.poll()
+    world.poll(POLLS - 1, beating=False)
     assert world.stalls == []
-    world.look(beating=False)
+    world.poll(beating=False)
     assert world.stalls == ["the event loop has not turned for 8 s"]

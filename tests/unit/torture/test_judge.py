@@ -22,7 +22,7 @@ def _create(attempt: int = 1, job_id: str = "a") -> dict[str, Any]:
     return {"job": job_id, "attempt": str(attempt), "replied": True}
 
 
-def _hook(webhook_id: str = "wh_1", status: int = 200, *, authentic: bool = True) -> dict[str, Any]:
+def _webhook(webhook_id: str = "wh_1", status: int = 200, *, authentic: bool = True) -> dict[str, Any]:
     return {"webhook_id": webhook_id, "status": status, "authentic": authentic}
 
 
@@ -46,8 +46,8 @@ class World:
         self.evidence.commands = {"a/1/create"}
         self.evidence.jobs.granted["a"] = 1
         self.evidence.creates = [_create()]
-        self.evidence.hooks = {"wh_1"}
-        self.evidence.deliveries = [_hook(), _hook("wh_2", 503), _hook("wh_3", 401, authentic=False)]
+        self.evidence.webhooks = {"wh_1"}
+        self.evidence.deliveries = [_webhook(), _webhook("wh_2", 503), _webhook("wh_3", 401, authentic=False)]
         self.audit = CLEAN
         self.drains_s = [3.0]
         self.rebuild = ""
@@ -124,20 +124,20 @@ def _rebuild_differs(world: World) -> None:
     world.rebuild = "exit 1: different"
 
 
-def _lose_a_hook(world: World) -> None:
-    world.evidence.deliveries.append(_hook("wh_4"))
+def _lose_a_webhook(world: World) -> None:
+    world.evidence.deliveries.append(_webhook("wh_4"))
 
 
 def _believe_a_forgery(world: World) -> None:
-    world.evidence.deliveries.append(_hook("wh_4", 200, authentic=False))
+    world.evidence.deliveries.append(_webhook("wh_4", 200, authentic=False))
 
 
 def _keep_a_forgery(world: World) -> None:
-    world.evidence.hooks.add("wh_3")
+    world.evidence.webhooks.add("wh_3")
 
 
 def _stumble_over_a_forgery(world: World) -> None:
-    world.evidence.deliveries.append(_hook("wh_4", 500, authentic=False))
+    world.evidence.deliveries.append(_webhook("wh_4", 500, authentic=False))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def _stumble_over_a_forgery(world: World) -> None:
         (_lose, "I1"), (_refuse, "I1"), (_poison, "I1"), (_publish_twice, "I2"), (_publish_for_nobody, "I2"),
         (_create_twice, "I3"), (_create_unasked, "I3"), (_create_beyond_what_was_granted, "I3"), (_differ, "I4"),
         (_stay_open, "I5"), (_end_late, "I5"), (_drain_long, "I5"), (_differ_in_the_read_model, "I6"),
-        (_row_of_another_outcome, "I6"), (_rebuild_differs, "I6"), (_lose_a_hook, "I7"), (_believe_a_forgery, "I7"),
+        (_row_of_another_outcome, "I6"), (_rebuild_differs, "I6"), (_lose_a_webhook, "I7"), (_believe_a_forgery, "I7"),
         (_keep_a_forgery, "I7"), (_stumble_over_a_forgery, "I7"),
     ],
 )  # fmt: skip

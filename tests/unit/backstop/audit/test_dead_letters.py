@@ -30,7 +30,7 @@ def on_topic(*messages: object) -> list[Placed]:
     ]
 
 
-def test_a_letter_told_twice_is_one_letter_with_both_who_could_not_take_it() -> None:
+def test_a_dead_letter_told_twice_is_one_dead_letter_with_both_who_could_not_take_it() -> None:
     found = collect(on_topic(letter(9), letter(7), letter(9, component="readmodel"), letter(9), b"{}", b"\xff"))
     assert [(one.id, one.components, one.status) for one in found.letters] == [
         ("t.requests:1:7", ["intake"], "open"), ("t.requests:1:9", ["intake", "readmodel"], "open")

@@ -10,7 +10,7 @@ from backstop.audit.timeline import SHOWN, TOPICS, in_order, states_at, summary,
 from backstop.audit.trace import Trace, from_records, trace
 from schemas.base import InlineBody
 from schemas.codec import canonical
-from schemas.commands import LOOKUP, SUBMISSION
+from schemas.commands import POLL_COMMAND, SUBMISSION
 from schemas.jobs import JOB_FACT
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT
@@ -41,7 +41,7 @@ def test_a_job_and_its_response_are_found_by_either_id_in_the_order_in_which_thi
         ("jobs", "attempt_accepted", "running"),
         ("responses", "response_claimed", "running"),
         ("responses", "webhook_received", "running"),
-        ("lookups", "retrieve_response", None),
+        ("polls", "retrieve_response", None),
         ("jobs", "attempt_settled", "finished: completed"),
         ("responses", "response_observed", "ended: completed"),
         ("results", "job_result", None),
@@ -92,7 +92,7 @@ def types_of(adapter: TypeAdapter[Any]) -> set[str]:
 
 
 def test_every_type_of_message_has_its_summary() -> None:
-    adapters = (JOB_FACT, RESPONSE_FACT, SUBMISSION, LOOKUP, RESULT)
+    adapters = (JOB_FACT, RESPONSE_FACT, SUBMISSION, POLL_COMMAND, RESULT)
     assert {name for adapter in adapters for name in types_of(adapter)} == set(SHOWN)
 
 

@@ -25,7 +25,7 @@ from tests.support import builders as b
 
 PREFIX = "t."
 PARTITIONS = 2
-OUTPUTS = ("results", "submissions", "lookups", "dead-letters")
+OUTPUTS = ("results", "submissions", "polls", "dead-letters")
 LOGS = ("jobs", "responses")
 
 

@@ -12,7 +12,7 @@ JOB = {
     "updated_at_ms": 1_767_225_604_250,
     "finished_at_ms": 1_767_225_604_250,
     "attempts": 2,
-    "found_by": "look",
+    "found_by": "poll",
     "result": {
         "outcome": "completed",
         "timings": {"queued_ms": 120, "running_ms": 3_000, "detection_ms": None},
@@ -68,7 +68,7 @@ def test_a_line_of_a_list_reckons_age_and_next_action_from_now() -> None:
 
 def test_a_fact_says_where_its_record_stands() -> None:
     fact = {"at_ms": 1_767_225_600_000, "kind": "job_submitted", "topic": "jobs", "partition": 1, "offset": 7,
-            "summary": {"door": "http", "looks": 2}}  # fmt: skip
+            "summary": {"ingress": "http", "polls": 2}}  # fmt: skip
     assert fact_row(fact) == {
         "at": "00:00:00.000Z",
         "kind": "job_submitted",

@@ -17,7 +17,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.jobs import CancelRequested, JobRefused, JobSubmitted
 from schemas.topics import TOPICS
 from streams.agents.intake import take_request
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def taken(folder: Path, tenant: str, value: Mapping[str, object]) -> list[Messag
                 record,
                 tenant=tenant,
                 now_ms=1_000,
-                policy=DoorPolicy(),
+                policy=SubmissionPolicy(),
                 blobs=FolderBlobs(folder),
                 inline_bytes_max=1_000,
             )

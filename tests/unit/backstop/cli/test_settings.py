@@ -33,8 +33,8 @@ def test_settings_of_every_process_are_shown_once_with_a_description(monkeypatch
 
 
 def test_settings_of_a_group_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BACKSTOP_DOOR_RETRIES_MAX", "7")
-    row = shown("--only", "door_retries")["BACKSTOP_DOOR_RETRIES_MAX"]
+    monkeypatch.setenv("BACKSTOP_SUBMISSION_RETRIES_MAX", "7")
+    row = shown("--only", "ingress_retries")["BACKSTOP_SUBMISSION_RETRIES_MAX"]
     assert (row["value"], row["source"]) == (7, "set")
 
 
@@ -59,7 +59,7 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(monkeypatch: pytest
     assert "sk-pasted" not in str(caught.value)
 
 
-def test_a_worker_without_a_key_says_what_to_set_before_it_looks_for_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_a_key_says_what_to_set_before_it_polls_for_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "nowhere.invalid:9092")
     monkeypatch.setenv("BACKSTOP_CLEAR_TEXT", "true")

@@ -34,7 +34,7 @@ def never_asked():
         ((lambda: NOT_SET, lambda: NO_ENGINE, lambda: JVM), JVM),
     ],
 )
-def test_the_first_way_that_is_open_is_taken_and_no_later_one_is_looked_at(ways, taken) -> None:
+def test_the_first_way_that_is_open_is_taken_and_no_later_one_is_polled_at(ways, taken) -> None:
     assert chain.first(ways, lambda source: source) == taken
 
 

@@ -118,7 +118,7 @@ def test_an_address_that_is_none_over_http_is_refused(machine: dict[str, str], t
         ({KAFKA: KAFKA, "org/none/1/none-1.jar": ""}, "none-1.jar could not be downloaded: HTTP Error 404"),
     ],
 )
-def test_a_jar_that_differs_or_is_missing_leaves_nothing_that_looks_whole(
+def test_a_jar_that_differs_or_is_missing_leaves_nothing_that_polls_whole(
     machine: dict[str, str], repository: str, tmp_path: Path, contents: dict[str, str], said: str
 ) -> None:
     pin(tmp_path, contents)

@@ -106,7 +106,7 @@ def test_the_jars_are_resolved_once_and_another_pom_has_a_folder_of_its_own(
     assert toolchain.cache_folder(machine, POM + b"\n") != found.cache
 
 
-def test_a_download_that_fails_leaves_nothing_that_looks_whole(machine: dict[str, str], tmp_path: Path) -> None:
+def test_a_download_that_fails_leaves_nothing_that_polls_whole(machine: dict[str, str], tmp_path: Path) -> None:
     found = find(machine, tmp_path)
     program(tmp_path / "bin", "mvn", "echo 'Could not transfer artifact' ; exit 1")
     with pytest.raises(BrokerFailedError, match="Could not transfer artifact"):

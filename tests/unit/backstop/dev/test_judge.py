@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from backstop.dev.judge import Acknowledged, Create, Evidence, Hook, Result, Spread, judge, spread
+from backstop.dev.judge import Acknowledged, Create, Evidence, Result, Spread, Webhook, judge, spread
 
 GOOD = Evidence(
     acknowledged=[
@@ -14,7 +14,7 @@ GOOD = Evidence(
     ],
     results=[
         Result("a", "completed", "webhook", 5_040, frozenset({1}), "resp_a1"),
-        Result("b", "completed", "look", 9_500, frozenset({1, 2}), "resp_b2"),
+        Result("b", "completed", "poll", 9_500, frozenset({1, 2}), "resp_b2"),
     ],
     creates=[
         Create("resp_a1", "a", 1, 1_020),
@@ -23,7 +23,7 @@ GOOD = Evidence(
     ],
     rows={"a": "completed", "b": "completed"},
     ended_at_ms={"resp_a1": 5_000, "resp_b2": 9_000},
-    hooks=[Hook("resp_a1", 5_010)],
+    webhooks=[Webhook("resp_a1", 5_010)],
     restarts={"worker": 0},
 )
 
@@ -37,9 +37,9 @@ def test_a_good_run_has_no_violation_and_is_counted() -> None:
     assert verdict.violations == ()
     assert (verdict.jobs, verdict.results, verdict.lost, verdict.duplicates) == (2, 2, 0, 0)
     assert (verdict.creates, verdict.creates_unanswered, verdict.repeats) == (3, 1, 1)
-    assert verdict.by_door == {"http": 1, "kafka": 1}
-    assert verdict.found_by == {"webhook": 1, "look": 1}
-    assert verdict.detection == {"look": Spread(1, 500, 500, 500), "webhook": Spread(1, 40, 40, 40)}
+    assert verdict.by_ingress == {"http": 1, "kafka": 1}
+    assert verdict.found_by == {"webhook": 1, "poll": 1}
+    assert verdict.detection == {"poll": Spread(1, 500, 500, 500), "webhook": Spread(1, 40, 40, 40)}
     assert verdict.webhook_to_result == Spread(1, 30, 30, 30)
     assert verdict.request_to_create == Spread(2, 20, 40, 40)
     assert verdict.restarts == {}

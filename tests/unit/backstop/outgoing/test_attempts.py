@@ -136,7 +136,9 @@ def test_410_disables_the_endpoint_before_the_delivery_ends() -> None:
     assert dead.dead_by == "gone"
 
 
-def test_what_waits_for_an_endpoint_that_was_removed_or_disabled_ends_without_an_attempt_and_without_a_letter() -> None:
+def test_what_waits_for_an_endpoint_that_was_removed_or_disabled_ends_without_an_attempt_and_without_a_dead_letter() -> (
+    None
+):
     removed = EndpointRemoved(id="r", at_ms=1, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=1)
     disabled = EndpointSwitched(id="s", at_ms=1, endpoint_id=ENDPOINT_ID, tenant="acme", enabled=False)
     for fact, dead_by in ((removed, "removed"), (disabled, "disabled")):
@@ -146,7 +148,7 @@ def test_what_waits_for_an_endpoint_that_was_removed_or_disabled_ends_without_an
         assert (dead.dead_by, dead.attempt, scene.post.sent) == (dead_by, 0, [])
 
 
-def test_an_endpoint_that_is_not_known_yet_is_looked_up_before_anything_is_given_up() -> None:
+def test_an_endpoint_that_is_not_known_yet_is_polled_up_before_anything_is_given_up() -> None:
     scene = attempted(later=(saved(secrets=(REF,)),))
     assert isinstance(scene.written[0], DeliveryDone)
     nowhere = attempted()
@@ -168,7 +170,7 @@ def test_without_the_key_of_its_secret_nothing_is_sent_and_it_is_tried_again() -
     assert (failed.failed_by, scene.post.sent) == ("no_secret", [])
 
 
-def test_a_test_event_that_fails_leaves_no_letter() -> None:
+def test_a_test_event_that_fails_leaves_no_dead_letter() -> None:
     of_test = Pending(DELIVERY.model_copy(update={"test": True}), 5, 0, NOW_MS)
     (dead,) = attempted(saved(secrets=(REF,)), outcome=Answered(500), of=of_test).written
     assert isinstance(dead, DeliveryDead)

@@ -21,7 +21,7 @@ from schemas.jobs import (
 from schemas.responses import ResponseClaimed, ResponseObserved, WebhookReceived
 from schemas.results import JobResult
 from streams.fold.job import Absent, JobState, step
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 
 DEADLINE_MS = 10_000_000
 PROMPT = "canary prompt, seen nowhere but in its own record"
@@ -33,12 +33,12 @@ def submitted(job_id: str = "j", at_ms: int = 1_000, **changes: Any) -> JobSubmi
         "at_ms": at_ms,
         "job_id": job_id,
         "tenant": "default",
-        "door": "http",
+        "ingress": "http",
         "model": "gpt-5",
         "request": InlineBody(value={"model": "gpt-5", "input": PROMPT}),
         "request_sha256": "a" * 64,
         "deadline_at_ms": DEADLINE_MS,
-        "policy": DoorPolicy().stamp(None),
+        "policy": SubmissionPolicy().stamp(None),
     }
     return JobSubmitted(**(fields | changes))
 
@@ -52,7 +52,7 @@ def accepted(job_id: str = "j", at_ms: int = 2_000, attempt: int = 1, response_i
         tenant="default",
         response_id=response_id,
         status="queued",
-        look_at_ms=at_ms + 5_000,
+        poll_at_ms=at_ms + 5_000,
     )
 
 
@@ -88,7 +88,7 @@ def settled(
         response=InlineBody(value={"id": response_id, "status": "completed", "output_text": output}),
         usage=Usage(input_tokens=5, output_tokens=7, total_tokens=12),
         found_by="webhook",
-        looks=1,
+        polls=1,
         webhook_at_ms=8_900,
         provider_created_at_ms=2_000,
         provider_ended_at_ms=8_000,
@@ -96,7 +96,7 @@ def settled(
 
 
 def cancelled(job_id: str = "j", at_ms: int = 3_000) -> CancelRequested:
-    return CancelRequested(id=f"{job_id}/cancel", at_ms=at_ms, job_id=job_id, tenant="default", door="http")
+    return CancelRequested(id=f"{job_id}/cancel", at_ms=at_ms, job_id=job_id, tenant="default", ingress="http")
 
 
 def refused(job_id: str = "j", at_ms: int = 1_000) -> JobRefused:
@@ -136,12 +136,12 @@ def adopted(job_id: str = "j", response_id: str = "resp_1", at_ms: int = 1_000, 
         "at_ms": at_ms,
         "job_id": job_id,
         "tenant": "default",
-        "door": "http",
+        "ingress": "http",
         "response_id": response_id,
         "request_sha256": "b" * 64,
         "deadline_at_ms": DEADLINE_MS,
-        "look_at_ms": at_ms,
-        "policy": DoorPolicy().stamp(0),
+        "poll_at_ms": at_ms,
+        "policy": SubmissionPolicy().stamp(0),
     }
     return ResponseAdopted(**{**fields, **changes})
 
@@ -157,8 +157,8 @@ def claimed(
         job_id=job_id,
         attempt=1,
         tenant="default",
-        look_at_ms=at_ms + 5_000,
-        last_look_at_ms=DEADLINE_MS,
+        poll_at_ms=at_ms + 5_000,
+        last_poll_at_ms=DEADLINE_MS,
         missing_grace_ms=0,
         forget_after_ms=1_000,
     )
@@ -173,7 +173,7 @@ def observed(response_id: str = "resp_1", at_ms: int = 8_950) -> ResponseObserve
         outcome="completed",
         raw_status="completed",
         response=InlineBody(value={"output_text": PROMPT}),
-        next_look_at_ms=at_ms,
+        next_poll_at_ms=at_ms,
     )
 
 

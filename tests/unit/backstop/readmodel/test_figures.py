@@ -73,21 +73,21 @@ def test_rare_models_are_counted_together_and_what_has_none_is_not() -> None:
     assert sum(model["ended"] for model in found["models"]) == len(jobs) - 1 == found["ended"] - 1
 
 
-def test_a_missed_webhook_is_one_that_had_not_come_when_a_look_found_the_end() -> None:
+def test_a_missed_webhook_is_one_that_had_not_come_when_a_poll_found_the_end() -> None:
     minute_ms = 60_000
     jobs = [
-        ended(minute_ms, found_by="look", lag_ms=None),
-        ended(minute_ms + 1, found_by="look", lag_ms=5),
+        ended(minute_ms, found_by="poll", lag_ms=None),
+        ended(minute_ms + 1, found_by="poll", lag_ms=5),
         ended(minute_ms - 1),
         ended(minute_ms, found_by="create", lag_ms=None),  # nobody looked for it, and no webhook is missed
         ended(found_by=None, lag_ms=None),  # no provider had a hand in it
     ]
     found = webhook_health(jobs, 0, 2 * minute_ms)
-    assert (found["webhook"], found["look"], found["create"], found["missed"]) == (1, 2, 1, 1)
+    assert (found["webhook"], found["poll"], found["create"], found["missed"]) == (1, 2, 1, 1)
     assert found["period_ms"] == minute_ms
     assert found["periods"] == [
-        {"from_ms": 0, "webhook": 1, "look": 0, "create": 0, "missed": 0},
-        {"from_ms": minute_ms, "webhook": 0, "look": 2, "create": 1, "missed": 1},
+        {"from_ms": 0, "webhook": 1, "poll": 0, "create": 0, "missed": 0},
+        {"from_ms": minute_ms, "webhook": 0, "poll": 2, "create": 1, "missed": 1},
     ]
 
 

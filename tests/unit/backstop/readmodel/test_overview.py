@@ -28,7 +28,7 @@ from tests.unit.backstop.readmodel.logs import (
     whole_job,
 )
 from tests.unit.backstop.readmodel.projection import Projection
-from tests.unit.backstop.readmodel.test_letters import letter
+from tests.unit.backstop.readmodel.test_dead_letters import letter
 
 BOUND_MS = 1_000
 ENDED_MS = 9_000
@@ -128,7 +128,7 @@ def looked(job_id: str, number: int) -> list[Any]:
     facts = [
         submitted(job_id),
         accepted(job_id, response_id=f"r{number}"),
-        settled(job_id, response_id=f"r{number}").model_copy(update={"found_by": "look", "webhook_at_ms": None}),
+        settled(job_id, response_id=f"r{number}").model_copy(update={"found_by": "poll", "webhook_at_ms": None}),
     ]
     return [*facts, result_of(*facts)]
 
@@ -158,7 +158,7 @@ def test_figures_are_a_tenants_own_and_of_the_time_asked_for(with_api: Any) -> N
         assert seen["models"][0]["queued"]["p50_ms"] == 1_000
         assert seen["models"][0]["detection"]["n"] == 2
         assert seen["models"][0]["webhook_lag"]["n"] == 1
-        assert (seen["webhooks"]["webhook"], seen["webhooks"]["look"], seen["webhooks"]["missed"]) == (2, 1, 1)
+        assert (seen["webhooks"]["webhook"], seen["webhooks"]["poll"], seen["webhooks"]["missed"]) == (2, 1, 1)
         assert (await api.get(f"/v1/stats?since={ENDED_MS + 1}"))["ended"] == 0
         assert (await api.get(f"/v1/stats?since={ENDED_MS}"))["ended"] == 3
         assert (await api.get("/v1/stats", tenant="x"))["ended"] == 1
@@ -223,7 +223,7 @@ def test_dead_letters_come_newest_first_in_pages(with_api: Any) -> None:
     with_api(body)
 
 
-def test_who_sees_which_letter_and_how_much_of_it(with_api: Any) -> None:
+def test_who_sees_which_dead_letter_and_how_much_of_it(with_api: Any) -> None:
     async def body(api: Api) -> None:
         await api.take(*letters(1), *letters(1, "requests.x", record_key="x:j"), *letters(1, None))
 
@@ -242,11 +242,13 @@ def test_who_sees_which_letter_and_how_much_of_it(with_api: Any) -> None:
     with_api(body)
 
 
-def test_a_decision_closes_a_letter_and_a_repeat_makes_no_other(with_api: Any) -> None:
+def test_a_decision_closes_a_dead_letter_and_a_repeat_makes_no_other(with_api: Any) -> None:
     async def body(api: Api) -> None:
         (first,) = letters(1)
         await api.take(first, first.model_copy(update={"component": "another"}))
-        decision = DeadLetterResolved(id="d", at_ms=ENDED_MS + 9, letter_id=first.id, resolution="dropped", by="me")
+        decision = DeadLetterResolved(
+            id="d", at_ms=ENDED_MS + 9, dead_letter_id=first.id, resolution="dropped", by="me"
+        )
         await api.take(decision)
         assert (await api.get("/v1/dead-letters"))["data"] == []
         (one,) = (await api.get("/v1/dead-letters?state=all"))["data"]
@@ -256,13 +258,13 @@ def test_a_decision_closes_a_letter_and_a_repeat_makes_no_other(with_api: Any) -
     with_api(body)
 
 
-def test_only_the_newest_letters_are_kept(run: Any) -> None:
+def test_only_the_newest_dead_letters_are_kept(run: Any) -> None:
     async def body(bench: Bench) -> None:
         projection = await Projection(bench.another()).take_over()
         await projection.take(Log().put(*letters(7), *letters(2, "jobs", at_ms=ENDED_MS + 6)))
-        kept = "SELECT letter_id FROM dead_letters ORDER BY at_ms DESC, letter_id DESC"
-        assert await projection.database.write(lambda conn: store.trim_letters(conn, 9)) == 0
-        assert await projection.database.write(lambda conn: store.trim_letters(conn, 4)) == 5
+        kept = "SELECT dead_letter_id FROM dead_letters ORDER BY at_ms DESC, dead_letter_id DESC"
+        assert await projection.database.write(lambda conn: store.trim_dead_letters(conn, 9)) == 0
+        assert await projection.database.write(lambda conn: store.trim_dead_letters(conn, 4)) == 5
         left = await projection.database.read(lambda conn: [row[0] for row in conn.rows(kept)])
         assert left == ["requests:6", "jobs:1", "jobs:0", "requests:5"]
 

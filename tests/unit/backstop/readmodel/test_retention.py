@@ -11,12 +11,12 @@ from backstop.readmodel.retention import BEGINNING, DAY_MS, Cut, cut_of, remove_
 from backstop.readmodel.sweep import Kept, Sweeper
 from schemas.base import Usage
 from schemas.jobs import UsageBooked
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 from tests.unit.backstop.readmodel.conftest import NOW_MS
 from tests.unit.backstop.readmodel.logs import Log, accepted, claimed, result_of, settled, submitted, webhook
 from tests.unit.backstop.readmodel.projection import Projection
 
-POLICY = DoorPolicy(forget_after_ms=10_000).stamp(None)
+POLICY = SubmissionPolicy(forget_after_ms=10_000).stamp(None)
 TABLES = ("jobs", "job_tags", "timeline", "claims", "late_usage")
 
 
@@ -81,7 +81,7 @@ def wipe(conn: Any) -> None:
 def test_a_job_that_its_fold_still_knows_stays_and_keeps_no_other(run) -> None:
     async def body(bench) -> None:
         one = await Projection(bench.another()).take_over()
-        slow = DoorPolicy(forget_after_ms=10 * DAY_MS).stamp(None)
+        slow = SubmissionPolicy(forget_after_ms=10 * DAY_MS).stamp(None)
         facts = [submitted("slow", at_ms=10, policy=slow), accepted("slow", at_ms=20), settled("slow", at_ms=30)]
         await one.take(Log().put(*facts, result_of(*facts), *ended("a", 100), *ended("b", 200)))
         cut = Cut(DAY_MS, DAY_MS)

@@ -72,7 +72,7 @@ def test_every_other_url_is_refused(url: str) -> None:
         "2001::1", "2002:7f00:1::", "2002:808:808::", "100::1", "5f00::1", "64:ff9b:1::808:808",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "::ffff:0:7f00:1",
         "64:ff9b::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::a9fe:a9fe",
-        "", "hooks.example.com", "2130706433", "0177.0.0.1", "0x7f.0.0.1", "127.1",
+        "", "webhooks.example.com", "2130706433", "0177.0.0.1", "0x7f.0.0.1", "127.1",
     ],
 )  # fmt: skip
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:

@@ -24,7 +24,7 @@ IN_ORDER: dict[str, tuple[str, ...]] = {
         "submitter.taken", "submitter.committed", "submitter.tail.reading", "submitter.reported", "submitter.posted",
         "submitter.answered",
     ),
-    "streams/workers/poller.py": ("caller.taken", "caller.answered", "caller.reported"),
+    "streams/workers/poller.py": ("poller.taken", "poller.answered", "poller.reported"),
     "streams/scheduler/service.py": ("scheduler.timer.acked",),
     "streams/scheduler/due.py": ("scheduler.index.rebuilding",),
     "streams/results.py": ("results.begun", "results.sent", "results.committed", "results.tail.reading"),

@@ -5,9 +5,9 @@ import sys
 
 SETTLED = """
 import gc, weakref
-from backstop.runtime.process.garbage import YOUNG_OBJECTS_MAX, settle_heap
+from backstop.runtime.process.garbage import YOUNG_OBJECTS_MAX, settle_garbage_collector
 import backstop.runtime.kafka.topics
-settle_heap()
+settle_garbage_collector()
 class Node: pass
 def cycle():
     node = Node()

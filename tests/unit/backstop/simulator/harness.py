@@ -79,11 +79,11 @@ class World:
         return await self.sdk.responses.create(**body, metadata=metadata)
 
     async def ended(self, response_id: str) -> Response:
-        async def look() -> Response | None:
+        async def poll() -> Response | None:
             found = await self.sdk.responses.retrieve(response_id)
             return None if found.status in ("queued", "in_progress") else found
 
-        return await eventually(look, what=f"the end of {response_id}")
+        return await eventually(poll, what=f"the end of {response_id}")
 
     async def control(self, method: str, path: str, body: Any = None) -> Any:
         async with self.http.request(method, f"{self.url}/sim/{path}", json=body) as answer:
@@ -96,7 +96,7 @@ class World:
             assert answer.status == 200
             return [json.loads(line) for line in (await answer.text()).splitlines()]
 
-    async def hooks(self, count: int, timeout_s: float = 5.0) -> list[Received]:
+    async def webhooks(self, count: int, timeout_s: float = 5.0) -> list[Received]:
         """Wait for `count` hooks; all that came until then."""
         await eventually(lambda: len(self.receiver.got) >= count, timeout_s, f"{count} hooks")
         return list(self.receiver.got)
@@ -125,7 +125,7 @@ async def serve(app: web.Application) -> tuple[web.AppRunner, str]:
 
 @asynccontextmanager
 async def world(
-    wanted: Profile | None = None, *, strict: bool = True, retries: int = 0, hooks: bool = True, **more: Any
+    wanted: Profile | None = None, *, strict: bool = True, retries: int = 0, webhooks: bool = True, **more: Any
 ) -> AsyncIterator[World]:
     """A running simulator; `more` goes into its configuration."""
     receiver = Receiver()
@@ -133,7 +133,7 @@ async def world(
     inbox.router.add_post("/hooks", receiver.take)
     inbox_runner, inbox_url = await serve(inbox)
     receiver.url = f"{inbox_url}/hooks"
-    endpoints = (Endpoint(receiver.url, (SECRET,)),) if hooks else ()
+    endpoints = (Endpoint(receiver.url, (SECRET,)),) if webhooks else ()
     settings = {"profile": wanted or profile(), "api_keys": (KEY,), "endpoints": endpoints, **more}
     runner, url = await serve(build_app(SimulatorConfig(**settings)))
     sdk = AsyncOpenAI(

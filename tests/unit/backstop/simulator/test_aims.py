@@ -33,8 +33,8 @@ def test_an_aim_strikes_a_response_or_every_call() -> None:
     async def case() -> None:
         async with world() as w:
             created = await w.create(metadata={"sim_run_s": NEVER_S})
-            await w.control("POST", "aim", {"fault": "look_503", "response": created.id, "times": 0})
-            await w.control("POST", "aim", {"fault": "hook_lost", "response": created.id})
+            await w.control("POST", "aim", {"fault": "poll_503", "response": created.id, "times": 0})
+            await w.control("POST", "aim", {"fault": "webhook_lost", "response": created.id})
             for _ in range(3):
                 with pytest.raises(openai.InternalServerError):
                     await w.sdk.responses.retrieve(created.id)

@@ -23,12 +23,12 @@ def test_an_id_of_any_form_works_wherever_it_is_used(form: str) -> None:
             assert (await w.sdk.responses.retrieve(created.id)).id == created.id
             assert (form == "gateway") == (len(created.id) == 453 and created.id.endswith("=="))
             path = f"/responses/{quote(created.id, safe='')}"
-            await w.control("POST", "aim", {"fault": "look_503", "response": created.id})
+            await w.control("POST", "aim", {"fault": "poll_503", "response": created.id})
             assert (await w.raw("GET", path))[0] == 503
             assert (await w.raw("GET", path))[1]["id"] == created.id
             assert (await w.raw("GET", f"{path}/input_items"))[0] == 200
             assert (await w.raw("POST", f"{path}/cancel"))[1]["status"] == "cancelled"
-            assert (await w.hooks(1))[0].event["data"]["id"] == created.id
+            assert (await w.webhooks(1))[0].event["data"]["id"] == created.id
             assert (await w.raw("DELETE", path))[1]["deleted"] is True
             for name in ("creates", "tokens", "truth", "calls"):
                 assert {line["response"] for line in await w.ledger(name)} == {created.id}, name
@@ -81,7 +81,7 @@ def test_a_completed_response_may_have_no_list_of_outputs(fault: str, has_output
     async def case() -> None:
         async with world(strict=False) as w:
             created = await w.create(fault=fault)
-            await w.hooks(1)
+            await w.webhooks(1)
             _, body, _ = await w.raw("GET", f"/responses/{created.id}")
             assert (body["status"], "output" in body, body.get("output")) == ("completed", has_output, None)
             assert body["usage"] is not None
@@ -125,7 +125,7 @@ def test_a_gateway_may_call_a_response_by_another_id(fault: str, metadata: bool)
             again = await w.sdk.responses.retrieve(created.id)
             assert ended.id == again.id != created.id
             assert (ended.metadata is not None) == metadata
-            assert (await w.hooks(1))[0].event["data"]["id"] == created.id
+            assert (await w.webhooks(1))[0].event["data"]["id"] == created.id
 
     asyncio.run(case())
 
@@ -142,7 +142,7 @@ def test_metadata_may_be_lost() -> None:
 def test_a_response_seen_running_may_not_be_found_for_a_while() -> None:
     async def case() -> None:
         async with world(time_scale=10) as w:
-            created = await w.create(fault="look_404_passing=2", metadata={"sim_run_s": NEVER_S, "sim_queue_s": "0"})
+            created = await w.create(fault="poll_404_passing=2", metadata={"sim_run_s": NEVER_S, "sim_queue_s": "0"})
 
             async def is_running() -> bool:
                 return (await w.sdk.responses.retrieve(created.id)).status == "in_progress"
@@ -153,7 +153,7 @@ def test_a_response_seen_running_may_not_be_found_for_a_while() -> None:
             await eventually(is_running)
             assert await is_running()
             faults = {line["fault"] for line in await w.ledger("calls") if line["status"] == 404}
-            assert faults == {"look_404_passing"}
+            assert faults == {"poll_404_passing"}
 
     asyncio.run(case())
 
@@ -190,7 +190,7 @@ def test_a_failed_response_may_have_an_odd_error(form: str, error: type) -> None
     async def case() -> None:
         async with world() as w:
             created = await w.create(fault=f"run_odd_error={form}")
-            await w.hooks(1)
+            await w.webhooks(1)
             _, body, _ = await w.raw("GET", f"/responses/{created.id}")
             assert body["status"] == "failed"
             assert isinstance(body["error"], error)
@@ -206,7 +206,7 @@ def test_an_object_may_hold_little() -> None:
             asked = {"model": "m", "background": True, "metadata": {"job": "j", "sim_fault": "run_bare_object"}}
             _, created, _ = await w.raw("POST", "/responses", json=asked)
             assert set(created) == {"id", "status", "output", "error", "metadata"}
-            await w.hooks(1)
+            await w.webhooks(1)
             _, body, _ = await w.raw("GET", f"/responses/{created['id']}")
             assert (body["status"], len(body["output"])) == ("completed", 1)
 
@@ -220,7 +220,7 @@ def test_an_id_may_be_one_that_nobody_need_take(form: str, chars: int) -> None:
             created = await w.create(metadata={"sim_id": form})
             assert (len(created.id), created.id.isascii()) == (chars, form == "too_long")
             assert (await w.ended(created.id)).id == created.id
-            assert (await w.hooks(1))[0].event["data"]["id"] == created.id
+            assert (await w.webhooks(1))[0].event["data"]["id"] == created.id
 
     asyncio.run(case())
 

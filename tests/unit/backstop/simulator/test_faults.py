@@ -180,7 +180,7 @@ def test_a_create_can_be_answered_as_completed_at_once() -> None:
         async with world() as w:
             answer = await w.create(fault="create_terminal", metadata={"sim_run_s": NEVER_S})
             assert (answer.status, answer.output_text) == ("completed", "Echo: Hello")
-            assert (await w.hooks(1))[0].event["data"]["id"] == answer.id
+            assert (await w.webhooks(1))[0].event["data"]["id"] == answer.id
 
     asyncio.run(case())
 
@@ -208,17 +208,17 @@ async def _is_in(w: World, response_id: str, status: str) -> bool:
     ("fault", "error"),
     [
         *((f"look_{kind}", errors) for kind, (errors, _) in KINDS.items()),
-        ("look_404", openai.NotFoundError),
-        ("look_401", openai.AuthenticationError),
-        ("look_429", openai.RateLimitError),
-        ("look_html_403", openai.PermissionDeniedError),
-        ("look_html_429", openai.RateLimitError),
-        ("look_307", openai.APIStatusError),
-        ("look_unknown_status", openai.APIResponseValidationError),
-        ("look_truncated", json.JSONDecodeError),
+        ("poll_404", openai.NotFoundError),
+        ("poll_401", openai.AuthenticationError),
+        ("poll_429", openai.RateLimitError),
+        ("poll_html_403", openai.PermissionDeniedError),
+        ("poll_html_429", openai.RateLimitError),
+        ("poll_307", openai.APIStatusError),
+        ("poll_unknown_status", openai.APIResponseValidationError),
+        ("poll_truncated", json.JSONDecodeError),
     ],
 )
-def test_a_struck_look_fails_once_and_the_next_one_tells_the_truth(
+def test_a_struck_poll_fails_once_and_the_next_one_tells_the_truth(
     fault: str, error: type[BaseException] | tuple[type[BaseException], ...]
 ) -> None:
     async def case() -> None:
@@ -227,16 +227,16 @@ def test_a_struck_look_fails_once_and_the_next_one_tells_the_truth(
             with pytest.raises(error):
                 await w.sdk.responses.retrieve(created.id)
             assert (await w.sdk.responses.retrieve(created.id)).id == created.id
-            looks = [line for line in await w.ledger("calls") if line["op"] == "look"]
-            assert [line["fault"] for line in looks] == [fault, None]
+            polls = [line for line in await w.ledger("calls") if line["op"] == "poll"]
+            assert [line["fault"] for line in polls] == [fault, None]
 
     asyncio.run(case())
 
 
-def test_a_look_may_show_another_response() -> None:
+def test_a_poll_may_show_another_response() -> None:
     async def case() -> None:
         async with world() as w:
-            created = await w.create(fault="look_another_id*2")
+            created = await w.create(fault="poll_another_id*2")
             for same in (False, False, True):
                 assert ((await w.sdk.responses.retrieve(created.id)).id == created.id) is same
 
@@ -246,7 +246,7 @@ def test_a_look_may_show_another_response() -> None:
 def test_an_unknown_status_reaches_a_lenient_client() -> None:
     async def case() -> None:
         async with world(strict=False) as w:
-            created = await w.create(fault="look_unknown_status")
+            created = await w.create(fault="poll_unknown_status")
             assert (await w.sdk.responses.retrieve(created.id)).status == "paused"  # type: ignore[comparison-overlap]
 
     asyncio.run(case())
@@ -255,7 +255,7 @@ def test_an_unknown_status_reaches_a_lenient_client() -> None:
 def test_a_new_response_may_not_be_found_at_first() -> None:
     async def case() -> None:
         async with world(time_scale=10) as w:
-            created = await w.create(fault="look_404_at_first=2")
+            created = await w.create(fault="poll_404_at_first=2")
             with pytest.raises(openai.NotFoundError):
                 await w.sdk.responses.retrieve(created.id)
             found = await w.ended(created.id)  # keeps asking: an error counts as "not yet"
@@ -267,7 +267,7 @@ def test_a_new_response_may_not_be_found_at_first() -> None:
 def test_a_completed_response_may_seem_to_run_again_once() -> None:
     async def case() -> None:
         async with world() as w:
-            created = await w.create(fault="look_regress")
+            created = await w.create(fault="poll_regress")
             assert (await w.ended(created.id)).status == "completed"
             statuses = [(await w.sdk.responses.retrieve(created.id)).status for _ in range(3)]
             assert statuses == ["in_progress", "completed", "completed"]
@@ -301,7 +301,7 @@ def test_a_response_may_expire_after_its_end() -> None:
     async def case() -> None:
         async with world() as w:
             created = await w.create(fault="run_expires")
-            await w.hooks(1)
+            await w.webhooks(1)
             with pytest.raises(openai.NotFoundError):
                 await w.sdk.responses.retrieve(created.id)
             assert [line["state"] for line in await w.ledger("truth")][-2:] == ["completed", "expired"]
@@ -353,13 +353,13 @@ def test_a_cancelled_response_may_run_on() -> None:
     asyncio.run(case())
 
 
-def test_a_cancelled_response_may_complete_with_a_second_hook() -> None:
+def test_a_cancelled_response_may_complete_with_a_second_webhook() -> None:
     async def case() -> None:
         async with world() as w:
             created = await w.create(fault="cancel_then_completed=0.1", metadata={"sim_run_s": NEVER_S})
             assert (await w.sdk.responses.cancel(created.id)).status == "cancelled"
-            hooks = await w.hooks(2)
-            assert [hook.event["type"] for hook in hooks] == ["response.cancelled", "response.completed"]
+            webhooks = await w.webhooks(2)
+            assert [webhook.event["type"] for webhook in webhooks] == ["response.cancelled", "response.completed"]
             assert (await w.sdk.responses.retrieve(created.id)).status == "completed"
             assert (await w.control("GET", "stats"))["open"] == 0
 

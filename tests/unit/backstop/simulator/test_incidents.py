@@ -91,7 +91,7 @@ def test_an_incident_may_be_about_one_lane(lane: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("calls", "struck"), [("looks", {"look"}), ("cancels", {"cancel"}), ("all", {"look", "cancel"})]
+    ("calls", "struck"), [("polls", {"poll"}), ("cancels", {"cancel"}), ("all", {"poll", "cancel"})]
 )
 def test_an_incident_may_be_about_other_calls(calls: str, struck: set[str]) -> None:
     async def case() -> None:
@@ -99,7 +99,7 @@ def test_an_incident_may_be_about_other_calls(calls: str, struck: set[str]) -> N
             created = await w.create(metadata={"sim_run_s": NEVER_S})
             await w.control("POST", "incident", {"answer": "403//html", "calls": calls, "model": "gpt-6-astra"})
             found = {
-                "look": (await w.raw("GET", f"/responses/{created.id}"))[0],
+                "poll": (await w.raw("GET", f"/responses/{created.id}"))[0],
                 "cancel": (await w.raw("POST", f"/responses/{created.id}/cancel"))[0],
             }
             assert {op for op, status in found.items() if status == 403} == struck

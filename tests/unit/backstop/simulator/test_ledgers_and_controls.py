@@ -111,7 +111,7 @@ def test_the_files_say_what_the_controls_say(tmp_path: Path) -> None:
     async def case() -> None:
         async with world(ledger_dir=tmp_path) as w:
             await w.ended((await w.create()).id)
-            await w.hooks(1)
+            await w.webhooks(1)
             await eventually(lambda: w.ledger("deliveries"))
             for name in ("creates", "calls", "deliveries", "tokens", "truth"):
                 lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
@@ -126,7 +126,7 @@ def test_the_profile_changes_while_the_server_runs() -> None:
         async with world() as w:
             shown = await w.control("POST", "faults", {"rates": {"run_failed": 1.0}})
             assert shown["profile"]["rates"] == {"run_failed": 1.0}
-            assert "hook_lost" in shown["faults"]
+            assert "webhook_lost" in shown["faults"]
             assert (await w.ended((await w.create(job="job_1")).id)).status == "failed"
             await w.control("POST", "faults", {"base": "calm", "models": {"*": {"run": {"kind": "fixed", "s": 0}}}})
             assert (await w.control("GET", "faults"))["profile"]["rates"] == {}
@@ -137,8 +137,8 @@ def test_the_profile_changes_while_the_server_runs() -> None:
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        ("faults", {"rates": {"hook_lots": 0.1}}, "did you mean hook_lost"),
-        ("faults", {"rates": {"hook_lost": 2}}, "rates.hook_lost must be 0 to 1"),
+        ("faults", {"rates": {"webhook_lots": 0.1}}, "did you mean webhook_lost"),
+        ("faults", {"rates": {"webhook_lost": 2}}, "rates.webhook_lost must be 0 to 1"),
         ("faults", {"rates": {"create_400": 0.6, "create_401": 0.6}}, "sum to 1.200"),
         ("faults", {"retention": 3}, "retention: no such field"),
         ("faults", {"models": {"*": {"run": {"kind": "gamma"}}}}, "models.*.run.kind"),
@@ -167,7 +167,7 @@ def test_an_open_response_can_be_ended_on_command() -> None:
     async def case() -> None:
         async with world() as w:
             created = await w.create(metadata={"sim_run_s": NEVER_S})
-            wanted = {"response": created.id, "status": "failed", "code": "rate_limit_exceeded", "hook": False}
+            wanted = {"response": created.id, "status": "failed", "code": "rate_limit_exceeded", "webhook": False}
             await w.control("POST", "finish", wanted)
             ended = await w.sdk.responses.retrieve(created.id)
             assert ended.error is not None

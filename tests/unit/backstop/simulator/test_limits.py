@@ -89,9 +89,9 @@ def test_the_number_of_open_responses_may_be_capped() -> None:
     asyncio.run(case())
 
 
-def test_looks_are_counted_only_if_the_profile_says_so() -> None:
+def test_polls_are_counted_only_if_the_profile_says_so() -> None:
     async def case(*, counted: bool) -> int:
-        wanted = profile(models=_limited(requests_per_minute=2), looks_counted=counted, poll_after_ms=1500)
+        wanted = profile(models=_limited(requests_per_minute=2), polls_counted=counted, poll_after_ms=1500)
         async with world(wanted) as w:
             created = await w.create(metadata={"sim_run_s": "1000000"})
             answers = [await w.raw("GET", f"/responses/{created.id}") for _ in range(4)]

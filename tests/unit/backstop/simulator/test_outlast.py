@@ -161,7 +161,7 @@ def test_a_window_that_cannot_be_is_refused(options: dict[str, Any], more: dict[
 def test_the_preset_meets_jobs_with_each_of_its_creates_and_runs() -> None:
     async def case() -> None:
         wanted = merge_profile(PRESETS["outlast"], {"events": []})
-        async with world(wanted, hooks=False, time_scale=1000) as w:
+        async with world(wanted, webhooks=False, time_scale=1000) as w:
             await asyncio.gather(*(_batch(w, first) for first in range(0, 1200, 60)))
             struck = (await w.control("GET", "stats"))["faults"]
             names = {name.partition("=")[0] for name, rate in RATES.items() if rate >= 0.005}

@@ -154,7 +154,7 @@ def _post(url: str, body: dict[str, object]) -> dict[str, object]:
     ("flags", "words"),
     [
         (("--profile", "mild"), "neither a preset"),
-        (("--profile", '{"rates": {"hook_lost": 7}}'), "rates.hook_lost must be 0 to 1"),
+        (("--profile", '{"rates": {"webhook_lost": 7}}'), "rates.webhook_lost must be 0 to 1"),
         (("--webhook-url", "http://x"), "come in pairs"),
         (("--webhook-url", "http://x", "--webhook-secret", "secret"), "whsec_"),
         (("--time-scale", "0"), "time_scale must be above 0"),
@@ -169,10 +169,14 @@ def test_a_wrong_setting_is_refused_with_its_reason(tmp_path: Path, flags: tuple
 
 def test_a_profile_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    path.write_text('{"base": "demo", "rates": {"hook_lost": 0.5}, "retention_s": 3600}')
+    path.write_text('{"base": "demo", "rates": {"webhook_lost": 0.5}, "retention_s": 3600}')
     with (
         _process(tmp_path, "--profile", str(path)) as (_, url),
         urllib.request.urlopen(f"{url}/sim/faults", timeout=ANSWER_S) as answer,
     ):
         profile = json.load(answer)["profile"]
-    assert (profile["rates"]["hook_lost"], profile["rates"]["hook_twice"], profile["retention_s"]) == (0.5, 0.1, 3600)
+    assert (profile["rates"]["webhook_lost"], profile["rates"]["webhook_twice"], profile["retention_s"]) == (
+        0.5,
+        0.1,
+        3600,
+    )

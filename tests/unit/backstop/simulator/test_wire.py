@@ -62,8 +62,8 @@ def test_cancelling_twice_gives_the_same_final_object() -> None:
             assert first.status == "cancelled"
             assert first == again
             assert (await w.sdk.responses.retrieve(created.id)).usage is None
-            (hook,) = await w.hooks(1)
-            assert hook.event["type"] == "response.cancelled"
+            (webhook,) = await w.webhooks(1)
+            assert webhook.event["type"] == "response.cancelled"
 
     asyncio.run(case())
 

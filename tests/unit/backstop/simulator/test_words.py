@@ -97,7 +97,7 @@ def test_a_call_may_be_answered_in_any_words(spec: str, status: int, content_typ
     async def case() -> None:
         async with world() as w:
             created = await w.create(
-                job="job_0", fault=f"look_answer={spec} cancel_answer={spec}", metadata={"sim_run_s": NEVER_S}
+                job="job_0", fault=f"poll_answer={spec} cancel_answer={spec}", metadata={"sim_run_s": NEVER_S}
             )
             asked = {"model": "m", "background": True, "metadata": {"sim_fault": f"create_answer={spec}"}}
             calls = (("", asked), (f"/{created.id}", None), (f"/{created.id}/cancel", None))

@@ -9,7 +9,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused
 from schemas.unreadable import Unreadable
 from streams.agents.intake import take_request
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
 from tests.support.intakes import intake_of
@@ -42,7 +42,7 @@ def test_a_request_that_the_fetcher_could_not_read_is_refused_for_the_fetchers_r
     ):
         letter, refused = asyncio.run(
             take_request(
-                Record("requests", 0, 0, T0, b"a", value, ()), tenant="default", now_ms=T0, policy=DoorPolicy(),
+                Record("requests", 0, 0, T0, b"a", value, ()), tenant="default", now_ms=T0, policy=SubmissionPolicy(),
                 blobs=MemoryBlobs(), inline_bytes_max=65_536,
             )
         )  # fmt: skip

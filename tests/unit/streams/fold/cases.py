@@ -6,11 +6,11 @@ from schemas.base import Usage
 from schemas.jobs import AttemptSettled
 from schemas.results import Reason, Timings
 from tests.support.builders import POLICY, RESP, T0, settled
-from tests.unit.streams.fold.states import WORD_BY
+from tests.unit.streams.fold.states import REPORT_BY
 
 AT = T0 + 1_000
 GRACE = POLICY.adoption_grace_ms
-LOST_AT = WORD_BY + GRACE
+ABANDONED_AT = REPORT_BY + GRACE
 UNKNOWN = Reason(code="unknown_outcome", message="the create was sent and nobody heard of it again")
 LIMITED = Reason(code="rate_limit_exceeded", message="tokens per minute", http_status=429, said_by="provider")
 SERVER_ERROR = Reason(code="server_error", message="")

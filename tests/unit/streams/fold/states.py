@@ -12,7 +12,7 @@ from streams.fold.attempts import Attempt, Attempts
 from streams.policy.retry import wait_ms
 from tests.support.builders import DEADLINE, FORGET_AFTER, JOB, MODEL, POLICY, REQUEST, RESP, T0, TENANT
 
-WORD_BY = T0 + POLICY.word_timeout_ms
+REPORT_BY = T0 + POLICY.report_timeout_ms
 
 
 def waits(cause: Cause, *, told_ms: int = 0, refused: int = 0, ended: int = 0, streak: int = 1) -> int:
@@ -64,8 +64,8 @@ def claim_of(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: A
         "job_id": JOB,
         "attempt": attempt,
         "tenant": TENANT,
-        "look_at_ms": at_ms + 20_000,
-        "last_look_at_ms": DEADLINE - 10_000,
+        "poll_at_ms": at_ms + 20_000,
+        "last_poll_at_ms": DEADLINE - 10_000,
         "missing_grace_ms": POLICY.missing_grace_ms,
         "forget_after_ms": FORGET_AFTER,
     }
@@ -74,7 +74,7 @@ def claim_of(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: A
 
 def late_claim_of(at_ms: int, attempt: int, response_id: str) -> ResponseClaimed:
     """Of a response that turned up after the end of its job."""
-    return claim_of(at_ms, attempt, response_id, last_look_at_ms=at_ms + 20_000, missing_grace_ms=60_000, released=True)
+    return claim_of(at_ms, attempt, response_id, last_poll_at_ms=at_ms + 20_000, missing_grace_ms=60_000, released=True)
 
 
 def cancel(at_ms: int, command_id: str, response_id: str = RESP, job_id: str | None = JOB) -> CancelResponse:
@@ -120,11 +120,11 @@ def claim(claimed_at_ms: int = CLAIM_AT, attempt: int = 1) -> response.Claim:
     )  # fmt: skip
 
 
-def hooks(first_at_ms: int, *ids: str, ended_at_ms: int | None = None) -> response.Hooks:
-    return response.Hooks(ids or ("wh_1",), first_at_ms, ended_at_ms)
+def webhooks(first_at_ms: int, *ids: str, ended_at_ms: int | None = None) -> response.Webhooks:
+    return response.Webhooks(ids or ("wh_1",), first_at_ms, ended_at_ms)
 
 
-def look(at_ms: int, cause: str, reason: Any, looks: int = 0, **changes: Any) -> RetrieveResponse:
+def poll(at_ms: int, cause: str, reason: Any, polls: int = 0, **changes: Any) -> RetrieveResponse:
     """Of a claimed response."""
     given: dict[str, Any] = {
         "id": f"{cause}/look",
@@ -134,13 +134,13 @@ def look(at_ms: int, cause: str, reason: Any, looks: int = 0, **changes: Any) ->
         "job_id": JOB,
         "attempt": 1,
         "accepted_at_ms": CLAIM_AT,
-        "looks": looks,
+        "polls": polls,
     }
     return RetrieveResponse(**{**given, **changes})
 
 
-def offer(at_ms: int, status: str = "completed", attempt: int = 1, look_at_ms: int | None = None) -> AttemptAccepted:
+def offer(at_ms: int, status: str = "completed", attempt: int = 1, poll_at_ms: int | None = None) -> AttemptAccepted:
     return AttemptAccepted(
         id=f"{JOB}/{attempt}/accepted/{RESP}", at_ms=at_ms, job_id=JOB, attempt=attempt, tenant=TENANT, response_id=RESP,
-        status=status, adopted=True, look_at_ms=at_ms + 30_000 if look_at_ms is None else look_at_ms,
+        status=status, adopted=True, poll_at_ms=at_ms + 30_000 if poll_at_ms is None else poll_at_ms,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.base import InlineBody, Usage
 from schemas.results import Reason, Timings
-from streams.fold.attempts import Lost, Over, Running, Submitting, Unheard
+from streams.fold.attempts import Abandoned, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX
 from streams.fold.job_states import Absent
 from streams.fold.step import Ignored, Step
@@ -26,12 +26,12 @@ from tests.support.builders import (
 )
 from tests.support.given_when_then import given, given_state
 from tests.unit.streams.fold.cases import (
+    ABANDONED_AT,
     AT,
     EXPIRED,
     EXPIRED_WAITING,
     GRACE,
     LIMITED,
-    LOST_AT,
     PAID,
     SERVER_ERROR,
     SPENT,
@@ -40,7 +40,7 @@ from tests.unit.streams.fold.cases import (
     failed,
 )
 from tests.unit.streams.fold.states import (
-    WORD_BY,
+    REPORT_BY,
     active,
     backing_off,
     brief,
@@ -75,13 +75,13 @@ def test_a_refusal_that_no_repeat_can_mend_ends_the_job() -> None:
 
 
 def test_the_last_granted_rejection_still_backs_off() -> None:
-    begun = active(Submitting(3, T0, WORD_BY), last_number=3, rejections=2)
+    begun = active(Submitting(3, T0, REPORT_BY), last_number=3, rejections=2)
     waiting = backing_off(AT + waits("limited", refused=3), LIMITED, last_number=3, rejections=3)
     given_state(begun).when(rejected(AT, 3)).then(Step(waiting))
 
 
 def test_one_rejection_more_than_granted_ends_the_job_and_says_so() -> None:
-    begun = active(Submitting(4, T0, WORD_BY), last_number=4, rejections=3)
+    begun = active(Submitting(4, T0, REPORT_BY), last_number=4, rejections=3)
     message = "tokens per minute (all 3 retries after refusals are used)"
     reason = LIMITED.model_copy(update={"message": message})
     seen = given_state(begun).when(rejected(AT, 4))
@@ -99,36 +99,36 @@ def test_rejections_do_not_use_up_retries() -> None:
 
 def test_a_rejection_heard_after_the_outcome_counted_as_unknown_backs_off() -> None:
     wait_ms = waits("limited", refused=1)
-    waiting = backing_off(WORD_BY + 5 + wait_ms, LIMITED, last_number=1, rejections=1, unknowns=1)
-    given(submitted(), job_timer(WORD_BY)).when(rejected(WORD_BY + 5)).then(Step(waiting))
+    waiting = backing_off(REPORT_BY + 5 + wait_ms, LIMITED, last_number=1, rejections=1, unknowns=1)
+    given(submitted(), job_timer(REPORT_BY)).when(rejected(REPORT_BY + 5)).then(Step(waiting))
 
 
 # ---- outcomes nobody heard
 
 
 def test_an_unheard_attempt_that_a_webhook_brings_back_runs() -> None:
-    running = active(Running(1, RESP, WORD_BY + 5, True), unknowns=1)
-    history = given(submitted(), job_timer(WORD_BY))
-    history.when(accepted(WORD_BY + 5, adopted=True)).then(Step(running, (claim_of(WORD_BY + 5),)))
+    running = active(Running(1, RESP, REPORT_BY + 5, True), unknowns=1)
+    history = given(submitted(), job_timer(REPORT_BY))
+    history.when(accepted(REPORT_BY + 5, adopted=True)).then(Step(running, (claim_of(REPORT_BY + 5),)))
 
 
 def test_an_attempt_not_brought_back_in_time_is_lost_and_a_retry_is_granted() -> None:
-    waiting = backing_off(LOST_AT + waits("faulty", ended=1), UNKNOWN, Lost(1), retries=1, unknowns=1)
-    given(submitted(), job_timer(WORD_BY)).when(job_timer(LOST_AT)).then(Step(waiting))
+    waiting = backing_off(ABANDONED_AT + waits("faulty", ended=1), UNKNOWN, Abandoned(1), retries=1, unknowns=1)
+    given(submitted(), job_timer(REPORT_BY)).when(job_timer(ABANDONED_AT)).then(Step(waiting))
 
 
 def test_the_grace_of_an_unheard_attempt_counts_from_when_it_was_known() -> None:
-    unheard = active(Unheard(1, AT + GRACE), unknowns=1)
+    unheard = active(OutcomeUnknown(1, AT + GRACE), unknowns=1)
     given(submitted()).when(unknown(AT)).then(Step(unheard))
-    given(submitted(), unknown(AT)).when(job_timer(WORD_BY)).then_ignored(Ignored.STALE)
+    given(submitted(), unknown(AT)).when(job_timer(REPORT_BY)).then_ignored(Ignored.STALE)
     given(submitted(), unknown(AT)).when(unknown(AT + 5)).then_ignored(Ignored.STALE)
 
 
 def test_a_lost_attempt_that_turns_up_runs_beside_its_successor() -> None:
-    retry_at = LOST_AT + waits("faulty", ended=1)
-    history = given(submitted(), job_timer(WORD_BY), job_timer(LOST_AT), job_timer(retry_at))
+    retry_at = ABANDONED_AT + waits("faulty", ended=1)
+    history = given(submitted(), job_timer(REPORT_BY), job_timer(ABANDONED_AT), job_timer(retry_at))
     both = active(
-        Running(1, RESP, retry_at + 5, True), Submitting(2, retry_at, retry_at + POLICY.word_timeout_ms), unknowns=1,
+        Running(1, RESP, retry_at + 5, True), Submitting(2, retry_at, retry_at + POLICY.report_timeout_ms), unknowns=1,
         streak=1, streak_cause="faulty",
     )  # fmt: skip
     history.when(accepted(retry_at + 5, adopted=True)).then(Step(both, (claim_of(retry_at + 5),)))
@@ -163,8 +163,8 @@ def test_a_rejection_while_another_attempt_runs_only_counts_whatever_its_class()
 
 
 def test_an_unheard_attempt_is_lost_without_a_retry_while_another_runs() -> None:
-    both = active(Running(1, "resp_1", AT, True), Unheard(2, AT + 60_000), retries=1)
-    after = active(Running(1, "resp_1", AT, True), Lost(2), retries=2, streak=1, streak_cause="faulty")
+    both = active(Running(1, "resp_1", AT, True), OutcomeUnknown(2, AT + 60_000), retries=1)
+    after = active(Running(1, "resp_1", AT, True), Abandoned(2), retries=2, streak=1, streak_cause="faulty")
     given_state(both).when(job_timer(AT + 60_000)).then(Step(after))
 
 
@@ -190,7 +190,7 @@ def test_the_last_granted_retry_waits_longer() -> None:
 
 
 def test_when_the_retries_are_used_up_the_job_fails_and_says_so() -> None:
-    last = active(Lost(1), Lost(2), Running(3, "resp_3", AT, False), retries=2)
+    last = active(Abandoned(1), Abandoned(2), Running(3, "resp_3", AT, False), retries=2)
     reason = Reason(code="server_error", message=SPENT)
     expected = result(
         "failed", AT + 900, unheard_of(1), unheard_of(2), brief("failed", 3, "resp_3", code="server_error", usage=PAID),
@@ -201,7 +201,7 @@ def test_when_the_retries_are_used_up_the_job_fails_and_says_so() -> None:
 
 
 def test_a_lost_attempt_without_a_retry_left_fails_the_job() -> None:
-    last = active(Lost(1), Lost(2), Unheard(3, AT + 5), retries=2)
+    last = active(Abandoned(1), Abandoned(2), OutcomeUnknown(3, AT + 5), retries=2)
     reason = Reason(code="unknown_outcome", message=f"{UNKNOWN.message} {SPENT}")
     expected = result("failed", AT + 5, unheard_of(1), unheard_of(2), unheard_of(3), reason=reason)
     given_state(last).when(job_timer(AT + 5)).then(Step(finished("failed", AT + 5), (expected,)))
@@ -269,7 +269,7 @@ def test_a_retry_due_at_the_deadline_itself_is_not_begun() -> None:
 def test_a_job_taken_after_its_deadline_sends_a_command_that_is_no_longer_valid_and_expires_at_the_first_timer() -> (
     None
 ):
-    begun = active(Submitting(1, T0, WORD_BY), deadline_at_ms=T0 - 1)
+    begun = active(Submitting(1, T0, REPORT_BY), deadline_at_ms=T0 - 1)
     given_state(Absent()).when(submitted(deadline_at_ms=T0 - 1)).then(Step(begun, (create(T0, not_after_ms=T0 - 1),)))
     reason = Reason(code="deadline", message="not ended -1 ms after its submission")
     expected = result("expired", T0, unheard_of(), reason=reason)

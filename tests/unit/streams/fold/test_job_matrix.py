@@ -20,7 +20,7 @@ from schemas.jobs import (
     ResponseAdopted,
 )
 from schemas.results import JobResult, Reason, Timings
-from streams.fold.attempts import Lost, Over, Running, Submitting, Unheard
+from streams.fold.attempts import Abandoned, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, due_ms, status, step
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
@@ -43,7 +43,7 @@ from tests.support.builders import (
     unknown,
 )
 from tests.unit.streams.fold.states import (
-    WORD_BY,
+    REPORT_BY,
     active,
     attempts,
     backing_off,
@@ -63,10 +63,10 @@ AT = T0 + 1_000
 LIMITED = Reason(code="rate_limit_exceeded", message="tokens per minute", http_status=429, said_by="provider")
 WAIT = waits("limited", refused=1)
 CANCELLED = Reason(code="cancel_requested", message="cancelled by its submitter")
-SUBMITTING = active(Submitting(1, T0, WORD_BY))
+SUBMITTING = active(Submitting(1, T0, REPORT_BY))
 RUNNING = active(Running(1, RESP, T0 + 500, False))
 BACKING = backing_off(AT + WAIT, LIMITED, last_number=1, rejections=1)
-BACKING_LOST = backing_off(AT, Reason(code="unknown_outcome"), Lost(1), retries=1, unknowns=1)
+BACKING_ABANDONED = backing_off(AT, Reason(code="unknown_outcome"), Abandoned(1), retries=1, unknowns=1)
 FINISHED = finished("completed", AT, RESP)
 ADOPTED = Active(
     replace(spec(), model="", request=None), attempts(Running(1, RESP, T0, True))
@@ -188,7 +188,7 @@ CASES = (
         "an unknown outcome leaves the attempt for a webhook to bring back",
         SUBMITTING,
         unknown(AT),
-        Step(active(Unheard(1, AT + POLICY.adoption_grace_ms), unknowns=1)),
+        Step(active(OutcomeUnknown(1, AT + POLICY.adoption_grace_ms), unknowns=1)),
     ),
     ignored("an unknown outcome of an attempt that runs is stale", RUNNING, unknown(AT), Ignored.STALE),
     Case(
@@ -217,12 +217,12 @@ CASES = (
         ),
     ),
     ignored("the end of a response nobody claimed is ignored", SUBMITTING, settled(AT), Ignored.UNKNOWN_KEY),
-    ignored("a timer that is not due is stale", SUBMITTING, job_timer(WORD_BY - 1), Ignored.STALE),
+    ignored("a timer that is not due is stale", SUBMITTING, job_timer(REPORT_BY - 1), Ignored.STALE),
     Case(
         "no word in time makes the outcome unknown",
         SUBMITTING,
-        job_timer(WORD_BY, WORD_BY + 7),
-        Step(active(Unheard(1, WORD_BY + 7 + POLICY.adoption_grace_ms), unknowns=1)),
+        job_timer(REPORT_BY, REPORT_BY + 7),
+        Step(active(OutcomeUnknown(1, REPORT_BY + 7 + POLICY.adoption_grace_ms), unknowns=1)),
     ),
     ignored("a repeated submission while backing off is ignored", BACKING, submitted(AT), Ignored.DUPLICATE),
     ignored("a refusal while backing off is a conflict", BACKING, refused(AT), Ignored.CONFLICT),
@@ -234,7 +234,7 @@ CASES = (
     ),
     Case(
         "a lost attempt that turns up while backing off is adopted",
-        BACKING_LOST,
+        BACKING_ABANDONED,
         accepted(AT + 5, adopted=True),
         Step(
             active(Running(1, RESP, AT + 5, True), unknowns=1, streak=1, streak_cause="faulty"),
@@ -249,12 +249,12 @@ CASES = (
     ),
     Case(
         "a late rejection of a lost attempt only counts",
-        BACKING_LOST,
+        BACKING_ABANDONED,
         rejected(AT + 5),
-        Step(replace(BACKING_LOST, attempts=BACKING_LOST.attempts.reject(1).count("refused", "limited"))),
+        Step(replace(BACKING_ABANDONED, attempts=BACKING_ABANDONED.attempts.reject(1).count("refused", "limited"))),
     ),
     ignored("a repeated rejection is stale", BACKING, rejected(AT + 5), Ignored.STALE),
-    ignored("a late unknown outcome of a lost attempt is stale", BACKING_LOST, unknown(AT + 5), Ignored.STALE),
+    ignored("a late unknown outcome of a lost attempt is stale", BACKING_ABANDONED, unknown(AT + 5), Ignored.STALE),
     ignored(
         "a repeated end of an attempt is a duplicate",
         backing_off(AT, LIMITED, Over(1, RESP, "failed", T0, False), retries=1),
@@ -297,7 +297,7 @@ CASES = (
     ignored("a rejection after the end is late", FINISHED, rejected(AT), Ignored.LATE),
     ignored("an unknown outcome after the end is late", FINISHED, unknown(AT), Ignored.LATE),
     ignored("the end of an attempt after that of its job is late", FINISHED, settled(AT), Ignored.LATE),
-    ignored("a timer from before the end is stale", FINISHED, job_timer(WORD_BY), Ignored.STALE),
+    ignored("a timer from before the end is stale", FINISHED, job_timer(REPORT_BY), Ignored.STALE),
     Case(
         "a finished job is forgotten when its window ends",
         FINISHED,
@@ -343,10 +343,10 @@ def test_every_result_is_keyed_by_its_job_and_its_id_is_derived() -> None:
     ("state", "word", "due"),
     [
         (Absent(), "absent", None),
-        (SUBMITTING, "submitting", WORD_BY),
+        (SUBMITTING, "submitting", REPORT_BY),
         (RUNNING, "running", DEADLINE),
-        (active(Unheard(1, AT + 9)), "unknown", AT + 9),
-        (active(Lost(1), Submitting(2, AT, AT + 7)), "submitting", AT + 7),
+        (active(OutcomeUnknown(1, AT + 9)), "unknown", AT + 9),
+        (active(Abandoned(1), Submitting(2, AT, AT + 7)), "submitting", AT + 7),
         (active(Running(1, RESP, AT, True), Submitting(2, AT, AT + 7)), "running", AT + 7),
         (active(Submitting(1, T0, DEADLINE + 1)), "submitting", DEADLINE),
         (BACKING, "backing_off", AT + WAIT),

@@ -9,7 +9,7 @@ from schemas.base import InlineBody, Usage
 from schemas.commands import CreateResponse
 from schemas.jobs import AttemptEnd
 from schemas.results import Reason
-from streams.fold.attempts import Lost, Over, Running, Submitting
+from streams.fold.attempts import Abandoned, Over, Running, Submitting
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
     DEADLINE,
@@ -25,7 +25,7 @@ from tests.support.builders import (
 from tests.support.given_when_then import given, given_state
 from tests.unit.streams.fold.cases import AT, GRACE, PAID, UNKNOWN, decided, failed
 from tests.unit.streams.fold.states import (
-    WORD_BY,
+    REPORT_BY,
     active,
     backing_off,
     brief,
@@ -65,13 +65,13 @@ def test_a_closed_lane_counts_nothing() -> None:
 
 
 def test_a_refusal_ends_no_job_whose_earlier_attempt_may_still_run() -> None:
-    begun = active(Lost(1), Submitting(2, T0, WORD_BY), retries=1, unknowns=1)
+    begun = active(Abandoned(1), Submitting(2, T0, REPORT_BY), retries=1, unknowns=1)
     why = Reason(code="invalid_value", message="tokens per minute", http_status=400, said_by="provider")
     waiting = replace(
         backing_off(
             DEADLINE,
             why,
-            Lost(1),
+            Abandoned(1),
             last_number=2,
             retries=1,
             unknowns=1,
@@ -99,7 +99,7 @@ def test_a_refusal_ends_no_job_whose_earlier_attempt_may_still_run() -> None:
 
 def test_an_answer_that_proves_nothing_is_a_doubt_and_no_retry() -> None:
     why = UNKNOWN.model_copy(update={"message": f"{UNKNOWN.message}; it was answered: oops"})
-    waiting = backing_off(AT + GRACE + waits("faulty"), why, Lost(1, True), doubts=1, unknowns=1)
+    waiting = backing_off(AT + GRACE + waits("faulty"), why, Abandoned(1, True), doubts=1, unknowns=1)
     history = given(submitted(), unknown(AT, answered=True, message="oops"))
     history.when(job_timer(AT + GRACE)).then(Step(waiting))
 

@@ -10,14 +10,14 @@ from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptSettled
 from streams.fold.response import (
     ODD_PATIENCE_MS,
-    UNCLAIMED_LOOKS_MAX,
+    UNCLAIMED_POLLS_MAX,
     Absent,
     Ended,
-    Hooks,
     ResponseState,
     Running,
     Sight,
     Unclaimed,
+    Webhooks,
     due_ms,
 )
 from streams.fold.response_states import WEBHOOKS_REMEMBERED_MAX
@@ -30,58 +30,58 @@ from tests.support.builders import (
     RESP,
     T0,
     claimed,
-    look_failed,
     observed,
+    poll_failed,
     released,
     response_timer,
     settled,
     webhook,
 )
 from tests.support.given_when_then import fold, fold_one, given, given_state
-from tests.unit.streams.fold.states import CLAIM_AT, claim, hooks, look, offer
+from tests.unit.streams.fold.states import CLAIM_AT, claim, offer, poll, webhooks
 
 GRACE_ENDS = CLAIM_AT + POLICY.missing_grace_ms
-LAST_LOOK = DEADLINE - 10_000
+LAST_POLL = DEADLINE - 10_000
 AT = CLAIM_AT + 1_000
 PATIENCE = POLICY.missing_patience_ms
 
 
 def test_what_a_webhook_says_is_not_believed() -> None:
-    hooked = Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0 + 200))
+    with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
     claims_failure = webhook(T0 + 200, event_type="response.failed", raw='{"type":"response.failed"}')
-    given(claimed(CLAIM_AT)).when(claims_failure).then(Step(hooked, (look(T0 + 200, "wh_1", "webhook"),)))
+    given(claimed(CLAIM_AT)).when(claims_failure).then(Step(with_webhook, (poll(T0 + 200, "wh_1", "webhook"),)))
 
 
-def test_an_event_type_nobody_knows_makes_a_look_too() -> None:
-    hooked = Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0 + 200))
+def test_an_event_type_nobody_knows_makes_a_poll_too() -> None:
+    with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
     odd = webhook(T0 + 200, event_type="response.dreamt")
-    given(claimed(CLAIM_AT)).when(odd).then(Step(hooked, (look(T0 + 200, "wh_1", "webhook"),)))
+    given(claimed(CLAIM_AT)).when(odd).then(Step(with_webhook, (poll(T0 + 200, "wh_1", "webhook"),)))
 
 
-def test_a_second_webhook_of_another_id_makes_a_second_look_that_counts_on() -> None:
+def test_a_second_webhook_of_another_id_makes_a_second_poll_that_counts_on() -> None:
     seen = given(claimed(CLAIM_AT), webhook(T0 + 200)).when(webhook(T0 + 300, "wh_2"))
-    hooked = Running(claim(), CLAIM_AT + 20_000, looks=2, hooks=hooks(T0 + 200, "wh_1", "wh_2"))
-    seen.then(Step(hooked, (look(T0 + 300, "wh_2", "webhook", looks=1),)))
+    with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=2, webhooks=webhooks(T0 + 200, "wh_1", "wh_2"))
+    seen.then(Step(with_webhook, (poll(T0 + 300, "wh_2", "webhook", polls=1),)))
 
 
 def test_a_repeated_webhook_before_and_after_the_claim_is_known_as_one() -> None:
     given(webhook(T0), claimed(CLAIM_AT)).when(webhook(T0 + 500)).then_ignored(Ignored.DUPLICATE)
 
 
-def test_more_webhooks_than_are_remembered_cost_one_look_each_and_no_room() -> None:
+def test_more_webhooks_than_are_remembered_cost_one_poll_each_and_no_room() -> None:
     many = [webhook(T0 + 200 + n, f"wh_{n}") for n in range(WEBHOOKS_REMEMBERED_MAX)]
     kept = (*(f"wh_{n}" for n in range(1, WEBHOOKS_REMEMBERED_MAX)), "wh_more")
     expected = Running(
-        claim(), CLAIM_AT + 20_000, looks=WEBHOOKS_REMEMBERED_MAX + 1, hooks=Hooks(kept, first_at_ms=T0 + 200)
+        claim(), CLAIM_AT + 20_000, polls=WEBHOOKS_REMEMBERED_MAX + 1, webhooks=Webhooks(kept, first_at_ms=T0 + 200)
     )
     seen = given(claimed(CLAIM_AT), *many).when(webhook(T0 + 900, "wh_more"))
-    seen.then(Step(expected, (look(T0 + 900, "wh_more", "webhook", looks=WEBHOOKS_REMEMBERED_MAX),)))
+    seen.then(Step(expected, (poll(T0 + 900, "wh_more", "webhook", polls=WEBHOOKS_REMEMBERED_MAX),)))
 
 
 def test_an_end_after_a_webhook_was_found_by_it_and_carries_its_times() -> None:
     history = given(webhook(T0, ended_at_ms=T0 - 700), claimed(CLAIM_AT))
     seen = history.when(observed(T0 + 300))
-    end = settled(T0 + 300, found_by="webhook", looks=1, webhook_at_ms=T0, provider_ended_at_ms=T0 - 700)
+    end = settled(T0 + 300, found_by="webhook", polls=1, webhook_at_ms=T0, provider_ended_at_ms=T0 - 700)
     seen.then(Step(Ended(claim(), "completed", T0 + 300 + FORGET_AFTER), (end,)))
 
 
@@ -90,15 +90,15 @@ def test_each_terminal_status_settles_the_attempt_with_what_was_seen(
     status: Literal["completed", "failed", "incomplete", "cancelled"],
 ) -> None:
     body, usage = InlineBody(value={"id": RESP}), Usage(total_tokens=7)
-    look_saw = observed(
+    poll_saw = observed(
         T0 + 300, status, response=body, usage=usage, cause="faulty", code="server_error", message="again please",
         provider_created_at_ms=T0, provider_ended_at_ms=T0 + 299,
     )  # fmt: skip
     end = settled(
-        T0 + 300, status, found_by="look", looks=0, response=body, usage=usage, cause="faulty", code="server_error",
+        T0 + 300, status, found_by="poll", polls=0, response=body, usage=usage, cause="faulty", code="server_error",
         message="again please", provider_created_at_ms=T0, provider_ended_at_ms=T0 + 299,
     )  # fmt: skip
-    given(claimed(CLAIM_AT)).when(look_saw).then(Step(Ended(claim(), status, T0 + 300 + FORGET_AFTER), (end,)))
+    given(claimed(CLAIM_AT)).when(poll_saw).then(Step(Ended(claim(), status, T0 + 300 + FORGET_AFTER), (end,)))
 
 
 def test_cancelled_and_then_completed_is_settled_once() -> None:
@@ -110,7 +110,7 @@ def test_a_status_that_goes_back_after_the_end_is_late() -> None:
 
 
 def test_a_404_within_the_grace_means_not_yet() -> None:
-    seen = given(claimed(CLAIM_AT)).when(observed(GRACE_ENDS - 1, "missing", next_look_at_ms=CLAIM_AT + 5_000))
+    seen = given(claimed(CLAIM_AT)).when(observed(GRACE_ENDS - 1, "missing", next_poll_at_ms=CLAIM_AT + 5_000))
     seen.then(Step(Running(claim(), CLAIM_AT + 5_000)))
 
 
@@ -128,7 +128,7 @@ def test_one_404_after_the_grace_is_asked_again_and_any_other_answer_begins_anew
 def test_404s_without_a_break_tell_the_job_once_and_an_end_is_told_after_all() -> None:
     last_ms = GRACE_ENDS + PATIENCE
     told = settled(
-        last_ms, "missing", id=f"{RESP}/missing", found_by="look", looks=0, cause="faulty", code="response_missing",
+        last_ms, "missing", id=f"{RESP}/missing", found_by="poll", polls=0, cause="faulty", code="response_missing",
         message=f"it was answered with 404 for {PATIENCE} ms",
     )  # fmt: skip
     after = Running(claim(), CLAIM_AT + 20_000, sight=Sight(missing_since_ms=GRACE_ENDS, told="missing"))
@@ -136,7 +136,7 @@ def test_404s_without_a_break_tell_the_job_once_and_an_end_is_told_after_all() -
     history.when(observed(last_ms - 1, "missing")).then_ignored(Ignored.STALE)
     history.when(observed(last_ms, "missing")).then(Step(after, (told,)))
     given_state(after).when(observed(last_ms + 5, "missing")).then_ignored(Ignored.STALE)
-    end = settled(last_ms + 9, found_by="look", looks=0)
+    end = settled(last_ms + 9, found_by="poll", polls=0)
     given_state(after).when(observed(last_ms + 9)).then(
         Step(Ended(claim(), "completed", last_ms + 9 + FORGET_AFTER), (end,))
     )
@@ -207,46 +207,46 @@ def test_stuck_may_be_a_multiple_of_what_runs_take() -> None:
     assert not history.when(observed(CLAIM_AT + 50_000, "running", **{**seen, "typical_ms": None})).step.outputs
 
 
-def test_no_look_is_planned_past_the_last_one_before_the_deadline() -> None:
-    given_state(Absent()).when(claimed(CLAIM_AT, look_at_ms=DEADLINE + 1)).then(Step(Running(claim(), LAST_LOOK)))
+def test_no_poll_is_planned_past_the_last_one_before_the_deadline() -> None:
+    given_state(Absent()).when(claimed(CLAIM_AT, poll_at_ms=DEADLINE + 1)).then(Step(Running(claim(), LAST_POLL)))
 
 
-def test_a_timer_plans_no_look_past_the_last_one() -> None:
+def test_a_timer_plans_no_poll_past_the_last_one() -> None:
     due = CLAIM_AT + 20_000
-    seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_look_at_ms=DEADLINE))
-    seen.then(Step(Running(claim(), LAST_LOOK, looks=1), (look(due, f"{RESP}/timer/{due}", "timer"),)))
+    seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_poll_at_ms=DEADLINE))
+    seen.then(Step(Running(claim(), LAST_POLL, polls=1), (poll(due, f"{RESP}/timer/{due}", "timer"),)))
 
 
-def test_after_the_last_look_the_looking_goes_on_as_stamped() -> None:
-    state = Running(claim(), LAST_LOOK)
-    seen = given_state(state).when(response_timer(LAST_LOOK, next_look_at_ms=DEADLINE + 60_000))
-    expected = Running(claim(), DEADLINE + 60_000, looks=1)
-    seen.then(Step(expected, (look(LAST_LOOK, f"{RESP}/timer/{LAST_LOOK}", "timer"),)))
+def test_after_the_last_poll_the_looking_goes_on_as_stamped() -> None:
+    state = Running(claim(), LAST_POLL)
+    seen = given_state(state).when(response_timer(LAST_POLL, next_poll_at_ms=DEADLINE + 60_000))
+    expected = Running(claim(), DEADLINE + 60_000, polls=1)
+    seen.then(Step(expected, (poll(LAST_POLL, f"{RESP}/timer/{LAST_POLL}", "timer"),)))
 
 
-def test_a_stamp_in_the_past_still_moves_the_next_look_on() -> None:
+def test_a_stamp_in_the_past_still_moves_the_next_poll_on() -> None:
     due = CLAIM_AT + 20_000
-    seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_look_at_ms=0))
-    seen.then(Step(Running(claim(), due + 1, looks=1), (look(due, f"{RESP}/timer/{due}", "timer"),)))
+    seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_poll_at_ms=0))
+    seen.then(Step(Running(claim(), due + 1, polls=1), (poll(due, f"{RESP}/timer/{due}", "timer"),)))
 
 
-def test_the_timer_of_a_look_fires_once() -> None:
+def test_the_timer_of_a_poll_fires_once() -> None:
     due = CLAIM_AT + 20_000
     given(claimed(CLAIM_AT), response_timer(due)).when(response_timer(due, due + 9)).then_ignored(Ignored.STALE)
 
 
-def test_an_unclaimed_response_is_looked_at_so_often_and_then_waits_to_be_forgotten() -> None:
-    state: ResponseState = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
-    looks = 0
+def test_an_unclaimed_response_is_polled_at_so_often_and_then_waits_to_be_forgotten() -> None:
+    state: ResponseState = Unclaimed(T0, webhooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+    polls = 0
     while isinstance(state, Unclaimed):
         due = due_ms(state)
         assert due is not None
         done = fold_one(state, response_timer(due))
-        state, looks = done.state, looks + len(done.outputs)
-    assert (state, looks) == (Absent(), UNCLAIMED_LOOKS_MAX)
+        state, polls = done.state, polls + len(done.outputs)
+    assert (state, polls) == (Absent(), UNCLAIMED_POLLS_MAX)
 
 
-def test_an_orphan_whose_first_look_was_a_404_is_still_offered_to_its_job() -> None:
+def test_an_orphan_whose_first_poll_was_a_404_is_still_offered_to_its_job() -> None:
     due = T0 + 15_000
     state = fold([webhook(T0), response_timer(due), observed(due + 10, "missing")])
     assert due_ms(state) == due + 60_000, "the next look is still planned"
@@ -254,62 +254,62 @@ def test_an_orphan_whose_first_look_was_a_404_is_still_offered_to_its_job() -> N
     seen = given_state(again).when(
         observed(due + 60_010, raw_status="completed", job_id=JOB, attempt=1, tenant="acme")
     )  # fmt: skip
-    seen.then(Step(Unclaimed(T0, hooks(T0), None, T0 + FORGET_AFTER, looks=2), (offer(due + 60_010),)))
+    seen.then(Step(Unclaimed(T0, webhooks(T0), None, T0 + FORGET_AFTER, polls=2), (offer(due + 60_010),)))
 
 
-def test_a_look_that_would_come_after_the_forgetting_is_the_forgetting() -> None:
+def test_a_poll_that_would_come_after_the_forgetting_is_the_forgetting() -> None:
     given_state(Absent()).when(webhook(T0, claim_by_ms=T0 + 2 * FORGET_AFTER)).then(
-        Step(Unclaimed(T0, hooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER))
+        Step(Unclaimed(T0, webhooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER))
     )
-    state = Unclaimed(T0, hooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER)
+    state = Unclaimed(T0, webhooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER)
     given_state(state).when(response_timer(T0 + FORGET_AFTER)).then(Step(Absent()))
 
 
 @pytest.mark.parametrize("lacking", ["job_id", "attempt", "tenant"])
 def test_metadata_that_lacks_a_part_makes_no_offer(lacking: str) -> None:
-    unclaimed = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+    unclaimed = Unclaimed(T0, webhooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
     whole = observed(T0 + 300, job_id=JOB, attempt=1, tenant="acme")
     given_state(unclaimed).when(whole.model_copy(update={lacking: None})).then(
-        Step(replace(unclaimed, look_at_ms=None))
+        Step(replace(unclaimed, poll_at_ms=None))
     )
 
 
 def test_an_offer_names_the_job_attempt_and_tenant_of_the_metadata() -> None:
-    unclaimed = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+    unclaimed = Unclaimed(T0, webhooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
     seen = given_state(unclaimed).when(observed(T0 + 300, "running", job_id=JOB, attempt=3, tenant="acme"))
-    seen.then(Step(replace(unclaimed, look_at_ms=None), (offer(T0 + 300, "running", attempt=3),)))
+    seen.then(Step(replace(unclaimed, poll_at_ms=None), (offer(T0 + 300, "running", attempt=3),)))
 
 
 def test_a_foreign_response_can_still_be_claimed() -> None:
-    foreign = Unclaimed(T0, hooks(T0), None, T0 + FORGET_AFTER, looks=1)
-    expected = Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0))
-    given_state(foreign).when(claimed(CLAIM_AT)).then(Step(expected, (look(CLAIM_AT, f"{RESP}/claimed", "claim"),)))
+    foreign = Unclaimed(T0, webhooks(T0), None, T0 + FORGET_AFTER, polls=1)
+    expected = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0))
+    given_state(foreign).when(claimed(CLAIM_AT)).then(Step(expected, (poll(CLAIM_AT, f"{RESP}/claimed", "claim"),)))
 
 
 def test_what_another_response_was_observed_to_belong_to_does_not_change_the_claim() -> None:
     seen = given(claimed(CLAIM_AT)).when(observed(T0 + 300, job_id="job_9", attempt=9, tenant="other"))
-    end = settled(T0 + 300, found_by="look", looks=0)
+    end = settled(T0 + 300, found_by="poll", polls=0)
     seen.then(Step(Ended(claim(), "completed", T0 + 300 + FORGET_AFTER), (end,)))
 
 
-def test_after_a_failed_look_brought_the_next_one_forward_the_older_timer_is_stale() -> None:
-    history = given(claimed(CLAIM_AT), look_failed(T0 + 300, next_look_at_ms=T0 + 800))
+def test_after_a_failed_poll_brought_the_next_one_forward_the_older_timer_is_stale() -> None:
+    history = given(claimed(CLAIM_AT), poll_failed(T0 + 300, next_poll_at_ms=T0 + 800))
     history.when(response_timer(CLAIM_AT + 20_000)).then_ignored(Ignored.STALE)
 
 
-def test_a_response_that_outlives_its_jobs_deadline_is_cancelled_at_each_look() -> None:
-    late = Running(claim(), DEADLINE + 5_000, looks=3)
-    fired = response_timer(DEADLINE + 5_000, next_look_at_ms=DEADLINE + 60_000)
+def test_a_response_that_outlives_its_jobs_deadline_is_cancelled_at_each_poll() -> None:
+    late = Running(claim(), DEADLINE + 5_000, polls=3)
+    fired = response_timer(DEADLINE + 5_000, next_poll_at_ms=DEADLINE + 60_000)
     again = CancelResponse(id=f"{fired.id}/cancel", at_ms=fired.at_ms, response_id=RESP, job_id=JOB)
-    given_state(late).when(fired).then(Step(replace(late, look_at_ms=DEADLINE + 60_000, looks=4), (again,)))
+    given_state(late).when(fired).then(Step(replace(late, poll_at_ms=DEADLINE + 60_000, polls=4), (again,)))
 
 
-def test_until_the_deadline_a_look_after_the_last_planned_one_is_still_a_look() -> None:
-    running = Running(claim(), DEADLINE - 1, looks=3)
-    step = given_state(running).when(response_timer(DEADLINE - 1, next_look_at_ms=DEADLINE + 60_000)).step
+def test_until_the_deadline_a_poll_after_the_last_planned_one_is_still_a_poll() -> None:
+    running = Running(claim(), DEADLINE - 1, polls=3)
+    step = given_state(running).when(response_timer(DEADLINE - 1, next_poll_at_ms=DEADLINE + 60_000)).step
     assert [type(output) for output in step.outputs] == [RetrieveResponse]
 
 
 def test_a_response_that_never_ends_is_forgotten_with_its_job() -> None:
     at_ms = DEADLINE + FORGET_AFTER
-    given_state(Running(claim(), at_ms)).when(response_timer(at_ms, next_look_at_ms=at_ms + 1)).then(Step(Absent()))
+    given_state(Running(claim(), at_ms)).when(response_timer(at_ms, next_poll_at_ms=at_ms + 1)).then(Step(Absent()))

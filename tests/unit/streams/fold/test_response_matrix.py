@@ -8,14 +8,14 @@ import pytest
 
 from schemas.base import Message
 from schemas.responses import (
-    LookFailed,
+    PollFailed,
     ResponseClaimed,
     ResponseObserved,
     ResponseReleased,
     ResponseTimerFired,
     WebhookReceived,
 )
-from streams.fold.response import Absent, Ended, Hooks, ResponseState, Running, Sight, Unclaimed, due_ms, step
+from streams.fold.response import Absent, Ended, ResponseState, Running, Sight, Unclaimed, Webhooks, due_ms, step
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
     FORGET_AFTER,
@@ -26,17 +26,17 @@ from tests.support.builders import (
     accepted,
     adoption_refused,
     claimed,
-    look_failed,
     observed,
+    poll_failed,
     released,
     response_timer,
     settled,
+    webhook,
 )
-from tests.support.builders import webhook as hook
-from tests.unit.streams.fold.states import CLAIM_AT, cancel, claim, hooks, look, offer
+from tests.unit.streams.fold.states import CLAIM_AT, cancel, claim, offer, poll, webhooks
 
 AT = T0 + 1_000
-UNCLAIMED = Unclaimed(T0, hooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
+UNCLAIMED = Unclaimed(T0, webhooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
 RUNNING = Running(claim(), T0 + 20_000)
 ENDED = Ended(claim(), "completed", AT + FORGET_AFTER)
 ELSEWHERE = Running(replace(claim(), made_elsewhere=True), T0 + 20_000)
@@ -60,8 +60,8 @@ CASES = (
     Case(
         "a webhook of a response nobody knows makes it unclaimed",
         Absent(),
-        hook(AT, ended_at_ms=AT - 500),
-        Step(Unclaimed(AT, hooks(AT, ended_at_ms=AT - 500), AT + 15_000, AT + FORGET_AFTER)),
+        webhook(AT, ended_at_ms=AT - 500),
+        Step(Unclaimed(AT, webhooks(AT, ended_at_ms=AT - 500), AT + 15_000, AT + FORGET_AFTER)),
     ),
     Case(
         "a claim makes a response running, to be looked at when the claim says",
@@ -70,22 +70,22 @@ CASES = (
         Step(Running(claim(AT), AT + 20_000)),
     ),
     ignored("an observation of nothing is ignored", Absent(), observed(AT), Ignored.UNKNOWN_KEY),
-    ignored("a failed look at nothing is ignored", Absent(), look_failed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a failed look at nothing is ignored", Absent(), poll_failed(AT), Ignored.UNKNOWN_KEY),
     ignored("a timer of nothing is ignored", Absent(), response_timer(AT), Ignored.UNKNOWN_KEY),
-    ignored("a repeated webhook before the claim is ignored", UNCLAIMED, hook(AT), Ignored.DUPLICATE),
+    ignored("a repeated webhook before the claim is ignored", UNCLAIMED, webhook(AT), Ignored.DUPLICATE),
     Case(
         "another webhook before the claim is kept, and the first one's times stay",
         UNCLAIMED,
-        hook(AT, "wh_2", ended_at_ms=T0 - 1),
-        Step(replace(UNCLAIMED, hooks=hooks(T0, "wh_1", "wh_2", ended_at_ms=T0 - 1))),
+        webhook(AT, "wh_2", ended_at_ms=T0 - 1),
+        Step(replace(UNCLAIMED, webhooks=webhooks(T0, "wh_1", "wh_2", ended_at_ms=T0 - 1))),
     ),
     Case(
         "a claim after the webhook makes a look at once",
         UNCLAIMED,
         claimed(CLAIM_AT),
         Step(
-            Running(claim(), CLAIM_AT + 20_000, looks=1, hooks=hooks(T0)),
-            (look(CLAIM_AT, f"{RESP}/claimed", "claim"),),
+            Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0)),
+            (poll(CLAIM_AT, f"{RESP}/claimed", "claim"),),
         ),
     ),
     Case(
@@ -93,9 +93,9 @@ CASES = (
         UNCLAIMED,
         response_timer(T0 + 15_000),
         Step(
-            replace(UNCLAIMED, look_at_ms=T0 + 75_000, looks=1),
+            replace(UNCLAIMED, poll_at_ms=T0 + 75_000, polls=1),
             (
-                look(
+                poll(
                     T0 + 15_000,
                     f"{RESP}/timer/{T0 + 15_000}",
                     "adoption",
@@ -114,7 +114,7 @@ CASES = (
     ),
     Case(
         "an unclaimed response is forgotten when its window ends",
-        replace(UNCLAIMED, look_at_ms=None),
+        replace(UNCLAIMED, poll_at_ms=None),
         response_timer(T0 + FORGET_AFTER),
         Step(Absent()),
     ),
@@ -122,23 +122,23 @@ CASES = (
         "an observation whose metadata names a job offers the response to that job",
         UNCLAIMED,
         observed(AT, raw_status="completed", job_id=JOB, attempt=1, tenant="acme"),
-        Step(replace(UNCLAIMED, look_at_ms=None), (offer(AT),)),
+        Step(replace(UNCLAIMED, poll_at_ms=None), (offer(AT),)),
     ),
     Case(
         "a repeated observation offers it again, for the first offer may not have been published",
-        replace(UNCLAIMED, look_at_ms=None),
+        replace(UNCLAIMED, poll_at_ms=None),
         observed(AT, "running", raw_status="in_progress", job_id=JOB, attempt=1, tenant="acme"),
-        Step(replace(UNCLAIMED, look_at_ms=None), (offer(AT, "in_progress"),)),
+        Step(replace(UNCLAIMED, poll_at_ms=None), (offer(AT, "in_progress"),)),
     ),
     Case(
         "an observation that names nobody makes it foreign: it waits to be forgotten",
         UNCLAIMED,
         observed(AT),
-        Step(replace(UNCLAIMED, look_at_ms=None)),
+        Step(replace(UNCLAIMED, poll_at_ms=None)),
     ),
     ignored(
         "a second observation of a foreign response is ignored",
-        replace(UNCLAIMED, look_at_ms=None),
+        replace(UNCLAIMED, poll_at_ms=None),
         observed(AT),
         Ignored.DUPLICATE,
     ),
@@ -148,14 +148,16 @@ CASES = (
         observed(AT, "missing"),
         Ignored.STALE,
     ),
-    ignored("a failed look leaves the next one as it is", UNCLAIMED, look_failed(AT), Ignored.STALE),
+    ignored("a failed look leaves the next one as it is", UNCLAIMED, poll_failed(AT), Ignored.STALE),
     Case(
         "a webhook makes a look and settles nothing",
         RUNNING,
-        hook(AT),
-        Step(replace(RUNNING, looks=1, hooks=hooks(AT)), (look(AT, "wh_1", "webhook"),)),
+        webhook(AT),
+        Step(replace(RUNNING, polls=1, webhooks=webhooks(AT)), (poll(AT, "wh_1", "webhook"),)),
     ),
-    ignored("a repeated webhook makes no look", replace(RUNNING, hooks=hooks(T0)), hook(AT), Ignored.DUPLICATE),
+    ignored(
+        "a repeated webhook makes no look", replace(RUNNING, webhooks=webhooks(T0)), webhook(AT), Ignored.DUPLICATE
+    ),
     ignored("a second claim is ignored", RUNNING, claimed(AT, attempt=2), Ignored.DUPLICATE),
     ignored("a second create's claim gives way to the first", RUNNING, claimed(AT, job_id="x"), Ignored.DUPLICATE),
     ignored("another job can't release it", RUNNING, released(AT, job_id="x"), Ignored.CONFLICT),
@@ -164,8 +166,8 @@ CASES = (
         Absent(),
         claimed(CLAIM_AT, made_elsewhere=True),
         Step(
-            replace(ELSEWHERE, looks=1, look_at_ms=CLAIM_AT + 20_000),
-            (look(CLAIM_AT, f"{RESP}/claimed", "claim", job_id=None),),
+            replace(ELSEWHERE, polls=1, poll_at_ms=CLAIM_AT + 20_000),
+            (poll(CLAIM_AT, f"{RESP}/claimed", "claim", job_id=None),),
         ),
     ),
     Case(
@@ -209,8 +211,8 @@ CASES = (
         ELSEWHERE,
         observed(AT, raw_status="completed", response=REQUEST, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
-            Unclaimed(CLAIM_AT, Hooks(), None, AT + FORGET_AFTER),
-            (accepted(AT, status="completed", adopted=True, look_at_ms=AT + 30_000, **OTHER_JOB), TAKEN),  # type: ignore[arg-type]
+            Unclaimed(CLAIM_AT, Webhooks(), None, AT + FORGET_AFTER),
+            (accepted(AT, status="completed", adopted=True, poll_at_ms=AT + 30_000, **OTHER_JOB), TAKEN),  # type: ignore[arg-type]
         ),
     ),
     Case(
@@ -219,7 +221,7 @@ CASES = (
         observed(AT),
         Step(
             Ended(ELSEWHERE.claim, "completed", AT + FORGET_AFTER),
-            (settled(AT, id=f"{RESP}/settled/{JOB}", found_by="look", looks=0),),
+            (settled(AT, id=f"{RESP}/settled/{JOB}", found_by="poll", polls=0),),
         ),
     ),
     Case(
@@ -233,8 +235,8 @@ CASES = (
         replace(ELSEWHERE, released_at_ms=AT),
         response_timer(T0 + 20_000),
         Step(
-            replace(ELSEWHERE, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000),
-            (look(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer", job_id=None),),
+            replace(ELSEWHERE, released_at_ms=AT, polls=1, poll_at_ms=T0 + 80_000),
+            (poll(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer", job_id=None),),
         ),
     ),
     Case(
@@ -242,17 +244,17 @@ CASES = (
         replace(ELSEWHERE, released_at_ms=AT, sight=Sight("queued", CLAIM_AT)),
         response_timer(T0 + 20_000),
         Step(
-            replace(ELSEWHERE, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000, sight=Sight("queued", CLAIM_AT)),
+            replace(ELSEWHERE, released_at_ms=AT, polls=1, poll_at_ms=T0 + 80_000, sight=Sight("queued", CLAIM_AT)),
             (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel", job_id=None),),
         ),
     ),
     Case(
         "a terminal observation settles the attempt",
-        replace(RUNNING, looks=2),
+        replace(RUNNING, polls=2),
         observed(AT, provider_created_at_ms=T0, provider_ended_at_ms=AT - 5),
         Step(
             ENDED,
-            (settled(AT, found_by="look", looks=2, provider_created_at_ms=T0, provider_ended_at_ms=AT - 5),),
+            (settled(AT, found_by="poll", polls=2, provider_created_at_ms=T0, provider_ended_at_ms=AT - 5),),
         ),
     ),
     ignored(
@@ -277,7 +279,7 @@ CASES = (
         "a release cancels at once, and again soon",
         RUNNING,
         released(AT),
-        Step(replace(RUNNING, released_at_ms=AT, look_at_ms=T0 + 20_000), (cancel(AT, f"{RESP}/cancel"),)),
+        Step(replace(RUNNING, released_at_ms=AT, poll_at_ms=T0 + 20_000), (cancel(AT, f"{RESP}/cancel"),)),
     ),
     ignored("a repeated release is ignored", replace(RUNNING, released_at_ms=AT), released(AT), Ignored.DUPLICATE),
     Case(
@@ -285,7 +287,7 @@ CASES = (
         replace(RUNNING, released_at_ms=AT),
         response_timer(T0 + 20_000),
         Step(
-            replace(RUNNING, released_at_ms=AT, looks=1, look_at_ms=T0 + 80_000),
+            replace(RUNNING, released_at_ms=AT, polls=1, poll_at_ms=T0 + 80_000),
             (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel"),),
         ),
     ),
@@ -301,30 +303,30 @@ CASES = (
     Case(
         "an observation that it runs may bring the next look forward",
         RUNNING,
-        observed(AT, "running", raw_status="queued", next_look_at_ms=AT + 5),
-        Step(replace(RUNNING, look_at_ms=AT + 5, sight=Sight("queued", CLAIM_AT))),
+        observed(AT, "running", raw_status="queued", next_poll_at_ms=AT + 5),
+        Step(replace(RUNNING, poll_at_ms=AT + 5, sight=Sight("queued", CLAIM_AT))),
     ),
     Case(
         "a failed look may bring the next one forward",
         RUNNING,
-        look_failed(AT, next_look_at_ms=AT + 5),
-        Step(replace(RUNNING, look_at_ms=AT + 5)),
+        poll_failed(AT, next_poll_at_ms=AT + 5),
+        Step(replace(RUNNING, poll_at_ms=AT + 5)),
     ),
-    ignored("a failed look never puts the next one off", RUNNING, look_failed(AT), Ignored.STALE),
+    ignored("a failed look never puts the next one off", RUNNING, poll_failed(AT), Ignored.STALE),
     Case(
         "a running response is looked at when its time comes",
         RUNNING,
         response_timer(T0 + 20_000),
         Step(
-            replace(RUNNING, look_at_ms=T0 + 80_000, looks=1),
-            (look(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer"),),
+            replace(RUNNING, poll_at_ms=T0 + 80_000, polls=1),
+            (poll(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}", "timer"),),
         ),
     ),
     ignored("a timer of an earlier plan is ignored", RUNNING, response_timer(T0 + 19_999), Ignored.STALE),
-    ignored("a webhook after the end is late", ENDED, hook(AT), Ignored.LATE),
+    ignored("a webhook after the end is late", ENDED, webhook(AT), Ignored.LATE),
     ignored("a claim after the end is late", ENDED, claimed(AT), Ignored.LATE),
     ignored("a second observation of the end is late", ENDED, observed(AT), Ignored.LATE),
-    ignored("a failed look after the end is late", ENDED, look_failed(AT), Ignored.LATE),
+    ignored("a failed look after the end is late", ENDED, poll_failed(AT), Ignored.LATE),
     ignored("a timer of a look that was planned before the end is stale", ENDED, response_timer(AT), Ignored.STALE),
     Case(
         "an ended response is forgotten when its window ends",
@@ -342,7 +344,7 @@ def test_the_step_is_as_written_down(case: Case) -> None:
 
 def test_no_pair_of_state_and_fact_is_left_out() -> None:
     states = (Absent, Unclaimed, Running, Ended)
-    facts = (WebhookReceived, ResponseClaimed, ResponseReleased, ResponseObserved, LookFailed, ResponseTimerFired)
+    facts = (WebhookReceived, ResponseClaimed, ResponseReleased, ResponseObserved, PollFailed, ResponseTimerFired)
     assert {(type(case.given), type(case.when)) for case in CASES} == set(product(states, facts))
 
 
@@ -356,7 +358,7 @@ def test_every_reason_to_ignore_that_a_response_has_is_met() -> None:
     [
         (Absent(), None),
         (UNCLAIMED, T0 + 15_000),
-        (replace(UNCLAIMED, look_at_ms=None), T0 + FORGET_AFTER),
+        (replace(UNCLAIMED, poll_at_ms=None), T0 + FORGET_AFTER),
         (RUNNING, T0 + 20_000),
         (ENDED, AT + FORGET_AFTER),
     ],

@@ -9,7 +9,7 @@ from schemas.base import BlobBody, InlineBody
 from schemas.commands import CreateResponse
 from schemas.results import Reason
 from streams.fold import job, response
-from streams.fold.attempts import Lost, Over, Running, Submitting, Unheard
+from streams.fold.attempts import Abandoned, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.rows import (
     decode_job_state,
     decode_response_state,
@@ -19,13 +19,13 @@ from streams.fold.rows import (
     encode_row,
 )
 from tests.support.builders import POLICY, RESP, T0, submitted
-from tests.unit.streams.fold.states import active, attempts, backing_off, claim, finished, hooks, spec
+from tests.unit.streams.fold.states import active, attempts, backing_off, claim, finished, spec, webhooks
 
 EVERY_ATTEMPT = (
     Submitting(1, 2, 3),
-    Unheard(2, 3),
+    OutcomeUnknown(2, 3),
     Running(3, "r3", 4, True),
-    Lost(4),
+    Abandoned(4),
     Over(5, "r5", "missing", 6, False),
 )
 ODD_BODY = InlineBody(value={"b": [1.5, -0.0, 2**63, "é\u2028\U0001f600"], "a": {"": None}})
@@ -35,13 +35,13 @@ JOB_STATES: tuple[job.JobState, ...] = (
     active(*EVERY_ATTEMPT, retries=2, rejections=3, unknowns=4),
     job.Active(replace(spec(), request=ODD_BODY, session_id="s", tags=("a", "b")), attempts()),
     job.Active(replace(spec(), request=BlobBody(sha256="0" * 64, size_bytes=1)), attempts()),
-    backing_off(T0, Reason(code="c", message="m"), Lost(1)),
+    backing_off(T0, Reason(code="c", message="m"), Abandoned(1)),
     finished("expired", T0, "r1", "r2"),
 )
 RESPONSE_STATES: tuple[response.ResponseState, ...] = (
     response.Absent(),
-    response.Unclaimed(T0, hooks(T0, "a", "b", ended_at_ms=7), None, T0 + 5, looks=3),
-    response.Running(claim(), T0, looks=2, hooks=hooks(T0)),
+    response.Unclaimed(T0, webhooks(T0, "a", "b", ended_at_ms=7), None, T0 + 5, polls=3),
+    response.Running(claim(), T0, polls=2, webhooks=webhooks(T0)),
     response.Running(claim(), T0),
     response.Running(replace(claim(), stream=True), T0),
     response.Ended(claim(), "missing", T0),
@@ -65,7 +65,7 @@ def test_the_bytes_of_a_row_are_these_for_ever() -> None:
     data = encode_response_state(response.Ended(claim(), "completed", 9))
     assert data == (
         b'{"claim":{"attempt":1,"claimed_at_ms":1000100,"forget_after_ms":7200000,"job_id":"job_1",'
-        b'"last_look_at_ms":4590000,"missing_grace_ms":40000,"tenant":"acme"},"forget_at_ms":9,"kind":"ended",'
+        b'"last_poll_at_ms":4590000,"missing_grace_ms":40000,"tenant":"acme"},"forget_at_ms":9,"kind":"ended",'
         b'"status":"completed"}'
     )
 

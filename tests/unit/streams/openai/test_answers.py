@@ -21,7 +21,7 @@ from streams.openai.answers import (
     Unknown,
     read_cancel,
     read_create,
-    read_look,
+    read_poll,
 )
 from streams.openai.causes import Rule
 from streams.openai.observations import Seen
@@ -147,7 +147,7 @@ def test_the_providers_words_are_found_wherever_they_stand_and_are_cleaned(body:
 ])  # fmt: skip
 def test_a_wait_that_only_the_words_tell_is_believed(words: str, wait_ms: int) -> None:
     refused = read_create(error(429, "rate_limit_exceeded", None, words), 0)
-    ended = read_look(
+    ended = read_poll(
         Answer(200, {}, response(status="failed", error={"code": "rate_limit_exceeded", "message": words})), 0
     )
     assert isinstance(refused, Rejected)
@@ -312,10 +312,10 @@ def test_no_answer_whatever_it_is_makes_the_reading_fail(status: int, headers: d
     if isinstance(verdict, Accepted):
         # What is accepted can be written down: an id that our fact refuses would be lost.
         AttemptAccepted(
-            id="x", at_ms=0, job_id="j", attempt=1, tenant="t", look_at_ms=0,
+            id="x", at_ms=0, job_id="j", attempt=1, tenant="t", poll_at_ms=0,
             response_id=verdict.response_id or "x", status=verdict.status, provider_request_id=verdict.provider_request_id,
         )  # fmt: skip
-    assert isinstance(read_look(answer, NOW_MS), Seen | Missing | AskAgain | Refused)
+    assert isinstance(read_poll(answer, NOW_MS), Seen | Missing | AskAgain | Refused)
     assert isinstance(read_cancel(answer, NOW_MS), Seen | NotCancelled | AskAgain | Refused)
 
 

@@ -13,7 +13,7 @@ from streams.openai.answers import (
     Reply,
     Unknown,
     read_create,
-    read_look,
+    read_poll,
 )
 from streams.openai.observations import Seen
 from tests.support.fault_proxy import FaultProxy, Faults
@@ -51,7 +51,7 @@ def test_a_create_is_background_and_stored_and_says_whose_it_is() -> None:
     assert sent.headers["x-stainless-retry-count"] == "0"
 
 
-def test_metadata_of_the_caller_cannot_take_the_place_of_ours() -> None:
+def test_metadata_of_the_poller_cannot_take_the_place_of_ours() -> None:
     async def scenario() -> Server:
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
             await created(
@@ -197,18 +197,18 @@ def test_over_a_bad_link_an_answer_is_slower_and_the_same(faults: Faults) -> Non
                 await proxy.stop()
 
     bad, good = asyncio.run(scenario())
-    assert isinstance(read_look(bad, 0), Seen)
+    assert isinstance(read_poll(bad, 0), Seen)
     assert bad == good
 
 
-def test_a_look_is_one_get_and_a_cancel_one_post_without_a_body() -> None:
+def test_a_poll_is_one_get_and_a_cancel_one_post_without_a_body() -> None:
     async def scenario() -> tuple[Reply, Reply, Server]:
         async with serving(server.answer(200, server.completed())) as state, connected(state.base_url) as client:
             return await client.retrieve(RESPONSE_ID), await client.cancel(RESPONSE_ID), state
 
-    look, cancel, state = asyncio.run(scenario())
-    assert isinstance(read_look(look, 0), Seen)
-    assert isinstance(read_look(cancel, 0), Seen)
+    poll, cancel, state = asyncio.run(scenario())
+    assert isinstance(read_poll(poll, 0), Seen)
+    assert isinstance(read_poll(cancel, 0), Seen)
     assert [(request.method, request.path, request.body) for request in state.requests] == [
         ("GET", f"/v1/responses/{RESPONSE_ID}", b""),
         ("POST", f"/v1/responses/{RESPONSE_ID}/cancel", b""),
@@ -218,7 +218,7 @@ def test_a_look_is_one_get_and_a_cancel_one_post_without_a_body() -> None:
 @pytest.mark.parametrize(
     "mischief", [server.close, server.html(502), server.answer(429, {"error": {}}), server.cut, LOOP]
 )
-def test_a_look_that_fails_is_not_repeated_behind_the_global_rate(mischief: Mischief) -> None:
+def test_a_poll_that_fails_is_not_repeated_behind_the_global_rate(mischief: Mischief) -> None:
     async def scenario() -> tuple[Reply, Server]:
         async with serving(mischief) as state, connected(state.base_url) as client:
             return await client.retrieve(RESPONSE_ID), state

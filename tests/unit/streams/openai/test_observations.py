@@ -14,7 +14,7 @@ from streams.openai.answers import (
     Rejected,
     read_cancel,
     read_create,
-    read_look,
+    read_poll,
 )
 from streams.openai.causes import CAUSE_OF_CODE
 from streams.openai.observations import Owner, Seen, Tokens, owner_of
@@ -24,7 +24,7 @@ from tests.unit.streams.workers.misbehaving import completed, response
 
 def test_a_completed_response_is_seen_whole() -> None:
     body = completed()
-    assert read_look(Answer(200, {"openai-poll-after-ms": "1500"}, body), 0) == Seen(
+    assert read_poll(Answer(200, {"openai-poll-after-ms": "1500"}, body), 0) == Seen(
         outcome="completed",
         raw_status="completed",
         body=body,
@@ -38,7 +38,7 @@ def test_a_completed_response_is_seen_whole() -> None:
 
 @pytest.mark.parametrize("status", ["queued", "in_progress"])
 def test_an_open_response_runs(status: str) -> None:
-    seen = read_look(Answer(200, {}, response(status=status)), 0)
+    seen = read_poll(Answer(200, {}, response(status=status)), 0)
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.raw_status, seen.cause, seen.usage) == ("running", status, None, None)
 
@@ -59,7 +59,7 @@ def test_an_open_response_runs(status: str) -> None:
     ],
 )
 def test_a_failed_response_says_why(fault: Any, cause: str, code: str, known: bool) -> None:
-    seen = read_look(Answer(200, {}, response(status="failed", error=fault)), 0)
+    seen = read_poll(Answer(200, {}, response(status="failed", error=fault)), 0)
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.cause, seen.code, seen.code_known) == ("failed", cause, code, known)
 
@@ -67,7 +67,7 @@ def test_a_failed_response_says_why(fault: Any, cause: str, code: str, known: bo
 @pytest.mark.parametrize("code", sorted(CAUSE_OF_CODE))
 def test_a_code_means_the_same_at_the_create_and_after_it(code: str) -> None:
     refused = read_create(error(400, code), 0)
-    ended = read_look(Answer(200, {}, response(status="failed", error={"code": code})), 0)
+    ended = read_poll(Answer(200, {}, response(status="failed", error={"code": code})), 0)
     assert isinstance(refused, Rejected)
     assert isinstance(ended, Seen)
     assert refused.cause == ended.cause
@@ -75,7 +75,7 @@ def test_a_code_means_the_same_at_the_create_and_after_it(code: str) -> None:
 
 @pytest.mark.parametrize("reason", ["max_output_tokens", "max_messages", "content_filter", "steered"])
 def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
-    seen = read_look(Answer(200, {}, response(status="incomplete", incomplete_details={"reason": reason})), 0)
+    seen = read_poll(Answer(200, {}, response(status="incomplete", incomplete_details={"reason": reason})), 0)
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.cause, seen.code) == ("incomplete", "never", reason)
 
@@ -93,7 +93,7 @@ def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
     ],
 )
 def test_what_is_no_response_or_anothers_is_asked_for_again(body: Any, reason: str) -> None:
-    assert read_look(Answer(200, {}, body), 0, "job_of_somebody_else") == AskAgain(reason)
+    assert read_poll(Answer(200, {}, body), 0, "job_of_somebody_else") == AskAgain(reason)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_is_no_response_or_anothers_is_asked_for_again(body: Any, reason: s
     ],
 )
 def test_what_stands_at_the_address_counts_by_its_status(body: Any, outcome: str) -> None:
-    seen = read_look(Answer(200, {}, body), 0, "job_1")
+    seen = read_poll(Answer(200, {}, body), 0, "job_1")
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.over) == (outcome, outcome not in ("running", "odd"))
     assert isinstance(seen.body["output"], list)
@@ -139,8 +139,8 @@ def test_what_stands_at_the_address_counts_by_its_status(body: Any, outcome: str
         (Fault("timeout"), AskAgain("timeout")),
     ],
 )
-def test_a_look_that_sees_nothing_says_why(answer: Answer | Fault, meaning: object) -> None:
-    assert read_look(answer, NOW_MS) == meaning
+def test_a_poll_that_sees_nothing_says_why(answer: Answer | Fault, meaning: object) -> None:
+    assert read_poll(answer, NOW_MS) == meaning
 
 
 def test_a_cancel_observes_with_any_status_and_is_declined_by_400_404_and_409() -> None:
@@ -188,6 +188,6 @@ def test_ours_are_told_from_a_users_own_names(metadata: dict[str, str], owner: O
 def test_odd_numbers_of_a_response_are_left_out() -> None:
     body = completed(created_at=float("inf"), metadata=None)
     body |= {"completed_at": -1, "usage": {"input_tokens": True, "output_tokens": -4, "total_tokens": "9"}}
-    seen = read_look(Answer(200, {"openai-poll-after-ms": "-3"}, body), 0)
+    seen = read_poll(Answer(200, {"openai-poll-after-ms": "-3"}, body), 0)
     assert isinstance(seen, Seen)
     assert (seen.created_at_ms, seen.ended_at_ms, seen.usage, seen.poll_after_ms) == (None, None, Tokens(), 0)

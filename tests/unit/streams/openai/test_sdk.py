@@ -79,7 +79,7 @@ def test_what_happened_is_counted() -> None:
         registry = CollectorRegistry()
         async with serving(server.answer(200, server.response()), server.html(502), server.close) as state:
             client = OpenAIClient(
-                base_url=state.base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(registry), look_timeout_ms=5_000
+                base_url=state.base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(registry), poll_timeout_ms=5_000
             )
             for _ in range(3):
                 await client.retrieve(RESPONSE_ID)

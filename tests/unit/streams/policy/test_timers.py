@@ -4,12 +4,12 @@ from schemas.responses import ResponseFact, ResponseTimerFired
 from streams.fold.batch import RESPONSE_FOLD
 from streams.fold.response import CANCEL_AGAIN_MS, Absent, ResponseState, Running, due_ms, step
 from streams.fold.rows import encode_response_state, encode_row
-from streams.policy.polls import LookPolicy, Webhooks
+from streams.policy.polls import PollPolicy, Webhooks
 from streams.scheduler.due import Due
 from streams.scheduler.response_timers import response_timer
-from tests.support.builders import RESP, T0, claimed, look_failed, observed
+from tests.support.builders import RESP, T0, claimed, observed, poll_failed
 
-POLICY = LookPolicy(first_look_ms=3_000, spacing_min_ms=1_000, spacing_max_ms=5_000, word_ms=60_000)
+POLICY = PollPolicy(first_poll_ms=3_000, spacing_min_ms=1_000, spacing_max_ms=5_000, report_ms=60_000)
 
 
 def folded(*facts: ResponseFact) -> ResponseState:
@@ -29,28 +29,28 @@ def timer(state: ResponseState) -> ResponseTimerFired:
     return fired
 
 
-def test_a_look_without_word_is_repeated_after_a_while_and_not_in_the_rhythm_of_looks() -> None:
-    state = folded(claimed(T0, look_at_ms=T0 + 3_000, last_look_at_ms=T0 + 3_600_000))
+def test_a_poll_without_word_is_repeated_after_a_while_and_not_in_the_rhythm_of_polls() -> None:
+    state = folded(claimed(T0, poll_at_ms=T0 + 3_000, last_poll_at_ms=T0 + 3_600_000))
     first = timer(state)
     looking = step(state, first)
     assert len(looking.outputs) == 1
-    assert due_ms(looking.state) == first.at_ms + POLICY.word_ms
+    assert due_ms(looking.state) == first.at_ms + POLICY.report_ms
 
 
-def test_word_of_a_look_sets_the_next_one_in_the_rhythm_of_looks() -> None:
-    state = folded(claimed(T0, look_at_ms=T0 + 3_000, last_look_at_ms=T0 + 3_600_000))
+def test_word_of_a_poll_sets_the_next_one_in_the_rhythm_of_polls() -> None:
+    state = folded(claimed(T0, poll_at_ms=T0 + 3_000, last_poll_at_ms=T0 + 3_600_000))
     looking = step(state, timer(state)).state
     seen_ms = T0 + 3_200
     for word in (
-        observed(seen_ms, "running", next_look_at_ms=seen_ms + 1_500),
-        look_failed(seen_ms, next_look_at_ms=seen_ms + 1_500),
+        observed(seen_ms, "running", next_poll_at_ms=seen_ms + 1_500),
+        poll_failed(seen_ms, next_poll_at_ms=seen_ms + 1_500),
     ):
         assert due_ms(step(looking, word).state) == seen_ms + 1_500
 
 
 def test_a_response_whose_job_is_over_is_cancelled_less_and_less_often() -> None:
     deadline_ms = T0 + 20_000
-    state = folded(claimed(T0, look_at_ms=deadline_ms, last_look_at_ms=deadline_ms))
+    state = folded(claimed(T0, poll_at_ms=deadline_ms, last_poll_at_ms=deadline_ms))
     waits_ms = []
     for _ in range(7):
         state = step(state, timer(state)).state
@@ -61,8 +61,8 @@ def test_a_response_whose_job_is_over_is_cancelled_less_and_less_often() -> None
     assert waits_ms[-1] > 16 * CANCEL_AGAIN_MS
 
 
-def test_the_last_look_before_the_deadline_is_not_put_off() -> None:
-    state = folded(claimed(T0, look_at_ms=T0 + 3_000, last_look_at_ms=T0 + 20_000))
+def test_the_last_poll_before_the_deadline_is_not_put_off() -> None:
+    state = folded(claimed(T0, poll_at_ms=T0 + 3_000, last_poll_at_ms=T0 + 20_000))
     looking = step(state, timer(state)).state
     assert isinstance(looking, Running)
-    assert looking.look_at_ms == T0 + 20_000
+    assert looking.poll_at_ms == T0 + 20_000

@@ -107,10 +107,10 @@ def test_a_jobs_due_time_is_read_from_its_row_as_the_fold_says_it(state: JobStat
     assert row_due_ms(JOB_FOLD, row) == JOB_FOLD.due_ms(state)
 
 
-def test_words_in_a_callers_data_do_not_pass_for_an_end() -> None:
+def test_words_in_a_pollers_data_do_not_pass_for_an_end() -> None:
     state = finished("failed", T0, '"kind":"finished"', '"forget_at_ms":1')
     for each in (state, active()):
         row = encode_row(JOB_FOLD.encode_state(each), 12)
         assert row_due_ms(JOB_FOLD, row) == JOB_FOLD.due_ms(each)
-    unclaimed = response.Unclaimed(T0, response.Hooks(('"kind":"ended"',)), None, T0 + 5)
+    unclaimed = response.Unclaimed(T0, response.Webhooks(('"kind":"ended"',)), None, T0 + 5)
     assert row_due_ms(RESPONSE_FOLD, encode_row(RESPONSE_FOLD.encode_state(unclaimed), 3)) == T0 + 5

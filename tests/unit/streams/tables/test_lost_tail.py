@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka import TopicPartition
 
-from streams.tables.changelog import Changelog, ChangelogCutError, ChangelogProducer
+from streams.tables.changelog import Changelog, ChangelogProducer, ChangelogTruncatedError
 from streams.tables.lost_tail import Taken
 
 LOG = (10, 100)
@@ -35,11 +35,11 @@ def test_rows_that_land_before_where_the_changelog_ended_are_no_acknowledgement(
     changelog = Changelog(lambda: "changelog", ChangelogProducer({}, "test"))
     changelog.own({0: 157})
     assert changelog._landed(0, 157, 3) == 159
-    with pytest.raises(ChangelogCutError, match="partition 0 of changelog ends at 97"):
+    with pytest.raises(ChangelogTruncatedError, match="partition 0 of changelog ends at 97"):
         changelog._landed(0, 97, 20)
 
 
-def test_a_look_at_the_end_while_a_write_is_under_way_makes_no_cut_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_poll_at_the_end_while_a_write_is_under_way_makes_no_cut_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ends:
         async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
             return dict.fromkeys(partitions, 160)

@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from backstop.runtime.blobs import FolderBlobs
-from schemas.commands import CancelResponse, LookReason, RetrieveResponse
+from schemas.commands import CancelResponse, PollReason, RetrieveResponse
 from streams.openai.client import OpenAIClient
-from streams.policy.polls import LookPolicy, Webhooks
+from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
-from streams.workers.poller import Caller
-from streams.workers.rate import LookRate
+from streams.workers.poller import Poller
+from streams.workers.rate import PollRate
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 from tests.unit.streams.workers import misbehaving as server
@@ -33,10 +33,10 @@ RUNNING = server.answer(200, server.response(status="in_progress"))
 DONE = server.answer(200, server.completed())
 
 
-def look(response_id: str = RESPONSE_ID, reason: LookReason = "timer", number: int = 1) -> RetrieveResponse:
+def poll(response_id: str = RESPONSE_ID, reason: PollReason = "timer", number: int = 1) -> RetrieveResponse:
     return RetrieveResponse(
         id=f"{response_id}/look/{number}", at_ms=NOW_MS, response_id=response_id, reason=reason, job_id="job_1",
-        accepted_at_ms=NOW_MS - 60_000, looks=number,
+        accepted_at_ms=NOW_MS - 60_000, polls=number,
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ class Bench:
     server: Server
     blobs: FolderBlobs
     registry: CollectorRegistry
-    rate: LookRate
+    rate: PollRate
     stop: asyncio.Event
     run: "asyncio.Task[None]"
 
@@ -77,7 +77,7 @@ class Bench:
         return [f"{request.method} {request.path.removeprefix('/v1/responses/')}" for request in self.server.requests]
 
     def counted(self, result: str) -> float:
-        return self.registry.get_sample_value("backstop_looks_total", {"result": result}) or 0.0
+        return self.registry.get_sample_value("backstop_polls_total", {"result": result}) or 0.0
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def calling(
     *script: Mischief,
     commands: MemoryCommands | None = None,
     cap_per_s: float = 1_000.0,
-    look_timeout_ms: int = 1_000,
+    poll_timeout_ms: int = 1_000,
     blobs: FolderBlobs | None = None,
     **options: Any,
 ) -> AsyncIterator[Bench]:
@@ -95,17 +95,17 @@ async def calling(
     commands = commands or MemoryCommands()
     publisher, blobs, stop = MemoryPublisher(), blobs or FolderBlobs(tmp_path), asyncio.Event()
     loop = asyncio.get_running_loop()
-    rate = LookRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.look_rate_limit.set)
+    rate = PollRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.poll_rate_limit.set)
     async with serving(*(script or (RUNNING,))) as state:
         client = OpenAIClient(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, look_timeout_ms=look_timeout_ms
+            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, poll_timeout_ms=poll_timeout_ms
         )
-        caller = Caller(
+        poller = Poller(
             group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,
             lanes=Lanes(lambda: NOW_MS),
-            **{"now_ms": lambda: NOW_MS, "looks": Webhooks(LookPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
+            **{"now_ms": lambda: NOW_MS, "polls": Webhooks(PollPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
         )  # fmt: skip
-        run = asyncio.create_task(caller.run(stop))
+        run = asyncio.create_task(poller.run(stop))
         try:
             yield Bench(commands, publisher, state, blobs, registry, rate, stop, run)
         finally:

@@ -21,7 +21,7 @@ LOOP = server.redirect(307, f"/v1/responses/{RESPONSE_ID}")
 
 @asynccontextmanager
 async def connected(base_url: str, **options: Any) -> AsyncIterator[OpenAIClient]:
-    options = {"look_timeout_ms": 5_000, **options}
+    options = {"poll_timeout_ms": 5_000, **options}
     client = OpenAIClient(
         base_url=base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(CollectorRegistry()), **options
     )

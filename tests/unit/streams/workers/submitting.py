@@ -14,7 +14,7 @@ from backstop.runtime.blobs import FolderBlobs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
 from streams.openai.client import OpenAIClient
-from streams.policy.polls import LookPolicy, Webhooks
+from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.submitter import Submitter
@@ -75,7 +75,7 @@ async def submitting(
         client = OpenAIClient(base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics)
         submitter = Submitter(
             group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics,
-            looks=Webhooks(LookPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
+            polls=Webhooks(PollPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
             **{"drain_ms": 2_000, "now_ms": lambda: now_ms[0], "lanes": Lanes(lambda: now_ms[0]), **options},
         )  # fmt: skip
         run = asyncio.create_task(submitter.run(stop))

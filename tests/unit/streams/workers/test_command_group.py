@@ -21,7 +21,7 @@ from streams.workers.command_group import CommandGroup
 from streams.workers.commands import Assignment
 from streams.workers.offsets import Committed
 
-TOPIC = "lookups"
+TOPIC = "polls"
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Member:
 def joined(case: Callable[[CommandGroup, Member], Awaitable[None]], member: Member | None = None) -> None:
     async def run() -> None:
         seat = member or Member()
-        group = CommandGroup(RuntimeSettings(topic_prefix=""), topic=TOPIC, group="caller", consumer=seat)
+        group = CommandGroup(RuntimeSettings(topic_prefix=""), topic=TOPIC, group="poller", consumer=seat)
         await group.start(asyncio.Event())
         await case(group, seat)
 

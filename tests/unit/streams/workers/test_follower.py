@@ -17,7 +17,7 @@ from streams.fold.rows import encode_response_state, encode_row
 from streams.openai.stream import OpenAIStreams
 from streams.workers.follower import Follower
 from streams.workers.metrics import FollowerMetrics
-from streams.workers.rate import LookRate
+from streams.workers.rate import PollRate
 from streams.workers.stream_reading import FollowLimits
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
@@ -90,7 +90,7 @@ async def watched(
             base_url=f"{w.url}/v1", api_key=SecretStr(KEY), connections_max=5, open_timeout_ms=2_000, silence_ms=500
         )
         stop = asyncio.Event()
-        running = asyncio.create_task(follower.run(stop, streams, LookRate(250, now_ms)))
+        running = asyncio.create_task(follower.run(stop, streams, PollRate(250, now_ms)))
         try:
             yield Watched(w, follower, publisher)
         finally:
@@ -126,7 +126,7 @@ def assert_whole(partials: list[PartialOutput]) -> None:
 @pytest.mark.parametrize(
     "fault",
     ["", "stream_drop=4", "stream_close=4*2", "stream_error=5", "stream_twice", "stream_swapped", "stream_404",
-     "stream_429", "stream_500", "stream_html_200", "stream_delay=0.7", "look_404_at_first=0.1"],
+     "stream_429", "stream_500", "stream_html_200", "stream_delay=0.7", "poll_404_at_first=0.1"],
 )  # fmt: skip
 def test_a_stream_is_told_whole_whatever_becomes_of_its_connections(fault: str) -> None:
     async def case(w: Watched) -> None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from backstop.runtime.errors import ConfigurationError
-from streams.submission import DoorPolicy
+from streams.submission import SubmissionPolicy
 from streams.workers.command_memory import SKEW_MS, CommandMemory
 from streams.workers.settings import WorkerSettings
 from streams.workers.slots import Slots
@@ -46,7 +46,7 @@ def test_more_older_ids_than_fit_leave_the_newest() -> None:
     assert memory.covers(10_001 + SKEW_MS)
 
 
-def test_hints_count_the_looks_in_vain_since_the_last_webhook() -> None:
+def test_hints_count_the_polls_in_vain_since_the_last_webhook() -> None:
     hints = Hints(hints_max=2)
     assert hints.in_vain("a", webhook=False) is None
     assert [hints.in_vain("a", webhook=True), hints.in_vain("a", webhook=False)] == [0, 1]
@@ -84,17 +84,17 @@ def test_the_settings_come_from_our_names_or_from_those_of_the_sdk(monkeypatch: 
     assert WorkerSettings().openai_base_url == "https://sdk/v1"
     monkeypatch.setenv("BACKSTOP_OPENAI_API_KEY", "sk-ours")
     monkeypatch.setenv("BACKSTOP_OPENAI_BASE_URL", "https://ours/v1")
-    monkeypatch.setenv("BACKSTOP_LOOK_SPACING_MIN_MS", "7000")
+    monkeypatch.setenv("BACKSTOP_POLL_SPACING_MIN_MS", "7000")
     settings = WorkerSettings()
     assert settings.openai_api_key.get_secret_value() == "sk-ours"
     assert settings.openai_base_url == "https://ours/v1"
-    assert settings.look_policy().spacing_min_ms == 7_000
+    assert settings.poll_policy().spacing_min_ms == 7_000
     assert "sk-ours" not in repr(settings)
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="spacing_min_ms"):
-        WorkerSettings(look_spacing_min_ms=2_000, look_spacing_max_ms=1_000)
+        WorkerSettings(poll_spacing_min_ms=2_000, poll_spacing_max_ms=1_000)
 
 
 def test_a_worker_without_a_key_refuses_to_start_unless_none_is_needed() -> None:
@@ -110,8 +110,8 @@ def test_a_worker_without_a_key_refuses_to_start_unless_none_is_needed() -> None
 
 def test_the_times_of_a_create_that_is_held_until_its_run_is_over_fit_each_other() -> None:
     hour_ms = 3_600_000
-    policy = DoorPolicy(create_timeout_ms=2 * hour_ms).stamp(None)
+    policy = SubmissionPolicy(create_timeout_ms=2 * hour_ms).stamp(None)
     assert policy.create_timeout_ms == 2 * hour_ms
-    assert policy.word_timeout_ms > policy.command_valid_ms + 2 * hour_ms
+    assert policy.report_timeout_ms > policy.command_valid_ms + 2 * hour_ms
     with pytest.raises(ValueError, match="must not pass while"):
-        DoorPolicy(create_timeout_ms=2 * hour_ms, timeout_ms=2 * hour_ms)
+        SubmissionPolicy(create_timeout_ms=2 * hour_ms, timeout_ms=2 * hour_ms)

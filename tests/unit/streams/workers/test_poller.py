@@ -11,20 +11,20 @@ from backstop.runtime.blobs import FolderBlobs, get_body
 from backstop.runtime.process import failpoints
 from schemas.base import BlobBody, InlineBody, Usage
 from schemas.dead_letters import DeadLetter
-from schemas.responses import LookFailed, ResponseObserved
+from schemas.responses import PollFailed, ResponseObserved
 from streams.workers.offset_notes import decode_note
 from streams.workers.rate import HASTE_CALLS
 from tests.support.waiting import eventually
 from tests.unit.streams.workers import misbehaving as server
-from tests.unit.streams.workers.calling import DONE, NOW_MS, RUNNING, any_response, calling, cancel, look
+from tests.unit.streams.workers.calling import DONE, NOW_MS, RUNNING, any_response, calling, cancel, poll
 from tests.unit.streams.workers.memory_commands import MemoryCommands
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief
 
 
-def test_a_look_becomes_an_observation_with_the_object_itself(tmp_path: Path) -> None:
+def test_a_poll_becomes_an_observation_with_the_object_itself(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, DONE) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
             assert isinstance(fact, ResponseObserved)
             assert fact == ResponseObserved(
@@ -33,7 +33,7 @@ def test_a_look_becomes_an_observation_with_the_object_itself(tmp_path: Path) ->
                 response=InlineBody(value=server.completed()), job_id="job_1", attempt=1, tenant="acme",
                 usage=Usage(input_tokens=36, output_tokens=87, total_tokens=123, cached_tokens=5, reasoning_tokens=64),
                 provider_created_at_ms=1_795_341_600_000, provider_ended_at_ms=1_795_341_660_000,
-                next_look_at_ms=fact.next_look_at_ms,
+                next_poll_at_ms=fact.next_poll_at_ms,
             )  # fmt: skip
             assert bench.asked == [f"GET {RESPONSE_ID}"]
         assert bench.commands.committed == {0: 1}
@@ -44,7 +44,7 @@ def test_a_look_becomes_an_observation_with_the_object_itself(tmp_path: Path) ->
 def test_a_large_object_goes_to_the_blob_store(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, DONE, inline_bytes_max=100) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
             assert isinstance(fact.response, BlobBody)
             assert await get_body(bench.blobs, fact.response) == server.completed()
@@ -57,9 +57,9 @@ def test_an_object_that_cannot_be_stored_is_asked_for_again_and_ends_no_worker(t
         (tmp_path / "blobs").write_text("a file stands where the folder should be")
         blobs = FolderBlobs(tmp_path / "blobs")
         async with calling(tmp_path, *[DONE] * 9, blobs=blobs, inline_bytes_max=100, tries_max=3) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
-            assert (type(fact), fact.reason) == (LookFailed, "blob_not_stored")
+            assert (type(fact), fact.reason) == (PollFailed, "blob_not_stored")
             assert len(bench.asked) == 3
             assert not bench.run.done()
             alarms = bench.registry.get_sample_value("backstop_openai_alarms_total", {"kind": "blob_not_stored"})
@@ -73,7 +73,7 @@ def test_an_object_cut_within_an_emoji_is_still_a_result(tmp_path: Path) -> None
         body = server.completed()
         body["output"][0]["content"][0]["text"] = "\ud83d"
         async with calling(tmp_path, server.answer(200, json.dumps(body).encode())) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
             assert fact.outcome == "completed"
             assert fact.response.value["output"][0]["content"][0]["text"] == "\ufffd"
@@ -81,27 +81,27 @@ def test_an_object_cut_within_an_emoji_is_still_a_result(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
-def test_an_object_that_nobody_can_write_is_a_failed_look_and_no_crash(tmp_path: Path) -> None:
+def test_an_object_that_nobody_can_write_is_a_failed_poll_and_no_crash(tmp_path: Path) -> None:
     async def scenario() -> None:
         deep: Any = "x"
         for _ in range(400):
             deep = [deep]
         async with calling(tmp_path, server.answer(200, server.completed(tools=deep))) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
-            assert isinstance(fact, LookFailed)
+            assert isinstance(fact, PollFailed)
             assert fact.reason.startswith("unstorable_object")
 
     asyncio.run(scenario())
 
 
-def test_a_running_response_says_when_to_look_again_and_is_not_kept(tmp_path: Path) -> None:
+def test_a_running_response_says_when_to_poll_again_and_is_not_kept(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
             assert (fact.outcome, fact.raw_status, fact.response) == ("running", "in_progress", None)
-            assert 27_000 <= fact.next_look_at_ms - NOW_MS <= 33_000
+            assert 27_000 <= fact.next_poll_at_ms - NOW_MS <= 33_000
 
     asyncio.run(scenario())
 
@@ -109,8 +109,8 @@ def test_a_running_response_says_when_to_look_again_and_is_not_kept(tmp_path: Pa
 def test_of_a_response_one_call_waits_and_does_what_all_of_them_ask_for(tmp_path: Path) -> None:
     async def scenario() -> None:
         commands = MemoryCommands()
-        commands.publish(look("resp_a"), look("resp_b"), look("resp_b", number=2), look("resp_b", "webhook", 3))
-        commands.publish(cancel("resp_a"), look("resp_a", number=2), look("resp_b", number=4))
+        commands.publish(poll("resp_a"), poll("resp_b"), poll("resp_b", number=2), poll("resp_b", "webhook", 3))
+        commands.publish(cancel("resp_a"), poll("resp_a", number=2), poll("resp_b", number=4))
         async with calling(tmp_path, commands=commands, concurrency=1) as bench:
             bench.server.script[:] = [any_response("completed")(bench.server)]
             bench.rate.object(300)  # so that all of them wait
@@ -118,19 +118,19 @@ def test_of_a_response_one_call_waits_and_does_what_all_of_them_ask_for(tmp_path
             assert told.id.startswith("resp_b/look/3")
             await eventually(lambda: commands.committed == {0: 7}, 5, "the commit of all")
             assert bench.asked == ["GET resp_b", "POST resp_a/cancel"]
-            merged = {"worker": "caller", "reason": "merged"}
+            merged = {"worker": "poller", "reason": "merged"}
             assert bench.registry.get_sample_value("backstop_commands_dropped_total", merged) == 5
 
     asyncio.run(scenario())
 
 
-def test_after_a_webhook_in_vain_the_next_looks_come_after_one_two_and_four_seconds(tmp_path: Path) -> None:
+def test_after_a_webhook_in_vain_the_next_polls_come_after_one_two_and_four_seconds(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path) as bench:
             waits = []
             for number in range(1, 4):
-                bench.commands.publish(look(reason="webhook" if number == 1 else "timer", number=number))
-                waits.append((await bench.facts(number))[-1].next_look_at_ms - NOW_MS)
+                bench.commands.publish(poll(reason="webhook" if number == 1 else "timer", number=number))
+                waits.append((await bench.facts(number))[-1].next_poll_at_ms - NOW_MS)
             for wait, about_ms in zip(waits, (1_000, 2_000, 4_000), strict=True):
                 assert 0.9 * about_ms - 1 <= wait <= 1.1 * about_ms
 
@@ -141,9 +141,9 @@ def test_the_provider_may_ask_for_a_longer_wait(tmp_path: Path) -> None:
     async def scenario() -> None:
         slow = server.answer(200, server.response(status="queued"), openai_poll_after_ms="90000")
         async with calling(tmp_path, slow) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
-            assert fact.next_look_at_ms == NOW_MS + 90_000
+            assert fact.next_poll_at_ms == NOW_MS + 90_000
 
     asyncio.run(scenario())
 
@@ -151,7 +151,7 @@ def test_the_provider_may_ask_for_a_longer_wait(tmp_path: Path) -> None:
 def test_a_404_is_an_observation(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, server.answer(404, {"error": {"message": "not found"}})) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
             assert (fact.outcome, fact.response) == ("missing", None)
             assert len(bench.asked) == 1
@@ -172,11 +172,11 @@ def test_a_passing_fault_is_asked_again_a_few_times_and_then_told(
 ) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, mischief) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
-            assert isinstance(fact, LookFailed)
+            assert isinstance(fact, PollFailed)
             assert fact.reason.startswith(reason)
-            assert fact.next_look_at_ms > NOW_MS
+            assert fact.next_poll_at_ms > NOW_MS
             assert len(bench.asked) == 3
             assert (bench.counted("asked_again"), bench.counted("failed")) == (2, 1)
 
@@ -186,7 +186,7 @@ def test_a_passing_fault_is_asked_again_a_few_times_and_then_told(
 def test_a_fault_that_passes_is_not_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, server.html(502), server.stall, DONE) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
             assert fact.outcome == "completed"
 
@@ -196,7 +196,7 @@ def test_a_fault_that_passes_is_not_told(tmp_path: Path) -> None:
 def test_an_unknown_status_is_told_with_its_object_and_an_alarm(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, server.answer(200, server.completed() | {"status": "of_tomorrow"})) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
             assert isinstance(fact, ResponseObserved)
             assert (fact.outcome, fact.raw_status) == ("odd", "of_tomorrow")
@@ -207,13 +207,13 @@ def test_an_unknown_status_is_told_with_its_object_and_an_alarm(tmp_path: Path) 
     asyncio.run(scenario())
 
 
-def test_a_refused_key_raises_an_alarm_and_looks_again_later(tmp_path: Path) -> None:
+def test_a_refused_key_raises_an_alarm_and_polls_again_later(tmp_path: Path) -> None:
     async def scenario() -> None:
         refusal = server.answer(401, {"error": {"message": "no", "code": "invalid_api_key"}})
         async with calling(tmp_path, refusal) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
-            assert isinstance(fact, LookFailed)
+            assert isinstance(fact, PollFailed)
             assert fact.reason == "refused: invalid_api_key"
             assert len(bench.asked) == 1
             assert bench.registry.get_sample_value("backstop_openai_alarms_total", {"kind": "credentials"}) == 1
@@ -228,24 +228,24 @@ def test_an_objection_counts_against_the_rate_and_any_other_answer_for_it(tmp_pa
     async def scenario() -> None:
         for script, halved in (((objection,) * HASTE_CALLS, True), ((server.html(502),), False)):
             commands = MemoryCommands()
-            commands.publish(*(look(f"resp_{number}") for number in range(HASTE_CALLS)))
+            commands.publish(*(poll(f"resp_{number}") for number in range(HASTE_CALLS)))
             async with calling(tmp_path, *script, RUNNING, commands=commands) as bench:
                 bench.server.script[-1] = any_response()(bench.server) if halved else script[0]
                 await bench.facts(HASTE_CALLS)
-                limit = bench.registry.get_sample_value("backstop_look_rate_limit")
+                limit = bench.registry.get_sample_value("backstop_poll_rate_limit")
                 assert limit == bench.rate.per_s == (500 if halved else 1_000)
 
     asyncio.run(scenario())
 
 
-def test_retry_after_silences_all_looks(tmp_path: Path) -> None:
+def test_retry_after_silences_all_polls(tmp_path: Path) -> None:
     async def scenario() -> None:
         objection = server.answer(429, {"error": {}}, retry_after="0.7")
         async with calling(tmp_path, objection, RUNNING, concurrency=1) as bench:
             bench.server.script[1] = any_response()(bench.server)
             loop = asyncio.get_running_loop()
             started_s = loop.time()
-            bench.commands.publish(look(), look("resp_b"))
+            bench.commands.publish(poll(), poll("resp_b"))
             await bench.facts(2)
             assert loop.time() - started_s >= 0.7
             assert len(bench.asked) == 3
@@ -253,13 +253,13 @@ def test_retry_after_silences_all_looks(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_long_retry_after_ends_the_look_and_says_when(tmp_path: Path) -> None:
+def test_a_long_retry_after_ends_the_poll_and_says_when(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, server.answer(429, {"error": {}}, retry_after="600")) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             (fact,) = await bench.facts(1)
-            assert isinstance(fact, LookFailed)
-            assert fact.next_look_at_ms == NOW_MS + 600_000
+            assert isinstance(fact, PollFailed)
+            assert fact.next_poll_at_ms == NOW_MS + 600_000
 
     asyncio.run(scenario())
 
@@ -277,7 +277,7 @@ def test_a_cancel_that_is_answered_is_an_observation(tmp_path: Path, status: str
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
-def test_a_cancel_that_is_declined_becomes_a_look(tmp_path: Path, status: int) -> None:
+def test_a_cancel_that_is_declined_becomes_a_poll(tmp_path: Path, status: int) -> None:
     async def scenario() -> None:
         async with calling(tmp_path, server.answer(status, {"message": "no"}), DONE) as bench:
             bench.commands.publish(cancel())
@@ -288,14 +288,14 @@ def test_a_cancel_that_is_declined_becomes_a_look(tmp_path: Path, status: int) -
     asyncio.run(scenario())
 
 
-def test_a_stalled_look_delays_nobody(tmp_path: Path) -> None:
+def test_a_stalled_poll_delays_nobody(tmp_path: Path) -> None:
     async def scenario() -> None:
         # The stalled one is given up after a minute, far beyond the 8 s that `facts` waits for the others.
-        async with calling(tmp_path, server.stall, RUNNING, look_timeout_ms=60_000, drain_ms=10) as bench:
+        async with calling(tmp_path, server.stall, RUNNING, poll_timeout_ms=60_000, drain_ms=10) as bench:
             bench.server.script[1] = any_response()(bench.server)
-            bench.commands.publish(look("stalled"))
+            bench.commands.publish(poll("stalled"))
             await eventually(lambda: bench.asked == ["GET stalled"], 8, "the look that stalls")
-            bench.commands.publish(*(look(f"resp_{number}") for number in range(50)))
+            bench.commands.publish(*(poll(f"resp_{number}") for number in range(50)))
             facts = await bench.facts(50)
             assert {fact.response_id for fact in facts} == {f"resp_{number}" for number in range(50)}
             # What is behind it is done, and yet not committed: it would be lost with us.
@@ -305,15 +305,15 @@ def test_a_stalled_look_delays_nobody(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_webhooks_due_looks_and_cancels_take_turns(tmp_path: Path) -> None:
+def test_webhooks_due_polls_and_cancels_take_turns(tmp_path: Path) -> None:
     async def scenario() -> None:
         commands = MemoryCommands()
-        commands.publish(look("timer"), cancel("cancel"), look("claim", "claim"), look("hook", "webhook"))
+        commands.publish(poll("timer"), cancel("cancel"), poll("claim", "claim"), poll("webhook", "webhook"))
         async with calling(tmp_path, commands=commands, concurrency=1, cap_per_s=20.0) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             bench.rate.object(300)  # so that all of them wait
             facts = await bench.facts(4)
-            assert [fact.response_id for fact in facts] == ["hook", "timer", "claim", "cancel"]
+            assert [fact.response_id for fact in facts] == ["webhook", "timer", "claim", "cancel"]
 
     asyncio.run(scenario())
 
@@ -322,7 +322,7 @@ def test_offsets_are_committed_after_their_facts_are_acknowledged(tmp_path: Path
     async def scenario() -> None:
         async with calling(tmp_path) as bench:
             bench.publisher.hold()
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             await eventually(lambda: len(bench.publisher.landed) == 1, 5, "a fact on its way")
             assert bench.commands.committed == {}
             bench.publisher.release()
@@ -335,7 +335,7 @@ def test_a_record_that_is_no_command_is_set_aside_and_passed(tmp_path: Path) -> 
     async def scenario() -> None:
         async with calling(tmp_path) as bench:
             bench.commands.publish(b'{"type": "other"}')
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             facts = await bench.facts(2)
             assert {type(fact) for fact in facts} == {DeadLetter, ResponseObserved}
         assert bench.commands.committed == {0: 2}
@@ -343,11 +343,11 @@ def test_a_record_that_is_no_command_is_set_aside_and_passed(tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("name", ["caller.taken", "caller.answered", "caller.reported"])
+@pytest.mark.parametrize("name", ["poller.taken", "poller.answered", "poller.reported"])
 def test_a_bug_ends_the_worker_and_commits_nothing(tmp_path: Path, name: str) -> None:
     async def scenario() -> None:
         async with calling(tmp_path) as bench:
-            bench.commands.publish(look())
+            bench.commands.publish(poll())
             with pytest.raises(failpoints.FailpointError, match=name):
                 await bench.run
             assert bench.commands.committed == {}

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from schemas.commands import CancelResponse, LookReason, RetrieveResponse
-from streams.policy.polls import LookPolicy, Webhooks
+from schemas.commands import CancelResponse, PollReason, RetrieveResponse
+from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.offset_notes import decode_note, encode_note
 from tests.support.waiting import eventually
 from tests.unit.streams.workers import misbehaving as server
-from tests.unit.streams.workers.calling import NOW_MS, RUNNING, Bench, any_response, calling, cancel, look
+from tests.unit.streams.workers.calling import NOW_MS, RUNNING, Bench, any_response, calling, cancel, poll
 from tests.unit.streams.workers.memory_commands import MemoryCommands
 
-WORD_MS = 10_000
-LATE_MS = WORD_MS + 1
+REPORT_MS = 10_000
+LATE_MS = REPORT_MS + 1
 
 
-def asked(ago_ms: int, reason: LookReason, number: int) -> RetrieveResponse:
-    return look(f"resp_{number}", reason, number).model_copy(update={"at_ms": NOW_MS - ago_ms})
+def asked(ago_ms: int, reason: PollReason, number: int) -> RetrieveResponse:
+    return poll(f"resp_{number}", reason, number).model_copy(update={"at_ms": NOW_MS - ago_ms})
 
 
 def cancelled(ago_ms: int, number: int) -> CancelResponse:
@@ -26,7 +26,7 @@ def cancelled(ago_ms: int, number: int) -> CancelResponse:
 
 
 def dropped(bench: Bench, reason: str) -> float:
-    labels = {"worker": "caller", "reason": reason}
+    labels = {"worker": "poller", "reason": reason}
     return bench.registry.get_sample_value("backstop_commands_dropped_total", labels) or 0.0
 
 
@@ -36,11 +36,11 @@ def gauge(bench: Bench, name: str) -> float | None:
 
 def test_whatever_its_row_asks_for_again_expires_and_what_it_may_not_ask_for_does_not(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with calling(tmp_path, looks=Webhooks(LookPolicy(word_ms=WORD_MS))) as bench:
+        async with calling(tmp_path, polls=Webhooks(PollPolicy(report_ms=REPORT_MS))) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             bench.commands.publish(
                 asked(LATE_MS, "timer", 1), asked(LATE_MS, "webhook", 2), asked(LATE_MS, "claim", 3), cancelled(LATE_MS, 4),
-                asked(WORD_MS, "timer", 5), asked(WORD_MS, "webhook", 6), cancelled(WORD_MS, 7), asked(99_000, "adoption", 8),
+                asked(REPORT_MS, "timer", 5), asked(REPORT_MS, "webhook", 6), cancelled(REPORT_MS, 7), asked(99_000, "adoption", 8),
             )  # fmt: skip
             facts = await bench.facts(4)
             assert {fact.response_id for fact in facts} == {"resp_5", "resp_6", "resp_7", "resp_8"}
@@ -53,10 +53,10 @@ def test_whatever_its_row_asks_for_again_expires_and_what_it_may_not_ask_for_doe
 def test_a_poll_for_which_somebody_asked_again_is_as_fresh_as_that(tmp_path: Path) -> None:
     async def scenario() -> None:
         commands = MemoryCommands()
-        commands.publish(cancelled(WORD_MS, 1), asked(0, "timer", 1))
+        commands.publish(cancelled(REPORT_MS, 1), asked(0, "timer", 1))
         clock = [NOW_MS]
         async with calling(
-            tmp_path, commands=commands, looks=Webhooks(LookPolicy(word_ms=WORD_MS)), now_ms=lambda: clock[0]
+            tmp_path, commands=commands, polls=Webhooks(PollPolicy(report_ms=REPORT_MS)), now_ms=lambda: clock[0]
         ) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             bench.rate.object(300)
@@ -72,15 +72,15 @@ def test_in_a_long_silence_a_full_queue_makes_room_by_what_expires(tmp_path: Pat
     async def scenario() -> None:
         clock = [NOW_MS]
         async with calling(
-            tmp_path, queue_max=3, looks=Webhooks(LookPolicy(word_ms=WORD_MS)), now_ms=lambda: clock[0]
+            tmp_path, queue_max=3, polls=Webhooks(PollPolicy(report_ms=REPORT_MS)), now_ms=lambda: clock[0]
         ) as bench:
             bench.rate.object(60_000)
-            bench.commands.publish(*(look(f"resp_{number}") for number in range(5)))
+            bench.commands.publish(*(poll(f"resp_{number}") for number in range(5)))
             await eventually(lambda: len(bench.commands.journal) == 3, 5, "three taken")
             clock[0] += LATE_MS
             await eventually(lambda: bench.commands.committed == {0: 5}, 5, "the commit of what expired")
             assert bench.asked == []
-            assert (gauge(bench, "looks_uncommitted"), gauge(bench, "look_lag_seconds")) == (0, 0)
+            assert (gauge(bench, "polls_uncommitted"), gauge(bench, "poll_lag_seconds")) == (0, 0)
 
     asyncio.run(scenario())
 
@@ -88,7 +88,7 @@ def test_in_a_long_silence_a_full_queue_makes_room_by_what_expires(tmp_path: Pat
 def test_calls_of_a_partition_that_we_keep_go_on_through_an_assignment(tmp_path: Path) -> None:
     async def scenario() -> None:
         commands = MemoryCommands()
-        commands.publish(look("stalled"), *(look(f"resp_{number}") for number in range(3)))
+        commands.publish(poll("stalled"), *(poll(f"resp_{number}") for number in range(3)))
         async with calling(tmp_path, server.stall, RUNNING, commands=commands, concurrency=1, drain_ms=10) as bench:
             bench.server.script[1] = any_response()(bench.server)
             await eventually(lambda: len(commands.journal) == 4 and bench.asked, 5, "one in flight, three that wait")
@@ -107,7 +107,7 @@ def test_what_waits_of_a_partition_that_goes_is_left_to_whoever_has_it_now(tmp_p
     async def scenario() -> None:
         commands = MemoryCommands()
         for partition in range(2):
-            commands.publish(*(look(f"resp_{partition}{number}") for number in range(3)), partition=partition)
+            commands.publish(*(poll(f"resp_{partition}{number}") for number in range(3)), partition=partition)
         async with calling(tmp_path, commands=commands) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             bench.rate.object(300)
@@ -130,13 +130,13 @@ def test_what_the_owner_before_had_finished_is_not_asked_again(tmp_path: Path, t
     async def scenario() -> None:
         note = encode_note(0, [1, 3]) if told else "somebody else's"
         commands = MemoryCommands(committed={0: 0}, notes={0: note})
-        commands.publish(*(look(f"resp_{number}") for number in range(5)))
+        commands.publish(*(poll(f"resp_{number}") for number in range(5)))
         async with calling(tmp_path, commands=commands) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             facts = await bench.facts(3 if told else 5)
             asked = ["resp_0", "resp_2", "resp_4"] if told else [f"resp_{number}" for number in range(5)]
             assert sorted(fact.response_id for fact in facts) == asked
-            assert gauge(bench, "looks_taken_again_total") == (2 if told else 0)
+            assert gauge(bench, "polls_taken_again_total") == (2 if told else 0)
         assert commands.committed == {0: 5}
 
     asyncio.run(scenario())
@@ -147,7 +147,7 @@ def test_a_merged_command_is_not_done_before_the_call_that_does_for_it(tmp_path:
 
     async def scenario() -> None:
         commands = MemoryCommands()
-        commands.publish(look("resp_0"), cancel("resp_0"), look("resp_1"))
+        commands.publish(poll("resp_0"), cancel("resp_0"), poll("resp_1"))
         async with calling(tmp_path, commands=commands, concurrency=1, cap_per_s=0.1) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             await bench.facts(1)
@@ -160,11 +160,11 @@ def test_a_merged_command_is_not_done_before_the_call_that_does_for_it(tmp_path:
 
 def test_a_webhooks_poll_is_made_while_a_timers_poll_of_the_same_response_is_on_the_wire(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with calling(tmp_path, server.stall, RUNNING, look_timeout_ms=60_000, drain_ms=10) as bench:
+        async with calling(tmp_path, server.stall, RUNNING, poll_timeout_ms=60_000, drain_ms=10) as bench:
             bench.server.script[1] = any_response("completed")(bench.server)
-            bench.commands.publish(look("resp_0"))
+            bench.commands.publish(poll("resp_0"))
             await eventually(lambda: bench.asked == ["GET resp_0"], 5, "the timer's poll")
-            bench.commands.publish(look("resp_0", "webhook", 2))
+            bench.commands.publish(poll("resp_0", "webhook", 2))
             (fact,) = await bench.facts(1)
             assert (fact.command_id, fact.outcome) == ("resp_0/look/2", "completed")
 

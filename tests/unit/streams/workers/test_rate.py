@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.workers.rate import LookRate
+from streams.workers.rate import PollRate
 from tests.simulation.loop import VirtualLoop
 
 
@@ -21,14 +21,14 @@ class Hands:
         return self.ms
 
 
-def drain(rate: LookRate) -> int:
+def drain(rate: PollRate) -> int:
     count = 0
     while rate.take() == 0:
         count += 1
     return count
 
 
-def run(rate: LookRate, clock: Hands, share: float, seconds: float, demand_per_s: float = 250.0, seed: int = 1) -> None:
+def run(rate: PollRate, clock: Hands, share: float, seconds: float, demand_per_s: float = 250.0, seed: int = 1) -> None:
     """Calls as they are wanted and allowed, of which `share` are objected to."""
     chance, wanted = random.Random(seed), 0.0
     for _ in range(int(seconds * 20)):
@@ -39,7 +39,7 @@ def run(rate: LookRate, clock: Hands, share: float, seconds: float, demand_per_s
             rate.object() if chance.random() < share else rate.answered()
 
 
-def run_limited(rate: LookRate, clock: Hands, limit_per_s: float, seconds: float) -> float:
+def run_limited(rate: PollRate, clock: Hands, limit_per_s: float, seconds: float) -> float:
     """As `run`, at a provider that takes so many calls a second; the share that it objected to."""
     calls = objections = 0
     room = 0.0
@@ -59,7 +59,7 @@ def run_limited(rate: LookRate, clock: Hands, limit_per_s: float, seconds: float
 
 def test_the_rate_allows_a_second_at_once_and_then_its_pace() -> None:
     clock = Hands()
-    rate = LookRate(20.0, clock)
+    rate = PollRate(20.0, clock)
     assert drain(rate) == 20
     assert rate.take() == 50
     clock.ms += 500
@@ -76,7 +76,7 @@ def test_the_rate_follows_the_share_of_calls_that_are_objected_to(
     share: float, least: float, most: float, seed: int
 ) -> None:
     clock = Hands()
-    rate = LookRate(250.0, clock)
+    rate = PollRate(250.0, clock)
     run(rate, clock, share, 40, seed=seed)
     seen = []
     for second in range(120):
@@ -88,7 +88,7 @@ def test_the_rate_follows_the_share_of_calls_that_are_objected_to(
 @pytest.mark.parametrize("limit_per_s", [5, 10, 30, 100])
 def test_at_a_provider_with_a_limit_the_rate_settles_about_it(limit_per_s: float) -> None:
     clock = Hands()
-    rate = LookRate(250.0, clock)
+    rate = PollRate(250.0, clock)
     run_limited(rate, clock, limit_per_s, 120)
     assert run_limited(rate, clock, limit_per_s, 300) < 0.15
     assert 0.5 * limit_per_s <= rate.per_s <= 1.5 * limit_per_s + 2
@@ -96,7 +96,7 @@ def test_at_a_provider_with_a_limit_the_rate_settles_about_it(limit_per_s: float
 
 def test_a_block_is_met_with_a_trickle_within_seconds() -> None:
     clock = Hands()
-    rate = LookRate(250.0, clock)
+    rate = PollRate(250.0, clock)
     run(rate, clock, 1.0, 20)
     assert rate.per_s <= 8
 
@@ -104,7 +104,7 @@ def test_a_block_is_met_with_a_trickle_within_seconds() -> None:
 @pytest.mark.parametrize("blocked_s", [10, 120, 3_600])
 def test_after_a_block_half_of_the_rate_is_back_in_a_minute_and_all_of_it_in_minutes(blocked_s: float) -> None:
     clock = Hands()
-    rate = LookRate(250.0, clock)
+    rate = PollRate(250.0, clock)
     run(rate, clock, 1.0, blocked_s)
     run(rate, clock, 0.01, 60)
     assert rate.per_s >= 115
@@ -114,7 +114,7 @@ def test_after_a_block_half_of_the_rate_is_back_in_a_minute_and_all_of_it_in_min
 
 def test_one_objection_to_a_worker_with_little_to_ask_hardly_counts() -> None:
     clock = Hands()
-    rate = LookRate(250.0, clock)
+    rate = PollRate(250.0, clock)
     rate.object()
     clock.ms += 5_000
     assert rate.per_s >= 235
@@ -124,7 +124,7 @@ def test_what_comes_back_in_a_minute_is_the_operators_to_say() -> None:
     back = []
     for share in (0.1, 0.3):
         clock = Hands()
-        rate = LookRate(20.0, clock, recovery_share_per_min=share)
+        rate = PollRate(20.0, clock, recovery_share_per_min=share)
         run(rate, clock, 0.5, 20, demand_per_s=20)
         before = rate.per_s
         run(rate, clock, 0.0, 30, demand_per_s=20)
@@ -135,14 +135,14 @@ def test_what_comes_back_in_a_minute_is_the_operators_to_say() -> None:
 def test_the_rate_is_shown_as_it_changes() -> None:
     shown: list[float] = []
     clock = Hands()
-    rate = LookRate(250.0, clock, shown.append)
+    rate = PollRate(250.0, clock, shown.append)
     run(rate, clock, 0.5, 6)
     assert (shown[0], shown[-1]) == (250.0, rate.per_s)
 
 
 def test_a_pause_stops_all_calls_until_it_is_over_and_gathers_no_burst() -> None:
     clock = Hands()
-    rate = LookRate(20.0, clock)
+    rate = PollRate(20.0, clock)
     rate.object(30_000)
     assert rate.take() == 30_000
     rate.object(10_000)
@@ -152,7 +152,7 @@ def test_a_pause_stops_all_calls_until_it_is_over_and_gathers_no_burst() -> None
 
 
 def test_a_pause_is_at_most_a_minute() -> None:
-    rate = LookRate(20.0, Hands())
+    rate = PollRate(20.0, Hands())
     rate.object(86_400_000)
     assert rate.take() == 60_000
 
@@ -162,7 +162,7 @@ def test_a_pause_is_at_most_a_minute() -> None:
 
 def test_spare_turns_are_what_a_full_bucket_would_spill() -> None:
     clock = Hands()
-    rate = LookRate(20.0, clock)
+    rate = PollRate(20.0, clock)
     assert [rate.take_spare() for _ in range(3)] == [True, True, False]
     clock.ms += 1_000
     assert [rate.take_spare() for _ in range(3)] == [True, True, False]
@@ -175,7 +175,7 @@ def test_spare_turns_are_what_a_full_bucket_would_spill() -> None:
 def test_spare_turns_take_nothing_from_polls(steps: list[tuple[int, int]]) -> None:
     """Whoever polls gets the same turns at the same times, whether or not anybody takes all the spare ones."""
     clock = Hands()
-    alone, shared = LookRate(30.0, clock), LookRate(30.0, clock)
+    alone, shared = PollRate(30.0, clock), PollRate(30.0, clock)
     for passed_ms, wanted in steps:
         clock.ms += passed_ms
         while shared.take_spare():
@@ -185,7 +185,7 @@ def test_spare_turns_take_nothing_from_polls(steps: list[tuple[int, int]]) -> No
 
 def test_an_objection_to_a_stream_stops_streams_alone() -> None:
     clock = Hands()
-    rate = LookRate(20.0, clock)
+    rate = PollRate(20.0, clock)
     rate.object_spare(30_000)
     assert rate.take() == 0
     assert not rate.take_spare()
@@ -199,7 +199,7 @@ def test_an_objection_to_a_stream_stops_streams_alone() -> None:
 def test_spare_turns_come_as_soon_as_there_are_any() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        rate = LookRate(100.0, lambda: int(loop.time() * 1_000))
+        rate = PollRate(100.0, lambda: int(loop.time() * 1_000))
         async with asyncio.timeout(5):
             await asyncio.gather(*(rate.spare_turn() for _ in range(20)))
 
@@ -208,7 +208,7 @@ def test_spare_turns_come_as_soon_as_there_are_any() -> None:
 
 def test_a_hundred_streams_take_nothing_from_one_who_polls_all_the_time() -> None:
     loop = VirtualLoop("streams")
-    rate = LookRate(30.0, lambda: int(loop.time() * 1_000))
+    rate = PollRate(30.0, lambda: int(loop.time() * 1_000))
     polls: list[float] = []
     streams: list[float] = []
 

@@ -21,7 +21,7 @@ def test_a_command_becomes_one_create_and_one_fact(tmp_path: Path) -> None:
             assert isinstance(fact, AttemptAccepted)
             assert fact.id == "job_1/1/create/accepted"
             assert (fact.response_id, fact.status, fact.sent_at_ms) == (server.RESPONSE_ID, "queued", NOW_MS)
-            assert 18_000 <= fact.look_at_ms - NOW_MS <= 22_000
+            assert 18_000 <= fact.poll_at_ms - NOW_MS <= 22_000
             assert bench.server.posts == 1
             assert bench.commands.committed == {0: 1}
         assert not bench.commands.running

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from backstop.readmodel.letters import NAME_CHARS_MAX, PREVIEW_CHARS_MAX, letter_row
+from backstop.readmodel.dead_letters import NAME_CHARS_MAX, PREVIEW_CHARS_MAX, dead_letter_row
 from backstop.readmodel.parse import parse
-from backstop.readmodel.rows import LetterRow, Position
+from backstop.readmodel.rows import DeadLetterRow, Position
 from backstop.runtime.kafka.records import Record as RawRecord
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved, Origin
@@ -26,8 +26,8 @@ def letter(value: bytes | None = b"{", topic: str | None = "requests", **changes
     return DeadLetter(**(fields | changes))
 
 
-def row(*args: Any, **changes: Any) -> LetterRow:
-    return letter_row(letter(*args, **changes), PLACE)
+def row(*args: Any, **changes: Any) -> DeadLetterRow:
+    return dead_letter_row(letter(*args, **changes), PLACE)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_preview_is_short_and_prints() -> None:
 
 def test_names_fit_an_index() -> None:
     found = row(id="\x01" * 512, record_key="ü" * 1_000)
-    assert len(found.letter_id) == NAME_CHARS_MAX
+    assert len(found.dead_letter_id) == NAME_CHARS_MAX
     assert len(found.record_key) == 200
 
 
@@ -74,12 +74,12 @@ def test_the_projection_knows_topics_without_their_prefix() -> None:
     record = parse(("dead-letters", 0), raw(encode(letter(topic="p.requests.acme"))))
     assert record is not None
     assert isinstance(record.fact, DeadLetter)
-    assert letter_row(record.fact, record.position).origin == Position("requests.acme", 0, 1)
-    assert letter_row(record.fact, record.position).tenant == "acme"
+    assert dead_letter_row(record.fact, record.position).origin == Position("requests.acme", 0, 1)
+    assert dead_letter_row(record.fact, record.position).tenant == "acme"
 
 
 def test_a_decision_is_read_and_anything_else_there_is_poison() -> None:
-    decision = DeadLetterResolved(id="d", at_ms=6, letter_id="x", resolution="dropped", by="me", record_key="k")
+    decision = DeadLetterResolved(id="d", at_ms=6, dead_letter_id="x", resolution="dropped", by="me", record_key="k")
     record = parse(("dead-letters", 0), raw(encode(decision)))
     assert record is not None
     assert record.fact == decision

@@ -47,7 +47,7 @@ def signed(
 
 
 @dataclass
-class Door:
+class Ingress:
     port: int
     publisher: MemoryPublisher
     session: aiohttp.ClientSession
@@ -60,7 +60,7 @@ class Door:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def hook(self, body: bytes = EVENT, headers: Any = None) -> aiohttp.ClientResponse:
+    async def webhook(self, body: bytes = EVENT, headers: Any = None) -> aiohttp.ClientResponse:
         headers = signed(body) if headers is None else headers
         async with self.session.post(f"{self.url}/webhooks/openai", data=body, headers=headers) as response:
             await response.read()
@@ -104,7 +104,7 @@ async def opened(
     endpoints: Callable[[MemoryPublisher], Endpoints] | None = None,
     folders: BlobFolders | None = None,
     **changed: Any,
-) -> AsyncIterator[Door]:
+) -> AsyncIterator[Ingress]:
     limits = limits or Limits()
     memory = MemoryPublisher()
     clock = [NOW_MS]
@@ -121,19 +121,19 @@ async def opened(
     try:
         await eventually(lambda: serving.done() or port_file.exists(), 5, "the receiver to listen")
         async with aiohttp.ClientSession(auto_decompress=False) as session:
-            yield Door(int(port_file.read_text()), memory, session, app, clock, stop)
+            yield Ingress(int(port_file.read_text()), memory, session, app, clock, stop)
     finally:
         stop.set()
         await asyncio.wait_for(serving, 15)
 
 
-def with_door(story: Callable[[Door], Awaitable[None]], **options: Any) -> None:
+def with_ingress(story: Callable[[Ingress], Awaitable[None]], **options: Any) -> None:
     """Run `story` against a receiver of its own."""
 
     async def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            async with opened(Path(folder), **options) as door:
-                await story(door)
+            async with opened(Path(folder), **options) as ingress:
+                await story(ingress)
 
     # On the loop that production runs on: it is its transports that the limits are about.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -10,7 +10,7 @@ import re
 
 import orjson
 
-from backstop.readmodel.rows import LetterRow, Position
+from backstop.readmodel.rows import DeadLetterRow, Position
 from schemas.base import DEFAULT_TENANT, TENANT_ID_PATTERN
 from schemas.dead_letters import DeadLetter
 from schemas.text import printable
@@ -20,19 +20,19 @@ PREVIEW_BYTES_MAX = 4 * PREVIEW_CHARS_MAX
 NAME_CHARS_MAX = 512
 KEY_CHARS_MAX = 200
 
-OWN_TOPICS = frozenset({"jobs", "responses", "submissions", "lookups", "results"})
+OWN_TOPICS = frozenset({"jobs", "responses", "submissions", "polls", "results"})
 """Written by processes of Backstop alone: their word for a tenant is believed."""
 
 _TENANT = re.compile(TENANT_ID_PATTERN)
 _REQUESTS = "requests"
 
 
-def letter_row(letter: DeadLetter, position: Position) -> LetterRow:
+def dead_letter_row(letter: DeadLetter, position: Position) -> DeadLetterRow:
     """`letter.origin.topic` is the logical name already (`backstop.readmodel.parse`)."""
     value = _bytes(letter.value_base64)
     origin = letter.origin
-    return LetterRow(
-        letter_id=letter_name(letter.id),
+    return DeadLetterRow(
+        dead_letter_id=dead_letter_name(letter.id),
         at_ms=letter.at_ms,
         tenant=_tenant(letter, value),
         component=printable(letter.component),
@@ -46,9 +46,9 @@ def letter_row(letter: DeadLetter, position: Position) -> LetterRow:
     )
 
 
-def letter_name(letter_id: str) -> str:
+def dead_letter_name(dead_letter_id: str) -> str:
     """The id under which a letter is kept: short enough for an index of either database."""
-    return printable(letter_id)[:NAME_CHARS_MAX]
+    return printable(dead_letter_id)[:NAME_CHARS_MAX]
 
 
 def _preview(value: bytes | None) -> str:

@@ -92,7 +92,7 @@ class _Began:
     listener: Listener | None = None
 
 
-class ResponsesDoor:
+class ResponsesIngress:
     def __init__(
         self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
         blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
@@ -294,7 +294,7 @@ class ResponsesDoor:
         """:raises Refusal: 503 with `unheard`, as the log did not acknowledge it."""
         fact = to_cancel(
             Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
-            door="http", at_ms=self._now_ms(),
+            ingress="http", at_ms=self._now_ms(),
         )  # fmt: skip
         try:
             await self._publisher.publish([fact], timeout_s=self._limits.publish_s)

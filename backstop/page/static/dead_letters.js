@@ -3,7 +3,7 @@ import { ask } from "./api.js";
 import { h, put } from "./dom.js";
 import { ago, size } from "./words.js";
 
-export function lettersView({ query, scopes, onLeave, fail }) {
+export function deadLettersView({ query, scopes, onLeave, fail }) {
   const all = query.get("state") === "all";
   const list = h("ol", { class: "rows letters", "aria-label": "Dead letters, newest first" });
   const empty = h("div", {});
@@ -16,7 +16,7 @@ export function lettersView({ query, scopes, onLeave, fail }) {
     const asked = new URLSearchParams({ state: all ? "all" : "open", ...(cursor && { cursor }) });
     try {
       const page = await ask(`/v1/dead-letters?${asked}`, { signal: reading.signal });
-      list.append(...page.data.map(letterRow));
+      list.append(...page.data.map(deadLetterRow));
       older.hidden = !page.next_cursor;
       if (page.next_cursor) older.dataset.cursor = page.next_cursor;
       put(empty, list.childElementCount ? null : h("p", { class: "empty" },
@@ -37,7 +37,7 @@ export function lettersView({ query, scopes, onLeave, fail }) {
   ];
 }
 
-function letterRow(letter) {
+function deadLetterRow(letter) {
   const { topic, partition, offset } = letter.origin ?? {};
   const origin = topic === undefined ? "over HTTP" : `${topic}/${partition}@${offset}`;
   return h("li", { class: "letter", "data-letter": letter.id }, h("details", {},

@@ -7,15 +7,15 @@ import pytest
 from openai import AsyncOpenAI
 
 from receiver.limits import Limits
-from receiver.responses_api.door import response_id_of
+from receiver.responses_api.handlers import response_id_of
 from schemas.base import InlineBody
-from tests.unit.receiver.door import NOW_MS, SUBMIT, Door, with_door
+from tests.unit.receiver.ingress import NOW_MS, SUBMIT, Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, provided, result_of, sdk, submitted, with_sdk
 
 
 def test_a_create_is_in_the_log_before_it_is_answered_queued() -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         raw = await client.responses.with_raw_response.create(
             **ASKED, metadata={"mine": "kept"}, instructions="Be short.", reasoning={"effort": "low"}
         )
@@ -28,9 +28,9 @@ def test_a_create_is_in_the_log_before_it_is_answered_queued() -> None:
         assert len(response.id) == len("resp_") + 48
         assert raw.request_id is not None
         assert raw.request_id.startswith("req_")
-        (fact,) = submitted(door)
-        assert door.publisher.acked == [fact]
-        assert (fact.job_id, fact.door, fact.model) == (response.id, "http", "gpt-5.2")
+        (fact,) = submitted(ingress)
+        assert ingress.publisher.acked == [fact]
+        assert (fact.job_id, fact.ingress, fact.model) == (response.id, "http", "gpt-5.2")
         assert isinstance(fact.request, InlineBody)
         assert fact.request.value == {
             **ASKED, "metadata": {"mine": "kept"}, "instructions": "Be short.", "reasoning": {"effort": "low"},
@@ -40,8 +40,8 @@ def test_a_create_is_in_the_log_before_it_is_answered_queued() -> None:
 
 
 def test_nothing_is_promised_while_the_log_does_not_acknowledge() -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
-        door.publisher.away = True
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
+        ingress.publisher.away = True
         with pytest.raises(openai.InternalServerError) as raised:
             await client.responses.create(**ASKED)
         assert (raised.value.status_code, raised.value.code) == (503, "log_unavailable")
@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
 def test_what_is_not_supported_is_refused_as_openai_would_and_says_what_to_do(
     changed: dict[str, Any], param: str | None, says: str
 ) -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as raised:
             await client.responses.create(**{**ASKED, **changed})
         error = raised.value
@@ -88,13 +88,13 @@ def test_what_is_not_supported_is_refused_as_openai_would_and_says_what_to_do(
         assert isinstance(error.body, dict)
         assert set(error.body) == {"message", "type", "param", "code"}
         assert error.request_id is not None
-        assert door.publisher.landed == []
+        assert ingress.publisher.landed == []
 
     with_sdk(story, MemoryReads())
 
 
 def test_what_is_not_here_says_what_to_do_instead() -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         with pytest.raises(openai.NotFoundError, match="use_responses_api=True"):
             await client.chat.completions.create(model="gpt-5.2", messages=[])
         with pytest.raises(openai.APIStatusError, match="previous_response_id") as raised:
@@ -103,28 +103,28 @@ def test_what_is_not_here_says_what_to_do_instead() -> None:
         with pytest.raises(openai.APIStatusError, match="usage"):
             await client.responses.input_tokens.count(model="gpt-5.2", input="x")
         upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
-        status, document, _ = await door.call("GET", "/v1/responses", headers=upgrade)
+        status, document, _ = await ingress.call("GET", "/v1/responses", headers=upgrade)
         assert (status, "stream: true" in document["error"]["message"]) == (405, True)
 
     with_sdk(story)
 
 
 def test_the_models_are_those_that_the_operator_names() -> None:
-    async def story(door: Door) -> None:
-        async with sdk(door) as client:
+    async def story(ingress: Ingress) -> None:
+        async with sdk(ingress) as client:
             assert [model.id async for model in client.models.list()] == ["gpt-5.2", "gpt-5.2-mini"]
             assert (await client.models.retrieve("gpt-5.2-mini")).object == "model"
             with pytest.raises(openai.NotFoundError, match="BACKSTOP_MODELS") as raised:
                 await client.models.retrieve("other")
             assert raised.value.code == "model_not_found"
 
-    with_door(story, models="gpt-5.2, gpt-5.2-mini")
+    with_ingress(story, models="gpt-5.2, gpt-5.2-mini")
 
 
 def test_a_response_that_has_just_begun_is_the_callers_own_and_has_not_ended() -> None:
     reads = MemoryReads()
 
-    async def story(_door: Door, client: AsyncOpenAI) -> None:
+    async def story(_ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED)
         with pytest.raises(openai.BadRequestError, match="has not ended yet"):
             await client.responses.create(**ASKED, previous_response_id=created.id)
@@ -135,8 +135,8 @@ def test_a_response_that_has_just_begun_is_the_callers_own_and_has_not_ended() -
 def test_any_job_can_be_read_as_a_response() -> None:
     reads = MemoryReads()
 
-    async def story(door: Door, client: AsyncOpenAI) -> None:
-        assert (await door.submit({**SUBMIT, "job_id": "order-17"}))[0] == 202
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
+        assert (await ingress.submit({**SUBMIT, "job_id": "order-17"}))[0] == 202
         assert (await client.responses.retrieve("order-17")).status == "queued"
         result = result_of("completed", provided(background=True))
         reads.add("default", "order-17", status="completed", submitted_at_ms=NOW_MS, result=result)
@@ -155,9 +155,9 @@ def test_any_job_can_be_read_as_a_response() -> None:
      (b"{}", {"Idempotency-Key": "a b"}, 400), (b" " * 2_001, {}, 413)],
 )  # fmt: skip
 def test_bodies_that_are_none_hear_openais_errors(body: bytes, headers: dict[str, str], expected: int) -> None:
-    async def story(door: Door, _client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, _client: AsyncOpenAI) -> None:
         sent = {"Content-Type": "application/json", **headers}
-        status, document, response = await door.call("POST", "/v1/responses", data=body, headers=sent)
+        status, document, response = await ingress.call("POST", "/v1/responses", data=body, headers=sent)
         assert (status, set(document)) == (expected, {"error"})
         assert set(document["error"]) == {"message", "type", "param", "code"}
         assert response.headers["x-request-id"].startswith("req_")
@@ -168,7 +168,7 @@ def test_bodies_that_are_none_hear_openais_errors(body: bytes, headers: dict[str
 def test_a_response_is_there_right_after_its_create() -> None:
     reads = MemoryReads()
 
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         created = await client.responses.create(**ASKED, metadata={"mine": "kept"})
         assert await client.responses.retrieve(created.id) == created
         reads.away = True
@@ -177,10 +177,10 @@ def test_a_response_is_there_right_after_its_create() -> None:
             await client.responses.retrieve("resp_unknown")
         assert raised.value.code == "reads_unavailable"
         reads.away = False
-        door.clock[0] += 601_000
+        ingress.clock[0] += 601_000
         with pytest.raises(openai.NotFoundError, match=f"Response with id '{created.id}' not found"):
             await client.responses.retrieve(created.id)
-        (fact,) = submitted(door)
+        (fact,) = submitted(ingress)
         reads.add("default", created.id, status="running", submitted_at_ms=NOW_MS, request_sha256=fact.request_sha256)
         running = await client.responses.retrieve(created.id)
         assert running == created.model_copy(update={"status": "in_progress"}), "the row wins, and shows the same"
@@ -200,14 +200,14 @@ def test_a_response_that_another_process_took_is_waited_for() -> None:
 
     reads.add("default", "resp_elsewhere")
 
-    async def story(_door: Door, client: AsyncOpenAI) -> None:
+    async def story(_ingress: Ingress, client: AsyncOpenAI) -> None:
         assert (await client.responses.retrieve("resp_elsewhere")).status == "queued"
 
     with_sdk(story, Appearing(), Limits())
 
 
 def test_an_idempotency_key_names_the_response_across_the_sdks_own_repeats() -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         key = {"Idempotency-Key": "order-17"}
         first = await client.responses.create(**ASKED, extra_headers=key)
         again = await client.responses.create(**ASKED, extra_headers=key)
@@ -218,7 +218,7 @@ def test_an_idempotency_key_names_the_response_across_the_sdks_own_repeats() -> 
         assert raised.value.code == "idempotency_key_reused"
         assert raised.value.response.headers["x-should-retry"] == "false"
         assert raised.value.request.headers["x-stainless-retry-count"] == "0", "and so it was sent once"
-        assert len(submitted(door)) == 1
+        assert len(submitted(ingress)) == 1
 
     with_sdk(story)
 
@@ -229,12 +229,12 @@ def test_the_form_of_a_derived_response_id_never_changes() -> None:
 
 
 def test_the_sdks_repeat_without_a_key_is_the_same_response() -> None:
-    async def story(door: Door, client: AsyncOpenAI) -> None:
-        door.publisher.hold()  # lands, and nobody acknowledges: the SDK hears 503, twice, and repeats
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
+        ingress.publisher.hold()  # lands, and nobody acknowledges: the SDK hears 503, twice, and repeats
         with pytest.raises(openai.InternalServerError):
             await client.with_options(max_retries=1).responses.create(**ASKED)
-        door.publisher.release()
-        landed = submitted(door)
+        ingress.publisher.release()
+        landed = submitted(ingress)
         assert len(landed) == 2
         assert len({fact.id for fact in landed}) == 1, "the fold knows the second for what it is"
         fresh = await client.responses.create(**ASKED)
@@ -244,19 +244,19 @@ def test_the_sdks_repeat_without_a_key_is_the_same_response() -> None:
 
 
 def test_equal_calls_whose_answers_were_lost_find_a_response_each() -> None:
-    async def repeated(door: Door, number: int, **changed: Any) -> str:
+    async def repeated(ingress: Ingress, number: int, **changed: Any) -> str:
         headers = {"x-stainless-retry-count": str(number)}
-        _, document, _ = await door.call("POST", "/v1/responses", json={**ASKED, **changed}, headers=headers)
+        _, document, _ = await ingress.call("POST", "/v1/responses", json={**ASKED, **changed}, headers=headers)
         return str(document["id"])
 
-    async def story(door: Door, client: AsyncOpenAI) -> None:
+    async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         first, second = [(await client.responses.create(**ASKED)).id for _ in range(2)]
-        assert [await repeated(door, 1), await repeated(door, 1)] == [first, second]
-        assert [await repeated(door, 2), await repeated(door, 2)] == [first, second]
-        third = await repeated(door, 1)
+        assert [await repeated(ingress, 1), await repeated(ingress, 1)] == [first, second]
+        assert [await repeated(ingress, 2), await repeated(ingress, 2)] == [first, second]
+        third = await repeated(ingress, 1)
         assert third not in {first, second}, "its first attempt never came here"
-        assert await repeated(door, 1, input="other") not in {first, second, third}
-        door.clock[0] += 901_000
-        assert await repeated(door, 3) not in {first, second, third}, "too late to be a repeat"
+        assert await repeated(ingress, 1, input="other") not in {first, second, third}
+        ingress.clock[0] += 901_000
+        assert await repeated(ingress, 3) not in {first, second, third}, "too late to be a repeat"
 
     with_sdk(story)

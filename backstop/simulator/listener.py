@@ -11,7 +11,7 @@ from aiohttp import web
 BACKLOG: Final = 1024
 
 
-class Door:
+class Ingress:
     """Listens at one address. While it is shut the address stays taken, so that no one else can listen there."""
 
     def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:

@@ -14,12 +14,12 @@ APART_MS = 5_000
 def test_a_webhook_makes_a_poll_while_a_timers_poll_is_on_its_way(polls: int) -> None:
     state = fold((claimed(T0),))
     for _ in range(polls):
-        due = state.look_at_ms
-        step = fold_one(state, response_timer(due, next_look_at_ms=due + APART_MS))
+        due = state.poll_at_ms
+        step = fold_one(state, response_timer(due, next_poll_at_ms=due + APART_MS))
         assert [output.reason for output in step.outputs if isinstance(output, RetrieveResponse)] == ["timer"]
         state = step.state
-    hooked = fold_one(state, webhook(due + 1))
-    assert isinstance(hooked.state, Running)
-    (output,) = hooked.outputs
+    with_webhook = fold_one(state, webhook(due + 1))
+    assert isinstance(with_webhook.state, Running)
+    (output,) = with_webhook.outputs
     assert isinstance(output, RetrieveResponse)
     assert (output.key, output.reason) == (RESP, "webhook")
