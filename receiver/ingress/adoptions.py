@@ -4,7 +4,7 @@ Whose a response is decides the response fold, in the order of its log. What is 
 names a response of a job of his own gets that job.
 """
 
-from typing import Final, NoReturn
+from typing import Final
 
 from aiohttp import web
 
@@ -15,7 +15,7 @@ from receiver.ingress.jobs import ACCEPTED, JOBS_PATH, accepted, refuse
 from receiver.ingress.submissions import NotTaken, Submissions, Taken
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError
-from receiver.problems import FieldError, Problem, Refusal, unavailable
+from receiver.problems import Problem, Refusal, unavailable
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.requests import Adopt
 from streams.submission import PreparedAdoption, SubmissionPolicy
@@ -26,7 +26,7 @@ ADOPT: Final = Route(
     "heard of by webhook, and ended with one result. The same response again is the same job; one that belongs to a job of yours is that job.",
     answers=ACCEPTED,
     problems={
-        409: ("job_id_taken", "response_taken"), 422: ("deadline_past",),
+        403: ("response_not_shared",), 409: ("job_id_taken", "response_taken"), 422: ("deadline_past",),
         429: ("open_jobs_exceeded", "token_budget_exceeded"), 503: ("busy", "log_unavailable", "reads_unavailable"),
     },
 )  # fmt: skip
@@ -66,7 +66,7 @@ class AdoptIngress:
     async def _own_job(self, response_id: str, tenant: str) -> str | None:
         """The tenant's job that the response belongs to; None where it belongs to none that is known.
 
-        :raises Refusal: 409, it belongs to another tenant's; 422, the tenant may not name it; 503, nobody can tell.
+        :raises Refusal: 409, it belongs to another tenant's; 403, the tenant may not name it; 503, nobody can tell.
         """
         try:
             owner = None if self._reads is None else await self._reads.owner_of(response_id)
@@ -80,7 +80,9 @@ class AdoptIngress:
                 self._limits.retry_after_s,
             ) from None  # fmt: skip
         if self._policy.refuses_name({"response_id": response_id}, tenant) is not None:
-            _refuse_field(_NOT_YOURS)  # the same whether it is somebody's or nobody's
+            raise Refusal(
+                Problem(403, "response_not_shared", _NOT_YOURS)
+            )  # the same whether it is somebody's or nobody's
         if owner is not None:
             raise Refusal(Problem(409, "response_taken", "This response belongs to a job already."))
         return None
@@ -91,7 +93,3 @@ class AdoptIngress:
         if self._submissions.accepted(job_id, tenant) is not None:
             return True
         return self._reads is not None and await self._reads.job(tenant, job_id) is not None
-
-
-def _refuse_field(sentence: str) -> NoReturn:
-    raise Refusal(Problem(422, "bad_request", sentence, errors=(FieldError("#/response_id", sentence),)))

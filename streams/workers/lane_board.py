@@ -66,9 +66,10 @@ class LaneBoard:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`."""
         async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(self._write_all())
-            await self._read_until(stop)
-            writing.cancel()
+            working = (tasks.create_task(self._write_all()), tasks.create_task(self._read_until(stop)))
+            await stop.wait()
+            for task in working:
+                task.cancel()  # A start of Kafka's consumer may take a minute where the topic is missing.
 
     def _put(self, fact: LaneFact) -> None:
         try:

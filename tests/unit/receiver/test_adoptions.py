@@ -110,7 +110,7 @@ def test_another_tenants_response_is_refused_as_any_that_is_not_his(tmp_path: Pa
     async def story(ingress: Ingress) -> None:
         theirs, nobodys = await adopt(ingress, headers=globex), await adopt(ingress, "resp_unknown", headers=globex)
         assert theirs == nobodys
-        assert (theirs[0], theirs[1]["errors"][0]["pointer"]) == (422, "#/response_id")
+        assert (theirs[0], theirs[1]["code"]) == (403, "response_not_shared")
         assert (await adopt(ingress, headers=acme))[1]["job_id"] == "job_1"
         status, document = await adopt(ingress, headers=operator)
         assert (status, document["code"]) == (409, "response_taken")
