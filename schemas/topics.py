@@ -38,9 +38,9 @@ TOPICS: tuple[Topic, ...] = (
     Topic("jobs", "job id", "the facts of a job (audit log)",
           ("intake", "receiver", "response fold", "submitter", "scheduler"), 90 * DAY_MS),
     Topic("responses", "response id", "the facts of a response, raw webhooks among them (audit log)",
-          ("receiver", "job fold", "caller", "scheduler"), 90 * DAY_MS),
+          ("receiver", "job fold", "poller", "scheduler"), 90 * DAY_MS),
     Topic("submissions", "job id", "commands: create this attempt", ("job fold",), 24 * HOUR_MS),
-    Topic("polls", "response id", "commands: retrieve, cancel", ("job fold", "response fold"), 24 * HOUR_MS),
+    Topic("polls", "response id", "commands: retrieve, cancel", ("response fold",), 24 * HOUR_MS),
     Topic("results", "job id", "the one terminal record of a job", ("job fold",), 30 * DAY_MS, cleanup="compact,delete"),
     Topic("dead-letters", "as found", "a record that could not be taken, raw, with origin and reason", ("all",),
           28 * DAY_MS, fixed=False),
@@ -52,7 +52,7 @@ TOPICS: tuple[Topic, ...] = (
     # A segment is deleted as a whole, and only once it is no longer written to: at the defaults that is a gigabyte a partition.
     Topic("partials", "job id", "output of responses that still run, for who watches; may have holes, decides nothing",
           ("follower",), 2 * HOUR_MS, fixed=False, config=(("segment.ms", "900000"),)),
-    Topic("lanes", "account and model", "what creates met, as workers tell one another; nothing is folded from it", ("submitter", "caller"),
+    Topic("lanes", "account and model", "what creates met, as workers tell one another; nothing is folded from it", ("submitter", "poller"),
           HOUR_MS, fixed=False, config=(("segment.ms", "900000"),), vital=False),
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
