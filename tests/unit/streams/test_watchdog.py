@@ -73,7 +73,7 @@ def test_the_time_for_which_no_broker_answers_does_not_count() -> None:
     assert len(world.stalls) == 1
 
 
-def test_partitions_that_move_are_not_deaf() -> None:
+def test_partitions_that_move_are_not_stalled() -> None:
     world = World()
     world.found = {JOBS_0: 6, JOBS_1: 9}
     world.poll(POLLS)
@@ -92,4 +92,4 @@ def test_a_loop_that_does_not_turn_ends_the_process_and_one_missed_turn_does_not
     world.poll(POLLS - 1, beating=False)
     assert world.stalls == []
     world.poll(beating=False)
-    assert world.stalls == ["the event loop has not turned for 8 s"]
+    assert world.stalls == ["the event loop has not run for 8 s"]
