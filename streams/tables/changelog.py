@@ -175,14 +175,14 @@ class Changelog:
     def _landed(self, partition: int, offset: int, count: int) -> int | None:
         if offset < 0:
             # The batch is written, but the broker did not tell its offset (it recognised a repeat). Keep the expected
-            # offset: these rows will look foreign and cost one read. Expecting no offset would hide rows of a former or
+            # offset: these rows will seem foreign and cost one read. Expecting no offset would hide rows of a former or
             # next owner.
             return None
         expected, acknowledged = self._expected.get(partition), self._acknowledged.get(partition, 0)
         if offset < acknowledged:
             raise ChangelogTruncatedError(
-                f"partition {partition} of {self._topic()} was truncated: a new record got offset {offset}, but records "
-                f"up to {acknowledged - 1} were acknowledged; check for an unclean leader election"
+                f"partition {partition} of {self._topic()} was truncated: a new record got offset {offset}, but "
+                f"records up to {acknowledged - 1} were acknowledged; check for an unclean leader election"
             )
         if expected is not None and offset > expected:
             self._foreign.setdefault(partition, []).append((expected, offset))

@@ -99,7 +99,7 @@ def test_a_scan_shows_the_rows_as_of_its_beginning(tmp_path: Path, open_db: Open
 
 def test_a_store_that_is_open_elsewhere_is_locked_and_not_damaged(tmp_path: Path, open_db: Open) -> None:
     open_db(tmp_path / "a.db")
-    with pytest.raises(StoreLockedError, match="each its own data folder"):
+    with pytest.raises(StoreLockedError, match="each process its own data folder"):
         open_db(tmp_path / "a.db")
 
 
