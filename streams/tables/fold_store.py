@@ -2,7 +2,7 @@
 
 A partition is read once, when it is opened, in steps between which the loop runs. The scheduler's index and the
 follower watch these rows and those that recovery changes afterwards, so they need no scan of their own. A watch is not
-told of rows written by `FoldTable.write`: the fold's shell tells it. A partition that is kept in a rebalance is not
+told of rows written by `FoldTable.write`: the writer tells it. A partition that is kept in a rebalance is not
 read.
 """
 

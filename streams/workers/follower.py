@@ -103,7 +103,7 @@ class Follower:
                 self._changed.clear()
         finally:
             stopping.cancel()
-            self._cancelled.clear()  # A stop does not wait to book their usage: the next owner books it, or it is lost.
+            self._cancelled.clear()  # A stop does not wait for cancelled streams: what was seen of them is not booked.
             tasks = [*self._tasks.values(), *self._booking]
             for task in tasks:
                 task.cancel()

@@ -126,7 +126,7 @@ class FollowerMetrics:
             "backstop_streams_lost_total", "Streams that were not opened, or broke, by cause; most are opened again.",
             ("how",), registry=registry,
         )  # fmt: skip
-        self._cut = Counter(
+        self._truncated = Counter(
             "backstop_streams_cut_total", "Responses whose partial output was truncated, by reason.",
             ("reason",), registry=registry,
         )  # fmt: skip
@@ -151,4 +151,4 @@ class FollowerMetrics:
         self._lost.labels(how).inc()
 
     def cut(self, reason: str) -> None:
-        self._cut.labels(reason).inc()
+        self._truncated.labels(reason).inc()

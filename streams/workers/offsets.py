@@ -36,7 +36,7 @@ class _Partition:
     waiting: deque[tuple[int, int]] = field(default_factory=deque)
     """Offset and time of writing of begun records, in order. The first is not finished."""
     done: set[int] = field(default_factory=set)
-    """Finished offsets above `next_offset`, here or by a note."""
+    """Finished offsets at or above `next_offset`, from here or from a note."""
     unfinished: int = 0
     changed: bool = True
     committed: Committed = Committed()
