@@ -1,12 +1,14 @@
-"""What stands in a record's place where the record, or the batch that held it, can't be read."""
+"""The placeholder for a record that can't be read, or whose batch can't be read."""
 
 from typing import Literal
 
 
 class Unreadable(bytes):
-    """A record's value as far as it is known (often it is empty), and why the record can't be read. `schemas.codec.readable` refuses it.
+    """The known bytes of a record's value (often none), and why the record can't be read. `schemas.codec.readable`
+    refuses it.
 
-    A value and no exception: so it takes the path of every other bad record, in order, and becomes a dead letter.
+    It is a value and not an exception, so that it becomes a dead letter on the same path as other bad records, in
+    order.
     """
 
     reason: Literal["unreadable", "too_large"]
