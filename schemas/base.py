@@ -83,9 +83,7 @@ class InlineBody(Frozen):
 
 
 class BlobBody(Frozen):
-    """A JSON value in the blob store, keyed by the SHA-256 of its bytes. Written before any record that refers to
-    it.
-    """
+    """A JSON value in the blob store, keyed by the SHA-256 of its bytes. Written before records that refer to it."""
 
     kind: Literal["blob"] = "blob"
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -96,9 +94,7 @@ Body = Annotated[InlineBody | BlobBody, Field(discriminator="kind")]
 
 
 class Message(Frozen):
-    """A record's value. `id` is derived from the cause of the message, so a repeat has the same id and the same
-    bytes.
-    """
+    """A record's value. `id` is derived from the cause of the message: a repeat has the same id and the same bytes."""
 
     topic: ClassVar[str]
     """The logical topic of the message (`schemas.topics`)."""

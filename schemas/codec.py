@@ -18,8 +18,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_.]{0,39}")
 
 DEPTH_MAX = 128
 """Limit of nested objects and lists. A deeper value would parse here (orjson reads 1024 levels), but could not be read
-back from a table's row (pydantic's JSON parser stops at 200) nor written again (orjson writes 254). It is refused at
-once.
+back from a table's row (pydantic's JSON parser stops at 200) nor written again (orjson writes 254).
 """
 
 

@@ -1,7 +1,6 @@
 """The facts of a delivery (one event for one webhook endpoint), and requests for resends. On `deliveries`.
 
-Each fact contains the whole delivery. A reader may begin anywhere in the log, and knows a delivery from its next record
-on.
+Each fact contains the whole delivery, so a reader may begin anywhere in the log.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -17,12 +16,10 @@ DeliveryId = Annotated[str, StringConstraints(pattern=r"^whd_[0-9a-f]{32}$")]
 FailedBy = Literal[
     "status", "redirect", "timeout", "dns", "address_refused", "url_refused", "tls", "connection", "no_secret",
 ]  # fmt: skip
-"""`status`: an answer other than 2xx. `address_refused`: the host resolves to an address that is not allowed for
-webhooks."""
+"""`status`: an answer other than 2xx. `address_refused`: the host has an address that webhooks must not reach."""
 
 DeadBy = Literal["gave_up", "gone", "backlog", "disabled", "removed"]
-"""`gave_up`: the last attempt failed. `gone`: the endpoint answered 410. `backlog`: too many deliveries waited for this
-endpoint."""
+"""`gave_up`: the last attempt failed. `gone`: the endpoint answered 410. `backlog`: the endpoint's backlog was full."""
 
 
 class Delivery(Frozen):
@@ -59,9 +56,7 @@ class DeliveryPlanned(DeliveryMessage):
 
 
 class DeliveryAsked(DeliveryMessage):
-    """A resend was requested, whether the event was delivered before or not. Due at once; attempts count from 1
-    again.
-    """
+    """A resend was requested, after success or failure. Due at once; attempts count from 1 again."""
 
     type: Literal["delivery_asked"] = "delivery_asked"
 

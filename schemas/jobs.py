@@ -22,13 +22,10 @@ from schemas.statuses import EndResponseStatus, SettledStatus
 
 
 class JobPolicy(Frozen):
-    """The rules in force when the job was submitted. They are stamped on the job, so that a later refold decides the
-    same.
-    """
+    """The rules in force at the submission, stamped on the job, so that a later refold decides the same."""
 
     retries_max: int
-    """Retries granted after attempts that cost tokens, or may have: failed with usage, missing, stuck, or outcome
-    unknown."""
+    """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
     rejections_max: int
     """Retries granted after refusals, which cost no tokens."""
     unpaid_ends_max: int = 100
@@ -42,13 +39,11 @@ class JobPolicy(Frozen):
     command_valid_ms: SpanMs
     """How long a create command may wait to be sent. The submitter drops older commands."""
     create_timeout_ms: SpanMs | None = None
-    """Time limit of one create call as a whole. All processes use this value. None: the job is older than this
-    field."""
+    """Time limit of one create call as a whole, used by all processes. None: the job is older than this field."""
     report_timeout_ms: SpanMs
     """From the create command to the report deadline: command_valid_ms + create_timeout_ms + a margin."""
     adoption_grace_ms: SpanMs
-    """How long an attempt with an unknown outcome may still be adopted before it is abandoned and a retry is
-    granted."""
+    """How long an attempt with an unknown outcome may be adopted before it is abandoned and a retry is granted."""
     missing_grace_ms: SpanMs
     """How long after acceptance a 404 still means "not yet"."""
     missing_patience_ms: SpanMs = 120_000
@@ -152,9 +147,7 @@ class AttemptEnd(Frozen):
 
 
 class AttemptAccepted(JobMessage):
-    """The provider accepted this attempt: the create was answered, or the response was found by its metadata
-    (`adopted`).
-    """
+    """The provider accepted this attempt: it answered the create, or a poll found the response (`adopted`)."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_accepted"] = "attempt_accepted"
@@ -243,14 +236,11 @@ class UsageBooked(JobMessage):
     response_id: ResponseId
     usage: Usage
     estimated: Literal[True] | None = None
-    """Estimated from the output that was seen, as the provider reported no usage. Absent if the provider reported
-    it."""
+    """Estimated from the output seen, as the provider reported no usage. Absent if the provider reported it."""
 
 
 class JobTimerFired(JobMessage):
-    """The time `due_ms` has come. The fold decides what that means, and ignores a timer that its state no longer
-    expects.
-    """
+    """The time `due_ms` has come. The fold decides what that means, and ignores a timer that it no longer expects."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["timer_fired"] = "timer_fired"

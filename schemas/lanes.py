@@ -51,9 +51,7 @@ class CreateServed(LaneMessage):
 
 
 class ProbeClaimed(LaneMessage):
-    """A create asks to be the next probe of a closed lane. Of the claims for one `turn`, the first in the log gets
-    it.
-    """
+    """A create asks to be the next probe of a closed lane. The first claim for a `turn` in the log gets it."""
 
     type: Literal["probe_claimed"] = "probe_claimed"
     turn: int = Field(ge=1)

@@ -10,8 +10,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from schemas.base import JobMessage, ResponseId, TenantId
 
 LIFECYCLE_EVENTS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
-"""These events contain the whole response. They are published without it: a reader that shows a response has its
-own."""
+"""These events contain the whole response. They are published without it, as readers have the response already."""
 
 END_EVENTS: Final = frozenset({"response.completed", "response.failed", "response.incomplete", "response.cancelled"})
 """These events are not published: only the result says how a job ended."""

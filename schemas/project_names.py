@@ -20,8 +20,7 @@ from typing import Any, Final
 PREVIOUS: Final = "previous_response_id"
 
 _LOCAL_IDS: Final = frozenset({"call_id", "approval_request_id", "connector_id"})
-"""Ids made by the model or the client for one request, or public ids of the provider (connectors bring their own
-credentials)."""
+"""Ids made by the model or the client for one request, or public ids (connectors bring their own credentials)."""
 
 _NAMES: Final = frozenset({"conversation", "container"})
 
@@ -81,9 +80,7 @@ def named_in(request: Mapping[str, Any]) -> Iterator[Named]:
 
 
 def first_foreign(named: Iterable[Named], shared: Sequence[str]) -> Named | None:
-    """The first reference that is not in `shared`; None if all are. An entry of `shared` is an id, or a prefix and
-    `*`.
-    """
+    """The first reference that is not in `shared`, or None. An entry of `shared` is an id, or a prefix and `*`."""
     return next((one for one in named if not any(_covers(pattern, one.id) for pattern in shared)), None)
 
 

@@ -21,17 +21,14 @@ from schemas.base import ResponseId, UnixMs
 from schemas.codec import deeper_than
 
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
-"""A job id that a client chose. It has no colon: `tenant:id` is the qualified form on the topics
-(`schemas.job_ids`)."""
+"""A job id that a client chose. No colon: `tenant:id` is the qualified form on the topics (`schemas.job_ids`)."""
 
 METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT = "backstop_job", "backstop_attempt", "backstop_tenant"
 METADATA_OURS = frozenset({METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT})
-"""Metadata keys that Backstop sets on each create. An unclaimed response is adopted by them. All other keys belong to
-users."""
+"""Metadata keys that Backstop sets on each create, to adopt unclaimed responses. All others belong to users."""
 
 METADATA_OURS_BEFORE = ("job", "attempt", "tenant")
-"""The keys that older releases set, without a prefix. Their responses may still run or be read. Keys of users may have
-these names, too."""
+"""The keys that older releases set. Their responses may still run or be read. Users may have keys of these names."""
 
 MODEL_CHARS_MAX = 128
 METADATA_PAIRS_MAX = 16 - len(METADATA_OURS)
@@ -41,12 +38,10 @@ TIMEOUT_MS_MIN = 1_000
 TIMEOUT_MS_MAX = 7 * 24 * 3_600_000
 RETRIES_MAX = 10
 REQUEST_BYTES_MAX = 1 << 20
-"""Limit of one submission as sent. The broker's default record limit is about the same. Larger inputs belong in files
-at the provider."""
+"""Limit of one submission as sent, about the broker's default record limit. Larger inputs belong in provider files."""
 
 FIELDS_MAX = 64
-"""Top-level fields of a request to Backstop (not fields of its `request`). Bounded, as each unknown field makes an
-error."""
+"""Top-level fields of a request to Backstop, not of its `request`. Bounded, as each unknown field makes an error."""
 
 REQUEST_VALUES_MAX = 30_000
 """Values and field names of one submission: enough for a conversation of 2,500 messages, or 128 tools of 200 values
@@ -115,8 +110,7 @@ class Submit(_Strict):
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither, the ingress's default timeout applies."""
     timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
     retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), NUMBER] | None = None
-    """Retries granted after attempts that cost tokens, or may have: failed with usage, missing, stuck, or outcome
-    unknown."""
+    """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
     session_id: SessionId | None = None
     tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
 

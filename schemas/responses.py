@@ -8,8 +8,7 @@ from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, 
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
-"""A running response is polled this long before its job's deadline, so that a finished answer is found even if its
-webhook was lost."""
+"""A running response is polled this long before its job's deadline, in case its webhook was lost."""
 
 
 class WebhookReceived(ResponseMessage):
@@ -35,9 +34,7 @@ class WebhookReceived(ResponseMessage):
 
 
 class ResponseClaimed(ResponseMessage):
-    """The job fold says that this response is an attempt of that job. Carries what the response fold needs for
-    polling.
-    """
+    """The job fold says that this response is an attempt of that job, and how it is to be polled."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["response_claimed"] = "response_claimed"
@@ -62,9 +59,7 @@ class ResponseClaimed(ResponseMessage):
 
 
 class ResponseReleased(ResponseMessage):
-    """The job fold says that no job waits for this response any more. It still costs money, so it is cancelled until it
-    has ended.
-    """
+    """The job fold says that no job waits for this response any more. It is cancelled until it has ended."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["response_released"] = "response_released"

@@ -24,9 +24,7 @@ def printable_lines(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """Equivalent JSON without unprintable characters: in valid JSON they occur in strings only, where they can be
-    escaped.
-    """
+    """Equivalent JSON, with escapes for unprintable characters: in valid JSON they occur in strings only."""
     return text if text.isascii() and "\x7f" not in text else _NOT_ASCII.sub(_json_escaped, text)
 
 

@@ -16,9 +16,7 @@ TopicName = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic. `fixed`: the number of partitions decides which partition has a key, so it must not change once
-    records exist.
-    """
+    """One topic. `fixed`: the number of partitions maps keys to partitions, so it must never change."""
 
     name: TopicName
     key: str

@@ -4,11 +4,10 @@ from typing import Literal
 
 
 class Unreadable(bytes):
-    """The known bytes of a record's value (often none), and why the record can't be read. `schemas.codec.readable`
-    refuses it.
+    """The known bytes of a record's value (often none), and why the record can't be read.
 
-    It is a value and not an exception, so that it becomes a dead letter on the same path as other bad records, in
-    order.
+    It is a value and not an exception: `schemas.codec.readable` refuses it, so it becomes a dead letter in
+    order, on the same path as other bad records.
     """
 
     reason: Literal["unreadable", "too_large"]

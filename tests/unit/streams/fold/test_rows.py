@@ -84,7 +84,7 @@ def test_the_offset_and_the_state_come_back_from_a_row(state: bytes, offset: int
 
 @pytest.mark.parametrize("row", [b"", b"{}", b"12", b"-1 {}", b" {}", b"1x {}", b"\x00 {}"])
 def test_a_damaged_row_is_refused(row: bytes) -> None:
-    with pytest.raises(ValueError, match="is not ours"):
+    with pytest.raises(ValueError, match="not a row of a fold"):
         decode_row(row)
 
 
