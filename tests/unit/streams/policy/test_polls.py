@@ -92,7 +92,7 @@ def test_the_hint_waits_double_and_stay_bounded() -> None:
     ],
 )  # fmt: skip
 def test_a_policy_that_contradicts_itself_is_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="looks: "):
+    with pytest.raises(ValueError, match="polls: "):
         PollPolicy(**bad)
 
 
