@@ -237,10 +237,10 @@ def _poll_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
     if event.due_ms >= state.over_at_ms + claim.forget_after_ms:
         return Step(Absent())
     next_poll_at_ms = _bounded(claim, max(event.next_poll_at_ms, event.due_ms + 1), event.due_ms)
-    looked = replace(state, poll_at_ms=next_poll_at_ms, polls=state.polls + 1)
+    polled = replace(state, poll_at_ms=next_poll_at_ms, polls=state.polls + 1)
     if event.due_ms < state.over_at_ms or _may_be_anothers(state):
-        return Step(looked, (_poll(state, event, "timer"),))
-    return Step(looked, (_cancel(state, event, f"{event.id}/cancel"),))
+        return Step(polled, (_poll(state, event, "timer"),))
+    return Step(polled, (_cancel(state, event, f"{event.id}/cancel"),))
 
 
 def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
