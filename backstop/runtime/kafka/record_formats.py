@@ -186,7 +186,7 @@ def messages(data: memoryview, unpack: Unpack) -> Iterator[Read]:
     base = offset - inner[-1][0] if data[_CRC_END] else 0
     for own_offset, own_attributes, own_ms, own_key, own_value in inner:
         if own_attributes & CODEC_MASK:
-            raise FormatError("a compressed message within a compressed one")
+            raise FormatError("a compressed message in a compressed one")
         yield Read(base + own_offset, timestamp_ms if attributes & LOG_APPEND_TIME else own_ms, own_key, own_value)
 
 
