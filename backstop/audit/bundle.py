@@ -1,9 +1,11 @@
-"""A history in one file, which refolds anywhere: gzip, one JSON object a line.
+"""A history in one file that can be refolded anywhere: gzip, one JSON object per line.
 
-The first line says what it is; then come the records of each partition in offset order, byte for byte; the last line holds how many there were,
-their SHA-256, and the digests of the rows that they fold to. A file that was cut or changed is refused; one that folds to other rows differs.
+The first line names the format and scope; then come the records of each partition in offset order, byte for byte; the
+last line holds their number, their SHA-256, and the digests of the rows that they fold to. A truncated or changed file
+is refused; a file that folds to other rows is reported as different.
 
-A bundle holds prompts and outputs as the topics do (bodies in the blob store only by their hash): it is made readable by its owner alone.
+A bundle holds prompts and outputs as the topics do (bodies in the blob store only by their hash), so only its owner can
+read the file.
 """
 
 import base64
@@ -33,7 +35,7 @@ BATCH_RECORDS = 500
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a bundle folds to. `digests`: of the rows, by log and partition."""
+    """The result of refolding a bundle. `digests`: of the rows, by log and partition."""
 
     scope: str
     records: Mapping[str, int]
@@ -41,16 +43,16 @@ class Contents:
     digests: Mapping[str, str]
     rows: Mapping[str, int]
     outputs: Mapping[str, int]
-    """By type: what the refold puts out. Nothing of it is sent."""
+    """By type: the refold's outputs. None of them is sent."""
     ignored: Mapping[str, int]
     poisons: int
     differs: tuple[str, ...] = ()
-    """Partitions whose digest is another than the one that the exporting release found."""
+    """Partitions whose digest differs from the exporting release's."""
 
 
 @dataclass(slots=True)
 class Refolding:
-    """Folds records of both logs as they come; the other topics are only counted."""
+    """Folds records of both logs as they arrive; records of other topics are only counted."""
 
     scope: str
     _refolds: dict[Partition, PartitionRefold] = field(default_factory=dict)
@@ -58,7 +60,7 @@ class Refolding:
     _outputs: Counter[str] = field(default_factory=Counter)
 
     def take(self, batch: Sequence[Placed]) -> None:
-        """Records of one partition, in offset order."""
+        """Take records of one partition, in offset order."""
         topic, partition = batch[0].topic, batch[0].partition
         self._records[topic] += len(batch)
         if topic not in FOLDS:
@@ -67,7 +69,7 @@ class Refolding:
         self._outputs.update(str(getattr(output, "type", "")) for output in refold.take(batch).outputs)
 
     def contents(self, expected: Mapping[str, str] | None = None) -> Contents:
-        """:param expected: digests to compare with."""
+        """:param expected: digests to compare with; None compares nothing."""
         found = {f"{topic}:{partition}": refold for (topic, partition), refold in sorted(self._refolds.items())}
         digests = {name: refold.digest() for name, refold in found.items()}
         wanted = digests if expected is None else expected
@@ -89,9 +91,10 @@ class Refolding:
 async def write_bundle(
     path: Path, batches: AsyncIterable[Sequence[Placed]], *, scope: str, made_at_ms: int
 ) -> Contents:  # fmt: skip
-    """Write all batches (each of one partition, in offset order), refold them on the way, and name the file only when it is whole.
+    """Write all batches (each of one partition, in offset order) and refold them; the file gets its name only when
+    complete.
 
-    :raises ConfigurationError: the file is there already, or its folder is not.
+    :raises ConfigurationError: the file exists already, or its folder does not.
     """
     part, handle = _begin(path)
     refolding, lines = Refolding(scope), hashlib.sha256()
@@ -116,7 +119,7 @@ async def write_bundle(
 
 def _begin(path: Path) -> tuple[Path, int]:
     if path.exists():
-        raise ConfigurationError(f"{path} is there already: name another file")
+        raise ConfigurationError(f"{path} exists already: name another file")
     part = path.with_name(f"{path.name}.part")
     try:
         return part, os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -125,9 +128,9 @@ def _begin(path: Path) -> tuple[Path, int]:
 
 
 def refold_bundle(path: Path) -> Contents:
-    """Fold a bundle with no way to the outside (I8).
+    """Fold a bundle without any access to the outside (I8).
 
-    :raises ConfigurationError: no bundle, a cut or changed one, or one of another format.
+    :raises ConfigurationError: the file is not a bundle, is truncated or changed, or has another format.
     """
     bundle = _Bundle(path)
     refolding = Refolding("")
@@ -139,12 +142,12 @@ def refold_bundle(path: Path) -> Contents:
 
 
 def read_bundle(path: Path) -> list[Placed]:
-    """All records, in memory. Errors as `refold_bundle`."""
+    """All records, in memory. Errors as in `refold_bundle`."""
     return [record for batch in _Bundle(path).batches() for record in batch]
 
 
 class _Bundle:
-    """One pass over a file. `digests` is known after it."""
+    """One pass over a file. `digests` is set after it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -171,7 +174,7 @@ class _Bundle:
                 line = file.readline(LINE_BYTES_MAX)
                 first = _line(line)
                 if first.get("bundle") != FORMAT:
-                    raise ConfigurationError(f"{self._path} is no bundle of format {FORMAT}")
+                    raise ConfigurationError(f"{self._path} is not a bundle of format {FORMAT}")
                 self.scope = str(first.get("scope", ""))
                 lines.update(line)
                 while line := file.readline(LINE_BYTES_MAX):
@@ -184,11 +187,13 @@ class _Bundle:
                     yield _as_record(value)
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{self._path} can't be read as a bundle: {error!r}") from error
-        raise ConfigurationError(f"{self._path} has been cut: its last line is missing")
+        raise ConfigurationError(f"{self._path} is truncated: its last line is missing; export it again")
 
     def _end(self, end: Mapping[str, Any], count: int, sha256: str) -> None:
         if end["records"] != count or end["sha256"] != sha256:
-            raise ConfigurationError(f"{self._path} is not as it was written: {count} records, sha256 {sha256[:12]}")
+            raise ConfigurationError(
+                f"{self._path} was changed after it was written: {count} records, sha256 {sha256[:12]}; export it again"
+            )
         self.digests = dict(end["digests"])
 
 
@@ -217,7 +222,7 @@ def _as_line(record: Placed) -> dict[str, Any]:
 
 
 def _as_field(name: Literal["key", "value"], data: bytes | None) -> dict[str, Any]:
-    """Text as text, for people and `jq`; other bytes in base64."""
+    """Text as text, for people and `jq`; other bytes as base64."""
     if data is None:
         return {name: None}
     try:

@@ -1,7 +1,7 @@
-"""The dead letters of a topic, each with what was decided about it, and what a retry would publish.
+"""The dead letters of a topic, each with the decisions about it, and the records that a retry would publish.
 
-A letter's id is the place of the record that was set aside, so that a redelivery, or a second component that could not take the record
-either, makes the same letter again: it is one letter here.
+A dead letter's id is the place of the original record. A redelivery, or a second component that can't process the
+record, gives the same id: here these are one dead letter.
 """
 
 import base64
@@ -27,19 +27,21 @@ RETRY_HEADER = "backstop_retry_of"
 RETRIED_TO: Mapping[str, TypeAdapter[Any]] = {
     "requests": REQUEST, "jobs": JOB_FACT, "responses": RESPONSE_FACT, "submissions": SUBMISSION, "polls": POLL_COMMAND,
 }  # fmt: skip
-"""Topics that a record may be put back on. Not `results`: its one writer is fenced, and puts nothing there twice."""
+"""Topics that a record may be republished to. Not `results`: its
+one writer is fenced and never writes a record twice.
+"""
 
 _READ_BY: Mapping[str, TypeAdapter[Any]] = {**RETRIED_TO, "results": RESULT}
 
 
 @dataclass(slots=True)
 class DeadLetterEntry:
-    """One dead letter, as told last."""
+    """One dead letter, with all decisions about it."""
 
     letter: DeadLetter
     place: str
     components: list[str] = field(default_factory=list)
-    """Who could not take it, in order."""
+    """The components that could not process it, in order."""
     decisions: list[DeadLetterResolved] = field(default_factory=list)
 
     @property
@@ -55,7 +57,9 @@ class DeadLetterEntry:
         return "open" if self.open else self.decisions[-1].resolution
 
     def origin_topic(self, prefix: str) -> str | None:
-        """The logical name; None where it came from no topic of ours. A tenant's `requests.acme` is `requests`."""
+        """The logical name; None if its topic is not under the
+        prefix. A tenant's `requests.acme` counts as `requests`.
+        """
         origin = self.letter.origin
         if origin is None or not origin.topic.startswith(prefix):
             return None
@@ -66,13 +70,13 @@ class DeadLetterEntry:
 @dataclass(frozen=True, slots=True)
 class DeadLetterEntries:
     letters: tuple[DeadLetterEntry, ...]
-    """In order of time."""
+    """Ordered by time."""
     unreadable: int
-    """Records on the topic that are neither letter nor decision."""
+    """Records on the topic that are neither dead letter nor decision."""
 
 
 def collect(records: Iterable[Placed]) -> DeadLetterEntries:
-    """Records of `dead-letters`, each partition in the order of its offsets."""
+    """Take records of `dead-letters`; each partition must be in offset order."""
     found: dict[str, DeadLetterEntry] = {}
     decisions: list[DeadLetterResolved] = []
     unreadable = 0
@@ -98,14 +102,14 @@ def collect(records: Iterable[Placed]) -> DeadLetterEntries:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which letters; None is any."""
+    """A selection of dead letters; None means any."""
 
     topic: str | None = None
-    """Logical, of the origin."""
+    """The logical topic of origin."""
     reason: str | None = None
     since_ms: int | None = None
     resolved: bool = False
-    """Those about which something was decided, too."""
+    """Include those with a decision."""
 
     def takes(self, letter: DeadLetterEntry, prefix: str) -> bool:
         return (
@@ -118,13 +122,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The record as it was, as far as it was kept."""
+    """The original record, as far as the dead letter keeps it."""
 
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
     cut: bool
-    """The value was longer than what a dead letter keeps."""
+    """The value was longer than a dead letter keeps."""
 
 
 def raw_record(letter: DeadLetter) -> Raw:
@@ -134,7 +138,7 @@ def raw_record(letter: DeadLetter) -> Raw:
 
 
 def reads_now(letter: DeadLetterEntry, prefix: str) -> str:
-    """Whether this release can read the record: `yes`, or why not."""
+    """Whether this release can parse the record: `yes`, or why not."""
     adapter = _READ_BY.get(letter.origin_topic(prefix) or "")
     if adapter is None:
         return "it came from no topic"
@@ -150,7 +154,7 @@ def reads_now(letter: DeadLetterEntry, prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Republish:
-    """What a retry puts back. `topic` is the full name."""
+    """The record that a retry publishes. `topic` is the full name."""
 
     letter: DeadLetterEntry
     topic: str
@@ -162,7 +166,7 @@ class Republish:
 def plan_retry(
     letters: Sequence[DeadLetterEntry], prefix: str
 ) -> tuple[list[Republish], list[tuple[DeadLetterEntry, str]]]:
-    """What can be put back, and what can't, with why."""
+    """The records to publish, and the dead letters that can't be retried, each with the reason."""
     can: list[Republish] = []
     cannot: list[tuple[DeadLetterEntry, str]] = []
     for letter in letters:
@@ -172,9 +176,9 @@ def plan_retry(
             why = "it came from no topic" if origin is None else f"nothing is put back on {topic}"
             cannot.append((letter, why))
         elif letter.letter.reason in ("unreadable", "too_large") and raw.value is None:
-            cannot.append((letter, "its bytes could not be read, and are not in the letter"))
+            cannot.append((letter, "its bytes could not be read, and the dead letter does not hold them"))
         elif raw.cut:
-            cannot.append((letter, f"its value was cut to {VALUE_BYTES_MAX} bytes when it was set aside"))
+            cannot.append((letter, f"its value was truncated to {VALUE_BYTES_MAX} bytes in the dead letter"))
         else:
             headers = tuple(header for header in raw.headers if header[0] != RETRY_HEADER)
             retry = (*headers, (RETRY_HEADER, letter.id.encode()))
@@ -183,7 +187,7 @@ def plan_retry(
 
 
 def resolved(letter: DeadLetterEntry, resolution: Any, by: str, why: str, now_ms: int) -> DeadLetterResolved:
-    """The decision, as a record."""
+    """The record of a decision."""
     return DeadLetterResolved(
         id=f"{letter.id}/resolved/{len(letter.decisions) + 1}"[:512],
         at_ms=now_ms,
@@ -196,7 +200,7 @@ def resolved(letter: DeadLetterEntry, resolution: Any, by: str, why: str, now_ms
 
 
 def readable(data: bytes | None) -> Any:
-    """Bytes for people: text where they are text, else base64 under a name that says so."""
+    """Bytes for people: text if they are UTF-8, else base64 in an object that says so."""
     if data is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What may differ, said so that an operator can act on it and a second look can know it again. Pure."""
+"""Differences between the logs and the rest, in words for an operator, with an identity across rounds. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ FIELDS_SHOWN_MAX = 8
 VALUE_CHARS_MAX = 120
 
 BODIES = frozenset({"request", "response", "message", "result"})
-"""Fields that may hold a prompt, an output or a text of the provider: that they differ is told, not what is in them."""
+"""Fields that may hold a prompt, an output or a provider's text: only their digests are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class FieldDifference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as the log says. `expected` is the refold's side, `found` that of the table or topic."""
+    """One deviation from the log. `expected`: the refold's side. `found`: the side of the table or topic."""
 
     check: Check
     kind: Kind
@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The same for the same key of the same check, whatever its two sides are by now."""
+        """Equal for the same key of the same check, whatever the values of both sides."""
         return self.check, self.key
 
     def as_json(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Difference:
 
 
 def row_difference(topic: str, partition: int, key: bytes, refold: bytes | None, table: bytes | None) -> Difference:
-    """Both sides of a table's row that are not the same bytes."""
+    """The difference of a row whose bytes differ between refold and table."""
     kind: Kind = "missing" if table is None else "extra" if refold is None else "differs"
     fields = () if refold is None or table is None else field_differences(row_state(refold), row_state(table))
     return Difference(
@@ -62,14 +62,14 @@ def row_difference(topic: str, partition: int, key: bytes, refold: bytes | None,
 
 
 def row_text(row: bytes | None) -> str:
-    """A row in a few words: its kind of state, the offset it was taken at, its digest."""
+    """A row in short: the kind of its state, its offset, its digest."""
     if row is None:
         return "no row"
     try:
         state, offset = decode_row(row)
         kind = orjson.loads(state).get("kind")
     except (ValueError, AttributeError):
-        return f"{len(row)} bytes that are no row of ours"
+        return f"{len(row)} bytes that are not a row"
     return f"{kind} as of offset {offset} (sha256 {sha256_hex(row)[:12]})"
 
 
@@ -82,7 +82,7 @@ def row_state(row: bytes) -> Any:
 
 
 def field_differences(expected: Any, found: Any) -> tuple[FieldDifference, ...]:
-    """The first few places in which two JSON values differ."""
+    """The first `FIELDS_SHOWN_MAX` paths at which two JSON values differ."""
     places: list[FieldDifference] = []
     for path, one, other in _walk((), expected, found):
         if len(places) == FIELDS_SHOWN_MAX:

@@ -1,4 +1,4 @@
-"""A block in which nothing can reach the outside: what I8 means by a dry replay, enforced and not promised."""
+"""A block without access to the outside: enforces the dry replay that I8 requires."""
 
 import sys
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ FORBIDDEN = frozenset(
         "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork",
     }
 )  # fmt: skip
-"""Audit events of the interpreter (PEP 578) that open a way out."""
+"""The interpreter's audit events (PEP 578) that open a way out."""
 
 
 class OutsideForbiddenError(RuntimeError):
-    """Ours: code that must be dry tried to reach the outside."""
+    """A bug of Backstop: code that must be dry tried to reach the outside."""
 
 
 class _Gate:
-    """The hook can't be taken away again, so it is set once and looks whether it is to act."""
+    """The audit hook. It can't be removed, so it is installed once and acts only while `closed` is above 0."""
 
     def __init__(self) -> None:
         self.closed = 0
-        self.with_webhook = False
+        self.installed = False
 
     def __call__(self, event: str, _args: tuple[Any, ...]) -> None:
         if self.closed and event in FORBIDDEN:
@@ -35,13 +35,13 @@ _gate = _Gate()
 
 @contextmanager
 def sealed() -> Iterator[None]:
-    """No socket and no process can be opened in this block, by any code of the interpreter, in any thread.
+    """No code in any thread of this interpreter can open a socket or start a process during this block.
 
-    :raises OutsideForbiddenError: inside, wherever it is tried.
+    :raises OutsideForbiddenError: where code tries.
     """
-    if not _gate.with_webhook:
+    if not _gate.installed:
         sys.addaudithook(_gate)
-        _gate.with_webhook = True
+        _gate.installed = True
     _gate.closed += 1
     try:
         yield

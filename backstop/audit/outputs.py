@@ -1,7 +1,7 @@
-"""What the refold says must stand on the other topics, against what stands there. Pure.
+"""Compares the outputs that the refold expects on other topics with the records there. Pure.
 
-Results are compared by their bytes, one for each finished job. Commands and facts for the other log are compared by id: a crash repeats them
-with the same id, which is no violation, and is counted.
+Results are compared by their bytes, one per finished job. Commands and facts for the other log are compared by id: a
+crash repeats them under the same id, which is counted and is no violation.
 """
 
 import sys
@@ -22,7 +22,7 @@ WATCHED: Mapping[str, Check] = {
     "results": "results", "submissions": "submissions", "polls": "polls", "jobs": "jobs", "responses": "responses",
     "dead-letters": "dead-letters",
 }  # fmt: skip
-"""Topics that outputs are expected on, and the name of the check."""
+"""Topics on which outputs are expected, with the name of the check."""
 
 
 _OUTPUTS_ON_LOGS = {
@@ -34,8 +34,9 @@ _OUTPUTS_ON_LOGS = {
     ),
     "responses": (b'"type":"response_claimed"', b'"type":"response_released"'),
 }
-"""Which facts of a log the folds write. Looked for in the bytes, which are canonical JSON: cheap, and what is let through in
-vain (a body that quotes it) is one more id that nobody asked for."""
+"""The facts of a log that the folds write, found by their bytes, which are canonical JSON. This is
+cheap; a false hit (a body that quotes the text) only adds an id that nothing expects.
+"""
 
 
 @dataclass(slots=True)
@@ -43,10 +44,10 @@ class _Ids:
     """Messages of one topic, by id."""
 
     expected: dict[str, int] = field(default_factory=dict)
-    """Id → the time of what caused it. An id leaves when it was found."""
+    """Id → the time of its cause. An id is removed when it is found."""
     matched: set[str] = field(default_factory=set)
     unasked: set[str] = field(default_factory=set)
-    """Found, and not (yet) expected: commands of a log that was read less far, or that retention has cut."""
+    """Found but not (yet) expected: the log of its cause was read less far, or is truncated by retention."""
     repeats: Counter[str] = field(default_factory=Counter)
 
     def expect(self, message_id: str, at_ms: int) -> None:
@@ -67,19 +68,19 @@ class _Ids:
 
 @dataclass(slots=True)
 class _Results:
-    """Of one job: digests of the bytes, in order."""
+    """For one job: digests of the bytes, in order."""
 
     expected: list[tuple[str, int]] = field(default_factory=list)
-    """With the time of the end."""
+    """Each with the time of the end."""
     found: list[str] = field(default_factory=list)
     submitted_at_ms: int = 0
-    """As the last record found says."""
+    """From the last record found."""
     erased: bool = False
     partition: int | None = None
 
 
 class Outputs:
-    """Fed with what the refold brings and with what the topics hold, in any order between them."""
+    """Takes the refold's outputs and the topics' records, in any order between the two."""
 
     def __init__(self) -> None:
         self._ids: dict[str, _Ids] = {topic: _Ids() for topic in WATCHED if topic != "results"}
@@ -87,11 +88,13 @@ class Outputs:
         self._kept_from_ms: dict[str, int] = {}
         self.unreadable: Counter[str] = Counter()
         self.unfounded = 0
-        """Outputs of keys whose history is not whole: not asked for."""
+        """Outputs of keys whose history is not whole; they are not expected."""
         self._unjudged: dict[str, int] = {}
 
     def expect(self, refolded: Refolded) -> None:
-        """What a batch of the refold puts out, its dead letters among it: their id is the place of what was set aside."""
+        """Expect the outputs of a refolded batch, and its dead
+        letters, whose id is the place of the original record.
+        """
         for output in refolded.outputs:
             self._expect(output)
         for record in refolded.poisons:
@@ -99,7 +102,7 @@ class Outputs:
         self.unfounded += refolded.unfounded
 
     def find(self, record: Placed, prefix: str = "") -> None:
-        """A record that stands on one of the watched topics."""
+        """Take a record of a watched topic."""
         if record.topic == "results":
             self._find_result(record)
             return
@@ -114,11 +117,11 @@ class Outputs:
         self._ids[record.topic].find(message_id)
 
     def cut(self, topic: str, first_kept_ms: int) -> None:
-        """Retention has removed records of `topic`: what was put out before this time is not asked for any more."""
+        """Retention has removed records of `topic`: outputs made up to this time are no longer expected."""
         self._kept_from_ms[topic] = max(self._kept_from_ms.get(topic, 0), first_kept_ms)
 
     def differences(self, whole_from_ms: int = 0) -> Iterator[Difference]:
-        """What is not as it must be. `whole_from_ms`: the logs are whole from here on (see `PartitionRefold`)."""
+        """All deviations. `whole_from_ms`: the logs are whole from this time on (see `PartitionRefold`)."""
         self._unjudged = {}
         for topic, ids in self._ids.items():
             for message_id, at_ms in ids.expected.items():
@@ -133,11 +136,13 @@ class Outputs:
 
     @property
     def not_judged(self) -> Mapping[str, int]:
-        """By topic: outputs so old that retention may have removed them, as of the last `differences`."""
+        """By topic: outputs so old that retention may have removed them, as of the last call of `differences`."""
         return self._unjudged
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """By topic: how many were expected and found, and how many were repeats (a crash makes them; they change nothing)."""
+        """By topic: outputs expected and found (`matched`), and
+        repeats, which crashes cause and which change nothing.
+        """
         counts = {
             topic: {"matched": len(ids.matched), "repeats": ids.repeats.total()} for topic, ids in self._ids.items()
         }
@@ -162,7 +167,9 @@ class Outputs:
             of_job.submitted_at_ms = _submitted_at_ms(record.value)
 
     def _judge(self, job_id: str, results: _Results, whole_from_ms: int) -> Difference | None:
-        """I2, and that the bytes are those of the refold. None also where it can't be judged any more; that is counted."""
+        """Checks I2, and that the bytes equal the refold's. None also
+        if retention prevents a judgement, which is counted.
+        """
         wanted, found = [sha for sha, _ in results.expected], results.found
         if not wanted or not found:
             return self._judge_one_side(job_id, results, whole_from_ms)
@@ -180,7 +187,7 @@ class Outputs:
             return None
         if results.expected:
             return _result("missing", job_id, results, _shas([sha for sha, _ in results.expected]), "none")
-        return _result("extra", job_id, results, "none: the log does not end this job", _shas(results.found))
+        return _result("extra", job_id, results, "none: this job has no end in the log", _shas(results.found))
 
     def _skip(self, topic: str) -> None:
         self._unjudged[topic] = self._unjudged.get(topic, 0) + 1
@@ -198,7 +205,7 @@ def _submitted_at_ms(value: bytes) -> int:
     try:
         found = orjson.loads(value)["timings"]["submitted_at_ms"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return sys.maxsize  # no result of ours, whenever it came
+        return sys.maxsize  # not a result, so it is judged whatever its time
     return found if isinstance(found, int) else sys.maxsize
 
 

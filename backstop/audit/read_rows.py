@@ -1,7 +1,8 @@
-"""What the rows of the read model must say, refolded without the read model's own code (I6). Pure.
+"""The expected rows of the read model, refolded without the read model's own code (I6). Pure.
 
-A row is a function of its job's facts up to the job's end, and of its first record on `results`. The two logs come in any order, and the read
-model says itself how far it has read each: facts past that are left out, so that the comparison is exact while it goes on.
+A row is a function of its job's facts up to the end, and of its first record on `results`. The two logs arrive in any
+order. The read model states how far it has read each log: later facts are left out, so the comparison is exact while
+the projection goes on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from streams.fold.rows import encode_job_state
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """The part of a row that the logs decide; bodies by their SHA-256."""
+    """The part of a row that the logs determine; bodies by their SHA-256."""
 
     status: str
     version: int
@@ -26,19 +27,19 @@ class ReadRow:
     result_sha256: str | None
     next_action_at_ms: int | None
     place: str
-    """topic:partition:offset of the last record taken."""
+    """topic:partition:offset of the last record that changed the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadModel:
-    """One snapshot: the rows, and the next offset of each partition that they were made from."""
+    """One snapshot of the read model: its rows, and each partition's next offset at that time."""
 
     offsets: Mapping[Partition, int]
     rows: Mapping[str, ReadRow]
     submitted_at_ms: Mapping[str, int]
-    """By job id: decides whether a row of a log that retention has cut can be judged."""
+    """By job id: decides whether a row can be judged when retention has truncated the log."""
     ended_before_ms: int = 0
-    """Jobs that ended before it may have left the read model."""
+    """Jobs that ended before this time may have been removed from the read model."""
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class _Job:
 
 
 class ReadRows:
-    """The rows as they must be at the snapshot's offsets."""
+    """The expected rows at the snapshot's offsets."""
 
     def __init__(self, offsets: Mapping[Partition, int]) -> None:
         self._offsets = offsets
@@ -60,7 +61,7 @@ class ReadRows:
         self._held: dict[str, tuple[Placed, JobResult]] = {}
 
     def take(self, record: Placed) -> None:
-        """A record of `jobs` or `results`, in offset order of its partition. What can't be read is in no row either."""
+        """Take a record of `jobs` or `results`, in offset order per partition. Unreadable records change no row."""
         if record.offset >= self._offsets.get((record.topic, record.partition), 0):
             return
         if record.topic == "results" and record.value is None:
@@ -88,13 +89,15 @@ class ReadRows:
         )
 
     def differences(self, model: ReadModel, whole_from_ms: int = 0) -> Iterator[Difference]:
-        """Rows that are not as the logs say. Of a cut log, only those of jobs submitted at `whole_from_ms` or later are judged."""
+        """Rows that deviate from the logs. If the log is truncated, only
+        jobs submitted from `whole_from_ms` on are judged.
+        """
         for job_id in sorted({*self._jobs, *model.rows}):
             expected, found = self.row(job_id), model.rows.get(job_id)
             if expected == found or (found is not None and model.submitted_at_ms[job_id] < whole_from_ms):
                 continue
             if found is None and (whole_from_ms or self._has_left(job_id, model)):
-                continue  # a rebuild from a cut log has fewer rows, and so has one that keeps finished jobs for some time only
+                continue  # fewer rows: a rebuild from a truncated log, or removal of finished jobs
             kind = "missing" if found is None else "extra" if expected is None else "differs"
             yield Difference(
                 "read_model", kind, None, job_id, _text(expected), _text(found), _fields(expected, found)  # type: ignore[arg-type]  # a Kind

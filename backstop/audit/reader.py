@@ -1,7 +1,7 @@
-"""Topics from their beginning, or from a time, to where they ended when asked: read only, and leaving no trace on the broker.
+"""Reads topics from their beginning, or from a time, to their present end. Leaves no trace on the broker.
 
-No group, no commits. The end of a partition is known by the consumer's position, never by the last record seen: offsets have gaps
-(markers of transactions, compaction), and the last offset before the end may hold no record at all.
+No group, no commits. The consumer's position decides when a partition is read to its end, not the last record seen:
+offsets have gaps (transaction markers, compaction), and the last offset before the end may hold no record.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ POLL_MS = 500
 POLL_RECORDS = 2_000
 FETCH_WAIT_MS = 50
 STALL_S = 60.0
-"""Without a record or a step of a position for so long, the broker counts as away."""
+"""After this time without a record or a step of a position the broker counts as unavailable."""
 
 REQUEST_TIMEOUT_MS = 20_000
 
 
 class TopicReader:
-    """Reads partitions onwards: each call of `read` goes on where the last one of the same partition ended.
+    """Reads partitions forward: each `read` continues where the last one of the same partition ended.
 
-    For one task at a time. Made by `open_reader`.
+    Not safe for concurrent use. Created by `open_reader`.
     """
 
     def __init__(self, consumer: AIOKafkaConsumer, prefix: str, counts: Mapping[str, int]) -> None:
@@ -44,12 +44,13 @@ class TopicReader:
     def partitions(self, topic: str) -> list[Partition]:
         """All partitions of a topic.
 
-        :raises ConfigurationError: there is no such topic under the prefix.
+        :raises ConfigurationError: the topic does not exist under the prefix.
         """
         count = self._counts.get(f"{self._prefix}{topic}", 0)
         if not count:
             raise ConfigurationError(
-                f"there is no topic {self._prefix}{topic}: check BACKSTOP_TOPIC_PREFIX and the broker, or run `backstop topics check`"
+                f"topic {self._prefix}{topic} does not exist: check BACKSTOP_TOPIC_PREFIX and the broker, or run "
+                "`backstop topics check`"
             )
         return [(topic, partition) for partition in range(count)]
 
@@ -57,19 +58,19 @@ class TopicReader:
         return f"{self._prefix}{topic}" in self._counts
 
     def partition_of(self, topic: str, key: bytes) -> Partition:
-        """Where our producers put a key: Kafka's default partitioner, which every client of ours uses."""
+        """The partition of a key by Kafka's default partitioner, which all of Backstop's producers use."""
         return topic, (murmur2(key) & 0x7FFFFFFF) % len(self.partitions(topic))
 
     async def begins(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        """The offset of the first record still kept; above 0 where retention has cut."""
+        """Each partition's first retained offset; above 0 if retention has truncated it."""
         return await self._offsets(self._consumer.beginning_offsets, partitions)
 
     async def ends(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        """The offset after the last committed record."""
+        """The offset after each partition's last committed record."""
         return await self._offsets(self._consumer.end_offsets, partitions)
 
     async def seek_time(self, partitions: Collection[Partition], since_ms: int) -> None:
-        """Let the next `read` of these begin at the first record stamped `since_ms` or later."""
+        """Let the next `read` of these partitions begin at the first record stamped `since_ms` or later."""
         if not partitions:
             return
         try:
@@ -82,9 +83,9 @@ class TopicReader:
             self._next[partition] = ends[partition] if at is None else at.offset
 
     async def read(self, ends: Mapping[Partition, int]) -> AsyncGenerator[list[Placed], None]:
-        """Batches, each of one partition in offset order, up to (and without) the given ends.
+        """Batches, each of one partition in offset order, up to the given ends (exclusive).
 
-        :raises BrokerUnavailableError: the broker went away meanwhile.
+        :raises BrokerUnavailableError: the broker became unavailable.
         """
         begins = await self.begins([partition for partition in ends if partition not in self._next])
         for partition, begin in begins.items():
@@ -107,10 +108,10 @@ class TopicReader:
             if moved:
                 progress = now
             elif now - progress > STALL_S:
-                raise BrokerUnavailableError(f"nothing came for {STALL_S:g} s from {sorted(open_ones)}")
+                raise BrokerUnavailableError(f"no record or progress for {STALL_S:g} s in {sorted(open_ones)}")
 
     async def read_all(self, partitions: Collection[Partition], key: bytes | None = None) -> list[Placed]:
-        """The whole of these partitions up to now, in memory; of one key only where it is given."""
+        """All records of these partitions up to now, in memory; only those with `key` if it is given."""
         ends = await self.ends(partitions)
         return [
             record
@@ -120,7 +121,7 @@ class TopicReader:
         ]  # fmt: skip
 
     async def peek(self, partition: Partition) -> Placed | None:
-        """The first record that is still kept; where `read` goes on does not change."""
+        """The first retained record, or None. The next `read` is not affected."""
         before = self._next.pop(partition, None)
         try:
             async with aclosing(self.read(await self.ends([partition]))) as batches:
@@ -133,11 +134,11 @@ class TopicReader:
                 self._next[partition] = before
 
     def rewind(self, partition: Partition) -> None:
-        """Let the next `read` begin at the beginning again."""
+        """Let the next `read` start at the beginning again."""
         self._next.pop(partition, None)
 
     def position(self, partition: Partition) -> int:
-        """Where the next `read` begins; 0 before the first."""
+        """Where the next `read` begins; 0 before the first `read`."""
         return self._next.get(partition, 0)
 
     async def _poll(self, open_ones: Iterable[Partition]) -> dict[Partition, list[Any]]:
@@ -150,7 +151,7 @@ class TopicReader:
         return {(tp.topic.removeprefix(self._prefix), tp.partition): records for tp, records in found.items()}
 
     async def _advance(self, open_ones: set[Partition], ends: Mapping[Partition, int]) -> bool:
-        """Note the positions; pause and strike out what has reached its end. Whether anything moved."""
+        """Store the positions; pause and remove the partitions that reached their end. Whether any position moved."""
         moved = False
         for partition in sorted(open_ones):
             try:
@@ -159,7 +160,7 @@ class TopicReader:
                 raise BrokerUnavailableError(f"position: {error!r}") from error
             moved = moved or position > self._next[partition]
             if position >= ends[partition]:
-                # Records past the end were fetched and not given out: the next read takes them again.
+                # Records past the end were fetched but not returned: the next `read` fetches them again.
                 self._next[partition] = ends[partition]
                 self._consumer.pause(self._to(partition))
                 open_ones.discard(partition)
@@ -185,7 +186,7 @@ class TopicReader:
 
 @asynccontextmanager
 async def open_reader(settings: RuntimeSettings) -> AsyncIterator[TopicReader]:
-    """A reader of the topics under the prefix as they are now.
+    """A reader of the topics that exist under the prefix now.
 
     :raises BrokerUnavailableError: no broker answers.
     """
@@ -213,7 +214,8 @@ async def _partition_counts(settings: RuntimeSettings) -> dict[str, int]:
     )
     try:
         await started(admin)
-        # All topics, not ours by name: a broker that creates topics by itself would create what is named here.
+        # Describes all topics instead of naming ours: with auto.create.topics.enable a broker creates every topic
+        # named.
         described = await admin.describe_topics()
     except (KafkaError, OSError) as error:
         raise BrokerUnavailableError(

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A record and where it stands. `topic` is the logical name (`jobs`), so that nothing here depends on a prefix."""
+    """A record with its place. `topic` is the logical name (`jobs`), so that nothing here depends on a prefix."""
 
     topic: str
     partition: int
     offset: int
     timestamp_ms: int
-    """As the broker keeps it: when the record was made, by its writer's clock."""
+    """As the broker stores it: the time of writing, by the writer's clock."""
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
@@ -26,5 +26,7 @@ Partition = tuple[str, int]
 
 
 def changelog(fold_topic: str) -> str:
-    """The logical name of a table's changelog: Faust calls it after the app (`worker`) and the table, which is named as its log."""
+    """The logical name of a table's changelog. Faust builds it from
+    the app (`worker`) and the table (the log's name).
+    """
     return f"worker-{fold_topic}-changelog"

@@ -1,6 +1,6 @@
-"""A log folded again from its beginning, by the product's own `fold_batch`, rows in memory (I4). Pure.
+"""Folds a log again from its beginning with the product's own `fold_batch`, with rows in memory (I4). Pure.
 
-Memory: every row that is not forgotten, about 1 KiB for an open job with a small request and 0.3 KiB for a finished one.
+Memory: all rows that are not forgotten, about 1 KiB per open job with a small request and 0.3 KiB per finished one.
 """
 
 import hashlib
@@ -19,25 +19,27 @@ FOLDS: Mapping[str, Fold[Any]] = {fold.topic: fold for fold in (JOB_FOLD, RESPON
 """By log."""
 
 BEGINNINGS = frozenset({"job_submitted", "response_adopted", "job_refused", "webhook_received", "response_claimed"})
-"""Types of the facts that a key's history can begin with."""
+"""Types of facts that can begin a key's history."""
 
 Rows = Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Refolded:
-    """What one batch came to."""
+    """The result of one batch."""
 
     outputs: Sequence[Message]
-    """Of keys whose history is whole (see `PartitionRefold.covers`)."""
+    """Outputs of keys whose history is whole (see `PartitionRefold.covers`)."""
     unfounded: int
-    """Outputs of keys whose history is not: they may never have been made."""
+    """The number of outputs of other keys, which the live system may never have made."""
     poisons: Sequence[Placed]
 
 
 @dataclass(slots=True)
 class PartitionRefold:
-    """One partition of one log. `begin` above 0 says that retention has cut it: then not every key's history is whole."""
+    """One partition of one log. `begin` above 0: retention has
+    truncated it, and some keys' histories are incomplete.
+    """
 
     fold: Fold[Any]
     partition: int
@@ -49,7 +51,7 @@ class PartitionRefold:
     _cut_ms: int | None = None
     _forget_ms_max: int = 0
     _first_seen: dict[bytes, tuple[bool, int]] = field(default_factory=dict)
-    """Only where the log is cut: whether a key's first kept fact is a beginning, and its time."""
+    """Only for a truncated log: whether a key's first retained fact is a beginning, and its time."""
 
     def take(self, records: Sequence[Placed]) -> Refolded:
         """Fold the next records, in offset order."""
@@ -68,16 +70,17 @@ class PartitionRefold:
         poisons = [
             record
             for record, error in folded.poisons
-            # Whether a submission meets another one is told by what came before.
+            # Whether a submission conflicts with another one depends on earlier facts.
             if error.reason != "conflict" or self.covers(record.key or b"")
         ]
         return Refolded(founded, len(folded.outputs) - len(founded), poisons)
 
     def covers(self, key: bytes) -> bool:
-        """Whether the key's whole history is surely still in the log, so that its refold must equal its row.
+        """Whether the key's whole history is certainly in the log, so that its refold must equal its row.
 
-        In a cut log: its first kept fact begins a history, and comes so long after the cut that an older fact of the same key would have
-        been forgotten by then (the longest life of a job, and the longest time anything is remembered after its end).
+        In a truncated log: the first retained fact begins a history, and comes so long after the truncation that any
+        older fact of the key would have been forgotten by then (the longest life of a job, plus the longest memory
+        after its end).
         """
         if self.begin == 0:
             return True
@@ -95,7 +98,7 @@ class PartitionRefold:
         return digest(self.rows)
 
     def _cause_key(self, output: Message) -> bytes:
-        """The key of the fact that it came from: each output names the job or the response of its fold."""
+        """The key of the fact that caused an output: each output names the job or the response of its fold."""
         name = "job_id" if self.fold.topic == "jobs" else "response_id"
         return str(getattr(output, name)).encode()
 
@@ -113,7 +116,7 @@ class PartitionRefold:
 
 
 def digest(rows: Rows) -> str:
-    """SHA-256 over rows in key order, each with its lengths: equal rows, equal digest, whatever order they came in."""
+    """SHA-256 over rows in key order, each with its lengths: equal rows give equal digests, whatever their order."""
     total = hashlib.sha256()
     for key in sorted(rows):
         total.update(b"%d:%s=%d:%s\n" % (len(key), key, len(rows[key]), rows[key]))

@@ -1,4 +1,4 @@
-"""What `verify` found, as values. Pure."""
+"""The findings of `verify` as values. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,7 @@ DIFFERENCES_SHOWN_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class PartitionReport:
-    """One partition of one log. The digests are those of the moment: while work goes on, a row may be newer on one side."""
+    """One partition of one log. Under load the digests may differ, because one side has a newer row."""
 
     topic: str
     partition: int
@@ -38,11 +38,11 @@ class Report:
     outputs: Mapping[str, Mapping[str, int]]
     """By topic: matched, repeats."""
     read_model_rows: int | None
-    """None: not looked at."""
+    """None: the read model was not checked."""
     counts: Mapping[str, int]
     differences: tuple[Difference, ...]
     not_covered: Mapping[str, int]
-    """What retention has cut the evidence of: neither proved nor a difference."""
+    """Items that retention makes impossible to check: neither proved nor different."""
     warnings: tuple[str, ...]
     rounds: int
     took_s: float
@@ -54,7 +54,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Nothing was left out."""
+        """Whether everything was checked."""
         return not self.not_covered and not self.warnings
 
     def as_json(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What happened to a job or a response, from the topics alone, in order, and the state as of a time. Pure.
+"""The history of a job or a response from the topics alone, in order, and its state as of a time. Pure.
 
-Only fields named here get into a summary: no prompt, output or text of the provider ever does (an error's sentence may quote the prompt).
+A summary holds only the fields named here: no prompt, output or provider's text (an error's message may quote the
+prompt).
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from schemas.results import RESULT, JobResult
 from streams.fold import job, response
 
 TOPICS: tuple[str, ...] = ("jobs", "responses", "submissions", "polls", "results")
-"""Causes before effects, where two records have the same time."""
+"""Causes before effects, for records of the same time."""
 
 _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
     "jobs": JOB_FACT, "responses": RESPONSE_FACT, "submissions": SUBMISSION, "polls": POLL_COMMAND, "results": RESULT,
@@ -48,12 +49,12 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "cancel_response": (),
     "job_result": ("outcome", "found_by", "rejections"),
 }
-"""By type: the fields of a summary. None of them may hold text of a prompt, an output or the provider."""
+"""The fields of a summary, by type. None may hold text of a prompt, an output or the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record of the history. Times are unix milliseconds."""
+    """One record of the history. Times are Unix milliseconds."""
 
     at_ms: int
     topic: str
@@ -61,11 +62,11 @@ class Entry:
     offset: int
     key: str
     kind: str
-    """The type of the message; `unreadable` where the record can't be parsed, `erased` for a tombstone."""
+    """The message's type; `unreadable` if the record can't be parsed, `erased` for a tombstone."""
     id: str
     summary: Mapping[str, Any]
     effect: str | None
-    """For a fact: the status after it, or why it changed nothing."""
+    """For a fact: the status after it, or why it was ignored."""
 
     @property
     def place(self) -> str:
@@ -76,14 +77,14 @@ class Entry:
 
 
 def timeline(records: Iterable[Placed]) -> list[Entry]:
-    """The entries of these records (of any keys) in order of time; records of one partition stay in the order of their offsets."""
+    """The entries of these records (of any keys), ordered by time; records of one partition keep their offset order."""
     ordered = in_order(records)
     states: dict[tuple[str, bytes], Any] = {}
     return [_entry(record, states) for record in ordered]
 
 
 def in_order(records: Iterable[Placed]) -> list[Placed]:
-    """By time, causes before effects; no clock's step puts two records of a partition in another order than their log's."""
+    """Ordered by time, causes before effects; a clock that steps back does not reorder records of one partition."""
     newest_ms: dict[tuple[str, int], int] = {}
     keyed = []
     for record in sorted(records, key=lambda r: (r.topic, r.partition, r.offset)):
@@ -94,7 +95,7 @@ def in_order(records: Iterable[Placed]) -> list[Placed]:
 
 
 def response_ids(records: Iterable[Placed]) -> list[str]:
-    """Responses that the job's facts name, in order, each once."""
+    """The responses that the job's facts name, in order, without repeats."""
     found: dict[str, None] = {}
     for record in records:
         fact = _parsed(record)
@@ -105,7 +106,7 @@ def response_ids(records: Iterable[Placed]) -> list[str]:
 
 
 def job_id(records: Iterable[Placed]) -> str | None:
-    """The job that claimed the response whose facts these are; else the one that its metadata names."""
+    """The job that claimed the response of these facts; else the job that the response's metadata names."""
     named: str | None = None
     for record in records:
         fact = _parsed(record)
@@ -129,14 +130,14 @@ class StateAt:
     last_place: str
     last_at_ms: int
     state: Any
-    """As its row keeps it; bodies are replaced by their SHA-256."""
+    """As its row stores it, with bodies replaced by their SHA-256."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def states_at(records: Iterable[Placed], at_ms: int) -> list[StateAt]:
-    """The states of all keys of both logs among `records`, as of `at_ms`; a key that did not exist then is not there."""
+    """The states of all keys of both logs among `records` as of `at_ms`; keys without a fact by then are left out."""
     last: dict[tuple[str, bytes], tuple[Any, int, Placed]] = {}
     for record in in_order(record for record in records if record.topic in FOLDS):
         if record.timestamp_ms > at_ms:
@@ -151,7 +152,7 @@ def states_at(records: Iterable[Placed], at_ms: int) -> list[StateAt]:
 
 
 def without_bodies(value: Any) -> Any:
-    """A JSON value with every body and sentence in it replaced by its digest and size."""
+    """A JSON value with every body and message replaced by its digest and size."""
     if isinstance(value, Mapping):
         return {
             name: _digested(inner) if name in ("value", "message") and inner else without_bodies(inner)
@@ -198,7 +199,7 @@ def _entry(record: Placed, states: dict[tuple[str, bytes], Any]) -> Entry:
 
 
 def summary(message: Message) -> dict[str, Any]:
-    """A few fields by name; those without a value are left out."""
+    """The type's fields from `SHOWN`; those without a value are left out."""
     fields = {name: getattr(message, name, None) for name in SHOWN[getattr(message, "type", "")]}
     if isinstance(message, JobResult):
         fields |= {"code": message.reason.code if message.reason else None, "attempts": len(message.attempts)}
@@ -224,7 +225,7 @@ def _status(state: Any) -> str:
 
 
 def _parsed(record: Placed) -> Any:
-    """None: a tombstone, or a record that can't be read (it has a dead letter)."""
+    """None: a tombstone, or an unreadable record (which has a dead letter)."""
     try:
         message = decode(_ADAPTERS[record.topic], record.value)
     except PoisonError:

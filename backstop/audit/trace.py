@@ -1,4 +1,4 @@
-"""All records of one job and its responses, found by one id of either kind."""
+"""All records of one job and its responses, found by the id of either."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from backstop.audit.reader import TopicReader
 from backstop.audit.records import Placed
 
 RESPONSES_MAX = 64
-"""Of one job. An honest one has at most 1 + its retries."""
+"""Per job. A normal job has at most 1 + its retries."""
 
 Fetch = Callable[[str, Collection[str]], Awaitable[Sequence[Placed]]]
 """The records of a topic (logical name) with one of these keys."""
@@ -24,7 +24,7 @@ class Trace:
 
 
 async def trace(identifier: str, fetch: Fetch) -> Trace | None:
-    """None: neither log knows the id."""
+    """None: neither log holds the id."""
     job_id: str | None = identifier
     of_job = list(await fetch("jobs", [identifier]))
     alone: Sequence[Placed] = ()
@@ -46,7 +46,7 @@ async def trace(identifier: str, fetch: Fetch) -> Trace | None:
 
 
 def from_topics(reader: TopicReader, *, everywhere: bool = False) -> Fetch:
-    """Reads, from the beginning, the partitions that our producers put the keys in; with `everywhere`, all of them."""
+    """Reads the keys' partitions from the beginning; with `everywhere`, all partitions of the topic."""
 
     async def fetch(topic: str, keys: Collection[str]) -> list[Placed]:
         wanted = {key.encode() for key in keys}
@@ -64,7 +64,7 @@ def from_topics(reader: TopicReader, *, everywhere: bool = False) -> Fetch:
 
 
 def from_records(records: Sequence[Placed]) -> Fetch:
-    """From records in memory: those of a bundle."""
+    """Searches records in memory, those of a bundle."""
 
     async def fetch(topic: str, keys: Collection[str]) -> list[Placed]:
         wanted = {key.encode() for key in keys}

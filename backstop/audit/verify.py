@@ -1,12 +1,12 @@
-"""`backstop audit verify`: the tables, the outputs and the read model against a refold of the logs (I2, I4, I6).
+"""`backstop audit verify`: compares the tables, the outputs and the read model with a refold of the logs (I2, I4, I6).
 
-The system may be at work meanwhile. Each round takes the ends of the logs first and reads the rest after, so that what differs may only be
-younger on one side; such things are looked at again, further on in all topics, until they agree or `settle_s` is over. What differs then,
-differs: a table that stays behind its log (no worker runs?) is not proved either. A round judges only what was open after the one before,
-so that a system under load comes to an end, too.
+The system may be running meanwhile. Each round reads the logs' ends first and the rest after, so a difference may only
+mean that one side is newer. Such differences are checked again, further on in all topics, until they disappear or
+`settle_s` is over. Those left then are reported: a table that stays behind its log (no worker runs?) is not proved
+either. Each round judges only the differences of the one before, so that the check ends under load too.
 
-Where retention has cut a log, keys whose history is not surely whole are counted as not covered, and are no difference (see
-`PartitionRefold.covers`); everything else is judged as ever.
+Where retention has truncated a log, keys whose history may be incomplete count as not covered, and are no difference
+(see `PartitionRefold.covers`); all others are judged as usual.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ LOGS = tuple(FOLDS)
 
 
 class Topics(Protocol):
-    """The part of `backstop.audit.reader.TopicReader` that is used here."""
+    """The methods of `backstop.audit.reader.TopicReader` that are used here."""
 
     def partitions(self, topic: str) -> list[Partition]: ...
     def has(self, topic: str) -> bool: ...
@@ -39,11 +39,11 @@ class Topics(Protocol):
 
 
 Progress = Callable[[str, int, int], None]
-"""Told how far it is: topic, records done, records there are (which grows as topics come in)."""
+"""Called with the topic, the records done, and the total (which grows as topics are added)."""
 
 
 def silent(_topic: str, _done: int, _total: int) -> None:
-    """Nobody looks."""
+    """Reports no progress."""
 
 
 async def verify(
@@ -54,9 +54,9 @@ async def verify(
     read_model: ReadModel | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Refold and compare. `read_model` was read before this is called, so that the logs hold all that it has taken.
+    """Refold and compare. Read `read_model` before calling this, so that the logs hold everything it has taken.
 
-    :raises BrokerUnavailableError: the broker went away.
+    :raises BrokerUnavailableError: the broker became unavailable.
     :raises ConfigurationError: a topic is missing.
     """
     began_s = monotonic_s()
@@ -75,7 +75,7 @@ async def verify(
 
 
 class _Verification:
-    """Everything read so far. Rows and ids are in memory, bodies are not but in rows of open jobs."""
+    """Everything read so far. Rows and ids are kept in memory; bodies only within rows of open jobs."""
 
     def __init__(self, reader: Topics, prefix: str, read_model: ReadModel | None, progress: Progress) -> None:
         self._reader = reader
@@ -93,7 +93,7 @@ class _Verification:
         self._total = 0
 
     async def prepare(self) -> None:
-        """Find the topics, and where each is cut."""
+        """Find the topics, and where retention has truncated each."""
         topics = [*LOGS, *(topic for topic in WATCHED if topic not in LOGS)]
         self._begins = await self._reader.begins([p for topic in topics for p in self._reader.partitions(topic)])
         for topic, fold in FOLDS.items():
@@ -104,7 +104,7 @@ class _Verification:
         await self._find_cuts()
 
     async def read_on(self) -> None:
-        """The logs first, to their ends of now; then what the live system made of them."""
+        """Read the logs to their present ends first; then the topics and changelogs that the live system writes."""
         await self._read([p for topic in LOGS for p in self._reader.partitions(topic)], self._take_log)
         # A system that has never run has no changelog: its tables are empty.
         tables = [partition for partition in self._tables if self._reader.has(partition[0])]
@@ -112,7 +112,7 @@ class _Verification:
         await self._read([*others, *tables], self._take_other)
 
     def differences(self) -> list[Difference]:
-        """All there are, by what has been read."""
+        """All differences in what has been read."""
         self._not_covered = Counter()
         found = [*self._row_differences(), *self._outputs.differences(self._whole_from_ms())]
         self._not_covered.update(
@@ -184,16 +184,16 @@ class _Verification:
                     self._not_covered[f"rows of {topic}"] += 1
 
     async def _find_cuts(self) -> None:
-        """For topics of outputs that retention has cut: the time of the first record that is still there."""
+        """For truncated output topics: the time of the first retained record."""
         for partition, begin in self._begins.items():
             if begin == 0 or partition[0] not in WATCHED:
                 continue
             first = await self._reader.peek(partition)
-            # Nothing left: all of it may have been put out before the cut. The end of time stands for that.
+            # With no record left, any output may be older than the truncation: use a time later than all.
             self._outputs.cut(partition[0], first.timestamp_ms if first else (1 << 62))
 
     def _whole_from_ms(self) -> int:
-        """Since when the jobs log is whole, in all its partitions; 0 where it always was."""
+        """The time from which all partitions of the jobs log are whole; 0 if none is truncated."""
         return max(refold.whole_from_ms for (topic, _), refold in self._refolds.items() if topic == "jobs")
 
     def _partition_report(self, at: Partition, refold: PartitionRefold) -> PartitionReport:
@@ -214,15 +214,15 @@ class _Verification:
                if refold.begin]  # fmt: skip
         if cut:
             yield (
-                "retention has cut the logs ("
+                "retention has truncated the logs ("
                 + ", ".join(cut)
-                + "): only keys whose history is surely whole are judged, "
-                "the others are counted as not covered"
+                + "): only keys whose history is certainly whole are judged, "
+                "the others count as not covered"
             )
 
 
 def _compact(table: dict[bytes, bytes], batch: Iterable[Placed]) -> None:
-    """What compaction leaves: the last value of each key, and no key whose last value is a tombstone."""
+    """Apply compaction: keep the last value of each key, and drop keys whose last value is a tombstone."""
     for record in batch:
         if record.key is None:
             continue

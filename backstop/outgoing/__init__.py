@@ -1,1 +1,1 @@
-"""Outgoing webhooks: results in, signed requests to the endpoints of tenants out."""
+"""Outgoing webhooks: turns results into signed requests to tenants' endpoints."""

@@ -27,7 +27,7 @@ from backstop.runtime.process.logs import get_logger
 log = get_logger("outgoing")
 
 DRAIN_S = 5.0
-"""What is under way when we are told to stop gets this long; then it is the next process's, which sends it again."""
+"""Time for running attempts after the stop signal; the next process repeats what is left."""
 STOP_S = 2.0
 CONNECT_AGAIN_S = 1.0
 
@@ -37,9 +37,9 @@ class Stoppable(Protocol):
 
 
 async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Event) -> None:
-    """Deliver until `stop`.
+    """Deliver webhooks until `stop`.
 
-    :raises ConfigurationError: no key to derive secrets from, or this machine is allowed where it must not be.
+    :raises ConfigurationError: `outgoing_keys` is unusable, or loopback is allowed outside a development system.
     """
     secrets, rules = SecretKeys(settings.outgoing_keys), settings.egress_rules()
     publisher = KafkaPublisher(settings, "outgoing")
@@ -84,7 +84,7 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
 
 
 async def _until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, which ends by itself after `stop`, unless it waits for a broker that is away.
+    """Run `work` until it ends after `stop`; cancel it if it still waits for a broker `DRAIN_S` + 1 s later.
 
     Raises the first exception of any of its tasks.
     """
@@ -101,7 +101,7 @@ async def _until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -
 
 
 async def _stopped(part: Stoppable) -> None:
-    """Each says goodbye to the broker; one that is frozen would be waited for by minutes."""
+    """Stop `part` within `STOP_S`: it says goodbye to the broker, and a frozen broker would hold it for minutes."""
     try:
         async with asyncio.timeout(STOP_S):
             await part.stop()
@@ -110,7 +110,7 @@ async def _stopped(part: Stoppable) -> None:
 
 
 async def _connect(publisher: KafkaPublisher, clock: BrokerClock, group: OutgoingGroup) -> None:
-    """Reach the broker, know its time and join, for as long as it takes."""
+    """Reach the broker, learn its time and join the group; repeats until all succeed."""
     while True:
         try:
             await publisher.start()

@@ -1,7 +1,7 @@
-"""Attempts: due deliveries are sent, and what came of each is a fact on the log before anything follows from it.
+"""Sends due deliveries, and writes the outcome of each attempt to the log before anything follows from it.
 
-The state moves only when that fact is read back. So a crash before it leaves the delivery due, and a crash behind it leaves nothing to
-do again.
+The state changes only when that fact is read back: after a crash before it the delivery is still due; after a crash
+behind it nothing is left to do.
 """
 
 import asyncio
@@ -31,14 +31,16 @@ log = get_logger("backstop.outgoing.attempts")
 
 TICK_S = 1.0
 TOLD_TO_OPERATORS: frozenset[DeadBy] = frozenset({"gave_up", "gone", "backlog"})
-"""Given up against everybody's will: a dead letter. A tenant that removes an endpoint, or one that is disabled, knows."""
+"""Ends that need an operator, and so a dead letter. Where an
+endpoint is removed or disabled, its tenant knows already.
+"""
 
 Find = Callable[[str], Pending | None]
-"""The delivery as the log has it now; None where it is not open, or not ours any more."""
+"""The delivery as the log has it now; None if it is not open, or its partition has moved away."""
 
 
 class Attempts:
-    """Takes turns until told to stop. `changed` is to be set when something was put into `turns`."""
+    """Performs attempts until stopped. Set `changed` after each change to `turns`."""
 
     def __init__(
         self, *, turns: Turns, find: Find, sender: Sender, endpoints: Endpoints, secrets: SecretKeys, publisher: Publisher,
@@ -58,7 +60,7 @@ class Attempts:
         self.changed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
-        """Until `stop`; what is under way then has `drain_s` to end, and is sent again by the next process if it does not."""
+        """Run until `stop`. Running attempts then get `drain_s`; the next process repeats those cut short."""
         async with asyncio.TaskGroup() as tasks:
             stopping = tasks.create_task(stop.wait())
             under_way: set[asyncio.Task[None]] = set()
@@ -79,7 +81,7 @@ class Attempts:
 
     def _idle_s(self) -> float:
         due_ms = self._turns.next_due_ms()
-        # Endpoints may be held, too, and the tick is cheap: nobody reckons when exactly.
+        # Endpoints may be held too. A fixed tick is cheap, and simpler than the exact time.
         return TICK_S if due_ms is None else min(TICK_S, max(0.001, (due_ms - self._now_ms()) / 1000))
 
     async def _attempt(self, delivery_id: str) -> None:
@@ -131,7 +133,7 @@ class Attempts:
     async def _endpoint(self, endpoint_id: str) -> Endpoint | None:
         found = self._endpoints.book.by_id.get(endpoint_id)
         if found is None or found.saved is None:
-            # Registered a moment ago, and planned by a process that knew.
+            # A newer registration, known to the process that planned the delivery.
             await until_acknowledged(self._endpoints.catch_up, "outgoing")
             found = self._endpoints.book.by_id.get(endpoint_id)
         return found
@@ -169,7 +171,7 @@ class Attempts:
                     tenant=fact.delivery.tenant, enabled=False, reason="it answered 410 Gone",
                 )
             )  # fmt: skip
-        # The delivery's own fact last: a crash in between tells the rest twice, never not at all.
+        # The delivery's own fact goes last: a crash before it repeats the others, and loses none.
         if messages:
             await publish(self._publisher, messages, "outgoing")
         await publish(self._publisher, [fact], "outgoing")
@@ -177,7 +179,7 @@ class Attempts:
 
 
 def dead_letter_of(fact: DeliveryDead) -> DeadLetter:
-    """What operators hear of a delivery that was given up. There is no record to put back: it is sent again by a resend."""
+    """The dead letter of an abandoned delivery. It holds no record to requeue: a resend sends the delivery again."""
     delivery = fact.delivery
     last = f"; last: {fact.failed_by}{'' if fact.status is None else f' {fact.status}'}" if fact.failed_by else ""
     return DeadLetter(

@@ -1,4 +1,4 @@
-"""What a result becomes for an endpoint: the delivery, its ids, and the event that is sent. Pure; ids are derived, never drawn."""
+"""The deliveries of a result: their ids and events. Pure; ids are derived, never drawn."""
 
 import hashlib
 from typing import Final, assert_never
@@ -13,7 +13,7 @@ ID_HEX: Final = 32
 
 
 def event_of(outcome: JobOutcome) -> EventType:
-    """The event that tells of a job's end, as `/v1/responses` shows the end."""
+    """The event type for a job's outcome, by the status that `/v1/responses` shows."""
     status = end_response_status(outcome)
     match status:
         case "completed":
@@ -40,7 +40,7 @@ def delivery_of(result: JobResult, endpoint_id: str) -> Delivery:
 
 
 def planned(result: JobResult, endpoint_id: str, at_ms: int) -> DeliveryPlanned:
-    """The fact that a result is to be delivered to an endpoint; a result that is read again makes the same one."""
+    """The fact that a result is to be delivered to an endpoint; the same result gives the same fact."""
     delivery_id = _delivery_id(result, endpoint_id)
     return DeliveryPlanned(
         id=f"{delivery_id}/planned", at_ms=at_ms, delivery_id=delivery_id, delivery=delivery_of(result, endpoint_id)
@@ -48,7 +48,7 @@ def planned(result: JobResult, endpoint_id: str, at_ms: int) -> DeliveryPlanned:
 
 
 def asked(result: JobResult, endpoint_id: str, asked_at_ms: int) -> DeliveryAsked:
-    """The fact that somebody wants this result sent, or sent again. The `webhook-id` is that of the first time."""
+    """The fact that a caller wants this result sent or sent again. The `webhook-id` stays that of the first time."""
     delivery_id = _delivery_id(result, endpoint_id)
     return DeliveryAsked(
         id=f"{delivery_id}/asked/{asked_at_ms}", at_ms=asked_at_ms, asked_at_ms=asked_at_ms, delivery_id=delivery_id,
@@ -57,7 +57,7 @@ def asked(result: JobResult, endpoint_id: str, asked_at_ms: int) -> DeliveryAske
 
 
 def asked_test(endpoint_id: str, tenant: str, event_type: EventType, nonce: str, asked_at_ms: int) -> DeliveryAsked:
-    """An event about a response that does not exist, to see whether an endpoint works."""
+    """A test event about a response that does not exist, to check an endpoint."""
     response_id = f"resp_test_{nonce}"
     delivery_id = f"whd_{_hashed('test', endpoint_id, nonce)}"
     return DeliveryAsked(
@@ -70,12 +70,12 @@ def asked_test(endpoint_id: str, tenant: str, event_type: EventType, nonce: str,
 
 
 def event_id(delivery: Delivery) -> str:
-    """The same for every endpoint that hears of this end of this response."""
+    """One id per end of a response, the same for all its endpoints."""
     return f"evt_{_hashed(delivery.job_id, str(delivery.created_at_s), delivery.event_type)}"
 
 
 def _delivery_id(result: JobResult, endpoint_id: str) -> str:
-    # A job id may be used again once its job was forgotten: that is another job.
+    # A forgotten job's id may be reused by another job, so the time of submission is part of the id.
     return f"whd_{_hashed(endpoint_id, result.job_id, str(result.timings.submitted_at_ms))}"
 
 

@@ -1,9 +1,10 @@
-"""The only way out: names resolved by us, every address checked, and the connection made to the address that was checked.
+"""The only way out: names are resolved and addresses checked here, and connections go to checked addresses.
 
-- The resolver refuses a name if any of its addresses is refused: a name with a public and a private one is no accident.
-- What it returns are addresses, and the connection goes to those. Nobody asks for the name a second time, so a name that changes its
-  answer between the check and the connection gains nothing. TLS still verifies the name.
-- The address is checked once more where the socket is made, which also sees what never came through the resolver.
+- The resolver refuses a name if any of its addresses is refused: public and private addresses under one name suggest an
+  attack.
+- The resolver returns addresses, and the connection goes to those. The name is not resolved again, so changing its
+  answer between check and connection gains nothing. TLS still verifies the name.
+- The address is checked again when the socket is made, which covers connections that bypass the resolver.
 """
 
 import asyncio
@@ -17,18 +18,18 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from backstop.runtime.addresses import EgressRules
 
 Lookup = Callable[[str, int], Awaitable[list[tuple[int, str]]]]
-"""Name and port → (address family, address) of each answer. :raises OSError: there is no answer."""
+"""Name and port → (address family, address) of each answer. :raises OSError: the name can't be resolved."""
 
 ADDRESSES_MAX = 16
-"""Of one name that are looked at, and connected to in turn."""
+"""Addresses of a name that are tried, in turn."""
 
 
 class AddressRefusedError(OSError):
-    """The name leads to where no webhook may go."""
+    """The name or address is one that no webhook may reach."""
 
 
 class SystemLookup:
-    """The system's resolver, in threads of its own: one that hangs holds up no other work of the process."""
+    """The system's resolver, in its own threads: a hanging lookup delays nothing else in the process."""
 
     def __init__(self, threads_max: int) -> None:
         self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="webhook-dns")
@@ -42,7 +43,7 @@ class SystemLookup:
 
 
 class CheckedResolver(AbstractResolver):
-    """For aiohttp's connector."""
+    """The resolver of aiohttp's connector."""
 
     def __init__(self, rules: EgressRules, lookup: Lookup) -> None:
         self._rules = rules
@@ -51,15 +52,15 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """:raises AddressRefusedError: one of its addresses may not be connected to.
+        """:raises AddressRefusedError: one of the name's addresses is refused.
 
-        :raises OSError: there is no such name.
+        :raises OSError: the name has no address.
         """
         found = [(kind, address) for kind, address in await self._lookup(host, port) if family in (0, kind)]
         if not found:
             raise OSError("the name has no address")
         if any(self._rules.refuses(address) for _, address in found):
-            raise AddressRefusedError("the name leads to an address that is refused")
+            raise AddressRefusedError("the name resolves to a refused address")
         return [
             ResolveResult(
                 hostname=host, host=address, port=port, family=kind, proto=0,
@@ -69,11 +70,11 @@ class CheckedResolver(AbstractResolver):
         ]  # fmt: skip
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """Holds nothing to close."""
 
 
 def checked_socket(rules: EgressRules) -> Callable[[Any], socket.socket]:
-    """For aiohttp's connector: makes the socket of an address, if that may be connected to."""
+    """The socket factory of aiohttp's connector. :raises AddressRefusedError: the address is refused."""
 
     def make(info: Any) -> socket.socket:
         family, kind, proto, _, address = info

@@ -1,8 +1,8 @@
-"""The endpoints that tenants have registered, as the compacted topic `webhook-endpoints` tells them.
+"""The endpoints that tenants have registered, from the compacted topic `webhook-endpoints`.
 
-Several receivers write there, so there is no file that they would share, and each reader merges the facts by itself: the last record of
-a key wins, and what is removed stays removed. `EndpointFollower.catch_up` returns when all that was acknowledged before it was called
-is known; that is how a writer sees its own registration, and how a result finds an endpoint that was registered just before it.
+Several receivers write there and share no file, so each reader merges the facts itself: the last record of a key wins,
+and a removed endpoint stays removed. `EndpointFollower.catch_up` returns when everything acknowledged before the call
+is known: so a writer sees its own registration, and a result finds an endpoint registered just before it.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ CATCH_UP_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What is known of one. `saved` is None until its registration was read."""
+    """One endpoint. `saved` is None until its registration is read."""
 
     id: str
     saved: EndpointSaved | None = None
@@ -51,7 +51,7 @@ class Endpoint:
 
     @property
     def live(self) -> bool:
-        """Registered, and to be told of what ends."""
+        """Registered and enabled: it gets events."""
         return self.is_there and self.enabled
 
 
@@ -77,20 +77,20 @@ class EndpointBook:
         self._of_tenant.setdefault(fact.tenant, set()).add(known.id)
 
     def registered(self, tenant: str | None = None) -> list[Endpoint]:
-        """Those that are not removed, oldest first; of one tenant, or of all."""
+        """Endpoints that are not removed, oldest first; of one tenant, or of all (None)."""
         ids: Iterable[str] = self.by_id if tenant is None else self._of_tenant.get(tenant, ())
         found = [one for one in map(self.by_id.__getitem__, ids) if one.is_there]
         return sorted(found, key=lambda one: (one.saved.created_at_ms if one.saved else 0, one.id))
 
     def find(self, endpoint_id: str, tenant: str) -> Endpoint | None:
-        """None for another tenant's, too."""
+        """None if it is not registered, or belongs to another tenant."""
         found = self.by_id.get(endpoint_id)
         return (
             found if found is not None and found.is_there and endpoint_id in self._of_tenant.get(tenant, ()) else None
         )
 
     def wanting(self, tenant: str, event_type: EventType, ended_at_ms: int) -> list[Endpoint]:
-        """Live ones that want to hear of this. What ended before an endpoint was registered is no news for it."""
+        """Live endpoints subscribed to this event type. One registered after `ended_at_ms` does not get the event."""
         return [
             one
             for one in map(self.by_id.__getitem__, sorted(self._of_tenant.get(tenant, ())))
@@ -106,23 +106,25 @@ class EndpointBook:
 
 
 class Endpoints(Protocol):
-    """As the doors and the sender use them."""
+    """The endpoints as the ingress and the sender use them."""
 
     book: EndpointBook
 
     async def catch_up(self) -> None:
-        """Know all that was acknowledged before this call.
+        """Read everything that was acknowledged before this call.
 
-        :raises BrokerUnavailableError: the broker does not tell.
+        :raises BrokerUnavailableError: the broker does not answer.
         """
 
 
 class EndpointFollower:
-    """Reads the topic from its beginning, without a group. Connects with the first `catch_up`: who asks nothing pays nothing."""
+    """Reads the topic from its beginning, without a group. Connects
+    at the first `catch_up`, so an unused one is free.
+    """
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self.book = EndpointBook()
-        """As of the last time that all was known: what is being read from the beginning is not shown before its end."""
+        """The state at the last completed `catch_up`; a first or repeated reading is not visible before its end."""
         self._reading = self.book
         self._settings = settings
         self._partitions = [
@@ -135,7 +137,7 @@ class EndpointFollower:
         """The last round that was read to its end."""
 
     async def catch_up(self) -> None:
-        # Whoever comes while a round is on its way shares the next one with all who wait, instead of queueing for one of its own.
+        # A caller that comes during a round shares the next round with all other waiting callers.
         wanted = self._rounds_begun + 1
         try:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_S), self._turn:
@@ -150,7 +152,7 @@ class EndpointFollower:
         except TimeoutError as error:
             raise BrokerUnavailableError(f"webhook endpoints were not read within {CATCH_UP_TIMEOUT_S:g} s") from error
         except (KafkaError, OSError) as error:
-            await self.stop()  # the next call connects anew
+            await self.stop()  # the next call reconnects
             raise BrokerUnavailableError(f"webhook endpoints can't be read: {error!r}") from error
 
     async def stop(self) -> None:
@@ -182,5 +184,5 @@ class EndpointFollower:
                 try:
                     self._reading.take(decode(ENDPOINT_FACT, record.value))  # type: ignore[attr-defined]  # aiokafka has no types
                 except PoisonError as error:
-                    # Only we write here: another release's fact, most likely. It stays where it is.
+                    # Only Backstop writes here: probably a fact of another release. The record stays in the topic.
                     log.error("endpoint_fact_unreadable", reason=error.reason, detail=error.detail)

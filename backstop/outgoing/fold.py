@@ -1,12 +1,13 @@
 """PURE: the states of a delivery, and `step`.
 
 The rules:
-1. Each record carries the whole delivery, so a reader may begin anywhere: what it has not heard of is as the next record says.
-2. A delivery has rounds: the first is the result's own (`asked_at_ms` 0), each further one was asked for by hand, at a later time. A fact
-   of an earlier round changes nothing; one of a later round begins anew.
-3. Within a round attempts count upwards. Two processes may try at the same time (a partition moved): the first fact of an attempt is
-   taken, but a delivery ends a round whichever attempt it was.
-4. What has ended stays so within its round.
+1. Each record carries the whole delivery, so a reader may begin anywhere: an unknown delivery gets the state that the
+record implies.
+2. A delivery has rounds: the first follows from the result (`asked_at_ms` 0), each further one from a later request. A
+fact of an earlier round changes nothing; a fact of a later round begins anew.
+3. Within a round attempts count upwards. Two processes may attempt at the same time (a partition moved): the first fact
+of an attempt counts, but a `DeliveryDone` or `DeliveryDead` ends the round whichever attempt it reports.
+4. An ended round stays ended.
 
 A crash between an attempt and its fact leaves the delivery due: it is sent again, under the same id.
 """
@@ -27,12 +28,12 @@ from schemas.deliveries import (
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Never heard of, or forgotten."""
+    """No fact read, or forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """To be sent at `due_ms`; `attempts` were made in this round."""
+    """Due at `due_ms`; `attempts` counts those made in this round."""
 
     delivery: Delivery
     asked_at_ms: int
@@ -42,7 +43,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Delivered, or given up."""
+    """Delivered, or abandoned."""
 
     asked_at_ms: int
 
@@ -58,7 +59,7 @@ class Step:
 
 
 def step(state: State, fact: DeliveryFact) -> Step:
-    """Fold one fact of a delivery. Total: what no longer matters is a no-op that says so."""
+    """Fold one fact of a delivery. Total: a fact that no longer matters changes nothing, and `ignored` says why."""
     match state:
         case Absent():
             return Step(_as_told(fact))

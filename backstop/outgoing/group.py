@@ -1,9 +1,10 @@
-"""One member of the group that reads `results` and `deliveries`.
+"""A member of the consumer group that reads `results` and `deliveries`.
 
-A partition of `results` begins where the group has committed. So does one of `deliveries`; there the commit is a checkpoint
-(`backstop.outgoing.log`), and nothing of the partition is acted on before it has been read to where it ended when it was assigned.
+Each partition is read from the group's committed offset. In `deliveries` that commit is a checkpoint
+(`backstop.outgoing.log`), and no delivery of a partition is acted on before the partition is read to the end it had
+when assigned.
 
-Nothing is fenced here: two members that act on one partition for a moment send a webhook twice, under one id.
+There is no fencing: two members that own a partition for a moment send a webhook twice, under one id.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,9 +35,9 @@ Partition = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """What is ours from now on; what was ours before is not, unless it is here. `ends`: of the partitions of `deliveries`.
+    """The new assignment, which replaces the former one. `ends`: the end offsets of the partitions of `deliveries`.
 
-    `settled` is False while nobody knows yet, between an assignment and the next.
+    `settled` is False between losing one assignment and getting the next.
     """
 
     ends: Mapping[int, int]
@@ -47,7 +48,7 @@ Polled = Mapping[Partition, list[Record]]
 
 
 class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """For one task at a time."""
+    """Not safe for concurrent use: one task at a time."""
 
     def __init__(self, settings: RuntimeSettings, session_timeout_ms: int) -> None:
         self._settings = settings
@@ -56,12 +57,12 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._consumer: AIOKafkaConsumer | None = None
         self._pace = FetchPace()
         self._away = False
-        """Between losing our partitions and hearing which are ours now."""
+        """True between the loss of an assignment and the next one."""
         self._epoch = 0
         self._adopted = 0
 
     async def start(self) -> None:
-        """Join.
+        """Join the group.
 
         :raises BrokerUnavailableError: no broker answered.
         """
@@ -90,13 +91,13 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             raise
 
     async def stop(self) -> None:
-        """Leave the group, so that others need not wait for the session to end."""
+        """Leave the group, so that other members get the partitions before the session times out."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.stop()
 
     async def poll(self, records_max: int, wait_ms: int) -> Assigned | Polled:
-        """What has come; or, before anything of it, a new assignment.
+        """New records; or a new assignment, always before the first records of it.
 
         :raises BrokerUnavailableError: passing.
         """
@@ -109,12 +110,13 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             raise BrokerUnavailableError(f"poll: {error!r}") from error
         self._pace.saw(consumer, records=bool(batches))
         if self._epoch != epoch:
-            # Whose these are is not known any more. They are read again: adopting begins at what is committed.
+            # A rebalance during the poll: these records may belong to another member. The new owner reads them from the
+            # commit.
             return {}
         return {self._from(tp): [record_of(raw) for raw in raws] for tp, raws in batches.items() if raws}
 
     async def positions(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Of these partitions of `deliveries`: where the next poll reads on. Those that moved away are left out."""
+        """The next offsets to read in these partitions of `deliveries`. Partitions that moved away are left out."""
         consumer, found = self._live(), {}
         for partition in partitions:
             try:
@@ -124,7 +126,9 @@ class OutgoingGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         return found
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
-        """False: not taken, as a partition moved or the broker is away. It is harmless: what follows is read again."""
+        """False: not committed, because a partition moved or the
+        broker is away. Harmless: the records are read again.
+        """
         if not offsets or self._epoch != self._adopted or self._away:
             return False
         try:

@@ -1,4 +1,4 @@
-"""PURE: what became of deliveries, for people: one line each, from their facts."""
+"""PURE: the state of deliveries for people, one line each, from their facts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from schemas.deliveries import (
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLine:
-    """`attempt`: how many there were in this round; `because`: why the last one failed, or why it was given up."""
+    """`attempt`: attempts in this round. `because`: why the last one failed, or why the delivery was abandoned."""
 
     delivery_id: str
     endpoint_id: str
@@ -33,7 +33,7 @@ class DeliveryLine:
 
 
 def lines(facts: Iterable[DeliveryFact]) -> list[DeliveryLine]:
-    """One a delivery, in the order of their last facts. Facts of one delivery come in the order of the log."""
+    """One line per delivery, by the time of its last fact. The facts of one delivery must be in log order."""
     states: dict[str, State] = {}
     found: dict[str, DeliveryLine] = {}
     for fact in facts:

@@ -1,7 +1,7 @@
-"""PURE: one partition of `deliveries` in memory: the fold of its records, and from where it would have to be folded again.
+"""PURE: one partition of `deliveries`, folded in memory, and the offset from which to fold it again.
 
-As each record carries its whole delivery, the last records of what is open are enough: everything before the oldest of them may be left
-out the next time. That offset is what is committed to the group, so a restart reads what is open and not a month of history.
+Each record carries its whole delivery, so the last records of the open deliveries suffice, and the fold may begin at
+the oldest of these. That offset is committed to the group: a restart reads the open deliveries, not a month of history.
 """
 
 from dataclasses import dataclass, field
@@ -10,18 +10,20 @@ from backstop.outgoing.fold import Absent, Ended, Ignored, Pending, step
 from schemas.deliveries import DeliveryFact, ResendAsked, ResendDone
 
 ENDED_REMEMBERED_MAX = 20_000
-"""Of each partition, so that a result that is read again does not begin its delivery again. Beyond it one is sent twice, under one id."""
+"""Per partition, so that a result read again does not restart its
+delivery. Beyond it one is sent twice, under one id.
+"""
 
 
 @dataclass(slots=True)
 class PartitionLog:
     open: dict[str, tuple[Pending, int]] = field(default_factory=dict)
-    """With the offset of its last record; in the order of these offsets."""
+    """Each with the offset of its last record, in the order of these offsets."""
     resends: dict[str, tuple[ResendAsked, int]] = field(default_factory=dict)
     _ended: dict[str, Ended] = field(default_factory=dict)
 
     def take(self, fact: DeliveryFact, offset: int) -> Ignored | None:
-        """Fold one fact; `open` tells what became of it."""
+        """Fold one fact. Returns why it was ignored, or None; the new state is in `open`."""
         delivery_id = fact.delivery_id
         known = self.open.get(delivery_id)
         done = step(known[0] if known else self._ended.get(delivery_id, Absent()), fact)
@@ -37,7 +39,7 @@ class PartitionLog:
                 while len(self._ended) > ENDED_REMEMBERED_MAX:
                     del self._ended[next(iter(self._ended))]
             case Absent():
-                raise AssertionError("a fact was taken and left nothing")
+                raise AssertionError("a fact that was not ignored left no state")
         return None
 
     def take_resend(self, record: ResendAsked | ResendDone, offset: int) -> None:
@@ -48,7 +50,7 @@ class PartitionLog:
                 self.resends.pop(record.resend_id, None)
 
     def checkpoint(self, position: int) -> int:
-        """Where a fold has to begin to know all that is open now; `position` where nothing is."""
+        """The offset from which a fold knows everything that is open now; `position` if nothing is open."""
         first_open = next(iter(self.open.values()), None)
         first_resend = next(iter(self.resends.values()), None)
         return min([position, *(found[1] for found in (first_open, first_resend) if found is not None)])

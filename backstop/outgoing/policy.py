@@ -1,7 +1,7 @@
-"""PURE: what follows from an attempt, and when the next one is due.
+"""PURE: the consequence of an attempt, and when the next one is due.
 
-After Standard Webhooks: any 2xx is success and all else is failure, a redirect too; 410 says that nobody listens there any more; 429
-and 503 may say when to come again.
+Follows Standard Webhooks: any 2xx is success, everything else failure, a redirect included; 410 means that the endpoint
+is gone; 429 and 503 may say when to try again.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ HEADER_CHARS_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A response came, whatever it was."""
+    """The endpoint answered, with any status."""
 
     status: int
     retry_after: str | None = None
@@ -37,11 +37,11 @@ Outcome = Answered | Unanswered
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`waits_ms[n]`: between attempts n + 1 and n + 2. The first is made at once."""
+    """`waits_ms[n]`: the wait between attempts n + 1 and n + 2. The first attempt is made at once."""
 
     waits_ms: tuple[int, ...]
     jitter: float = 0.1
-    """Up to this share is added to a wait; how much is derived from delivery and attempt."""
+    """The largest share added to a wait; the exact share is derived from delivery and attempt."""
     retry_after_ms_max: int = 3_600_000
 
     @property
@@ -51,17 +51,17 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`fact` is what happened. The endpoint is left alone until `hold_until_ms`, if it asked for that."""
+    """`fact`: what happened. `gone`: disable the endpoint. `hold_until_ms`: until then the endpoint gets no attempt."""
 
     fact: DeliveryDone | DeliveryFailed | DeliveryDead
     gone: bool = False
     hold_until_ms: int = 0
     tried: bool = True
-    """False: it was given up without an attempt, which says nothing of the endpoint."""
+    """False: abandoned without an attempt, which tells nothing about the endpoint."""
 
 
 def judge(pending: Pending, delivery_id: str, outcome: Outcome, policy: RetryPolicy, now_ms: int) -> Verdict:
-    """What the outcome of the next attempt of `pending` means."""
+    """The verdict on the next attempt of `pending`, from its outcome."""
     attempt = pending.attempts + 1
     named: Mapping[str, object] = _named(pending, delivery_id, f"attempt/{attempt}", now_ms)
     status = outcome.status if isinstance(outcome, Answered) else None
@@ -84,18 +84,18 @@ def judge(pending: Pending, delivery_id: str, outcome: Outcome, policy: RetryPol
 
 
 def dead_without_attempt(pending: Pending, delivery_id: str, dead_by: DeadBy, now_ms: int) -> DeliveryDead:
-    """Given up because there is nowhere to send it, or too much waits to be sent there."""
+    """Abandoned without an attempt: the endpoint is removed or disabled, or too many deliveries wait for it."""
     named = _named(pending, delivery_id, f"dead/{dead_by}", now_ms)
     return DeliveryDead(**named, attempt=pending.attempts, dead_by=dead_by)
 
 
 def share(text: str) -> float:
-    """From 0 up to 1: spread like a random number, and the same again for the same text."""
+    """A number in [0, 1), evenly spread and fixed for each text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
 def retry_after_ms(header: str | None, now_ms: int) -> int:
-    """Milliseconds that `Retry-After` asks for, as seconds or as a date; 0 where it asks for nothing that can be read."""
+    """The wait that `Retry-After` asks for, given in seconds or as a date; 0 if it is missing or malformed."""
     if header is None or len(header) > HEADER_CHARS_MAX:
         return 0
     text = header.strip()

@@ -1,4 +1,4 @@
-"""Resends since a time: the results of that span are read again, and each is asked for anew."""
+"""Resends since a time: reads the results of that span again, and requests a delivery of each."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -19,19 +19,19 @@ from schemas.results import RESULT, JobResult
 POLL_MS = 500
 RECORDS_MAX = 500
 SLACK_MS = 3_600_000
-"""How far a record's stamp, which is its writer's own clock, may be from the time at which the job ended, which is the broker's."""
+"""Allowed gap between a record's timestamp (its writer's clock) and the end of its job (the broker's clock)."""
 
 
 class Results(Protocol):
     def between(self, since_ms: int, until_ms: int) -> AsyncIterator[list[JobResult]]:
-        """Those that were written then, in batches, each partition in its order.
+        """Results written in that span, in batches; each partition in its order.
 
-        :raises BrokerUnavailableError: the broker went away meanwhile.
+        :raises BrokerUnavailableError: the broker became unavailable.
         """
 
 
 def asked_of(results: list[JobResult], ask: ResendAsked, endpoint: Endpoint) -> list[DeliveryAsked]:
-    """What of these is to be sent again. Pure."""
+    """The deliveries to request for these results. Pure."""
     if endpoint.saved is None:
         return []
     return [
@@ -44,7 +44,7 @@ def asked_of(results: list[JobResult], ask: ResendAsked, endpoint: Endpoint) -> 
 
 
 class ResultsReader:
-    """Reads `results` without a group. A consumer for each call: resends are rare."""
+    """Reads `results` without a group. Opens a consumer per call: resends are rare."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
@@ -80,7 +80,7 @@ class ResultsReader:
 
 
 def _result(record: Any) -> JobResult | None:
-    """None for a tombstone, and for what is no result: the group has set that aside when it came."""
+    """None for a tombstone or an unreadable record: the group dead-lettered the latter when it first read it."""
     try:
         return decode(RESULT, record.value)
     except PoisonError:

@@ -1,7 +1,7 @@
 """Signing secrets of webhook endpoints, derived and never stored: no topic, file or database holds one.
 
-An endpoint's facts name a key (by a digest of it) and a number; the secret is the HMAC of endpoint and number under that key. Whoever
-has the keys, from the environment, can make each secret again; whoever reads the topics can make none.
+An endpoint's facts name a key (by its digest) and a number; the secret is the HMAC of endpoint and number under that
+key. The keys come from the environment: a process that has them can derive every secret, a reader of the topics none.
 """
 
 import base64
@@ -20,10 +20,10 @@ KEYS_MAX: Final = 8
 
 
 class SecretKeys:
-    """The keys of `BACKSTOP_OUTGOING_KEYS`. The first makes new secrets; the others still make those that they made."""
+    """The keys of `BACKSTOP_OUTGOING_KEYS`. The first makes new secrets; the others still derive their earlier ones."""
 
     def __init__(self, keys: Sequence[SecretStr]) -> None:
-        """:raises ConfigurationError: none, too many, or one that is too short to be a key."""
+        """:raises ConfigurationError: no key, too many keys, or a key that is too short."""
         if not 1 <= len(keys) <= KEYS_MAX:
             raise ConfigurationError(
                 f"set BACKSTOP_OUTGOING_KEYS to 1 to {KEYS_MAX} keys: `openssl rand -base64 32` makes one"
@@ -36,16 +36,16 @@ class SecretKeys:
         self.current_id = _key_id(values[0])
 
     def secret(self, endpoint_id: str, ref: SecretRef) -> bytes | None:
-        """None: the key that made it is not among ours."""
+        """None: the key that made this secret is not configured."""
         key = self._by_id.get(ref.key_id)
         if key is None:
             return None
         return hmac.digest(key, f"webhook secret\n{endpoint_id}\n{ref.number}".encode(), "sha256")
 
     def shown(self, endpoint_id: str, ref: SecretRef) -> str:
-        """As Standard Webhooks writes it; the key is ours.
+        """The secret as Standard Webhooks writes it.
 
-        :raises KeyError: it is not.
+        :raises KeyError: its key is not configured.
         """
         secret = self.secret(endpoint_id, ref)
         if secret is None:

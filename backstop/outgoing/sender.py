@@ -1,4 +1,4 @@
-"""One attempt: one POST, no redirect, no proxy, no cookie, and nothing of the answer but its status."""
+"""One attempt: one POST without redirects, proxies or cookies, of whose answer only status and Retry-After are used."""
 
 import asyncio
 import ssl
@@ -18,14 +18,16 @@ from schemas.deliveries import FailedBy
 log = get_logger("backstop.outgoing.sender")
 
 ANSWER_BYTES_MAX: Final = 16_384
-"""What of a body is read so that the connection can be used again. A longer one costs the connection, and nothing else."""
+"""Bytes of an answer's body that are read, so that the connection
+can be reused. A longer body closes the connection.
+"""
 KEEPALIVE_S: Final = 15.0
 ANSWER_READ_S: Final = 2.0
 HEADER_BYTES_MAX: Final = 8_190
 
 
 class Sender:
-    """One client a process. Whatever the network and the other side do comes back as an `Outcome`."""
+    """One client per process. Every failure of the network or the endpoint is returned as an `Outcome`."""
 
     def __init__(
         self, rules: EgressRules, lookup: Lookup, *, timeout_s: float, connections_max: int,
@@ -41,7 +43,7 @@ class Sender:
     async def start(self) -> None:
         connector = aiohttp.TCPConnector(
             resolver=CheckedResolver(self._rules, self._lookup),
-            use_dns_cache=False,  # what was checked is connected to, and forgotten
+            use_dns_cache=False,  # each connection resolves and checks its name anew
             socket_factory=checked_socket(self._rules),
             ssl=self._tls,
             limit=self._connections_max,
@@ -63,27 +65,27 @@ class Sender:
             await session.close()
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
-        assert self._session is not None, "start it first"
+        assert self._session is not None, "call start() first"
         try:
             self._rules.check_url(url)
         except ValueError:
             return Unanswered("url_refused")
         try:
-            # Around all of it: a lookup in a thread does not end when aiohttp's own timeout does.
+            # Covers everything: a lookup in a thread does not end with aiohttp's own timeout.
             async with asyncio.timeout(self._timeout_s):
                 return await self._exchange(self._session, url, headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unanswered(_failed_by(error))
         except Exception as error:
-            # uvloop raises RuntimeError for a transport that has just closed, aiohttp's parser whatever it meets: one endpoint's answer
-            # must not end the process, which would ask for the same answer again.
+            # uvloop raises RuntimeError for a transport that has just closed, and aiohttp's parser may raise anything.
+            # One endpoint's answer must not end the process: the next one would request the same answer.
             log.error("attempt_failed_unforeseen", exc_info=error)
             return Unanswered("connection")
 
     async def _exchange(
         self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], body: bytes
     ) -> Outcome:
-        target = URL(url, encoded=True)  # as it was checked, not as a parser would write it
+        target = URL(url, encoded=True)  # exactly as checked, not as a parser would rewrite it
         async with session.post(target, data=body, headers=headers, allow_redirects=False) as answer:
             if not await _read_to_its_end(answer):
                 answer.close()
@@ -91,7 +93,9 @@ class Sender:
 
 
 async def _read_to_its_end(answer: aiohttp.ClientResponse) -> bool:
-    """So that the connection can be used again; False where that would take too long. What was answered stands already."""
+    """Read the body so that the connection can be reused; False if it
+    is too long or too slow. The status stands already.
+    """
     left = ANSWER_BYTES_MAX
     try:
         async with asyncio.timeout(ANSWER_READ_S):
@@ -104,7 +108,7 @@ async def _read_to_its_end(answer: aiohttp.ClientResponse) -> bool:
 
 def _failed_by(error: Exception) -> FailedBy:
     match error:
-        case TimeoutError():  # aiohttp's own are among them
+        case TimeoutError():  # includes aiohttp's own
             return "timeout"
         case aiohttp.ClientConnectorError(os_error=AddressRefusedError()):
             return "address_refused"

@@ -1,7 +1,7 @@
-"""The shell: what the group reads becomes facts and state; the attempts take their turns from that state.
+"""The shell: turns the records that the group reads into facts and state, from which the attempts take their turns.
 
-Results: each becomes a `DeliveryPlanned` for each endpoint that wants it; these are acknowledged before the results are committed.
-Deliveries: folded; of a partition that has been read to its end, what is pending gets its turn.
+Results: each becomes one `DeliveryPlanned` per subscribed endpoint; these are acknowledged before the results are
+committed. Deliveries: folded; once a partition is read to its end, its pending deliveries get turns.
 """
 
 import asyncio
@@ -40,7 +40,9 @@ RETRY_WAIT_S = 0.5
 
 
 class Service:
-    """One member of the group, with what it knows of its partitions. `attempts` is handed in after `find` is known."""
+    """A member of the group, with the state of its partitions.
+    `attempts` is passed to `run`, because it needs `find`.
+    """
 
     def __init__(
         self, *, group: OutgoingGroup, turns: Turns, endpoints: Endpoints, results: Results, publisher: Publisher,
@@ -56,13 +58,13 @@ class Service:
         self._metrics = metrics
         self._logs: dict[int, PartitionLog] = {}
         self._behind: dict[int, int] = {}
-        """Partitions that were not yet read to where they ended when they became ours, with that end."""
+        """Partitions not yet read to the end that they had when assigned, with that end."""
         self._assigned = False
         self._checkpoint_s = 0.0
         self._uncommitted: dict[tuple[str, int], int] = {}
 
     def find(self, delivery_id: str) -> Pending | None:
-        """A delivery that is open, of a partition that is ours."""
+        """An open delivery of an assigned partition, or None."""
         for partition in self._logs.values():
             found = partition.open.get(delivery_id)
             if found is not None:
@@ -72,11 +74,11 @@ class Service:
     def not_ready(self) -> str | None:
         """Why nothing is sent yet, or None."""
         if not self._assigned:
-            return "the group has not shared out its partitions yet"
+            return "the group has not assigned its partitions yet"
         return f"{len(self._behind)} partitions are still being read" if self._behind else None
 
     async def run(self, attempts: Attempts, stop: asyncio.Event) -> None:
-        """Read and fold until `stop`; while the broker is away this waits."""
+        """Read and fold until `stop`; waits while the broker is away."""
         while not stop.is_set():
             try:
                 polled = await self._group.poll(POLL_RECORDS, POLL_WAIT_MS)
@@ -93,7 +95,7 @@ class Service:
         await self._commit(at_once=True)
 
     async def follow_endpoints(self, stop: asyncio.Event) -> None:
-        """Know within a second what was registered, changed, disabled or removed."""
+        """Learn of registered, changed, disabled and removed endpoints within `FOLLOW_EVERY_S`."""
         while not stop.is_set():
             try:
                 await self._endpoints.catch_up()
@@ -105,7 +107,7 @@ class Service:
             await pause(stop, FOLLOW_EVERY_S)
 
     async def resend(self, stop: asyncio.Event) -> None:
-        """Do what `ResendAsked` asks for, one after the other."""
+        """Perform the open `ResendAsked`, one after the other."""
         while not stop.is_set():
             ask = next((ask for ask, _ in self._open_resends()), None)
             if ask is None:
@@ -179,8 +181,8 @@ class Service:
             self._turns.put(delivery_id, delivery.endpoint_id, found[0].due_ms, delivery.tenant)
 
     async def _plan(self, records: Iterable[Record]) -> tuple[list[Message], list[Message]]:
-        """The deliveries of these results, and the letters of what is no result."""
-        # Whoever registered before a result was written is known from here on. These records were given out: no way back.
+        """The deliveries of these results, and the dead letters of the unreadable records."""
+        # Learns every endpoint registered before these results. Waits without end: these records can't be polled again.
         await until_acknowledged(self._endpoints.catch_up, "outgoing")
         facts: list[Message] = []
         poisons: list[Message] = []
@@ -188,7 +190,7 @@ class Service:
             return facts, poisons
         for record in records:
             if record.value is None:
-                continue  # erased
+                continue  # a tombstone: the result was erased
             try:
                 result = decode(RESULT, record.value)
             except PoisonError as error:

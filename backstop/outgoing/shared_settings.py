@@ -1,4 +1,4 @@
-"""Settings of outgoing webhooks that the receiver (which registers endpoints) and the sender share."""
+"""Settings of outgoing webhooks shared by the receiver (which registers endpoints) and the sender."""
 
 from typing import Annotated, Any
 
@@ -17,18 +17,18 @@ class WebhookSettings(RuntimeSettings):
     outgoing_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         description="Keys from which the signing secrets of outgoing webhooks are derived, comma-separated; the first "
-        "makes new secrets. Without one there are no outgoing webhooks.",
+        "makes new secrets. Without a key there are no outgoing webhooks.",
     )
     outgoing_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         default=(443, 8443), description="Ports that a webhook endpoint may have, comma-separated."
     )
     outgoing_refused_networks: CommaList = Field(
         default=(),
-        description="Networks (CIDR, comma-separated) that no webhook goes to, besides all that are not public.",
+        description="Networks (CIDR, comma-separated) that no webhook may reach, besides all non-public ones.",
     )
     outgoing_loopback: bool = Field(
         default=False,
-        description="Development only: endpoints may be on this machine, with http. Refused unless the broker is, too.",
+        description="Development only: endpoints may be on this machine, with http. Refused unless the broker is too.",
     )
 
     @field_validator("outgoing_keys", "outgoing_ports", "outgoing_refused_networks", mode="before")
@@ -50,11 +50,11 @@ class WebhookSettings(RuntimeSettings):
         return networks
 
     def egress_rules(self) -> EgressRules:
-        """:raises ConfigurationError: this machine is allowed, and this is no development system."""
+        """:raises ConfigurationError: loopback is allowed, but the broker is not on this machine."""
         if self.outgoing_loopback and not is_here(self.kafka_bootstrap_servers):
             raise ConfigurationError(
-                "BACKSTOP_OUTGOING_LOOPBACK is for development: with a broker that is not on this machine, tenants could reach "
-                "what runs beside it"
+                "BACKSTOP_OUTGOING_LOOPBACK is for development: with a broker that is not on this machine, tenants "
+                "could reach services of this machine; unset it"
             )
         return EgressRules(
             frozenset(self.outgoing_ports), self.outgoing_loopback, parse_networks(self.outgoing_refused_networks)

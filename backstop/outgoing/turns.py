@@ -1,8 +1,8 @@
-"""PURE: which delivery is sent next. Due times, a bounded number of attempts at one time, and fair turns between endpoints.
+"""PURE: the order of deliveries: due times, a bounded number of concurrent attempts, and fair turns between endpoints.
 
-An endpoint that is slow or down may not hold up the others: each has a few of the slots at most, and one only after an attempt that
-failed, until one succeeds. Whoever has something due gets its turn before anybody gets a second one, and no tenant takes the last slots,
-however many endpoints it has.
+A slow or failing endpoint must not hold up the others: each has a few slots at most, and one only after a failed
+attempt, until one succeeds. Every endpoint with a due delivery gets a turn before any gets a second one, and no tenant
+takes the last slots, however many endpoints it has.
 """
 
 import heapq
@@ -13,19 +13,19 @@ from itertools import count
 from backstop.runtime.shares import Shares
 
 RUNNING_AGAIN_MS = 1_000
-"""When to look again at a delivery whose attempt is still under way: it was asked for anew meanwhile."""
+"""Delay of a delivery that was requested anew while its attempt is still running."""
 
 
 @dataclass(slots=True)
 class _Endpoint:
     tenant: str
     ready: deque[tuple[str, int]] = field(default_factory=deque)
-    """Due ones, each with the number of its entry."""
+    """Due deliveries, each with the number of its entry."""
     running: int = 0
     failing: bool = False
     held_until_ms: int = 0
     waiting: int = 0
-    """Deliveries that are not under way, due or not."""
+    """Deliveries without a running attempt, due or not."""
 
     def has_turn(self, slots_max: int, now_ms: int) -> bool:
         allowed = 1 if self.failing else slots_max
@@ -33,7 +33,7 @@ class _Endpoint:
 
 
 class Turns:
-    """What waits, in the order in which it may be sent. `put` and `drop` as the log says, `take` and `over` around an attempt."""
+    """Waiting deliveries. Call `put` and `drop` as the log says, `take` and `over` around an attempt."""
 
     def __init__(self, slots_max: int, endpoint_slots_max: int) -> None:
         assert 1 <= endpoint_slots_max <= slots_max
@@ -56,7 +56,7 @@ class Turns:
         return 0 if found is None else found.waiting
 
     def put(self, delivery_id: str, endpoint_id: str, due_ms: int, tenant: str) -> None:
-        """To be sent at `due_ms`, whatever was said of it before."""
+        """Send the delivery at `due_ms`; replaces an earlier entry."""
         self.drop(delivery_id)
         number = next(self._numbers)
         self._due[delivery_id] = (number, endpoint_id)
@@ -69,7 +69,7 @@ class Turns:
             self._endpoints[found[1]].waiting -= 1
 
     def take(self, now_ms: int) -> str | None:
-        """The next delivery to send, which is under way from now on; None where none is due, or all who are must wait."""
+        """The next delivery to send, which is then running; None if none is due, or all due ones must wait."""
         self._ripen(now_ms)
         for _ in range(len(self._rota)):
             if not self._shares.free:
@@ -89,7 +89,7 @@ class Turns:
         return None
 
     def over(self, delivery_id: str, *, succeeded: bool | None, hold_until_ms: int = 0) -> None:
-        """Its attempt is over, and its fact on the log; None: there was none after all."""
+        """End an attempt whose fact is on the log. `succeeded` None: no attempt was made."""
         endpoint = self._endpoints[self._running.pop(delivery_id)]
         endpoint.running -= 1
         self._shares.give_back((endpoint.tenant,))
@@ -98,7 +98,7 @@ class Turns:
         endpoint.held_until_ms = max(endpoint.held_until_ms, hold_until_ms)
 
     def next_due_ms(self) -> int | None:
-        """When the next one becomes due that is not yet."""
+        """The earliest due time of the deliveries that are not yet due."""
         while self._heap and self._is_void(self._heap[0][2], self._heap[0][1]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None

@@ -1,7 +1,8 @@
-"""PURE: an event as it goes over the wire, signed after Standard Webhooks 1.0.
+"""PURE: an event as HTTP body and headers, signed after Standard Webhooks 1.0.
 
-The body is the one of OpenAI's webhooks, so that `client.webhooks.unwrap` of their SDKs reads it; the bytes are the same for each attempt.
-What is signed is `id.timestamp.body`, with the time of the attempt: a receiver refuses what is older than its tolerance.
+The body has the form of OpenAI's webhooks, so that `client.webhooks.unwrap` of their SDKs reads it; its bytes are the
+same for each attempt. The signed text is `id.timestamp.body` with the time of the attempt: a receiver refuses an event
+older than its tolerance.
 """
 
 import base64
@@ -26,7 +27,7 @@ def body_of(delivery: Delivery, event_id: str) -> bytes:
 
 
 def headers_of(webhook_id: str, at_s: int, body: bytes, secrets: Iterable[bytes], user_agent: str) -> dict[str, str]:
-    """One signature a secret, the one in force first: while one is rotated, a receiver may know either."""
+    """Headers with one signature per secret, the current one first: during a rotation a receiver may know either."""
     signed = f"{webhook_id}.{at_s}.".encode() + body
     signatures = (base64.b64encode(hmac.digest(secret, signed, "sha256")).decode() for secret in secrets)
     return {

@@ -1,1 +1,1 @@
-"""The read model: what the logs amount to, in a database, for people, front ends and the audit. Written by its own consumer."""
+"""The read model: the state of the logs as rows, for people, front ends and the audit. Its own consumer writes it."""

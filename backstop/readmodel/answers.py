@@ -1,4 +1,4 @@
-"""What the reads answer with: the shape of each answer. Pure. What is not named here is not shown."""
+"""The shapes of the read API's answers. Pure. A field that is not named here is not shown."""
 
 from typing import Annotated, Any, Final, Literal, NotRequired
 
@@ -14,13 +14,13 @@ _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 @with_config(_DOCUMENTED)
 class JobView(TypedDict):
-    """A job as it is now. Times are unix milliseconds; what has no value is left out."""
+    """A job's current state. Times are Unix milliseconds; a field without a value is left out."""
 
     object: Literal["job"]
     job_id: str
     status: JobStatus
     terminal: bool
-    """Whether it has ended, and its result is there."""
+    """Whether the job has ended and its result is available."""
     model: NotRequired[str]
     session_id: NotRequired[str]
     tags: list[str]
@@ -28,18 +28,18 @@ class JobView(TypedDict):
     updated_at_ms: int
     deadline_at_ms: NotRequired[int]
     next_action_at_ms: NotRequired[int]
-    """When Backstop does something about it next."""
+    """When Backstop acts on the job next."""
     finished_at_ms: NotRequired[int]
     attempts: int
     found_by: NotRequired[FoundBy]
-    """What told of the end."""
+    """What revealed the end."""
     version: int
-    """Never falls; 0 for a job that was accepted and has not been read from the log yet."""
+    """Never decreases; 0 for an accepted job that has not been read from the log yet."""
 
 
 @with_config(_DOCUMENTED)
 class ResultView(TypedDict):
-    """How a job ended."""
+    """How the job ended."""
 
     outcome: JobOutcome
     reason: NotRequired[Reason]
@@ -49,11 +49,11 @@ class ResultView(TypedDict):
     attempts: list[AttemptBrief]
     rejections: int
     response_url: NotRequired[str]
-    """Where the provider's response object is."""
+    """The URL of the provider's response object."""
     response: NotRequired[Any]
-    """The provider's response object, where it is not too large."""
+    """The provider's response object, if it is not too large."""
     response_missing: NotRequired[bool]
-    """It was there, and is not kept any more."""
+    """True if the response object existed and is no longer stored."""
 
 
 @with_config(_DOCUMENTED)
@@ -61,34 +61,36 @@ class JobEvent(TypedDict):
     """One server-sent event."""
 
     id: str
-    """Resumes after this event, as `Last-Event-ID`."""
+    """As `Last-Event-ID`, resumes after this event."""
     event: Literal["job", "gap"]
     data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
-    """Of `job`: a JobView. Of `gap`: `{"reason"}`, which is `trimmed`, `rebuilt` or `unreadable`."""
+    """For `job`: a JobView. For `gap`: `{"reason"}` with `trimmed`, `rebuilt` or `unreadable`."""
 
 
 @with_config(_DOCUMENTED)
 class LateUsageView(TypedDict):
-    """Tokens of an attempt that the result does not count: it was cancelled, given up, or turned up after the end."""
+    """Tokens that the result does not count: of an attempt that was
+    cancelled or abandoned, or that appeared after the end.
+    """
 
     attempt: int
     response_id: str
     usage: Usage
     estimated: NotRequired[bool]
-    """Reckoned from the output that was seen, as the provider told no usage."""
+    """Estimated from the output seen, because the provider reported no usage."""
 
 
 @with_config(_DOCUMENTED)
 class JobWithResult(JobView):
-    """A job as it is now, with its result once it has ended."""
+    """A job's current state, with its result once the job has ended."""
 
     result: NotRequired[ResultView]
     late_usage: NotRequired[list[LateUsageView]]
-    """What was heard of after the result was made. `usage` of the result and all of these are what the job cost."""
+    """Usage learned after the result was made. The job cost `usage` of the result plus all of these."""
 
 
 class JobPage(TypedDict):
-    """Jobs, newest first. Without a `next_cursor` there are no more; with one a page may be short, where few jobs are as asked for."""
+    """Jobs, newest first. Without `next_cursor` there are no more. With it a page may be short, if few jobs match."""
 
     object: Literal["list"]
     data: list[JobView]
@@ -106,12 +108,12 @@ class SessionPage(TypedDict):
 
 @with_config(_DOCUMENTED)
 class EntryView(TypedDict):
-    """One fact, and where it stands."""
+    """One fact and its place in the logs."""
 
     at_ms: int
     kind: str
     summary: dict[str, Any]
-    """Of the fact, without prompts and outputs."""
+    """Fields of the fact, without prompts and outputs."""
     topic: str
     partition: int
     offset: int
@@ -119,11 +121,11 @@ class EntryView(TypedDict):
 
 @with_config(_DOCUMENTED)
 class TimelineView(TypedDict):
-    """The facts of a job in the order of their times."""
+    """The facts of a job, ordered by time."""
 
     object: Literal["timeline"]
     job_id: str
     status: JobStatus
     entries: list[EntryView]
     cut: bool
-    """Whether there may be more."""
+    """Whether there may be more entries."""

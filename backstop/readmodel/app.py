@@ -23,7 +23,7 @@ log = get_logger("readmodel")
 
 
 class _DeadLetters:
-    """A publisher that connects with its first message: most projections never have one to send."""
+    """A publisher that connects at its first message: most projections never send one."""
 
     def __init__(self, settings: ProjectionSettings) -> None:
         self._publisher = KafkaPublisher(settings, "readmodel")
@@ -44,7 +44,7 @@ class _DeadLetters:
 
 
 class Projection:
-    """All that writes the read model, as one thing to run. Whoever serves reads in the same process hands its database in."""
+    """All writers of the read model, as one task. A process that also serves reads passes in its own database."""
 
     def __init__(
         self, settings: ProjectionSettings, now_ms: NowMs, metrics: ProjectionMetrics, database: Database | None = None,
@@ -94,7 +94,7 @@ class Projection:
 
 
 async def serve(settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
-    """The projection until `stop`, with health and metrics on a port of their own where one is set."""
+    """Run the projection until `stop`; serve health and metrics on their own port, if one is set."""
     health = Health("readmodel")
     server = HealthServer(health, settings.readmodel_health_port)
     projection = Projection(settings, now_ms, ProjectionMetrics(), health=health)

@@ -1,4 +1,4 @@
-"""A batch of records against what the database holds of their keys: what is to be written. Pure."""
+"""Computes the writes of a batch of records from the rows that the database holds of their keys. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ Fact = JobFact | ResponseFact | JobResult | DeadLetter | DeadLetterResolved
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A parsed record and where it stands; `value` is its bytes."""
+    """A parsed record with its position and its bytes (`value`)."""
 
     position: Position
     fact: Fact
@@ -28,7 +28,7 @@ class Record:
 
 
 class RecordFailedError(Exception):
-    """One record could not be projected. The batch can be, without it."""
+    """One record could not be projected. The rest of the batch can be."""
 
     def __init__(self, position: Position, detail: str) -> None:
         super().__init__(f"{position.topic}/{position.partition}@{position.offset}: {detail}")
@@ -38,7 +38,7 @@ class RecordFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a batch touches: what has to be loaded for it."""
+    """The keys of a batch, whose rows must be loaded."""
 
     job_ids: tuple[str, ...]
     response_ids: tuple[str, ...]
@@ -46,7 +46,7 @@ class Keys:
 
 @dataclass(slots=True)
 class Known:
-    """What the database holds of those keys."""
+    """The database's content for those keys."""
 
     rows: dict[str, JobRow] = field(default_factory=dict)
     held: dict[str, HeldResult] = field(default_factory=dict)
@@ -57,15 +57,15 @@ class Known:
 
 @dataclass(slots=True)
 class Writes:
-    """What one transaction is to write, and what is to be counted."""
+    """The writes of one transaction, and the figures to count."""
 
     rows: dict[str, JobRow] = field(default_factory=dict)
     """The last version of each row that changed."""
     begun: list[str] = field(default_factory=list)
-    """Job ids of rows that are new."""
+    """Job ids of new rows."""
     held: dict[str, HeldResult] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
-    """Job ids whose held result has found its row."""
+    """Job ids whose held result now has its row."""
     claims: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Response id → job id, time."""
     timeline: list[TimelineEntry] = field(default_factory=list)
@@ -75,11 +75,11 @@ class Writes:
     ignored: Counter[Ignored] = field(default_factory=Counter)
     finished: list[JobRow] = field(default_factory=list)
     repeated_results: list[str] = field(default_factory=list)
-    """Job ids of which a second record stands on `results`."""
+    """Job ids with a second record on `results`."""
     booked: list[UsageBooked] = field(default_factory=list)
     letters: list[DeadLetterRow] = field(default_factory=list)
     resolved: list[DeadLetterResolved] = field(default_factory=list)
-    """Each stands after its letter, in the same partition."""
+    """Each follows its dead letter in the same partition, so the row exists."""
 
 
 def keys_of(records: Iterable[Record]) -> Keys:
@@ -92,15 +92,15 @@ def keys_of(records: Iterable[Record]) -> Keys:
 
 
 def project(records: Sequence[Record], known: Known) -> Writes:
-    """Take all records in order. `known` is used up.
+    """Take all records in order; changes `known`.
 
-    :raises RecordFailedError: the fold raised; ours to mend, but no reason to stop the others.
+    :raises RecordFailedError: the fold raised, which is a bug; the other records can be taken without this one.
     """
     work = _Projection(known)
     for record in records:
         try:
             work.take(record)
-        except Exception as error:  # the fold is total: whatever this is, it is a defect, and belongs to this record
+        except Exception as error:  # the fold is total, so any exception is a bug that this record triggers
             raise RecordFailedError(record.position, f"{type(error).__name__}") from error
     return work.writes
 
@@ -152,7 +152,7 @@ class _Projection:
         self._finish(row, held)
 
     def _is_counted(self, fact: UsageBooked) -> bool:
-        """The provider told the usage after all, before the job's end."""
+        """Whether the provider reported the usage before the job's end, so that the result counts it."""
         row = self._known.rows.get(fact.job_id)
         if row is None or row.result is None:
             return False
@@ -185,7 +185,7 @@ class _Projection:
         self.writes.unclaimed.append(entry)
 
     def _is_new(self, fact: ResponseClaimed) -> bool:
-        """The first claim stands, as in the fold; but a create's takes over what was only adopted, so it is written again."""
+        """The first claim counts, as in the fold; a create's claim replaces an adopted one, so it is written again."""
         holder = self._known.claims.get(fact.response_id)
         return holder is None or (fact.made_elsewhere is None and holder != fact.job_id)
 

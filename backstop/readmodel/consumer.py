@@ -1,7 +1,7 @@
-"""The logs as the projection reads them: committed records only, from where the database says.
+"""Reads the logs for the projection: committed records only, from the offsets in the database.
 
-Kafka's group only shares the partitions out. Where each begins comes from the database; what is committed to Kafka is for
-lag tools, and never read back.
+Kafka's group only distributes the partitions. The offsets come from the database; the commits to Kafka serve lag tools,
+and are never read back.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,23 +21,24 @@ Partition = tuple[str, int]
 """Logical topic and partition."""
 
 POLL_MS = 200
-"""How long an idle poll waits; one with records returns at once."""
+"""Wait of a poll without records; a poll with records returns at once."""
 FETCH_BYTES_MIN = 128 * 1024
-"""More than comes in `BUSY_WAIT_MS`: so a fetch gathers records for that long, instead of bringing each one by itself and making a
-transaction of it. A reader of the database does not notice 20 ms; the broker and the disk notice a tenth of the requests."""
+"""More than arrives within `BUSY_WAIT_MS`, so a fetch gathers records for that long, and fewer transactions are
+made. Readers of the database do not notice 20 ms; broker and disk save nine tenths of the requests.
+"""
 SESSION_MS = 6_000
-"""The least that a broker allows by default: how long a killed projection keeps its partitions from the next one."""
+"""The broker's default minimum: the time until a killed projection's partitions move to another one."""
 HEARTBEAT_MS = 2_000
 
 
 class LogConsumer:
-    """A member of the projection's group. Made afresh after each `stop`."""
+    """A member of the projection's group. `start` after a `stop` joins anew."""
 
     def __init__(
         self, settings: RuntimeSettings, group: str | None, lost: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """`lost` is awaited before partitions move, and after: whatever was claimed is then to be claimed again. Without a
-        group all partitions are read, and none moves.
+        """`lost` is awaited before and after partitions move: all claims must then be made
+        again. Without a group the consumer reads all partitions, and none moves.
         """
         self._settings = settings
         self._prefix = settings.topic_prefix
@@ -83,19 +84,19 @@ class LogConsumer:
         return frozenset(self._from(partition) for partition in self._live().assignment())
 
     def seek(self, positions: Mapping[Partition, int]) -> None:
-        """Read on from here. A position that retention has overtaken reads from the earliest record."""
+        """Continue from these offsets. If retention has removed an offset, reading starts at the earliest record."""
         for partition, offset in positions.items():
             self._live().seek(self._to(partition), offset)
 
     async def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The offset after the last committed record of each.
+        """The offset after each partition's last committed record.
 
         :raises BrokerUnavailableError: no answer.
         """
         return await self._offsets(self._live().end_offsets, partitions)
 
     async def first_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The offset of the first record that retention has left of each.
+        """The offset of each partition's first retained record.
 
         :raises BrokerUnavailableError: no answer.
         """
@@ -130,14 +131,16 @@ class LogConsumer:
         }
 
     async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Where the next poll reads on: past records that were given out, and past markers of transactions, which are not."""
+        """The next offset to read: after the records returned so far,
+        and after transaction markers, which are not returned.
+        """
         try:
             return {partition: await self._live().position(self._to(partition)) for partition in partitions}
         except KafkaError as error:
             raise BrokerUnavailableError(f"positions: {error!r}") from error
 
     async def commit(self, positions: Mapping[Partition, int]) -> None:
-        """Tell Kafka's lag tools. What fails here is told again with the next commit."""
+        """Commit for Kafka's lag tools. Failures are ignored: the next commit repeats it."""
         try:
             await self._live().commit({self._to(partition): offset for partition, offset in positions.items()})
         except (KafkaError, ValueError):  # ValueError: a partition that moved meanwhile

@@ -1,7 +1,7 @@
-"""What a database must be able to do for the read model: one protocol, two implementations, one conformance suite.
+"""The read model's database: one protocol, two implementations, one conformance suite.
 
-Work is a plain function of a `Connection`; it runs on a thread of the database's own, inside one transaction. The SQL in
-`backstop.readmodel.store` is common to both: `?` for parameters, and only what SQLite and PostgreSQL read alike.
+Work is a plain function of a `Connection`. It runs on a thread of the database, inside one transaction. The SQL in
+`backstop.readmodel.store` serves both databases: `?` for parameters, and only syntax that SQLite and PostgreSQL share.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,24 +16,24 @@ T = TypeVar("T")
 
 
 class DatabaseAwayError(BackstopError):
-    """Passing: the database can't be reached, or is busy beyond patience. Whether a commit took place is unknown."""
+    """Passing: the database is unreachable or busy for too long. Whether a commit took place is unknown."""
 
 
 READ_WITHIN_MS = 5_000
-"""What one statement of a request may take. Our own work (digests, sweeps, rebuilds) may take longer."""
+"""Time limit of one statement of a request. The process's own work (digests, sweeps, rebuilds) may take longer."""
 REQUESTS_WAITING_MAX = 256
-"""Reads of one tenant that wait for their turn."""
+"""Waiting reads per tenant."""
 
 
 class RequestReads:
-    """Reads that requests ask for take turns by tenant; what the process itself reads waits for nobody."""
+    """Fair turns by tenant for reads of requests; the process's own reads take no turn."""
 
     def __init__(self, readers: int) -> None:
         self._turns = Turns(readers, REQUESTS_WAITING_MAX)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[int | None]:
-        """How long a statement may take in it, in milliseconds; None is any time.
+        """Wait for a turn. Yields the time limit of a statement in milliseconds; None: no limit.
 
         :raises DatabaseAwayError: too many reads of this tenant wait.
         """
@@ -49,44 +49,44 @@ class RequestReads:
 
 
 class FencedError(BackstopError):
-    """Another projection owns this partition now, or has gone further: roll back, and take up what is ours afresh."""
+    """Another projection has claimed this partition, or is ahead in it: roll back, and claim the partitions again."""
 
 
 class Connection(Protocol):
     """One connection in one transaction; used on one thread."""
 
     def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query (or of a statement with RETURNING)."""
+        """All rows of a query, or of a statement with RETURNING."""
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        """Run a statement; how many rows it changed."""
+        """Run a statement; returns the number of rows changed."""
 
     def execute_many(self, sql: str, params: Sequence[Sequence[Any]]) -> None:
-        """Run a statement once for each of `params`."""
+        """Run a statement once per element of `params`."""
 
 
 Work = Callable[[Connection], T]
 
 
 class Database(Protocol):
-    """A read model's database. All methods are safe from one event loop with any concurrency."""
+    """A read model's database. All methods may be called concurrently from one event loop."""
 
     @property
     def build(self) -> int:
-        """The number of the build that was read last: unix milliseconds of its creation, so that no number comes twice."""
+        """The build last read: Unix milliseconds of its creation, so no number occurs twice."""
 
     async def open(self) -> None:
-        """Make it ready: made where it is missing, refused where its schema is another release's.
+        """Prepare the database: create it if it is missing, check its schema.
 
-        :raises DatabaseAwayError: not reachable now.
-        :raises ConfigurationError: there is another schema; rebuild.
+        :raises DatabaseAwayError: unreachable now.
+        :raises ConfigurationError: the schema is another release's; rebuild.
         """
 
     async def close(self) -> None:
-        """End all connections and threads; idempotent."""
+        """Close all connections and threads. Idempotent."""
 
     async def write(self, work: Work[T]) -> T:
-        """Run `work` in one transaction, with no other writer beside it in any process; commit, or roll back on an exception.
+        """Run `work` in one transaction, exclusive among the writers of all processes; roll back on an exception.
 
         :raises DatabaseAwayError: see there.
         """
@@ -98,16 +98,18 @@ class Database(Protocol):
         """
 
     async def changed(self, after_seq: int, timeout_s: float) -> None:
-        """Return once there is a change after `after_seq`, whoever wrote it, or after `timeout_s`."""
+        """Return at the first change after `after_seq`, by any process, or after `timeout_s`."""
 
     def aside(self) -> "Database":
-        """Another build beside the current one, for a rebuild: not opened yet, and seen by nobody until it is promoted."""
+        """Another build beside the current one, for a rebuild: not
+        opened yet, and invisible to readers until promoted.
+        """
 
     async def discard(self) -> None:
-        """Close, and remove all that there is. For a build that is aside; what a rebuild left that was killed, too."""
+        """Close and remove everything, the remains of a killed rebuild included. For a build from `aside`."""
 
     async def promote(self, aside: "Database") -> None:
-        """Make `aside`, which is closed by this, the current build, at once. The one it replaces is kept, older ones are not.
+        """Close `aside` and make it the current build, atomically. The replaced build is kept, older ones are removed.
 
-        :raises DatabaseAwayError: see there; promoted or not, the read model is whole.
+        :raises DatabaseAwayError: see there. Promoted or not, the read model is whole.
         """

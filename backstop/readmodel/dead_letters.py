@@ -1,7 +1,8 @@
 """A dead letter as a row. Pure.
 
-Whose it is, is told by the topic it came from: only its tenant writes to a requests topic. On topics that only Backstop
-writes to, its value may say so. Of anything else nobody can say whose it is, and no tenant gets to see it.
+Its topic of origin determines its tenant: only the tenant itself writes to its requests topic. On topics that only
+Backstop writes to, the value may name the tenant. The tenant of any other dead letter is unknown, and no tenant sees
+it.
 """
 
 import base64
@@ -21,14 +22,14 @@ NAME_CHARS_MAX = 512
 KEY_CHARS_MAX = 200
 
 OWN_TOPICS = frozenset({"jobs", "responses", "submissions", "polls", "results"})
-"""Written by processes of Backstop alone: their word for a tenant is believed."""
+"""Written by Backstop alone, so the tenant that a value names is trusted."""
 
 _TENANT = re.compile(TENANT_ID_PATTERN)
 _REQUESTS = "requests"
 
 
 def dead_letter_row(letter: DeadLetter, position: Position) -> DeadLetterRow:
-    """`letter.origin.topic` is the logical name already (`backstop.readmodel.parse`)."""
+    """`letter.origin.topic` must be the logical name (see `backstop.readmodel.parse`)."""
     value = _bytes(letter.value_base64)
     origin = letter.origin
     return DeadLetterRow(
@@ -47,7 +48,7 @@ def dead_letter_row(letter: DeadLetter, position: Position) -> DeadLetterRow:
 
 
 def dead_letter_name(dead_letter_id: str) -> str:
-    """The id under which a letter is kept: short enough for an index of either database."""
+    """The stored form of a dead letter's id: short enough for an index of either database."""
     return printable(dead_letter_id)[:NAME_CHARS_MAX]
 
 

@@ -1,7 +1,7 @@
-"""What changes, as it changes: one reader of `changes` a process, and a bounded queue for each who follows.
+"""Live changes: each process has one reader of `changes`, and a bounded queue per follower.
 
-A follower that is slower than its queue is let go, and resumes by the id of the last event it saw: nothing is kept for it. Where all
-places are taken, one of whoever has more than its share makes room; and whose key is not valid any more hears nothing more.
+A follower slower than its queue is closed, and resumes by the id of the last event it saw: nothing is kept for it. When
+all places are taken, an owner above its share loses one. A follower whose key is no longer valid gets no more changes.
 """
 
 import asyncio
@@ -24,37 +24,37 @@ PAGE = 1_000
 POLL_AGAIN_S = 1.0
 AWAY_S = 0.5
 STANDING_S = 2.0
-"""How long a follower waits for the feed to have a place to stand on, after the start of the process."""
+"""After the start of the process, a follower waits this long for the feed's first position."""
 
 RECHECK_S = 1.0
-"""How long a stream may outlive its key, above what the keys file itself takes."""
+"""A stream may outlive its key by this time, plus the time to reload the keys file."""
 
 Closed = Literal["stopped", "slow", "rebuilt", "outnumbered", "not_allowed"]
 OVER: Final = frozenset[Closed]({"outnumbered", "not_allowed"})
-"""Then not even what is queued is given out."""
+"""Reasons that also discard queued changes."""
 
 log = get_logger("backstop.readmodel.feed")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """What live streams may take, and how patient they are."""
+    """Limits of live streams."""
 
     queue_max: int = 256
-    """Changes that wait for one follower."""
+    """Changes queued per follower."""
     followers_max: int = 1_200
-    """Of one process; below the connections that its server allows."""
+    """Per process; below its server's limit on connections."""
     heartbeat_s: float = 15.0
     write_s: float = 20.0
-    """A client that takes no byte for this long is let go."""
+    """A client that takes no byte for this long is closed."""
     appear_s: float = 3.0
-    """How long a stream waits for its job: it may have been accepted a moment ago, and not be projected yet."""
+    """Time that a stream waits for its job, which may have been accepted but not projected yet."""
     resumed_max: int = 5_000
-    """Changes that one resumption replays; with more to tell, what is now is shorter."""
+    """Changes replayed by one resumption; beyond it, sending the current state is shorter."""
 
 
 class TooManyFollowersError(BackstopError):
-    """Passing: this process serves as many streams as it may."""
+    """Passing: this process has no place left for this owner's stream."""
 
 
 class FeedMetrics:
@@ -62,26 +62,26 @@ class FeedMetrics:
         self.clients = Gauge("backstop_sse_clients", "Followers of live updates.", registry=registry)
         self.dropped = Counter(
             "backstop_sse_dropped",
-            "Followers let go, by reason; they resume by themselves.",
+            "Followers closed, by reason; they resume by themselves.",
             ["reason"],
             registry=registry,
         )
 
 
 Place = tuple[str, str | None, str | None]
-"""Tenant, and of one job, one session, or neither."""
+"""Tenant, and one job or one session of it, or neither."""
 
 
 @dataclass(eq=False)
 class Follower:
-    """Who follows one job, one session, or all jobs of a tenant."""
+    """A subscription to one job, one session, or all jobs of a tenant."""
 
     tenant: str
     job_id: str | None = None
     session_id: str | None = None
     authority: Authority = NOBODYS
     end_only: bool = False
-    """Wants to hear of ends alone. How many of this kind there are is bounded by whoever has them."""
+    """Only terminal changes are delivered. The caller must bound the number of such followers: they take no place."""
     queue_max: int = 256
     _queue: asyncio.Queue[Change | None] = field(default_factory=asyncio.Queue)
     closed: Closed | None = None
@@ -105,7 +105,7 @@ class Follower:
             self._queue.put_nowait(None)
 
     async def next(self, timeout_s: float) -> Change | None:
-        """The next change; None once it is closed, or after `timeout_s` without one."""
+        """The next change; None if the follower is closed and drained, or after `timeout_s` without a change."""
         if self.closed is not None and self._queue.empty():
             return None
         with suppress(TimeoutError):
@@ -123,7 +123,7 @@ class ChangeFeed:
         self._followers: dict[Place, set[Follower]] = {}
         self._shares = Shares(limits.followers_max)
         self._places: dict[Owner, dict[Follower, None]] = {}
-        """Who holds a place, by owner, oldest first."""
+        """The followers that hold a place, by owner, oldest first."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -133,7 +133,7 @@ class ChangeFeed:
         ]
 
     async def stop(self) -> None:
-        """Let all followers go, and end."""
+        """Close all followers, and end the tasks."""
         self._close_all("stopped")
         tasks, self._tasks = self._tasks, []
         for task in tasks:
@@ -142,10 +142,11 @@ class ChangeFeed:
 
     @asynccontextmanager
     async def follow(self, follower: Follower) -> AsyncIterator[Follower]:
-        """While this is open, `follower` gets every change it wants; those that were before it are read from the database.
+        """For the length of the block `follower` gets every change it wants. Earlier changes must be read from the
+        database.
 
-        :raises TooManyFollowersError: ask another process, or later.
-        :raises DatabaseAwayError: the feed has found no place to stand on yet.
+        :raises TooManyFollowersError: try another process, or later.
+        :raises DatabaseAwayError: the feed has not read its first position yet.
         """
         follower.queue_max = self._limits.queue_max
         if not follower.end_only:
@@ -160,9 +161,10 @@ class ChangeFeed:
                 self._metrics.dropped.labels(follower.closed).inc()
 
     async def _stand(self) -> None:
-        """:raises DatabaseAwayError: the feed has found no place to stand on yet."""
+        """:raises DatabaseAwayError: the feed has not read its first position yet."""
         try:
-            # Had the follower read the database before the feed did, what came in between would be in neither.
+            # If the follower read the database before the feed did, the changes in between would reach it on neither
+            # way.
             async with asyncio.timeout(STANDING_S):
                 await self._standing.wait()
         except TimeoutError:
@@ -180,19 +182,21 @@ class ChangeFeed:
                 del self._followers[place]
 
     def _take_place(self, follower: Follower) -> None:
-        """:raises TooManyFollowersError: all are taken, and its owner has its share."""
+        """:raises TooManyFollowersError: all places are taken, and this owner has its share."""
         owner = follower.authority.owner
         while isinstance(answer := self._shares.ask(owner), Evict):
             oldest = next(iter(self._places[answer.owner]))
             oldest.close("outnumbered")
             self._leave_place(oldest)
         if answer == "refused":
-            raise TooManyFollowersError(f"{self._limits.followers_max} streams are open, and your share of them")
+            raise TooManyFollowersError(
+                f"all {self._limits.followers_max} streams of this process are in use, and this owner has its share"
+            )
         self._places.setdefault(owner, {})[follower] = None
         self._metrics.clients.set(self._limits.followers_max - self._shares.free)
 
     def _leave_place(self, follower: Follower) -> None:
-        """Once: it may have lost its place before it left."""
+        """Idempotent: a follower may lose its place before it leaves."""
         owner = follower.authority.owner
         if follower not in self._places.get(owner, ()):
             return
@@ -205,7 +209,7 @@ class ChangeFeed:
     async def _recheck(self) -> None:
         while True:
             await asyncio.sleep(RECHECK_S)
-            for followers in self._followers.values():  # those without a place, too
+            for followers in self._followers.values():  # including those without a place
                 for follower in followers:
                     if not follower.authority.still():
                         follower.close("not_allowed")
@@ -222,14 +226,14 @@ class ChangeFeed:
             try:
                 at = await self._advance(at)
                 away = False
-            except BackstopError as error:  # away, or of another schema: either is somebody else's to mend
+            except BackstopError as error:  # unreachable, or another release's schema: an operator or time repairs it
                 if not away:
                     log.warning("feed_away", reason=str(error), passing=isinstance(error, DatabaseAwayError))
                 away = True
                 await asyncio.sleep(AWAY_S)
 
     async def _advance(self, at: tuple[int, int] | None) -> tuple[int, int]:
-        """From (build, seq) on to what there is now."""
+        """Deliver the changes after `at` (build, seq); returns the new position."""
         if at is None:
             found = await self._database.read(where_now)
             self._standing.set()
@@ -249,6 +253,6 @@ class ChangeFeed:
 
 
 def where_now(conn: Connection) -> tuple[int, int]:
-    """The build, and the last sequence in it."""
+    """The current build, and its last sequence number."""
     ((build,),) = conn.rows("SELECT value FROM meta WHERE name = 'build'")
     return int(build), last_seq(conn)

@@ -1,7 +1,7 @@
-"""Ended jobs to figures: how long what took, and how often a webhook came. Pure.
+"""Figures of ended jobs: durations, and how often a webhook arrived. Pure.
 
-Of a bounded number of jobs, the last that ended, so that an answer takes the same time after a month as after a day; it says
-how many were counted. Quantiles are exact for those; the distributions are counts between fixed edges.
+They cover a bounded number of jobs, those that ended last, so that an answer after a month takes no longer than after a
+day; the answer says how many. Quantiles are exact for these jobs; distributions are counts between fixed edges.
 """
 
 import math
@@ -14,11 +14,13 @@ from typing import Final, Literal, get_args
 from typing_extensions import TypedDict
 
 MODELS_MAX = 12
-"""Beyond it the rarer models are counted together, as `(other)`."""
+"""Rarer models beyond this number are counted together, as `(other)`."""
 OTHER = "(other)"
 
 EDGES_MS: Final = tuple(round(50 * 1.5**step) for step in range(31))
-"""Upper edges: the buckets of the metrics, × 1.5 from 50 ms to beyond two hours and a half. What is longer is beyond the last."""
+"""Upper edges, the same as the metrics' buckets: × 1.5 from 50 ms to
+over two and a half hours. The last count is above all edges.
+"""
 
 PERIODS_MS: Final = tuple(minutes * 60_000 for minutes in (1, 5, 15, 30, 60, 180, 360, 720, 1_440, 10_080))
 PERIODS_MAX = 60
@@ -29,7 +31,7 @@ SPANS: Final[tuple[Span, ...]] = get_args(Span)
 
 @dataclass(frozen=True, slots=True)
 class EndedJob:
-    """What the figures need of a job. Times and spans in milliseconds."""
+    """The fields of a job that the figures need. Times and spans in milliseconds."""
 
     model: str | None
     status: str
@@ -46,12 +48,14 @@ class EndedJob:
 
     @property
     def missed_webhook(self) -> bool:
-        """A look found the end, and no webhook had come until then."""
+        """A poll found the end before any webhook arrived."""
         return self.found_by == "poll" and self.webhook_lag_ms is None
 
 
 class FoundView(TypedDict):
-    """Ends by how they were found; `missed`: no webhook had come when a look found them. `create`: the create's own answer was the end."""
+    """Ends by how they were found. `create`: the create's answer was
+    the end. `missed`: a poll found it without a webhook.
+    """
 
     webhook: int
     poll: int
@@ -66,14 +70,16 @@ class PeriodView(FoundView):
 
 
 class WebhooksView(FoundView):
-    """How ends were found, over all and by period; a period without ends is left out."""
+    """Ends by how they were found, in total and by period. Periods without ends are left out."""
 
     period_ms: int
     periods: list[PeriodView]
 
 
 class DistributionView(TypedDict):
-    """Exact quantiles, and a count for each edge: above the edge before, and not above this one. The last is beyond all edges."""
+    """Exact quantiles, and a count per edge: above the previous edge,
+    at most this one. The last count is above all edges.
+    """
 
     n: int
     p50_ms: int | None
@@ -109,8 +115,8 @@ class StatsView(TypedDict):
 
 
 def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -> StatsView:
-    """The figures of these jobs, newest first. As many as `jobs_max` means that there may be more: the figures then begin at
-    the oldest of them.
+    """The figures of `jobs`, which are newest first. If there are `jobs_max` of them, older
+    ones may be missing: `since_ms` of the answer is then the end of the oldest.
     """
     cut = len(jobs) >= jobs_max
     from_ms = jobs[-1].finished_at_ms if cut and jobs else since_ms
@@ -118,7 +124,7 @@ def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -
     kept = {name for name, _ in names.most_common(MODELS_MAX)}
     by_model: dict[str, list[EndedJob]] = {}
     for job in jobs:
-        if job.model is not None:  # one that was refused unread has no model, and no times
+        if job.model is not None:  # a job refused before its request was read has no model and no times
             by_model.setdefault(job.model if job.model in kept else OTHER, []).append(job)
     return {
         "object": "stats",
@@ -134,7 +140,9 @@ def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -
 
 
 def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> WebhooksView:
-    """Ends by how they were found, over all and by period. `missed` are those whose webhook had not come when a look found them."""
+    """Ends by how they were found, in total and by period.
+    `missed`: a poll found the end before any webhook arrived.
+    """
     seen = [job for job in jobs if job.found_by is not None]
     period_ms = period_of(now_ms - since_ms)
     periods: dict[int, list[EndedJob]] = {}
@@ -148,7 +156,7 @@ def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> Webh
 
 
 def period_of(span_ms: int) -> int:
-    """The shortest round period of which `PERIODS_MAX` cover the span."""
+    """The shortest round period such that `PERIODS_MAX` of them cover the span."""
     longest_ms = PERIODS_MS[-1]
     weeks = math.ceil(span_ms / (PERIODS_MAX * longest_ms)) * longest_ms
     return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), weeks)
@@ -164,7 +172,7 @@ def distribution(spans_ms: Sequence[int]) -> DistributionView:
 
 
 def quantile(ordered: Sequence[int], share: float) -> int | None:
-    """The least value that at least `share` of all do not exceed; None of nothing."""
+    """The least value that at least `share` of all values do not exceed; None if there are no values."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 

@@ -1,7 +1,8 @@
-"""Lists of jobs. None walks more rows than it shows × `WALKED_A_ROW`, whatever is asked for: a tenant's list must not hold up another's.
+"""Lists of jobs. No query walks more than `WALKED_A_ROW` rows per row of its limit: one tenant's list must not delay
+another's.
 
-One filter is answered by an index that is in the list's order; what else is asked for is tested on each row of that index. Where few rows
-pass, the page ends early and says where to go on.
+One filter uses an index in the list's order; the other filters are tested on each row of that index. If few rows match,
+the page ends early with a cursor.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ Condition = tuple[str, Any]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cursor:
-    """Where a page of jobs ended; the next one begins after it."""
+    """The last job of a page; the next page begins after it."""
 
     submitted_at_ms: int
     job_id: str
@@ -31,7 +32,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs of a tenant; None is any."""
+    """A selection of a tenant's jobs; None means any."""
 
     tenant: str
     statuses: tuple[str, ...] = ()
@@ -39,14 +40,14 @@ class JobFilter:
     session_id: str | None = None
     tag: str | None = None
     since_ms: int | None = None
-    """Submitted at or after."""
+    """Submitted at or after this time."""
     after: Cursor | None = None
     limit: int = 50
 
 
 @dataclass(frozen=True, slots=True)
 class JobRows:
-    """Newest first; the rows carry neither fold state nor result. Without `next` there are no more."""
+    """Newest first; the rows have neither fold state nor result. Without `next` there are no more."""
 
     rows: list[JobRow]
     next: Cursor | None
@@ -60,7 +61,7 @@ def list_rows(conn: Connection, wanted: JobFilter) -> JobRows:
         if wanted.tag is not None
         else []
     )
-    statuses = tuple(dict.fromkeys(wanted.statuses))  # a caller may name one twice
+    statuses = tuple(dict.fromkeys(wanted.statuses))  # a caller may repeat one
     if session or not statuses:
         led, tested = (session, model) if session else (model, [])
         marks = ", ".join("?" * len(statuses))
@@ -68,7 +69,7 @@ def list_rows(conn: Connection, wanted: JobFilter) -> JobRows:
         runs = [_run(conn, wanted, led, [*tested, *any_status, *tag])]
     else:
         runs = [_run(conn, wanted, [("status = ?", status)], [*model, *tag]) for status in statuses]
-    # A run that was left early knows nothing of what is older than where it was left.
+    # A run that stopped early knows nothing about rows older than where it stopped.
     left_at = max((left for _, left in runs if left is not None), default=None)
     found = sorted((row for rows, _ in runs for row in rows), key=_place, reverse=True)
     shown = [row for row in found if left_at is None or _place(row) >= left_at][: wanted.limit]
@@ -80,7 +81,9 @@ def list_rows(conn: Connection, wanted: JobFilter) -> JobRows:
 def _run(
     conn: Connection, wanted: JobFilter, led: Sequence[Condition], tested: Sequence[Condition]
 ) -> tuple[list[JobRow], Cursor | None]:
-    """The rows along one index, and where it was left before its end."""
+    """The matching rows along one index, and where the walk stopped
+    before the index's end (None: it reached the end).
+    """
     conditions: list[Condition] = [("tenant = ?", wanted.tenant), *led]
     if wanted.since_ms is not None:
         conditions.append(("submitted_at_ms >= ?", wanted.since_ms))

@@ -1,4 +1,4 @@
-"""The metrics of the projection, made for a registry: nothing registers at import."""
+"""The projection's metrics. They register with a given registry, never at import."""
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,7 +19,7 @@ class ProjectionMetrics:
             "backstop_readmodel_finished", "Jobs seen to end.", ["outcome", "found_by"], registry=where
         )
         self.dead = Counter(
-            "backstop_readmodel_dead_letters", "Records set aside.", ["topic", "reason"], registry=where
+            "backstop_readmodel_dead_letters", "Records dead-lettered.", ["topic", "reason"], registry=where
         )
         self.gone = Counter(
             "backstop_readmodel_records_gone", "Records that retention deleted before they were read.", ["topic"],
@@ -30,14 +30,14 @@ class ProjectionMetrics:
         )
         self.removed = Counter(
             "backstop_readmodel_jobs_removed",
-            "Finished jobs that left, as they are kept for some time only.",
+            "Finished jobs removed after their retention time.",
             registry=where,
         )
         self.fenced = Counter(
-            "backstop_readmodel_fenced", "Batches refused: another projection owns them.", registry=where
+            "backstop_readmodel_fenced", "Batches refused: another projection owns the partition.", registry=where
         )
         self.away = Counter(
-            "backstop_readmodel_away", "Turns lost as database or broker was away.", ["what"], registry=where
+            "backstop_readmodel_away", "Turns lost because database or broker was away.", ["what"], registry=where
         )
         self.lag = Gauge(
             "backstop_readmodel_lag_seconds", "Age of the last record taken; 0 at the end.", registry=where
@@ -55,9 +55,11 @@ class ProjectionMetrics:
         self.without_next_action = Gauge(
             "backstop_jobs_without_next_action", "Open jobs whose next action is not ahead.", registry=where
         )
-        self.overdue = Gauge("backstop_jobs_overdue", "Open jobs past their deadline and the bound.", registry=where)
+        self.overdue = Gauge(
+            "backstop_jobs_overdue", "Open jobs past their deadline by more than the bound.", registry=where
+        )
         self.finishing_too_long = Gauge(
-            "backstop_jobs_finishing_too_long", "Jobs that ended, and have no result yet.", registry=where
+            "backstop_jobs_finishing_too_long", "Ended jobs without a result for longer than the bound.", registry=where
         )
         self.results_held = Gauge(
             "backstop_results_held_too_long", "Results whose job's end has not been read.", registry=where
@@ -66,4 +68,4 @@ class ProjectionMetrics:
         self.oldest_age = Gauge(
             "backstop_job_oldest_age_seconds", "Age of the oldest open job.", ["state"], registry=where
         )
-        self.swept_at = Gauge("backstop_sweep_at_seconds", "When the sweep ran last, unix seconds.", registry=where)
+        self.swept_at = Gauge("backstop_sweep_at_seconds", "Time of the last sweep, Unix seconds.", registry=where)

@@ -1,4 +1,4 @@
-"""From a URL to a database; the only code that knows which kinds there are."""
+"""Chooses the database for a URL. The only code that knows all kinds."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ SQLITE = "sqlite:///"
 
 
 def database_at(url: str, now_ms: NowMs) -> Database:
-    """Not opened yet; made on the first open where it is missing.
+    """A database that is not opened yet; its first `open` creates it if it is missing.
 
-    :raises ConfigurationError: PostgreSQL is asked for, and its driver can not be imported.
+    :raises ConfigurationError: the URL is PostgreSQL's, and its driver can't be imported.
     """
     if url.startswith(SQLITE):
         return SqliteDatabase(Path(url.removeprefix(SQLITE)), now_ms)
@@ -21,6 +21,6 @@ def database_at(url: str, now_ms: NowMs) -> Database:
         from backstop.readmodel.postgres import PostgresDatabase  # noqa: PLC0415 - SQLite needs no driver
     except ImportError as error:
         raise ConfigurationError(
-            f"PostgreSQL needs psycopg and its pool ({error}): both come with Backstop: install it again"
+            f"PostgreSQL needs psycopg and its pool ({error}); both come with Backstop: install it again"
         ) from error
     return PostgresDatabase(url, now_ms)

@@ -1,4 +1,4 @@
-"""A raw record as a fact."""
+"""Parses a raw record into a fact."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
 
 
 def parse(partition: Partition, raw: RawRecord) -> Record | None:
-    """None: a tombstone on `results`, which is an erasure and no result.
+    """None: a tombstone on `results`, which is an erasure.
 
-    :raises PoisonError: nothing that can be taken.
+    :raises PoisonError: the record can't be parsed, or its key is wrong.
     """
     topic, number = partition
     if raw.value is None and topic == "results":
@@ -37,7 +37,7 @@ def parse(partition: Partition, raw: RawRecord) -> Record | None:
 
 
 def _with_logical_origin(letter: DeadLetter, prefix: str) -> DeadLetter:
-    """A letter names the record's topic in full; rows know topics without their prefix."""
+    """A dead letter names its topic in full; rows use names without the prefix."""
     if letter.origin is None:
         return letter
     topic = letter.origin.topic.removeprefix(prefix)

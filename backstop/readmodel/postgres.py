@@ -1,8 +1,8 @@
 """PostgreSQL: psycopg 3 and its pool, on threads, behind the same protocol as SQLite.
 
-Each build is a schema of its own, `<name>_<build>`; one row in `<name>.current` says which one is read and written. Every
-transaction asks for that row first, so that a rebuild swaps under running processes. Writers take one advisory lock for
-the length of their transaction: sequences of `changes` then become visible in their order, and no reader skips one.
+Each build is its own schema, `<name>_<build>`; one row in `<name>.current` names the build in use. Every transaction
+reads that row first, so a rebuild can swap builds under running processes. Writers hold one advisory lock for the
+length of their transaction: sequence numbers of `changes` become visible in order, and no reader skips one.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from backstop.runtime.process.clock import NowMs
 T = TypeVar("T")
 
 CONNECTIONS_MAX = 6
-"""Of one process: a writer, four readers for requests, and one for what the process itself reads."""
+"""Per process: a writer, four readers for requests, and one for the process's own reads."""
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_MS = 30_000
 OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS}"
-"""The second one frees the writers' lock of a process that was frozen in mid-transaction."""
+"""The second timeout releases the writers' lock if a process freezes in the middle of a transaction."""
 POLL_AGAIN_S = 1.0
 LISTEN_PATIENCE_S = 0.1
-"""How soon the listening thread sees that it is to end."""
+"""How soon the listening thread notices that it must stop."""
 NAME = "backstop"
 CURRENT = "CREATE TABLE IF NOT EXISTS {}.current (one INT PRIMARY KEY, build BIGINT, schema_version INT)"
 
@@ -56,7 +56,7 @@ class PostgresConnection:
 
 
 class PostgresDatabase:
-    """`Database` at a URL. `name` is the schema that names the current build, and the prefix of the builds' own."""
+    """`Database` at a URL. `name`: the schema that holds `current`, and the prefix of the builds' schemas."""
 
     def __init__(self, url: str, now_ms: NowMs, name: str = NAME) -> None:
         self._url = url
@@ -162,7 +162,7 @@ class PostgresDatabase:
         except (PoolTimeout, PoolClosed) as error:
             raise DatabaseAwayError(f"PostgreSQL: {error}") from error
         except psycopg.OperationalError as error:
-            # Connection lost, shutting down, out of space, a statement that took too long: all of it passes.
+            # A lost connection, a server shutting down, a full disk, a statement timeout: all of these pass.
             raise DatabaseAwayError(f"PostgreSQL: {type(error).__name__}: {error}") from error
 
     def _write(self, work: Work[T]) -> T:
@@ -170,7 +170,7 @@ class PostgresDatabase:
             raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self._name,))
             self._enter(raw)
             result = work(PostgresConnection(raw))
-            # One a batch: NOTIFY takes a lock on the whole database at commit.
+            # Once per batch: NOTIFY locks the whole database at commit.
             raw.execute("SELECT pg_notify(%s, '')", (self._channel,))
             return result
 
@@ -190,13 +190,13 @@ class PostgresDatabase:
         return self._pool.connection()
 
     def _enter(self, raw: psycopg.Connection) -> None:
-        """Let unqualified names mean the current build's tables, for this transaction."""
+        """Make unqualified names refer to the current build's tables, in this transaction."""
         try:
             found = raw.execute(self._sql("SELECT build, schema_version FROM {}.current")).fetchone()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-            raise DatabaseAwayError("the read model has not been made yet") from error
+            raise DatabaseAwayError("the read model has not been created yet") from error
         if found is None:
-            raise DatabaseAwayError("the read model has not been made yet")
+            raise DatabaseAwayError("the read model has not been created yet")
         build, schema_version = found
         if schema_version != SCHEMA_VERSION:
             raise ConfigurationError(
@@ -207,7 +207,7 @@ class PostgresDatabase:
         self._build = build
 
     def _make(self) -> None:
-        """The first build, where there is none."""
+        """Create the first build if there is none."""
         with self._connected() as raw, raw.transaction():
             raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self._name,))
             raw.execute(self._sql("CREATE SCHEMA IF NOT EXISTS {}"))
@@ -233,7 +233,7 @@ class PostgresDatabase:
 
 
 class _Listener:
-    """A connection that hears of every commit, on a thread of its own. What it misses while it is away is polled for."""
+    """A connection on its own thread that is notified of every commit. While it is down, `changed` polls instead."""
 
     def __init__(self, url: str, channel: str) -> None:
         self._url = url
@@ -245,7 +245,7 @@ class _Listener:
         self._thread.start()
 
     def waking(self) -> "asyncio.Future[None]":
-        """Done at the next commit by anybody. Taken before one looks, so that none falls in between."""
+        """Done at the next commit by any process. Take it before reading, so that no commit falls in between."""
         return asyncio.shield(self._waiting)
 
     def stop(self) -> None:
@@ -274,7 +274,7 @@ class _Listener:
 
 
 def create(raw: psycopg.Connection, name: str, build: int) -> None:
-    """A new, empty build in a schema of its own, inside the caller's transaction."""
+    """Create an empty build in its own schema, within the caller's transaction."""
     schema = sql.Identifier(f"{name}_{build}")
     raw.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
     raw.execute("SELECT set_config('search_path', %s, true)", (f"{name}_{build}",))
@@ -285,7 +285,7 @@ def create(raw: psycopg.Connection, name: str, build: int) -> None:
 
 
 def point(raw: psycopg.Connection, name: str, build: int) -> None:
-    """Make `build` the current one, at the commit of the caller's transaction."""
+    """Make `build` the current one when the caller's transaction commits."""
     raw.execute(
         sql.SQL(
             "INSERT INTO {}.current (one, build, schema_version) VALUES (1, %s, %s) "
@@ -300,5 +300,5 @@ def _naming(text: LiteralString, *names: str) -> sql.Composed:
 
 
 def _marks(statement: str) -> bytes:
-    """The common SQL's `?` as psycopg's; there is no other question mark and no percent sign in it."""
+    """Replace `?` by psycopg's `%s`; the SQL holds no other question mark and no percent sign."""
     return statement.replace("?", "%s").encode()

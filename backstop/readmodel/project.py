@@ -1,6 +1,6 @@
-"""Facts to rows. Pure, total, and the same whatever the batches were.
+"""Facts to rows. Pure and total; the result does not depend on how records were batched.
 
-The state of a job is computed by the product's own fold; what is added here is how people see it.
+The product's own fold computes a job's state; this module adds the public view of it.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from streams.fold.step import Ignored
 
 @dataclass(frozen=True, slots=True)
 class Evolved:
-    """The row after a fact, and why the fact changed nothing where it did not. `row` is None only where there is no job."""
+    """The row after a fact, and why the fact was ignored, if it was. `row` is None only if there is no job."""
 
     row: JobRow | None
     ignored: Ignored | None = None
@@ -40,7 +40,7 @@ class Evolved:
 def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
     """Take one fact of the job's log.
 
-    Facts after the end change no row: a job's end is final, and what a latecomer brings is on the timeline.
+    Facts after the end change no row: the end is final, and late facts appear on the timeline only.
     """
     if row is not None and row.ended:
         return Evolved(row, Ignored.LATE)
@@ -69,7 +69,7 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
 
 
 def settle(row: JobRow, held: HeldResult) -> JobRow:
-    """The terminal row: what the record on `results` says. `row` must be one that the fold has ended."""
+    """The terminal row, from the record on `results`. The fold must have ended `row`."""
     assert row.status == "finishing", row.status
     result: JobResult = decode(RESULT, held.record)
     timings, usage = result.timings, result.usage
@@ -94,7 +94,7 @@ def settle(row: JobRow, held: HeldResult) -> JobRow:
 
 
 def _public(state: JobState) -> JobStatus | None:
-    """None: there is no job (any more)."""
+    """None: the job does not exist, or no longer."""
     seen = status(state)
     if seen == "absent":
         return None
@@ -102,7 +102,7 @@ def _public(state: JobState) -> JobStatus | None:
 
 
 def _first(fact: JobFact, position: Position) -> JobRow | None:
-    """The row that a job begins with; only three facts begin one."""
+    """A job's first row; only three facts begin one, any other returns None."""
     match fact:
         case JobSubmitted():
             return JobRow(
@@ -162,7 +162,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
 
 
 def _text(text: str) -> str:
-    """Text of a caller's that PostgreSQL takes, too: it has no NUL."""
+    """A caller's text without NUL, which PostgreSQL refuses."""
     return text.replace("\x00", "\ufffd")
 
 
@@ -172,5 +172,5 @@ def _attempt_of(state: JobState, fact: JobFact) -> int:
             heard = fact.attempt
         case _:
             heard = 0
-    attempts = getattr(state, "attempts", None)  # the states that have ended, or not begun, keep none
+    attempts = getattr(state, "attempts", None)  # ended states and states before the first attempt have none
     return heard if attempts is None else max(heard, attempts.last_number)

@@ -1,8 +1,8 @@
-"""The projector: logs in, read model out, each record once.
+"""The projector: takes each record of the logs into the read model, once.
 
-A turn polls, parses, and writes rows, timeline, changes and its own offsets in one transaction. A crash at any point loses
-the whole transaction or nothing, and the next turn begins where the database says. Two projections share the partitions by
-Kafka's group; one that was declared dead and wakes up finds its epoch outdated, writes nothing, and joins again.
+A turn polls, parses, and writes rows, timeline, changes and its own offsets in one transaction. A crash loses the whole
+transaction or nothing, and the next turn continues at the database's offsets. Two projections share the partitions by
+Kafka's group; one that wakes up after being declared dead finds its epoch outdated, writes nothing, and joins again.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ log = get_logger("backstop.readmodel.projector")
 
 
 class Projector:
-    """Runs until told to stop; whatever is away meanwhile is waited for."""
+    """Runs until stopped; waits while the database or the broker is away."""
 
     def __init__(
         self, settings: ProjectionSettings, database: Database, publisher: Publisher, now_ms: NowMs,
@@ -50,20 +50,20 @@ class Projector:
         self._consumer = LogConsumer(settings, f"{settings.topic_prefix}readmodel", self._forget_claims)
         self._owned: dict[Partition, Owned] = {}
         self._moves = 0
-        """Counts how often partitions moved: what was begun before a move is not finished after it."""
+        """Counts rebalances: work begun before one is not finished after it."""
         self._writing = asyncio.Lock()
         self._told_kafka: dict[Partition, int] = {}
         self._told_kafka_at_s = 0.0
         self._behind: dict[Partition, int] = {}
-        """Partitions that are not yet read to where they ended when they became ours, and where that is."""
+        """Partitions not yet read to the end they had when claimed, with that end."""
 
     @property
     def owned(self) -> Mapping[Partition, int]:
-        """The partitions that are ours, and the next offset of each; empty while they move."""
+        """The claimed partitions, with the next offset of each; empty during a rebalance."""
         return {partition: owned.next_offset for partition, owned in self._owned.items()}
 
     def not_ready(self) -> str | None:
-        """Why the read model is behind what the logs held when the partitions became ours; None once it is not."""
+        """Why the read model lags behind the ends that the logs had at the claim; None when it has caught up."""
         if not self._owned:
             return "no partitions are assigned and claimed"
         behind = len(self._behind)
@@ -72,7 +72,7 @@ class Projector:
     async def run(self, stop: asyncio.Event) -> None:
         """Project until `stop`.
 
-        :raises ConfigurationError: the database and the logs do not belong together, or its schema is another release's.
+        :raises ConfigurationError: the database belongs to other logs, or its schema is another release's.
         """
         wait_ms = BACKOFF_MS
         try:
@@ -90,7 +90,7 @@ class Projector:
                     log.warning("readmodel_away", what=what, reason=str(error), wait_ms=wait_ms)
                     await self._forget_claims()
                     if what == "broker":
-                        # It may be for good: aiokafka's consumer does not come back from all that can happen to it.
+                        # Join anew: aiokafka's consumer does not recover from every failure.
                         await self._consumer.stop()
                     await pause(stop, wait_ms / 1000)
                     wait_ms = min(2 * wait_ms, self._settings.readmodel_backoff_max_ms)
@@ -114,14 +114,14 @@ class Projector:
         await self._tell_kafka()
 
     async def _forget_claims(self) -> None:
-        """Partitions move, or the database was away: nothing is ours until it is claimed again."""
-        async with self._writing:  # what is being written now is still ours: let it end
+        """After a rebalance or a database failure: no partition is owned until it is claimed again."""
+        async with self._writing:  # a write in progress still has its claim: let it finish
             self._moves += 1
             self._owned = {}
             self._behind = {}
 
     async def _take_over(self) -> None:
-        """Claim what Kafka assigned us in the database, and read on from where the database is."""
+        """Claim the assigned partitions in the database, and continue from the database's offsets."""
         moves = self._moves
         assigned = self._consumer.assigned()
         if not assigned:
@@ -132,14 +132,16 @@ class Projector:
         for partition, first in firsts.items():
             gone = first - owned[partition].next_offset
             if gone > 0 and owned[partition].next_offset > 0:
-                # It was away for longer than the log is kept. What is lost is lost; who reads must hear of it.
+                # The projection was away for longer than the log's retention. The records are lost; operators must
+                # learn of it.
                 self._metrics.gone.labels(partition[0]).inc(gone)
                 log.error("readmodel_records_gone", topic=partition[0], partition=partition[1], records=gone)
         for partition, end in ends.items():
             if owned[partition].next_offset > end:
                 raise ConfigurationError(
-                    f"the read model has taken {partition[0]}/{partition[1]} up to {owned[partition].next_offset}, and the log "
-                    f"ends at {end}: it is another log. Point it at its own, or run `backstop readmodel rebuild`"
+                    f"the read model has taken {partition[0]}/{partition[1]} up to {owned[partition].next_offset}, but "
+                    f"the log ends at {end}: it is another log. Use the database of this log, or run "
+                    "`backstop readmodel rebuild`"
                 )
         if self._moves != moves or self._consumer.assigned() != assigned:
             return
@@ -150,14 +152,14 @@ class Projector:
         log.info("readmodel_claimed", partitions=len(owned), behind=len(self._behind))
 
     async def _catch_up(self) -> None:
-        """Strike out what has been read to its end. By position, not by offset taken: the last records may be markers."""
+        """Remove the partitions read to their end. Judged by position: the last offsets may be transaction markers."""
         positions = await self._consumer.positions(self._behind.keys() & self._owned.keys())
         self._behind = {partition: end for partition, end in self._behind.items() if positions.get(partition, 0) < end}
         if not self._behind:
             log.info("readmodel_caught_up")
 
     async def _take(self, found: Mapping[Partition, list[RawRecord]]) -> None:
-        """Write one poll's records. Holds the lock: no partition moves meanwhile."""
+        """Write one poll's records. The lock is held: no partition moves meanwhile."""
         ours = {
             partition: self._fresh(partition, raws) for partition, raws in found.items() if partition in self._owned
         }
@@ -184,7 +186,7 @@ class Projector:
     async def _write(
         self, moves: Sequence[Move], records: list[Record], batch: Mapping[Partition, list[RawRecord]]
     ) -> Writes:
-        """One transaction; without the records that the fold can't take, which are set aside."""
+        """One transaction. Records on which the fold fails are dead-lettered and left out."""
         while True:
             try:
                 return await self._database.write(partial(self._in_transaction, moves=moves, records=records))

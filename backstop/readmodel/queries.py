@@ -1,4 +1,6 @@
-"""Every statement that reads the read model for others. Plain functions of a `Connection`; each names its tenant."""
+"""All statements that read the read model for callers. Plain
+functions of a `Connection`, each restricted to a tenant.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,13 +15,14 @@ from schemas.base import Usage
 from schemas.statuses import OPEN_JOB_STATUSES
 
 LATE_USAGE_MAX = 100
-"""Of one answer. An honest job has one or two."""
+"""Per answer. A normal job has one or two."""
 
 TIMELINE_ENTRIES_MAX = 2_000
-"""Of one answer. An honest job has tens."""
+"""Per answer. A normal job has tens."""
 
 _CHANGE_COLUMNS = "seq, build, tenant, job_id, session_id, version, status, at_ms, payload"
-# In key order, without what two builds of the same logs may differ in: builds, epochs, sequences, what waits for a claim.
+# In key order, without columns that may differ between two builds of the same logs: builds, epochs, sequences,
+# unclaimed facts.
 _DIGESTED = (
     ("jobs", JOB_COLUMNS, "job_id"),
     ("job_tags", "tag, job_id", "tag, job_id"),
@@ -36,28 +39,28 @@ _KEPT = "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id A
 _DIGEST_PAGE = 1_000
 
 IDS_MAX = 500
-"""Parameters of one statement: far below what either database takes."""
+"""Parameters per statement: far below either database's limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters; None is any."""
+    """A selection of dead letters; None means any."""
 
     tenant: str
     with_nobodys: bool = False
-    """Also those of which nobody can say whose they are."""
+    """Include those whose tenant is unknown."""
     only_open: bool = True
-    """Those about which nothing was decided yet."""
+    """Only those without a decision."""
     reason: str | None = None
     since_ms: int | None = None
     after: tuple[int, str] | None = None
-    """Time and id of the last one of the page before."""
+    """Time and id of the last entry of the previous page."""
     limit: int = 50
 
 
 @dataclass(frozen=True, slots=True)
 class TenantLoad:
-    """What a tenant has open, what it used up, and which of the jobs asked for are known."""
+    """A tenant's open jobs, its tokens used, and which of the given job ids exist."""
 
     open_jobs: int
     tokens: int
@@ -70,16 +73,16 @@ def find_row(conn: Connection, tenant: str, job_id: str) -> JobRow | None:
 
 
 def find_known(conn: Connection, job_id: str) -> KnownJob | None:
-    """Of whatever tenant: ids are unique among all of them, as another tenant's carry its name."""
+    """The job of any tenant: ids are unique over all tenants, because they carry the tenant's name."""
     found = conn.rows("SELECT job_id, tenant, request_sha256, status FROM jobs WHERE job_id = ?", (job_id,))
     return KnownJob(*found[0]) if found else None
 
 
 def find_owner(conn: Connection, response_id: str) -> tuple[str, str] | None:
-    """Tenant and job of a response at the provider; None where no job has claimed it."""
+    """Tenant and job of a provider's response; None if no job has claimed it."""
     found = conn.rows(
         "SELECT j.tenant, j.job_id FROM claims c JOIN jobs j ON j.job_id = c.job_id WHERE c.response_id = ? "
-        # Who adopted it and was refused has no part in it.
+        # A refused adoption gives no ownership.
         "AND j.status <> 'rejected'",
         (response_id,),
     )
@@ -87,7 +90,7 @@ def find_owner(conn: Connection, response_id: str) -> tuple[str, str] | None:
 
 
 def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[str]) -> TenantLoad:
-    """What is open, what ended since then, and which of `job_ids` there are."""
+    """Open jobs, tokens of jobs that ended since `since_ms`, and which of `job_ids` exist."""
     marks = ", ".join("?" * len(OPEN_JOB_STATUSES))
     ((open_jobs,),) = conn.rows(
         f"SELECT COUNT(*) FROM jobs WHERE tenant = ? AND status IN ({marks})",  # noqa: S608 - our own marks
@@ -124,7 +127,7 @@ def list_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> list[DeadLe
 
 
 def count_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> int:
-    """How many there are, whatever `limit` is. The table is kept short."""
+    """The number of matches, regardless of `limit`. The table is kept short."""
     where, params = _dead_letters_where(wanted)
     ((count,),) = conn.rows(f"SELECT COUNT(*) FROM dead_letters WHERE {where}", params)  # noqa: S608 - our own names
     return int(count)
@@ -143,7 +146,7 @@ def _dead_letters_where(wanted: DeadLetterFilter) -> tuple[str, tuple[Any, ...]]
 
 
 def ended_since(conn: Connection, tenant: str, since_ms: int, limit: int) -> list[EndedJob]:
-    """The jobs that ended since then, the last ones first, at most `limit`: answered from an index alone."""
+    """The jobs that ended since then, latest first, at most `limit`. An index alone answers it."""
     found = conn.rows(
         "SELECT model, status, found_by, finished_at_ms, queued_ms, running_ms, webhook_lag_ms, detection_ms FROM jobs "
         "WHERE tenant = ? AND finished_at_ms >= ? ORDER BY finished_at_ms DESC LIMIT ?",
@@ -153,7 +156,7 @@ def ended_since(conn: Connection, tenant: str, since_ms: int, limit: int) -> lis
 
 
 def timeline_of(conn: Connection, job_id: str) -> list[TimelineEntry]:
-    """In order of time. The caller has seen that the job is its tenant's."""
+    """Ordered by time. The caller must have checked that the job belongs to its tenant."""
     found = conn.rows(
         "SELECT at_ms, kind, summary, topic, part, log_offset FROM timeline WHERE job_id = ? "
         "ORDER BY at_ms, topic, part, log_offset LIMIT ?",
@@ -166,13 +169,13 @@ def timeline_of(conn: Connection, job_id: str) -> list[TimelineEntry]:
 
 
 def last_seq(conn: Connection) -> int:
-    """Of the last change; 0 before the first."""
+    """The number of the last change; 0 if there is none."""
     last: int = conn.rows("SELECT COALESCE(MAX(seq), 0) FROM changes")[0][0]
     return last
 
 
 def first_seq(conn: Connection) -> int:
-    """Of the first change that is still kept; 0 where none is."""
+    """The number of the first retained change; 0 if there is none."""
     first: int = conn.rows("SELECT COALESCE(MIN(seq), 0) FROM changes")[0][0]
     return first
 
@@ -181,7 +184,7 @@ def changes_after(
     conn: Connection, seq: int, limit: int, *, tenant: str | None = None, job_id: str | None = None,
     session_id: str | None = None,
 ) -> list[Change]:  # fmt: skip
-    """The next changes after `seq`, in order; of one tenant, job or session where given."""
+    """The next changes after `seq`, in order; only those of the tenant, job or session that is given."""
     where, params = ["seq > ?"], [seq]
     for condition, value in (("tenant = ?", tenant), ("job_id = ?", job_id), ("session_id = ?", session_id)):
         if value is not None:
@@ -195,7 +198,7 @@ def changes_after(
 
 
 def late_usage_of(conn: Connection, job_id: str) -> list[LateUsage]:
-    """What no result counts. The caller has seen that the job is its tenant's."""
+    """Usage that no result counts. The caller must have checked that the job belongs to its tenant."""
     found = conn.rows(
         "SELECT attempt, response_id, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated "
         "FROM late_usage WHERE job_id = ? ORDER BY response_id LIMIT ?",
@@ -212,9 +215,9 @@ def late_usage_of(conn: Connection, job_id: str) -> list[LateUsage]:
 
 
 def digest(conn: Connection, ended_before_ms: int = 0) -> str:
-    """SHA-256 over all content in key order: equal for two read models that took the same records, however they did.
+    """SHA-256 over the content in key order: equal for two read models that took the same records, in whatever batches.
 
-    Without what belongs to jobs that ended before `ended_before_ms`: one read model may have removed more of them than the other.
+    Omits jobs that ended before `ended_before_ms`: one read model may have removed more of them than the other.
     """
     total = hashlib.sha256()
     for table, columns, order in _DIGESTED:
@@ -240,7 +243,7 @@ def digest(conn: Connection, ended_before_ms: int = 0) -> str:
 
 
 def _digested(values: Sequence[Any]) -> bytes:
-    """Each value with its kind and length, so that no two rows look alike."""
+    """Each value with its kind and length, so that different rows give different bytes."""
     parts = []
     for value in values:
         if value is None:

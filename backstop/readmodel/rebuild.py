@@ -1,8 +1,9 @@
-"""The read model from the beginning of the logs, beside the one in use; compared, and swapped at once.
+"""Rebuilds the read model from the beginning of the logs beside the one in use, compares both, and swaps them
+atomically.
 
-The comparison is exact: digest and offsets of the one in use are read in one snapshot, and the new one is built up to those
-very offsets. Readers and the projection go on meanwhile; after the swap the projection finds that it stands elsewhere, and
-goes on from where the new one ends. A change of schema is a rebuild, too; then there is nothing to compare with.
+The comparison is exact: digest and offsets of the current one are read in one snapshot, and the new one is built up to
+those offsets. Readers and the projection go on meanwhile; after the swap the projection finds other offsets in the
+database, and continues from them. A change of schema is a rebuild too, without a comparison.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ log = get_logger("backstop.readmodel.rebuild")
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """`different` is not swapped, unless that was asked for: see `rebuild`."""
+    """The outcome of a rebuild. On `different` there is no swap, unless `accept_differences` was set."""
 
     verdict: Verdict
     swapped: bool
@@ -49,14 +50,14 @@ class _Live:
     offsets: Mapping[Partition, int]
     digest: str
     cut: Cut
-    """What may have left it, and is not compared."""
+    """Jobs that retention may have removed from it; they are not compared."""
 
 
 async def rebuild(settings: ProjectionSettings, database: Database, *, accept_differences: bool = False) -> Rebuilt:
-    """Build, compare, swap. A difference means that the logs have been cut by retention, that they are other logs, or that
-    something is wrong with the one in use; an operator looks, and decides.
+    """Build, compare, swap. A difference means that retention has truncated the logs, that these are other logs, or
+    that the current read model is wrong; an operator must decide.
 
-    :raises DatabaseAwayError: begin again; what was built is discarded then.
+    :raises DatabaseAwayError: start again; the unfinished build is then discarded.
     :raises BrokerUnavailableError: likewise.
     """
     live = await _snapshot(database)
@@ -85,7 +86,7 @@ async def rebuild(settings: ProjectionSettings, database: Database, *, accept_di
 
 
 async def _snapshot(database: Database) -> _Live | None:
-    """What is in use now; None where there is nothing, or something of another schema."""
+    """The current read model; None if there is none, or its schema is another release's."""
     try:
         return await database.read(_live)
     except (ConfigurationError, DatabaseAwayError) as error:
@@ -99,7 +100,7 @@ def _live(conn: Connection) -> _Live:
 
 
 async def _remove_ended(database: Database, cut: Cut) -> None:
-    """What left the one in use leaves the new one, too."""
+    """Remove from the new build the jobs that retention has removed from the current one."""
     at: tuple[int, str] | None = BEGINNING
     while at is not None:
         removed = await database.write(partial(remove_ended, cut=cut, after=at))
@@ -107,7 +108,7 @@ async def _remove_ended(database: Database, cut: Cut) -> None:
 
 
 class _Replay:
-    """From offset 0 to where the one in use stands, or to the end of the logs."""
+    """Reads from offset 0 to the offsets of the current read model, or to the ends of the logs."""
 
     def __init__(self, consumer: LogConsumer, aside: Database, live: _Live | None) -> None:
         self._consumer = consumer
@@ -117,10 +118,10 @@ class _Replay:
         self._records = 0
 
     async def run(self) -> int:
-        """How many records were taken."""
+        """Returns the number of records taken."""
         partitions = self._consumer.assigned()
         if not partitions:
-            raise ConfigurationError("there are no topics to rebuild from: check the prefix and the broker")
+            raise ConfigurationError("no topics to rebuild from: check BACKSTOP_TOPIC_PREFIX and the broker")
         targets = await self._consumer.end_offsets(partitions)
         if self._live is not None:
             targets = {partition: min(end, self._live.offsets.get(partition, 0)) for partition, end in targets.items()}
@@ -143,7 +144,7 @@ class _Replay:
             Move(*partition, self._owned[partition].next_offset, raws[-1].offset + 1, self._owned[partition].epoch)
             for partition, raws in batch.items()
         ]
-        # What can't be taken was set aside when it was met first; here it is passed over, as it was then.
+        # Unreadable records were dead-lettered when they were first read; skip them here, as then.
         records = [record for partition, raws in batch.items() for raw in raws if (record := _readable(partition, raw))]
         while True:
             try:

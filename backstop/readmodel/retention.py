@@ -1,10 +1,12 @@
-"""Finished jobs leave the read model some time after their end, if a setting says so; the logs keep their facts.
+"""Removes finished jobs from the read model some time after their end, if a setting says so; the logs keep their facts.
 
-Rules, before the code:
-- A job leaves once it ended before an instant and its fold has forgotten it, too: an id must not be new here while the fold still knows it.
-- All that a job has here leaves with it, in one transaction: row, tags, timeline, claims, late usage. What stands open never leaves.
-- Each transaction removes a bounded number, oldest first. The instant is kept in `meta`, so that whoever compares (a rebuild, the audit) knows what
-  may be missing.
+Rules:
+- A job is removed when it ended before an instant and its fold has forgotten it too: a job id must not look new here
+  while the fold still knows it.
+- All rows of a job are removed in one transaction: row, tags, timeline, claims, late usage. Open jobs are never
+  removed.
+- Each transaction removes a bounded number, oldest first. The instants are kept in `meta`, so that a comparison
+  (rebuild, audit) knows which jobs may be missing.
 """
 
 from collections.abc import Sequence
@@ -20,9 +22,9 @@ from streams.fold.rows import decode_job_state
 
 DAY_MS = 86_400_000
 JOBS_MAX = 200
-"""Removed in one transaction: the one writer is held for some tens of milliseconds."""
+"""Per transaction, which holds the only writer for some tens of milliseconds."""
 TURNS_MAX = 5
-"""Transactions of one sweep. At one sweep in 15 s that is 240,000 jobs an hour."""
+"""Transactions per sweep. With a sweep every 15 s that is 240,000 jobs an hour."""
 BEGINNING = (0, "")
 
 _CLAIMED = "response_claimed"
@@ -31,7 +33,7 @@ _ENDED, _FORGOTTEN = "ended_before_ms", "forgotten_before_ms"
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A job that ended before the one instant, and that its fold forgot before the other, may leave. 0: none."""
+    """A job may be removed if it ended before the first instant and its fold forgot it before the second. 0: none."""
 
     ended_before_ms: int = 0
     forgotten_before_ms: int = 0
@@ -39,14 +41,14 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What one turn did. `next`: where the next one goes on; None where nothing older is left to look at."""
+    """The outcome of one turn. `next`: where the next turn continues; None if no older jobs are left to check."""
 
     jobs: int
     next: tuple[int, str] | None
 
 
 def remove_ended(conn: Connection, cut: Cut, after: tuple[int, str] = BEGINNING, limit: int = JOBS_MAX) -> Removed:
-    """Of the next `limit` jobs behind `after`, oldest first, remove those that may leave."""
+    """Of the next `limit` jobs after `after`, oldest first, remove those that may be removed."""
     found = conn.rows(
         "SELECT finished_at_ms, job_id, tags, fold_state FROM jobs "
         "WHERE finished_at_ms < ? AND (finished_at_ms, job_id) > (?, ?) ORDER BY finished_at_ms, job_id LIMIT ?",
@@ -61,7 +63,7 @@ def remove_ended(conn: Connection, cut: Cut, after: tuple[int, str] = BEGINNING,
 
 
 def cut_of(conn: Connection) -> Cut:
-    """What may have left so far."""
+    """The instants up to which jobs may have been removed so far."""
     kept = dict(conn.rows("SELECT name, value FROM meta WHERE name IN (?, ?)", (_ENDED, _FORGOTTEN)))
     return Cut(int(kept.get(_ENDED, 0)), int(kept.get(_FORGOTTEN, 0)))
 
@@ -93,7 +95,7 @@ def _mark(conn: Connection, cut: Cut) -> None:
 
 def _forgotten_at_ms(state: Any) -> int:
     job = decode_job_state(bytes(state))
-    assert isinstance(job, Finished), "a row with a time of its end is one that the fold has ended"
+    assert isinstance(job, Finished), "a row with a finish time must have an ended fold state"
     return job.forget_at_ms
 
 

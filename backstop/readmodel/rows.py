@@ -1,9 +1,9 @@
-"""What the read model keeps, as values. Pure: no database, no clock.
+"""The read model's rows as values. Pure: no database, no clock.
 
-A row of a job is a function of the job's own facts on `jobs` up to its end, and of its one record on `results`. Both come over
-different partitions at different speeds, so a result that comes before its job has ended here is *held* until it has: the
-content of a row never depends on which of the two came first. What follows the end (a latecomer, the timer that forgets)
-is on the timeline only.
+A job's row is a function of the job's facts on `jobs` up to its end, and of its one record on `results`. Both arrive
+over different partitions at different speeds. A result that arrives before the end is *held* until the end is read, so
+the row never depends on which came first. Later facts (late ones, the timer that forgets the job) appear on the
+timeline only.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TERMINAL: frozenset[str] = frozenset(JOB_OUTCOMES)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a record stands. `topic` is the logical name (`jobs`), so that no digest depends on a prefix."""
+    """A record's place. `topic` is the logical name (`jobs`), so that no digest depends on a prefix."""
 
     topic: str
     partition: int
@@ -25,29 +25,29 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A job as it is now. Times are unix milliseconds."""
+    """A job's current state. Times are Unix milliseconds."""
 
     job_id: str
     tenant: str
     status: JobStatus
     version: int
-    """Facts of the job that changed it, and one for its result. Never falls."""
+    """The number of facts that changed the row, plus one for the result. Never decreases."""
     fold_state: bytes
     """Canonical JSON of the fold's state after the last fact taken."""
     submitted_at_ms: int
     updated_at_ms: int
     position: Position
-    """The last record taken."""
+    """The last record that changed the row."""
     model: str | None = None
     session_id: str | None = None
     tags: tuple[str, ...] = ()
     deadline_at_ms: int | None = None
     next_action_at_ms: int | None = None
-    """None once nothing more is to be done."""
+    """None when nothing is left to do."""
     request_sha256: str | None = None
-    """None where the request could not be read (a refused one)."""
+    """None if the request could not be read (a refused job)."""
     attempts: int = 0
-    """The highest number of an attempt heard of."""
+    """The highest attempt number seen."""
     result: bytes | None = None
     """The record on `results`, as its writer encoded it."""
     found_by: str | None = None
@@ -65,13 +65,13 @@ class JobRow:
 
     @property
     def ended(self) -> bool:
-        """The fold has ended it: no further fact of the log changes the row."""
+        """The fold has ended the job: no further fact of the log changes the row."""
         return self.status == "finishing" or self.terminal
 
 
 @dataclass(frozen=True, slots=True)
 class HeldResult:
-    """A record on `results` that came before its job's end was read."""
+    """A record on `results` that arrived before its job's end was read."""
 
     job_id: str
     at_ms: int
@@ -92,7 +92,7 @@ class TimelineEntry:
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedEntry:
-    """A fact of a response whose job is not known yet: it joins the timeline when the response is claimed."""
+    """A fact of a response whose job is unknown; it joins the timeline when the response is claimed."""
 
     response_id: str
     at_ms: int
@@ -103,7 +103,7 @@ class UnclaimedEntry:
 
 @dataclass(frozen=True, slots=True)
 class LateUsage:
-    """What a response cost and no result counts; `estimated` where the provider told nothing."""
+    """Usage of a response that no result counts; `estimated` if the provider reported none."""
 
     attempt: int
     response_id: str
@@ -113,31 +113,31 @@ class LateUsage:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRow:
-    """A record that somebody set aside, as people see it. It may hold a piece of a prompt: `preview`."""
+    """A dead letter as operators see it. `preview` may hold a piece of a prompt."""
 
     dead_letter_id: str
     at_ms: int
     tenant: str | None
-    """None: nobody can say whose it was."""
+    """None: its tenant is unknown."""
     component: str
     reason: str
     detail: str
     origin: Position | None
-    """Where the record stood; None where it came over HTTP."""
+    """The place of the original record; None if it arrived over HTTP."""
     record_key: str
     size_bytes: int | None
-    """Of the value, as far as it was kept; None where it had none."""
+    """Size of the kept part of the value; None if there is none."""
     preview: str
-    """The beginning of the value, printable characters only."""
+    """The beginning of the value, in printable characters only."""
     position: Position
-    """Of the letter itself."""
+    """The place of the dead letter itself."""
     resolution: str | None = None
     resolved_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of `changes`: a job's new state, small enough to push to whoever follows."""
+    """One line of `changes`: a job's new state, small enough to push to followers."""
 
     seq: int
     build: int
@@ -156,7 +156,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class KnownJob:
-    """What a door needs in order to tell a repeat of a submission from a conflict."""
+    """The fields by which the ingress tells a repeated submission from a conflict."""
 
     job_id: str
     tenant: str

@@ -1,6 +1,6 @@
-"""The tables. A change of these is a new `SCHEMA_VERSION`, and a migration is a rebuild: the logs hold all that is needed.
+"""The tables. A change to them needs a new `SCHEMA_VERSION`, and a rebuild as migration: the logs hold all data.
 
-Statuses are written from `schemas.statuses`, so a new one changes the tables; a test compares them with what the version had.
+The statuses come from `schemas.statuses`, so a new status changes the tables; a test compares them with the version's.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ SCHEMA_VERSION = 4
 
 
 def texts(values: Iterable[str]) -> str:
-    """Names of ours as a list of SQL literals."""
+    """Identifiers as a list of SQL literals."""
     names = tuple(values)
     assert all(name.isidentifier() for name in names), names
     return ", ".join(f"'{name}'" for name in names)
@@ -47,12 +47,13 @@ _TABLES = (
         WHERE session_id IS NOT NULL""",
     """CREATE INDEX jobs_by_status ON jobs (tenant, status, submitted_at_ms DESC, job_id DESC)""",
     """CREATE INDEX jobs_by_model ON jobs (tenant, model, submitted_at_ms DESC, job_id DESC)""",
-    # All that the figures of `backstop.readmodel.figures` and a tenant's load need, so that they are read from the index alone: rows carry whole results.
+    # Covers the figures of `backstop.readmodel.figures` and a tenant's load by the index alone: rows carry whole
+    # results.
     """CREATE INDEX jobs_by_end ON jobs (
         tenant, finished_at_ms DESC, model, status, found_by, queued_ms, running_ms, webhook_lag_ms, detection_ms,
         input_tokens, output_tokens
     ) WHERE finished_at_ms IS NOT NULL""",
-    # For the retention, which knows no tenants.
+    # For the retention, which works across tenants.
     """CREATE INDEX jobs_by_finish ON jobs (finished_at_ms, job_id) WHERE finished_at_ms IS NOT NULL""",
     """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
         WHERE status IN ({OPEN})""",
@@ -92,7 +93,7 @@ _TABLES = (
     )""",
 )
 
-# What no code of ours may do, the database refuses: a terminal row is final, and no version falls (I6).
+# The database enforces I6: a terminal row is final, and a version never decreases.
 _GUARDS: dict[Dialect, tuple[str, ...]] = {
     "sqlite": (
         """CREATE TRIGGER jobs_go_forward BEFORE UPDATE ON jobs WHEN NEW.version <= OLD.version
@@ -118,7 +119,7 @@ _GUARDS: dict[Dialect, tuple[str, ...]] = {
 
 
 def statements(dialect: Dialect) -> tuple[str, ...]:
-    """What makes an empty read model, in order."""
+    """The statements that create an empty read model, in order."""
     types = _TYPES[dialect]
     return (*(_typed(table, types) for table in _TABLES), *(_named(guard) for guard in _GUARDS[dialect]))
 
@@ -133,5 +134,5 @@ def _typed(table: str, types: dict[str, str]) -> str:
     table = _named(table)
     for name, written in types.items():
         table = table.replace(f"{{{name}}}", written)
-    # SQLite compares text by its bytes. So must PostgreSQL, whatever its locale: pages and digests are in that order.
+    # SQLite compares text by its bytes. So must PostgreSQL, whatever its locale: pages and digests rely on that order.
     return table.replace(" TEXT", f" {types['TEXT']}")

@@ -14,52 +14,52 @@ SCHEMES = ("sqlite:///", "postgresql://", "postgres://")
 class ProjectionSettings(RuntimeSettings):
     database_url: SecretStr | None = Field(
         default=None,
-        description="Where the read model is: sqlite:///PATH or postgresql://…; sqlite in data_dir if unset.",
+        description="URL of the read model: sqlite:///PATH or postgresql://…; sqlite in data_dir if unset.",
     )
     readmodel_batch_records_max: int = Field(
-        default=500, ge=1, le=10_000, description="Records of one transaction of the read model."
+        default=500, ge=1, le=10_000, description="Records per transaction of the read model."
     )
     readmodel_backoff_max_ms: int = Field(
         default=5_000, ge=100, le=60_000, description="Longest wait before the database or the broker is tried again."
     )
     readmodel_sweep_interval_ms: int = Field(
-        default=15_000, ge=100, le=3_600_000, description="How often stuck jobs are looked for."
+        default=15_000, ge=100, le=3_600_000, description="Interval of the sweep that finds stuck jobs."
     )
     readmodel_overdue_bound_ms: int = Field(
         default=OVERDUE_BOUND_MS,
         ge=0,
         le=3_600_000,
-        description="How far past its time a job may be before it counts as stuck.",
+        description="Delay past its due time after which a job counts as stuck.",
     )
     readmodel_changes_max: int = Field(
         default=1_000_000, ge=1_000, le=100_000_000, description="Changes kept for followers that resume."
     )
     readmodel_changes_keep_ms: int = Field(
-        default=86_400_000, ge=60_000, description="How long changes are kept for followers that resume."
+        default=86_400_000, ge=60_000, description="Time that changes are kept for followers that resume."
     )
     readmodel_unclaimed_keep_ms: int = Field(
-        default=7 * 86_400_000, ge=60_000, description="How long facts of a response wait for the job that claims it."
+        default=7 * 86_400_000, ge=60_000, description="Time that facts of a response wait for the job that claims it."
     )
     readmodel_keep_days: int = Field(
         default=0,
         ge=0,
         le=36_500,
-        description="Finished jobs leave the read model so many days after their end, with result and timeline, and never before their fold has "
-        "forgotten them (BACKSTOP_SUBMISSION_FORGET_AFTER_MS); 0 keeps them for ever.",
+        description="Days after its end when a finished job leaves the read model, with result and timeline; never "
+        "before its fold has forgotten it (BACKSTOP_SUBMISSION_FORGET_AFTER_MS). 0 keeps it for ever.",
     )
     readmodel_dead_letters_max: int = Field(
-        default=10_000, ge=10, le=1_000_000, description="Dead letters shown; the topic keeps the older ones."
+        default=10_000, ge=10, le=1_000_000, description="Dead letters in the read model; the topic keeps older ones."
     )
 
     readmodel_health_port: int = Field(
-        default=0, ge=0, le=65_535, description="Port for health and metrics of the projection; 0 switches it off."
+        default=0, ge=0, le=65_535, description="Port for health and metrics of the projection; 0 disables it."
     )
 
     @field_validator("database_url")
     @classmethod
     def _known_scheme(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(SCHEMES):
-            raise ValueError(f"the read model's URL begins with one of {', '.join(SCHEMES)}")
+            raise ValueError(f"the read model's URL must begin with one of {', '.join(SCHEMES)}")
         return url
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class ProjectionSettings(RuntimeSettings):
 
     @property
     def readmodel_url(self) -> str:
-        """With its password, if it has one: not for logs."""
+        """The URL, with its password if it has one: not for logs."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'readmodel.db'}"

@@ -1,8 +1,8 @@
-"""SQLite: one writer thread, some reader threads, WAL.
+"""SQLite: one writer thread, several reader threads, WAL.
 
-The configured path is a symbolic link to the file of the current build. A rebuild makes another file and moves the link, at
-once; whoever has the old file open keeps a whole database until its next transaction, looks at the link then, and follows.
-(Replacing an open database's own file would leave its write-ahead log to the wrong one.)
+The configured path is a symbolic link to the current build's file. A rebuild makes another file and moves the link,
+atomically. A connection to the old file keeps a whole database until its next transaction, which reads the link and
+follows it. (Replacing the file of an open database would combine its write-ahead log with the wrong file.)
 """
 
 import asyncio
@@ -26,15 +26,15 @@ T = TypeVar("T")
 READERS = 4
 BUSY_TIMEOUT_S = 5.0
 PROGRESS_STEPS = 20_000
-"""Of SQLite's machine between two looks at the clock: about a millisecond."""
+"""Virtual machine steps between two checks of the time limit: about a millisecond."""
 TAIL_S = 0.1
-"""How often a process that does not write itself looks for other processes' writes."""
+"""How often a process that does not write checks for writes of other processes."""
 
 PASSING = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM,
 })  # fmt: skip
-"""Codes that an operator or time mends, damage included: all of it can be rebuilt. The others are defects of ours."""
+"""Error codes that time or an operator repairs, damage included: everything can be rebuilt. Any other code is a bug."""
 
 
 class SqliteConnection:
@@ -55,7 +55,7 @@ class SqliteConnection:
 
 
 class _Handle:
-    """A thread's connection, and the file it is open on."""
+    """A thread's connection, and the file that it has open."""
 
     def __init__(self) -> None:
         self.file: Path | None = None
@@ -70,10 +70,10 @@ class _Handle:
 
 
 class SqliteDatabase:
-    """`Database` over a file. Several processes of one machine may use it; never put it on a network file system."""
+    """`Database` over a file, for several processes of one machine. Not for network file systems."""
 
     def __init__(self, path: Path, now_ms: NowMs, files: Path | None = None) -> None:
-        """`path` is the link; the builds' files are named after `files`, or after it."""
+        """`path`: the link. The builds' files are named after `files`, or after `path` if that is None."""
         self._path = path
         self._files = files or path
         self._now_ms = now_ms
@@ -83,7 +83,7 @@ class SqliteDatabase:
         self._of_thread = threading.local()
         self._write_pool = ThreadPoolExecutor(1, thread_name_prefix="readmodel-writer")
         self._requests = RequestReads(READERS)
-        # One more for what the process itself reads: the feed must not wait for lists.
+        # One more for the process's own reads: the feed must not wait for lists.
         self._read_pool = ThreadPoolExecutor(READERS + 1, thread_name_prefix="readmodel-reader")
         self._written = asyncio.Event()
 
@@ -158,7 +158,7 @@ class SqliteDatabase:
             self._path.unlink()
 
     def _tell(self) -> None:
-        """Wake all who wait now; who comes later waits for the next write."""
+        """Wake the current waiters; later ones wait for the next write."""
         written, self._written = self._written, asyncio.Event()
         written.set()
 
@@ -173,7 +173,7 @@ class SqliteDatabase:
             raise DatabaseAwayError(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF not in PASSING:
-                raise  # a statement of ours, or a guard that spoke up: a defect, not a database that is away
+                raise  # a wrong statement or a failed guard: a bug, not an unavailable database
             raise DatabaseAwayError(f"{self._path}: {error} ({error.sqlite_errorname})") from error
 
     @contextmanager
@@ -208,13 +208,13 @@ class SqliteDatabase:
         return self._follow(self._writer, self._current())
 
     def _current(self) -> Path:
-        """The file that the link names now."""
+        """The file that the link names."""
         try:
             return self._path.parent / self._path.readlink()
         except OSError:
             if self._path.exists():
                 raise ConfigurationError(
-                    f"{self._path} is a file, where a link to the current build is expected: move it away, and start again"
+                    f"{self._path} is a file, but must be a link to the current build: move the file away, restart"
                 ) from None
             raise
 
@@ -232,10 +232,10 @@ class SqliteDatabase:
         file = build_file(self._files, build)
         create(file, build)
         try:
-            # A link that names nothing is what is left after somebody deleted the file, in order to start afresh.
+            # A dangling link remains if an operator deleted the file to start afresh.
             point(self._path, file, only_new=not self._path.is_symlink())
         except FileExistsError:
-            remove(file)  # another process was first; its build is as good as ours
+            remove(file)  # another process was first, and its build is equivalent
 
     def _shut(self) -> None:
         self._read_pool.shutdown(wait=True)
@@ -245,13 +245,13 @@ class SqliteDatabase:
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """A connection with our settings. One thread at a time uses it; the last one to do so is who closes it."""
+    """A connection with Backstop's settings. One thread at a time uses it; the last user closes it."""
     raw = sqlite3.connect(
         f"file:{file}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     try:
         raw.execute("PRAGMA journal_mode=WAL")
-        # Rows and offsets are lost together at a power cut, and read again: a sync at each commit would buy nothing.
+        # A power cut loses rows and offsets together, and they are read again: a sync per commit would gain nothing.
         raw.execute("PRAGMA synchronous=NORMAL")
         raw.execute("PRAGMA foreign_keys=ON")
     except BaseException:
@@ -262,7 +262,7 @@ def connect(file: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _ending(raw: sqlite3.Connection, within_ms: int | None) -> Iterator[None]:
-    """Interrupt what has taken longer: a statement that nobody waits for any more would hold a reader."""
+    """Interrupt a statement after `within_ms`: its client has gone, and it would hold a reader."""
     if within_ms is None:
         yield
         return
@@ -275,12 +275,12 @@ def _ending(raw: sqlite3.Connection, within_ms: int | None) -> Iterator[None]:
 
 
 def build_file(path: Path, build: int) -> Path:
-    """Where a build of the read model at `path` is kept."""
+    """The file of a build of the read model at `path`."""
     return path.with_name(f"{path.stem}-{build}{path.suffix}")
 
 
 def create(file: Path, build: int) -> None:
-    """A new, empty build. It must not exist."""
+    """Create an empty build. The file must not exist."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch(exist_ok=False, mode=0o600)
     raw = connect(file)
@@ -298,9 +298,9 @@ def create(file: Path, build: int) -> None:
 
 
 def point(path: Path, file: Path, *, only_new: bool = False) -> None:
-    """Let `path` name `file`, at once.
+    """Let `path` name `file`, atomically.
 
-    :raises FileExistsError: `only_new`, and it names something already.
+    :raises FileExistsError: with `only_new`, if `path` exists.
     """
     if only_new:
         path.symlink_to(file.name)
@@ -312,7 +312,7 @@ def point(path: Path, file: Path, *, only_new: bool = False) -> None:
 
 
 def remove(file: Path) -> None:
-    """A build's file, with what SQLite keeps beside it. Nobody may have it open."""
+    """Delete a build's file and SQLite's files beside it. No process may have it open."""
     for suffix in ("", "-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
@@ -326,6 +326,7 @@ def _checked_build(raw: sqlite3.Connection, file: Path) -> int:
         meta = {}
     if meta.get("schema_version") != str(SCHEMA_VERSION):
         raise ConfigurationError(
-            f"{file} has schema {meta.get('schema_version')}, this release needs {SCHEMA_VERSION}: run `backstop readmodel rebuild`"
+            f"{file} has schema {meta.get('schema_version')}, this release needs {SCHEMA_VERSION}: run "
+            "`backstop readmodel rebuild`"
         )
     return int(meta["build"])

@@ -1,4 +1,4 @@
-"""Every statement that writes the read model. Plain functions of a `Connection`; each runs inside one transaction."""
+"""All statements that write the read model. Plain functions of a `Connection`, each run inside one transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from schemas.codec import canonical
 from schemas.jobs import UsageBooked
 
 IN_LIST_MAX = 500
-"""Parameters of one IN list; both databases take far more, and plan it worse."""
+"""Parameters per IN list; both databases allow far more, but plan longer lists worse."""
 
 JOB_COLUMNS = (
     "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, session_id, "
@@ -32,13 +32,13 @@ DEAD_LETTER_COLUMNS = (
     "dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, size_bytes, "
     "preview, topic, part, log_offset, resolution, resolved_at_ms"
 )
-# A letter that was set aside twice (a redelivery, a second component) is one letter: the first.
+# A repeated dead letter (a redelivery, a second component) keeps the first row.
 _INSERT_DEAD_LETTER = (
     f"INSERT INTO dead_letters ({DEAD_LETTER_COLUMNS}) VALUES ({', '.join('?' * len(DEAD_LETTER_COLUMNS.split(', ')))}) "  # noqa: S608 - as above
     "ON CONFLICT (dead_letter_id) DO NOTHING"
 )
 
-# A figure that the provider told replaces one that was reckoned; else the first stays.
+# A figure from the provider replaces an estimate; otherwise the first stays.
 _BOOK_USAGE = (
     "INSERT INTO late_usage (job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, "
     "reasoning_tokens, estimated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, response_id) DO UPDATE SET "
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A partition that is ours: where we stand in it, and the epoch under which we may write."""
+    """A claimed partition: its next offset, and the epoch of the claim."""
 
     next_offset: int
     epoch: int
@@ -60,7 +60,7 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A partition's way in one batch, from `old` to `new`; `epoch` is the one under which we own it."""
+    """A partition's progress in one batch, from `old` to `new`, under the claim's `epoch`."""
 
     topic: str
     partition: int
@@ -70,7 +70,7 @@ class Move:
 
 
 def claim(conn: Connection, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Owned]:
-    """Take these (topic, partition) over: whoever had them before is fenced from now on."""
+    """Claim these (topic, partition) pairs; former owners are fenced from now on."""
     owned: dict[tuple[str, int], Owned] = {}
     for topic, part in sorted(partitions):
         ((next_offset, epoch),) = conn.rows(
@@ -90,9 +90,9 @@ def offsets(conn: Connection) -> dict[tuple[str, int], int]:
 def apply(
     conn: Connection, moves: Sequence[Move], records: Sequence[Record], now_ms: int, build: int, *, tell: bool = True
 ) -> Writes:
-    """One batch: offsets first, then rows, timeline and changes. `tell=False` writes no changes (a rebuild has no audience).
+    """Write one batch: offsets first, then rows, timeline and changes. `tell=False` writes no changes (for a rebuild).
 
-    :raises FencedError: a partition is no longer ours, or not where we thought.
+    :raises FencedError: a partition has another owner, or another offset than expected.
     :raises RecordFailedError: see `backstop.readmodel.batch.project`.
     """
     for move in moves:
@@ -105,7 +105,7 @@ def apply(
 
 
 def load(conn: Connection, keys: Keys) -> Known:
-    """What the database holds of these keys."""
+    """The database's content for these keys."""
     known = Known()
     for marks, ids in _in_lists(keys.job_ids):
         for values in conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN ({marks})", ids):  # noqa: S608 - marks only
@@ -130,20 +130,22 @@ def load(conn: Connection, keys: Keys) -> Known:
 
 
 def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_keep_ms: int) -> int:
-    """Forget old changes (those before the time, and all but the last `changes_max`) and entries nobody claimed. How many."""
-    # By sequence alone, which is the primary key: a scan over times would hold the one writer up.
+    """Delete changes that are older than the time or beyond
+    `changes_max`, and old unclaimed entries. Returns their number.
+    """
+    # By sequence, the primary key: a scan over times would block the only writer.
     ((last,),) = conn.rows("SELECT COALESCE(MAX(seq), 0) FROM changes")
     kept = conn.rows("SELECT seq FROM changes WHERE at_ms >= ? ORDER BY seq LIMIT 1", (changes_before_ms,))
-    # The last line stays, whatever its age: a cursor needs something to stand on.
+    # The last change stays, whatever its age: a cursor needs a position.
     first_kept = max(min(kept[0][0] if kept else last, last), last - changes_max + 1)
     gone = conn.execute("DELETE FROM changes WHERE seq < ?", (first_kept,))
-    # By the time of the log, not of the clock: who catches up with last month's log meets claims that are as old.
+    # By the log's time, not the clock's: a projection that catches up with old logs meets claims as old as the entries.
     newest = "(SELECT MAX(at_ms) FROM unclaimed)"
     return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))  # noqa: S608 - ours
 
 
 def trim_dead_letters(conn: Connection, dead_letters_max: int) -> int:
-    """Forget all but the newest `dead_letters_max` dead letters; their topic keeps them. How many."""
+    """Delete all but the newest `dead_letters_max` dead letters; their topic keeps them. Returns their number."""
     newest = conn.rows(
         "SELECT at_ms, dead_letter_id FROM dead_letters ORDER BY at_ms DESC, dead_letter_id DESC LIMIT 1 OFFSET ?",
         (dead_letters_max,),
@@ -152,7 +154,7 @@ def trim_dead_letters(conn: Connection, dead_letters_max: int) -> int:
 
 
 def dead_letter_from(values: Sequence[Any]) -> DeadLetterRow:
-    """A letter from the values of `DEAD_LETTER_COLUMNS`."""
+    """A dead letter from the values of `DEAD_LETTER_COLUMNS`."""
     dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, *rest = values
     origin = None if origin_topic is None else Position(origin_topic, origin_part, origin_offset)
     record_key, size_bytes, preview, topic, part, offset, resolution, resolved_at_ms = rest
@@ -262,7 +264,7 @@ def _place(position: Position) -> tuple[str, int, int]:
 
 
 def _in_lists(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Slices of `ids` with as many question marks."""
+    """Slices of `ids`, each with as many question marks."""
     for start in range(0, len(ids), IN_LIST_MAX):
         part = ids[start : start + IN_LIST_MAX]
         yield ", ".join("?" * len(part)), part

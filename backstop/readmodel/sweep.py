@@ -1,6 +1,6 @@
-"""What no fold can vouch for, read from the rows alone: jobs that nothing will move any more.
+"""Finds stuck jobs, which a broken fold or scheduler would never move, from the rows alone.
 
-It shares no code with the scheduler, so that one mistake cannot hide behind itself. It reports; it mends nothing.
+It shares no code with the scheduler, so that one bug can't hide from both. It reports and changes nothing.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from schemas.statuses import OPEN_JOB_STATUSES, OpenJobStatus, due_in_fold
 from streams.policy.lanes import TOLD_WAIT_MS_MAX
 
 NAMED_MAX = 20
-"""Job ids that one finding names; the rest are counted."""
+"""Job ids that one finding lists; the count covers all."""
 
 _OPEN = texts(OPEN_JOB_STATUSES)
 _DUE_IN_FOLD = texts(status for status in OPEN_JOB_STATUSES if due_in_fold(status))
@@ -29,15 +29,16 @@ _LANE_STANDS = (
     "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "  # noqa: S608 - our own words
     f"WHERE other.status IN ({_DUE_IN_FOLD}) AND other.updated_at_ms >= ?)"
 )
-"""A job that backs off may wait past its time while its lane is closed; but then a probe moves one of the lane, at the latest after what
-a provider may tell a lane to wait for."""
+"""A job that backs off may wait past its time while its lane is closed. But then a probe moves a job
+of the lane, at the latest after the longest wait that a provider may ask of a lane.
+"""
 
 log = get_logger("backstop.readmodel.sweep")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How many jobs are in a state that should not last, and some of them."""
+    """The number of jobs in a state that should not last, and some of their ids."""
 
     count: int
     job_ids: tuple[str, ...] = ()
@@ -67,8 +68,8 @@ class Findings:
 
 
 def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = None) -> Findings:
-    """Look once. `bound_ms` is how late anything may honestly be. Of one tenant where given: without `results_held`, then, as
-    a result that waits for its job has no row that says whose it is.
+    """Check once. `bound_ms` is the delay that is normal. For one `tenant` the finding
+    `results_held` is left out: a held result has no row that names its tenant.
     """
     before_ms = now_ms - bound_ms
     moved_ms = before_ms - TOLD_WAIT_MS_MAX
@@ -104,18 +105,18 @@ def _find(conn: Connection, table: str, where: str, params: Sequence[Any]) -> Fi
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How much is kept of what only grows."""
+    """How much is kept of tables that only grow."""
 
     changes_max: int
     changes_keep_ms: int
     unclaimed_keep_ms: int
     dead_letters_max: int
     jobs_keep_ms: int = 0
-    """Of jobs that have ended; 0: for ever."""
+    """For ended jobs; 0: for ever."""
 
 
 class Sweeper:
-    """Sweeps and trims on a timer."""
+    """Sweeps and trims at an interval."""
 
     def __init__(
         self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
@@ -128,7 +129,7 @@ class Sweeper:
         self._bound_ms = bound_ms
         self._kept = kept
         self._after = BEGINNING
-        """Where the retention goes on: jobs before it were removed, or their fold still knows them."""
+        """Where the retention continues: earlier jobs were removed, or their fold still knows them."""
 
     async def run(self, stop: asyncio.Event) -> None:
         opened = False
@@ -145,7 +146,7 @@ class Sweeper:
     async def once(self) -> Findings:
         """Sweep, publish the figures, trim.
 
-        :raises DatabaseAwayError: nothing was seen; the figures stay as they were.
+        :raises DatabaseAwayError: nothing was read; the figures stay as they were.
         """
         now_ms = self._now_ms()
         found = await self._database.read(lambda conn: sweep(conn, now_ms, self._bound_ms))

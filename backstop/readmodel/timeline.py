@@ -1,7 +1,7 @@
-"""What a fact looks like on a timeline: a few fields by name. Pure.
+"""A fact's summary on a timeline: a few fields by name. Pure.
 
-Only fields named here get in, so that no prompt, output or text of the provider ever does: an error's sentence may quote
-the prompt, and is left out for that.
+Only fields named here are included, so no prompt, output or provider's text ever is; an error's message is left out
+because it may quote the prompt.
 """
 
 from typing import Any, assert_never
@@ -35,7 +35,7 @@ from streams.fold.step import Ignored
 
 
 def summarise(fact: JobFact | ResponseFact | JobResult, ignored: Ignored | None = None) -> bytes:
-    """Canonical JSON; fields without a value are left out. `ignored` says why the job's fold took no notice."""
+    """Canonical JSON; fields without a value are left out. `ignored` says why the job's fold ignored the fact."""
     fields = _result(fact) if isinstance(fact, JobResult) else _fields(fact)
     if ignored is not None:
         fields["ignored"] = str(ignored)

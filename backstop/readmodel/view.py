@@ -10,7 +10,7 @@ from schemas.job_ids import own_job_id
 
 
 class TakenJob(Protocol):
-    """A job that a door of this process has taken."""
+    """A job accepted by this process's ingress."""
 
     @property
     def submitted_at_ms(self) -> int: ...
@@ -47,7 +47,7 @@ def job_view(row: JobRow) -> JobView:
 
 
 def taken_view(job_id: str, taken: TakenJob) -> JobView:
-    """A job that has no row yet, by the caller's own id: as its first row will show it, at version 0."""
+    """A job without a row yet, under the caller's own id: what its first row will show, at version 0."""
     view: dict[str, Any] = {
         "object": "job",
         "job_id": job_id,
@@ -66,7 +66,7 @@ def taken_view(job_id: str, taken: TakenJob) -> JobView:
 
 
 def result_view(record: dict[str, Any]) -> ResultView:
-    """The record on `results` without its envelope and without its body."""
+    """The record on `results`, without envelope and body."""
     shown = ("outcome", "reason", "usage", "found_by", "timings", "attempts", "rejections")
     return cast("ResultView", {name: record[name] for name in shown if name in record})
 

@@ -1,4 +1,4 @@
-"""Why jobs wait for the provider, from their rows: what a person must mend, and what will pass by itself."""
+"""Why jobs wait for the provider, from their rows: reasons that an operator must resolve, and reasons that pass."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from schemas.base import Cause
 from streams.openai.causes import CAUSE_OF_CODE
 
 ROWS_MAX: Final = 1_000
-"""Of a tenant's waiting jobs, that are read to say why; more are not counted."""
+"""Waiting jobs per tenant that are read for their reasons; more are not counted."""
 
 PASSING_MIN: Final = 5
-"""Fewer jobs that wait for the provider to be well again are a bad minute, not a finding."""
+"""Fewer jobs waiting for the provider to recover are normal, not a finding."""
 
 NAMED_MAX: Final = 20
 BECAUSE_CHARS_MAX: Final = 300
@@ -25,7 +25,7 @@ _OF_THE_ACCOUNT: Final = frozenset({"http_401", "http_402", "http_403", "http_30
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Jobs that wait for one kind of reason. `because` is the most frequent one, in the provider's words."""
+    """Jobs that wait for one kind of reason. `because`: the most frequent one, in the provider's words."""
 
     count: int = 0
     job_ids: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Waiting:
 
 
 def waiting(conn: Connection, tenant: str) -> dict[Kind, Waiting]:
-    """The tenant's jobs that back off, by who must act."""
+    """The tenant's jobs in back-off, by who must act."""
     rows = conn.rows(
         "SELECT job_id, fold_state FROM jobs WHERE status = 'backing_off' AND tenant = ? ORDER BY submitted_at_ms LIMIT ?",
         (tenant, ROWS_MAX),
@@ -59,7 +59,7 @@ def _told(state: dict[str, Any]) -> tuple[Kind, str] | None:
 
 
 def _kind(cause: Cause, code: str) -> Kind | None:
-    """None: the job waits for a reason of its own."""
+    """None: the job waits for a reason that concerns it alone."""
     match cause:
         case "account":
             return "provider_refuses"

@@ -1,1 +1,1 @@
-"""What every process stands on: clock, settings, Kafka producers and topics, blobs, metrics, logs, failpoints."""
+"""The base of every process: clock, settings, Kafka producers and topics, blobs, metrics, logs, failpoints."""

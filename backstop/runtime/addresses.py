@@ -1,8 +1,8 @@
-"""Where a request that a tenant asked for may go: which URLs are taken, and which addresses are connected to. Pure.
+"""Rules for requests to tenants' URLs: which URLs are accepted, and which addresses may be connected to. Pure.
 
-The two are checked at different times. A URL is checked when it is registered and again before each request, by its text alone. An
-address is checked at the moment at which it is connected to, whatever name led there: a name that points somewhere else the next
-time, or to several places at once, gets nowhere by it.
+A URL is checked by its text, when it is registered and again before each request. An address is checked when it is
+connected to, whatever name resolved to it: a name that resolves differently the next time, or to several addresses,
+bypasses nothing.
 """
 
 import re
@@ -22,18 +22,18 @@ _V4_REFUSED: Final = tuple(
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
         "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
         "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-        "168.63.129.16/32",  # Azure's host services: within a virtual machine only, though it looks public
+        "168.63.129.16/32",  # Azure's host services: reachable within a virtual machine only, despite a public address
     )
 )  # fmt: skip
-"""IANA's registry of special IPv4 addresses, whole; `ipaddress.is_global` differs by the release of Python."""
+"""IANA's registry of special IPv4 addresses, complete; `ipaddress.is_global` varies with the release of Python."""
 
 _V6_GLOBAL: Final = IPv6Network("2000::/3")
 _V6_REFUSED: Final = tuple(
     IPv6Network(network)
     for network in (
-        "2001::/23",  # Teredo and other protocols' own
+        "2001::/23",  # Teredo and other protocol assignments
         "2001:db8::/32", "3fff::/20",  # documentation
-        "2002::/16",  # 6to4: an IPv4 address inside, and nobody serves webhooks there
+        "2002::/16",  # 6to4: embeds an IPv4 address, and no webhook receiver uses it
         "2620:4f:8000::/48",
     )
 )  # fmt: skip
@@ -50,23 +50,23 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class EgressRules:
-    """`ports`: to which a request may go. `loopback`: for development, this machine is allowed, with http and on any port."""
+    """`ports`: the allowed ports. `loopback`: for development, allows this machine with http and on any port."""
 
     ports: frozenset[int]
     loopback: bool = False
     refused: tuple[Network, ...] = ()
-    """Networks of one's own that are public and still nobody's business."""
+    """The operator's own networks that are public and must not be reached."""
 
     def check_url(self, text: str) -> None:
-        """Whether a request may be sent to this URL at all.
+        """Check whether a request may be sent to this URL.
 
-        Only one plain form is taken, and each of its parts is spelled out: what two parsers could read in two ways (user
-        information, backslashes, other alphabets, numbers for a host) is refused.
+        Only one plain form is accepted, with every part explicit: forms that two parsers could read differently (user
+        information, backslashes, other alphabets, numbers for a host) are refused.
 
-        :raises ValueError: no; the sentence says what to change, and holds nothing of the URL.
+        :raises ValueError: refused; the message says what to change, and holds nothing of the URL.
         """
         if len(text) > URL_CHARS_MAX:
-            raise ValueError(f"the URL may have {URL_CHARS_MAX} characters")
+            raise ValueError(f"the URL may have {URL_CHARS_MAX} characters at most")
         found = _URL.fullmatch(text)
         if found is None or "\\" in text or "#" in text:
             raise ValueError(
@@ -75,7 +75,7 @@ class EgressRules:
         scheme, host = found["scheme"], found["host"]
         port = int(found["port"] or _DEFAULT_PORTS[scheme])
         if not 1 <= port <= 65_535:
-            raise ValueError("there is no such port")
+            raise ValueError("the port must be from 1 to 65535")
         if self.loopback and is_loopback_host(host):
             return
         if scheme != "https":
@@ -85,7 +85,7 @@ class EgressRules:
         _check_host(host)
 
     def refuses(self, address: str) -> bool:
-        """Whether this address may not be connected to. What is no address is refused, too."""
+        """Whether connecting to this address is forbidden. Text that is not an address is refused too."""
         try:
             found = ip_address(address.partition("%")[0])
         except ValueError:
@@ -103,12 +103,12 @@ class EgressRules:
 
 
 def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
-    """:raises ValueError: one is no network."""
+    """:raises ValueError: a text is not a network."""
     return tuple(ip_network(text) for text in texts)
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether only this machine is meant: by name, or by an address, in brackets or without."""
+    """Whether the host is this machine: `localhost` or a loopback address, with or without brackets."""
     if host == "localhost":
         return True
     try:
@@ -123,7 +123,7 @@ def _check_host(host: str) -> None:
         raise ValueError("the host must be a name, not an address")
     if len(host) > HOST_CHARS_MAX or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError("the host is no name: each part has 1 to 63 letters, digits and hyphens; no dot at the end")
-    # Whatever ends in a number is read as an IPv4 address by some parser: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
+    # Some parser reads any host that ends in a number as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
     if _NUMBER.fullmatch(labels[-1]):
         raise ValueError("the host must be a name, not an address")
     if len(labels) < 2 or host.endswith(tuple(f".{suffix}" for suffix in _PRIVATE_SUFFIXES)):
@@ -131,7 +131,7 @@ def _check_host(host: str) -> None:
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for: the kernel, or a NAT64 gateway, connects to that."""
+    """The IPv4 address within an IPv6 one: the kernel, or a NAT64 gateway, connects to it."""
     if isinstance(address, IPv4Address):
         return None
     if address.ipv4_mapped is not None:

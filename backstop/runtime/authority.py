@@ -1,4 +1,4 @@
-"""On whose behalf a request is served, for whatever serves it: who shares bounded things, and whether the key is still valid."""
+"""The tenant and key on whose behalf a request is served: they share bounded resources, and the key may be revoked."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from backstop.runtime.shares import Owner
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """`still` says whether the key would still be let in; a stream asks again and again."""
+    """`still`: whether the key would be accepted now; a stream calls it again and again."""
 
     owner: Owner
     """Tenant and key."""
@@ -21,7 +21,7 @@ class Authority:
 
 
 NOBODYS: Final = Authority(("", ""), lambda: True)
-"""Of what needs no key, and of our own work."""
+"""For requests without a key, and for Backstop's own work."""
 
 _OWNER: ContextVar[Owner] = ContextVar("owner", default=NOBODYS.owner)
 
@@ -34,7 +34,7 @@ def authority_of(request: web.Request) -> Authority:
 
 
 def owner_now() -> Owner:
-    """Whose request is being served by the code that asks; for what lies too deep for the request to be handed down to it."""
+    """The owner of the request that the calling code serves, for code too deep to be handed the request."""
     return _OWNER.get()
 
 
@@ -48,5 +48,5 @@ def on_behalf_of(owner: Owner) -> Iterator[None]:
 
 
 def key_id_now() -> str | None:
-    """The key with which what is being done now was asked for; None in development, and for what came by another way."""
+    """The id of the key behind the current request; None in development, and for work that came by another way."""
     return _OWNER.get()[-1] or None

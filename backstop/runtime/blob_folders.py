@@ -1,8 +1,9 @@
-"""Whether all processes use one blob folder, told before a body is lost.
+"""Detects processes that use different blob folders, before a body is lost.
 
-A body in a folder that the worker does not see is no body, and a claim that another receiver does not see is no claim. So each process that takes or sends
-bodies names its folder in the records on `clock` that it sends anyway (`backstop.runtime.kafka.broker_clock`), and `serve` reads them. A folder is known by a random name
-in a file of its own, as paths differ between machines.
+A worker can't read a body in a folder that it does not see, and a receiver can't respect a claim that it does not see.
+So each process that stores or sends bodies names its folder in its records on `clock`
+(`backstop.runtime.kafka.broker_clock`), and `serve` reads them. Since paths differ between machines, a folder is
+identified by a random name in a file within it.
 """
 
 import os
@@ -20,9 +21,9 @@ from backstop.runtime.process.logs import get_logger
 FILE: Final = "folder-id"
 ID_BITS: Final = 128
 HEARD_MS: Final = int(4 * ASK_EVERY_S * 1000)
-"""A process that was not heard of for so long is gone, or has another folder by now."""
+"""A process silent for so long has ended, or changed its folder."""
 FOREIGN_MAX: Final = 100
-"""Folders remembered; more says nothing more."""
+"""Foreign folders remembered; more would add nothing."""
 
 _SAID = re.compile(rb"[A-Za-z0-9_.\-]{1,64} ([0-9a-f]{32})")
 
@@ -30,14 +31,15 @@ log = get_logger("backstop.runtime.blob_folders")
 
 
 def folder_id(root: Path, random_hex: RandomHex) -> str:
-    """The name of the folder, which the first process that asks gives it.
+    """The folder's id; the first process that asks creates it.
 
     :raises OSError: the folder can't be written.
     """
     file = root / FILE
     root.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        # Written beside and linked, so that of several processes one names it, and nobody reads half of a name.
+        # Written to a temporary file and linked: one of several processes names the folder, and no reader sees a
+        # partial name.
         descriptor, part = tempfile.mkstemp(prefix=f"{FILE}.", suffix=".part", dir=root)
         try:
             with os.fdopen(descriptor, "w") as writing:
@@ -50,7 +52,9 @@ def folder_id(root: Path, random_hex: RandomHex) -> str:
 
 
 def own_folder(root: Path, random_hex: RandomHex) -> str | None:
-    """As `folder_id`; None, and a line in the log, where the folder can't be written: then nobody is told of it."""
+    """As `folder_id`; None, with an error in the log, if the folder
+    can't be written: other processes then see no name.
+    """
     try:
         return folder_id(root, random_hex)
     except OSError as error:
@@ -59,7 +63,7 @@ def own_folder(root: Path, random_hex: RandomHex) -> str | None:
 
 
 class BlobFolders:
-    """Which folders the other processes name."""
+    """The blob folders that other processes name."""
 
     def __init__(self, own: str, now_ms: NowMs) -> None:
         self._own = own
@@ -68,7 +72,7 @@ class BlobFolders:
         self._was_ready = False
 
     def heard(self, value: bytes | None, at_ms: int) -> None:
-        """A record on `clock`; anybody's, so what it says is looked at and no more."""
+        """Take a record of `clock`. Any producer may have written it, so it is parsed strictly and else ignored."""
         match = _SAID.fullmatch(value or b"")
         if match is None or (name := match[1].decode()) == self._own:
             return
@@ -80,12 +84,14 @@ class BlobFolders:
             del self._foreign[next(iter(self._foreign))]
 
     def shared(self) -> bool:
-        """Whether no process names another folder, as far as was heard lately."""
+        """Whether no process named another folder within `HEARD_MS`."""
         since_ms = self._now_ms() - HEARD_MS
         return all(at_ms < since_ms for at_ms in self._foreign.values())
 
     def not_ready(self) -> str | None:
-        """Why this process should take nothing; None once it was ready: those that serve must not be stopped by a newcomer that is wrong."""
+        """Why this process should get no work. None once it was ready: a
+        misconfigured newcomer must not stop running processes.
+        """
         if self.shared():
             self._was_ready = True
         if self._was_ready:

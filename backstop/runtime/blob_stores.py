@@ -1,4 +1,4 @@
-"""Which blob store and claims the settings name, and what a process does for them while it runs."""
+"""The blob store and claims that the settings name, with the background work they need."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ class Storage:
     complaint: Probe
     """For `/readyz`."""
     sweeping: tuple[Callable[[NowMs], Coroutine[None, None, None]], ...] = ()
-    """For one kind of process (`backstop serve`) to run until it is cancelled."""
+    """Run by one kind of process (`backstop serve`) until it is cancelled."""
     probing: tuple[Callable[[], Coroutine[None, None, None]], ...] = ()
-    """For every process to run until it is cancelled: keeps `complaint` true."""
+    """Run by every process until it is cancelled: keeps `complaint` up to date."""
 
 
 def open_storage(settings: RuntimeSettings) -> Storage:
-    """Nothing is connected yet.
+    """The store and claims of the settings. Opens no connection.
 
     :raises ConfigurationError: the bucket's client is not installed.
     """
@@ -35,7 +35,11 @@ def open_storage(settings: RuntimeSettings) -> Storage:
     if named is None:
         return _folder(settings)
     try:
-        from backstop.runtime.bucket import Bucket, BucketBlobs, BucketClaims  # noqa: PLC0415 - an extra, loaded where it is asked for
+        from backstop.runtime.bucket import (  # noqa: PLC0415 - an optional extra, loaded only where it is configured
+            Bucket,
+            BucketBlobs,
+            BucketClaims,
+        )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"BACKSTOP_BLOBS needs the package {error.name}: install backstop-jobs with its extra `s3`"
@@ -48,7 +52,7 @@ def open_storage(settings: RuntimeSettings) -> Storage:
 
 
 def store_id(settings: RuntimeSettings, random_hex: RandomHex) -> str | None:
-    """What the processes that share the store call it, 32 hex digits; None where its folder can't be written."""
+    """The id by which processes recognise a shared store, 32 hex digits; None if its folder can't be written."""
     if settings.blobs is None or BUCKET.fullmatch(settings.blobs) is None:
         return own_folder(settings.blobs_path, random_hex)
     return sha256_hex(f"{settings.blobs_endpoint or ''} {settings.blobs}".encode())[:32]

@@ -1,4 +1,4 @@
-"""Bodies by content hash: what is too large for a record is written here before the record that refers to it."""
+"""Bodies by content hash: a body too large for a record is stored here before the record that refers to it."""
 
 import asyncio
 import os
@@ -16,21 +16,23 @@ from schemas.codec import DEPTH_MAX, canonical, sha256_hex
 from schemas.shape import ShapeLimits, beyond
 
 INLINE_DEPTH_MAX = DEPTH_MAX - 16
-"""Leaves room for the records and rows around it."""
+"""Leaves room for the records and rows that embed it."""
 
 INLINE: Final = ShapeLimits(values_max=4_000, depth_max=INLINE_DEPTH_MAX)
-"""What rides in a record is parsed, checked and written again at every step of its way: 4,000 values cost a few milliseconds each time."""
+"""A body in a record is parsed, checked and written at every step: 4,000 values cost a few milliseconds each time."""
 
 READ_AGAIN_S: Final = (0.05, 0.2)
-"""Waits before a blob that is missing or torn is read again: a network file system may show it a moment late."""
+"""Waits before a missing or torn blob is read again: a network file system may show it late."""
 
 PART_SUFFIX: Final = ".part"
 SWEPT_SUFFIX: Final = ".swept"
 PART_KEPT_MS: Final = 24 * 3_600_000
-"""No write takes so long: the part of one that a crash ended."""
+"""No write takes so long: an older part was left by a crash."""
 
 MARK: Final = b'{"backstop":"'
-"""How the contents begin whose presence says something, as that of a deleted response. They are never swept."""
+"""The beginning of marks: contents whose presence is the
+information, such as a deleted response. They are never swept.
+"""
 
 SWEEP_S: Final = 6 * 3_600.0
 
@@ -40,25 +42,26 @@ log = get_logger("backstop.runtime.blobs")
 
 class BlobStore(Protocol):
     async def put(self, data: bytes | memoryview) -> str:
-        """Durable when it returns; the same bytes again change nothing, however many put them at one time. Returns the SHA-256 in hex.
+        """Store `data`, durably on return; return its SHA-256 in hex. Repeated and concurrent puts of the same bytes
+        are harmless.
 
-        :raises OSError: not stored (`BlobStoreError`, where the store says why).
+        :raises OSError: not stored (`BlobStoreError`, if the store says why).
         """
 
     async def get(self, sha256: str) -> bytes | memoryview:
-        """:raises BlobMissingError: gone, cut, or of another hash.
-        :raises BlobStoreError: nobody can tell now.
+        """:raises BlobMissingError: gone, truncated, or of another hash.
+        :raises BlobStoreError: the store can't be read now, so the blob may exist.
         """
 
     async def has(self, mark: bytes) -> bool:
-        """Whether this content, which begins with `MARK`, was put.
+        """Whether this content, which begins with `MARK`, was stored.
 
-        :raises BlobStoreError: nobody can tell now.
+        :raises BlobStoreError: the store can't be read now, so the answer is unknown.
         """
 
 
 class FolderBlobs:
-    """A folder with two levels, shared by all processes of one deployment (one machine, or a network file system)."""
+    """A folder of two levels, shared by all processes of one deployment (on one machine, or a network file system)."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -85,7 +88,7 @@ class FolderBlobs:
             log.info("blobs_swept", removed=removed)
 
     def sweep(self, before_ms: int, now_ms: int) -> int:
-        """Remove what was put for the last time before an instant; how many. Others may put, read and sweep meanwhile."""
+        """Remove blobs last put before `before_ms`; returns how many. Concurrent puts, reads and sweeps are safe."""
         removed = 0
         for path in self._root.glob("[0-9a-f][0-9a-f]/*"):
             try:
@@ -93,13 +96,13 @@ class FolderBlobs:
                     if _changed_ms(path) < now_ms - PART_KEPT_MS:
                         path.unlink()
                 elif path.name.endswith(SWEPT_SUFFIX):
-                    removed += _swept(path, before_ms)  # left by a sweep that a crash ended
+                    removed += _swept(path, before_ms)  # left by a crashed sweep
                 elif _changed_ms(path) < before_ms and not _is_mark(path):
                     aside = path.with_name(path.name + SWEPT_SUFFIX)
                     path.rename(aside)
                     removed += _swept(aside, before_ms)
             except OSError:
-                continue  # another process was faster, or the next sweep is
+                continue  # another process was faster, or the next sweep will try again
         return removed
 
     def _path(self, sha256: str) -> Path:
@@ -110,7 +113,7 @@ class FolderBlobs:
         if _is_stored(path, data):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own for each writer: equal bodies at one time must not write into one file.
+        # A temporary file per writer: concurrent writers of equal bodies must not share one.
         descriptor, part = tempfile.mkstemp(prefix=f"{sha256}.", suffix=PART_SUFFIX, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -132,7 +135,7 @@ class FolderBlobs:
             data = self._path(sha256).read_bytes()
         except FileNotFoundError as error:
             raise BlobMissingError(f"blob {sha256}: {error.strerror or error}") from error
-        except OSError as error:  # of the disk, or of a network file system: it may be there all the same
+        except OSError as error:  # of the disk or a network file system: the blob may exist
             raise BlobStoreError(f"blob {sha256} can't be read: {error.strerror or error}") from error
         if sha256_hex(data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
@@ -140,7 +143,7 @@ class FolderBlobs:
 
 
 def _swept(aside: Path, before_ms: int) -> bool:
-    """Remove what was set aside, or put it back: a `put` may have found it, and made it young, a moment before."""
+    """Remove a blob that was set aside, or restore it: a `put` may have refreshed its time just before."""
     if _changed_ms(aside) < before_ms:
         aside.unlink()
         return True
@@ -158,16 +161,15 @@ def _is_mark(path: Path) -> bool:
 
 
 def _is_stored(path: Path, data: bytes | memoryview) -> bool:
-    """Whether `path` holds `data`. Its time of change is then now, which keeps the sweep from removing what is referred to again.
+    """Whether `path` holds `data`. Sets its time of change, so that the sweep spares a blob that is referred to again.
 
-    The content is compared, not the size: a torn file is written anew.
+    The content is compared, not the size alone: a torn file is written again.
     """
     try:
         if path.stat().st_size != len(data):
             return False
-        os.utime(
-            path
-        )  # before it is read: a sweep that has set it aside meanwhile makes the read fail, and it is written anew
+        # Before the read: if a sweep has set the file aside meanwhile, the read fails and the blob is written again.
+        os.utime(path)
         return path.read_bytes() == data
     except OSError:
         return False
@@ -176,7 +178,7 @@ def _is_stored(path: Path, data: bytes | memoryview) -> bool:
 async def put_body(blobs: BlobStore, value: Any, inline_bytes_max: int) -> Body:
     """`value` (JSON) as a body: inline up to `inline_bytes_max` bytes of canonical JSON, else stored as a blob first.
 
-    What is nested too deep for a record, or has too many values, is a blob too.
+    A value nested too deep for a record, or with too many values, becomes a blob too.
 
     :raises OSError: not stored.
     """
@@ -191,10 +193,10 @@ async def put_canonical(blobs: BlobStore, value: Any, data: bytes | memoryview, 
 
 
 async def get_body(blobs: BlobStore, body: Body) -> Any:
-    """The JSON value of a body. A blob that is missing or torn is read again before that is believed.
+    """The JSON value of a body. A missing or torn blob is read again, after `READ_AGAIN_S`, before the error is raised.
 
     :raises BlobMissingError: see `BlobStore.get`.
-    :raises BlobStoreError: as above.
+    :raises BlobStoreError: see `BlobStore.get`.
     """
     if isinstance(body, InlineBody):
         return body.value

@@ -1,8 +1,9 @@
-"""Bodies and claims in a bucket that speaks S3: the only home of obstore.
+"""Bodies and claims in an S3 bucket. The only module that uses obstore.
 
-A body is put whole under its hash, each time: that is atomic at the store, makes its age count anew (so that a lifecycle rule spares what is
-referred to again), and needs no question first. What is a mark (`MARK`) and a claim stand under prefixes of their own, as rules of age are
-made by prefix: `bodies/`, `marks/`, `claims/`. A claim is a conditional put (`If-None-Match: *`).
+Each put writes the whole body under its hash: the store makes it atomic, it resets the body's age (so a lifecycle rule
+spares a body that is referred to again), and no check is needed first. Bodies, marks (`MARK`) and claims have their own
+prefixes, because lifecycle rules select by prefix: `bodies/`, `marks/`, `claims/`. A claim is a conditional put
+(`If-None-Match: *`).
 """
 
 import asyncio
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 CONNECT_S: Final = 3.0
 REQUEST_S: Final = 60.0
-"""Of one try, its body included: 64 MiB at 10 Mbit/s take 54 s."""
+"""Per try, body included: 64 MiB at 10 Mbit/s take 54 s."""
 TRIES_AGAIN_MAX: Final = 2
 RETRY_S: Final = 10.0
-"""After so long no further try begins."""
+"""After this time no further try begins."""
 CLAIM_S: Final = 2.0
 PROBE_S: Final = 10.0
 PROBE: Final = "probe"
@@ -57,15 +58,15 @@ log = get_logger("backstop.runtime.bucket")
 
 
 def trouble_of(error: Exception) -> Trouble:
-    """What an error of the store means, by who must act."""
+    """The kind of a store's error, by who must act."""
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return "denied"
-    text = str(error).partition("Debug source")[0]  # which quotes settings of the client
+    text = str(error).partition("Debug source")[0]  # the rest quotes settings of the client
     return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), "failed")
 
 
 class Bucket:
-    """Asks the store, tells its errors apart, and remembers the last one for the probe."""
+    """Sends requests to the store, classifies its errors, and keeps the latest for the readiness probe."""
 
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None, key_id: str | None = None,
@@ -97,17 +98,17 @@ class Bucket:
             },
         )  # fmt: skip
         self._troubles: dict[str, tuple[Trouble, float]] = {}
-        """By what was asked (get, put), and when it last failed. A success removes it."""
+        """The latest failure by operation (get, put), with its time. A success removes it."""
 
     def complaint(self) -> str | None:
-        """For `/readyz`, which is public: a sentence without the store's own words."""
+        """For `/readyz`, which is public: a sentence without the store's own text."""
         now_s = monotonic_s()
-        # A put that failed long ago says nothing: without traffic no other one would follow it.
+        # An old failed put says nothing: without traffic no later put would clear it.
         said = [trouble for trouble, at_s in self._troubles.values() if now_s - at_s <= 3 * PROBE_S]
         return SENTENCES[said[0]] if said else None
 
     async def probe_for_ever(self) -> None:
-        """Ask for something that need not exist, so that trouble and its end are known without traffic."""
+        """Request a key that need not exist, so that failures and recovery are noticed without traffic."""
         while True:
             try:
                 await self.get(PROBE)
@@ -118,22 +119,22 @@ class Bucket:
             await asyncio.sleep(PROBE_S)
 
     async def put(self, key: str, data: bytes | memoryview, *, create: bool = False) -> bool:
-        """Whether it was written: with `create` not where something stands there already.
+        """Whether the data was written; with `create`, False if the key exists already.
 
-        :raises BlobStoreError: it was not, or nobody knows.
+        :raises BlobStoreError: it was not written, or the outcome is unknown.
         """
         mode: Literal["create", "overwrite"] = "create" if create else "overwrite"
         try:
             await self._asked("put", obstore.put_async(self.store, key, data, mode=mode, use_multipart=False))
         except AlreadyExistsError:
             return False
-        except FileNotFoundError as error:  # a put that finds nothing: there is no bucket
+        except FileNotFoundError as error:  # a put can miss only the bucket
             raise self._failed("put", "no_bucket", error) from error
         return True
 
     async def get(self, key: str) -> memoryview:
-        """:raises FileNotFoundError: there is nothing.
-        :raises BlobStoreError: nobody can tell.
+        """:raises FileNotFoundError: the key does not exist.
+        :raises BlobStoreError: the outcome is unknown.
         """
         try:
             found = await self._asked("get", obstore.get_async(self.store, key))
@@ -196,7 +197,9 @@ class BucketClaims:
         self._within_s = within_s
 
     async def claim(self, job_id: str, sha256: str) -> str:
-        """As `Claims.claim`. Where the bucket can't be used in `within_s` the answer is `sha256`: the log decides alone."""
+        """As `Claims.claim`. If the bucket fails or exceeds `within_s`, the
+        answer is `sha256`: then the log alone decides.
+        """
         key = _key("claims", sha256_hex(job_id.encode()))
         try:
             async with asyncio.timeout(self._within_s):

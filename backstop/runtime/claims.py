@@ -1,8 +1,8 @@
-"""Which submission an id belongs to, known to all receivers and intakes before any of them writes to the log.
+"""Claims: the submission that a job id belongs to, known to all receivers and intakes before one writes to the log.
 
-The log decides in the end: the first submission of a job id in it is the job. But whoever wrote the second one could only be told later. So each process
-claims an id that a caller chose for the hash of its submission, in the folder that all of them share, and the first claim stands. A claim
-bridges the time until the read model has the job, and is swept after a day.
+The log decides in the end: the first submission of a job id in it is the job. But the sender of the second one would
+learn that late. So each process claims a caller's chosen id for the hash of its submission, in a folder shared by all,
+and the first claim wins. A claim bridges the time until the read model has the job, and is swept after a day.
 """
 
 import asyncio
@@ -26,7 +26,9 @@ log = get_logger("backstop.runtime.claims")
 
 class Claims(Protocol):
     async def claim(self, job_id: str, sha256: str) -> str | None:
-        """The hash of the submission that `job_id` belongs to: `sha256`, or that of whoever claimed it before. None: nobody can tell here."""
+        """The hash of the submission that owns `job_id`: `sha256`, or
+        that of an earlier claim. None: the claims can't tell.
+        """
 
 
 class FolderClaims:
@@ -34,7 +36,7 @@ class FolderClaims:
         self._root = root
 
     async def claim(self, job_id: str, sha256: str) -> str | None:
-        """As `Claims.claim`. None where the folder can't be used: the log decides alone."""
+        """As `Claims.claim`. None if the folder can't be used: then the log alone decides."""
         try:
             return await asyncio.to_thread(self._claim, self._path(job_id), sha256)
         except OSError as error:
@@ -47,7 +49,7 @@ class FolderClaims:
             await asyncio.to_thread(self.sweep, now_ms() - KEPT_MS)
 
     def sweep(self, before_ms: int) -> int:
-        """Remove claims made before an instant; how many."""
+        """Remove claims made before an instant; returns how many."""
         removed = 0
         for path in self._root.glob("??/*"):
             try:
@@ -55,7 +57,7 @@ class FolderClaims:
                     path.unlink()
                     removed += 1
             except OSError:
-                continue  # another process sweeps, too
+                continue  # another process sweeps too
         return removed
 
     def _path(self, job_id: str) -> Path:
@@ -65,7 +67,8 @@ class FolderClaims:
     @staticmethod
     def _claim(path: Path, sha256: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and linked: whoever reads a claim reads all of it. No fsync: a claim that a crash loses is the log's to decide.
+        # Written to a temporary file and linked, so no reader sees a partial claim. No fsync: if a crash loses it, the
+        # log decides.
         descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w") as file:

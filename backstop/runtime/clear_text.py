@@ -1,4 +1,4 @@
-"""Where clear text may go: to this machine. What crosses a network can be read and changed by whoever sits on it. Pure."""
+"""Where clear text may go: only to this machine, because a network's participants could read and change it. Pure."""
 
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -10,17 +10,17 @@ _VERIFIED_BY_POSTGRES: Final = frozenset({"require", "verify-ca", "verify-full"}
 
 
 def is_here(bootstrap_servers: str) -> bool:
-    """Whether all these brokers are on this machine, as they are in development."""
+    """Whether all these brokers are on this machine, as in development."""
     hosts = [server.strip().rpartition(":")[0].strip("[]") for server in bootstrap_servers.split(",")]
     return all(map(is_loopback_host, hosts))
 
 
 def check_brokers(bootstrap_servers: str, security_protocol: str) -> None:
-    """:raises ValueError: clear text would leave this machine; says what to change."""
+    """:raises ValueError: clear text would leave this machine; the message says what to change."""
     if not security_protocol.endswith("SSL") and not is_here(bootstrap_servers):
         raise ValueError(
-            f"BACKSTOP_KAFKA_SECURITY_PROTOCOL={security_protocol} is clear text, and KAFKA_BOOTSTRAP_SERVERS is not on this machine: "
-            f"use SASL_SSL or SSL, {UNLESS}"
+            f"BACKSTOP_KAFKA_SECURITY_PROTOCOL={security_protocol} is clear text, and KAFKA_BOOTSTRAP_SERVERS is not "
+            f"on this machine: use SASL_SSL or SSL, {UNLESS}"
         )
 
 
@@ -29,7 +29,8 @@ def check_base_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
         raise ValueError(
-            f"BACKSTOP_OPENAI_BASE_URL is http:// beyond this machine, and the API key would go there: use https://, {UNLESS}"
+            "BACKSTOP_OPENAI_BASE_URL is http:// beyond this machine, and the API key would go there: use https://, "
+            f"{UNLESS}"
         )
 
 
@@ -38,7 +39,8 @@ def check_bucket(endpoint: str) -> None:
     parts = urlsplit(endpoint)
     if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
         raise ValueError(
-            f"BACKSTOP_BLOBS_ENDPOINT is http:// beyond this machine, and requests and results would go there: use https://, {UNLESS}"
+            "BACKSTOP_BLOBS_ENDPOINT is http:// beyond this machine, and requests and results would go there: "
+            f"use https://, {UNLESS}"
         )
 
 
@@ -52,5 +54,6 @@ def check_database(url: str) -> None:
     here = all(not host or host.startswith("/") or is_loopback_host(host) for host in hosts)  # none, or a socket
     if not here and options.get("sslmode", [""])[-1] not in _VERIFIED_BY_POSTGRES:
         raise ValueError(
-            f"BACKSTOP_DATABASE_URL may be clear text beyond this machine: add sslmode=verify-full (or require) to it, {UNLESS}"
+            "BACKSTOP_DATABASE_URL may be clear text beyond this machine: add sslmode=verify-full (or require) to it, "
+            f"{UNLESS}"
         )

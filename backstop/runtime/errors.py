@@ -2,10 +2,11 @@
 
 BackstopError
 ├── BrokerUnavailableError   passing: the caller retries, or tells its own caller to
-├── ConfigurationError       the operator's: the process refuses to start and says what to set
-├── BlobMissingError         the job's: its body can't be read; the job fails with that reason, others go on
-├── BlobStoreError           passing or the operator's: the blob store can't be used now, and says why; callers try again
-└── InvariantError           ours: stop loudly before anything is acknowledged
+├── BrokerUnavailableError   passing: the caller retries, or tells its own caller to
+├── ConfigurationError       the operator's: the process does not start, and says what to set
+├── BlobMissingError         the job's: its body can't be read; the job fails with that reason, other jobs go on
+├── BlobStoreError           passing or the operator's: the blob store can't be used now; callers try again
+└── InvariantError           a bug of Backstop: stop before anything is acknowledged
 """
 
 
@@ -22,12 +23,14 @@ class ConfigurationError(BackstopError):
 
 
 class BlobMissingError(BackstopError):
-    """A body in the blob store is gone, cut, or of another hash."""
+    """A body in the blob store is gone, truncated, or of another hash."""
 
 
 class BlobStoreError(BackstopError, OSError):
-    """The blob store can't be used now. It says nothing about any blob: what was asked for is tried again, and an operator may have to act."""
+    """The blob store can't be used now. It tells nothing about a
+    blob: callers try again, and an operator may have to act.
+    """
 
 
 class InvariantError(BackstopError):
-    """Something that can't be, is."""
+    """An internal invariant is broken; stop before acknowledging."""

@@ -1,4 +1,4 @@
-"""Settings out of the environment, and what is wrong with them in sentences."""
+"""Reads settings from the environment, and turns their errors into sentences."""
 
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ S = TypeVar("S", bound=BaseSettings)
 def read(kind: type[S], **overrides: Any) -> S:
     """The settings from the environment; `overrides` win.
 
-    :raises ConfigurationError: names each variable that is wrong, and never its value, which may be a secret.
+    :raises ConfigurationError: names each wrong variable, and never its value, which may be a secret.
     """
     try:
         return kind(**overrides)

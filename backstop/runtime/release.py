@@ -1,4 +1,4 @@
-"""Which release this is."""
+"""The release of this installation."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,7 +6,7 @@ DISTRIBUTION = "backstop-jobs"
 
 
 def release() -> str:
-    """The installed version, `0` in a tree that is not installed."""
+    """The installed version; `0` in a source tree that is not installed."""
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:

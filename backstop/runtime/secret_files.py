@@ -1,4 +1,6 @@
-"""Secrets out of files: each setting that is a secret may be given as `NAME_FILE`, a path, as orchestrators mount them."""
+"""Secrets from files: a secret setting may also be given as
+`NAME_FILE`, the path of a file that an orchestrator mounts.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,9 +18,10 @@ SECRET_BYTES_MAX: Final = 65_536
 
 
 def secret_of(environment: Mapping[str, str], name: str) -> str:
-    """What `name` or the file that `name_FILE` names holds; empty where neither is set. Of several lines the ends are commas.
+    """The secret in `name`, or in the file that `name_FILE` names; empty if neither is set. A file's lines are joined
+    by commas.
 
-    :raises ConfigurationError: both are set, or the file can't be read. The sentence holds nothing of its content.
+    :raises ConfigurationError: both are set, or the file can't be read. The message holds nothing of its content.
     """
     given, path = environment.get(name, ""), environment.get(f"{name}{SUFFIX}", "")
     if not path:
@@ -44,7 +47,7 @@ def is_secret(annotation: Any) -> bool:
 
 
 def environment_names(kind: type[BaseSettings], name: str, field: FieldInfo) -> Iterator[str]:
-    """The variables that may give this setting, in upper case."""
+    """The environment variables that may set this field, in upper case."""
     alias = field.validation_alias
     if isinstance(alias, AliasChoices):
         yield from (choice for choice in alias.choices if isinstance(choice, str) and choice.isupper())
@@ -53,7 +56,7 @@ def environment_names(kind: type[BaseSettings], name: str, field: FieldInfo) -> 
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """A source of settings, beside the environment."""
+    """A settings source beside the environment."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         for name in environment_names(self.settings_cls, field_name, field):

@@ -1,6 +1,6 @@
 """Settings that every process shares. Each is declared once: name with unit, default, one sentence, validation.
 
-They are read from the environment (prefix `BACKSTOP_`) once, by the composition root of the process; other code gets values.
+The composition root of a process reads them once from the environment (prefix `BACKSTOP_`); other code gets values.
 """
 
 import re
@@ -16,7 +16,7 @@ from backstop.runtime.secret_files import SecretFiles
 from schemas.base import DEFAULT_TENANT
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
-"""A tuple that the environment gives as a comma-separated string (see the validators that split it)."""
+"""A tuple that the environment gives as a comma-separated string; validators split it."""
 
 TENANT_CHARS_MAX = 27
 """`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`streams.submission`)."""
@@ -39,10 +39,10 @@ class RuntimeSettings(BaseSettings):
         description="Comma-separated host:port list of brokers.",
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        default="PLAINTEXT", description="How to speak to the brokers; SASL_SSL in production."
+        default="PLAINTEXT", description="Protocol to the brokers; SASL_SSL in production."
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        default="SCRAM-SHA-512", description="SASL mechanism, where the protocol is a SASL one."
+        default="SCRAM-SHA-512", description="SASL mechanism, if the protocol uses SASL."
     )
     kafka_sasl_username: str | None = Field(default=None, description="SASL user name.")
     kafka_sasl_password: SecretStr | None = Field(default=None, description="SASL password.")
@@ -51,15 +51,16 @@ class RuntimeSettings(BaseSettings):
         default=UNPACKED_BYTES_MAX,
         ge=1 << 20,
         le=1 << 30,
-        description="What a compressed batch of records may unpack to, in bytes; a larger one becomes a dead letter. The default is 16 times "
-        "the topics' max.message.bytes; a consumer may need this much memory for each partition.",
+        description="Bytes that a compressed batch of records may unpack to; a larger batch becomes a dead letter. The "
+        "default is 16 times the topics' max.message.bytes; a consumer may need this much memory per partition.",
     )
     clear_text: bool = Field(
         default=False,
-        description="Allow clear text beyond this machine: to the brokers, the provider (http://) and PostgreSQL (no sslmode).",
+        description="Allow clear text beyond this machine: to the brokers, the provider (http://), the blob store "
+        "(http://) and PostgreSQL (no sslmode).",
     )
     topic_prefix: str = Field(
-        default="backstop.", pattern=r"^[A-Za-z0-9._\-]{0,100}$", description="Put before every topic and group name."
+        default="backstop.", pattern=r"^[A-Za-z0-9._\-]{0,100}$", description="Prefix of every topic and group name."
     )
     partitions: int = Field(default=8, ge=1, le=256, description="Partitions of each topic; fixed at creation.")
     replication_factor: int = Field(default=1, ge=1, le=5, description="Replicas of each topic; 3 in production.")
@@ -71,8 +72,8 @@ class RuntimeSettings(BaseSettings):
     )
     request_tenants: CommaList = Field(
         default=(),
-        description="Tenants with a requests topic of their own (requests.TENANT), comma-separated; who may write there is "
-        "the tenant. The topic `requests` itself is the default tenant's.",
+        description="Tenants with their own requests topic (requests.TENANT), comma-separated; a writer to that topic "
+        "acts as the tenant. The topic `requests` belongs to the default tenant.",
     )
     data_dir: Path = Field(default=Path(".backstop"), description="Folder for stores, the read model and blobs.")
     blob_dir: Path | None = Field(
@@ -81,41 +82,43 @@ class RuntimeSettings(BaseSettings):
     blobs: str | None = Field(
         default=None,
         pattern=BUCKET.pattern,
-        description="Blob store in a bucket that speaks S3, s3://BUCKET/PREFIX, instead of the folder (needs the extra `backstop-jobs[s3]`). It takes part in every "
-        "acceptance of a large body.",
+        description="Blob store in an S3 bucket, s3://BUCKET/PREFIX, instead of the folder (needs the extra "
+        "`backstop-jobs[s3]`). Every acceptance of a large body depends on it.",
     )
     blobs_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+(/\S*)?$",
-        description="Address of an S3 service that is not AWS (MinIO, R2, ...); the bucket is named in the path.",
+        description="Address of an S3 service other than AWS (MinIO, R2, ...); the bucket is named in the path.",
     )
     blobs_region: str | None = Field(
         default=None, description="Region of the bucket; AWS_REGION, or us-east-1, if unset."
     )
     blobs_key_id: str | None = Field(
         default=None,
-        description="Access key id of the bucket; if unset AWS's own ways are tried: AWS_ACCESS_KEY_ID, a web identity, the role of the machine.",
+        description="Access key id of the bucket; if unset, AWS's own sources: AWS_ACCESS_KEY_ID, a web identity, "
+        "the machine's role.",
     )
     blobs_secret_key: SecretStr | None = Field(default=None, description="The secret of BACKSTOP_BLOBS_KEY_ID.")
     blob_keep_days: int = Field(
         default=0,
         ge=0,
         le=3_650,
-        description="Days for which a body stays in the blob store after it was last put; at least 10, as a job may run for 7. 0: for ever. Of a bucket "
-        "its lifecycle rules say it (docs/operating.md).",
+        description="Days that a body stays in the blob folder after its last put; at least 10, because a job may run "
+        "for 7. 0: for ever. For a bucket, set lifecycle rules instead (docs/operating.md).",
     )
     inline_bytes_max: int = Field(
-        default=65_536, ge=0, le=524_288, description="Bodies above this size go to the blob store."
+        default=65_536, ge=0, le=524_288, description="Bytes above which a body goes to the blob store."
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        default="auto", description="auto: for people on a terminal, JSON otherwise."
+        default="auto", description="auto: columns on a terminal, JSON otherwise."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged."
+        default="info", description="Lowest level that is logged."
     )
     failpoints: str = Field(
         default="",
-        description="Test only: places at which this process dies or stops (names in backstop/runtime/process/failpoints.py).",
+        description="Test only: places at which this process dies or stops (names in "
+        "backstop/runtime/process/failpoints.py).",
     )
     clock_offset_ms: int = Field(default=0, description="Test only: a wrong clock; refused unless failpoints are on.")
 
@@ -150,7 +153,8 @@ class RuntimeSettings(BaseSettings):
             raise ValueError("BACKSTOP_BLOBS and BACKSTOP_BLOB_DIR name two blob stores: unset one of them")
         if self.blobs is not None and self.blob_keep_days:
             raise ValueError(
-                "BACKSTOP_BLOB_KEEP_DAYS is for a folder: set lifecycle rules of the bucket instead (docs/operating.md), and unset it"
+                "BACKSTOP_BLOB_KEEP_DAYS applies to a folder only: unset it, and set lifecycle rules of the bucket "
+                "instead (docs/operating.md)"
             )
         if (self.blobs_key_id is None) != (self.blobs_secret_key is None):
             raise ValueError("BACKSTOP_BLOBS_KEY_ID and BACKSTOP_BLOBS_SECRET_KEY go together: set both, or none")
@@ -177,5 +181,5 @@ class RuntimeSettings(BaseSettings):
 
     @property
     def claims_path(self) -> Path:
-        """Beside the blobs: what all processes of a deployment share."""
+        """Beside the blobs, so that all processes of a deployment share them."""
         return self.blobs_path / "claims"

@@ -1,28 +1,30 @@
-"""PURE: a bounded thing that is shared among owners: streams, memory of bodies, connections, sending slots, the database's readers.
+"""PURE: fair shares of a bounded resource: streams, memory of bodies, connections, sending slots, database readers.
 
-An owner is a path: the tenant, then its key, or just one name. A *share* is the capacity divided by the owners who hold something or ask
-now; inside a tenant, what the tenant may hold is divided by its keys the same way. There are two ways to keep others from waiting:
+An owner is a path: the tenant, then its key, or just one name. A *share* is the capacity divided by the number of
+owners that hold something or ask now; within a tenant, the tenant's part is divided among its keys the same way. Two
+rules keep an owner from blocking others:
 
-- What can be taken back (`ask`): everybody may take all there is. Whoever asks for no more than its share gets it at once, and whoever
-  holds more than its share loses something for it. So no owner below its share ever waits.
-- What can't (`ask_sparing`): an owner that holds something may go on only up to `greed` times what it leaves free. So of the first owner
-  there is left 1 / (1 + greed) of all, of the second the same part of that, and so on; a place for one who holds nothing is refused only
-  where none is free at all, and waits then no longer than the longest time for which a place may be held.
+- Revocable (`ask`): an owner may take everything. An owner that asks within its share gets it at once, and an owner
+  above its share loses something for it. So no owner below its share ever waits.
+- Irrevocable (`ask_sparing`): an owner that holds something may take more only up to `greed` times what it leaves free.
+  So the first owner leaves 1 / (1 + greed) of the capacity, the second the same part of the rest, and so on. An owner
+  that holds nothing is refused only while nothing is free, and then waits no longer than the longest time for which a
+  place may be held.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Owner = tuple[str, ...]
-"""Of one length for all owners of a thing, and never empty."""
+"""All owners of a resource have paths of the same length, never empty."""
 
 IDLE_MAX = 4_096
-"""Owners that are remembered; beyond it those that hold nothing are forgotten."""
+"""Owners remembered; beyond this, owners that hold nothing are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Take something back from this owner, who holds more than its share; then ask again."""
+    """Take something back from this owner, which exceeds its share; then ask again."""
 
     owner: Owner
 
@@ -31,7 +33,7 @@ Answer = Literal["granted", "refused"] | Evict
 
 
 class Shares:
-    """Who holds how much. Whatever was granted is given back once, by `give_back`."""
+    """What each owner holds. Each grant is returned once, by `give_back`."""
 
     def __init__(self, capacity: int, greed: int = 3) -> None:
         assert capacity >= 1
@@ -40,17 +42,17 @@ class Shares:
         self._greed = greed
         self.free = capacity
         self._held: dict[Owner, int] = {}
-        """By each beginning of an owner's path."""
+        """By each prefix of an owner's path."""
         self._paths: dict[Owner, tuple[Owner, ...]] = {}
-        """The beginnings of each owner's path, the first one first."""
+        """The prefixes of each owner's path, shortest first."""
         self._parts: dict[Owner, set[Owner]] = {}
-        """The owners one step below. Those that hold nothing now stay for a while: most come back."""
+        """The owners one step below. Owners that hold nothing stay for a while: most come back."""
 
     def held(self, owner: Owner) -> int:
         return self._held.get(owner, 0)
 
     def ask(self, owner: Owner, amount: int = 1) -> Answer:
-        """For what can be taken back."""
+        """Ask for something revocable."""
         path = self._paths.get(owner) or self._known(owner)
         if amount <= self.free:
             self._add(path, amount)
@@ -61,11 +63,11 @@ class Shares:
             sharing = sum(1 for other in self._parts[above] if self._held[other] or other == part)
             if self._held[part] + amount <= allowed // sharing:
                 return Evict(self._greediest(above))
-            allowed, above = self._held[part], part  # it has its share: only its own can make room
+            allowed, above = self._held[part], part  # this level has its share: only its own owners can make room
         return "refused"
 
     def ask_sparing(self, owner: Owner, amount: int = 1) -> bool:
-        """For what can't be taken back."""
+        """Ask for something irrevocable; whether it was granted."""
         left = self.free - amount
         if left < 0:
             return False
@@ -77,7 +79,7 @@ class Shares:
         return True
 
     def give_back(self, owner: Owner, amount: int = 1) -> None:
-        assert 0 <= amount <= self.held(owner), "never more than was granted"
+        assert 0 <= amount <= self.held(owner), "gave back more than was granted"
         if amount:
             self._add(self._paths[owner], -amount)
 

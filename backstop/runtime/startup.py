@@ -1,4 +1,4 @@
-"""What every long-running command does first: logs, failpoints, the clock, signals."""
+"""The first steps of every long-running command: logs, failpoints, the clock, signals."""
 
 import asyncio
 import signal
@@ -20,9 +20,9 @@ S = TypeVar("S", bound=RuntimeSettings)
 
 
 def prepare(settings: RuntimeSettings, process: str) -> NowMs:
-    """Route the logs, arm what tests armed, settle the heap; the clock of the process.
+    """Configure logs, private folders, failpoints and the heap; returns the clock of the process.
 
-    :raises ConfigurationError: a failpoint that does not exist, or a wrong clock without failpoints.
+    :raises ConfigurationError: an unknown failpoint, or a clock offset without failpoints.
     """
     configure(settings.log_format, settings.log_level, process)
     make_private(settings.data_dir)
@@ -43,9 +43,9 @@ def prepare(settings: RuntimeSettings, process: str) -> NowMs:
 def run_until_stopped(
     settings: S, process: str, serve: Callable[[S, NowMs, asyncio.Event], Awaitable[None]]
 ) -> None:  # fmt: skip
-    """`serve` until SIGTERM or SIGINT, on topics that were found to be as they must be.
+    """Check the topics, then run `serve` until SIGTERM or SIGINT.
 
-    :raises ConfigurationError: see `prepare`; or a topic is missing, or of a kind that would break us.
+    :raises ConfigurationError: see `prepare`; or a topic is missing, or differs fatally.
     """
     now_ms = prepare(settings, process)
 
@@ -59,7 +59,7 @@ def run_until_stopped(
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT set `stop`: what has begun is finished."""
+    """SIGTERM and SIGINT set `stop`; running work is finished."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

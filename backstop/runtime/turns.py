@@ -1,4 +1,6 @@
-"""Fair turns at a few places: whoever holds fewest goes next, and no owner takes the last places (`backstop.runtime.shares`)."""
+"""Fair turns at a few places: the owner that holds fewest is
+next, and none takes the last places (`runtime.shares`).
+"""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -10,23 +12,23 @@ from backstop.runtime.shares import Owner, Shares
 
 
 class TooManyWaitingError(BackstopError):
-    """Passing: as many of this owner wait as may."""
+    """Passing: this owner already has the most waiting that it may have."""
 
 
 class Turns:
-    """One a bounded thing, in one loop. An owner is its first name: the tenant."""
+    """For one bounded resource, in one event loop. Only the owner's first name counts: the tenant."""
 
     def __init__(self, places: int, waiting_max: int) -> None:
-        """`waiting_max`: of one owner."""
+        """`waiting_max`: per owner."""
         self._shares = Shares(places)
         self._waiting_max = waiting_max
         self._waiting: OrderedDict[Owner, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
     async def turn(self, owner: Owner) -> AsyncIterator[None]:
-        """Hold a place while this is open.
+        """Hold a place for the length of the block; waits for it.
 
-        :raises TooManyWaitingError: at once.
+        :raises TooManyWaitingError: at once, if `waiting_max` of the owner wait.
         """
         who = owner[:1]
         if who in self._waiting or not self._shares.ask_sparing(who):
@@ -40,14 +42,16 @@ class Turns:
     async def _wait(self, who: Owner) -> None:
         queue = self._waiting.setdefault(who, deque())
         if len(queue) >= self._waiting_max:
-            raise TooManyWaitingError(f"{len(queue)} wait already")
+            raise TooManyWaitingError(
+                f"{len(queue)} requests of this owner wait already; the limit is {self._waiting_max}"
+            )
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(granted)
         try:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
-                self._shares.give_back(who)  # granted at the moment at which it gave up
+                self._shares.give_back(who)  # granted at the moment of its cancellation
                 self._next()
             else:
                 self._forget(who, granted)
@@ -58,7 +62,7 @@ class Turns:
             pass
 
     def _in_turn(self) -> list[Owner]:
-        return sorted(self._waiting, key=self._shares.held)  # stable: among equals, who had its last turn longest ago
+        return sorted(self._waiting, key=self._shares.held)  # stable: among equals, the longest since its last turn
 
     def _grant(self, who: Owner) -> bool:
         granted = self._waiting[who][0]

@@ -86,7 +86,7 @@ def test_a_bundle_refolds_elsewhere_to_the_same_digests(history: Recorded, tmp_p
     assert (ran.code, ran.json["outputs"]["job_result"]) == (0, 1)
     told = history.backstop("audit", "timeline", "job-7", "--bundle", str(one), "-o", "json", **nowhere)
     assert told.json == history.backstop("audit", "timeline", "job-7", "-o", "json").json
-    assert history.backstop("audit", "export", "--all", str(one)).code == 2  # it is there already
+    assert history.backstop("audit", "export", "--all", str(one)).code == 2  # the file exists already
 
 
 def test_an_audit_leaves_no_trace_on_the_broker(history: Recorded) -> None:

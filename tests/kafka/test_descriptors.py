@@ -51,7 +51,7 @@ def test_a_worker_that_can_open_no_file_says_so_ends_and_loses_nothing(scene: Sc
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (few, few))
         reasons = scene.reasons() or {}
         assert reasons["status"] == "503"
-        assert f"more files may be opened, of {few}" in reasons["files"]
+        assert f"more files can be opened; the limit is {few}" in reasons["files"]
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (few - 3, few - 3))
         scene.submit()
         assert worker.wait(30) == EXIT_FAILED

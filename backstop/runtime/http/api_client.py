@@ -1,4 +1,4 @@
-"""The API as the command line uses it: JSON in, JSON out, problem documents as one error."""
+"""The command line's client of the API: JSON in, JSON out, a problem document as one error."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ PASSING_STATUSES = frozenset({0, 408, 429, 500, 502, 503, 504})
 
 
 class ApiError(BackstopError):
-    """Refused, or no answer (`status` 0). `passing`: the same request may succeed later."""
+    """The request was refused, or got no answer (`status` 0). `passing`: the same request may succeed later."""
 
     def __init__(self, status: int, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -29,20 +29,20 @@ class ApiError(BackstopError):
 
     @property
     def of_input(self) -> bool:
-        """The request or its key was refused, so nothing was found out."""
+        """The request or its key was refused, so it established nothing."""
         return self.status in INPUT_STATUSES
 
 
 def authorization() -> dict[str, str]:
-    """The header with the key of whoever calls; empty where the environment has none (a development system wants none)."""
+    """The header with the caller's API key; empty if the environment has none (a development system needs none)."""
     key = secret_of(os.environ, "BACKSTOP_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 async def submit(session: aiohttp.ClientSession, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
-    """`POST /v1/jobs`; what the door answered.
+    """`POST /v1/jobs`; returns the answer.
 
-    :raises ApiError: refused.
+    :raises ApiError: refused, or no answer.
     """
     headers = {"Idempotency-Key": key} if key else {}
     return await ask(session, "POST", "/v1/jobs", json=body, headers=headers)
@@ -52,7 +52,7 @@ async def ask(
     session: aiohttp.ClientSession, method: str, path: str, *, json: Any = None,
     params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """One exchange.
+    """One request and its answer.
 
     :raises ApiError: anything but a 2xx with a JSON object.
     """
@@ -74,10 +74,10 @@ async def ask(
 
 
 def refused(status: int, raw: bytes) -> ApiError:
-    """The error of an answer."""
+    """The error that an answer describes."""
     value = _parsed(raw)
     if not isinstance(value, dict):
-        return ApiError(status, "not_json", f"HTTP {status}, and no problem document")
+        return ApiError(status, "not_json", f"HTTP {status} without a problem document")
     sentence = str(value.get("detail") or value.get("title") or f"HTTP {status}")
     errors = value.get("errors")
     if isinstance(errors, list):

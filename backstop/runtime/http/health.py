@@ -1,7 +1,7 @@
-"""Health and metrics over HTTP: what is live, what is ready, and if not, why not.
+"""Health and metrics over HTTP: whether a process is live and ready, and if not, why.
 
-`Health` is told or asked; the routes only show it. A process with an HTTP door of its own adds the routes to it; the worker
-and the projection, which have none, serve them on a small server of their own.
+`Health` collects conditions and probes; the routes only show them. A process with its own HTTP server adds the routes
+to it; the worker and the projection serve them on a small server of their own.
 """
 
 import asyncio
@@ -27,41 +27,41 @@ SHUTDOWN_S = 2.0
 
 
 class Verdict(TypedDict):
-    """Whether all is well; if not, why not, by the name of the check."""
+    """Whether all checks pass; if not, the reasons by the name of the check."""
 
     ok: bool
     reasons: dict[str, str]
 
 
 class Version(TypedDict):
-    """What runs here."""
+    """The release that runs here."""
 
     version: str
     component: str
     failpoints: dict[str, str]
-    """Test only: where this process is told to fail, and how."""
+    """Test only: places at which this process is to fail, with the action."""
 
 
 def _probe(path: str, name: str, says: str) -> Route:
-    verdicts = (Answer(200, "All is well.", Verdict), Answer(503, "It is not; the reasons say why.", Verdict))
+    verdicts = (Answer(200, "All checks pass.", Verdict), Answer(503, "A check fails; `reasons` says why.", Verdict))
     return Route("GET", path, name=name, says=says, access="public", answers=verdicts, head=True)
 
 
 LIVEZ = _probe("/livez", "livez", "Whether the process makes progress; if not, restart it.")
-READYZ = _probe("/readyz", "readyz", "Whether requests should come here.")
-STARTUPZ = _probe("/startupz", "startupz", "Whether it has been ready once.")
+READYZ = _probe("/readyz", "readyz", "Whether this process should get requests.")
+STARTUPZ = _probe("/startupz", "startupz", "Whether this process has been ready once.")
 METRICS = Route(
     "GET", "/metrics", name="metrics", says="Metrics for Prometheus; OpenMetrics where `Accept` asks for it.",
     access="public", head=True, answers=(Answer(200, "All metrics of the process.", str, "text/plain"),),
 )  # fmt: skip
 VERSION = Route(
-    "GET", "/version", name="version", says="Which release this is.", access="public", head=True,
-    answers=(Answer(200, "The release, and what is out of the ordinary.", Version),),
+    "GET", "/version", name="version", says="The release of this process.", access="public", head=True,
+    answers=(Answer(200, "The release, the component, and armed failpoints.", Version),),
 )  # fmt: skip
 
 
 class Health:
-    """Named checks with reasons. Not ready until every named condition has been met and every probe is content."""
+    """Named checks with reasons. Ready when every expected condition is met and no probe complains."""
 
     def __init__(self, component: str) -> None:
         self.component = component
@@ -70,7 +70,7 @@ class Health:
         self._was_ready = False
 
     def expect(self, *names: str) -> None:
-        """Name conditions of readiness that somebody will report with `met` or `unmet`."""
+        """Name conditions of readiness, which their parts later report with `met` or `unmet`."""
         for name in names:
             self._conditions.setdefault(name, "not yet")
 
@@ -81,24 +81,24 @@ class Health:
         self._conditions[name] = reason
 
     def watch(self, name: str, probe: Probe, kind: Kind = "ready") -> None:
-        """Ask `probe` each time somebody asks us. A `live` probe that complains gets the process restarted: use it for
-        what a restart mends, such as no progress.
+        """Call `probe` at each health request. A `live` probe that complains gets the process
+        restarted: use it only for faults that a restart repairs, such as no progress.
         """
         self._probes[name] = (kind, probe)
 
     def not_live(self) -> dict[str, str]:
-        """Reasons for a restart, by name; empty is good."""
+        """Reasons for a restart, by check; empty if there are none."""
         return self._complaints("live")
 
     def not_ready(self) -> dict[str, str]:
-        """Reasons why no work should come here, by name; empty is good."""
+        """Reasons why the process should get no work, by check; empty if there are none."""
         reasons = {name: reason for name, reason in self._conditions.items() if reason is not None}
         reasons |= self._complaints("ready") | self.not_live()
         self._was_ready = self._was_ready or not reasons
         return reasons
 
     def not_started(self) -> dict[str, str]:
-        """As `not_ready`, until it was ready once."""
+        """As `not_ready`, until the process has been ready once; empty from then on."""
         return {} if self._was_ready else self.not_ready()
 
     def _complaints(self, kind: Kind) -> dict[str, str]:
@@ -109,7 +109,7 @@ class Health:
 def add_routes(
     app: web.Application, health: Health, registry: CollectorRegistry = REGISTRY, *, metrics: bool = True
 ) -> None:
-    """`/livez /readyz /startupz /version`, and `/metrics` unless it has another place, on `app`."""
+    """Add `/livez /readyz /startupz /version` to `app`, and `/metrics` unless it is served elsewhere."""
 
     async def livez(_request: web.Request) -> web.Response:
         return _verdict(health.not_live())
@@ -137,9 +137,9 @@ def add_routes(
 
 
 class LoopLag:
-    """How late the event loop runs its timers; beyond `LOOP_LAG_S_MAX` the process counts as hung.
+    """The delay of the event loop's timers; beyond `LOOP_LAG_S_MAX` the process counts as hung.
 
-    The last measured lag is kept for one tick, so that the first request after a long block still hears of it.
+    The last lag is kept for one tick, so that the first request after a long block still sees it.
     """
 
     def __init__(self, app: web.Application) -> None:
@@ -166,7 +166,7 @@ class LoopLag:
 
 
 class HealthServer:
-    """The routes on a port of their own. `port` 0 switches it off; the bound port is `bound_port` after `start`."""
+    """The routes on their own port. `port` 0 disables the server; after `start`, `bound_port` is the bound port."""
 
     def __init__(
         self, health: Health, port: int, host: str = "127.0.0.1", registry: CollectorRegistry = REGISTRY

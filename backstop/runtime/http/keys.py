@@ -1,7 +1,7 @@
-"""API keys and what tenants may do: the keys file, as `backstop keys` writes it and the HTTP doors read it.
+"""API keys and tenants' limits: the keys file, which `backstop keys` writes and the ingress reads.
 
-A key is `bsk_<id>_<secret>`. The file holds the SHA-256 of its secret only: 32 random bytes need no slow hash, and whoever
-reads the file can't sign in with it. The file is replaced as a whole, so a reader never sees half of one.
+A key is `bsk_<id>_<secret>`. The file holds only the SHA-256 of the secret: 32 random bytes need no slow hash, and a
+reader of the file can't sign in with it. The file is replaced as a whole, so no reader sees a partial one.
 """
 
 import base64
@@ -32,10 +32,10 @@ KEY_ID_BITS = 48
 NAME_CHARS_MAX = 100
 ADDRESSES_MAX = 100
 EXPIRES_SOON_S = 14 * 86_400
-"""For so long before its end a key is warned about."""
+"""Time before its expiry from which a key is warned about."""
 
 PersonName = Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)]
-"""Of whoever ran the command, as the system knows them."""
+"""The operating system's name of the user who ran the command."""
 
 TenantName = Annotated[str, StringConstraints(pattern=rf"^{TENANT.pattern}$")]
 
@@ -45,7 +45,7 @@ _NO_SHA256 = "0" * 64
 
 
 class ApiKey(BaseModel):
-    """One key as it is kept. Times are instants in UTC."""
+    """One key as stored. Times are instants in UTC."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,12 +58,12 @@ class ApiKey(BaseModel):
     revoked_at: AwareDatetime | None = None
     name: Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)] | None = None
     addresses: Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=ADDRESSES_MAX)] = ()
-    """Networks from which it may be used; none is everywhere."""
+    """Networks from which the key may be used; empty allows all."""
     created_by: PersonName | None = None
     revoked_by: PersonName | None = None
 
     def expires_soon(self, now_ms: int) -> bool:
-        """Whether it is live, and its successor should be made by now."""
+        """Whether the key is live and expires within `EXPIRES_SOON_S`, so its successor is due."""
         soon_s = now_ms / 1000 + EXPIRES_SOON_S
         return self.state(now_ms) == "live" and self.expires_at is not None and self.expires_at.timestamp() <= soon_s
 
@@ -76,18 +76,18 @@ class ApiKey(BaseModel):
 
 
 class TenantLimits(BaseModel):
-    """What one tenant may take; None is no limit of its own."""
+    """Limits of one tenant; None sets no limit of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     submission_bytes_max: int | None = Field(default=None, ge=1)
     requests_per_s: float | None = Field(default=None, gt=0, le=1_000_000)
-    """Of each receiver process, over all its routes."""
+    """Per receiver process, over all its routes."""
     requests_burst: int | None = Field(default=None, ge=1, le=1_000_000)
-    """How many may come at once; twice the rate where it is not given."""
+    """Requests allowed at once; None: twice the rate."""
     open_jobs_max: int | None = Field(default=None, ge=0)
     tokens_per_day_max: int | None = Field(default=None, ge=0)
-    """Input and output of the jobs that ended since midnight UTC."""
+    """Input and output tokens of the jobs that ended since midnight UTC."""
 
 
 class KeysFile(BaseModel):
@@ -102,35 +102,35 @@ class KeysFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a caller showed: which key it claims to be, and the hash of the secret that is to prove it."""
+    """A caller's credential: the key id it claims, and the hash of the secret that proves it."""
 
     key_id: str
     sha256: str
 
 
 def parse_token(text: str) -> Token | None:
-    """None: this can't be a key of ours."""
+    """None: `text` is not in the form of a key."""
     found = _TOKEN.fullmatch(text)
     return None if found is None else Token(found[1], _hashed(found[2]))
 
 
 def make_token(key_id: str, secret: bytes) -> tuple[str, str]:
-    """The key to hand out, once, and the hash of its secret to keep."""
+    """The key, to be shown once, and the hash of its secret, to be stored."""
     assert len(secret) == SECRET_BYTES
     text = base64.urlsafe_b64encode(secret).decode().rstrip("=")
     return f"bsk_{key_id}_{text}", _hashed(text)
 
 
 def proves(token: Token, key: ApiKey | None) -> bool:
-    """Whether the token's secret is the key's. An unknown key takes as long as a wrong secret."""
+    """Whether the token's secret belongs to the key. An unknown key takes as long as a wrong secret."""
     return hmac.compare_digest(token.sha256, _NO_SHA256 if key is None else key.sha256) and key is not None
 
 
 def load_keys(path: Path) -> KeysFile:
-    """What the file holds.
+    """The content of the keys file.
 
-    :raises FileNotFoundError: there is none.
-    :raises ConfigurationError: it can't be read, or is no keys file. The sentence holds nothing of its content.
+    :raises FileNotFoundError: there is no file.
+    :raises ConfigurationError: the file can't be read, or is not valid. The message holds nothing of its content.
     """
     try:
         if path.stat().st_mode & stat.S_IWOTH:
@@ -153,9 +153,9 @@ def load_keys(path: Path) -> KeysFile:
 
 
 def save_keys(path: Path, content: KeysFile) -> None:
-    """Replace the file, readable by its owner alone. Durable when it returns.
+    """Replace the file, readable by its owner alone. Durable on return.
 
-    :raises OSError: it is as it was.
+    :raises OSError: the file is unchanged.
     """
     ordered = content.model_dump(mode="json", exclude_none=True)
     for key in ordered["keys"]:
@@ -167,7 +167,7 @@ def save_keys(path: Path, content: KeysFile) -> None:
 
 @contextmanager
 def editing(path: Path) -> Iterator[None]:
-    """Let nobody else change the file meanwhile: whoever reads it to write it again is alone."""
+    """Lock the file against other editors: read it, change it and save it within this block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -178,7 +178,7 @@ def editing(path: Path) -> Iterator[None]:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace a file by one that only its owner reads, whatever the umask is."""
+    """Replace a file by one that only its owner can read, whatever the umask."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -199,12 +199,12 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def last_used_path(keys_path: Path) -> Path:
-    """Where the doors leave when each key was used last, in unix milliseconds by key id. Approximate, and may be lost."""
+    """Where receivers record each key's last use, in Unix milliseconds by key id. Approximate, and may be lost."""
     return keys_path.with_name(f"{keys_path.stem}.used.json")
 
 
 def load_last_used(keys_path: Path) -> dict[str, int]:
-    """Empty where there is none that can be read."""
+    """Empty if there is no readable file."""
     try:
         found = orjson.loads(last_used_path(keys_path).read_bytes())
     except (OSError, orjson.JSONDecodeError):

@@ -1,5 +1,5 @@
-"""A route is declared once: what the router registers, who may call it, how its query is read, and what `/openapi.json` says of
-it are one object. Declarations stand beside the handlers.
+"""A route is one declaration: the router, access control, query parsing and `/openapi.json` all read it. Declarations
+stand beside the handlers.
 
     LIST = Route("GET", "/v1/jobs", name="listJobs", says="Jobs, newest first.", access="read", query=ListQuery,
                  answers=(Answer(200, "A page of jobs.", JobPage),), problems={400: ("bad_parameter",)})
@@ -20,12 +20,12 @@ from schemas.sentences import sentence
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Access = Scope | Literal["public", "signed"]
-"""The scope that a key needs; `public` needs none, and `signed` proves itself by a signature over its body."""
+"""The scope that a key needs. `public` needs no key; a `signed` request proves itself by a signature over its body."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ExpectHandler = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 Codes = Mapping[int, tuple[str, ...]]
-"""The problems of a route: status, and the codes that come with it."""
+"""The problems of a route: the codes by status."""
 
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
@@ -33,7 +33,7 @@ DIGITS_MAX: Final = 16
 
 
 class ServerSentEvent(TypedDict):
-    """One event of a stream, where nothing more is said of it."""
+    """One event of a stream that declares no type of its own."""
 
     id: NotRequired[str]
     event: NotRequired[str]
@@ -42,7 +42,7 @@ class ServerSentEvent(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`kind` is any type that pydantic knows; `says` is one sentence."""
+    """`kind`: any type that pydantic knows. `says`: one sentence."""
 
     name: str
     says: str
@@ -51,9 +51,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What comes with a 2xx. `model` is any type that pydantic knows; None is an answer without a body. Of a stream it is the type
-    of one event.
-    """
+    """A 2xx answer. `model`: any type that pydantic knows, None for no body; of a stream, the type of one event."""
 
     status: int
     says: str
@@ -70,22 +68,22 @@ class Route:
     path: str
     _: KW_ONLY
     name: str
-    """The operation's id, for clients that are generated."""
+    """The operation id, for generated clients."""
     says: str
     """One sentence; a second paragraph may follow."""
     access: Access
     answers: tuple[Answer, ...]
     ids: Mapping[str, Any] = field(default_factory=dict)
-    """Types of the variables in the path; a string where nothing is said."""
+    """Types of the path variables; a variable without one is a string."""
     query: type["Query"] | None = None
     headers: tuple[Header, ...] = ()
     body: Any = None
-    """The type of the JSON body; None takes none."""
+    """The type of the JSON body; None: no body is taken."""
     body_required: bool = True
     head: bool = False
-    """Whether HEAD is taken, too."""
+    """Whether HEAD is accepted too."""
     problems: Codes = field(default_factory=dict)
-    """Its own; what every route of its kind may answer besides is added where the document is made."""
+    """The route's own problems; those of its kind are added when the document is made."""
 
 
 DECLARED: Final[web.AppKey[dict[tuple[str, str], Route]]] = web.AppKey("declared", dict)
@@ -96,7 +94,7 @@ def declare(
 ) -> None:
     """Register `handler` for `route`.
 
-    :raises ValueError: there is such a route already.
+    :raises ValueError: the route is already declared.
     """
     routes = declared(app)
     if (route.method, route.path) in routes:
@@ -107,27 +105,27 @@ def declare(
 
 
 def declared(app: web.Application) -> dict[tuple[str, str], Route]:
-    """By method and path, in the order of their declaration."""
+    """Routes by method and path, in the order of declaration."""
     if DECLARED not in app:
         app[DECLARED] = {}
     return app[DECLARED]
 
 
 def require_declared(app: web.Application, files_below: str) -> None:
-    """Files below one path need no declaration: they are no API.
+    """Check that every registered route is declared. Files below `files_below` need no declaration: they are not API.
 
-    :raises InvariantError: something else is registered that no declaration describes.
+    :raises InvariantError: a registered route has no declaration.
     """
     known = declared(app)
     for route in app.router.routes():
         path = route.resource.canonical if route.resource is not None else str(route)
         method = "GET" if route.method == "HEAD" else route.method
         if (method, path) not in known and not f"{path}/".startswith(f"{files_below}/"):
-            raise InvariantError(f"{route.method} {path} is registered and not declared")
+            raise InvariantError(f"{route.method} {path} is registered but not declared")
 
 
 def route_of(request: web.Request) -> Route | None:
-    """The declaration of the route that takes `request`; None where none does, or one that was never declared."""
+    """The declaration of the route that serves `request`; None if no route does, or it is not declared."""
     resource = request.match_info.route.resource
     if resource is None:
         return None
@@ -139,7 +137,9 @@ def route_of(request: web.Request) -> Route | None:
 
 
 class BadParameterError(BackstopError):
-    """The caller's: a parameter of the query is not as it is declared. `name` says which, `detail` what it must be."""
+    """A query parameter violates its declaration; the caller must
+    correct it. `name` says which, `detail` what it must be.
+    """
 
     def __init__(self, name: str, detail: str) -> None:
         super().__init__(f"{name}: {detail}")
@@ -148,7 +148,7 @@ class BadParameterError(BackstopError):
 
 
 class Query(BaseModel):
-    """The parameters of a query. Each is read once; an unknown one is passed over."""
+    """The parameters of a query. Each is read once; unknown ones are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False)
 
@@ -157,7 +157,7 @@ Asked = TypeVar("Asked", bound=Query)
 
 
 def query_of(request: web.Request, kind: type[Asked]) -> Asked:
-    """:raises BadParameterError: a parameter is not as `kind` declares it."""
+    """:raises BadParameterError: a parameter violates its declaration in `kind`."""
     try:
         return kind.model_validate(dict(request.query))
     except ValidationError as error:
@@ -167,7 +167,7 @@ def query_of(request: web.Request, kind: type[Asked]) -> Asked:
 
 
 def _whole(value: Any) -> Any:
-    """Digits alone: neither signs, points and underscores, nor digits of other scripts."""
+    """ASCII digits only: no signs, points or underscores, and no digits of other scripts."""
     if not isinstance(value, str):
         return value
     if not (value.isascii() and value.isdecimal() and len(value) <= DIGITS_MAX):
@@ -176,4 +176,6 @@ def _whole(value: Any) -> Any:
 
 
 WHOLE: Final = BeforeValidator(_whole)
-"""Reads a whole number: `Annotated[int, Field(ge=1, le=200), WHOLE]`. It comes last: limits before it are in the document."""
+"""Reads a whole number: `Annotated[int, Field(ge=1, le=200), WHOLE]`.
+Put it last, or the limits are missing in the document.
+"""

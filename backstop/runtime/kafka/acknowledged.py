@@ -1,4 +1,4 @@
-"""Asking the broker again until it answers. For what must not be given up, and may be repeated."""
+"""Repeats a broker request until it is acknowledged, for requests that must succeed and may be repeated."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,13 +12,13 @@ log = get_logger("backstop.runtime.kafka.acknowledged")
 
 RETRY_WAIT_S = 0.2
 RETRY_WAIT_S_MAX = 2.0
-"""A wait doubles up to this: so much later than the broker itself we are back at most."""
+"""Each wait doubles, up to this: the longest delay between the broker's return and the next request."""
 
 
 async def publish(
     publisher: Publisher, messages: Sequence[Message], who: str, retried: Callable[[], None] = lambda: None
 ) -> None:
-    """Return when all are acknowledged. Repeats are harmless, as ids are derived."""
+    """Return when all messages are acknowledged. Repeats are harmless, because ids are derived."""
 
     async def send() -> None:
         await publisher.publish(messages)
@@ -29,7 +29,9 @@ async def publish(
 async def until_acknowledged(
     ask: Callable[[], Awaitable[None]], who: str, retried: Callable[[], None] = lambda: None
 ) -> None:
-    """Repeat `ask` while the broker is away; `retried` is told of each repeat. Ended from outside only."""
+    """Repeat `ask` while the broker is unavailable; call `retried`
+    before each repeat. Only cancellation ends the loop.
+    """
     wait_s = RETRY_WAIT_S
     while True:
         try:

@@ -1,9 +1,9 @@
 """One clock for all processes: the broker's.
 
-Every process stamps facts with times, and the scheduler of one acts on stamps of another. A machine whose clock is an hour ahead would let
-the deadlines of all its partitions pass at once. So each process asks the broker what time it is (a record that the broker stamps, on a
-topic of its own), takes the difference to its own monotonic clock, and goes on asking now and then. Before the first answer nothing
-is scheduled.
+Every process stamps facts with times, and one process's scheduler acts on stamps of another. On a machine whose clock
+is an hour ahead, the deadlines of all its partitions would pass at once. So each process sends a record to the topic
+`clock`, reads the time that the broker stamped on it, and keeps the difference to its own clock. It asks again every
+`ASK_EVERY_S`. Nothing is scheduled before the first answer.
 """
 
 import asyncio
@@ -19,34 +19,38 @@ log = structlog.get_logger()
 
 ASK_EVERY_S = 30.0
 ROUND_TRIP_MS_MAX = 2_000
-"""A slower answer says too little: it may be wrong by half of its round trip."""
+"""A slower answer is ignored: its error may be half of its round trip."""
 SLEW_MS_MAX = 500
-"""After the first answer the clock is moved by this much at a time: the leader of the topic may change, and its clock with it."""
+"""Largest correction per answer after the first one: another
+broker, with another clock, may become the topic's leader.
+"""
 RETRY_WAIT_S = 0.5
 SKEW_MS_TOLD = 1_000
 
 
 class TimeSource(Protocol):
     async def broker_time_ms(self) -> int:
-        """Unix milliseconds, by the broker. :raises BrokerUnavailableError: no answer."""
+        """The broker's time in Unix milliseconds. :raises BrokerUnavailableError: no answer."""
         ...
 
 
 class BrokerClock:
-    """`now_ms` is this process's clock, corrected. It may go back by `SLEW_MS_MAX` in a correction; folds do not mind."""
+    """`now_ms` is this process's clock, corrected. A correction may
+    move it back by up to `SLEW_MS_MAX`; folds tolerate that.
+    """
 
     def __init__(self, own_now_ms: NowMs, source: TimeSource) -> None:
         self._own_now_ms = own_now_ms
         self._source = source
         self._known = False
         self.skew_ms = 0
-        """What is added to our own clock."""
+        """Added to this process's clock, in milliseconds."""
 
     def now_ms(self) -> int:
         return self._own_now_ms() + self.skew_ms
 
     async def ask(self) -> bool:
-        """Ask once and correct; False where the answer came too slowly to be used.
+        """Ask once and correct the clock; False if the answer was too slow to use.
 
         :raises BrokerUnavailableError: no answer.
         """
@@ -66,17 +70,17 @@ class BrokerClock:
         return True
 
     async def first(self) -> None:
-        """Return when the broker's time is known; while it does not answer this waits."""
+        """Return when the broker's time is known; repeats until the broker answers."""
         while True:
             try:
                 if await self.ask():
                     return
             except BrokerUnavailableError as error:
-                log.warning("the broker does not say what time it is; asking again", error=str(error))
+                log.warning("the broker did not answer with its time; asking again", error=str(error))
             await asyncio.sleep(RETRY_WAIT_S)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Go on asking until `stop`."""
+        """Ask every `ASK_EVERY_S` until `stop` is set."""
         while not stop.is_set():
             await pause(stop, ASK_EVERY_S)
             if stop.is_set():
@@ -84,9 +88,9 @@ class BrokerClock:
             try:
                 await self.ask()
             except BrokerUnavailableError as error:
-                log.warning("the broker did not say what time it is", error=str(error))
+                log.warning("the broker did not answer with its time; keeping the last correction", error=str(error))
 
 
 def said(source: str, own: str | None) -> bytes:
-    """What a record on `clock` says: who sends it, and which folder it uses, where it uses one."""
+    """The value of a record on `clock`: the sender's name, then its blob folder's name if it uses one."""
     return (source if own is None else f"{source} {own}").encode()

@@ -1,4 +1,4 @@
-"""Connection options of every aiokafka client, from the settings; and two holes of aiokafka's closed for all of them."""
+"""Connection options of every aiokafka client, from the settings; and fixes for two faults of aiokafka."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,8 @@ log = structlog.get_logger()
 def client_options(settings: RuntimeSettings) -> dict[str, Any]:
     """Keyword arguments that AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient share.
 
-    Consumers of this process are bound to the settings' limit on unpacked batches from here on (see `backstop.runtime.kafka.hardened_fetch`).
+    From this call on, all consumers of the process obey the settings' limit on unpacked batches (see
+    `backstop.runtime.kafka.hardened_fetch`).
     """
     unpack_at_most(settings.kafka_unpacked_bytes_max)
     options: dict[str, Any] = {
@@ -40,22 +41,23 @@ def client_options(settings: RuntimeSettings) -> dict[str, Any]:
 
 
 TOPICS_KNOWN_WITHIN_S = 5.0
-"""Less than a session: the group waits for its leader meanwhile."""
+"""Shorter than a session timeout, because the group waits for its leader meanwhile."""
 TOPICS_ASKED_EVERY_S = 0.1
 
 _send = AIOKafkaConnection.send
 
 
 def _send_or_close(connection: Any, request: Any, expect_response: bool = True) -> Any:
-    """As aiokafka does it, which expects of a broken connection an OSError and nothing else.
+    """The `send` of aiokafka, with uvloop's RuntimeError for a closed transport turned into a connection error.
 
-    uvloop raises a RuntimeError where a transport has closed and nobody has read that yet (asyncio would only warn). aiokafka 0.14 takes
-    it for a bug: the producer's sender and the consumer's fetcher end, for good, and everything that is asked of them fails from then on.
+    uvloop raises a RuntimeError on a write to a transport that has closed (asyncio only warns). aiokafka 0.14 expects
+    OSError alone: it treats the RuntimeError as a bug, ends the producer's sender or the consumer's fetcher for good,
+    and every later request on that client fails.
     """
     try:
         return _send(connection, request, expect_response)
     except RuntimeError as error:
-        if type(error) is not RuntimeError:  # NotImplementedError and RecursionError are bugs indeed
+        if type(error) is not RuntimeError:  # its subclasses, NotImplementedError and RecursionError, are bugs
             raise
         connection.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"connection to {connection.host}:{connection.port} broken: {error}") from error
@@ -67,10 +69,11 @@ _assign = GroupCoordinator._perform_assignment  # noqa: SLF001 - as above
 
 
 async def _assign_known_topics(coordinator: Any, response: Any) -> Any:
-    """As aiokafka does it, when every topic of the group is known; its assignors, and Faust's, leave out the others with a warning.
+    """The assignment of aiokafka, delayed until every topic of the group is known, for `TOPICS_KNOWN_WITHIN_S` at most.
 
-    A broker that has just started may not know its topics for a moment. A leader that asked it then gave nobody anything, and nobody asked
-    again before the metadata was old: minutes in which every member was well and nothing moved. A topic that stays unknown is left out.
+    A broker that has just started may not know its topics for a moment. aiokafka's and Faust's assignors then skip
+    these topics with a warning, and the group is not rebalanced before the metadata expires: for minutes its members
+    own no partitions. A topic that is still unknown at the deadline is left out, and an error is logged.
     """
     deadline_s = monotonic_s() + TOPICS_KNOWN_WITHIN_S
     while True:

@@ -1,4 +1,4 @@
-"""A record set aside, as the message that says why."""
+"""Builds the dead letter of a record that can't be processed."""
 
 import base64
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ from schemas.dead_letters import DeadLetter, Origin
 from schemas.unreadable import Unreadable
 
 VALUE_BYTES_MAX = 512_000
-"""What of a record is kept: base64 must still fit one record. A longer value is cut, and says so in the detail."""
+"""Bytes of a value that are kept: as base64 they must fit one
+record. A longer value is truncated, and the detail says so.
+"""
 
 
 class RawRecord(Protocol):
@@ -32,10 +34,10 @@ class RawRecord(Protocol):
 
 
 def dead_letter(record: RawRecord, error: PoisonError, component: str, now_ms: int) -> DeadLetter:
-    """The dead letter of a record; its id is the record's origin, so that a redelivery makes the same one."""
+    """The dead letter of `record`. Its id is the record's origin, so a redelivery gives the same id."""
     detail = error.detail
     if record.value is not None and len(record.value) > VALUE_BYTES_MAX:
-        detail = f"{detail} (value of {len(record.value)} bytes cut to {VALUE_BYTES_MAX})"
+        detail = f"{detail} (value of {len(record.value)} bytes truncated to {VALUE_BYTES_MAX})"
     return DeadLetter(
         id=f"{record.topic}:{record.partition}:{record.offset}",
         at_ms=now_ms,
@@ -64,7 +66,7 @@ def _known(value: bytes | None) -> bytes | None:
 
 
 def _readable(key: bytes | None) -> str:
-    """The record's own key where it is short text, else empty (the id is used then)."""
+    """The record's key if it is short printable text, else empty (the dead letter is then keyed by its id)."""
     try:
         text = (key or b"").decode()
     except UnicodeDecodeError:

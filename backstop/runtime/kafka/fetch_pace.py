@@ -1,12 +1,13 @@
-"""When a consumer fetches: how long a broker may hold a fetch that finds nothing, and how soon one fetch may follow another.
+"""The pace of a consumer's fetches: how long a broker may hold an empty fetch, and the gap between two fetches.
 
-aiokafka 0.14 has one fetch under way per broker, and asks for a partition whose records it has just handed out only in the next one. So
-while the fetch of the other partitions is held, the next record of that partition lies there: the wait is added latency, and needs to
-be short. A short wait is fifty requests a second, though, and for an idle system that is a fifth of a core. After some idle seconds all
-partitions are in the fetch that is held, and a record ends the wait at once: then it may be long.
+aiokafka 0.14 keeps one fetch per broker in flight. A partition whose records it has just handed out joins only the next
+fetch, so while the current one is held, that partition's next record waits at the broker: the hold adds latency and
+must be short. But a short hold means fifty requests a second, which costs an idle system a fifth of a core. After
+`IDLE_AFTER_S` without records all partitions are in the held fetch, and a record ends it at once: then the hold may be
+long.
 
-And where records come one after the other, a fetch for each costs more than the records: a small gap lets the next ones gather, and what
-they cause (outputs, rows) gathers with them. A record that comes after the gap waits for nothing.
+Under a steady flow, one fetch per record costs more than the record. A gap of `FETCH_GAP_MS` between fetches lets
+records, and the outputs and rows they cause, form batches. A record that arrives after the gap is fetched at once.
 """
 
 # ruff: noqa: SLF001 - see FetchPace
@@ -18,20 +19,26 @@ BUSY_WAIT_MS = 20
 IDLE_WAIT_MS = 500
 IDLE_AFTER_S = 3.0
 FETCH_GAP_MS = 5
-"""From the beginning of one fetch to the beginning of the next."""
+"""From the start of one fetch to the start of the next."""
 
 
 class FetchPace:
-    """For one consumer. Works on private parts of aiokafka's fetcher, which is pinned and offers no way to change them later."""
+    """For one consumer. Changes private parts of aiokafka's fetcher: the
+    version is pinned, and it has no public way to do so.
+    """
 
     def __init__(self, busy_bytes_min: int = 1) -> None:
-        """:param busy_bytes_min: while records come, let a fetch gather this many bytes, for `BUSY_WAIT_MS` at most."""
+        """:param busy_bytes_min: while records arrive, a fetch waits
+        for this many bytes, for `BUSY_WAIT_MS` at most.
+        """
         self._busy_bytes_min = busy_bytes_min
         self._last_s = monotonic_s()
         self._spaced: Any = None
 
     def saw(self, consumer: Any, *, records: bool) -> None:
-        """To be told after each poll of `consumer` (an `AIOKafkaConsumer` that has started) whether it brought records."""
+        """Call after each poll of `consumer` (a started
+        `AIOKafkaConsumer`); `records`: whether the poll returned any.
+        """
         now_s = monotonic_s()
         if records:
             self._last_s = now_s
@@ -46,7 +53,9 @@ class FetchPace:
 
 
 def _space_out(fetcher: Any) -> None:
-    """Let `fetcher` begin a fetch no sooner than `FETCH_GAP_MS` after the one before it. Its routine looks again when that is over."""
+    """Start a fetch at least `FETCH_GAP_MS` after the previous one. An
+    earlier attempt returns no fetches and the time left.
+    """
     actions, next_s = fetcher._get_actions_per_node, 0.0
 
     def spaced(assignment: Any) -> Any:

@@ -1,18 +1,20 @@
-"""What every consumer of ours makes of what a broker sends: records in order, and a stand-in where there is nothing that can be read.
+"""The decoder of fetched bytes for every consumer: records in order, and a stand-in for each that can't be read.
 
-aiokafka 0.14 raises where it can't decode a batch (a damaged one, a header name that is not UTF-8, a codec that it does not know), and
-raises again each time the batch is fetched: one record ends its readers for good. It also unpacks whatever size a batch comes to. Here
-the step from bytes to records is ours, put into its fetcher for all consumers of a process (Faust's among them):
+aiokafka 0.14 raises on a batch that it can't decode (damaged, a header name that is not UTF-8, an unknown codec), and
+raises again each time the batch is fetched: one record stops its readers for good. It also unpacks a batch to any size.
+This module replaces its decoder for all consumers of the process, Faust's included:
 
-- A record that can't be read is given out as one whose value is `Unreadable`; the others of its batch are read. A batch that can't be read
-  is one such record, at its last offset. `decode` refuses the value, so each consumer sets it aside by the path of any bad record.
-- A batch whose bytes are damaged is fetched once more first: it may have been damaged on its way.
+- A record that can't be read is returned with a value of type `Unreadable`; the other records of its batch are read. A
+  batch that can't be read becomes one such record, at its last offset. `decode` rejects the value, so each consumer
+  dead-letters it like any malformed record.
+- A damaged batch is fetched a second time first: the damage may have happened in transit.
 - A batch unpacks to a bounded size (`unpack_at_most`), and a record has a bounded number of headers.
-- A consumer takes a bounded number of records at once (`RECORDS_AT_ONCE_MAX`), whatever a fetch brought: the rest waits, undecoded.
-- The position only ever moves forward, and never beyond what the batch that was read says.
+- A consumer receives at most `RECORDS_AT_ONCE_MAX` records of a partition at once; the rest of a fetch waits,
+  undecoded.
+- The position only moves forward, and never past the end that the batch just read declares.
 """
 
-# The private parts of aiokafka are what this module is about; it is pinned, and `tests/hostile` guards it.
+# Uses private parts of aiokafka throughout. Its version is pinned, and `tests/hostile` tests each part.
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal
@@ -41,13 +43,15 @@ from schemas.unreadable import Unreadable
 log = structlog.get_logger()
 
 RECORDS_AT_ONCE_MAX = 5_000
-"""Of one partition. The smallest record takes 7 bytes in a batch and 300 in memory."""
+"""Per partition. The smallest record takes 7 bytes in a batch and 300 in memory."""
 SUSPECTS_MAX = 1_000
-"""Damaged batches that are remembered while they are fetched again; at more all are forgotten, and fetched once more."""
+"""Damaged batches remembered while they are fetched again. Beyond
+this all are forgotten, and each is fetched once more.
+"""
 COMPRESSED_RECORDS_MAX = 100_000
-"""In one batch: of requests of 100 bytes that is ten megabytes. Fewer bytes a record pay in nothing but an attack."""
+"""Per batch: ten megabytes of 100-byte requests. Only an attack has a reason for fewer bytes per record."""
 OFFSETS_OF_A_BATCH_MAX = 10_000_000
-"""A header that says more is damaged: as many records would not fit into a batch that may be unpacked."""
+"""A header that declares more offsets is damaged: so many records would exceed the limit on unpacked batches."""
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _HEADER_BYTES = 61
@@ -65,26 +69,26 @@ Reason = Literal["unreadable", "too_large"]
 
 
 class _Limits:
-    """Of this process: all consumers share its memory."""
+    """Per process: all its consumers share its memory."""
 
     unpacked_bytes_max = UNPACKED_BYTES_MAX
 
 
 def unpack_at_most(bytes_max: int) -> None:
-    """Bound what a batch may unpack to, for all consumers of this process."""
+    """Set the size that a batch may unpack to, for all consumers of this process."""
     _Limits.unpacked_bytes_max = bytes_max
 
 
 class DamagedError(Exception):
-    """Bytes of a batch that are not as they were written; perhaps they are when they are fetched again."""
+    """A batch's bytes are damaged; a second fetch may return them intact."""
 
 
 _Opened = tuple[Any, memoryview, int]
-"""A batch that aiokafka can iterate, its bytes with what they hold unpacked, and the offset behind it."""
+"""A batch that aiokafka can iterate, its unpacked bytes, and the offset after its last."""
 
 
 class FetchedBytes:
-    """In the place of aiokafka's `MemoryRecords`, which has an opinion of bytes that hold no whole batch."""
+    """Replaces aiokafka's `MemoryRecords`, which raises on bytes that hold no whole batch."""
 
     def __init__(self, data: bytes | None) -> None:
         self.data = data or b""
@@ -97,10 +101,10 @@ class FetchedBytes:
 
 
 class PartitionRecords:
-    """In the place of aiokafka's of that name: an iterator of the records in what a fetch brought of one partition."""
+    """Replaces aiokafka's class of this name: an iterator over one partition's records of one fetch."""
 
     _suspects: ClassVar[dict[tuple[TopicPartition, int], bool]] = {}
-    """Partition and offset of batches that were damaged when they were fetched the first time."""
+    """Partition and offset of batches that were damaged in their first fetch."""
 
     def __init__(
         self,
@@ -136,37 +140,39 @@ class PartitionRecords:
             if type(opened) is not tuple:
                 yield from opened
                 continue
-            # Here and not in a generator of its own: most batches hold a record or two, and their cost is that of the steps.
+            # Inline, without a generator: most batches hold one or two records, and each generator step would add cost.
             index, (batch, _, end) = 0, opened
             try:
-                for index, record in enumerate(batch):  # noqa: B007 - read where the loop ends early
+                for index, record in enumerate(batch):  # noqa: B007 - `index` is used when the loop raises
                     offset = record.offset
                     if offset < self.next_fetch_offset:
                         continue
                     headers = record.headers
                     if offset >= end or len(headers) > HEADERS_MAX:
-                        raise FormatError("what aiokafka lets through")
+                        raise FormatError("an offset past the batch's end, or too many headers")
                     key, value = record.key, record.value
                     self.next_fetch_offset = offset + 1
                     yield ConsumerRecord(
                         topic, partition, offset, record.timestamp, record.timestamp_type, key, value, None,
                         -1 if key is None else len(key), -1 if value is None else len(value), tuple(headers),
                     )  # fmt: skip
-            except Exception as error:  # aiokafka raises many kinds, and so may the next release of it
+            except Exception as error:  # aiokafka raises many kinds, and its next release may add some
                 log.debug("batch_read_record_by_record", topic=topic, partition=partition, error=repr(error))
                 yield from self._one_by_one(opened, index)
             self.next_fetch_offset = max(self.next_fetch_offset, end)
         if self.next_fetch_offset == begin and at == len(data):
-            yield self._stand_in(begin, begin + 1, "unreadable", "what the broker has there ends before that offset")
+            yield self._stand_in(begin, begin + 1, "unreadable", "the broker's data ends before this offset")
 
     def _open_at(self, data: memoryview, at: int) -> "tuple[_Opened | Iterable[Any], int]":
-        """The batch at `at`, and where the next one is: behind the end of `data` if this is to be fetched again."""
+        """The batch at `at`, and where the next one begins: past the
+        end of `data` if this one is to be fetched again.
+        """
         size = len(data)
         nowhere = size + 1
         if size - at >= _HEADER_BYTES:
             base, length, magic, attributes, delta = _PLACE.unpack_from(data, at)
             if magic == _MAGIC and not attributes & _ODD and _PAYLOAD_FROM <= length <= TOPIC_BYTES_MAX:
-                # By far the most common: a plain batch, and whole.
+                # The common case: a plain, complete batch.
                 after = at + _LENGTH_END + length
                 offset = base + delta + 1
                 if after <= size and 0 <= delta < OFFSETS_OF_A_BATCH_MAX and offset > self.next_fetch_offset:
@@ -177,9 +183,9 @@ class PartitionRecords:
         first, end = self.next_fetch_offset, _batch_end(data, at)
         try:
             if end is None and at:
-                return [], nowhere  # cut off by the size of a fetch: it is the first of the next one
+                return [], nowhere  # truncated by the fetch's size limit: the next fetch begins with it
             if end is None:
-                raise DamagedError(f"a batch that is longer than the {len(data)} bytes that came of it")
+                raise DamagedError(f"a batch longer than the {len(data)} bytes received")
             return self._open(data[at:end]), end
         except DamagedError as error:
             behind = _offset_behind(data[at:], first)
@@ -190,7 +196,7 @@ class PartitionRecords:
             return [self._stand_in(first, behind, "unreadable", str(error))], end or nowhere
 
     def _fetch_again(self, offset: int) -> bool:
-        """Whether this is the first time; the second time it is true."""
+        """True at the first damaged fetch of `offset`; False at the second, when the damage is on the broker."""
         suspect = (self._tp, offset)
         if self._suspects.pop(suspect, False):
             return False
@@ -200,14 +206,14 @@ class PartitionRecords:
         return True
 
     def _open(self, data: memoryview) -> "_Opened | Iterable[Any]":
-        """The batch; or, where it is none that aiokafka is to decode, what to give out of it.
+        """The batch; or the records to return instead, where aiokafka must not decode it.
 
-        :raises DamagedError: it is not as it was written.
+        :raises DamagedError: its bytes are damaged, or its format is unknown.
         """
         magic = data[_MAGIC_AT]
         if magic != _MAGIC:
             if magic > _MAGIC:
-                raise DamagedError(f"records of format {magic}, which this release does not know")
+                raise DamagedError(f"record format {magic} is unknown to this release")
             return self._messages(data)
         if len(data) < _HEADER_BYTES:
             raise DamagedError(f"a batch of {len(data)} bytes")
@@ -215,7 +221,7 @@ class PartitionRecords:
         end = base + delta + 1
         batch = DefaultRecordBatch(data)
         if self._check_crcs and not batch.validate_crc():
-            raise DamagedError("its checksum is wrong")
+            raise DamagedError("wrong checksum")
         if not 0 <= delta < OFFSETS_OF_A_BATCH_MAX:
             raise DamagedError(f"a batch of {delta + 1} offsets")
         if attributes & _MARKED and self._passes_over(base, attributes, batch.producer_id):
@@ -241,22 +247,24 @@ class PartitionRecords:
             return [self._stand_in(first, end, reason, str(error))]
         (count,) = _INT32.unpack_from(data, _COUNT_AT)
         if count > COMPRESSED_RECORDS_MAX:
-            why = f"{count} records in a compressed batch, which may have {COMPRESSED_RECORDS_MAX}"
+            why = f"{count} records in a compressed batch; the limit is {COMPRESSED_RECORDS_MAX}"
             return [self._stand_in(first, end, "too_large", why)]
         opened: _Opened = (DefaultRecordBatch(data), data, end)
         return self._large(opened) if len(data) > TOPIC_BYTES_MAX else opened
 
     def _large(self, opened: "_Opened") -> "_Opened | Iterable[Any]":
-        """A record that is longer than a topic takes could be millions of headers, and aiokafka would decode them all."""
+        """A record longer than the topic's limit could hold millions of
+        headers, which aiokafka would decode: read it here.
+        """
         (count,) = _INT32.unpack_from(opened[1], _COUNT_AT)
         if has_longer_record(opened[1][_HEADER_BYTES:], count, TOPIC_BYTES_MAX):
             return self._one_by_one(opened, 0)
         return opened
 
     def _passes_over(self, base: int, attributes: int, producer: int) -> bool:
-        """Whether a batch is a marker, or part of a transaction that was aborted.
+        """Whether a batch is a control marker, or part of an aborted transaction.
 
-        Any marker of a producer ends its transaction. What the marker says need not be read: the broker names the aborted ones.
+        Any marker of a producer ends its transaction. Its content need not be read: the fetch names the aborted ones.
         """
         if self._committed_only:
             while self._aborted and self._aborted[0][1] <= base:
@@ -268,7 +276,7 @@ class PartitionRecords:
         return bool(attributes & _CONTROL)
 
     def _one_by_one(self, opened: "_Opened", begin: int) -> Iterator[Any]:
-        """What has not been given out yet of a batch that aiokafka can't take, from the record with the index `begin`."""
+        """The remaining records of a batch that aiokafka can't decode, from index `begin`."""
         _, data, end = opened
         header = _HEADER.unpack_from(data)
         base, attributes, first_ms, last_ms, count = header[0], header[5], header[7], header[8], header[12]
@@ -279,7 +287,7 @@ class PartitionRecords:
                 if found.offset >= at:
                     yield self._record(found, int(times.appended))
             elif isinstance(found, Read) or found.rest or found.offset >= end:
-                why = "a record says an offset behind its batch" if isinstance(found, Read) else found.why
+                why = "a record's offset is past the end of its batch" if isinstance(found, Read) else found.why
                 if at < end:
                     yield self._stand_in(at, end, "unreadable", why)
                 return
@@ -290,7 +298,7 @@ class PartitionRecords:
         self.next_fetch_offset = max(self.next_fetch_offset, end)
 
     def _messages(self, data: memoryview) -> Iterable[Any]:
-        """A message of the formats before Kafka 0.11."""
+        """The records of a message in a format older than Kafka 0.11."""
         (offset,) = _INT64.unpack_from(data)
         if offset < self.next_fetch_offset:
             return []
@@ -326,7 +334,11 @@ class PartitionRecords:
         value: bytes | None = None,
         timestamp_ms: int = NO_TIMESTAMP,
     ) -> Any:
-        """Steps over [offset, end). It stands at the last offset: a reader that commits behind it, or begins within, makes no second letter."""
+        """A record in place of the offsets [offset, end).
+
+        It has the last offset: a reader that commits after it, or resumes within the range, makes no second dead
+        letter.
+        """
         self.next_fetch_offset = max(self.next_fetch_offset, end)
         where = f"offset {offset}" if end - offset <= 1 else f"offsets {offset} to {end - 1}"
         topic, partition = self._tp
@@ -337,7 +349,7 @@ class PartitionRecords:
 
 
 def _batch_end(data: memoryview, at: int) -> int | None:
-    """Where the batch at `at` ends; None if it is not all there, or says what can't be."""
+    """Where the batch at `at` ends; None if it is incomplete, or its length is impossible."""
     if len(data) - at <= _MAGIC_AT:
         return None
     (length,) = _INT32.unpack_from(data, at + 8)
@@ -346,9 +358,9 @@ def _batch_end(data: memoryview, at: int) -> int | None:
 
 
 def _offset_behind(data: memoryview, offset: int) -> int:
-    """The first offset that is not of the damaged batch at the beginning of `data`; `offset` itself if that one is behind it already.
+    """The first offset after the damaged batch at the start of `data`; `offset` itself if the batch lies before it.
 
-    Its header may be damaged too: where another batch follows, that one knows better.
+    The damaged header may be wrong too: if another batch follows, its base offset bounds the answer.
     """
     end = _batch_end(data, 0)
     following = None if end is None or len(data) - end < _INT64.size else _INT64.unpack_from(data, end)[0]
@@ -367,7 +379,7 @@ def _offset_behind(data: memoryview, offset: int) -> int:
 
 
 class FetchResult(fetcher.FetchResult):  # type: ignore[misc]  # aiokafka has no types
-    """Gives out a bounded number of records at once. The rest stays, and the partition is not fetched meanwhile."""
+    """Returns a bounded number of records at once. The rest stays, and the partition is not fetched meanwhile."""
 
     def getall(self, max_records: int | None = None) -> list[Any]:
         found: list[Any] = super().getall(min(max_records or RECORDS_AT_ONCE_MAX, RECORDS_AT_ONCE_MAX))

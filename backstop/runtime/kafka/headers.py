@@ -1,4 +1,4 @@
-"""CloudEvents 1.0, Kafka binding, binary mode: the record headers of every message."""
+"""The record headers of every message: CloudEvents 1.0, Kafka binding, binary mode."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ from schemas.base import Message
 
 
 def event_headers(message: Message, source: str) -> list[tuple[str, bytes]]:
-    """Headers for `message`; a repeat has the same `ce_source` and `ce_id`."""
+    """Headers for `message`; a repeat of it has the same `ce_source` and `ce_id`."""
     when = datetime.fromtimestamp(message.at_ms / 1000, tz=UTC).isoformat(timespec="milliseconds")
     kind = getattr(message, "type", "message")
     return [

@@ -1,7 +1,7 @@
-"""Kafka's clients, started and stopped so that none is left behind: not by a start that fails, nor by a caller that is cancelled.
+"""Starts and stops Kafka clients so that neither a failed start nor a cancelled caller leaks one.
 
-An aiokafka client that is not stopped keeps its connections and its tasks for as long as the process lives. So nothing else in these
-packages calls `start` of a client.
+An aiokafka client that is not stopped keeps its connections and tasks until the process ends. So this module is the
+only caller of a client's `start`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ _stopping: set["asyncio.Task[None]"] = set()
 
 
 class Client(Protocol):
-    """A consumer, a producer, or an admin client of aiokafka's, which calls its `stop` `close`."""
+    """A consumer, a producer, or an admin client (whose stop method is called `close`)."""
 
     async def start(self) -> Any: ...
 
@@ -24,7 +24,7 @@ C = TypeVar("C", bound=Client)
 
 @asynccontextmanager
 async def running(client: C) -> AsyncIterator[C]:
-    """`client` for the length of a block."""
+    """`client`, started for the length of a block."""
     await started(client)
     try:
         yield client
@@ -33,7 +33,9 @@ async def running(client: C) -> AsyncIterator[C]:
 
 
 async def started(client: C) -> C:
-    """For a client that outlives a block; whoever keeps it calls `stopped`. Where the start fails or is cancelled, it is stopped here."""
+    """Start a client that outlives a block; its owner calls `stopped`. If
+    the start fails or is cancelled, it is stopped here.
+    """
     try:
         await client.start()
         # aiokafka 0.14: a consumer without a group that is stopped before its first task has run raises CancelledError.
@@ -45,7 +47,7 @@ async def started(client: C) -> C:
 
 
 async def stopped(client: Client) -> None:
-    """Stop it. A caller that is cancelled meanwhile does not wait, and the client goes on stopping."""
+    """Stop `client`. If the caller is cancelled meanwhile, it returns at once and the client goes on stopping."""
     stopping = asyncio.create_task(_stop(client))
     _stopping.add(stopping)
     stopping.add_done_callback(_stopping.discard)

@@ -1,4 +1,4 @@
-"""Our own idempotent producer: a send that returns has been acknowledged by all in-sync replicas."""
+"""The idempotent producer: when a send returns, all in-sync replicas have acknowledged it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,16 +28,18 @@ class Publisher(Protocol):
     async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
         """Send each message to its topic, in order per key; return when every one is acknowledged.
 
-        :raises BrokerUnavailableError: any was not acknowledged in time. It may still land: a repeat is harmless, as ids are
-            derived. Whoever promised durability must not promise it now.
+        :raises BrokerUnavailableError: a message was not acknowledged in time. It may still be appended: a repeat is
+            harmless, as ids are derived. The caller must not confirm durability to its client.
         """
 
 
 class KafkaPublisher:
-    """One producer a process; safe for concurrent use. Closed by `stop`, which flushes."""
+    """One producer per process; safe for concurrent use. `stop` flushes and closes it."""
 
     def __init__(self, settings: RuntimeSettings, source: str, blob_folder: str | None = None) -> None:
-        """`blob_folder`: the name of the folder that this process uses, told to the others (`backstop.runtime.blob_folders`)."""
+        """`blob_folder`: the name of this process's blob folder, announced
+        to other processes (`backstop.runtime.blob_folders`).
+        """
         self._blob_folder = blob_folder
         self._prefix = settings.topic_prefix
         self._source = source
@@ -46,11 +48,11 @@ class KafkaPublisher:
         self._renewing = asyncio.Lock()
 
     async def start(self) -> None:
-        """:raises KafkaError: no broker answers; then nothing is started, and it may be tried again."""
+        """:raises KafkaError: no broker answers; nothing is started, and the caller may try again."""
         self._producer = await self._started()
 
     async def _started(self) -> AIOKafkaProducer:
-        # Made here, not in __init__: aiokafka binds to the running loop.
+        # Created here, not in __init__: aiokafka binds to the running loop.
         producer = AIOKafkaProducer(
             **self._options,
             client_id=f"backstop-{self._source}",
@@ -68,7 +70,9 @@ class KafkaPublisher:
             self._producer = None
 
     async def broker_time_ms(self) -> int:
-        """See `backstop.runtime.kafka.broker_clock.TimeSource`. A record on `clock`, which the broker stamps as it appends it."""
+        """See `backstop.runtime.kafka.broker_clock.TimeSource`: the
+        timestamp that the broker gives to a record on `clock`.
+        """
         producer = self._producer
         if producer is None:
             raise BrokerUnavailableError("the producer is not started")
@@ -104,7 +108,9 @@ class KafkaPublisher:
             raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
 
     async def _renew_if_dead(self, producer: Any) -> None:
-        """The sender of aiokafka ends for good at what it takes for a bug or a lost sequence. Its callers will try again, with another."""
+        """Replace a producer whose sender task has ended: aiokafka ends it for good at a
+        suspected bug or a lost sequence. The caller's retry uses the new one.
+        """
         async with self._renewing:
             current = self._producer
             if current is None or current is not producer or not _is_dead(current):
@@ -113,12 +119,12 @@ class KafkaPublisher:
             try:
                 fresh = await self._started()
             except (KafkaError, OSError):
-                return  # no broker answers: the next failure comes here again
+                return  # no broker answers: the next failed send tries again
             self._producer = fresh
             with suppress(KafkaError, OSError):
                 await current.stop()
 
 
 def _is_dead(producer: Any) -> bool:
-    task = producer._sender.sender_task  # noqa: SLF001 - nothing public tells
+    task = producer._sender.sender_task  # noqa: SLF001 - no public attribute shows it
     return task is None or task.done()

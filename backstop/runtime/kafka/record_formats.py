@@ -1,7 +1,9 @@
-"""The two formats of records that aiokafka's decoder may not see or can't take: one damaged record in a batch, and old message sets. Pure.
+"""Parsers for two kinds of bytes that aiokafka's decoder can't take: batches with a damaged record, and message sets.
+Pure.
 
-aiokafka's decoder is fast, and gives up a batch at its first odd record. Then each record is read here by itself, as each says how long it
-is. Message sets are the format before Kafka 0.11 (magic 0 and 1): few are left, and their compressed form is unpacked within a bound here.
+aiokafka's decoder rejects a whole batch at its first malformed record. Here each record is parsed alone, by its own
+length. Message sets are the format before Kafka 0.11 (magic 0 and 1): few are left, and compressed ones are unpacked
+here within a bound.
 """
 
 import struct
@@ -12,22 +14,24 @@ from dataclasses import dataclass
 INT64_MAX = 2**63 - 1
 NO_TIMESTAMP = -1
 HEADERS_MAX = 1_000
-"""Of a record. A header takes 2 bytes on the wire and 100 in memory; OpenTelemetry and CloudEvents together write about twenty."""
+"""Per record. A header takes 2 bytes on the wire and 100 in memory;
+OpenTelemetry and CloudEvents together write about twenty.
+"""
 CODEC_MASK = 0x07
 LOG_APPEND_TIME = 0x08
 
 _VARINT_BYTES_MAX = 10
 _INT32 = struct.Struct(">i")
 _MESSAGE = struct.Struct(">qiIbb")
-"""offset, length, CRC, magic, attributes; behind it the timestamp (magic 1), key and value."""
+"""Offset, length, CRC, magic, attributes; then the timestamp (magic 1), key and value."""
 _TIMESTAMP = struct.Struct(">q")
 _LENGTH_END = 12
-"""The length of a message counts what follows it."""
+"""A message's length field counts the bytes after the field."""
 _CRC_END = 16
 
 
 class FormatError(Exception):
-    """Not what the format allows."""
+    """The bytes violate the format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,9 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A record that can't be read, with what of it can; or, with `rest`, it and all that follow in its batch (their offsets are not known)."""
+    """A record that can't be read, with the parts that can; with
+    `rest`, also all records after it (their offsets are unknown).
+    """
 
     offset: int
     why: str
@@ -53,7 +59,7 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
-    """Of a batch (magic 2). `appended`: the broker stamped it, and `last_ms` is the time of each record."""
+    """The times of a batch (magic 2). `appended`: the broker stamped it, and `last_ms` is the time of each record."""
 
     first_ms: int
     last_ms: int
@@ -61,7 +67,7 @@ class BatchTimes:
 
 
 def has_longer_record(data: memoryview, count: int, bytes_max: int) -> bool:
-    """Whether one of a batch's unpacked records has more than `bytes_max`, or is none."""
+    """Whether an unpacked record of a batch is longer than `bytes_max`, or has an invalid length."""
     at = 0
     for _ in range(count):
         try:
@@ -77,13 +83,13 @@ def has_longer_record(data: memoryview, count: int, bytes_max: int) -> bool:
 def records_one_by_one(
     data: memoryview, count: int, base_offset: int, times: BatchTimes, begin: int = 0
 ) -> Iterator[Read | Damaged]:
-    """The unpacked records of a batch (magic 2), from the one with the index `begin`."""
+    """The unpacked records of a batch (magic 2), from index `begin`."""
     at = 0
     for index in range(count):
         try:
             length, at = _varint(data, at, len(data))
             if not 0 < length <= len(data) - at:
-                raise FormatError(f"a record of {length} bytes, where {len(data) - at} are left")
+                raise FormatError(f"a record of {length} bytes, but {len(data) - at} are left")
         except FormatError as error:
             yield Damaged(-1, f"record {index} of {count}: {error}", rest=True)
             return
@@ -91,7 +97,7 @@ def records_one_by_one(
             yield _record(data[at : at + length], base_offset, index, times)
         at += length
     if at != len(data):
-        yield Damaged(-1, f"{len(data) - at} bytes behind its {count} records", rest=True)
+        yield Damaged(-1, f"{len(data) - at} bytes after its {count} records", rest=True)
 
 
 def _record(data: memoryview, base_offset: int, index: int, times: BatchTimes) -> Read | Damaged:
@@ -107,7 +113,7 @@ def _record(data: memoryview, base_offset: int, index: int, times: BatchTimes) -
         value, at = _nullable(data, at)
         headers, at = _headers(data, at)
         if at != len(data):
-            raise FormatError(f"{len(data) - at} bytes behind its end")
+            raise FormatError(f"{len(data) - at} bytes after its end")
     except FormatError as error:
         return Damaged(offset, f"record {index}: {error}", key, value, timestamp_ms)
     return Read(offset, timestamp_ms, key, value, headers)
@@ -116,7 +122,7 @@ def _record(data: memoryview, base_offset: int, index: int, times: BatchTimes) -
 def _headers(data: memoryview, at: int) -> tuple[tuple[tuple[str, bytes | None], ...], int]:
     count, at = _varint(data, at, len(data))
     if not 0 <= count <= HEADERS_MAX:
-        raise FormatError(f"{count} headers; a record may have {HEADERS_MAX}")
+        raise FormatError(f"{count} headers; the limit is {HEADERS_MAX}")
     headers: list[tuple[str, bytes | None]] = []
     for index in range(count):
         name, at = _nullable(data, at)
@@ -135,21 +141,21 @@ def _nullable(data: memoryview, at: int) -> tuple[bytes | None, int]:
     if length < 0:
         return None, at
     if length > len(data) - at:
-        raise FormatError(f"{length} bytes, where {len(data) - at} are left")
+        raise FormatError(f"{length} bytes, but {len(data) - at} are left")
     return bytes(data[at : at + length]), at + length
 
 
 def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    """Zigzag. The value, and where it ends."""
+    """A zigzag varint: its value, and the index after it."""
     raw = 0
     for index in range(_VARINT_BYTES_MAX):
         if at + index >= end:
-            raise FormatError("cut off in a number")
+            raise FormatError("truncated within a varint")
         byte = data[at + index]
         raw |= (byte & 0x7F) << 7 * index
         if not byte & 0x80:
             return (raw >> 1) ^ -(raw & 1), at + index + 1
-    raise FormatError("a number that does not end")
+    raise FormatError(f"a varint longer than {_VARINT_BYTES_MAX} bytes")
 
 
 def _int64(value: int) -> int:
@@ -157,13 +163,13 @@ def _int64(value: int) -> int:
 
 
 Unpack = Callable[[int, memoryview], memoryview]
-"""Codec and packed bytes. Raises what its owner knows."""
+"""Takes a codec and packed bytes. Its exceptions pass through to the caller."""
 
 
 def messages(data: memoryview, unpack: Unpack) -> Iterator[Read]:
-    """One message of a set (magic 0 or 1), or those within it where it is compressed.
+    """The record of a message (magic 0 or 1), or the records within it if it is compressed.
 
-    :raises FormatError: it is damaged, or one within it is.
+    :raises FormatError: the message, or one within it, is damaged.
     """
     offset, attributes, timestamp_ms, key, value = _message(data)
     codec = attributes & CODEC_MASK
@@ -174,12 +180,13 @@ def messages(data: memoryview, unpack: Unpack) -> Iterator[Read]:
         raise FormatError("a compressed message without a value")
     inner = [_message(each) for each in _split(unpack(codec, memoryview(value)))]
     if not inner:
-        raise FormatError("a compressed message with nothing in it")
-    # Magic 1 counts within the set, and the wrapper has the offset of the last; magic 0 says each as it is.
+        raise FormatError("a compressed message that holds no messages")
+    # Magic 1: inner offsets count from 0, and the wrapper has the offset of the last. Magic 0: inner offsets are
+    # absolute.
     base = offset - inner[-1][0] if data[_CRC_END] else 0
     for own_offset, own_attributes, own_ms, own_key, own_value in inner:
         if own_attributes & CODEC_MASK:
-            raise FormatError("compressed twice")
+            raise FormatError("a compressed message in a compressed one")
         yield Read(base + own_offset, timestamp_ms if attributes & LOG_APPEND_TIME else own_ms, own_key, own_value)
 
 
@@ -187,11 +194,11 @@ def _split(data: memoryview) -> Iterator[memoryview]:
     at = 0
     while at < len(data):
         if len(data) - at < _LENGTH_END:
-            raise FormatError("cut off between two messages")
+            raise FormatError("truncated between two messages")
         (length,) = _INT32.unpack_from(data, at + 8)
         end = at + _LENGTH_END + length
         if length < 0 or end > len(data):
-            raise FormatError(f"a message of {length} bytes, where {len(data) - at - _LENGTH_END} are left")
+            raise FormatError(f"a message of {length} bytes, but {len(data) - at - _LENGTH_END} are left")
         yield data[at:end]
         at = end
 
@@ -202,9 +209,9 @@ def _message(data: memoryview) -> tuple[int, int, int, bytes | None, bytes | Non
         raise FormatError(f"a message of {len(data)} bytes")
     offset, _, crc, magic, attributes = _MESSAGE.unpack_from(data)
     if magic not in (0, 1):
-        raise FormatError(f"a message of format {magic}")
+        raise FormatError(f"message format {magic} is unknown")
     if zlib.crc32(data[_CRC_END:]) != crc:
-        raise FormatError("its checksum is wrong")
+        raise FormatError("wrong checksum")
     at, timestamp_ms = _MESSAGE.size, NO_TIMESTAMP
     try:
         if magic:
@@ -213,7 +220,7 @@ def _message(data: memoryview) -> tuple[int, int, int, bytes | None, bytes | Non
         key, at = _sized(data, at)
         value, at = _sized(data, at)
     except struct.error:
-        raise FormatError("cut off within a message") from None
+        raise FormatError("truncated within a message") from None
     return offset, attributes, timestamp_ms, key, value
 
 
@@ -223,5 +230,5 @@ def _sized(data: memoryview, at: int) -> tuple[bytes | None, int]:
     if length < 0:
         return None, at
     if at + length > len(data):
-        raise FormatError(f"{length} bytes, where {len(data) - at} are left")
+        raise FormatError(f"{length} bytes, but {len(data) - at} are left")
     return bytes(data[at : at + length]), at + length

@@ -1,4 +1,4 @@
-"""A Kafka record as our consumers read it."""
+"""A Kafka record as Backstop's consumers read it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Raw. `topic` is the full name, prefix and all."""
+    """A record with its raw bytes. `topic` is the full name, with the prefix."""
 
     topic: str
     partition: int
@@ -18,5 +18,5 @@ class Record:
 
 
 def record_of(raw: Any) -> Record:
-    """From one of aiokafka's."""
+    """From aiokafka's `ConsumerRecord`."""
     return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))

@@ -1,7 +1,7 @@
-"""Topics made, and checked at every start against the one table in `schemas.topics`.
+"""Creates topics, and checks them at every start against the one table in `schemas.topics`.
 
-A wrong partition count is the difference that destroys: keys would belong to other partitions than the stores that hold
-their rows, so half of a job's facts would be folded into an empty row. It is refused; nothing here ever mends it.
+A wrong partition count is fatal: keys would hash to other partitions than the stores that hold their rows, and half of
+a job's facts would be folded into an empty row. The start fails; Backstop never changes a partition count.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ class WantedTopic:
     name: str
     partitions: int
     fixed: bool
-    """Whether another partition count breaks us."""
+    """Whether another partition count is fatal."""
     replication_factor: int
     config: Mapping[str, str]
     vital: bool = True
-    """Whether we can't do without it."""
+    """Whether no process can run without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ class FoundTopic:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing in which a topic is not as wanted. No process starts over a `fatal` one; the others are warnings."""
+    """One respect in which a topic differs from the settings. A
+    `fatal` one stops the start; the others are warnings.
+    """
 
     topic: str
     aspect: Aspect
@@ -72,7 +74,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What `create_topics` did, and what is still not as wanted."""
+    """What `create_topics` created, and the differences that remain."""
 
     created: tuple[str, ...]
     existing: tuple[str, ...]
@@ -80,9 +82,10 @@ class Created:
 
 
 def wanted_topics(settings: RuntimeSettings, topics: Sequence[Topic] = TOPICS) -> tuple[WantedTopic, ...]:
-    """The table, with the prefix, counts and limits of the settings; then the requests topics of the tenants that have one.
+    """The topic table with the settings' prefix, counts and limits; then one `requests` topic per tenant in
+    `request_tenants`.
 
-    :raises ConfigurationError: more in-sync replicas are asked for than there are replicas.
+    :raises ConfigurationError: more in-sync replicas are configured than replicas.
     """
     if settings.min_insync_replicas > settings.replication_factor:
         raise ConfigurationError(
@@ -90,7 +93,7 @@ def wanted_topics(settings: RuntimeSettings, topics: Sequence[Topic] = TOPICS) -
             f"{settings.replication_factor}: no record could ever be acknowledged. Lower the first or raise the second."
         )
     wanted = [_wanted(settings, topic) for topic in topics]
-    # Who wrote a record of `requests` is known from its topic alone: headers and values can be forged.
+    # Only the topic proves which tenant wrote a record of `requests`: headers and values can be forged.
     wanted += [
         replace(_wanted(settings, topic), name=f"{topic.full_name(settings.topic_prefix)}.{tenant}")
         for topic in topics
@@ -101,7 +104,7 @@ def wanted_topics(settings: RuntimeSettings, topics: Sequence[Topic] = TOPICS) -
 
 
 def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> tuple[Difference, ...]:
-    """All differences, in the order of `wanted`; pure."""
+    """All differences, in the order of `wanted`. Pure."""
     differences: list[Difference] = []
     for topic in wanted:
         have = found.get(topic.name)
@@ -113,14 +116,16 @@ def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> t
 
 
 def refuse_fatal(differences: Iterable[Difference]) -> None:
-    """:raises ConfigurationError: one of them would break us; the sentences say what was found, wanted, and what to do."""
+    """:raises ConfigurationError: a difference is fatal; each sentence
+    states what was found, what is wanted, what to do.
+    """
     fatal = [str(difference) for difference in differences if difference.fatal]
     if fatal:
         raise ConfigurationError("\n".join(fatal))
 
 
 async def create_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> Created:
-    """Make the topics that are missing; leave the others as they are, and say in what they differ. Idempotent.
+    """Create the missing topics; change no existing one, and return how each differs. Idempotent.
 
     :raises BrokerUnavailableError: no broker answered within `patience_s`.
     :raises ConfigurationError: the broker refuses (rights, replication factor).
@@ -139,7 +144,7 @@ async def create_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> 
 
 
 async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[Difference, ...]:
-    """What is not as wanted; empty is good.
+    """The differences from the settings; empty if there are none.
 
     :raises BrokerUnavailableError: no broker answered within `patience_s`.
     """
@@ -149,12 +154,12 @@ async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> t
 
 
 async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[Difference, ...]:
-    """For the start of a process: wait for the broker and for missing topics (whoever makes them may be starting, too).
+    """For the start of a process: wait for the broker, and for missing topics (another process may be creating them).
 
     Returns the differences that are only warnings.
 
     :raises BrokerUnavailableError: no broker answered within `patience_s`.
-    :raises ConfigurationError: a topic is still missing after `patience_s`, or is of a kind that would break us.
+    :raises ConfigurationError: after `patience_s` a topic is still missing, or a difference is fatal.
     """
     deadline_s = monotonic_s() + patience_s
     wanted = wanted_topics(settings)
@@ -170,12 +175,15 @@ async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) ->
 
 
 async def delete_topics(settings: RuntimeSettings, patience_s: float = 10.0) -> tuple[str, ...]:
-    """Remove every topic under the prefix, changelogs too: for a throwaway system on somebody else's broker.
+    """Delete every topic under the prefix, changelogs included: for a temporary system on a shared broker.
 
-    :raises ConfigurationError: the prefix is too short to be one's own.
+    :raises ConfigurationError: the prefix is shorter than `PREFIX_CHARS_MIN`, so it may match foreign topics.
     """
     if len(settings.topic_prefix) < PREFIX_CHARS_MIN:
-        raise ConfigurationError(f"topics under {settings.topic_prefix!r} are not deleted: the prefix is too short")
+        raise ConfigurationError(
+            f"topics under {settings.topic_prefix!r} are not deleted: the prefix is too short "
+            f"(at least {PREFIX_CHARS_MIN} characters)"
+        )
     async with _admin(settings, patience_s) as admin:
         names = [name for name in await admin.list_topics() if name.startswith(settings.topic_prefix)]
         if names:
@@ -214,7 +222,8 @@ def _partitions(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
     if topic.fixed:
         advice = (
             f"Set BACKSTOP_PARTITIONS={have.partitions} if the topic is right; if it is new and empty, delete it and run "
-            "`backstop topics create`. Never change the count of a topic with records: their keys would belong elsewhere."
+            "`backstop topics create`. Never change the partition count of a topic with records: their keys would move "
+            "to other partitions."
         )
     else:
         advice = "This topic may have any count; nothing needs to be done."
@@ -252,7 +261,7 @@ def _config(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
 
 def _agrees(name: str, have: str | None, wanted: str) -> bool:
     if have is None:
-        return True  # The broker does not show it to us (rights): not a difference that we know of.
+        return True  # The broker hides this setting (rights), so no difference is known.
     if name == "cleanup.policy":
         return _policies(have) == _policies(wanted)
     if name == "retention.ms":
@@ -263,7 +272,7 @@ def _agrees(name: str, have: str | None, wanted: str) -> bool:
 
 
 def _breaks(name: str, have: str | None, wanted: str) -> bool:
-    """A log that is compacted loses facts, and a record above the topic's limit could never be written."""
+    """A compacted log loses facts, and no record above the topic's size limit could be written."""
     if name == "cleanup.policy":
         return have is not None and "compact" in _policies(have) and "compact" not in _policies(wanted)
     return name == "max.message.bytes"
@@ -299,7 +308,7 @@ async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: Sequence[WantedTopic]) -> frozenset[str]:
-    """The names of those that were made; the others were there, though this broker had not told us of them yet."""
+    """The names of the topics created. The rest existed already, unknown to this broker when it was asked."""
     response = await admin.create_topics(
         [
             NewTopic(topic.name, topic.partitions, topic.replication_factor, topic_configs=dict(topic.config))
@@ -311,7 +320,7 @@ async def _create(admin: AIOKafkaAdminClient, topics: Sequence[WantedTopic]) -> 
     for name, code, *message in response.topic_errors:
         if code == NO_ERROR:
             made.add(name)
-        elif code != TopicAlreadyExistsError.errno:  # another process may make them at the same moment
+        elif code != TopicAlreadyExistsError.errno:  # another process may create them at the same moment
             sentence = message[0] if message and message[0] else for_code(code).__name__
             raise ConfigurationError(f"topic {name} could not be created: {sentence}")
     return frozenset(made)
@@ -320,7 +329,7 @@ async def _create(admin: AIOKafkaAdminClient, topics: Sequence[WantedTopic]) -> 
 async def _found_all(
     admin: AIOKafkaAdminClient, wanted: Sequence[WantedTopic], patience_s: float
 ) -> dict[str, FoundTopic]:
-    """As `_found`, but gives the brokers time to hear of the new topics."""
+    """As `_found`, but waits until the brokers know the new topics, for `patience_s` at most."""
     deadline_s = monotonic_s() + patience_s
     names = [topic.name for topic in wanted]
     while True:
@@ -331,7 +340,7 @@ async def _found_all(
 
 
 async def _found(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, FoundTopic]:
-    # Asked for all topics, not for ours: a broker with auto.create.topics.enable would create what is named here.
+    # Describes all topics instead of naming ours: with auto.create.topics.enable a broker creates every topic named.
     described = {entry["topic"]: entry for entry in await admin.describe_topics() if entry["topic"] in names}
     settled = {
         name: entry["partitions"]
@@ -363,7 +372,7 @@ async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str
 
 
 def rows(differences: Iterable[Difference]) -> list[dict[str, Any]]:
-    """For `-o json` and logs."""
+    """The differences as JSON objects, for `-o json` and logs."""
     return [
         {
             "topic": difference.topic,

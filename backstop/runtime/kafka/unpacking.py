@@ -1,7 +1,8 @@
-"""Compressed record batches, unpacked into a room of bounded size.
+"""Unpacks compressed record batches into a buffer of bounded size.
 
-The codecs write into a buffer that they are handed and stop where it ends, so nothing larger is ever in memory. A large buffer is mapped, not
-allocated: pages that stay empty cost nothing, and the room may be as large as the bound. Small batches, which are most of them, get a small one.
+The codecs write into the given buffer and stop at its end, so no more than that is ever in memory. A large buffer is
+memory-mapped: untouched pages cost nothing, so it may be as large as the bound. Small batches, the most frequent, get a
+small buffer.
 """
 
 import mmap
@@ -21,29 +22,31 @@ _STREAMED: dict[int, Callable[[Any, Any], int]] = {
     ZSTD: cramjam.zstd.decompress_into,
 }
 _XERIAL = b"\x82SNAPPY\x00"
-"""Java's snappy library writes blocks behind a header of 16 bytes; librdkafka writes one raw block."""
+"""Java's snappy library writes blocks after a header of 16 bytes; librdkafka writes one raw block."""
 _XERIAL_BYTES = 16
 _BLOCK = struct.Struct(">i")
 _NO_ROOM = "failed to write whole buffer"
-"""What Rust says where a writer is full. cramjam has one error for all."""
+"""Rust's message for a full writer. cramjam has one exception for all errors, so the text tells them apart."""
 _SMALL_BYTES = 4_096
 _SMALL_ROOM_BYTES = 65_536
-"""Tried first for a packed batch of at most `_SMALL_BYTES`: a mapping and its page faults cost 20 µs, more than the batch."""
+"""Tried first for a packed batch of at most `_SMALL_BYTES`: a
+mapping and its page faults cost 20 µs, more than the batch.
+"""
 
 
 class UnpackError(Exception):
-    """Not what its codec makes."""
+    """The bytes are not valid output of their codec."""
 
 
 class TooLargeError(UnpackError):
-    """It unpacks to more than it may. How much more is not known, but for snappy."""
+    """The batch unpacks to more than the limit. The real size is known for snappy only."""
 
 
 def unpack(codec: int, packed: memoryview, prefix: bytes, bytes_max: int) -> memoryview:
-    """`prefix` and behind it what `packed` holds, at most `bytes_max` of it.
+    """`prefix`, followed by the unpacked bytes of `packed`, which may be `bytes_max` at most.
 
-    :raises UnpackError: it is damaged, or the codec is unknown.
-    :raises TooLargeError: it holds more.
+    :raises UnpackError: the bytes are damaged, or the codec is unknown.
+    :raises TooLargeError: they unpack to more.
     """
     if codec == SNAPPY:
         return _snappy(bytes(packed), prefix, bytes_max)
@@ -64,29 +67,29 @@ def _into(room: memoryview, codec: int, data: bytes, prefix: bytes) -> memoryvie
         size = _STREAMED[codec](data, room[at:])
     except cramjam.DecompressionError as error:
         if _NO_ROOM in str(error):
-            raise TooLargeError(f"{NAMES[codec]}: more than {len(room) - at} bytes unpacked") from None
+            raise TooLargeError(f"{NAMES[codec]}: unpacks to more than {len(room) - at} bytes") from None
         raise UnpackError(f"{NAMES[codec]}: {error}") from None
     room[:at] = prefix
     return room[: at + size]
 
 
 def _snappy(packed: bytes, prefix: bytes, bytes_max: int) -> memoryview:
-    """Each block says how large it is, before it is unpacked."""
+    """Each block declares its size, so the limit is checked before unpacking."""
     blocks = _xerial_blocks(packed) if packed.startswith(_XERIAL) else [packed]
     try:
         sizes = [cramjam.snappy.decompress_raw_len(block) for block in blocks]
         if sum(sizes) > bytes_max:
-            raise TooLargeError(f"snappy: {sum(sizes)} bytes unpacked, more than {bytes_max}")
+            raise TooLargeError(f"snappy: unpacks to {sum(sizes)} bytes; the limit is {bytes_max}")
         room = memoryview(bytearray(len(prefix) + sum(sizes)))
         room[: len(prefix)] = prefix
         at = len(prefix)
         for block, size in zip(blocks, sizes, strict=True):
-            if size:  # an empty block has nothing to write, and cramjam refuses an empty room
+            if size:  # cramjam refuses an empty output buffer
                 at += cramjam.snappy.decompress_raw_into(block, room[at : at + size])
     except cramjam.DecompressionError as error:
         raise UnpackError(f"snappy: {error}") from None
     if at != len(room):
-        raise UnpackError("snappy: a block holds less than it says")
+        raise UnpackError("snappy: a block is shorter than it declares")
     return room
 
 
@@ -95,11 +98,11 @@ def _xerial_blocks(packed: bytes) -> list[bytes]:
     at = _XERIAL_BYTES
     while at < len(packed):
         if at + _BLOCK.size > len(packed):
-            raise UnpackError("snappy: cut off between two blocks")
+            raise UnpackError("snappy: truncated between two blocks")
         (size,) = _BLOCK.unpack_from(packed, at)
         at += _BLOCK.size
         if size < 0 or at + size > len(packed):
-            raise UnpackError(f"snappy: a block of {size} bytes, where {len(packed) - at} are left")
+            raise UnpackError(f"snappy: a block of {size} bytes, but {len(packed) - at} are left")
         blocks.append(packed[at : at + size])
         at += size
     return blocks

@@ -1,4 +1,4 @@
-"""The only code that draws. What is drawn is stamped on the event that it shaped."""
+"""The only source of random values. Each value drawn is stamped on the event that it shapes."""
 
 import secrets
 from collections.abc import Callable

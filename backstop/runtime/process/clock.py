@@ -1,8 +1,8 @@
-"""The only code that reads a clock. Composition roots make one and hand it on.
+"""The only code that reads a clock. A composition root makes one and passes it on.
 
-Wall time is read once, at the start, and carried on by the monotonic clock: an operator's `date -s`, an NTP step or a
-virtual machine's resume moves no deadline of ours. A process that was started with a wrong clock stamps wrong times until
-it is restarted; `offset_ms` lets tests be that process.
+Wall time is read once, at the start, and carried on by the monotonic clock: `date -s`, an NTP step or the resume of a
+virtual machine moves no deadline. A process started with a wrong clock stamps wrong times until it is restarted; tests
+simulate that with `offset_ms`.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""How many files a process may have open: the soft limit is often 1,024, from a time when `select` could count no further."""
+"""How many files a process may have open: the soft limit is often 1,024, the most that `select` could handle."""
 
 import os
 import resource
@@ -6,11 +6,11 @@ import resource
 from backstop.runtime.process.probes import Probe
 
 FREE_MIN = 16
-"""A store's next files, a connection to each broker that moved, and one for whoever asks whether we are ready."""
+"""A store's next files, a connection to each broker that moved, and one for a readiness request."""
 
 
 def allow_files(count: int) -> int:
-    """Raise the soft limit to `count`, or as far as the hard one lets us; what is allowed then."""
+    """Raise the soft limit to `count`, or to the hard limit if that is lower. Returns the limit now in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return count
@@ -20,7 +20,7 @@ def allow_files(count: int) -> int:
 
 
 def files_probe(free_min: int = FREE_MIN) -> Probe:
-    """Complains while fewer than `free_min` more files may be opened."""
+    """Complains while fewer than `free_min` more files can be opened."""
 
     def complaint() -> str | None:
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -28,9 +28,9 @@ def files_probe(free_min: int = FREE_MIN) -> Probe:
             return None
         try:
             with os.scandir("/dev/fd") as listed:
-                free = allowed - sum(1 for _ in listed) + 1  # the listing is open itself
+                free = allowed - sum(1 for _ in listed) + 1  # the listing itself is open
         except OSError as error:
             return f"no file can be opened: {error.strerror or error}"
-        return None if free >= free_min else f"{max(free, 0)} more files may be opened, of {allowed}"
+        return None if free >= free_min else f"{max(free, 0)} more files can be opened; the limit is {allowed}"
 
     return complaint

@@ -1,4 +1,4 @@
-"""Whether a folder can still be written to: for `/readyz`, before a write finds out."""
+"""Whether a folder can still be written to: `/readyz` reports it before a write fails."""
 
 import os
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from backstop.runtime.process.probes import Probe
 
 FREE_BYTES_MIN = 32 * 1024 * 1024
-"""A store's log and its next memtable, a few partitions at once."""
+"""Room for a store's log and next memtable, in a few partitions at once."""
 
 
 def disk_probe(folder: Path, free_bytes_min: int = FREE_BYTES_MIN) -> Probe:
-    """Complains while the disk under `folder` is read-only, or has less than `free_bytes_min` left for us."""
+    """Complains while the disk of `folder` is read-only, or has less than `free_bytes_min` free."""
 
     def complaint() -> str | None:
         try:

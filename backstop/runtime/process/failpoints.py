@@ -1,7 +1,8 @@
 """Named places at which a test may kill, stop or break the process.
 
-`BACKSTOP_FAILPOINTS="submitter.posted:3=kill,results.sent=stop"`: name, the nth hit (default the first), action. Unset, a call
-costs one comparison. The names are one `Literal`, so a misspelt one fails mypy, and a misspelt setting fails at the start.
+`BACKSTOP_FAILPOINTS="submitter.posted:3=kill,results.sent=stop"`: a name, the hit at which to act (default 1), an
+action. When unset, a call costs one comparison. The names are one `Literal`: mypy rejects a misspelt call, and the
+start fails on a misspelt setting.
 """
 
 import os
@@ -26,11 +27,11 @@ Failpoint = Literal[
     "outgoing.planned", "outgoing.taken", "outgoing.answered", "outgoing.reported",
 ]  # fmt: skip
 Action = Literal["kill", "stop", "raise", "hang"]
-"""`hang`: the calling thread waits for ever, while the process lives and its other threads go on."""
+"""`hang`: the calling thread blocks for ever, while the process and its other threads go on."""
 
 
 class FailpointError(RuntimeError):
-    """What a failpoint with the action `raise` raises."""
+    """Raised by a failpoint with the action `raise`."""
 
 
 @dataclass(slots=True)
@@ -44,9 +45,9 @@ _armed: dict[str, _Armed] = {}
 
 
 def arm(setting: str) -> None:
-    """Replace what is armed by what `setting` says; an empty string disarms all.
+    """Replace all armed failpoints by those of `setting`; an empty string disarms all.
 
-    :raises ValueError: an unknown name or action, or a hit that is no number from 1.
+    :raises ValueError: an unknown name or action, or a hit that is not a number from 1.
     """
     parsed: dict[str, _Armed] = {}
     for item in filter(None, (part.strip() for part in setting.split(","))):
@@ -64,12 +65,12 @@ def arm(setting: str) -> None:
 
 
 def armed() -> dict[str, str]:
-    """What is armed, for the log and `/version`."""
+    """The armed failpoints, for the log and `/version`."""
     return {name: f"{point.action} at hit {point.hit_at}" for name, point in _armed.items()}
 
 
 def failpoint(name: Failpoint) -> None:
-    """Pass here. Does what is armed for this name at its nth passing."""
+    """Pass the place `name`. At the armed hit, perform its action."""
     if not _armed:
         return
     point = _armed.get(name)

@@ -1,4 +1,4 @@
-"""Files of ours, which hold prompts, results and keys: their owner's alone (0600, folders 0700), whatever the umask was."""
+"""Private files: they hold prompts, results and keys, so only their owner may read them (0600, folders 0700)."""
 
 import os
 import stat
@@ -9,15 +9,15 @@ OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def private_umask() -> None:
-    """For all that this process and its libraries make from now on (stores, logs, blobs, the database). First of all."""
+    """Close every file that this process and its libraries create from now on. Call before anything creates a file."""
     os.umask(OTHERS)
 
 
 def make_private(folder: Path) -> None:
-    """Close a folder that an earlier release or somebody's `mkdir` left open, and make it where it is missing.
+    """Create `folder` if it is missing, and remove the rights of group and others from an existing one.
 
-    One that belongs to somebody else stays as it is: a mounted volume, most likely, and its owner's to decide. So does one that is meant
-    for everybody, as /tmp is (sticky): what we make in it is private all the same.
+    A folder that belongs to another user is left as it is: probably a mounted volume, whose owner decides. So is a
+    sticky folder such as /tmp, which is meant for all users: the files created in it are private all the same.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
     found = folder.stat()

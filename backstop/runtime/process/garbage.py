@@ -1,21 +1,21 @@
-"""Python's garbage collector and the C library's allocator, told what a process that runs for months is like."""
+"""Memory tuning for long-lived processes: the thresholds of Python's garbage collector and of glibc's malloc."""
 
 import ctypes
 import gc
 
 YOUNG_OBJECTS_MAX = 10_000
-"""New objects before the youngest are looked through (Python's own: 700). A few MiB at most wait for it."""
+"""New objects before a collection of the youngest generation (Python's default: 700). They hold a few MiB at most."""
 
 LARGE_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3
-"""Of glibc's `malloc.h`."""
+"""From glibc's `malloc.h`."""
 
 
 def return_large_blocks() -> None:
-    """Have the C library give blocks of a megabyte and more back to the system when they are freed.
+    """Have malloc return blocks of a megabyte and more to the system when they are freed.
 
-    glibc raises that size by itself to that of the largest block it saw freed, and keeps smaller ones: after one body of 20 MB a process held
-    on to every later one (96 MiB instead of 57 for a create). Where there is no glibc, nothing changes.
+    By default glibc raises this threshold to the largest block freed so far, and keeps smaller ones: after one body of
+    20 MB the process kept every later one (96 MiB instead of 57 for a create). Without glibc this does nothing.
     """
     try:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
@@ -24,10 +24,12 @@ def return_large_blocks() -> None:
 
 
 def settle_garbage_collector() -> None:
-    """Leave what the imports made out of every later collection. To be called once, when all is imported and nothing runs yet.
+    """Exclude the objects that imports created from all later collections. Call once, after the imports and before any
+    work.
 
-    Modules, models and compiled schemas are some hundred thousand objects that live as long as the process. A full collection looks through
-    all of them again and again: measured in a worker at 50 jobs/s, a quarter of its time, and pauses of several hundred milliseconds.
+    Modules, models and compiled schemas are some hundred thousand objects that live as long as the process, and every
+    full collection visits them: measured in a worker at 50 jobs/s, a quarter of its time, and pauses of several hundred
+    milliseconds.
     """
     return_large_blocks()
     gc.collect()

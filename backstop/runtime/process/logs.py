@@ -1,8 +1,8 @@
-"""Logs: one line an event on stderr, JSON for machines, columns for people on a terminal.
+"""Logs on stderr, one line per event: JSON for machines, columns on a terminal.
 
-Field names: `ts level event`, then what the event knows of `job_id attempt response_id tenant topic partition offset
-error_type`. Libraries that log through `logging` (faust, mode, aiokafka, aiohttp, asyncio) take
-the same way. Nothing that looks like a secret leaves the process: the finished line is searched, tracebacks included.
+Field names: `ts level event`, then those that apply of `job_id attempt response_id tenant topic partition offset
+error_type`. Libraries that use `logging` (faust, mode, aiokafka, aiohttp, asyncio) are formatted the same way. Text
+that looks like a secret is redacted in the finished line, tracebacks included.
 """
 
 import io
@@ -31,7 +31,7 @@ _SECRETS = re.compile(
     r"|(?i:\b(?:sasl_plain_)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,)]+)"
 )
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]{1,20}://)[^\s/?#\"'<>]*:[^\s\"'<>]*@")
-"""Name and password of a URL, up to its last @: passwords hold slashes and at signs, where nobody escaped them."""
+"""User name and password of a URL, up to its last @: an unescaped password may contain slashes and at signs."""
 _AUTHORIZATION = re.compile(
     r"(?i)(authorization[\"']?\s*[:=,]\s*[\"']?)(?!\[redacted\])[^\s\"',}]+(?:\s+[^\s\"',})]+)?"
 )
@@ -55,19 +55,19 @@ LEVEL_FLOORS: Mapping[str, int] = {
     "openai": logging.WARNING,
     "asyncio": logging.WARNING,
 }
-"""The least level that a library may log, whatever our own level is."""
+"""The lowest level at which a library may log, whatever the configured level."""
 
 CHATTY = ("aiokafka", "kafka")
 CHATTY_EVERY_S = 5.0
-"""While a broker is away aiokafka says so several times a second: each of its messages comes this often at most."""
+"""While a broker is away aiokafka logs several times a second: each message template is logged once in this time."""
 
 
 def configure(
     log_format: LogFormat = "auto", log_level: LogLevel = "info", process: str = "", stream: TextIO | None = None
 ) -> None:
-    """Route structlog and `logging` to `stream` (stderr if None). Called once, by the composition root of the process.
+    """Route structlog and `logging` to `stream` (None: stderr). The composition root calls it once.
 
-    `process` names the part (`worker`, `serve`) and goes on every line where it is given.
+    `process` names the part (`worker`, `serve`) on every line; empty adds no name.
     """
     out = stream if stream is not None else sys.stderr
     people = log_format == "console" or (log_format == "auto" and out.isatty())
@@ -100,14 +100,16 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def redact(text: str) -> str:
-    """`text` without API keys, webhook secrets, authorization values and passwords, those in URLs included."""
+    """`text` with API keys, webhook secrets, authorization values and
+    passwords (also in URLs) replaced by `[redacted]`.
+    """
     # A function, not a template: parsing one imports a module, which fails while the interpreter shuts down.
     text = _USERINFO.sub(lambda found: f"{found.group(1)}{REDACTED}@", _SECRETS.sub(REDACTED, text))
     return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, text)
 
 
 class _Seldom(logging.Filter):
-    """Lets each message template of a chatty library through once in `CHATTY_EVERY_S`."""
+    """Passes each message template of a chatty library once in `CHATTY_EVERY_S`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,7 +195,9 @@ def _hide_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) 
 
 
 def _print_only(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """No value forges a line or moves a terminal's cursor. (What is no string is written by `repr`, which escapes such characters.)"""
+    """No value forges a line or moves a terminal's cursor. (Non-strings are
+    written by `repr`, which escapes control characters.)
+    """
     for name, value in event.items():
         if isinstance(value, str) and name not in _OF_SEVERAL_LINES:
             event[name] = printable(value)
@@ -201,7 +205,7 @@ def _print_only(_logger: WrappedLogger, _method: str, event: EventDict) -> Event
 
 
 def _plain_traceback(out: TextIO, info: ExcInfo) -> None:
-    """An exception's message may quote a stranger, and has lines of its own."""
+    """An exception's message may quote foreign text and has several lines, so each line is made printable."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, info)
     out.write(printable_lines(text.getvalue()))

@@ -1,10 +1,10 @@
-"""Waiting between two turns of a loop that may be stopped meanwhile."""
+"""A wait between two turns of a loop that ends early when the loop is stopped."""
 
 import asyncio
 
 
 async def pause(stop: asyncio.Event, wait_s: float) -> None:
-    """Wait, or return at once when `stop` is set."""
+    """Wait for `wait_s`; return at once when `stop` is set."""
     try:
         async with asyncio.timeout(wait_s):
             await stop.wait()

@@ -1,6 +1,6 @@
-"""What a process is asked about itself before it says that it is ready."""
+"""The type of a readiness or liveness check."""
 
 from collections.abc import Callable
 
 Probe = Callable[[], str | None]
-"""None while all is well, else the reason why not, for people. Must be quick and must not raise."""
+"""Returns None while all is well, else the reason for people. Must be quick and must not raise."""

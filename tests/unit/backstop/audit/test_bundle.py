@@ -1,4 +1,4 @@
-"""A bundle folds elsewhere to what it folded here, with no way to the outside."""
+"""A bundle folds elsewhere to the same rows as here, without access to the outside."""
 
 import asyncio
 import gzip
@@ -56,7 +56,7 @@ def test_only_its_owner_may_read_it_and_nothing_is_overwritten(world: World, tmp
     written(path, world)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_bytes()
-    with pytest.raises(ConfigurationError, match="is there already"):
+    with pytest.raises(ConfigurationError, match="exists already"):
         written(path, World("other"))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -72,9 +72,9 @@ def test_a_bundle_that_was_cut_or_changed_is_refused(world: World, tmp_path: Pat
     lines = lines_of(path)
     for name, planted, error in (
         ("cut", lines[:-1], "its last line is missing"),
-        ("shorter", [*lines[:4], *lines[5:]], "not as it was written"),
-        ("changed", [*lines[:4], lines[4].replace(b'"offset":', b'"offset": '), *lines[5:]], "not as it was written"),
-        ("foreign", [b'{"bundle":9}\n', *lines[1:]], "no bundle of format"),
+        ("shorter", [*lines[:4], *lines[5:]], "was changed after"),
+        ("changed", [*lines[:4], lines[4].replace(b'"offset":', b'"offset": '), *lines[5:]], "was changed after"),
+        ("foreign", [b'{"bundle":9}\n', *lines[1:]], "is not a bundle of format"),
         ("text", [b"hello"], "can't be read"),
     ):
         (tmp_path / name).write_bytes(gzip.compress(b"".join(planted)))

@@ -1,4 +1,4 @@
-"""Letters and the decisions about them, and what a retry puts back."""
+"""Dead letters, the decisions about them, and what a retry publishes."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ def test_a_retry_puts_the_record_back_as_it_was_and_says_of_what() -> None:
     [
         (letter(topic="results"), "nothing is put back on results"),
         (letter().model_copy(update={"origin": None}), "it came from no topic"),
-        (letter(value=b"x" * (VALUE_BYTES_MAX + 1)), "its value was cut"),
+        (letter(value=b"x" * (VALUE_BYTES_MAX + 1)), "its value was truncated"),
         (letter().model_copy(update={"origin": letter().origin.model_copy(update={"topic": "other.jobs"})}), "put back on None"),  # type: ignore[union-attr]
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A history in order, without what people wrote in it."""
+"""A history in order, without prompts and outputs."""
 
 import asyncio
 from typing import Any, get_args

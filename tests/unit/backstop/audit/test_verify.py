@@ -1,4 +1,4 @@
-"""Each difference that is planted is named, with both sides; and what is as it must be is proved."""
+"""`verify` names each planted difference with both sides, and proves an intact system."""
 
 import threading
 from dataclasses import replace
@@ -76,7 +76,7 @@ def test_a_row_that_was_lost_is_missing(world: World) -> None:
 
 
 def test_only_the_last_record_of_a_key_on_the_changelog_counts(world: World) -> None:
-    """The first ones are older versions, and compaction may have taken any of them."""
+    """The earlier records are older versions, any of which compaction may have removed."""
     for record in world.topic(changelog("jobs")):
         if record != world.row("jobs", (record.key or b"").decode()):
             world.replace(record, value=b"0 {}")
@@ -129,7 +129,7 @@ def test_a_command_that_was_never_sent_is_missing_and_one_sent_twice_is_counted(
 
 @pytest.mark.parametrize(("topic", "kind"), [("responses", b"response_claimed"), ("jobs", b"attempt_settled")])
 def test_a_fact_that_one_fold_owed_the_other_log_is_missing(world: World, topic: str, kind: bytes) -> None:
-    """Its effects are missing, too: what is named is the first cause."""
+    """Its effects are missing too; the report names the first cause."""
     (fact,) = [r for r in world.topic(topic) if kind in (r.value or b"") and b'"job_id":"a"' in (r.value or b"")]
     world.replace(fact, value=b.job_timer(1, job_id="zz").model_dump_json().encode(), key=b"zz")
     names = [(check, key) for check, kind_, key in found(world.verify()) if kind_ == "missing"]
@@ -181,7 +181,7 @@ def test_a_table_that_is_behind_its_log_is_given_time_and_then_differs(world: Wo
 
 
 def test_a_table_that_is_ahead_of_what_was_read_is_read_after(world: World) -> None:
-    """The rows of a fact that came after the log's end was asked for: the next round has read the fact."""
+    """A row of a fact written after the log's end was read: the next round has read the fact."""
     newer = b.submitted(job_id="new")
     ahead = World("a", "b", "c", "d")
     ahead.tell(newer)
@@ -204,7 +204,7 @@ def test_a_table_that_is_ahead_of_what_was_read_is_read_after(world: World) -> N
 
 
 def test_a_cut_log_is_proved_as_far_as_it_reaches_and_says_so(world: World) -> None:
-    """Retention took the first facts of the old jobs. A job that came long after the cut is judged as ever."""
+    """Retention has removed the first facts of the old jobs. A job submitted long after that is judged as usual."""
     for at in [*world.partitions("jobs"), *world.partitions("responses"), *world.partitions("submissions")]:
         world.begin[at] = min(2, len(world.records[at]))
     late_ms = b.T0 + TIMEOUT_MS_MAX + b.FORGET_AFTER + 100_000
@@ -212,7 +212,7 @@ def test_a_cut_log_is_proved_as_far_as_it_reaches_and_says_so(world: World) -> N
     report = world.verify()
     assert (report.verdict, report.complete) == ("proved", False)
     assert report.not_covered["rows of jobs"] >= 1
-    assert "retention has cut the logs" in report.warnings[0]
+    assert "retention has truncated the logs" in report.warnings[0]
 
     row = world.row("jobs", "late")
     world.replace(row, value=(row.value or b"").replace(b'"completed"', b'"cancelled"'))

@@ -1,4 +1,4 @@
-"""Topics in memory, and a worker that folds them as the real one does: outputs, then rows on the changelog, one batch at a time."""
+"""Topics in memory, and a worker that folds them like the real one: per batch, outputs and then changelog rows."""
 
 import asyncio
 from collections import defaultdict
@@ -53,12 +53,12 @@ class World:
             self.put(message.topic, message.key.encode(), encode(message), message.at_ms)
 
     def work(self) -> None:
-        """Fold until nothing more comes out."""
+        """Fold until no new output appears."""
         while any(self._fold(topic, partition) for topic in FOLDS for partition in range(PARTITIONS)):
             pass
 
     def whole_job(self, job_id: str, at_ms: int = b.T0, response_id: str | None = None) -> None:
-        """Submitted, accepted, its webhook, looked at, settled."""
+        """A job that is submitted, accepted, announced by webhook, polled and settled."""
         rid = response_id or f"resp_{job_id}"
         self.tell(b.submitted(at_ms, job_id=job_id))
         self.work()
@@ -85,7 +85,7 @@ class World:
         return [record for record in self.topic(changelog(log)) if record.key == key.encode()][-1]
 
     def read_model(self) -> ReadModel:
-        """What the projection makes of these logs."""
+        """The rows that the projection derives from these logs."""
         placed = [*self.topic("jobs"), *self.topic("results")]
         records = [
             Record(

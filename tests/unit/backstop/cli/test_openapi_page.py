@@ -39,7 +39,7 @@ def test_a_route_without_a_declaration_does_not_start() -> None:
 
     doors = app()
     doors.router.add_post("/v1/secret", secret)
-    with pytest.raises(InvariantError, match="POST /v1/secret is registered and not declared"):
+    with pytest.raises(InvariantError, match="POST /v1/secret is registered but not declared"):
         require_declared(doors, files_below=ROOT)
 
 

@@ -1,4 +1,4 @@
-"""Facts of one delivery, short to write."""
+"""Short constructors for the facts of one delivery."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What attempts write down: each outcome once, with all that follows from it, and in which order."""
+"""The records that attempts write: each outcome once, with its consequences, in order."""
 
 import asyncio
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ LAPSED = SecretRef(key_id=KEYS.current_id, number=1, until_ms=NOW_MS)
 
 @dataclass
 class Endpoints:
-    """What is known at once, and what only after the topic was read on."""
+    """Endpoints known at once, and endpoints known only after `catch_up`."""
 
     book: EndpointBook
     later: tuple[EndpointMessage, ...] = ()
@@ -44,7 +44,7 @@ class Endpoints:
 
 @dataclass
 class Post:
-    """A sender that answers what it is told."""
+    """A sender with a preset outcome."""
 
     outcome: Outcome
     sent: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
@@ -69,7 +69,7 @@ def attempted(
     *facts: EndpointMessage, outcome: Outcome = OK, waiting_max: int = 10, count: int = 1, slots: int = 8,
     later: tuple[EndpointMessage, ...] = (), of: Pending | None = None,
 ) -> Scene:  # fmt: skip
-    """Let `count` deliveries that are due have their attempts."""
+    """Perform the attempts of `count` due deliveries."""
     scene = Scene(MemoryPublisher(), Post(outcome), Turns(8, slots))
     book = EndpointBook()
     for fact in facts:

@@ -1,4 +1,4 @@
-"""The endpoints as their facts tell of them, in whatever order these are read."""
+"""The endpoints that the facts describe, in whatever order the facts are read."""
 
 from itertools import permutations
 

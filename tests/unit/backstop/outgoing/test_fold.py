@@ -1,4 +1,4 @@
-"""The states of a delivery, case by case, and what must hold for every log."""
+"""The states of a delivery, case by case, and the properties of every log."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What operators see of deliveries."""
+"""The delivery lines that operators see."""
 
 from backstop.outgoing.history import lines
 from tests.unit.backstop.outgoing.facts import (

@@ -1,4 +1,4 @@
-"""What follows from an attempt."""
+"""The verdict on each outcome of an attempt."""
 
 from email.utils import formatdate
 

@@ -1,4 +1,4 @@
-"""One attempt against real servers: what it says, where it goes, and where it does not."""
+"""One attempt against real servers: its outcome, and the addresses that it may and may not reach."""
 
 import asyncio
 import shutil
@@ -27,7 +27,7 @@ HEADERS = {"webhook-id": "whd_1", "Content-Type": "application/json"}
 
 @dataclass
 class Names:
-    """A resolver's answers, one a call; the last one stays."""
+    """A resolver's answers, one per call; the last one repeats."""
 
     answers: list[list[str]]
     asked: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Names:
 
 @dataclass
 class Server:
-    """Keeps what came, answers with `reply`, and counts connections."""
+    """Keeps the requests, answers with `reply`, and counts connections."""
 
     reply: bytes
     port: int = 0
@@ -278,14 +278,15 @@ def test_the_systems_resolver_is_asked_in_threads_of_its_own() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of `hooks.example.com`, and its key."""
+    """A certificate for `webhooks.example.com`, and its key."""
     if shutil.which("openssl") is None:
         pytest.skip("THE NAME IN A CERTIFICATE IS NOT TESTED: openssl not found on PATH")
     folder = tmp_path_factory.mktemp("tls")
     chain, key = folder / "chain.pem", folder / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=hooks.example.com", "-addext", "subjectAltName=DNS:hooks.example.com", "-keyout", key, "-out", chain],
+         "-subj", "/CN=webhooks.example.com", "-addext", "subjectAltName=DNS:webhooks.example.com", "-keyout", key,
+         "-out", chain],
         check=True, capture_output=True,
     )  # fmt: skip
     return chain, key

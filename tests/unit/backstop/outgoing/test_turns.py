@@ -1,4 +1,4 @@
-"""Who is sent next: due times, slots, and fairness between endpoints."""
+"""The order of deliveries: due times, slots, and fairness between endpoints."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""What is sent is what OpenAI's SDK and the library of Standard Webhooks accept, and nothing else."""
+"""OpenAI's SDK and the Standard Webhooks library accept the requests sent, and no altered ones."""
 
 import base64
 import json

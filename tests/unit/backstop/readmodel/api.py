@@ -52,13 +52,13 @@ class Events:
         self.answer = answer
 
     async def next(self) -> dict[str, Any]:
-        """The next event, which there is."""
+        """The next event; fails at the end of the stream."""
         event = await self._next_or_end()
         assert event is not None, "the stream has ended"
         return event
 
     async def _next_or_end(self) -> dict[str, Any] | None:
-        """The next event; None at the end of the stream. On a busy machine signs of life come between any two."""
+        """The next event; None at the end of the stream. Skips heartbeats, which a busy machine adds anywhere."""
         while (event := await self.next_or_sign_of_life()) is not None:
             if event.keys() != {"comment"}:
                 return event
@@ -89,7 +89,7 @@ LIMITS = StreamLimits(heartbeat_s=0.3, appear_s=0.5)
 
 @asynccontextmanager
 async def api(bench: Bench, folder: Path) -> AsyncIterator[Api]:
-    """The reads and a projection, as two processes would have them."""
+    """The reads and a projection, with separate databases as in two processes."""
     registry = CollectorRegistry()
     projection = await Projection(bench.another()).take_over()
     reader = bench.another()

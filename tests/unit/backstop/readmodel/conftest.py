@@ -24,14 +24,14 @@ class Bench:
 
     def __init__(self, make: Callable[[NowMs], Database], builds: Callable[[], list[int]]) -> None:
         self.now_ms = NOW_MS
-        """What the databases' clock shows."""
+        """The time of the databases' clock."""
         self._make = make
         self.builds = builds
-        """The numbers of all builds that there are, in order."""
+        """The numbers of all existing builds, in order."""
         self._made: list[Database] = []
 
     def another(self) -> Database:
-        """One more process's view of the same read model."""
+        """Another process's `Database` over the same read model."""
         database = self._make(lambda: self.now_ms)
         self._made.append(database)
         return database

@@ -178,7 +178,7 @@ def observed(response_id: str = "resp_1", at_ms: int = 8_950) -> ResponseObserve
 
 
 def result_of(*facts: Message) -> JobResult:
-    """What the product's own fold publishes after these facts of one job."""
+    """The outputs of the product's own fold for these facts of one job."""
     state: JobState = Absent()
     for fact in facts:
         taken = step(state, cast("JobFact", fact))
@@ -190,7 +190,7 @@ def result_of(*facts: Message) -> JobResult:
 
 
 class Log:
-    """Partition 0 of each topic, in memory: gives each fact its place."""
+    """Partition 0 of each topic in memory: assigns each fact its offset."""
 
     def __init__(self) -> None:
         self._next = {"jobs": 0, "responses": 0, "results": 0, "dead-letters": 0}
@@ -205,7 +205,7 @@ class Log:
 
 
 def whole_job(job_id: str, response_id: str, **changes: Any) -> list[Message]:
-    """Submission to result, webhook before claim, and a fact that comes after the end."""
+    """A job from submission to result, with a webhook before the claim and a fact after the end."""
     facts = [
         submitted(job_id, **changes),
         accepted(job_id, response_id=response_id),

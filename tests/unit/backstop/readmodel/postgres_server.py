@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own, from Debian's binaries: a temporary folder, a socket in it, no durability."""
+"""A PostgreSQL server for tests, from Debian's binaries: a temporary folder and socket, no durability."""
 
 import os
 import pwd
@@ -23,7 +23,7 @@ def binaries() -> Path | None:
 
 
 def unprivileged() -> dict[str, Any]:
-    """Whom to run it as: PostgreSQL refuses root."""
+    """The user to run it as: PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return {}
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -32,7 +32,7 @@ def unprivileged() -> dict[str, Any]:
 
 
 class Server:
-    """`url` once it runs. It may be stopped and started again by who tests that."""
+    """A server with its `url`. Tests may stop and restart it."""
 
     def __init__(self, bin_path: Path, folder: Path) -> None:
         self._bin = bin_path
@@ -65,7 +65,7 @@ class Server:
         wait_until(lambda: subprocess.run(ask, check=False).returncode == 0, 20, "PostgreSQL to accept connections")
 
     def stop(self) -> None:
-        """As a machine that goes away: connections are cut."""
+        """Stop like a failing machine: connections break."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(20)

@@ -1,4 +1,4 @@
-"""What the projector does with a database, without Kafka."""
+"""The projector's work on a database, without Kafka."""
 
 from backstop.readmodel import queries, store
 from backstop.readmodel.batch import Record, Writes
@@ -42,7 +42,7 @@ class Projection:
         return await self.database.read(lambda conn: queries.find_row(conn, tenant, job_id))
 
     async def there(self, job_id: str, tenant: str = "default") -> JobRow:
-        """The row, which is there."""
+        """The row; fails if there is none."""
         row = await self.row(job_id, tenant)
         assert row is not None, f"no row of {job_id}"
         return row

@@ -1,4 +1,4 @@
-"""What every database must do alike."""
+"""The behaviour that every database must share."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Dead letters as rows: whose they are, and what of a stranger's record is shown."""
+"""Dead letters as rows: their tenant, and how much of a foreign record is shown."""
 
 import base64
 import json

@@ -124,7 +124,7 @@ def test_jobs_that_wait_for_a_person_or_for_the_provider_are_told_with_the_provi
 
 
 def looked(job_id: str, number: int) -> list[Any]:
-    """A job whose end a look found, before any webhook."""
+    """A job whose end a poll found, before any webhook."""
     facts = [
         submitted(job_id),
         accepted(job_id, response_id=f"r{number}"),
@@ -168,7 +168,7 @@ def test_figures_are_a_tenants_own_and_of_the_time_asked_for(with_api: Any) -> N
 
 
 def test_figures_never_read_a_row(run: Any) -> None:
-    """Rows carry results of any size: what a figure needs is in its index, so an answer takes the time of its jobs alone."""
+    """Rows carry results of any size. The index covers all that a figure needs, so their size costs no time."""
 
     async def body(bench: Bench) -> None:
         projection = await Projection(bench.another()).take_over()

@@ -1,4 +1,4 @@
-"""Finished jobs that are kept for some time only, and what was paid after a job's end, on both databases."""
+"""Removal of finished jobs after a time, and usage booked after a job's end, on both databases."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ TABLES = ("jobs", "job_tags", "timeline", "claims", "late_usage")
 
 
 def ended(job_id: str, at_ms: int, **changes: Any) -> list[Any]:
-    """A whole job of which each table has something."""
+    """A whole job with rows in every table."""
     response_id = f"resp_{job_id}"
     facts = [
         submitted(job_id, at_ms=at_ms - 10, policy=POLICY, tags=("t",), **changes),

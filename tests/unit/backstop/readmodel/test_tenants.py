@@ -1,4 +1,4 @@
-"""What the doors ask the read model about tenants, and the reads of a tenant whose ids carry its name."""
+"""The ingress's queries about tenants, and the reads of a tenant whose ids carry its name."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

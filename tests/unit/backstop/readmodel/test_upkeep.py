@@ -1,4 +1,4 @@
-"""The read model on both databases: trimmed, swept, woken, rebuilt, and met by another release."""
+"""Upkeep of the read model on both databases: trim, sweep, wake-up, rebuild, another release."""
 
 import asyncio
 
@@ -81,7 +81,7 @@ def test_a_follower_in_another_process_is_woken(run) -> None:
 
 
 def test_two_writers_at_once_lose_nothing(run) -> None:
-    """Two projections share the partitions: the same job's row is written from `jobs` by one and from `results` by another."""
+    """Two projections share the partitions: one writes a job's row from `jobs`, the other from `results`."""
 
     async def body(bench) -> None:
         count = 40

@@ -1,4 +1,4 @@
-"""A real S3 server of others (moto's) on loopback, and one that only refuses."""
+"""moto's S3 server on loopback, and a server that only refuses."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ KEY_ID, SECRET = "test-key", "test-secret"
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Its address; the bucket `NAME` is there, and empty."""
+    """The address of a server with the empty bucket `NAME`."""
     moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def one_at_a_time(environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -69,7 +69,7 @@ class Answers:
 
 @contextmanager
 def answering(answers: Answers) -> Iterator[str]:
-    """A server that answers everything with one error, as S3 writes it."""
+    """A server that answers every request with one S3 error."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -84,7 +84,7 @@ def answering(answers: Answers) -> Iterator[str]:
         do_PUT = do_GET  # noqa: N815 - the names are the standard library's
 
         def log_message(self, *_args: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)

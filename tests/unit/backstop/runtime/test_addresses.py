@@ -1,4 +1,4 @@
-"""Where a webhook may go: each trick by which it could be led somewhere else is refused."""
+"""The URLs and addresses that a webhook may reach: each known trick to redirect it is refused."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address

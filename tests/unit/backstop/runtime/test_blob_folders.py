@@ -1,4 +1,4 @@
-"""Whether all processes use one blob folder, as they say themselves."""
+"""Detection of processes with different blob folders, from what they announce."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

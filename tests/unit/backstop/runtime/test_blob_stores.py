@@ -1,4 +1,4 @@
-"""One suite over every blob store and every keeper of claims: what the rest relies on holds in a folder and in a bucket."""
+"""One conformance suite for all blob stores and claims: a folder and a bucket keep the same promises."""
 
 import asyncio
 from collections.abc import Iterator

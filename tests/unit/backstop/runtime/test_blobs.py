@@ -1,4 +1,4 @@
-"""Bodies: inline where they fit, by content hash where they do not, and never silently wrong."""
+"""Bodies: inline if they fit, else by content hash, and never silently wrong."""
 
 import asyncio
 import os
@@ -117,7 +117,7 @@ def test_a_sweep_removes_what_was_last_put_long_ago_and_nothing_else(tmp_path: P
 
 
 def test_what_is_put_during_sweeps_is_there_afterwards(tmp_path: Path) -> None:
-    """Put, made old, swept and put again, by several at one time: whoever was told that it is stored finds it."""
+    """Concurrent puts, ageing and sweeps: each caller whose `put` returned finds its blob."""
     store, data = FolderBlobs(tmp_path), b"x" * 10_000
     sha256 = sha256_hex(data)
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""The broker's clock: which answers are believed."""
+"""The broker's clock: which answers are used."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ AHEAD_MS = 3_600_000
 
 
 class Source:
-    """A broker that is an hour ahead of us when it stamps, and whose answers take as long as they are told to."""
+    """A broker whose clock is an hour ahead, with settable delays of its answers."""
 
     def __init__(self, *takes_ms: int) -> None:
         self.own_ms = 1_000

@@ -1,4 +1,4 @@
-"""The first claim of an id stands, for all processes."""
+"""The first claim of an id wins, for all processes."""
 
 import asyncio
 from pathlib import Path

@@ -31,5 +31,5 @@ for left in (100, 16, 15, 0):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     good, enough, few, none = done.stdout.splitlines()
     assert (good, enough) == ("None", "None")
-    assert few.startswith("15 more files may be opened")
+    assert few.startswith("15 more files can be opened")
     assert none == "no file can be opened: Too many open files"

@@ -60,18 +60,25 @@ def test_each_declared_failpoint_is_passed_at_one_place() -> None:
 @pytest.mark.parametrize(
     ("setting", "passes", "code"),
     [
-        ("poller.taken=kill", 1, -signal.SIGKILL), ("poller.taken:3=kill", 3, -signal.SIGKILL), ("poller.taken:3=kill", 2, 0),
-        ("poller.taken=raise", 1, 1), ("poller.taken=nothing", 0, 1), ("caller.takem=kill", 0, 1), ("", 3, 0),
+        ("submitter.taken=kill", 1, -signal.SIGKILL), ("submitter.taken:3=kill", 3, -signal.SIGKILL),
+        ("submitter.taken:3=kill", 2, 0),
+        ("submitter.taken=raise", 1, 1), ("submitter.taken=nothing", 0, 1), ("submitter.takem=kill", 0, 1), ("", 3, 0),
     ],
 )  # fmt: skip
 def test_an_armed_failpoint_strikes_at_its_nth_passing(setting: str, passes: int, code: int) -> None:
-    program = f"from backstop.runtime.process import failpoints as f; f.arm({setting!r}); [f.failpoint('poller.taken') for _ in range({passes})]"
+    program = (
+        f"from backstop.runtime.process import failpoints as f; f.arm({setting!r}); "
+        f"[f.failpoint('submitter.taken') for _ in range({passes})]"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, timeout=30, check=False)
     assert done.returncode == code
 
 
 def test_a_process_that_hangs_lives() -> None:
-    program = "from backstop.runtime.process import failpoints as f; f.arm('poller.taken=hang'); print('on', flush=True); f.failpoint('poller.taken')"
+    program = (
+        "from backstop.runtime.process import failpoints as f; f.arm('submitter.taken=hang'); "
+        "print('on', flush=True); f.failpoint('submitter.taken')"
+    )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"on\n"
