@@ -33,7 +33,7 @@ class OutcomeUnknown:
     """With a 5xx that proves nothing."""
     said: str = ""
     """How the answer began that proves nothing."""
-    kind: Literal["unheard"] = "unheard"
+    kind: Literal["outcome_unknown"] = "outcome_unknown"
 
 
 @dataclass(frozen=True, slots=True)

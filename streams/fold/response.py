@@ -142,7 +142,7 @@ def _unclaimed_due(state: Unclaimed, event: ResponseTimerFired) -> Step[Response
     if event.due_ms >= state.forget_at_ms:
         return Step(Absent())
     poll = RetrieveResponse(
-        id=f"{event.id}/look",
+        id=f"{event.id}/poll",
         at_ms=event.at_ms,
         response_id=event.response_id,
         reason="adoption",
@@ -340,7 +340,7 @@ def _remember(state: Ended, event: ResponseFact) -> Step[ResponseState]:
 def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveResponse:
     assert isinstance(event, WebhookReceived | ResponseClaimed | ResponseTimerFired)
     return RetrieveResponse(
-        id=f"{event.id}/look",
+        id=f"{event.id}/poll",
         at_ms=event.at_ms,
         response_id=event.response_id,
         reason=reason,

@@ -76,7 +76,7 @@ class Invariants:
         if isinstance(state, job.Active | job.BackingOff):
             attempts = state.attempts
             assert attempts.retries <= POLICIES[job_id].retries_max + 1, "I3: more paid attempts than the policy grants"
-            live = sum(item.kind in ("submitting", "unheard", "running") for item in attempts.items)
+            live = sum(item.kind in ("submitting", "outcome_unknown", "running") for item in attempts.items)
             allowed = attempts.retries + attempts.unpaid_ends + attempts.doubts + live
             self.accepts_allowed[job_id] = max(self.accepts_allowed[job_id], allowed)
             self.check_spend(job_id)

@@ -133,7 +133,7 @@ def test_where_ids_are_shared_each_tenant_adopts_for_itself(tmp_path: Path) -> N
         assert (status, document["code"]) == (409, "response_taken")
         assert "acme" not in str(document)
 
-    with_ingress(story, reads=reads, keys_file=ring.path, ingress={"shared_ids": ("resp_*",)})
+    with_ingress(story, reads=reads, keys_file=ring.path, submission={"shared_ids": ("resp_*",)})
 
 
 def test_an_adoption_that_nobody_acknowledged_promises_nothing_and_may_be_sent_again() -> None:

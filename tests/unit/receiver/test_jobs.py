@@ -41,7 +41,7 @@ def test_a_submission_is_a_fact_before_it_is_answered() -> None:
         assert (fact.ingress, fact.tenant, fact.model, fact.at_ms) == ("http", "default", "gpt-5", NOW_MS)
         assert (fact.session_id, fact.tags, fact.policy.retries_max) == ("s1", ("a",), 1)
         assert fact.request == InlineBody(value=SUBMIT["request"])
-        assert await ingress.metric('backstop_jobs_submitted_total{door="http"}') == 1.0
+        assert await ingress.metric('backstop_jobs_submitted_total{ingress="http"}') == 1.0
 
     with_ingress(story)
 

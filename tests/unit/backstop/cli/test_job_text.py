@@ -33,7 +33,7 @@ def test_a_finished_job_is_shown_with_its_attempts_timings_and_output() -> None:
         "model:       gpt-5.2",
         "submitted:   2026-01-01 00:00:00.000Z",
         "finished:    2026-01-01 00:00:04.250Z",
-        "found by:    look",
+        "found by:    poll",
         "attempts:    1 unknown; 2 completed resp_2 (adopted)",
         "timings:     queued 120ms, running 3.0s",
         'usage:       {"total_tokens":5}',
@@ -73,7 +73,7 @@ def test_a_fact_says_where_its_record_stands() -> None:
         "at": "00:00:00.000Z",
         "kind": "job_submitted",
         "where": "jobs:1:7",
-        "summary": "door http, looks 2",
+        "summary": "ingress http, polls 2",
     }
 
 

@@ -34,7 +34,7 @@ def test_settings_of_every_process_are_shown_once_with_a_description(monkeypatch
 
 def test_settings_of_a_group_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKSTOP_SUBMISSION_RETRIES_MAX", "7")
-    row = shown("--only", "ingress_retries")["BACKSTOP_SUBMISSION_RETRIES_MAX"]
+    row = shown("--only", "submission_retries")["BACKSTOP_SUBMISSION_RETRIES_MAX"]
     assert (row["value"], row["source"]) == (7, "set")
 
 

@@ -169,7 +169,7 @@ def observed(response_id: str = "resp_1", at_ms: int = 8_950) -> ResponseObserve
         id=f"{response_id}/observed",
         at_ms=at_ms,
         response_id=response_id,
-        command_id=f"{response_id}/look",
+        command_id=f"{response_id}/poll",
         outcome="completed",
         raw_status="completed",
         response=InlineBody(value={"output_text": PROMPT}),

@@ -60,18 +60,18 @@ def test_each_declared_failpoint_is_passed_at_one_place() -> None:
 @pytest.mark.parametrize(
     ("setting", "passes", "code"),
     [
-        ("caller.taken=kill", 1, -signal.SIGKILL), ("caller.taken:3=kill", 3, -signal.SIGKILL), ("caller.taken:3=kill", 2, 0),
-        ("caller.taken=raise", 1, 1), ("caller.taken=nothing", 0, 1), ("caller.takem=kill", 0, 1), ("", 3, 0),
+        ("poller.taken=kill", 1, -signal.SIGKILL), ("poller.taken:3=kill", 3, -signal.SIGKILL), ("poller.taken:3=kill", 2, 0),
+        ("poller.taken=raise", 1, 1), ("poller.taken=nothing", 0, 1), ("caller.takem=kill", 0, 1), ("", 3, 0),
     ],
 )  # fmt: skip
 def test_an_armed_failpoint_strikes_at_its_nth_passing(setting: str, passes: int, code: int) -> None:
-    program = f"from backstop.runtime.process import failpoints as f; f.arm({setting!r}); [f.failpoint('caller.taken') for _ in range({passes})]"
+    program = f"from backstop.runtime.process import failpoints as f; f.arm({setting!r}); [f.failpoint('poller.taken') for _ in range({passes})]"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, timeout=30, check=False)
     assert done.returncode == code
 
 
 def test_a_process_that_hangs_lives() -> None:
-    program = "from backstop.runtime.process import failpoints as f; f.arm('caller.taken=hang'); print('on', flush=True); f.failpoint('caller.taken')"
+    program = "from backstop.runtime.process import failpoints as f; f.arm('poller.taken=hang'); print('on', flush=True); f.failpoint('poller.taken')"
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"on\n"

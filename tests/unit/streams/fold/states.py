@@ -127,7 +127,7 @@ def webhooks(first_at_ms: int, *ids: str, ended_at_ms: int | None = None) -> res
 def poll(at_ms: int, cause: str, reason: Any, polls: int = 0, **changes: Any) -> RetrieveResponse:
     """Of a claimed response."""
     given: dict[str, Any] = {
-        "id": f"{cause}/look",
+        "id": f"{cause}/poll",
         "at_ms": at_ms,
         "response_id": RESP,
         "reason": reason,
