@@ -91,7 +91,7 @@ export function follow(path, on) {
   };
 }
 
-/** Call `work` now and every `ms` while the page is visible; failures are ignored. Returns the function that ends it. */
+/** Call `work` now and every `ms` while the page is visible; failures are ignored. Returns a function that stops it. */
 export function every(ms, work) {
   const turn = () => !document.hidden && Promise.resolve(work()).catch(() => {});
   turn();

@@ -153,7 +153,8 @@ function signIn(why) {
     h("p", { class: "hint" }, "The key needs the scope ", h("code", {}, "read"),
       ". It stays in this tab until you close it."),
     h("button", { class: "primary" }, "Sign in"),
-    h("p", { class: "hint" }, "No key yet? ", h("code", {}, "backstop keys create --tenant NAME --scopes submit,read"))));
+    h("p", { class: "hint" }, "No key yet? ",
+      h("code", {}, "backstop keys create --tenant NAME --scopes submit,read"))));
   field.focus();
 }
 

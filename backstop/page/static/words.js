@@ -16,7 +16,8 @@ const cut = (d) => s("path", { d, class: "cut", fill: "none", "stroke-width": 1.
 const STATUS = {
   submitting: ["Submitting", "go", () => [ring(), line("M8 11V5.5M5.7 7.6 8 5.3l2.3 2.3")]],
   running: ["Running", "go", () => [ring(), solid("M6.3 5v6l5-3z")]],
-  unknown: ["Outcome unknown", "warn", () => [ring(), line("M6.2 6.4a1.9 1.9 0 1 1 2.6 1.7c-.6.3-.8.6-.8 1.2M8 11.3v.1")]],
+  unknown: ["Outcome unknown", "warn",
+    () => [ring(), line("M6.2 6.4a1.9 1.9 0 1 1 2.6 1.7c-.6.3-.8.6-.8 1.2M8 11.3v.1")]],
   backing_off: ["Backing off", "warn", () => [ring(), line("M6.4 5.8v4.4M9.6 5.8v4.4")]],
   finishing: ["Finishing", "go", () => [ring(), line("M5.2 8h.1M8 8h.1M10.8 8h.1")]],
   completed: ["Completed", "ok", () => [solid("M8 1a7 7 0 1 1 0 14A7 7 0 0 1 8 1z"), cut("m5 8.2 2.1 2.1L11.2 6")]],
