@@ -191,7 +191,9 @@ def _wanted(
 
 
 def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *, again: bool) -> list[DeadLetterEntry]:
-    """The chosen dead letters, by id or by filter. Giving neither is refused, so all of them are never chosen by mistake."""
+    """The chosen dead letters, by id or by filter. Giving neither is refused, so all of them are never chosen by
+    mistake.
+    """
     filtered = any((wanted.topic, wanted.reason, wanted.since_ms is not None))
     if bool(ids) is filtered:
         fail("give ids of dead letters, or --topic, --reason or --since")

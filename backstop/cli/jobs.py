@@ -1,4 +1,6 @@
-"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running Backstop."""
+"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running
+Backstop.
+"""
 
 import sys
 from pathlib import Path
@@ -170,7 +172,8 @@ def follow_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quie
 
 @app.command("stream")
 def stream_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quiet: Quiet = False) -> None:
-    """Print the text of a job as it arrives (-o jsonl: every event). The job must have been submitted with `stream: true`.
+    """Print the text of a job as it arrives (-o jsonl: every event). The job must have been submitted with `stream:
+    true`.
 
     Exit 0: completed; 1: ended otherwise.
     """

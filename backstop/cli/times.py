@@ -10,7 +10,8 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
 def point_in_time(text: str, now_ms: int) -> int:
-    """Unix milliseconds of `2026-05-01T12:30:00Z` (UTC where it names no zone), of `1767225600000`, or of `90s`, `5m`, `2h`, `1d` ago.
+    """Unix milliseconds of `2026-05-01T12:30:00Z` (UTC where it names no zone), of `1767225600000`, or of `90s`, `5m`,
+    `2h`, `1d` ago.
 
     :raises ConfigurationError: the text is none of these.
     """

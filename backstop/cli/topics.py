@@ -46,7 +46,8 @@ def check(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patienc
 
 @app.command("list")
 def list_topics(output: Output = Form.TABLE) -> None:
-    """Print the table of topics, with prefix and partition counts from the settings, and the requests topics of tenants.
+    """Print the table of topics, with prefix and partition counts from the settings, and the requests topics of
+    tenants.
 
     Connects to no broker.
     """

@@ -48,7 +48,9 @@ def forget_state(folder: Path) -> None:
 
 
 def read_state(folder: Path) -> DevState | None:
-    """The state of the running `backstop dev`, else None. The lock decides: the system releases it at its holder's death."""
+    """The state of the running `backstop dev`, else None. The lock decides: the system releases it at its holder's
+    death.
+    """
     try:
         state = DevState(**json.loads((folder / STATE_FILE).read_text()))
     except (OSError, ValueError, TypeError):

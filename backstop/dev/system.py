@@ -198,7 +198,8 @@ def _broker(shape: Shape) -> AbstractContextManager[broker.Owned]:
 def _runtime_settings(shape: Shape, kafka: broker.Owned) -> tuple[RuntimeSettings, bool]:
     """The settings that all parts share, and whether to delete the topics at the end.
 
-    A broker started here takes its topics with it. On a given broker, topics that are not kept get a prefix of their own.
+    A broker started here takes its topics with it. On a given broker, topics that are not kept get a prefix of their
+    own.
     """
     ours = kafka.node is not None or kafka.container is not None
     chosen = shape.settings.get("BACKSTOP_TOPIC_PREFIX") or shape.environment.get("BACKSTOP_TOPIC_PREFIX")

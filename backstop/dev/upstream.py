@@ -63,7 +63,9 @@ class RequestWriter:
 
 
 class ResultReader:
-    """Reads `results` as a `read_committed` consumer without a group, from the ends of the partitions, or from the beginning."""
+    """Reads `results` as a `read_committed` consumer without a group, from the ends of the partitions, or from the
+    beginning.
+    """
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings

@@ -24,8 +24,8 @@ def response_id(form: IdForm = "hex") -> str:
     """An id in one of the forms that servers use.
 
     `hex`: `resp_` and 48 hex digits, OpenAI's. `short`: `resp_` and base64 with its padding. `gateway`: 453 characters
-    that end in `==`, as a gateway encodes its routing. `printable`: up to 1,024 printable ASCII characters. Forms that a
-    client may refuse: `too_long`: 1,100 characters; `not_ascii`: letters of other alphabets.
+    that end in `==`, as a gateway encodes its routing. `printable`: up to 1,024 printable ASCII characters. Forms that
+    a client may refuse: `too_long`: 1,100 characters; `not_ascii`: letters of other alphabets.
     """
     match form:
         case "hex":

@@ -35,8 +35,8 @@ def make_plan(
     *,
     is_continued: bool,
 ) -> Plan:
-    """The run of one response. `key` seeds its draws; `fault` is its run fault, if any; `is_continued`: its continuation
-    id was seen before.
+    """The run of one response. `key` seeds its draws; `fault` is its run fault, if any; `is_continued`: its
+    continuation id was seen before.
     """
     model = profile.model(request.model)
     tier = request.body.get("service_tier") or "auto"

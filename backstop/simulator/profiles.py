@@ -125,7 +125,8 @@ _TORTURE: Final = Profile(
         **{name: min(rate * 2.0, 1.0) for name, rate in _ROUGH.rates.items()},
         "webhook_lost": 0.50,
         "platform_500": 0.02,
-        # Each 429 halves the poll rate: a few percent, all the time, would hide every other effect. Waves bring the rest.
+        # Each 429 halves the poll rate: a few percent, all the time, would hide every other effect. Waves bring the
+        # rest.
         "poll_429": 0.005,
         "poll_html_403": 0.002,
         "poll_html_429": 0.002,

@@ -26,8 +26,8 @@ OWNER: Final = ("job", "attempt", "tenant")
 class CreateRequest:
     """A checked body of `POST /v1/responses`, with the values of its headers.
 
-    `input_text` is the beginning of all text in the input, and `body` lacks a large input, as an ended response must not
-    cost much memory. `kept_bytes` is about its memory cost.
+    `input_text` is the beginning of all text in the input, and `body` lacks a large input, as an ended response must
+    not cost much memory. `kept_bytes` is about its memory cost.
     """
 
     model: str
@@ -203,8 +203,8 @@ class JobTally:
 
 
 class JobTallies:
-    """Tallies of the newest jobs. A dropped tally starts again from 0, so `repeat` may then be too low; the ledger's file
-    has all creates.
+    """Tallies of the newest jobs. A dropped tally starts again from 0, so `repeat` may then be too low; the ledger's
+    file has all creates.
     """
 
     def __init__(self, jobs_max: int = JOBS_MAX) -> None:

@@ -29,7 +29,7 @@ class Outcome:
 
 
 def quiet() -> None:
-    """The system's own warnings are what we provoke: nobody wants to read them."""
+    """Turn off the system's own warnings: the simulation provokes them."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 

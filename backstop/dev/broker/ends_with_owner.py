@@ -4,8 +4,8 @@
 
 The owner holds the other end of this program's stdin. The program forks a watcher, then executes the command in its own
 place, so that the owner's child is the command itself, with its pid, exit code and signals. One byte on stdin means
-"ended as intended", and the watcher exits. The end of stdin means that the owner has died: the watcher kills the command
-with SIGKILL and removes FOLDER.
+"ended as intended", and the watcher exits. The end of stdin means that the owner has died: the watcher kills the
+command with SIGKILL and removes FOLDER.
 
 Why not PR_SET_PDEATHSIG: it fires when the *thread* that started the child ends (a broker started from a thread pool
 would die with its thread), exists on Linux only, and cannot remove the folder. Imports only the standard library: it is

@@ -1,7 +1,7 @@
 """Downloads Kafka's jars from any Maven repository, each checked against its pinned sha256; for machines without Maven.
 
-`jars.txt` is made from the pom (`make lock-jars`). The address of the repository is a setting, or comes from Maven's own
-settings; the project names none.
+`jars.txt` is made from the pom (`make lock-jars`). The address of the repository is a setting, or comes from Maven's
+own settings; the project names none.
 """
 
 import hashlib

@@ -40,9 +40,9 @@ class Broker:
     """A node of Kafka on this machine's JVM. Blocking calls; from async code use `asyncio.to_thread(broker.start)`.
 
     `folder` holds its data, settings and logs and is kept; without it a temporary one is made and removed on `stop`.
-    `advertised` (host:port) is the address given to clients, for a proxy that forwards to `listen`. `overrides` are lines
-    of server.properties, and `java_options` options of Java; both override the defaults here. Nodes of one cluster are
-    formatted with one `cluster_id`.
+    `advertised` (host:port) is the address given to clients, for a proxy that forwards to `listen`. `overrides` are
+    lines of server.properties, and `java_options` options of Java; both override the defaults here. Nodes of one
+    cluster are formatted with one `cluster_id`.
     """
 
     kind = "jvm"
@@ -274,8 +274,8 @@ class Broker:
         self._keep_shared_classes()
 
     def _let_the_watcher_go(self) -> None:
-        """Release the watcher, after the folder is removed or another node runs on it. Until then the watcher must remove
-        the folder if its owner dies.
+        """Release the watcher, after the folder is removed or another node runs on it. Until then the watcher must
+        remove the folder if its owner dies.
         """
         pipe, self._leash = self._leash, None
         if pipe is not None:
@@ -286,7 +286,8 @@ class Broker:
                 pipe.close()
 
     def _shared_classes(self) -> tuple[str, ...]:
-        """The option for Java's archive of Kafka's classes, if an earlier node made one: a start takes 1.6 s, not 2.8 s.
+        """The option for Java's archive of Kafka's classes, if an earlier node made one: a start takes 1.6 s, not 2.8
+        s.
 
         Java checks that the archive fits the jars and the JVM, and ignores it otherwise.
         """

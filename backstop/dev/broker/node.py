@@ -13,9 +13,9 @@ from backstop.dev.broker.errors import BrokerError
 HOST = "127.0.0.1"
 NODE_ID = 1
 
-# Below the ephemeral ports of Linux (from 32768), macOS and Windows (from 49152). Inside that range a client that redials
-# a broker that is down can get the broker's port as its source port, connect to itself, and keep the restarted broker
-# from binding.
+# Below the ephemeral ports of Linux (from 32768), macOS and Windows (from 49152). Inside that range a client that
+# redials a broker that is down can get the broker's port as its source port, connect to itself, and keep the restarted
+# broker from binding.
 PORTS_FIRST = 20_000
 PORTS_COUNT = 12_000
 PORTS_SPREAD = 7_417
@@ -105,9 +105,9 @@ DEVELOPMENT: Mapping[str, str] = {
 
 
 def properties(data: Path, ports: Ports, *, advertised: str | None, overrides: Mapping[str, str]) -> str:
-    """The text of server.properties. `advertised` (host:port) replaces the client listener's address for clients. A second
-    listener stays direct, for the broker's own traffic (transaction markers travel over the network even on one node)
-    and for observers that must bypass a proxy. `overrides` replace lines.
+    """The text of server.properties. `advertised` (host:port) replaces the client listener's address for clients. A
+    second listener stays direct, for the broker's own traffic (transaction markers travel over the network even on one
+    node) and for observers that must bypass a proxy. `overrides` replace lines.
     """
     client, direct = f"{HOST}:{ports.client}", f"{HOST}:{ports.direct}"
     listeners = [("CLIENT", client, advertised or client)]

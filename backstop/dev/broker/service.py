@@ -99,8 +99,8 @@ def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> 
 
 
 def down(environment: Mapping[str, str], folder: Path, *, wipe: bool = False) -> str:
-    """Stop the broker that `up` started, and wait for its end; `wipe` removes its data. Returns a sentence for the user.
-    May be called twice.
+    """Stop the broker that `up` started, and wait for its end; `wipe` removes its data. Returns a sentence for the
+    user. May be called twice.
     """
     home = _Home(folder)
     if not folder.exists():

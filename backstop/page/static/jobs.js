@@ -151,7 +151,8 @@ function emptyState(query) {
 
 const FINDINGS = {
   provider_refuses: (found) => [
-    `${count(found.count, "job waits", "jobs wait")} for the provider's account to be fixed`, `${found.because}. They continue by themselves once it is.`],
+    `${count(found.count, "job waits", "jobs wait")} for the provider's account to be fixed`,
+    `${found.because}. They continue by themselves once it is.`],
   provider_unavailable: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider`,
     `${found.because}. They continue by themselves once it is available.`],
   jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
