@@ -30,7 +30,9 @@ VALUE = b"x" * 250
 
 
 class Bench:
-    """An app whose handler records when it received each record, and with `write` also writes a row of 2 KiB per key."""
+    """An app whose handler records when it received each record, and with `write` also writes a row of 2 KiB
+    per key.
+    """
 
     def __init__(self, bootstrap: str, folder: Path, name: str, *, write: bool) -> None:
         self.bootstrap, self.topic, self.write = bootstrap, f"{name}.records", write

@@ -44,7 +44,9 @@ def reachable(lock: str, roots: set[str]) -> dict[str, str]:
 
 
 def roots(project: str, part: str) -> set[str]:
-    """The requirements in pyproject.toml for the part of that name. The image supports each setting, so also a bucket."""
+    """The requirements in pyproject.toml for the part of that name. The image supports each setting, so also a
+    bucket.
+    """
     read = tomllib.loads(project)
     asked = {
         "runtime": read["project"]["dependencies"] + read["project"]["optional-dependencies"]["s3"],

@@ -1,4 +1,4 @@
-"""`backstop audit verify | timeline | state | export | import`: proofs and histories from the topics. Writes no topic."""
+"""`backstop audit verify | timeline | state | export | import`: proofs from the topics. Writes to no topic."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -108,7 +108,9 @@ def state(
     everywhere: Everywhere = False,
     output: Output = Form.TABLE,
 ) -> None:
-    """Refold the state of a job and its responses at a time. Bodies are shown by digest. Exit 1: no state at that time."""
+    """Refold the state of a job and its responses at a time. Bodies are shown by digest. Exit 1: no state at
+    that time.
+    """
     at_ms = point_in_time(at, make_clock()())
 
     async def run(fetch: Fetch) -> int:

@@ -36,7 +36,9 @@ def tell(text: str, *, quiet: bool = False) -> None:
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Print text on stdout, one line or more. Control sequences in text of tenants or the provider are made harmless."""
+    """Print text on stdout, one line or more. Control sequences in text of tenants or the provider are made
+    harmless.
+    """
     print(printable_lines(text), end=end, flush=True)
 
 

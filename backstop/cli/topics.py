@@ -20,7 +20,7 @@ DIFFERENCE_COLUMNS = ("topic", "setting", "found", "wanted", "fatal", "advice")
 
 @app.command()
 def create(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patience = 10.0) -> None:
-    """Create missing topics; existing ones are not changed. Exit 1: an existing topic has a setting that must differ."""
+    """Create missing topics; existing ones are not changed. Exit 1: an existing topic has a wrong setting."""
     settings = bootstrap_settings()
     done = asyncio.run(create_topics(settings, patience_s))
     emit(

@@ -83,7 +83,9 @@ def list_endpoints(
     url: Url = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """List the endpoints of this key's tenant, oldest first. An endpoint that answered 410 Gone is shown as disabled."""
+    """List the endpoints of this key's tenant, oldest first. An endpoint that answered 410 Gone is shown as
+    disabled.
+    """
     if all_tenants:
         emit(asyncio.run(_of_all_tenants()), output, ("tenant", *COLUMNS))
         return

@@ -57,7 +57,9 @@ def ends(ledgers: Path) -> dict[str, int]:
 
 
 def webhooks(ledgers: Path) -> list[Webhook]:
-    """Per response, the first delivery of its genuine webhook that was answered with a 2xx, with its time of sending."""
+    """Per response, the first delivery of its genuine webhook that was answered with a 2xx, with its time of
+    sending.
+    """
     sent: dict[str, Webhook] = {}
     for line in _lines(ledgers / "deliveries.jsonl"):
         if line["authentic"] and line["outcome"] == "delivered" and line["response"]:

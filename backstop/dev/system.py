@@ -179,7 +179,9 @@ def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
 
 
 async def _enter(stack: ExitStack, context: AbstractContextManager[broker.Owned]) -> broker.Owned:
-    """Enter a blocking context in a thread. A cancelled call still waits for it, so that a started broker is stopped."""
+    """Enter a blocking context in a thread. A cancelled call still waits for it, so that a started broker is
+    stopped.
+    """
     entering = asyncio.create_task(asyncio.to_thread(stack.enter_context, context))
     try:
         return await asyncio.shield(entering)

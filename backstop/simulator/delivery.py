@@ -1,4 +1,6 @@
-"""Delivers webhooks over one pooled client: limited concurrency, retries by the schedule, a ledger line for each try."""
+"""Delivers webhooks over one pooled client: limited concurrency, retries by the schedule, a ledger line for
+each try.
+"""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ class Limits:
         return None
 
     def headers(self, model: str) -> dict[str, str]:
-        """The limit headers of an answer about `model`; none where the model has no limits or the profile hides them."""
+        """The limit headers of an answer about `model`; none where the model has no limits or the profile hides
+        them.
+        """
         if not self.profile.limit_headers:
             return {}
         buckets = self._of(model)

@@ -42,7 +42,9 @@ def refusal_to_stream(simulator: Simulator, stored: Stored) -> Answer | None:
 
 
 async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
-    """Send the events from `call.streams_from` on, as they happen, until the response has ended or the fault strikes."""
+    """Send the events from `call.streams_from` on, as they happen, until the response has ended or the fault
+    strikes.
+    """
     stored = call.stored
     assert stored is not None
     assert call.streams_from is not None

@@ -144,7 +144,7 @@ class System:
     async def _adopt(self, number: int, random: Random) -> None:
         """An application adopts a response that it created itself, that does not exist, or that belongs to a job."""
         await asyncio.sleep(random.random() * self.chaos.mixture.arrival_s)
-        kind = random.choice(("elsewhere", "elsewhere", "ours", "nobody's"))
+        kind = random.choice(("elsewhere", "elsewhere", "ours", "unknown"))
         ours = sorted(self.provider.responses)
         response_id = random.choice(ours) if kind == "ours" and ours else f"elsewhere_{number}"
         if kind == "elsewhere":

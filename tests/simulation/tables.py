@@ -137,7 +137,7 @@ class ModelChangelog(Changelog):
         for start, count in landed:
             last = self._landed(partition, start, count)
         if self._foreign.get(partition):
-            chaos.met.add("somebody else's rows noticed")
+            chaos.met.add("another owner's rows noticed")
         return last
 
     def _reader(self) -> Any:

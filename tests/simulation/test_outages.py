@@ -1,4 +1,6 @@
-"""An hour's outage of the provider, with any kind of answer, loses no job, costs little, and is over two minutes later."""
+"""An hour's outage of the provider, with any kind of answer, loses no job, costs little, and is over two
+minutes later.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""What a provider does after it has accepted a job, and outages of it: whatever comes of the jobs, no invariant breaks."""
+"""What a provider does after it has accepted a job, and outages of it: whatever comes of the jobs, no invariant
+breaks.
+"""
 
 import pytest
 

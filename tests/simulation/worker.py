@@ -63,7 +63,9 @@ METRICS = WorkerMetrics(CollectorRegistry())
 
 
 class WatchedIndex(DueIndex):
-    """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at each tick."""
+    """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at
+    each tick.
+    """
 
     def __init__(self, now_ms: NowMs) -> None:
         super().__init__(now_ms, AHEAD_MS)

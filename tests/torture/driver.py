@@ -1,4 +1,6 @@
-"""The upstream services of a run: submit on both ingresses at a steady rate, cancel a few, keep the acknowledged jobs."""
+"""The upstream services of a run: submit on both ingresses at a steady rate, cancel a few, keep the
+acknowledged jobs.
+"""
 
 import asyncio
 import random

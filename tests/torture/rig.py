@@ -1,4 +1,6 @@
-"""All processes of a run: a broker with a listener and a proxy for each kind of client, the simulator, and Backstop's."""
+"""All processes of a run: a broker with a listener and a proxy for each kind of client, the simulator, and
+Backstop's.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,6 @@
-"""The schedule of faults, drawn from the seed: one large fault at a time, kills in between, and failpoints throughout."""
+"""The schedule of faults, drawn from the seed: one large fault at a time, kills in between, and failpoints
+throughout.
+"""
 
 import asyncio
 import random
@@ -21,8 +23,8 @@ Tell = Callable[[str], None]
 
 REBUILD_MET_WITHIN_S = 20.0
 MET_WITHIN_S = 15.0
-"""A process that has not met its failpoint by then gets another one. For example, the failpoint of a recovery is not met
-once all partitions are assigned.
+"""A process that has not met its failpoint by then gets another one. For example, the failpoint of a recovery is not
+met once all partitions are assigned.
 """
 KINDS: tuple[Kind, ...] = ("worker", "serve", "projection")
 LONG_MINUTES = 30.0

@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> None:
 
 
 def watch(target: int, wipe: str | None) -> None:
-    """Wait for the owner's byte or end. The command is this process's parent: a reused pid is not, and is not killed."""
+    """Wait for the owner's byte or end. The command is this process's parent: a reused pid is not, and is not
+    killed.
+    """
     if os.read(0, 1):
         return
     if os.getppid() == target:

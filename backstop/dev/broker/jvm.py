@@ -216,7 +216,9 @@ class Broker:
         raise BrokerFailedError(f"Kafka {how}; the end of {self.log}:\n{said[-TAIL_CHARACTERS:]}")
 
     def _format(self, data: Path) -> None:
-        """Format the storage, once. Kafka writes meta.properties last; where it is missing, the storage is made again."""
+        """Format the storage, once. Kafka writes meta.properties last; where it is missing, the storage is made
+        again.
+        """
         shutil.rmtree(data, ignore_errors=True)
         command = self._kafka.command(
             "kafka.tools.StorageTool",

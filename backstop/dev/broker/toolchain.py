@@ -50,7 +50,9 @@ class LocalKafka:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A JVM that can run Kafka, and the cache of its jars, filled from `repository` if there is one, else by `maven`."""
+    """A JVM that can run Kafka, and the cache of its jars, filled from `repository` if there is one, else by
+    `maven`.
+    """
 
     java: str
     java_version: str
