@@ -135,7 +135,7 @@ RELEASE := .venv-release
 VERSION ?=
 DRY ?=
 
-release: install $(RELEASE)/.installed ## make wheel, sdist, image, SBOM, checksums and tag of VERSION (rehearsal: DRY=1)
+release: install $(RELEASE)/.installed ## make wheel, sdist, image, SBOM and tag of VERSION (rehearsal: DRY=1)
 	@$(BIN)/python deploy/release.py $(VERSION) $(if $(DRY),--dry)
 
 scan: install $(RELEASE)/.installed ## check the image's packages for known vulnerabilities (needs the network)

@@ -237,7 +237,7 @@ class Checks:
                 told = {f"{record.message_id}/observed", f"{record.message_id}/failed"} & facts
                 state = self._responses.states.get(record.key or b"")
                 if record.message_id.endswith("/cancel") and isinstance(state, response.Running | response.Ended):
-                    continue  # It may have expired: the timer of its row asks again, or there is nothing left to cancel.
+                    continue  # It may have expired: its row's timer polls again, or nothing is left to cancel.
                 if not told and told_ms.get(record.key, -1) < record.timestamp_ms - SKEW_MS:
                     self._fail("skipped", f"look {record.message_id} is committed, and brought no fact")
                     return
