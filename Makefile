@@ -128,6 +128,9 @@ lint-form: install
 
 ci: test ## run what CI runs
 
+diagram: install ## write docs/diagrams/*.md: the states of jobs and responses, found by running both folds
+	@$(BIN)/python -m tests.support.state_diagrams
+
 lock-jars: ## refresh the hashes of Kafka's jars from backstop/dev/broker/pom.xml (needs Maven)
 	python3 deploy/lock_jars.py
 
@@ -146,7 +149,7 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 	@$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-.PHONY: lock-jars release scan
+.PHONY: diagram lock-jars release scan
 
 .PHONY: help demo dev test test-unit test-kafka test-long test-providers torture planted kafka-up kafka-down topics install lock fmt
 .PHONY: lint lint-types lint-imports lint-form ci

@@ -1,1 +1,4 @@
-"""HTTP in, facts out: OpenAI's webhooks, and the jobs of upstream services. A 2xx is never sent before the log has it."""
+"""HTTP in, facts out: OpenAI's webhooks and the jobs of upstream services.
+
+The receiver sends a 2xx only after the broker has acknowledged the fact.
+"""

@@ -1,4 +1,4 @@
-"""The receiver as a process: `python -m receiver`. SIGTERM and SIGINT stop it; requests that have begun are finished."""
+"""The receiver as a process: `python -m receiver`. On SIGTERM and SIGINT it finishes open requests and stops."""
 
 import asyncio
 import signal
@@ -29,9 +29,9 @@ log = get_logger("receiver.main")
 
 
 async def run(settings: ReceiverSettings) -> None:
-    """Until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT.
 
-    :raises ConfigurationError: see `build_app`, `failpoints.arm`.
+    :raises ConfigurationError: see `build_app`.
     :raises OSError: the address can't be bound.
     """
     stop = asyncio.Event()
@@ -54,11 +54,11 @@ async def run(settings: ReceiverSettings) -> None:
     admin = HealthServer(app[HEALTH], settings.admin_port, settings.admin_host)
 
     async def connect() -> None:
-        """Without a broker we answer 503, and try again."""
+        """Connect to the broker, retrying every `CONNECT_AGAIN_S`. Until then requests are answered 503."""
         while True:
             try:
                 await publisher.start()
-            except Exception as error:  # whatever Kafka's client says; nothing is promised until it is connected
+            except Exception as error:  # any error of Kafka's client: without a connection nothing is accepted
                 app[HEALTH].unmet("broker", f"not connected: {type(error).__name__}")
                 log.warning("broker_unavailable", error_type=type(error).__name__)
                 await publisher.stop()
@@ -79,7 +79,7 @@ async def run(settings: ReceiverSettings) -> None:
 
 
 def main() -> int:
-    """0 stopped as asked; 2 the operator must change something first."""
+    """Exit codes: 0 stopped by a signal, 2 the operator must correct the configuration."""
     private_umask()
     try:
         settings = ReceiverSettings()

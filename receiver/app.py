@@ -1,4 +1,4 @@
-"""The composition of the HTTP doors, and the server that runs them."""
+"""Builds the receiver's HTTP application, and runs it in a server."""
 
 import asyncio
 import os
@@ -90,14 +90,19 @@ def build_app(
     claims: Claims | None = None,
     folders: BlobFolders | None = None,
 ) -> web.Application:
-    """The doors, health and metrics. More routes may be added until it runs; their refusals become problems too.
+    """The application with ingress, health and metrics. Callers may add routes until it runs; their refusals become
+    problem documents too.
 
-    `reads` is the read model, where the process has one; `find_job` answers instead of it. `endpoints` are those of outgoing webhooks,
-    which are off without them or without keys to sign with. `registry` holds the metrics of one app; without one the app gets
-    its own. `folders` knows what the other processes use. `health` is found again as `app[HEALTH]`. With `changes` of `reads`
-    partial output is streamed; whoever reads its topic gives it to `app[LIVE]`. `claims` are those of the settings' folder, if none are given.
+    - `reads`: the read model, where the process has one; `find_job`, if given, replaces its method of that name.
+    - `endpoints`: of outgoing webhooks, which are off without it or without signing keys.
+    - `registry`: metrics of this application; a new registry if not given.
+    - `health`: stored as `app[HEALTH]`; new if not given.
+    - `changes`: of the read model. With it and `reads` partial output is streamed: the reader of the topic hands each
+      record to `app[LIVE]`.
+    - `claims`: in the folder that the settings name, if not given.
+    - `folders`: tells whether all processes use the same blob folder.
 
-    :raises ConfigurationError: no usable webhook secret, settings that contradict each other, or no keys where they are needed.
+    :raises ConfigurationError: no usable webhook secret, contradicting settings, or no API keys where they are needed.
     """
     check_relations(settings)
     keys = settings.webhook_keys()
@@ -203,15 +208,15 @@ def build_app(
 async def serve(
     app: web.Application, host: str, port: int, limits: Limits, stop: asyncio.Event, port_file: Path | None = None
 ) -> None:
-    """Run `app` until `stop` is set, then finish what has begun, within `limits.stop_s`.
+    """Run `app` until `stop` is set, then finish open requests within `limits.stop_s`.
 
-    `port_file` gets the port that was bound, once connections are accepted.
+    The bound port is written to `port_file` once connections are accepted.
 
     :raises OSError: the address can't be bound.
     """
     allowed = allow_files(limits.connections_max + limits.files_other)
     if allowed < limits.connections_max + limits.files_other:
-        # Beyond what we can hold a connection must hear 503; where no file is left nobody would hear anything.
+        # Keep descriptors free, so that a connection above the limit can still be answered 503.
         limits = replace(limits, connections_max=max(allowed - limits.files_other, allowed // 2))
         log.warning("few_open_files", allowed=allowed, connections_max=limits.connections_max)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.stop_s / 3)
@@ -241,7 +246,7 @@ def _addresses(settings: ReceiverSettings) -> AddressOf:
     proxies = parse_networks(settings.trusted_proxies)
 
     def address_of(request: web.Request) -> str:
-        if not proxies:  # the peer's, without a look at it: this is done for each request
+        if not proxies:  # the common case, on every request: skip parsing
             return request.remote or ""
         return client_address(request.remote, request.headers.getall("X-Forwarded-For", ()), proxies)
 
@@ -289,16 +294,16 @@ async def _answer_with_problems(request: web.Request, handler: Handler) -> web.S
         response = answer(storage_unavailable().problem)
     except Exception as error:
         log_failure(error, method=request.method)
-        response = answer(Problem(500, "internal", "The server failed; nothing was promised."))
+        response = answer(Problem(500, "internal", "The server failed, and nothing was accepted."))
     if not request.content.is_eof():
-        # Answered before the body was read: what still comes of it must not be taken for another request.
+        # Answered before the whole body was read: the rest of it must not be parsed as another request.
         response.force_close()
     return response
 
 
 def _name(random_hex: RandomHex) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def name(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers[hdrs.SERVER] = "backstop"  # and no versions
+        response.headers[hdrs.SERVER] = "backstop"  # replaces aiohttp's, which names versions
         rate = request.get(RATE)
         if rate is not None:
             response.headers.update(rate.headers())
@@ -327,7 +332,7 @@ def _saving_last_used(ring: KeyRing) -> Callable[[web.Application], AsyncIterato
 
 
 def beside(app: web.Application, name: str, run: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Have `run` go on while `app` does."""
+    """Run `run` in a task from the start of `app` to its cleanup."""
 
     async def running(_app: web.Application) -> AsyncIterator[None]:
         task = asyncio.create_task(run(), name=name)
@@ -342,17 +347,17 @@ def _letting_go(*held: Live | Waiting | None) -> Callable[[web.Application], Awa
     async def let_go(_app: web.Application) -> None:
         for each in held:
             if each is not None:
-                each.stop()  # before the server waits for its handlers: a stream has no end of its own
+                each.stop()  # before the server waits for its handlers: a stream does not end by itself
 
     return let_go
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
-    """Ask for the body only where there is a chance that it will be taken."""
+    """Answer `Expect: 100-continue` with 100, any other expectation with 417."""
     if request.headers["Expect"].lower() != "100-continue":
-        return to_response(Problem(417, "expectation_failed", "The only expectation met here is 100-continue."))
+        return to_response(Problem(417, "expectation_failed", "The only supported value of Expect is 100-continue."))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    # As aiohttp's own: what was just written is not part of the answer.
+    # As aiohttp's own handler does: the interim response does not count as part of the answer.
     request.writer.output_size = 0
     return None
 

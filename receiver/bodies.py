@@ -1,4 +1,4 @@
-"""Bodies of requests: bounded in size, time, depth and memory, before anybody looks at them."""
+"""Reads and parses request bodies, within limits of size, time, depth and memory that are checked before parsing."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -18,33 +18,33 @@ from schemas.requests import FIELDS_MAX
 from schemas.shape import ShapeLimits, beyond
 
 SMALL_VALUES_MAX: Final = 4_096
-"""Values of a body that is no submission: webhooks, cancels, endpoints."""
+"""JSON values in a body other than a submission: webhooks, cancels, endpoints."""
 
 ON_LOOP_BYTES_MAX: Final = 8 << 10
-"""A body up to this size is parsed on the loop. The worst that fits costs about 3 ms; a larger one goes to a thread."""
+"""A body up to this size is parsed on the event loop, in about 3 ms at worst. A larger one is parsed in a thread."""
 
-WAY_OUT: Final = "Name large content by URL (image_url, file_url), or ask the operator to raise the limit."
+WAY_OUT: Final = "Send large content as a URL (image_url, file_url), or ask the operator to raise the limit."
 
 Done = TypeVar("Done")
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class NotJsonError(ValueError):
-    """Not JSON, nested deeper than allowed, or of too many values. The sentence holds nothing of the body."""
+    """Not JSON, nested too deeply, or with too many values. The message quotes nothing of the body."""
 
 
 class BodyMemory:
-    """What bodies cost at one time, shared by tenant and key. A slow client takes no more of it than what it has sent."""
+    """The memory of all bodies in progress, shared fairly by tenant and key. Only bytes already received count."""
 
     def __init__(self, bytes_max: int, retry_after_s: int) -> None:
-        # What a body has sent can't be taken back, so nobody may take more than it leaves free.
+        # Received bytes can't be given back early, so an owner may take at most as much as it leaves free.
         self._shares = Shares(bytes_max, greed=1)
         self._retry_after_s = retry_after_s
         self._thread = asyncio.Semaphore(1)
 
     async def apart(self, size_bytes: int, work: Callable[[], Done]) -> Done:
-        """What `work` on a body of `size_bytes` returns or raises. A large one is worked on in a thread, one at a time: several would
-        share the interpreter with the loop, and each take its turn before the loop's.
+        """Run `work` on a body of `size_bytes`; return or raise what it does. Large bodies run in a thread, one at a
+        time: several threads would compete with the event loop for the interpreter lock.
         """
         if size_bytes <= ON_LOOP_BYTES_MAX:
             return work()
@@ -53,13 +53,15 @@ class BodyMemory:
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """A function that takes bytes and refuses with 503 when there are none; all are given back at the end."""
+        """A function that reserves bytes and raises `Refusal` (503) when none are left. All are released at the end."""
         taken_bytes, owner = 0, owner_now()
 
         def take(size_bytes: int) -> None:
             nonlocal taken_bytes
             if not self._shares.ask_sparing(owner, size_bytes):
-                raise unavailable("busy", "Too much is being received at the moment.", self._retry_after_s)
+                raise unavailable(
+                    "busy", "The memory for request bodies is in use; send it again.", self._retry_after_s
+                )
             taken_bytes += size_bytes
 
         try:
@@ -69,11 +71,11 @@ class BodyMemory:
 
 
 def _count_nothing(_size_bytes: int) -> None:
-    """For bodies so small that the limit on connections bounds their sum."""
+    """For small bodies: the limit on connections bounds their sum."""
 
 
 def parsing_bytes(body: bytes | bytearray) -> int:
-    """What parsing `body` and writing it again costs at its peak, beside the body itself."""
+    """Peak memory in bytes for parsing `body` and serializing it again, without the body itself."""
     plain = body.isascii() and b"\\u" not in body
     return ((PLAIN_COST if plain else DEAR_COST) - 1) * len(body)
 
@@ -81,16 +83,16 @@ def parsing_bytes(body: bytes | bytearray) -> int:
 async def read_body(
     request: web.Request, *, bytes_max: int, within_s: float, take: Callable[[int], None] = _count_nothing
 ) -> bytearray:
-    """The raw bytes, never decompressed, nor copied: a large body has one place in memory.
+    """The raw bytes, neither decompressed nor copied: a large body is in memory once.
 
-    :raises Refusal: 415 compressed, 413 too large (unread where it says so itself), 408 too slow, 400 cut off.
+    :raises Refusal: 415 compressed, 413 too large (unread where Content-Length says so), 408 too slow, 400 incomplete.
     """
     encodings = {
         part.strip().lower() for value in request.headers.getall(hdrs.CONTENT_ENCODING, ()) for part in value.split(",")
     }
     if encodings - {"identity", ""}:
         raise Refusal(Problem(415, "encoded_body", "Send the body without Content-Encoding."))
-    too_large = Refusal(Problem(413, "body_too_large", f"The body may have {bytes_max} bytes. {WAY_OUT}"))
+    too_large = Refusal(Problem(413, "body_too_large", f"The body exceeds {bytes_max} bytes. {WAY_OUT}"))
     if (request.content_length or 0) > bytes_max:
         raise too_large
     body = bytearray()
@@ -102,17 +104,17 @@ async def read_body(
                 take(len(chunk))
                 body += chunk
     except TimeoutError:
-        raise Refusal(Problem(408, "body_too_slow", f"The body did not come within {within_s:g} s.")) from None
+        raise Refusal(Problem(408, "body_too_slow", f"The body did not arrive within {within_s:g} s.")) from None
     except (OSError, web.RequestPayloadError, HttpProcessingError):
-        raise Refusal(Problem(400, "body_incomplete", "The body ended before it was complete.")) from None
+        raise Refusal(Problem(400, "body_incomplete", "The connection ended before the body was complete.")) from None
     take(parsing_bytes(body))
     return body
 
 
 def load_json(data: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX) -> Any:
-    """The JSON value of `data`, which is measured before it is parsed.
+    """The JSON value of `data`. Depth and number of values are measured before parsing.
 
-    :raises NotJsonError: it has none, or one that nests deeper than `depth_max` or has more values than `values_max`.
+    :raises NotJsonError: not JSON, nested deeper than `depth_max`, or more than `values_max` values.
     """
     too_much = beyond(data, ShapeLimits(values_max=values_max, depth_max=depth_max))
     if too_much is not None:
@@ -133,7 +135,7 @@ def require_json(request: web.Request) -> None:
 def parse_body(
     model: type[Model], body: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX
 ) -> Model:
-    """:raises Refusal: 400 no JSON, 422 not as the model says."""
+    """:raises Refusal: 400 not JSON, 422 not valid for the model."""
     try:
         value = load_json(body, depth_max, values_max)
     except NotJsonError as error:
@@ -141,7 +143,7 @@ def parse_body(
     if not isinstance(value, dict):
         raise Refusal(Problem(422, "bad_request", "The body must be a JSON object."))
     if len(value) > FIELDS_MAX:
-        raise Refusal(Problem(422, "bad_request", f"The body has {len(value)} fields; it may have {FIELDS_MAX}."))
+        raise Refusal(Problem(422, "bad_request", f"The body has {len(value)} fields; the limit is {FIELDS_MAX}."))
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -1,9 +1,9 @@
-"""Connections before they are requests: how many, and how long their headers may take.
+"""Limits on connections before their first request: how many are open, and how long their headers may take.
 
-aiohttp has no limit of its own on either. So each accepted connection is first held by a protocol of ours, which collects
-the headers of its first request, and only then is handed over to aiohttp. What sends slowly, or nothing, is closed here and
-has cost a few hundred bytes. Where all are taken, a new one is let in for those that owe us something: of the address that has most of
-them, those that have been silent for longest are closed.
+aiohttp limits neither. So each accepted connection is first held by a protocol of this module, which collects the
+headers of the first request and then hands the connection over to aiohttp. A connection that sends slowly, or nothing,
+is closed here and costs a few hundred bytes. At the limit, room for a new connection is made among those that are
+waiting for bytes from their client: of the address with most of them, the ones silent for longest are closed.
 """
 
 import asyncio
@@ -26,7 +26,9 @@ log = get_logger("receiver.connections")
 
 
 class ProblemRequestHandler(web.RequestHandler):
-    """aiohttp's protocol, but what it can't parse is answered as a problem, and logged without its bytes."""
+    """aiohttp's protocol, but input that it can't parse is answered with a problem document and logged without its
+    bytes.
+    """
 
     __slots__ = ("address", "gate", "heard_s")
 
@@ -48,7 +50,7 @@ class ProblemRequestHandler(web.RequestHandler):
 
     @property
     def owes(self) -> bool:
-        """Whether we wait for its next request, or for the rest of this one; what waits for us is left alone."""
+        """Whether the client has to send next: a new request, or the rest of the current body."""
         request = self._current_request
         return request is None or not request.content.is_eof()
 
@@ -60,13 +62,13 @@ class ProblemRequestHandler(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's; it quotes the client's bytes, so it is left out
+        message: str | None = None,  # noqa: ARG002 - aiohttp's; unused, as it quotes the client's bytes
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer has begun; a second one would be read as its body")
+            raise ConnectionError("an answer has begun; the client would read a second one as its body")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log_failure(exc)
-            response = to_response(Problem(status, "internal", "The server failed; nothing was promised."))
+            response = to_response(Problem(status, "internal", "The server failed, and nothing was accepted."))
         else:
             log.debug("request_not_http", error_type=type(exc).__name__)
             response = to_response(Problem(status, "bad_http", "This is not a well-formed HTTP request."))
@@ -75,7 +77,7 @@ class ProblemRequestHandler(web.RequestHandler):
 
 
 class Gate:
-    """Makes the protocol of each connection: `loop.create_server(gate, ...)`."""
+    """The protocol factory for `loop.create_server(gate, ...)`."""
 
     def __init__(self, server: web.Server, limits: Limits, metrics: ReceiverMetrics | None = None) -> None:
         self._server = server
@@ -92,7 +94,9 @@ class Gate:
         return len(self.waiting) + len(self._server.connections) >= self.limits.connections_max
 
     def make_room(self) -> bool:
-        """Close a few of those that owe us something, so that this is not done for each new one. False: there are none."""
+        """Close some connections whose client has to send next; several at once, so that not each new connection
+        repeats the search. False: there are none.
+        """
         owing: dict[str, list[_Waiting | ProblemRequestHandler]] = {}
         found: list[_Waiting | ProblemRequestHandler] = [*self.waiting]
         found += [handler for handler in self.handlers if handler.owes]
@@ -118,7 +122,7 @@ class Gate:
             keepalive_timeout=self.limits.idle_s,
             lingering_time=self.limits.lingering_s,
             auto_decompress=False,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log", and does not say so
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None as "no access log"; its types do not
         )
         handler.gate, handler.address, handler.heard_s = self, address, monotonic_s()
         transport.set_protocol(handler)
@@ -126,7 +130,7 @@ class Gate:
         handler.data_received(received)
 
     def close(self) -> None:
-        """Close what has not become a request."""
+        """Close the connections that are still waiting for their first headers."""
         for waiting in list(self.waiting):
             waiting.close()
 
@@ -157,7 +161,7 @@ class _Waiting(asyncio.Protocol):
         if self not in self._gate.waiting or self._transport is None:
             return
         search_from = max(0, len(self._received) - len(END_OF_HEADERS) + 1)
-        # Empty lines before a request are allowed (RFC 9112, 2.2) and are not the end of its headers.
+        # Empty lines before a request are allowed (RFC 9112, 2.2) and do not end its headers.
         self._received += data if self._received else data.lstrip(b"\r\n")
         if self._received.find(END_OF_HEADERS, search_from) >= 0:
             transport, self._transport = self._transport, None
@@ -197,7 +201,7 @@ class _Waiting(asyncio.Protocol):
 
 
 def _network(peer: Any) -> str:
-    """What one who connects can't change at will: an IPv4 address, or the first half of an IPv6 one."""
+    """The part of an address that a client can't vary at will: all of an IPv4 one, the first 64 bits of an IPv6 one."""
     if not isinstance(peer, tuple) or not peer:
         return ""
     host = str(peer[0]).partition("%")[0]

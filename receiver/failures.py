@@ -1,4 +1,4 @@
-"""How a failure of ours is logged: what it was and where, and never its message, which may quote a prompt or a secret."""
+"""Logs a failure of the receiver: its type and place, never its message, which may quote a prompt or a secret."""
 
 import traceback
 from typing import Any
@@ -11,7 +11,7 @@ log = get_logger("receiver.failures")
 
 
 def log_failure(error: BaseException | None, **known: Any) -> None:
-    """One line with the type of `error` and the innermost lines of code that it went through."""
+    """One line with the type of `error` and its innermost frames, at most `FRAMES_MAX`."""
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:] if error is not None else []
     where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     log.error("request_failed", error_type=type(error).__name__, where=where, **known)

@@ -1,4 +1,4 @@
-"""What the receiver adds to `backstop.runtime.http.health`: whether its records are acknowledged."""
+"""A health probe of the receiver: whether the broker acknowledges its records."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from backstop.runtime.kafka.publisher import Publisher
 from schemas.base import Message
 
 REMEMBER_FAILURE_S = 10.0
-"""Then we count as ready again and let traffic find out: without traffic nothing would ever be acknowledged."""
+"""After this time the receiver counts as ready again: without traffic it could not see that the broker is back."""
 
 
 class WatchedPublisher:
@@ -27,8 +27,8 @@ class WatchedPublisher:
         self._failed_at_s = None
 
     def complaint(self) -> str | None:
-        """Why no traffic should come here, or None."""
+        """Why the process is not ready, or None."""
         if self._failed_at_s is None:
             return None
         age_s = self._monotonic_s() - self._failed_at_s
-        return None if age_s > REMEMBER_FAILURE_S else f"the broker acknowledged nothing {age_s:.0f} s ago"
+        return None if age_s > REMEMBER_FAILURE_S else f"the broker did not acknowledge a record {age_s:.0f} s ago"

@@ -1,4 +1,4 @@
-"""What the doors want to know of the read model, as they ask it. Whoever composes the process answers from a database."""
+"""The read model as the receiver's ingress queries it. `receiver.reads.lookups` implements it over the database."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from schemas.statuses import JobStatus
 
 
 class ReadsAwayError(BackstopError):
-    """Passing: the read model can't be asked at the moment."""
+    """The read model is not reachable. Transient: ask again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenJob:
-    """A job of the tenant that asked, as the read model has it."""
+    """A job of the asking tenant, as the read model has it."""
 
     status: JobStatus
     model: str | None
@@ -27,7 +27,7 @@ class SeenJob:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose response it is at the provider, and of which job."""
+    """The job to which a response at the provider belongs, and the job's tenant."""
 
     tenant: str
     job_id: str
@@ -35,7 +35,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class KnownJob:
-    """What the read model knows of a job id."""
+    """What the read model has under a job id, of any tenant."""
 
     tenant: str
     request_sha256: str
@@ -43,16 +43,16 @@ class KnownJob:
 
 
 class JobReads(Protocol):
-    """Each method raises `ReadsAwayError` where the database is away."""
+    """Each method raises `ReadsAwayError` if the database is not reachable."""
 
     async def find_job(self, job_id: str) -> KnownJob | None:
-        """Of whatever tenant: what is needed to tell a repeat from a conflict."""
+        """The job of any tenant under this qualified id: enough to distinguish a repeat from a conflict."""
 
     async def job(self, tenant: str, job_id: str) -> SeenJob | None:
-        """None for another tenant's, too. `job_id` is the qualified one."""
+        """The tenant's job; None also for another tenant's. `job_id` is the qualified id."""
 
     async def owner_of(self, response_id: str) -> Owner | None:
-        """Of a response at the provider, by the provider's id."""
+        """The owner of a response, by the provider's response id."""
 
     async def load(self, tenant: str, since_ms: int, job_ids: Collection[str]) -> Load:
-        """What the tenant has open, and what it used up since then."""
+        """The tenant's open jobs, the tokens of its jobs that ended since `since_ms`, the known ones of `job_ids`."""

@@ -1,4 +1,4 @@
-"""The metrics of the HTTP doors, each declared once. No label ever takes a value that a caller may choose."""
+"""The metrics of the receiver, each declared once. No label takes a value that a caller chooses."""
 
 from typing import Final, Literal
 
@@ -15,7 +15,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 
 def _buckets(first_s: float, last_s: float) -> tuple[float, ...]:
-    """Each 1.5 times the one before."""
+    """Edges from `first_s` to at least `last_s`, each 1.5 times the one before."""
     edges = [first_s]
     while edges[-1] < last_s:
         edges.append(float(f"{edges[-1] * 1.5:.3g}"))
@@ -23,43 +23,45 @@ def _buckets(first_s: float, last_s: float) -> tuple[float, ...]:
 
 
 class ReceiverMetrics:
-    """One set a registry. Times in seconds."""
+    """One instance per registry. Times in seconds."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._webhooks = Counter(
             "backstop_webhooks_received_total",
-            "Webhooks that came, by event type (unverified: nobody knows) and by what became of them.",
+            "Webhooks received, by event type (unverified: signature not accepted) and result.",
             ("type", "result"),
             registry=registry,
         )
         self._verified = Counter(
             "backstop_webhook_verified_total",
-            "Webhooks that were authentic, by the digest of the secret that said so.",
+            "Authentic webhooks, by the digest of the secret that signed them.",
             ("key_id",),
             registry=registry,
         )
         self.webhook_lag_seconds = Histogram(
             "backstop_webhook_lag_seconds",
-            "From the end of a response, by the provider's clock, to its webhook at our door.",
+            "From the end of a response, by the provider's clock, to the arrival of its webhook.",
             buckets=_buckets(0.05, 7_200),
             registry=registry,
         )
         self.jobs_submitted = Counter(
-            "backstop_jobs_submitted_total", "Submissions that the log acknowledged.", ("ingress",), registry=registry
+            "backstop_jobs_submitted_total", "Submissions acknowledged by the log.", ("ingress",), registry=registry
         )
         self.find_job_failed = Counter(
-            "backstop_find_job_failed_total", "Questions that the read model did not answer.", registry=registry
+            "backstop_find_job_failed_total",
+            "Lookups of a job id that the read model did not answer.",
+            registry=registry,
         )
         self._requests = Histogram(
             "backstop_http_request_duration_seconds",
-            "Time to the answer of one HTTP request.",
+            "Time from a request's headers to the end of its answer.",
             ("method", "route", "status_class"),
             buckets=_buckets(0.001, 60),
             registry=registry,
         )
         self.connections_refused = Counter(
             "backstop_http_connections_refused_total",
-            "Connections closed before any request was read, by reason.",
+            "Connections refused or closed to make room, by reason.",
             ("reason",),
             registry=registry,
         )

@@ -1,7 +1,7 @@
-"""`/openapi.json`: the whole HTTP surface as OpenAPI 3.1, made from the declarations of the routes that are registered.
+"""`/openapi.json`: all registered routes as OpenAPI 3.1, made from their declarations.
 
-What single routes answer stands with them; what whole kinds of routes answer, because a part of the receiver that they share
-says so, stands here.
+Answers of a single route are declared with it. Refusals that a whole kind of routes shares (authentication, bodies,
+queries) are declared here.
 """
 
 import re
@@ -25,9 +25,9 @@ SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 ABOUT: Final = """Background jobs of OpenAI's Responses API, each seen through to exactly one result.
 
-Errors are problem documents (RFC 9457) with a `code` for programs; under `/v1/responses` they are OpenAI's own. What can't be
-read as HTTP is answered 400 `bad_http`; an unknown address 404 `not_found`; a method that an address does not take 405
-`method_not_allowed`, with `Allow`. Fields may be added to answers: pass over those you do not know."""
+Errors are problem documents (RFC 9457) with a `code` for programs; under `/v1/responses` and `/v1/models` they have
+OpenAI's form. Malformed HTTP is answered 400 `bad_http`, an unknown path 404 `not_found`, an unsupported method 405
+`method_not_allowed` with `Allow`. Later releases may add fields to answers: ignore unknown fields."""
 
 _OF_ALL: Final[Codes] = {500: ("internal",)}
 _WITH_KEY: Final[Codes] = {
@@ -51,9 +51,9 @@ _WITH_JSON: Final[Codes] = {
     422: ("bad_request",),
 }
 _HEADERS: Final[Mapping[int, tuple[Header, ...]]] = {
-    401: (Header("WWW-Authenticate", "Bearer, where a key is asked for."),),
-    429: (Header("Retry-After", "In so many seconds it may be asked again.", int),),
-    503: (Header("Retry-After", "In so many seconds it may be asked again.", int),),
+    401: (Header("WWW-Authenticate", "`Bearer`, where the route needs a key."),),
+    429: (Header("Retry-After", "Seconds after which to send the request again.", int),),
+    503: (Header("Retry-After", "Seconds after which to send the request again.", int),),
 }
 
 DOCUMENT = Route(
@@ -63,7 +63,7 @@ DOCUMENT = Route(
 
 
 def add_document(app: web.Application) -> None:
-    """`/openapi.json` on `app`, of all that is declared by the time it is first asked for."""
+    """Serve `/openapi.json` on `app`. The document is made on the first request, of all routes declared by then."""
     made: list[bytes] = []
 
     async def show(_request: web.Request) -> web.Response:
@@ -75,7 +75,7 @@ def add_document(app: web.Application) -> None:
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
-    """The same routes in any order give the same document."""
+    """The OpenAPI document of `routes`; their order does not matter."""
     ordered = sorted(routes, key=lambda route: (route.path, route.method))
     schemas = _Schemas(ordered)
     paths: dict[str, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ class _Schemas:
         kinds: dict[int, Any] = {}
         for kind in (ProblemDocument, ErrorDocument, *(kind for route in routes for kind in _kinds(route))):
             kinds.setdefault(id(kind), kind)
-        # Held: an id is its object's own only as long as that object lives.
+        # Keep the types alive: `id()` is unique only among living objects.
         self._kinds = list(kinds.values())
         made, shared = TypeAdapter.json_schemas(
             [(key, "validation", TypeAdapter(kind)) for key, kind in kinds.items()], ref_template=REF
@@ -115,7 +115,7 @@ class _Schemas:
         return self._by_id[id(kind)]
 
     def refusal(self, status: int, codes: tuple[str, ...], *, openai: bool) -> dict[str, Any]:
-        """A reference to the answer with this status and one of these codes; one component for all routes that have it."""
+        """A reference to the component for this status and these codes, shared by all routes with the same ones."""
         name = f"{'openai' if openai else 'problem'}-{status}-{'-'.join(codes)}"
         if name not in self.refusals:
             code = {"type": "string", "enum": list(codes)}
@@ -131,14 +131,14 @@ class _Schemas:
         return {"$ref": f"#/components/responses/{name}"}
 
     def fields(self, kind: type[Query]) -> tuple[dict[str, Any], frozenset[str]]:
-        """Each parameter of a query with its schema, and the names of those that must be given."""
+        """The schema of each query parameter by name, and the names of the required ones."""
         schema = TypeAdapter(kind).json_schema(ref_template=REF)
         self.components |= plain(schema.get("$defs", {}))
         return schema["properties"], frozenset(schema.get("required", ()))
 
 
 def _kinds(route: Route) -> Iterable[Any]:
-    """The types that a route names, but for its query, whose fields are parameters of their own."""
+    """The types that a route names, except its query, whose fields become parameters."""
     yield from (route.body,) if route.body is not None else ()
     yield from route.ids.values()
     yield from (header.kind for header in route.headers)
@@ -183,7 +183,7 @@ def _parameters(route: Route, schemas: _Schemas) -> Iterable[dict[str, Any]]:
 
 
 def _given(schema: dict[str, Any]) -> dict[str, Any]:
-    """Of a parameter that is given: it has no null, and what describes it stands with the parameter."""
+    """The schema of a parameter that is present: never null; its description belongs to the parameter."""
     kept = {key: value for key, value in schema.items() if key not in {"title", "description", "anyOf"}}
     if kept.get("default", ...) in (None, []):
         del kept["default"]
@@ -215,7 +215,7 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
 
 
 def codes_of(route: Route) -> dict[int, tuple[str, ...]]:
-    """All problems that a route may answer with, by status."""
+    """The codes of all problems that a route may answer with, by status."""
     parts = [_OF_ALL, route.problems]
     if route.access == "signed":
         parts.append(_SIGNED)

@@ -1,7 +1,8 @@
-"""JSON schemas in the form that generators of clients understand. Pure.
+"""Rewrites JSON schemas into the subset that client generators support. Pure.
 
-OpenAPI 3.1 has all of JSON Schema, and generators have a part of it: a `const` becomes code that does not compile, a `default` of null a required
-null, a bare null type a class without a name. The same is said here without them, so that validators see no difference.
+OpenAPI 3.1 allows all of JSON Schema; generators support a part of it. They turn a `const` into code that does not
+compile, a `default` of null into a required null, a bare null type into a class without a name. The rewritten schemas
+avoid these forms and validate the same values.
 """
 
 from typing import Any, Final
@@ -11,13 +12,15 @@ NULL: Final = {"type": "null"}
 
 
 def plain(schema: Any) -> Any:
-    """`schema` with an `enum` of one for each `const`, without defaults of null, and with null as one of two types."""
+    """`schema` with each `const` as an `enum` of one, without null defaults, and with `type: [T, "null"]` for a
+    nullable type.
+    """
     if isinstance(schema, list):
         return [plain(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {name: plain(value) for name, value in schema.items() if not (name == "default" and value is None)}
-    if "const" in kept and not isinstance(kept["const"], dict):  # a property may be called so
+    if "const" in kept and not isinstance(kept["const"], dict):  # a dict: a property named `const`
         value = kept.pop("const")
         kept |= {"type": _TYPES[type(value)], "enum": [value]}
     choices = kept.get("anyOf")

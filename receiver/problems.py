@@ -1,4 +1,4 @@
-"""What a caller did wrong, as RFC 9457 problem documents: every refusal of every route has this one shape."""
+"""Refusals as RFC 9457 problem documents: one shape for all routes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from schemas.sentences import sentence
 CONTENT_TYPE = "application/problem+json"
 ERRORS_MAX = 20
 ERRORS_TOLD_MAX = 1_000
-"""Beyond it a body is told to be wrong, without where: to list errors costs more than to find them."""
+"""With more errors than this only their number is told: listing them costs more than finding them."""
 
 POINTER_CHARS_MAX = 200
 SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -23,7 +23,7 @@ SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosn
 
 @with_config(ConfigDict(use_attribute_docstrings=True))
 class FieldErrorDocument(TypedDict):
-    """Where a body is not as it must be."""
+    """One invalid place in a body."""
 
     pointer: str
     """JSON pointer into the body: `#/request/model`."""
@@ -35,16 +35,16 @@ class ProblemDocument(TypedDict):
     """Why a request was refused (RFC 9457)."""
 
     type: str
-    """`urn:backstop:problem:` and the code."""
+    """`urn:backstop:problem:` followed by the code."""
     title: str
     status: int
     code: str
-    """For programs; it never changes its meaning."""
+    """For programs. The meaning of a code does not change."""
     detail: str
-    """For people."""
+    """For people; the text may change."""
     errors: NotRequired[list[FieldErrorDocument]]
     job_id: NotRequired[str]
-    """Only where the job may have been taken all the same: a repeat that gives this `job_id` is the same job."""
+    """Present when the job may have been accepted despite the error: a repeat with this `job_id` is the same job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`code` names the problem for programs, `detail` for people. Neither holds anything of ours or of other callers."""
+    """`code` is for programs, `detail` for people. Neither reveals internals or anything of other callers."""
 
     status: int
     code: str
@@ -64,11 +64,11 @@ class Problem:
     errors: tuple[FieldError, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     job_id: str | None = None
-    """Under which the job may have been taken all the same."""
+    """The id under which the job may have been accepted despite the error."""
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """Ends the handling of a request with this problem."""
+class Refusal(Exception):  # noqa: N818 - an answer, not a failure of the receiver
+    """Ends the handling of a request; the receiver answers with `problem`."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.code)
@@ -76,7 +76,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
 
 
 def unavailable(code: str, detail: str, retry_after_s: int) -> Refusal:
-    """503: nothing was promised; the same request may be sent again. `detail` says whether it may have been taken all the same."""
+    """503 with `Retry-After`: the client may repeat the request. `detail` tells if it may have been accepted."""
     return Refusal(Problem(503, code, detail, headers={"Retry-After": str(retry_after_s)}))
 
 
@@ -86,7 +86,7 @@ STORAGE_RETRY_AFTER_S = 5
 def storage_unavailable() -> Refusal:
     return unavailable(
         "storage_unavailable",
-        "The store of large bodies can't be used at the moment; send it again.",
+        "The blob store is not reachable; send the request again.",
         STORAGE_RETRY_AFTER_S,
     )
 
@@ -112,11 +112,11 @@ def to_response(problem: Problem) -> web.Response:
 
 
 def from_http_exception(error: web.HTTPException) -> Problem:
-    """The router's own refusals: unknown routes and methods."""
+    """The problem for a refusal of aiohttp's router: an unknown path or method."""
     kept = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
     match error.status:
         case 404:
-            return Problem(404, "not_found", "There is nothing at this address.", headers=kept)
+            return Problem(404, "not_found", "There is no such path.", headers=kept)
         case 405:
             return Problem(405, "method_not_allowed", f"Use {kept.get('Allow', 'another method')}.", headers=kept)
         case _:
@@ -124,9 +124,9 @@ def from_http_exception(error: web.HTTPException) -> Problem:
 
 
 def field_errors(error: ValidationError) -> tuple[FieldError, ...]:
-    """Where a body breaks its model, with JSON pointers and without any of its values."""
+    """The errors of a body, with JSON pointers and without its values; at most `ERRORS_MAX`."""
     if error.error_count() > ERRORS_TOLD_MAX:
-        return (FieldError("#", f"{error.error_count()} places are not as they must be"),)
+        return (FieldError("#", f"has {error.error_count()} errors, too many to list"),)
     found = error.errors(include_url=False, include_input=False, include_context=False)
     return tuple(FieldError(json_pointer(item["loc"]), sentence(item)) for item in found[:ERRORS_MAX])
 

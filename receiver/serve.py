@@ -1,4 +1,4 @@
-"""The composition root of `backstop serve`: the HTTP doors and the reads on one port."""
+"""The composition root of `backstop serve`: ingress and reads on one port."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -42,9 +42,9 @@ log = get_logger("serve")
 
 
 async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms: NowMs) -> None:
-    """Until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT.
 
-    :raises ConfigurationError: settings, topics or the database are not as they must be.
+    :raises ConfigurationError: settings, topics or the database's schema are wrong, or an address can't be bound.
     """
     stop = asyncio.Event()
     stop_on_signals(stop)
@@ -60,7 +60,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     bound_ms = reads.readmodel_overdue_bound_ms
     app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms, folders)
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
-    # Without a broker or a database we serve what we can: webhooks are answered 503 and come again, reads likewise.
+    # Serve without broker or database too: requests that need them are answered 503, and clients and OpenAI retry.
     opening = [
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
@@ -88,7 +88,7 @@ def doors(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
     registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
 ) -> web.Application:  # fmt: skip
-    """All that is served on the public port. Nothing is opened, connected or bound.
+    """The application for the public port. Does not open, connect or bind anything.
 
     :raises ConfigurationError: see `build_app`.
     :raises InvariantError: a route has no declaration.
@@ -100,8 +100,8 @@ def doors(
     endpoints = EndpointFollower(settings)
     app = build_app(
         settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
-        endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed), claims=storage.claims,
-        folders=folders,
+        endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed),
+        claims=storage.claims, folders=folders,
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
@@ -128,9 +128,9 @@ async def _listen(serving: Awaitable[None], host: str, port: int) -> None:
 async def _connect(
     settings: ReceiverSettings, publisher: KafkaPublisher, clock: BrokerClock, health: Health, stop: asyncio.Event
 ) -> None:
-    """Check the topics, start the producer and follow the broker's clock, for as long as it takes.
+    """Check the topics, start the producer and follow the broker's clock. Retries until connected.
 
-    :raises ConfigurationError: a topic is missing or of a kind that would break us.
+    :raises ConfigurationError: a topic is missing, or its configuration would break Backstop.
     """
     while True:
         try:
@@ -139,7 +139,7 @@ async def _connect(
             await publisher.start()
             await clock.first()
         except (BrokerUnavailableError, KafkaError, OSError) as error:
-            health.unmet("broker", "not connected")  # why, and where it is, says the log: this is shown to everybody
+            health.unmet("broker", "not connected")  # public: reason and address go to the log only
             log.warning("broker_unavailable", error_type=type(error).__name__, reason=str(error))
             await publisher.stop()
             await asyncio.sleep(AGAIN_S)
@@ -156,9 +156,9 @@ def _tail(
 
 
 async def _open(database: Database, health: Health) -> None:
-    """Open the read model, for as long as it takes.
+    """Open the read model. Retries until it is reachable.
 
-    :raises ConfigurationError: there is another release's schema.
+    :raises ConfigurationError: the database has the schema of another release.
     """
     while True:
         try:

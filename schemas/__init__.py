@@ -1,1 +1,1 @@
-"""What is on the wire: facts, commands, results and dead letters as frozen pydantic models, and the one table of topics."""
+"""The wire format: facts, commands, results and dead letters as frozen pydantic models, and the table of topics."""

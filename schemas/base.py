@@ -1,8 +1,8 @@
-"""What every message on a topic has in common.
+"""The fields, ids and bounds that all messages on topics share.
 
-A message is plain JSON with a `type` that never changes its meaning and a schema version `v`. Unknown fields are ignored, so
-that a newer writer can roll out before its readers; an unknown `v` is refused (see `schemas.codec`), because its writer
-says that old readers would misread it.
+A message is plain JSON with a `type` that never changes its meaning, and a schema version `v`. Unknown fields are
+ignored, so that a newer writer can be rolled out before its readers. An unknown `v` is refused (`schemas.codec`): a
+writer raises `v` only where older readers would misread the message.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,75 +12,78 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 SCHEMA_VERSION = 1
 
 ID_CHARS_MAX = 2_048
-"""Of a message's id: it may hold a response id and what was done about it."""
+"""Limit of a message's id, which may contain a response id and a suffix."""
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9_.:\-]{1,128}$"
 JobId = Annotated[str, StringConstraints(pattern=JOB_ID_PATTERN)]
-"""Chosen by the caller or derived at the door; also the record key on every job-keyed topic."""
+"""Chosen by the client or derived by the ingress. Also the record key on every topic keyed by job."""
 
 RESPONSE_ID_CHARS_MAX = 1_024
 RESPONSE_ID_PATTERN = rf"^[\x21-\x7e]{{1,{RESPONSE_ID_CHARS_MAX}}}$"
 ResponseId = Annotated[str, StringConstraints(pattern=RESPONSE_ID_PATTERN)]
-"""The provider's id, opaque to us. Gateways encode their routing into it (LiteLLM's have 453 characters and end in `==`): the
-pattern only keeps it printable and bounded."""
+"""The provider's id of a response, opaque to Backstop. Gateways encode their routing into ids (LiteLLM's have 453
+characters and end in `==`), so the pattern only keeps an id printable and bounded."""
 
 TENANT_ID_PATTERN = r"^[a-z0-9_\-]{1,64}$"
 TenantId = Annotated[str, StringConstraints(pattern=TENANT_ID_PATTERN)]
 
 KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
-"""Of an API key: it names the key and proves nothing."""
+"""Identifies an API key in facts and logs; not a credential."""
 
 DEFAULT_TENANT = "default"
 
 Cause = Literal["limited", "overloaded", "faulty", "later", "account", "odd", "never", "held", "unsent"]
-"""Why a create was refused, or an accepted response failed. The cause decides what is waited for, and who must act:
+"""Why a create was refused, or why an accepted response failed. The cause decides how long a job waits and who must
+act:
 
-- `limited`: a rate limit. `overloaded`: the provider has no capacity. `faulty`: an error of the provider's own.
-- `later`: refused for a condition that passes by itself (locked, queue full). `account`: key, quota, billing or permission; a person
-  must act, and until then every request of the lane meets the same.
-- `odd`: a refusal that does not say what it means. `never`: the same request will always be refused.
-- `held`: our own lane is closed, so nothing was sent. `unsent`: nothing left this process (no connection, an expired command).
+- `limited`: a rate limit. `overloaded`: the provider has no capacity. `faulty`: an error at the provider.
+- `later`: a condition that passes by itself (locked, queue full).
+- `account`: key, quota, billing or permission. An operator must act; until then every request of the lane is refused.
+- `odd`: a refusal without a known meaning. `never`: the same request will always be refused.
+- `held`: the lane is closed, so the create was not sent.
+- `unsent`: no byte left this process (no connection, or an expired command).
 """
 
 _CAUSE_OF_BLAME = {"soon": "faulty", "reset": "limited", "never": "never"}
 
 
 def cause_of_older(data: Any) -> Any:
-    """Facts of older releases named who is to blame instead of the cause."""
+    """Translate the field `blame` of older releases into `cause`."""
     if isinstance(data, dict) and data.get("cause") is None and data.get("blame") in _CAUSE_OF_BLAME:
         return {**data, "cause": _CAUSE_OF_BLAME[data["blame"]]}
     return data
 
 
 FoundBy = Literal["webhook", "poll", "create"]
-"""What made us fetch the response that settled an attempt; `create`: the create's own answer held its end."""
+"""What led to the observation that settled an attempt. `create`: the answer to the create already held the end."""
 
 
 StampMs = Annotated[int, Field(ge=0, le=2**48)]
-"""Unix milliseconds as a clock gave them."""
+"""Unix milliseconds as read from a clock."""
 
 SpanMs = Annotated[int, Field(ge=0, le=2**42)]
 """A duration in milliseconds."""
 
 UnixMs = Annotated[int, Field(ge=0, le=2**52)]
-"""Unix milliseconds, perhaps reckoned from a stamp and spans: the bounds leave room, so that a fold's sums are always valid."""
+"""Unix milliseconds, read or computed. The bound leaves room for a stamp plus several spans, so that sums computed by a
+fold are always valid."""
 
 
 class Frozen(BaseModel):
-    """A value inside a message."""
+    """An immutable value inside a message."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class InlineBody(Frozen):
-    """A JSON value small enough to ride in the record."""
+    """A JSON value that is small enough to be stored in the record."""
 
     kind: Literal["inline"] = "inline"
     value: JsonValue
 
 
 class BlobBody(Frozen):
-    """A JSON value kept in the blob store under the SHA-256 of its bytes; written before any record that refers to it."""
+    """A JSON value in the blob store, keyed by the SHA-256 of its bytes. Written before records that refer to it."""
 
     kind: Literal["blob"] = "blob"
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -91,15 +94,15 @@ Body = Annotated[InlineBody | BlobBody, Field(discriminator="kind")]
 
 
 class Message(Frozen):
-    """A record's value. `id` is derived from what caused it, so that a repeat has the same id and the same bytes."""
+    """A record's value. `id` is derived from the cause of the message: a repeat has the same id and the same bytes."""
 
     topic: ClassVar[str]
-    """The logical topic it belongs to (`schemas.topics`)."""
+    """The logical topic of the message (`schemas.topics`)."""
 
     v: Literal[1] = 1
     id: str = Field(min_length=1, max_length=ID_CHARS_MAX)
     at_ms: StampMs
-    """Unix milliseconds, by the clock of the process that wrote it. The folds know no other time."""
+    """Unix milliseconds, by the clock of the writing process. The folds use no other time."""
 
     @property
     def key(self) -> str:
@@ -124,7 +127,7 @@ class ResponseMessage(Message):
 
 
 class Usage(Frozen):
-    """Tokens as the provider counted them."""
+    """Token counts as reported by the provider."""
 
     input_tokens: int = 0
     output_tokens: int = 0

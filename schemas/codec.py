@@ -1,4 +1,4 @@
-"""Bytes to message and back: the only parser of what is on our topics."""
+"""Record value to message and back: the only parser of records on Backstop's topics."""
 
 import hashlib
 import re
@@ -17,13 +17,13 @@ DETAIL_CHARS_MAX = 500
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,39}")
 
 DEPTH_MAX = 128
-"""Objects and lists within each other. What is deeper would parse here (orjson reads 1024 levels) and then could not be read
-back from a table's row (pydantic's JSON parser ends at 200), nor written again (orjson writes 254): it is refused at once.
+"""Limit of nested objects and lists. A deeper value would parse here (orjson reads 1024 levels), but could not be read
+back from a table's row (pydantic's JSON parser stops at 200) nor written again (orjson writes 254).
 """
 
 
 class PoisonError(Exception):
-    """A record that can't be taken. Nobody's retry mends it: it goes to `dead-letters` with this reason."""
+    """A record that can't be processed. A retry can't help, so the record goes to `dead-letters` with this reason."""
 
     def __init__(self, reason: DeadReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -32,12 +32,12 @@ class PoisonError(Exception):
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys: equal values are equal bytes."""
+    """JSON with sorted keys: equal values give equal bytes."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def encode(message: BaseModel) -> bytes:
-    """The record value of a message: canonical JSON; fields that are None are left out."""
+    """The record value of a message: canonical JSON without the fields that are None."""
     return canonical(message.model_dump(mode="json", exclude_none=True))
 
 
@@ -46,12 +46,15 @@ def sha256_hex(data: bytes | memoryview) -> str:
 
 
 def decode(adapter: TypeAdapter[M], value: bytes | None) -> M:
-    """Parse a record value, or raise `PoisonError` saying why it can't be. Total over bytes."""
+    """Parse a record value. Any other bytes raise `PoisonError` with the reason."""
     return decode_object(adapter, load_object(readable(value)))
 
 
 def readable(value: bytes | None) -> bytes:
-    """The value of a record that has one, or `PoisonError`: what stands for a damaged record is not parsed."""
+    """The value of a record.
+
+    :raises PoisonError: the record has no value, or the value is a placeholder (`Unreadable`) for a damaged record.
+    """
     if value is None:
         raise PoisonError("null_value", "the record has no value")
     if isinstance(value, Unreadable):
@@ -60,7 +63,7 @@ def readable(value: bytes | None) -> bytes:
 
 
 def decode_object(adapter: TypeAdapter[M], raw: dict[str, Any]) -> M:
-    """As `decode`, of a record value that is parsed already."""
+    """As `decode`, for a record value that is already parsed JSON."""
     version = raw.get("v", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise PoisonError(
@@ -73,7 +76,10 @@ def decode_object(adapter: TypeAdapter[M], raw: dict[str, Any]) -> M:
 
 
 def refused(error: ValidationError) -> PoisonError:
-    """Why a value is none of ours. A value that is no member of a closed set is said, where it looks like a name and like no text."""
+    """The first validation error as a `PoisonError`.
+
+    A value outside of a closed set is quoted only if it looks like an identifier: other text may be confidential.
+    """
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "record"
     if first["type"] == "literal_error":
@@ -88,23 +94,26 @@ def refused(error: ValidationError) -> PoisonError:
 
 
 def load_object(value: bytes) -> dict[str, Any]:
-    """A JSON object from bytes, or `PoisonError`."""
+    """Parse a JSON object.
+
+    :raises PoisonError: no JSON, no object, or nested deeper than `DEPTH_MAX`.
+    """
     try:
         raw = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise PoisonError("not_json", f"{error.msg} at {error.pos}") from None
     if not isinstance(raw, dict):
         raise PoisonError("invalid", f"a JSON {type(raw).__name__}, where an object was expected")
-    brackets = value.count(b"{") + value.count(b"[")  # Cheap, and enough for most records.
+    brackets = value.count(b"{") + value.count(b"[")  # An upper bound of the depth; cheap, and enough for most records.
     if brackets > DEPTH_MAX and deeper_than(raw, DEPTH_MAX):
         raise PoisonError("invalid", f"nested deeper than {DEPTH_MAX} levels")
     return raw
 
 
 def deeper_than(value: Any, levels: int) -> bool:
-    """Whether a JSON value has more than `levels` objects and lists within each other.
+    """Whether a JSON value has more than `levels` nested objects and lists.
 
-    Level by level, not by recursion: the value is not to be trusted.
+    Iterative: recursion over an untrusted value could exhaust the stack.
     """
     level = [value]
     for _ in range(levels):

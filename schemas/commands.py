@@ -1,4 +1,4 @@
-"""Requests for one call to OpenAI each: what the folds ask of the submitter and of the caller."""
+"""Commands of the folds to the submitter and the poller. Each asks for one call to the provider."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -7,11 +7,11 @@ from pydantic import Field, TypeAdapter
 from schemas.base import Body, JobId, JobMessage, ResponseMessage, SpanMs, TenantId, UnixMs
 
 CREATE_TIMEOUT_MS_UNSTAMPED = 45_000
-"""Of a create whose job was submitted before jobs carried this time: the default of those releases."""
+"""Time limit of a create whose job is older than the field `timeout_ms`: the default of those releases."""
 
 
 class CreateResponse(JobMessage):
-    """Create this attempt: at most once, and not after `not_after_ms`."""
+    """Create this attempt, at most once, and not after `not_after_ms`."""
 
     topic: ClassVar[str] = "submissions"
     type: Literal["create_response"] = "create_response"
@@ -21,10 +21,10 @@ class CreateResponse(JobMessage):
     request: Body
     not_after_ms: UnixMs
     timeout_ms: SpanMs | None = None
-    """Time of the call, over all its parts, as the job's policy has it: the job waits for the report of this attempt for longer.
+    """Time limit of the call as a whole, from the job's policy. The job's report deadline is later.
     Absent: `CREATE_TIMEOUT_MS_UNSTAMPED`."""
     soonest: Literal[True] | None = None
-    """Not in the completion window that the request asks for: it would end after the deadline."""
+    """Don't ask for the completion window of the request: it would end after the deadline."""
     continuation_id: str | None = None
     """Continue the completion window of an earlier attempt."""
 
@@ -37,12 +37,12 @@ class RetrieveResponse(ResponseMessage):
     type: Literal["retrieve_response"] = "retrieve_response"
     reason: PollReason
     job_id: JobId | None = None
-    """As of `CancelResponse`."""
+    """As in `CancelResponse`."""
     attempt: int | None = None
     include: tuple[str, ...] | None = None
-    """What the create asked to be included in the object."""
+    """`include` of the create."""
     accepted_at_ms: UnixMs | None = None
-    """When the response was accepted (or first heard of): the age that the look policy reckons with."""
+    """When the response was accepted or first seen. The poll policy computes the age from it."""
     polls: int = 0
 
 
@@ -50,7 +50,7 @@ class CancelResponse(ResponseMessage):
     topic: ClassVar[str] = "polls"
     type: Literal["cancel_response"] = "cancel_response"
     job_id: JobId | None = None
-    """Whom its metadata must name, where they name anybody; None where any answer is to be taken."""
+    """The job that the object's metadata must name, if they name one. None: any answer is taken."""
 
 
 SUBMISSION: TypeAdapter[CreateResponse] = TypeAdapter(CreateResponse)

@@ -1,4 +1,4 @@
-"""A record set aside: raw, with its origin and the reason, so that it can be looked at, mended and retried."""
+"""Dead letters: raw records with origin and reason, for an operator to inspect, repair and retry."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -23,7 +23,7 @@ DeadReason = Literal[
     "undeliverable",
     "unreadable",
 ]
-"""`unknown_value`: a field holds none of the values that this release knows for it (a newer release wrote the record)."""
+"""`unknown_value`: a field has a value that this release does not know (a newer release wrote the record)."""
 
 
 class Origin(Frozen):
@@ -39,13 +39,13 @@ class DeadLetter(Message):
     component: str
     reason: DeadReason
     detail: str
-    """What was wrong, for people; at most 500 characters and never the record's content."""
+    """What was wrong, for operators: at most 500 characters, without the record's content."""
     origin: Origin | None = None
-    """None where it did not come from a topic (an authentic webhook that is no event)."""
+    """None if the record did not come from a topic (an authentic webhook that is no event)."""
     key_base64: str | None = None
     value_base64: str | None = None
     headers: tuple[tuple[str, str | None], ...] = ()
-    """Header values in base64; null as they were."""
+    """Names and values; values in base64, a null value as null."""
     record_key: str = ""
 
     @property
@@ -57,7 +57,7 @@ Resolution = Literal["retried", "dropped"]
 
 
 class DeadLetterResolved(Message):
-    """An operator's decision about a dead letter. It stands on the same topic, in the same partition, after it."""
+    """An operator's decision about a dead letter. Written to the same partition, after the dead letter."""
 
     topic: ClassVar[str] = "dead-letters"
     type: Literal["dead_letter_resolved"] = "dead_letter_resolved"
@@ -66,7 +66,7 @@ class DeadLetterResolved(Message):
     by: str = Field(max_length=200)
     why: str = Field(default="", max_length=500)
     record_key: str = ""
-    """The letter's, so that both have one key."""
+    """The dead letter's key, so that both have the same key and partition."""
 
     @property
     def key(self) -> str:
@@ -76,4 +76,4 @@ class DeadLetterResolved(Message):
 DEAD_LETTER: TypeAdapter[DeadLetter] = TypeAdapter(DeadLetter)
 DeadLetterRecord = Annotated[DeadLetter | DeadLetterResolved, Field(discriminator="type")]
 DEAD_LETTER_RECORD: TypeAdapter[DeadLetter | DeadLetterResolved] = TypeAdapter(DeadLetterRecord)
-"""All that may stand on the topic."""
+"""All records on the topic."""

@@ -1,7 +1,6 @@
-"""The facts of a delivery (one event on its way to one endpoint), and what an operator asked for. On `deliveries`.
+"""The facts of a delivery (one event for one webhook endpoint), and requests for resends. On `deliveries`.
 
-Each fact of a delivery carries the whole delivery: a reader may begin anywhere in the log, and knows of a delivery from its next
-record on.
+Each fact contains the whole delivery, so a reader may begin anywhere in the log.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -12,30 +11,30 @@ from schemas.base import Frozen, JobId, Message, StampMs, TenantId, UnixMs
 from schemas.webhook_endpoints import EndpointId, EventType
 
 DeliveryId = Annotated[str, StringConstraints(pattern=r"^whd_[0-9a-f]{32}$")]
-"""Also the `webhook-id`: the same for each attempt, and after a resend."""
+"""Also sent as `webhook-id`: the same for each attempt, and after a resend."""
 
 FailedBy = Literal[
     "status", "redirect", "timeout", "dns", "address_refused", "url_refused", "tls", "connection", "no_secret",
 ]  # fmt: skip
-"""`status`: an answer other than 2xx. `address_refused`: the name leads to where no webhook may go."""
+"""`status`: an answer other than 2xx. `address_refused`: the host has an address that webhooks must not reach."""
 
 DeadBy = Literal["gave_up", "gone", "backlog", "disabled", "removed"]
-"""`gave_up`: after the last attempt. `gone`: 410. `backlog`: too many were waiting for this endpoint."""
+"""`gave_up`: the last attempt failed. `gone`: the endpoint answered 410. `backlog`: the endpoint's backlog was full."""
 
 
 class Delivery(Frozen):
-    """What is delivered, and where to."""
+    """One event for one endpoint."""
 
     endpoint_id: EndpointId
     tenant: TenantId
     job_id: JobId
     event_type: EventType
     response_id: str = Field(max_length=200)
-    """As the tenant knows it."""
+    """The response id that is shown to the tenant."""
     created_at_s: int = Field(ge=0)
     """When the response ended."""
     test: bool = False
-    """Asked for to see whether the endpoint works: one attempt, and no dead letter."""
+    """A test of the endpoint: one attempt, and no dead letter."""
 
 
 class DeliveryMessage(Message):
@@ -43,7 +42,7 @@ class DeliveryMessage(Message):
     delivery_id: DeliveryId
     delivery: Delivery
     asked_at_ms: StampMs = 0
-    """Of the resend by hand that it belongs to; 0 for what the result itself set going."""
+    """When the resend of which this fact is part was requested; 0 if a result caused the delivery."""
 
     @property
     def key(self) -> str:
@@ -51,19 +50,19 @@ class DeliveryMessage(Message):
 
 
 class DeliveryPlanned(DeliveryMessage):
-    """A result came, and this endpoint wants to hear of it. Due at once."""
+    """A result came for which this endpoint is subscribed. Due at once."""
 
     type: Literal["delivery_planned"] = "delivery_planned"
 
 
 class DeliveryAsked(DeliveryMessage):
-    """Somebody wants it sent, whether it was delivered or not. Due at once, from the first attempt on."""
+    """A resend was requested, after success or failure. Due at once; attempts count from 1 again."""
 
     type: Literal["delivery_asked"] = "delivery_asked"
 
 
 class DeliveryFailed(DeliveryMessage):
-    """An attempt brought no 2xx; the next is due at `next_at_ms`."""
+    """An attempt got no 2xx. The next attempt is due at `next_at_ms`."""
 
     type: Literal["delivery_failed"] = "delivery_failed"
     attempt: int = Field(ge=1)
@@ -79,7 +78,7 @@ class DeliveryDone(DeliveryMessage):
 
 
 class DeliveryDead(DeliveryMessage):
-    """No more attempts, unless somebody asks for them."""
+    """No more attempts, unless a resend is requested."""
 
     type: Literal["delivery_dead"] = "delivery_dead"
     attempt: int = Field(ge=0)
@@ -89,7 +88,9 @@ class DeliveryDead(DeliveryMessage):
 
 
 class ResendAsked(Message):
-    """Send an endpoint all that ended in a span of time. Done by whoever reads this; a crash begins it anew."""
+    """Resend an endpoint all events of responses that ended in a span of time. The sender that reads this does it;
+    after a crash it starts again.
+    """
 
     topic: ClassVar[str] = "deliveries"
     type: Literal["resend_asked"] = "resend_asked"
@@ -109,7 +110,7 @@ class ResendDone(Message):
     resend_id: str = Field(max_length=200)
     count: int = Field(ge=0)
     complete: bool
-    """False: the limit of one resend was reached."""
+    """False if the limit of one resend was reached."""
 
     @property
     def key(self) -> str:
@@ -119,4 +120,4 @@ class ResendDone(Message):
 DeliveryFact = DeliveryPlanned | DeliveryAsked | DeliveryFailed | DeliveryDone | DeliveryDead
 DeliveryRecord = Annotated[DeliveryFact | ResendAsked | ResendDone, Field(discriminator="type")]
 DELIVERY_RECORD: TypeAdapter[DeliveryFact | ResendAsked | ResendDone] = TypeAdapter(DeliveryRecord)
-"""All that may stand on the topic."""
+"""All records on the topic."""

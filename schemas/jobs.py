@@ -1,4 +1,4 @@
-"""The facts of a job: the union of what stands on the `jobs` log, keyed by job id."""
+"""The facts of a job: the union of the records on the log `jobs`, keyed by job id."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -22,40 +22,40 @@ from schemas.statuses import EndResponseStatus, SettledStatus
 
 
 class JobPolicy(Frozen):
-    """The rules that applied when the job was taken, stamped on it so that a refold months later decides the same."""
+    """The rules in force at the submission, stamped on the job, so that a later refold decides the same."""
 
     retries_max: int
-    """Creates granted after one that was paid, or may have been: it failed with usage, vanished, or was never heard of."""
+    """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
     rejections_max: int
-    """Creates granted after a refusal; refusals cost no tokens."""
+    """Retries granted after refusals, which cost no tokens."""
     unpaid_ends_max: int = 100
-    """Creates granted after an accepted one failed without usage; these cost no tokens either."""
+    """Retries granted after accepted attempts that failed without usage, which cost no tokens either."""
     doubts_max: int = 12
-    """Creates granted after a 5xx answer that does not prove a refusal: most often nothing was taken."""
+    """Retries granted after 5xx answers that don't prove a refusal. Mostly, the provider took nothing."""
     on_account: Literal["wait", "fail"] = "wait"
-    """What a condition of the account (key, quota, billing, permission) does to the job."""
+    """Whether the job waits or fails at a condition of the account (key, quota, billing, permission)."""
     backoff_base_ms: SpanMs
     backoff_max_ms: SpanMs
     command_valid_ms: SpanMs
-    """How long a create command may wait to be sent; the submitter drops an older one."""
+    """How long a create command may wait to be sent. The submitter drops older commands."""
     create_timeout_ms: SpanMs | None = None
-    """Time of one create call, over all its parts. Every process acts on this one value. None: submitted before jobs carried it."""
+    """Time limit of one create call as a whole, used by all processes. None: the job is older than this field."""
     report_timeout_ms: SpanMs
-    """From the command to the moment its outcome counts as unknown: command_valid_ms + create_timeout_ms + a margin."""
+    """From the create command to the report deadline: command_valid_ms + create_timeout_ms + a margin."""
     adoption_grace_ms: SpanMs
-    """How long an unknown submission is left for a webhook to bring back, before it is repeated."""
+    """How long an attempt with an unknown outcome may be adopted before it is abandoned and a retry is granted."""
     missing_grace_ms: SpanMs
     """How long after acceptance a 404 still means "not yet"."""
     missing_patience_ms: SpanMs = 120_000
-    """For how long a response that was known must be answered with 404, without a break, before it is given up."""
+    """How long polls must be answered with 404, without a break, before a response is given up."""
     stuck_after_ms: SpanMs | None = None
-    """A response without any change for so long is given up, if the job may spend another attempt. None: never."""
+    """A response without any change for this long is given up, if the job has a retry left. None: never."""
     stuck_factor: float | None = None
-    """The same as a multiple of what runs of the model take, where that is known."""
+    """`stuck_after_ms` as a multiple of the model's typical run time, if that is known."""
     forget_after_ms: SpanMs
-    """How long a finished job is remembered: the window in which a repeated submission is known as one."""
+    """How long a finished job is remembered. Within this time a repeated submission is recognised."""
     public_url: str | None = None
-    """Where the HTTP reads are found, for the address of a large output in its result."""
+    """The public address of the HTTP reads, used for the address of a large output in the result."""
 
 
 class JobSubmitted(JobMessage):
@@ -66,21 +66,21 @@ class JobSubmitted(JobMessage):
     model: str
     request: Body
     request_sha256: str
-    """Of the canonical submission without its id and times: equal for a repeat, different for a conflict."""
+    """Hash of the canonical submission without its id: equal for a repeat, different for a conflict."""
     deadline_at_ms: UnixMs
     policy: JobPolicy
     include: tuple[str, ...] | None = None
-    """`include` of the request: it goes out with each poll, too."""
+    """`include` of the request: also sent with each poll."""
     window_ms: SpanMs | None = None
-    """The completion window that the request asks for, where it asks for one."""
+    """The completion window that the request asks for; None for none."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
     asked_by: KeyId | None = None
-    """The API key that submitted it; None where there was none (Kafka, development)."""
+    """The API key of the submission; None if there was none (Kafka, development)."""
 
 
 class ResponseAdopted(JobMessage):
-    """A response that an application created itself is to be seen through to one result: the only attempt of this job."""
+    """A client asked to adopt a response that an application created. The response is the only attempt of this job."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["response_adopted"] = "response_adopted"
@@ -88,30 +88,30 @@ class ResponseAdopted(JobMessage):
     ingress: Literal["http"]
     response_id: ResponseId
     request_sha256: str
-    """Of the canonical adoption, which is the response id alone: equal for a repeat, whatever its deadline."""
+    """Hash of the canonical adoption, which is the response id alone: equal for a repeat, whatever its deadline."""
     deadline_at_ms: UnixMs
     poll_at_ms: UnixMs
-    """When to poll again, should the first poll bring nothing."""
+    """When to poll again if the first poll brings no observation."""
     policy: JobPolicy
     include: tuple[str, ...] | None = None
     session_id: str | None = None
     tags: tuple[str, ...] = ()
     asked_by: KeyId | None = None
-    """As of `JobSubmitted`."""
+    """As in `JobSubmitted`."""
 
 
 class AdoptionRefused(JobMessage):
-    """The response fold says: the response that this job adopted belongs to another job."""
+    """The response fold says that the response that this job adopted belongs to another job."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["adoption_refused"] = "adoption_refused"
     response_id: ResponseId
     message: str
-    """For the job's owner: it names the other job only where that is the same tenant's."""
+    """For the job's tenant. It names the other job only if that belongs to the same tenant."""
 
 
 class JobRefused(JobMessage):
-    """A request whose job id could be read and nothing else: it ends the job with the outcome `rejected`."""
+    """A request of which only the job id could be used. It ends the job with the outcome `rejected`."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["job_refused"] = "job_refused"
@@ -128,11 +128,11 @@ class CancelRequested(JobMessage):
     ingress: Literal["http", "kafka"]
     reason: str | None = None
     asked_by: KeyId | None = None
-    """As of `JobSubmitted`."""
+    """As in `JobSubmitted`."""
 
 
 class AttemptEnd(Frozen):
-    """How a response ended that the create's own answer showed ended."""
+    """How a response ended, if the answer to the create already showed the end."""
 
     status: EndResponseStatus
     cause: Cause | None = None
@@ -147,7 +147,7 @@ class AttemptEnd(Frozen):
 
 
 class AttemptAccepted(JobMessage):
-    """OpenAI has this attempt: its create was answered, or (`adopted`) its response was found by its metadata."""
+    """The provider accepted this attempt: it answered the create, or a poll found the response (`adopted`)."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_accepted"] = "attempt_accepted"
@@ -158,16 +158,16 @@ class AttemptAccepted(JobMessage):
     adopted: bool = False
     sent_at_ms: UnixMs | None = None
     poll_at_ms: UnixMs
-    """When to look for the first time; stamped by the writer's policy."""
+    """When to poll for the first time; stamped by the writer's policy."""
     provider_request_id: str | None = None
     stream: Literal[True] | None = None
-    """The provider answered with a stream: its partial output can be followed. Absent where it did not."""
+    """The provider answered with a stream, so partial output can be followed. Absent otherwise."""
     end: AttemptEnd | None = None
-    """The answer already held the end: a server that ignores `background`, or that was quick."""
+    """Set if the answer already held the end: the server ignores `background`, or was quick."""
 
 
 class AttemptRejected(JobMessage):
-    """OpenAI surely did not take it (or it was never sent)."""
+    """The provider certainly did not take this attempt, or the create was never sent."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_rejected"] = "attempt_rejected"
@@ -177,27 +177,27 @@ class AttemptRejected(JobMessage):
     message: str = ""
     http_status: int | None = None
     wait_ms: SpanMs = 0
-    """The least wait that the answer asked for; 0 where it asked for none."""
+    """The minimum wait that the answer asked for; 0 for none."""
 
     _older = model_validator(mode="before")(cause_of_older)
 
 
 class AttemptUnknown(JobMessage):
-    """It was sent, and nobody heard whether it was taken."""
+    """The create was sent, and its outcome is unknown."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_unknown"] = "attempt_unknown"
     attempt: int = Field(ge=1)
     reason: str
-    """In words of ours."""
+    """Backstop's own wording."""
     message: str = ""
-    """How the answer that could not be used began, in the provider's words."""
+    """The beginning of the provider's unusable answer."""
     answered: Literal[True] | None = None
-    """It was answered, with a 5xx that proves nothing. Absent where there was no answer."""
+    """The create was answered with a 5xx that does not prove a refusal. Absent otherwise."""
 
 
 class AttemptSettled(JobMessage):
-    """How an attempt's response ended, told once by the response fold."""
+    """How an attempt's response ended, or that it is missing or stuck. The response fold writes one per end."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_settled"] = "attempt_settled"
@@ -208,12 +208,12 @@ class AttemptSettled(JobMessage):
     code: str | None = None
     message: str | None = None
     wait_ms: SpanMs = 0
-    """The least wait that the failure asked for; 0 where it asked for none."""
+    """The minimum wait that the failure asked for; 0 for none."""
     response: Body | None = None
     """The response object as retrieved."""
     usage: Usage | None = None
     continuation_id: str | None = None
-    """By which another create continues this one's completion window."""
+    """The id by which a later create continues the completion window of this one."""
     found_by: FoundBy
     polls: int
     webhook_at_ms: UnixMs | None = None
@@ -224,9 +224,9 @@ class AttemptSettled(JobMessage):
 
 
 class UsageBooked(JobMessage):
-    """Tokens that no result counts: of an attempt whose end was heard of after the job's, or of a second response of an attempt.
+    """Tokens that are in no result: of an attempt that ended after its job, or of a second response of one attempt.
 
-    Its id names the response: of two with one id, the one that is not `estimated` counts, else the first.
+    The id contains the response id. Of two facts with one id, the one that is not `estimated` counts, else the first.
     """
 
     topic: ClassVar[str] = "jobs"
@@ -236,11 +236,11 @@ class UsageBooked(JobMessage):
     response_id: ResponseId
     usage: Usage
     estimated: Literal[True] | None = None
-    """Reckoned from the output that was seen, as the provider told no usage. Absent where the provider counted."""
+    """Estimated from the output seen, as the provider reported no usage. Absent if the provider reported it."""
 
 
 class JobTimerFired(JobMessage):
-    """The time `due_ms` has come; the fold decides what that means, and ignores one that its state no longer expects."""
+    """The time `due_ms` has come. The fold decides what that means, and ignores a timer that it no longer expects."""
 
     topic: ClassVar[str] = "jobs"
     type: Literal["timer_fired"] = "timer_fired"

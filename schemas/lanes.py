@@ -1,8 +1,9 @@
-"""What creates met of a lane, as its workers tell one another on `lanes`.
+"""Outcomes of creates by lane, which workers share on `lanes`.
 
-A lane is an account and a model. Each worker folds these facts in the order of the log (`streams.policy.lanes`), so all of them close and open a
-lane at the same record, and one of them has the turn to probe it. No fold of a job or of a response reads this topic. A record is written
-only where it changes a lane, and nothing needs one that is older than an hour: a closed lane is told of again with each probe.
+A lane is an account and a model. Each worker folds these facts in log order (`streams.policy.lanes`), so all workers
+close and open a lane at the same record, and one worker has the turn to probe it. The folds of jobs and responses don't
+read this topic. A record is written only where it changes a lane. Records older than an hour are not needed: each probe
+of a closed lane writes a new fact.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -19,10 +20,10 @@ WORDS_CHARS_MAX = 300
 class LaneMessage(Message):
     topic: ClassVar[str] = "lanes"
     account: Annotated[str, Field(pattern=ACCOUNT_PATTERN)]
-    """Names key, organization, project and address without telling them: workers with another key have lanes of their own."""
+    """A hash of key, organization, project and address: workers with another key have lanes of their own."""
     model: str = Field(min_length=1, max_length=200)
     turn: int = Field(default=0, ge=0)
-    """The last turn to probe that the writer knew of."""
+    """The last probe turn that the writer knew of."""
 
     @property
     def key(self) -> str:
@@ -30,27 +31,27 @@ class LaneMessage(Message):
 
 
 class CreateFailed(LaneMessage):
-    """A create (or a response that was accepted) failed."""
+    """A create, or an accepted response, failed."""
 
     type: Literal["create_failed"] = "create_failed"
     command_id: str = Field(default="", max_length=ID_CHARS_MAX)
-    """Of the create; empty where a response failed."""
+    """The id of the create command; empty where a response failed."""
     cause: Cause
     code: str = Field(default="", max_length=CODE_CHARS_MAX)
     message: str = Field(default="", max_length=WORDS_CHARS_MAX)
-    """Only of a condition of the account: other words may repeat what a request held."""
+    """The provider's message, only for the cause `account`: other messages may quote the request."""
     told_ms: SpanMs = 0
-    """How long the provider said to wait."""
+    """The wait that the provider asked for; 0 for none."""
 
 
 class CreateServed(LaneMessage):
-    """A create was accepted, or refused for what was in it: the provider serves the lane."""
+    """A create was accepted, or refused for its content: the provider serves the lane."""
 
     type: Literal["create_served"] = "create_served"
 
 
 class ProbeClaimed(LaneMessage):
-    """A create asks to be the next probe of a closed lane. Of all that ask for the same `turn`, the first in the log has it."""
+    """A create asks to be the next probe of a closed lane. The first claim for a `turn` in the log gets it."""
 
     type: Literal["probe_claimed"] = "probe_claimed"
     turn: int = Field(ge=1)

@@ -1,6 +1,6 @@
-"""What a response has brought so far: for who watches, on a topic of its own. Lossy by design, and it decides nothing.
+"""Partial output of running responses, for clients that watch. Records may be lost.
 
-The result of a job never depends on a record here: it comes by webhook or look, as if nobody had watched.
+The result of a job never depends on a record here: it comes from a webhook and a poll, watched or not.
 """
 
 from typing import ClassVar, Final, Literal
@@ -10,19 +10,20 @@ from pydantic import Field, JsonValue, TypeAdapter
 from schemas.base import JobMessage, ResponseId, TenantId
 
 LIFECYCLE_EVENTS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
-"""They hold the whole response; here they stand without it, as whoever shows it has its own."""
+"""These events contain the whole response. They are published without it, as readers have the response already."""
 
 END_EVENTS: Final = frozenset({"response.completed", "response.failed", "response.incomplete", "response.cancelled"})
-"""They don't stand here: how a job ended is told by its result alone."""
+"""These events are not published: only the result says how a job ended."""
 
 CutReason = Literal["event_too_large", "response_too_large", "not_streamable"]
 
 
 class PartialOutput(JobMessage):
-    """Some events of one response's stream, in order: those that follow directly on its event number `after`.
+    """Consecutive events of one response's stream, in order, directly after the event number `after`.
 
-    Records may repeat events (after a crash or a takeover), and may be missing: then the next one's `after` is above the last number
-    that its reader has. Numbers are the provider's `sequence_number`, and rise within a response.
+    Events may be repeated (after a crash or a change of owner). Records may be missing: then `after` of the next record
+    is above the last number that the reader has. Numbers are the provider's `sequence_number`; they rise within a
+    response.
     """
 
     topic: ClassVar[str] = "partials"
@@ -32,13 +33,13 @@ class PartialOutput(JobMessage):
     response_id: ResponseId
     """The provider's id."""
     after: int = Field(ge=-1)
-    """-1 where the first event here is the first of the stream."""
+    """-1 if the first event here is the first of the stream."""
     events: tuple[dict[str, JsonValue], ...] = ()
-    """As the provider sent them, each with its `type` and `sequence_number`, but for `LIFECYCLE_EVENTS`."""
+    """As sent by the provider, each with `type` and `sequence_number`. `LIFECYCLE_EVENTS` have nothing else."""
     end_number: int | None = None
-    """The number of the provider's terminal event, once it was seen: nothing follows."""
+    """The number of the provider's terminal event, once it was seen. Nothing follows."""
     cut: CutReason | None = None
-    """Why nothing more of this response is told, although there is more."""
+    """Why no more events of this response are published, although the response goes on."""
 
 
 PARTIAL: TypeAdapter[PartialOutput] = TypeAdapter(PartialOutput)

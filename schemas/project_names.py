@@ -1,12 +1,15 @@
-"""What a request names of the project at the provider, which all tenants share: a foreign name would read a foreign conversation. Pure.
+"""Finds the provider's objects that a request refers to. Pure.
+
+All tenants share one project at the provider, so a foreign id in a request could read a foreign conversation.
 
 Rules, before the code:
-- A field named `…_id` or `…_ids` names something, but for those that only tell parts of one request apart (`call_id`). So does `id`, and so do the
-  fields whose value is an id without saying so (`conversation`, `container`). A field that the provider adds tomorrow is therefore refused, not passed.
-- A text that has the form of the provider's ids names something, wherever it stands but in free text.
-- An item of the input names a stored one where it does not hold the content itself: `item_reference`, reasoning without `encrypted_content`, an
-  image without its `result`. The id of an item that is sent whole names nothing.
-- What users write (texts, metadata, schemas, arguments) is no name, whatever it looks like.
+- A field named `…_id` or `…_ids` is a reference, except fields that only distinguish parts of one request (`call_id`).
+  `id` is a reference, too, and so are fields whose value is an id (`conversation`, `container`). A new field of the
+  provider is therefore refused, not passed.
+- A string in the form of the provider's ids is a reference anywhere outside of free text.
+- An item of the input refers to a stored item if it lacks its content: `item_reference`, reasoning without
+  `encrypted_content`, an image without its `result`. The id of an item that is sent in full is no reference.
+- Text that users write (messages, metadata, schemas, arguments) is no reference, whatever it looks like.
 """
 
 import re
@@ -17,55 +20,56 @@ from typing import Any, Final
 PREVIOUS: Final = "previous_response_id"
 
 _LOCAL_IDS: Final = frozenset({"call_id", "approval_request_id", "connector_id"})
-"""Made by the model or the caller for one request, or the provider's own for everybody (connectors bring their own credentials)."""
+"""Ids made by the model or the client for one request, or public ids (connectors bring their own credentials)."""
 
 _NAMES: Final = frozenset({"conversation", "container"})
 
 _FREE: Final = frozenset({
-    "annotations", "arguments", "definition", "filters", "format", "headers", "input_schema", "logprobs", "metadata", "parameters",
-    "queries", "results", "schema", "sources", "text",
+    "annotations", "arguments", "definition", "filters", "format", "headers", "input_schema", "logprobs",
+    "metadata", "parameters", "queries", "results", "schema", "sources", "text",
 })  # fmt: skip
-"""Fields of which nothing is read as a name: users' own, or what an earlier answer quoted."""
+"""Fields whose content is never a reference: written by users, or quoted from an earlier answer."""
 
 _TEXTS: Final = frozenset({
-    "authorization", "content", "data", "description", "encrypted_content", "file_data", "file_url", "filename", "image_url", "input",
-    "instructions", "name", "output", "prompt_cache_key", "result", "safety_identifier", "server_label", "server_url", "title",
-    "url", "user", *_LOCAL_IDS,
+    "authorization", "content", "data", "description", "encrypted_content", "file_data", "file_url", "filename",
+    "image_url", "input", "instructions", "name", "output", "prompt_cache_key", "result", "safety_identifier",
+    "server_label", "server_url", "title", "url", "user", *_LOCAL_IDS,
 })  # fmt: skip
-"""Fields whose text is free, and whose objects are looked into."""
+"""Fields whose strings are free text. Objects and lists in them are searched."""
 
 _HELD_IN: Final[Mapping[str, str]] = {
     "reasoning": "encrypted_content",
     "compaction": "encrypted_content",
     "image_generation_call": "result",
 }
-"""Where an item of this type holds its content; without it the provider takes the stored one."""
+"""The field that holds the content of an item of this type. Without it the provider uses the stored item."""
 
 _SAYS_NOTHING: Final = frozenset({"id", "type", "status", "role"})
 
 _PROVIDERS_ID: Final = re.compile(
-    r"(?:asst|batch|cfile|cntr|conv|file|ftjob|item|msg|part|pmpt|resp|rs|skill|thread|upload|vs|vsfb?)[-_][A-Za-z0-9]{12,}"
+    r"(?:asst|batch|cfile|cntr|conv|file|ftjob|item|msg|part|pmpt|resp|rs|skill|thread|upload|vs|vsfb?)"
+    r"[-_][A-Za-z0-9]{12,}"
 )
 _TUNED: Final = "ft:"
-"""How the name of a fine-tuned model begins."""
+"""Prefix of the names of fine-tuned models."""
 
 Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """`pointer` into the request, as in `#/input/0/id`; `kind` is the name of the field."""
+    """A reference. `pointer` into the request, as in `#/input/0/id`; `kind` is the name of the field."""
 
     pointer: str
     kind: str
     id: str
-    """Empty where it is no text."""
+    """Empty if the value is not a string."""
 
 
 def named_in(request: Mapping[str, Any]) -> Iterator[Named]:
-    """All that `request`, the body of a create, names of the project."""
+    """All references in `request`, the body of a create."""
     left: list[tuple[Path, Any]] = [((), request)]
-    while left:  # no recursion: the value is not to be trusted
+    while left:  # Iterative: recursion over an untrusted value could exhaust the stack.
         path, value = left.pop()
         names = _in_object(path, value) if isinstance(value, dict) else _in_list(path, value)
         for name, child in names:
@@ -76,7 +80,7 @@ def named_in(request: Mapping[str, Any]) -> Iterator[Named]:
 
 
 def first_foreign(named: Iterable[Named], shared: Sequence[str]) -> Named | None:
-    """The first that is not among `shared`: ids, or beginnings of ids that end in `*`."""
+    """The first reference that is not in `shared`, or None. An entry of `shared` is an id, or a prefix and `*`."""
     return next((one for one in named if not any(_covers(pattern, one.id) for pattern in shared)), None)
 
 
@@ -85,14 +89,14 @@ def _covers(pattern: str, named: str) -> bool:
 
 
 def _in_object(path: Path, value: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """The names in one object, and the objects and lists in it that are to be looked into."""
+    """The references in one object, and its objects and lists that remain to be searched."""
     is_item = len(path) >= 2 and path[-2] == "input" and isinstance(path[-1], int)
     if is_item and _is_reference(value):
         yield (*path, "id"), value["id"]
     for key, child in value.items():
         if key in _FREE or child is None or (key == "id" and is_item):
             continue
-        if path and path[-1] == "variables":  # of a prompt, under names that users choose
+        if path and path[-1] == "variables":  # Of a prompt: users choose these field names.
             if isinstance(child, dict | list):
                 yield (*path, "value"), child
         elif isinstance(child, dict | list) or _is_name(key, child):

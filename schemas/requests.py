@@ -1,6 +1,6 @@
-"""What upstream services write to `requests`, and what `POST /v1/jobs` takes: the same two shapes.
+"""The requests of clients: records on `requests` and bodies of `POST /v1/jobs`, in the same two shapes.
 
-Here unknown fields are refused: a typo in a request should be heard of at once, not found after a night.
+Unknown fields are refused here, so that a client learns of a typo at once.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -21,14 +21,14 @@ from schemas.base import ResponseId, UnixMs
 from schemas.codec import deeper_than
 
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
-"""An id that a caller chose. It holds no colon: `tenant:id` is how another tenant's jobs are named apart (`streams.submission`)."""
+"""A job id that a client chose. No colon: `tenant:id` is the qualified form on the topics (`schemas.job_ids`)."""
 
 METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT = "backstop_job", "backstop_attempt", "backstop_tenant"
 METADATA_OURS = frozenset({METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT})
-"""Metadata keys Backstop sets on each create: they are how an orphan is found again. All other names are the users' own."""
+"""Metadata keys that Backstop sets on each create, to adopt unclaimed responses. All others belong to users."""
 
 METADATA_OURS_BEFORE = ("job", "attempt", "tenant")
-"""What releases before the prefix set instead. A response of theirs may still run, or be read back; a user's own keys may have these names since."""
+"""The keys that older releases set. Their responses may still run or be read. Users may have keys of these names."""
 
 MODEL_CHARS_MAX = 128
 METADATA_PAIRS_MAX = 16 - len(METADATA_OURS)
@@ -38,22 +38,23 @@ TIMEOUT_MS_MIN = 1_000
 TIMEOUT_MS_MAX = 7 * 24 * 3_600_000
 RETRIES_MAX = 10
 REQUEST_BYTES_MAX = 1 << 20
-"""One submission, as sent. The broker's default record limit is about the same; larger inputs belong in files at the provider."""
+"""Limit of one submission as sent, about the broker's default record limit. Larger inputs belong in provider files."""
 
 FIELDS_MAX = 64
-"""Of a request as a whole, not of what it asks the provider for: each unknown one is an error."""
+"""Top-level fields of a request to Backstop, not of its `request`. Bounded, as each unknown field makes an error."""
 
 REQUEST_VALUES_MAX = 30_000
-"""Values of one submission and names of their fields: a conversation of 2,500 messages, or 128 tools of 200 values each. A value costs about a
-microsecond at each of several steps, so this bounds for how long one submission holds up the others; a text is one value, however long.
+"""Values and field names of one submission: enough for a conversation of 2,500 messages, or 128 tools of 200 values
+each. A value costs about a microsecond at each of several steps, so this bounds for how long one submission delays the
+others. A string is one value, whatever its length.
 """
 
 REQUEST_DEPTH_MAX = 100
-"""Objects and lists within each other. It rides inside other records, whose own limit is `schemas.codec.DEPTH_MAX`."""
+"""Limit of nested objects and lists. Lower than `schemas.codec.DEPTH_MAX`, as the request is stored inside records."""
 
 
 def _number(value: Any) -> Any:
-    """A number as JSON has them: neither a text nor a truth counts as one."""
+    """Refuse strings and booleans, which pydantic would convert to numbers."""
     if isinstance(value, bool | str):
         raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic wants ValueError
     return value
@@ -87,7 +88,7 @@ _REQUEST_SCHEMA: dict[str, Any] = {
         },
     },
 }
-"""What `Submit._request_is_ours_to_run` wants, for those who read a schema."""
+"""The JSON schema of the checks in `Submit._request_is_ours_to_run`."""
 
 
 _BOTH_DEADLINES: dict[str, Any] = {
@@ -97,7 +98,7 @@ _BOTH_DEADLINES: dict[str, Any] = {
 
 
 class Submit(_Strict):
-    """See `request` (the body of `POST /responses`) through to one result by the deadline."""
+    """Submit a job: run `request` (the body of `POST /responses`) until one result, by the deadline."""
 
     model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
 
@@ -106,10 +107,10 @@ class Submit(_Strict):
     job_id: GivenJobId | None = None
     request: dict[str, Any] = Field(json_schema_extra=_REQUEST_SCHEMA)
     deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
-    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
+    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither, the ingress's default timeout applies."""
     timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
     retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), NUMBER] | None = None
-    """How many times a response that was accepted, and failed or was lost, may be created again (each one costs tokens)."""
+    """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
     session_id: SessionId | None = None
     tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
 
@@ -124,7 +125,9 @@ class Submit(_Strict):
     def _request_is_ours_to_run(cls, request: dict[str, Any]) -> dict[str, Any]:
         model = request.get("model")
         if not isinstance(model, str) or not 1 <= len(model) <= MODEL_CHARS_MAX:
-            raise ValueError("request.model must be a model's name, a string of 1 to 128 characters")
+            raise ValueError(
+                f"request.model must be the name of a model, a string of 1 to {MODEL_CHARS_MAX} characters"
+            )
         for field in ("background", "store"):
             if request.get(field, True) is not True:
                 raise ValueError(f"request.{field} is set to true by Backstop; leave it out or send true")
@@ -138,7 +141,7 @@ class Submit(_Strict):
 
 
 class Cancel(_Strict):
-    """End the job at once with the outcome `cancelled`; what still runs at the provider is cancelled there."""
+    """End the job at once with the outcome `cancelled`. Its running responses are cancelled at the provider."""
 
     v: Literal[1] = 1
     type: Literal["cancel"]
@@ -147,17 +150,17 @@ class Cancel(_Strict):
 
 
 class Adopt(_Strict):
-    """See a response that an application created itself through to one result by the deadline."""
+    """Adopt a response that an application created itself: watch it until one result, by the deadline."""
 
     model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
 
     response_id: ResponseId
-    """The id that the provider gave it."""
+    """The provider's id of the response."""
     deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
-    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither the door's default applies."""
+    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither, the ingress's default timeout applies."""
     timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
     include: Annotated[tuple[Included, ...], FailFast()] = Field(default=(), max_length=16)
-    """What the create asked to be included in the object."""
+    """`include` of the create: also sent with each poll."""
     session_id: SessionId | None = None
     tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
 
@@ -179,8 +182,9 @@ def _check_metadata(metadata: Any) -> None:
         raise ValueError("request.metadata must be an object of strings")  # noqa: TRY004 - pydantic wants ValueError
     if len(metadata) > METADATA_PAIRS_MAX:
         raise ValueError(
-            f"request.metadata has {len(metadata)} pairs and may have {METADATA_PAIRS_MAX}: the provider takes 16, and Backstop adds 3 "
-            "(backstop_job, backstop_attempt, backstop_tenant) by which it finds a response again; put several values into one"
+            f"request.metadata has {len(metadata)} pairs and may have {METADATA_PAIRS_MAX}: the provider takes 16, and "
+            "Backstop adds 3 (backstop_job, backstop_attempt, backstop_tenant) to find a response again; put several "
+            "values into one"
         )
     for name, value in metadata.items():
         if name in METADATA_OURS:

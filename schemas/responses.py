@@ -1,4 +1,4 @@
-"""The facts of a response: the union of what stands on the `responses` log, keyed by response id."""
+"""The facts of a response: the union of the records on the log `responses`, keyed by response id."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -8,11 +8,11 @@ from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, 
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
-"""A running response is looked at this long before its job's deadline, so that a lost webhook does not lose a finished answer."""
+"""A running response is polled this long before its job's deadline, in case its webhook was lost."""
 
 
 class WebhookReceived(ResponseMessage):
-    """An authentic webhook, kept raw. A hint that something ended, never the proof."""
+    """An authentic webhook, kept raw. It causes a poll; it is never proof that the response ended."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["webhook_received"] = "webhook_received"
@@ -24,17 +24,17 @@ class WebhookReceived(ResponseMessage):
     ended_at_ms: UnixMs | None = None
     """`created_at` of the event: when the response ended, by the provider's clock (whole seconds)."""
     key_id: str
-    """Which of our secrets verified it (a short digest, never the secret)."""
+    """A short digest of the webhook secret that verified it."""
     raw: str
-    """The body, byte for byte (it is UTF-8 JSON: it has been parsed)."""
+    """The body, byte for byte. It was parsed, so it is UTF-8 JSON."""
     claim_by_ms: UnixMs
-    """When to look by ourselves if nobody has claimed the response until then; stamped by the receiver."""
+    """When to poll if the response is still unclaimed; stamped by the receiver."""
     forget_after_ms: SpanMs
     """How long an unclaimed or foreign response is remembered."""
 
 
 class ResponseClaimed(ResponseMessage):
-    """The job fold says: this response is an attempt of that job. Carries what the looking needs to know."""
+    """The job fold says that this response is an attempt of that job, and how it is to be polled."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["response_claimed"] = "response_claimed"
@@ -43,7 +43,7 @@ class ResponseClaimed(ResponseMessage):
     tenant: TenantId
     poll_at_ms: UnixMs
     last_poll_at_ms: UnixMs
-    """A look is due at this time at the latest: shortly before the job's deadline."""
+    """The latest time of a poll before the job's deadline (`LAST_POLL_LEAD_MS`)."""
     missing_grace_ms: SpanMs
     missing_patience_ms: SpanMs = 120_000
     stuck_after_ms: SpanMs | None = None
@@ -53,13 +53,13 @@ class ResponseClaimed(ResponseMessage):
     stream: Literal[True] | None = None
     """Its partial output can be followed while it runs. Absent where it can't."""
     made_elsewhere: Literal[True] | None = None
-    """No create of ours made it, as far as the job knows: an application did, and asked for it to be adopted."""
+    """An application created the response and asked Backstop to adopt it."""
     released: Literal[True] | None = None
-    """No job waits for it: it is cancelled at once, and watched until it has ended. Absent where one does."""
+    """No job waits for the response: it is cancelled at once, and polled until it has ended. Absent if a job waits."""
 
 
 class ResponseReleased(ResponseMessage):
-    """The job fold says: nobody waits for this response any more. It costs money: cancel it until it has ended."""
+    """The job fold says that no job waits for this response any more. It is cancelled until it has ended."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["response_released"] = "response_released"
@@ -67,7 +67,7 @@ class ResponseReleased(ResponseMessage):
 
 
 class ResponseObserved(ResponseMessage):
-    """What one poll (or the answer to a cancel) saw."""
+    """What one poll, or the answer to a cancel, showed."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["response_observed"] = "response_observed"
@@ -78,28 +78,28 @@ class ResponseObserved(ResponseMessage):
     code: str | None = None
     message: str | None = None
     wait_ms: SpanMs = 0
-    """The least wait that a failure asked for; 0 where it asked for none."""
+    """The minimum wait that a failure asked for; 0 for none."""
     continuation_id: str | None = None
     response: Body | None = None
     usage: Usage | None = None
     job_id: JobId | None = None
-    """`metadata` of the object, where it is well-formed: who it says that it belongs to."""
+    """Job, attempt and tenant named by the object's `metadata`, if well-formed. A claim, not a proof."""
     attempt: int | None = None
     tenant: TenantId | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
     next_poll_at_ms: UnixMs
-    """When to look again if this was not the end; stamped by the caller's policy."""
+    """When to poll again if the response has not ended; stamped by the poller's policy."""
     others_ended_at_ms: UnixMs | None = None
-    """When this process last saw another response end; None where it saw none."""
+    """When this process last saw another response end; None if it saw none."""
     typical_ms: SpanMs | None = None
-    """What runs of the model take (a high quantile), where this process has seen enough of them."""
+    """A high quantile of the run times of the model; None if this process has seen too few of them."""
 
     _older = model_validator(mode="before")(cause_of_older)
 
 
 class PollFailed(ResponseMessage):
-    """A look got no usable answer, its own repeats included."""
+    """A poll got no usable answer, after all of its tries."""
 
     topic: ClassVar[str] = "responses"
     type: Literal["poll_failed"] = "poll_failed"
@@ -113,7 +113,7 @@ class ResponseTimerFired(ResponseMessage):
     type: Literal["timer_fired"] = "timer_fired"
     due_ms: UnixMs
     next_poll_at_ms: UnixMs
-    """When the look after this one is due; stamped by the scheduler's policy."""
+    """When the poll after this one is due; stamped by the scheduler's policy."""
 
 
 ResponseFact = Annotated[

@@ -1,4 +1,4 @@
-"""The one terminal record of a job, on `results`."""
+"""The terminal record of a job, one per job, on `results`."""
 
 from typing import ClassVar, Literal
 
@@ -10,18 +10,20 @@ from schemas.statuses import AttemptOutcome, JobOutcome
 
 
 class Reason(Frozen):
-    """Why a job did not complete: a code for programs and a sentence for people."""
+    """Why a job did not complete: a code for programs and a sentence for users."""
 
     code: str
     message: str = ""
     http_status: int | None = None
-    """Of the provider's answer, where a refusal is the reason."""
+    """HTTP status of the provider's answer, if a refusal is the reason."""
     said_by: Literal["provider"] | None = None
-    """Whose words `message` holds: the provider's, as they came (bounded and cleaned). Absent where they are Backstop's own."""
+    """`provider`: `message` is the provider's text, shortened and cleaned. Absent if the text is Backstop's own."""
 
 
 class Timings(Frozen):
-    """Milliseconds. Spans between our own clock readings, but for `running_ms`, which is the provider's own."""
+    """Milliseconds. Instants are by Backstop's clock. `running_ms` is by the provider's clock; `webhook_lag_ms` and
+    `detection_ms` compare both clocks. Spans are never negative.
+    """
 
     submitted_at_ms: int
     accepted_at_ms: int | None = None
@@ -30,9 +32,9 @@ class Timings(Frozen):
     """From submission to the acceptance of the attempt that decided the job."""
     running_ms: int | None = None
     webhook_lag_ms: int | None = None
-    """From the provider's end to the arrival of the webhook at our door (the provider's stamp is a whole second)."""
+    """From the end at the provider to the arrival of the webhook (the provider's stamp is a whole second)."""
     detection_ms: int | None = None
-    """From the provider's end to the observation that settled the attempt."""
+    """From the end at the provider to the fact that ended the job."""
 
 
 class AttemptBrief(Frozen):
@@ -41,9 +43,9 @@ class AttemptBrief(Frozen):
     response_id: str | None = None
     adopted: bool = False
     code: str | None = None
-    """Why it did not complete, where the provider said so."""
+    """Why the attempt did not complete, if the provider said so."""
     usage: Usage | SkipJsonSchema[None] = None
-    """Never null on the wire: it is left out."""
+    """Never null on the wire: left out instead."""
 
 
 class JobResult(JobMessage):
@@ -54,16 +56,17 @@ class JobResult(JobMessage):
     reason: Reason | None = None
     model: str | None = None
     response: Body | None = None
-    """The provider's response object; inline up to the inline limit, else by reference into the blob store."""
+    """The provider's response object: inline up to the inline limit, otherwise a reference into the blob store."""
     response_url: str | SkipJsonSchema[None] = None
-    """Where the response object can be read with a key of the tenant; given where it is not inline and the operator names an address."""
+    """Where the response object can be read with a key of the tenant. Set if the object is not inline and the operator
+    configured a public address."""
     usage: Usage | None = None
-    """The sum over all attempts whose usage was known when the job ended. What comes later is not in it."""
+    """The sum over all attempts whose usage was known when the job ended. Later usage is not included."""
     found_by: FoundBy | None = None
     timings: Timings
     attempts: tuple[AttemptBrief, ...] = ()
     rejections: int = 0
-    """Creates that the provider refused; they made no response."""
+    """Creates that the provider refused. They made no response."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
 

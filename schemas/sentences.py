@@ -1,4 +1,4 @@
-"""What is wrong with a value, without the words that pydantic puts around it. Pure."""
+"""pydantic's validation errors as short sentences for users. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,7 +13,7 @@ _WORDS: Final = (
 
 
 def sentence(problem: Mapping[str, Any]) -> str:
-    """Of one item of `ValidationError.errors`."""
+    """The sentence for one item of `ValidationError.errors()`."""
     text = str(problem["msg"])
     for theirs, ours in _WORDS:
         if text.startswith(theirs):

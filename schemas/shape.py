@@ -1,7 +1,7 @@
-"""How many values a JSON text has and how deep it nests, told before it is parsed. Pure.
+"""The number of values and the nesting depth of a JSON text, measured before parsing. Pure.
 
-A parser makes an object of each value: a megabyte of `[]` is half a million of them, and costs seconds where a megabyte of text costs a
-millisecond. So foreign text is measured first, by scans that run at the speed of memory and make no object of a value.
+A parser makes an object of each value. A megabyte of `[]` is half a million objects and takes seconds to parse, where a
+megabyte of text takes a millisecond. So untrusted JSON is measured first, by byte scans that make no objects.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 @dataclass(frozen=True, slots=True)
 class ShapeLimits:
-    """`values_max` counts texts, numbers, truths, nulls, lists and objects, and names of fields."""
+    """`values_max` counts strings, numbers, booleans, nulls, lists, objects and field names."""
 
     values_max: int
     depth_max: int
 
 
 def beyond(data: bytes | bytearray, limits: ShapeLimits) -> str | None:
-    """What of `limits` the JSON text `data` exceeds, as the end of a sentence; None where it keeps them.
+    """Which of `limits` the JSON text `data` exceeds, as the end of a sentence; None if it exceeds none.
 
-    Where `data` is no JSON, any answer: a parser says so afterwards.
+    The result is arbitrary where `data` is not JSON: the parser that runs next reports that.
     """
     brackets = data.count(b"[") + data.count(b"{")
     marks = brackets + data.count(b",") + data.count(b":")
     if marks < limits.values_max and brackets <= limits.depth_max:
-        return None  # Even if all of them stood outside of texts.
+        return None  # Counted as if no mark were inside a string: an upper bound.
     too_many = f"more than {limits.values_max} values"
     outside = _outside_texts(data, limits.values_max)
     if outside is None or sum(map(outside.count, (b"[", b"{", b",", b":"))) >= limits.values_max:
@@ -40,7 +40,10 @@ def beyond(data: bytes | bytearray, limits: ShapeLimits) -> str | None:
 
 
 def _outside_texts(data: bytes | bytearray, values_max: int) -> bytes | None:
-    """What stands between texts; None where there are more texts than values allowed. Never a second copy of `data`."""
+    """The bytes outside of strings; None if there are more strings than `values_max`.
+
+    Works piece by piece, so that it never holds a second copy of `data`.
+    """
     outside: list[bytes] = []
     begin, quotes = 0, 0
     while begin < len(data):
@@ -57,7 +60,7 @@ def _outside_texts(data: bytes | bytearray, values_max: int) -> bytes | None:
 
 
 def _piece(data: bytes | bytearray, begin: int) -> bytes:
-    """About `PIECE_BYTES` from `begin`, which is outside of an escape, as the end is."""
+    """About `PIECE_BYTES` from `begin`. Neither `begin` nor the end of the piece splits an escape sequence."""
     piece = bytes(data[begin : begin + PIECE_BYTES])
     if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
         piece += data[begin + len(piece) : begin + len(piece) + 1]

@@ -1,18 +1,19 @@
-"""The closed sets of how jobs, attempts and responses stand and end. Each is declared here once.
+"""The closed sets of statuses and outcomes of jobs, attempts and responses. Each set is declared here, once.
 
-A new member must be decided in many places. Python code matches a set to its end (`assert_never`), so mypy reports each place that lacks
-the member; SQL is written from these sets; a test compares what neither of them sees (the page, the tables' version). The test
-`tests/unit/test_closed_sets.py` adds a member to each set and holds the list of places that must report it.
+A new member must be handled in many places. Python matches each set to its end (`assert_never`), so mypy reports every
+place that lacks the member. SQL is generated from these sets. `tests/unit/test_closed_sets.py` compares the places that
+neither covers (the web page, the simulator, the version of the tables). `tests/unit/test_added_members.py` adds a
+member to each set and holds the list of places that must report it.
 """
 
 from typing import Final, Literal, assert_never, get_args
 
 JobOutcome = Literal["completed", "failed", "incomplete", "cancelled", "expired", "rejected"]
-"""How a job ends: its terminal states."""
+"""The terminal states of a job."""
 
 OpenJobStatus = Literal["submitting", "running", "unknown", "backing_off", "finishing"]
-"""`unknown`: a create was sent, and its outcome is not known. `finishing`: the job fold has ended the job, and the read model has not
-read its record on `results` yet."""
+"""`unknown`: a create was sent, and its outcome is not known. `finishing`: the job fold has ended the job, and the read
+model has not read its record on `results` yet."""
 
 JobStatus = Literal[OpenJobStatus, JobOutcome]
 
@@ -23,19 +24,20 @@ EndResponseStatus = Literal["completed", "failed", "incomplete", "cancelled"]
 ResponseStatus = Literal[OpenResponseStatus, EndResponseStatus]
 
 GivenUpStatus = Literal["missing", "stuck"]
-"""`missing`: answered with 404 for too long. `stuck`: without any change for too long. Both may still turn up."""
+"""`missing`: polls were answered with 404 for too long. `stuck`: the response did not change for too long. The response
+may still end in both cases."""
 
 SettledStatus = Literal[EndResponseStatus, GivenUpStatus]
-"""How an attempt ends that the provider had accepted."""
+"""How an attempt ends that the provider accepted."""
 
 AttemptOutcome = Literal[SettledStatus, "running", "unknown"]
-"""Of an attempt, when its job ended. `running`: its response is being cancelled."""
+"""The state of an attempt when its job ended. `running`: its response is being cancelled."""
 
 SeenOutcome = Literal["running", EndResponseStatus, "odd"]
-"""What a response object says. `odd`: a status that this release does not know."""
+"""The status that a response object shows. `odd`: a status that this release does not know."""
 
 ObservedOutcome = Literal[SeenOutcome, "missing"]
-"""What one poll saw. `missing` is a 404."""
+"""The outcome of one poll. `missing` is a 404."""
 
 JOB_OUTCOMES: Final[tuple[JobOutcome, ...]] = get_args(JobOutcome)
 OPEN_JOB_STATUSES: Final[tuple[OpenJobStatus, ...]] = get_args(OpenJobStatus)
@@ -47,7 +49,7 @@ GIVEN_UP_STATUSES: Final[tuple[GivenUpStatus, ...]] = get_args(GivenUpStatus)
 
 
 def has_answer(outcome: JobOutcome) -> bool:
-    """Whether the job ended with an output of the model; a cut one (`incomplete`) is one, too."""
+    """Whether the job ended with an output of the model. A truncated output (`incomplete`) counts."""
     match outcome:
         case "completed" | "incomplete":
             return True
@@ -58,7 +60,7 @@ def has_answer(outcome: JobOutcome) -> bool:
 
 
 def response_status(status: JobStatus) -> ResponseStatus:
-    """A job's status as a Responses API shows it, which knows fewer."""
+    """A job's status as one of the statuses of the Responses API, which has fewer."""
     match status:
         case "submitting" | "unknown" | "backing_off":
             return "queued"  # No attempt is known to run.
@@ -69,7 +71,7 @@ def response_status(status: JobStatus) -> ResponseStatus:
 
 
 def end_response_status(outcome: JobOutcome) -> EndResponseStatus:
-    """As `response_status`, of a job that has ended."""
+    """As `response_status`, for a job that has ended."""
     match outcome:
         case "completed" | "failed" | "incomplete" | "cancelled":
             return outcome
@@ -80,7 +82,8 @@ def end_response_status(outcome: JobOutcome) -> EndResponseStatus:
 
 
 def due_in_fold(status: OpenJobStatus) -> bool:
-    """Whether the job fold still has a next action for the job: so it is unless somebody says otherwise here, and the sweep watches it.
-    A `finishing` job waits for its record on `results`.
+    """Whether the job fold still has a next action for the job, so that the sweep watches its due time.
+
+    A `finishing` job only waits for its record on `results`. A new status counts as due unless it is excluded here.
     """
     return status != "finishing"

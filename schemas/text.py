@@ -1,29 +1,30 @@
-"""What others wrote, before a person sees it: on a terminal, in a log line, in a preview. One cleaner for all. Pure.
+"""Cleans foreign text before it is shown on a terminal, in a log line or in a preview. Pure.
 
-A control character moves a terminal's cursor, retitles its window or answers for its user (C0 and C1, escape sequences); a line's end
-forges a line; direction marks and invisible characters let a text read as another one. All of them are what Unicode calls not printable.
+Control characters and escape sequences (C0, C1) move a terminal's cursor, retitle its window or type for its user. A
+line end forges a log line. Direction marks and invisible characters make a text read as another one. Unicode classifies
+all of them as not printable.
 """
 
 import re
 from typing import Final
 
 _KEPT_IN_LINES: Final = frozenset("\n\t\u200c\u200d")
-"""Joiners, too: Persian, Hindi and many emoji can't be written without."""
+"""Includes the joiners: Persian, Hindi and many emoji need them."""
 _NOT_ASCII: Final = re.compile(r"[^\x20-\x7e\n]")
 
 
 def printable(text: str) -> str:
-    r"""On one line, with `\u....` for what does not print."""
+    r"""The text on one line, with `\u....` in place of each unprintable character."""
     return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, for a text of several lines: line ends and tabs stay."""
+    """As `printable`, for several lines: line ends, tabs and joiners stay."""
     return "".join(char if char.isprintable() or char in _KEPT_IN_LINES else _escaped(char) for char in text)
 
 
 def printable_json(text: str) -> str:
-    """JSON that means the same, and prints: there such characters stand in strings only."""
+    """Equivalent JSON, with escapes for unprintable characters: in valid JSON they occur in strings only."""
     return text if text.isascii() and "\x7f" not in text else _NOT_ASCII.sub(_json_escaped, text)
 
 

@@ -1,12 +1,13 @@
-"""What stands in a record's place where the record, or the batch that held it, can't be read."""
+"""The placeholder for a record that can't be read, or whose batch can't be read."""
 
 from typing import Literal
 
 
 class Unreadable(bytes):
-    """A record's value as far as it is known (often it is empty), and why the record can't be read. `schemas.codec.readable` refuses it.
+    """The known bytes of a record's value (often none), and why the record can't be read.
 
-    A value and no exception: so it takes the path of every other bad record, in order, and becomes a dead letter.
+    It is a value and not an exception: `schemas.codec.readable` refuses it, so it becomes a dead letter in
+    order, on the same path as other bad records.
     """
 
     reason: Literal["unreadable", "too_large"]

@@ -1,7 +1,7 @@
-"""Where tenants want to be told of ended responses: facts of an endpoint, on `webhook-endpoints`.
+"""The webhook endpoints of tenants, which are notified when responses end. Facts on `webhook-endpoints`.
 
-The topic is compacted, so only the last record of a key is sure to stay. Each kind of fact therefore has a key of its own, and is
-the whole of what it says: whoever reads them merges three records an endpoint, in whatever order they come.
+The topic is compacted, so only the last record of a key is sure to stay. Therefore each kind of fact has a key of its
+own and is complete in itself. A reader merges up to three records of an endpoint, in any order.
 """
 
 from typing import Annotated, ClassVar, Literal, get_args
@@ -20,12 +20,12 @@ EndpointId = Annotated[str, StringConstraints(pattern=r"^we_[0-9a-f]{32}$")]
 
 
 class SecretRef(Frozen):
-    """Which signing secret: it is derived from a key that is no topic's business (`backstop.outgoing.secrets`)."""
+    """Names a signing secret. The secret is derived from a key that is on no topic (`backstop.outgoing.secrets`)."""
 
     key_id: str = Field(max_length=64)
     number: int = Field(ge=1)
     until_ms: UnixMs | None = None
-    """Of one that was rotated out: until when it signs beside its successor."""
+    """Set on a rotated secret: until then it signs beside its successor."""
 
 
 class EndpointMessage(Message):
@@ -35,7 +35,7 @@ class EndpointMessage(Message):
 
 
 class EndpointSaved(EndpointMessage):
-    """Registered or changed: the whole endpoint as it is from now on."""
+    """The endpoint was registered or changed: its complete new state."""
 
     type: Literal["endpoint_saved"] = "endpoint_saved"
     created_at_ms: UnixMs
@@ -43,7 +43,7 @@ class EndpointSaved(EndpointMessage):
     name: str = Field(default="", max_length=NAME_CHARS_MAX)
     event_types: tuple[EventType, ...] = EVENT_TYPES
     secrets: tuple[SecretRef, ...] = Field(min_length=1, max_length=2)
-    """The one in force first."""
+    """The current secret comes first."""
 
     @property
     def key(self) -> str:
@@ -51,7 +51,7 @@ class EndpointSaved(EndpointMessage):
 
 
 class EndpointSwitched(EndpointMessage):
-    """Disabled, or enabled again."""
+    """The endpoint was disabled, or enabled again."""
 
     type: Literal["endpoint_switched"] = "endpoint_switched"
     enabled: bool
@@ -63,7 +63,7 @@ class EndpointSwitched(EndpointMessage):
 
 
 class EndpointRemoved(EndpointMessage):
-    """For good: nothing brings it back."""
+    """The endpoint was removed. This is final."""
 
     type: Literal["endpoint_removed"] = "endpoint_removed"
     removed_at_ms: StampMs

@@ -1,5 +1,5 @@
-"""The composition root of the worker: both folds in a Faust app, and beside it, in the same loop, the scheduler, the submitter and
-the caller.
+"""The composition root of the worker: both folds in a Faust app, and in the same loop the schedulers, the submitter,
+the poller and the follower.
 """
 
 import asyncio
@@ -56,16 +56,16 @@ from streams.workers.submitter import Submitter
 log = structlog.get_logger()
 
 WATCH_EVERY_S = 10.0
-"""How long a zombie's last batch of rows may stand in a changelog unnoticed."""
+"""Longest time for which a former owner's last batch of rows stays undetected in a changelog."""
 
 
 async def serve(settings: StreamSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
-    """A worker until `stop`."""
+    """Run a worker until `stop` is set."""
     await Worker(settings, now_ms).run(stop)
 
 
 class Worker:
-    """One worker process. Everything it owns is made here, started by `run`, and ended by it."""
+    """One worker process. Its parts are made in the constructor, and started and stopped by `run`."""
 
     def __init__(self, settings: StreamSettings, own_now_ms: NowMs) -> None:
         self._settings = settings
@@ -91,7 +91,7 @@ class Worker:
             "project": settings.openai_project,
             "tls": tls_context(settings.openai_client_certificate, settings.openai_client_key),
         }
-        """Both clients speak for it."""
+        """The account of both clients."""
         self._of_both: dict[str, Any] = {
             "publisher": self._publisher,
             "blobs": self._storage.blobs,
@@ -102,10 +102,10 @@ class Worker:
             "rules": self._rules,
             "inline_bytes_max": settings.inline_bytes_max,
         }
-        """What the submitter and the caller are made of."""
+        """Arguments of both the submitter and the poller."""
         self._client = self._make_client()
         self._streams = self._make_streams()
-        # Partial output must not hold up a fact: it has a producer of its own.
+        # Partial output must not delay facts, so it has its own producer.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = self._make_follower()
         self._tables: list[FoldTable] = []
@@ -121,14 +121,14 @@ class Worker:
             add_intake_agent(self._app, f"{requests}.{tenant}", self._intake(tenant), f"intake-{tenant}")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`. A part that fails ends the process with `EXIT_FAILED`, and nothing in hand is acknowledged."""
+        """Run until `stop` is set. If a part fails, the process ends with `EXIT_FAILED` and acknowledges nothing."""
         settings = self._settings
         server = HealthServer(self.health, settings.health_port, settings.health_host)
         await server.start()
         await self._publisher.start()
         await self._partials.start()
         await self._clock.first()
-        self.health.met("topics")  # checked by the entry point, before us
+        self.health.met("topics")  # Checked by the entry point before.
         rate = PollRate(
             settings.poll_rate_max_per_s,
             self._now_ms,

@@ -1,4 +1,4 @@
-"""What the shell needs of the world, as protocols: the worker hands in Kafka and RocksDB, the simulation hands in a model of both."""
+"""Protocols of what the shell uses: the worker passes Kafka and RocksDB, the simulation a model of both."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ class Rows(Protocol):
     """The table of one fold."""
 
     def partitions(self) -> set[int]:
-        """Owned and recovered; others may not be read."""
+        """The partitions that are owned and recovered. No other partition may be read."""
         ...
 
     def get(self, partition: int, key: bytes) -> bytes | None: ...
@@ -18,32 +18,35 @@ class Rows(Protocol):
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]: ...
 
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        """Changelog acknowledged, then the local store. Raises if either failed: then nothing may be acknowledged."""
+        """Write to the changelog, wait for its acknowledgement, then write to the local store.
+
+        Raises if either failed; the caller must then acknowledge nothing.
+        """
 
 
 class WalkedRows(Rows, Protocol):
     """Rows that can be read through in steps."""
 
     def chunk(self, partition: int, after: bytes | None, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """Up to `rows_max` rows in key order, those behind `after`; fewer only where they end."""
+        """Up to `rows_max` rows after the key `after`, in key order; fewer only at the end of the partition."""
         ...
 
 
 class RowWatch(Protocol):
-    """Hears of the rows of a partition before it is owned: all when its store is opened, then what its recovery changes."""
+    """Sees a partition's rows before it is owned: all when its store is opened, then those that recovery changes."""
 
     def opened(self, partition: int) -> None:
-        """Forget what was known of it: all its rows follow."""
+        """Forget the partition's rows: `saw` is called with all of them next."""
 
     def saw(self, partition: int, rows: Collection[tuple[bytes, bytes | None]]) -> None:
-        """Rows as they are now; None where one is gone."""
+        """The current rows by key; None for a deleted row."""
 
 
 class Results(Protocol):
-    """Publishes each job's result once, for the partitions it owns."""
+    """Publishes each job's result once, for the owned partitions."""
 
     async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
         """Return when every result is committed to `results`, by this call or by an earlier one.
 
-        :raises FencedError: another worker owns the partition now; this one must stop.
+        :raises FencedError: another worker owns the partition now; this process must end.
         """

@@ -1,12 +1,13 @@
-"""The publisher of `results`: a `read_committed` consumer sees each job's result once, whatever crashed.
+"""The publisher of `results`: a `read_committed` consumer sees each job's result once, also after a crash.
 
-Two things together, because each has a hole of its own:
-- A *fence*. Each partition has a transactional producer whose id names the partition. Opening one makes every older owner's
-  unable to publish: a worker that was stopped, lost its partitions, and woke up is refused by the broker.
-- The *tail*, read back after the fence: the job ids at the end of the partition. A crash between the commit here and the row there
-  makes the fold hand out the same result again; it is known, and dropped.
+It needs both of these:
+- A *fence*. Each partition has a transactional producer whose id names the partition. When the next owner opens one,
+  the broker refuses the producers of former owners: a worker that was stopped, lost its partitions and woke up.
+- The *tail*, read after the fence: the results at the end of the partition. After a crash between the commit here and
+  the write of the row, the fold produces the same result again; the tail contains it, and it is skipped.
 
-The tail needs to cover what one crash can repeat: the results of one batch (`BATCH_RECORDS_MAX` of the transport). It covers more.
+The tail must cover what one crash can repeat: the results of one batch (`BATCH_RECORDS_MAX` of the transport, 500).
+It covers `TAIL_RECORDS_MAX` records.
 """
 
 import asyncio
@@ -39,20 +40,20 @@ TAIL_READ_TIMEOUT_S = 30.0
 TRANSACTION_TIMEOUT_MS = 30_000
 RETRY_WAIT_S = 0.5
 
-# Right after a commit the coordinator still writes markers, and refuses the next transaction for some milliseconds (KAFKA-5477).
-# aiokafka 0.14 then waits 20 ms, a constant of its own; the markers take 1 to 3.
+# After a commit the coordinator writes markers, for 1 to 3 ms, and refuses the next transaction meanwhile (KAFKA-5477).
+# aiokafka 0.14 would retry after 20 ms, which is a constant.
 sender.BACKOFF_OVERRIDE = 0.002
 
 
 class FencedError(BackstopError):
-    """Another worker owns the partition. This process must end: what it holds is no longer its to decide."""
+    """Another worker owns the partition. This process must end and acknowledge nothing."""
 
 
 @dataclass(slots=True)
 class _Lane:
     producer: AIOKafkaProducer
     known: dict[str, None] = field(default_factory=dict)
-    """What is on the partition's end (`_identity`), oldest first."""
+    """Identities (`_identity`) of the results at the end of the partition, oldest first."""
 
     def remember(self, identity: str) -> None:
         self.known[identity] = None
@@ -61,13 +62,13 @@ class _Lane:
 
 
 class ResultsPublisher:
-    """One lane a partition, opened at the first result after each assignment."""
+    """Has one producer and one tail per partition, opened at the first result after each assignment."""
 
     def __init__(
         self, settings: RuntimeSettings, source: str = "worker", *,
         producer: Callable[..., Any] = AIOKafkaProducer, consumer: Callable[..., Any] = AIOKafkaConsumer,
     ) -> None:  # fmt: skip
-        """:param producer, consumer: make aiokafka's clients, or what behaves as they do."""
+        """:param producer, consumer: make aiokafka's clients, or clients that behave the same."""
         self._new_producer = producer
         self._new_consumer = consumer
         self._settings = settings
@@ -79,7 +80,7 @@ class ResultsPublisher:
         self._opening: dict[int, asyncio.Lock] = {}
 
     def reassigned(self) -> None:
-        """Somebody else may have owned a partition meanwhile and published: every lane is opened anew when it is needed."""
+        """To be called after each assignment. Another worker may have published meanwhile: tails are read again."""
         for lane in self._lanes.values():
             task = asyncio.create_task(_close(lane))
             self._closing.add(task)
@@ -91,7 +92,7 @@ class ResultsPublisher:
         await asyncio.gather(*self._closing)
 
     async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
-        """See `streams.ports.Results`. While the broker is away this waits and tries again."""
+        """See `streams.ports.Results`. Retries without limit while the broker is unavailable."""
         while True:
             try:
                 lane = self._lanes.get(partition) or await self._open(partition)
@@ -99,7 +100,7 @@ class ResultsPublisher:
             except ProducerFenced as error:
                 raise FencedError(f"partition {partition} of {self._topic} has a newer owner") from error
             except (KafkaError, TimeoutError) as error:
-                # Whether the commit took effect is not known: a new lane reads the tail and finds out.
+                # The commit's outcome is unknown. A new lane reads the tail, which tells.
                 log.warning("results not committed; opening the lane again", partition=partition, error=repr(error))
                 await self._forget(partition)
                 await asyncio.sleep(RETRY_WAIT_S)
@@ -150,7 +151,7 @@ class ResultsPublisher:
             )
             lane = _Lane(producer)
             try:
-                await started(producer)  # the fence: from here on an older owner is refused
+                await started(producer)  # The fence: from here on the broker refuses former owners.
                 for identity in await self._read_tail(partition):
                     lane.remember(identity)
             except BaseException:
@@ -185,12 +186,12 @@ class ResultsPublisher:
 
 
 def _identity(job_id: str, submitted_at_ms: int) -> str:
-    """Of a job's result. A job id may be used again once its job was forgotten: that is another job, with a result of its own."""
+    """The identity of a job's result. A job id may be reused once its job was forgotten: then the time differs."""
     return f"{job_id}@{submitted_at_ms}"
 
 
 def _identity_of(value: bytes | None) -> str | None:
-    """None for a tombstone, and for what is no result: it can't be a repeat of one of ours."""
+    """The identity of a record; None for a tombstone or a value that is not a result, which no result can repeat."""
     try:
         result = decode(RESULT, value)
     except PoisonError:

@@ -1,4 +1,4 @@
-"""Settings of the worker process: what its folds, its Faust app and its scheduler take, on top of the submitter's and caller's."""
+"""Settings of the worker process: those of submitter and poller, and those of folds, Faust app and scheduler."""
 
 from typing import Self
 
@@ -10,23 +10,28 @@ from streams.workers.settings import WorkerSettings
 
 
 class StreamSettings(WorkerSettings):
-    """The whole worker. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_SUBMISSION_<NAME>` for the policy of the Kafka door."""
+    """Settings of the worker. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_SUBMISSION_<NAME>` for `submission`."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="_", env_nested_max_split=1, hide_input_in_errors=True)
 
     submission: SubmissionPolicy = Field(
-        default=SubmissionPolicy(), description="What a job gets that does not say otherwise."
+        default=SubmissionPolicy(), description="Policy of jobs submitted over Kafka: defaults and limits."
     )
     worker_instance_id: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._\-]{1,100}$",
-        description="Static membership: a restart under the same name within the session timeout disturbs nobody.",
+        description="Name for Kafka's static membership: a restart with the same name within the session timeout "
+        "causes no rebalance.",
     )
     worker_session_timeout_s: float = Field(
-        default=15.0, ge=6.0, le=300.0, description="A worker unheard of for so long loses its partitions."
+        default=15.0, ge=6.0, le=300.0, description="A worker without heartbeats for this long loses its partitions."
     )
-    worker_heartbeat_s: float = Field(default=3.0, ge=0.1, le=60.0, description="How often a worker is heard of.")
-    batch_records_max: int = Field(default=500, ge=1, le=500, description="Records that a fold takes in one step.")
+    worker_heartbeat_s: float = Field(
+        default=3.0, ge=0.1, le=60.0, description="Interval between a worker's heartbeats to the broker."
+    )
+    batch_records_max: int = Field(
+        default=500, ge=1, le=500, description="Most records that a fold takes in one batch."
+    )
     health_port: int = Field(default=0, ge=0, le=65_535, description="Port of /livez, /readyz, /metrics; 0 for none.")
     health_host: str = Field(default="127.0.0.1", description="Address of the health port.")
 

@@ -1,4 +1,4 @@
-"""What both doors (HTTP and Kafka) do with a valid request: stamp the policy on it and make it a fact."""
+"""Makes facts of valid requests, for both ingresses (HTTP and Kafka), with the policy in force stamped on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from schemas.windows import default_deadline_ms, include_of, window_ms_of
 
 Ingress = Literal["http", "kafka"]
 CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
-"""Of a server that answers a create when the run is over."""
+"""Long enough for servers that answer a create only when the run is over."""
 
 _REQUEST = b'"request":'
 
 ADOPTED_POLL_AGAIN_MS = 20_000
-"""The poll after the first, which is made at once. What that one brings sets the time of the next."""
+"""The time of the second poll, if the first one, which is made at once, brings no observation."""
 
 
 class SubmissionPolicy(BaseModel):
-    """Defaults and limits that apply at the door. The relations between them are asserted at start."""
+    """Defaults and limits of jobs, applied by the ingress. The relations between them are checked at start."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,36 +35,46 @@ class SubmissionPolicy(BaseModel):
         default=6 * 3_600_000,
         ge=1_000,
         le=TIMEOUT_MS_MAX,
-        description="Deadline of a job that names none, from its submission.",
+        description="Default timeout of a job, from its submission to its deadline.",
     )
     retries_max: int = Field(
         default=2,
         ge=0,
         le=10,
-        description="Creates granted after one that was paid, or may have been: it failed with usage, vanished, or was never heard of.",
+        description="Default of the retries granted after attempts that were or may have been paid: failed with usage, "
+        "missing, stuck, or outcome unknown.",
     )
     rejections_max: int = Field(
-        default=10_000, ge=0, le=100_000, description="Creates granted after refusals (which cost nothing)."
+        default=10_000, ge=0, le=100_000, description="Retries granted after refusals, which cost nothing."
     )
     unpaid_ends_max: int = Field(
         default=100,
         ge=0,
         le=10_000,
-        description="Creates granted after an accepted one failed without usage (these cost nothing either).",
+        description="Retries granted after accepted attempts that failed without usage, which cost nothing either.",
     )
     doubts_max: int = Field(
         default=12,
         ge=0,
         le=1_000,
-        description="Creates granted after a 5xx that proves nothing: most often nothing was taken.",
+        description="Retries granted after 5xx answers that don't prove a refusal. Mostly, the provider took nothing.",
     )
     on_account: Literal["wait", "fail"] = Field(
         default="wait",
-        description="What a condition of the account (key, quota, billing, permission) does to a job: it waits until that is mended, or fails.",
+        description="Whether a job waits or fails at a condition of the account (key, quota, billing, permission).",
     )
-    backoff_base_ms: int = Field(default=1_000, ge=1, le=600_000, description="First wait of the exponential backoff.")
+    backoff_base_ms: int = Field(
+        default=1_000,
+        ge=1,
+        le=600_000,
+        description="First wait of the exponential backoff; some causes wait a multiple.",
+    )
     backoff_max_ms: int = Field(
-        default=60_000, ge=1, le=3_600_000, description="Longest wait of the backoff, unless an answer asks for more."
+        default=60_000,
+        ge=1,
+        le=3_600_000,
+        description="Longest wait of the backoff; five times as long after overload and errors of the provider. An "
+        "answer may ask for more.",
     )
     command_valid_ms: int = Field(
         default=60_000, ge=100, le=3_600_000, description="How long a create command may wait to be sent."
@@ -73,54 +83,61 @@ class SubmissionPolicy(BaseModel):
         default=45_000,
         ge=100,
         le=CREATE_TIMEOUT_MS_MAX,
-        description="Time of one create call, over all its parts; stamped on each job. A server that ignores `background` answers when the run is "
-        "over: then longer than the longest run (docs/operating.md says what else).",
+        description="Time limit of one create call as a whole; stamped on each job. For a server that ignores "
+        "`background`, and so answers when the run is over, set more than the longest run (see docs/operating.md).",
     )
     adoption_grace_ms: int = Field(
         default=60_000,
         ge=0,
         le=3_600_000,
-        description="How long an unknown submission is left for a webhook to bring back.",
+        description="How long an attempt with an unknown outcome may be adopted before it is abandoned and retried.",
     )
     missing_grace_ms: int = Field(
-        default=30_000, ge=0, le=600_000, description="How long after acceptance a 404 still means not yet."
+        default=30_000, ge=0, le=600_000, description='How long after acceptance a 404 still means "not yet".'
     )
     missing_patience_ms: int = Field(
         default=120_000,
         ge=0,
         le=3_600_000,
-        description="For how long a known response must be answered with 404, without a break, before it is given up.",
+        description="How long polls must be answered with 404, without a break, before a response is given up.",
     )
     stuck_after_ms: int | None = Field(
         default=None,
         ge=1_000,
         le=TIMEOUT_MS_MAX,
-        description="A response without any change for so long, while others end, is cancelled and tried again, if the job may spend that. Unset: never.",
+        description="A response without any change for this long, while others end, is cancelled and retried, if the "
+        "job has a retry left. Unset: never.",
     )
     stuck_factor: float | None = Field(
         default=None,
         gt=1,
         le=1_000,
-        description="The same as a multiple of what 9 of 10 runs of the model take, once known; with both, the longer one counts.",
+        description="The same as a multiple of the model's run time (90th percentile), once known. With both, the "
+        "longer one counts.",
     )
-    forget_after_ms: int = Field(default=7 * 86_400_000, ge=1_000, description="How long a finished job is remembered.")
+    forget_after_ms: int = Field(
+        default=7 * 86_400_000,
+        ge=1_000,
+        description="How long a finished job is remembered, so that a repeated submission is recognised.",
+    )
 
     public_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s?#]{1,200}$",
-        description="Where callers reach `backstop serve` (https://backstop.example.com). Set, and a result on Kafka whose output is too large for its record "
-        "has `response_url`, the address of that output for any key of the tenant with `read`.",
+        description="Public address of `backstop serve` (https://backstop.example.com). If set, a result on Kafka "
+        "whose output is too large for its record has `response_url`: the output can be read there with any key of "
+        "the tenant that has `read`.",
     )
     retries_granted_max: int = Field(
         default=10,
         ge=0,
         le=10,
-        description="Most retries that a submission may ask for; what asks for more gets these.",
+        description="Limit of the retries that a submission may ask for; larger values are reduced to it.",
     )
     shared_ids: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Ids at the provider (files, vector stores, prompts, fine-tuned models, ...) that all tenants may name, comma-separated; "
-        "one that ends in * stands for all that begin so. The tenant default may name any.",
+        description="Ids at the provider (files, vector stores, prompts, fine-tuned models, ...) that all tenants may "
+        "use, comma-separated. An id that ends in * is a prefix. The tenant `default` may use any id.",
     )
 
     @field_validator("shared_ids", mode="before")
@@ -132,16 +149,21 @@ class SubmissionPolicy(BaseModel):
     def _relations(self) -> Self:
         if self.command_valid_ms + self.create_timeout_ms >= self.timeout_ms:
             raise ValueError(
-                "timeout_ms must be above command_valid_ms and create_timeout_ms together: a job's deadline must not pass while its first create "
-                "may still be answered"
+                "timeout_ms must be above command_valid_ms and create_timeout_ms together: a job's deadline must not "
+                "pass while its first create may still be answered"
             )
         return self
 
     def refuses_name(self, request: Mapping[str, Any], tenant: str) -> Named | None:
-        """The first thing of the project at the provider that `request` names and `tenant` may not. All tenants share that project."""
+        """The first reference in `request` to an object at the provider that `tenant` may not use; None if there is
+        none.
+
+        All tenants share one project at the provider.
+        """
         return None if tenant == DEFAULT_TENANT else first_foreign(named_in(request), self.shared_ids)
 
     def stamp(self, retries_max: int | None) -> JobPolicy:
+        """The policy for one job; `retries_max` is what the submission asked for (None: the default)."""
         margin_ms = max(1_000, self.create_timeout_ms // 10)
         return JobPolicy(
             retries_max=min(self.retries_max if retries_max is None else retries_max, self.retries_granted_max),
@@ -166,13 +188,13 @@ class SubmissionPolicy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A submission and its one canonical form, made once: a large body is worth it."""
+    """A submission and its canonical form, which is made only once, as the body may be large."""
 
     submit: Submit
     data: bytes
-    """The submission without its id, as canonical JSON: equal for a repeat, different for another one under the same id."""
+    """The submission without its id, as canonical JSON: equal for a repeat, different for another submission."""
     sha256: str
-    """Of `data`."""
+    """Hash of `data`."""
     request_json: memoryview
     """The part of `data` that is the request."""
 
@@ -182,24 +204,26 @@ class Prepared:
 
 
 def prepare(submit: Submit) -> Prepared:
-    """Costs as much as the body is large: not to be done on the loop for a large one."""
+    """The canonical form of a submission. Takes time in proportion to the body: don't call it on the event loop for
+    large bodies.
+    """
     rest = submit.model_dump(mode="json", exclude={"job_id", "request"}, exclude_none=True)
-    # The bytes name a job's submission for good: never change their form.
+    # The hash of these bytes identifies a submission for good: never change their form.
     data = canonical(rest | {"request": submit.request})
     frame = canonical(rest | {"request": 0})
-    begins = frame.index(_REQUEST) + len(_REQUEST)  # only deadline_at_ms, a number, comes before it
+    begins = frame.index(_REQUEST) + len(_REQUEST)  # Only deadline_at_ms, a number, comes before it.
     ends = len(data) - (len(frame) - begins - 1)
     return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])
 
 
 def submission_sha256(submit: Submit) -> str:
-    """Equal for a repeat of the same submission, different for another one under the same id."""
+    """The hash of a submission without its id: equal for a repeat, different for another submission."""
     return prepare(submit).sha256
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedAdoption:
-    """An adoption and its one canonical form. It names the response alone: whoever asks again means the same job."""
+    """An adoption and its canonical form, which has only the response id: a repeated adoption means the same job."""
 
     adopt: Adopt
 
@@ -217,14 +241,14 @@ class PreparedAdoption:
 
     @property
     def given_job_id(self) -> str:
-        """What its tenant calls the job. Never change its form: an adoption that is repeated would be another job."""
+        """The job id, as shown to the tenant. Never change its form: a repeated adoption would become another job."""
         return f"adopted_{sha256_hex(self.adopt.response_id.encode())[:32]}"
 
 
 def to_adopted(
     prepared: PreparedAdoption, *, job_id: str, tenant: str, at_ms: int, policy: SubmissionPolicy
 ) -> ResponseAdopted:
-    """The fact for an adoption. As with `to_submitted`, an explicit deadline is not past."""
+    """The fact for an adoption. As with `to_submitted`, the caller must have refused a past deadline."""
     adopt = prepared.adopt
     deadline_at_ms = adopt.deadline_at_ms
     if deadline_at_ms is None:
@@ -248,12 +272,19 @@ def to_adopted(
 
 
 async def to_submitted(
-    prepared: Prepared, *, job_id: str, tenant: str, ingress: Ingress, at_ms: int, policy: SubmissionPolicy, blobs: BlobStore,
+    prepared: Prepared,
+    *,
+    job_id: str,
+    tenant: str,
+    ingress: Ingress,
+    at_ms: int,
+    policy: SubmissionPolicy,
+    blobs: BlobStore,
     inline_bytes_max: int,
-) -> JobSubmitted:  # fmt: skip
-    """The fact for a submission; its body is durable (a blob, where large) before this returns.
+) -> JobSubmitted:
+    """The fact for a submission. A body above `inline_bytes_max` is written to the blob store before this returns.
 
-    The caller has already checked that an explicit deadline is not past.
+    The caller must have refused a past deadline.
     """
     submit, sha256 = prepared.submit, prepared.sha256
     deadline_at_ms = submit.deadline_at_ms
@@ -291,7 +322,7 @@ def to_cancel(cancel: Cancel, *, job_id: str, tenant: str, ingress: Ingress, at_
 
 
 def to_refused(job_id: str, tenant: str, code: str, message: str, at_ms: int, policy: SubmissionPolicy) -> JobRefused:
-    """The fact that ends a job as `rejected`, where nothing but its id could be read."""
+    """The fact that ends a job as `rejected`, for a request of which only the job id could be used."""
     return JobRefused(
         id=f"{job_id}/refused",
         at_ms=at_ms,

@@ -1,11 +1,12 @@
-"""A worker that is alive and deaf ends itself, so that whoever runs it starts it again.
+"""Ends a worker that is alive but stalled, so that its supervisor restarts it.
 
-Faust's consumers are known to stop taking records while every thread lives and every heartbeat is sent: the group sees a healthy member,
-and its partitions stand still. So a thread of its own, with a connection of its own, looks from outside at what the loop has done: a
-partition that has records, whose owner has not moved on for `limit_s`, while the broker answers, is deaf. So is a loop that does not turn.
+Faust's consumers are known to stop taking records while every thread lives and heartbeats are sent: the group sees a
+healthy member whose partitions make no progress. So the watchdog has its own thread and connection. It ends the process
+when a partition has records and its position has not moved for `limit_s` while the broker answers, or when the event
+loop has not run for `limit_s`.
 
-Time is counted in looks, not read from a clock: a process that was frozen for an hour has missed no look when it wakes up. While the broker
-does not answer nobody can move on, and nothing is counted.
+Time is counted in polls, not read from a clock: a process that was frozen for an hour has missed no poll when it wakes
+up. While the broker does not answer, no partition can progress, and the counts of partitions start again.
 """
 
 import asyncio
@@ -24,28 +25,28 @@ from backstop.runtime.kafka.lifetimes import started, stopped
 log = structlog.get_logger()
 
 POLLS = 8
-"""Looks in `limit_s`: how finely it is measured."""
+"""Polls within `limit_s`: the resolution of the measurement."""
 
 Partition = tuple[str, int]
 Positions = Callable[[], Mapping[Partition, int]]
-"""The next offset that each owned partition waits for; empty while partitions move. Called from the watchdog's thread."""
+"""The next offset to handle of each owned partition; empty during a rebalance. Called from the watchdog's thread."""
 
 
 class StalledError(BackstopError):
-    """The process is alive and does nothing. It must end: nothing of what it holds is acknowledged."""
+    """The process is alive but makes no progress. It must end and acknowledge nothing."""
 
 
 class Ends(Protocol):
-    """Where the logs end, by a way of its own."""
+    """Asks where the logs end, over a connection of its own."""
 
     async def of(self, partitions: Collection[Partition]) -> Mapping[Partition, int] | None:
-        """The next offset to be written; None where no broker answers."""
+        """The next offset to be written of each partition; None if no broker answers."""
 
     async def close(self) -> None: ...
 
 
 class Watchdog:
-    """`start` and `stop` in the loop that is watched; `on_stall` is called in the watchdog's thread and should not return."""
+    """Call `start` and `stop` in the watched loop. `on_stall` runs in the watchdog's thread and should not return."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Watchdog:
         self._seen_beats = -1
         self._seen: dict[Partition, int] = {}
         self._behind: dict[Partition, int] = {}
-        """Looks in a row at which a partition had records, an owner, and no progress."""
+        """Polls in a row at which an owned partition had records and made no progress."""
 
     def start(self) -> None:
         self._beating = asyncio.create_task(self._beat(), name="watchdog-beat")
@@ -84,7 +85,7 @@ class Watchdog:
             await asyncio.to_thread(self._thread.join, self._every_s + 1)
 
     def complaint(self) -> str | None:
-        """For `/livez`: what has stood still for half of the limit; None where nothing does."""
+        """For `/livez`: the partitions without progress for at least half of the limit; None if there are none."""
         worst = max(self._behind.values(), default=0)
         if worst < POLLS // 2:
             return None
@@ -105,11 +106,11 @@ class Watchdog:
             await ends.close()
 
     async def poll(self, ends: Ends) -> None:
-        """One look. Ends the process (`on_stall`) when the limit is reached."""
+        """Compare positions with the ends of the logs once; call `on_stall` when the limit is reached."""
         self._silent = self._silent + 1 if self._beats == self._seen_beats else 0
         self._seen_beats = self._beats
         if self._silent >= POLLS:
-            self._stall(f"the event loop has not turned for {self._limit_s:g} s")
+            self._stall(f"the event loop has not run for {self._limit_s:g} s")
             return
         positions = self._snapshot()
         still = [partition for partition, at in positions.items() if self._seen.get(partition) == at]
@@ -117,17 +118,17 @@ class Watchdog:
         found = await ends.of(still) if still else {}
         behind = {} if found is None else {p: 1 for p in still if found.get(p, 0) > positions[p]}
         self._behind = {partition: self._behind.get(partition, 0) + 1 for partition in behind}
-        deaf = sorted(partition for partition, polls in self._behind.items() if polls >= POLLS)
-        if deaf and found is not None:
+        stalled = sorted(partition for partition, polls in self._behind.items() if polls >= POLLS)
+        if stalled and found is not None:
             lags = ", ".join(
-                f"{topic}/{number} at {positions[topic, number]} of {found[topic, number]}" for topic, number in deaf
+                f"{topic}/{number} at {positions[topic, number]} of {found[topic, number]}" for topic, number in stalled
             )
             self._stall(f"no progress for {self._limit_s:g} s: {lags}")
 
     def _snapshot(self) -> Mapping[Partition, int]:
         try:
             return self._positions()
-        except RuntimeError:  # a dictionary of the loop's that changed while we copied it: then it turns
+        except RuntimeError:  # The loop changed the dictionary during the copy, so the loop runs.
             return {}
 
     def _stall(self, why: str) -> None:
@@ -137,7 +138,7 @@ class Watchdog:
 
 
 class BrokerEnds:
-    """`Ends` over a consumer without a group, connected when it is first asked. For one loop."""
+    """`Ends` over a consumer without a group, connected at the first call of `of`. Not for use in several loops."""
 
     def __init__(self, options: Mapping[str, Any], timeout_s: float) -> None:
         self._options = dict(options)

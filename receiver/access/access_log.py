@@ -1,6 +1,6 @@
-"""Who did what at the doors, as structured log lines: changes, refused keys, and every request where that is wanted.
+"""Structured log lines about callers: changes, refused keys, and (with `BACKSTOP_ACCESS_LOG`) each request.
 
-A submission and a cancel of a job also say it in their facts (`asked_by`), for as long as the logs are kept.
+The facts of a submission and of a job's cancel also name the key (`asked_by`), for as long as the topics keep them.
 """
 
 from collections import OrderedDict
@@ -15,32 +15,32 @@ from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.logs import get_logger
 
 REFUSED_EVERY_S: Final = 60.0
-"""A key that is refused at an address is told so often, with how many times it was."""
+"""Interval at which the refusals of one key from one address are logged, with their count."""
 REFUSED_KNOWN_MAX: Final = 1_000
 REFUSED_PER_S_MAX: Final = 10
-"""Lines a second, over all: who tries keys or addresses at random must not fill the disk."""
+"""Lines per second over all keys: a client that tries random keys or addresses must not fill the disk."""
 
 AddressOf = Callable[[web.Request], str]
 Why = Literal["no_key", "malformed", "unknown_key", "wrong_secret", "expired", "revoked", "address", "ticket"]
 
 READING: Final = frozenset({"GET", "HEAD"})
 IN_FACTS: Final = frozenset({"submitJob", "createResponse"})
-"""Too many for a line each; their facts say who."""
+"""Routes whose facts name the key, and which are called too often for a log line each."""
 
 log = get_logger("receiver.access.access_log")
 
 
 class RefusedKeys:
-    """Says which keys are refused where, within bounds."""
+    """Logs refused keys, rate-limited."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
-        """By key and address: when it was told last, and how many came since."""
+        """By key and address: `[monotonic seconds of the last line, refusals since]`."""
         self._second = 0
         self._told = 0
 
     def tell(self, key_id: str, address: str, why: Why) -> None:
-        """`key_id` as it was claimed; empty where none was."""
+        """Count one refusal, and log it if it is due. `key_id` as the client claims it, empty without one."""
         now_s = monotonic_s()
         entry = self._seen.setdefault((key_id, address), [now_s - REFUSED_EVERY_S, 0])
         self._seen.move_to_end((key_id, address))
@@ -60,7 +60,7 @@ class RefusedKeys:
 
 
 def tell_change(request: web.Request, status: int, address_of: AddressOf) -> None:
-    """Which key changed what; nothing for a read, a webhook or a submission."""
+    """Log which key changed what. Reads, webhooks and submissions are not logged."""
     route = route_of(request)
     if AUTHORITY not in request or route is None or route.name in IN_FACTS or request.method in READING:
         return
@@ -77,9 +77,9 @@ def tell_change(request: web.Request, status: int, address_of: AddressOf) -> Non
 
 
 def tell_access(request: web.Request, route: str, status: int, duration_s: float, address_of: AddressOf) -> None:
-    """One line a request. The route, not the path: ids are a tenant's, and what stands behind `?` may be a ticket."""
+    """Log one request. The route, not the URL: a path holds ids of a tenant, a query may hold a ticket."""
     tenant, key_id = authority_of(request).owner
     log.info(
-        "request", method=request.method, route=route, status=status, duration_s=round(duration_s, 6), tenant=tenant, key_id=key_id,
-        address=address_of(request),
+        "request", method=request.method, route=route, status=status, duration_s=round(duration_s, 6), tenant=tenant,
+        key_id=key_id, address=address_of(request),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where a request came from: the peer's address, or, behind proxies that are known, what they say of it. Pure."""
+"""The client's address: the peer's, or behind trusted proxies the one that they report. Pure."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -9,16 +9,16 @@ HOPS_MAX = 32
 
 
 def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
-    """The last address that no trusted proxy has; empty where nobody knows.
+    """The last address in the chain that is not a trusted proxy; empty if it is unknown.
 
-    Each proxy adds at the end whom it heard. What stands before the first address that is not trusted, a client may have written itself.
+    Each proxy appends the address of its peer. Entries before the first untrusted address may be forged by the client.
     """
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")][-HOPS_MAX:]
     at = _parsed(peer or "")
     while at is not None and hops and within(at, trusted):
         before = _parsed(hops.pop())
         if before is None:
-            return ""  # a trusted proxy wrote what is no address: then nobody knows
+            return ""  # a trusted proxy did not write an address: unknown
         at = before
     return "" if at is None else str(at)
 
@@ -28,7 +28,7 @@ def within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> b
 
 
 def allowed(address: str, networks: Sequence[Network]) -> bool:
-    """Whether a key that may be used from these networks only may be used from there; without any, from everywhere."""
+    """Whether a key limited to `networks` may be used from `address`. No networks: no limit."""
     if not networks:
         return True
     found = _parsed(address)

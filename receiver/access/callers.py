@@ -1,4 +1,4 @@
-"""What a caller asks about itself: who it is to us, and for a ticket that opens a live stream without its key."""
+"""Routes about the caller itself: `GET /v1/caller`, and `POST /v1/tickets` for live streams without a key."""
 
 from typing import Annotated, Final, Literal
 
@@ -18,7 +18,7 @@ from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal
 
 
 class TicketBody(BaseModel):
-    """What the ticket is for."""
+    """The stream that the ticket opens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,14 +26,14 @@ class TicketBody(BaseModel):
         str,
         Field(
             max_length=1_000,
-            description="Of a live stream, without its query: /v1/jobs/ID/events.",
+            description="Path of a live stream, without a query: /v1/jobs/ID/events.",
             json_schema_extra={"pattern": f"^{STREAM_PATH.pattern}$"},
         ),
     ]
 
 
 class TicketDocument(TypedDict):
-    """A ticket, which opens its path once."""
+    """A ticket. It opens its path once."""
 
     object: Literal["ticket"]
     ticket: str
@@ -41,7 +41,7 @@ class TicketDocument(TypedDict):
 
 
 class CallerDocument(TypedDict):
-    """Who a key speaks for."""
+    """The tenant and the scopes of a key."""
 
     object: Literal["caller"]
     tenant: str
@@ -51,13 +51,13 @@ class CallerDocument(TypedDict):
 
 TICKET: Final = Route(
     "POST", "/v1/tickets", name="createTicket", access="read", body=TicketBody,
-    says="A ticket for one live stream.\n\nAppended to it as ?ticket=, it stands in for the key that an EventSource can't send: "
-    "once, within 60 s.",
+    says="A ticket for one live stream.\n\nA browser's EventSource can't send a key. Append the ticket to the "
+    "stream's URL as `?ticket=`: it is valid once, for 60 s.",
     answers=(Answer(201, "The ticket.", TicketDocument),),
     problems={422: ("no_stream",), 503: ("too_many_tickets",)},
 )  # fmt: skip
 CALLER: Final = Route(
-    "GET", "/v1/caller", name="getCaller", access="read", says="Whose key this is, and what it may do.",
+    "GET", "/v1/caller", name="getCaller", access="read", says="The tenant and the scopes of this key.",
     answers=(Answer(200, "The caller.", CallerDocument),),
 )  # fmt: skip
 
@@ -76,7 +76,7 @@ class CallerIngress:
             wrong = FieldError(
                 "#/path", "is not /v1/events, /v1/jobs/ID/events, /v1/jobs/ID/stream or /v1/sessions/ID/events"
             )
-            raise Refusal(Problem(422, "no_stream", "Tickets are for live streams.", errors=(wrong,)))
+            raise Refusal(Problem(422, "no_stream", "A ticket opens a live stream only.", errors=(wrong,)))
         ticket = self._tickets.issue(caller, URL(asked.path, encoded=True).path)
         document: TicketDocument = {"object": "ticket", "ticket": ticket.text, "expires_at_ms": ticket.expires_at_ms}
         return _json(201, document)
@@ -84,7 +84,8 @@ class CallerIngress:
     async def caller(self, request: web.Request) -> web.Response:
         caller = caller_of(request)
         document: CallerDocument = {
-            "object": "caller", "tenant": caller.tenant, "scopes": sorted(caller.scopes), "development": not caller.key_id,
+            "object": "caller", "tenant": caller.tenant, "scopes": sorted(caller.scopes),
+            "development": not caller.key_id,
         }  # fmt: skip
         return _json(200, document)
 

@@ -1,8 +1,8 @@
-"""Who is speaking, and whether they may: the one place that decides the tenant and the rights of a request.
+"""Authentication and authorization: the one place that decides the tenant and the rights of a request.
 
-The tenant comes from the key alone (or from a ticket that was made with it), never from a body or from a header that a caller
-may choose. What a route needs stands in its declaration (`backstop.runtime.http.routes`); one without needs `read` to read and `operate`
-to change anything.
+The tenant comes only from the key (or from a ticket made with it), never from a body or a header that the caller
+chooses. A route's declaration names the scope it needs (`backstop.runtime.http.routes`). A route without a declaration
+needs `read` for GET and HEAD, else `operate`.
 """
 
 from functools import partial
@@ -24,23 +24,23 @@ from receiver.problems import Problem, Refusal, unavailable
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 PAGE: Final = "/ui"
-"""The page itself holds no data: what it shows it reads from `/v1` with the key of whoever looks at it."""
+"""The files of the web page need no key: the page reads its data from `/v1` with the user's key."""
 
 RATE: web.RequestKey[Rate | None] = web.RequestKey("rate", Rate)
-"""What is left of the tenant's rate, where it has one."""
+"""What is left of the tenant's request rate; None without a limit."""
 
 BUSY_RETRY_S: Final = 2
 
 UNAUTHENTICATED = Problem(
     401, "unauthenticated", "Send a valid key as Authorization: Bearer bsk_...", headers={"WWW-Authenticate": "Bearer"}
 )
-"""The same for a missing, unknown, wrong, expired and revoked key: which it was is nobody's business."""
+"""The same for a missing, unknown, wrong, expired or revoked key: the answer must not tell which."""
 
 
 def caller_of(request: web.Request) -> Caller:
-    """Who sent this request.
+    """The authenticated caller of this request.
 
-    :raises Refusal: nobody was authenticated for it.
+    :raises Refusal: 401, there is none.
     """
     caller: Caller | None = request.get(CALLER)
     if caller is None:
@@ -49,7 +49,7 @@ def caller_of(request: web.Request) -> Caller:
 
 
 def tenant_of(request: web.Request) -> str:
-    """The tenant, never from the body or from a header that a caller may choose.
+    """The tenant of the caller.
 
     :raises Refusal: see `caller_of`.
     """
@@ -59,7 +59,7 @@ def tenant_of(request: web.Request) -> str:
 def authentication(
     ring: KeyRing, quotas: Quotas, tickets: Tickets, places: Shares, address_of: AddressOf
 ) -> Middleware:
-    """`places` are those of requests with a key. Webhooks take none of them."""
+    """The middleware. `places` bounds the open requests with a key, shared by tenant and key; webhooks take none."""
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -76,20 +76,20 @@ def authentication(
         if ticket is None:
             caller = ring.authenticate(_authorization(request), address_of(request))
         elif hdrs.AUTHORIZATION in request.headers:
-            raise Refusal(UNAUTHENTICATED)  # of two, who knows which was checked by whoever stands before us
+            raise Refusal(UNAUTHENTICATED)  # with two credentials, a proxy in front may have validated only the other
         else:
             caller = tickets.redeem(ticket, request.path, address_of(request))
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
-        request[CALLER] = caller  # before any refusal: whoever counts refusals asks whose they are
+        request[CALLER] = caller  # before any refusal: the memory of repeats needs the caller of a refused create
         request[RATE] = quotas.check_rate(caller.tenant)
         if needed not in caller.scopes:
-            raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}, which this needs."))
+            raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}."))
         owner = (caller.tenant, caller.key_id)
-        # What goes on for so long that a key may end meanwhile is a stream, and whoever follows one reads.
+        # Long requests check it again, as a key may expire meanwhile. They are streams and waits, which need `read`.
         request[AUTHORITY] = Authority(owner, partial(ring.still_allows, caller, "read"))
         if not places.ask_sparing(owner):
-            raise unavailable("busy", "Too many requests of this tenant are open at one time.", BUSY_RETRY_S)
+            raise unavailable("busy", "This tenant has too many open requests.", BUSY_RETRY_S)
         try:
             with on_behalf_of(owner):
                 return await handler(request)
@@ -100,7 +100,7 @@ def authentication(
 
 
 def access_needed(request: web.Request) -> Access:
-    """Of the route that takes it."""
+    """The scope (or other access) that the route of this request needs."""
     route = route_of(request)
     if route is not None:
         return route.access
@@ -108,6 +108,6 @@ def access_needed(request: web.Request) -> Access:
 
 
 def _authorization(request: web.Request) -> str | None:
-    """The one header; of two, who knows which was checked by whoever stands before us."""
+    """The `Authorization` header if there is exactly one: of two, a proxy in front may have validated the other."""
     values = request.headers.getall(hdrs.AUTHORIZATION, ())
     return values[0] if len(values) == 1 else None

@@ -1,7 +1,7 @@
-"""The keys that the doors know at this moment. They follow the keys file; a file that breaks or goes changes nothing.
+"""The API keys in memory. They follow the keys file; if it becomes unreadable or disappears, the last keys stay.
 
-Without keys nothing starts, unless development was asked for by name (`BACKSTOP_DEVELOPMENT`): there everybody is the default tenant
-and may do everything, until there is a keys file. A process that has once seen a file never falls back to that.
+Without keys the process does not start, unless `BACKSTOP_DEVELOPMENT` is set: then each caller is the default tenant
+with all scopes, until a keys file appears. A process that has seen a keys file never returns to development.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from schemas.base import DEFAULT_TENANT
 
 WARNED_EVERY_MS = 86_400_000
 POLL_AGAIN_S = 1.0
-"""How long a revoked key may still be taken."""
+"""How often the keys file is checked: a revoked key may be accepted for this long."""
 
 BEARER = "bearer "
 NO_LIMITS = TenantLimits()
@@ -42,7 +42,7 @@ log = get_logger("receiver.access.keys")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is speaking, as the key says."""
+    """The tenant and the rights that a key gives."""
 
     tenant: str
     scopes: frozenset[Scope]
@@ -55,20 +55,22 @@ DEVELOPER = Caller(DEFAULT_TENANT, SCOPES, "")
 
 @dataclass(frozen=True, slots=True)
 class _NotTaken:
-    """Why, an operator may know; the caller hears the same in any case."""
+    """A refusal with its reason, for the log only: the caller gets the same answer for each."""
 
     key_id: str
-    """As it was claimed."""
+    """As the client claims it."""
     why: Why
 
 
 class KeyRing:
-    """The keys file as it was last read, looked at again at most once in `POLL_AGAIN_S`."""
+    """The keys of the keys file, which is checked for changes at most once in `POLL_AGAIN_S`."""
 
     def __init__(
         self, path: Path, host: str, now_ms: NowMs, registry: CollectorRegistry, *, development: bool = False
     ) -> None:
-        """:raises ConfigurationError: no file, or one that holds no keys, and no `development`; or that beyond a loopback address."""
+        """:raises ConfigurationError: no keys file without `development`; a file without keys; or `development` on a
+        `host` that is not a loopback address.
+        """
         self._path = path
         self._now_ms = now_ms
         self._stamp: tuple[int, int, int] | None = None
@@ -85,16 +87,16 @@ class KeyRing:
         )
         self._counts = Gauge(
             "backstop_api_keys",
-            "Keys in the keys file, by state; expiring ones are live, too.",
+            "Keys in the keys file, by state; expiring ones also count as live.",
             ("state",),
             registry=registry,
         )
         self.development = False
         if development and not is_loopback_host(host):
             raise ConfigurationError(
-                f"BACKSTOP_DEVELOPMENT is set, and BACKSTOP_HOST={host} is not a loopback address: everybody who reaches it could "
-                "do everything. Set BACKSTOP_HOST=127.0.0.1, or unset BACKSTOP_DEVELOPMENT and make a key "
-                "(`backstop keys create --tenant NAME`)"
+                f"BACKSTOP_DEVELOPMENT is set, and BACKSTOP_HOST={host} is not a loopback address: any client that "
+                "reaches it would have all rights. Set BACKSTOP_HOST=127.0.0.1, or unset BACKSTOP_DEVELOPMENT and "
+                "make a key (`backstop keys create --tenant NAME`)"
             )
         try:
             self._stamp = self._stamped()
@@ -102,20 +104,21 @@ class KeyRing:
         except FileNotFoundError:
             if not development:
                 raise ConfigurationError(
-                    f"there is no keys file at {path}: make a key (`backstop keys create --tenant NAME`), or set BACKSTOP_KEYS_FILE. "
-                    "On one's own machine BACKSTOP_DEVELOPMENT=true serves without keys"
+                    f"there is no keys file at {path}: make a key (`backstop keys create --tenant NAME`), or set "
+                    "BACKSTOP_KEYS_FILE. On a developer's machine BACKSTOP_DEVELOPMENT=true serves without keys"
                 ) from None
             self.development = True
             log.warning("development_without_keys", host=host, keys_file=str(path), tenant=DEFAULT_TENANT)
             return
         if not content.keys:
             raise ConfigurationError(
-                f"the keys file {path} holds no keys, so that nobody could call: make one (`backstop keys create --tenant NAME`)"
+                f"the keys file {path} holds no keys, so every request would be refused: make a key "
+                "(`backstop keys create --tenant NAME`)"
             )
         self._take(content)
 
     def authenticate(self, authorization: str | None, address: str = "") -> Caller | None:
-        """Who sent this `Authorization` header from there; None, for whatever reason, is nobody."""
+        """The caller for this `Authorization` header and client address; None if it is refused, for any reason."""
         self._follow()
         if self.development:
             return DEVELOPER
@@ -128,18 +131,18 @@ class KeyRing:
         return Caller(key.tenant, key.scopes, key.id)
 
     def live_key(self, key_id: str) -> ApiKey | None:
-        """The key of this id, while it is valid."""
+        """The key with this id, if it is neither expired nor revoked."""
         self._follow()
         key = self._by_id.get(key_id)
         return key if key is not None and key.state(self._now_ms()) == "live" else None
 
     def caller_without_key(self) -> Caller | None:
-        """Who speaks where there are no keys at all; None where there are."""
+        """The caller in development; None where keys are needed."""
         self._follow()
         return DEVELOPER if self.development else None
 
     def still_allows(self, caller: Caller, scope: Scope) -> bool:
-        """Whether a caller that was let in would be let in now, for this."""
+        """Whether a caller accepted earlier would still be accepted now, for `scope`."""
         if not caller.key_id:
             return self.caller_without_key() is not None
         key = self.live_key(caller.key_id)
@@ -149,7 +152,7 @@ class KeyRing:
         return self._tenants.get(tenant, NO_LIMITS)
 
     def warn_of_ends(self) -> None:
-        """Say once a day which keys end soon, so that their successors are made in time."""
+        """Log keys that expire soon, once a day each, so that the operator replaces them in time."""
         now_ms = self._now_ms()
         self._count(now_ms)
         for key in self._by_id.values():
@@ -158,7 +161,7 @@ class KeyRing:
                 log.warning("key_expires_soon", key_id=key.id, tenant=key.tenant, expires_at=str(key.expires_at))
 
     def save_last_used(self) -> None:
-        """Leave beside the file when each key was used last, merged with what other processes left there. Best effort."""
+        """Write each key's last use beside the keys file, merged with what other processes wrote. Best effort."""
         if self._used_at_ms == self._saved_at_ms:
             return
         merged = load_last_used(self._path)
@@ -167,7 +170,7 @@ class KeyRing:
         lines = ",".join(f'"{key_id}":{at_ms}' for key_id, at_ms in sorted(merged.items()) if key_id in self._by_id)
         try:
             write_private(last_used_path(self._path), f"{{{lines}}}\n".encode())
-        except OSError as error:  # a read-only mount, most likely: that the keys work matters, this does not
+        except OSError as error:  # most likely a read-only mount: keys work without it
             log.debug("last_used_not_saved", error_type=type(error).__name__)
         self._saved_at_ms = dict(self._used_at_ms)
 
@@ -193,15 +196,15 @@ class KeyRing:
         stamp = self._stamped()
         if stamp is None:
             if not self.development:
-                self._complain("keys_file_gone", "the keys file is gone; the keys that were in it stay")
+                self._complain("keys_file_gone", "the keys file is gone; the last keys stay valid")
             return
         if stamp == self._stamp:
             return
-        self.development = False  # whoever puts a file there wants keys, even if this one is broken
+        self.development = False  # a keys file, even a broken one, means that the operator wants keys
         try:
             self._take(load_keys(self._path))
         except (ConfigurationError, OSError) as error:
-            self._complain("keys_file_broken", f"{error}; the keys stay as they were")
+            self._complain("keys_file_broken", f"{error}; the last keys stay valid")
             return
         self._stamp = stamp
         self._complained = None

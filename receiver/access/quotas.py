@@ -1,8 +1,8 @@
-"""What one tenant may take, so that none starves the others: requests a second, bytes, open jobs, tokens a day.
+"""Limits of one tenant, so that none starves the others: requests per second, bytes, open jobs, tokens per day.
 
-A refusal says which limit it was and when to come again. The requests are counted by each process for itself; jobs and tokens
-are asked from the read model; while it does not answer, its last word stands for a while, and then only what this process took is
-counted: the doors stay open.
+A refusal names the limit and when to send again. Each process counts requests for itself. Open jobs and tokens come
+from the read model. While it does not answer, its last answer is used for `LOAD_KEPT_S`; after that only the jobs
+accepted by this process count, so an outage of the read model does not stop submissions.
 """
 
 import asyncio
@@ -20,14 +20,16 @@ from receiver.problems import Problem, Refusal
 
 DAY_MS = 86_400_000
 LOAD_AGE_S_MAX = 1.0
-"""How old the read model's word may be."""
+"""Age up to which the read model's last answer is used without asking again."""
 
 LOAD_WITHIN_S = 1.0
 LOAD_KEPT_S = 900.0
-"""How long the read model's last word stands while it does not answer. A longer outage must not hold up a tenant whose jobs have ended."""
+"""How long the read model's last answer is used while it does not answer. After a longer outage it must not block a
+tenant whose jobs have ended meanwhile.
+"""
 
 UNSEEN_MAX_S = 900.0
-"""How long a job counts as open that the read model never showed: it may stand still for a while."""
+"""How long an accepted job counts as open while the read model does not show it: the projector may lag for a while."""
 
 TENANTS_MAX = 10_000
 OPEN_JOBS_RETRY_S = 5
@@ -44,18 +46,18 @@ log = get_logger("receiver.access.quotas")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the read model knows of a tenant."""
+    """A tenant's usage, from the read model."""
 
     open_jobs: int
     tokens: int
-    """Of the jobs that ended since the instant asked for."""
+    """Used by the jobs that ended since `since_ms`."""
     seen: frozenset[str]
-    """Those of the job ids asked for that it knows."""
+    """Those of the given job ids that the read model has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How many requests a tenant may send, and how many are left now, as the headers of draft-ietf-httpapi-ratelimit-headers say it."""
+    """A tenant's request rate and what is left of it, for the headers of draft-ietf-httpapi-ratelimit-headers."""
 
     quota: int
     window_s: int
@@ -72,11 +74,11 @@ class Rate:
 NO_LOAD: Final = Load(0, 0, frozenset())
 
 AskLoad = Callable[[str, int, Collection[str]], Awaitable[Load]]
-"""`(tenant, since_ms, job_ids)`; raises whatever the database has."""
+"""`(tenant, since_ms, job_ids)`. Raises any error of the database."""
 
 
 async def knows_no_load(_tenant: str, _since_ms: int, _job_ids: Collection[str]) -> Load:
-    """Where no read model is at hand: only what this process took counts."""
+    """For a process without a read model: only the jobs accepted by it count."""
     return NO_LOAD
 
 
@@ -89,7 +91,7 @@ class _Tenant:
     asked_at_s: float | None = None
     day: int = -1
     unseen: dict[str, float] = field(default_factory=dict)
-    """Jobs taken here that the read model has not shown, with when."""
+    """Jobs accepted by this process that the read model has not shown, with the monotonic time of each."""
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -106,14 +108,14 @@ class Quotas:
         )
         self._load_failed = Counter(
             "backstop_quota_load_failed_total",
-            "Times the read model did not say what a tenant has open.",
+            "Queries of a tenant's usage that the read model did not answer.",
             registry=registry,
         )
 
     def check_rate(self, tenant: str) -> Rate | None:
-        """Count one request; what is left, or None where the tenant has no limit.
+        """Count one request. Returns what is left, or None if the tenant has no limit.
 
-        :raises Refusal: 429, too many at the moment.
+        :raises Refusal: 429, the tenant's rate is exceeded.
         """
         limits = self._limits_of(tenant)
         rate = limits.requests_per_s
@@ -129,21 +131,21 @@ class Quotas:
         if state.tokens < 1:
             wait_s = (1 - state.tokens) / rate
             none_left = Rate(int(burst), max(1, round(burst / rate)), 0, max(1, round(wait_s)))
-            self._refuse("requests_per_s", f"This tenant may send {rate:g} requests a second.", wait_s, none_left)
+            self._refuse("requests_per_s", f"This tenant may send {rate:g} requests per second.", wait_s, none_left)
         state.tokens -= 1
         return Rate(
             int(burst), max(1, round(burst / rate)), int(state.tokens), max(1, round((burst - state.tokens) / rate))
         )
 
     def bytes_max(self, tenant: str, of_all: int) -> int:
-        """The largest submission of a tenant, where `of_all` is the largest of anybody."""
+        """The largest submission of a tenant: its own limit, at most `of_all`."""
         own = self._limits_of(tenant).submission_bytes_max
         return of_all if own is None else min(own, of_all)
 
     async def admit(self, tenant: str, job_id: str) -> None:
-        """Count one more open job; `release` it if it is not taken after all.
+        """Count one more open job. The caller must `release` it if the job is not accepted.
 
-        :raises Refusal: 429, the tenant has as many jobs open as it may, or has used its tokens of the day.
+        :raises Refusal: 429, the tenant has reached its open jobs or its tokens of the day.
         """
         limits = self._limits_of(tenant)
         if limits.open_jobs_max is None and limits.tokens_per_day_max is None:
@@ -154,21 +156,21 @@ class Quotas:
             left_s = (DAY_MS - self._now_ms() % DAY_MS) / 1000
             self._refuse(
                 "tokens_per_day_max",
-                f"This tenant's {limits.tokens_per_day_max} tokens of the day are used; the day ends at midnight UTC.",
+                f"This tenant has used its {limits.tokens_per_day_max} tokens of the day, which ends at midnight UTC.",
                 left_s,
             )
         if job_id in state.unseen:
-            return  # sent again after nobody acknowledged it: it has its place
+            return  # repeated after a missing acknowledgement: already counted
         if limits.open_jobs_max is not None and state.load.open_jobs + len(state.unseen) >= limits.open_jobs_max:
             self._refuse(
                 "open_jobs_max",
-                f"This tenant may have {limits.open_jobs_max} jobs open at one time; one must end first.",
+                f"This tenant may have {limits.open_jobs_max} open jobs; one must end first.",
                 OPEN_JOBS_RETRY_S,
             )
         state.unseen[job_id] = monotonic_s()
 
     def release(self, tenant: str, job_id: str) -> None:
-        """The job was not taken."""
+        """Undo `admit`: the job was not accepted."""
         if tenant in self._tenants:
             self._tenants[tenant].unseen.pop(job_id, None)
 
@@ -180,14 +182,14 @@ class Quotas:
             if fresh and day == state.day:
                 return
             try:
-                # The door's own question: it must not wait behind the reads of the tenant that it is about.
+                # Asked on the receiver's own behalf: the query must not queue behind the tenant's reads.
                 with on_behalf_of(NOBODYS.owner):
                     async with asyncio.timeout(LOAD_WITHIN_S):
                         state.load = await self._ask_load(tenant, day * DAY_MS, tuple(state.unseen))
-            except Exception as error:  # whatever the read model has, it must not stop submissions
+            except Exception as error:  # no error of the read model may stop submissions
                 self._load_failed.inc()
                 log.warning("load_unknown", error_type=type(error).__name__)
-                # The last word stands: a tenant that slows the read model down must not lift its own limits by that.
+                # Keep the last answer: a tenant must not lift its limits by slowing down the read model.
                 known = state.load if now_s - state.known_at_s < LOAD_KEPT_S else NO_LOAD
                 state.load = Load(known.open_jobs, known.tokens if day == state.day else 0, frozenset())
             else:
@@ -213,7 +215,7 @@ class Quotas:
             Problem(
                 429,
                 CODES[limit],
-                f"{sentence} Limit: {limit}; come again in {retry_after_s} s.",
+                f"{sentence} Limit: {limit}; send it again in {retry_after_s} s.",
                 headers={"Retry-After": str(retry_after_s), **(rate.headers() if rate is not None else {})},
             )
         )

@@ -1,9 +1,9 @@
-"""Tickets for live streams: a browser's `EventSource` can't send a key, and a key must never stand in a URL.
+"""Tickets for live streams: a browser's `EventSource` can't send a key, and a key must never be part of a URL.
 
-A ticket opens one path for one key, once, within a minute. It is signed, not stored, so any receiver that has the same ticket
-secrets and keys takes it; forging one needs both a ticket secret and the hash of the key. That it was used is remembered by
-the process that took it: behind n receivers a ticket that leaked opens its stream n times at most, within that minute. A
-process takes no ticket from before its own start, as it can't know what it took then.
+A ticket opens one path for one key, once, within `TICKET_S`. It is signed, not stored: each receiver with the same
+ticket secrets and keys accepts it. Forging one needs both a ticket secret and the hash of the key. The receiver that
+accepts a ticket remembers it as used, so with n receivers a leaked ticket opens its stream at most n times within that
+minute. A process refuses tickets made before its own start, as it can't know which of them were used.
 """
 
 import hashlib
@@ -24,12 +24,14 @@ from receiver.problems import unavailable
 
 TICKET_S: Final = 60.0
 SKEW_MS: Final = 5_000
-"""How far the clock of the receiver that made a ticket may be ahead of ours."""
+"""How far the clock of the receiver that made a ticket may be ahead of this one's."""
 REMEMBERED_MAX: Final = 50_000
-"""Used tickets of the last minute, about 10 MB. Beyond it streams are refused for a moment, not forgotten about."""
+"""Used tickets of the last minute, about 10 MB. At the limit new streams are refused: dropping a used ticket would make
+it valid again.
+"""
 NONCE_BITS: Final = 128
 STREAM_PATH: Final = re.compile(r"/v1/(events|jobs/[^/?#]+/(events|stream)|sessions/[^/?#]+/events)")
-"""What a ticket may be made for."""
+"""The paths that a ticket may open."""
 
 _TICKET = re.compile(r"bst_([0-9a-f]{12}|dev)_([0-9]{1,15})_([0-9a-f]{32})_([0-9a-f]{64})")
 _DEVELOPMENT = "dev"
@@ -48,7 +50,7 @@ class Keys(Protocol):
     def live_key(self, key_id: str) -> ApiKey | None: ...
 
     def caller_without_key(self) -> Caller | None:
-        """Who speaks where there are no keys at all; None where there are."""
+        """The caller in development; None where keys are needed."""
 
 
 class Tickets:
@@ -56,8 +58,8 @@ class Tickets:
         self, secrets: Sequence[bytes], keys: Keys, now_ms: NowMs, random_hex: RandomHex,
         registry: CollectorRegistry, now_s: Callable[[], float] = monotonic_s,
     ) -> None:  # fmt: skip
-        """The first of `secrets` signs, all are accepted. `now_s` says for how long we have been running."""
-        assert secrets, "one is drawn where none is set"
+        """The first of `secrets` signs; all are accepted. `now_s` is monotonic, to measure the time since the start."""
+        assert secrets, "`build_app` draws one if none is set"
         self._secrets = list(secrets)
         self._keys = keys
         self._now_ms = now_ms
@@ -66,22 +68,22 @@ class Tickets:
         self._began_s = now_s()
         self._used: dict[str, int] = {}
         self._outcomes = Counter(
-            "backstop_tickets_total", "Tickets for live streams, by what came of them.", ("result",), registry=registry
+            "backstop_tickets_total", "Tickets for live streams, by result.", ("result",), registry=registry
         )
 
     def issue(self, caller: Caller, path: str) -> Ticket:
-        """For `path`, as it is after decoding; the caller has seen that `STREAM_PATH` takes it."""
+        """A ticket for the decoded `path`. The caller has checked the path against `STREAM_PATH`."""
         at_ms, nonce = self._now_ms(), self._random_hex(NONCE_BITS)
         signed = f"{caller.key_id or _DEVELOPMENT}_{at_ms}_{nonce}"
         known = self._known(caller.key_id or _DEVELOPMENT)
-        proof = known[1] if known is not None else ""  # a key that was revoked since it asked: no ticket of it is taken
+        proof = known[1] if known is not None else ""  # the key was revoked meanwhile: `redeem` refuses the ticket
         self._outcomes.labels("issued").inc()
         return Ticket(f"bst_{signed}_{_mac(self._secrets[0], proof, signed, path)}", at_ms + round(TICKET_S * 1000))
 
     def redeem(self, text: str, path: str, address: str = "") -> Caller | None:
-        """Who may open `path` with it; None, for whatever reason, is nobody. From then on it is used up.
+        """The caller that the ticket stands for; None if it is refused, for any reason. An accepted ticket is used up.
 
-        :raises Refusal: 503, too many were used within a minute.
+        :raises Refusal: 503, `REMEMBERED_MAX` tickets were used within a minute.
         """
         caller = self._redeem(text, path, address)
         self._outcomes.labels("accepted" if caller is not None else "refused").inc()
@@ -102,7 +104,7 @@ class Tickets:
         return known[0]
 
     def _known(self, key_id: str, address: str | None = None) -> tuple[Caller, str] | None:
-        """Who has this key, and what must be known in order to sign for it."""
+        """The caller with this key, and the key's hash, which enters the signature. None: the key is not valid."""
         if key_id == _DEVELOPMENT:
             developer = self._keys.caller_without_key()
             return None if developer is None else (developer, "")
@@ -118,12 +120,12 @@ class Tickets:
 
     def _remember(self, nonce: str, until_ms: int) -> None:
         now_ms = self._now_ms()
-        # In the order of use, not of expiry: what stays a little longer than it must does no harm.
+        # In order of use, not of expiry: keeping one a little longer is harmless.
         while self._used and next(iter(self._used.values())) + SKEW_MS < now_ms:
             self._used.pop(next(iter(self._used)))
         if len(self._used) >= REMEMBERED_MAX:
             raise unavailable(
-                "too_many_tickets", "Too many live streams were opened within a minute.", round(TICKET_S / 4)
+                "too_many_tickets", "Too many tickets were used within a minute; try again.", round(TICKET_S / 4)
             )
         self._used[nonce] = until_ms
 

@@ -1,10 +1,10 @@
-"""`POST /v1/jobs/adopt`: a response that an application created itself is seen through to one result.
+"""`POST /v1/jobs/adopt`: a response that an application created itself becomes a job, and ends with one result.
 
-Whose a response is decides the response fold, in the order of its log. What is asked here only saves a job that would end as rejected: whoever
-names a response of a job of his own gets that job.
+The response fold decides which job owns a response, in the order of its log. The checks here only avoid jobs that would
+end as rejected. A request that names a response of one of the tenant's jobs is answered with that job.
 """
 
-from typing import Final, NoReturn
+from typing import Final
 
 from aiohttp import web
 
@@ -15,25 +15,26 @@ from receiver.ingress.jobs import ACCEPTED, JOBS_PATH, accepted, refuse
 from receiver.ingress.submissions import NotTaken, Submissions, Taken
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError
-from receiver.problems import FieldError, Problem, Refusal, unavailable
+from receiver.problems import Problem, Refusal, unavailable
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.requests import Adopt
 from streams.submission import PreparedAdoption, SubmissionPolicy
 
 ADOPT: Final = Route(
     "POST", f"{JOBS_PATH}/adopt", name="adoptResponse", access="submit", body=Adopt,
-    says="Adopt a response that an application created itself (`background: true`, `store: true`).\n\nFrom then on it is a job: polled, "
-    "heard of by webhook, and ended with one result. The same response again is the same job; one that belongs to a job of yours is that job.",
+    says="Adopt a response that an application created itself (`background: true`, `store: true`).\n\nIt becomes a "
+    "job: Backstop polls it, receives its webhook, and ends it with one result. Adopting the same response again "
+    "returns the same job; so does a response that belongs to one of your jobs.",
     answers=ACCEPTED,
     problems={
-        409: ("job_id_taken", "response_taken"), 422: ("deadline_past",),
+        403: ("response_not_shared",), 409: ("job_id_taken", "response_taken"), 422: ("deadline_past",),
         429: ("open_jobs_exceeded", "token_budget_exceeded"), 503: ("busy", "log_unavailable", "reads_unavailable"),
     },
 )  # fmt: skip
 
 _NOT_YOURS: Final = (
-    "All tenants share the project at the provider, so an id proves nothing: ask the operator to share it (BACKSTOP_SUBMISSION_SHARED_IDS), or adopt it "
-    "as the tenant default."
+    "All tenants share one project at the provider, so a response id does not prove ownership: ask the operator to "
+    "share it (BACKSTOP_SUBMISSION_SHARED_IDS), or adopt it as the tenant default."
 )
 
 
@@ -41,7 +42,7 @@ class AdoptIngress:
     def __init__(
         self, submissions: Submissions, reads: JobReads | None, policy: SubmissionPolicy, limits: Limits
     ) -> None:  # fmt: skip
-        """Without `reads` nobody here knows whose a response is, and the log alone decides."""
+        """Without `reads` the owner of a response is not checked here; the response fold alone decides."""
         self._submissions = submissions
         self._reads = reads
         self._policy = policy
@@ -64,9 +65,10 @@ class AdoptIngress:
         return accepted(given, verdict)
 
     async def _own_job(self, response_id: str, tenant: str) -> str | None:
-        """The tenant's job that the response belongs to; None where it belongs to none that is known.
+        """The tenant's job that owns the response; None if no known job does.
 
-        :raises Refusal: 409, it belongs to another tenant's; 422, the tenant may not name it; 503, nobody can tell.
+        :raises Refusal: 409, another tenant's job owns it; 403, the tenant may not name it; 503, the read model is not
+            reachable.
         """
         try:
             owner = None if self._reads is None else await self._reads.owner_of(response_id)
@@ -76,22 +78,21 @@ class AdoptIngress:
                 return response_id
         except ReadsAwayError:
             raise unavailable(
-                "reads_unavailable", "Whose this response is can't be checked at the moment; send it again.",
+                "reads_unavailable", "The owner of this response can't be checked now; send the request again.",
                 self._limits.retry_after_s,
             ) from None  # fmt: skip
         if self._policy.refuses_name({"response_id": response_id}, tenant) is not None:
-            _refuse_field(_NOT_YOURS)  # the same whether it is somebody's or nobody's
+            # The same answer whether a job owns it or not.
+            raise Refusal(Problem(403, "response_not_shared", _NOT_YOURS))
         if owner is not None:
-            raise Refusal(Problem(409, "response_taken", "This response belongs to a job already."))
+            raise Refusal(Problem(409, "response_taken", "Another job already owns this response."))
         return None
 
     async def _is_job(self, response_id: str, tenant: str) -> bool:
-        """Whether it is an id that `POST /v1/responses` gave: then it is the job's own, and the provider does not know it."""
+        """Whether the id was assigned by `POST /v1/responses`: then it names a job here, not a response at the
+        provider.
+        """
         job_id = qualified_job_id(tenant, response_id)
         if self._submissions.accepted(job_id, tenant) is not None:
             return True
         return self._reads is not None and await self._reads.job(tenant, job_id) is not None
-
-
-def _refuse_field(sentence: str) -> NoReturn:
-    raise Refusal(Problem(422, "bad_request", sentence, errors=(FieldError("#/response_id", sentence),)))

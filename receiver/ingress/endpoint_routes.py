@@ -1,7 +1,7 @@
-"""The declarations of `/v1/webhook_endpoints`: what is called, and what comes of it.
+"""The declarations of `/v1/webhook_endpoints`: bodies, answers and routes.
 
-Paths, bodies and objects are those of OpenAI's API, so `client.webhooks.create(...)` of their SDKs works here; `resend`, `enabled` and
-`disabled_because` are ours, and `test` does not wait for the answer.
+Paths, bodies and objects are those of OpenAI's API, so `client.webhooks.create(...)` of its SDKs works here. `resend`,
+`enabled` and `disabled_because` are Backstop's; `test` does not wait for the endpoint's answer.
 """
 
 from typing import Annotated, Any, Final, Literal, NotRequired, Self
@@ -28,24 +28,24 @@ class _Body(BaseModel):
 
 class EndpointBody(_Body):
     url: Url
-    """https, a public name for a host, no user name, no fragment."""
+    """https, a public host name, no user name, no fragment."""
     event_types: EventTypes = EVENT_TYPES
     name: Name = ""
 
 
 class EndpointChange(_Body):
-    """What is left out stays."""
+    """The changes; omitted fields stay."""
 
     url: Url | None = None
     event_types: EventTypes | None = None
     name: Name | None = None
     enabled: StrictBool | None = None
-    """True takes up again what a 410 ended; what ended meanwhile is sent by a resend."""
+    """`true` enables an endpoint again that a 410 disabled. Events of the meantime are not sent: use resend."""
 
 
 class RotateBody(_Body):
     keep_old_secret_active_for_24_hours: StrictBool = False
-    """Two signatures meanwhile, one of each secret."""
+    """With `true`, deliveries carry two signatures for 24 hours, one of each secret."""
 
 
 class TestBody(_Body):
@@ -59,7 +59,7 @@ _SINCE: Final[dict[str, Any]] = {"required": ["since_ms"], "properties": {"since
 
 
 class ResendBody(_Body):
-    """One job, or all that ended since a time."""
+    """One job, or all jobs that ended since a time."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [_JOB, _SINCE]})
 
@@ -74,7 +74,7 @@ class ResendBody(_Body):
 
 
 class EndpointDocument(TypedDict):
-    """An endpoint, as OpenAI's API shows it; `enabled` and what follows are ours."""
+    """An endpoint as OpenAI's API shows it, with `enabled` and `disabled_because` of Backstop."""
 
     id: str
     object: Literal["webhook_endpoint"]
@@ -104,7 +104,7 @@ class RemovedDocument(TypedDict):
 
 
 class SendingDocument(TypedDict):
-    """What was asked for stands on the log; it is sent in a moment."""
+    """The log has the request; `backstop outgoing` sends the events."""
 
     object: Literal["webhook_endpoint.test", "webhook_endpoint.resend"]
     webhook_endpoint_id: str
@@ -117,12 +117,13 @@ _CODES: Final = {404: ("endpoint_not_found", "webhooks_off"), 503: ("log_unavail
 _OFF: Final = {404: ("webhooks_off",), 503: ("log_unavailable",)}
 REGISTER: Final = Route(
     "POST", PATH, name="createWebhookEndpoint", access="operate", body=EndpointBody,
-    says="Register a webhook endpoint. The answer holds the signing secret; it is not shown again.",
-    answers=(Answer(200, "The endpoint, with its secret.", EndpointDocument),), problems={**_OFF, 409: ("too_many_endpoints",)},
+    says="Register a webhook endpoint. The answer contains the signing secret, which is not shown again.",
+    answers=(Answer(200, "The endpoint, with its secret.", EndpointDocument),),
+    problems={**_OFF, 409: ("too_many_endpoints",)},
 )  # fmt: skip
 LIST: Final = Route(
     "GET", PATH, name="listWebhookEndpoints", access="read", says="The webhook endpoints, oldest first.",
-    answers=(Answer(200, "All of them.", EndpointsDocument),), problems=_OFF,
+    answers=(Answer(200, "All webhook endpoints of the tenant.", EndpointsDocument),), problems=_OFF,
 )  # fmt: skip
 SHOW: Final = Route(
     "GET", ONE, name="getWebhookEndpoint", access="read", ids=_IDS, says="A webhook endpoint.",
@@ -135,8 +136,8 @@ CHANGE: Final = Route(
 )  # fmt: skip
 REMOVE: Final = Route(
     "DELETE", ONE, name="deleteWebhookEndpoint", access="operate", ids=_IDS,
-    says="Remove a webhook endpoint. What still waits for it is not sent.",
-    answers=(Answer(200, "It is removed.", RemovedDocument),), problems=_CODES,
+    says="Remove a webhook endpoint. Its pending deliveries are not sent.",
+    answers=(Answer(200, "The endpoint is removed.", RemovedDocument),), problems=_CODES,
 )  # fmt: skip
 ROTATE: Final = Route(
     "POST", ONE + "/rotate_secret", name="rotateWebhookEndpointSecret", access="operate", ids=_IDS, body=RotateBody,
@@ -145,14 +146,15 @@ ROTATE: Final = Route(
 )  # fmt: skip
 TEST: Final = Route(
     "POST", ONE + "/test", name="testWebhookEndpoint", access="operate", ids=_IDS, body=TestBody, body_required=False,
-    says="Send an event about a response that does not exist, once.",
-    answers=(Answer(202, "It is on its way.", SendingDocument),), problems={**_CODES, 409: ("endpoint_disabled",)},
+    says="Send a test event, once, about a response that does not exist.",
+    answers=(Answer(202, "The log has the request.", SendingDocument),),
+    problems={**_CODES, 409: ("endpoint_disabled",)},
 )  # fmt: skip
 RESEND: Final = Route(
     "POST", ONE + "/resend", name="resendWebhooks", access="operate", ids=_IDS, body=ResendBody,
-    says="Send the event of one job, or of all that ended since a time, whether it was delivered or not.\n\nThe `webhook-id` of "
-    "each is that of the first time.",
-    answers=(Answer(202, "They are on their way.", SendingDocument),),
+    says="Send the event of one job again, or of all jobs that ended since a time, delivered or not.\n\nEach keeps the "
+    "`webhook-id` of its first delivery.",
+    answers=(Answer(202, "The log has the request.", SendingDocument),),
     problems={
         404: ("endpoint_not_found", "job_not_found", "webhooks_off"), 409: ("endpoint_disabled", "job_open"),
         503: ("log_unavailable", "reads_unavailable"),

@@ -1,6 +1,8 @@
-"""The door of webhook endpoints: where a tenant wants to be told that its responses have ended. See `receiver.ingress.endpoint_routes`.
+"""The handlers of `/v1/webhook_endpoints`: where a tenant's outgoing webhooks go. See
+`receiver.ingress.endpoint_routes`.
 
-What is registered is a fact on `webhook-endpoints`, and what is to be sent again one on `deliveries`; `backstop outgoing` delivers.
+A registration is a fact on `webhook-endpoints`, a test or a resend a fact on `deliveries`; `backstop outgoing`
+delivers.
 """
 
 import asyncio
@@ -53,7 +55,7 @@ BODY_BYTES_MAX: Final = 16 << 10
 
 
 class EndpointIngress:
-    """Without `secrets` or `endpoints` there are no outgoing webhooks here, and every call says so."""
+    """Without `secrets` or `endpoints` outgoing webhooks are off, and each route answers 404 `webhooks_off`."""
 
     def __init__(
         self, *, endpoints: Endpoints | None, secrets: SecretKeys | None, rules: EgressRules, reads: JobReads | None,
@@ -69,7 +71,7 @@ class EndpointIngress:
         self._now_ms = now_ms
         self._random_hex = random_hex
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """One change of a tenant at a time: each begins from what is acknowledged."""
+        """A lock per tenant: each change starts from the last acknowledged state."""
 
     async def register(self, request: web.Request) -> web.Response:
         tenant, secrets = tenant_of(request), self._on()
@@ -79,7 +81,11 @@ class EndpointIngress:
             endpoints = await self._known()
             if len(endpoints.book.registered(tenant)) >= self._endpoints_max:
                 raise Refusal(
-                    Problem(409, "too_many_endpoints", f"A tenant may have {self._endpoints_max} webhook endpoints.")
+                    Problem(
+                        409,
+                        "too_many_endpoints",
+                        f"This tenant has {self._endpoints_max} webhook endpoints, the limit; remove one first.",
+                    )
                 )
             endpoint_id, at_ms = f"we_{self._random_hex(ID_BITS)}", self._now_ms()
             saved = EndpointSaved(
@@ -176,7 +182,8 @@ class EndpointIngress:
         endpoint, saved = await self._live(request)
         now_ms = self._now_ms()
         answer: SendingDocument = {
-            "object": "webhook_endpoint.resend", "webhook_endpoint_id": endpoint.id, "delivery_id": None, "resend_id": None,
+            "object": "webhook_endpoint.resend", "webhook_endpoint_id": endpoint.id, "delivery_id": None,
+            "resend_id": None,
         }  # fmt: skip
         if wanted.job_id is not None:
             one = await self._asked(wanted.job_id, saved, now_ms)
@@ -202,12 +209,12 @@ class EndpointIngress:
         if seen is None:
             raise Refusal(Problem(404, "job_not_found", "There is no such job."))
         if seen.result is None:
-            raise Refusal(Problem(409, "job_open", "The job has not ended yet; its end will be sent by itself."))
+            raise Refusal(Problem(409, "job_open", "The job has not ended yet; its event is sent when it ends."))
         return asked(seen.result, saved.endpoint_id, now_ms)
 
     def _reads_away(self) -> Refusal:
         return unavailable(
-            "reads_unavailable", "The read model is not reachable; ask again.", self._limits.retry_after_s
+            "reads_unavailable", "The read model is not reachable; send the request again.", self._limits.retry_after_s
         )
 
     def _turn_of(self, request: web.Request) -> asyncio.Lock:
@@ -216,7 +223,9 @@ class EndpointIngress:
     def _on(self) -> SecretKeys:
         if self._secrets is None or self._endpoints is None:
             raise Refusal(
-                Problem(404, "webhooks_off", "Outgoing webhooks are not set up here (BACKSTOP_OUTGOING_KEYS).")
+                Problem(
+                    404, "webhooks_off", "Outgoing webhooks are off: the operator has to set BACKSTOP_OUTGOING_KEYS."
+                )
             )
         return self._secrets
 
@@ -234,7 +243,7 @@ class EndpointIngress:
             raise Refusal(Problem(422, "bad_request", "The body is not a valid request.", errors=(wrong,))) from None
 
     async def _known(self) -> Endpoints:
-        assert self._endpoints is not None, "asked before"
+        assert self._endpoints is not None, "`_on` has checked it"
         try:
             await self._endpoints.catch_up()
         except BrokerUnavailableError:
@@ -250,13 +259,13 @@ class EndpointIngress:
 
     async def _found(self, request: web.Request) -> tuple[Endpoint, EndpointSaved]:
         found = await self._named(request)
-        assert found.saved is not None, "only what was registered is found"
+        assert found.saved is not None, "`book.find` returns registered endpoints only"
         return found, found.saved
 
     async def _live(self, request: web.Request) -> tuple[Endpoint, EndpointSaved]:
         found, saved = await self._found(request)
         if not found.enabled:
-            raise Refusal(Problem(409, "endpoint_disabled", "The endpoint is disabled: enable it first."))
+            raise Refusal(Problem(409, "endpoint_disabled", "The endpoint is disabled; enable it first."))
         return found, saved
 
     def _again(self, saved: EndpointSaved, **changed: Any) -> EndpointSaved:
@@ -278,13 +287,15 @@ class EndpointIngress:
 
     def _log_away(self) -> Refusal:
         return unavailable(
-            "log_unavailable", "The log did not acknowledge the change in time: it may have been taken all the same. Ask again, or read what stands.",
+            "log_unavailable",
+            "The log did not acknowledge the change in time; it may still take effect. Read the endpoint, or send the "
+            "change again.",
             self._limits.retry_after_s,
         )  # fmt: skip
 
     def _shown(self, endpoint: Endpoint, *, secret: bool = False) -> EndpointDocument:
         saved, secrets = endpoint.saved, self._on()
-        assert saved is not None, "only what was registered is shown"
+        assert saved is not None, "only registered endpoints are shown"
         known = secrets.secret(endpoint.id, saved.secrets[0]) is not None
         whole = secrets.shown(endpoint.id, saved.secrets[0]) if known else ""
         document: EndpointDocument = {
@@ -295,7 +306,7 @@ class EndpointIngress:
             "name": saved.name,
             "url": saved.url,
             "event_types": list(saved.event_types),
-            "signing_secret_hint": f"whsec_…{whole[-4:]}" if known else "(its key is not among BACKSTOP_OUTGOING_KEYS)",
+            "signing_secret_hint": f"whsec_…{whole[-4:]}" if known else "(its key is not in BACKSTOP_OUTGOING_KEYS)",
             "enabled": endpoint.enabled,
             "disabled_because": endpoint.disabled_because or None,
         }

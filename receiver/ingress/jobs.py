@@ -1,6 +1,6 @@
-"""The door of upstream services: `POST /v1/jobs` and `POST /v1/jobs/{job_id}/cancel`.
+"""The ingress of upstream services: `POST /v1/jobs` and `POST /v1/jobs/{job_id}/cancel`.
 
-202 says that the log has the job, 200 that it already had it. `GET` on these addresses belongs to the read model.
+202: the log has acknowledged the job. 200: a repeat of a job that the log already has. `receiver.reads` serves `GET`.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _GIVEN_JOB_ID: TypeAdapter[str] = TypeAdapter(GivenJobId)
 
 
 class CancelBody(BaseModel):
-    """The body of a cancel, which may be left out."""
+    """The optional body of a cancel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,14 +50,14 @@ class CancelBody(BaseModel):
 
 
 class JobLinks(TypedDict):
-    """Where to go on."""
+    """Paths of the job and of its cancel."""
 
     self: str
     cancel: str
 
 
 class AcceptedDocument(TypedDict):
-    """A job that the log has."""
+    """A job that the log has acknowledged."""
 
     job_id: str
     status: Literal["accepted"]
@@ -66,7 +66,7 @@ class AcceptedDocument(TypedDict):
 
 
 class CancelDocument(TypedDict):
-    """A cancel that the log has."""
+    """A cancel that the log has acknowledged."""
 
     job_id: str
     status: Literal["cancel_requested"]
@@ -75,17 +75,18 @@ class CancelDocument(TypedDict):
 
 KEY_HEADER: Final = Header(
     IDEMPOTENCY_KEY,
-    "Names this request, so that a repeat of it is known: the same body again is the same job, another one is refused.",
+    "Identifies repeats of this request: with the same body they are the same job, with another body they are refused.",
     Annotated[str, StringConstraints(pattern=f"^{KEY_PATTERN}$")],
 )
-_LOCATION: Final = Header("Location", "The job.")
+_LOCATION: Final = Header("Location", "Path of the job.")
 ACCEPTED: Final = (
     Answer(202, "The log has the job.", AcceptedDocument, headers=(_LOCATION,)),
-    Answer(200, "A repeat: the log had the job already.", AcceptedDocument, headers=(_LOCATION,)),
+    Answer(200, "A repeat: the log already had the job.", AcceptedDocument, headers=(_LOCATION,)),
 )
 SUBMIT: Final = Route(
     "POST", JOBS_PATH, name="submitJob", access="submit", body=Submit, headers=(KEY_HEADER,),
-    says="Submit a job.\n\nIt is answered once the log has it: from then on it ends, whatever is lost on the way.",
+    says="Submit a job.\n\nThe answer comes once the log has the job. From then on the job ends with exactly one "
+    "result, even if processes or connections fail.",
     answers=ACCEPTED,
     problems={
         400: ("bad_idempotency_key",), 409: ("job_id_taken",), 422: ("deadline_past",),
@@ -94,7 +95,7 @@ SUBMIT: Final = Route(
 )  # fmt: skip
 CANCEL: Final = Route(
     "POST", CANCEL_PATH, name="cancelJob", access="submit", ids={"job_id": GivenJobId},
-    says="Cancel a job. One that has ended stays as it ended.", body=CancelBody, body_required=False,
+    says="Cancel a job. A job that has ended is not changed.", body=CancelBody, body_required=False,
     answers=(Answer(202, "The log has the cancel.", CancelDocument),),
     problems={404: ("job_not_found", "not_found"), 503: ("log_unavailable",)},
 )  # fmt: skip
@@ -102,18 +103,20 @@ CANCEL: Final = Route(
 
 ID_TAKEN: Final = "This id or key already names a job with another body."
 _UNHEARD: Final = (
-    "The log did not acknowledge the request in time: it may have been taken all the same. Send it again: under the same id or Idempotency-Key "
-    "a repeat is the same job; without either it may become a second one."
+    "The log did not acknowledge the request in time; the job may still have been accepted. Send it again: with the "
+    "same job id or Idempotency-Key a repeat is the same job, without either it may become a second job."
 )
 _UNCONFIRMED: Final = (
-    "The log has the request, but whether another one was there first under this id could not be seen in time. Send it again under the same id or "
-    "Idempotency-Key: then it is known."
+    "The log has the request, but Backstop could not check in time whether another submission took this id first. "
+    "Send it again with the same job id or Idempotency-Key to learn which."
 )
-CANCEL_UNHEARD: Final = "The log did not acknowledge the cancel in time: it may have been taken all the same. Send it again; a repeat changes nothing more."
+CANCEL_UNHEARD: Final = (
+    "The log did not acknowledge the cancel in time; it may still take effect. Send it again: a repeat is harmless."
+)
 
 
 def job_id_of(key: str, tenant: str) -> str:
-    """The job id that an `Idempotency-Key` stands for. Never change its form: keys in use would name other jobs."""
+    """The job id derived from an `Idempotency-Key`. Never change its form: keys in use would name other jobs."""
     return "job_" + hashlib.sha256(f"{tenant}\n{key}".encode()).hexdigest()[: JOB_ID_BITS // 4]
 
 
@@ -147,7 +150,7 @@ class JobIngress:
                 size_bytes, partial(self._previous.refuse_foreign, submit.request, tenant, "#/request")
             )
             await self._previous.check(submit, tenant)
-            # A job id in the body is the caller's own name for the job, and wins over the key of one HTTP exchange.
+            # A job id in the body wins over the Idempotency-Key: it names the job, the key only this request.
             chosen = submit.job_id or (job_id_of(key, tenant) if key else None)
             given = chosen or f"job_{self._random_hex(JOB_ID_BITS)}"
             prepared = await self._memory.apart(size_bytes, partial(prepare, submit))
@@ -171,7 +174,7 @@ class JobIngress:
         cancel = Cancel(type="cancel", job_id=given, reason=asked.reason)
         job_id = qualified_job_id(tenant, given)
         if not await self._submissions.exists(job_id, tenant):
-            raise Refusal(Problem(404, "job_not_found", "There is no such job, or it has not been taken in yet."))
+            raise Refusal(Problem(404, "job_not_found", "There is no such job, or it is not visible yet."))
         fact = to_cancel(cancel, job_id=job_id, tenant=tenant, ingress="http", at_ms=self._now_ms())
         try:
             await self._publisher.publish([fact], timeout_s=limits.publish_s)
@@ -182,10 +185,10 @@ class JobIngress:
 
 
 def _unheard_as(job_id: str, retry_after_s: int) -> Refusal:
-    """The caller gave no id: it is told the one under which the job may stand, so that its repeat can name it."""
+    """For a caller that gave no id: the answer names the id of the possibly accepted job, for use in the repeat."""
     detail = (
-        f'The log did not acknowledge the job in time: it may have been taken all the same. Send it again with "job_id": "{job_id}"; '
-        "without it a repeat may become a second job."
+        "The log did not acknowledge the job in time; it may still have been accepted. Send it again with "
+        f'"job_id": "{job_id}"; without it a repeat may become a second job.'
     )
     headers = {"Retry-After": str(retry_after_s)}
     return Refusal(Problem(503, "log_unavailable", detail, headers=headers, job_id=job_id))
@@ -200,14 +203,14 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
             past = FieldError("#/deadline_at_ms", "is not in the future")
             raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
         case "busy":
-            raise unavailable("busy", "Too many submissions at one time.", retry_after_s)
+            raise unavailable("busy", "Too many submissions are in progress; send it again.", retry_after_s)
         case "log":
             raise unavailable("log_unavailable", _UNHEARD, retry_after_s)
         case "unconfirmed":
             raise unavailable("log_unavailable", _UNCONFIRMED, retry_after_s)
         case "storage":
             raise unavailable(
-                "log_unavailable", "Nothing was stored and nothing was done; send it again.", retry_after_s
+                "log_unavailable", "The request could not be stored; nothing was done. Send it again.", retry_after_s
             )
         case "quota":
             assert verdict.problem is not None
@@ -222,7 +225,7 @@ def idempotency_key(request: web.Request) -> str | None:
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
         raise Refusal(
-            Problem(400, "bad_idempotency_key", "Send Idempotency-Key once, 1 to 255 visible ASCII characters.")
+            Problem(400, "bad_idempotency_key", "Send one Idempotency-Key of 1 to 255 visible ASCII characters.")
         )
     return values[0]
 
@@ -231,7 +234,7 @@ def path_job_id(request: web.Request) -> str:
     try:
         return _GIVEN_JOB_ID.validate_python(request.match_info["job_id"])
     except ValidationError:
-        raise Refusal(Problem(404, "not_found", "No job can have this id.")) from None
+        raise Refusal(Problem(404, "not_found", "This is not a valid job id.")) from None
 
 
 def parse_submit(body: bytes | bytearray, limits: Limits) -> Submit:

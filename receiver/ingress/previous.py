@@ -1,8 +1,9 @@
-"""`previous_response_id`: all tenants share one project at the provider, so a foreign id would read a foreign conversation.
+"""`previous_response_id`: all tenants share one project at the provider, so a foreign id would read a foreign
+conversation.
 
-A caller of the OpenAI-compatible door names its own earlier response by our id; a job may also name the provider's. Both must be
-of the caller's own tenant. An id that nobody here knows was made beside Backstop: the default tenant, which is the operator's
-own, may use it in a job; nobody else may.
+In a create at `/v1/responses` it is a response id that Backstop assigned; in a job it is the provider's id. Either must
+belong to the caller's tenant. An id unknown to the read model was created outside Backstop: only the default tenant,
+the operator's own, may use it in a job.
 """
 
 import asyncio
@@ -27,10 +28,14 @@ Accepted = Callable[[str, str], AcceptedJob | None]
 FIELD = PREVIOUS
 RETRY_AFTER_S = 2
 
-_SHARED_PROJECT: Final = "This names something of the project at the provider, which all tenants share: send the content itself, or ask the operator to share it."
+_SHARED_PROJECT: Final = (
+    "This names an object in the project at the provider, which all tenants share: send the content itself, or ask the "
+    "operator to share the object."
+)
 _SENTENCES: Final = {
-    "input": "This names a stored item of the project at the provider, which all tenants share: send the item whole (reasoning with its "
-    "encrypted_content, by include: ['reasoning.encrypted_content']), or continue an earlier response by previous_response_id.",
+    "input": "This names a stored item in the project at the provider, which all tenants share: send the whole item "
+    "(reasoning with its encrypted_content, by include: ['reasoning.encrypted_content']), or continue an earlier "
+    "response by previous_response_id.",
 }  # fmt: skip
 
 
@@ -40,10 +45,12 @@ IsHidden = Callable[[str, str], Awaitable[bool]]
 
 class PreviousResponses:
     def __init__(
-        self, reads: JobReads | None, blobs: BlobStore, policy: SubmissionPolicy, is_hidden: IsHidden, accepted: Accepted,
-        appear_s: float,
+        self, reads: JobReads | None, blobs: BlobStore, policy: SubmissionPolicy, is_hidden: IsHidden,
+        accepted: Accepted, appear_s: float,
     ) -> None:  # fmt: skip
-        """`accepted` knows what was taken a moment ago, and a job that another process took is waited for, for `appear_s`."""
+        """`accepted` finds jobs that this process accepted recently. Jobs of other processes are awaited for
+        `appear_s`.
+        """
         self._accepted = accepted
         self._appear_s = appear_s
         self._reads = reads
@@ -52,9 +59,10 @@ class PreviousResponses:
         self._is_hidden = is_hidden
 
     def refuse_foreign(self, request: Mapping[str, Any], tenant: str, at: str = "#") -> None:
-        """For a request whose `previous_response_id`, if any, is checked apart. `at` is where it stands in the body.
+        """Check all names in the request except `previous_response_id`. `at` is the JSON pointer of the request in the
+        body.
 
-        :raises Refusal: 422, it names something of the project that is not the tenant's to name.
+        :raises Refusal: 422, it names an object of the project that the tenant may not name.
         """
         rest = {name: value for name, value in request.items() if name != FIELD}
         named = self._policy.refuses_name(rest, tenant)
@@ -62,9 +70,9 @@ class PreviousResponses:
             raise _refused(f"{at}{named.pointer.removeprefix('#')}", _SENTENCES.get(named.kind, _SHARED_PROJECT))
 
     async def check(self, submit: Submit, tenant: str) -> None:
-        """For a submission that names the provider's id.
+        """Check the `previous_response_id` of a job, which is the provider's id.
 
-        :raises Refusal: 422, it is not the tenant's, or deleted; 503, nobody can tell.
+        :raises Refusal: 422, it is not the tenant's, or deleted; 503, the read model is not reachable.
         """
         named, pointer = submit.request.get(FIELD), f"#/request/{FIELD}"
         if named is None:
@@ -83,9 +91,10 @@ class PreviousResponses:
             raise _not_own(pointer)
 
     async def to_provider(self, given: Any, tenant: str) -> str:
-        """The provider's id of our earlier response `given`.
+        """The provider's id of the earlier response `given`, an id that Backstop assigned.
 
-        :raises Refusal: 400, it is not one of the tenant's, or has not ended with an output; 503, nobody can tell.
+        :raises Refusal: 422, it is not the tenant's, or has not ended with an output; 503, the read model is not
+            reachable.
         """
         if self._reads is None or not isinstance(given, str):
             raise _not_own(f"#/{FIELD}")
@@ -98,17 +107,15 @@ class PreviousResponses:
         if not is_known or await self._is_hidden(tenant, given):
             raise _not_own(f"#/{FIELD}")
         if seen is None or seen.result is None:
-            raise _refused(f"#/{FIELD}", f"The response {given} has not ended yet; wait for its end.")
+            raise _refused(f"#/{FIELD}", f"The response {given} has not ended yet; wait until it has.")
         if not has_answer(seen.result.outcome) or seen.result.response is None:
-            raise _refused(
-                f"#/{FIELD}", f"The response {given} ended as {seen.result.outcome}: nothing follows from it."
-            )
+            raise _refused(f"#/{FIELD}", f"The response {given} ended as {seen.result.outcome} and can't be continued.")
         try:
             provided = await get_body(self._blobs, seen.result.response)
         except BlobMissingError:
             provided = None
         if not isinstance(provided, dict) or not isinstance(provided.get("id"), str):
-            raise _refused(f"#/{FIELD}", f"The response {given} is not kept any more.")
+            raise _refused(f"#/{FIELD}", f"The output of the response {given} is no longer stored.")
         return str(provided["id"])
 
     async def _seen(self, reads: JobReads, tenant: str, job_id: str) -> SeenJob | None:
@@ -121,7 +128,7 @@ class PreviousResponses:
             await asyncio.sleep(APPEAR_POLL_S)
 
     async def to_own(self, named: str, tenant: str) -> str | None:
-        """Our id of a response that an answer names by the provider's; None where it is nobody's."""
+        """Backstop's id of a response that the provider names by its own; None if it is not the tenant's."""
         owner = await self._reads.owner_of(named) if self._reads is not None else None
         if owner is None or owner.tenant != tenant:
             return None
@@ -138,5 +145,7 @@ def _refused(pointer: str, sentence: str) -> Refusal:
 
 def _cannot_tell() -> Refusal:
     return unavailable(
-        "reads_unavailable", "previous_response_id can't be checked at the moment; send it again.", RETRY_AFTER_S
+        "reads_unavailable",
+        "previous_response_id can't be checked now; send the request again.",
+        RETRY_AFTER_S,
     )

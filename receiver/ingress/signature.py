@@ -1,12 +1,13 @@
-"""PURE: who may speak to `POST /webhooks/openai`. Standard Webhooks signatures, checked by our own rules.
+"""PURE: verifies Standard Webhooks signatures of `POST /webhooks/openai`.
 
-The SDK's `verify_signature` takes one secret, reads a clock, and raises five kinds of exception on hostile input. Here any
-headers and any bytes give a verdict, and never an exception. The rules, each of which refuses:
+The SDK's `verify_signature` takes one secret, reads a clock, and raises five kinds of exception on hostile input. Here
+any headers and any bytes give a verdict, never an exception. A request must satisfy each rule:
 
-1. `webhook-id`, `webhook-timestamp` and `webhook-signature` are there exactly once and well-formed.
-2. The timestamp is within the tolerance of our clock, to either side, in whole seconds; exactly the tolerance passes.
-3. One `v1,` value is the HMAC-SHA256 of `id.timestamp.body` under one of our secrets. Every secret is tried on every value,
-   in constant time, without an early exit: a rotation needs two secrets, and nobody learns which one was near.
+1. `webhook-id`, `webhook-timestamp` and `webhook-signature` are present exactly once and well-formed.
+2. The timestamp differs from the receiver's clock by at most the tolerance, to either side, in whole seconds.
+3. One `v1,` value is the HMAC-SHA256 of `id.timestamp.body` under one of the secrets. Every secret is tried on every
+   value, in constant time, without an early exit: a rotation needs two secrets, and timing must not tell which one
+   matched.
 """
 
 import base64
@@ -33,7 +34,7 @@ Reason = Literal["missing_header", "repeated_header", "malformed_header", "stale
 @dataclass(frozen=True, slots=True)
 class WebhookKey:
     key_id: str
-    """A short digest of the secret, for metrics: it shows which secret is in use and tells nothing about it."""
+    """A short digest of the secret, for metrics: it tells which secret is in use without revealing it."""
     secret: bytes = field(repr=False)
 
 
@@ -52,7 +53,7 @@ class Refused:
 def parse_key(secret: str) -> WebhookKey:
     """A secret as OpenAI shows it: `whsec_` and strict base64 of 24 to 64 bytes.
 
-    :raises ValueError: it is not one. The sentence never holds the secret.
+    :raises ValueError: the form is wrong. The message never quotes the secret.
     """
     if not secret.startswith("whsec_"):
         raise ValueError("a webhook secret must start with whsec_")
@@ -68,7 +69,7 @@ def parse_key(secret: str) -> WebhookKey:
 def verify(
     body: bytes, headers: Iterable[tuple[str, str]], *, keys: Sequence[WebhookKey], now_ms: int, tolerance_s: int
 ) -> Accepted | Refused:
-    """The verdict on one request. `headers` in any order and case, repeated ones repeated. Total: never raises."""
+    """The verdict on one request. `headers` in any order and case, with duplicates. Never raises."""
     found: dict[str, list[str]] = {name: [] for name in _HEADERS}
     for name, value in headers:
         values = found.get(name.lower())
@@ -99,7 +100,7 @@ def verify(
 
 
 def _v1_values(header: str) -> list[bytes] | None:
-    """The base64 texts of the `v1,` values; other versions are passed over. None where the header breaks the limits."""
+    """The base64 texts of the `v1,` values; other versions are ignored. None if the header breaks the limits."""
     raw = header.encode("utf-8", "surrogatepass")
     values = [value for value in raw.split(b" ") if value]
     if len(raw) > SIGNATURE_BYTES_MAX or not 1 <= len(values) <= SIGNATURES_MAX:

@@ -1,11 +1,11 @@
-"""A submission becomes a fact once, however often and however concurrently it is sent.
+"""A submission becomes one fact, however often and however concurrently a client sends it.
 
-A job id names one submission. What this process was given lately is remembered with its hash, from *before* the first
-attempt to publish: a record whose acknowledgement did not come may have landed, so from then on the id belongs to that
-body. What it does not remember it asks the read model about. Publishing a repeat is harmless (the fold knows the job id);
-not publishing it only saves the log a record.
+A job id names one submission. This process remembers recent ids with the hash of their submission, from *before* the
+first attempt to publish: a record without an acknowledgement may still be in the log, so from then on the id belongs to
+that body. For other ids it asks the read model. Publishing a repeat is harmless, as the fold knows the job id; skipping
+it only saves a record.
 
-The same memory lets callers read what they have just written, before the read model has it.
+From the same memory clients can read what they have just submitted, before the read model has it.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ log = get_logger("receiver.ingress.submissions")
 
 @dataclass(frozen=True, slots=True)
 class AcceptedJob:
-    """A job that this process took a while ago; the read model may not have it yet."""
+    """A job that this process accepted recently; the read model may not have it yet."""
 
     submitted_at_ms: int
     model: str | None
-    """None where nobody told: of an adopted response."""
+    """None for an adopted response."""
     session_id: str | None
     tags: tuple[str, ...]
     deadline_at_ms: int | None
@@ -54,20 +54,26 @@ FindJob = Callable[[str], Awaitable[KnownJob | None]]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The log has it. `repeated` where it already had."""
+    """The log has the submission; `repeated` if it already had it."""
 
     job_id: str
     deadline_at_ms: int | None
     repeated: bool
     submitted_at_ms: int | None = None
-    """None where the read model said that it is a repeat."""
+    """None for a repeat found in the read model."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
-    """`conflict`: the id names another submission. `deadline_past`: it can't be met. `busy`: too many at one time.
-    `log`: not acknowledged; it may have been taken, and may be sent again. `unconfirmed`: the log has it, and perhaps another one before it. `storage`:
-    nothing was stored. `quota`: see `problem`.
+    """Why a submission was not accepted.
+
+    - `conflict`: the id names another submission.
+    - `deadline_past`: the deadline has passed.
+    - `busy`: too many submissions in progress.
+    - `log`: not acknowledged; the log may have it, and a repeat is safe.
+    - `unconfirmed`: the log has it, and perhaps another submission under the same id before it.
+    - `storage`: a blob could not be stored, and nothing was published.
+    - `quota`: see `problem`.
     """
 
     why: Literal["conflict", "deadline_past", "busy", "log", "unconfirmed", "storage", "quota"]
@@ -84,14 +90,14 @@ class _Remembered:
     deadline_at_ms: int | None
     acked: bool
     accepted: AcceptedJob | None = None
-    """None where the read model told us of it."""
+    """None if it was found in the read model."""
 
     def agrees(self, tenant: str, sha256: str) -> bool:
         return self.tenant == tenant and self.sha256 == sha256
 
 
 async def knows_nothing(_job_id: str) -> KnownJob | None:
-    """Where no read model is at hand."""
+    """`FindJob` for a process without a read model."""
     return None
 
 
@@ -111,7 +117,7 @@ class Submissions:
         quotas: Quotas,
         claims_are_shared: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`claims_are_shared`: whether all processes that take submissions see the same claims, as far as this one knows."""
+        """`claims_are_shared`: whether, as far as this process knows, all receivers use the same claims."""
         self._quotas = quotas
         self._claims_are_shared = claims_are_shared
         self._publisher = publisher
@@ -130,9 +136,11 @@ class Submissions:
     async def take(
         self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool = False
     ) -> Verdict:
-        """See that the log has the submission under `job_id`. Concurrent takes of one id get one verdict, or a conflict.
+        """Publish the submission under `job_id` unless the log has it. Concurrent calls for one id get one verdict, or
+        a conflict.
 
-        `chosen`: the id comes from the caller, so that another submission may come under it, also to another process. `keep` its canonical form as a blob of its own, for reads that show what was asked for. Nothing is stored of what is refused.
+        `chosen`: the id comes from the caller, so another submission may use it, also at another process. `keep`: store
+        the canonical submission as a blob too, for reads that show the request.
         """
         sha256 = prepared.sha256
         in_flight = self._in_flight.get(job_id)
@@ -152,13 +160,12 @@ class Submissions:
         finally:
             self._places.give_back((tenant,))
             del self._in_flight[job_id]
-            mine.set_result(
-                verdict
-            )  # also when this one is cancelled: whoever waits must hear that nothing is promised
+            # Also when this request is cancelled: concurrent repeats wait for a verdict.
+            mine.set_result(verdict)
         return verdict
 
     def accepted(self, job_id: str, tenant: str) -> AcceptedJob | None:
-        """What this process took lately under this id, for reads that the read model can't answer yet."""
+        """The tenant's job under this id, if this process accepted it recently: for reads before the read model's."""
         known = self._recent.get(job_id)
         if known is None or known.tenant != tenant or not known.acked or known.accepted is None:
             return None
@@ -166,8 +173,8 @@ class Submissions:
         return known.accepted if age_ms <= self._limits.accepted_shown_s * 1000 else None
 
     async def exists(self, job_id: str, tenant: str) -> bool:
-        """Whether the tenant has such a job. One that another process took a moment ago is waited for; where nobody can
-        tell, the answer is yes.
+        """Whether the tenant has such a job. Waits up to `appear_s` for a job that another process accepted. True also
+        if the read model does not answer.
         """
         if self._find_job is knows_nothing or self.accepted(job_id, tenant) is not None:
             return True
@@ -177,7 +184,7 @@ class Submissions:
             try:
                 async with asyncio.timeout(self._limits.find_job_s):
                     found = await self._find_job(job_id)
-            except Exception as error:  # whatever the read model has, it must not stop a cancel
+            except Exception as error:  # no error of the read model may stop a cancel
                 self._metrics.find_job_failed.inc()
                 log.warning("find_job_failed", job_id=job_id, error_type=type(error).__name__)
                 return True
@@ -219,7 +226,9 @@ class Submissions:
         return await self._confirmed(verdict, tenant, prepared.sha256)
 
     async def _confirmed(self, taken: Taken, tenant: str, sha256: str) -> Verdict:
-        """Claims tell nothing, so the log does: another process may have put another submission under this id before ours."""
+        """The verdict from the read model where claims can't decide: another process may have published another
+        submission under this id before.
+        """
         if self._find_job is knows_nothing:
             return taken
         job_id, mine = taken.job_id, self._recent.get(taken.job_id)
@@ -236,7 +245,7 @@ class Submissions:
                 break
             await asyncio.sleep(APPEAR_POLL_S)
         if mine is not None:
-            self._remember(job_id, replace(mine, acked=False))  # its repeat asks again
+            self._remember(job_id, replace(mine, acked=False))  # so that a repeat checks again
         return NotTaken("unconfirmed")
 
     async def _publish(self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
@@ -271,7 +280,7 @@ class Submissions:
         try:
             async with asyncio.timeout(self._limits.find_job_s):
                 found = await self._find_job(job_id)
-        except Exception as error:  # whatever the read model has, it must not stop submissions
+        except Exception as error:  # no error of the read model may stop submissions
             self._metrics.find_job_failed.inc()
             log.warning("find_job_failed", job_id=job_id, error_type=type(error).__name__)
             return None

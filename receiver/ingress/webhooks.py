@@ -1,8 +1,9 @@
-"""The door of OpenAI: `POST /webhooks/openai`.
+"""The ingress of OpenAI's webhooks: `POST /webhooks/openai`.
 
-What is not authentic leaves nothing behind but a count, and always hears the same 401. What is authentic is kept, whatever
-is in it (but for events that are of no response: those are counted), and answered 200 once the log has acknowledged it: repeating it for 72 hours would mend nothing. Never 410 (it may
-switch the endpoint off) and never 3xx (it would not be followed).
+A request that is not authentic is counted and answered with the same 401 in each case. An authentic one is answered 200
+once the log has acknowledged it, even if its body is malformed (it becomes a dead letter), as OpenAI's retries over 72
+hours would bring the same body. Events of other types than `response.*` are counted only. The answer is never 410,
+which may disable the endpoint, and never 3xx, which OpenAI does not follow.
 """
 
 import asyncio
@@ -36,14 +37,14 @@ UNAUTHENTICATED = Problem(401, "unauthenticated", "The request is not authentica
 
 RECEIVE: Final = Route(
     "POST", PATH, name="receiveWebhook", access="signed", body=Any,
-    says="Webhooks of OpenAI.\n\nSigned after Standard Webhooks: `webhook-id`, `webhook-timestamp` and `webhook-signature`, each "
-    "once. Whatever is authentic is kept, also what is no event.",
+    says="Receive a webhook of OpenAI.\n\nSigned as in Standard Webhooks: `webhook-id`, `webhook-timestamp` and "
+    "`webhook-signature`, each once. An authentic body that is not an event becomes a dead letter.",
     headers=(
-        Header("webhook-id", "The same on each repeat."),
-        Header("webhook-timestamp", "Unix seconds, near the time of the receiver."),
-        Header("webhook-signature", "`v1,` and an HMAC-SHA256 in base64; several are separated by spaces."),
+        Header("webhook-id", "The same on each repeat of a webhook."),
+        Header("webhook-timestamp", "Unix seconds; must be close to the receiver's clock."),
+        Header("webhook-signature", "`v1,` and an HMAC-SHA256 in base64; several values are separated by spaces."),
     ),
-    answers=(Answer(200, "The log has it."),),
+    answers=(Answer(200, "The log has the webhook, or its event type is not of a response."),),
     problems={503: ("log_unavailable",)},
 )  # fmt: skip
 
@@ -64,7 +65,7 @@ log = get_logger("receiver.ingress.webhooks")
 
 @dataclass(frozen=True, slots=True)
 class WebhookRules:
-    """What the door of webhooks needs of the settings."""
+    """The settings of the webhook ingress."""
 
     keys: Sequence[WebhookKey]
     tolerance_s: int
@@ -82,7 +83,7 @@ class WebhookIngress:
         self._now_ms = now_ms
         self._metrics = metrics
         self._kept: OrderedDict[tuple[str, str], asyncio.Future[bool]] = OrderedDict()
-        """What became of each hook: whether the log has it. A replay of one would be a record each time."""
+        """Recent webhooks by id and content: whether the log has each. Avoids a record for each replay."""
 
     async def receive(self, request: web.Request) -> web.Response:
         limits = self._limits
@@ -101,16 +102,15 @@ class WebhookIngress:
         self._metrics.verified(verdict.key_id)
         message = to_message(verdict, body, now_ms, rules, limits.webhook_depth_max)
         if message is None:
-            self._metrics.webhook(
-                "other", "unknown_type"
-            )  # of another feature of the project, or of tomorrow: nothing here waits for it
+            # An event of another API of the project, or a future one: no job depends on it.
+            self._metrics.webhook("other", "unknown_type")
         else:
             await self._keep_once((verdict.webhook_id, sha256_hex(body)), message)
         failpoint("receiver.webhook.acked")
         return web.Response(status=200, headers=SECURITY_HEADERS)
 
     async def _keep_once(self, name: tuple[str, str], message: WebhookReceived | DeadLetter) -> None:
-        """:raises Refusal: 503, the log does not have it."""
+        """:raises Refusal: 503, the log did not acknowledge it."""
         first = self._kept.get(name)
         if first is not None and (not first.done() or first.result()):
             if await asyncio.shield(first):
@@ -123,14 +123,14 @@ class WebhookIngress:
             await self._keep(message)
             has_it = True
         finally:
-            mine.set_result(has_it)  # also where this one is cancelled: whoever waits must hear
+            mine.set_result(has_it)  # also when this request is cancelled: concurrent repeats wait for it
             while len(self._kept) > self._limits.webhooks_remembered_max:
                 self._kept.popitem(last=False)
 
     def _unavailable(self) -> Refusal:
         return unavailable(
             "log_unavailable",
-            "The log did not acknowledge the event in time; send it again: a repeat changes nothing more.",
+            "The log did not acknowledge the webhook in time; send it again: a repeat is harmless.",
             self._limits.retry_after_s,
         )
 
@@ -139,7 +139,7 @@ class WebhookIngress:
         try:
             await self._publisher.publish([message], timeout_s=self._limits.publish_s)
         except BrokerUnavailableError:
-            # It may land all the same; the repeat has the same webhook id, and the fold knows it.
+            # The record may still be in the log. The repeat has the same webhook id, which the fold recognizes.
             self._metrics.webhook(event_type, "unavailable")
             raise self._unavailable() from None
         if isinstance(message, WebhookReceived):
@@ -158,18 +158,18 @@ def _type_of(message: WebhookReceived | DeadLetter) -> str:
 def to_message(
     verdict: Accepted, body: bytes, at_ms: int, rules: WebhookRules, depth_max: int
 ) -> WebhookReceived | DeadLetter | None:
-    """What an authentic body becomes; None for an event that is of no response. Pure and total over bytes."""
+    """The record for an authentic body; None for an event whose type is not `response.*`. Never raises."""
     try:
         event = load_json(body, depth_max)
     except NotJsonError as error:
         return _set_aside(verdict, body, at_ms, "not_an_event", str(error))
     event_type, response_id = _named(event)
     if event_type is None:
-        return _set_aside(verdict, body, at_ms, "not_an_event", "type is not an event's name, or there is none")
+        return _set_aside(verdict, body, at_ms, "not_an_event", "type is missing or not an event name")
     if not event_type.startswith("response."):
         return None
     if response_id is None:
-        return _set_aside(verdict, body, at_ms, "not_an_event", "data.id is not a response's id, or there is none")
+        return _set_aside(verdict, body, at_ms, "not_an_event", "data.id is missing or not a response id")
     return WebhookReceived(
         id=f"{verdict.webhook_id}/received",
         at_ms=at_ms,
@@ -186,7 +186,7 @@ def to_message(
 
 
 def _named(event: Any) -> tuple[str | None, str | None]:
-    """Type and `data.id`, each None where it is not well-formed."""
+    """`type` and `data.id`, each None if it is not well-formed."""
     if not isinstance(event, dict):
         return None, None
     kind, data = event.get("type"), event.get("data")

@@ -1,1 +1,1 @@
-"""Partial output, live: what the topic `partials` tells of responses that still run, for whoever listens. It decides nothing."""
+"""Live partial output: streams the topic `partials`, events of running responses, to clients. No job depends on it."""

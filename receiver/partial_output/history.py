@@ -1,6 +1,7 @@
-"""What is known of each job's partial output: the events of each attempt, as a run without holes. Bounded; whole jobs are forgotten.
+"""Partial output in memory: per job and attempt a run of events without gaps. Bounded; at the limit whole jobs are
+dropped.
 
-A listener has no queue of its own: it is a place in a run, and reads on from there at its own pace. Pure, but for the clock handed in.
+A listener has no queue: it keeps a position in a run and reads on at its own pace. Pure; the caller passes the time.
 """
 
 import re
@@ -14,15 +15,15 @@ import orjson
 from schemas.partials import LIFECYCLE_EVENTS, CutReason, PartialOutput
 
 _KIND = re.compile(r"[A-Za-z0-9_.]{1,100}")
-"""It becomes a line of a stream."""
+"""Allowed event types: the type is written into an SSE line."""
 
 EVENT_OVERHEAD_BYTES = 100
-"""What an event costs beside its bytes, about: its number, two list entries, an object's head."""
+"""Approximate memory of an event besides its data: its number, list entries and object header."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event as the provider sent it, but that those at the beginning lack their `response`."""
+    """One event as the provider sent it, except that the first ones lack their `response`."""
 
     number: int
     kind: str
@@ -34,10 +35,10 @@ class Event:
 
 
 class Run:
-    """The events of one response that follow on number `start_after`, without a hole.
+    """The events of one response after number `start_after`, without a gap.
 
-    A record that leaves events out begins the run anew behind the hole. One that begins earlier than the run (somebody took over, and tells
-    all again) is kept beside it until it has caught up, and then takes its place.
+    A record that skips events restarts the run after the gap. Records that start before the run (a next owner publishes
+    all events again) are kept as a second run until that has caught up; then it replaces the first.
     """
 
     def __init__(self, attempt: int, response_id: str, start_after: int) -> None:
@@ -45,7 +46,7 @@ class Run:
         self.response_id = response_id
         self.start_after = start_after
         self.end_number: int | None = None
-        """Of the provider's terminal event: nothing follows."""
+        """Number of the provider's terminal event; no event follows it."""
         self.cut: CutReason | None = None
         self.events: list[Event] = []
         self._own_bytes = 0
@@ -64,7 +65,7 @@ class Run:
         return self._own_bytes + (self._again.size_bytes if self._again is not None else 0)
 
     def after(self, number: int) -> Iterator[Event]:
-        """The events with higher numbers, in order, as of this call."""
+        """The events with numbers above `number`, in order, as of this call."""
         return iter(self.events[bisect_right(self.events, number, key=lambda event: event.number) :])
 
     def take(self, partial: PartialOutput) -> None:
@@ -94,11 +95,11 @@ class Run:
 
 @dataclass(slots=True)
 class JobHistory:
-    """The runs of a job by attempt. Of an attempt with two responses (an orphan that came back) the first that was heard of counts."""
+    """The runs of a job by attempt. If an attempt has two responses (an adopted orphan), the first to arrive counts."""
 
     tenant: str
     runs: Mapping[int, Run] = field(default_factory=dict)
-    """In the order of the attempts. Replaced when one is added, never changed."""
+    """Ordered by attempt. Replaced when an attempt is added, never mutated."""
 
     def take(self, partial: PartialOutput) -> None:
         run = self.runs.get(partial.attempt)
@@ -114,7 +115,7 @@ class JobHistory:
 
 
 class Histories:
-    """All jobs that were heard of lately, up to `bytes_max`; beyond it the one that was heard of longest ago goes."""
+    """Jobs with a record within `keep_s`, up to `bytes_max`; above it the least recently updated job is dropped."""
 
     def __init__(self, bytes_max: int, keep_s: float) -> None:
         self._bytes_max = bytes_max

@@ -1,7 +1,7 @@
-"""`GET /v1/jobs/{job_id}/stream`: the partial output of a job as it comes, and its result at the end.
+"""`GET /v1/jobs/{job_id}/stream`: the partial output of a job as it arrives, and its result at the end.
 
-The id of an event is `ATTEMPT-NUMBER`; `Last-Event-ID` (or `starting_after`) goes on behind it. What can't be given is told in a `gap` event. A
-higher attempt begins anew: what the one before it brought is not part of the result.
+The id of an event is `ATTEMPT-NUMBER`; `Last-Event-ID` (or `starting_after`) resumes after it. A `gap` event tells
+which events are missing. A higher attempt starts from zero: the output of earlier attempts is not part of the result.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from schemas.requests import GivenJobId
 from schemas.results import JobResult
 
 IsHidden = Callable[[str, str], Awaitable[bool]]
-"""By tenant, and the tenant's own id of a response."""
+"""By tenant and the tenant's own id of a response."""
 
 END_ID: Final = "end"
 _PLACE = re.compile(r"([1-9]\d{0,8})-(\d{1,16})")
@@ -47,29 +47,30 @@ _Place = Annotated[str, StringConstraints(pattern=rf"^({_PLACE.pattern}|{END_ID}
 
 
 class OutputQuery(Query):
-    starting_after: _Place | None = Field(default=None, description="Goes on behind the event with this id.")
+    starting_after: _Place | None = Field(default=None, description="Resume after the event with this id.")
     last_event_id: str | None = Field(
-        default=None, description="As the header `Last-Event-ID`, where none can be sent."
+        default=None, description="Replaces the header `Last-Event-ID` for clients that can't set it."
     )
-    ticket: str | None = Field(default=None, description="Instead of a key: see `POST /v1/tickets`.")
+    ticket: str | None = Field(default=None, description="Replaces the key: see `POST /v1/tickets`.")
 
 
 STREAM: Final = Route(
     "GET", "/v1/jobs/{job_id}/stream", name="streamJobOutput", access="read", ids={"job_id": GivenJobId},
-    query=OutputQuery, headers=(Header("Last-Event-ID", "Goes on behind this event."),),
-    says="Follow the partial output of a job to its result.\n\nServer-sent events. `partial`: an event of the provider's stream, with its "
-    "attempt; only for a job whose request says `stream: true`. `gap`: what is missing, and why. `result`: the end, always. A higher attempt "
-    "begins anew. Listening, or not, changes nothing about the job.",
+    query=OutputQuery, headers=(Header("Last-Event-ID", "Resume after the event with this id."),),
+    says="Follow the partial output of a job to its result.\n\nServer-sent events. `partial`: an event of the "
+    "provider's stream, with its attempt; only for a job whose request has `stream: true`. `gap`: the events that are "
+    "missing, and why. `result`: always the last event. A higher attempt starts from zero: discard the output of "
+    "earlier ones. Listening does not affect the job.",
     answers=(
         Answer(200, "The events, up to the job's result.", ServerSentEvent, EVENT_STREAM),
-        Answer(204, "The result was seen: do not come back."),
+        Answer(204, "`Last-Event-ID` names the result: do not reconnect."),
     ),
     problems={404: ("job_not_found", "not_found"), 503: ("reads_unavailable", "too_many_streams")},
 )  # fmt: skip
 
 
 class OutputView:
-    """What one listener has seen of a job. Numbers are the provider's."""
+    """The position of one listener in a job's partial output. Numbers are the provider's."""
 
     def __init__(self, given_job_id: str, attempt: int = 0, number: int = -1) -> None:
         self._given_job_id = given_job_id
@@ -107,7 +108,7 @@ class OutputView:
         told: dict[str, Any] = {"attempt": self._attempt, "reason": reason, "after": after}
         if before is not None:
             told["before"] = before
-        # A listener that has seen nothing yet has no place to go on behind.
+        # Without an event seen there is no id to resume after.
         return frame(f"{self._attempt}-{self._number}" if self._number >= 0 else None, "gap", told)
 
 
@@ -117,7 +118,7 @@ def frame(event_id: str | None, kind: str, data: dict[str, Any]) -> bytes:
 
 
 def result_of(given_job_id: str, result: JobResult) -> dict[str, Any]:
-    """The result as `GET /v1/jobs/{job_id}` shows it, without the output."""
+    """The result as `GET /v1/jobs/{job_id}` shows it, but without the output."""
     shown = {"outcome", "reason", "usage", "found_by", "timings", "attempts", "rejections"}
     told: dict[str, Any] = {
         "job_id": given_job_id,
@@ -177,7 +178,10 @@ class JobStreamIngress:
         return ended.result is not None and is_recent(ended.result.timings.finished_at_ms, self._now_ms(), self._limits)
 
     async def _must_exist(self, tenant: str, job_id: str, given: str) -> None:
-        """:raises Refusal: 404, or 503 where nobody can tell. A job that another process took a moment ago is waited for."""
+        """Waits up to `appear_s` for a job that another process accepted.
+
+        :raises Refusal: 404, there is no such job; 503, the read model is not reachable.
+        """
         if await self._is_hidden(tenant, given):
             raise _no_such_job()
         loop = asyncio.get_running_loop()
@@ -194,4 +198,4 @@ class JobStreamIngress:
 
 
 def _no_such_job() -> Refusal:
-    return Refusal(Problem(404, "job_not_found", "There is no such job, or it has not been taken in yet."))
+    return Refusal(Problem(404, "job_not_found", "There is no such job, or it is not visible yet."))

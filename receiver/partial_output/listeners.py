@@ -1,4 +1,4 @@
-"""Who listens to which job's partial output, and what wakes them: new records, a change in the read model, the end of the process."""
+"""Listeners to the partial output of jobs. New records, changes in the read model and the process's stop wake them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,52 +17,53 @@ from receiver.problems import Refusal, unavailable
 from schemas.partials import PartialOutput
 
 POLL_AGAIN_S = 15.0
-"""A listener looks at the read model so often even if nothing was said to have changed there."""
+"""Interval at which a listener reads the read model even without a change."""
 
 POLL_BLIND_S = 1.0
-"""And so often once nobody tells it of changes any more."""
+"""The same once the feed of changes has ended."""
 
 
 class TooManyListenersError(BackstopError):
-    """Passing: the process serves as many streams as it may."""
+    """The process serves its limit of streams. Transient: try again."""
 
 
 class Watch(Protocol):
     """Changes of one job in the read model."""
 
     async def changed(self, timeout_s: float) -> bool:
-        """Wait for the next one, for `timeout_s` at most. False: no further one will be told of."""
+        """Wait for the next change, at most `timeout_s`. False if no further changes will be reported."""
 
     @property
     def over(self) -> bool:
-        """Whether this listener must leave: its key is not valid any more, or its place is another's."""
+        """Whether this listener must be disconnected: its key is no longer valid, or its place was given to another."""
 
 
 class Changes(Protocol):
     def watch(
         self, tenant: str, job_id: str, authority: Authority, *, end_only: bool = False
     ) -> AbstractAsyncContextManager[Watch]:
-        """What changes while this is open is told; with `end_only` the end alone, to as many as whoever asks admits.
+        """Reports changes of the job while it is open; with `end_only` only its end, without the limit on streams (the
+        caller limits their number).
 
-        :raises TooManyListenersError: ask another process, or later.
-        :raises ReadsAwayError: the read model can't be asked at the moment.
+        :raises TooManyListenersError: try another process, or later.
+        :raises ReadsAwayError: the read model is not reachable.
         """
 
 
 class LiveMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.listeners = Gauge("backstop_output_listeners", "Who listens to partial output.", registry=registry)
+        self.listeners = Gauge("backstop_output_listeners", "Clients that listen to partial output.", registry=registry)
         self.left = Counter(
-            "backstop_output_listeners_left", "Listeners that are gone, by reason.", ["reason"], registry=registry
+            "backstop_output_listeners_left", "Listeners that were closed, by reason.", ["reason"], registry=registry
         )
-        self.kept_bytes = Gauge(
-            "backstop_partials_kept_bytes", "Partial output in memory, for whoever comes.", registry=registry
+        self.kept_bytes = Gauge("backstop_partials_kept_bytes", "Partial output in memory.", registry=registry)
+        self.records = Counter(
+            "backstop_partials_read", "Records of partial output, by result.", ["result"], registry=registry
         )
-        self.records = Counter("backstop_partials_read", "Records of partial output.", ["result"], registry=registry)
 
 
 class Listener:
-    """Reads the history of one job, and waits for more."""
+    """Gives access to the history of one job, and waits for news."""
 
     def __init__(self, live: "Live", tenant: str, job_id: str) -> None:
         self._live = live
@@ -71,9 +72,9 @@ class Listener:
         self._woken = asyncio.Event()
         self._poll = True
         self.stopped = False
-        """The process ends: let the client come back elsewhere."""
+        """The process stops, or the stream must end: the client may reconnect."""
         self.dismissed = False
-        """Its key is not valid any more, or its place is another's: it gets nothing more."""
+        """The key is no longer valid, or the place was given to another listener: nothing more is sent."""
 
     @property
     def history(self) -> JobHistory | None:
@@ -83,12 +84,12 @@ class Listener:
         self._woken.set()
 
     def must_poll(self) -> bool:
-        """Whether the read model may have something new since the last time this was asked."""
+        """Whether the read model may have changed since the last call."""
         poll, self._poll = self._poll, False
         return poll
 
     async def wait(self, timeout_s: float) -> bool:
-        """For something new. False: nothing came within `timeout_s`."""
+        """Wait for news. False if none came within `timeout_s`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._woken.wait()
@@ -109,7 +110,7 @@ class Listener:
 
 
 class Live:
-    """One a process. All calls in its loop."""
+    """One instance per process, used from its event loop only."""
 
     def __init__(self, changes: Changes, limits: Limits, registry: CollectorRegistry) -> None:
         self.histories = Histories(limits.partials_bytes_max, limits.partials_keep_s)
@@ -118,7 +119,8 @@ class Live:
         self._listeners: dict[str, set[Listener]] = {}
         self._stopped = False
         self.caught_up = False
-        """Whether what was on the topic when the process started has been read: until then, what is not here may still come."""
+        """Whether the records that were in the topic at the start have been read. Until then missing events may follow.
+        """
 
     def take(self, partial: PartialOutput) -> None:
         self.histories.take(partial, monotonic_s())
@@ -127,7 +129,7 @@ class Live:
             listener.wake()
 
     def stop(self) -> None:
-        """Let all listeners go; there will be no more."""
+        """Disconnect all listeners and refuse new ones: the process stops."""
         self._stopped = True
         for listeners in self._listeners.values():
             for listener in listeners:
@@ -136,7 +138,7 @@ class Live:
 
     @asynccontextmanager
     async def listen(self, tenant: str, job_id: str, authority: Authority) -> AsyncIterator[Listener]:
-        """A listener to a job of `tenant`'s, as long as this is open. Errors: see `Changes.watch`."""
+        """A listener to a job of `tenant`, while this is open. Errors: see `Changes.watch`."""
         async with self._changes.watch(tenant, job_id, authority) as watch:
             listener = Listener(self, tenant, job_id)
             listener.stopped = self._stopped
@@ -158,7 +160,7 @@ class Live:
 async def listening(
     live: Live, tenant: str, job_id: str, limits: Limits, authority: Authority
 ) -> AsyncIterator[Listener]:
-    """As `Live.listen`, and what stands against it is the answer.
+    """As `Live.listen`, with its errors as refusals.
 
     :raises Refusal: 503.
     """
@@ -166,10 +168,14 @@ async def listening(
         async with live.listen(tenant, job_id, authority) as listener:
             yield listener
     except TooManyListenersError as error:
-        raise unavailable("too_many_streams", f"{error}. Come back later.", limits.retry_after_s) from None
+        raise unavailable("too_many_streams", f"{error}. Try again later.", limits.retry_after_s) from None
     except ReadsAwayError:
         raise reads_away(limits.retry_after_s) from None
 
 
 def reads_away(retry_after_s: int) -> Refusal:
-    return unavailable("reads_unavailable", "The read model is not reachable. Jobs go on; ask again.", retry_after_s)
+    return unavailable(
+        "reads_unavailable",
+        "The read model is not reachable; send the request again. Jobs are not affected.",
+        retry_after_s,
+    )

@@ -1,4 +1,4 @@
-"""One listener's server-sent events, from its first to its last: what both doors have in common."""
+"""Sends the server-sent events of one listener; shared by `/v1/jobs` and `/v1/responses`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -12,20 +12,20 @@ from receiver.partial_output.history import JobHistory
 from receiver.partial_output.listeners import Listener, LiveMetrics
 
 WRITE_BYTES = 64 * 1024
-"""Frames are put together up to this size before they are written."""
+"""Frames are gathered up to this size before they are written."""
 
 E = TypeVar("E")
 Ended_contra = TypeVar("Ended_contra", contravariant=True)
 
 
 class View(Protocol, Generic[Ended_contra]):
-    """What one listener gets to see. It knows how far that is."""
+    """What one listener gets. It keeps the listener's position."""
 
     def pending(self, history: JobHistory) -> Iterator[bytes]:
-        """The frames that are new to the listener. Each counts as sent once it was taken."""
+        """The frames after the listener's position. Taking a frame from the iterator advances the position."""
 
     def is_complete(self, history: JobHistory | None) -> bool:
-        """Whether nothing more than the end is to come."""
+        """Whether only the end is still to be sent."""
 
     def end(self, ended: Ended_contra, history: JobHistory | None) -> bytes:
         """The last frames."""
@@ -36,9 +36,9 @@ async def serve_events(
     limits: Limits, metrics: LiveMetrics, first: bytes = b"", *, recent: Callable[[E], bool],
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:  # fmt: skip
-    """Answer `request` with `first`, then with what `view` shows, up to the end that `poll` finds in the read model.
+    """Answer `request` with `first`, then the frames of `view`, until `poll` finds the end in the read model.
 
-    Partial output may be a little behind the end: where the end is `recent`, it is waited for, for `limits.stream_tail_s`.
+    Partial output may lag behind the end: after a `recent` end, missing frames are awaited for `limits.stream_tail_s`.
     """
     response = web.StreamResponse(
         headers={
@@ -57,9 +57,9 @@ async def serve_events(
     except TimeoutError:
         reason = "slow"
     except ConnectionError:
-        pass  # the client went away; nobody else minds
+        pass  # the client disconnected
     except Exception as error:
-        # An answer has begun: another one would be read as a part of it.
+        # An answer has begun: the client would read an error as part of it.
         log_failure(error, method=request.method)
         reason = "failed"
     finally:
@@ -68,7 +68,7 @@ async def serve_events(
 
 
 def is_recent(finished_at_ms: int, now_ms: int, limits: Limits) -> bool:
-    """Whether the last of its partial output may still be on its way."""
+    """Whether the last partial output of a job may still arrive."""
     return now_ms - finished_at_ms <= limits.stream_recent_s * 1000
 
 

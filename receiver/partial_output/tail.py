@@ -1,7 +1,7 @@
-"""The reader of the topic `partials`: without a group, as every process that serves listeners needs all of it.
+"""Reads the topic `partials`, without a consumer group: each process that serves listeners needs all records.
 
-It reads always, not only while somebody listens: then a listener that comes (or comes back) finds what was said before it came. It begins a few
-minutes back, so that a process that has just started knows what the one before it knew.
+It reads also while there are no listeners, so that a new or resuming listener finds earlier events. It starts a few
+minutes back, so that a restarted process has the events that its predecessor had.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ log = get_logger("receiver.partial_output")
 
 
 class PartialTail:
-    """Gives each record to `live`. What it can't read it passes over and counts: nothing depends on it."""
+    """Hands each record to `live`. Unreadable records are counted and skipped: no job depends on them."""
 
     def __init__(
         self, settings: RuntimeSettings, live: Live, now_ms: NowMs, back_ms: int, folders: BlobFolders | None = None
     ) -> None:  # fmt: skip
-        """`folders` is told what stands on `clock`: it costs no consumer of its own."""
+        """`folders` gets the records of `clock`, which this consumer reads too, to save a second one."""
         self._folders = folders
         self._clock = f"{settings.topic_prefix}clock"
         self._settings = settings
@@ -43,11 +43,11 @@ class PartialTail:
         self._positions: dict[TopicPartition, int] = {}
 
     async def run(self) -> None:
-        """Until cancelled. While the broker is away it tries again."""
+        """Read until cancelled. After an error it reconnects in `AGAIN_S`."""
         while True:
             try:
                 await self._read()
-            except Exception as error:  # whatever Kafka's client says, the doors go on without it
+            except Exception as error:  # any error of Kafka's client: the rest of the receiver works without it
                 log.warning("partials_not_read", error_type=type(error).__name__)
             await asyncio.sleep(AGAIN_S)
 
@@ -78,7 +78,9 @@ class PartialTail:
             await stopped(consumer)
 
     async def _seek(self, consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """To where it was; else some minutes back; else to the end, where there is nothing as young as that. Returns the ends."""
+        """Seek each partition to its last position, else `back_ms` back, else to its end if no record is as recent.
+        Returns the end offsets.
+        """
         since_ms = self._now_ms() - self._back_ms
         found = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
         ends = await consumer.end_offsets(partitions)
@@ -90,7 +92,7 @@ class PartialTail:
     def _take_one(self, value: bytes | None) -> None:
         try:
             self._live.take(decode(PARTIAL, value))
-        except Exception as error:  # also what decodes and is odd all the same: the next record is another job's
+        except Exception as error:  # any error: one bad record must not stop the others
             self._live.metrics.records.labels("unreadable").inc()
             log.debug("partial_unreadable", error_type=type(error).__name__)
         else:

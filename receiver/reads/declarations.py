@@ -1,4 +1,4 @@
-"""The declarations of the reads: what is asked, within which limits, and what is answered."""
+"""The declarations of the reads: parameters with their limits, answers and routes."""
 
 import base64
 import binascii
@@ -42,44 +42,47 @@ PageMark = Annotated[Cursor, BeforeValidator(_from_cursor), WithJsonSchema({"typ
 
 class JobQuery(Query):
     wait: Annotated[int, Field(ge=0, le=WAIT_S_MAX), WHOLE] = Field(
-        default=0, description="Seconds to wait for the end of the job."
+        default=0, description="Seconds to wait for the job to end."
     )
 
 
 class PageQuery(Query):
     status: Annotated[tuple[JobStatus, ...], BeforeValidator(_split)] = Field(
-        default=(), description="Only these, separated by commas."
+        default=(), description="Only jobs with one of these statuses, separated by commas."
     )
-    model: FilterText | None = Field(default=None, description="Only of this model.")
-    tag: FilterText | None = Field(default=None, description="Only with this tag.")
+    model: FilterText | None = Field(default=None, description="Only jobs of this model.")
+    tag: FilterText | None = Field(default=None, description="Only jobs with this tag.")
     since: Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE] | None = Field(
-        default=None, description="Only submitted since then, in unix milliseconds."
+        default=None, description="Only jobs submitted at or after this time, in Unix milliseconds."
     )
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(default=LIMIT, description="Jobs of one page.")
-    cursor: PageMark | None = Field(default=None, description="The `next_cursor` of the page before.")
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(
+        default=LIMIT, description="Jobs per page, at most."
+    )
+    cursor: PageMark | None = Field(default=None, description="The `next_cursor` of the previous page.")
 
 
 class ListQuery(PageQuery):
-    session: FilterText | None = Field(default=None, description="Only of this session.")
+    session: FilterText | None = Field(default=None, description="Only jobs of this session.")
 
 
 class StreamQuery(Query):
     last_event_id: str | None = Field(
-        default=None, description="As the header `Last-Event-ID`, where none can be sent."
+        default=None, description="Replaces the header `Last-Event-ID` for clients that can't set it."
     )
-    ticket: str | None = Field(default=None, description="Instead of a key: see `POST /v1/tickets`.")
+    ticket: str | None = Field(default=None, description="Replaces the key: see `POST /v1/tickets`.")
 
 
 _JOB: Final = {"job_id": JobId}
 _SESSION: Final = {"session_id": SessionId}
-_LAST_EVENT: Final = Header("Last-Event-ID", "Goes on after this event.")
+_LAST_EVENT: Final = Header("Last-Event-ID", "Resume after the event with this id.")
 AWAY: Final = {503: ("reads_unavailable",)}
 _NO_JOB: Final = {404: ("job_not_found",), **AWAY}
 _NO_SESSION: Final = {404: ("session_not_found",), **AWAY}
 _FULL: Final = {503: ("reads_unavailable", "too_many_streams")}
 _EVENTS: Final = (
-    "\n\nServer-sent events. `job`: the job as it is now, as `GET /v1/jobs/{job_id}` shows it but for its result. `gap`: what was "
-    "missed can't be given, and what is now follows. The id of an event resumes after it. A comment comes where nothing else does."
+    "\n\nServer-sent events. `job`: the current state of a job, as `GET /v1/jobs/{job_id}` shows it without its "
+    "result. `gap`: events after your `Last-Event-ID` are no longer available; the current state follows. Comments "
+    "are sent as heartbeats."
 )
 
 LIST_JOBS: Final = Route(
@@ -88,26 +91,28 @@ LIST_JOBS: Final = Route(
 )  # fmt: skip
 GET_JOB: Final = Route(
     "GET", "/v1/jobs/{job_id}", name="getJob", access="read", ids=_JOB, query=JobQuery,
-    says="A job as it is now, with its result once it has ended.", answers=(Answer(200, "The job.", JobWithResult),),
+    says="The current state of a job, with its result once it has ended.",
+    answers=(Answer(200, "The job.", JobWithResult),),
     problems={**_NO_JOB, **_FULL},
 )  # fmt: skip
 GET_OUTPUT: Final = Route(
     "GET", "/v1/jobs/{job_id}/output", name="getJobOutput", access="read", ids=_JOB,
-    says="The provider's response object, whole.", answers=(Answer(200, "The response object.", Any),),
+    says="The complete response object of the provider.", answers=(Answer(200, "The response object.", Any),),
     problems={404: ("job_not_found", "no_output", "output_missing"), 409: ("not_finished",), **AWAY},
 )  # fmt: skip
 GET_TIMELINE: Final = Route(
     "GET", "/v1/jobs/{job_id}/timeline", name="getJobTimeline", access="read", ids=_JOB,
-    says="The facts of a job, each with where it stands.", answers=(Answer(200, "The timeline.", TimelineView),),
+    says="The facts of a job, each with its topic, partition and offset.",
+    answers=(Answer(200, "The timeline.", TimelineView),),
     problems=_NO_JOB,
 )  # fmt: skip
 FOLLOW_JOB: Final = Route(
     "GET", "/v1/jobs/{job_id}/events", name="followJob", access="read", ids=_JOB, headers=(_LAST_EVENT,),
     query=StreamQuery,
-    says=f"Follow a job to its end.{_EVENTS}",
+    says=f"Follow a job until it ends.{_EVENTS}",
     answers=(
         Answer(200, "The events, up to the job's end.", JobEvent, EVENT_STREAM),
-        Answer(204, "It has ended, and the event of `Last-Event-ID` said so: do not come back."),
+        Answer(204, "The job has ended, and `Last-Event-ID` names its last event: do not reconnect."),
     ),
     problems={**_NO_JOB, **_FULL},
 )  # fmt: skip
@@ -119,10 +124,11 @@ GET_SESSION: Final = Route(
 FOLLOW_SESSION: Final = Route(
     "GET", "/v1/sessions/{session_id}/events", name="followSession", access="read", ids=_SESSION,
     headers=(_LAST_EVENT,), query=StreamQuery, says=f"Follow the jobs of a session.{_EVENTS}",
-    answers=(Answer(200, "The events, without an end.", JobEvent, EVENT_STREAM),), problems={**_NO_SESSION, **_FULL},
+    answers=(Answer(200, "The events; the stream does not end.", JobEvent, EVENT_STREAM),),
+    problems={**_NO_SESSION, **_FULL},
 )  # fmt: skip
 FOLLOW_ALL: Final = Route(
     "GET", "/v1/events", name="followAll", access="read", headers=(_LAST_EVENT,), query=StreamQuery,
-    says=f"Follow all jobs.{_EVENTS}",
-    answers=(Answer(200, "The events, without an end.", JobEvent, EVENT_STREAM),), problems=_FULL,
+    says=f"Follow all jobs of the tenant.{_EVENTS}",
+    answers=(Answer(200, "The events; the stream does not end.", JobEvent, EVENT_STREAM),), problems=_FULL,
 )  # fmt: skip

@@ -1,9 +1,10 @@
-"""Server-sent events: `id: <build>-<seq>`, so that `Last-Event-ID` resumes without a gap, or is told that there is one.
+"""Server-sent events of jobs. Each has `id: <build>-<seq>`, by which `Last-Event-ID` resumes.
 
-`EventSource` can't set that header on its first request: `?last_event_id=` does the same there.
+`EventSource` can't set that header on its first request; `?last_event_id=` replaces it.
 
-A stream begins with what is now (or, resumed, with what was missed), and then follows. A `gap` event says that what was
-missed can't be given (trimmed, or of another build); what is now follows it. A job's stream ends with its terminal event.
+A stream starts with the current state (or, if resumed, with the missed changes), and then follows the changes. A `gap`
+event means that the missed changes are no longer available (trimmed, or from another build); the current state follows.
+A job's stream ends with its terminal event.
 """
 
 import asyncio
@@ -34,20 +35,20 @@ Gap = Literal["trimmed", "rebuilt", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a stream begins: what is to be sent first, and the place after it."""
+    """The start of a stream: what is sent first, and the position after it."""
 
     build: int
     seq: int
     gap: Gap | None
     rows: Sequence[JobRow]
-    """What is now; empty where `missed` tells it."""
+    """The current state; empty if `missed` is sent instead."""
     missed: Sequence[Change]
     over: bool = False
-    """The job has ended, and the client has seen it end."""
+    """The job has ended, and the client has seen its last event."""
 
 
 def start_from(conn: Connection, follower: Follower, last_event_id: str | None, resumed_max: int) -> Start | None:
-    """None: there is no such job or session."""
+    """None if there is no such job or session."""
     rows = _rows(conn, follower)
     if not rows and (follower.job_id or follower.session_id) is not None:
         return None
@@ -69,7 +70,7 @@ def start_from(conn: Connection, follower: Follower, last_event_id: str | None, 
 
 
 def _gap(seen: tuple[int, int] | None, build: int, first: int, last: int) -> Gap | None:
-    """Why what came after `seen` can't be given; None where it can."""
+    """Why the changes after `seen` are not available; None if they are."""
     if seen is None:
         return "unreadable"
     if seen[0] != build:
@@ -80,24 +81,23 @@ def _gap(seen: tuple[int, int] | None, build: int, first: int, last: int) -> Gap
 async def stream(
     request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits
 ) -> web.StreamResponse:
-    """Answer `request` with the events that `follower` wants.
+    """Answer `request` with the events for `follower`.
 
-    :raises DatabaseAwayError: before the stream began.
+    :raises DatabaseAwayError: before the stream has begun.
     """
     what = "session" if follower.job_id is None else "job"
     last_event_id = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
     try:
-        async with feed.follow(
-            follower
-        ):  # before the read: what comes in between is in both, and told apart by its seq
+        # Follow before reading: a change in between arrives by both ways, and its seq shows that it was sent.
+        async with feed.follow(follower):
             start = await _started(database, follower, last_event_id, limits)
             if start is None:
                 return problems.not_found(what)
             if start.over:
-                return web.Response(status=204)  # tells an EventSource not to come back
+                return web.Response(status=204)  # tells an EventSource not to reconnect
             return await _Stream(request, follower, limits).run(start)
     except TooManyFollowersError as error:
-        return problems.problem(503, "too_many_streams", f"{error}. Come back later.", **{"Retry-After": "5"})
+        return problems.problem(503, "too_many_streams", f"{error}. Try again later.", **{"Retry-After": "5"})
 
 
 async def _started(
@@ -128,12 +128,12 @@ class _Stream:
             if not await self._begin(start):
                 await self._follow(start)
         except (ConnectionError, TimeoutError):
-            pass  # the client went away, or takes nothing; it resumes
+            pass  # the client disconnected or does not read; it can resume
         return self._response
 
     async def _begin(self, start: Start) -> bool:
-        """Whether that was all."""
-        # Clients that were cut off together come back apart.
+        """Send the start of the stream. True if the stream ends with it."""
+        # Spread the reconnects of clients that were disconnected together.
         retry_ms = RETRY_MS + next(_streams) * 617 % RETRY_SPREAD_MS
         await self._write(b"retry: %d\n\n" % retry_ms)
         if start.gap is not None:

@@ -1,4 +1,4 @@
-"""What the HTTP doors ask of the read model, answered from its database."""
+"""Implements the lookups of the receiver's ingress over the read model's database."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 class DatabaseReads:
-    """`receiver.lookups.JobReads`."""
+    """Implements `receiver.lookups.JobReads`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def find_job(self, job_id: str) -> KnownJob | None:
         known = await self._read(lambda conn: find_known(conn, job_id))
-        # A job that was refused has no hash: then its id names no submission that another could equal.
+        # A rejected job has no hash; no submission equals the empty one, so its id is a conflict for each.
         return None if known is None else KnownJob(known.tenant, known.request_sha256 or "")
 
     async def job(self, tenant: str, job_id: str) -> SeenJob | None:
@@ -51,7 +51,7 @@ class DatabaseReads:
 
 
 class FeedChanges:
-    """`receiver.partial_output.listeners.Changes`."""
+    """Implements `receiver.partial_output.listeners.Changes`."""
 
     def __init__(self, feed: ChangeFeed) -> None:
         self._feed = feed

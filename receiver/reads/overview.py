@@ -1,7 +1,7 @@
-"""What an overview shows, over HTTP: what needs attention, figures of the jobs that ended, and the dead letters.
+"""The overview over HTTP: findings that need attention, figures of ended jobs, and dead letters.
 
-As all reads it is the tenant's alone. Dead letters of which nobody can say whose they are need the scope `admin`, and a piece
-of a record's content needs `operate`.
+Like all reads it shows the caller's tenant only. Dead letters without a known tenant need the scope `admin`; the
+preview of a dead letter's value needs `operate`.
 """
 
 from collections.abc import Callable, Collection
@@ -27,12 +27,13 @@ from schemas.job_ids import own_job_id
 HOUR_MS = 3_600_000
 STATS_SPAN_MS = 24 * HOUR_MS
 STATS_JOBS_MAX = 10_000
-"""Of one answer, the last that ended: about 50 ms of a core on SQLite, whatever their results weigh."""
+"""Jobs counted in one answer, the latest first: about 50 ms of one core on SQLite, independent of the size of results.
+"""
 ATTENTION_SPAN_MS = HOUR_MS
 ATTENTION_JOBS_MAX = 1_000
 MISSED_SHARE_MAX = 0.2
 MISSED_OF_MIN = 20
-"""Of fewer ends a share says nothing."""
+"""With fewer ends the share of missed webhooks is not meaningful."""
 
 TenantOf = Callable[[web.Request], str]
 ScopesOf = Callable[[web.Request], Collection[str]]
@@ -40,7 +41,7 @@ ScopesOf = Callable[[web.Request], Collection[str]]
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Who asks, as the door has found out."""
+    """Functions for the tenant and the scopes of an authenticated request."""
 
     tenant_of: TenantOf
     scopes_of: ScopesOf
@@ -49,7 +50,7 @@ class Rights:
 def add_overview_routes(
     app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int
 ) -> None:
-    """Put the overview on `app`. `overdue_bound_ms` is how late anything may honestly be, as the sweep has it."""
+    """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep)."""
     overview = _Overview(database, rights, now_ms, overdue_bound_ms)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
@@ -67,7 +68,7 @@ class _Overview:
         self._overdue_bound_ms = overdue_bound_ms
 
     async def attention(self, request: web.Request) -> web.StreamResponse:
-        """What should not be as it is, worst first; and how many jobs are open, by status."""
+        """The findings, worst first, and the number of open jobs by status."""
         tenant, now_ms = self._rights.tenant_of(request), self._now_ms()
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
@@ -93,18 +94,18 @@ class _Overview:
         return problems.answer(await self._database.read(poll))
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
-        """Distributions of the jobs that ended, by model, and how ends were found."""
+        """Distributions over the ended jobs, by model, and how their ends were found."""
         tenant, now_ms = self._rights.tenant_of(request), self._now_ms()
         given = query_of(request, declared.StatsQuery).since
         since_ms = now_ms - STATS_SPAN_MS if given is None else given
 
-        def count(conn: Connection) -> StatsView:  # on the database's thread: it would hold the loop for too long
+        def count(conn: Connection) -> StatsView:  # in the database's thread: it would block the event loop
             return stats(ended_since(conn, tenant, since_ms, STATS_JOBS_MAX), since_ms, now_ms, STATS_JOBS_MAX)
 
         return problems.answer(await self._database.read(count))
 
     async def dead_letters(self, request: web.Request) -> web.StreamResponse:
-        """Records that could not be taken, newest first."""
+        """A page of dead letters, newest first."""
         asked = query_of(request, declared.DeadLetterQuery)
         after = None if asked.cursor is None else (asked.cursor.submitted_at_ms, asked.cursor.job_id)
         wanted = self._letters(
@@ -127,7 +128,7 @@ class _Overview:
 
 
 def dead_letter_view(letter: DeadLetterRow, tenant: str, *, with_preview: bool) -> DeadLetterView:
-    """A letter as `tenant` sees it; fields without a value are left out."""
+    """A dead letter as `tenant` sees it; fields without a value are omitted."""
     origin = letter.origin
     view: dict[str, Any] = {
         "object": "dead_letter",
@@ -152,7 +153,7 @@ def _of_jobs(code: FindingCode, found: Finding, tenant: str) -> FindingView:
 
 
 def _of_waiting(code: FindingCode, found: Waiting, tenant: str, count_min: int = 1) -> FindingView:
-    """Counts only from `count_min` jobs on."""
+    """The finding of jobs that wait for one reason; its count is 0 below `count_min` jobs."""
     if found.count < count_min:
         return {"code": code, "count": 0}
     job_ids = [own_job_id(tenant, job_id) for job_id in found.job_ids]
@@ -160,7 +161,7 @@ def _of_waiting(code: FindingCode, found: Waiting, tenant: str, count_min: int =
 
 
 def _of_webhooks(health: WebhooksView) -> FindingView:
-    """Counts only where so many ends were found without a webhook that it should be looked into."""
+    """The finding of missed webhooks; its count is 0 unless their share exceeds `MISSED_SHARE_MAX`."""
     ends, missed = health["webhook"] + health["poll"], health["missed"]
     high = ends >= MISSED_OF_MIN and missed > MISSED_SHARE_MAX * ends
     return {"code": "webhooks_missed", "count": missed if high else 0, "of": ends}

@@ -1,4 +1,4 @@
-"""The declarations of the overview: what is asked, and what is answered."""
+"""The declarations of the overview: parameters, answers and routes."""
 
 from typing import Annotated, Final, Literal, NotRequired
 
@@ -22,33 +22,33 @@ Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
 
 @with_config(_DOCUMENTED)
 class FindingView(TypedDict):
-    """Something that should not be as it is."""
+    """A condition that needs attention."""
 
     code: FindingCode
     count: int
     of: NotRequired[int]
-    """Out of so many, where a share is what matters."""
+    """The total that `count` is a part of."""
     job_ids: NotRequired[list[str]]
-    """Some of the jobs."""
+    """Ids of some of the jobs."""
     because: NotRequired[str]
-    """The most frequent reason, in the provider's words."""
+    """The most frequent reason, as the provider states it."""
 
 
 @with_config(_DOCUMENTED)
 class AttentionView(TypedDict):
-    """What needs attention; nothing does where `findings` is empty."""
+    """What needs attention; an empty `findings` means nothing does."""
 
     object: Literal["attention"]
     at_ms: int
     span_ms: int
-    """How far back it looked, for what has a time."""
+    """The period before `at_ms` in which dead letters and missed webhooks are counted."""
     findings: list[FindingView]
     open: dict[OpenJobStatus, int]
     """Open jobs by status."""
 
 
 class OriginView(TypedDict):
-    """Where a record stood."""
+    """The position of a record."""
 
     topic: str
     partition: int
@@ -57,13 +57,13 @@ class OriginView(TypedDict):
 
 @with_config(_DOCUMENTED)
 class DeadLetterView(TypedDict):
-    """A record that could not be taken, set aside."""
+    """A record that could not be processed, set aside with its origin and the reason."""
 
     object: Literal["dead_letter"]
     id: str
     at_ms: int
     tenant: NotRequired[str]
-    """Not there where nobody can say whose it is."""
+    """Absent if the record does not tell its tenant."""
     component: str
     reason: DeadReason
     detail: str
@@ -71,13 +71,13 @@ class DeadLetterView(TypedDict):
     key: NotRequired[str]
     size_bytes: NotRequired[int]
     preview: NotRequired[str]
-    """The beginning of its value, printable characters only; for the scope `operate`."""
+    """The beginning of the record's value, printable characters only; needs the scope `operate`."""
     resolution: NotRequired[Resolution]
     resolved_at_ms: NotRequired[int]
 
 
 class DeadLetterPage(TypedDict):
-    """Dead letters, newest first. Without a `next_cursor` there are no more."""
+    """Dead letters, newest first. The last page has no `next_cursor`."""
 
     object: Literal["list"]
     data: list[DeadLetterView]
@@ -86,34 +86,38 @@ class DeadLetterPage(TypedDict):
 
 class StatsQuery(Query):
     since: Since | None = Field(
-        default=None, description="Jobs that ended since then, in unix milliseconds; a day if unset."
+        default=None,
+        description="Jobs that ended at or after this time, in Unix milliseconds; the last 24 hours if unset.",
     )
 
 
 class DeadLetterQuery(Query):
-    state: Literal["open", "all"] = Field(
-        default="open", description="`open`: those about which nothing was decided yet."
+    state: Literal["open", "all"] = Field(default="open", description="`open`: only unresolved dead letters.")
+    reason: DeadReason | None = Field(default=None, description="Only dead letters with this reason.")
+    since: Since | None = Field(
+        default=None, description="Only dead letters set aside at or after this time, in Unix milliseconds."
     )
-    reason: DeadReason | None = Field(default=None, description="Only those set aside for this.")
-    since: Since | None = Field(default=None, description="Only those set aside since then, in unix milliseconds.")
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(default=LIMIT, description="Letters of one page.")
-    cursor: PageMark | None = Field(default=None, description="The `next_cursor` of the page before.")
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(
+        default=LIMIT, description="Dead letters per page, at most."
+    )
+    cursor: PageMark | None = Field(default=None, description="The `next_cursor` of the previous page.")
 
 
 GET_ATTENTION: Final = Route(
     "GET", "/v1/attention", name="getAttention", access="read", problems=AWAY,
-    says="What needs attention: jobs that wait for a person or for the provider, jobs that nothing moves any more, dead letters and missed webhooks of the last hour.",
+    says="What needs attention: jobs that wait for the operator or the provider, jobs without progress, and dead "
+    "letters and missed webhooks of the last hour.",
     answers=(Answer(200, "The findings, worst first.", AttentionView),),
 )  # fmt: skip
 GET_STATS: Final = Route(
     "GET", "/v1/stats", name="getStats", access="read", query=StatsQuery, problems=AWAY,
-    says="How long jobs took, by model, and how their ends were found.\n\nOf the last 10,000 that ended at most: `cut` says "
-    "whether there were more, and `since_ms` from when on they are counted.",
+    says="How long jobs took, by model, and how their ends were found.\n\nAt most the 10,000 jobs that ended last are "
+    "counted. `cut` tells whether that limit was reached, `since_ms` the start of the period that is counted.",
     answers=(Answer(200, "The figures.", StatsView),),
 )  # fmt: skip
 LIST_DEAD_LETTERS: Final = Route(
     "GET", "/v1/dead-letters", name="listDeadLetters", access="read", query=DeadLetterQuery, problems=AWAY,
-    says="Records that could not be taken, newest first, in pages.\n\nThose of which nobody can say whose they are need the "
-    "scope `admin`.",
+    says="Dead letters (records that could not be processed), newest first, in pages.\n\nDead letters without a known "
+    "tenant need the scope `admin`.",
     answers=(Answer(200, "A page of dead letters.", DeadLetterPage),),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How the reads take ids, refuse, and mark where a page ended."""
+"""Ids, refusals and cursors of the reads."""
 
 import base64
 from typing import Final, Literal
@@ -15,14 +15,14 @@ from schemas.requests import SessionId
 _IDS: Final[dict[str, TypeAdapter[str]]] = {"job": TypeAdapter(JobId), "session": TypeAdapter(SessionId)}
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
+class Refusal(Exception):  # noqa: N818 - an answer, not a failure of the receiver
     def __init__(self, response: web.Response) -> None:
         super().__init__(response.status)
         self.response = response
 
 
 def guarded(handler: Handler) -> Handler:
-    """Answer refusals as they say, and a database that is away with 503."""
+    """`handler`, with refusals answered as they state, and an unreachable database as 503."""
 
     async def run(request: web.Request) -> web.StreamResponse:
         try:
@@ -40,7 +40,7 @@ def guarded(handler: Handler) -> Handler:
 def path_id(request: web.Request, what: Literal["job", "session"]) -> str:
     """The id in the path.
 
-    :raises Refusal: 404, nothing can have it. (PostgreSQL would refuse some.)
+    :raises Refusal: 404, it is not a valid id. (PostgreSQL refuses some characters.)
     """
     try:
         return _IDS[what].validate_python(request.match_info[f"{what}_id"])
@@ -49,5 +49,5 @@ def path_id(request: web.Request, what: Literal["job", "session"]) -> str:
 
 
 def page_mark(at_ms: int, item_id: str) -> str:
-    """`next_cursor`: where a page ended, by the time and the id of its last item."""
+    """The `next_cursor` of a page, from the time and the id of its last item."""
     return base64.urlsafe_b64encode(f"{at_ms}:{item_id}".encode()).decode().rstrip("=")

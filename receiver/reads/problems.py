@@ -1,4 +1,4 @@
-"""Refusals of the reads as RFC 9457 problem documents, in the shape that the other doors use."""
+"""Refusals of the reads as RFC 9457 problem documents, in the shape of `receiver.problems`."""
 
 from http import HTTPStatus
 
@@ -9,7 +9,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def problem(status: int, code: str, detail: str, **headers: str) -> web.Response:
-    """`code` names the problem for programs, `detail` for people."""
+    """A problem document: `code` is for programs, `detail` for people."""
     document = {
         "type": f"urn:backstop:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -28,14 +28,17 @@ def problem(status: int, code: str, detail: str, **headers: str) -> web.Response
 def not_found(what: str) -> web.Response:
     return problem(
         404, f"{what}_not_found",
-        f"There is no such {what}: it has not been taken in yet, or it ended so long ago that it is not kept any more.",
+        f"There is no such {what}: it does not exist, is not visible yet, or ended too long ago to be stored.",
     )  # fmt: skip
 
 
 def away() -> web.Response:
-    """The read model's database is away; jobs go on without it."""
+    """503: the read model's database is not reachable. Jobs do not depend on it."""
     return problem(
-        503, "reads_unavailable", "The read model is not reachable. Jobs go on; ask again.", **{"Retry-After": "1"}
+        503,
+        "reads_unavailable",
+        "The read model is not reachable; send the request again. Jobs are not affected.",
+        **{"Retry-After": "1"},
     )
 
 

@@ -1,6 +1,6 @@
-"""The reads over HTTP: a job, its output, its timeline, lists, sessions, and the live streams of both.
+"""The reads over HTTP: a job, its output, its timeline, lists, sessions, and live streams.
 
-Everything is asked for a tenant, and what is another tenant's does not exist. These routes only read.
+Each read is for one tenant; objects of other tenants are answered as if they did not exist. These routes only read.
 """
 
 import asyncio
@@ -33,9 +33,7 @@ from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.results import RESULT, JobResult
 
 OUTPUT_INLINE_BYTES_MAX = 262_144
-"""A larger output is linked to, not shown within its job."""
-
-"""Ids of jobs that came as responses; only these can be deleted by their callers."""
+"""A larger output is linked from its job, not included."""
 
 TenantOf = Callable[[web.Request], str]
 
@@ -44,7 +42,7 @@ def add_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, registry: CollectorRegistry,
     limits: StreamLimits | None = None, taken: "JustTaken | None" = None, feed: ChangeFeed | None = None,
 ) -> None:  # fmt: skip
-    """Put the reads on `app`; its cleanup ends the streams, and `feed`. The caller opens and closes the database."""
+    """Add the reads to `app`, whose cleanup stops the streams and `feed`. The caller opens and closes the database."""
     limits = limits or StreamLimits()
     feed = feed or ChangeFeed(database, registry, limits)
     reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken())
@@ -69,7 +67,7 @@ def add_routes(
         await feed.stop()
 
     app.cleanup_ctx.append(run_feed)
-    app.on_shutdown.append(end_streams)  # before the server waits for its handlers: a stream has no end of its own
+    app.on_shutdown.append(end_streams)  # before the server waits for its handlers: a stream does not end by itself
 
 
 def _nothing_taken(_job_id: str, _tenant: str) -> None:
@@ -82,12 +80,12 @@ async def _nothing_hidden(_tenant: str, _given: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JustTaken:
-    """What the doors know and the read model does not: jobs that it has not got yet, and responses that were deleted."""
+    """What the ingress knows before or beside the read model: jobs accepted recently, and deleted responses."""
 
     find: Callable[[str, str], TakenJob | None] = _nothing_taken
-    """By the qualified id, and the tenant."""
+    """By qualified job id and tenant."""
     is_hidden: Callable[[str, str], Awaitable[bool]] = _nothing_hidden
-    """By tenant, and the tenant's own id of the response."""
+    """By tenant and the tenant's own id of the response."""
 
 
 class _Reads:
@@ -120,7 +118,7 @@ class _Reads:
         return problems.answer(ended)
 
     async def output(self, request: web.Request) -> web.StreamResponse:
-        """The provider's response object, whole."""
+        """The complete response object of the provider."""
         await self._refuse_hidden(request)
         row = await self._row(request)
         if row is None and self._just_taken(request) is None:
@@ -134,7 +132,7 @@ class _Reads:
         try:
             return problems.answer(await get_body(self._blobs, result.response))
         except BlobMissingError:
-            return problems.problem(404, "output_missing", "The output is not in the blob store any more.")
+            return problems.problem(404, "output_missing", "The output is no longer in the blob store.")
 
     async def timeline(self, request: web.Request) -> web.StreamResponse:
         await self._refuse_hidden(request)
@@ -179,7 +177,7 @@ class _Reads:
         return await stream(request, self._database, self._feed, follower, self._limits)
 
     async def all_events(self, request: web.Request) -> web.StreamResponse:
-        """All jobs of the tenant; begins with the newest as they are now, none included."""
+        """All jobs of the tenant; starts with the current state of the newest ones."""
         follower = Follower(self._tenant_of(request), authority=authority_of(request))
         return await stream(request, self._database, self._feed, follower, self._limits)
 
@@ -188,7 +186,7 @@ class _Reads:
         return await self._database.read(lambda conn: find_row(conn, tenant, job_id))
 
     def _named(self, request: web.Request) -> tuple[str, str]:
-        """The tenant, and the job under the name that the logs have for it.
+        """The tenant and the job's qualified id.
 
         :raises Refusal: 404, no job can have this id.
         """
@@ -196,7 +194,7 @@ class _Reads:
         return tenant, qualified_job_id(tenant, path_id(request, "job"))
 
     def _just_taken(self, request: web.Request) -> JobView | None:
-        """A job that was accepted a moment ago, as its row will begin."""
+        """A job that was accepted recently, in the form of its first row."""
         tenant, job_id = self._named(request)
         found = self._taken.find(job_id, tenant)
         return None if found is None else taken_view(request.match_info["job_id"], found)
@@ -208,7 +206,7 @@ class _Reads:
             raise Refusal(problems.not_found("job"))
 
     async def _row_when_ended(self, request: web.Request, wait_s: float) -> JobRow | None:
-        """The row once it is terminal, or as it is after `wait_s`; a job that appears meanwhile is waited for too."""
+        """The row once it is terminal, else as it is after `wait_s`. A job that does not exist yet is awaited too."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_s
         tenant, job_id = self._named(request)
@@ -219,7 +217,7 @@ class _Reads:
                     row = await self._row(request)
                     left_s = deadline_s - loop.time()
                     if follower.closed == "not_allowed":
-                        raise Refusal(problems.problem(401, "unauthenticated", "The key is not valid any more."))
+                        raise Refusal(problems.problem(401, "unauthenticated", "The key is no longer valid."))
                     if (row is not None and row.terminal) or left_s <= 0 or follower.closed is not None:
                         return row
                     await follower.next(left_s)

@@ -1,1 +1,1 @@
-"""The OpenAI-compatible door: `/v1/responses` as the official SDKs call it, kept as jobs of Backstop."""
+"""The OpenAI-compatible API: `/v1/responses` as the official SDKs call it. Each response is a job of Backstop."""

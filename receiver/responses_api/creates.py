@@ -1,6 +1,6 @@
-"""The body of `POST /v1/responses` as a submission, or why it is none.
+"""Turns the body of `POST /v1/responses` into a submission, or refuses it.
 
-What Backstop can't keep its promises for is refused with a sentence that says what to do instead.
+Features for which Backstop can't keep its guarantees are refused, with a message that tells what to do instead.
 """
 
 import re
@@ -17,12 +17,12 @@ TIMEOUT_HEADER: Final = "Backstop-Timeout-Ms"
 RETRIES_HEADER: Final = "Backstop-Retries-Max"
 
 _SENTENCES: Final[dict[str, str]] = {
-    "background": "background must be true, or false or left out for an answer on this connection.",
+    "background": "background must be true, or, for an answer on this connection, false or omitted.",
     "waits": "This process does not wait for answers: send background: true, and poll GET /v1/responses/{id} until its "
     "status is neither queued nor in_progress.",
-    "stream": "This process does not stream: leave stream out, send background: true, and poll "
+    "stream": "This process does not stream: omit stream, send background: true, and poll "
     "GET /v1/responses/{id}.",
-    "store": "A background response is stored, as you poll for it: leave store out or send store: true. "
+    "store": "A background response is stored, as you poll for it: omit store or send store: true. "
     "DELETE /v1/responses/{id} removes it when you no longer need it.",
     "conversation": "conversation is not supported: all tenants share one project at the provider. "
     "Continue an earlier response by previous_response_id.",
@@ -31,12 +31,15 @@ _IN_REQUEST: Final = re.compile(r"^request\.")
 
 
 def waits(body: Mapping[str, Any]) -> bool:
-    """Whether the caller wants the answer on its connection, as the API has it where `background` does not say otherwise."""
+    """Whether the client wants the answer on its connection: the API's default without `background: true`."""
     return body.get("background") in (None, False)
 
 
 def to_submit(body: dict[str, Any], headers: Mapping[str, str], *, may_stream: bool) -> Submit:
-    """:raises Refusal: 422, naming the field."""
+    """The submission for a create.
+
+    :raises Refusal: 422, naming the field.
+    """
     background, store = body.get("background"), body.get("store")
     if not isinstance(background, bool | None):
         raise _refused("background")
@@ -67,7 +70,9 @@ def _refused(field: str) -> Refusal:
 
 
 def _absent(name: str, value: Any) -> bool:
-    """What says nothing: what we set ourselves, and the null that the Node SDK's callers write for what they leave out."""
+    """Fields that are not forwarded: those that Backstop sets, defaults, and nulls, which clients of the Node SDK send
+    for omitted fields.
+    """
     if name == "stream":
         return value is None or value is False
     if name == "background":
@@ -76,7 +81,7 @@ def _absent(name: str, value: Any) -> bool:
 
 
 def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
-    """What the wire of OpenAI has no field for."""
+    """Options of a job for which OpenAI's body has no field."""
     given: dict[str, Any] = {}
     if SESSION_HEADER in headers:
         given["session_id"] = headers[SESSION_HEADER]
@@ -91,7 +96,7 @@ def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(error: FieldError) -> FieldError:
-    """As the caller wrote it: it knows of no `request` around its body."""
+    """The error relative to the client's body, which has no `request` around it."""
     sentence = _IN_REQUEST.sub("", error.detail)
     named = re.match(r"([a-z_]+)(\.[^ :]+)?", sentence) if error.pointer == "#/request" else None
     pointer = f"#/{named[0]}" if named is not None and sentence != error.detail else error.pointer

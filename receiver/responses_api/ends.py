@@ -1,10 +1,11 @@
-"""How an end that is no answer is told to a caller who waits for the answer on its connection. Pure.
+"""Maps the end of a response to the HTTP error for a client that waits for the answer on its connection. Pure.
 
-Rules, before the code:
-- A response that did not complete is an HTTP error: an SDK then raises its own class, and no framework goes on with an empty answer.
-- `incomplete` is an answer, as at the provider: it has output, and says why it ends.
-- Backstop has already repeated what may be repeated. So each of these errors carries `x-should-retry: false`, and what a caller has to change
-  is 400, which no framework repeats.
+Rules:
+- A response that did not complete is an HTTP error: SDKs then raise their exceptions, and no framework continues with
+  an empty answer.
+- `incomplete` is an answer, as at the provider: it has output, and tells why it ended.
+- Backstop has already made the retries. So each of these errors has `x-should-retry: false`, and an error that the
+  client must correct is 400, which no framework retries.
 """
 
 import re
@@ -19,7 +20,9 @@ _THEIRS: Final = re.compile(
     r"server_\w+|\w*_timeout|internal\w*|service_unavailable|api_error|overloaded\w*|unknown_outcome|missing|failed"
     r"|edge_block|retries_\w+|invalid_api_key|account_\w+|\w*_access_terminated|http_(401|403|5\d\d)"
 )
-"""Codes of failures that no change of the request cures: the provider's, the way's, or the account's, which is the operator's."""
+"""Codes of failures that the client can't fix by changing its request: of the provider, the network, or the operator's
+account.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Failure:
 
 
 def failure_of(document: Mapping[str, Any], outcome: JobOutcome) -> Failure | None:
-    """Of a response at its end; None where that is an answer."""
+    """The error for a response that has ended; None if it is an answer (`completed`, `incomplete`)."""
     error = document.get("error")
     told: Mapping[str, Any] = error if isinstance(error, dict) else {}
     code, message = str(told.get("code") or outcome), str(told.get("message") or f"The response ended as {outcome}.")

@@ -1,7 +1,7 @@
-"""OpenAI's error body, for everything under `/v1/responses`: the SDKs make their exceptions of it.
+"""OpenAI's error body, for all under `/v1/responses`: the SDKs map it to their exceptions.
 
-A problem of ours keeps its status but for 415 and 422, which OpenAI answers as 400. Where a repeat of the same request can't
-help, `x-should-retry: false` says so: by default the SDKs repeat each 409 and 429.
+A problem keeps its status, except 415 and 422, which OpenAI answers as 400. If repeating the request can't help, the
+answer has `x-should-retry: false`, as the SDKs repeat each 409 and 429 by default.
 """
 
 from collections.abc import Mapping
@@ -34,24 +34,26 @@ _CODES: Final[dict[str, str | None]] = {
 _HOPELESS: Final = frozenset({"job_id_taken", "token_budget_exceeded"})
 _SENTENCES: Final[dict[str, str]] = {
     "job_id_taken": "This Idempotency-Key was used for another request. Use a new key, or send the same request.",
-    "not_found": "There is no such address here. Backstop takes the Responses API alone: POST /v1/responses (in LangChain "
-    "use_responses_api=True, in LiteLLM responses(), in the AI SDK openai.responses()), and GET /v1/responses/{id}.",
-    "method_not_allowed": "This address does not take this method.",
+    "not_found": "There is no such path. Of OpenAI's API, Backstop serves only the Responses API: POST /v1/responses "
+    "(in LangChain use_responses_api=True, in LiteLLM responses(), in the AI SDK openai.responses()), and GET "
+    "/v1/responses/{id}.",
+    "method_not_allowed": "This path does not support this method.",
 }  # fmt: skip
 
 
 _NOT_HERE: Final[dict[tuple[str, str], str]] = {
-    ("POST", f"{PATH}/compact"): "Backstop does not compact: send the input whole, or continue an earlier response by previous_response_id.",
-    ("POST", f"{PATH}/input_tokens"): "Backstop does not count input tokens: count them where you make the request. The usage of a response that "
-    "has ended says what it took.",
-    ("GET", PATH): "Here responses are created, by POST: there is no WebSocket, so send stream: true for events as they come; and no list, for which "
-    "there is GET /v1/jobs.",
+    ("POST", f"{PATH}/compact"): "Backstop does not compact conversations: send the whole input, or continue an "
+    "earlier response by previous_response_id.",
+    ("POST", f"{PATH}/input_tokens"): "Backstop does not count input tokens: count them in the client. The usage of "
+    "an ended response tells how many it took.",
+    ("GET", PATH): "This path creates responses, by POST. There is no WebSocket: send stream: true to receive events "
+    "as they arrive. There is no list of responses: use GET /v1/jobs.",
 }  # fmt: skip
-"""Endpoints of OpenAI that are not here, and what to do instead."""
+"""Endpoints of OpenAI that Backstop does not serve, and what to do instead."""
 
 
 class ErrorBody(TypedDict):
-    """Why, as OpenAI says it."""
+    """The error, in OpenAI's form."""
 
     message: str
     type: str
@@ -60,18 +62,18 @@ class ErrorBody(TypedDict):
 
 
 class ErrorDocument(TypedDict):
-    """OpenAI's error, of which its SDKs make their exceptions."""
+    """OpenAI's error document, which its SDKs map to their exceptions."""
 
     error: ErrorBody
 
 
 def status_at_openai(status: int) -> int:
-    """The status that OpenAI has for a problem of ours."""
+    """The status that OpenAI uses for a problem of this status."""
     return 400 if status in {415, 422} else status
 
 
 def speaks_openai(path: str, headers: Mapping[str, str]) -> bool:
-    """Whether whoever sent this expects OpenAI's errors."""
+    """Whether the client expects OpenAI's errors: by the path, or by the header that OpenAI's SDKs send."""
     if path in {PATH, MODELS_PATH} or path.startswith((f"{PATH}/", f"{MODELS_PATH}/")):
         return True
     return SDK_HEADER in headers and path.startswith("/v1/") and not path.startswith(OWN_PATHS)
@@ -83,8 +85,10 @@ def to_openai_response(problem: Problem, method: str = "", path: str = "") -> we
     if problem.code == "method_not_allowed":
         message = _NOT_HERE.get((method, path), message)
     if problem.code == "bad_request" and problem.errors:
-        message = "; ".join(f"{_dotted(error.pointer)}: {error.detail}" if error.pointer != "#" else error.detail
-                            for error in problem.errors) if len(problem.errors) > 1 else problem.errors[0].detail  # fmt: skip
+        message = problem.errors[0].detail if len(problem.errors) == 1 else "; ".join(
+            f"{_dotted(error.pointer)}: {error.detail}" if error.pointer != "#" else error.detail
+            for error in problem.errors
+        )  # fmt: skip
     error: ErrorBody = {
         "message": message,
         "type": "tokens" if problem.code == "token_budget_exceeded" else _TYPES.get(status, INVALID),
@@ -96,7 +100,7 @@ def to_openai_response(problem: Problem, method: str = "", path: str = "") -> we
 
 
 def to_failed_response(status: int, code: str, message: str) -> web.Response:
-    """Of a response that was taken and did not complete: all that a repeat would do has been done."""
+    """The error for an accepted response that did not complete. Not to be retried: Backstop has made the retries."""
     kind = _TYPES.get(status, INVALID) if status < 500 else "server_error"
     error: ErrorBody = {"message": message, "type": kind, "param": None, "code": code}
     return _response(status, error, {**SECURITY_HEADERS, **NO_RETRY})
@@ -109,7 +113,7 @@ def _response(status: int, error: ErrorBody, headers: Mapping[str, str]) -> web.
 
 
 def _param(problem: Problem) -> str | None:
-    """The field to mend, where there is one."""
+    """The field to correct, if the problem names one."""
     if not problem.errors:
         return None
     return _dotted(problem.errors[0].pointer) or None

@@ -1,8 +1,8 @@
-"""The handlers of `/v1/responses`. A create is a submission like any other: with `background: true` it is answered once the log has
-acknowledged it, without it at its end.
+"""The handlers of `/v1/responses`. A create is a submission like any other: with `background: true` it is answered once
+the log has acknowledged it, without it when the response has ended.
 
-Reads come from the read model. What was taken a moment ago and is not there yet is known from the memory of submissions, and
-what another process took is waited for: after a create, nothing here says 404.
+Reads come from the read model. A response that is not there yet is found in this process's memory of submissions, or,
+if another process accepted it, awaited for `appear_s`: so a read directly after a create is not answered 404.
 """
 
 import asyncio
@@ -59,26 +59,29 @@ REPEATED: Final = {"Backstop-Repeated": "true"}
 _NEEDS_READ: Final = Problem(
     403,
     "scope_missing",
-    "This key lacks the scope 'read', which an answer on this connection needs; or send background: true.",
+    "This key lacks the scope 'read', which an answer on this connection needs; send background: true instead.",
 )
 
-_NOT_KEPT: Final = "It does not exist, was deleted, or ended so long ago that it is not kept any more."
-_HIDDEN_NOT_CANCELLED: Final = "The response is deleted for its readers, but the log did not acknowledge its cancel: it may still run. Send the DELETE again to cancel it."
+_NOT_KEPT: Final = "It does not exist, was deleted, or ended so long ago that it is no longer stored."
+_HIDDEN_NOT_CANCELLED: Final = (
+    "The response is deleted, but the log did not acknowledge its cancel, so it may still run. "
+    "Send the DELETE again to cancel it."
+)
 
 _ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
-"""Any job's."""
+"""The id of any job, also of one submitted at `/v1/jobs`."""
 
 log = get_logger("receiver.responses_api")
 
 
 def response_id_of(key: str, tenant: str) -> str:
-    """The id that an `Idempotency-Key` stands for. Never change its form: keys in use would name other responses."""
+    """The id derived from an `Idempotency-Key`. Never change its form: keys in use would name other responses."""
     return "resp_" + hashlib.sha256(f"responses\n{tenant}\n{key}".encode()).hexdigest()[: ID_BITS // 4]
 
 
 @dataclass(slots=True)
 class _Began:
-    """A create that was taken, without its body."""
+    """A create in progress, without its body."""
 
     waits: bool
     unstored: bool
@@ -130,7 +133,7 @@ class ResponsesIngress:
             return _json(began.document, began.headers)
 
     async def _begin(self, request: web.Request, held: AsyncExitStack) -> "_Began":
-        """Take the create. Nothing of its body is kept while its answer is waited for."""
+        """Read, check and submit the create. Its body is released before the wait for the answer."""
         limits, caller = self._limits, caller_of(request)
         require_json(request)
         key = idempotency_key(request)
@@ -158,7 +161,7 @@ class ResponsesIngress:
             prepared = await apart(partial(prepare, submit))
             began.sha256 = prepared.sha256
             began.who = (caller.tenant, caller.key_id, prepared.sha256 + ("/unstored" if began.unstored else ""))
-            # Before the log has the job: what is refused for want of a place has promised nothing.
+            # Reserve the place before the log has the job: a refused create must not become a job.
             if began.waits and self._waiting is not None:
                 held.enter_context(self._waiting.place(caller.tenant))
             began.response_id = self._id_for(key, began, request)
@@ -172,9 +175,9 @@ class ResponsesIngress:
     async def _take(
         self, began: "_Began", prepared: Prepared, given_previous: str | None, *, chosen: bool
     ) -> None:  # fmt: skip
-        """Fill in what the create became. Nothing is refused once the log has the job."""
+        """Submit the create and fill in `began`. Once the log has a new job, the create is not refused."""
         limits, tenant, response_id = self._limits, began.who[0], began.response_id
-        # Whatever becomes of the job, reads show what was asked for: the read model has the hash of these bytes.
+        # Keep the submission as a blob: reads show the request, which they find by the hash in the read model.
         verdict = await self._submissions.take(
             prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True
         )
@@ -185,7 +188,7 @@ class ResponsesIngress:
             if await self._responses.is_hidden(tenant, response_id) and not (
                 began.unstored and await self._responses.is_unstored(tenant, response_id)
             ):
-                refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since: its key stays used
+                refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since; its Idempotency-Key stays used
         if began.unstored:
             await self._unstore(tenant, response_id)
         if verdict.repeated and not began.waits:
@@ -202,7 +205,7 @@ class ResponsesIngress:
         try:
             await self._responses.hide_unstored(tenant, response_id)
         except OSError as error:
-            # The job is taken, so it can't be refused any more.
+            # The log has the job, so it is too late to refuse the create.
             log.error("not_unstored", job_id=response_id, error_type=type(error).__name__, errno=error.errno)
 
     def _id_for(self, key: str | None, began: "_Began", request: web.Request) -> str:
@@ -227,14 +230,14 @@ class ResponsesIngress:
         if asked.stream != "true" and asked.starting_after is None:
             return _json((await self._find(tenant, _path_id(request))).document)
         if self._streams is None:
-            raise refusal("stream", "This process does not stream: poll without stream and starting_after.")
+            raise refusal("stream", "This process does not stream; poll without stream and starting_after.")
         shown = await self._find(tenant, _path_id(request))
         await self._streams.refuse_unstreamed(shown)
         obfuscated = asked.include_obfuscation == "true"
         return await self._streams.serve(request, tenant, shown.document, asked.starting_after, obfuscated=obfuscated)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Answers with the response at its end, or, should that take too long, as it is."""
+        """Answers with the ended response, or after `cancelled_s` with its current state."""
         tenant, response_id = tenant_of(request), _path_id(request)
         await read_body(request, bytes_max=self._limits.cancel_bytes_max, within_s=self._limits.submit_body_s)
         shown = await self._find(tenant, response_id)
@@ -248,13 +251,14 @@ class ResponsesIngress:
             try:
                 shown = await self._find(tenant, response_id)
             except Refusal:
-                break  # the log has the cancel, whatever can be read of the response now
+                break  # the log has the cancel: answer with the last known state
         return _json(shown.document)
 
     async def delete(self, request: web.Request) -> web.Response:
-        """From now on no read shows it. One that is still open is cancelled: nobody could read what it brings.
+        """Hide the response from reads, and cancel it if it is open, as no client could read its output.
 
-        The mark that hides it is stored first: without it nothing was done. A repeat does what is left to do, and is answered as the first.
+        The tombstone is stored first; if that fails, nothing has changed. A repeat completes what is missing and gets
+        the same answer.
         """
         tenant, response_id = tenant_of(request), _path_id(request)
         shown = await self._find(tenant, response_id, hidden_too=True)
@@ -271,19 +275,20 @@ class ResponsesIngress:
         wanted = _page_of(request)
         shown = await self._find(tenant, response_id)
         if shown.request_sha256 is None or (asked := await self._responses.asked(shown.request_sha256)) is None:
-            raise Refusal(Problem(404, "input_missing", "The input of this response is not kept any more."))
+            raise Refusal(Problem(404, "input_missing", "The input of this response is no longer stored."))
         answer = page(input_items(response_id, asked.get("input")), wanted)
         if answer is None:
-            raise refusal("after", "after must be the id of one of the items.")
+            raise refusal("after", "after must be the id of an item of this response.")
         return _json(answer)
 
     async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown:
-        """:raises Refusal: 404, or 503 where the read model is away."""
+        """:raises Refusal: 404, there is no such response; 503, the read model is not reachable."""
         try:
             shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
             raise unavailable(
-                "reads_unavailable", "The read model is not reachable. Responses go on; ask again.",
+                "reads_unavailable",
+                "The read model is not reachable; send the request again. Responses are not affected.",
                 self._limits.retry_after_s,
             ) from None  # fmt: skip
         if shown is None:
@@ -291,7 +296,7 @@ class ResponsesIngress:
         return shown
 
     async def _publish_cancel(self, tenant: str, response_id: str, unheard: str = CANCEL_UNHEARD) -> None:
-        """:raises Refusal: 503 with `unheard`, as the log did not acknowledge it."""
+        """:raises Refusal: 503 with the text `unheard`, the log did not acknowledge the cancel."""
         fact = to_cancel(
             Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
             ingress="http", at_ms=self._now_ms(),
@@ -336,7 +341,7 @@ def _asked(request: web.Request, kind: type[Asked]) -> Asked:
 
 
 def _finished(shown: Shown, *, unstored: bool, sha256: str) -> web.Response:
-    """The answer to a create that waited for it; of another submission under the same id nothing is told."""
+    """The answer to a waiting create. If the id belongs to another submission, only the conflict is told."""
     if shown.request_sha256 is not None and shown.request_sha256 != sha256:
         return to_failed_response(HTTPStatus.CONFLICT, "job_id_taken", ID_TAKEN)
     assert shown.outcome is not None

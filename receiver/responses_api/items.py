@@ -1,4 +1,4 @@
-"""The input of a response as a list of items, and pages of it. Pure: an item's id is derived from its place."""
+"""The input of a response as a list of items, in pages. Pure: an item's id is derived from its position."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ LIMIT = 20
 
 @dataclass(frozen=True, slots=True)
 class PageOf:
-    """Which items are asked for."""
+    """The requested page."""
 
     limit: int = LIMIT
     order: Literal["asc", "desc"] = "desc"
@@ -19,7 +19,7 @@ class PageOf:
 
 
 def input_items(response_id: str, given: Any) -> list[dict[str, Any]]:
-    """In the order in which they were given."""
+    """The items in the order of the request."""
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list):
@@ -28,7 +28,7 @@ def input_items(response_id: str, given: Any) -> list[dict[str, Any]]:
 
 
 def page(items: Sequence[dict[str, Any]], wanted: PageOf) -> dict[str, Any] | None:
-    """None: `after` names none of the items."""
+    """The page as OpenAI's list object; None if `after` is not the id of an item."""
     ordered = list(items if wanted.order == "asc" else reversed(items))
     if wanted.after is not None:
         places = [place for place, item in enumerate(ordered) if item["id"] == wanted.after]

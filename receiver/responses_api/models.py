@@ -1,4 +1,6 @@
-"""`GET /v1/models`: what pickers of models and checks at a client's start ask for. Answered from a setting, as the doors hold no key of the provider's."""
+"""`GET /v1/models`, which clients call to fill model pickers and to check the connection. The list is a setting, as the
+receiver has no key of the provider.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -22,7 +24,7 @@ class ModelDocument(TypedDict):
 
 
 class ModelList(TypedDict):
-    """All of them, in one page."""
+    """All models, in one page."""
 
     object: Literal["list"]
     data: list[ModelDocument]
@@ -30,11 +32,12 @@ class ModelList(TypedDict):
 
 LIST: Final = Route(
     "GET", MODELS_PATH, name="listModels", access="read",
-    says="The models that the operator names (`BACKSTOP_MODELS`).\n\nA create may name any model: the provider decides.",
-    answers=(Answer(200, "All of them.", ModelList),),
+    says="The models that the operator lists in `BACKSTOP_MODELS`.\n\n"
+    "A create may name any model: the provider decides.",
+    answers=(Answer(200, "All listed models.", ModelList),),
 )  # fmt: skip
 SHOW: Final = Route(
-    "GET", MODELS_PATH + "/{model}", name="retrieveModel", access="read", says="One of these models.",
+    "GET", MODELS_PATH + "/{model}", name="retrieveModel", access="read", says="One of the listed models.",
     answers=(Answer(200, "The model.", ModelDocument),), problems={404: ("model_not_found",)},
 )  # fmt: skip
 
@@ -57,7 +60,7 @@ class ModelIngress:
     async def show(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
         if name not in self._models:
-            sentence = f"The model '{name[:120]}' is not among those that BACKSTOP_MODELS names; a create may name it all the same."
+            sentence = f"BACKSTOP_MODELS does not list the model '{name[:120]}'; a create may still use it."
             raise Refusal(Problem(404, "model_not_found", sentence))
         return _json(self._models[name])
 

@@ -1,6 +1,6 @@
-"""How each create of the OpenAI-compatible door was answered, told to the memory of repeats.
+"""A middleware that tells the memory of repeats how each create at `/v1/responses` was answered.
 
-It stands around authentication and the handler, as a create may be refused before either has seen its body.
+It runs outside of authentication, as a create may be refused before its body is read.
 """
 
 from typing import Final
@@ -21,13 +21,13 @@ BEGAN: web.RequestKey[str] = web.RequestKey("began", str)
 
 
 def retry_number(request: web.Request) -> int:
-    """0 for a first attempt, and for a client that does not say."""
+    """The number of the SDK's retry; 0 for a first attempt and for clients without the header."""
     text = request.headers.get(RETRY_COUNT, "0")
     return int(text) if text.isdecimal() and len(text) <= 3 else 0
 
 
 def noting(repeats: Repeats, path: str, now_ms: NowMs) -> Middleware:
-    """Tell `repeats` how each create at `path` was answered, also where no handler came to see it. Goes around authentication."""
+    """The middleware for creates at `path`. It must run outside of authentication."""
 
     @web.middleware
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -54,7 +54,7 @@ def noting(repeats: Repeats, path: str, now_ms: NowMs) -> Middleware:
 def _note_refused(repeats: Repeats, request: web.Request, now_ms: int) -> None:
     caller = request.get(CALLER)
     if IDEMPOTENCY_KEY in request.headers:
-        return  # its repeat says so itself
+        return  # the Idempotency-Key identifies its repeat
     if BEGAN in request:
         repeats.refused(request[BEGAN], now_ms)
     elif caller is not None:

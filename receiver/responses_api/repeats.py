@@ -1,20 +1,24 @@
-"""Creates that an SDK repeats by itself, without an idempotency key.
+"""Matches the repeats that an SDK sends by itself, without an idempotency key, with their creates.
 
-The official SDKs send no key of their own: a create whose answer gets lost is sent up to three times, and would be up to three
-jobs, each paid for. All that marks a repeat is `x-stainless-retry-count` above 0. So such a request is taken for a create
-with the same body from the same API key, begun here within the window before it.
+The official SDKs send no key by themselves. A create whose answer is lost is sent up to three times, and would become
+up to three jobs, each of them paid. Only the header `x-stainless-retry-count` above 0 marks a repeat. Such a request is
+matched with a create that had the same body and API key and began at this process within the window.
 
-Rules, before the code:
-- A create that was refused in a way that SDKs repeat (408, 409, 429, 5xx) expects its repeat within `EXPECTED_MS`. The repeat goes to such a create
-  first, under the same response id: nothing was taken under it, or what was taken is meant.
-- A create that was refused before its body was read is known by the API key and the size of its body. Its repeat begins anew.
-- Only then does a repeat mean a create that was answered: its answer got lost. A create that is still being answered comes last.
-- A create is given to one repeat of each number only: two calls with equal bodies whose answers both get lost find a job each.
+Rules:
+- A create that was refused with a status that SDKs retry (408, 409, 429, 5xx) expects its repeat within `EXPECTED_MS`.
+  A repeat is matched with such a create first, and keeps its response id: either no job was submitted under it, or the
+  job is the right one.
+- A create that was refused before its body was read is known by API key and body size. Its repeat starts a new
+  response.
+- Next comes a create that was answered: the answer was lost. Last comes a create that is still being answered.
+- A create is matched with only one repeat of each number, so two calls with equal bodies and lost answers find two
+  jobs.
 
-One mistake remains: of two calls with equal bodies, the first attempt of the second never came here (a connection that was refused, another
-process). Then both get one job, and nothing is paid twice. Whoever wants equal requests apart sends an `Idempotency-Key`.
+One wrong match remains: of two calls with equal bodies, the first attempt of the second did not reach this process
+(refused connection, another receiver). Then both get one job, and the client pays for one. Clients that need equal
+requests to be separate jobs send an `Idempotency-Key`.
 
-This is the memory of one process; across several, and across restarts, only the key helps.
+The memory belongs to one process; across several, and across restarts, only an `Idempotency-Key` works.
 """
 
 from collections import OrderedDict, deque
@@ -23,14 +27,16 @@ from enum import IntEnum
 from typing import Final
 
 EXPECTED_MS: Final = 120_000
-"""How long the repeat of a refused create is expected. SDKs wait 8 s by themselves, and up to 60 s where `Retry-After` says so."""
+"""How long the repeat of a refused create is expected. SDKs wait up to 8 s by themselves, up to 60 s with
+`Retry-After`.
+"""
 
 UNREAD_MAX: Final = 1_000
-"""Refusals of one API key whose bodies nobody read, kept at one time."""
+"""Remembered refusals before the body was read, per API key."""
 
 
 class _State(IntEnum):
-    """In the order in which a repeat is given to them."""
+    """In the order of preference for a repeat."""
 
     REFUSED = 0
     ANSWERED = 1
@@ -42,7 +48,7 @@ class _Create:
     response_id: str
     at_ms: int
     number: int
-    """Of its last attempt, from 0."""
+    """Number of the last attempt, from 0."""
     state: _State = _State.OPEN
     refused_at_ms: int = 0
 
@@ -67,7 +73,7 @@ class Repeats:
         self._unread: OrderedDict[tuple[str, str], deque[_Unread]] = OrderedDict()
 
     def began(self, tenant: str, key_id: str, sha256: str, response_id: str, now_ms: int, number: int = 0) -> None:
-        """A create begins: from now on a repeat of it may come. `number` is above 0 where its first attempt never came here."""
+        """Remember a create. `number`: of this attempt; above 0 if the first one did not reach this process."""
         who, create = (tenant, key_id, sha256), _Create(response_id, now_ms, number)
         self._creates.setdefault(who, []).append(create)
         self._by_id[response_id] = (who, create)
@@ -75,18 +81,18 @@ class Repeats:
             self.forget(next(iter(self._by_id)))
 
     def answered(self, response_id: str) -> None:
-        """Its caller was told of the response, unless that got lost."""
+        """The create was answered with its response; the answer may get lost."""
         if response_id in self._by_id:
             self._by_id[response_id][1].state = _State.ANSWERED
 
     def refused(self, response_id: str, now_ms: int) -> None:
-        """Its caller was told to send it again."""
+        """The create was refused with a status that SDKs retry."""
         if response_id in self._by_id:
             create = self._by_id[response_id][1]
             create.state, create.refused_at_ms = _State.REFUSED, now_ms
 
     def refused_unread(self, tenant: str, key_id: str, size_bytes: int | None, number: int, now_ms: int) -> None:
-        """Attempt `number` of some create was refused before its body was known."""
+        """Attempt `number` of a create was refused before its body was read."""
         unread = self._unread.setdefault((tenant, key_id), deque(maxlen=UNREAD_MAX))
         self._unread.move_to_end((tenant, key_id))
         unread.append(_Unread(size_bytes, number, now_ms))
@@ -94,7 +100,7 @@ class Repeats:
             self._unread.popitem(last=False)
 
     def forget(self, response_id: str) -> None:
-        """No repeat of it will come, or it began too long ago."""
+        """Forget a create: no repeat will come, or the memory is full."""
         who, _create = self._by_id.pop(response_id, (None, None))
         if who is None:
             return
@@ -107,7 +113,7 @@ class Repeats:
     def original(
         self, tenant: str, key_id: str, sha256: str, number: int, now_ms: int, size_bytes: int | None = None
     ) -> str | None:
-        """The response that repeat `number` (from 1) means; None where the create is to begin anew."""
+        """The response id that repeat `number` (from 1) belongs to; None if it starts a new response."""
         fresh = [
             create
             for create in self._creates.get((tenant, key_id, sha256), ())
@@ -123,7 +129,7 @@ class Repeats:
         return chosen.response_id
 
     def _take_unread(self, tenant: str, key_id: str, number: int, size_bytes: int | None, now_ms: int) -> bool:
-        """Whether the repeat is of a create whose body nobody read; each is given to one repeat."""
+        """Whether the repeat matches a create that was refused before its body was read; each matches one repeat."""
         unread = self._unread.get((tenant, key_id))
         if unread is None:
             return False

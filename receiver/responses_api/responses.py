@@ -1,4 +1,4 @@
-"""A response as it is now: from the read model, else from the memory of what was just taken."""
+"""The current state of a response: from the read model, else from the memory of recent submissions."""
 
 import asyncio
 from collections import OrderedDict
@@ -28,7 +28,7 @@ UNSTORED = "unstored response"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The Response object, and what is known beside it."""
+    """The Response object with what the read model knows of its job."""
 
     document: dict[str, Any]
     ended: bool
@@ -51,9 +51,9 @@ class Responses:
         self._hidden: OrderedDict[str, None] = OrderedDict()
 
     async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown | None:
-        """None: the tenant has no such response, or has deleted it.
+        """The response; None if the tenant has no such response, or (without `hidden_too`) has deleted it.
 
-        :raises ReadsAwayError: it may have; the read model is away.
+        :raises ReadsAwayError: the read model is not reachable, and this process did not accept the response recently.
         """
         if not hidden_too and await self.is_hidden(tenant, response_id):
             return None
@@ -78,15 +78,15 @@ class Responses:
             await asyncio.sleep(APPEAR_POLL_S)
 
     async def ended(self, tenant: str, response_id: str) -> Shown | None:
-        """Once it has ended, deleted or not: for whoever has waited for it.
+        """The response if it has ended, deleted or not: for creates that wait for it. Else None.
 
-        :raises ReadsAwayError: the read model is away.
+        :raises ReadsAwayError: the read model is not reachable.
         """
         seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
         return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
 
     async def asked(self, request_sha256: str) -> dict[str, Any] | None:
-        """The request as it was submitted; None where it is not kept (any more)."""
+        """The request as it was submitted; None if it is not stored (any more)."""
         try:
             submission = orjson.loads(await self._blobs.get(request_sha256))
         except (BlobMissingError, orjson.JSONDecodeError):
@@ -95,17 +95,17 @@ class Responses:
         return request if isinstance(request, dict) else None
 
     async def hide(self, tenant: str, response_id: str) -> None:
-        """Delete it for its readers, in all processes and for good. Durable when it returns.
+        """Hide the response from reads, in all processes and permanently. Durable when it returns.
 
-        :raises OSError: it is not.
+        :raises OSError: the tombstone could not be stored.
         """
         await self._blobs.put(_tombstone(tenant, response_id))
         self._remember_hidden(qualified_job_id(tenant, response_id))
 
     async def hide_unstored(self, tenant: str, response_id: str) -> None:
-        """As `hide`, for one that was not to be stored: repeats of its create still get it. Durable when it returns.
+        """As `hide`, for a create with `store: false`: repeats of the create still get the response.
 
-        :raises OSError: it is not.
+        :raises OSError: a tombstone could not be stored.
         """
         await self._blobs.put(_tombstone(tenant, response_id, UNSTORED))
         await self.hide(tenant, response_id)
@@ -120,7 +120,7 @@ class Responses:
         return True
 
     async def is_unstored(self, tenant: str, response_id: str) -> bool:
-        """Whether it is hidden because it was not to be stored."""
+        """Whether the response is hidden because of `store: false`."""
         return await self._blobs.has(_tombstone(tenant, response_id, UNSTORED))
 
     async def _seen(self, tenant: str, job_id: str) -> tuple[SeenJob | None, ReadsAwayError | None]:
@@ -157,7 +157,7 @@ class Responses:
         return Shown(document, True, sha256, finished_at_ms, result.outcome)
 
     async def _echo(self, tenant: str, request_sha256: str) -> Mapping[str, Any]:
-        """What was asked for but its input, with our own id of the response before it; empty where it is not kept."""
+        """The request without its input, with Backstop's id as `previous_response_id`; empty if it is not stored."""
         remembered = self._echoes.get(f"{tenant}\n{request_sha256}")
         if remembered is not None:
             return remembered
@@ -181,5 +181,5 @@ class Responses:
 
 
 def _tombstone(tenant: str, response_id: str, kind: str = DELETED) -> bytes:
-    """Never change its form: what was deleted would be shown again."""
+    """The blob that hides a response. Never change its form: deleted responses would be shown again."""
     return canonical({"backstop": kind, "tenant": tenant, "id": response_id})

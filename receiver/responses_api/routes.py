@@ -1,4 +1,4 @@
-"""The declarations of `/v1/responses`: what the official SDKs call, and what they get."""
+"""The declarations of `/v1/responses`, as the official SDKs call it."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -18,27 +18,31 @@ ONE: Final = PATH + "/{response_id}"
 
 
 class CreateBody(BaseModel):
-    """The body of OpenAI's create. What is not named here goes to the provider as it is."""
+    """The body of OpenAI's create. All other fields are sent to the provider unchanged."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=MODEL_CHARS_MAX)]
     background: bool | None = None
-    """With `true` the answer is the response as it begins; else it is the response at its end, on this connection."""
+    """With `true` the answer is the queued response; else the answer comes on this connection once the response has
+    ended.
+    """
     input: JsonValue = None
     store: bool | None = None
-    """With `false`, which `background: true` does not take, no read shows the response."""
+    """With `false` no read shows the response. Not allowed with `background: true`."""
     stream: bool | None = None
-    """The answer is then the stream of the response, as server-sent events. Whoever leaves it stops nothing."""
+    """With `true` the answer is the response's stream of server-sent events. Disconnecting does not cancel the
+    response.
+    """
     previous_response_id: str | None = None
-    """An ended response of the caller's own, made through Backstop."""
+    """An ended response of your own, created through Backstop."""
     metadata: dict[str, str] | None = None
-    """Up to 13 pairs; `backstop_job`, `backstop_attempt` and `backstop_tenant` are Backstop's."""
+    """Up to 13 pairs. `backstop_job`, `backstop_attempt` and `backstop_tenant` are reserved."""
 
 
 class ResponseDocument(TypedDict):
-    """OpenAI's Response object. While it is open it is made of what was asked for; at its end it is the provider's own under our
-    id, with whatever else the provider put there.
+    """OpenAI's Response object. While the response is open, the object is made from the request; at its end it is the
+    provider's object under Backstop's id, with all fields that the provider sets.
     """
 
     id: str
@@ -56,7 +60,7 @@ class ResponseDocument(TypedDict):
 
 
 class DeletedDocument(TypedDict):
-    """It is gone for its readers."""
+    """A deleted response: no read shows it."""
 
     id: str
     object: Literal["response"]
@@ -64,7 +68,7 @@ class DeletedDocument(TypedDict):
 
 
 class ItemPage(TypedDict):
-    """Some items of the input."""
+    """A page of input items."""
 
     object: Literal["list"]
     data: list[dict[str, Any]]
@@ -74,24 +78,28 @@ class ItemPage(TypedDict):
 
 
 class ItemsQuery(Query):
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(default=LIMIT, description="Items of one page.")
-    order: Literal["asc", "desc"] = Field(default="desc", description="By the place in the input.")
-    after: str | None = Field(default=None, description="The id of the last item of the page before.")
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = Field(
+        default=LIMIT, description="Items per page, at most."
+    )
+    order: Literal["asc", "desc"] = Field(default="desc", description="Order by position in the input.")
+    after: str | None = Field(default=None, description="The id of the last item of the previous page.")
 
 
 class RetrieveQuery(Query):
     stream: Literal["true", "false"] = Field(
         default="false",
-        description="As a stream; only of a response that was created with `stream: true`. `starting_after` alone asks for it, too.",
+        description="Answer with the stream of events; only for a response created with `stream: true`. "
+        "`starting_after` implies it.",
     )
     starting_after: Annotated[int, Field(ge=0), WHOLE] | None = Field(
-        default=None, description="Of a stream: goes on behind the event with this `sequence_number`."
+        default=None, description="Resume the stream after the event with this `sequence_number`."
     )
     include: str | None = Field(
-        default=None, description="Taken and passed over: what was included when the response was created is shown."
+        default=None,
+        description="Accepted and ignored: the `include` of the create decides what the response contains.",
     )
     include_obfuscation: Literal["true", "false"] = Field(
-        default="true", description="Of a stream: whether events keep the padding that the provider gives them."
+        default="true", description="In a stream: whether events keep the provider's padding (`obfuscation`)."
     )
 
 
@@ -100,20 +108,24 @@ _IDS: Final = {"response_id": GivenJobId}
 
 CREATE: Final = Route(
     "POST", PATH, name="createResponse", access="submit", body=CreateBody,
-    says="Create a response.\n\nWith `background: true` answered once the log has it: from then on it ends, whatever is lost on the way. Without it "
-    "the same holds, and the answer is the response at its end; whoever leaves stops nothing, and a repeat gets the same response.",
+    says="Create a response.\n\nWith `background: true` the answer comes once the log has the job. From then on the "
+    "response ends exactly once, even if processes or connections fail. Without it the answer comes when the response "
+    "has ended; disconnecting does not cancel the response, and a repeat returns the same response.",
     headers=(
         KEY_HEADER,
-        Header(SESSION_HEADER, "The job joins this session.", SessionId),
-        Header(TIMEOUT_HEADER, "Its deadline, from now.", Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)]),
-        Header(RETRIES_HEADER, "Creates granted after one failed.", Annotated[int, Field(ge=0, le=RETRIES_MAX)]),
+        Header(SESSION_HEADER, "The session that the job joins.", SessionId),
+        Header(
+            TIMEOUT_HEADER, "Milliseconds from now to the job's deadline.",
+            Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)],
+        ),
+        Header(RETRIES_HEADER, "Retries after failed attempts, at most.", Annotated[int, Field(ge=0, le=RETRIES_MAX)]),
     ),
     answers=(
         Answer(
-            200, "With `background: true` the log has it; else it has ended.", ResponseDocument,
+            200, "With `background: true`: the queued response; else the ended one.", ResponseDocument,
             headers=(
                 Header("Backstop-Repeated", "Only on the answer to a repeat.", Literal["true"]),
-                Header(RESPONSE_ID, "Only where the answer was waited for."),
+                Header(RESPONSE_ID, "Only if the request waited for the end: the id of the response."),
             ),
         ),
         Answer(200, "With `stream: true`: its events.", ServerSentEvent, EVENT_STREAM),
@@ -122,30 +134,35 @@ CREATE: Final = Route(
         400: ("bad_idempotency_key", "cancelled"), 404: ("model_not_found",), 409: ("job_id_taken",),
         429: ("insufficient_quota", "open_jobs_exceeded", "rate_limit_exceeded", "token_budget_exceeded"),
         500: ("server_error",),
-        503: ("busy", "log_unavailable", "reads_unavailable", "too_many_streams", "too_many_waiting"), 504: ("expired",),
+        503: ("busy", "log_unavailable", "reads_unavailable", "too_many_streams", "too_many_waiting"),
+        504: ("expired",),
     },
 )  # fmt: skip
 RETRIEVE: Final = Route(
-    "GET", ONE, name="retrieveResponse", access="read", ids=_IDS, query=RetrieveQuery, says="A response as it is now.",
+    "GET", ONE, name="retrieveResponse", access="read", ids=_IDS, query=RetrieveQuery, says="The current state of a "
+    "response.",
     answers=(
-        Answer(200, "The response.", ResponseDocument), Answer(200, "With `stream=true`: its events.", ServerSentEvent, EVENT_STREAM)
+        Answer(200, "The response.", ResponseDocument),
+        Answer(200, "With `stream=true`: its events.", ServerSentEvent, EVENT_STREAM),
     ),
     problems={404: ("response_not_found",), 503: ("reads_unavailable", "streams_unavailable", "too_many_streams")},
 )  # fmt: skip
 DELETE: Final = Route(
     "DELETE", ONE, name="deleteResponse", access="submit", ids=_IDS,
-    says="Delete a response for its readers. One that is still open is cancelled.",
-    answers=(Answer(200, "No read shows it from now on.", DeletedDocument),), problems=_CHANGED,
+    says="Delete a response: no read shows it from then on. An open response is cancelled.",
+    answers=(Answer(200, "The response is deleted.", DeletedDocument),), problems=_CHANGED,
 )  # fmt: skip
 CANCEL: Final = Route(
     "POST", PATH + "/{response_id}/cancel", name="cancelResponse", access="submit", ids=_IDS,
-    says="Cancel a response. One that has ended stays as it ended.",
-    answers=(Answer(200, "The response at its end; as it is, where the end takes longer.", ResponseDocument),),
+    says="Cancel a response. A response that has ended is not changed.",
+    answers=(
+        Answer(200, "The ended response; its current state if it does not end within 3 s.", ResponseDocument),
+    ),
     problems={**_CHANGED, 408: ("body_too_slow",), 413: ("body_too_large",), 415: ("encoded_body",)},
 )  # fmt: skip
 INPUT_ITEMS: Final = Route(
     "GET", PATH + "/{response_id}/input_items", name="listInputItems", access="read", ids=_IDS, query=ItemsQuery,
-    says="The input of a response, in pages; not what came before it by `previous_response_id`.",
+    says="The input items of a response, in pages, without those of the response named by `previous_response_id`.",
     answers=(Answer(200, "A page of items.", ItemPage),),
     problems={404: ("input_missing", "response_not_found"), 503: ("reads_unavailable",)},
 )  # fmt: skip

@@ -1,11 +1,11 @@
 """The stream of a response as OpenAI's SDKs read it. Pure.
 
-Rules, before the code:
-- A stream begins with `response.created` and ends with the terminal event; both hold our own object. What comes between are the provider's events
-  under their own numbers, with our id for the provider's.
-- Nothing comes after a hole but the terminal event, which has the whole response: a client that joins deltas never joins the wrong ones.
-- A stream shows the first attempt that brought any output, and no other: numbers of two attempts would be taken for one text. If that attempt
-  failed and a later one made the result, the terminal event brings it whole.
+Rules:
+- A stream starts with `response.created` and ends with the terminal event; both contain Backstop's object. Between them
+  are the provider's events with their own numbers, and with Backstop's response id in place of the provider's.
+- After a gap only the terminal event follows, with the complete response, so a client never joins deltas across a gap.
+- A stream shows one attempt: the first with output. A client would join the events of two attempts into one text. If
+  that attempt failed and a later one produced the result, the terminal event contains the complete result.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,11 +24,11 @@ _STATUS_OF: Final[Mapping[str, ResponseStatus]] = {f"response.{status}": status 
 class Ended(Protocol):
     @property
     def document(self) -> Mapping[str, Any]:
-        """The Response object, at its end."""
+        """The Response object at its end."""
 
 
 class ResponseView:
-    """What one listener has seen. `document` is the response as it is shown, open or ended."""
+    """The position of one listener in the stream. `document` is the Response object, open or ended."""
 
     def __init__(
         self, response_id: str, document: Mapping[str, Any], after: int | None, *, obfuscated: bool = True
@@ -40,20 +40,22 @@ class ResponseView:
         self._resumed = after is not None
 
     def first(self) -> bytes:
-        """The event before all others; nothing where the listener comes back."""
+        """The first event; empty for a resumed stream."""
         if self._resumed:
             return b""
         return _frame("response.created", 0, {"response": as_open(self._document, "queued")})
 
     def lacks(self, history: JobHistory | None) -> bool:
-        """Whether what a listener that comes back has not seen is not there (yet). A begun stream is there in any case."""
+        """Whether the events after a resumed stream's position are not in memory (yet). False for a stream from its
+        start.
+        """
         if not self._resumed or self._last == 0:
             return False
         run = _run_of(history)
         return run is None or run.start_after > self._last
 
     def is_over(self, history: JobHistory | None) -> bool:
-        """Whether a listener that comes back has seen the terminal event."""
+        """Whether a resumed stream starts after the terminal event."""
         run = _run_of(history)
         return self._resumed and run is not None and run.end_number is not None and self._last >= run.end_number
 
@@ -92,7 +94,7 @@ class ResponseView:
 
 
 def _run_of(history: JobHistory | None) -> Run | None:
-    """The first attempt that brought output; else the last one."""
+    """The first attempt with output; else the last attempt."""
     runs = list(history.runs.values()) if history is not None else []
     return next((run for run in runs if run.has_output), runs[-1] if runs else None)
 

@@ -1,4 +1,4 @@
-"""A response as a stream, for the official SDKs: created with `stream: true`, or asked for again with `starting_after`."""
+"""Streams of responses for the official SDKs: of a create with `stream: true`, or resumed with `starting_after`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class ResponseStreams:
         self._now_ms = now_ms
 
     def place(self, tenant: str, response_id: str, authority: Authority) -> AbstractAsyncContextManager[Listener]:
-        """A listener to the response, which need not exist yet: whoever creates one has its place before anything is promised.
+        """A listener to the response, which need not exist yet: a create reserves its listener before it is submitted.
 
         :raises Refusal: 503, on entering.
         """
@@ -41,10 +41,10 @@ class ResponseStreams:
         headers: Mapping[str, str] | None = None, listener: Listener | None = None, unstored: bool = False,
         sha256: str | None = None,
     ) -> web.StreamResponse:  # fmt: skip
-        """Answer with the events of the response that `document` shows: all of them, or those behind number `after`. With `sha256`, that of a create,
-        the stream of another submission under the same id is cut off.
+        """Answer with the events of the response `document`: all, or those after number `after`. `sha256` is the hash
+        of a create's submission: if the id turns out to belong to another submission, the stream stops.
 
-        :raises Refusal: 400, what comes behind `after` is not kept; 503.
+        :raises Refusal: 422 (400 at OpenAI's API), the events after `after` are no longer stored; 503.
         """
         response_id = str(document["id"])
         view = ResponseView(response_id, document, after, obfuscated=obfuscated)
@@ -56,12 +56,15 @@ class ResponseStreams:
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
             events: View[Shown] = view
             return await serve_events(
-                request, listener, events, partial(self._ended, tenant, response_id, listener, hidden_too=unstored, sha256=sha256), self._limits,
-                self._live.metrics, view.first(), recent=self._is_recent, headers=headers,
+                request, listener, events,
+                partial(self._ended, tenant, response_id, listener, hidden_too=unstored, sha256=sha256),
+                self._limits, self._live.metrics, view.first(), recent=self._is_recent, headers=headers,
             )  # fmt: skip
 
     async def refuse_unstreamed(self, shown: Shown) -> None:
-        """:raises Refusal: 400, the response was not created to be streamed. Where nobody knows, it may have been."""
+        """:raises Refusal: 422 (400 at OpenAI's API), the response was not created with `stream: true`. If its request
+        is no longer stored, it is not refused.
+        """
         asked = await self._responses.asked(shown.request_sha256) if shown.request_sha256 is not None else None
         if asked is not None and asked.get("stream") is not True:
             raise refusal("stream", "This response cannot be streamed because it was not created with stream=true.")
@@ -75,13 +78,13 @@ class ResponseStreams:
                 if not self._live.caught_up:
                     raise unavailable(
                         "streams_unavailable",
-                        "What came lately is still being read. Ask again.",
+                        "This process is still reading recent events; send the request again.",
                         self._limits.retry_after_s,
                     )
                 raise refusal(
                     "starting_after",
-                    "This response can no longer be streamed from there: what comes after starting_after is not kept. "
-                    "Poll GET /v1/responses/{id}, or stream it from its beginning.",
+                    "The events after starting_after are no longer stored. Poll GET /v1/responses/{id}, or stream the "
+                    "response from its start.",
                 )
             await listener.wait(left_s)
 
@@ -95,7 +98,7 @@ class ResponseStreams:
         if shown is not None and sha256 is not None and shown.request_sha256 not in (None, sha256):
             shown = None
         if shown is None:
-            listener.stopped = True  # deleted meanwhile, or another submission's
+            listener.stopped = True  # deleted meanwhile, or the response of another submission
         return shown if shown is not None and shown.ended else None
 
     def _is_recent(self, ended: Shown) -> bool:

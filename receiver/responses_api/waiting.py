@@ -1,15 +1,17 @@
-"""Creates that wait for their answer on their connection, as those of most callers do: without `background`.
+"""Creates without `background`, the most common ones: they wait on their connection until the response has ended.
 
-Rules, before the code:
-- The job is a job like any other, taken before anybody waits. Whoever leaves stops nothing.
-- For the first `waiting_quiet_s` nothing is sent, so that an end that is no answer has its own HTTP status. After that status 200 and a space every
-  `waiting_heartbeat_s` are sent, so that no proxy takes the connection for idle; JSON may begin with spaces. An end that is no answer then cuts
-  the connection off inside its body: every client takes that for an error and none for an answer, and the repeat hears the true status at once.
-- Who waits is woken by changes of its job in the read model; nobody polls.
-- Places are bounded. A tenant may hold up to four times as many as are free, so that some are left for whoever comes.
-- It goes on for as long as its key is valid, and hears nothing more after that. The job goes on.
-- A create whose connection is gone before its answer waits for its repeat: the next one with an equal body from the same key is that repeat, whether or
-  not it says so. One whose connection is there is never given to another call.
+Rules:
+- The job is submitted before the wait. A client that disconnects does not cancel it.
+- For the first `waiting_quiet_s` nothing is sent, so that a failed response can have its own HTTP status. After that,
+  status 200 and a space every `waiting_heartbeat_s` are sent, so that no proxy closes the connection as idle; JSON may
+  start with spaces. If the response then fails, the connection is closed inside the body: clients treat that as an
+  error, and their repeat gets the real status at once.
+- A change of the job in the read model wakes its waiter. Without a feed of changes, waiters poll.
+- Places are bounded. A tenant may hold up to `GREED` times as many as are free, so that some are left for other
+  tenants.
+- A wait ends when its key becomes invalid. The job continues.
+- If the connection is lost before the answer, the next create with an equal body from the same key counts as the
+  repeat, with or without a retry header. A create that is still connected is never matched with another call.
 """
 
 import asyncio
@@ -37,14 +39,14 @@ from receiver.responses_api.responses import Responses, Shown
 from schemas.job_ids import qualified_job_id
 
 GREED: Final = 4
-"""A tenant holds so many times as many places as are free, at most: alone four fifths of all, beside another one less."""
+"""A tenant holds at most this many times as many places as are free: alone four fifths of all, with others less."""
 
 FORGOTTEN_AT_ONCE: Final = 100
 
 RESPONSE_ID: Final = "Backstop-Response-Id"
 
 Who = tuple[str, str, str]
-"""Tenant, key and hash of the body."""
+"""Tenant, key id and hash of the submission."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,13 +64,13 @@ class Waiter:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody is there any more to hear the answer."""
+        """Whether the client has disconnected."""
         transport = self.request.transport
         return transport is None or transport.is_closing()
 
 
 class Waiting:
-    """One a process. All calls in its loop."""
+    """One instance per process, used from its event loop only."""
 
     def __init__(self, changes: Changes, responses: Responses, limits: Limits, registry: CollectorRegistry) -> None:
         self._changes = changes
@@ -80,27 +82,27 @@ class Waiting:
         self._stopped = asyncio.Event()
         self._places = Gauge("backstop_waiting_creates", "Creates that wait for their answer.", registry=registry)
         self._ends = Counter(
-            "backstop_waiting_creates_ended", "Creates that waited for their answer, by what became of it.", ["result"],
+            "backstop_waiting_creates_ended", "Creates that waited for their answer, by result.", ["result"],
             registry=registry,
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Let all go; there will be no more."""
+        """End all waits, and refuse new ones: the process stops."""
         self._stopped.set()
 
     @contextmanager
     def place(self, tenant: str) -> Iterator[None]:
-        """Held before the job is taken: without one nothing is promised.
+        """Reserve a place for one wait; to be entered before the job is submitted.
 
-        :raises Refusal: 503, as many wait as may.
+        :raises Refusal: 503, no place is free for this tenant.
         """
         owner = (tenant,)
         if self._stopped.is_set() or not self._shares.ask_sparing(owner):
             self._ends.labels("refused").inc()
             raise unavailable(
                 "too_many_waiting",
-                f"{self._shares.held(owner)} creates of this tenant wait for their answers here, and more may not. Ask again, or send "
-                "background: true and poll GET /v1/responses/{id}.",
+                f"{self._shares.held(owner)} creates of this tenant wait for their answers, the limit at the moment. "
+                "Send it again later, or send background: true and poll GET /v1/responses/{id}.",
                 self._limits.retry_after_s,
             )
         self._places.inc()
@@ -111,7 +113,7 @@ class Waiting:
             self._shares.give_back(owner)
 
     def abandoned(self, who: Who) -> str | None:
-        """The response of an equal create whose caller is gone without its answer. It is given once."""
+        """The response id of an equal create whose client disconnected before its answer; each is returned once."""
         now_s = monotonic_s()
         self._forget_old(now_s)
         for waiter in self._waiters.get(who, ()):
@@ -123,9 +125,9 @@ class Waiting:
     async def answer(
         self, waiter: Waiter, headers: dict[str, str], finished: Callable[[Shown], web.Response]
     ) -> web.StreamResponse:
-        """Wait for the end of the response, and answer with what `finished` makes of it.
+        """Wait for the response to end, and answer with what `finished` makes of it.
 
-        :raises Refusal: 401, the key ended meanwhile and nothing was sent yet.
+        :raises Refusal: 401, the key became invalid before anything was sent.
         """
         self._waiters.setdefault(waiter.who, []).append(waiter)
         result = "failed"
@@ -182,10 +184,10 @@ class Waiting:
         try:
             return await self._responses.ended(waiter.who[0], waiter.response_id)
         except (ReadsAwayError, BlobStoreError):
-            return None  # the job goes on, and so does the wait
+            return None  # the job is not affected: keep waiting
 
     async def _write(self, request: web.Request, sending: web.StreamResponse, data: bytes) -> bool:
-        """False: the caller is gone, or takes nothing."""
+        """False if the client has disconnected or does not read."""
         try:
             async with asyncio.timeout(self._limits.stream_write_s):
                 if not sending.prepared:
@@ -197,7 +199,7 @@ class Waiting:
 
     @asynccontextmanager
     async def _watching(self, waiter: Waiter) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
-        """A function that waits for the end of the job to be told of, for so many seconds at most."""
+        """A function that waits for news of the job's end, for the given seconds at most."""
         tenant, job_id = waiter.who[0], qualified_job_id(waiter.who[0], waiter.response_id)
         watch: Watch | None = None
         async with AsyncExitStack() as stack:
@@ -245,7 +247,7 @@ class Waiting:
 
 
 def _cut(request: web.Request, sending: web.StreamResponse, result: str = "cut") -> tuple[str, web.StreamResponse]:
-    """End the connection without an end of the answer: what was sent is no JSON."""
+    """Close the connection inside the body: the client must not take it for a complete answer."""
     if request.transport is not None:
         request.transport.close()
     return result, sending

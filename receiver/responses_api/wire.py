@@ -1,7 +1,7 @@
-"""The Response object as callers of the OpenAI-compatible door see it. Pure.
+"""The Response object as clients of the OpenAI-compatible API see it. Pure.
 
-While a job is open, it is made of what was asked for. At its end it is the provider's own object under our id, at our time of
-creation, and without the three metadata pairs by which Backstop finds orphans.
+While a job is open, the object is made from the request. At the job's end it is the provider's object with Backstop's
+id and time of creation, and without the three metadata pairs by which Backstop finds orphans.
 """
 
 import re
@@ -13,9 +13,9 @@ from schemas.results import JobResult
 from schemas.statuses import ResponseStatus, end_response_status
 
 INGRESS_ID: Final = re.compile(r"resp_[0-9a-f]{48}")
-"""The ids that this door gives."""
+"""Ids that `POST /v1/responses` assigns."""
 
-# What a response shows where the request said nothing (a queued response of the API, 2026-07).
+# Fields of a response that the request does not set (from a queued response of the API, 2026-07).
 _DEFAULTS: Final[dict[str, Any]] = {
     "instructions": None,
     "max_output_tokens": None,
@@ -42,7 +42,7 @@ _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt
 def response_object(
     response_id: str, status: ResponseStatus, *, model: str | None, created_at_ms: int, request: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A response without an end. `request` is what was asked for; what it lacks gets the API's defaults."""
+    """A response before its end, made from `request`; missing fields get the API's defaults."""
     shown: dict[str, Any] = {
         "id": response_id,
         "object": "response",
@@ -73,7 +73,7 @@ def ended_object(
     response_id: str, result: JobResult, provided: Mapping[str, Any] | None, *, created_at_ms: int,
     request: Mapping[str, Any], previous_response_id: str | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """A response at its end; `provided` is the provider's object, where the job ended with one."""
+    """A response at its end. `provided` is the provider's object, None if the job ended without one."""
     status = end_response_status(result.outcome)
     shown = response_object(response_id, status, model=result.model, created_at_ms=created_at_ms, request=request)
     if provided is not None:
@@ -93,7 +93,7 @@ def ended_object(
 
 
 def as_open(document: Mapping[str, Any], status: ResponseStatus) -> dict[str, Any]:
-    """A response as it was before its end."""
+    """`document` as it was before its end, with `status`."""
     before: dict[str, Any] = {
         "output": [],
         "usage": None,
@@ -109,12 +109,14 @@ def deleted_object(response_id: str) -> dict[str, Any]:
 
 
 def _in_background(response_id: str, request: Mapping[str, Any]) -> bool:
-    """As its caller asked. All run in the background; a create at this door that does not say so was answered at its end."""
+    """`background` as the client set it. All responses run in the background; without it, the create waited for the
+    end.
+    """
     return not request or "background" in request or not INGRESS_ID.fullmatch(response_id)
 
 
 def _error(result: JobResult) -> dict[str, Any]:
-    """Of a job that ended without the provider's word for it."""
+    """The error of a job that failed without an error from the provider."""
     reason = result.reason
     if result.outcome == "expired":
         sentence = (
@@ -126,7 +128,9 @@ def _error(result: JobResult) -> dict[str, Any]:
 
 
 def _without_ours(metadata: Any, job_id: str) -> dict[str, Any]:
-    """Of the provider's object. What a create before the prefix made names the job without it; such names are the callers' since."""
+    """The provider's metadata without Backstop's pairs. Older creates used names without a prefix; those are removed
+    only if they name this job, as newer clients may use the same names.
+    """
     given = _object(metadata)
     ours = METADATA_OURS
     if METADATA_JOB not in given and given.get(METADATA_OURS_BEFORE[0]) == job_id:

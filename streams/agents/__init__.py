@@ -1,1 +1,1 @@
-"""Shell: Faust's agents and what they stand on. No decisions."""
+"""The agents: Faust's loops around the folds and the intake. They make no decisions."""

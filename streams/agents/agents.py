@@ -1,4 +1,7 @@
-"""The three agents: two folds and the intake. No decisions; an exception of ours ends the process before the acknowledgement."""
+"""The agents: the two folds, and one intake for each topic of requests.
+
+An agent makes no decisions. An exception in a handler ends the process before the records are acknowledged.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,13 +25,13 @@ from streams.submission import SubmissionPolicy
 
 STORE_AGAIN_S = 0.5
 STORE_TRIES_MAX = 60
-"""Half a minute: a network file system that fails over is back by then."""
+"""Half a minute in all: time for a network file system to fail over."""
 
 log = get_logger("streams.agents")
 
 
 def add_fold_agent(app: Any, topic: str, name: str, shell: FoldShell) -> None:
-    """An agent that gives each batch of `topic` to the shell, partitions side by side."""
+    """Add an agent that gives each batch of `topic` to `shell`; batches of different partitions overlap."""
 
     async def fold(event: Any) -> None:
         await shell.take(event.message.partition, event.value)
@@ -40,7 +43,7 @@ def add_fold_agent(app: Any, topic: str, name: str, shell: FoldShell) -> None:
 
 
 class Intake:
-    """Requests of upstream services, made facts of their jobs. All records of one intake are of one tenant."""
+    """Turns requests of upstream services into facts of their jobs. All records of one intake belong to one tenant."""
 
     def __init__(
         self, *, publisher: Publisher, blobs: BlobStore, policy: SubmissionPolicy, inline_bytes_max: int, now_ms: NowMs,
@@ -55,11 +58,11 @@ class Intake:
         self._now_ms = now_ms
 
     async def take(self, records: Sequence[Record]) -> None:
-        """Return when `records` may be acknowledged: what they became is in the logs."""
+        """Return when `records` may be acknowledged: their facts and dead letters are acknowledged by the broker."""
         messages: list[Message] = []
         for record in records:
             messages += await self._taken(record)
-            await asyncio.sleep(0)  # each may cost tens of milliseconds: the loop has others to serve
+            await asyncio.sleep(0)  # A request may cost tens of milliseconds; let the loop run other tasks.
         await publish(self._publisher, messages, "intake")
         failpoint("intake.jobs.acked")
         for message in messages:
@@ -67,9 +70,9 @@ class Intake:
                 metrics.DEAD_LETTERS.labels(topic="requests", reason=message.reason).inc()
 
     async def _taken(self, record: Record) -> Sequence[Message]:
-        """A blob store that takes nothing is the machine's trouble: the record waits for it.
+        """The messages for one record. While the blob store fails, wait and try again.
 
-        :raises OSError: it took nothing `STORE_TRIES_MAX` times.
+        :raises OSError: the blob store failed `STORE_TRIES_MAX` times.
         """
         for tries in range(1, STORE_TRIES_MAX + 1):
             try:

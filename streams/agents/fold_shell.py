@@ -1,7 +1,7 @@
-"""One pattern for both folds: fold in memory → outputs acknowledged → rows written → the records acknowledged.
+"""One pattern for both folds: fold in memory → outputs acknowledged → rows written → records acknowledged.
 
-A crash between any two steps repeats outputs (same ids, same bytes), and never loses one. Whoever may not act twice on a repeat
-remembers what it did: the submitter, and the publisher of results.
+A crash between any two steps repeats outputs (same ids, same bytes) and never loses one. The submitter and the
+publisher of results may not act twice, so both remember what they did.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from streams.scheduler.due import DueIndex
 log = structlog.get_logger()
 
 WEBHOOK_MARK = b'"type":"webhook_received"'
-"""As `schemas.codec.encode` writes it."""
+"""How `schemas.codec.encode` writes the type of a webhook fact."""
 
 POISON_RUN_MAX = 100
-"""Unreadable records in a row on a log that only we write: that is a bad deploy, not a bad record."""
+"""Unreadable records in a row on a log that only Backstop writes: a sign of a bad deploy, not of bad records."""
 
 
 class Record(LogRecord, Protocol):
@@ -46,13 +46,13 @@ class Record(LogRecord, Protocol):
 
 
 class FoldShell:
-    """Takes batches of one log. One batch of a partition at a time; batches of different partitions may overlap."""
+    """Folds batches of one log. Batches of one partition must not overlap; those of different partitions may."""
 
     def __init__(
         self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs,
         heard: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """`heard` is told of each batch with a webhook in it: whether webhooks come at all decides when to poll."""
+        """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come."""
         self._fold = fold
         self._rows = rows
         self._publisher = publisher
@@ -65,7 +65,7 @@ class FoldShell:
     async def take(self, partition: int, records: Sequence[Record]) -> None:
         """Return when `records` may be acknowledged.
 
-        :raises Exception: any failure of ours; the process must then end before anything is acknowledged.
+        :raises Exception: publishing or writing failed; the caller must end the process and acknowledge nothing.
         """
         folded = fold_batch(self._fold, lambda key: self._rows.get(partition, key), records)
         self._point("parsed")
@@ -113,10 +113,12 @@ class FoldShell:
         run = folded.last_poisoned_run + (self._poison_run.get(partition, 0) if all_poison else 0)
         self._poison_run[partition] = run
         if run >= POISON_RUN_MAX:
-            raise InvariantError(f"{run} records of {name} in a row can't be read: is this release older than its log?")
+            raise InvariantError(
+                f"{run} records of {name} in a row can't be read; check that this release is not older than the log"
+            )
 
     def _point(self, place: str) -> None:
-        failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # the names of both folds are in the Literal
+        failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # The Literal has the names of both folds.
 
 
 __all__ = ["Failpoint", "FoldShell", "Record"]

@@ -1,7 +1,7 @@
-"""What intake does with one record of `requests`: the facts that it becomes. Pure but for the blob store.
+"""Turns one record of `requests` into facts. Pure except for the blob store and the claims.
 
-A bad record becomes a dead letter; where its job id can be read, its job also ends with a `rejected` result, so that an upstream
-service that only listens to `results` hears of it.
+A bad record becomes a dead letter. If its job id can be read, the job also ends with a `rejected` result, for upstream
+services that read only `results`. A job id that belongs to another submission gets the dead letter alone.
 """
 
 import re
@@ -32,7 +32,7 @@ async def take_request(
     inline_bytes_max: int,
     claims: Claims | None = None,
 ) -> Sequence[Message]:
-    """The facts (and the dead letter) of one record. Total over its bytes."""
+    """The facts, and the dead letter if there is one. No content of a record raises; an OSError is the blob store's."""
     given = _named_by(record.key)
     try:
         raw = _parsed(record.value)
@@ -47,8 +47,8 @@ async def take_request(
         _refuse_foreign(request, tenant, policy)
         prepared = prepare(request)
         if claims is not None and await claims.claim(job_id, prepared.sha256) not in (None, prepared.sha256):
-            # The job is the other's, and its result too: nothing but the dead letter may be said under this id.
-            error = PoisonError("conflict", "the job id belongs to another submission, which was sent before")
+            # The job and its result belong to the earlier submission: publish only the dead letter under this id.
+            error = PoisonError("conflict", "the job id belongs to an earlier submission with another request")
             return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
@@ -69,32 +69,33 @@ def _named_by(text: object) -> str | None:
 
 
 def _parsed(value: bytes | None) -> dict[str, Any]:
-    """The value, measured before it is parsed: what comes here is anybody's."""
+    """The parsed value. Its size and shape are checked first: the content is untrusted."""
     value = readable(value)
     if len(value) > REQUEST_BYTES_MAX:
-        raise PoisonError("too_large", f"{len(value)} bytes; a request may have {REQUEST_BYTES_MAX}")
+        raise PoisonError("too_large", f"the request has {len(value)} bytes; the limit is {REQUEST_BYTES_MAX}")
     too_much = beyond(value, _SHAPE)
     if too_much is not None:
         raise PoisonError("invalid", too_much)
     raw = load_object(value)
     if len(raw) > FIELDS_MAX:
-        raise PoisonError("invalid", f"the request has {len(raw)} fields; it may have {FIELDS_MAX}")
+        raise PoisonError("invalid", f"the request has {len(raw)} fields; the limit is {FIELDS_MAX}")
     return raw
 
 
 def _refuse_foreign(request: Submit, tenant: str, policy: SubmissionPolicy) -> None:
-    """All tenants share one project at the provider, and nobody here can tell whose a thing of it is."""
+    """Refuse names of objects at the provider: all tenants share one project, and the intake can't check the owner."""
     named = policy.refuses_name(request.request, tenant)
     if named is not None:
         raise PoisonError(
             "invalid",
-            f"request{named.pointer.removeprefix('#').replace('/', '.')} names something of the project that all tenants share: send the content "
-            "itself; an earlier response can be named over HTTP only, where whose it is can be checked",
+            f"request{named.pointer.removeprefix('#').replace('/', '.')} names an object of the project that all "
+            "tenants share: send the content itself; an earlier response can be named over HTTP only, where its "
+            "owner is checked",
         )
 
 
 def _one_id(request: Submit | Cancel, record: RawRecord) -> str:
-    """The job id: of the value, of the key, or of both if they agree."""
+    """The job id from the value or the key. If both have one, they must be equal."""
     try:
         key = record.key.decode() if record.key else None
     except UnicodeDecodeError:
@@ -104,6 +105,6 @@ def _one_id(request: Submit | Cancel, record: RawRecord) -> str:
     job_id = request.job_id or key
     if job_id is None or not _JOB_ID.fullmatch(job_id):
         raise PoisonError(
-            "invalid", "no job id: give the record a key or the value a job_id, 1 to 100 of A-Z a-z 0-9 _ . -"
+            "invalid", "no valid job id: set the record's key or job_id to 1 to 100 characters of A-Z a-z 0-9 _ . -"
         )
     return job_id

@@ -1,8 +1,8 @@
-"""The Faust app that both folds run in, and its life inside a process that runs other services too.
+"""The Faust app of both folds, and how it starts and stops in a process that also runs other services.
 
-The app is started in the process's own event loop, not through `faust.Worker`: that one owns the loop, the signals and the logging
-(and turns the root logger to DEBUG), and this process has its own of each. What is lost with it is exactly-once, which only works
-under it, and which we do not use.
+The app is started in the process's event loop, not by `faust.Worker`, which would take over the loop, the signals and
+the logging (and set the root logger to DEBUG). Only Faust's exactly-once needs `faust.Worker`, and Backstop does not
+use it.
 """
 
 import asyncio
@@ -26,22 +26,22 @@ from streams.tables.fold_table import FoldTable
 from streams.tables.partition_db import StoreLimits, new_cache
 
 EXIT_FAILED = 70
-"""EX_SOFTWARE: our own failure. Nothing that was in hand is acknowledged; whoever runs the process starts it again."""
+"""EX_SOFTWARE: Backstop failed. No record in hand is acknowledged; the supervisor must restart the process."""
 
 COMMIT_INTERVAL_S = 1.0
 PARTITION_FETCH_BYTES_MAX = 512 * 1024
-"""Of one partition in one answer; a larger record still comes, alone."""
+"""Of one partition in one fetch response. A larger record is still delivered, alone."""
 
 
 def end_process(error: BaseException) -> None:
-    """Say what happened and end, now: no handler, no `finally` and no commit may run after a failure."""
+    """Print the error and end the process at once: no handler, `finally` or commit may run after a failure."""
     traceback.print_exception(error, file=sys.stderr)
     sys.stderr.flush()
     os._exit(EXIT_FAILED)
 
 
 class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
-    """Faust's app with one way to fail. Made by `make_app`."""
+    """Faust's app; every failure goes to `fail`. Made by `make_app`."""
 
     producer_options: Mapping[str, Any]
     batch_records_max: int
@@ -49,42 +49,42 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
     on_failure: Callable[[BaseException], None]
     now_s: Callable[[], float]
     fold_tables: dict[str, FoldTable]
-    """By the full name of the log that each is the fold of, with offsets as its rows' versions: such a log may not lose records."""
+    """Tables by the full name of their log. Their rows' versions are offsets: a truncated log is a failure."""
     failed: BaseException | None = None
     _block_cache: Any = None
     _changelog_producer: ChangelogProducer | None = None
 
     def fail(self, error: BaseException) -> None:
-        """Our own failure: the process ends before anything more is acknowledged."""
+        """End the process before anything more is acknowledged. Only the first call has an effect."""
         if self.failed is None:
             self.failed = error
             self.on_failure(error)
 
     def handled(self) -> Mapping[tuple[str, int], int]:
-        """As `BatchConsumer.handled`; empty before the consumer is there. May be called from another thread."""
+        """As `BatchConsumer.handled`; empty before the consumer exists. May be called from another thread."""
         return self._consumer.handled() if self._consumer is not None else {}
 
     def block_cache(self, limits: StoreLimits) -> Any:
-        """One cache for all stores of the process, as large as the first who asks says."""
+        """The block cache of all stores of the process. The `limits` of the first call set its size."""
         if self._block_cache is None:
             self._block_cache = new_cache(limits)
         return self._block_cache
 
     def changelog_producer(self) -> ChangelogProducer:
-        """One for all tables of the process."""
+        """The producer of all tables of the process."""
         if self._changelog_producer is None:
             self._changelog_producer = ChangelogProducer(self.producer_options, f"{self.conf.id}-changelogs")
         return self._changelog_producer
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
-        # Faust would acknowledge the event and start the agent again.
+        # Faust's own handling acknowledges the event and restarts the agent.
         del agent
         self.fail(exc)
 
 
 class _Recovery(Recovery):  # type: ignore[misc]  # faust is untyped
     async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
-        """A store that is ahead of its changelog (the topic was made anew, or lost its tail) is damaged; Faust would crash, at each start."""
+        """Discard stores ahead of their changelog (recreated or truncated); Faust would crash at each start."""
         if title == "active":
             for tp in tps:
                 offset, highwater = destination[tp], self.active_highwaters[tp]
@@ -95,7 +95,7 @@ class _Recovery(Recovery):  # type: ignore[misc]  # faust is untyped
         await super()._build_offsets(consumer, tps, destination, title)
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """Before records flow: every log partition that is ours must have its table partitions here too."""
+        """Check, before records flow, that each owned partition of a log comes with its partitions of the tables."""
         consumer, assigned = self.app.consumer, self.app.consumer.assignment()
         for table in self.tables.values():
             changelog = table.changelog_topic_name
@@ -103,7 +103,9 @@ class _Recovery(Recovery):  # type: ignore[misc]  # faust is untyped
             apart = {tp for tp in assigned if tp.partition not in have}
             apart = {tp for tp in apart if consumer.topic_partitions(tp.topic) == table.partitions}
             if apart and self.app.consumer_generation_id == generation_id:
-                self.app.fail(InvariantError(f"{sorted(apart)} are ours, and not the partitions of {changelog}"))
+                self.app.fail(
+                    InvariantError(f"this worker owns {sorted(apart)} without the same partitions of {changelog}")
+                )
         await super().on_recovery_completed(generation_id)
 
 
@@ -111,7 +113,7 @@ class _TableManager(TableManager):  # type: ignore[misc]  # faust is untyped
     _recovery: Recovery | None
 
     async def on_start(self) -> None:
-        # As Faust's, without its second of sleep, which waits for tables that are declared late: ours are declared before.
+        # As in Faust, without its sleep of a second for tables that are declared late: here all are declared before.
         await self._update_channels()
         await self.recovery.start()
 
@@ -139,18 +141,25 @@ def make_app(
     on_failure: Callable[[BaseException], None] = end_process,
     **settings: Any,
 ) -> FoldApp:
-    """A Faust app for folds: raw bytes, at least once, batches (see `transport`). Nothing is opened before it starts.
+    """A Faust app for folds: raw bytes, at least once, batches (see `BatchConsumer`). Nothing is opened before the
+    start.
 
     :param bootstrap: comma-separated host:port.
-    :param data_dir: of this process alone; stores are in `<data_dir>/v1/tables`.
-    :param now_s: unix seconds, to tell a store that has lain too long.
-    :param instance_id: static membership: a restart within the session timeout disturbs nobody; and a stop hands over only after it.
-    :param producer_options: connection options (as `backstop.runtime.kafka.client.client_options`) of the changelogs' producers.
-    :param on_failure: must not return to a living process outside tests.
+    :param data_dir: used by this process alone; stores are in `<data_dir>/v1/tables`.
+    :param now_s: Unix seconds, to recognise a store that was unused for too long.
+    :param instance_id: static membership: a restart within the session timeout causes no rebalance, and after a stop
+        the partitions move only when the session timeout is over.
+    :param producer_options: connection options of the changelogs' producer, as
+        `backstop.runtime.kafka.client.client_options`.
+    :param on_failure: must end the process; it may return only in tests.
     :param settings: further settings of Faust, e.g. `broker_credentials`.
     """
     if not heartbeat_interval_s < session_timeout_s / 2 or drain_timeout_s >= rebalance_timeout_s:
-        raise ValueError("heartbeat < session timeout / 2 and drain timeout < rebalance timeout must hold")
+        raise ValueError(
+            f"the heartbeat interval ({heartbeat_interval_s:g} s) must be below half the session timeout "
+            f"({session_timeout_s:g} s), and the drain timeout ({drain_timeout_s:g} s) below the rebalance timeout "
+            f"({rebalance_timeout_s:g} s)"
+        )
     servers = [f"kafka://{server.strip()}" for server in bootstrap.split(",")]
     app = FoldApp(
         app_id,
@@ -190,11 +199,11 @@ def make_app(
 
 
 async def run_app(app: FoldApp, stop: asyncio.Event) -> None:
-    """Run the app until `stop` is set; then let batches in hand end, commit, leave the group, close the stores, return.
+    """Run the app until `stop` is set; then finish batches in hand, commit, leave the group, close the stores, return.
 
-    Whatever else ends the app (a crashed service of Faust's, an agent's exception, a lost broker connection that aiokafka gave up
-    on) is a failure: `app.on_failure` is called with it, which ends the process with `EXIT_FAILED`, and nothing in hand is
-    acknowledged. Signals are the caller's: set `stop`.
+    If the app ends for another reason (a crashed service of Faust, an agent's exception, a broker connection that
+    aiokafka gave up), `app.on_failure` is called, which ends the process with `EXIT_FAILED`; no record in hand is
+    acknowledged. The caller handles signals and sets `stop`.
     """
     running = asyncio.create_task(_start(app))
     stopping = asyncio.create_task(stop.wait())

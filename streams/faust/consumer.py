@@ -1,23 +1,25 @@
-"""Faust's consumer, hardened: one event for a batch of records of one partition, and a commit that can't run ahead.
+"""Faust's consumer, hardened: one event per batch of records of one partition, and a commit that never runs ahead.
 
-Stock faust-streaming 0.15.3 spends 60 µs and four asyncio tasks on each record, and loses records in rebalances. `BatchConsumer`
-hands an agent one event per (topic, partition, up to `batch_records_max` records); the event's value is a `list[Record]` in
-offset order, `event.message.partition` is the partition, `event.message.offset` the last record's offset.
+Stock faust-streaming 0.15.3 spends 60 µs and four asyncio tasks on each record, and loses records in rebalances.
+`BatchConsumer` hands an agent one event per (topic, partition, up to `batch_records_max` records). The event's value is
+a `list[Record]` in offset order, `event.message.partition` the partition, `event.message.offset` the last record's
+offset.
 
 Rules, each with a regression test on a real broker (`tests/kafka/faust`):
 
-1. Per partition at most **one** event is out. What comes meanwhile is kept (up to `PENDING_RECORDS_MAX`) and makes the next
-   batch. So nothing can be acknowledged out of order (upstream #606), and load makes batches larger, not queues longer.
-2. The commit of a partition is the end of its last acknowledged batch: the position behind its last record, or behind the
-   transaction markers that follow it. Records that do not exist (compacted, aborted) are part of the batch before or after.
-3. A chunk is delivered only where it continues the last one; a hole is read again (upstream #596: a record dropped in the
-   window between two phases of a rebalance is never skipped).
-4. A revocation waits for the events that are out, commits, and only then forgets what was acknowledged. If a handler does not
-   end within `drain_timeout_s`, the process ends: its records are unacknowledged, the next owner takes them.
+1. Per partition at most **one** event is out. Later records are queued (up to `PENDING_RECORDS_MAX`) for
+   the next batch. So records can't be acknowledged out of order (upstream #606), and load makes batches larger.
+2. The committed offset of a partition is the end of its last acknowledged batch: the position after its last record, or
+   after the transaction markers that follow it. Missing offsets (compacted, aborted) belong to the batch before or
+   after.
+3. A chunk is delivered only if it continues the last one; a hole is read again (upstream #596: a record dropped between
+   two phases of a rebalance is never skipped).
+4. A revocation waits for the events that are out, commits, and only then forgets the acknowledged offsets. If a handler
+   does not end within `drain_timeout_s`, the process ends; the next owner takes the unacknowledged records.
 5. A commit that failed changes nothing (upstream PR #692).
 """
 
-# The private parts of Faust and aiokafka are what this module is about; both are pinned, and tests guard it.
+# This module works on private parts of Faust and aiokafka; both are pinned, and tests guard it.
 # ruff: noqa: SLF001
 
 import asyncio
@@ -41,15 +43,16 @@ __all__ = ["BatchConsumer", "BatchTransport"]
 
 BATCH_RECORDS_MAX = 500
 PENDING_RECORDS_MAX = 2_000
-"""Per partition, kept while a batch is out; above it the partition is not fetched. One fetch may go over it, by 512 KiB at most."""
+"""Records queued per partition while a batch is out; above it the partition is not fetched. One fetch may exceed it, by
+512 KiB at most."""
 CHANGELOG_CHUNKS_MAX = 4
-"""Chunks of a changelog that wait for the disk."""
+"""Chunks of a changelog that wait to be applied."""
 DRAIN_TIMEOUT_S = 30.0
 POLL_S = 1.0
 
 
 class _BatchMessage(ConsumerMessage):  # type: ignore[misc]  # faust is untyped
-    """Faust acknowledges in three places, one of them compiled; all of them set `acked`, so that is where we listen."""
+    """Notices the acknowledgement. Faust acknowledges in three places, one of them compiled; each sets `acked`."""
 
     __slots__ = ("_acked", "lane")
     lane: "_Lane"
@@ -66,25 +69,26 @@ class _BatchMessage(ConsumerMessage):  # type: ignore[misc]  # faust is untyped
 
 
 class DamagedChangelogError(Exception):
-    """Rows that can't be read back. Nobody but us writes there: the broker's disk is damaged, and stepping over would lose jobs."""
+    """Rows that can't be read. Only Backstop writes there, so the broker's disk is damaged; a skip would lose jobs."""
 
     def __init__(self, record: Record) -> None:
         assert isinstance(record.value, Unreadable)
         super().__init__(
-            f"changelog {record.topic}, partition {record.partition}, {record.value.detail}: the rows there can't be read, so the table "
-            "can't be recovered; restore the partition from a replica, or start from a local store that is ahead of these offsets"
+            f"changelog {record.topic}, partition {record.partition}, {record.value.detail}: the rows can't be read, "
+            "so the table can't be recovered; restore the partition from a replica, or start from a local store that "
+            "is ahead of these offsets"
         )
 
 
 @dataclass(slots=True)
 class _Lane:
-    """What is known of one partition of a source topic, from a seek to the next revocation."""
+    """The state of one partition of a source topic, from a seek to the next revocation."""
 
     consumer: "BatchConsumer"
     tp: TP
     epoch: int
     expected: int
-    """Where the next chunk must begin."""
+    """The offset at which the next chunk must begin."""
     committed: int | None
     done: int | None = None
     """The end of the last acknowledged batch."""
@@ -93,14 +97,14 @@ class _Lane:
     out_since_s: float = 0.0
     pending: deque[Record] = field(default_factory=deque)
     begin: int = field(init=False)
-    """Where it was sought to."""
+    """The offset of the seek."""
 
     def __post_init__(self) -> None:
         self.begin = self.expected
 
     @property
     def handled(self) -> int:
-        """The next offset that nobody has handled yet."""
+        """The first offset that is not acknowledged yet."""
         return self.begin if self.done is None else self.done
 
     @property
@@ -109,7 +113,7 @@ class _Lane:
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
-    """See the module. Everything here runs in the main loop."""
+    """See the module. All methods run in the main loop, unless stated."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lanes: dict[TP, _Lane] = {}
@@ -142,7 +146,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
                 raise
 
     def _want(self) -> None:
-        """Tell the thread what to take: while a rebalance lasts, changelogs only (upstream #596)."""
+        """Tell the thread which partitions to fetch: during a rebalance only changelogs (upstream #596)."""
         wanted = frozenset[TP]()
         if self.flow_active:
             wanted = frozenset(tp for tp in self._active_partitions if self._takes(tp))
@@ -155,32 +159,32 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         return not self.app.rebalancing and lane is not None and not lane.full
 
     async def _recover(self, tp: TP, chunk: Chunk) -> None:
-        """Hand a chunk of a changelog to Faust's recovery, as one event; the store unpacks it."""
+        """Hand a chunk of a changelog to Faust's recovery as one event; `FoldStore` unpacks it."""
         if chunk.epoch != self._thread.seek_epoch or not self.flow_active:
-            return  # a rebalance came between: recovery seeks again to what it has applied
+            return  # A rebalance came between: recovery seeks again, to the end of what it has applied.
         damaged = next((record for record in chunk.records if isinstance(record.value, Unreadable)), None)
         if damaged is not None:
             self.app.fail(DamagedChangelogError(damaged))
             return
         message = self._message(tp, chunk.end - 1, list(chunk.records), ConsumerMessage)
         for channel in self.app.topics._tp_index.get(tp, ()):
-            # A queue of Faust's: it tells nobody when it shrinks.
+            # Faust's queue has no event for "shrunk".
             while channel.queue.qsize() >= CHANGELOG_CHUNKS_MAX and self.flow_active:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
             if self.flow_active:
                 channel.queue.force_put_nowait(self.app.create_event(None, message.value, {}, message))
 
     async def _accept(self, tp: TP, chunk: Chunk) -> None:
-        """Queue a chunk behind what its partition already has, if it continues it."""
+        """Queue a chunk if it continues its partition; read a hole again; drop a chunk of an earlier seek."""
         lane = self._lanes.get(tp)
         if lane is None or self.app.rebalancing or not self.flow_active or chunk.epoch < lane.epoch:
-            return  # the seek at the end of the rebalance brings it again
+            return  # The seek at the end of the rebalance reads the chunk again.
         if chunk.start != lane.expected:
             await self._close_hole(lane, chunk)
             return
         lane.expected = chunk.end
         if not chunk.records and not lane.pending and lane.out is None:
-            lane.done = chunk.end  # only markers: nothing to handle, and nothing before it is unhandled
+            lane.done = chunk.end  # Only markers, and everything before them is acknowledged.
             return
         lane.pending.extend(chunk.records)
         self._deliver(lane)
@@ -188,11 +192,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
     async def _close_hole(self, lane: _Lane, chunk: Chunk) -> None:
         metrics.HOLES_CLOSED.inc()
         if chunk.start < lane.expected:
-            # The broker moved us back: its log is shorter than what we had read (an unclean leader election).
+            # The broker moved the position back: its log is shorter than before (an unclean leader election).
             if lane.tp.topic in self.app.fold_tables:
                 self.app.fail(LogTruncatedError(lane.tp.topic, lane.tp.partition, lane.expected - 1))
                 return
-            self.log.error("%s went back from %d to %d; read again", lane.tp, lane.expected, chunk.start)
+            self.log.error("%s: position went back from %d to %d; reading again", lane.tp, lane.expected, chunk.start)
             epoch, position = await self._thread.seek_again(lane.tp, chunk.start)
             lane.epoch, lane.expected = epoch, position
             return
@@ -238,7 +242,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
 
     def _on_acked(self, lane: _Lane, message: _BatchMessage) -> None:
         if lane.out is not message or self._lanes.get(lane.tp) is not lane:
-            return  # of an assignment that is over
+            return  # A message of an earlier assignment.
         was_full = lane.full
         lane.out, lane.done = None, lane.out_end
         self._deliver(lane)
@@ -246,25 +250,28 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
             self._want()
 
     def handled(self) -> dict[tuple[str, int], int]:
-        """Per partition that is ours, the next offset that nobody has handled yet; empty while partitions move.
+        """Per owned partition, the first offset that is not acknowledged yet; empty during a rebalance.
 
         May be called from another thread.
 
-        :raises RuntimeError: partitions came or went at that very moment.
+        :raises RuntimeError: the assignment changed during the call.
         """
         if self.app.rebalancing or not self.flow_active:
             return {}
         return {(tp.topic, tp.partition): lane.handled for tp, lane in self._lanes.items()}
 
     def oldest_out_s(self) -> float:
-        """How long the oldest unacknowledged batch has been out, in seconds; 0 if none is. Exported; a scrape may come from another thread."""
+        """Age of the oldest unacknowledged batch in seconds, 0 without one. May be called from another thread."""
         since_s = [lane.out_since_s for lane in list(self._lanes.values()) if lane.out is not None]
         return self.loop.time() - min(since_s) if since_s else 0.0
 
     # -- seeks and commits
 
     async def perform_seek(self) -> None:
-        """Seek the source partitions to what is committed; where nothing is, or it is out of range, to the beginning; see `cut`."""
+        """Seek the source partitions: those of folds as `Taken.position` says, others to the committed offset.
+
+        Without a committed offset in the log, the latter go to the beginning.
+        """
         tps = frozenset(tp for tp in self.assignment() if not self._is_changelog_tp(tp))
         self._lanes.clear()
         if not tps:
@@ -282,16 +289,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
             committed = sought.committed[tp]
             if committed is not None and committed != position:
                 metrics.RECORDS_EXPIRED.inc(max(0, position - committed))
-                self.log.error("%s: committed %d is not in the log any more; from %d", tp, committed, position)
+                self.log.error("%s: reading from %d instead of the committed offset %d", tp, position, committed)
             self._lanes[tp] = _Lane(self, tp, sought.epoch, position, committed if committed == position else None)
             self._committed_offset[tp] = committed
             self._read_offset[tp] = position
         back = {tp: sought.positions[tp] for tp, taken in tables.items() if taken.lost}
         if back:
-            self.log.error("a changelog lost rows; their records are read again: %s", back)
-            # At once: whoever starts after a crash before the first commit does not know of it.
+            self.log.error("changelogs lost rows; the records of these rows are read again from: %s", back)
+            # Commit at once: after a crash before the first commit, the next start would not know of the loss.
             if not await self._commit(back):
-                self.app.fail(RuntimeError(f"{back} could not be committed"))
+                self.app.fail(RuntimeError(f"can't commit {back}, the positions before the lost rows"))
 
     def resume_flow(self) -> None:
         super().resume_flow()
@@ -310,13 +317,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         self._want()
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
-        # A copy: a commit awaits, and lanes come and go.
+        # A copy, because lanes change while a commit awaits.
         for tp, lane in list(self._lanes.items()):
             if lane.done is not None and (topics is None or tp in topics or tp.topic in topics):
                 yield tp
 
     def _new_offset(self, tp: TP) -> int | None:
-        # Faust's own bookkeeping goes on beside ours, and nobody reads it: keep it empty.
+        # Faust's own bookkeeping is filled but never read: keep it empty.
         self._acked.pop(tp, None)
         self._acked_index.pop(tp, None)
         return self._lanes[tp].done
@@ -326,7 +333,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         return committed is None or offset > committed
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
-        del start_new_transaction  # of exactly-once, which we do not run
+        del start_new_transaction  # For exactly-once, which is not used.
         assigned = self.assignment()
         lanes = {tp: self._lanes[tp] for tp in offsets if tp in assigned and tp in self._lanes}
         if not lanes or not await self._commit({tp: offsets[tp] for tp in lanes}):
@@ -341,7 +348,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
     # -- revocation and stop
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Let what is out end, commit it, and only then let Faust forget (it pops `_acked` first and commits after)."""
+        """Wait for the events that are out and commit them before Faust forgets them; Faust would commit afterwards."""
         self.stop_flow()
         self.app.flow_control.suspend()
         self.app.flow_control.clear()
@@ -350,11 +357,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:
-        """Wait for the events that an agent has begun with, at most `drain_timeout_s`; then commit."""
+        """Wait for the events that an agent has begun, then commit. After `drain_timeout_s` the process ends."""
         deadline_s = self.loop.time() + self.app.drain_timeout_s
         while any(lane.out is not None and lane.out.tracked and not lane.out.acked for lane in self._lanes.values()):
             if self.loop.time() >= deadline_s:
-                self.app.fail(TimeoutError(f"a handler did not end within {self.app.drain_timeout_s:g} s"))
+                self.app.fail(TimeoutError(f"an agent did not finish its batch within {self.app.drain_timeout_s:g} s"))
                 return
             await asyncio.sleep(0.005)
         while await self.maybe_wait_for_commit_to_finish():
@@ -366,11 +373,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
 
     @Service.task  # type: ignore[untyped-decorator]  # faust is untyped
     async def _commit_livelock_detector(self) -> None:
-        """Faust's own only logs, from clocks that we do not feed. `backstop_oldest_batch_seconds` is what to alert on."""
+        """Off: Faust's detector reads clocks that are not updated here. Alert on `backstop_oldest_batch_seconds`."""
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]  # faust is untyped
-    """`app.transport = BatchTransport(app.conf.broker_consumer, app)`, before the app starts."""
+    """Makes Faust use `BatchConsumer`. Set `app.transport` to one before the app starts."""
 
     Consumer: ClassVar[type[BatchConsumer]] = BatchConsumer
 

@@ -1,14 +1,13 @@
-"""The consumer's thread: what was fetched, with the positions it covers, and seeks that leave nothing to chance.
+"""The consumer's thread: fetched records with the range of offsets that they cover, and seeks with an epoch.
 
-Faust 0.15.3 loses records because its main loop cannot tell a gap that Kafka made (compaction, transaction markers, expired
-records) from one that it made itself (a record that was fetched and then dropped in a rebalance, upstream issue #596). Here
-every `Chunk` says from which position to which it goes, and in which seek epoch it was read. Who receives it compares: a chunk
-of an older epoch is worthless, one that does not begin where the last one ended is a hole, and the hole is read again.
-
-Works on private parts of aiokafka 0.14 and faust-streaming 0.15.3, both pinned; `tests/kafka/faust` guards them.
+Faust 0.15.3 loses records because its main loop can't distinguish a gap made by Kafka (compaction, transaction markers,
+expired records) from one of its own (a record fetched and then dropped in a rebalance, upstream issue #596). Here every
+`Chunk` has the range of its positions and the seek epoch in which it was read. The receiver compares: it drops a chunk
+of an older epoch, and where a chunk does not begin at the end of the last one, it reads the hole again.
 """
 
-# The private parts of Faust and aiokafka are what this module is about; both are pinned, and tests guard it.
+# This module works on private parts of aiokafka 0.14 and faust-streaming 0.15.3. Both are pinned, and the tests in
+# `tests/kafka/faust` guard it.
 # ruff: noqa: SLF001
 
 import asyncio
@@ -24,14 +23,14 @@ from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
 from backstop.runtime.kafka.records import Record, record_of
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
-"""Of one answer of a broker, all partitions together (aiokafka's own: 50 MiB). It is in memory about three times while it is taken apart."""
+"""Of one fetch response, all partitions together (aiokafka's default: 50 MiB). Parsing takes three times as much."""
 
 REASSIGNMENT_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Of one fetch and one partition: every record there is in [start, end), and there may be none."""
+    """All records of one partition in [start, end), of one fetch. There may be none."""
 
     epoch: int
     start: int
@@ -40,27 +39,27 @@ class Chunk:
 
 
 class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is untyped
-    """Faust's consumer thread with chunks instead of records. Methods without a comment run in the thread's own loop."""
+    """Faust's consumer thread with chunks instead of records. Methods run in the thread's own loop, unless stated."""
 
     seek_epoch: int = 0
-    """Counts seeks. Written in the thread's loop only; a plain int, so reading it elsewhere is safe."""
+    """Counts seeks. Written only in the thread's loop; other threads may read it."""
 
     _pace: FetchPace
 
     wanted: frozenset[TP] = frozenset()
-    """Partitions to take records of. Swapped as a whole by the main loop, see `want`."""
+    """Partitions to fetch. The main loop replaces the whole set, see `want`."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         self._pace = FetchPace()
         consumer = super()._create_worker_consumer(transport)
-        # Faust reads uncommitted records unless it runs its own transactions, and offers no setting. Set before the start.
+        # Without its own transactions Faust reads uncommitted records, and has no setting for it. Set before the start.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = BUSY_WAIT_MS
         consumer._fetch_max_bytes = FETCH_BYTES_MAX
         return consumer
 
     def want(self, wanted: frozenset[TP]) -> None:
-        """Set the partitions to take (called in the main loop); a fetch that waits looks again."""
+        """Set the partitions to fetch (called in the main loop), and wake a waiting `chunks`."""
         if wanted != self.wanted:
             self.wanted = wanted
             if not self.thread_loop.is_closed():
@@ -73,7 +72,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                 fetcher._notify(waiter)
 
     async def chunks(self, timeout_s: float) -> dict[TP, Chunk]:
-        """What the wanted partitions have; waits for it up to `timeout_s` (called in the main loop)."""
+        """Fetched chunks of the wanted partitions; waits up to `timeout_s` for one (called in the main loop)."""
         found: dict[TP, Chunk] = await self.call_thread(self._chunks, timeout_s)
         return found
 
@@ -82,7 +81,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         fetcher = consumer._fetcher
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
-        with fetcher._subscriptions.fetch_context():  # the group coordinator counts this as a poll
+        with fetcher._subscriptions.fetch_context():  # The group coordinator counts this as a poll.
             while True:
                 if consumer._closed or fetcher._closed:
                     raise ConsumerStoppedError
@@ -100,15 +99,15 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                 waiter = fetcher._create_fetch_waiter()
                 await asyncio.wait([waiter], timeout=remaining_s)
                 if waiter.done():
-                    waiter.result()  # raises what the group coordinator could not go on with
+                    waiter.result()  # Raises a fatal error of the group coordinator.
                 else:
                     waiter.cancel()
 
     def _pause_unwanted(self, consumer: Any) -> None:
-        """Let aiokafka fetch what is wanted and nothing else.
+        """Let aiokafka fetch only wanted partitions.
 
-        Faust merely leaves the rest unread. aiokafka then keeps a fetch of each (our own changelog writes among them: up to
-        1 MiB a partition, for as long as the process lives) and holds back the others' fetches for 100 ms when one comes in.
+        Faust would leave the others unread. aiokafka then keeps a fetched batch of each for as long as the process
+        lives (up to 1 MiB a partition, also of its changelogs), and delays other fetches by 100 ms when one arrives.
         """
         assigned, paused = consumer.assignment(), consumer.paused()
         for topic_partition in assigned:
@@ -117,9 +116,9 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                 (consumer.pause if unwanted else consumer.resume)(topic_partition)
 
     def _take(self, fetcher: Any) -> dict[TP, Chunk]:
-        """What aiokafka has of the wanted partitions, of each up to a number of records; the rest is taken the next time.
+        """All that aiokafka has fetched of the wanted partitions, one chunk for each.
 
-        No await in here: positions and epoch belong together.
+        There is no await here, so that positions and epoch match.
         """
         found: dict[TP, Chunk] = {}
         for topic_partition, fetched in list(fetcher._records.items()):
@@ -129,7 +128,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                 continue
             if tp not in self.wanted:
                 continue
-            if hasattr(fetched, "check_raise"):  # an error; given out alone, so that no chunk is lost with it
+            if hasattr(fetched, "check_raise"):  # An error: raised alone, so that no chunk is lost.
                 if not found:
                     del fetcher._records[topic_partition]
                     fetcher._notify(fetcher._wait_consume_future)
@@ -174,10 +173,10 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         return Sought(self.seek_epoch, positions, committed)
 
     async def seek_again(self, tp: TP, position: int) -> tuple[int, int]:
-        """Close a hole: seek to `position`, or to the beginning if that is later (called in the main loop).
+        """Seek to `position`, or to the log's beginning if that is later (called in the main loop).
 
-        Returns the new epoch and the position. Only chunks of other partitions that were read before the seek keep their
-        older epoch; the caller compares per partition.
+        Returns the new epoch and the position. Chunks of other partitions read before the seek have an older epoch and
+        stay valid; so the caller keeps an epoch per partition.
         """
         result: tuple[int, int] = await self.call_thread(self._seek_again, tp, position)
         return result
@@ -198,7 +197,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """Where a seek went, and what was committed."""
+    """The result of a seek: its epoch, the new positions, and the committed offsets."""
 
     epoch: int
     positions: Mapping[TP, int]

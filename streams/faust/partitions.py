@@ -1,7 +1,7 @@
-"""Partitions side by side in one agent.
+"""Handles several partitions concurrently in one agent.
 
 Faust's own way, `isolated_partitions=True`, starts and stops an actor per partition in each rebalance and marks the
-subscription as changed each time, which may bring on the next rebalance. This needs one plain agent.
+subscription as changed each time, which may cause the next rebalance. Here one plain agent is enough.
 """
 
 import asyncio
@@ -12,11 +12,10 @@ __all__ = ["each_partition"]
 
 
 async def each_partition(stream: Any, handle: Callable[[Any], Awaitable[None]]) -> None:
-    """Await `handle(event)` for each batch: the whole body of an agent.
+    """Await `handle(event)` for each batch, and acknowledge the batch when it returns: the whole body of an agent.
 
-    Batches of one partition are handled one after the other, of different partitions side by side
-    (`BatchConsumer` has at most one event of a partition out). When it returns, the batch is acknowledged. It must not raise: what
-    it raises is our own failure, and ends the process before the acknowledgement.
+    Batches of one partition are handled in order (`BatchConsumer` has at most one event of a partition out), those of
+    different partitions concurrently. An exception of `handle` ends the process before the acknowledgement.
     """
     stream.enable_acks = False
     tasks: set[asyncio.Task[None]] = set()

@@ -1,4 +1,4 @@
-"""The broker's security settings, as Faust takes them."""
+"""The broker's security settings in Faust's form."""
 
 import ssl
 from typing import Any
@@ -15,7 +15,7 @@ _MECHANISMS = {
 
 
 def broker_credentials(settings: RuntimeSettings) -> dict[str, Any]:
-    """Settings of the Faust app for the broker's security protocol; none for PLAINTEXT."""
+    """Settings of the Faust app for the broker's security protocol; empty for PLAINTEXT."""
     protocol = settings.kafka_security_protocol
     if protocol == "PLAINTEXT":
         return {}

@@ -1,1 +1,1 @@
-"""Pure: two logs, two folds. One fact in, the next state and the outputs out."""
+"""The two folds, of jobs and of responses: a state and one fact in, the next state and outputs out. Pure."""

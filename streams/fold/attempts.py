@@ -1,4 +1,4 @@
-"""The attempts of one job: one frozen class a state, and the little arithmetic on them. Pure."""
+"""The attempts of one job: a frozen class per state, and the counts that the retry policy reads. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ from schemas.statuses import GIVEN_UP_STATUSES, SettledStatus
 from streams.policy.retry import Spend, Spent
 
 FREE_REMEMBERED_MAX = 8
-"""Attempts that failed without usage and that a job remembers: the newest."""
+"""How many attempts that ended without usage a job remembers: the newest ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitting:
-    """The command is out; no word yet."""
+    """The create command is published; no report yet."""
 
     number: int
     since_ms: int
@@ -25,14 +25,14 @@ class Submitting:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeUnknown:
-    """Its outcome is unknown; a webhook may bring it back until `adopt_by_ms`."""
+    """The outcome of the create is unknown. The attempt may be adopted until `adopt_by_ms`; then it is abandoned."""
 
     number: int
     adopt_by_ms: int
     answered: bool = False
-    """With a 5xx that proves nothing."""
+    """The create was answered with a 5xx that does not prove a refusal."""
     said: str = ""
-    """How the answer began that proves nothing."""
+    """The beginning of that answer."""
     kind: Literal["outcome_unknown"] = "outcome_unknown"
 
 
@@ -47,11 +47,11 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """Unknown, and given up on: its successor is granted. It may still turn up."""
+    """The outcome stayed unknown past the grace, so a retry is granted. The attempt may still be adopted."""
 
     number: int
     answered: bool = False
-    """With a 5xx that proves nothing: counted as a doubt, and else as paid."""
+    """As in `OutcomeUnknown`: then the attempt counts as doubtful, otherwise as paid."""
     kind: Literal["abandoned"] = "abandoned"
 
 
@@ -68,7 +68,7 @@ class Over:
 
     @property
     def given_up(self) -> bool:
-        """It may still turn up, and win."""
+        """Whether the response was missing or stuck: it may still complete, and win."""
         return self.status in GIVEN_UP_STATUSES
 
 
@@ -77,25 +77,27 @@ Attempt = Submitting | OutcomeUnknown | Running | Abandoned | Over
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """In order of their numbers. Refused attempts leave the list and are counted, as they made no response: so its length is
-    bounded by what is granted after the other ends (`retries_max`, `unpaid_ends_max`, `doubts_max`).
+    """The attempts in order of their numbers.
+
+    A refused attempt made no response: it is counted and leaves the list. So the length of the list is bounded by the
+    retries granted after other ends (`retries_max`, `unpaid_ends_max`, `doubts_max`).
     """
 
     items: tuple[Attempt, ...] = ()
     last_number: int = 0
     retries: int = 0
-    """Attempts that are over or lost, and were paid, or may have been: so many retries they were granted, or asked for."""
+    """Attempts that are over or abandoned, and were paid or may have been. Each one asked for a retry."""
     unpaid_ends: int = 0
     doubts: int = 0
     rejections: int = 0
     unknowns: int = 0
     streak: int = 0
-    """Attempts in a row that ended for `streak_cause`."""
+    """Number of consecutive attempts that ended with `streak_cause`."""
     streak_cause: Cause | None = None
     continuation_id: str | None = None
-    """By which the next create continues the completion window of an earlier one."""
+    """The id by which the next create continues the completion window of an earlier one."""
     booked: tuple[str, ...] = ()
-    """Responses that are none of `items`, and whose usage was booked: second ones of an attempt."""
+    """Responses outside of `items` whose usage was booked: second responses of an attempt."""
 
     def get(self, number: int) -> Attempt | None:
         return next((item for item in self.items if item.number == number), None)
@@ -110,17 +112,17 @@ class Attempts:
         return replace(self, items=(*self.items, attempt), last_number=attempt.number)
 
     def put(self, attempt: Attempt) -> "Attempts":
-        """Replace the attempt of that number."""
+        """Replace the attempt that has the same number."""
         unknowns = self.unknowns + (1 if isinstance(attempt, OutcomeUnknown) else 0)
         items = tuple(attempt if item.number == attempt.number else item for item in self.items)
         return replace(self, items=_bounded(items), unknowns=unknowns)
 
     def reject(self, number: int) -> "Attempts":
-        """Refused: it leaves the list."""
+        """Remove a refused attempt."""
         return replace(self, items=tuple(item for item in self.items if item.number != number))
 
     def count(self, spend: Spend, cause: Cause) -> "Attempts":
-        """An attempt ended: one more of what it cost, and one more in a row of its cause, or the first."""
+        """Count an attempt that ended: by what it may have cost, and in the streak of its cause."""
         return replace(
             self,
             retries=self.retries + (spend == "paid"),
@@ -132,12 +134,12 @@ class Attempts:
         )
 
     def accounted(self) -> int:
-        """Attempts that were paid, or ended unpaid, or are in doubt, or are live: no more creates than these may have been accepted."""
+        """An upper bound of the accepted creates: attempts that were paid, ended unpaid, are doubtful, or are live."""
         live = sum(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
         return self.retries + self.unpaid_ends + self.doubts + live
 
     def find(self, lost: Abandoned) -> "Attempts":
-        """A lost attempt has turned up: what it costs is counted at its end."""
+        """Take back the count of an abandoned attempt that was adopted: its cost is counted when it ends."""
         if lost.answered:
             return replace(self, doubts=max(0, self.doubts - 1))
         return replace(self, retries=max(0, self.retries - 1))
@@ -146,12 +148,14 @@ class Attempts:
         return Spent(self.retries, self.unpaid_ends, self.doubts, self.rejections, self.streak)
 
     def usage(self) -> Usage | None:
-        """Of all attempts whose usage is known; None where none is."""
+        """The sum of the known usage of all attempts; None if none is known."""
         known = [item.usage for item in self.items if isinstance(item, Over) and item.usage is not None]
         return total(known) if known else None
 
     def expire(self, due_ms: int, adopt_by_ms: int) -> "Attempts":
-        """No word in time: unheard until `adopt_by_ms`. Not brought back in time: lost."""
+        """Apply a timer: without a report by its deadline an attempt's outcome is unknown, and it may be adopted until
+        `adopt_by_ms`. An unknown attempt past its own grace is abandoned.
+        """
         changed = self
         for item in self.items:
             match item:
@@ -167,7 +171,7 @@ class Attempts:
         return any(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
 
     def lost(self) -> bool:
-        """One may run of which nobody knows."""
+        """Whether an attempt is abandoned, and so may have an unclaimed response that runs."""
         return any(isinstance(item, Abandoned) for item in self.items)
 
     def running(self) -> tuple[Running, ...]:
@@ -181,14 +185,14 @@ class Attempts:
         return tuple(item.response_id for item in self.items if isinstance(item, Running | Over))
 
     def uncounted(self) -> tuple[str, ...]:
-        """Responses that may still be heard to have cost something."""
+        """Responses whose usage may still be reported after the result."""
         known = (item for item in self.items if isinstance(item, Running | Over))
         return tuple(
             item.response_id for item in known if isinstance(item, Running) or (item.given_up and item.usage is None)
         )
 
     def status(self) -> Literal["running", "submitting", "unknown"]:
-        """Of the attempt that is furthest on."""
+        """The status of the most advanced attempt."""
         if any(isinstance(item, Running) for item in self.items):
             return "running"
         if any(isinstance(item, Submitting) for item in self.items):
@@ -200,7 +204,7 @@ class Attempts:
 
 
 def _bounded(items: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
-    """Without the oldest of the attempts that cost nothing, where there are many of them."""
+    """Drop the oldest of the attempts that ended without usage, beyond `FREE_REMEMBERED_MAX`."""
     free = [item for item in items if isinstance(item, Over) and item.usage is None and not item.given_up]
     gone = {item.number for item in free[: max(0, len(free) - FREE_REMEMBERED_MAX)]}
     return tuple(item for item in items if item.number not in gone) if gone else items
@@ -226,6 +230,6 @@ def _brief(item: Attempt) -> AttemptBrief:
 
 
 def total(usages: Iterable[Usage]) -> Usage:
-    """The sum, field by field."""
+    """The sum of usages, field by field."""
     known = tuple(usages)
     return Usage(**{name: sum(getattr(usage, name) for usage in known) for name in Usage.model_fields})

@@ -1,4 +1,4 @@
-"""Records of one partition of a log, folded in memory: what the shell, the audit and the simulation all do. Pure."""
+"""Folds records of one partition in memory. The shell, the audit and the simulation share this code. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ S = TypeVar("S")
 
 
 class LogRecord(Protocol):
-    """The part of a Kafka record that folding reads."""
+    """The fields of a Kafka record that the fold reads."""
 
     @property
     def offset(self) -> int: ...
@@ -39,12 +39,12 @@ class LogRecord(Protocol):
 R = TypeVar("R", bound=LogRecord)
 
 _CONFLICT = PoisonError("conflict", "the job id belongs to another submission, which the log has before this one")
-"""Of a submission that changed nothing: who sent it may not know."""
+"""For a submission that changed nothing: its dead letter tells the sender's operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold(Generic[S]):
-    """One of the two folds, with its wire and row formats."""
+    """One of the two folds, with the format of its facts and rows."""
 
     name: str
     topic: str
@@ -68,26 +68,26 @@ RESPONSE_FOLD: Fold[response.ResponseState] = Fold(
 
 @dataclass(slots=True)
 class Folded(Generic[R]):
-    """What a batch came to. `rows` are to be written only after every output was acknowledged."""
+    """The result of a batch. The caller must write `rows` only after every output was acknowledged."""
 
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
-    """New rows by key; None where the key is forgotten."""
+    """New rows by key; None deletes the key."""
     dues_ms: dict[bytes, int | None] = field(default_factory=dict)
     outputs: list[Message] = field(default_factory=list)
     poisons: list[tuple[R, PoisonError]] = field(default_factory=list)
-    """Records to be set aside: those that can't be taken, and submissions under an id that another one has."""
+    """Records that become dead letters: unusable ones, and submissions with the id of another submission."""
     ignored: Counter[str] = field(default_factory=Counter)
     taken: int = 0
     repeats: int = 0
-    """Records at or below their row's offset: redelivered, and skipped."""
+    """Redelivered records, which were skipped: their offset is not above that of the row."""
     last_poisoned_run: int = 0
-    """How many records at the end of the batch were poison, without a good one between."""
+    """How many consecutive records at the end of the batch were poison."""
 
 
 def fold_batch(fold: Fold[S], read_row: Callable[[bytes], bytes | None], records: Iterable[R]) -> Folded[R]:
-    """Fold `records` (one partition, offset order) onto the rows that `read_row` gives.
+    """Fold `records` (of one partition, in offset order) onto the rows that `read_row` returns.
 
-    Total over the records' bytes: one that can't be parsed or folded becomes a poison, and the next is taken.
+    Total over the bytes of the records: a record that can't be parsed or folded becomes a poison, and the fold goes on.
     """
     folded: Folded[R] = Folded()
     states: dict[bytes, tuple[S, int]] = {}
@@ -134,9 +134,8 @@ def _load(fold: Fold[S], row: bytes | None) -> tuple[S, int]:
     data, offset = decode_row(row)
     try:
         return fold.decode_state(data), offset
-    except (
-        ValidationError
-    ) as error:  # A newer release wrote the row. It stays as it is, and what it can't take is set aside.
+    except ValidationError as error:
+        # A newer release wrote the row. The row stays, and records of its key become dead letters.
         reason = refused(error)
         raise PoisonError(reason.reason, f"the row of this key: {reason.detail}") from None
 
@@ -144,5 +143,5 @@ def _load(fold: Fold[S], row: bytes | None) -> tuple[S, int]:
 def _step(fold: Fold[S], state: S, event: Any) -> Step[S]:
     try:
         return fold.step(state, event)
-    except Exception as error:  # The folds are total; if one is not after all, one record must not stop the log.
+    except Exception as error:  # The folds are total. If one has a bug, a single record must not stop the partition.
         raise PoisonError("fold_failed", f"{type(error).__name__} in the {fold.name}") from error

@@ -1,4 +1,4 @@
-"""What the job fold tells the response fold of a response, and what an answer that holds the end is to a job. Pure."""
+"""Facts that the job fold makes about responses: claims, booked usage, and the end in a create's own answer. Pure."""
 
 from typing import Any, Protocol
 
@@ -7,11 +7,11 @@ from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy,
 from schemas.responses import LAST_POLL_LEAD_MS, ResponseClaimed
 
 LATE_MISSING_GRACE_MS = 60_000
-"""How long a 404 of a latecomer still means "not yet"; its job's policy is no longer kept."""
+"""How long a 404 of a late response still means "not yet". A finished job no longer has its policy."""
 
 
 class Wanted(Protocol):
-    """What is read of a job's spec."""
+    """The fields of a job's spec that a claim reads."""
 
     @property
     def deadline_at_ms(self) -> int: ...
@@ -22,7 +22,7 @@ class Wanted(Protocol):
 
 
 def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -> ResponseClaimed:
-    """The response is an attempt of that job; `released`: nobody waits for its end."""
+    """Claim the response for an attempt of an open job. `released`: the job does not wait for this response."""
     policy = spec.policy
     return _claimed(
         event,
@@ -38,7 +38,7 @@ def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -
 
 
 def claim_of_adopted(event: ResponseAdopted) -> ResponseClaimed:
-    """The job asks for a response that no create of ours made. The response fold says no where it is somebody's."""
+    """Claim a response that an application created. The response fold refuses if it belongs to another job."""
     return ResponseClaimed(
         id=f"{event.response_id}/claimed/{event.job_id}",
         at_ms=event.at_ms,
@@ -57,7 +57,7 @@ def claim_of_adopted(event: ResponseAdopted) -> ResponseClaimed:
 
 
 def claim_of_latecomer(event: AttemptAccepted, forget_after_ms: int) -> ResponseClaimed:
-    """A response that turned up after its job's end."""
+    """Claim a response that turned up after its job's end, as released."""
     return _claimed(
         event,
         last_poll_at_ms=event.poll_at_ms,
@@ -68,7 +68,7 @@ def claim_of_latecomer(event: AttemptAccepted, forget_after_ms: int) -> Response
 
 
 def _claimed(event: AttemptAccepted, **terms: Any) -> ResponseClaimed:
-    """`terms` say how long it is watched, and how."""
+    """The claim with the fields of `event`; `terms` are the fields about polling and patience."""
     return ResponseClaimed(
         id=f"{event.response_id}/claimed",
         at_ms=event.at_ms,
@@ -83,7 +83,7 @@ def _claimed(event: AttemptAccepted, **terms: Any) -> ResponseClaimed:
 
 
 def booked(event: AttemptAccepted | AttemptSettled, tenant: str, usage: Usage) -> UsageBooked:
-    """What the response cost, where no result can count it."""
+    """The usage of a response that is in no result."""
     return UsageBooked(
         id=f"{event.response_id}/usage",
         at_ms=event.at_ms,
@@ -96,7 +96,7 @@ def booked(event: AttemptAccepted | AttemptSettled, tenant: str, usage: Usage) -
 
 
 def settled_at_once(event: AttemptAccepted, end: AttemptEnd) -> AttemptSettled:
-    """The end that the create's own answer held."""
+    """The end from the create's own answer, as the fact that settles the attempt."""
     return AttemptSettled(
         id=f"{event.response_id}/settled",
         at_ms=event.at_ms,

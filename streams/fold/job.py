@@ -1,19 +1,25 @@
-"""The life of a job.
+"""The state machine of a job.
 
 Rules, before the code:
-- A job ends once, with one result: at its first completed attempt in log order, at its deadline, at a cancel, at an answer that
-  no repeat can mend, or when its retries are used up. Whatever comes after the end is late: a response that still turns up is
-  claimed as released, so that it is cancelled and watched to its end. What an attempt is heard to have cost after the result was made is
-  *booked*: a fact of its own (`UsageBooked`), once a response. So is the usage of a second response of one attempt.
-- An attempt is *submitting* (the command is out) until word comes: accepted, rejected, or unknown. No word by `report_by_ms` is
-  unknown too. An *unheard* attempt is left for a webhook to bring back; then it counts as *lost*, and a retry is granted. A
-  lost one may still be adopted: then it runs beside its successor, the first to complete wins and the other is released.
-- A response that went missing or is stuck is given up when another attempt is granted: it is released, and wins after all if it
-  turns up completed while the job is open.
-- A new attempt begins only when no other is submitting, unheard or running. Why and when: `streams.policy.retry`.
-- No refusal ends a job while an earlier attempt may still run: then only its deadline does.
-- A job whose response was *adopted* (an application created it itself) begins with attempt 1 running, and has no other: nobody here knows
-  the request. Where the response belongs to another job it ends as rejected, and leaves the response alone.
+- A job ends once, with one result: at the first attempt that completes (in log order) or that the provider ended as
+  incomplete or cancelled; at its deadline; at a cancel; at a refusal or failure that a retry can't fix; or when its
+  retries are used up.
+- Facts after the end are late. A response that turns up late is claimed as released, so that it is cancelled and polled
+  until it ends. Usage that is reported after the result is *booked*: a fact of its own (`UsageBooked`), once per
+  response. The usage of a second response of one attempt is booked, too.
+- An attempt is *submitting* (its command is published) until a report comes: accepted, rejected, or outcome unknown. If
+  no report comes by `report_by_ms`, the outcome is unknown as well. An attempt with an unknown outcome may be adopted
+  until `adopt_by_ms`. After that it is *abandoned*, and a retry is granted.
+- An abandoned attempt may still be adopted. Then it runs beside its successor: the first one to complete wins, and the
+  other one is released.
+- A missing response is given up, and counts as paid. A stuck response is given up only if the job may spend another
+  attempt. A response that is given up is released; if it completes while the job is open, it wins after all.
+- A new attempt begins only while no other one is submitting, unknown or running. Whether and when:
+  `streams.policy.retry`.
+- A refusal does not end a job that has an abandoned attempt, which may still run: that job waits until its deadline.
+- A job that *adopted* a response begins with attempt 1 running, and has no other attempt, because its request is not
+  known here: an application created the response. If the response belongs to another job, the adopting job ends as
+  rejected and does not release the response.
 """
 
 from dataclasses import replace
@@ -64,7 +70,7 @@ NOT_REPEATED = "the response was created elsewhere, so its request is not known 
 
 
 def step(state: JobState, event: JobFact) -> Step[JobState]:
-    """Fold one fact of a job. Total: what no longer matters is a no-op that says so."""
+    """Fold one fact of a job. Total: a fact without effect returns the state and a reason (`Step.ignored`)."""
     match state:
         case Absent():
             return _begin(state, event)
@@ -115,13 +121,13 @@ def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
         case AttemptRejected():
             return _rejected(state, event)
         case AttemptUnknown():
-            return _unheard(state, event)
+            return _outcome_unknown(state, event)
         case AttemptSettled():
             return _settled(state, event)
         case JobTimerFired():
             return _timer(state, event)
         case UsageBooked():
-            return Step(state, ignored=Ignored.DUPLICATE)  # Told by this fold, for those who count.
+            return Step(state, ignored=Ignored.DUPLICATE)  # This fold wrote it, for the read model and the audit.
         case _:
             assert_never(event)
 
@@ -130,13 +136,13 @@ def _not_adopted(state: Active | BackingOff, event: AdoptionRefused) -> Step[Job
     attempt = state.attempts.of_response(event.response_id)
     if state.spec.request is not None or not isinstance(attempt, Running):
         return Step(state, ignored=Ignored.STALE)
-    # It is no attempt of this job, so the job's end must not release it.
+    # The response belongs to another job, so the end of this job must not release it.
     without = replace(state, attempts=state.attempts.reject(attempt.number))
     return _finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
 
 
 def _attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact) -> Step[JobState]:
-    """Begin the next attempt: the command is derived from the event, so that a repeat of it is the same command."""
+    """Begin the next attempt. The command is derived from the event, so a repeated event gives the same command."""
     number = attempts.last_number + 1
     submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.report_timeout_ms)
     too_long = number > 1 and spec.window_ms is not None and event.at_ms + spec.window_ms > spec.deadline_at_ms
@@ -167,7 +173,7 @@ def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobSta
             running = Running(event.attempt, event.response_id, event.at_ms, event.adopted)
             known = state.attempts.find(attempt) if isinstance(attempt, Abandoned) else state.attempts
             after = Active(state.spec, known.put(running))
-            if event.end is not None:  # Nothing to watch: the answer to the create was the end.
+            if event.end is not None:  # Nothing to poll: the answer to the create already held the end.
                 return _over(after, running, settled_at_once(event, event.end))
             return Step(after, (claim_for(event, state.spec),))
         case None if event.attempt > state.attempts.last_number:
@@ -175,7 +181,7 @@ def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobSta
         case None | Running() | Over():
             if event.end is not None:
                 return _booked(state, event, event.end.usage, Ignored.LATE)
-            # A second response of one attempt, or one of an attempt that was refused: nobody waits for it. Watch it, stop it.
+            # A second response of one attempt, or the response of a refused attempt: no job waits for it, so cancel it.
             return Step(state, (claim_for(event, state.spec, released=True),))
         case _:
             assert_never(attempt)
@@ -189,7 +195,7 @@ def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobSta
     if event.cause != "held":
         after = replace(after, attempts=after.attempts.count("refused", event.cause))
     if isinstance(attempt, Abandoned) or after.attempts.live():
-        # Its successor is under way, or waits for its turn: only the count changes.
+        # Another attempt is live, or a retry is already granted: only the count changes.
         return Step(after)
     reason = Reason(
         code=event.code,
@@ -200,13 +206,13 @@ def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobSta
     return _again(after, event, "refused", event.cause, event.wait_ms, reason)
 
 
-def _unheard(state: Active | BackingOff, event: AttemptUnknown) -> Step[JobState]:
+def _outcome_unknown(state: Active | BackingOff, event: AttemptUnknown) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
     if not isinstance(attempt, Submitting):
         return Step(state, ignored=Ignored.STALE)
     adopt_by_ms = event.at_ms + state.spec.policy.adoption_grace_ms
-    unheard = OutcomeUnknown(attempt.number, adopt_by_ms, event.answered is True, event.message)
-    return Step(Active(state.spec, state.attempts.put(unheard)))
+    unknown = OutcomeUnknown(attempt.number, adopt_by_ms, event.answered is True, event.message)
+    return Step(Active(state.spec, state.attempts.put(unknown)))
 
 
 def _settled(state: Active | BackingOff, event: AttemptSettled) -> Step[JobState]:
@@ -217,7 +223,7 @@ def _settled(state: Active | BackingOff, event: AttemptSettled) -> Step[JobState
         case Over() if not attempt.given_up or event.status not in ("completed", "incomplete"):
             return _counted(state, attempt, event, Ignored.DUPLICATE)
         case Over() if event.status == "incomplete" and state.attempts.live():
-            return _counted(state, attempt, event, Ignored.LATE)  # Its successor may do better.
+            return _counted(state, attempt, event, Ignored.LATE)  # Its successor may still complete.
         case Running() | Over():
             return _over(state, attempt, event)
         case _:
@@ -225,7 +231,7 @@ def _settled(state: Active | BackingOff, event: AttemptSettled) -> Step[JobState
 
 
 def _counted(state: Active | BackingOff, attempt: Over, event: AttemptSettled, why: Ignored) -> Step[JobState]:
-    """It decides nothing any more; but what it cost counts, if that is news."""
+    """The end no longer decides anything. Its usage is added to the attempt if that has none yet."""
     if attempt.usage is not None or event.usage is None:
         return Step(state, ignored=why)
     return Step(replace(state, attempts=state.attempts.put(replace(attempt, usage=event.usage))))
@@ -234,7 +240,7 @@ def _counted(state: Active | BackingOff, attempt: Over, event: AttemptSettled, w
 def _booked(
     state: Active | BackingOff, event: AttemptAccepted | AttemptSettled, usage: Usage | None, why: Ignored
 ) -> Step[JobState]:  # fmt: skip
-    """A response that is none of the attempts' own has ended. Nobody wants it, and it was paid."""
+    """A response of no attempt of this job has ended: book its usage, once."""
     known = state.attempts.booked
     if usage is None or not usage.paid or len(known) >= RESPONSES_REMEMBERED_MAX:
         return Step(state, ignored=why)
@@ -245,7 +251,7 @@ def _booked(
 
 
 def _over(state: Active | BackingOff, attempt: Running | Over, event: AttemptSettled) -> Step[JobState]:
-    """An attempt has ended, or is given up."""
+    """An attempt has ended, or its response is missing or stuck."""
     over = Over(
         attempt.number, event.response_id, event.status, attempt.accepted_at_ms, attempt.adopted,
         code=event.code, usage=event.usage,
@@ -270,7 +276,7 @@ def _over(state: Active | BackingOff, attempt: Running | Over, event: AttemptSet
             return _released(_failed(after, event, "paid", "faulty", reason), event)
         case "stuck":
             step = _failed(after, event, "paid", "faulty", reason)
-            if isinstance(step.state, Finished):  # It may spend no more: let it run, perhaps it moves after all.
+            if isinstance(step.state, Finished):  # No retry is left, so the response keeps its chance to end.
                 return Step(state, ignored=Ignored.STALE)
             return _released(step, event)
         case _:
@@ -308,20 +314,20 @@ def _timer(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
 
 
 def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
-    """No word in time, or not brought back in time."""
+    """A report deadline or an adoption grace has passed."""
     attempts = state.attempts.expire(event.due_ms, event.at_ms + state.spec.policy.adoption_grace_ms)
-    lost = [
+    abandoned = [
         item for item in state.attempts.items if isinstance(item, OutcomeUnknown) and item.adopt_by_ms <= event.due_ms
     ]
     spend: Spend = "paid"
-    for item in lost:
+    for item in abandoned:
         spend = "doubtful" if item.answered else "paid"
         attempts = attempts.count(spend, "faulty")
     after = replace(state, attempts=attempts)
     if attempts.live():
         return Step(after)
-    said = "; ".join(item.said for item in lost if item.said)
-    message = "the create was sent and nobody heard of it again"
+    said = "; ".join(item.said for item in abandoned if item.said)
+    message = "the create was sent, and its outcome stayed unknown"
     reason = Reason(code="unknown_outcome", message=f"{message}; it was answered: {said}" if said else message)
     return _again(after, event, spend, "faulty", 0, reason)
 
@@ -340,7 +346,7 @@ def _again(
     state: Active | BackingOff, event: JobFact, spend: Spend, cause: Cause, told_ms: int, reason: Reason,
     settled: AttemptSettled | None = None,
 ) -> Step[JobState]:  # fmt: skip
-    """No attempt is live any more: when does the next one begin, if it may?"""
+    """No attempt is live any more: schedule the next one, or end the job."""
     spec, attempts = state.spec, state.attempts
     decision: RetryDecision = GiveUp(NOT_REPEATED)
     if spec.request is not None:
@@ -370,7 +376,7 @@ def _finish(
     state: Active | BackingOff, event: JobFact, outcome: JobOutcome, reason: Reason | None,
     settled: AttemptSettled | None = None,
 ) -> Step[JobState]:  # fmt: skip
-    """The one place where an open job ends: its result, and the release of each response that still runs."""
+    """End an open job: publish its result, and release each response that still runs. The only place that does so."""
     spec, attempts = state.spec, state.attempts
     finished = Finished(
         tenant=spec.tenant,

@@ -1,4 +1,4 @@
-"""What a finished job still takes: repeats are known, latecomers are cancelled, and what they cost is booked. Pure."""
+"""Facts of a finished job: repeats are recognised, late responses are cancelled, and their usage is booked. Pure."""
 
 from dataclasses import replace
 from typing import assert_never
@@ -22,7 +22,8 @@ from streams.fold.job_states import Absent, Finished, JobState
 from streams.fold.step import Ignored, Step
 
 RESPONSES_REMEMBERED_MAX = 32
-"""Responses that a finished job remembers. An honest job has at most 1 + its retries; past this it is a flood, and is left alone."""
+"""Responses that a finished job remembers. A job has normally at most 1 + its retries. Beyond this limit responses are
+ignored, as they may be a flood."""
 
 
 def after_end(state: Finished, event: JobFact) -> Step[JobState]:
@@ -48,7 +49,11 @@ def after_end(state: Finished, event: JobFact) -> Step[JobState]:
 
 
 def _latecomer(state: Finished, event: AttemptAccepted) -> Step[JobState]:
-    """A response of ours that turned up after the end. It costs money: it is claimed as released, so that it is cancelled."""
+    """A response of this job turned up after the job's end. It costs money, so it is claimed as released, to be
+    cancelled.
+
+    If it has ended already, only its usage is booked.
+    """
     if event.tenant != state.tenant:
         return Step(state, ignored=Ignored.IMPOSSIBLE)
     if event.response_id in state.response_ids or len(state.response_ids) >= RESPONSES_REMEMBERED_MAX:
@@ -63,7 +68,7 @@ def _latecomer(state: Finished, event: AttemptAccepted) -> Step[JobState]:
 
 
 def _settled_late(state: Finished, event: AttemptSettled) -> Step[JobState]:
-    """The end of a response after that of its job: nobody waits for it, but it was paid."""
+    """A response ended after its job. Its usage is booked, once."""
     known = event.response_id in state.response_ids
     done = event.response_id not in state.uncounted if known else len(state.response_ids) >= RESPONSES_REMEMBERED_MAX
     if done or event.usage is None or not event.usage.paid:

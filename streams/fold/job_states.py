@@ -1,4 +1,4 @@
-"""The states of a job, and when each of them wants to be woken. What moves a job from one to another is in `streams.fold.job`. Pure."""
+"""The states of a job and their due times. The transitions are in `streams.fold.job`. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal, assert_never
@@ -12,13 +12,13 @@ from streams.fold.attempts import Attempts
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What was asked for; it never changes."""
+    """The parameters of a job's submission or adoption; they never change."""
 
     tenant: str
     model: str
-    """Empty where nobody told: of an adopted response."""
+    """Empty for an adopted response, whose model is not known."""
     request: Body | None
-    """None where the response was adopted: nothing can be created for it."""
+    """None for an adopted response: no create is possible."""
     request_sha256: str
     submitted_at_ms: int
     deadline_at_ms: int
@@ -67,7 +67,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """At least one attempt is submitting, unheard or running."""
+    """At least one attempt is submitting, unknown or running."""
 
     spec: Spec
     attempts: Attempts
@@ -76,7 +76,7 @@ class Active:
 
 @dataclass(frozen=True, slots=True)
 class BackingOff:
-    """No attempt is live; the next one begins at `retry_at_ms`, or later while the lane is closed."""
+    """No attempt is live. The next one begins at `retry_at_ms`, or later while the lane is closed."""
 
     spec: Spec
     attempts: Attempts
@@ -84,13 +84,13 @@ class BackingOff:
     why: Reason
     cause: Cause = "faulty"
     last: bool = False
-    """No further attempt is granted: only a lost one may still turn up, until the deadline."""
+    """No further attempt is granted: the job only waits, until its deadline, for an abandoned attempt to be adopted."""
     kind: Literal["backing_off"] = "backing_off"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The result is published; remembered until `forget_at_ms`, so that a repeat is known and a latecomer is cancelled."""
+    """The result is published. The row is kept until `forget_at_ms`, for repeats and late responses."""
 
     tenant: str
     request_sha256: str
@@ -98,9 +98,9 @@ class Finished:
     finished_at_ms: int
     forget_at_ms: int
     response_ids: tuple[str, ...]
-    """Responses that were claimed for it: a further one is a latecomer."""
+    """Responses that are known to belong to the job; any other one is late."""
     uncounted: tuple[str, ...] = ()
-    """Those of them whose usage the result does not count: it is booked when it is heard of."""
+    """Those of `response_ids` whose usage is not in the result: it is booked when it is reported."""
     kind: Literal["finished"] = "finished"
 
 
@@ -109,7 +109,7 @@ Status = Literal["absent", "submitting", "running", "unknown", "backing_off", "f
 
 
 def status(state: JobState) -> Status:
-    """One word for people and lists."""
+    """The state's name for lists and logs; an active job has the status of its attempts."""
     match state:
         case Absent():
             return "absent"
@@ -124,7 +124,7 @@ def status(state: JobState) -> Status:
 
 
 def due_ms(state: JobState) -> int | None:
-    """When the scheduler is to write the next `JobTimerFired`; None only where there is no row."""
+    """When the scheduler must write the next `JobTimerFired` (unix ms). Only `Absent` has no due time."""
     match state:
         case Absent():
             return None

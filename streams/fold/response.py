@@ -1,21 +1,23 @@
-"""The life of a response.
+"""The state machine of a response.
 
 Rules, before the code:
-- A webhook is a hint: it makes a poll. Only an observation of a terminal status settles the attempt, and it does so once.
-- A response is *unclaimed* until the job fold says whose it is. Claims and webhooks come in any order. An unclaimed one is
-  polled when `claim_by_ms` is reached: its metadata names job and attempt and it is offered to that job (the job fold
-  answers with a claim, or does not), or it is foreign, and forgotten.
-- While running there is always a next poll in the state; a lost command, webhook or observation is mended by it.
-- One negative word is no end: a 404 counts as *missing* only when it was repeated without a break for `missing_patience_ms`, and a
-  status that nobody knows is passed on as it is after `ODD_PATIENCE_MS`. A response without any change for too long is *stuck*. The job
-  fold is told of both, once; the response is polled on, and its end settles the attempt after all.
-- Of a response that is *released* (its job is over, or has given it up) nobody waits for the end, and it costs money: it is cancelled
-  at once, and each of its timers is a cancel (which answers with the object, so it is a poll too), less and less often. One that
-  the provider never ends is forgotten when its job is.
-- A response that was *made elsewhere* is claimed because somebody gave us its id. That is no proof that it is his: a create of ours has the
-  older right. So it is polled at once; where its metadata name another job it is given back, offered to that job, and the adoption is refused,
-  before any of it is passed on. Nothing of it is cancelled before a poll has told whose it is. The claim of a create takes it over at any time.
-- After the end everything is late: it changes nothing. The row is forgotten after the window in which repeats are expected.
+- A webhook is a hint: it causes a poll. Only an observation of a terminal status settles the attempt, once.
+- A response is *unclaimed* until the job fold claims it. Claims and webhooks may come in any order. An unclaimed
+  response is polled at `claim_by_ms`. If its metadata names a job and an attempt, it is offered to that job, and the
+  job fold may answer with a claim. Otherwise it is foreign, and forgotten later.
+- The state of a running response always has a next poll. This poll makes up for a lost command, webhook or observation.
+- One negative answer is no end. A 404 counts as *missing* only after 404s without a break for `missing_patience_ms`. A
+  response with an unknown status is settled as incomplete after `ODD_PATIENCE_MS`. A response without any change for
+  too long is *stuck*. The job fold is told of missing and of stuck, once. The response is still polled, and its end
+  settles the attempt after all.
+- No job waits for a *released* response (its job is over, or gave it up), and it costs money. It is cancelled at once,
+  and each of its timers cancels again, at growing intervals. The answer to a cancel contains the object, so a cancel is
+  a poll, too. A response that never ends is forgotten with its job.
+- A response *made elsewhere* is claimed because a client named its id. The id proves no ownership, and the claim of a
+  create has precedence. So the response is polled at once. If its metadata name another job, it is offered to that job
+  and the adoption is refused, before any of its content is passed on. It is never cancelled before a poll has shown its
+  owner. The claim of a create takes it over at any time.
+- Facts after the end are late and change nothing. The row is forgotten after the time in which repeats are expected.
 """
 
 from dataclasses import replace
@@ -50,20 +52,20 @@ from streams.fold.told import adoption_refused, offered, told
 __all__ = ["Absent", "Claim", "Ended", "ResponseState", "Running", "Sight", "Unclaimed", "Webhooks", "due_ms", "step"]
 
 UNCLAIMED_POLLS_MAX = 5
-"""Looks at a response that nobody claims. One is enough unless its observation is lost."""
+"""Polls of an unclaimed response. One is enough unless its observation is lost."""
 
 ODD_PATIENCE_MS = 600_000
-"""How long a response may stand with the same status that nobody knows, before it is passed on as it is."""
+"""How long a response may keep the same unknown status before it is settled as incomplete."""
 
 CANCEL_AGAIN_MS = 30_000
-"""From the first cancel of a released response to the next, if it did not end by then."""
+"""From the first cancel of a released response to the second one, if the response has not ended by then."""
 
 STUCK_ALONE_FACTOR = 3
-"""Where no other response ended meanwhile, the provider may just be slow: a response counts as stuck only after this many times as long."""
+"""If no other response ended meanwhile, the provider may just be slow. Then the patience is multiplied by this."""
 
 
 def step(state: ResponseState, event: ResponseFact) -> Step[ResponseState]:
-    """Fold one fact of a response. Total: what no longer matters is a no-op that says so."""
+    """Fold one fact of a response. Total: a fact without effect returns the state and a reason (`Step.ignored`)."""
     match state:
         case Absent():
             return _begin(state, event)
@@ -110,9 +112,8 @@ def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
     running = Running(claim, _bounded(claim, event.poll_at_ms, event.at_ms), webhooks=webhooks)
     if event.released:
         return _let_go(running, event)
-    if (
-        webhooks.ids or claim.made_elsewhere
-    ):  # Its webhook came first, or it is older than the claim: it may have ended.
+    if webhooks.ids or claim.made_elsewhere:
+        # The webhook came before the claim, or the response is older than the claim: it may have ended.
         return Step(replace(running, polls=1), (_poll(running, event, "claim"),))
     return Step(running)
 
@@ -128,7 +129,8 @@ def _identify(state: Unclaimed, event: ResponseFact) -> Step[ResponseState]:
         case ResponseTimerFired():
             return _unclaimed_due(state, event)
         case PollFailed() | ResponseReleased() | ResponseObserved(outcome="missing"):
-            # A 404 does not say whose it is: right after a create it means "not yet". The next look is in the state already.
+            # None of these names an owner; a 404 right after a create means "not yet". The state already has a next
+            # poll.
             return Step(state, ignored=Ignored.STALE)
         case ResponseObserved():
             return _offer(state, event)
@@ -154,7 +156,9 @@ def _unclaimed_due(state: Unclaimed, event: ResponseTimerFired) -> Step[Response
 
 
 def _offer(state: Unclaimed, event: ResponseObserved) -> Step[ResponseState]:
-    """Its metadata names a job of ours: offer it. The job fold checks that the job exists, is that tenant's, and waits for it."""
+    """Offer the response to the job that its metadata names. The job fold checks tenant and attempt. Without an owner
+    in the metadata the response is foreign.
+    """
     if event.job_id is None or event.attempt is None or event.tenant is None:
         if state.poll_at_ms is None:
             return Step(state, ignored=Ignored.DUPLICATE)
@@ -190,7 +194,7 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
 def _claimed_again(
     state: Running | Ended, event: ResponseClaimed, webhooks: Webhooks, known: Ignored
 ) -> Step[ResponseState]:
-    """Two jobs ask for one response: who adopts it gives way to who created it, and else to who came first."""
+    """Two jobs claim one response: the claim of a create wins over an adoption; otherwise the first claim stands."""
     held = state.claim
     if held.job_id == event.job_id:
         return Step(state, ignored=known)
@@ -204,7 +208,7 @@ def _claimed_again(
 
 
 def _given_back(state: Running, event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> Step[ResponseState]:
-    """It was adopted, and its metadata name the job that created it. No word of what was seen goes to who adopted it."""
+    """The metadata of an adopted response name another job. The adopting job gets none of its content."""
     claim = state.claim
     unclaimed = Unclaimed(claim.claimed_at_ms, state.webhooks, None, event.at_ms + claim.forget_after_ms, state.polls)
     refused = adoption_refused(event, claim.job_id, claim.tenant, job_id, tenant)
@@ -240,16 +244,16 @@ def _poll_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
 
 
 def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
-    """Nobody waits for its end any more. Its next timer repeats the cancel, soon."""
+    """Release the response: cancel it now. Its next timer, within `CANCEL_AGAIN_MS`, repeats the cancel."""
     poll_at_ms = min(state.poll_at_ms, event.at_ms + CANCEL_AGAIN_MS)
     released = replace(state, released_at_ms=event.at_ms, poll_at_ms=poll_at_ms)
     if _may_be_anothers(state):
-        return Step(released)  # The poll that its claim asked for tells.
+        return Step(released)  # The poll from its claim shows the owner first; the timer cancels later.
     return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
 
 
 def _may_be_anothers(state: Running) -> bool:
-    """It was adopted, and nobody has seen yet whom it names."""
+    """Whether the response was adopted and no poll has shown its metadata yet."""
     return state.claim.made_elsewhere and state.sight.status is None
 
 
@@ -276,7 +280,7 @@ def _stuck(state: Running, event: ResponseObserved) -> bool:
 
 
 def _seen(state: Running, event: ResponseObserved) -> Sight:
-    """It was seen: with the status that it had, or with another one from now on. The first sight counts from the acceptance."""
+    """Note the observed status and since when it holds. The first observed status counts from the claim."""
     sight = state.sight
     if sight.status is None:
         return replace(sight, status=event.raw_status, since_ms=state.claim.claimed_at_ms, missing_since_ms=None)
@@ -285,12 +289,12 @@ def _seen(state: Running, event: ResponseObserved) -> Sight:
 
 
 def _missing(state: Running, event: ResponseObserved) -> Step[ResponseState]:
-    """Not yet, not at the replica that was asked, or no more."""
+    """A 404: the response is not there yet, not at this replica, or no longer there."""
     sight = state.sight
     if event.at_ms < state.claim.claimed_at_ms + state.claim.missing_grace_ms:
         return _poll_again(state, state, event)
     if state.released_at_ms is not None and sight.told is None:
-        return _settle(state, event, "missing")  # Nobody waits for it.
+        return _settle(state, event, "missing")  # Released, so no job waits: one 404 is enough.
     since_ms = event.at_ms if sight.missing_since_ms is None else sight.missing_since_ms
     after = replace(state, sight=replace(sight, missing_since_ms=since_ms))
     if event.at_ms - since_ms < state.claim.missing_patience_ms or sight.told == "missing":
@@ -301,9 +305,9 @@ def _missing(state: Running, event: ResponseObserved) -> Step[ResponseState]:
 
 
 def _odd(state: Running, event: ResponseObserved) -> Step[ResponseState]:
-    """A status that nobody knows."""
+    """An unknown status: polled on, and settled as incomplete after `ODD_PATIENCE_MS`."""
     sight = _seen(state, event)
-    if sight.status != state.sight.status:  # Its patience begins now, and not at the acceptance.
+    if sight.status != state.sight.status:  # The patience begins with the first observation of the status.
         sight = replace(sight, since_ms=event.at_ms)
     if sight.since_ms is not None and event.at_ms - sight.since_ms >= ODD_PATIENCE_MS:
         return _settle(state, event, "incomplete")
@@ -311,8 +315,10 @@ def _odd(state: Running, event: ResponseObserved) -> Step[ResponseState]:
 
 
 def _poll_again(before: Running, after: Running, event: ResponseObserved | PollFailed) -> Step[ResponseState]:
-    """Take the time that the poller stamped, if it is sooner: an old observation must not put a poll off. Where nobody waits for the
-    end, or it is given up, an answer is no reason to ask again sooner.
+    """Move the next poll to the time that the poller stamped, if that is sooner: an old observation must not delay a
+    poll.
+
+    A released or missing response is not polled sooner because of an answer; only a failed poll moves its next poll.
     """
     given_up = after.released_at_ms is not None or after.sight.told == "missing"
     if isinstance(event, PollFailed) or not given_up:
@@ -361,12 +367,12 @@ def _cancel(
 
 
 def _named(claim: Claim) -> str | None:
-    """Whom its metadata must name. Of one that was made elsewhere any answer is to be taken: that is how it is found out whose it is."""
+    """The job that the metadata must name. None for a response made elsewhere: any answer shows its owner."""
     return None if claim.made_elsewhere else claim.job_id
 
 
 def _bounded(claim: Claim, poll_at_ms: int, now_ms: int) -> int:
-    """No poll is put off past the last one before the deadline, unless that is over."""
+    """The time of a poll, but not after the last poll before the deadline, unless that time has passed."""
     if poll_at_ms > claim.last_poll_at_ms > now_ms:
         return claim.last_poll_at_ms
     return poll_at_ms

@@ -1,4 +1,4 @@
-"""The states of a response, and when each of them wants to be woken. What moves it on is in `streams.fold.response`. Pure."""
+"""The states of a response and their due times. The transitions are in `streams.fold.response`. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal, assert_never
@@ -7,13 +7,13 @@ from schemas.responses import LAST_POLL_LEAD_MS, WebhookReceived
 from schemas.statuses import SettledStatus
 
 WEBHOOKS_REMEMBERED_MAX = 16
-"""Webhook ids kept for a response. OpenAI sends one event a response, repeats carry the same id; past this, a further id costs
-nothing but one look."""
+"""Webhook ids remembered for a response: the newest. OpenAI sends one event per response, and repeats have the same id.
+A forgotten id that comes again only costs one poll."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Whose it is."""
+    """The job and attempt that the response belongs to, with the times and limits for its polling."""
 
     job_id: str
     attempt: int
@@ -23,18 +23,18 @@ class Claim:
     missing_grace_ms: int
     forget_after_ms: int
     stream: bool = False
-    """Its partial output can be followed while it runs. Decides nothing here."""
+    """Its partial output can be followed while it runs. The fold does not use it."""
     missing_patience_ms: int = 120_000
     stuck_after_ms: int | None = None
     stuck_factor: float | None = None
     include: tuple[str, ...] = ()
     made_elsewhere: bool = False
-    """An application created it itself, and asked for it to be adopted."""
+    """An application created the response and asked Backstop to adopt it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """The webhooks that came: ids, so that a repeat is known, and when the first one did."""
+    """The webhooks received for a response: their ids, to recognise repeats, and the times of the first one."""
 
     ids: tuple[str, ...] = ()
     first_at_ms: int | None = None
@@ -48,15 +48,15 @@ class Webhooks:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What the last observations of a running response showed, as far as a decision needs it."""
+    """What the last observations of a running response showed, as far as decisions depend on it."""
 
     status: str | None = None
     since_ms: int | None = None
-    """When `status` was seen first."""
+    """When `status` was first seen; for the first status, when the response was claimed."""
     missing_since_ms: int | None = None
-    """When the answers began to be 404; None after any other."""
+    """When the current series of 404s began; None after any other observation."""
     told: Literal["missing", "stuck"] | None = None
-    """The job fold was told so."""
+    """What the job fold was last told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Unclaimed:
-    """Known by a webhook only. `poll_at_ms` is None once a look saw whose it is: then it waits to be claimed or forgotten."""
+    """Known only by a webhook, or given back by an adopting job. `poll_at_ms` is None once a poll has shown the owner,
+    or after the last poll: then the response waits to be claimed or forgotten.
+    """
 
     first_seen_ms: int
     webhooks: Webhooks
@@ -78,7 +80,7 @@ class Unclaimed:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Claimed, and not known to have ended; the next look is due at `poll_at_ms`."""
+    """Claimed, and not known to have ended. The next poll is due at `poll_at_ms`."""
 
     claim: Claim
     poll_at_ms: int
@@ -90,14 +92,14 @@ class Running:
 
     @property
     def over_at_ms(self) -> int:
-        """From when on nobody waits for its end: each poll is then a cancel."""
+        """When jobs stop waiting for the end: at the deadline or the release. From then on each poll is a cancel."""
         deadline_ms = self.claim.last_poll_at_ms + LAST_POLL_LEAD_MS
         return deadline_ms if self.released_at_ms is None else min(deadline_ms, self.released_at_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Settled; remembered until `forget_at_ms`."""
+    """Settled. The row is kept until `forget_at_ms`."""
 
     claim: Claim
     status: SettledStatus
@@ -109,7 +111,7 @@ ResponseState = Absent | Unclaimed | Running | Ended
 
 
 def due_ms(state: ResponseState) -> int | None:
-    """When the scheduler is to write the next `ResponseTimerFired`; None only where there is no row."""
+    """When the scheduler must write the next `ResponseTimerFired` (unix ms). Only `Absent` has no due time."""
     match state:
         case Absent():
             return None

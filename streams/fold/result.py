@@ -1,4 +1,4 @@
-"""The one terminal record of a job, made from the fact that ended it. Pure."""
+"""Makes the terminal record of a job from the fact that ended it. Pure."""
 
 from schemas.base import DEFAULT_TENANT, BlobBody
 from schemas.jobs import AttemptSettled, JobFact
@@ -8,11 +8,22 @@ from streams.fold.attempts import Attempts
 
 
 def make_result(
-    event: JobFact, attempts: Attempts, outcome: JobOutcome, reason: Reason | None, *, tenant: str, settled: AttemptSettled | None = None,
-    model: str | None = None, submitted_at_ms: int | None = None, session_id: str | None = None, tags: tuple[str, ...] = (),
+    event: JobFact,
+    attempts: Attempts,
+    outcome: JobOutcome,
+    reason: Reason | None,
+    *,
+    tenant: str,
+    settled: AttemptSettled | None = None,
+    model: str | None = None,
+    submitted_at_ms: int | None = None,
+    session_id: str | None = None,
+    tags: tuple[str, ...] = (),
     public_url: str | None = None,
-) -> JobResult:  # fmt: skip
-    """Output and detection come from `settled`, the end of an attempt that ended the job; without one there are none."""
+) -> JobResult:
+    """The result of a job. Output, `found_by` and the provider's times come from `settled`, the end of the attempt that
+    ended the job; they are empty without one.
+    """
     return JobResult(
         id=f"{event.job_id}/result",
         at_ms=event.at_ms,
@@ -58,7 +69,7 @@ def _timings(event: JobFact, settled: AttemptSettled | None, attempts: Attempts,
 
 
 def _span(start_ms: int | None, end_ms: int | None) -> int | None:
-    """Never negative: two clocks took part, and the provider's stamps are whole seconds."""
+    """At least 0, although the two stamps may be of different clocks and the provider's are whole seconds."""
     if start_ms is None or end_ms is None:
         return None
     return max(0, end_ms - start_ms)

@@ -1,4 +1,4 @@
-"""A state as the bytes of a table's row, and back. Equal states are equal bytes: that is what I4 compares."""
+"""A state as the bytes of a table's row, and back. Equal states give equal bytes, as the check of I4 needs. Pure."""
 
 from typing import Annotated, Any
 
@@ -17,18 +17,38 @@ _RESPONSE: TypeAdapter[response.ResponseState] = TypeAdapter(
 
 _RESPONSE_SIGHT: TypeAdapter[response.Sight] = TypeAdapter(response.Sight)
 _PLAIN: dict[str, Any] = {
-    "stream": False, "missing_patience_ms": 120_000, "stuck_after_ms": None, "stuck_factor": None, "include": [], "window_ms": None,
-    "released_at_ms": None, "sight": _RESPONSE_SIGHT.dump_python(response.Sight(), mode="json"), "unpaid_ends": 0, "doubts": 0, "streak": 0,
-    "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100, "doubts_max": 12, "on_account": "wait", "answered": False, "said": "",
-    "code": None, "usage": None, "last": False, "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [],
+    "stream": False,
+    "missing_patience_ms": 120_000,
+    "stuck_after_ms": None,
+    "stuck_factor": None,
+    "include": [],
+    "window_ms": None,
+    "released_at_ms": None,
+    "sight": _RESPONSE_SIGHT.dump_python(response.Sight(), mode="json"),
+    "unpaid_ends": 0,
+    "doubts": 0,
+    "streak": 0,
+    "streak_cause": None,
+    "continuation_id": None,
+    "unpaid_ends_max": 100,
+    "doubts_max": 12,
+    "on_account": "wait",
+    "answered": False,
+    "said": "",
+    "code": None,
+    "usage": None,
+    "last": False,
+    "create_timeout_ms": None,
+    "public_url": None,
+    "uncounted": [],
+    "booked": [],
     "made_elsewhere": False,
-}  # fmt: skip
-"""Left out of a row where they have these values: most rows are smaller by half, and rows that were written before the fields existed
-have the same bytes."""
+}
+"""Left out of a row at these values: most rows are half as large, and rows older than a field have the same bytes."""
 
 
 def _lean(fields: dict[str, Any]) -> dict[str, Any]:
-    """Only of our own objects, never within a request's body."""
+    """Drop fields with default values. For Backstop's own objects only, never inside a request's body."""
     return {name: value for name, value in fields.items() if name not in _PLAIN or value != _PLAIN[name]}
 
 
@@ -57,16 +77,16 @@ def decode_response_state(data: bytes) -> response.ResponseState:
 
 
 def encode_row(state: bytes, offset: int) -> bytes:
-    """The offset in front, so that a repeat is known without parsing the state."""
+    """The row: offset, space, state. The offset comes first, so that it can be read without parsing the state."""
     return b"%d %s" % (offset, state)
 
 
 def decode_row(row: bytes) -> tuple[bytes, int]:
-    """The state's bytes and the offset.
+    """The bytes of the state, and the offset.
 
-    :raises ValueError: no row of ours; the store is damaged.
+    :raises ValueError: the bytes are not a row; the store is damaged.
     """
     offset, space, state = row.partition(b" ")
     if not space or not offset.isdigit():
-        raise ValueError(f"a row that begins {row[:20]!r} is not ours")
+        raise ValueError(f"not a row of a fold: it begins with {row[:20]!r}; the store is damaged")
     return state, int(offset)

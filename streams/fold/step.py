@@ -1,4 +1,4 @@
-"""What a fold returns."""
+"""The result of folding one fact. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,25 +10,25 @@ S = TypeVar("S")
 
 
 class Ignored(StrEnum):
-    """Why a fact changed nothing. Named, so that each reason is counted and none is silent."""
+    """Why a fact changed nothing. Each reason has a name, so that it is counted."""
 
     DUPLICATE = "duplicate"
-    """Known already."""
+    """The fact is already known."""
     LATE = "late"
-    """It would have mattered, and came after the end."""
+    """The fact came after the end."""
     STALE = "stale"
-    """A timer that the state no longer expects, or word of something that has moved on."""
+    """A timer that the state no longer expects, or a report about something that has moved on."""
     CONFLICT = "conflict"
-    """The same job id with another body, or from another tenant."""
+    """The same job or response id, but another content, job or tenant."""
     IMPOSSIBLE = "impossible"
-    """Nobody of ours can have caused it: a forged or foreign record."""
+    """No component of Backstop can have caused it: a forged or foreign record."""
     UNKNOWN_KEY = "unknown_key"
-    """A fact of a job or response that does not exist (or was forgotten)."""
+    """A fact of a job or response that does not exist, or was forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[S]):
-    """The next state and what is to be published because of it, in order. `ignored` is set if and only if nothing happened."""
+    """The next state, and the messages to publish, in order. `ignored` is set if and only if nothing changed."""
 
     state: S
     outputs: tuple[Message, ...] = ()

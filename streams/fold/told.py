@@ -1,4 +1,4 @@
-"""What the response fold tells the job fold: whom a response names, how it ended, and that it is not to be adopted. Pure."""
+"""Facts that the response fold makes for the job fold: offers, ends, and refused adoptions. Pure."""
 
 from schemas.base import FoundBy
 from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled
@@ -8,7 +8,7 @@ from streams.fold.response_states import Running
 
 
 def offered(event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> AttemptAccepted:
-    """Its metadata name that job: the job fold checks that it exists, is that tenant's, and waits for it."""
+    """Offer a response to the job that its metadata name. The job fold checks job, tenant and attempt."""
     return AttemptAccepted(
         id=f"{job_id}/{attempt}/accepted/{event.response_id}",
         at_ms=event.at_ms,
@@ -25,7 +25,7 @@ def offered(event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> 
 def adoption_refused(
     event: ResponseClaimed | ResponseObserved, job_id: str, tenant: str, owner_job_id: str, owner_tenant: str
 ) -> AdoptionRefused:
-    """For the job that adopted it. It names the job that it belongs to only where that is the same tenant's."""
+    """Tell the adopting job that the response belongs to another job, named only if that is the same tenant's."""
     own = owner_job_id.removeprefix(f"{tenant}:")
     whose = f"It belongs to the job {own}." if owner_tenant == tenant else "It can't be adopted: it belongs to a job."
     return AdoptionRefused(
@@ -38,7 +38,10 @@ def adoption_refused(
 
 
 def told(state: Running, event: ResponseObserved, status: SettledStatus) -> AttemptSettled:
-    """What the job fold is told of an end, or of a response that seems to have none."""
+    """Tell the job fold of the end of a response, or that the response is missing or stuck.
+
+    The id is derived from the response: one fact per response for `missing`, `stuck` and the end each.
+    """
     found_by: FoundBy = "webhook" if state.webhooks.ids else "poll"
     code, message = event.code, event.message
     if status in GIVEN_UP_STATUSES:

@@ -1,13 +1,14 @@
-"""What an answer of the provider means: accepted, refused (why, how long to wait), unknown, seen, or ask again.
+"""The meaning of the provider's answers: accepted, rejected (why, how long to wait), unknown, seen, or ask again. Pure.
 
-Everything here is untrusted input and may be anything; every function is total. The rules are in ARCHITECTURE.md, "What a refusal
-means" and "When a response is over"; three carry the rest:
+All input is untrusted; every function is total. The rules are in ARCHITECTURE.md, "What a refusal means" and "When a
+response is over". The three main ones:
 
-1. A create whose answer we did not get, or can't read, is *unknown*: it may have been accepted, and so paid for.
-2. What an answer tells about itself (an error object, a time to come back at) is believed; an empty 5xx proves nothing.
-3. Failed, incomplete and cancelled come with HTTP 200: what decides is the status, the error's code, the reason.
+1. A create without an answer, or with an unreadable one, is *unknown*: it may have been accepted, and so paid.
+2. Information in an answer (an error object, a time to come back) is believed. An empty 5xx proves nothing.
+3. Failed, incomplete and cancelled responses come with HTTP 200: the object's status, error code and reason decide.
 
-Sources: the OpenAI guides "Error codes" and "Rate limits" (2026), measurements with openai-python 3.54.0, and public reports of gateways.
+Sources: the OpenAI guides "Error codes" and "Rate limits" (2026), measurements with openai-python 3.54.0, and public
+reports of gateways.
 """
 
 import re
@@ -22,11 +23,11 @@ from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
 
 _RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
 ANSWER_CHARS_SHOWN = 200
-"""Of an answer that can't be used: enough to see who has answered."""
+"""How much of an unusable answer is kept: enough to recognise the server that sent it."""
 
 
 class NotJson:
-    """The body of an answer that is no JSON."""
+    """Stands for the body of an answer that is not JSON."""
 
     def __repr__(self) -> str:
         return "NOT_JSON"
@@ -35,25 +36,26 @@ class NotJson:
 NOT_JSON: Final = NotJson()
 
 FaultKind = Literal["never_sent", "lost", "timeout", "unexpected"]
-"""`never_sent`: the connection was not made. `lost`: it broke. `timeout`: no answer in time. All but the first: may have arrived."""
+"""`never_sent`: no connection was made. `lost`: the connection broke. `timeout`: no answer in time. With all but
+`never_sent` the provider may have taken the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, whole. Header names are in lower case; `body` is parsed JSON or `NOT_JSON`."""
+    """A complete HTTP answer. Header names are in lower case; `body` is parsed JSON or `NOT_JSON`."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = NOT_JSON
     streamed: bool = False
-    """It came as events; `body` is the first response object among them."""
+    """The answer was a stream of events; `body` is the response object that was taken from it."""
     text: str = ""
-    """Of a body that is no JSON: its first 500 characters, as they came; or what is to be said of it."""
+    """The first 500 characters of a body that is not JSON, unchanged; or a description of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """No answer. `detail` names exception classes only, never their text."""
+    """No answer. `detail` has names of exception classes, never their text."""
 
     kind: FaultKind
     detail: str = ""
@@ -66,16 +68,16 @@ Reply = Answer | Fault
 class Accepted:
     response_id: str
     status: str
-    """As the provider said it; any of the six, or one that nobody knows."""
+    """The provider's status; it may be one that this release does not know."""
     provider_request_id: str | None = None
     streamed: bool = False
     end: Seen | None = None
-    """The answer already held the end."""
+    """Set if the answer already held the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """It was surely not taken. `alarm`: a person must act."""
+    """The provider certainly did not take the create. `alarm`: an operator must act."""
 
     cause: Cause
     code: str
@@ -84,31 +86,31 @@ class Rejected:
     alarm: bool = False
     http_status: int | None = None
     limited: bool = False
-    """The edge took us for an attack: slow all calls down."""
+    """The provider's edge blocked the call, so all calls must slow down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """It may have been taken."""
+    """The provider may have taken the create."""
 
     reason: str
     said: str = ""
-    """How the answer began: the provider's words."""
+    """The beginning of the provider's answer."""
     answered: bool = False
-    """With a 5xx that proves nothing: most often nothing was taken."""
+    """Answered with a 5xx that does not prove a refusal. Mostly, the provider took nothing."""
     wait_ms: int = 0
     alarm: bool = False
-    """A 2xx that can't be used: a person must see it."""
+    """An unusable 2xx: an operator must look at it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """404: not yet, or no more."""
+    """A 404: the response is not there yet, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskAgain:
-    """No observation. `limited`: a 429 or an edge block, so the global rate must fall."""
+    """No observation; poll again. `limited`: a 429 or an edge block, so the global rate must fall."""
 
     reason: str
     wait_ms: int = 0
@@ -117,27 +119,27 @@ class AskAgain:
 
 @dataclass(frozen=True, slots=True)
 class NotCancelled:
-    """The cancel was declined; a look tells why."""
+    """The cancel was declined; a poll shows why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The key or the project is not allowed to look: an alarm, as no repeat mends it."""
+    """The key or the project may not poll. A retry can't help: an operator must act."""
 
     code: str
     message: str
 
 
 _GAVE_UP_4XX = frozenset({408, 499})
-"""Somebody on the way gave up waiting: whatever is said with it, the request may have been taken."""
+"""A server or proxy gave up waiting: the request may have been taken, whatever the body says."""
 _MAYBE_TAKEN_4XX = frozenset({409, 425})
-"""Client errors that say nothing about whether the request was taken, unless they tell why."""
+"""Client errors that don't prove a refusal unless they have a reason."""
 
 
 def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:
-    """What became of a create."""
+    """The outcome of a create."""
     if isinstance(reply, Fault):
         if reply.kind == "never_sent":
             return Rejected("unsent", "never_sent", reply.detail)
@@ -150,14 +152,14 @@ def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accept
 def read_poll(
     reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
 ) -> Seen | Missing | AskAgain | Refused:
-    """What a retrieve saw; `job_id` is whose the response is, where that is known."""
+    """The outcome of a retrieve; `job_id` is the response's job, if it is known."""
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     if 200 <= reply.status < 300:
         seen = see(reply.body, reply.headers, job_id, rules)
         return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
     if reply.status == 404 and isinstance(reply.body, dict):
-        # A 404 without JSON is a proxy's, and says nothing about the response.
+        # A 404 without a JSON body comes from a proxy, and says nothing about the response.
         return Missing()
     return _not_seen(reply, now_ms)
 
@@ -165,7 +167,7 @@ def read_poll(
 def read_cancel(
     reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
 ) -> Seen | NotCancelled | AskAgain | Refused:
-    """What a cancel did. Any status that comes with HTTP 200 is an observation."""
+    """The outcome of a cancel. An object that comes with HTTP 200 is an observation, whatever its status."""
     if isinstance(reply, Answer) and reply.status in (400, 404, 405, 409, 422, 501):
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules)
@@ -191,12 +193,12 @@ class _Error:
     kind: str | None
     message: str
     from_api: bool
-    """The body is JSON, so that the API has answered, not the edge before it."""
+    """The body is JSON, so the API answered and not an edge or proxy before it."""
     said: Said
 
 
 def _error_of(answer: Answer) -> _Error:
-    """Of OpenAI's form, of other servers' (`{"detail": …}`, `{"error": "…"}`, RFC 9457), or of plain text."""
+    """The error in an answer: OpenAI's form, others (`{"detail": …}`, `{"error": "…"}`, RFC 9457), or plain text."""
     body = answer.body
     inner = body.get("error") if isinstance(body, dict) else None
     fields: Mapping[str, Any] = inner if isinstance(inner, dict) else body if isinstance(body, dict) else {}
@@ -215,7 +217,7 @@ def _error_of(answer: Answer) -> _Error:
 
 
 def _words(inner: Any, fields: Mapping[str, Any]) -> str | None:
-    """The sentence for people, wherever it stands."""
+    """The error's message, from the first field that has one."""
     for value in (fields.get("message"), inner, fields.get("detail"), fields.get("title"), fields.get("msg")):
         first = value[0] if isinstance(value, list) and value else value  # A list: FastAPI's validation errors.
         said = first.get("msg") or first.get("message") or first.get("error") if isinstance(first, dict) else first
@@ -226,7 +228,7 @@ def _words(inner: Any, fields: Mapping[str, Any]) -> str | None:
 
 
 def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rejected | Unknown:
-    """A 2xx: an object that runs or has ended, an error in disguise, or nothing that can be used."""
+    """The outcome of a 2xx: a response that runs or has ended, an error object, or an unusable body."""
     body = answer.body
     if not isinstance(body, dict):
         return _unusable(answer, "no_response_object")
@@ -256,7 +258,7 @@ def _unusable(answer: Answer, why: str) -> Unknown:
 
 
 def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | Unknown:
-    """An error, with whatever status."""
+    """The outcome of an error, with any HTTP status."""
     error, status = _error_of(answer), answer.status
     told_ms = retry_after_ms(answer.headers, now_ms)
     if status in (403, 429) and not error.from_api:
@@ -278,7 +280,7 @@ def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | 
 
 
 def _refuses(answer: Answer, error: _Error, told_ms: int) -> bool:
-    """Whether the answer proves that nothing was taken."""
+    """Whether the answer proves that the provider did not take the create."""
     status = answer.status
     if 200 <= status < 300 or status in (429, 501):
         return True

@@ -1,8 +1,8 @@
-"""The only home of the OpenAI SDK. One call in, one HTTP request out, and whatever happened comes back as data.
+"""Calls to the provider through the OpenAI SDK. One call makes one HTTP request; every outcome is returned as data.
 
-Three of the SDK's defaults would spend a job's money twice, and are off: its retries (a create whose connection drops after it
-was accepted is sent three times), redirects (a 307 loop made 21 POSTs of one create), and waiting without an end (the read
-timeout restarts with each byte). Measured with openai 3.54.0; `tests/unit/streams/openai/test_client.py` counts the POSTs.
+Three defaults of the SDK could pay for a job twice, and are turned off: retries (a create whose connection drops after
+it was accepted is sent three times), redirects (a 307 loop made 21 POSTs of one create), and unlimited waits (the read
+timeout restarts with each byte). Measured with openai 3.54.0; `test_client.py` counts the POSTs.
 """
 
 import asyncio
@@ -31,33 +31,33 @@ from streams.openai.transport import HttpClient, tls_context, watched
 
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0
-"""aiohttp reckons all that it takes to have a connection into it: a turn in the pool, a proxy's tunnel, TLS."""
+"""In aiohttp this covers all that it takes to get a connection: a slot in the pool, a proxy's tunnel, TLS."""
 
 CONNECTIONS_SPARE = 8
 EVENT_BYTES_MAX = 16 << 20
-"""The first events hold the instructions and the tools that were asked for, the last one the output, too."""
+"""Limit of one event. The first events contain the request's instructions and tools; the last one also the output."""
 
 STREAM: Final = AsyncStream[Any]
-"""The SDK wants a type beside `stream`; asked for the HTTP response itself, it makes none."""
+"""The SDK requires a type with `stream`; it is not used, as the calls ask for the raw HTTP response."""
 
 Call = Callable[[], Awaitable[httpx2.Response]]
 Read = Callable[[httpx2.Response], Awaitable[Answer]]
 
 NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-"""No connection was had, so no request has left. Judged by aiohttp's own error, and by how far the call has come: the SDK's transport
-calls a connection that closed under an accepted create a "connect timeout" too."""
+"""Errors without a connection, so that no request was sent. Judged by aiohttp's own error and the progress of the call:
+the SDK's transport also calls it a "connect timeout" if a connection closes after a create was accepted."""
 
 PROXY_REFUSED: Final = "the proxy answered "
 PROXY_WANTS_CREDENTIALS: Final = 407
 RESPONSE_ID_CHARS_MAX = 1_024
 TEXT_CHARS_MAX = 500
-"""Of an answer that is no JSON, so much is kept for people to read."""
+"""How much of an answer that is not JSON is kept, for operators."""
 
 
 class OpenAIClient:
-    """Creates, retrieves and cancels. Nothing that the network or the server does makes it raise.
+    """Creates, retrieves and cancels. Failures of the network and the server are returned, never raised.
 
-    The time limits are whole: a call is answered or given up within its `…_timeout_ms`, whatever the server does.
+    A time limit covers the whole call: each call returns within its `…_timeout_ms`, whatever the server does.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class OpenAIClient:
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
     ) -> Reply:
-        """`POST /responses`, once, in the background and stored, with metadata by which the response can be found again."""
+        """`POST /responses`, once, with `background`, `store`, and metadata to find the response again."""
         given = request.get("metadata")
         ours = {METADATA_JOB: job_id, METADATA_ATTEMPT: str(attempt), METADATA_TENANT: tenant}
         body = {
@@ -95,11 +95,11 @@ class OpenAIClient:
             response = await self._sdk.post(
                 "/responses",
                 cast_to=httpx2.Response,
-                # Written here, once: the SDK would write a text first, and of that the bytes.
+                # Serialized here, to bytes: the SDK would make a string first.
                 content=orjson.dumps(body),
                 stream=streams,
                 stream_cls=STREAM,
-                # Nobody promises that it is honoured, and nothing here relies on it.
+                # The API does not promise to honour this header, and nothing here relies on it.
                 options={
                     "headers": {"Idempotency-Key": f"{job_id}/{attempt}"},
                     "timeout": httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
@@ -112,11 +112,11 @@ class OpenAIClient:
             return await self._observed("create", call, timeout_s)
         first = FirstAnswer()
         reply = await self._observed("create", call, timeout_s, first.read)
-        # What was known before the stream broke is known.
+        # The stream may break after the response was known.
         return first.known or reply if isinstance(reply, Fault) else reply
 
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
-        """`GET /responses/{id}`, with what the create asked to `include`: a retrieve that does not ask gets it not."""
+        """`GET /responses/{id}`, with `include` as in the create: without it the object lacks these fields."""
 
         async def call() -> httpx2.Response:
             options: Any = {"timeout": self._poll_timeouts(), "params": {"include": list(include)} if include else {}}
@@ -162,49 +162,49 @@ def make_sdk(
     project: str | None,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncOpenAI:
-    """The SDK, with nothing of its own environment but proxies and trust. An empty key: no `Authorization` is sent."""
+    """The SDK client. Its environment counts for proxies and trust only. With an empty key: no `Authorization`."""
     for name in ("openai", "httpx2", "httpcore2"):
-        # At debug level the SDK logs whole requests, prompts among them; OPENAI_LOG=debug would do.
+        # At debug level (OPENAI_LOG=debug) the SDK logs whole requests, with prompts.
         logging.getLogger(name).setLevel(logging.WARNING)
     key = api_key.get_secret_value()
     sdk = AsyncOpenAI(
         base_url=base_url,
         api_key=key or "none",
         max_retries=0,
-        # aiohttp takes half of the processor time of httpx.
+        # aiohttp needs half of httpx's processor time.
         http_client=HttpClient(connections_max, tls or tls_context(None, None), keyless=not key),
     )
-    # What was not given the SDK takes from its own environment variables; ours are the settings.
+    # The SDK reads missing values from environment variables. Only Backstop's settings count.
     sdk.organization = organization
     sdk.project = project
     sdk.admin_api_key = None
     sdk.webhook_secret = None
-    sdk._custom_headers = {}  # noqa: SLF001 - OPENAI_CUSTOM_HEADERS; there is no argument that says none
+    sdk._custom_headers = {}  # noqa: SLF001 - from OPENAI_CUSTOM_HEADERS; no argument turns them off
     return sdk
 
 
 def path_of(response_id: str) -> str:
-    """The address of a response. Its id is opaque: any printable ASCII, and one path segment whatever stands in it.
+    """The path of a response. The id is opaque: any printable ASCII, encoded as one path segment.
 
-    :raises ValueError: it is no such id, so nothing can be asked.
+    :raises ValueError: the id is empty, too long or not printable ASCII, so no call is possible.
     """
     if not 0 < len(response_id) <= RESPONSE_ID_CHARS_MAX or not response_id.isascii() or not response_id.isprintable():
         raise ValueError(f"a response id is 1 to {RESPONSE_ID_CHARS_MAX} characters of printable ASCII")
     if response_id in (".", ".."):
-        # `quote` leaves dots alone, and these two would be another address.
+        # `quote` does not encode dots, and these two segments would change the path.
         return f"/responses/{response_id.replace('.', '%2E')}"
     return f"/responses/{quote(response_id, safe='')}"
 
 
 async def reply_of(call: Call, timeout_s: float, read: Read) -> Reply:
-    """One call, and what `read` makes of a good answer to it; whatever goes wrong comes back as data."""
+    """Make one call, and `read` its answer if that is good. Errors are returned as data."""
     with watched() as progress:
         try:
             async with asyncio.timeout(timeout_s):
                 return await read(await call())
         except openai.APIStatusError as error:
             if error.status_code == PROXY_WANTS_CREDENTIALS:
-                # No provider asks for a proxy's credentials: a proxy has answered, and passed nothing on.
+                # Only a proxy answers 407, and it passed nothing on.
                 return Fault("never_sent", f"{PROXY_REFUSED}{error.status_code}")
             return _answer(error.response)
         except openai.APIConnectionError as error:
@@ -212,7 +212,7 @@ async def reply_of(call: Call, timeout_s: float, read: Read) -> Reply:
         except TimeoutError as error:
             return Fault("never_sent" if progress.nothing_left else "timeout", _names(error))
         except Exception as error:
-            # Whatever it is, a request may have left: the caller must hear of it as data.
+            # The request may have been sent, so the caller needs a fault, not an exception.
             return Fault("never_sent" if progress.nothing_left else "unexpected", _names(error))
 
 
@@ -229,7 +229,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _names(error: BaseException) -> str:
-    """Names of classes only, as a text may hold anything; and the status of a proxy that opened no tunnel."""
+    """Names of exception classes, as texts may have secrets; and the status of a proxy that opened no tunnel."""
     *_, root = (None, *_causes(error))
     names = f"{type(error).__name__} from {type(root).__name__}" if root is not None else type(error).__name__
     refusals = (cause for cause in _causes(error) if isinstance(cause, aiohttp.ClientHttpProxyError))
@@ -242,11 +242,11 @@ async def whole_answer(response: httpx2.Response) -> Answer:
 
 
 class FirstAnswer:
-    """Of a create that asked for a stream: read until the response is known. It runs on without us, in the background.
+    """Reads the stream of a create until the response is known. The response continues in the background without it.
 
-    A server that says that it does not run in the background may end with the connection: it is heard to its end, and its last object is the
-    answer. An error that comes instead is the body, as it would be of an answer that is no stream. Without either nobody knows whether the
-    create was taken: then there is no usable body, and `text` says so.
+    If the object says that it does not run in the background, closing the connection might end it: then the stream is
+    read to its end, and the last object is the answer. An error event instead of an object becomes the body, as in an
+    answer that is not a stream. With neither, the outcome is unknown: the body is `NOT_JSON`, and `text` says why.
     """
 
     def __init__(self) -> None:
@@ -268,7 +268,7 @@ class FirstAnswer:
         return self.known or Answer(response.status_code, _headers(response), streamed=True, text=self._said())
 
     def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
-        """Whether nothing more need be heard."""
+        """Take some events. True if the answer is complete."""
         self._beginning = (self._beginning + chunk)[:TEXT_CHARS_MAX]
         for data in events:
             self._events += 1
@@ -278,7 +278,7 @@ class FirstAnswer:
                 self.known = Answer(
                     response.status_code, _headers(response), error if body is None else body, streamed=True
                 )
-            # An error after a response is no refusal: what became of it a poll must tell.
+            # An error after a response object is no refusal: a poll must find out how the response ended.
             if error is not None or (body is not None and not _is_held(body)):
                 return True
         return False
@@ -289,25 +289,25 @@ class FirstAnswer:
 
 
 def _response_of(event: Any) -> dict[str, Any] | None:
-    """The response that an event holds."""
+    """The response object in an event."""
     response = event.get("response") if isinstance(event, dict) else None
     return dict(response) if isinstance(response, dict) else None
 
 
 def _error_of(event: Any) -> dict[str, Any] | None:
-    """The error that an event is, in the form that it has in an answer that is no stream."""
+    """The error of an error event, in the form of an answer that is not a stream."""
     if not isinstance(event, dict) or isinstance(event.get("response"), dict):
         return None
     if event.get("error"):
         return {"error": event["error"]}
     if event.get("type") == "error":
-        # OpenAI's own form has code, message and param beside the type of the event.
+        # OpenAI's form has code, message and param beside the event's type.
         return {"error": {name: value for name, value in event.items() if name not in ("type", "sequence_number")}}
     return None
 
 
 def _is_held(response: Mapping[str, Any]) -> bool:
-    """The server says that the run hangs on this connection, and it is not over."""
+    """Whether the run depends on this connection (`background` is false) and has not ended."""
     return response.get("background") is False and response.get("status") in OPEN_RESPONSE_STATUSES
 
 
@@ -326,15 +326,16 @@ def _answer(response: httpx2.Response) -> Answer:
 
 
 def _text(content: bytes) -> str:
-    """The beginning, for people. A character has four bytes at most."""
+    """The beginning as text. A character has at most four bytes."""
     return content[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace")[:TEXT_CHARS_MAX]
 
 
 def parse(content: bytes) -> Any:
-    """JSON, or `NOT_JSON`. What comes out can be written as JSON again, but for nesting beyond what our JSON writes.
+    """Parse JSON; `NOT_JSON` if that fails. The result can be serialized again, unless it is nested too deep for
+    orjson.
 
-    orjson refuses some of what servers send: half a surrogate pair (a text that was cut within an emoji), NaN. Such an answer
-    is read by the standard library, and what nobody can write again is replaced.
+    orjson refuses some JSON that servers send: half a surrogate pair (a text cut inside an emoji), NaN. Such an answer
+    is parsed by the standard library, and values that can't be serialized are replaced.
     """
     try:
         return orjson.loads(content)

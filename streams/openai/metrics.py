@@ -1,4 +1,4 @@
-"""What the client of the provider counts, as a protocol: the worker declares the metrics, and hands them in."""
+"""The metrics of provider calls, as a protocol: the worker declares the metrics and passes them to the client."""
 
 from typing import Literal, Protocol
 
@@ -18,10 +18,10 @@ Alarm = Literal[
 
 
 class CallMetrics(Protocol):
-    """Counts of HTTP calls to the provider. Labels are of closed sets."""
+    """Counts HTTP calls to the provider. Labels have closed sets of values."""
 
     def request(self, operation: Operation, status_class: str, seconds: float) -> None:
-        """One call: `status_class` is `2xx` to `5xx`, or the kind of the fault."""
+        """Count one call. `status_class` is `2xx` to `5xx`, or the kind of the fault."""
 
     def alarm(self, kind: Alarm) -> None:
-        """An answer on which a person must act, or one of a kind that is not known."""
+        """Count an answer that needs an operator, or that this release does not know."""

@@ -1,4 +1,4 @@
-"""What a response object says: how it stands, why it failed, and whom it says that it belongs to. Pure, total over any JSON.
+"""Reads a response object: its status, why it failed, and the job that its metadata names. Pure; total over any JSON.
 
 The rules are in ARCHITECTURE.md, "When a response is over".
 """
@@ -18,14 +18,14 @@ from streams.openai.waits import poll_after_ms, text_wait_ms
 TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
 EPOCH_S_MAX = 4_102_444_800
-"""2100-01-01: a later stamp is nonsense."""
+"""2100-01-01: later stamps are ignored."""
 
 _SYNONYMS: Final[dict[str, ResponseStatus]] = {
-    "pending": "queued", "created": "queued", "running": "in_progress", "processing": "in_progress", "in-progress": "in_progress",
-    "cancelling": "in_progress", "canceling": "in_progress", "canceled": "cancelled", "succeeded": "completed", "success": "completed",
-    "error": "failed", "errored": "failed", "expired": "failed",
+    "pending": "queued", "created": "queued", "running": "in_progress", "processing": "in_progress",
+    "in-progress": "in_progress", "cancelling": "in_progress", "canceling": "in_progress", "canceled": "cancelled",
+    "succeeded": "completed", "success": "completed", "error": "failed", "errored": "failed", "expired": "failed",
 }  # fmt: skip
-"""What compatible servers say instead (public reports)."""
+"""Statuses of compatible servers (from public reports)."""
 
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
@@ -36,7 +36,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom the response says that it belongs to. Any program in the project can write this: it is a claim, not a proof."""
+    """The owner that a response's metadata names. It proves nothing: any program in the project can write metadata."""
 
     job_id: str
     attempt: int
@@ -54,22 +54,22 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How the response stands. `cause`, `code` and `message` where it failed or is incomplete.
+    """The status of a response. `cause`, `code` and `message` are set if it failed or is incomplete.
 
-    `odd`: its status is none that we know.
+    Outcome `odd`: the status is unknown to this release.
     """
 
     outcome: SeenOutcome
     raw_status: str
     body: Mapping[str, Any] = field(repr=False)
-    """The object as it came; it holds the prompt and the output."""
+    """The object, with `output` set to `[]` if it had none. It contains the prompt and the output."""
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
     wait_ms: int = 0
-    """The least wait that the failure asked for."""
+    """The minimum wait that the failure asked for."""
     code_known: bool = True
-    """False where a failure has no code, or one that is on no list: worth counting."""
+    """False if a failure has no code, or an unknown one; callers count these."""
     usage: Tokens | None = None
     owner: Owner | None = None
     created_at_ms: int | None = None
@@ -84,16 +84,17 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """It is not the object that was asked for, or not one that we can read."""
+    """The body is not the requested object, or not a readable one."""
 
     reason: str
 
 
 def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules: Iterable[Rule] = ()) -> Seen | Unseen:
-    """Read the object that stands at the address that was asked for.
+    """Read the object that a call returned.
 
-    :param job_id: whose the response is, where that is known. Metadata that names another job refutes the object; another id does
-        not, as gateways answer with the ids of the server behind them.
+    :param job_id: the job of the response, if known. An object whose metadata names another job is not accepted.
+    Another
+        response id is accepted, as gateways answer with the ids of the servers behind them.
     """
     if not isinstance(body, dict) or body.get("object") not in (None, "response"):
         return Unseen("no_response_object")
@@ -131,9 +132,9 @@ def _outcome(status: str | None) -> SeenOutcome:
 
 
 def owner_of(metadata: Any) -> Owner | None:
-    """Job, attempt and tenant out of a response's metadata; None unless all three are well-formed.
+    """Job, attempt and tenant from a response's metadata; None unless all three are well-formed.
 
-    The names without a prefix count only where they say what an older release wrote: users have keys of these names, too.
+    Names without a prefix count only in the form that an older release wrote, as users may have keys of these names.
     """
     if not isinstance(metadata, dict):
         return None
@@ -144,7 +145,7 @@ def owner_of(metadata: Any) -> Owner | None:
 
 
 def _named_by_tenant(owner: Owner) -> bool:
-    """Whether the job's id is one that a job of this tenant can have."""
+    """Whether a job of this tenant can have this id."""
     named, colon, _ = owner.job_id.partition(":")
     return named == owner.tenant if colon else owner.tenant == DEFAULT_TENANT
 
@@ -168,7 +169,7 @@ class _Why:
 
 def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule]) -> _Why:
     if outcome == "incomplete":
-        # Tokens are spent, and the same request would meet the same limit.
+        # The tokens are spent, and the same request would reach the same limit.
         return _Why("never", shown(_field(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete")
     if outcome != "failed":
         return _Why()
@@ -185,7 +186,7 @@ def _field(value: Any, name: str) -> Any:
 
 
 def shown(value: Any, chars_max: int) -> str | None:
-    """A foreign text as we keep it: bounded, printable, and without what looks like a key; None where there is none."""
+    """A foreign text, shortened, printable and without anything that looks like a key; None if nothing is left."""
     if not isinstance(value, str):
         return None
     return _KEY_LIKE.sub("sk-…", _UNPRINTABLE.sub(" ", value[: 4 * chars_max])).strip()[:chars_max] or None
@@ -204,14 +205,14 @@ def _tokens(usage: Any) -> Tokens | None:
 
 
 def _count(value: Any) -> int:
-    """Some servers count in floats."""
+    """A token count; 0 if unusable. Some servers send floats."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
         return 0
     return int(value)
 
 
 def _stamp_ms(value: Any) -> int | None:
-    """Unix seconds (an integer or a float) as milliseconds; None where it is nothing of the kind."""
+    """Unix seconds (an integer or a float) as milliseconds; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,16 +1,16 @@
-"""Server-sent events out of bytes, with a bound on each. Pure.
+"""Parser of server-sent events, with a size limit for each event. Pure.
 
-Of the format (WHATWG HTML, 9.2) only `data` is read: the provider's events name their type within it. The SDK's own decoder keeps a
-line of any length, and what a server sends is untrusted input.
+Of the format (WHATWG HTML, 9.2) only `data` is read: the provider's events have their type in it. The SDK's own decoder
+accepts lines of any length, but a server's output is untrusted.
 """
 
 
 class EventTooLargeError(Exception):
-    """An event is larger than may be held."""
+    """An event exceeds the size limit."""
 
 
 class EventReader:
-    """Feed it what comes; it gives the data of each event that is complete."""
+    """An incremental parser: takes chunks, returns the data of complete events."""
 
     def __init__(self, event_bytes_max: int) -> None:
         self._bytes_max = event_bytes_max
@@ -21,9 +21,9 @@ class EventReader:
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes, in order.
 
-        :raises EventTooLargeError: one is larger than `event_bytes_max`; nothing can be read on.
+        :raises EventTooLargeError: an event exceeds `event_bytes_max`; the reader can't be used any more.
         """
-        # What follows the last line feed may go on in the next chunk.
+        # The part after the last line feed may continue in the next chunk.
         lines, feed, self._rest = (self._rest + chunk).rpartition(b"\n")
         events: list[bytes] = []
         if feed:

@@ -1,7 +1,7 @@
-"""Streams of the SDK: one `GET /responses/{id}?stream=true` at a time, as the events it brings.
+"""Streams of running responses: `GET /responses/{id}?stream=true` as a sequence of events.
 
-Beside `openai_client` and not in it: a stream holds its connection for as long as a response runs, so these have a pool of their own, and a
-create never waits for one.
+Apart from `streams.openai.client`: a stream holds its connection while a response runs. So streams have a connection
+pool of their own, and a create never waits for one of their connections.
 """
 
 import ssl
@@ -31,7 +31,7 @@ from streams.openai.sse import EventReader
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """What one event says: any JSON, or `NOT_JSON`."""
+    """The data of one event: any JSON, or `NOT_JSON`."""
 
     body: Any
     size_bytes: int
@@ -43,7 +43,7 @@ class _Opened(Answer):
 
 
 class OpenAIStreams:
-    """Opens streams. The first byte comes within `open_timeout_ms`, and the next within `silence_ms`, or the stream is lost."""
+    """Opens streams. A stream fails without an answer within `open_timeout_ms`, or after `silence_ms` of silence."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class OpenAIStreams:
 
     @asynccontextmanager
     async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:
-        """The events after number `after` (-1: all), or the answer that came instead of them.
+        """The events after number `after` (-1: all), or the answer that came instead of a stream.
 
-        Reading them raises what broke the connection, and `EventTooLargeError`.
+        Reading the events raises the error that broke the connection, or `EventTooLargeError`.
         """
         connection = AsyncExitStack()
 

@@ -1,11 +1,13 @@
-"""What is told of a provider's stream: which events, in which order, and where it ends. Pure.
+"""Which events of a provider's stream are published, in which order, and where the stream ends. Pure.
 
 Rules, before the code:
-- Numbers (`sequence_number`) rise. A number that was told already is a repeat, and is dropped.
-- A number that leaves others out is first taken for disorder: the stream is opened again after the last number told. If the same
-  comes again it is the provider's way to count, and is told, as is whatever else it leaves out from then on.
-- An event without a usable type and number is dropped. An `error` event is not the response's: the stream is opened again.
-- What is told of one response, and in one event, has a bound. Beyond it this is said, and nothing more is told.
+- Numbers (`sequence_number`) rise. An event whose number was published already is a repeat, and is dropped.
+- A gap in the numbers first counts as disorder: the stream is opened again after the last published number. If the same
+  number comes again, the provider counts with gaps: it is published, and later gaps in this stream are accepted, too.
+- An event without a usable type and number is dropped. An `error` event is about the connection, not the response: the
+  stream is opened again.
+- The size of an event, and of all events of a response, is limited. An event beyond a limit ends the partial output,
+  with the reason.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class OpenAgain:
-    """The connection is of no further use."""
+    """The stream must be opened again."""
 
     why: Literal["disorder", "error_event"]
 
@@ -45,7 +47,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class TooMuch:
-    """Beyond what is told in one event, or of one response."""
+    """The limit of one event or of one response is exceeded."""
 
     why: Literal["event_too_large", "response_too_large"]
 
@@ -54,18 +56,18 @@ Word = Told | Dropped | OpenAgain | Ended | TooMuch
 
 
 class Track:
-    """Where one response's stream is. `last` is the number of the last event told, -1 before the first."""
+    """The position in one response's stream. `last` is the number of the last published event; -1 before the first."""
 
     def __init__(self, event_bytes_max: int, response_bytes_max: int) -> None:
         self.last = -1
         self._event_bytes_max = event_bytes_max
         self._bytes_left = response_bytes_max
         self._doubted: int | None = None
-        """The number that came where another was expected, the last time that we opened the stream again for it."""
+        """The number after a gap for which the stream was last opened again."""
         self._sparse = False
 
     def take(self, event: Any, size_bytes: int) -> Word:
-        """What to do about the next event of the stream; `event` is any JSON. Told events count as published."""
+        """What to do about the next event of the stream; `event` is any JSON. A `Told` event counts as published."""
         if isinstance(event, dict) and event.get("type") == "error":
             return OpenAgain("error_event")
         named = _named(event)
@@ -94,7 +96,7 @@ class Track:
 
 
 def _named(event: Any) -> tuple[str, int] | None:
-    """Type and number of an event; None where it has no usable ones."""
+    """Type and number of an event; None if it has no usable ones."""
     if not isinstance(event, dict):
         return None
     kind, number = event.get("type"), event.get("sequence_number")

@@ -1,8 +1,8 @@
-"""The connections under the SDK: aiohttp's, with proxies, certificates and keys as the plain SDK takes them from the environment.
+"""The SDK's connections: aiohttp, with proxies and certificates from the environment as in the plain SDK.
 
-Which proxy a call takes is decided by the SDK's own HTTP client (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, lower case
-before upper case), so it cannot differ from the plain SDK; only the connections are made here. The environment is read once, when a
-client is made.
+The SDK's own HTTP client selects the proxy of a call (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, lower case
+before upper case), so the choice is the same as in the plain SDK; only the connections are made here. The environment
+is read once, when a client is made.
 """
 
 import socket
@@ -23,16 +23,19 @@ from yarl import URL
 from backstop.runtime.errors import ConfigurationError
 
 KEEPALIVE_S = 5.0
-"""As the SDK has it. Longer, and more creates would meet a connection that the server is just closing: unknown outcomes."""
+"""The SDK's default. If longer, more creates would meet a connection that the server is closing: unknown outcomes."""
 
 PROBE_IDLE_S, PROBE_EVERY_S, PROBES_MAX = 60, 30, 4
-"""A server may hold a create until its run is over: without these a firewall on the way forgets the silent connection, and nobody is told."""
+"""TCP keepalive: a server may hold a create until its run is over, and a firewall drops idle connections silently."""
 
-NO_PROXY_URL = "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY must be http:// or https:// with a host, and percent-encode a name and password"
+NO_PROXY_URL = (
+    "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY must be http:// or https:// with a host, and percent-encode a name and "
+    "password"
+)
 
 
 class Progress:
-    """How far one call has come. `nothing_left`: it began, and had no connection yet, so no byte of the request has left."""
+    """The progress of one call. `nothing_left`: it began but got no connection, so no byte of the request was sent."""
 
     def __init__(self) -> None:
         self.began = False
@@ -48,7 +51,7 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 @contextmanager
 def watched() -> Iterator[Progress]:
-    """Watch the call that is made within the block. A tunnel that a proxy did not open is no connection."""
+    """Track the progress of the call inside the block. A tunnel that a proxy refused is no connection."""
     progress = Progress()
     token = _progress.set(progress)
     try:
@@ -58,9 +61,10 @@ def watched() -> Iterator[Progress]:
 
 
 class HttpClient(DefaultAioHttpClient):
-    """The SDK's client over connections of ours. Redirects are not followed: a 307 loop made 21 POSTs of one create.
+    """The SDK's HTTP client with these connections. It does not follow redirects: a 307 loop made 21 POSTs of one
+    create.
 
-    :raises ConfigurationError: the environment names a proxy that is none.
+    :raises ConfigurationError: a proxy URL in the environment is invalid.
     """
 
     def __init__(self, connections_max: int, tls: ssl.SSLContext, *, keyless: bool = False) -> None:
@@ -71,7 +75,7 @@ class HttpClient(DefaultAioHttpClient):
                 follow_redirects=False, event_hooks={"request": [_without_authorization]} if keyless else None
             )
         except (ValueError, httpx2.InvalidURL):
-            # Their text would show the password.
+            # The text of the original error would show the password.
             raise ConfigurationError(NO_PROXY_URL) from None
 
     def _init_transport(self, *_args: Any, **_options: Any) -> httpx2.AsyncBaseTransport:
@@ -84,13 +88,14 @@ class HttpClient(DefaultAioHttpClient):
 
 
 async def _without_authorization(request: httpx2.Request) -> None:
-    del request.headers["authorization"]  # the SDK does not do without one
+    del request.headers["authorization"]  # The SDK always sets it.
 
 
 def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext:
-    """Who is trusted (`SSL_CERT_FILE`, else `SSL_CERT_DIR`, else the system's store), and the certificate that we show.
+    """The trusted certificates (`SSL_CERT_FILE`, else `SSL_CERT_DIR`, else the system's store), and the client
+    certificate.
 
-    :raises ConfigurationError: a file can't be read, or is no certificate or key; names the variable.
+    :raises ConfigurationError: a file can't be read, or is no certificate or key; the message names the variable.
     """
     try:
         context = httpx2.create_ssl_context()
@@ -98,12 +103,12 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext:
         raise ConfigurationError(f"SSL_CERT_FILE or SSL_CERT_DIR can't be used: {error}") from None
     if certificate is not None:
         try:
-            # Without an answer of ours, OpenSSL would ask the terminal for the password of an encrypted key.
+            # Without a password argument, OpenSSL would ask for the password of an encrypted key on the terminal.
             context.load_cert_chain(certificate, key, password="")
         except OSError as error:
             raise ConfigurationError(
-                "BACKSTOP_OPENAI_CLIENT_CERTIFICATE with BACKSTOP_OPENAI_CLIENT_KEY must be a certificate and its key in PEM, "
-                f"the key not encrypted: {error}"
+                "BACKSTOP_OPENAI_CLIENT_CERTIFICATE with BACKSTOP_OPENAI_CLIENT_KEY must be a certificate and its key "
+                f"in PEM, the key not encrypted: {error}"
             ) from None
     return context
 
@@ -122,15 +127,16 @@ def _make_session(connections_max: int, tls: ssl.SSLContext, proxy: URL | None =
         proxy=proxy,
         trace_configs=[_tracing()],
     )
-    # It would send a look again on a fresh connection when a kept one has closed, past the global rate. There is no argument for it.
+    # aiohttp would repeat a poll on a new connection when a kept one has closed, bypassing the rate limit. It has no
+    # argument to turn that off.
     session._retry_connection = False  # noqa: SLF001
-    # The SDK's URLs are percent-encoded already. Read once more, `%2E%2E` in a path would be `..`, another address.
+    # The SDK's URLs are already percent-encoded. Decoded again, `%2E%2E` in a path would become `..`, another path.
     session._build_url = _as_it_is  # type: ignore[assignment,method-assign]  # noqa: SLF001
     return session
 
 
 def _as_it_is(url: str | URL) -> URL:
-    # A name and password in the base URL are a header by now, and aiohttp takes only one of the two.
+    # Name and password of the base URL are already in a header, and aiohttp accepts only one of the two.
     return url if isinstance(url, URL) else URL(url, encoded=True).with_user(None)
 
 

@@ -1,6 +1,8 @@
-"""How long an answer of OpenAI asks us to wait (`retry-after` in all its forms, and the reset header of an exhausted limit).
+"""The wait that an answer of the provider asks for: `retry-after` in all its forms, and reset headers of rate limits.
+Pure.
 
-A wait is a minimum. What is zero, negative, past or unreadable counts as absent: 0. Every function here is total.
+A wait is a minimum, in milliseconds. A value that is zero, negative, past or unreadable counts as absent: 0. All
+functions are total.
 """
 
 import math
@@ -10,7 +12,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 WAIT_MS_MAX = 7 * 86_400_000
-"""No job lives longer (`schemas.requests.TIMEOUT_MS_MAX`), so a longer wait means the same as this one."""
+"""The longest timeout of a job (`schemas.requests.TIMEOUT_MS_MAX`), so longer waits make no difference."""
 
 HEADER_CHARS_MAX = 64
 _GO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h|d)")
@@ -32,12 +34,12 @@ _IN_TEXT = re.compile(
     r"|(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+)", re.IGNORECASE,
 )  # fmt: skip
 _WORDED = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(milliseconds?|seconds?|minutes?|hours?|secs?|mins?)", re.IGNORECASE)
-_REPORT_MS = {"mil": 1.0, "sec": 1_000.0, "min": 60_000.0, "hou": 3_600_000.0}
+_WORDED_UNIT_MS = {"mil": 1.0, "sec": 1_000.0, "min": 60_000.0, "hou": 3_600_000.0}
 _LIMITS = ("requests", "tokens", "project-tokens")
 
 
 def go_duration_ms(text: str) -> int:
-    """Milliseconds (rounded up) of a duration as Go prints it: `6m0s`, `7.66s`, `120ms`; 0 where it is none."""
+    """A duration in Go's format (`6m0s`, `7.66s`, `120ms`) in milliseconds, rounded up; 0 if it is none."""
     text = text.strip()
     if len(text) > HEADER_CHARS_MAX or not _GO_DURATION.fullmatch(text):
         return 0
@@ -45,24 +47,28 @@ def go_duration_ms(text: str) -> int:
 
 
 def text_wait_ms(text: str) -> int:
-    """What a message asks for in words: "Please try again in 20s", "retry after 26 seconds", "try again in 1d2h3m"; 0 where nothing."""
+    """The wait in a message: "Please try again in 20s", "retry after 26 seconds", "try again in 1d2h3m"; 0 if none."""
     found = _IN_TEXT.search(text)
     if found is None:
         return 0
     worded = _WORDED.fullmatch(found[1])
     if worded is not None:
-        return _usable_ms(float(worded[1]) * _REPORT_MS[worded[2][:3].lower()])
+        return _usable_ms(float(worded[1]) * _WORDED_UNIT_MS[worded[2][:3].lower()])
     return go_duration_ms(found[1].lower().replace(" ", ""))
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int:
-    """What `retry-after-ms`, else `retry-after` (seconds, fractions too, or an HTTP date) asks for. Header names in lower case."""
+    """The wait of `retry-after-ms`, else of `retry-after` (seconds, perhaps with a fraction, or an HTTP date).
+
+    Header names must be in lower case.
+    """
     return _number_ms(headers.get("retry-after-ms"), 1.0) or _after_ms(headers.get("retry-after"), now_ms)
 
 
 def limit_reset_ms(headers: Mapping[str, str], exhausted: str | None) -> int:
-    """When the exhausted limits are full again. `exhausted` is what the error named (`requests`, `tokens`); with another
-    value, those of which nothing remains.
+    """The time until the exhausted limits are reset.
+
+    :param exhausted: the limit that the error named (`requests`, `tokens`). Other values: all limits with 0 remaining.
     """
     if exhausted in ("requests", "tokens"):
         names = [name for name in _LIMITS if name.endswith(exhausted) and (name == exhausted or _spent(headers, name))]
@@ -72,7 +78,7 @@ def limit_reset_ms(headers: Mapping[str, str], exhausted: str | None) -> int:
 
 
 def poll_after_ms(headers: Mapping[str, str]) -> int:
-    """The least time until the next look, where the answer names one (`openai-poll-after-ms`)."""
+    """The minimum time until the next poll (`openai-poll-after-ms`); 0 if the answer has none."""
     return _number_ms(headers.get("openai-poll-after-ms"), 1.0)
 
 

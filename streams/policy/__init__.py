@@ -1,1 +1,1 @@
-"""Pure: a question in, a decision out."""
+"""Policies: functions from a question to a decision. Pure."""

@@ -1,17 +1,18 @@
-"""Whether a lane takes creates now: open, closed (one probe at a time), or open again and filling slowly. Pure.
+"""Whether a lane takes creates: open, closed (one probe at a time), or open again and filling slowly. Pure.
 
 Rules, before the code (ARCHITECTURE.md, "Lanes"):
-- A lane is what the provider limits and refuses as one: the account and the model. What creates meet are facts on `lanes`; each worker folds
-  them (`take`) in the order of the log, so that all workers close and open a lane at the same record.
-- A condition of the account closes a lane at once; creates that fail in a row for a reason that is not the request's close it at the fifth,
-  whichever workers sent them.
-- While it is closed one create at a time goes out as a probe, 4, 16 and then 60 s after the one before, or when the provider said. A probe
-  claims its turn on the log first: of the claims for one turn the first one in the log has it. What the probe meets decides: a refusal of that
-  one request opens the lane as an acceptance does, as somebody is at home.
-- Once open it fills along a ramp, each worker by its share, so that an hour's backlog is no wave. A lane that closes again soon goes on with
-  longer waits.
-- A wait is reckoned from when a worker read the fact, never from the clock of whoever wrote it.
-- A wrong belief costs a probe, never a job.
+- A lane is the unit that the provider limits and refuses: an account and a model. Outcomes of creates are facts on
+  `lanes`. Each worker folds them (`take`) in log order, so that all workers close and open a lane at the same record.
+- A condition of the account closes a lane at once. Otherwise a lane closes at the fifth consecutive create that fails
+  for a reason other than its request, counted over all workers.
+- While a lane is closed, one create at a time is sent as a probe: 4, 16 and then 60 s after the one before, or at the
+  time that the provider asked for. A probe first claims its turn on the log; the first claim for a turn in the log gets
+  it. An accepted probe opens the lane. So does a refusal of the request itself, as it shows that the provider serves
+  the lane.
+- An opened lane fills along a ramp, each worker by its share, so that a long backlog does not start all at once. A lane
+  that closes again soon continues with longer waits.
+- A wait begins when a worker reads the fact, by its own clock. The writer's clock is not used.
+- A wrong state of a lane costs a probe, never a job.
 """
 
 from collections.abc import Collection
@@ -28,30 +29,31 @@ PROBE_WAIT_MS = 4_000
 PROBE_WAIT_GROWTH = 4
 PROBE_WAIT_MS_MAX = 60_000
 TOLD_WAIT_MS_MAX = 300_000
-"""A provider that names a later time is asked after this long all the same: times that are told in an outage are guesses."""
+"""Limit of a wait that the provider asked for: during an outage such times are guesses."""
 
 PROBE_ANSWER_MS_MAX = 120_000
-"""A probe that nobody has heard of for so long is given up, and the next turn may be claimed."""
+"""A probe without an outcome for this long is given up, and the next turn may be claimed."""
 
 HELD_MS = 1_000
-"""A create that is held is not told to come again sooner."""
+"""The minimum wait of a held create."""
 
 CANDIDATE_WAIT_MS = 5_000
-"""From one waiting job that is let through as a probe to the next, if nothing was heard of the first."""
+"""A worker lets a waiting job through as a probe, and the next one after this time if no turn was taken."""
 
 CANDIDATE_SPREAD_MS = 2_000
-"""Workers let a job through one after the other, within this time: the later ones mostly find that the turn is taken."""
+"""Workers let their jobs through at different times within this span, so that most later ones find the turn taken."""
 
 RAMP_MS = 60_000
 RAMP_FIRST = 16
 RAMP_DOUBLING_MS = 6_000
-"""Of what waits, 16 begin at once after an opening, and the rate doubles every 6 s: 4 500 jobs in half a minute; no bound after a minute."""
+"""After an opening, 16 waiting jobs begin at once and the rate doubles every 6 s: about 3,000 jobs in half a minute.
+After `RAMP_MS` there is no limit."""
 
 Breaks = Literal["held", "broken", "limited"]
 
 
 def breaks_of(cause: Cause) -> Breaks | None:
-    """How a lane closes where creates fail for this; None where the cause is the request's own, or says nothing."""
+    """How a failure of this cause closes a lane; None if it is the request's own or says nothing of the lane."""
     match cause:
         case "account":
             return "held"
@@ -67,7 +69,7 @@ def breaks_of(cause: Cause) -> Breaks | None:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """What closed a lane, in the provider's words."""
+    """The failure that closed a lane, with the provider's code and message."""
 
     cause: Cause
     code: str
@@ -76,7 +78,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """The turn that is taken."""
+    """The command that has the current turn."""
 
     command_id: str
     since_ms: int
@@ -103,21 +105,21 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What the facts say; the times are by the clock of the worker that read them."""
+    """The state of a lane. Times are by the clock of the worker that read the facts."""
 
     failures: int = 0
-    """Creates that failed in a row."""
+    """Consecutive failed creates."""
     closed: Closed | None = None
     opened_at_ms: int | None = None
     probes_before: int = 0
-    """Probes of the last closure."""
+    """Failed probes of the last closure."""
     turn: int = 0
-    """The last turn to probe that anybody claimed."""
+    """The last probe turn that was claimed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many waiting jobs one worker has let begin: of the opening, or for the probe, that is named."""
+    """How many waiting jobs one worker has let begin since an opening, and when it let one through as a probe."""
 
     opened_at_ms: int | None = None
     begun: int = 0
@@ -127,7 +129,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A worker's part of what waits, and its place among the workers (both 0 to 1), by the partitions that it has."""
+    """A worker's part of the waiting jobs and its place among the workers, both from 0 to 1, by its partitions."""
 
     part: float = 1.0
     place: float = 0.0
@@ -137,7 +139,7 @@ WHOLE: Final = Share()
 
 
 def share_of(owned: Collection[int], partitions: int) -> Share:
-    """Of a worker that has these partitions of the jobs. No two workers have one place, as a partition has one owner."""
+    """The share of a worker that owns these partitions of `jobs`. Places are distinct, as a partition has one owner."""
     return Share(len(owned) / partitions, min(owned, default=0) / partitions)
 
 
@@ -148,7 +150,7 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Not now: nothing is sent before `until_ms`."""
+    """The create must not be sent before `until_ms`."""
 
     until_ms: int
     why: Why
@@ -156,13 +158,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """It may be sent if it gets this turn."""
+    """The create may be sent as a probe if its claim gets this turn."""
 
     turn: int
 
 
 def send(lane: Lane, now_ms: int) -> Go | Held | Claim:
-    """A create command is at hand: may it be sent?"""
+    """Whether a create may be sent now, is held, or must claim a turn."""
     closed = lane.closed
     if closed is None:
         return Go()
@@ -172,7 +174,7 @@ def send(lane: Lane, now_ms: int) -> Go | Held | Claim:
 
 
 def granted(lane: Lane, command_id: str, now_ms: int) -> Go | Held:
-    """The claim of `command_id` was read back: has it the turn?"""
+    """Whether a create may be sent after its claim was read back: it has the turn, or the lane is open."""
     closed = lane.closed
     if closed is None:
         return Go()
@@ -186,7 +188,7 @@ def held(closed: Closed, now_ms: int) -> Held:
 
 
 def release(lane: Lane, pace: Pace, now_ms: int, share: Share = WHOLE) -> tuple[Pace, int]:
-    """A waiting job's time has come: 0 where it may begin, else the milliseconds after which to ask again."""
+    """Whether a waiting job may begin: 0 if so, otherwise the milliseconds after which to ask again."""
     if lane.closed is not None:
         return _candidate(lane.closed, pace, now_ms, share)
     if lane.opened_at_ms is None or now_ms - lane.opened_at_ms >= RAMP_MS:
@@ -210,7 +212,7 @@ def _candidate(closed: Closed, pace: Pace, now_ms: int, share: Share) -> tuple[P
 
 
 def take(lane: Lane, fact: LaneFact, at_ms: int) -> Lane:
-    """Fold one fact, read at `at_ms`. Total; a lane that stays as it was is returned unchanged."""
+    """Fold one fact that was read at `at_ms`. Total; returns the same object if nothing changes."""
     match fact:
         case CreateFailed():
             lane = _failed(lane, at_ms, fact)
@@ -231,7 +233,7 @@ def _served(lane: Lane, at_ms: int) -> Lane:
 
 
 def _failed(lane: Lane, at_ms: int, fact: CreateFailed) -> Lane:
-    """It met what every other create of the lane would meet, or nobody knows what it met (`faulty`), or it says nothing of the lane (`odd`)."""
+    """Fold a failed create. Causes of the request itself (`never`, `later`) count as served; `odd` says nothing."""
     breaks = breaks_of(fact.cause)
     if breaks is None and fact.cause in ("never", "later"):
         return _served(lane, at_ms)
@@ -250,7 +252,7 @@ def _failed(lane: Lane, at_ms: int, fact: CreateFailed) -> Lane:
 
 def _still_closed(closed: Closed, at_ms: int, fact: CreateFailed) -> Closed:
     if closed.probing is None or closed.probing.command_id != fact.command_id:
-        # An answer to what was sent before it closed: it may put the next probe off, and never forward.
+        # The answer to a create that was sent before the lane closed. It may delay the next probe, never advance it.
         told_ms = min(fact.told_ms, TOLD_WAIT_MS_MAX)
         return replace(closed, probe_at_ms=max(closed.probe_at_ms, at_ms + told_ms)) if told_ms else closed
     if breaks_of(fact.cause) is None:

@@ -1,8 +1,9 @@
-"""When a job's next attempt begins, if it may have one. Pure.
+"""Whether a job may have another attempt, and when it begins. Pure.
 
-The wait follows the cause; what is bounded is what was paid (ARCHITECTURE.md, "What a refusal means"). Three budgets, because they
-cost differently: *paid* attempts (usage, or nobody knows), *unpaid ends* (accepted, and failed without usage), and refusals. The
-last two are there against floods only: the deadline ends a job's patience.
+The cause of the end decides the wait; budgets bound the cost (ARCHITECTURE.md, "What a refusal means"). There is a
+budget for each cost: *paid* attempts (with usage, or it is not known), *unpaid* ends (accepted, and failed without
+usage), *doubtful* ones (a 5xx that does not prove a refusal) and *refused* ones. All but the first only prevent floods:
+the deadline limits how long a job waits.
 """
 
 import hashlib
@@ -13,20 +14,23 @@ from schemas.base import Cause
 from schemas.jobs import JobPolicy
 
 TOLD_JITTER = 0.25
-"""A told wait, and a limit's, is made longer by up to this share: those that were refused together do not return together."""
+"""The wait that the provider asked for, and the wait of a rate limit, grow by up to this share, so that jobs that were
+refused together don't return together."""
 
 TOLD_JITTER_MS_MAX = 30_000
 
 ODD_TRIES_MAX = 10
-"""Refusals in a row that do not say what they mean, before they are taken at their word: about five minutes."""
+"""Consecutive refusals of cause `odd` after which a job fails: about five minutes."""
 
 Spend = Literal["paid", "unpaid", "doubtful", "refused"]
-"""What the attempt that just ended may have cost. `doubtful`: answered with a 5xx that proves nothing."""
+"""What the attempt that just ended may have cost. `doubtful`: a 5xx that does not prove a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The back-off of a cause, in multiples of the policy's base and maximum; it doubles with each in a row, full jitter."""
+    """The backoff of a cause: `first` times the policy's base, doubled for each consecutive end with that cause, at
+    most `most` times the policy's maximum. Full jitter.
+    """
 
     first: int
     most: int
@@ -47,7 +51,7 @@ RetryDecision = Retry | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a job has used of its budgets, the attempt that just ended included; `streak`: ends in a row for the same cause."""
+    """What a job has used of its budgets, with the attempt that just ended. `streak`: consecutive ends of one cause."""
 
     paid: int
     unpaid: int
@@ -59,8 +63,10 @@ class Spent:
 def next_attempt(
     policy: JobPolicy, *, seed: str, now_ms: int, cause: Cause, told_ms: int, spend: Spend, spent: Spent
 ) -> RetryDecision:
-    """:param told_ms: the least wait that the answer asked for; 0 where it asked for none.
-    :param seed: makes the jitter; the same in a refold.
+    """The decision after an attempt has ended: retry at a time, or give up with the reason.
+
+    :param seed: seeds the jitter, so that a refold decides the same.
+    :param told_ms: the minimum wait that the answer asked for; 0 for none.
     """
     why = _used_up(policy, spend, spent) or _pointless(policy, cause, spent)
     if why is not None:
@@ -77,7 +83,7 @@ def _used_up(policy: JobPolicy, spend: Spend, spent: Spent) -> str | None:
         case "unpaid":
             used, most, what = spent.unpaid, policy.unpaid_ends_max, "retries after ends that cost nothing"
         case "doubtful":
-            used, most, what = spent.doubtful, policy.doubts_max, "retries after answers that prove nothing"
+            used, most, what = spent.doubtful, policy.doubts_max, "retries after answers that prove no refusal"
         case "refused":
             used, most, what = spent.refused, policy.rejections_max, "retries after refusals"
         case _:
@@ -89,14 +95,14 @@ def _pointless(policy: JobPolicy, cause: Cause, spent: Spent) -> str | None:
     if cause == "never":
         return "the same request would be refused again"
     if cause == "account" and policy.on_account == "fail":
-        return "the policy fails jobs that meet a condition of the account"
+        return "the operator configured that jobs fail at a condition of the account"
     if cause == "odd" and spent.streak >= ODD_TRIES_MAX:
-        return f"refused {spent.streak} times in a row without a reason that Backstop knows"
+        return f"refused {spent.streak} times in a row without a known reason"
     return None
 
 
 def wait_ms(policy: JobPolicy, seed: str, cause: Cause, told_ms: int, streak: int) -> int:
-    """How long to wait. What the answer told is a minimum; a limit that tells nothing is a minute."""
+    """The wait before the next attempt. `told_ms` is a minimum; a rate limit without one waits `backoff_max_ms`."""
     if told_ms or cause == "limited":
         least_ms = told_ms or policy.backoff_max_ms
         return least_ms + round(min(TOLD_JITTER * least_ms, TOLD_JITTER_MS_MAX) * fraction(seed))
@@ -108,7 +114,9 @@ def wait_ms(policy: JobPolicy, seed: str, cause: Cause, told_ms: int, streak: in
 
 
 def _wait(cause: Cause) -> Wait:
-    """With the defaults (1 s, 60 s): overload 5 s to 5 min, the provider's errors 2 s to 5 min, conditions that pass 2 s to 1 min."""
+    """With the defaults (1 s, 60 s): overload 5 s to 5 min, errors of the provider 2 s to 5 min, passing conditions 2 s
+    to 1 min, others 1 s to 1 min.
+    """
     match cause:
         case "overloaded":
             return Wait(5, 5)
@@ -123,5 +131,5 @@ def _wait(cause: Cause) -> Wait:
 
 
 def fraction(seed: str) -> float:
-    """A number in [0, 1) that depends on `seed` alone."""
+    """A number in [0, 1) that depends only on `seed`."""
     return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=6).digest(), "big") / 2**48

@@ -1,1 +1,1 @@
-"""Time as events: an index of what is due, and the service that writes it into the logs."""
+"""Time as facts: an index of due times, and the service that writes timers into the logs."""

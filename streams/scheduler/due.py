@@ -1,8 +1,8 @@
-"""What is due soon, for the partitions that this worker owns. In memory, filled from the rows as their stores are opened.
+"""An index in memory of the due times of rows in owned partitions, filled from the rows when their stores are opened.
 
-Only what is due within `AHEAD_MS` is kept: finished jobs are rows for days, and each would cost some 200 bytes here for nothing. Of what is due
-later, a partition keeps one number, a time before which none of it is due. When that time comes near, the rows of the partition are read
-once more (`Scheduler`), in steps.
+Only due times within `AHEAD_MS` are kept: rows of finished jobs remain for days and would cost some 200 bytes each. For
+later due times each partition keeps one number, a lower bound of them all. When that time is near, `Scheduler` reads
+the rows of the partition again, in steps.
 """
 
 import heapq
@@ -23,10 +23,10 @@ from streams.fold.rows import decode_row
 log = get_logger("streams.scheduler")
 
 AHEAD_MS = 3_600_000
-"""What is due within this time is in memory. Rows are read again after half of it, at the soonest."""
+"""Due times within this period are in memory. Rows are read again after half of it, at the earliest."""
 
 COMPACT_AT = 4
-"""A heap is rebuilt when it holds this many times more entries than there are keys: each change leaves an old entry behind."""
+"""A heap is rebuilt when it has this many times more entries than keys: each change leaves an old entry."""
 
 _OVER = (b'"kind":"finished"', b'"kind":"ended"')
 
@@ -39,7 +39,7 @@ class Due:
 
 
 class DueIndex:
-    """The next due time of each key. Not thread-safe; all calls in one loop."""
+    """The next due time of each key. Not thread-safe."""
 
     def __init__(self, now_ms: NowMs, ahead_ms: int = AHEAD_MS) -> None:
         self._now_ms = now_ms
@@ -47,26 +47,26 @@ class DueIndex:
         self._dues: dict[int, dict[bytes, int]] = {}
         self._heaps: dict[int, list[tuple[int, bytes]]] = {}
         self._until_ms: dict[int, int] = {}
-        """What is due before it is in `_dues`, but for a partition whose rows are being read again."""
+        """Due times before it are in `_dues`, except while the rows of the partition are read again."""
         self._later_ms: dict[int, int] = {}
-        """Nothing that is not in `_dues` is due before it; absent where there is nothing."""
+        """A lower bound of the due times that are not in `_dues`; absent if there are none."""
 
     def opened(self, partition: int) -> None:
-        """Hold `partition`, and forget what was known of it."""
+        """Begin an empty index for `partition`."""
         self._dues[partition] = {}
         self._heaps[partition] = []
         self.extend(partition)
 
     def own(self, partitions: Collection[int]) -> None:
-        """Hold exactly these."""
+        """Forget all partitions but these, and begin an empty index for those that are new."""
         for gone in self._dues.keys() - set(partitions):
-            for held in (self._dues, self._heaps, self._until_ms, self._later_ms):
-                held.pop(gone, None)
+            for by_partition in (self._dues, self._heaps, self._until_ms, self._later_ms):
+                by_partition.pop(gone, None)
         for partition in set(partitions) - self._dues.keys():
             self.opened(partition)
 
     def put(self, partition: int, key: bytes, due_ms: int | None) -> None:
-        """Set the next due time of `key`; None removes it. A partition that is not held (revoked meanwhile) is left alone."""
+        """Set the next due time of `key`; None removes it. Ignored for a partition without an index (revoked)."""
         dues = self._dues.get(partition)
         if dues is None:
             return
@@ -84,20 +84,23 @@ class DueIndex:
             self._compact(partition)
 
     def coming(self, partitions: Iterable[int]) -> int | None:
-        """One of these of which something that is not in memory may be due soon: `extend` it, and `put` all its rows."""
+        """A partition with due times that are near but not in memory, or None. `extend` it, then `put` all its rows."""
         soon_ms = self._now_ms() + self._ahead_ms // 2
         return next((each for each in partitions if self._later_ms.get(each, soon_ms + 1) <= soon_ms), None)
 
     def extend(self, partition: int) -> None:
-        """Keep more in memory from now on."""
+        """Keep due times up to now + `AHEAD_MS` in memory; forget the lower bound, which `put` sets again."""
         self._until_ms[partition] = self._now_ms() + self._ahead_ms
         self._later_ms.pop(partition, None)
 
     def due(self, now_ms: int, limit: int, owned: Collection[int]) -> list[Due]:
-        """Up to `limit` keys of owned partitions whose time has come, the earliest of each partition first; kept until `taken` or put anew."""
+        """Up to `limit` due keys of owned partitions, in order of time within a partition.
+
+        A key stays due until `taken` or the next `put`.
+        """
         found: list[Due] = []
         for partition, heap in self._heaps.items():
-            if partition not in owned:  # still being recovered, or gone in the rebalance that is under way
+            if partition not in owned:  # In recovery, or revoked by the rebalance under way.
                 continue
             dues = self._dues[partition]
             kept: list[tuple[int, bytes]] = []
@@ -111,19 +114,19 @@ class DueIndex:
         return found
 
     def knows(self, due: Due) -> bool:
-        """Whether it is in memory, or will be read again in time. For checks."""
+        """Whether `due` is in memory, or will be read again in time. For checks."""
         later_ms = self._later_ms.get(due.partition)
         in_memory = self._dues.get(due.partition, {}).get(due.key) == due.due_ms
         return in_memory or (later_ms is not None and later_ms <= due.due_ms)
 
     def taken(self, due: Due) -> None:
-        """Its `TimerFired` is in the log: the fold will put the next due time."""
+        """Remove `due`, unless its key was put again: its `TimerFired` is in the log, or its row expects none."""
         dues = self._dues.get(due.partition)
         if dues is not None and dues.get(due.key) == due.due_ms:
             del dues[due.key]
 
     def next_due_ms(self) -> int | None:
-        """When there is something to do next; may be too early, as entries move, and is never too late."""
+        """A lower bound of the time of the next work; None without any."""
         nexts = [heap[0][0] for heap in self._heaps.values() if heap]
         nexts += [later_ms - self._ahead_ms // 2 for later_ms in self._later_ms.values()]
         return min(nexts, default=None)
@@ -138,7 +141,7 @@ class DueIndex:
 
 
 class IndexedRows:
-    """Puts the due times of rows into an index: a `RowWatch`."""
+    """A `RowWatch` that puts the due times of rows into an index."""
 
     def __init__(self, fold: Fold[S], index: DueIndex) -> None:
         self._fold = fold
@@ -156,7 +159,7 @@ class IndexedRows:
         try:
             return row_due_ms(self._fold, row)
         except ValidationError as error:
-            # A newer release wrote it. The facts of its key become dead letters; the row stays for a release that can read it.
+            # A newer release wrote the row. Facts for its key become dead letters; the row stays for that release.
             metrics.ROWS_UNREADABLE.labels(log=self._fold.topic).inc()
             log.error(
                 "row_unreadable", log=self._fold.topic, key=key.decode(errors="replace"), detail=refused(error).detail
@@ -165,7 +168,7 @@ class IndexedRows:
 
 
 def row_due_ms(fold: Fold[S], row: bytes) -> int | None:
-    """As `fold.due_ms` of its state. Most rows are of what is over and waits to be forgotten: these are not decoded whole."""
+    """`fold.due_ms` of the row's state. Most rows have ended and wait to be forgotten: these are not decoded whole."""
     data = decode_row(row)[0]
     if any(kind in data for kind in _OVER):
         state = orjson.loads(data)

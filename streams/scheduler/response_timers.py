@@ -1,4 +1,4 @@
-"""The timers of responses, with what the scheduler's policies stamp on them. Those of jobs: `streams.scheduler.job_timers`."""
+"""The timers of responses, stamped with the time of the next poll. For jobs: `streams.scheduler.job_timers`."""
 
 from schemas.base import Message
 from schemas.responses import ResponseTimerFired
@@ -11,7 +11,11 @@ from streams.scheduler.due import Due
 
 
 def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int) -> Message | None:
-    """With the time of the look after this one: what it sees sets a sooner one, so that only one is on its way."""
+    """The timer for `due`; None if the row does not expect it.
+
+    `next_poll_at_ms` on it is the time of the poll after this one, in case this poll does not report. A report sets an
+    earlier time, so that at most one poll is due.
+    """
     if row is None:
         return None
     state = RESPONSE_FOLD.decode_state(decode_row(row)[0])
@@ -28,7 +32,8 @@ def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int)
                 now_ms=now_ms,
                 polls=state.polls + 1,
             )
-            over_ms = now_ms - state.over_at_ms  # nobody waits for it: cancelled less and less often
+            # After `over_at_ms` the job no longer needs the response: the cancel is repeated, less and less often.
+            over_ms = now_ms - state.over_at_ms
             least_ms = CANCEL_AGAIN_MS if over_ms >= 0 else policy.report_ms
             next_ms = max(next_ms if over_ms < 0 else now_ms, now_ms + max(least_ms, over_ms))
         case response.Unclaimed():

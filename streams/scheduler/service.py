@@ -1,7 +1,7 @@
-"""Writes time into a log: when a key is due, a `TimerFired`. The fold decides what that means.
+"""Writes time into a log: a `TimerFired` when a key is due. The fold decides what the timer means.
 
-Nothing here is remembered: what is due stands in the rows, so a restart or a rebalance loses no timer, and a timer that is written
-twice (by an older owner of the partition, say) is one that the fold no longer expects.
+The scheduler stores nothing: due times are in the rows, so a restart or a rebalance loses no timer. The fold ignores a
+timer that is written twice, for example by a former owner of the partition.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from streams.scheduler.due import Due, DueIndex, IndexedRows
 log = structlog.get_logger()
 
 TICK_MS = 20
-"""How late a timer may be because of us, and how often an idle scheduler looks at its index."""
+"""The interval at which an idle scheduler reads its index, and so the lateness that it adds to a timer."""
 TIMERS_A_TICK_MAX = 500
-"""After an outage everything is due at once: the rest waits for the next tick, and the folds keep up."""
+"""After an outage all keys are due at once. The bound lets the folds keep up; the rest waits for the next tick."""
 RETRY_WAIT_S = 0.5
 ROWS_A_TICK_MAX = 500
-"""Read again for what was far off and is due soon: some milliseconds."""
+"""Rows of a partition that are read again in one tick: some milliseconds."""
 
 MakeTimer = Callable[[Due, bytes | None, int], Message | None]
-"""(what is due, its row, now) → the fact to write; None where the row no longer expects it."""
+"""(due, its row, now in ms) → the timer to write; None to write none."""
 
 
 class Scheduler:
@@ -41,13 +41,13 @@ class Scheduler:
         self, fold: Fold[S], *, index: DueIndex, rows: WalkedRows, make_timer: MakeTimer, publisher: Publisher,
         now_ms: NowMs, let_go: Callable[[Collection[int]], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """`let_go` is called before each tick with the owned partitions: it may put what was held back into the index."""
+        """:param let_go: called in each tick with the owned partitions; it may put deferred jobs into the index."""
         self._let_go = let_go
         self._name = fold.topic
         self._index = index
         self._indexed = IndexedRows(fold, index)
         self._walk: tuple[int, bytes | None] | None = None
-        """Which partition is being read again, and the last key that was."""
+        """The partition whose rows are read again, and the last key that was read."""
         self._rows = rows
         self._make_timer = make_timer
         self._publisher = publisher
@@ -60,7 +60,7 @@ class Scheduler:
                 await pause(stop, TICK_MS / 1000)
 
     async def tick(self) -> int:
-        """Write what is due now; return how many."""
+        """Write the timers that are due now. Returns how many keys were due; 0 if the broker did not acknowledge."""
         now_ms = self._now_ms()
         owned = self._rows.partitions()
         self._read_again(owned)
@@ -78,7 +78,7 @@ class Scheduler:
         try:
             await self._publisher.publish(timers)
         except BrokerUnavailableError as error:
-            # They stay due. The fold ignores those that did land.
+            # All keys stay due and are written again. The fold ignores the repeats.
             log.warning(
                 "timers not acknowledged; writing them again", log=self._name, count=len(timers), error=str(error)
             )
@@ -92,7 +92,7 @@ class Scheduler:
         return len(dues)
 
     def _read_again(self, owned: Collection[int]) -> None:
-        """A step of it, where something that was far off may be due soon."""
+        """Read up to `ROWS_A_TICK_MAX` rows of a partition whose later due times are near."""
         if self._walk is None:
             coming = self._index.coming(owned)
             if coming is None:

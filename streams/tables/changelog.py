@@ -1,13 +1,15 @@
-"""The changelog of one table: our rows written and awaited, and rows that somebody else wrote made good.
+"""The changelog of one table. Writes rows (acknowledged) and repairs rows written by a former owner.
 
-A worker that was stopped (SIGSTOP, a frozen machine) while it wrote, lost its partitions, and woke up may still land one batch of rows
-that are older than those of the new owner. The new owner's store is right, but a later recovery from the changelog would bring the
-old rows back. Nothing fences a plain producer, and a transaction a batch would cost more than all the rest. So it is noticed: only the
-owner writes a partition of the changelog, hence its own batches follow one another without a gap in the offsets. A gap is somebody
-else's batch: its keys are read, and the owner's rows for them are written again, behind it.
+A worker that was stopped (SIGSTOP, a frozen machine) during a write, lost its partitions and woke up may still append
+one batch of foreign rows, older than those of the next owner. The next owner's store is right, but a later recovery
+from the changelog would restore the old rows. A plain producer has no fence, and a transaction per batch would cost
+more than everything else. So foreign rows are detected: only the owner writes a partition of the changelog, hence its
+batches follow one another without a gap in the offsets. A gap is a foreign batch: its keys are read, and the owner
+writes its rows for them again.
 
-The woken worker sees the same gap, and knows no better than that it is the owner. So rows are compared by their versions (the last record
-of the log that they have taken): nobody writes over a row that is newer than his own, and who finds one has been overtaken, and ends.
+The woken worker sees the same gap and takes itself for the owner. So rows are compared by version (the offset of the
+last record of the log that they have taken): a worker never overwrites a newer row. A worker that finds one has been
+overtaken, and ends.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ log = structlog.get_logger()
 
 BATCH_BYTES_MAX = 512 * 1024
 LINGER_MS = 5
-"""Between two produce requests: rows of several partitions go together. Only the partition's next batch waits for it, no output."""
+"""Collects the rows of several partitions in one produce request. It delays a partition's next batch, but no output."""
 SEND_TIMEOUT_MS = 30_000
 READ_TIMEOUT_S = 30.0
 
@@ -33,15 +35,15 @@ Rows = Mapping[bytes, bytes | None]
 
 
 class OvertakenError(BackstopError):
-    """Another worker has the partition, and is further on in its log than we are. This process must end, and write no more rows."""
+    """Another worker owns the partition and has taken more of its log. This process must end and write no more rows."""
 
 
 class ChangelogTruncatedError(InvariantError):
-    """The changelog lost rows that it had acknowledged. This process must end: its store is now ahead, and the next start mends that."""
+    """The changelog lost acknowledged rows. This process must end; the next start rebuilds the store, now ahead."""
 
 
 class ChangelogProducer:
-    """One producer for all changelogs of the process: rows of several tables go to a broker in one request."""
+    """One producer for all changelogs of the process: the rows of several tables share produce requests."""
 
     def __init__(self, options: Mapping[str, Any], client_id: str) -> None:
         """:param options: connection options, as `backstop.runtime.kafka.client.client_options`."""
@@ -52,7 +54,7 @@ class ChangelogProducer:
         self._lock = asyncio.Lock()
 
     async def start(self) -> AIOKafkaProducer:
-        """To be called once by each user, and `stop` as often."""
+        """To be called once by each user; each user calls `stop` once."""
         async with self._lock:
             if self._producer is None:
                 producer = AIOKafkaProducer(
@@ -77,23 +79,23 @@ class ChangelogProducer:
 
 
 class Changelog:
-    """Partitions of one changelog topic that this process owns."""
+    """The partitions of one changelog topic that this process owns."""
 
     def __init__(self, topic: Callable[[], str], shared: ChangelogProducer) -> None:
         self._topic = topic
         self._shared = shared
         self._producer: AIOKafkaProducer | None = None
         self._expected: dict[int, int] = {}
-        """Per owned partition, the offset that our next record must get if nobody else writes there."""
+        """Per owned partition, the offset of our next record, unless another worker writes there."""
         self._acknowledged: dict[int, int] = {}
-        """Per owned partition, where the log ended behind the last record that we were told of. `_expected` may be further on: `notice` may
-        see a row of ours before its acknowledgement does."""
+        """Per owned partition, the offset after our last acknowledged record. `_expected` may be higher: `notice` may
+        see a row of ours before its acknowledgement arrives."""
         self._foreign: dict[int, list[tuple[int, int]]] = {}
         self.reasserted = 0
-        """Rows written again, for metrics: each one is a row that a zombie had put back."""
+        """Rows written again after a former owner had overwritten them: for metrics."""
 
     async def start(self) -> int:
-        """Returns how many partitions the topic has."""
+        """Start the producer; return the topic's number of partitions."""
         self._producer = await self._shared.start()
         return len(await self._producer.partitions_for(self._topic()))
 
@@ -103,16 +105,16 @@ class Changelog:
             await self._shared.stop()
 
     def own(self, next_offsets: Mapping[int, int]) -> None:
-        """After a recovery: exactly these partitions are ours, recovered up to these offsets."""
+        """Set the owned partitions after a recovery, each with the offset after its last recovered record."""
         self._expected = dict(next_offsets)
         self._acknowledged = dict(next_offsets)
         self._foreign = {}
 
     async def send(self, partition: int, rows: Rows) -> int | None:
-        """Rows to the changelog, acknowledged by all in-sync replicas; returns the last offset, None if the broker did not say."""
+        """Write rows, acknowledged by all in-sync replicas. Returns the last offset; None if the broker told none."""
         producer = self._producer
         if producer is None:
-            raise InvariantError(f"{self._topic()}: a write before the table has started")
+            raise InvariantError(f"{self._topic()}: write before the table was started")
         waits = []
         batch, size = producer.create_batch(), 0
         for key, value in rows.items():
@@ -128,11 +130,11 @@ class Changelog:
         return last
 
     def foreign(self, partition: int) -> bool:
-        """Whether somebody else's rows stand between ours."""
+        """Whether foreign rows were detected that are not repaired yet."""
         return bool(self._foreign.get(partition))
 
     async def notice(self, partitions: set[int]) -> None:
-        """Compare the ends of idle partitions with what we wrote: a zombie's batch may be the last one."""
+        """Detect foreign rows at the end of idle partitions, where no later write of ours reveals the gap."""
         wanted = {
             TopicPartition(self._topic(), partition): partition for partition in partitions & self._expected.keys()
         }
@@ -142,7 +144,7 @@ class Changelog:
         async with self._reader() as reader:
             ends = await reader.end_offsets(list(wanted))
         for tp, partition in wanted.items():
-            # If we wrote meanwhile, the write itself has compared.
+            # A write of ours in the meantime has compared the offsets itself.
             if self._expected.get(partition) == before[partition] < ends[tp]:
                 self._foreign.setdefault(partition, []).append((before[partition], ends[tp]))
                 self._expected[partition] = ends[tp]
@@ -150,33 +152,37 @@ class Changelog:
     async def make_good(
         self, partition: int, current: Callable[[bytes], bytes | None], is_ahead: Callable[[bytes, bytes], bool]
     ) -> None:
-        """Write `current(key)` again for each key that somebody else wrote. Called with no other write of the partition under way.
+        """Write `current(key)` again for each key of a foreign row. No other write of the partition may be under way.
 
-        :param is_ahead: whether a row of somebody else's for a key has taken more of the log than we have.
-        :raises OvertakenError: one has.
+        :param is_ahead: whether a foreign row for a key has taken more of the log than this worker has.
+        :raises OvertakenError: a foreign row has.
         """
         for start, end in self._foreign.pop(partition, []):
             written = await self._read(partition, start, end)
-            theirs = {key: value for key, value in written.items() if value != current(key)}
+            foreign_rows = {key: value for key, value in written.items() if value != current(key)}
             log.error(
                 "rows of another writer", topic=self._topic(), partition=partition, offset=start, keys=len(written)
             )
-            if any(value is not None and is_ahead(key, value) for key, value in theirs.items()):
-                raise OvertakenError(f"partition {partition} of {self._topic()} has an owner that is further on")
-            rows = {key: current(key) for key in theirs}
+            if any(value is not None and is_ahead(key, value) for key, value in foreign_rows.items()):
+                raise OvertakenError(
+                    f"partition {partition} of {self._topic()}: another worker owns it and is ahead; this one must end"
+                )
+            rows = {key: current(key) for key in foreign_rows}
             if rows:
                 self.reasserted += len(rows)
                 await self.send(partition, rows)
 
     def _landed(self, partition: int, offset: int, count: int) -> int | None:
         if offset < 0:
-            # It is there, and nobody said where (a repeat that the broker knew): our own rows will look like somebody else's, which
-            # costs a look. Not to expect anything would be to overlook a zombie's, or our heir's.
+            # The batch is written, but the broker did not tell its offset (it recognised a repeat). Keep the expected
+            # offset: these rows will seem foreign and cost one read. Expecting no offset would hide rows of a former or
+            # next owner.
             return None
         expected, acknowledged = self._expected.get(partition), self._acknowledged.get(partition, 0)
         if offset < acknowledged:
             raise ChangelogTruncatedError(
-                f"partition {partition} of {self._topic()} ends at {offset} and had {acknowledged} records: an unclean leader election?"
+                f"partition {partition} of {self._topic()} was truncated: a new record got offset {offset}, but "
+                f"records up to {acknowledged - 1} were acknowledged; check for an unclean leader election"
             )
         if expected is not None and offset > expected:
             self._foreign.setdefault(partition, []).append((expected, offset))

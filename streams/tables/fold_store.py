@@ -1,8 +1,9 @@
-"""The store behind a table: opens and closes partitions as they come and go, and applies chunks of the changelog.
+"""The store of a table: opens and closes partitions as they are assigned, and applies chunks of the changelog.
 
-A partition is read through once, when it is opened, in steps between which the loop turns. Whoever must know its rows (the scheduler's index,
-the follower) watches them meanwhile, and what a recovery changes after that, instead of reading them again; what we write ourselves a
-watch is told by who writes. A partition that stays ours in a rebalance is not read at all.
+A partition is read once, when it is opened, in steps between which the loop runs. The scheduler's index and the
+follower watch these rows and those that recovery changes afterwards, so they need no scan of their own. A watch is not
+told of rows written by `FoldTable.write`: the writer tells it. A partition that is kept in a rebalance is not
+read.
 """
 
 import asyncio
@@ -21,18 +22,18 @@ from streams.ports import RowWatch
 from streams.tables.partition_db import PartitionDb, StoreDamagedError, StoreLimits, newest_change_s, set_aside
 
 STALE_AFTER_S = 5 * 86_400
-"""A local store untouched for longer is rebuilt: the changelog forgets a deletion after `tables.TOMBSTONE_RETENTION_MS`, and a store that
-had not yet seen it would keep the row for ever."""
+"""A local store unchanged for longer is rebuilt. The changelog drops tombstones after `TOMBSTONE_RETENTION_MS`; a store
+that had not yet applied one would keep the row for ever."""
 
 DamageFound = Callable[[str, int, Path, str], None]
-"""Called with table, partition, the path it was set aside to, and what was wrong: counted, and logged as an error."""
+"""Called with the table, the partition, the path that the store was moved to, and the reason."""
 
 NONE_TAKEN = (-1, b"")
-"""Version and key of the newest row, where there is none or rows have no versions."""
+"""Version and key of the newest row if there are no rows, or none with versions."""
 
 
 class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
-    """See the module."""
+    """Faust's store over one `PartitionDb` per partition; see the module."""
 
     def __init__(
         self,
@@ -45,11 +46,12 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         super().__init__("rocksdb://", app, table, table_name=table.name, key_serializer="raw", value_serializer="raw")
         self.dbs: dict[int, PartitionDb] = {}
         self.newest: dict[int, tuple[int, bytes]] = {}
-        """Per open partition, version and key of its newest row, be it forgotten since."""
+        """Per open partition, version and key of its newest row, which may be deleted since."""
         self.newest_lost: dict[int, int] = {}
+        """Per partition, the newest version of a store that was discarded while it was open."""
         self.watches: list[RowWatch] = []
-        self._held: set[int] = set()
-        """Partitions in whose changelog this recovery has met a row older than the one before it."""
+        self._with_stale_rows: set[int] = set()
+        """Partitions in whose changelog this recovery met foreign rows; their offset does not move, see `_apply`."""
         self._limits = limits
         self._on_damage = on_damage
         self._row_version = row_version
@@ -69,7 +71,7 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         return True
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        """Apply chunks (see `BatchConsumer._recover`). Faust would log an exception as a warning and try again for ever."""
+        """Apply chunks (see `BatchConsumer._recover`). A failure ends the process: Faust would retry it for ever."""
         del to_key, to_value
         try:
             for event in batch:
@@ -80,10 +82,11 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
             raise
 
     def _apply(self, partition: int, records: Sequence[Any], offset: int) -> None:
-        """Without rows that are older than what stands before them: a zombie's (see `changelog`).
+        """Apply a chunk, except foreign rows: those older than an earlier row of their key (see `changelog`).
 
-        The store's offset then stays before the first of them. So the owner's next write sees the gap, and writes its own rows behind
-        them: else they would be the last of their keys, and compaction would remove the newer ones.
+        The store's offset stays before the first foreign row. So the owner's next write detects the gap and writes its
+        rows again. Otherwise the foreign rows would be the last of their keys, and compaction would remove the newer
+        ones.
         """
         db, version_of = self._db(partition), self._row_version
         taken: dict[bytes, bytes | None] = {}
@@ -94,20 +97,20 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
             before = taken[key] if key in taken else db.get(key)
             if version_of is None or row is None or before is None or version_of(row) >= version_of(before):
                 taken[key] = row
-            elif partition not in self._held:
-                self._held.add(partition)
+            elif partition not in self._with_stale_rows:
+                self._with_stale_rows.add(partition)
                 db.write(taken.items(), record.offset - 1)
                 self._saw(partition, taken.items())
                 taken = {}
-        db.write(taken.items(), None if partition in self._held else offset)
+        db.write(taken.items(), None if partition in self._with_stale_rows else offset)
         self._saw(partition, taken.items())
 
     def release(self) -> None:
-        """The recovery is over: the next offset that is written is the store's."""
-        self._held.clear()
+        """The recovery is over: the next write sets the store's offset again."""
+        self._with_stale_rows.clear()
 
     def discard(self, partition: int, reason: str) -> None:
-        """Set a partition's store aside and begin an empty one. How far in the log it was is kept for `FoldTable.taken`."""
+        """Move a partition's store aside; the next use opens an empty one. `newest_lost` keeps its newest version."""
         db = self.dbs.pop(partition, None)
         if db is not None:
             self.newest_lost[partition], _ = self.newest[partition]
@@ -128,7 +131,7 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
             self.dbs.pop(partition).close()
         for partition in sorted(mine - self.dbs.keys()):
             for _step in self._opening(partition):
-                await asyncio.sleep(0)  # heartbeats, and everything else of this process
+                await asyncio.sleep(0)  # Let heartbeats and other tasks run.
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         del active_tps, standby_tps
@@ -154,18 +157,18 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         return self.dbs[partition]
 
     def _opening(self, partition: int) -> Iterator[None]:
-        """Open and check it, in steps; after the last it is in `dbs`."""
+        """Open and check a partition in steps; after the last step it is in `dbs`. A damaged store is rebuilt."""
         path = self.partition_path(partition)
         changed_s = newest_change_s(path)
         if changed_s is not None and self.app.now_s() - changed_s > STALE_AFTER_S:
-            self._set_aside(partition, "older than the changelog's memory of deletions")
+            self._set_aside(partition, f"unchanged for {STALE_AFTER_S} s, so it may miss tombstones that have expired")
         reason = ""
         try:
             yield from self._checking(partition)
         except StoreDamagedError as error:
             reason = str(error)
         if reason:
-            # Not in the `except`: the error's traceback holds an iterator, that holds the store, and that its lock.
+            # Not in the `except`: the error's traceback refers to an iterator, which keeps the store open and locked.
             gc.collect()
             self._set_aside(partition, reason)
             yield from self._checking(partition)
@@ -197,7 +200,7 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
             watch.saw(partition, rows)
 
     def took(self, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """These rows are the partition's, or about to be."""
+        """Note the newest version among rows that the partition has, or is about to have."""
         version_of = self._row_version
         if version_of is None:
             return

@@ -1,8 +1,9 @@
-"""A fold's table: rows of bytes, a partition of the table for each partition of the log, recovered by Faust from a changelog.
+"""A fold's table: rows of bytes, one partition for each partition of the log, recovered by Faust from a changelog.
 
-Of Faust we take the assignment (a table's partition always sits with its log's) and the recovery. Writing is ours, because
-Faust writes the local store first, never waits for the changelog, and logs a failed changelog record as a warning: here a row is
-in the changelog, acknowledged by all in-sync replicas, before it is in the local store, and the caller hears of every failure.
+Faust does the assignment (a table's partition and its log's have the same owner) and the recovery. It does not do the
+writes: Faust writes the local store first, never waits for the changelog, and logs a failed changelog record as a
+warning. Here the changelog's record is acknowledged by all in-sync replicas before the row is in the local store, and
+every failure is raised to the caller.
 """
 
 import asyncio
@@ -22,24 +23,24 @@ from streams.tables.partition_db import PartitionDb, StoreDamagedError, StoreLim
 __all__ = ["FoldTable", "PartitionNotOwnedError", "StoreDamagedError", "StoreLimits"]
 
 ROW_BYTES_MAX = 2 * 1024 * 1024
-"""Of one changelog record: above the largest record of a log, so that a row that holds one still fits."""
+"""Of one changelog record. Larger than the largest record of a log, so that a row that contains one fits."""
 RECOVERY_CHUNKS_MAX = 2
-"""How many chunks of a changelog (512 KiB each) Faust gathers before it writes them. Not 1: to Faust that means a global table."""
+"""Chunks of a changelog (512 KiB each) that Faust buffers before it applies them. 1 means a global table to Faust."""
 
 TOMBSTONE_RETENTION_MS = 7 * 86_400_000
 
 COMPACTION_LAG_MS = 600_000
-"""An owner that finds a zombie's row needs the row before it, to write it again: until then compaction must leave both."""
+"""To repair a foreign row, an owner may need the row that it replaced: until then compaction must keep both."""
 
 Recovered = Callable[[set[int]], None]
 
 
 class PartitionNotOwnedError(InvariantError):
-    """A read or write of a partition that is not (or no longer) ours."""
+    """A read or write of a partition that this worker does not own, or not any more."""
 
 
 class FoldTable:
-    """One table of rows (bytes → bytes), co-partitioned with its log, kept in RocksDB, recovered by Faust from its changelog."""
+    """A table of rows (bytes → bytes), co-partitioned with its log, stored in RocksDB, recovered from a changelog."""
 
     def __init__(
         self,
@@ -55,10 +56,11 @@ class FoldTable:
     ) -> None:
         """Declare it before the app starts. The replication factor is the app's.
 
-        :param row_version: a number that never falls from one row of a key to the next. With it, a recovery does not take a row that
-            is older than the one before it in the changelog, and a worker that was overtaken does not write over its heir's rows.
-        :param after_changelog: called in `write` between the changelog's acknowledgement and the local write, for tests that end
-            the process there.
+        :param row_version: a number that never falls from one row of a key to the next. With it, recovery skips a row
+            older than the one before it in the changelog, and an overtaken worker does not overwrite the next owner's
+            rows.
+        :param after_changelog: called in `write` between the changelog's acknowledgement and the local write, for tests
+            that end the process there.
         """
         self.name = name
         self._app = app
@@ -89,7 +91,7 @@ class FoldTable:
 
     @property
     def rows_reasserted(self) -> int:
-        """Rows that another writer had put into our changelog and that were made good: for metrics."""
+        """Rows that a former owner had overwritten in the changelog and that were written again: for metrics."""
         return self._changelog.reasserted
 
     @property
@@ -98,34 +100,38 @@ class FoldTable:
         return topic
 
     def partitions(self) -> set[int]:
-        """The partitions that are ours and recovered. During a rebalance: those before it, until the new assignment."""
+        """The owned and recovered partitions. During a rebalance those from before it, until the new assignment."""
         return set(self._active)
 
     def watch(self, watch: RowWatch) -> None:
-        """Tell `watch` of all rows that this process holds, before `on_recovered` does: declared before the app starts."""
+        """Tell `watch` of all rows, before `on_recovered` calls back. To be called before the app starts."""
         self._store.watches.append(watch)
 
     def on_recovered(self, callback: Recovered) -> None:
-        """Call `callback` with `partitions()` after each recovery, before records flow again. An exception ends the process."""
+        """Call `callback` with `partitions()` after each recovery, before records flow. An error ends the process."""
         self._callbacks.append(callback)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
-        """:raises PartitionNotOwnedError: not ours. :raises StoreDamagedError: the process must end."""
+        """The row of `key`, or None.
+
+        :raises PartitionNotOwnedError: this worker does not own the partition.
+        :raises StoreDamagedError: the process must end.
+        """
         return self._owned(partition).get(key)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """All rows in key order, as of this call. Errors as `get`."""
+        """All rows in key order, as of this call. Errors as in `get`."""
         return self._owned(partition).items()
 
     def chunk(self, partition: int, after: bytes | None, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """Up to `rows_max` rows in key order, those behind `after`; fewer only where they end. Errors as `get`."""
+        """As `streams.ports.WalkedRows.chunk`. Errors as in `get`."""
         return self._owned(partition).chunk(after, rows_max)
 
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        """Put rows (None deletes one): the changelog first, every acknowledgement awaited; then the local store, as one batch.
+        """Put rows (None deletes one): first in the changelog, acknowledged, then in the local store as one batch.
 
-        Raises whatever failed. The caller then ends the process without acknowledging its records: the changelog may have some of
-        the rows and the store none, and only a recovery makes them equal again.
+        Any failure is raised. The caller must then end the process and acknowledge nothing: the changelog may have some
+        of the rows and the store none, and only a recovery makes them equal again.
         """
         if not rows:
             return
@@ -138,14 +144,14 @@ class FoldTable:
                 raise
             if self._after_changelog is not None:
                 self._after_changelog()
-            # Before the store takes the offset: it stands behind somebody else's rows, which no recovery would read again.
+            # Repair foreign rows first: recovery resumes after the stored offset and would skip them.
             self._store.took(partition, rows.items())
             await self._make_good(partition, rows)
-            # Looked up again: a partition that went away meanwhile must not be written.
+            # Check ownership again: the partition may have been revoked meanwhile.
             self._owned(partition).write(rows.items(), offset)
 
     async def watch_changelog(self) -> None:
-        """Look for rows that another writer put behind ours, and make them good. To be called now and then."""
+        """Detect foreign rows at the ends of the changelog and repair them. To be called periodically."""
         await self._changelog.notice(self.partitions())
         for partition in self.partitions():
             if self._changelog.foreign(partition):
@@ -153,7 +159,7 @@ class FoldTable:
                     await self._make_good(partition, {})
 
     async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> None:
-        """`pending`: rows of ours that are in the changelog, and not yet in the store."""
+        """:param pending: rows of this worker that are in the changelog and not yet in the store."""
         if not self._changelog.foreign(partition):
             return
 
@@ -165,17 +171,17 @@ class FoldTable:
         )
 
     def _is_ahead(self, partition: int, ours: bytes | None, row: bytes) -> bool:
-        """Whether somebody else's `row` has taken records that we have not; `ours` is of the same key."""
+        """Whether a foreign `row` has taken records of the log that this worker has not; `ours` has the same key."""
         version_of = self._row_version
         if version_of is None:
             return False
         if ours is not None:
             return version_of(row) > version_of(ours)
-        # Gone since, or not yet there? By how far we are in the log.
+        # The key has no row: deleted, or not created yet. Compare with how far this partition is in the log.
         return version_of(row) > self._newest(partition)[0]
 
     def taken(self, partition: int) -> Taken:
-        """How far it is in its log. To be asked once after each recovery: what was lost is told once. Errors as `get`."""
+        """How far a partition is in its log. Call it once per recovery: `lost` is reported once. Errors as in `get`."""
         self._owned(partition)
         newest, key = self._newest(partition)
         return Taken(newest, key, lost=newest < self._store.newest_lost.pop(partition, -1))
@@ -189,18 +195,18 @@ class FoldTable:
     def _owned(self, partition: int) -> PartitionDb:
         db = self._store.dbs.get(partition) if partition in self._active else None
         if db is None:
-            raise PartitionNotOwnedError(f"{self.name}: partition {partition} is not ours")
+            raise PartitionNotOwnedError(f"{self.name}: this worker does not own partition {partition}")
         return db
 
-    # Called by Faust's side of the table, below.
+    # Called by `_Table` and `FoldStore`.
 
     async def start(self) -> None:
-        # Faust has just created the topic, and subscribes next. A topic that the broker does not know yet is left out of the
-        # assignment, without an error: the log's partitions would be ours and the table's nobody's.
+        # Faust has just created the topic and subscribes next. Wait for the topic: the assignment leaves out a topic
+        # that the broker does not know yet, without an error, and the table's partitions would have no owner.
         partitions = await self._changelog.start()
         if partitions != self._table.partitions:
             raise ConfigurationError(
-                f"{self.changelog_topic} has {partitions} partitions, not {self._table.partitions}"
+                f"{self.changelog_topic} has {partitions} partitions; the table needs {self._table.partitions}"
             )
 
     async def stop(self) -> None:
@@ -218,7 +224,7 @@ class FoldTable:
 
 
 class _Table(faust.Table):  # type: ignore[misc]  # faust is untyped
-    """What Faust knows of the table."""
+    """Faust's side of the table."""
 
     fold: FoldTable
 
@@ -233,7 +239,7 @@ class _Table(faust.Table):  # type: ignore[misc]  # faust is untyped
         await self.fold.stop()
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
-        # Faust would swallow what this raises.
+        # Faust would swallow an exception.
         try:
             await super().on_recovery_completed(active_tps, standby_tps)
             self.fold.recovered({tp.partition for tp in active_tps})

@@ -1,8 +1,9 @@
-"""A log that lost records which its table has taken: after an election among replicas that were not in sync, say. Noticed before a
-record is taken, for what comes in their place has offsets that rows have behind them, and would be dropped as repeats.
+"""Detects a truncated log: it lost records that its table has taken, for example after an unclean leader election.
 
-Offsets alone tell only while the log is shorter. So the record that the newest row has taken is looked at: another one stands there,
-or none, if the log was cut. What can't be seen: a log that was cut and is as long as before when the running worker fetches from it.
+It is checked before any record is taken: records written after the loss reuse offsets that the rows have passed, and
+the fold would skip them as repeats. Offsets show the loss only while the log is shorter. So the record that the newest
+row has taken is read: in a truncated log its offset has another record or none. Not detected: a log that is truncated
+and grows to its old length before the running worker fetches from it again.
 """
 
 import asyncio
@@ -22,12 +23,12 @@ FETCH_WAIT_MS = 50
 
 
 class LogTruncatedError(InvariantError):
-    """The operator's: going on would skip what comes in place of the lost facts, or make a table that is no fold."""
+    """The operator must act. A worker that went on would skip facts, or its rows would not be a fold of the log."""
 
     def __init__(self, topic: str, partition: int, taken: int) -> None:
         super().__init__(
-            f"{topic} {partition} no longer has the record at {taken} that its table has taken: facts that were acknowledged are lost (an "
-            "unclean leader election?). See docs/operating.md, 'A log that lost records'"
+            f"{topic} {partition} no longer has the record at {taken} that its table has taken: acknowledged facts are "
+            "lost (an unclean leader election?). See docs/operating.md, 'A log that lost records'"
         )
 
 
@@ -36,24 +37,27 @@ class Taken:
     """How far a table is in its log."""
 
     newest: int
-    """The offset that its newest row has taken; -1 for none."""
+    """The offset that the newest row has taken; -1 without rows."""
     key: bytes
-    """That row's."""
+    """The newest row's key."""
     lost: bool
-    """Whether newer rows are gone with the end of its changelog."""
+    """Whether newer rows were lost with the end of the changelog."""
 
     def position(self, committed: int | None, beginning: int, end: int) -> int:
-        """Where to read on: where was committed, but where that is not in the log, or further than the table."""
+        """The offset to read from: the committed one, unless it is not in the log or rows were lost."""
         if committed is None:
             return beginning
         if beginning <= committed <= end and not self.lost:
             return committed
-        # Not the beginning: there are facts of keys that were forgotten since, and would begin anew.
+        # Not the beginning: old facts of keys that are forgotten would create those keys again.
         return min(max(beginning, self.newest + 1), end)
 
 
 async def refuse_truncated(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> None:
-    """:raises LogTruncatedError: one of these logs does not have what its table has taken. What retention removed is no cut."""
+    """Check each log against its table. Records that retention removed are not a truncation.
+
+    :raises LogTruncatedError: a log no longer has the newest record that its table has taken.
+    """
     wanted = {
         TopicPartition(tp.topic, tp.partition): (taken.newest, taken.key)
         for tp, taken in tables.items()
@@ -73,6 +77,6 @@ async def refuse_truncated(options: Mapping[str, Any], tables: Mapping[TP, Taken
             reader.seek(tp, newest)
         for tp, row in kept.items():
             record = await reader.getone(tp)
-            # One that can't be read any more is damaged, and not cut off: it was folded when it could be.
+            # An unreadable record is damaged, not truncated: it was readable when it was folded.
             if (record.offset, record.key) != row and not isinstance(record.value, Unreadable):
                 raise LogTruncatedError(tp.topic, tp.partition, row[0])

@@ -1,12 +1,12 @@
-"""One partition of a table on the local disk: a RocksDB that is checked when it is opened, and set aside if it is damaged.
+"""One partition of a table on the local disk: a RocksDB that is checked when it is opened, and set aside if damaged.
 
-The store is a copy: the changelog can always give it again. So nothing here repairs, and nothing waits for the disk: a batch of
-rows is written together with the changelog offset that it stands for, through RocksDB's write-ahead log without an fsync. What a
-power cut takes away is a tail of whole batches, offset included, and recovery brings it back.
+The store is a copy of the changelog. So this module repairs nothing and does not wait for the disk: a batch of rows is
+written with its changelog offset through RocksDB's write-ahead log, without an fsync. A power failure loses the last
+whole batches including their offsets, and recovery reads them again.
 
-RocksDB's checksums find what changed, but not what is gone: with a log file emptied between two others it opens without a word,
-new offset, old rows. So each batch carries a digest of all rows (a sum of hashes, which a write corrects by what it replaces),
-and opening compares it with the rows that are there.
+RocksDB's checksums detect changed data but not missing data: with an emptied log file between two others it opens
+without an error, with the new offset and old rows. So each batch contains a digest of all rows (a sum of hashes,
+updated by each write), and opening compares it with the rows.
 """
 
 import contextlib
@@ -28,32 +28,33 @@ from rocksdict import (
 )
 
 OFFSET_KEY = b"__faust\0offset__"
-"""Faust's own key, with the offset in decimal: its stores and ours can read each other."""
+"""Faust's own key, with the offset in decimal: Faust's stores and these can read each other."""
 
 DIGEST_KEY = b"__backstop\0digest__"
 _OWN_KEYS = (OFFSET_KEY, DIGEST_KEY)
 _DIGEST_BYTES = 16
 
 CHECK_ROWS = 200
-"""Of one step of a check: a few milliseconds, whoever watches the rows included."""
+"""Rows in one step of a check: a few milliseconds, including the watches."""
 
 _NOT_DAMAGE = (
-    "no space left", "quota exceeded", "file too large", "permission denied", "too many open files", "read-only file system",
+    "no space left", "quota exceeded", "file too large", "permission denied", "too many open files",
+    "read-only file system",
 )  # fmt: skip
-_LOCKED = ("lock hold by", "while lock file")  # not "lock": a damaged *block* is another matter
+_LOCKED = ("lock hold by", "while lock file")  # Not "lock": that would match a damaged "block".
 
 
 class StoreLockedError(RuntimeError):
-    """Another process (or this one, twice) has the store open. The operator's: one data folder a process."""
+    """Another process, or this one, has the store open. The operator must give each process its own data folder."""
 
 
 class StoreDamagedError(RuntimeError):
-    """The store can't be read. Ours: the process ends, and the check at the next start sets the store aside."""
+    """The store can't be read. The process must end; the check at the next start sets the store aside."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """Bytes of memory. The block cache is for all stores of the process, a memtable for one (a partition of a table)."""
+    """Limits in bytes and numbers. The block cache serves all stores of the process; the rest is per partition."""
 
     block_cache_bytes_max: int = 16 * 1024 * 1024
     memtable_bytes_max: int = 1024 * 1024
@@ -62,12 +63,15 @@ class StoreLimits:
 
 
 class PartitionDb:
-    """Rows of one partition, bytes to bytes. Not thread-safe. Close it: RocksDB holds a lock until then."""
+    """Rows of one partition, bytes to bytes. Not thread-safe. RocksDB keeps a lock until `close`."""
 
     def __init__(self, path: Path, cache: Cache, limits: StoreLimits, *, checked: bool = True) -> None:
-        """Open it; it may be used once `checking` has ended, which is done here if `checked`.
+        """Open the store.
 
-        :raises StoreLockedError: see there. :raises StoreDamagedError: on opening or scanning it. :raises OSError: the disk.
+        :param checked: run the whole check now. If False, the caller must exhaust `checking` before any other use.
+        :raises StoreLockedError: another process has it open.
+        :raises StoreDamagedError: opening or checking failed.
+        :raises OSError: the disk or the process's limits.
         """
         self.path = path
         self._closed = False
@@ -92,7 +96,7 @@ class PartitionDb:
         return value
 
     def offset(self) -> int | None:
-        """The changelog offset up to which the rows are complete; None for an empty store."""
+        """The offset of the last changelog record that the rows contain; None for an empty store."""
         value = self.get(OFFSET_KEY)
         return int(value) if value is not None else None
 
@@ -106,12 +110,12 @@ class PartitionDb:
                 yield key, iterator.value()
             iterator.next()
         try:
-            iterator.status()  # an iterator ends at a damaged block as it does behind the last row
+            iterator.status()  # An iterator ends at a damaged block as at the last row.
         except Exception as error:
             raise _told_apart(self.path, error) from error
 
     def chunk(self, after: bytes | None, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """Up to `rows_max` rows in key order, those behind `after`; fewer only where they end. Nothing stays open between two calls."""
+        """As `streams.ports.WalkedRows.chunk`. No iterator stays open between two calls."""
         iterator = self._db.iter(_scan())
         if after is None:
             iterator.seek_to_first()
@@ -130,7 +134,7 @@ class PartitionDb:
         return found
 
     def write(self, rows: Iterable[tuple[bytes, bytes | None]], offset: int | None) -> None:
-        """Rows (None deletes) and the changelog offset they bring the store to, all or nothing."""
+        """Write rows (None deletes one) and the changelog offset atomically. Offset None keeps the stored offset."""
         batch = WriteBatch(raw_mode=True)
         digest = self._digest
         for key, value in dict(rows).items():
@@ -153,21 +157,25 @@ class PartitionDb:
         self._digest = digest
 
     def digest(self) -> bytes:
-        """Of all rows, whatever their history: two partitions with the same rows have the same."""
+        """The digest of all rows: equal for two partitions with the same rows, whatever their history."""
         digest: int = self._digest
         return digest.to_bytes(_DIGEST_BYTES)
 
     def close(self) -> None:
-        """Close it, once or again."""
+        """Close the store. Further calls do nothing."""
         if not self._closed:
             self._closed = True
-            # It flushes first, which a damaged store refuses. The log has what was not flushed; letting go closes it too.
+            # Closing flushes first, which fails on a damaged store. The write-ahead log has the rest, and `del` closes
+            # too.
             with contextlib.suppress(Exception):
                 self._db.close()
             del self._db
 
     def checking(self) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Read everything once, a chunk of rows at a step: each block's checksum is compared, then the rows' digest; the offset must be a number."""
+        """Check all rows: yields them in chunks of `CHECK_ROWS`, in key order.
+
+        :raises StoreDamagedError: a block's checksum, the digest of the rows or the offset is wrong.
+        """
         digest, after = 0, None
         while rows := self.chunk(after, CHECK_ROWS):
             digest += sum(_hash(key, value) for key, value in rows)
@@ -176,11 +184,11 @@ class PartitionDb:
         self._digest = digest % (1 << (8 * _DIGEST_BYTES))
         stored = self.get(DIGEST_KEY)
         if self._digest != (int.from_bytes(stored) if stored is not None else 0):
-            raise StoreDamagedError(f"{self.path}: the rows are not those that its digest stands for")
+            raise StoreDamagedError(f"{self.path}: the digest does not match the rows")
         try:
             offset = self.offset()
         except ValueError as error:
-            raise StoreDamagedError(f"{self.path}: the changelog offset is no number") from error
+            raise StoreDamagedError(f"{self.path}: the changelog offset is not a number") from error
         if offset is not None and offset < 0:
             raise StoreDamagedError(f"{self.path}: the changelog offset is {offset}")
 
@@ -190,7 +198,7 @@ def _hash(key: bytes, value: bytes) -> int:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a store to `<name>.damaged-<n>`, for whoever wants to know why; returns the new path."""
+    """Rename a store to `<name>.damaged-<n>`, so that an operator can examine it; returns the new path."""
     number = 1
     while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
@@ -199,7 +207,7 @@ def set_aside(path: Path) -> Path:
 
 
 def newest_change_s(path: Path) -> float | None:
-    """When a file of the store last changed, in unix seconds; None if there is no store."""
+    """When a file of the store last changed, in Unix seconds; None without a store or files."""
     changes = [entry.stat().st_mtime for entry in os.scandir(path)] if path.is_dir() else []
     return max(changes, default=None)
 
@@ -217,7 +225,7 @@ def _options(cache: Cache, limits: StoreLimits) -> Options:
     options.set_block_based_table_factory(blocks)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_paranoid_checks(enabled=True)
-    # Stops at the first record that does not check: a batch is lost with all that follow it, never from the middle.
+    # Replay stops at the first bad record: a batch is lost only with all later ones, never from the middle.
     options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     options.set_write_buffer_size(limits.memtable_bytes_max)
     options.set_max_write_buffer_number(limits.memtables_max)
@@ -239,10 +247,10 @@ def _scan() -> ReadOptions:
 
 
 def _told_apart(path: Path, error: Exception) -> Exception:
-    """What an error of RocksDB means, by who must act."""
+    """Classify an error of RocksDB by who must act on it."""
     text = str(error).lower()
     if any(phrase in text for phrase in _LOCKED):
-        return StoreLockedError(f"{path}: open in another process; give each its own data folder ({error})")
+        return StoreLockedError(f"{path}: open in another process; give each process its own data folder ({error})")
     if any(phrase in text for phrase in _NOT_DAMAGE):
         return OSError(f"{path}: {error}")
     return StoreDamagedError(f"{path}: {error}")

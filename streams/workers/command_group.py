@@ -1,9 +1,9 @@
-"""A consumer group on one topic of commands: take, commit under a fence, and read back what came before.
+"""A consumer group on one topic of commands: take records, commit under a fence, read earlier records back.
 
-The fence is what makes *at most once* true. aiokafka commits with the generation that it has when the request leaves, not with
-the one under which the records were taken, and it repeats a commit through failovers and rebalances: one that "succeeded" may
-have been accepted after the partition had gone to another member and come back. So a commit here counts only if the group's
-generation was the same from the assignment to the answer; and a rebalance waits for a commit that is on its way.
+*At most once* depends on the fence. aiokafka commits with the generation at the time of the request, not with that
+under which the records were taken, and it repeats a commit through failovers and rebalances. So a commit may succeed
+after the partition was revoked and assigned again. Here a commit counts only if the group's generation was the same
+from the assignment to the answer, and a rebalance waits for a commit under way.
 """
 
 import asyncio
@@ -35,19 +35,19 @@ log = structlog.get_logger()
 
 RETRY_S = 0.5
 POLL_INTERVAL_MAX_MS = 3_600_000
-"""A member that does not poll for this long leaves. Long, as a full house (the provider blocks us) is no reason to."""
+"""A member that does not poll for this long leaves the group. Long, because a blocking provider stops polls too."""
 
 FETCH_BYTES_MAX = 8 << 20
 
 
 class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """One member of the group `group` on `topic`. Not for concurrent use, but for `commit`."""
+    """One member of the group `group` on `topic`. Not for concurrent use, except `commit`."""
 
     def __init__(
         self, settings: RuntimeSettings, *, topic: str, group: str, session_timeout_ms: int = 10_000,
         consumer: Callable[..., Any] = AIOKafkaConsumer,
     ) -> None:  # fmt: skip
-        """:param consumer: makes an `AIOKafkaConsumer`, or what behaves as one."""
+        """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""
         self._new_consumer = consumer
         self._options: dict[str, Any] = client_options(settings)
         self._topic = topic
@@ -65,16 +65,16 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     @property
     def epoch(self) -> int:
-        """Counts assignments. What was taken in an earlier one may be another member's by now."""
+        """Counts assignments. Records taken in an earlier one may belong to another member now."""
         return self._epoch
 
     @property
     def partitions(self) -> frozenset[int]:
-        """Those of the last assignment."""
+        """The partitions of the last assignment."""
         return self._partitions
 
     async def start(self, stop: asyncio.Event) -> None:
-        """Join, as soon as a broker answers or `stop` is set."""
+        """Join the group as soon as a broker answers. Returns then, or when `stop` is set."""
         while not stop.is_set():
             consumer = self._new_consumer(
                 **self._options,
@@ -89,7 +89,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 fetch_max_wait_ms=BUSY_WAIT_MS,
             )
             consumer.subscribe([self._topic], listener=self)
-            # Before the start: the first assignment may come while it is still under way, and reads the generation.
+            # Set before the start: the first assignment may come during it, and reads the generation.
             self._consumer = consumer
             try:
                 await started(consumer)
@@ -105,7 +105,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             return
 
     async def stop(self) -> None:
-        """Leave the group, so that the others need not wait for the session to end."""
+        """Leave the group, so that its other members need not wait for the session timeout."""
         self._open = False
         for consumer in (self._consumer, self._reader):
             if consumer is not None:
@@ -113,9 +113,9 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._consumer = self._reader = None
 
     async def take(self, records_max: int, wait_ms: int) -> Taken:
-        """At most `records_max` new records; none where none came within `wait_ms`.
+        """At most `records_max` new records; none if none came within `wait_ms`.
 
-        :raises KafkaError: what waiting does not mend (rights, a topic that is gone).
+        :raises KafkaError: an error that is not retriable (authorization, a missing topic).
         """
         if self._consumer is None:
             return Taken(self._epoch)
@@ -129,16 +129,16 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             await asyncio.sleep(RETRY_S)
             return Taken(self._epoch)
         if not self._open or not batch:
-            # A rebalance is under way: what was read will be read again by whoever gets the partition.
+            # A rebalance is under way: the next owner reads these records again.
             return Taken(self._epoch)
         return Taken(
             self._epoch, {tp.partition: [record_of(raw) for raw in raws] for tp, raws in batch.items() if raws}
         )
 
     async def assignment(self) -> Assignment:
-        """As `Commands.assignment`; while the broker is away this waits.
+        """As `Commands.assignment`. Retries while the broker is unavailable.
 
-        :raises KafkaError: what waiting does not mend (rights).
+        :raises KafkaError: an error that is not retriable (authorization).
         """
         while True:
             epoch, places = self._epoch, dict.fromkeys(self._partitions, Committed())
@@ -157,12 +157,9 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 return Assignment(epoch, places)
 
     async def commit(self, epoch: int, next_offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> bool:
-        """Commit what was taken in `epoch`. True only if the group has it, and the partitions were ours all the time.
+        """As `Commands.commit`. Waits while the broker is unavailable.
 
-        False: somebody else may have taken, or will take, the same records; ours must not be acted on. While the broker is away
-        this waits.
-
-        :raises KafkaError: what waiting does not mend (rights).
+        :raises KafkaError: an error that is not retriable (authorization).
         """
         async with self._commit_lock:
             if epoch != self._epoch or not self._open:
@@ -170,7 +167,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             try:
                 await self._commit_now(next_offsets, notes or {})
             except (CommitFailedError, IllegalStateError) as error:
-                # Nothing more is taken until the next assignment has set the positions back to what is committed.
+                # Take no more records until the next assignment has reset the positions to the committed offsets.
                 self._open = False
                 log.warning("commit_refused", group=self._group, error=repr(error))
                 return False
@@ -181,7 +178,8 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             try:
                 await self._consumer.commit(self._offsets(next_offsets, notes))
             except OffsetMetadataTooLargeError:
-                # The broker's `offset.metadata.max.bytes` is below its default. Then what was finished is done again after an assignment.
+                # The broker's `offset.metadata.max.bytes` is below its default. Without notes, finished commands are
+                # done again after an assignment.
                 self._keeps_notes = False
                 log.warning(
                     "commit_notes_refused", group=self._group, chars_max=max(map(len, notes.values()), default=0)
@@ -199,9 +197,9 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         }
 
     async def read_back(self, partition: int, before_offset: int, since_ms: int, records_max: int) -> ReadBack:
-        """As `Commands.read_back`; while the broker is away this waits.
+        """As `Commands.read_back`. Retries while the broker is unavailable.
 
-        :raises KafkaError: what waiting does not mend (rights).
+        :raises KafkaError: an error that is not retriable (authorization).
         """
         while True:
             try:
@@ -230,9 +228,9 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 found_end = found_end or raw.offset >= before_offset
                 if not found_end:
                     records.append(record_of(raw))
-            # What stands there may have no record of its own (a batch that can't be read is one).
+            # The offset may have no record (a batch that can't be read is delivered as one record).
             found_end = found_end or await reader.position(tp) >= before_offset
-        # Older ones may have gone with their segment, or were left out for their number.
+        # Older records may be deleted with their segment, or left out because of `records_max`.
         stamps = (record.timestamp_ms for record in records if not isinstance(record.value, Unreadable))
         whole = start == since_offset and (start > log_start or log_start == 0)
         return ReadBack(records, since_ms if whole else next(stamps, since_ms))
@@ -240,7 +238,7 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
         self._open = False
         async with self._commit_lock:
-            # The next member begins where this commit ends, so the rebalance waits for it.
+            # The next owner begins at the offset of this commit, so the rebalance waits for it.
             pass
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
@@ -253,7 +251,8 @@ class CommandGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     def _generation_now(self) -> int:
         if self._consumer is None:
             return -1
-        return int(self._consumer._coordinator.generation)  # noqa: SLF001 - not public in aiokafka 0.14, and the fence needs it
+        # Not public in aiokafka 0.14; the fence needs it.
+        return int(self._consumer._coordinator.generation)  # noqa: SLF001
 
     async def _started_reader(self) -> Any:
         if self._reader is None:

@@ -1,4 +1,4 @@
-"""Commands as the workers take them: a topic, shared with other members of a group."""
+"""The workers' view of commands: a topic, shared with other members of a consumer group."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """What came before an offset: everything written since `complete_since_ms`, oldest first."""
+    """Records before an offset, oldest first: all that were written since `complete_since_ms`."""
 
     records: Sequence[Record]
     complete_since_ms: int
@@ -31,42 +31,42 @@ class ReadBack:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The partitions that are ours since `epoch`, and where each begins."""
+    """The partitions owned since `epoch`, each with its committed offset and note."""
 
     epoch: int
     places: Mapping[int, Committed] = field(default_factory=dict)
 
 
 class Commands(Protocol):
-    """One member of a group. Not for concurrent use, but for `commit`. Passing trouble is waited out in here."""
+    """One member of a group. Not for concurrent use, except `commit`. Retries errors that pass."""
 
     @property
     def epoch(self) -> int:
-        """Counts assignments. What was taken in an earlier one may be another member's by now."""
+        """Counts assignments. Records taken in an earlier one may belong to another member now."""
 
     @property
     def partitions(self) -> frozenset[int]:
-        """Those of the last assignment."""
+        """The partitions of the last assignment."""
 
     async def assignment(self) -> Assignment:
-        """The last assignment, with what is committed of its partitions."""
+        """The last assignment, with the commits of its partitions."""
 
     async def start(self, stop: asyncio.Event) -> None:
-        """Join, as soon as a broker answers or `stop` is set."""
+        """Join the group as soon as a broker answers. Returns then, or when `stop` is set."""
 
     async def stop(self) -> None:
-        """Leave."""
+        """Leave the group."""
 
     async def take(self, records_max: int, wait_ms: int) -> Taken:
-        """At most `records_max` new records; none where none came within `wait_ms`."""
+        """At most `records_max` new records; none if none came within `wait_ms`."""
 
     async def commit(self, epoch: int, next_offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> bool:
-        """Commit what was taken in `epoch`. True only if the group has it, and the partitions were ours all the time.
+        """Commit records taken in `epoch`. True only if the group has the commit, and no rebalance came between.
 
-        `notes` are for whoever is assigned a partition next, see `assignment`; they may get lost.
+        False: another member may take, or have taken, the same records; the caller must not act on them.
 
-        False: somebody else may have taken, or will take, the same records; ours must not be acted on.
+        :param notes: for the next owner of each partition, see `assignment`. They may get lost.
         """
 
     async def read_back(self, partition: int, before_offset: int, since_ms: int, records_max: int) -> ReadBack:
-        """The records of a partition from `since_ms` on, up to `before_offset` (which exists); the last `records_max` of them."""
+        """The last `records_max` records of a partition since `since_ms`, before `before_offset`, which exists."""

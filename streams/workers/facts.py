@@ -1,4 +1,4 @@
-"""What a look brought, as facts for the response's log. Ids are derived from the command: a repeat has the same."""
+"""Facts for the response's log about a poll's or cancel's outcome. Ids are derived from the command's."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ Command = RetrieveResponse | CancelResponse
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What this process saw of other responses: what a response that does not move is measured by."""
+    """The process's observations of other responses, to judge whether a running response is stuck."""
 
     ended_at_ms: int | None = None
     typical_ms: int | None = None
@@ -38,8 +38,9 @@ def _usage(seen: Seen) -> Usage | None:
 
 
 def ended_at_create(seen: Seen, body: Body) -> AttemptEnd:
-    """The end that the create's own answer held; `seen` is over."""
-    assert seen.outcome != "running" and seen.outcome != "odd", seen.outcome  # noqa: PLR1714, PT018 - mypy narrows these alone
+    """The end of an attempt whose create's answer contained the ended response; `seen` is over."""
+    # mypy narrows only these comparisons.
+    assert seen.outcome != "running" and seen.outcome != "odd", seen.outcome  # noqa: PLR1714, PT018
     return AttemptEnd(
         status=seen.outcome,
         cause=seen.cause,
@@ -57,7 +58,7 @@ def ended_at_create(seen: Seen, body: Body) -> AttemptEnd:
 def observed(
     command: Command, seen: Seen, body: Body | None, *, at_ms: int, next_poll_at_ms: int, others: Others = ALONE
 ) -> ResponseObserved:
-    """The response stands as `seen`; `body` is the object itself, kept only where it has ended."""
+    """The response was observed as `seen`. `body` is the object, None while the response runs."""
     owner = seen.owner
     return ResponseObserved(
         id=f"{command.id}/observed",
@@ -85,7 +86,7 @@ def observed(
 
 
 def missing(command: Command, *, at_ms: int, next_poll_at_ms: int) -> ResponseObserved:
-    """A 404: not yet, or no more."""
+    """The provider answered 404: the response does not exist yet, or no longer."""
     return ResponseObserved(
         id=f"{command.id}/observed",
         at_ms=at_ms,
@@ -97,7 +98,7 @@ def missing(command: Command, *, at_ms: int, next_poll_at_ms: int) -> ResponseOb
 
 
 def failed(command: Command, reason: str, *, at_ms: int, next_poll_at_ms: int) -> PollFailed:
-    """No usable answer came, repeats included."""
+    """No call of the command got a usable answer."""
     return PollFailed(
         id=f"{command.id}/failed",
         at_ms=at_ms,

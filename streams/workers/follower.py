@@ -1,9 +1,9 @@
-"""Which streams this worker follows: those of running responses in the partitions that it owns, up to a number at one time.
+"""Follows the streams of running responses in the owned partitions, up to a number at one time.
 
-Told of rows as they are written, and of all rows after a recovery, as the scheduler's timers are. A worker that takes a partition over begins
-each stream anew: what was told before is dropped by its readers (the numbers say so), and one who missed the beginning gets it.
+The follower sees rows as they are written, and all rows after a recovery. The next owner of a partition reads each
+stream from its beginning: readers drop events that they had before, by their numbers, and get those that they missed.
 
-A follower that fails, or is full, takes nothing from a job but the sight of its partial output.
+If the follower fails or is full, a job lacks only its partial output.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from streams.workers.stream_reading import Followed, Following, FollowLimits
 log = structlog.get_logger()
 
 LINGER_S = 5.0
-"""How long a stream is still read when its response is known to have ended: its last events may be on their way."""
+"""How long a stream is read after its response is known to have ended: its last events may still come."""
 
 MARK = b'"stream":true'
-"""In each row of a response that can be followed, and hardly in another: saves parsing them."""
+"""In each row of a response that can be followed, and rarely in others: a cheap test before decoding."""
 
 
 class Follower:
-    """All methods in one loop. `rebuilt` and `written` never wait."""
+    """Not thread-safe. `rebuilt` and `written` never wait."""
 
     def __init__(
         self,
@@ -51,21 +51,21 @@ class Follower:
         self._concurrency = concurrency
         self._wanted: dict[str, Followed] = {}
         self._waiting: dict[str, None] = {}
-        """In the order in which they came; each is in `_wanted`."""
+        """In order of arrival; each is in `_wanted`."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._followings: dict[str, Following] = {}
-        """Begun, and not known to have ended."""
+        """Streams that have begun and whose response is not known to have ended."""
         self._cancelled: dict[str, Following] = {}
-        """Known to have been cancelled, and still read for what was on its way."""
+        """Streams of cancelled responses that are still read for their last events."""
         self._booking: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     def beside(self, rows: Rows) -> Rows:
-        """`rows`, of which the follower hears what was written."""
+        """`rows`, with the follower told of each write."""
         return _ToldRows(rows, self)
 
     def rebuilt(self, partitions: Iterable[int], rows: Rows) -> None:
-        """After a recovery: exactly `partitions` are owned."""
+        """Follow the responses of exactly these partitions, after a recovery."""
         found: dict[str, Followed] = {}
         for partition in partitions:
             for key, row in rows.items(partition):
@@ -78,7 +78,7 @@ class Follower:
             self._want(followed)
 
     def written(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        """A bug in here must not end the fold that has just written these rows."""
+        """Take written rows. Never raises: a bug in the follower must not end the fold that wrote the rows."""
         try:
             for key, row in rows.items():
                 followed = _followed(partition, key, row)
@@ -91,7 +91,7 @@ class Follower:
             log.error("follower_failed", error_type=type(error).__name__)
 
     async def run(self, stop: asyncio.Event, streams: OpenAIStreams, rate: PollRate) -> None:
-        """Until `stop` is set; what is being followed then is left to whoever owns the partition next."""
+        """Follow until `stop` is set; the next owner of a partition then follows its streams."""
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._changed.set())
         try:
@@ -103,7 +103,7 @@ class Follower:
                 self._changed.clear()
         finally:
             stopping.cancel()
-            self._cancelled.clear()  # what was seen of them is the next owner's to see again, or lost: a stop does not wait for it
+            self._cancelled.clear()  # A stop does not wait for cancelled streams: what was seen of them is not booked.
             tasks = [*self._tasks.values(), *self._booking]
             for task in tasks:
                 task.cancel()
@@ -116,7 +116,7 @@ class Follower:
             self._changed.set()
 
     def _over(self, response_id: str, row: bytes | None) -> None:
-        """Its response has ended. What a cancelled one wrote is booked, once no more of it comes."""
+        """The response has ended. The usage of a cancelled one is booked when its stream is no longer read."""
         following = self._followings.get(response_id)
         if following is not None and _was_cancelled(row):
             if response_id in self._tasks:

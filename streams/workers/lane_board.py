@@ -1,7 +1,7 @@
-"""`lanes` as one worker reads and writes it, so that an outage is found once for all workers and one probe goes out for all of them.
+"""Shares lanes between workers over the topic `lanes`: one worker notices an outage and sends the probe for all.
 
-It is read from its beginning (an hour) and then followed, without a group. Nothing here may hold up a job: what can't be written counts as read, a
-topic that can't be read is tried again, and meanwhile the worker's lanes go by what it met itself.
+The topic is read from its beginning (an hour) and then followed, without a group. It must not delay a job: a fact that
+can't be written counts as read, reading is retried, and meanwhile the worker uses only its own facts.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ log = structlog.get_logger()
 
 TOPIC = "lanes"
 QUEUE_MAX = 1_000
-"""Facts that wait to be written; past it they are known to this worker alone."""
+"""Facts that wait to be written; further ones stay in this worker."""
 WRITE_TIMEOUT_S = 5.0
 FIRST_READ_WAIT_S = 5.0
-"""How long a worker that starts waits to hear which lanes are closed."""
+"""How long a starting worker waits to read which lanes are closed."""
 READ_AGAIN_S = 5.0
 POLL_MS = 1_000
 FETCH_WAIT_MS = 100
 
 
 class LaneBoard:
-    """Between the lanes of a worker and the topic. `run` it beside the submitter."""
+    """Connects the lanes of a worker with the topic. To be `run` concurrently with the submitter."""
 
     def __init__(
         self, settings: RuntimeSettings, lanes: Lanes, publisher: Publisher, now_ms: NowMs,
         consumer: Callable[..., Any] = AIOKafkaConsumer,
     ) -> None:  # fmt: skip
-        """:param consumer: makes aiokafka's, or what behaves as it does."""
+        """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""
         self._settings = settings
         self._topic = f"{settings.topic_prefix}{TOPIC}"
         self._lanes = lanes
@@ -56,7 +56,7 @@ class LaneBoard:
         lanes.join(self._put)
 
     async def first_read(self) -> None:
-        """Return when the topic was read to its end, or can't be read, or after `FIRST_READ_WAIT_S`."""
+        """Wait until the topic was read to its end or reading failed, at most `FIRST_READ_WAIT_S`."""
         try:
             async with asyncio.timeout(FIRST_READ_WAIT_S):
                 await self._first_read.wait()
@@ -64,11 +64,12 @@ class LaneBoard:
             log.warning("lanes_not_read", wait_s=FIRST_READ_WAIT_S)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`."""
+        """Write and read facts until `stop` is set."""
         async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(self._write_all())
-            await self._read_until(stop)
-            writing.cancel()
+            working = (tasks.create_task(self._write_all()), tasks.create_task(self._read_until(stop)))
+            await stop.wait()
+            for task in working:
+                task.cancel()  # A start of Kafka's consumer may take a minute where the topic is missing.
 
     def _put(self, fact: LaneFact) -> None:
         try:
@@ -118,9 +119,10 @@ class LaneBoard:
         try:
             fact = decode(LANE_FACT, record.value)
         except PoisonError as error:
-            # Only workers write here: another release's fact, most likely. It decides nothing that a probe would not find out.
+            # Only workers write here, so it is probably a fact of another release. A probe makes up for it.
             log.warning("lane_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
             return
         now_ms = self._now_ms()
-        # What was written before we came is as old as the broker says; after that a fact is new when it is read, whatever its writer's clock.
+        # Facts from before the start have the broker's time. Later facts are new when read, whatever their writer's
+        # clock.
         self._lanes.read(fact, now_ms if self._first_read.is_set() else min(now_ms, record.timestamp))

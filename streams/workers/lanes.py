@@ -1,7 +1,8 @@
-"""The lanes of one process: what creates met, here and at other workers, and whether the next one may go. In memory; what is lost costs a probe.
+"""The lanes of one process: outcomes of creates here and at other workers, and whether the next create may be sent.
 
-What a worker believes is the fold of what it has read of `lanes`, and of its own facts that it has not read back yet: an outcome of its own counts
-at once, and in the end all workers agree with the log. Without a board (`join`), or while the board does not answer, it goes on by what it met itself.
+The state is in memory; its loss costs a probe. It is the fold of the facts read from `lanes`, and then of own facts
+that are not read back yet. So its own outcome counts at once, and in the end all workers agree with the log. Without a
+board (`join`), or while the board does not answer, only own facts count.
 """
 
 import asyncio
@@ -20,60 +21,63 @@ from streams.policy.lanes import WHOLE, Claim, Go, Held, Lane, Pace, Share, gran
 log = structlog.get_logger()
 
 LANES_MAX = 1_000
-"""Models are callers' words: past this many a lane is forgotten, one that is open where there is one."""
+"""Callers choose the names of models. Beyond this many, a lane is forgotten, an open one first."""
 
 UNREAD_MAX = 64
-"""Own facts of a lane that were not read back; past it the oldest counts as read."""
+"""Own facts of a lane that are not read back; beyond it the oldest counts as read."""
 
 CLAIM_WAIT_S = 5.0
-"""A claim that was not read back for so long stands by itself, so that a broker that is slow stops no probe."""
+"""A claim that is not read back within this time counts, so that a slow broker stops no probe."""
 
 ASK_AGAIN_MS_MAX = 1_000
-"""Waiting jobs ask so often: another worker may have opened the lane meanwhile."""
+"""Longest interval at which waiting jobs ask: another worker may open the lane meanwhile."""
 
 Changed = Callable[[str, Lane], None]
 Write = Callable[[LaneFact], None]
 
 
 def account_name(*parts: str | None) -> str:
-    """Names an account by its address, key, organization and project: 32 bits, which nobody can turn back into a key."""
+    """A name for the account with this URL, key, organization and project: a hash of 32 bits, which reveals no key."""
     return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(slots=True)
 class Lanes:
-    """By model: all creates of a process go to one account."""
+    """Lanes by model. All creates of a process go to one account."""
 
     now_ms: NowMs
     changed: Changed = lambda _model, _lane: None
-    """Told when a lane has closed, or opened."""
+    """Called when a lane closes or opens."""
     account: str = account_name()
     share: Share = WHOLE
-    """Of the waiting jobs; changes with the partitions that this worker has."""
+    """This worker's share of the waiting jobs; changes with its partitions."""
     _write: Write | None = None
     _believed: dict[str, Lane] = field(default_factory=dict)
     _read: dict[str, Lane] = field(default_factory=dict)
-    """As the log says, up to where it was read."""
+    """The fold of the facts read from the log."""
     _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict)
-    """By model and id: own facts that were not read back, oldest first, and when they happened."""
+    """By model and id: own facts that are not read back, oldest first, each with its time."""
     _paces: dict[str, Pace] = field(default_factory=dict)
     _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict)
-    """By model: the claim of this process that was not read back, by its id."""
+    """By model: the id of this process's claim that is not read back, and the event set when it is."""
     _served: set[str] = field(default_factory=set)
 
     def join(self, write: Write) -> None:
-        """From now on tell other workers by `write`, which hands each fact to `read` later: in the log's order, or when it was not written."""
+        """Publish own facts through `write` from now on.
+
+        Each fact must come back to `read`: in the order of the log, or when it could not be written.
+        """
         self._write = write
 
     async def send(self, model: str, command_id: str) -> Go | Held:
-        """May this create be sent now? A probe waits here until it has its turn, `CLAIM_WAIT_S` at most."""
+        """Whether this create may be sent now. A probe waits until its claim is read back, at most `CLAIM_WAIT_S`."""
         asked = self.ask(model, command_id)
         if not isinstance(asked, ProbeClaimed):
             return asked
-        _, heard = self._claims[model]
+        _, read_back = self._claims[model]
         try:
             async with asyncio.timeout(CLAIM_WAIT_S):
-                await heard.wait()
+                await read_back.wait()
         except TimeoutError:
             log.warning("lane_claim_unheard", model=model, wait_s=CLAIM_WAIT_S)
             for fact in [*(fact for fact, _ in self._unread.get(model, {}).values()), asked]:
@@ -83,7 +87,7 @@ class Lanes:
         return self.verdict(model, command_id)
 
     def ask(self, model: str, command_id: str) -> Go | Held | ProbeClaimed:
-        """As `send`, without the wait: a claim was written, and `verdict` tells once `read` was given it."""
+        """As `send`, without the wait. If it returns a claim, `verdict` decides after `read` was called with it."""
         now_ms, lane = self.now_ms(), self.of(model)
         asked = send(lane, now_ms)
         if not isinstance(asked, Claim):
@@ -105,7 +109,7 @@ class Lanes:
         return granted(self.of(model), command_id, self.now_ms())
 
     def release(self, model: str) -> int:
-        """0 where a job that waits may begin its attempt, else the milliseconds after which to ask again."""
+        """0 if a waiting job may begin its attempt, else the milliseconds after which to ask again."""
         lane = self._believed.get(model)
         if lane is None:
             return 0
@@ -123,14 +127,17 @@ class Lanes:
         self._fail(model, command_id, command_id, cause, code, message, told_ms)
 
     def ended(self, model: str, response_id: str, cause: Cause, code: str, message: str = "") -> None:
-        """A response that ran failed for a condition of the account. Its `model` may name a dated version of the lane's."""
+        """A response ended with `cause`; only a condition of the account counts.
+
+        `model` may be a dated version of the lane's model.
+        """
         if cause == "account":
             named = max((lane for lane in self._served if model.startswith(lane)), key=len, default=None)
             if named is not None:
                 self._fail(named, response_id, "", cause, code, message, 0)
 
     def served(self, model: str) -> bool:
-        """Whether a create of the model was accepted since the process began."""
+        """Whether a create of the model was accepted since the process started."""
         return model in self._served
 
     def of(self, model: str) -> Lane:
@@ -140,25 +147,25 @@ class Lanes:
         return dict(self._believed)
 
     def read(self, fact: LaneFact, at_ms: int) -> None:
-        """The next fact of the log, or one of ours that could not be written there. `at_ms`: when it was read, by our clock."""
+        """Take the next fact of the log, or an own fact that was not written. `at_ms` is the local time of reading."""
         if fact.account != self.account:
             return
         _, at_ms = self._unread.get(fact.model, {}).pop(fact.id, (fact, at_ms))
         self._read[fact.model] = take(self._read.get(fact.model, Lane()), fact, at_ms)
         self._believe(fact.model)
-        claim_id, heard = self._claims.get(fact.model, ("", None))
-        if heard is not None and claim_id == fact.id:
-            heard.set()
+        claim_id, read_back = self._claims.get(fact.model, ("", None))
+        if read_back is not None and claim_id == fact.id:
+            read_back.set()
 
     def _fail(
         self, model: str, caused_by: str, command_id: str, cause: Cause, code: str, message: str, told_ms: int
     ) -> None:
-        # Only what an account is told of itself goes to other workers and logs: other words may repeat what a request held.
-        words = message[:WORDS_CHARS_MAX] if cause == "account" else ""
+        # Only messages about the account go to other workers and logs: other messages may repeat parts of a request.
+        shown = message[:WORDS_CHARS_MAX] if cause == "account" else ""
         self._tell(
             CreateFailed(
                 id=f"{caused_by}/failed", **self._about(model), command_id=command_id, cause=cause,
-                code=code[:CODE_CHARS_MAX], message=words, told_ms=max(0, told_ms),
+                code=code[:CODE_CHARS_MAX], message=shown, told_ms=max(0, told_ms),
             )
         )  # fmt: skip
 
@@ -166,7 +173,7 @@ class Lanes:
         return {"at_ms": self.now_ms(), "account": self.account, "model": model, "turn": self.of(model).turn}
 
     def _tell(self, fact: LaneFact) -> None:
-        """Believe it, and tell the others where it changes the lane: a calm lane writes nothing."""
+        """Fold an own fact and publish it, if it changes the lane. A lane without trouble writes nothing."""
         now_ms, lane = self.now_ms(), self.of(fact.model)
         if take(lane, fact, now_ms) == lane:
             return
@@ -197,8 +204,8 @@ class Lanes:
     def _say(self, model: str, lane: Lane) -> None:
         if lane.closed is not None:
             why = lane.closed.why
-            words = {"message": why.message} if why.message else {}
-            log.error("lane_closed", model=model, cause=why.cause, code=why.code, **words)
+            message = {"message": why.message} if why.message else {}
+            log.error("lane_closed", model=model, cause=why.cause, code=why.code, **message)
         else:
             log.info("lane_opened", model=model)
         self.changed(model, lane)

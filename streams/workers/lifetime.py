@@ -1,10 +1,10 @@
-"""How a worker runs: it takes until it is told to stop, finishes what is in flight, and lets a bug end the process."""
+"""How a worker runs: takes records until `stop`, finishes the calls in flight, and raises any exception."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 TAKING_STOPS_S = 5.0
-"""How long a batch that was being taken may still take: one commit, unless the broker is away."""
+"""After `stop`, the time for the batch that is being taken: one commit, unless the broker is unavailable."""
 
 Take = Callable[[asyncio.Event, asyncio.TaskGroup], Awaitable[None]]
 
@@ -12,16 +12,16 @@ Take = Callable[[asyncio.Event, asyncio.TaskGroup], Awaitable[None]]
 async def run_until(
     stop: asyncio.Event, take: Take, drained: Callable[[], Awaitable[None]], drain_s: float, *background: Take
 ) -> None:
-    """Run `take(stop, tasks)`, which puts its calls into `tasks`, until `stop` is set; then wait for `drained()`.
+    """Run `take(stop, tasks)`, which starts its calls in `tasks`, until `stop` is set; then wait for `drained()`.
 
-    `background` runs beside it until everything is drained. After `drain_s` what is still in flight is cancelled.
+    `background` runs concurrently until all calls are drained. Calls still in flight after `drain_s` are cancelled.
 
     Raises the first exception of any part, and cancels all others.
     """
     no_more = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
-            # Calls in flight are tasks of an inner group, so that one line cancels them all when the drain takes too long.
+            # Calls in flight are tasks of an inner group, so that one `cancel` ends them if the drain takes too long.
             everything = tasks.create_task(_serve(stop, take, drained, background, no_more))
             await no_more.wait()
             await asyncio.wait({everything}, timeout=drain_s)

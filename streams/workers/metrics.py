@@ -1,4 +1,7 @@
-"""Metrics of the submitter, the caller and the follower, each declared once. Labels are ours or of a closed set: no id, no foreign text."""
+"""Metrics of the submitter, the poller and the follower, each declared once.
+
+Labels have values from closed sets or from Backstop's own code: no ids, no text from outside.
+"""
 
 import contextlib
 from typing import Literal, get_args
@@ -9,8 +12,8 @@ from streams.openai.metrics import Alarm, Operation
 from streams.policy.lanes import Breaks, Lane
 
 AttemptResult = Literal[
-    "accepted", "ended", "rejected_soon", "rejected_reset", "rejected_account", "rejected_odd", "rejected_never", "unknown", "expired",
-    "held",
+    "accepted", "ended", "rejected_soon", "rejected_reset", "rejected_account", "rejected_odd", "rejected_never",
+    "unknown", "expired", "held",
 ]  # fmt: skip
 PollResult = Literal["running", "ended", "missing", "failed", "refused", "asked_again", "not_cancelled"]
 DropReason = Literal[
@@ -20,69 +23,65 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 
 
 class WorkerMetrics:
-    """One per process; a test gives its own registry."""
+    """Metrics of the submitter and the poller. One per process; a test passes its own registry."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._attempts = Counter(
-            "backstop_attempts_total", "Creates by what became of them.", ("result",), registry=registry
-        )
-        self._polls = Counter(
-            "backstop_polls_total", "Looks and cancels by what they saw.", ("result",), registry=registry
-        )
+        self._attempts = Counter("backstop_attempts_total", "Creates by outcome.", ("result",), registry=registry)
+        self._polls = Counter("backstop_polls_total", "Polls and cancels by outcome.", ("result",), registry=registry)
         self._dropped = Counter(
             "backstop_commands_dropped_total", "Commands not performed, by reason.", ("worker", "reason"),
             registry=registry,
         )  # fmt: skip
         self._requests = Counter(
-            "backstop_openai_requests_total", "HTTP calls by answer (2xx … 5xx, or the kind of fault).",
+            "backstop_openai_requests_total", "HTTP calls by status class (2xx … 5xx, or the kind of fault).",
             ("operation", "status_class"), registry=registry,
         )  # fmt: skip
         self._seconds = Histogram(
-            "backstop_openai_request_duration_seconds", "Time of an HTTP call, to the last byte.", ("operation",),
+            "backstop_openai_request_duration_seconds", "Duration of an HTTP call, to the last byte.", ("operation",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._pickup = Histogram(
-            "backstop_submission_pickup_seconds", "From a create command's record to its POST.",
+            "backstop_submission_pickup_seconds", "Time from a create command's record to its POST.",
             buckets=(0.005, *_SECONDS), registry=registry,
         )  # fmt: skip
         self._alarms = Counter(
-            "backstop_openai_alarms_total", "Answers that a person must act on, or that nobody has seen before.",
+            "backstop_openai_alarms_total", "Answers that an operator must act on, or of an unknown kind.",
             ("kind",), registry=registry,
         )  # fmt: skip
         self._report_retries = Counter(
-            "backstop_report_retries_total", "Facts that the broker did not acknowledge at once.", ("worker",),
+            "backstop_report_retries_total", "Retries of facts that the broker did not acknowledge.", ("worker",),
             registry=registry,
         )  # fmt: skip
         self._orphans = Counter(
-            "backstop_orphans_total", "Creates whose answer nobody heard: a response may run that we don't know.",
+            "backstop_orphans_total", "Creates with an unknown outcome; an unknown response may run.",
             registry=registry,
         )  # fmt: skip
         self.poll_rate_limit = Gauge(
-            "backstop_poll_rate_limit", "Looks a second that are allowed now.", registry=registry
+            "backstop_poll_rate_limit", "Polls and cancels a second that are allowed now.", registry=registry
         )
         self.polls_waiting = Gauge(
-            "backstop_polls_waiting", "Looks and cancels that wait for their turn.", registry=registry
+            "backstop_polls_waiting", "Polls and cancels that wait for their turn.", registry=registry
         )
         self._lanes_closed = Gauge(
-            "backstop_lane_closed", "1 for a model whose creates are held back, by why (held: a person must act).",
+            "backstop_lane_closed", "1 for a model whose creates wait, by reason (held: an operator must act).",
             ("model", "why"), registry=registry,
         )  # fmt: skip
         self.polls_uncommitted = Gauge(
-            "backstop_polls_uncommitted", "Looks and cancels that have begun and are not committed.", registry=registry
+            "backstop_polls_uncommitted", "Polls and cancels that have begun and are not committed.", registry=registry
         )
         self.poll_lag_seconds = Gauge(
-            "backstop_poll_lag_seconds", "Age of the oldest look or cancel that has begun and is not finished.",
+            "backstop_poll_lag_seconds", "Age of the oldest poll or cancel that has begun and is not finished.",
             registry=registry,
         )  # fmt: skip
         self.taken_again = Counter(
             "backstop_polls_taken_again_total",
-            "Looks and cancels that another worker had begun, and had not said that they were finished.",
+            "Polls and cancels that another worker had begun and had not noted as finished.",
             registry=registry,
         )
         self.in_flight = Gauge("backstop_openai_in_flight", "Calls in flight.", ("worker",), registry=registry)
 
     def lane(self, model: str, lane: Lane) -> None:
-        """A lane has closed or opened. A closed one is a series of its own; there are few, and an open one is none."""
+        """A lane has closed or opened. Only closed lanes have a series; there are few."""
         if lane.closed is None:
             for cause in get_args(Breaks):
                 with contextlib.suppress(KeyError):
@@ -116,40 +115,40 @@ class WorkerMetrics:
 
 
 class FollowerMetrics:
-    """Of the streams that are followed. One per process; a test gives its own registry."""
+    """Metrics of followed streams. One per process; a test passes its own registry."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._events = Counter(
-            "backstop_stream_events_total", "Events of followed streams: told, or dropped and why.", ("what",),
+            "backstop_stream_events_total", "Events of followed streams: published (told), or why dropped.", ("what",),
             registry=registry,
         )  # fmt: skip
         self._lost = Counter(
-            "backstop_streams_lost_total", "Streams that were not opened, or broke, by how; each is opened again.",
+            "backstop_streams_lost_total", "Streams that were not opened, or broke, by cause; most are opened again.",
             ("how",), registry=registry,
         )  # fmt: skip
-        self._cut = Counter(
-            "backstop_streams_cut_total", "Responses whose partial output is not told to its end, by reason.",
+        self._truncated = Counter(
+            "backstop_streams_cut_total", "Responses whose partial output was truncated, by reason.",
             ("reason",), registry=registry,
         )  # fmt: skip
-        self.open = Gauge("backstop_streams_open", "Streams that are being read.", registry=registry)
+        self.open = Gauge("backstop_streams_open", "Streams that are read now.", registry=registry)
         self.waiting = Gauge(
-            "backstop_streams_waiting", "Responses whose stream waits for another to end.", registry=registry
+            "backstop_streams_waiting", "Responses whose stream waits for a free place.", registry=registry
         )
         self.unpublished = Counter(
-            "backstop_partials_unacknowledged_total", "Records of partial output that had to be sent again.",
+            "backstop_partials_unacknowledged_total", "Retries of records of partial output.",
             registry=registry,
         )  # fmt: skip
         self.failed = Counter(
-            "backstop_followers_failed_total", "Streams that were given up after a bug of ours.", registry=registry
+            "backstop_followers_failed_total", "Streams that were given up after a bug in Backstop.", registry=registry
         )
 
     def event(self, what: str) -> None:
-        """`what` is one of our own words."""
+        """:param what: a constant of Backstop."""
         self._events.labels(what).inc()
 
     def lost(self, how: str) -> None:
-        """`how` is one of our own words, or the name of an exception class."""
+        """:param how: a constant of Backstop, or the name of an exception class."""
         self._lost.labels(how).inc()
 
     def cut(self, reason: str) -> None:
-        self._cut.labels(reason).inc()
+        self._truncated.labels(reason).inc()

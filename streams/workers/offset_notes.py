@@ -1,8 +1,9 @@
-"""What is finished behind a committed offset, in the commit's metadata: so the next owner of a partition does not do it again.
+"""Notes in a commit's metadata: the offsets above the committed one whose commands are finished.
 
-A note is `done1:` and, in base64, varints from the newest finished offset down: its distance from the committed offset, how many
-offsets before it are finished without a gap, how many after that are not, and so on by turns. Where not all fits the oldest is
-left out, as it has expired first. A note only saves work: one that is not ours, or can't be read, counts as none.
+With a note the next owner of a partition does not perform these commands again. A note is `done1:` and, in base64,
+varints from the newest finished offset down: its distance from the committed offset, the number of finished offsets
+right before it, the number of unfinished ones before those, and so on alternately. If not all fit, the oldest are left
+out, as they expire first. A note only saves work: a foreign or unreadable note counts as none.
 """
 
 import base64
@@ -16,13 +17,13 @@ NOTE_CHARS_MAX = 3_900
 """Kafka takes 4,096 bytes by default (`offset.metadata.max.bytes`)."""
 
 OFFSETS_TOLD_MAX = 100_000
-"""A note that tells of more is not ours. As many as a poller holds (`caller.OFFSETS_HELD_MAX`)."""
+"""A note of more offsets is invalid. A poller tracks as many (`poller.OFFSETS_HELD_MAX`)."""
 
 _BYTES_MAX = (NOTE_CHARS_MAX - len(PREFIX)) // 4 * 3
 
 
 def encode_note(next_offset: int, done: Iterable[int]) -> str:
-    """A note on `done`, all of it behind `next_offset`; empty where nothing is."""
+    """A note of the offsets `done`, all at or above `next_offset`; empty without any."""
     newest_first = sorted(done, reverse=True)
     if not newest_first:
         return ""
@@ -36,7 +37,7 @@ def encode_note(next_offset: int, done: Iterable[int]) -> str:
 
 
 def decode_note(next_offset: int, note: str) -> frozenset[int]:
-    """The offsets that the note of a commit at `next_offset` tells of."""
+    """The finished offsets in the note of a commit at `next_offset`; none if the note is invalid."""
     if not note.startswith(PREFIX) or len(note) > NOTE_CHARS_MAX:
         return frozenset()
     try:
@@ -67,7 +68,7 @@ def _offsets(next_offset: int, numbers: list[int]) -> Iterator[int]:
         run = numbers[index] if index < len(numbers) else 0
         told += run + 1
         if at - run < next_offset or told > OFFSETS_TOLD_MAX:
-            raise ValueError("the note tells of offsets that it can't know")
+            raise ValueError("the note has offsets below the committed one, or too many")
         yield from range(at - run, at + 1)
         at -= run + 2 + (numbers[index + 1] if index + 1 < len(numbers) else 0)
 
@@ -91,5 +92,5 @@ def _numbers(data: bytes) -> list[int]:
         numbers.append(number)
         number, shift = 0, 0
     if shift:
-        raise ValueError("the note is cut")
+        raise ValueError("the note is truncated")
     return numbers

@@ -1,6 +1,6 @@
-"""Which offsets may be committed when records of a partition are finished out of order, and what is finished behind those.
+"""Tracks which offsets may be committed when a partition's records finish out of order.
 
-What is finished is known for as long as it matters: through assignments, and from one owner to the next (`workers.notes`).
+Finished offsets above the committed one are kept through assignments, and handed to the next owner (`offset_notes`).
 """
 
 from collections import deque
@@ -11,15 +11,15 @@ from typing import Literal
 from streams.workers.offset_notes import decode_note, encode_note
 
 PARKED_MAX = 10_000
-"""Finished offsets that are remembered of a partition that is another member's now. Beyond it only the commit's note tells."""
+"""Finished offsets remembered of a partition that was revoked. Beyond it only the commit's note has them."""
 
 Begun = Literal["new", "again", "known"]
-"""*Again*: somebody had begun it, and may have finished it after the last commit. *Known*: it is finished, or on its way here."""
+"""*Again*: a former owner began it, and may have finished it after its last commit. *Known*: finished or begun here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What the group has of a partition; `offset` is None where nothing was ever committed."""
+    """The group's commit of a partition; `offset` is None if none was ever made."""
 
     offset: int | None = None
     note: str = ""
@@ -28,15 +28,15 @@ class Committed:
 @dataclass(slots=True)
 class _Partition:
     floor: int = 0
-    """What the group had when the partition was assigned: the first that can come."""
+    """The committed offset at the assignment: no record before it is delivered."""
     begun_to: int = 0
-    """All before it have begun here, or never will."""
+    """All offsets before it have begun here, or never will."""
     told_to: int = 0
-    """All before it had begun somewhere when the partition was assigned."""
+    """All offsets before it had begun, here or at a former owner, when the partition was assigned."""
     waiting: deque[tuple[int, int]] = field(default_factory=deque)
-    """Offset and time of writing of what has begun; the first is not finished."""
+    """Offset and time of writing of begun records, in order. The first is not finished."""
     done: set[int] = field(default_factory=set)
-    """What is finished, or was told to be, behind `next_offset`."""
+    """Finished offsets at or above `next_offset`, from here or from a note."""
     unfinished: int = 0
     changed: bool = True
     committed: Committed = Committed()
@@ -51,30 +51,30 @@ class _Partition:
 
 
 class OffsetTracker:
-    """All offsets before the first unfinished one are done. Offsets begin in order; gaps (markers, retention) don't matter."""
+    """Commits up to the first unfinished offset. Offsets begin in order and may have gaps (markers, retention)."""
 
     def __init__(self) -> None:
         self._owned: dict[int, _Partition] = {}
         self._parked: dict[int, _Partition] = {}
 
     def __len__(self) -> int:
-        """How many have begun and are not finished, or are finished behind one that is not."""
+        """The number of begun offsets from the first unfinished one of each partition on."""
         return sum(len(state.waiting) for state in self._owned.values())
 
     @property
     def unfinished(self) -> int:
-        """How many have begun and are not finished."""
+        """The number of offsets that have begun and are not finished."""
         return sum(state.unfinished for state in self._owned.values())
 
     def oldest_ms(self) -> int | None:
-        """When the oldest that is not finished was written; None where all are."""
+        """When the oldest unfinished record was written; None if all are finished."""
         return min((state.waiting[0][1] for state in self._owned.values() if state.waiting), default=None)
 
     def assign(self, places: Mapping[int, Committed]) -> None:
-        """Exactly these partitions are ours; their records come again from what is committed on.
+        """Set the owned partitions; their records are delivered again from the committed offsets on.
 
-        What has begun in a partition that we keep stays begun, and that somebody else may have had it meanwhile does not matter: what
-        was finished is finished, and the rest is done at least once.
+        Begun offsets of a kept partition stay begun, even if another member had the partition meanwhile: finished
+        commands stay finished, and the others are performed at least once.
         """
         for partition in self._owned.keys() - places.keys():
             state = self._parked[partition] = self._owned.pop(partition)
@@ -90,10 +90,10 @@ class OffsetTracker:
             _reconcile(kept, committed)
 
     def begin(self, partition: int, offset: int, at_ms: int) -> Begun:
-        """A record has come. Only where it is not *known* is there anything to do."""
+        """A record was delivered. It must be performed unless it is *known*."""
         state = self._owned.setdefault(partition, _Partition())
         if offset < state.floor:
-            # The log is another one: it was deleted, or has lost its end.
+            # The log is a new one, or was truncated.
             state = self._owned[partition] = _Partition(floor=offset, begun_to=offset)
         if offset < state.begun_to:
             return "known"
@@ -112,7 +112,7 @@ class OffsetTracker:
         return state is not None and (offset < state.next_offset or offset in state.done)
 
     def finish(self, partition: int, offset: int) -> None:
-        """Idempotent. Of a partition that is not ours any more it is remembered, in case it comes back."""
+        """Mark an offset as finished; idempotent. Also remembered for a revoked partition, which may come back."""
         state = self._owned.get(partition)
         if state is None:
             if partition in self._parked and len(self._parked[partition].done) < PARKED_MAX:
@@ -127,9 +127,9 @@ class OffsetTracker:
             state.advance()
 
     def progress(self) -> dict[int, Committed]:
-        """To be committed: each partition that has moved since this was asked last.
+        """Commits of the partitions that changed since the last call.
 
-        What is not committed then is told again after the next assignment.
+        If a commit fails, its partition is returned again after the next assignment.
         """
         found: dict[int, Committed] = {}
         for partition, state in self._owned.items():
@@ -143,7 +143,7 @@ class OffsetTracker:
 
 
 def _reconcile(state: _Partition, committed: Committed) -> None:
-    """`state`, our own, with what the group has of it."""
+    """Merge the group's commit and note into the local `state`."""
     state.changed, state.committed = True, committed
     if committed.offset is None:
         return

@@ -1,8 +1,8 @@
-"""Looks and cancels that wait for their turn, in three lanes: looks that a webhook asked for, looks that the schedule asked for, cancels.
+"""Polls and cancels that wait for their turn, in three lanes: polls after a webhook, scheduled polls, cancels.
 
-No lane waits for another to be empty. When the provider lets us make fewer calls than are wanted, webhooks alone could fill every turn, and
-jobs whose webhook was lost would run into their deadline unseen; each of those then asks for a cancel, and cancels before looks would make
-more of them.
+Every lane gets turns, even if the others are not empty. When the provider allows fewer calls than are wanted, polls
+after webhooks could take every turn, and jobs whose webhook was lost would miss their deadline without a poll. Each of
+those asks for a cancel, and cancels before polls would cause more of them.
 """
 
 import asyncio
@@ -13,25 +13,25 @@ from dataclasses import dataclass, field
 from schemas.commands import CancelResponse, RetrieveResponse
 
 WEBHOOK, DUE, CANCEL = 0, 1, 2
-"""Lanes; the lesser is the more urgent."""
+"""Lanes; the lower number is the more urgent."""
 
 TURNS = (WEBHOOK, DUE, WEBHOOK, CANCEL)
-"""Whose turn it is, over and over. A lane that is empty leaves its turn to the most urgent one that is not."""
+"""The order of turns, repeated. An empty lane leaves its turn to the most urgent lane that is not empty."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One command on its way, with the offsets of all commands that it does; and how often it was tried."""
+    """One call to make, with the offsets of all commands that it answers and the number of tries."""
 
     command: RetrieveResponse | CancelResponse
     partition: int
     offsets: list[int]
     tries: int = 0
     polls_instead: bool = False
-    """The cancel was declined: a look tells how the response stands."""
+    """The provider declined the cancel: retrieve the response instead."""
     lane: int = field(init=False)
     asked_at_ms: int = field(init=False)
-    """The last time that anybody asked for it."""
+    """The time of the newest command that this call answers."""
 
     def __post_init__(self) -> None:
         self.asked_at_ms = self.command.at_ms
@@ -41,7 +41,10 @@ class Call:
             self.lane = WEBHOOK if self.command.reason == "webhook" else DUE
 
     def absorb(self, other: "Call") -> None:
-        """Do what `other` asks for, too. A cancel tells what a look would; of two looks the more urgent, or the later one, is made."""
+        """Answer `other` too. A cancel's answer contains the object, so it replaces a retrieve.
+
+        Of two retrieves, keep the more urgent, else the newer.
+        """
         cancels = isinstance(other.command, CancelResponse)
         if cancels or (not isinstance(self.command, CancelResponse) and other.lane <= self.lane):
             self.command, self.tries, self.polls_instead = other.command, other.tries, other.polls_instead
@@ -51,7 +54,7 @@ class Call:
 
 
 class PollQueue:
-    """At most one call of each response waits. Within a lane, first come, first served. Bounded by whoever fills it."""
+    """At most one call per response waits. A lane is first in, first out. The caller bounds the size."""
 
     def __init__(self) -> None:
         self._lanes: tuple[deque[Call], ...] = (deque(), deque(), deque())
@@ -63,7 +66,7 @@ class PollQueue:
         return len(self._waiting)
 
     def push(self, call: Call) -> bool:
-        """False where a call of the same response waits already, and does for both."""
+        """Add a call. False if a call of the same response waits already: it then answers both."""
         response_id = call.command.response_id
         waiting = self._waiting.get(response_id)
         if waiting is None:
@@ -86,7 +89,7 @@ class PollQueue:
         return None
 
     def drop(self, keeps: Callable[[Call], bool]) -> list[Call]:
-        """Take out all but those. Walks all that wait: for the rare occasion."""
+        """Remove and return all calls but those that `keeps` accepts. Walks the whole queue; to be called rarely."""
         dropped = [call for call in self._waiting.values() if not keeps(call)]
         for call in dropped:
             del self._waiting[call.command.response_id]
@@ -107,7 +110,7 @@ class PollQueue:
         calls = self._lanes[lane]
         while calls:
             call = calls.popleft()
-            # What has become more urgent stands there a second time.
+            # A call that became more urgent is in two lanes; only its current lane counts.
             if self._waits(call) and call.lane == lane:
                 del self._waiting[call.command.response_id]
                 return call

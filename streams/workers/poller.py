@@ -1,11 +1,11 @@
-"""Retrieves and cancels, at least once: both may be repeated, so an offset is committed when its fact is acknowledged.
+"""Retrieves and cancels, at least once: both may be repeated, so an offset is committed after its fact is acknowledged.
 
-What is finished stays finished through assignments, here and with the next owner (`workers.offsets`). What waits for longer than its row
-waits for a report is dropped, as the row asks again: so a storm leaves no more work behind than it made in that time.
+Finished commands stay finished through assignments, here and at the next owner (`workers.offsets`). A command that
+waits longer than its report deadline is dropped, as its row asks again: so the backlog after a storm stays bounded.
 
-Every call goes through the global rate, its repeats included, and holds a slot only while it is on the wire: a stalled look
-delays nobody but itself. What a look saw is a fact for the response's log; where nothing usable came, the bounded repeats
-included, that is a fact too (`PollFailed`), with the time at which to look again.
+Every call, repeats included, takes a turn of the global rate, and takes a slot only while it is in flight: a stalled
+poll delays no other. The outcome of a poll is a fact for the response's log. Without a usable answer after the bounded
+repeats the fact is `PollFailed`. Each fact has the time of the next poll.
 """
 
 import asyncio
@@ -50,20 +50,20 @@ COMMIT_INTERVAL_S = 0.5
 COMMIT_LAST_S = 5.0
 ROOM_POLL_S = 0.05
 REPEAT_MS = 500
-"""Before the second try; twice that before the third, and so on."""
+"""Wait before the second try; twice that before the third, and so on."""
 
 REPEAT_MS_MAX = 30_000
-"""A longer wait is the schedule's business: the look counts as failed, and the next one comes after the wait."""
+"""With a longer wait the poll counts as failed; the next scheduled poll comes after that wait."""
 
 OFFSETS_HELD_MAX = 100_000
-"""Finished behind one that is not: no more is taken then, as that one must have its turn first."""
+"""Offsets tracked at most. Beyond it no record is taken, until the first unfinished command is finished."""
 
 SWEEP_INTERVAL_MS = 1_000
-"""How often a full queue is searched for what has expired; otherwise that is found at its turn."""
+"""How often a full queue is searched for expired commands; otherwise they are found at their turn."""
 
 
 class Poller:
-    """Performs the commands of `polls` that its group member is given."""
+    """Performs the commands of `polls` in the partitions of its group member."""
 
     def __init__(
         self,
@@ -105,19 +105,19 @@ class Poller:
         self._queue = PollQueue()
         self._tracker = OffsetTracker()
         self._epoch = 0
-        """The assignment that the tracker knows of."""
+        """The assignment that the tracker has."""
         self._swept_at_ms = 0
         self._hints = Hints()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; then what is in flight is finished (for `drain_ms` at most), committed, and the group left.
+        """Run until `stop` is set; then finish calls in flight (at most `drain_ms`), commit, and leave the group.
 
-        Raises what should not happen: a bug must end the process, and be seen.
+        Any exception is raised: a bug must end the process.
         """
         try:
             await self._group.start(stop)
             await run_until(stop, self._take_all, self._drained, self._drain_s, self._call_all, self._commit_all)
-            with contextlib.suppress(TimeoutError):  # The broker is away: what is not committed comes again.
+            with contextlib.suppress(TimeoutError):  # The broker is away: commands without a commit come again.
                 async with asyncio.timeout(COMMIT_LAST_S):
                     await self._commit()
         finally:
@@ -137,7 +137,7 @@ class Poller:
                 await self._queue_up(taken)
 
     async def _reassigned(self) -> None:
-        """Go on with the partitions that we keep; leave what waits of others to whoever has them now."""
+        """Keep the work of partitions that are still owned; drop waiting calls of the others."""
         assignment = await self._group.assignment()
         self._epoch = assignment.epoch
         self._tracker.assign(assignment.places)
@@ -149,7 +149,7 @@ class Poller:
         if taken.epoch != self._epoch:
             await self._reassigned()
         if taken.epoch != self._epoch:
-            return  # Assigned again meanwhile: they come again, to us or to another.
+            return  # Assigned again meanwhile: the records come again, to this member or another.
         for partition, records in taken.by_partition.items():
             for record in records:
                 begun = self._tracker.begin(partition, record.offset, record.timestamp_ms)
@@ -166,7 +166,7 @@ class Poller:
         self._metrics.polls_waiting.set(len(self._queue))
 
     def _enqueue(self, call: Call) -> None:
-        """Where another call of the response waits, that one does for both, and finishes both."""
+        """Queue a call, unless it expired. A waiting call of the same response then answers and finishes both."""
         if self._expired(call):
             self._finish(call)
         elif not self._queue.push(call):
@@ -188,7 +188,7 @@ class Poller:
         return command
 
     async def _call_all(self, stop: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
-        """Begin one call after the other: a slot first, then a turn under the rate, and only then the choice of the call."""
+        """Begin calls one by one: wait for a slot, then for a turn of the rate, and only then choose the call."""
         while not stop.is_set():
             await self._queue.some()
             if not await self._slots.some_free(TAKE_WAIT_MS):
@@ -213,7 +213,10 @@ class Poller:
         return None
 
     def _expired(self, call: Call) -> bool:
-        """Whether the timer of its row has asked again since. An unclaimed row asks five times and no more: such a poll is made however late."""
+        """Whether the timer of the row has asked again since.
+
+        An unclaimed row asks only five times, so a poll for adoption never expires.
+        """
         if isinstance(call.command, RetrieveResponse) and call.command.reason == "adoption":
             return False
         late = overtaken(self._polls.policy, asked_at_ms=call.asked_at_ms, now_ms=self._now_ms())
@@ -222,7 +225,7 @@ class Poller:
         return late
 
     def _sweep(self) -> None:
-        """The queue is full: make room where no turn comes, as the provider asked for silence."""
+        """Drop expired commands of a full queue: while the provider asks for silence, no turn would find them."""
         if self._now_ms() - self._swept_at_ms < SWEEP_INTERVAL_MS:
             return
         self._swept_at_ms = self._now_ms()
@@ -244,7 +247,7 @@ class Poller:
             self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
 
     async def _fact(self, call: Call) -> Message | None:
-        """What the call brought; None where it will be tried again."""
+        """The fact about the call's outcome; None if the call is queued again."""
         response_id = call.command.response_id
         call.tries += 1
         answer: Seen | Missing | AskAgain | Refused | NotCancelled
@@ -284,10 +287,10 @@ class Poller:
             try:
                 body = await put_body(self._blobs, seen.body, self._inline_bytes_max)
             except (TypeError, ValueError, RecursionError) as error:
-                # Only nesting beyond what our JSON writes (254 levels) comes here; no model's answer has it.
+                # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)
             except OSError as error:
-                # The disk's trouble, not this response's: it stays at the provider, and is asked for again.
+                # The blob store failed: the response is still at the provider, and is retrieved again.
                 self._metrics.alarm("blob_not_stored")
                 log.error("blob_not_stored", response_id=call.command.response_id, errno=error.errno)
                 return self._ask_again(call, AskAgain("blob_not_stored"))
@@ -304,7 +307,7 @@ class Poller:
         return facts.observed(call.command, seen, body, at_ms=at_ms, next_poll_at_ms=next_ms, others=others)
 
     def _compare(self, call: Call, seen: Seen, now_ms: int) -> facts.Others:
-        """What other responses did; and of this one, where it has ended, remember what it took and how it was found."""
+        """Observations of other responses for a running one. Of an ended one, note its run time, cause and trigger."""
         named = seen.body.get("model")
         model = named if isinstance(named, str) else ""
         others = self._ends.others(model) if seen.outcome == "running" else facts.ALONE
@@ -325,7 +328,7 @@ class Poller:
         if call.tries >= self._tries_max or wait_ms > REPEAT_MS_MAX:
             return self._failed(call, answer.reason, answer.wait_ms)
         self._metrics.poll("asked_again")
-        # It waits outside its slot. A worker that stops meanwhile has not committed it: it comes again.
+        # The call waits without a slot. If the worker stops meanwhile, the command is not committed and comes again.
         asyncio.get_running_loop().call_later(wait_ms / 1_000, self._enqueue, call)
         return None
 
@@ -336,7 +339,7 @@ class Poller:
         return facts.failed(call.command, reason, at_ms=at_ms, next_poll_at_ms=next_ms)
 
     def _next_poll(self, call: Call, wait_ms: int) -> tuple[int, int]:
-        """Now, and when to look again if this was not the end: by the policy, and not before `wait_ms` have passed."""
+        """Now, and the time of the next poll if the response runs on: by the policy, at least `wait_ms` from now."""
         command = call.command
         at_ms = self._now_ms()
         webhook = isinstance(command, RetrieveResponse) and command.reason == "webhook"
@@ -367,7 +370,7 @@ class Poller:
         self._metrics.poll_lag_seconds.set(0.0 if oldest_ms is None else max(0, self._now_ms() - oldest_ms) / 1_000)
         progress = self._tracker.progress()
         if progress:
-            # What is refused is told again after the assignment that refused it.
+            # A refused commit is made again after the assignment that refused it.
             await self._group.commit(
                 self._epoch,
                 {partition: at.offset for partition, at in progress.items() if at.offset is not None},

@@ -1,13 +1,16 @@
-"""The global rate of polls and cancels, and what it leaves to others.
+"""The global rate of polls and cancels, and the spare turns that it leaves to the follower.
 
-It follows the *share* of calls that the provider or its edge objects to, window by window: what is objected to is not gained by asking
-for it, so a share of 50 % halves the rate, and a share of 1 % (objections that come at random) leaves it alone. A cut that does not lower
-the share is not repeated, unless all calls are objected to: whoever refuses every third call at any rate is not asked less often. After the
-trouble the rate doubles from window to window up to half of what it was before, and from there comes back by a share of its cap a minute.
+The rate follows the *share* of calls that the provider or its edge objects to, per window. A share of 50 % halves the
+rate; a share of 1 % (random objections) does not change it. A reduction that does not lower the share is not repeated,
+unless nearly all calls are refused: a provider that refuses every third call at any rate is not asked less often. After
+the trouble the rate doubles per window up to half of its former value, and then recovers by a share of its cap a
+minute.
 
-A `Retry-After` stops all calls: the limit is the key's, not the response's. Not for long, as the next call tells whether it still holds.
+A `Retry-After` pauses all calls, because the limit belongs to the key, not to the response. The pause is at most
+`PAUSE_MS_MAX`; the next call shows whether the limit still holds.
 
-Whoever follows partial output gets *spare* turns: what the bucket would spill, as it is full. They take nothing from polls and cancels.
+The follower of partial output takes *spare* turns: tokens that overflow from the full bucket. They cost polls and
+cancels nothing.
 """
 
 import asyncio
@@ -17,38 +20,38 @@ from backstop.runtime.process.clock import NowMs
 
 WINDOW_MS = 5_000
 WINDOW_CALLS_MIN = 20
-"""A share is of so many calls at least: one objection to the only call of a window says little."""
+"""A share counts at least this many calls: one objection to the only call of a window means little."""
 
 HASTE_CALLS = 100
-"""After so many calls a window with a share of `HASTE_SHARE` is over at once. More than are in flight by default: what comes back from before
-a cut does not make the next one."""
+"""After this many calls a window with a share of `HASTE_SHARE` ends at once. More than are in flight by default, so
+that answers to calls from before a reduction do not cause the next one."""
 
 HASTE_SHARE = 0.5
 TOLERATED_SHARE = 0.02
 CUT_MAX = 0.5
-"""Of the rate, in one window."""
+"""The largest reduction of the rate in one window, as a share."""
 
 BLOCKED_SHARE = 0.9
 RATE_CHANGE_MIN = 0.1
-"""Less of a change of the rate proves nothing."""
+"""A smaller relative change of the rate is no evidence."""
 
 HOLD_WINDOWS = 12
-"""So long a rate is held that was found not to matter; then it is cut once more, to see."""
+"""Windows for which the rate is kept after a reduction had no effect; then it is reduced once more, as a test."""
 
 RECOVERY_SHARE_PER_MIN = 0.1
 FLOOR_PER_S = 0.5
 BURST_S = 1.0
 SPARE_S = 0.1
-"""What is spilled is kept for spare turns for so long."""
+"""The spare bucket holds this many seconds of the rate."""
 
 SPARE_WAIT_S_MAX = 0.25
 SPARE_PAUSE_MS = 1_000
 PAUSE_MS_MAX = 60_000
-"""A longer pause is cut to this. Providers forget a response ten minutes after its end: calls have to go on."""
+"""A longer pause is shortened to this. Providers delete a response ten minutes after its end, so calls must go on."""
 
 
 class PollRate:
-    """A token bucket of one second's worth, at least one token."""
+    """A token bucket with the tokens of one second, at least one."""
 
     def __init__(
         self, cap_per_s: float, now_ms: NowMs, changed: Callable[[float], None] = lambda _: None,
@@ -59,11 +62,11 @@ class PollRate:
         self._floor_per_s = min(FLOOR_PER_S, cap_per_s)
         self._rate_per_s = cap_per_s
         self._quick_to_per_s = 0.0
-        """Up to here it doubles."""
+        """Below this rate the recovery doubles per window."""
         self._trouble: tuple[float, float] | None = None
-        """The share and the mean rate of a window since which there was no window without trouble."""
+        """Share of objections and mean rate of the last window to compare with; None after a window without trouble."""
         self._held_windows = 0
-        """How many windows the rate was held, as the trouble comes at any rate; 0 where it was cut."""
+        """Windows for which the rate is kept, as objections come at any rate; 0 after a reduction."""
         self._now_ms = now_ms
         self._changed = changed
         self._filled_at_ms = now_ms()
@@ -101,7 +104,7 @@ class PollRate:
             await asyncio.sleep(wait_ms / 1_000)
 
     def take_spare(self) -> bool:
-        """Take what nobody else could have had, if there is any."""
+        """Take a token that overflowed from the bucket, if there is one."""
         self._fill()
         if self._spare < 1.0 or self._filled_at_ms < max(self._paused_until_ms, self._spare_paused_until_ms):
             return False
@@ -109,18 +112,18 @@ class PollRate:
         return True
 
     async def spare_turn(self) -> None:
-        """Wait until there is a turn to spare, first come, first served; for as long as it takes."""
+        """Wait for a spare turn, in the order of calls, without a limit."""
         async with self._spare_turns:
-            while not self.take_spare():  # noqa: ASYNC110 - nothing happens when a bucket is full
+            while not self.take_spare():  # noqa: ASYNC110 - a full bucket sends no event
                 await asyncio.sleep(min(SPARE_WAIT_S_MAX, 1.0 / self._rate_per_s))
 
     def answered(self) -> None:
-        """A call was made to which nobody objected, whatever else became of it."""
+        """A call was made without an objection to its rate, whatever its outcome."""
         self._fill()
         self._calls += 1
 
     def object(self, wait_ms: int = 0) -> None:
-        """The provider objected (a 429, an edge block), and asked for `wait_ms` of silence."""
+        """The provider objected to a call (a 429, an edge block) and asked for a pause of `wait_ms`."""
         self._fill()
         self._calls += 1
         self._objections += 1
@@ -131,7 +134,7 @@ class PollRate:
             self._close_window()
 
     def object_spare(self, wait_ms: int) -> None:
-        """As `object`, to a spare turn: it stops these alone. If the limit is everybody's, a poll will hear of it."""
+        """As `object`, but pauses only spare turns. If the limit applies to all calls, a poll will meet it too."""
         self._fill()
         wait_ms = min(max(wait_ms, SPARE_PAUSE_MS), PAUSE_MS_MAX)
         self._spare_paused_until_ms = max(self._spare_paused_until_ms, self._filled_at_ms + wait_ms)
@@ -139,7 +142,7 @@ class PollRate:
     def _fill(self) -> None:
         now_ms = self._now_ms()
         passed_ms = max(0, now_ms - self._filled_at_ms)
-        # A pause gathers nothing: whoever waited for its end does not come in one burst.
+        # The bucket does not fill during a pause, so that no burst follows it.
         filling_ms = max(0, now_ms - max(self._filled_at_ms, self._paused_until_ms))
         self._filled_at_ms = now_ms
         tokens = self._tokens + self._rate_per_s * filling_ms / 1_000
@@ -184,7 +187,10 @@ class PollRate:
         self._tokens = 0.0
 
     def _at_any_rate(self, share: float, per_s: float) -> bool:
-        """Whether the share stayed as it was at another rate. A limit on calls cuts off what is above it, and more at a higher rate."""
+        """Whether the share of objections stayed the same at another rate.
+
+        A limit on the rate refuses the calls above it, so its share grows with the rate.
+        """
         assert self._trouble is not None
         share_before, per_s_before = self._trouble
         if share >= BLOCKED_SHARE:

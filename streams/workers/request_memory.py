@@ -1,7 +1,7 @@
-"""The memory that large requests take in a worker between the blob store and the provider, shared by tenant.
+"""The memory for large requests in a worker between the blob store and the provider, shared between tenants.
 
-A request costs its bytes, the value that they become, and the bytes that are sent. What finds no room is given back and comes again, so that
-64 photos at one time wait for each other instead of ending the process.
+A request costs its bytes, the parsed value, and the bytes that are sent. A request without room is rejected and comes
+again later, so that 64 photos at once wait for each other instead of exhausting the process's memory.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,22 @@ from backstop.runtime.shares import Shares
 from schemas.base import BlobBody, Body
 
 COST: Final = 3
-"""Times its bytes: its texts, what is written of them for the provider, and what of that the connection has not taken yet. Of texts with
-characters of four bytes it is more, as it is in `receiver.limits.DEAR_COST`."""
+"""Multiple of a request's bytes: its parsed texts, the encoded request, and the part that the connection has not sent
+yet. Texts with characters of four bytes cost more, as in `receiver.limits.DEAR_COST`."""
 
 
 class RequestMemory:
     def __init__(self, bytes_max: int) -> None:
-        # What is being sent can't be taken back, so no tenant may take more than it leaves free.
+        # Memory of a request in flight can't be reclaimed, so no tenant may take more than it leaves free.
         self._shares = Shares(bytes_max, greed=1)
         self._alone_bytes_max = bytes_max // 2
 
     @contextmanager
     def share(self, tenant: str, body: Body) -> Iterator[bool]:
-        """Whether there is room for `body`, which is kept until the end. One that is larger than all a tenant may have counts as that much."""
+        """Whether there is room for `body`; the room is kept until the context ends.
+
+        A body larger than a tenant's whole share counts as the share.
+        """
         if not isinstance(body, BlobBody):
             yield True
             return

@@ -1,4 +1,4 @@
-"""What one process saw of ends: how long runs take, by model, and when another response last ended. In memory, bounded."""
+"""Run times by model and the time of the last end, as one process observed them. In memory, bounded."""
 
 from collections import OrderedDict, deque
 
@@ -6,13 +6,13 @@ from streams.workers.facts import Others
 
 RUNS_REMEMBERED = 200
 RUNS_MIN = 20
-"""Of fewer runs a high quantile says nothing."""
+"""With fewer runs a high quantile is not meaningful."""
 QUANTILE = 0.9
 MODELS_MAX = 200
 
 
 class Ends:
-    """What a response that does not move is measured by."""
+    """Observed ends, to judge whether a running response is stuck."""
 
     def __init__(self) -> None:
         self._runs_ms: OrderedDict[str, deque[int]] = OrderedDict()

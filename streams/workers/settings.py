@@ -1,4 +1,4 @@
-"""Settings of the code that talks to OpenAI."""
+"""Settings of the workers that call the provider: submitter, poller and follower."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,9 @@ from streams.workers.rate import RECOVERY_SHARE_PER_MIN
 
 
 class AnswerRule(BaseModel):
-    """What an answer with this status, this code and a message that this pattern is found in means; absent fields fit everything."""
+    """The cause of answers with this status, this code and a message in which this pattern is found. Absent fields
+    match everything.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +42,7 @@ class AnswerRule(BaseModel):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"pattern is no regular expression: {error}") from None
+                raise ValueError(f"pattern is not a regular expression: {error}") from None
         return pattern
 
     def rule(self) -> Rule:
@@ -48,128 +50,143 @@ class AnswerRule(BaseModel):
 
 
 class WorkerSettings(RuntimeSettings):
-    """Submitter and caller."""
+    """Settings of submitter, poller and follower."""
 
     openai_base_url: str = Field(
         default="https://api.openai.com/v1",
         pattern=r"^https?://",
         validation_alias=AliasChoices("BACKSTOP_OPENAI_BASE_URL", "OPENAI_BASE_URL", "openai_base_url"),
-        description="Where the API is.",
+        description="Base URL of the provider's API.",
     )
     openai_api_key: SecretStr = Field(
         default=SecretStr(""),
         validation_alias=AliasChoices("BACKSTOP_OPENAI_API_KEY", "OPENAI_API_KEY", "openai_api_key"),
-        description="The API key. A worker without one does not start.",
+        description="The provider's API key. A worker does not start without one, unless `openai_keyless` is set.",
     )
     openai_keyless: bool = Field(
         default=False,
-        description="The server asks for no key (a model on a machine of yours): a worker starts without, and sends none.",
+        description="The server needs no key (for example a self-hosted model): a worker starts without one and sends "
+        "none.",
     )
     openai_organization: str | None = Field(
         default=None,
         validation_alias=AliasChoices("BACKSTOP_OPENAI_ORGANIZATION", "OPENAI_ORG_ID", "openai_organization"),
-        description="Organization to bill, where the key belongs to several.",
+        description="Organization to bill, if the key belongs to several.",
     )
     openai_project: str | None = Field(
         default=None,
         validation_alias=AliasChoices("BACKSTOP_OPENAI_PROJECT", "OPENAI_PROJECT_ID", "openai_project"),
-        description="Project to bill, where the key belongs to several.",
+        description="Project to bill, if the key belongs to several.",
     )
     requests_memory_bytes_max: int = Field(
         default=256 << 20,
         ge=1 << 20,
         le=1 << 36,
-        description="Memory of this worker for large requests that are being sent, in bytes; a tenant alone gets half of it. A request from the blob store counts "
-        "three times; one that finds no room is tried again after 2 s.",
+        description="Memory of a worker for large requests in flight, in bytes. One tenant may use half of it. A "
+        "request from the blob store counts three times its size. A request without room is tried again after 2 s.",
     )
     openai_client_certificate: Path | None = Field(
         default=None,
-        description="Certificate (PEM) that is shown to a gateway that asks for one; may hold its key, too.",
+        description="Client certificate (PEM) for a gateway that requires one; the file may also contain the key.",
     )
     openai_client_key: Path | None = Field(
-        default=None, description="Key (PEM, not encrypted) of that certificate, where it is a file of its own."
+        default=None, description="Key (PEM, not encrypted) of that certificate, if it is in a file of its own."
     )
-    create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
-    poll_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
+    create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Most creates in flight per process.")
+    poll_concurrency: int = Field(
+        default=64, ge=1, le=1_000, description="Most polls and cancels in flight per process."
+    )
     poll_timeout_ms: int = Field(
-        default=30_000, ge=100, le=600_000, description="Time of one look or cancel, over all its parts."
+        default=30_000, ge=100, le=600_000, description="Time limit of one poll or cancel as a whole."
     )
     poll_rate_max_per_s: float = Field(
-        default=250.0, ge=0.1, le=10_000, description="Looks and cancels a second per process, while nobody objects."
+        default=250.0,
+        ge=0.1,
+        le=10_000,
+        description="Most polls and cancels a second per process. The rate falls when the provider limits it.",
     )
     poll_rate_recovery_share_per_min: float = Field(
         default=RECOVERY_SHARE_PER_MIN,
         gt=0,
         le=60,
-        description="What comes back of that rate in a minute, as a share of it, from half of what it was before the provider objected.",
+        description="How fast the poll rate recovers after the provider limited it: share of `poll_rate_max_per_s` a "
+        "minute, beginning at half of the rate before.",
     )
-    poll_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one look before it counts as failed.")
+    poll_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one poll before it counts as failed.")
     poll_queue_max: int = Field(
         default=20_000,
         ge=1,
         le=100_000,
-        description="Looks that wait in a process at most; those that a webhook asked for are found among them, and not behind.",
+        description="Most polls queued in a process. Polls caused by webhooks overtake the others in this queue.",
     )
     first_poll_ms: int = Field(
-        default=20_000, ge=0, le=3_600_000, description="From acceptance to the first look that no webhook asked for."
+        default=20_000, ge=0, le=3_600_000, description="From acceptance to the first poll without a webhook."
     )
     poll_spacing_factor: float = Field(
-        default=0.5, gt=0, le=10, description="Wait for the next look, as a share of the response's age."
+        default=0.5, gt=0, le=10, description="Wait for the next poll, as a share of the response's age."
     )
-    poll_spacing_min_ms: int = Field(default=5_000, ge=100, le=3_600_000, description="Least wait between looks.")
+    poll_spacing_min_ms: int = Field(default=5_000, ge=100, le=3_600_000, description="Shortest wait between polls.")
     poll_spacing_max_ms: int = Field(
         default=240_000,
         ge=100,
         le=3_600_000,
-        description="Longest wait between looks; under half of the time for which the provider keeps a response.",
+        description="Longest wait between polls. Keep it under half of the time for which the provider keeps a "
+        "response.",
     )
     poll_report_ms: int = Field(
         default=120_000,
         ge=1_000,
         le=3_600_000,
-        description="A poll or cancel without a report for so long is made again; one that still waits for its turn then is dropped.",
+        description="Time after which an unanswered scheduled poll is reissued. Older queued ones are skipped.",
     )
     submission_memory_ms: int = Field(
         default=180_000,
         ge=1_000,
         le=86_400_000,
-        description="How far back the submitter reads a partition that it takes over; older commands make it read on.",
+        description="How far back the submitter reads the log of a partition that it takes over, to remember commands "
+        "that were performed. Older commands make it read further back.",
     )
     submission_memory_max: int = Field(
-        default=20_000, ge=1, le=1_000_000, description="Command ids that the submitter remembers per partition."
+        default=20_000, ge=1, le=1_000_000, description="Most command ids that the submitter remembers per partition."
     )
     stream_concurrency: int = Field(
         default=100,
         ge=0,
         le=2_000,
-        description="Streams of partial output that a process follows at one time; 0 for none.",
+        description="Most streams of partial output that a process follows at a time; 0 for none.",
     )
     stream_coalesce_ms: int = Field(
-        default=20, ge=0, le=1_000, description="How long partial output is gathered before it is passed on."
+        default=20, ge=0, le=1_000, description="How long partial output is collected before it is published."
     )
     stream_silence_ms: int = Field(
         default=600_000,
         ge=100,
         le=3_600_000,
-        description="A stream that says nothing for so long is opened again; the provider may refuse that for a response over 5 minutes old.",
+        description="A stream that is silent for this long is opened again. The provider may refuse that for a "
+        "response over 5 minutes old.",
     )
     stream_event_bytes_max: int = Field(
         default=262_144, ge=1_024, le=1_000_000, description="A larger event ends the partial output of its response."
     )
     stream_response_bytes_max: int = Field(
-        default=4_194_304, ge=1_024, le=1 << 30, description="Partial output of one response that is passed on."
+        default=4_194_304, ge=1_024, le=1 << 30, description="Most partial output published for one response, in bytes."
     )
     group_session_timeout_ms: int = Field(
-        default=10_000, ge=1_000, le=300_000, description="After this silence a worker's partitions go to another."
+        default=10_000,
+        ge=1_000,
+        le=300_000,
+        description="A submitter or poller without heartbeats for this long loses its partitions.",
     )
 
     webhooks_expected: bool = Field(
         default=True,
-        description="Set to false where no webhook can come: polls come sooner from the start, and not only once none has come for a while.",
+        description="Set to false if webhooks can't arrive. Then polls come sooner from the start, not only after "
+        "several responses ended without a webhook.",
     )
     answer_rules: tuple[AnswerRule, ...] = Field(
         default=(),
-        description="Own lines of the table of refusals and failures, as JSON, the first that fits wins: "
+        description="Rules for the causes of refusals and failures, as JSON, before the built-in table; the first "
+        "match wins: "
         '[{"status": 400, "code": "odd_code", "pattern": "queue", "cause": "later"}].',
     )
 
@@ -185,18 +202,19 @@ class WorkerSettings(RuntimeSettings):
         return self
 
     def refuse_to_start(self) -> None:
-        """What must be said before a worker may run. Whoever only reads settings needs no key.
+        """Check what a worker needs to run. Programs that only read settings need no key and don't call this.
 
-        :raises ConfigurationError: there is no key, or a certificate that nothing can be made of; says what to set.
+        :raises ConfigurationError: key or certificate settings are missing or contradict; the message says what to set.
         """
         key = bool(self.openai_api_key.get_secret_value().strip())
         if not key and not self.openai_keyless:
             raise ConfigurationError(
-                "there is no API key: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for none"
+                "there is no API key: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for "
+                "none"
             )
         if key and self.openai_keyless:
             raise ConfigurationError(
-                "there is an API key, and BACKSTOP_OPENAI_KEYLESS says that there is none: unset one"
+                "there is an API key, and BACKSTOP_OPENAI_KEYLESS says that there is none: unset one of them"
             )
         if self.openai_client_key is not None and self.openai_client_certificate is None:
             raise ConfigurationError("BACKSTOP_OPENAI_CLIENT_KEY needs BACKSTOP_OPENAI_CLIENT_CERTIFICATE")

@@ -1,10 +1,10 @@
-"""A bounded number of calls in flight, which says how many more may begin."""
+"""A bounded number of calls in flight."""
 
 import asyncio
 
 
 class Slots:
-    """Whoever begins a call takes a slot, and asks `free` first."""
+    """A caller checks `free`, takes a slot for each call, and gives it back afterwards."""
 
     def __init__(self, slots_max: int) -> None:
         self._max = slots_max
@@ -28,7 +28,7 @@ class Slots:
         self._given_back.set()
 
     async def some_free(self, wait_ms: int) -> bool:
-        """Whether one is free, now or within `wait_ms`."""
+        """Whether a slot is free now or becomes free within `wait_ms`."""
         try:
             async with asyncio.timeout(wait_ms / 1_000):
                 while self._taken >= self._max:

@@ -1,6 +1,7 @@
-"""One response's stream, from the provider to the topic `partials`: read, opened again after each drop, told in small records.
+"""Copies one response's stream from the provider to the topic `partials`, in small records; reopens it after a drop.
 
-Nothing here matters to the job. What can't be read or told is counted and left out, and the numbers in the records say so.
+The job does not depend on it. Events that can't be read or published are counted and left out; the records' numbers
+show the gap.
 """
 
 import asyncio
@@ -27,18 +28,18 @@ from streams.workers.rate import PollRate
 log = structlog.get_logger()
 
 OPEN_AGAIN_MS = 250
-"""After a drop; twice that after the second in a row that brought nothing, and so on. Whoever was dropped together comes back apart by
-the turns of the global rate."""
+"""Wait after a drop, doubled for each further connection in a row without an event. The turns of the global rate spread
+streams that were dropped together."""
 
 OPEN_AGAIN_MS_MAX = 30_000
 RECORD_BYTES_MAX = 256 * 1024
-"""Of events in one record: well under what a topic takes, and small enough to be passed on at once."""
+"""Of events in one record: well below a topic's limit, and small enough to be passed on at once."""
 
 PENDING_BYTES_MAX = 1 << 20
-"""Of events that wait for the broker; beyond it the provider's stream is not read on."""
+"""Of events that wait for the broker; beyond it reading of the provider's stream pauses."""
 
 BYTES_PER_TOKEN = 4
-"""Of text, as the provider's own rule of thumb has it (its help page on tokens: about four characters)."""
+"""Of text: the provider's rule of thumb (its help page on tokens: about four characters)."""
 
 PUBLISH_S = 5.0
 PUBLISH_AGAIN_S = 0.5
@@ -53,7 +54,7 @@ class Followed:
     attempt: int
     tenant: str
     partition: int
-    """Of the log of responses: whoever owns it follows."""
+    """Of the log of responses; its owner follows the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class FollowLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """The last word on the response: the provider's terminal event, or why it is not told on. Both None: nothing more to read."""
+    """How the stream ended: with the provider's terminal event, or truncated. Both None: nothing more can be read."""
 
     end_number: int | None = None
     cut: CutReason | None = None
@@ -98,10 +99,10 @@ class Following:
         self._pending: deque[Told] = deque()
         self._pending_bytes = 0
         self._told = -1
-        """The number of the last event that went into a record."""
+        """The number of the last event in a record; -1 before the first."""
         self._over: _Over | None = None
         self._seen_bytes = 0
-        """Of output, each byte once."""
+        """Bytes of output seen, each counted once."""
         self._more, self._room = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
@@ -111,7 +112,7 @@ class Following:
             self._more.set()
 
     async def book(self) -> None:
-        """It was cancelled, and of those the provider tells no usage: book the output that was seen."""
+        """Book the output that was seen of a cancelled response, as the provider reports no usage for it."""
         tokens = -(-self._seen_bytes // BYTES_PER_TOKEN)
         if not tokens:
             return
@@ -142,7 +143,7 @@ class Following:
             await asyncio.sleep(max(wait_ms, outcome) / 1_000)
 
     async def _read_once(self) -> _Over | int:
-        """One connection. The last word, or the least wait in ms before the next one."""
+        """Read one connection. Returns how the stream ended, or the least wait in ms before the next connection."""
         try:
             async with self._streams.opened(self._of.response_id, self._track.last) as opened:
                 if isinstance(opened, AsyncIterator):
@@ -151,7 +152,7 @@ class Following:
         except EventTooLargeError:
             return self._cut("event_too_large")
         except Exception as error:
-            # A drop, whatever the network or the server did.
+            # Any failure of the network or the server counts as a drop.
             self._metrics.lost(type(error).__name__)
             return 0
 
@@ -192,7 +193,7 @@ class Following:
                 self._metrics.lost("not_opened")
                 return read.wait_ms
             case _:
-                # Missing: not yet, or no more. Seen: an object where a stream was asked for.
+                # Missing: the response does not exist yet, or no longer. Seen: an object instead of a stream.
                 self._metrics.lost("not_opened")
                 return 0
 

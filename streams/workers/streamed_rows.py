@@ -1,15 +1,15 @@
-"""Rows of running responses that can be followed, so that a follower need not read all rows for them after each recovery."""
+"""Rows of running responses that can be followed, so that the follower need not read all rows after each recovery."""
 
 from collections.abc import Collection, Iterator, Mapping
 
 from streams.ports import Rows
 
 MARKS = (b'"stream":true', b'"kind":"running"')
-"""In each such row, and hardly in another: whoever reads them decodes them."""
+"""In each such row, and rarely in others: the reader must decode the rows to be sure."""
 
 
 class StreamedRows:
-    """A `RowWatch`, and the `Rows` that it saw. As many as there are open responses."""
+    """A `RowWatch`, and `Rows` whose `items` are only the followable rows: at most one per open response."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -36,5 +36,5 @@ class StreamedRows:
         self.saw(partition, rows.items())
 
     def own(self, partitions: Collection[int]) -> None:
-        """Forget all others."""
+        """Forget all other partitions."""
         self._found = {each: found for each, found in self._found.items() if each in partitions}

@@ -1,12 +1,12 @@
-"""Creates, at most once each: take the command, commit its offset, and only then `POST /responses`.
+"""Performs creates, at most once each: take the command, commit its offset, and only then `POST /responses`.
 
-The order is the point. A crash before the commit has sent nothing, and the command comes again; a crash after it loses the
-command, and the job's own timer finds that out (`AttemptUnknown` by silence). What is never done is to send what somebody else
-may send too: a batch is sent only after its commit held under the fence of `group`, and a command id that was seen before is
-dropped. After an assignment the ids are read back from the partition itself.
+After a crash before the commit the command comes again, and nothing was sent. A crash after the commit may lose the
+command, and the job's timer then makes the outcome unknown (no report by the report deadline). A command that another
+worker may send too is never sent: a batch is sent only after its commit held under the fence of `group`, and a command
+id that was seen before is dropped. After an assignment the ids are read back from the partition.
 
-A command too old for what we remember makes us read further back; where even that does not reach, it is dropped in silence, as
-"never sent" could be a lie, and the job's timer decides.
+For a command older than the remembered ids the submitter reads further back. If that does not reach either, the command
+is dropped without a report, because it may have been sent; the job's timer decides.
 """
 
 import asyncio
@@ -49,15 +49,15 @@ log = structlog.get_logger()
 
 WORKER = "submitter"
 TAKE_WAIT_MS = 250
-"""How long a stop may go unnoticed while nothing comes."""
+"""Longest delay of a stop while no records come."""
 
 REASON_CHARS_MAX = 200
 
 MEMORY_WAIT_MS = 2_000
-"""After so long a create that found no memory for its request comes again. An upload of 20 MB takes about as long."""
+"""Wait of a create without memory for its request. An upload of 20 MB takes about as long."""
 
 MODEL_CODES = frozenset({"model_not_found", "model_not_available", "deployment_not_found"})
-"""A model that was served before is one that the account has lost, not one that a caller misspelt."""
+"""Codes of a missing model. If the model was served before, the account lost it; else the caller misspelt it."""
 
 
 def _counted_as(cause: Cause) -> AttemptResult:
@@ -85,9 +85,9 @@ class _Due:
 
 
 class Submitter:
-    """Performs the commands of `submissions` that its group member is given.
+    """Performs the commands of `submissions` in the partitions of its group member.
 
-    `edge_blocked` is told when the edge took a create for an attack, with the wait that it asked for.
+    `edge_blocked` is called with the wait in ms when the provider's edge refused a create as an attack.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class Submitter:
         self._memories_epoch = -1
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; then what is in flight is finished (for `drain_ms` at most) and the group is left.
+        """Run until `stop` is set; then finish creates in flight (at most `drain_ms`) and leave the group.
 
-        Raises what should not happen: the process must end, as a submitter that goes on after a bug may spend twice.
+        Any exception is raised and must end the process: a submitter that goes on after a bug may create twice.
         """
         try:
             await self._group.start(stop)
@@ -159,9 +159,9 @@ class Submitter:
                 tasks.create_task(self._perform(item))
 
     async def _sift(self, taken: Taken) -> list[_Due]:
-        """The commands of `taken` that nobody has performed: parsed, remembered, in order."""
+        """The commands of `taken` that were not seen before, in order; their ids are now remembered."""
         if taken.epoch != self._memories_epoch:
-            # Others may have had our partitions meanwhile: what we remember has gaps.
+            # Other members may have owned these partitions meanwhile, so the remembered ids have gaps.
             self._memories.clear()
             self._memories_epoch = taken.epoch
         due: list[_Due] = []
@@ -197,7 +197,7 @@ class Submitter:
         return True
 
     async def _memory(self, partition: int, first: Record, oldest_at_ms: int) -> CommandMemory:
-        """What is remembered of a partition, read back as far as its oldest new command needs."""
+        """The remembered ids of a partition, read back as far as its oldest new command needs."""
         memory = self._memories.get(partition)
         if memory is None:
             memory = CommandMemory(self._memory_ids_max, first.timestamp_ms)
@@ -245,12 +245,12 @@ class Submitter:
         try:
             request = await get_body(self._blobs, command.request)
         except BlobMissingError as error:
-            # A person may bring the blob back; until then each try costs nothing, and `rejections_max` and the deadline end them.
+            # An operator may restore the blob. A try costs nothing; `rejections_max` and the deadline bound the tries.
             self._metrics.alarm("blob_missing")
             log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
             return Rejected("faulty", "blob_missing", "the stored request can't be read")
         except BlobStoreError as error:
-            # The store's trouble: the job comes again when its wait is over.
+            # The blob store failed: the job tries again after its wait.
             self._metrics.alarm("blob_store")
             log.error("blob_store_trouble", job_id=command.job_id, attempt=command.attempt, error=str(error))
             return Rejected("unsent", "blob_store_unavailable", "the blob store can't be used now")
@@ -261,10 +261,10 @@ class Submitter:
         )
 
     async def _in_turn(self, item: _Due, request: dict[str, Any]) -> Message:
-        """Send it if its lane is open, or if it is the lane's probe."""
+        """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
         turn = await self._lanes.send(command.model, command.id)
-        if self._now_ms() > command.not_after_ms:  # a probe waits for its turn
+        if self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
                 self._lanes.failed(command.model, command.id, "odd", "command_expired")
             return self._expired(command)
@@ -328,7 +328,7 @@ class Submitter:
         )
 
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
-        """The end that the answer held; None where it can't be stored: then a poll must find it at the provider."""
+        """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
             body = await put_body(self._blobs, seen.body, self._inline_bytes_max)
         except (OSError, TypeError, ValueError, RecursionError) as error:
@@ -398,7 +398,7 @@ def _alarm_of(answer: Rejected) -> Any:
 
 
 def _ids(records: Iterable[Record]) -> list[tuple[str, int]]:
-    """Id and time of writing of each command; what is no command was a dead letter, and has none."""
+    """Id and time of writing of each command. Unreadable records became dead letters and are skipped."""
     ids: list[tuple[str, int]] = []
     for record in records:
         try:

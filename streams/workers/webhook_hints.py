@@ -1,4 +1,4 @@
-"""Which responses are being looked at because a webhook said that they had ended, and how often in vain."""
+"""Counts the polls of a response after its webhook that did not find an end."""
 
 from collections import OrderedDict
 
@@ -6,14 +6,14 @@ HINTS_MAX = 10_000
 
 
 class Hints:
-    """In memory only: what is lost costs a few seconds of late detection."""
+    """In memory only: a loss delays a detection by a few seconds."""
 
     def __init__(self, hints_max: int = HINTS_MAX) -> None:
         self._max = hints_max
         self._vain: OrderedDict[str, int] = OrderedDict()
 
     def in_vain(self, response_id: str, *, webhook: bool) -> int | None:
-        """A look showed no end: how many went before it since the webhook; None where no webhook has come."""
+        """A poll found no end. Returns the number of such polls before it since the webhook; None without a webhook."""
         vain = 0 if webhook else self._vain.get(response_id, -2) + 1
         if vain < 0:
             return None

@@ -21,7 +21,7 @@ def filled(running: Running) -> dict[str, str]:
     """Something on every page: canaries in each field that is somebody else's, and names as long as they may be."""
     evil = running.submit(model=CANARY, text=CANARY, tags=[CANARY], session_id="s")
     long = running.submit(job_id=LONG[:100], session_id=LONG, tags=[LONG[:64], "short"])
-    failed = running.submit(metadata={"sim_fault": "run_failed"}, retries_max=0)
+    failed = running.submit(metadata={"sim_fault": "run_failed_usage"}, retries_max=0)
     refused = running.submit(metadata={"sim_fault": "create_400"})
     running.put("requests.acme", b"plain", f"{{{CANARY}".encode())
     running.put("requests.acme", CANARY.encode(), json.dumps({"type": CANARY, CANARY: CANARY}).encode())

@@ -155,7 +155,7 @@ class _Store(FoldStore):
     def __init__(self, stores: LocalStores, topic: str, row_version: Any, *, forgets_overruled: bool = False) -> None:
         # Not the real one's: it needs an app of Faust's. What is used of it needs only these.
         self.dbs = {}
-        self._held = _NothingStays() if forgets_overruled else set()
+        self._with_stale_rows = _NothingStays() if forgets_overruled else set()
         self.app = SimpleNamespace(fail=lambda error: None)
         self._row_version = row_version
         self._stores = stores

@@ -1,4 +1,4 @@
-"""A real receiver on loopback, with a log in memory, and clients that speak to it."""
+"""A real receiver on loopback with a log in memory, and clients for it."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ SUBMIT = {"request": {"model": "gpt-5", "input": "hello"}}
 def signed(
     body: bytes, *, secret: str = SECRET, webhook_id: str = "wh_1", at_s: int = NOW_MS // 1000
 ) -> dict[str, str]:
-    """Headers for `body`. Signed by hand, so that an empty key and bytes that are no text can be signed too."""
+    """Headers for `body`. Signed by hand, so that an empty key and bytes that are not text can be signed too."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     digest = hmac.new(key, f"{webhook_id}.{at_s}.".encode() + body, hashlib.sha256).digest()
     signature = "v1," + base64.b64encode(digest).decode()
@@ -141,7 +141,7 @@ def with_ingress(story: Callable[[Ingress], Awaitable[None]], **options: Any) ->
 
 
 async def raw_exchange(port: int, data: bytes, timeout_s: float = 10.0) -> bytes:
-    """Send `data` as it is; everything that comes back until the server closes."""
+    """Send `data` unchanged; return all bytes until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)

@@ -1,4 +1,4 @@
-"""A read model in memory, as the doors ask it. It can be away."""
+"""A read model in memory, as the receiver queries it. Tests can make it unreachable."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -55,7 +55,7 @@ class MemoryReads:
 
 
 class MemoryChanges:
-    """What changes in a read model in memory; told of by `touch`."""
+    """The changes of a read model in memory; `touch` reports one."""
 
     def __init__(self) -> None:
         self._queues: dict[str, set[asyncio.Queue[None]]] = {}

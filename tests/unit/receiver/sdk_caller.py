@@ -1,4 +1,4 @@
-"""A caller with the official Python SDK, for tests of the OpenAI-compatible door."""
+"""A client with the official Python SDK, for tests of the OpenAI-compatible API."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -31,7 +31,7 @@ Story = Callable[[Ingress, AsyncOpenAI], Awaitable[None]]
 
 @asynccontextmanager
 async def sdk(ingress: Ingress, **options: Any) -> AsyncIterator[AsyncOpenAI]:
-    """The SDK as a caller has it; strict, so that it refuses any object of the wrong shape."""
+    """The SDK's client; strict, so that it rejects objects of the wrong shape."""
     options = {"max_retries": 0, "_strict_response_validation": True, **options}
     async with AsyncOpenAI(base_url=f"{ingress.url}/v1", api_key="any", **options) as client:
         yield client
@@ -58,7 +58,7 @@ def result_of(outcome: str, response: dict[str, Any] | None = None, reason: Reas
 
 
 def provided(**changed: Any) -> dict[str, Any]:
-    """An object of the provider's, as it retrieved it."""
+    """A response object of the provider, as a retrieve returns it."""
     return {
         "id": "resp_provider", "object": "response", "created_at": 1, "status": "completed", "model": "gpt-5.2-2026-01-01",
         "output": [MESSAGE], "usage": USAGE, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],

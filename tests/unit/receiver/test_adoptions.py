@@ -1,4 +1,4 @@
-"""`POST /v1/jobs/adopt`: one response is one job, whoever asks; and nobody adopts what is another's."""
+"""`POST /v1/jobs/adopt`: one response is one job for all callers, and no tenant adopts another's response."""
 
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def test_a_response_of_ones_own_job_is_that_job() -> None:
     with_ingress(story, reads=reads)
 
 
-def test_where_nobody_can_tell_whose_it_is_nothing_is_promised() -> None:
+def test_an_adoption_is_503_while_the_owner_can_not_be_checked() -> None:
     reads = MemoryReads()
     reads.away = True
 
@@ -110,7 +110,7 @@ def test_another_tenants_response_is_refused_as_any_that_is_not_his(tmp_path: Pa
     async def story(ingress: Ingress) -> None:
         theirs, nobodys = await adopt(ingress, headers=globex), await adopt(ingress, "resp_unknown", headers=globex)
         assert theirs == nobodys
-        assert (theirs[0], theirs[1]["errors"][0]["pointer"]) == (422, "#/response_id")
+        assert (theirs[0], theirs[1]["code"]) == (403, "response_not_shared")
         assert (await adopt(ingress, headers=acme))[1]["job_id"] == "job_1"
         status, document = await adopt(ingress, headers=operator)
         assert (status, document["code"]) == (409, "response_taken")
@@ -136,7 +136,7 @@ def test_where_ids_are_shared_each_tenant_adopts_for_itself(tmp_path: Path) -> N
     with_ingress(story, reads=reads, keys_file=ring.path, submission={"shared_ids": ("resp_*",)})
 
 
-def test_an_adoption_that_nobody_acknowledged_promises_nothing_and_may_be_sent_again() -> None:
+def test_an_adoption_without_an_acknowledgement_is_503_and_may_be_repeated() -> None:
     async def story(ingress: Ingress) -> None:
         ingress.publisher.away = True
         assert (await adopt(ingress))[0] == 503

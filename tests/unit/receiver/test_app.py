@@ -63,7 +63,7 @@ def test_by_default_the_public_port_has_no_metrics() -> None:
 
 
 def test_the_admin_port_is_not_the_public_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="BACKSTOP_ADMIN_PORT must not be BACKSTOP_PORT"):
+    with pytest.raises(ConfigurationError, match="BACKSTOP_ADMIN_PORT must differ from BACKSTOP_PORT"):
         check_relations(settings(data_dir=tmp_path, port=8080, admin_port=8080))
 
 
@@ -94,7 +94,7 @@ def test_not_ready_while_the_log_does_not_acknowledge() -> None:
         await ingress.webhook()
         status, document, _ = await ingress.call("GET", "/readyz")
         assert status == 503
-        assert "acknowledged nothing" in document["reasons"]["log"]
+        assert "did not acknowledge" in document["reasons"]["log"]
         assert (await ingress.call("GET", "/livez"))[0] == 200
         ingress.publisher.away = False
         await ingress.webhook()

@@ -1,4 +1,4 @@
-"""The doors over a bucket: bodies go there and come back from there, and while it is in trouble nothing is promised."""
+"""The receiver with blobs in a bucket: bodies are stored there and read back; while it fails, nothing is accepted."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_large_body_is_in_the_bucket_before_it_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), TROUBLES)
-def test_while_the_bucket_is_in_trouble_the_doors_say_503_and_when_to_come_again(status: int, code: str) -> None:
+def test_while_the_bucket_fails_requests_get_503_with_retry_after(status: int, code: str) -> None:
     with answering(Answers(status, code)) as endpoint:
 
         async def story(ingress: Ingress) -> None:

@@ -82,7 +82,7 @@ def test_a_connection_that_idles_after_its_request_is_closed() -> None:
     with_ingress(story, limits=Limits(headers_s=0.2, idle_s=0.2))
 
 
-def test_while_all_connections_wait_for_us_another_one_hears_503_and_they_go_on() -> None:
+def test_while_all_connections_wait_for_the_receiver_a_new_one_gets_503_and_they_continue() -> None:
     async def story(ingress: Ingress) -> None:
         ingress.publisher.hold()
         asking = [asyncio.create_task(ingress.webhook(headers=signed(EVENT, webhook_id=f"wh_{n}"))) for n in range(3)]

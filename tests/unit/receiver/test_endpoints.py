@@ -1,4 +1,4 @@
-"""The door of webhook endpoints, by hand and through OpenAI's SDK."""
+"""The routes of webhook endpoints, by plain HTTP and through OpenAI's SDK."""
 
 import base64
 import dataclasses
@@ -28,7 +28,7 @@ PATH = "/v1/webhook_endpoints"
 
 
 class MemoryEndpoints:
-    """As the follower of the topic, on a log in memory."""
+    """The follower of the topic, over a log in memory."""
 
     def __init__(self, publisher: MemoryPublisher) -> None:
         self._publisher = publisher
@@ -262,7 +262,7 @@ def test_without_a_broker_nothing_is_promised() -> None:
     with_endpoints(story)
 
 
-def test_where_webhooks_are_off_every_call_says_so() -> None:
+def test_while_webhooks_are_off_every_route_is_404() -> None:
     async def story(ingress: Ingress) -> None:
         for method, path in (("POST", PATH), ("GET", PATH), ("DELETE", f"{PATH}/we_1"), ("POST", f"{PATH}/we_1/test")):
             status, problem, _ = await ingress.call(
@@ -273,7 +273,7 @@ def test_where_webhooks_are_off_every_call_says_so() -> None:
     with_ingress(story)
 
 
-def test_this_machine_may_be_told_of_where_the_setting_says_so_and_nowhere_else() -> None:
+def test_an_endpoint_on_this_machine_needs_the_setting() -> None:
     async def story(ingress: Ingress) -> None:
         await registered(ingress, url="http://127.0.0.1:9000/hook")
 

@@ -1,4 +1,4 @@
-"""Equal creates at one time: n calls of the official SDK give n responses, whatever refuses some of their attempts."""
+"""Concurrent equal creates: n calls of the official SDK give n responses, even if some attempts are refused."""
 
 import asyncio
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_equal_creates_of_which_the_store_refuses_some_find_a_response_each(tmp_
 
 
 def test_equal_creates_beyond_the_rate_of_their_tenant_find_a_response_each(tmp_path: Path) -> None:
-    """They are refused before anybody reads their body."""
+    """They are refused before their body is read."""
     ring = Ring(tmp_path / "keys.json")
     ring.tenants["acme"] = TenantLimits(requests_per_s=4, requests_burst=4)
     token = ring.add("acme")["Authorization"].removeprefix("Bearer ")
@@ -99,7 +99,7 @@ def test_a_repeat_is_given_to_a_refused_create_then_to_an_answered_one_then_to_o
     assert [memory.repeat(1) for _ in range(4)] == ["refused", "answered", "open", None]
 
 
-def test_a_create_that_nobody_read_begins_anew_once() -> None:
+def test_a_create_refused_unread_starts_a_new_response_once() -> None:
     memory = Memory()
     memory.first("answered")
     memory.answered("answered")

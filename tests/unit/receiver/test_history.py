@@ -1,4 +1,4 @@
-"""What is kept of partial output: runs without holes, whatever is repeated, lost, or told again from the beginning."""
+"""Partial output in memory: runs have no gaps, even if records are repeated, lost, or published again."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_behind_a_hole_a_run_begins_anew() -> None:
     assert (run.start_after, numbers(run)) == (4, [5, 6])
 
 
-def test_what_is_told_again_from_the_beginning_takes_the_place_of_the_rest_once_it_has_caught_up() -> None:
+def test_events_published_again_from_the_start_replace_the_run_once_they_have_caught_up() -> None:
     late = [partial(4, 5, 6), partial(6, 7)]
     run = run_of(*late, partial(-1, 0, 1, 2))
     assert (run.start_after, numbers(run)) == (4, [5, 6, 7]), "not yet"
@@ -111,7 +111,7 @@ STREAM = list(range(12))
 
 @given(st.lists(st.tuples(st.integers(-1, 11), st.integers(1, 6)), max_size=30))
 def test_a_run_never_has_a_hole_or_a_repeat(told: list[tuple[int, int]]) -> None:
-    """Whatever followers tell, in whatever order: each record is right in itself, and so is what comes of them."""
+    """For records of followers in any order: each record is valid, and so is the resulting run."""
     run = run_of(partial(-1), *(partial(after, *STREAM[after + 1 : after + 1 + count]) for after, count in told))
     assert numbers(run) == list(range(run.start_after + 1, run.last + 1))
     assert run.size_bytes >= 0

@@ -1,4 +1,4 @@
-"""The document has the form that generators of clients understand; what they generate is compiled and called in tests/clients."""
+"""The document has the form that client generators support; tests/clients compile and call the generated clients."""
 
 from collections.abc import Iterator
 from typing import Any

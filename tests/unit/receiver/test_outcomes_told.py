@@ -1,4 +1,4 @@
-"""What a 503 says of what was done is true, and its repeat does what is left to do."""
+"""A 503 tells correctly what was done, and its repeat completes the rest."""
 
 import pytest
 
@@ -12,7 +12,7 @@ IMPATIENT = {"publish_s": 0.05, "appear_s": 0.1, "cancelled_s": 0.1}
 
 
 class FullBlobs(MemoryBlobs):
-    """Takes nothing while `full`."""
+    """A blob store that refuses all puts while `full`."""
 
     full = False
 
@@ -46,14 +46,14 @@ def test_a_deletion_that_could_not_be_stored_has_done_nothing_and_its_repeat_doe
     with_ingress(story, reads=MemoryReads(), blobs=blobs, limits=QUICK)
 
 
-def test_a_deletion_whose_cancel_was_not_heard_says_so_and_its_repeat_cancels() -> None:
+def test_a_deletion_whose_cancel_was_not_acknowledged_tells_so_and_its_repeat_cancels() -> None:
     async def story(ingress: Ingress) -> None:
         created = (await ingress.call("POST", "/v1/responses", json=ASKED))[1]
         path = f"/v1/responses/{created['id']}"
         ingress.publisher.away = True
         status, document, _ = await ingress.call("DELETE", path)
         assert status == 503
-        assert "deleted for its readers" in document["error"]["message"]
+        assert "The response is deleted" in document["error"]["message"]
         assert (await ingress.call("GET", path))[0] == 404, "as the answer said"
         ingress.publisher.away = False
         assert (await ingress.call("DELETE", path))[:2] == (
@@ -97,7 +97,7 @@ def test_a_job_whose_acknowledgement_was_not_heard_is_named_so_that_its_repeat_i
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/j1/cancel", "/v1/responses/j1/cancel"])
-def test_a_cancel_that_was_not_heard_may_have_landed_and_says_so(path: str) -> None:
+def test_a_cancel_without_an_acknowledgement_tells_that_it_may_take_effect(path: str) -> None:
     reads = MemoryReads()
 
     async def story(ingress: Ingress) -> None:
@@ -106,7 +106,7 @@ def test_a_cancel_that_was_not_heard_may_have_landed_and_says_so(path: str) -> N
         status, document, _ = await ingress.call("POST", path)
         detail = document["detail"] if "detail" in document else document["error"]["message"]
         assert status == 503
-        assert "may have been taken" in detail
+        assert "may still take effect" in detail
         ingress.publisher.release()
         assert (await ingress.call("POST", path))[0] in (200, 202)
         assert {fact.id for fact in cancels(ingress)} == {"j1/cancel"}

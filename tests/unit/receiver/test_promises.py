@@ -1,4 +1,4 @@
-"""What answers 503 has promised nothing: no job, and no cancel, stands on the log behind it."""
+"""A request answered 503 leaves no job and no cancel in the log."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def test_a_repeat_is_answered_while_the_read_model_is_away() -> None:
 
 
 class AwayAfter(MemoryReads):
-    """Answers a few times, and is away then."""
+    """A read model that answers a few times and is then unreachable."""
 
     def __init__(self, times: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Creates over the OpenAI-compatible door, called by the official Python SDK: only its base URL and key are set."""
+"""Creates at the OpenAI-compatible API, called by the official Python SDK with only its base URL and key set."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "half in the background": ({"background": "yes"}, "background", "must be true"),
     "streamed, where nothing streams": ({"stream": True}, "stream", "poll"),
     "streamed by half": ({"stream": "yes"}, "stream", "poll"),
-    "not stored": ({"store": False}, "store", "leave store out"),
+    "not stored": ({"store": False}, "store", "omit store"),
     "in a conversation": ({"conversation": "conv_1"}, "conversation", "previous_response_id"),
     "after a response of somebody else's": ({"previous_response_id": "resp_x"}, "previous_response_id", "your own"),
     "without a model": ({"model": None}, "model", "Missing required parameter"),
@@ -93,7 +93,7 @@ def test_what_is_not_supported_is_refused_as_openai_would_and_says_what_to_do(
     with_sdk(story, MemoryReads())
 
 
-def test_what_is_not_here_says_what_to_do_instead() -> None:
+def test_unsupported_endpoints_tell_what_to_do_instead() -> None:
     async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
         with pytest.raises(openai.NotFoundError, match="use_responses_api=True"):
             await client.chat.completions.create(model="gpt-5.2", messages=[])
@@ -230,7 +230,7 @@ def test_the_form_of_a_derived_response_id_never_changes() -> None:
 
 def test_the_sdks_repeat_without_a_key_is_the_same_response() -> None:
     async def story(ingress: Ingress, client: AsyncOpenAI) -> None:
-        ingress.publisher.hold()  # lands, and nobody acknowledges: the SDK hears 503, twice, and repeats
+        ingress.publisher.hold()  # no acknowledgement: the SDK is answered 503, twice, and repeats
         with pytest.raises(openai.InternalServerError):
             await client.with_options(max_retries=1).responses.create(**ASKED)
         ingress.publisher.release()

@@ -1,4 +1,4 @@
-"""Keys at the door: one 401 for all, scopes, tenants apart, limits, and the file that changes while the door is open."""
+"""API keys: one 401 for all reasons, scopes, separate tenants, limits, and a keys file that changes while serving."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ CREATED = datetime.fromtimestamp(NOW_MS / 1000, UTC)
 
 
 class Ring:
-    """A keys file under construction, and the tokens of its keys."""
+    """A keys file that tests extend, and the tokens of its keys."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -252,10 +252,10 @@ def test_open_jobs_count_what_the_read_model_has_and_what_was_just_taken(
         reads.load_of["acme"] = Load(2, 0, frozenset())
         assert await submit(ingress, "c") == 202
         reads.away = True
-        assert await submit(ingress, "d") == 429, "the last word stands"
+        assert await submit(ingress, "d") == 429, "the read model's last answer still counts"
         monkeypatch.setattr("receiver.access.quotas.LOAD_KEPT_S", 0.0)
         assert [await submit(ingress, job_id) for job_id in "def"] == [202, 202, 429], (
-            "after a while only what was taken here counts"
+            "after a while only jobs accepted by this process count"
         )
 
     with_ingress(story, keys_file=ring.path, reads=reads)
@@ -274,7 +274,7 @@ def test_the_tokens_of_a_day_end_with_it(ring: Ring) -> None:
         left_s = 86_400 - NOW_MS // 1000 % 86_400
         assert abs(int(response.headers["Retry-After"]) - left_s) <= 1
         assert reads.since_ms == NOW_MS // 86_400_000 * 86_400_000
-        # The same over the other door, as OpenAI says it, with no repeats by the SDK.
+        # The same at the OpenAI-compatible API, in OpenAI's form, without retries of the SDK.
         status, document, response = await ingress.call(
             "POST", "/v1/responses", json={"model": "m", "input": "x", "background": True}, headers=acme
         )
@@ -307,7 +307,7 @@ def test_a_tenant_can_t_follow_from_a_response_of_another(ring: Ring) -> None:
     with_ingress(story, keys_file=ring.path, reads=reads)
 
 
-def test_who_waits_for_a_revoked_key_hears_of_it_within_a_second(tmp_path: Path) -> None:
+def test_a_wait_with_a_revoked_key_ends_within_a_second(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "keys.json")
     acme = ring.add("acme")
 

@@ -1,4 +1,4 @@
-"""Reads, cancels and deletions over the OpenAI-compatible door, called by the official Python SDK."""
+"""Reads, cancels and deletions at the OpenAI-compatible API, called by the official Python SDK."""
 
 from typing import Any
 

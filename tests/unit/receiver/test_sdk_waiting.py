@@ -1,4 +1,4 @@
-"""Creates without `background`, as most callers send them: answered at the end, and lost by nobody who lost the connection."""
+"""Creates without `background`, the most common ones: answered at the end, and found again after a lost connection."""
 
 import asyncio
 import json
@@ -28,13 +28,13 @@ FOREGROUND = {name: value for name, value in ASKED.items() if name != "backgroun
 
 
 class Stage:
-    """A receiver, its read model, and a caller."""
+    """A receiver, its read model, and a client."""
 
     def __init__(self, ingress: Ingress, reads: MemoryReads, changes: MemoryChanges, client: AsyncOpenAI) -> None:
         self.ingress, self.reads, self.changes, self.client = ingress, reads, changes, client
 
     async def jobs(self, count: int) -> list[str]:
-        """The ids of all jobs that the log has, once there are so many and as many wait."""
+        """The ids of all jobs in the log, once there are that many and as many creates wait."""
         await eventually(lambda: len(submitted(self.ingress)) >= count <= self.changes.watchers, what=f"{count} jobs")
         return [fact.job_id for fact in submitted(self.ingress)]
 
@@ -151,7 +151,7 @@ def test_incomplete_is_an_answer() -> None:
     on_stage(story)
 
 
-def test_who_gives_up_stops_nothing_and_its_repeat_gets_the_same_response() -> None:
+def test_a_client_that_disconnects_cancels_nothing_and_its_repeat_gets_the_same_response() -> None:
     async def story(s: Stage) -> None:
         with pytest.raises(openai.APITimeoutError):
             await s.client.with_options(timeout=0.3).responses.create(**FOREGROUND)
@@ -200,7 +200,7 @@ def test_equal_creates_that_wait_at_one_time_get_a_response_each() -> None:
     on_stage(story)
 
 
-def test_what_is_not_to_be_stored_is_shown_to_nobody_but_its_caller_and_its_repeats() -> None:
+def test_an_unstored_response_is_shown_only_to_its_create_and_its_repeats() -> None:
     key = {"Idempotency-Key": "order-17"}
 
     async def story(s: Stage) -> None:
@@ -293,7 +293,7 @@ def test_where_nothing_tells_of_ends_a_create_must_not_wait() -> None:
 
 WAITING = 200
 KIB_EACH_MAX = 150
-"""Of one create that waits, both ends of its connection together: 1,000 cost 150 MiB at most. Its body of 100 KB is not kept."""
+"""Memory per waiting create, both ends of its connection: 1,000 take 150 MiB at most. The body of 100 KB is released."""
 
 
 def test_creates_that_wait_cost_little_memory() -> None:

@@ -181,7 +181,7 @@ def test_any_headers_and_any_body_give_a_refusal_and_never_raise(
 @settings(deadline=None)  # how fast it is says nothing here, and the machine is shared
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), st.integers(0, 200), st.booleans(), any_text)
 def test_we_agree_with_standardwebhooks_and_with_the_sdk(body: str, flip_at: int, tamper: bool, noise: str) -> None:
-    """Both read the real clock, so the hooks here are stamped with it."""
+    """Both read the real clock, so these webhooks are stamped with it."""
     now_s = int(datetime.now(tz=UTC).timestamp())
     raw = body.encode()
     headers = signed(raw, at_s=now_s)

@@ -1,4 +1,6 @@
-"""Partial output at both doors, with the official SDK and with plain HTTP: live, resumed, cut short, and without anybody to listen."""
+"""Partial output of `/v1/jobs` and `/v1/responses`, by plain HTTP and the official SDK: live, resumed, truncated, and
+without listeners.
+"""
 
 import asyncio
 import json
@@ -25,7 +27,7 @@ PLACE = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
 
 
 def events() -> list[dict[str, Any]]:
-    """What the provider tells of `sdk_caller.provided()`, without its terminal event (number 9)."""
+    """The provider's events for `sdk_caller.provided()`, without the terminal one (number 9)."""
     item = {"id": "msg_1", "type": "message", "status": "in_progress", "role": "assistant", "content": []}
     part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     whole = provided()["output"][0]
@@ -44,7 +46,7 @@ def events() -> list[dict[str, Any]]:
 
 
 class Stage:
-    """A receiver that streams, its read model, and the provider's words."""
+    """A receiver that streams, its read model, and the provider's events."""
 
     def __init__(self, ingress: Ingress, reads: MemoryReads, changes: MemoryChanges, client: AsyncOpenAI) -> None:
         self.ingress = ingress
@@ -54,7 +56,7 @@ class Stage:
         ingress.app[LIVE].caught_up = True
 
     def tell(self, job_id: str, start: int, end: int, attempt: int = 1, **changed: Any) -> None:
-        """Events `start` up to `end`, without it; at 9 it is the terminal one."""
+        """Publish the events from `start` to before `end`; the one at 9 is the terminal one."""
         told = {
             "id": "p", "at_ms": NOW_MS, "job_id": job_id, "tenant": "default", "attempt": attempt,
             "response_id": f"resp_provider_{attempt}", "after": start - 1, "events": tuple(events()[start:end]),
@@ -164,7 +166,7 @@ def test_without_any_partial_output_there_is_still_the_end() -> None:
         async with asyncio.timeout(0.2):  # nothing is waited for
             late = await rest_of(await s.client.responses.retrieve(response_id, stream=True))
         assert [event.type for event in late] == ["response.created", "response.completed"]
-        with pytest.raises(openai.BadRequestError, match="no longer be streamed") as refused:
+        with pytest.raises(openai.BadRequestError, match="no longer stored") as refused:
             await s.client.responses.retrieve(response_id, stream=True, starting_after=3)
         assert refused.value.param == "starting_after"
 
@@ -248,7 +250,7 @@ def test_what_was_not_created_as_a_stream_is_refused_and_reads_go_on() -> None:
     on_stage(story)
 
 
-def test_who_leaves_stops_nothing_and_who_repeats_a_create_gets_its_stream() -> None:
+def test_a_client_that_disconnects_cancels_nothing_and_its_repeat_gets_the_stream() -> None:
     async def story(s: Stage) -> None:
         key = {"Idempotency-Key": "order-17"}
         response_id, stream = await s.created(extra_headers=key)
@@ -263,7 +265,7 @@ def test_who_leaves_stops_nothing_and_who_repeats_a_create_gets_its_stream() -> 
     on_stage(story)
 
 
-def test_a_process_that_has_just_started_says_come_again_and_not_that_it_is_gone() -> None:
+def test_a_process_that_has_just_started_answers_503_and_not_that_the_events_are_gone() -> None:
     async def story(s: Stage) -> None:
         response_id, stream = await s.created()
         await stream.close()
@@ -319,7 +321,7 @@ def test_a_listener_that_takes_nothing_is_let_go() -> None:
 async def read_events(
     ingress: Ingress, path: str, headers: dict[str, str] | None = None
 ) -> list[tuple[str | None, Any]]:
-    """All events of a stream that ends: (id and kind, data)."""
+    """All events of a stream until its end, each as (id and kind, data)."""
     async with ingress.session.get(f"{ingress.url}{path}", headers=headers) as answer:
         assert answer.status == 200, await answer.text()
         found: list[tuple[str | None, Any]] = []

@@ -1,4 +1,4 @@
-"""One id names one submission: repeats, concurrent ones, conflicts, and what happens when no acknowledgement came."""
+"""One id names one submission: repeats, concurrent submissions, conflicts, and missing acknowledgements."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Tickets: what opens a live stream where no key can be sent, and what does not."""
+"""Tickets, which open a live stream for clients that can't send a key: which are accepted, which refused."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ring:
 
 
 def streams(app: web.Application) -> None:
-    """Routes that say for whom they were opened."""
+    """Stand-ins for stream routes that answer with their caller's tenant."""
 
     async def whose(request: web.Request) -> web.Response:
         return web.json_response(caller_of(request).tenant)
@@ -159,7 +159,7 @@ def test_nonsense_is_no_ticket(text: str) -> None:
 
 
 class Receivers:
-    """Processes that share their secrets, their keys and a clock."""
+    """Receivers that share ticket secrets, keys and a clock."""
 
     def __init__(self, path: Path) -> None:
         self.now_ms = NOW_MS

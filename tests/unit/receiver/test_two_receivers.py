@@ -1,4 +1,4 @@
-"""Two receivers of one deployment, and an intake beside them: one id is one submission, and whoever sends the other one hears of it."""
+"""Two receivers of one deployment and an intake: one id is one submission, and the sender of another one is refused."""
 
 import asyncio
 import tempfile
@@ -65,7 +65,7 @@ def test_two_bodies_under_one_id_are_a_job_and_a_conflict(path: str, at_once: bo
     asyncio.run(scenario())
 
 
-def test_equal_bodies_under_one_key_are_one_job_whoever_takes_them() -> None:
+def test_equal_bodies_under_one_key_are_one_job_at_either_receiver() -> None:
     async def scenario() -> None:
         async with two() as (first, second, _):
             statuses = [await sent(ingress, "/v1/jobs", SUBMIT, 1) for ingress in (first, second)]
@@ -99,7 +99,7 @@ SHA = "0" * 64
 
 
 class Later:
-    """A read model that shows a job after some questions: the log's first, whoever asks."""
+    """A read model that shows a job after some queries: to each the first one in the log."""
 
     def __init__(self, shows: KnownJob | None, after: int = 2) -> None:
         self.shows = shows

@@ -1,4 +1,4 @@
-"""Every row of hostile and honest hooks against the real server: who gets in, what it leaves behind, what it is answered."""
+"""Hostile and honest webhooks against the real server: whether each is accepted, its record, and its answer."""
 
 import asyncio
 import base64
@@ -83,7 +83,7 @@ FORGED: dict[str, tuple[Any, bytes]] = {
 }
 
 
-def test_a_forged_webhook_leaves_nothing_and_always_hears_the_same() -> None:
+def test_a_forged_webhook_leaves_no_record_and_always_gets_the_same_answer() -> None:
     async def story(ingress: Ingress) -> None:
         answers = set()
         for name, (headers, body) in FORGED.items():
@@ -126,7 +126,7 @@ SIGNED_BUT: dict[str, tuple[bytes, str]] = {
 }
 
 
-def test_an_authentic_webhook_that_is_no_event_of_ours_is_set_aside_and_answered_200() -> None:
+def test_an_authentic_webhook_that_is_not_an_event_becomes_a_dead_letter_and_is_answered_200() -> None:
     async def story(ingress: Ingress) -> None:
         for number, (name, (body, reason)) in enumerate(SIGNED_BUT.items(), start=1):
             response = await ingress.webhook(body, signed(body, webhook_id=f"wh_{number}"))
@@ -166,7 +166,7 @@ def test_replays_of_one_webhook_are_one_record_however_many_come_at_one_time() -
             await ingress.metric('backstop_webhooks_received_total{result="repeated",type="response.completed"}')
             == 20.0
         )
-        # Another content under the same id is another hook: both are authentic.
+        # Different content under the same id is a different webhook: both are authentic.
         assert (await ingress.webhook(event(type="response.failed"))).status == 200
         assert len(ingress.publisher.landed) == 3
 

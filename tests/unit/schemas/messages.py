@@ -50,7 +50,8 @@ ENDPOINT_ID = "we_" + "0" * 32
 DELIVERY: Any = {
     "delivery_id": "whd_" + "0" * 32, "asked_at_ms": 3,
     "delivery": Delivery(
-        endpoint_id=ENDPOINT_ID, tenant="acme", job_id="acme:job_1", event_type="response.completed", response_id="job_1",
+        endpoint_id=ENDPOINT_ID, tenant="acme", job_id="acme:job_1", event_type="response.completed",
+        response_id="job_1",
         created_at_s=5, test=True,
     ),
 }  # fmt: skip
@@ -68,7 +69,8 @@ MESSAGES: tuple[Message, ...] = (
     b.rejected(5, wait_ms=7),
     b.unknown(5),
     b.settled(
-        5, "failed", cause="faulty", code="server_error", message="again", response=INLINE, usage=USAGE, webhook_at_ms=4,
+        5, "failed", cause="faulty", code="server_error", message="again", response=INLINE, usage=USAGE,
+        webhook_at_ms=4,
         provider_created_at_ms=1, provider_ended_at_ms=3,
     ),
     b.job_timer(5),
@@ -78,7 +80,8 @@ MESSAGES: tuple[Message, ...] = (
     b.claimed(5, made_elsewhere=True),
     PartialOutput(
         id="p", at_ms=5, job_id="job_1", tenant="acme", attempt=1, response_id="resp_1", after=-1, end_number=2,
-        events=({"type": "response.output_text.delta", "sequence_number": 1, "delta": "é\u2028"},), cut="event_too_large",
+        events=({"type": "response.output_text.delta", "sequence_number": 1, "delta": "é\u2028"},),
+        cut="event_too_large",
     ),
     b.observed(
         5, "failed", raw_status="failed", cause="never", code="policy", message="no", response=BLOB, usage=USAGE,
@@ -95,23 +98,27 @@ MESSAGES: tuple[Message, ...] = (
     ),
     CancelResponse(id="x", at_ms=5, response_id="resp_1", job_id="job_1"),
     JobResult(
-        id="job_1/result", at_ms=5, job_id="job_1", tenant="acme", outcome="completed", reason=Reason(code="c"), model="m",
+        id="job_1/result", at_ms=5, job_id="job_1", tenant="acme", outcome="completed", reason=Reason(code="c"),
+        model="m",
         response=INLINE, usage=USAGE, found_by="poll", rejections=1, session_id="s", tags=("a",),
         timings=Timings(
-            submitted_at_ms=1, accepted_at_ms=2, finished_at_ms=5, queued_ms=1, running_ms=2, webhook_lag_ms=3, detection_ms=4
+            submitted_at_ms=1, accepted_at_ms=2, finished_at_ms=5, queued_ms=1, running_ms=2, webhook_lag_ms=3,
+            detection_ms=4
         ),
         attempts=(AttemptBrief(attempt=1, outcome="completed", response_id="resp_1", adopted=True),),
     ),
     DeadLetter(
         id="d", at_ms=5, component="intake", reason="not_json", detail="no", key_base64="a2V5", value_base64="dg==",
-        origin=Origin(topic="requests", partition=0, offset=7, timestamp_ms=4), headers=(("ce_id", "eA=="),), record_key="k",
+        origin=Origin(topic="requests", partition=0, offset=7, timestamp_ms=4), headers=(("ce_id", "eA=="),),
+        record_key="k",
     ),
     DeadLetterResolved(
         id="d/resolved/1", at_ms=6, dead_letter_id="d", resolution="retried", by="ann", why="fixed", record_key="k"
     ),
     EndpointSaved(
         id="e/1", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", created_at_ms=5, url="https://a.example/x", name="n",
-        event_types=("response.failed",), secrets=(SecretRef(key_id="k", number=2), SecretRef(key_id="k", number=1, until_ms=9)),
+        event_types=("response.failed",),
+        secrets=(SecretRef(key_id="k", number=2), SecretRef(key_id="k", number=1, until_ms=9)),
     ),
     EndpointSwitched(id="e/2", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", enabled=False, reason="gone"),
     EndpointRemoved(id="e/3", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=5),
@@ -120,7 +127,8 @@ MESSAGES: tuple[Message, ...] = (
         usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3),
     ),
     CreateFailed(
-        id="c/failed", at_ms=5, account="0a1b2c3d", model="m", turn=2, command_id="c", cause="account", code="invalid_api_key",
+        id="c/failed", at_ms=5, account="0a1b2c3d", model="m", turn=2, command_id="c", cause="account",
+        code="invalid_api_key",
         message="no", told_ms=9,
     ),
     CreateServed(id="c/served", at_ms=5, account="0a1b2c3d", model="m", turn=2),

@@ -1,4 +1,4 @@
-"""The codec takes any bytes and gives a message or a reason; what it gives can be written and read again."""
+"""The codec turns any bytes into a message or a reason. Its messages can be written and read again."""
 
 import contextlib
 from typing import Any
@@ -32,7 +32,7 @@ def poison(adapter: TypeAdapter[Any], value: bytes | None) -> PoisonError:
 
 
 def nested(levels: int) -> bytes:
-    """A JobSubmitted whose lists and objects stand `levels` deep: the record, its body, the value."""
+    """A JobSubmitted that is nested `levels` deep: the record, its body, the value."""
     lists = levels - 2
     raw = encode(builders.submitted(request={"kind": "inline", "value": "HERE"}))
     return raw.replace(b'"HERE"', b"[" * lists + b"]" * lists)
@@ -136,7 +136,7 @@ def test_a_wide_record_is_not_a_deep_one() -> None:
     assert decode(JOB_FACT, encode(wide)) == wide
 
 
-def test_the_detail_is_cut() -> None:
+def test_the_detail_is_shortened() -> None:
     error = poison(JOB_FACT, b'{"type":"' + b"x" * 5000 + b'"}')
     assert len(error.detail) == 500
 
@@ -156,7 +156,7 @@ TYPES = st.sampled_from(sorted({message.model_dump()["type"] for message in MESS
 
 
 def as_json(value: Any) -> bytes:
-    """As a careless writer would: Python's own encoder writes NaN, Infinity, lone surrogates and integers of any size."""
+    """Python's own encoder, which writes NaN, Infinity, lone surrogates and integers of any size."""
     import json  # noqa: PLC0415 - only here, because it is the careless one
 
     return json.dumps(value).encode()
@@ -188,7 +188,7 @@ def nearly_messages(draw: st.DrawFn) -> bytes:
 @example(value=b'{"type":"timer_fired","v":1e999}')
 @example(value=b'{"type":"\\udfff"}')
 @example(value=as_json({"type": "submit", "request": {"model": "m", "metadata": {"\ud800": "x"}}}))
-def test_decode_is_total_and_what_it_gives_can_be_written_and_read_again(value: bytes) -> None:
+def test_decode_is_total_and_its_result_can_be_written_and_read_again(value: bytes) -> None:
     for adapter in ALL:
         with contextlib.suppress(PoisonError):  # Any other error fails the test.
             message = decode(adapter, value)
@@ -196,7 +196,7 @@ def test_decode_is_total_and_what_it_gives_can_be_written_and_read_again(value: 
 
 
 def _again(adapter: TypeAdapter[Any], message: Any) -> Any:
-    """Outside of what is suppressed: what has been read must be readable again."""
+    """Not inside the suppression: a message that was read must be readable again."""
     try:
         return decode(adapter, encode(message))
     except PoisonError as error:

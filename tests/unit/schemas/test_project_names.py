@@ -1,4 +1,4 @@
-"""What a request names of the project: every way that is known, in each place, and nothing that a user only wrote."""
+"""References to objects of the project: each known form in each place is found, and text of users is not."""
 
 from typing import Any
 
@@ -27,15 +27,21 @@ NAMING: dict[str, tuple[Any, str]] = {
         "#/input/0/content/0/file_id",
     ),
     "a file in an output": (
-        {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "file_id": "f"}]}]},
+        {
+            "input": [
+                {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "file_id": "f"}]}
+            ]
+        },
         "#/input/0/output/0/file_id",
     ),
     "a screenshot": (
         {"input": [{"type": "computer_call_output", "output": {"type": "computer_screenshot", "file_id": "f"}}]},
         "#/input/0/output/file_id",
     ),
-    "an earlier container": ({"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "code": ""}]},
-                             "#/input/0/container_id"),
+    "an earlier container": (
+        {"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "code": ""}]},
+        "#/input/0/container_id",
+    ),
     "a container": ({"tools": [{"type": "code_interpreter", "container": f"cntr_{ID}"}]}, "#/tools/0/container"),
     "files for a container": (
         {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}}]},
@@ -53,7 +59,10 @@ NAMING: dict[str, tuple[Any, str]] = {
         {"tools": [{"type": "file_search", "vector_store_ids": [f"vs_{ID}"]}]},
         "#/tools/0/vector_store_ids/0",
     ),
-    "a mask": ({"tools": [{"type": "image_generation", "input_image_mask": {"file_id": "f"}}]}, "#/tools/0/input_image_mask/file_id"),
+    "a mask": (
+        {"tools": [{"type": "image_generation", "input_image_mask": {"file_id": "f"}}]},
+        "#/tools/0/input_image_mask/file_id",
+    ),
     "a tool within a namespace": (
         {"tools": [{"type": "namespace", "tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}]},
         "#/tools/0/tools/0/vector_store_ids/0",
@@ -64,11 +73,11 @@ NAMING: dict[str, tuple[Any, str]] = {
     "an id where tomorrow puts it": ({"sandbox": {"source": f"cntr_{ID}"}}, "#/sandbox/source"),
     "ids where tomorrow puts them": ({"attachments": [f"file-{ID}"]}, "#/attachments/0"),
     "a number for an id": ({"previous_response_id": 7}, "#/previous_response_id"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", NAMING)
-def test_what_names_something_of_the_project_is_found(what: str) -> None:
+def test_a_reference_to_the_project_is_found(what: str) -> None:
     request, pointer = NAMING[what]
     assert [named.pointer for named in named_in({"model": "gpt-5", **request})] == [pointer]
 
@@ -82,20 +91,52 @@ def test_what_names_something_of_the_project_is_found(what: str) -> None:
         {"user": f"msg_{ID}", "safety_identifier": f"msg_{ID}", "prompt_cache_key": f"conv_{ID}"},
         {"previous_response_id": None, "conversation": None, "prompt": None},
         {"prompt": {"variables": {"file_id": f"file-{ID}"}}},
-        {"input": [{"role": "user", "content": f"conv_{ID}"}, {"role": "user", "content": [{"type": "input_text", "text": f"vs_{ID}"}]}]},
-        {"input": [{"type": "message", "id": f"msg_{ID}", "role": "assistant", "status": "completed",
-                    "content": [{"type": "output_text", "text": "Hi.", "annotations": [{"file_id": f"file-{ID}"}]}]}]},
-        {"input": [{"type": "function_call", "id": f"fc_{ID}", "call_id": f"call_{ID}", "name": "f", "arguments": '{"file_id": "x"}'},
-                   {"type": "function_call_output", "call_id": f"call_{ID}", "output": f"file-{ID}"}]},
+        {
+            "input": [
+                {"role": "user", "content": f"conv_{ID}"},
+                {"role": "user", "content": [{"type": "input_text", "text": f"vs_{ID}"}]},
+            ]
+        },
+        {
+            "input": [
+                {
+                    "type": "message",
+                    "id": f"msg_{ID}",
+                    "role": "assistant",
+                    "status": "completed",
+                    "content": [{"type": "output_text", "text": "Hi.", "annotations": [{"file_id": f"file-{ID}"}]}],
+                }
+            ]
+        },
+        {
+            "input": [
+                {
+                    "type": "function_call",
+                    "id": f"fc_{ID}",
+                    "call_id": f"call_{ID}",
+                    "name": "f",
+                    "arguments": '{"file_id": "x"}',
+                },
+                {"type": "function_call_output", "call_id": f"call_{ID}", "output": f"file-{ID}"},
+            ]
+        },
         {"input": [{"type": "reasoning", "id": f"rs_{ID}", "summary": [], "encrypted_content": "x"}]},
         {"input": [{"type": "mcp_approval_response", "approval_request_id": f"mcpr_{ID}", "approve": True}]},
-        {"tools": [{"type": "function", "name": "find", "parameters": {"properties": {"file_id": {"type": "string"}}}},
-                   {"type": "code_interpreter", "container": {"type": "auto"}},
-                   {"type": "mcp", "server_label": "x", "connector_id": "connector_gmail", "headers": {"tenant_id": "1"}}]},
-        {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"properties": {"user_id": {"const": "u_1"}}}}}},
+        {
+            "tools": [
+                {"type": "function", "name": "find", "parameters": {"properties": {"file_id": {"type": "string"}}}},
+                {"type": "code_interpreter", "container": {"type": "auto"}},
+                {"type": "mcp", "server_label": "x", "connector_id": "connector_gmail", "headers": {"tenant_id": "1"}},
+            ]
+        },
+        {
+            "text": {
+                "format": {"type": "json_schema", "name": "n", "schema": {"properties": {"user_id": {"const": "u_1"}}}}
+            }
+        },
     ],
-)  # fmt: skip
-def test_what_users_write_or_send_whole_names_nothing(request_: dict[str, Any]) -> None:
+)
+def test_text_of_users_and_items_sent_in_full_are_no_references(request_: dict[str, Any]) -> None:
     assert list(named_in({"model": "gpt-5", **request_})) == []
 
 

@@ -1,4 +1,4 @@
-"""What an upstream service may ask for, and at which edge it is refused."""
+"""The requests that clients may send, and the limits at which they are refused."""
 
 from typing import Any
 

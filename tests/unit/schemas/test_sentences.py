@@ -1,4 +1,4 @@
-"""Errors of validation, as people read them: no word of the library that found them."""
+"""Validation errors for users, without the library's wording."""
 
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -30,7 +30,7 @@ class Thing(BaseModel):
         ({"size": 1, "name": 2}, "must be a valid string"),
     ],
 )
-def test_a_sentence_says_what_is_wrong_and_not_who_found_it(given: object, said: str) -> None:
+def test_a_sentence_names_the_error_and_not_the_library(given: object, said: str) -> None:
     with pytest.raises(ValidationError) as raised:
         Thing.model_validate(given)
     (problem,) = raised.value.errors()

@@ -1,4 +1,4 @@
-"""Measured before it is parsed: what a hostile text would cost, and what an honest one may hold."""
+"""JSON is measured before it is parsed: hostile texts exceed the limits, and honest ones don't."""
 
 from typing import Any
 
@@ -45,12 +45,12 @@ def test_the_depth_is_that_of_the_parsed_value_and_no_value_goes_uncounted(value
     "text",
     ["a, b, c, " * 10_000, "{[" * 10_000, '"quoted", ' * 5_000, "\\" * 9_999, '\\",\\"' * 3_333, "\\\\[" * 3_000],
 )
-def test_a_text_is_one_value_whatever_stands_in_it(text: str) -> None:
+def test_a_string_is_one_value_whatever_its_content(text: str) -> None:
     assert beyond(orjson.dumps({"input": text}), LIMITS) is None
 
 
 @given(JSON, st.integers(1, 12))
-def test_what_is_told_does_not_depend_on_the_size_of_pieces(value: Any, piece_bytes: int) -> None:
+def test_the_measure_does_not_depend_on_the_size_of_pieces(value: Any, piece_bytes: int) -> None:
     data = orjson.dumps(value)
     with pytest.MonkeyPatch.context() as patched:
         whole = shape._outside_texts(data, 1_000)

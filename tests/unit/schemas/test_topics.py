@@ -23,8 +23,8 @@ def test_every_message_class_has_a_sample_in_the_round_trip() -> None:
     assert {type(message) for message in MESSAGES} == _concrete(Message)
 
 
-def test_every_topic_of_ours_has_a_parser() -> None:
-    assert set(ADAPTERS) | {"requests", "clock"} == set(BY_NAME)  # nobody reads what is on `clock`
+def test_every_topic_has_a_parser() -> None:
+    assert set(ADAPTERS) | {"requests", "clock"} == set(BY_NAME)  # No process parses records of `clock`.
 
 
 def test_a_message_is_keyed_as_the_table_says() -> None:
@@ -48,7 +48,7 @@ def test_a_prefix_stands_before_the_name() -> None:
     assert BY_NAME["dead-letters"].full_name("backstop.") == "backstop.dead-letters"
 
 
-def test_types_are_told_apart_within_a_topic() -> None:
+def test_types_within_a_topic_are_distinguished() -> None:
     by_topic: dict[str, list[str]] = {}
     for cls in _concrete(Message):
         by_topic.setdefault(cls.topic, []).append(cls.model_fields["type"].default)

@@ -1,4 +1,4 @@
-"""The watchdog's looks, one by one."""
+"""The watchdog's polls, one by one."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -43,7 +43,7 @@ def test_a_partition_with_records_and_no_progress_is_told_at_half_of_the_limit_a
 ):
     world = World()
     world.found = {JOBS_0: 5, JOBS_1: 9}
-    world.poll(1 + POLLS // 2)  # the first look sees positions; from the second on nothing has moved
+    world.poll(1 + POLLS // 2)  # the first poll reads positions; from the second on none has moved
     assert world.dog.complaint() == "no progress for 4 s in jobs/1"
     world.poll(POLLS - POLLS // 2 - 1)
     assert world.stalls == []
@@ -73,7 +73,7 @@ def test_the_time_for_which_no_broker_answers_does_not_count() -> None:
     assert len(world.stalls) == 1
 
 
-def test_partitions_that_move_are_not_deaf() -> None:
+def test_partitions_that_move_are_not_stalled() -> None:
     world = World()
     world.found = {JOBS_0: 6, JOBS_1: 9}
     world.poll(POLLS)
@@ -92,4 +92,4 @@ def test_a_loop_that_does_not_turn_ends_the_process_and_one_missed_turn_does_not
     world.poll(POLLS - 1, beating=False)
     assert world.stalls == []
     world.poll(beating=False)
-    assert world.stalls == ["the event loop has not turned for 8 s"]
+    assert world.stalls == ["the event loop has not run for 8 s"]

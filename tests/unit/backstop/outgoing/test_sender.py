@@ -226,12 +226,12 @@ def test_a_public_name_that_leads_inside_is_refused_whatever_else_it_leads_to(an
 def test_a_name_that_is_rebound_gains_nothing() -> None:
     async def story() -> None:
         names = Names([[PUBLIC], ["127.0.0.1"]])
-        found = await CheckedResolver(RULES, names).resolve("webhooks.example.com", 443)
+        found = await CheckedResolver(RULES, names).resolve("hooks.example.com", 443)
         # What is connected to is the address that was checked, not the name: there is no second question to answer.
         assert [one["host"] for one in found] == [PUBLIC]
-        assert names.asked == ["webhooks.example.com"]
+        assert names.asked == ["hooks.example.com"]
         with pytest.raises(AddressRefusedError):
-            await CheckedResolver(RULES, names).resolve("webhooks.example.com", 443)
+            await CheckedResolver(RULES, names).resolve("hooks.example.com", 443)
 
     run(story())
 
@@ -294,9 +294,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize(
     ("host", "trusted", "outcome"),
     [
-        ("webhooks.example.com", True, Answered(200)),
+        ("hooks.example.com", True, Answered(200)),
         ("other.example.com", True, Unanswered("tls")),
-        ("webhooks.example.com", False, Unanswered("tls")),
+        ("hooks.example.com", False, Unanswered("tls")),
     ],
 )
 def test_the_connection_goes_to_the_address_and_the_certificate_must_be_the_names(

@@ -1,4 +1,4 @@
-"""A submission under an id that another one has changes nothing, and is set aside where its sender can see it."""
+"""A submission under another submission's job id changes nothing and becomes a dead letter for its sender to see."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ OTHER = submitted(T0 + 5, request_sha256="sha-2")
 
 
 @pytest.mark.parametrize("between", [(), (accepted(T0 + 2),), (cancel_requested(T0 + 2),)])
-def test_the_second_of_two_submissions_under_one_id_is_set_aside_whatever_the_job_is_doing(
+def test_the_second_of_two_submissions_under_one_id_is_a_dead_letter_in_every_state_of_the_job(
     between: tuple[Message, ...],
 ) -> None:
     records = stored(submitted(), *between, OTHER, submitted(T0 + 9))
@@ -38,6 +38,6 @@ def test_the_second_of_two_submissions_under_one_id_is_set_aside_whatever_the_jo
     assert [error.reason for _, error in again.poisons] in (["conflict"], [])
 
 
-def test_another_tenants_submission_under_the_same_id_is_set_aside_too() -> None:
+def test_another_tenants_submission_under_the_same_id_is_a_dead_letter_too() -> None:
     folded = fold_batch(JOB_FOLD, lambda _: None, stored(submitted(), submitted(T0 + 5, tenant="globex")))
     assert [error.reason for _, error in folded.poisons] == ["conflict"]

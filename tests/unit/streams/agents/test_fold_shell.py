@@ -1,4 +1,4 @@
-"""Records that cannot be read, on a log that only we write: each is set aside, and too many in a row end the process."""
+"""Unreadable records on a log of Backstop's: each becomes a dead letter; too many in a row end the process."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ class NoResults:
 
 
 class Log:
-    """What a partition holds, as the transport hands it over."""
+    """Records of a partition, as the transport delivers them."""
 
     def __init__(self) -> None:
         self.publisher = MemoryPublisher()
@@ -68,7 +68,7 @@ class Log:
         return Record("jobs", partition, self._offset, T0, key, raw, ())
 
 
-def test_a_record_that_cannot_be_read_is_set_aside_with_its_origin_and_the_next_one_is_folded() -> None:
+def test_an_unreadable_record_is_a_dead_letter_with_its_origin_and_the_next_one_is_folded() -> None:
     log = Log()
     log.take(b"{", submitted())
     (letter,) = [message for message in log.publisher.landed if isinstance(message, DeadLetter)]

@@ -1,4 +1,4 @@
-"""Requests count as taken when what they became is on the jobs log, and not before."""
+"""Requests are acknowledged after their facts are on the jobs log, and not before."""
 
 import asyncio
 import json

@@ -11,7 +11,7 @@ from tests.unit.streams.fold.states import REPORT_BY
 AT = T0 + 1_000
 GRACE = POLICY.adoption_grace_ms
 ABANDONED_AT = REPORT_BY + GRACE
-UNKNOWN = Reason(code="unknown_outcome", message="the create was sent and nobody heard of it again")
+UNKNOWN = Reason(code="unknown_outcome", message="the create was sent, and its outcome stayed unknown")
 LIMITED = Reason(code="rate_limit_exceeded", message="tokens per minute", http_status=429, said_by="provider")
 SERVER_ERROR = Reason(code="server_error", message="")
 EXPIRED = Reason(code="deadline", message="not ended 3600000 ms after its submission")

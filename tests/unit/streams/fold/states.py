@@ -16,7 +16,7 @@ REPORT_BY = T0 + POLICY.report_timeout_ms
 
 
 def waits(cause: Cause, *, told_ms: int = 0, refused: int = 0, ended: int = 0, streak: int = 1) -> int:
-    """How long job_1 waits; what that is, and that it never changes, `test_retry.py` tells."""
+    """How long job_1 waits. `test_retry.py` checks the value, and that it never changes."""
     return wait_ms(POLICY, f"{JOB}/{refused}/{ended}", cause, told_ms, streak)
 
 
@@ -50,7 +50,8 @@ def finished(
 
 def create(at_ms: int, attempt: int = 1, not_after_ms: int | None = None) -> CreateResponse:
     return CreateResponse(
-        id=f"{JOB}/{attempt}/create", at_ms=at_ms, job_id=JOB, attempt=attempt, tenant=TENANT, model=MODEL, request=REQUEST,
+        id=f"{JOB}/{attempt}/create", at_ms=at_ms, job_id=JOB, attempt=attempt, tenant=TENANT, model=MODEL,
+        request=REQUEST,
         not_after_ms=at_ms + POLICY.command_valid_ms if not_after_ms is None else not_after_ms,
     )  # fmt: skip
 
@@ -106,7 +107,7 @@ def brief(
 
 
 def unheard_of(attempt: int = 1) -> AttemptBrief:
-    """Brief of an attempt nobody heard of."""
+    """The brief of an attempt whose outcome is unknown."""
     return AttemptBrief(attempt=attempt, outcome="unknown")
 
 
@@ -141,6 +142,7 @@ def poll(at_ms: int, cause: str, reason: Any, polls: int = 0, **changes: Any) ->
 
 def offer(at_ms: int, status: str = "completed", attempt: int = 1, poll_at_ms: int | None = None) -> AttemptAccepted:
     return AttemptAccepted(
-        id=f"{JOB}/{attempt}/accepted/{RESP}", at_ms=at_ms, job_id=JOB, attempt=attempt, tenant=TENANT, response_id=RESP,
+        id=f"{JOB}/{attempt}/accepted/{RESP}", at_ms=at_ms, job_id=JOB, attempt=attempt, tenant=TENANT,
+        response_id=RESP,
         status=status, adopted=True, poll_at_ms=at_ms + 30_000 if poll_at_ms is None else poll_at_ms,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The life of a job, case by case: what the matrix of states and facts does not tell."""
+"""The job fold, case by case, beyond the matrix of states and facts."""
 
 from typing import Any
 
@@ -97,34 +97,34 @@ def test_rejections_do_not_use_up_retries() -> None:
     history.when(failed(AT + 95_000, 2, usage=PAID)).then(Step(waiting))
 
 
-def test_a_rejection_heard_after_the_outcome_counted_as_unknown_backs_off() -> None:
+def test_a_rejection_reported_after_the_outcome_counted_as_unknown_backs_off() -> None:
     wait_ms = waits("limited", refused=1)
     waiting = backing_off(REPORT_BY + 5 + wait_ms, LIMITED, last_number=1, rejections=1, unknowns=1)
     given(submitted(), job_timer(REPORT_BY)).when(rejected(REPORT_BY + 5)).then(Step(waiting))
 
 
-# ---- outcomes nobody heard
+# ---- unknown outcomes
 
 
-def test_an_unheard_attempt_that_a_webhook_brings_back_runs() -> None:
+def test_an_unknown_attempt_that_is_adopted_runs() -> None:
     running = active(Running(1, RESP, REPORT_BY + 5, True), unknowns=1)
     history = given(submitted(), job_timer(REPORT_BY))
     history.when(accepted(REPORT_BY + 5, adopted=True)).then(Step(running, (claim_of(REPORT_BY + 5),)))
 
 
-def test_an_attempt_not_brought_back_in_time_is_lost_and_a_retry_is_granted() -> None:
+def test_an_attempt_not_adopted_in_time_is_abandoned_and_a_retry_is_granted() -> None:
     waiting = backing_off(ABANDONED_AT + waits("faulty", ended=1), UNKNOWN, Abandoned(1), retries=1, unknowns=1)
     given(submitted(), job_timer(REPORT_BY)).when(job_timer(ABANDONED_AT)).then(Step(waiting))
 
 
-def test_the_grace_of_an_unheard_attempt_counts_from_when_it_was_known() -> None:
+def test_the_grace_of_an_unknown_attempt_counts_from_the_report() -> None:
     unheard = active(OutcomeUnknown(1, AT + GRACE), unknowns=1)
     given(submitted()).when(unknown(AT)).then(Step(unheard))
     given(submitted(), unknown(AT)).when(job_timer(REPORT_BY)).then_ignored(Ignored.STALE)
     given(submitted(), unknown(AT)).when(unknown(AT + 5)).then_ignored(Ignored.STALE)
 
 
-def test_a_lost_attempt_that_turns_up_runs_beside_its_successor() -> None:
+def test_an_abandoned_attempt_that_is_adopted_runs_beside_its_successor() -> None:
     retry_at = ABANDONED_AT + waits("faulty", ended=1)
     history = given(submitted(), job_timer(REPORT_BY), job_timer(ABANDONED_AT), job_timer(retry_at))
     both = active(
@@ -162,7 +162,7 @@ def test_a_rejection_while_another_attempt_runs_only_counts_whatever_its_class()
     given_state(both).when(rejected(AT + 900, 2, cause="never")).then(Step(after))
 
 
-def test_an_unheard_attempt_is_lost_without_a_retry_while_another_runs() -> None:
+def test_an_unknown_attempt_is_abandoned_without_a_retry_while_another_runs() -> None:
     both = active(Running(1, "resp_1", AT, True), OutcomeUnknown(2, AT + 60_000), retries=1)
     after = active(Running(1, "resp_1", AT, True), Abandoned(2), retries=2, streak=1, streak_cause="faulty")
     given_state(both).when(job_timer(AT + 60_000)).then(Step(after))
@@ -200,7 +200,7 @@ def test_when_the_retries_are_used_up_the_job_fails_and_says_so() -> None:
     seen.then(Step(finished("failed", AT + 900, "resp_3"), (expected,)))
 
 
-def test_a_lost_attempt_without_a_retry_left_fails_the_job() -> None:
+def test_an_abandoned_attempt_without_a_retry_left_fails_the_job() -> None:
     last = active(Abandoned(1), Abandoned(2), OutcomeUnknown(3, AT + 5), retries=2)
     reason = Reason(code="unknown_outcome", message=f"{UNKNOWN.message} {SPENT}")
     expected = result("failed", AT + 5, unheard_of(1), unheard_of(2), unheard_of(3), reason=reason)
@@ -234,7 +234,7 @@ def test_a_response_that_vanished_is_retried() -> None:
     given(submitted(), accepted(AT)).when(event).then(Step(waiting, (release_of(AT + 900),)))
 
 
-def test_the_clocks_of_provider_and_ours_never_make_a_negative_span() -> None:
+def test_different_clocks_never_make_a_negative_span() -> None:
     event = settled(AT, webhook_at_ms=AT - 50, provider_created_at_ms=AT + 9_000, provider_ended_at_ms=AT + 1_000)
     timings = Timings(
         submitted_at_ms=T0, accepted_at_ms=T0 + 500, finished_at_ms=AT, queued_ms=500, running_ms=0, webhook_lag_ms=0,

@@ -1,4 +1,4 @@
-"""Every state of a job × every fact: what the step is, whole. A pair that is missing here fails."""
+"""Every state of a job × every fact, with the complete step. A missing pair fails."""
 
 from dataclasses import dataclass, replace
 from itertools import product
@@ -216,7 +216,7 @@ CASES = (
             ),
         ),
     ),
-    ignored("the end of a response nobody claimed is ignored", SUBMITTING, settled(AT), Ignored.UNKNOWN_KEY),
+    ignored("the end of an unclaimed response is ignored", SUBMITTING, settled(AT), Ignored.UNKNOWN_KEY),
     ignored("a timer that is not due is stale", SUBMITTING, job_timer(REPORT_BY - 1), Ignored.STALE),
     Case(
         "no word in time makes the outcome unknown",
@@ -354,5 +354,5 @@ def test_every_result_is_keyed_by_its_job_and_its_id_is_derived() -> None:
         (FINISHED, "finished", AT + FORGET_AFTER),
     ],
 )
-def test_what_people_read_and_what_is_due(state: JobState, word: str, due: int | None) -> None:
+def test_the_status_and_the_due_time_of_each_state(state: JobState, word: str, due: int | None) -> None:
     assert (status(state), due_ms(state)) == (word, due)

@@ -1,4 +1,4 @@
-"""A job that outlasts what its provider does: what is waited for, what is counted, and what may still win."""
+"""A job outlasts its provider's troubles: what it waits for, what it counts, and which response may still win."""
 
 from dataclasses import replace
 from typing import Any
@@ -64,7 +64,7 @@ def test_a_closed_lane_counts_nothing() -> None:
     given(submitted()).when(rejected(AT, wait_ms=5_000, **told)).then(Step(waiting))
 
 
-def test_a_refusal_ends_no_job_whose_earlier_attempt_may_still_run() -> None:
+def test_a_refusal_does_not_end_a_job_whose_earlier_attempt_may_still_run() -> None:
     begun = active(Abandoned(1), Submitting(2, T0, REPORT_BY), retries=1, unknowns=1)
     why = Reason(code="invalid_value", message="tokens per minute", http_status=400, said_by="provider")
     waiting = replace(

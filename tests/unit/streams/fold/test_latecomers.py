@@ -1,4 +1,6 @@
-"""A response that turns up after its job has ended: it is cancelled, as it costs money, and claimed, so that its end is seen."""
+"""A response that turns up after its job's end is cancelled, as it costs money, and claimed, so that its end is
+polled.
+"""
 
 import pytest
 

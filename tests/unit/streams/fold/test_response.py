@@ -1,4 +1,4 @@
-"""The life of a response, case by case: what the matrix of states and facts does not tell."""
+"""The response fold, case by case, beyond the matrix of states and facts."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -46,13 +46,13 @@ AT = CLAIM_AT + 1_000
 PATIENCE = POLICY.missing_patience_ms
 
 
-def test_what_a_webhook_says_is_not_believed() -> None:
+def test_the_content_of_a_webhook_settles_nothing() -> None:
     with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
     claims_failure = webhook(T0 + 200, event_type="response.failed", raw='{"type":"response.failed"}')
     given(claimed(CLAIM_AT)).when(claims_failure).then(Step(with_webhook, (poll(T0 + 200, "wh_1", "webhook"),)))
 
 
-def test_an_event_type_nobody_knows_makes_a_poll_too() -> None:
+def test_a_webhook_of_an_unknown_type_makes_a_poll_too() -> None:
     with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
     odd = webhook(T0 + 200, event_type="response.dreamt")
     given(claimed(CLAIM_AT)).when(odd).then(Step(with_webhook, (poll(T0 + 200, "wh_1", "webhook"),)))
@@ -125,7 +125,7 @@ def test_one_404_after_the_grace_is_asked_again_and_any_other_answer_begins_anew
     )
 
 
-def test_404s_without_a_break_tell_the_job_once_and_an_end_is_told_after_all() -> None:
+def test_404s_without_a_break_are_reported_to_the_job_once_and_a_later_end_too() -> None:
     last_ms = GRACE_ENDS + PATIENCE
     told = settled(
         last_ms, "missing", id=f"{RESP}/missing", found_by="poll", polls=0, cause="faulty", code="response_missing",
@@ -142,14 +142,14 @@ def test_404s_without_a_break_tell_the_job_once_and_an_end_is_told_after_all() -
     )
 
 
-def test_a_404_of_a_response_that_nobody_waits_for_is_its_end() -> None:
+def test_a_404_of_a_released_response_is_its_end() -> None:
     history = given(claimed(CLAIM_AT), released(CLAIM_AT + 5))
     (told,) = history.when(observed(GRACE_ENDS, "missing")).step.outputs
     assert isinstance(told, AttemptSettled)
     assert told.status == "missing"
 
 
-def test_a_status_that_nobody_knows_is_passed_on_after_a_while() -> None:
+def test_an_unknown_status_is_settled_as_incomplete_after_a_while() -> None:
     history = given(claimed(CLAIM_AT), observed(AT, "odd", raw_status="of_tomorrow"))
     history.when(observed(AT + ODD_PATIENCE_MS - 1, "odd", raw_status="of_tomorrow")).then_ignored(Ignored.STALE)
     seen = history.when(observed(AT + ODD_PATIENCE_MS, "odd", raw_status="of_tomorrow"))
@@ -185,7 +185,7 @@ def test_a_response_without_change_is_stuck_sooner_where_others_end(
     assert [output.status for output in seen.step.outputs if isinstance(output, AttemptSettled)] == ["stuck"] * stuck
 
 
-def test_a_change_begins_the_patience_anew_and_stuck_is_told_once() -> None:
+def test_a_change_restarts_the_patience_and_stuck_is_reported_once() -> None:
     changed = given(
         claimed(CLAIM_AT, stuck_after_ms=STUCK_MS),
         observed(AT, "running", raw_status="queued"),
@@ -199,7 +199,7 @@ def test_a_change_begins_the_patience_anew_and_stuck_is_told_once() -> None:
     assert not again.step.outputs
 
 
-def test_stuck_may_be_a_multiple_of_what_runs_take() -> None:
+def test_stuck_may_be_a_multiple_of_the_typical_run_time() -> None:
     history = given(claimed(CLAIM_AT, stuck_factor=5.0), observed(AT, "running", raw_status="queued"))
     seen: dict[str, Any] = {"raw_status": "queued", "others_ended_at_ms": AT, "typical_ms": 10_000}
     assert not history.when(observed(CLAIM_AT + 49_999, "running", **seen)).step.outputs
@@ -217,7 +217,7 @@ def test_a_timer_plans_no_poll_past_the_last_one() -> None:
     seen.then(Step(Running(claim(), LAST_POLL, polls=1), (poll(due, f"{RESP}/timer/{due}", "timer"),)))
 
 
-def test_after_the_last_poll_the_looking_goes_on_as_stamped() -> None:
+def test_after_the_last_poll_polling_goes_on_as_stamped() -> None:
     state = Running(claim(), LAST_POLL)
     seen = given_state(state).when(response_timer(LAST_POLL, next_poll_at_ms=DEADLINE + 60_000))
     expected = Running(claim(), DEADLINE + 60_000, polls=1)
@@ -286,7 +286,7 @@ def test_a_foreign_response_can_still_be_claimed() -> None:
     given_state(foreign).when(claimed(CLAIM_AT)).then(Step(expected, (poll(CLAIM_AT, f"{RESP}/claimed", "claim"),)))
 
 
-def test_what_another_response_was_observed_to_belong_to_does_not_change_the_claim() -> None:
+def test_an_observation_that_names_another_job_does_not_change_the_claim() -> None:
     seen = given(claimed(CLAIM_AT)).when(observed(T0 + 300, job_id="job_9", attempt=9, tenant="other"))
     end = settled(T0 + 300, found_by="poll", polls=0)
     seen.then(Step(Ended(claim(), "completed", T0 + 300 + FORGET_AFTER), (end,)))

@@ -1,4 +1,4 @@
-"""Every state of a response × every fact: what the step is, whole. A pair that is missing here fails."""
+"""Every state of a response × every fact, with the complete step. A missing pair fails."""
 
 from dataclasses import dataclass, replace
 from itertools import product
@@ -58,7 +58,7 @@ def ignored(said: str, given: ResponseState, when: Message, reason: Ignored) -> 
 
 CASES = (
     Case(
-        "a webhook of a response nobody knows makes it unclaimed",
+        "a webhook of an absent response makes it unclaimed",
         Absent(),
         webhook(AT, ended_at_ms=AT - 500),
         Step(Unclaimed(AT, webhooks(AT, ended_at_ms=AT - 500), AT + 15_000, AT + FORGET_AFTER)),
@@ -131,7 +131,7 @@ CASES = (
         Step(replace(UNCLAIMED, poll_at_ms=None), (offer(AT, "in_progress"),)),
     ),
     Case(
-        "an observation that names nobody makes it foreign: it waits to be forgotten",
+        "an observation that names no job makes it foreign: it waits to be forgotten",
         UNCLAIMED,
         observed(AT),
         Step(replace(UNCLAIMED, poll_at_ms=None)),
@@ -171,13 +171,13 @@ CASES = (
         ),
     ),
     Case(
-        "who adopts a response of a job is refused, and not told whose it is",
+        "an adoption of another tenant's response is refused, without naming its job",
         replace(RUNNING, claim=replace(claim(), job_id="other:job", tenant="other")),
         claimed(AT, made_elsewhere=True),
         Step(replace(RUNNING, claim=replace(claim(), job_id="other:job", tenant="other")), (TAKEN,)),
     ),
     Case(
-        "who adopts a response of a job of his own is told which",
+        "an adoption of a response of the same tenant is refused, and names its job",
         RUNNING,
         claimed(AT, job_id="adopted_1", made_elsewhere=True),
         Step(RUNNING, (adoption_refused(AT, job_id="adopted_1", message=f"It belongs to the job {JOB}."),)),
@@ -207,16 +207,25 @@ CASES = (
         ),
     ),
     Case(
-        "an adopted response whose metadata name another job is given back, and its end is told nobody",
+        "an adopted response whose metadata name another job is given back, and its end stays secret",
         ELSEWHERE,
         observed(AT, raw_status="completed", response=REQUEST, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
             Unclaimed(CLAIM_AT, Webhooks(), None, AT + FORGET_AFTER),
-            (accepted(AT, status="completed", adopted=True, poll_at_ms=AT + 30_000, **OTHER_JOB), TAKEN),  # type: ignore[arg-type]
+            (
+                accepted(
+                    AT,
+                    status="completed",
+                    adopted=True,
+                    poll_at_ms=AT + 30_000,
+                    **OTHER_JOB,  # type: ignore[arg-type]
+                ),
+                TAKEN,
+            ),
         ),
     ),
     Case(
-        "an adopted response that names nobody settles",
+        "an adopted response that names no job settles",
         ELSEWHERE,
         observed(AT),
         Step(
@@ -225,7 +234,7 @@ CASES = (
         ),
     ),
     Case(
-        "a release cancels nothing of which nobody has seen whom it names",
+        "a release cancels no adopted response before a poll has shown its owner",
         ELSEWHERE,
         released(AT),
         Step(replace(ELSEWHERE, released_at_ms=AT)),
@@ -292,10 +301,10 @@ CASES = (
         ),
     ),
     ignored("a release of nothing is ignored", Absent(), released(AT), Ignored.UNKNOWN_KEY),
-    ignored("a release of what nobody claimed is stale", UNCLAIMED, released(AT), Ignored.STALE),
+    ignored("a release of an unclaimed response is stale", UNCLAIMED, released(AT), Ignored.STALE),
     ignored("a release after the end is late", ENDED, released(AT), Ignored.LATE),
     Case(
-        "a claim of what nobody waits for is cancelled at once",
+        "a response that is claimed as released is cancelled at once",
         Absent(),
         claimed(AT, released=True),
         Step(Running(claim(AT), AT + 20_000, released_at_ms=AT), (cancel(AT, f"{RESP}/cancel"),)),
@@ -363,5 +372,5 @@ def test_every_reason_to_ignore_that_a_response_has_is_met() -> None:
         (ENDED, AT + FORGET_AFTER),
     ],
 )
-def test_what_is_due_and_when(state: ResponseState, due: int | None) -> None:
+def test_the_due_time_of_each_state(state: ResponseState, due: int | None) -> None:
     assert due_ms(state) == due

@@ -1,4 +1,4 @@
-"""A state is its bytes: equal states are equal bytes, every class comes back, and what is not ours is refused."""
+"""Rows: equal states give equal bytes, every class can be read back, and other bytes are refused."""
 
 from dataclasses import replace
 from typing import Any
@@ -84,7 +84,7 @@ def test_the_offset_and_the_state_come_back_from_a_row(state: bytes, offset: int
 
 @pytest.mark.parametrize("row", [b"", b"{}", b"12", b"-1 {}", b" {}", b"1x {}", b"\x00 {}"])
 def test_a_damaged_row_is_refused(row: bytes) -> None:
-    with pytest.raises(ValueError, match="is not ours"):
+    with pytest.raises(ValueError, match="not a row of a fold"):
         decode_row(row)
 
 
@@ -95,7 +95,7 @@ def test_the_bytes_of_no_state_are_refused(data: bytes, decoder: Any) -> None:
         decoder(data)
 
 
-def test_a_running_response_names_itself_in_what_a_job_remembers() -> None:
+def test_a_running_response_is_named_in_the_row_of_its_job() -> None:
     assert attempts(*EVERY_ATTEMPT, Running(6, RESP, T0, False)).response_ids() == ("r3", "r5", RESP)
 
 

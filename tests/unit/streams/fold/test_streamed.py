@@ -1,4 +1,4 @@
-"""Streaming changes nothing that matters: the folds give the same with and without it, but for the word that it can be followed."""
+"""Streaming decides nothing: the folds give the same with and without it, except for the field `stream`."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from tests.support.given_when_then import fold, given
 
 
 def lived(facts: Sequence[Message], *, streamed: bool) -> list[Message]:
-    """All outputs of both folds, and the rows in the end, for facts of which each accepted attempt is streamed, or none."""
+    """All outputs and final rows of both folds, for facts in which all accepted attempts are streamed, or none."""
     refold, waiting = Refold(), list(facts)
     outputs: list[Message] = []
     while waiting:
@@ -31,7 +31,7 @@ def lived(facts: Sequence[Message], *, streamed: bool) -> list[Message]:
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-def test_a_streamed_job_gives_what_it_gives_unstreamed(story: Story) -> None:
+def test_a_streamed_job_gives_the_same_as_an_unstreamed_one(story: Story) -> None:
     plain, streamed = (lived(story(), streamed=flag) for flag in (False, True))
     told = [
         output.model_copy(update={"stream": None}) if isinstance(output, ResponseClaimed) else output

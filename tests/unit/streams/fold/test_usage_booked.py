@@ -1,4 +1,4 @@
-"""What an attempt cost and no result counts is booked by a fact of its own, once a response."""
+"""Usage that is in no result is booked by a fact of its own, once per response."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def booked(at_ms: int, response_id: str = RESP, attempt: int = 1) -> UsageBooked
 
 @pytest.mark.parametrize("end", [cancel_requested(AT + 100), job_timer(DEADLINE)])
 @pytest.mark.parametrize("status", ["completed", "failed", "incomplete", "cancelled"])
-def test_what_a_response_cost_that_ended_after_its_job_is_booked_once(end: Any, status: str) -> None:
+def test_the_usage_of_a_response_that_ended_after_its_job_is_booked_once(end: Any, status: str) -> None:
     history = given(*ACCEPTED, end)
     late = settled(DEADLINE + 50, status=status, usage=COST)  # type: ignore[arg-type]
     seen = history.when(late)
@@ -50,13 +50,13 @@ def test_what_a_response_cost_that_ended_after_its_job_is_booked_once(end: Any, 
     given(*ACCEPTED, end, late).when(booked(DEADLINE + 50)).then_ignored(Ignored.DUPLICATE)
 
 
-def test_a_latecomer_of_which_nobody_knew_is_booked() -> None:
+def test_the_usage_of_a_late_unknown_response_is_booked() -> None:
     history = (submitted(), cancel_requested(AT), accepted(AT + 50), settled(AT + 90, status="cancelled", usage=COST))
     assert given(*history[:3]).when(history[3]).step.outputs == (booked(AT + 90),)
     given(*history).when(history[3]).then_ignored(Ignored.LATE)
 
 
-def test_what_the_result_counts_is_not_booked_again() -> None:
+def test_usage_in_the_result_is_not_booked_again() -> None:
     end = settled(AT + 100, status="completed", usage=COST)
     given(*ACCEPTED, end).when(end).then_ignored(Ignored.LATE)
 

@@ -1,4 +1,4 @@
-"""A webhook makes a poll of its own, whatever else is on its way: the other one may have been answered before the end, or never be."""
+"""A webhook makes a poll of its own, even beside another poll: that one may be from before the end, or never report."""
 
 import pytest
 

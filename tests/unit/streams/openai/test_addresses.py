@@ -1,4 +1,4 @@
-"""What a call asks for: an id is one segment of its path, and `include` goes along."""
+"""The URL of a call: an id is one segment of the path, and `include` is a parameter."""
 
 import asyncio
 from urllib.parse import unquote
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 @pytest.mark.parametrize("response_id", ["", "a\nb", "a\x7f", "r\u00e9sp", "x" * 1_025])
-def test_what_is_no_id_asks_nothing(response_id: str) -> None:
+def test_an_invalid_id_makes_no_call(response_id: str) -> None:
     async def scenario() -> tuple[Reply, Server]:
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
             return await client.retrieve(response_id), state
@@ -35,10 +35,11 @@ PRINTABLE = "".join(map(chr, range(32, 127)))
 
 @pytest.mark.parametrize(
     "response_id",
-    [".", "..", "...", "%2E%2E", "a/b", "/", "?x=1", "#f", "100%", "a+b c", "resp_QQ==", "a@b:c", "//evil.example/x", "\\", PRINTABLE,
+    [".", "..", "...", "%2E%2E", "a/b", "/", "?x=1", "#f", "100%", "a+b c", "resp_QQ==", "a@b:c", "//evil.example/x",
+    "\\", PRINTABLE,
      "resp_" + "Ab9+/=" * 169],
 )  # fmt: skip
-def test_an_id_is_one_segment_of_the_path_whatever_stands_in_it(response_id: str) -> None:
+def test_an_id_is_one_segment_of_the_path_whatever_its_characters(response_id: str) -> None:
     async def scenario() -> Server:
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
             await client.retrieve(response_id)
@@ -66,11 +67,11 @@ def test_an_id_is_one_segment_of_the_path_whatever_stands_in_it(response_id: str
     assert seen[2].endswith("?stream=true&starting_after=7")
 
 
-def test_what_the_create_included_goes_out_with_each_poll() -> None:
+def test_include_of_the_create_is_sent_with_each_poll() -> None:
     async def scenario() -> Server:
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
             await client.retrieve(RESPONSE_ID, include=("reasoning.encrypted_content", "message.output_text.logprobs"))
-            # The plain SDK asks in the same words.
+            # The plain SDK sends the same parameters.
             async with AsyncOpenAI(base_url=state.base_url, api_key=KEY, max_retries=0) as plain:
                 await plain.responses.retrieve(
                     RESPONSE_ID, include=["reasoning.encrypted_content", "message.output_text.logprobs"]

@@ -1,4 +1,4 @@
-"""Each row of what an answer of OpenAI may be, and what it means."""
+"""The forms of the provider's answers, and their meaning."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -106,7 +106,7 @@ def test_an_answer_that_does_not_say_whether_it_was_taken_is_unknown(status: int
 
 
 @pytest.mark.parametrize("status", [408, 499])
-def test_somebody_who_gave_up_waiting_proves_nothing_whatever_he_says(status: int) -> None:
+def test_a_server_that_gave_up_waiting_proves_nothing(status: int) -> None:
     assert isinstance(read_create(error(status, "request_timeout", "server_error", "try again"), 0), Unknown)
 
 
@@ -135,17 +135,18 @@ def test_an_operators_own_rule_wins() -> None:
         ({"error": {"message": "a\x1b[31mb\u202ec"}}, "a [31mb c"),
     ],
 )
-def test_the_providers_words_are_found_wherever_they_stand_and_are_cleaned(body: Any, said: str) -> None:
+def test_the_providers_message_is_found_in_each_form_and_cleaned(body: Any, said: str) -> None:
     verdict = read_create(Answer(400, {}, body), 0)
     assert isinstance(verdict, Rejected)
     assert verdict.message == said
 
 
 @pytest.mark.parametrize(("words", "wait_ms"), [
-    ("Please try again in 20s.", 20_000), ("Try again in 6m0s", 360_000), ("retry after 26 seconds", 26_000), ("wait 2 minutes", 120_000),
+    ("Please try again in 20s.", 20_000), ("Try again in 6m0s", 360_000), ("retry after 26 seconds", 26_000),
+    ("wait 2 minutes", 120_000),
     ("try again in 1d2h3m", 93_780_000), ("try again in 120ms", 120), ("try again later", 0),
 ])  # fmt: skip
-def test_a_wait_that_only_the_words_tell_is_believed(words: str, wait_ms: int) -> None:
+def test_a_wait_in_the_message_is_used(words: str, wait_ms: int) -> None:
     refused = read_create(error(429, "rate_limit_exceeded", None, words), 0)
     ended = read_poll(
         Answer(200, {}, response(status="failed", error={"code": "rate_limit_exceeded", "message": words})), 0
@@ -305,15 +306,16 @@ STATUSES = st.sampled_from([200, 204, 301, 400, 401, 403, 404, 408, 409, 429, 50
 
 
 @given(STATUSES, HEADERS, FIELDS | JSON)
-def test_no_answer_whatever_it_is_makes_the_reading_fail(status: int, headers: dict[str, str], body: Any) -> None:
+def test_reading_is_total_over_answers(status: int, headers: dict[str, str], body: Any) -> None:
     answer = Answer(status, headers, body)
     verdict = read_create(answer, NOW_MS)
     assert isinstance(verdict, Accepted | Rejected | Unknown)
     if isinstance(verdict, Accepted):
-        # What is accepted can be written down: an id that our fact refuses would be lost.
+        # An accepted answer must fit into the fact: an id that the fact refuses would be lost.
         AttemptAccepted(
             id="x", at_ms=0, job_id="j", attempt=1, tenant="t", poll_at_ms=0,
-            response_id=verdict.response_id or "x", status=verdict.status, provider_request_id=verdict.provider_request_id,
+            response_id=verdict.response_id or "x", status=verdict.status,
+            provider_request_id=verdict.provider_request_id,
         )  # fmt: skip
     assert isinstance(read_poll(answer, NOW_MS), Seen | Missing | AskAgain | Refused)
     assert isinstance(read_cancel(answer, NOW_MS), Seen | NotCancelled | AskAgain | Refused)

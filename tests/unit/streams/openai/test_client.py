@@ -24,7 +24,7 @@ from tests.unit.streams.workers.openai_calls import KEY, LOOP, connected, create
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
-def test_a_create_is_background_and_stored_and_says_whose_it_is() -> None:
+def test_a_create_is_background_and_stored_and_names_its_job() -> None:
     async def scenario() -> tuple[Reply, Server]:
         mischief = server.answer(200, server.response(), x_request_id="req_9")
         async with serving(mischief) as state, connected(state.base_url) as client:
@@ -51,7 +51,7 @@ def test_a_create_is_background_and_stored_and_says_whose_it_is() -> None:
     assert sent.headers["x-stainless-retry-count"] == "0"
 
 
-def test_metadata_of_the_poller_cannot_take_the_place_of_ours() -> None:
+def test_metadata_of_a_user_cannot_replace_backstops() -> None:
     async def scenario() -> Server:
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
             await created(
@@ -171,7 +171,7 @@ def test_a_handshake_that_fails_was_never_sent() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-def test_a_body_that_nobody_reads_is_unknown() -> None:
+def test_an_unreadable_body_is_unknown() -> None:
     async def scenario() -> Reply:
         with socket.socket() as listener:  # accepts in the kernel, and reads nothing
             listener.bind(("127.0.0.1", 0))

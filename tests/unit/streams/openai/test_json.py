@@ -55,7 +55,7 @@ def test_json_is_read_generously(content: bytes, value: Any) -> None:
 
 
 @given(st.binary() | st.text().map(lambda text: f'{{"a": NaN, "b": "{text}\\ud83d"}}'.encode("utf-8", "replace")))
-def test_what_is_read_can_be_written(content: bytes) -> None:
+def test_parsed_json_can_be_written(content: bytes) -> None:
     value = parse(content)
     if value is not NOT_JSON:
         canonical(value)

@@ -1,4 +1,4 @@
-"""What a retrieved object, or the answer to a cancel, says: how the response stands, and why it failed."""
+"""A retrieved object, or the answer to a cancel: the status of the response, and why it failed."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
         (completed(), "another_job"),
     ],
 )
-def test_what_is_no_response_or_anothers_is_asked_for_again(body: Any, reason: str) -> None:
+def test_no_response_or_that_of_another_job_is_polled_again(body: Any, reason: str) -> None:
     assert read_poll(Answer(200, {}, body), 0, "job_of_somebody_else") == AskAgain(reason)
 
 
@@ -110,7 +110,7 @@ def test_what_is_no_response_or_anothers_is_asked_for_again(body: Any, reason: s
         (response(status=["queued"]), "odd"),
     ],
 )
-def test_what_stands_at_the_address_counts_by_its_status(body: Any, outcome: str) -> None:
+def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str) -> None:
     seen = read_poll(Answer(200, {}, body), 0, "job_1")
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.over) == (outcome, outcome not in ("running", "odd"))
@@ -179,9 +179,10 @@ def test_an_owner_is_read_only_where_all_of_it_is_well_formed(metadata: Any, pre
         ({"job": "t:j", "attempt": "2", "tenant": "t"}
          | {"backstop_job": "j", "backstop_attempt": "1", "backstop_tenant": "default"}, Owner("j", 1, "default")),
     ],
-    ids=["now", "before", "before, default", "a user's own", "no id of that tenant", "half of ours", "ours beside a user's"],
+    ids=["now", "before", "before, default", "a user's own", "no id of that tenant", "half of ours",
+    "ours beside a user's"],
 )  # fmt: skip
-def test_ours_are_told_from_a_users_own_names(metadata: dict[str, str], owner: Owner | None) -> None:
+def test_backstops_metadata_is_told_from_a_users(metadata: dict[str, str], owner: Owner | None) -> None:
     assert owner_of(metadata) == owner
 
 

@@ -74,7 +74,7 @@ def test_neither_the_key_nor_the_prompt_is_logged(caplog: pytest.LogCaptureFixtu
     assert "secret prompt" not in caplog.text
 
 
-def test_what_happened_is_counted() -> None:
+def test_the_outcome_of_each_call_is_counted() -> None:
     async def scenario() -> CollectorRegistry:
         registry = CollectorRegistry()
         async with serving(server.answer(200, server.response()), server.html(502), server.close) as state:

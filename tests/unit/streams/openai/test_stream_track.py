@@ -1,4 +1,4 @@
-"""What is told of a provider's stream, and how its bytes become events."""
+"""Which events of a provider's stream are published, and how its bytes become events."""
 
 import itertools
 from typing import Any
@@ -21,7 +21,7 @@ def track(event_bytes_max: int = 1_000, response_bytes_max: int = 10_000) -> Tra
     return Track(event_bytes_max, response_bytes_max)
 
 
-def test_events_are_told_in_their_order_and_repeats_are_not() -> None:
+def test_events_are_published_in_order_and_without_repeats() -> None:
     told = track()
     words = [told.take(delta(number), 10) for number in (0, 1, 1, 0, 2)]
     assert words == [
@@ -30,7 +30,7 @@ def test_events_are_told_in_their_order_and_repeats_are_not() -> None:
     assert told.last == 2
 
 
-def test_what_leaves_numbers_out_is_disorder_at_first_and_the_providers_way_at_the_second_time() -> None:
+def test_a_gap_is_disorder_at_first_and_accepted_the_second_time() -> None:
     told = track()
     told.take(delta(0), 1)
     assert told.take(delta(2), 1) == OpenAgain("disorder")
@@ -46,7 +46,7 @@ def test_disorder_that_mends_itself_loses_nothing() -> None:
     assert [told.take(delta(number), 1) for number in (1, 2)] == [Told(delta(1), 1), Told(delta(2), 1)]
 
 
-def test_the_first_events_are_told_without_the_response_that_they_hold() -> None:
+def test_the_first_events_are_published_without_their_response() -> None:
     event = {"type": "response.in_progress", "sequence_number": 0, "response": {"id": "resp_1", "instructions": "?"}}
     assert track(event_bytes_max=10).take(event, 5_000) == Told({"type": event["type"], "sequence_number": 0}, 0)
 
@@ -64,7 +64,7 @@ def test_a_terminal_event_is_a_number_and_nothing_more(kind: str) -> None:
         *({"type": TEXT, "sequence_number": number} for number in (-1, True, "1", 1.0, None, 1 << 60)),
     ],
 )  # fmt: skip
-def test_what_is_no_event_is_dropped(event: Any) -> None:
+def test_an_invalid_event_is_dropped(event: Any) -> None:
     assert track().take(event, 1) == Dropped("unreadable")
 
 
@@ -82,7 +82,7 @@ def test_an_event_and_a_response_have_their_bounds() -> None:
 
 
 @given(st.lists(st.integers(0, 12), max_size=40))
-def test_however_a_stream_comes_what_is_told_rises(numbers: list[int]) -> None:
+def test_published_numbers_rise_whatever_the_stream(numbers: list[int]) -> None:
     told = track()
     words = [told.take(delta(number), 1) for number in numbers]
     seen = [word.event["sequence_number"] for word in words if isinstance(word, Told)]

@@ -1,4 +1,4 @@
-"""The SDK's transport as the plain SDK has it: a real forward proxy, a CA of one's own, client certificates; no secret is told."""
+"""The transport behaves as the plain SDK's: a forward proxy, a private CA, client certificates. No secret is shown."""
 
 import asyncio
 import logging
@@ -62,7 +62,9 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 class ForwardProxy:
-    """proxy.py as a process: it tunnels and forwards for those who know name and password, and writes down for whom."""
+    """proxy.py as a process: it tunnels and forwards for clients with the name and password, and records their
+    requests.
+    """
 
     def __init__(self, port: int, log: Path) -> None:
         self.port = port
@@ -101,7 +103,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwardProxy]:
 
 
 def ask(base_url: str, registry: CollectorRegistry | None = None, timeout_ms: int = 10_000, **options: Any) -> Any:
-    """One create of a client that is made now, in the environment as it is."""
+    """One create of a client that is made now, with the current environment."""
     client = OpenAIClient(
         base_url=base_url,
         api_key=SecretStr("sk-test"),
@@ -196,7 +198,7 @@ def test_which_way_a_call_takes_is_said_by_the_environment(
     assert isinstance(reply, Answer), reply
     assert reply.status == 200
     (request,) = state.requests
-    # proxy.py names itself to whom it forwards a plain request.
+    # proxy.py adds a header with its name when it forwards a plain request.
     assert ("via" in request.headers) == (way == PROXIED)
     assert "proxy-authorization" not in request.headers
 
@@ -224,7 +226,8 @@ def test_a_proxy_that_refuses_us_has_passed_nothing_on(
 
 @pytest.mark.parametrize(
     "mischief",
-    [server.answer(407, b""), server.html(502), server.answer(503, {"error": {}}), server.answer(200, b"", content_type="text/html"),
+    [server.answer(407, b""), server.html(502), server.answer(503, {"error": {}}), server.answer(200, b"",
+    content_type="text/html"),
      server.close, server.reset, server.not_http, server.stall, server.slow_headers],
     ids=["407", "502", "503", "opens a tunnel that is none", "closes", "resets", "no HTTP", "says nothing", "drips"],
 )  # fmt: skip
@@ -249,7 +252,7 @@ def test_a_proxy_that_is_not_there_or_finds_no_server_has_passed_nothing_on(
 
 
 def test_a_connection_that_is_never_made_was_never_sent() -> None:
-    """Nobody accepts: the time is over before there is a connection."""
+    """The server does not accept: the time limit passes before there is a connection."""
 
     async def scenario() -> tuple[Reply, Server]:
         async with serving(server.stall) as state:
@@ -296,13 +299,15 @@ def test_a_gateway_that_asks_for_a_certificate_is_shown_ours(authority: trustme.
 
 
 @pytest.mark.parametrize(
-    "url", ["socks5://user:s3cret@127.0.0.1:1080", "ftp://user:s3cret@h", "http://user:s3cret@", "http://user:s3cret@h:port"]
+    "url", ["socks5://user:s3cret@127.0.0.1:1080", "ftp://user:s3cret@h", "http://user:s3cret@",
+    "http://user:s3cret@h:port"]
 )  # fmt: skip
-def test_what_is_no_proxy_is_refused_at_start_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_is_refused_at_start_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", url)
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
         OpenAIClient(
-            base_url="http://h/v1", api_key=SecretStr("k"), metrics=WorkerMetrics(CollectorRegistry()), tls=tls_context(None, None)
+            base_url="http://h/v1", api_key=SecretStr("k"), metrics=WorkerMetrics(CollectorRegistry()),
+            tls=tls_context(None, None)
         )  # fmt: skip
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None

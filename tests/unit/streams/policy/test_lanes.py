@@ -1,4 +1,4 @@
-"""A lane: when it closes, who may try, and how it fills again. Given a lane, when something is met, then so."""
+"""A lane: when it closes, which create may probe it, and how it fills again."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,7 +88,7 @@ def test_a_condition_of_the_account_closes_it_at_once() -> None:
     assert send(failed(Lane(), T0, KEY), T0) == Held(T0 + PROBE_WAIT_MS, Why(KEY, "x", "no"))
 
 
-def test_what_is_wrong_with_one_request_closes_nothing() -> None:
+def test_a_fault_of_one_request_closes_no_lane() -> None:
     lane = Lane()
     causes: tuple[Cause, ...] = ("never", "later", "odd")
     for cause in causes * 20:
@@ -127,18 +127,18 @@ def test_a_turn_that_was_ever_claimed_is_not_claimed_again() -> None:
     assert send(again, again.closed.probe_at_ms) == Claim(2)
 
 
-def test_a_probe_that_nobody_heard_of_is_followed_by_another() -> None:
+def test_a_probe_without_an_outcome_is_followed_by_another() -> None:
     lane = probing(broken(), T0 + PROBE_WAIT_MS)
     assert isinstance(send(lane, T0 + PROBE_WAIT_MS + PROBE_ANSWER_MS_MAX - 1), Held)
     assert send(lane, T0 + PROBE_WAIT_MS + PROBE_ANSWER_MS_MAX) == Claim(2)
 
 
-def test_a_told_time_is_waited_for_within_a_bound() -> None:
+def test_the_wait_that_the_provider_asks_for_is_bounded() -> None:
     assert send(broken(told_ms=90_000), T0) == Held(T0 + 90_000, Why(DOWN, "x", "no"))
     assert send(broken(told_ms=HOUR_MS), T0) == Held(T0 + TOLD_WAIT_MS_MAX, Why(DOWN, "x", "no"))
 
 
-def test_an_answer_to_what_was_sent_before_it_closed_puts_no_probe_forward_and_changes_nothing() -> None:
+def test_an_answer_to_a_create_sent_before_the_closing_never_advances_a_probe() -> None:
     lane = broken(told_ms=90_000)
     assert failed(lane, T0 + 5) == lane
     assert failed(probing(lane, T0 + 90_000), T0 + 90_001, command_id="an older one").closed is not None
@@ -147,7 +147,7 @@ def test_an_answer_to_what_was_sent_before_it_closed_puts_no_probe_forward_and_c
     assert (late.closed.probe_at_ms, late.closed.probes) == (T0 + 5 + 120_000, 0)
 
 
-def test_a_probe_refused_for_what_is_in_it_opens_the_lane() -> None:
+def test_a_probe_refused_for_its_content_opens_the_lane() -> None:
     lane = probing(broken(cause=KEY), T0 + PROBE_WAIT_MS)
     assert failed(lane, T0 + 5_000, "never", command_id="p").closed is None
 
@@ -189,7 +189,7 @@ def begun_at(after_ms: int, share: Share) -> int:
         begun += 1
 
 
-def test_what_waits_begins_along_a_ramp_and_ten_thousand_within_a_minute() -> None:
+def test_waiting_jobs_begin_along_a_ramp_and_ten_thousand_within_a_minute() -> None:
     lane, pace, begun, after_ms = served(broken(), T0), Pace(), 0, 0
     first = 0
     while begun < 10_000:

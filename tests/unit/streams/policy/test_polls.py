@@ -1,4 +1,4 @@
-"""The fixed schedule of looks."""
+"""The fixed schedule of polls."""
 
 import pytest
 from hypothesis import given
@@ -45,9 +45,7 @@ def test_the_jitter_is_the_same_for_the_same_question_and_spreads_over_the_other
 
 
 @pytest.mark.parametrize(("since_hint", "about_ms"), [(0, 1_000), (1, 2_000), (2, 4_000), (3, 8_000), (6, 30_000)])
-def test_after_a_webhook_in_vain_the_polls_come_sooner_until_the_schedule_is_sooner(
-    since_hint: int, about_ms: int
-) -> None:
+def test_after_an_early_webhook_polls_come_sooner_until_the_schedule_is_sooner(since_hint: int, about_ms: int) -> None:
     assert 0.9 * about_ms - 1 <= wait_ms(60_000, since_hint=since_hint) <= 1.1 * about_ms
 
 
@@ -92,7 +90,7 @@ def test_the_hint_waits_double_and_stay_bounded() -> None:
     ],
 )  # fmt: skip
 def test_a_policy_that_contradicts_itself_is_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="looks: "):
+    with pytest.raises(ValueError, match="polls: "):
         PollPolicy(**bad)
 
 

@@ -66,11 +66,11 @@ def test_the_last_one_that_is_granted_is_tried_and_the_next_is_not(spend: Spend,
 
 
 @pytest.mark.parametrize("spend", ["unpaid", "doubtful", "refused"])
-def test_what_costs_nothing_does_not_use_up_what_costs(spend: Spend) -> None:
+def test_free_ends_do_not_use_up_the_budget_of_paid_ones(spend: Spend) -> None:
     assert isinstance(decide(spend, spent(paid=99)), Retry)
 
 
-def test_what_can_never_be_taken_is_not_tried_again() -> None:
+def test_a_request_that_will_always_be_refused_is_not_retried() -> None:
     assert decide("refused", spent(refused=1), "never") == GiveUp("the same request would be refused again")
 
 
@@ -79,7 +79,7 @@ def test_a_condition_of_the_account_waits_or_fails_as_the_policy_says() -> None:
     assert isinstance(decide("refused", spent(refused=1), "account", of=policy(on_account="fail")), GiveUp)
 
 
-def test_a_refusal_that_does_not_say_what_it_means_is_tried_again_some_times() -> None:
+def test_an_odd_refusal_is_retried_a_few_times() -> None:
     most = policy(rejections_max=10_000)
     assert isinstance(decide("refused", spent(streak=ODD_TRIES_MAX - 1), "odd", of=most), Retry)
     assert isinstance(decide("refused", spent(streak=ODD_TRIES_MAX), "odd", of=most), GiveUp)
@@ -100,7 +100,8 @@ def test_the_time_that_the_answer_names_is_the_least_and_hardly_more_is_waited(
 
 @EXAMPLES
 @given(
-    cause=CAUSES, streak=st.integers(0, 10**6), seed=st.text(max_size=9), base_ms=st.integers(0, 60_000), max_ms=st.integers(1, HOUR_MS)
+    cause=CAUSES, streak=st.integers(0, 10**6), seed=st.text(max_size=9), base_ms=st.integers(0, 60_000),
+    max_ms=st.integers(1, HOUR_MS)
 )  # fmt: skip
 def test_a_backoff_moves_time_on_and_has_an_end(
     cause: Cause, streak: int, seed: str, base_ms: int, max_ms: int

@@ -1,4 +1,4 @@
-"""What the scheduler stamps on the timers of responses: one look on its way, and the next one when it has brought word."""
+"""The next poll that the scheduler stamps on timers: one poll in flight, and the next one after its report."""
 
 from schemas.responses import ResponseFact, ResponseTimerFired
 from streams.fold.batch import RESPONSE_FOLD
@@ -29,7 +29,7 @@ def timer(state: ResponseState) -> ResponseTimerFired:
     return fired
 
 
-def test_a_poll_without_word_is_repeated_after_a_while_and_not_in_the_rhythm_of_polls() -> None:
+def test_a_poll_without_a_report_is_repeated_after_report_ms_and_not_by_the_schedule() -> None:
     state = folded(claimed(T0, poll_at_ms=T0 + 3_000, last_poll_at_ms=T0 + 3_600_000))
     first = timer(state)
     looking = step(state, first)
@@ -37,7 +37,7 @@ def test_a_poll_without_word_is_repeated_after_a_while_and_not_in_the_rhythm_of_
     assert due_ms(looking.state) == first.at_ms + POLICY.report_ms
 
 
-def test_word_of_a_poll_sets_the_next_one_in_the_rhythm_of_polls() -> None:
+def test_the_report_of_a_poll_sets_the_next_one_by_the_schedule() -> None:
     state = folded(claimed(T0, poll_at_ms=T0 + 3_000, last_poll_at_ms=T0 + 3_600_000))
     looking = step(state, timer(state)).state
     seen_ms = T0 + 3_200

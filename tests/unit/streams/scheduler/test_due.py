@@ -1,4 +1,4 @@
-"""The index of what is due soon: small, whole, and right for every partition that is owned, be it one or many."""
+"""The index of due times: small, complete, and right for one owned partition or many."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Jobs that wait for their lane: no record while it is closed, in turn when it opens, and their deadline all the same."""
+"""Jobs that wait for their lane: no record while it is closed, then each in its turn, and the deadline in any case."""
 
 from collections.abc import Callable
 
@@ -96,7 +96,7 @@ def test_what_waits_begins_soon_after_the_probe_has_opened_the_lane() -> None:
     assert len(rig.tick(RETRY_AT + PROBE_WAIT_MS + ASK_AGAIN_MS_MAX)) >= RAMP_FIRST
 
 
-def test_a_held_job_ends_at_its_deadline() -> None:
+def test_a_deferred_job_ends_at_its_deadline() -> None:
     rig = Rig(1)
     rig.now_ms = RETRY_AT
     rig.close()
@@ -117,7 +117,7 @@ def test_a_job_that_has_moved_on_keeps_its_own_time() -> None:
     assert rig.index.knows(Due(over.forget_at_ms, b"job_000", 0))
 
 
-def test_what_is_held_of_a_partition_that_is_gone_is_forgotten() -> None:
+def test_deferred_jobs_of_a_revoked_partition_are_forgotten() -> None:
     rig = Rig(5)
     rig.now_ms = RETRY_AT
     rig.close()

@@ -1,4 +1,4 @@
-"""The scheduler over rows that were far from due when their partition was opened."""
+"""The scheduler over rows whose due times were far away when their partition was opened."""
 
 import asyncio
 

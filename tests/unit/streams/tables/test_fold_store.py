@@ -1,4 +1,4 @@
-"""The store behind a table on a real disk: read through once when it is opened, in small steps, and not at all when it stays."""
+"""The store of a table on a real disk: read once in small steps when it is opened; not read when it is kept."""
 
 import asyncio
 from collections.abc import Collection
@@ -17,7 +17,7 @@ LIMITS = StoreLimits()
 
 
 class Watch:
-    """Keeps what it is told."""
+    """A watch that records its calls."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[bytes, bytes]] = {}
@@ -51,7 +51,7 @@ def fill(store: FoldStore, partition: int) -> dict[bytes, bytes]:
 
 
 async def assign(store: FoldStore, topic: str, *partitions: int) -> int:
-    """Returns how often the loop turned meanwhile."""
+    """Returns how often the loop ran meanwhile."""
     turns, done = 0, asyncio.Event()
 
     async def turn() -> None:

@@ -1,4 +1,4 @@
-"""Where a table reads on in its log, and what is noticed where a log or a changelog lost records."""
+"""Where a table continues in its log, and how a log or a changelog that lost records is noticed."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -16,12 +16,12 @@ LOG = (10, 100)
 @pytest.mark.parametrize(
     ("taken", "committed", "position"),
     [
-        (Taken(59, b"k", lost=False), 80, 80),  # what follows the newest row changed nothing
+        (Taken(59, b"k", lost=False), 80, 80),  # records after the newest row changed nothing
         (Taken(59, b"k", lost=False), None, 10),
-        (Taken(59, b"k", lost=False), 120, 60),  # never the beginning: what was forgotten since would begin anew
+        (Taken(59, b"k", lost=False), 120, 60),  # never the beginning: forgotten keys would begin again
         (Taken(59, b"k", lost=False), 5, 60),
         (Taken(3, b"k", lost=False), 5, 10),
-        (Taken(59, b"k", lost=True), 80, 60),  # the rows of [60, 80) are gone: their records are taken again
+        (Taken(59, b"k", lost=True), 80, 60),  # the rows of [60, 80) are lost: their records are read again
         (Taken(-1, b"", lost=True), 80, 10),
     ],
 )
@@ -35,11 +35,11 @@ def test_rows_that_land_before_where_the_changelog_ended_are_no_acknowledgement(
     changelog = Changelog(lambda: "changelog", ChangelogProducer({}, "test"))
     changelog.own({0: 157})
     assert changelog._landed(0, 157, 3) == 159
-    with pytest.raises(ChangelogTruncatedError, match="partition 0 of changelog ends at 97"):
+    with pytest.raises(ChangelogTruncatedError, match="was truncated: a new record got offset 97"):
         changelog._landed(0, 97, 20)
 
 
-def test_a_poll_at_the_end_while_a_write_is_under_way_makes_no_cut_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_the_end_during_a_write_does_not_report_a_truncation(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ends:
         async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
             return dict.fromkeys(partitions, 160)
@@ -51,5 +51,5 @@ def test_a_poll_at_the_end_while_a_write_is_under_way_makes_no_cut_of_it(monkeyp
     changelog = Changelog(lambda: "changelog", ChangelogProducer({}, "test"))
     changelog.own({0: 157})
     monkeypatch.setattr(changelog, "_reader", reader)
-    asyncio.run(changelog.notice({0}))  # our three rows have landed, and nobody has told us so yet
+    asyncio.run(changelog.notice({0}))  # our three rows are written and not acknowledged yet
     assert changelog._landed(0, 157, 3) == 159

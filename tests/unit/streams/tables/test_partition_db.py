@@ -1,4 +1,4 @@
-"""The local store of one partition, on a real disk: what it keeps, and that damage is never taken for data."""
+"""The local store of one partition on a real disk: it keeps rows, and never takes damage for data."""
 
 import os
 import random
@@ -53,12 +53,12 @@ def fill_and_die(path: Path) -> None:
     db = PartitionDb(path, new_cache(LIMITS), LIMITS)
     for offset, batch in enumerate(batches()):
         db.write(batch.items(), offset)
-    os.kill(os.getpid(), signal.SIGKILL)  # here: a store that goes out of scope is closed, and that empties the log
+    os.kill(os.getpid(), signal.SIGKILL)  # not later: a store that goes out of scope is closed, which empties its log
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Rows]]:
-    """A store as a killed process leaves it after `BATCHES` batches, in table files and log, and the rows as of each offset."""
+    """A store of a process killed after `BATCHES` batches, in table files and log, and the rows as of each offset."""
     path = tmp_path_factory.mktemp("filled") / "rows-0.db"
     script = f"import pathlib, tests.unit.streams.tables.test_partition_db as test\ntest.fill_and_die(pathlib.Path({str(path)!r}))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
@@ -99,7 +99,7 @@ def test_a_scan_shows_the_rows_as_of_its_beginning(tmp_path: Path, open_db: Open
 
 def test_a_store_that_is_open_elsewhere_is_locked_and_not_damaged(tmp_path: Path, open_db: Open) -> None:
     open_db(tmp_path / "a.db")
-    with pytest.raises(StoreLockedError, match="each its own data folder"):
+    with pytest.raises(StoreLockedError, match="each process its own data folder"):
         open_db(tmp_path / "a.db")
 
 
@@ -152,7 +152,7 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
 def test_a_damaged_file_is_found_or_leaves_an_earlier_state_whole(
     filled: tuple[Path, list[Rows]], tmp_path: Path, kind: str, damage: str
 ) -> None:
-    """Never wrong rows, never rows of one offset under another's: recovery goes on from the offset that the store gives."""
+    """Rows are never wrong and always match the stored offset, from which recovery continues."""
     path, states = filled
     draw = random.Random(f"{kind} {damage}")
     outcomes = {"found": 0, "earlier": 0, "unharmed": 0}
@@ -170,7 +170,7 @@ def test_a_damaged_file_is_found_or_leaves_an_earlier_state_whole(
         db.close()
         assert rows == (states[offset] if offset is not None else {}), f"{victim.name}: {damage}, offset {offset}"
         outcomes["unharmed" if offset == BATCHES - 1 else "earlier"] += 1
-    assert outcomes["unharmed"] < 12, outcomes  # files have unused bits; but the damage reached what matters
+    assert outcomes["unharmed"] < 12, outcomes  # files have unused bits, but most damage must reach data
 
 
 def test_the_digest_is_of_the_rows_and_not_of_their_history(tmp_path: Path, open_db: Open) -> None:

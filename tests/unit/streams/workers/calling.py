@@ -1,4 +1,4 @@
-"""A caller against a real HTTP server, with a group in memory."""
+"""A poller against a real HTTP server, with a group in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

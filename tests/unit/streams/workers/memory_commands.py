@@ -33,7 +33,7 @@ class MemoryCommands:
             log.append(Record("t", partition, len(log), at_ms, record_key, value, ()))
 
     away: set[int] = field(default_factory=set)
-    """Partitions that another member has."""
+    """Partitions of another member."""
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -45,7 +45,7 @@ class MemoryCommands:
         )
 
     def reassign(self, *away: int) -> None:
-        """A rebalance that takes those away, and brings the others back: everything not committed comes again."""
+        """A rebalance that revokes these and assigns the others again: records without a commit come again."""
         self.epoch += 1
         self.away = set(away)
         self._positions = dict(self.committed)

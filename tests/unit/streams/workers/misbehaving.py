@@ -1,4 +1,4 @@
-"""A tiny server that answers each request with the bytes, or the mischief, it was told to, and counts the requests."""
+"""A small server that answers each request with given bytes or a given fault, and counts the requests."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A client of OpenAI before a server that misbehaves."""
+"""A client of OpenAI against a server that misbehaves."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable

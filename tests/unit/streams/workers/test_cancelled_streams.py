@@ -1,4 +1,4 @@
-"""What a cancelled stream wrote is booked by what was seen of it, as the provider tells no usage."""
+"""The output of a cancelled stream is booked as far as it was seen, as the provider reports no usage."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The real `CommandGroup` over a consumer that does what aiokafka may do: the fence of a commit, notes, and what an assignment tells."""
+"""The real `CommandGroup` over a consumer that behaves as aiokafka may: the fence of a commit, notes, assignments."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -90,7 +90,7 @@ def test_a_commit_in_the_generation_of_the_assignment_counts() -> None:
 
 @pytest.mark.parametrize("generation", [-1, 2])
 def test_a_commit_that_was_accepted_in_another_generation_does_not_count(generation: int) -> None:
-    """aiokafka repeats a commit with whatever generation it has by then: others may have had the partition in between."""
+    """aiokafka repeats a commit with its current generation; another member may have owned the partition."""
 
     async def case(group: CommandGroup, member: Member) -> None:
         member.before_commit = lambda: setattr(member, "generation", generation)

@@ -1,4 +1,4 @@
-"""The follower against the stand-in for OpenAI: what it tells of a stream, whatever becomes of its connections."""
+"""The follower against the simulator: what it publishes of a stream, whatever happens to its connections."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +44,7 @@ class MemoryRows:
 
 
 class Watched:
-    """A follower at work, and what it told."""
+    """A running follower and its published records."""
 
     def __init__(self, w: World, follower: Follower, publisher: MemoryPublisher) -> None:
         self.w = w

@@ -1,4 +1,4 @@
-"""What the real client hears of each fault of the real simulator is what the simulation lets its workers hear."""
+"""Each fault looks the same to the real client of the real simulator and to the workers of the simulation."""
 
 import asyncio
 
@@ -45,7 +45,7 @@ def heard(fault: str) -> Reply:
 
 
 def shape(reply: Reply) -> object:
-    """All that a verdict on a create may rest on, without the texts."""
+    """All that the verdict on a create may depend on, without the texts."""
     if isinstance(reply, Fault):
         return reply.kind
     body = reply.body if not isinstance(reply.body, dict) or reply.body == {} else "an object"

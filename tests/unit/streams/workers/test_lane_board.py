@@ -1,4 +1,4 @@
-"""A worker's board against a topic that is slow, away, missing or odd: none of it holds up a create. In virtual time."""
+"""A worker's board with a topic that is slow, away, missing or odd: it never delays a create. In virtual time."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence

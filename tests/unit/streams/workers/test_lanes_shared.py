@@ -1,4 +1,4 @@
-"""Lanes of several workers over one log, read by each at its own pace and by its own clock: they agree in the end, and one at a time probes."""
+"""Lanes of several workers over one log, each with its own pace and clock: they agree, and one at a time probes."""
 
 import asyncio
 from collections import Counter
@@ -217,7 +217,7 @@ class Play:
         for each in [each for each in self.asked if each[0] is worker]:
             if any(identity.startswith(f"{each[1]}/claim/") for identity in read):
                 self.asked.remove(each)
-                worker.lanes._claims.pop(MODEL, None)  # as `send` does when its wait is over
+                worker.lanes._claims.pop(MODEL, None)  # as `send` does at the end of its wait
                 verdict = worker.lanes.verdict(MODEL, each[1])
                 if isinstance(verdict, Go):
                     self._sent(worker, each[1], verdict)

@@ -1,4 +1,4 @@
-"""What may be committed, what is done behind it, and how the next owner hears of that."""
+"""Which offsets may be committed, which are finished above those, and how the next owner learns of them."""
 
 import base64
 
@@ -132,7 +132,7 @@ def test_the_commit_never_passes_an_unfinished_offset_and_its_note_tells_all_tha
 
 @given(st.data())
 def test_through_any_assignments_each_offset_is_done_and_none_is_committed_before(data: st.DataObject) -> None:
-    """Two members that take turns in owning a partition; what a member holds undone is lost with its assignment."""
+    """Two members that own a partition in turn; the unfinished work of a member is lost with its assignment."""
     total, committed, done = 20, Committed(), set[int]()
     members = (OffsetTracker(), OffsetTracker())
     for _ in range(data.draw(st.integers(1, 8))):

@@ -1,4 +1,4 @@
-"""Whose turn it is when more calls are wanted than may be made."""
+"""The order of turns when more calls are wanted than are allowed."""
 
 import asyncio
 from collections import Counter

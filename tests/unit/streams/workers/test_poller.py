@@ -1,4 +1,4 @@
-"""The caller against a real HTTP server, with a group in memory: what is asked, how often, in which order, and what is told."""
+"""The poller against a real HTTP server, with a group in memory: its calls, their number and order, and its facts."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def test_an_object_that_cannot_be_stored_is_asked_for_again_and_ends_no_worker(t
     asyncio.run(scenario())
 
 
-def test_an_object_cut_within_an_emoji_is_still_a_result(tmp_path: Path) -> None:
+def test_an_object_truncated_within_an_emoji_is_still_a_result(tmp_path: Path) -> None:
     async def scenario() -> None:
         body = server.completed()
         body["output"][0]["content"][0]["text"] = "\ud83d"
@@ -81,7 +81,7 @@ def test_an_object_cut_within_an_emoji_is_still_a_result(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
-def test_an_object_that_nobody_can_write_is_a_failed_poll_and_no_crash(tmp_path: Path) -> None:
+def test_an_object_that_cannot_be_stored_is_a_failed_poll_and_no_crash(tmp_path: Path) -> None:
     async def scenario() -> None:
         deep: Any = "x"
         for _ in range(400):
@@ -288,9 +288,9 @@ def test_a_cancel_that_is_declined_becomes_a_poll(tmp_path: Path, status: int) -
     asyncio.run(scenario())
 
 
-def test_a_stalled_poll_delays_nobody(tmp_path: Path) -> None:
+def test_a_stalled_poll_delays_no_other(tmp_path: Path) -> None:
     async def scenario() -> None:
-        # The stalled one is given up after a minute, far beyond the 8 s that `facts` waits for the others.
+        # The stalled poll times out after a minute, far beyond the 8 s that `facts` waits for the others.
         async with calling(tmp_path, server.stall, RUNNING, poll_timeout_ms=60_000, drain_ms=10) as bench:
             bench.server.script[1] = any_response()(bench.server)
             bench.commands.publish(poll("stalled"))
@@ -298,7 +298,7 @@ def test_a_stalled_poll_delays_nobody(tmp_path: Path) -> None:
             bench.commands.publish(*(poll(f"resp_{number}") for number in range(50)))
             facts = await bench.facts(50)
             assert {fact.response_id for fact in facts} == {f"resp_{number}" for number in range(50)}
-            # What is behind it is done, and yet not committed: it would be lost with us.
+            # Later offsets are finished but not committed: a crash would lose the stalled one.
             await eventually(lambda: len(decode_note(0, bench.commands.notes.get(0, ""))) == 50, 8, "the note")
             assert bench.commands.committed == {0: 0}
 
@@ -331,7 +331,7 @@ def test_offsets_are_committed_after_their_facts_are_acknowledged(tmp_path: Path
     asyncio.run(scenario())
 
 
-def test_a_record_that_is_no_command_is_set_aside_and_passed(tmp_path: Path) -> None:
+def test_a_record_that_is_no_command_is_a_dead_letter_and_passed(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with calling(tmp_path) as bench:
             bench.commands.publish(b'{"type": "other"}')

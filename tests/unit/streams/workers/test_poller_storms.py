@@ -1,4 +1,4 @@
-"""The caller through assignments and storms: what expires, what is kept, what is told to the next owner. A real HTTP server, a group in memory."""
+"""The poller through assignments and storms: what expires, what is kept, and what the next owner learns."""
 
 import asyncio
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_whatever_its_row_asks_for_again_expires_and_what_it_may_not_ask_for_doe
     asyncio.run(scenario())
 
 
-def test_a_poll_for_which_somebody_asked_again_is_as_fresh_as_that(tmp_path: Path) -> None:
+def test_a_poll_that_was_asked_for_again_expires_later(tmp_path: Path) -> None:
     async def scenario() -> None:
         commands = MemoryCommands()
         commands.publish(cancelled(REPORT_MS, 1), asked(0, "timer", 1))
@@ -103,7 +103,7 @@ def test_calls_of_a_partition_that_we_keep_go_on_through_an_assignment(tmp_path:
     asyncio.run(scenario())
 
 
-def test_what_waits_of_a_partition_that_goes_is_left_to_whoever_has_it_now(tmp_path: Path) -> None:
+def test_waiting_calls_of_a_revoked_partition_are_left_to_the_next_owner(tmp_path: Path) -> None:
     async def scenario() -> None:
         commands = MemoryCommands()
         for partition in range(2):
@@ -143,7 +143,7 @@ def test_what_the_owner_before_had_finished_is_not_asked_again(tmp_path: Path, t
 
 
 def test_a_merged_command_is_not_done_before_the_call_that_does_for_it(tmp_path: Path) -> None:
-    """Else a crash between the two would lose the cancel: the next owner would pass over it, and make the look alone."""
+    """Otherwise a crash between the two would lose the cancel: the next owner would skip it and only poll."""
 
     async def scenario() -> None:
         commands = MemoryCommands()

@@ -1,4 +1,4 @@
-"""The rate of polls: it follows what the provider objects to, comes back in minutes, and spares turns for streams."""
+"""The rate of polls: it follows the provider's objections, recovers in minutes, and leaves spare turns for streams."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ def drain(rate: PollRate) -> int:
 
 
 def run(rate: PollRate, clock: Hands, share: float, seconds: float, demand_per_s: float = 250.0, seed: int = 1) -> None:
-    """Calls as they are wanted and allowed, of which `share` are objected to."""
+    """Make all wanted and allowed calls; the provider objects to a `share` of them."""
     chance, wanted = random.Random(seed), 0.0
     for _ in range(int(seconds * 20)):
         clock.ms += 50
@@ -40,7 +40,7 @@ def run(rate: PollRate, clock: Hands, share: float, seconds: float, demand_per_s
 
 
 def run_limited(rate: PollRate, clock: Hands, limit_per_s: float, seconds: float) -> float:
-    """As `run`, at a provider that takes so many calls a second; the share that it objected to."""
+    """As `run`, against a provider with a limit on calls a second. Returns the share that it objected to."""
     calls = objections = 0
     room = 0.0
     for _ in range(int(seconds * 20)):
@@ -173,7 +173,7 @@ def test_spare_turns_are_what_a_full_bucket_would_spill() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 30)), max_size=40))
 def test_spare_turns_take_nothing_from_polls(steps: list[tuple[int, int]]) -> None:
-    """Whoever polls gets the same turns at the same times, whether or not anybody takes all the spare ones."""
+    """Polls get the same turns at the same times, whether or not all spare turns are taken."""
     clock = Hands()
     alone, shared = PollRate(30.0, clock), PollRate(30.0, clock)
     for passed_ms, wanted in steps:

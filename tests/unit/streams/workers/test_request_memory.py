@@ -1,4 +1,4 @@
-"""Large requests wait for each other in a worker, by tenant."""
+"""Large requests in a worker wait for each other, per tenant."""
 
 import asyncio
 from pathlib import Path

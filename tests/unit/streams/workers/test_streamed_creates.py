@@ -1,4 +1,4 @@
-"""A create that asks for a stream: one POST, heard until the response is known, and left."""
+"""A create that asks for a stream: one POST, read until the response is known, then closed."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ CREATED = {"type": "response.created", "sequence_number": 0, "response": server.
 
 
 def events(*told: Any, then: Mischief | None = server.close) -> Mischief:
-    """A stream of these events, and what becomes of the connection after them; None leaves it open."""
+    """A stream of these events, and the fate of the connection after them; None leaves it open."""
 
     async def send(writer: asyncio.StreamWriter) -> None:
         writer.write(
@@ -113,7 +113,7 @@ def test_what_was_known_before_such_a_stream_broke_is_known(told: tuple[Any, ...
     assert read_create(reply, 0) == Accepted(RESPONSE_ID, "in_progress", "req_9", streamed=True)
 
 
-def test_a_stream_that_ends_without_a_word_says_so() -> None:
+def test_a_stream_that_ends_without_an_event_is_reported_as_such() -> None:
     reply, _ = create_against(events({"type": "keepalive"}))
     assert isinstance(reply, Answer)
     assert reply.body is NOT_JSON

@@ -1,4 +1,4 @@
-"""Which rows a follower is handed after a recovery: those of running responses that can be followed, as they are last."""
+"""Rows for the follower after a recovery: the latest of running responses that can be followed."""
 
 import asyncio
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the submitter sends, how often, and what it remembers."""
+"""What the submitter sends, how often, and which commands it remembers."""
 
 import asyncio
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_command_older_than_what_is_remembered_makes_it_read_further_back(tmp_
         commands.publish(create(at_ms=NOW_MS - hour_ms), at_ms=NOW_MS - hour_ms)
         commands.publish(
             create(at_ms=NOW_MS - hour_ms), at_ms=NOW_MS
-        )  # the fold came back after an hour, and said it again
+        )  # the fold restarts after an hour and repeats the command
         async with submitting(tmp_path, commands=commands) as bench:
             await bench.dropped_one("duplicate")
             assert bench.server.posts == 0
@@ -152,7 +152,7 @@ def test_a_command_that_waited_too_long_is_rejected_and_not_sent(tmp_path: Path)
         (b'{"type":"create_response"}', b"", "invalid"), (create(), b"other", "wrong_key"),
     ],
 )  # fmt: skip
-def test_a_record_that_is_no_command_is_set_aside(tmp_path: Path, value: Any, key: bytes, reason: str) -> None:
+def test_a_record_that_is_no_command_is_a_dead_letter(tmp_path: Path, value: Any, key: bytes, reason: str) -> None:
     async def scenario() -> None:
         async with submitting(tmp_path) as bench:
             bench.commands.publish(value, key=key)

@@ -1,4 +1,4 @@
-"""Where the submitter has a request from, and what it says of the answer."""
+"""Where the submitter reads a request from, and the facts it makes of the answer."""
 
 import asyncio
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_while_the_blob_store_is_in_trouble_nothing_is_sent_and_the_job_comes_ag
             path = tmp_path / body.sha256[:2] / body.sha256
             kept = path.read_bytes()
             path.unlink()
-            path.mkdir()  # nobody can read a folder
+            path.mkdir()  # a folder can't be read as a file
             bench.commands.publish(create(request=body))
             (fact,) = await bench.facts(1)
             assert (fact.cause, fact.code) == ("unsent", "blob_store_unavailable")
@@ -67,7 +67,7 @@ def test_while_the_blob_store_is_in_trouble_nothing_is_sent_and_the_job_comes_ag
 
 
 @pytest.mark.parametrize(("mischief", "reason"), [(server.close, "lost"), (server.stall, "timeout")])
-def test_a_create_whose_answer_nobody_heard_is_unknown_and_not_repeated(
+def test_a_create_without_an_answer_has_an_unknown_outcome_and_is_not_repeated(
     tmp_path: Path, mischief: Mischief, reason: str
 ) -> None:
     async def scenario() -> None:
@@ -95,7 +95,7 @@ def test_a_refused_key_ends_the_job_with_the_providers_code_and_raises_an_alarm(
     asyncio.run(scenario())
 
 
-def test_an_edge_block_is_told_to_whoever_keeps_the_rate(tmp_path: Path) -> None:
+def test_an_edge_block_is_told_to_the_rate(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with submitting(tmp_path, server.html(403)) as bench:
             bench.commands.publish(create())

@@ -1,4 +1,4 @@
-"""How many creates go on at one time, and how the submitter ends."""
+"""How many creates are in flight at once, and how the submitter ends."""
 
 import asyncio
 from pathlib import Path
