@@ -19,13 +19,13 @@ MINUTES ?= 3
 SEED ?= 1
 TORTURE ?=
 
-help: ## list the doors
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
 
-demo: install ## a few hundred jobs with faults through the whole system, judged (DEMO="--jobs 1000 --faults rough")
+demo: install ## run a few hundred jobs under faults and check the invariants (DEMO="--jobs 1000 --faults rough")
 	@$(BIN)/backstop demo $(DEMO)
 
-dev: install ## the whole system in one process tree, until Ctrl-C (DEV="--jobs 20 --keep")
+dev: install ## run the whole system until Ctrl-C (DEV="--jobs 20 --keep")
 	@$(BIN)/backstop dev $(DEV)
 
 # A file's tests stay in one process: they share what its fixtures have started.
@@ -37,18 +37,18 @@ BROKER_FREE := --ignore=tests/kafka --ignore=tests/browser
 # Where PYTEST selects tests, one of the two runs may have none of them: pytest then ends with 5.
 NONE_IS_FINE = $(if $(PYTEST), || test $$? -eq 5)
 
-test: lint test-unit test-kafka ## lint, then every test but the long ones, on real brokers of the suite's own (PYTEST="-k name", CORES=4)
+test: lint test-unit test-kafka ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
 
-test-unit: install ## the tests that need no broker
+test-unit: install ## run the tests without a broker
 	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,unit) $(BROKER_FREE) $(PYTEST)$(NONE_IS_FINE)
 
-test-kafka: install ## the tests on a real broker (one a core), and of the page in a real browser
+test-kafka: install ## run the tests on real brokers (one per core), and those of the page in a browser
 	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,kafka) tests/kafka tests/browser $(PYTEST)$(NONE_IS_FINE)
 
-test-long: install ## every test in its long form (2,000 seeds, planted bugs, three brokers, full disks ...), recorded in docs/test-long.md
+test-long: install ## run every test in its long form, and write docs/test-long.md
 	@$(BIN)/python -m tests.support.long_run --page docs/test-long.md$(if $(PYTEST), -- $(PYTEST))
 
-test-providers: install $(PROVIDERS_STAMP) ## the whole system before servers of others: OGX, LiteLLM (CPython 3.12 or newer; minutes)
+test-providers: install $(PROVIDERS_STAMP) ## test with OGX and LiteLLM as providers (CPython 3.12+; minutes)
 	BACKSTOP_TEST_PROVIDERS=$(PROVIDERS) $(BIN)/pytest -q tests/providers $(PYTEST)
 
 $(PROVIDERS_STAMP): tests/providers/requirements.lock
@@ -60,7 +60,7 @@ $(PROVIDERS_STAMP): tests/providers/requirements.lock
 
 CLIENTS := tests/clients
 
-test-clients: install $(CLIENTS)/.venv/.installed $(CLIENTS)/node/node_modules/.installed ## the clients that people use, and generated ones, and the table in docs/clients.md (minutes)
+test-clients: install $(CLIENTS)/.venv/.installed $(CLIENTS)/node/node_modules/.installed ## test with client libraries
 	BACKSTOP_CLIENTS_PAGE=docs/clients.md $(BIN)/pytest -q $(CLIENTS) $(PYTEST)
 
 $(CLIENTS)/.venv/.installed: $(CLIENTS)/python/requirements.lock $(STAMP)
@@ -74,16 +74,16 @@ $(CLIENTS)/node/node_modules/.installed: $(CLIENTS)/node/package-lock.json
 
 .PHONY: test-clients
 
-torture: install ## break the whole system for MINUTES while JOBS run, and judge (JOBS=20000 MINUTES=15 SEED=7 TORTURE="--report FILE.md")
+torture: install ## run JOBS jobs under faults for MINUTES (JOBS=20000 MINUTES=15 SEED=7 TORTURE="--report FILE.md")
 	@$(BIN)/python -m tests.torture --jobs $(JOBS) --minutes $(MINUTES) --seed $(SEED) $(TORTURE)
 
-planted: install ## plant each bug that only real processes can show, and see it caught (long)
+planted: install ## plant each bug that only real processes show, and check that it is caught (long)
 	@$(BIN)/python -m tests.planted
 
-kafka-up: install ## start a broker that stays (Docker, else the local JVM); prints its address
+kafka-up: install ## start a broker that keeps running (Docker, else the local JVM), and print its address
 	@$(BIN)/backstop broker up
 
-kafka-down: install ## stop it
+kafka-down: install ## stop that broker
 	@$(BIN)/backstop broker down
 
 topics: install ## create the topics on the broker of this checkout
@@ -113,7 +113,7 @@ fmt: install ## format the code
 # Make 4 keeps the output of each together; make 3.81, as on macOS, does not know how.
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-lint: install ## ruff, mypy --strict, import contracts: all of them, on all cores, even where one fails
+lint: install ## run ruff, mypy --strict and the import contracts, all of them even if one fails
 	@$(MAKE) --no-print-directory --jobs=$(CORES) --keep-going $(TOGETHER) lint-types lint-imports lint-form
 
 lint-types: install
@@ -126,7 +126,7 @@ lint-form: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-ci: test ## what CI runs
+ci: test ## run what CI runs
 
 diagram: install ## write docs/diagrams/*.md: the states of jobs and responses, found by running both folds
 	@$(BIN)/python -m tests.support.state_diagrams
@@ -138,10 +138,10 @@ RELEASE := .venv-release
 VERSION ?=
 DRY ?=
 
-release: install $(RELEASE)/.installed ## wheel, sdist, image, SBOM, checksums and tag of VERSION (rehearse: DRY=1)
+release: install $(RELEASE)/.installed ## make wheel, sdist, image, SBOM and tag of VERSION (rehearsal: DRY=1)
 	@$(BIN)/python deploy/release.py $(VERSION) $(if $(DRY),--dry)
 
-scan: install $(RELEASE)/.installed ## ask a database of vulnerabilities about the image's packages (needs the network; says so where it does not answer)
+scan: install $(RELEASE)/.installed ## check the image's packages for known vulnerabilities (needs the network)
 	@$(BIN)/python deploy/scan.py $(RELEASE)/bin/pip-audit
 
 $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
@@ -154,10 +154,10 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 .PHONY: help demo dev test test-unit test-kafka test-long test-providers torture planted kafka-up kafka-down topics install lock fmt
 .PHONY: lint lint-types lint-imports lint-form ci
 
-bench-paired: install ## this checkout against OTHER (with a .venv of its own), in turns: is a calm job dearer? (OTHER=../before)
+bench-paired: install ## compare the cost of a job with another checkout, which has a .venv (OTHER=../before)
 	$(BIN)/python -m bench.paired --other "$(OTHER)"
 
-bench: install ## figures of the whole system on this machine (minutes; let it run alone)
+bench: install ## measure the whole system on this machine (minutes; needs an idle machine)
 	$(BIN)/python bench/system.py start
 	$(BIN)/python bench/system.py latency
 	$(BIN)/python bench/system.py burst
@@ -170,7 +170,7 @@ bench: install ## figures of the whole system on this machine (minutes; let it r
 
 .PHONY: bench bench-paired
 
-simulate: install ## the whole system in virtual time, broken from SEEDS seeds (100000: hours); again: python -m tests.simulation --seed N --trace
+simulate: install ## simulate the system in virtual time with SEEDS seeds (100000: hours)
 	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),100000) --must-meet
 
 .PHONY: simulate

@@ -1,9 +1,9 @@
-"""How long a record takes from its acknowledgement to our handler (one hop), and how many a second the handler can take.
+"""Measures the time of a record from its acknowledgement to the handler (one hop), and the handler's throughput.
 
     python bench/faust_hop.py [--rate 50] [--seconds 10] [--records 200000]
 
-Broker as in the demo (`KAFKA_BOOTSTRAP_SERVERS`, else one is started). One process: producer, Faust app and handler share a core,
-so the figures are on the high side.
+Broker as in the demo (`KAFKA_BOOTSTRAP_SERVERS`, else one is started). One process: producer, Faust app and handler
+share a core, so the figures are on the high side.
 """
 
 import argparse
@@ -30,7 +30,9 @@ VALUE = b"x" * 250
 
 
 class Bench:
-    """An app whose handler notes when it saw each record, and with `write` also puts a row of 2 KiB per key."""
+    """An app whose handler records when it received each record, and with `write` also writes a row of 2 KiB
+    per key.
+    """
 
     def __init__(self, bootstrap: str, folder: Path, name: str, *, write: bool) -> None:
         self.bootstrap, self.topic, self.write = bootstrap, f"{name}.records", write

@@ -1,9 +1,10 @@
-"""Two checkouts against each other, in turns (A B A B ...), so that the machine's moods are in both: is a calm job dearer than before?
+"""Compares two checkouts in turns (A B A B ...), so that the machine's load affects both.
 
     python -m bench.paired --other ../before [--rounds 4] [--within 3]
 
-A is the other checkout, with its own `.venv`; B is this one. Each round runs `bench/system.py latency` and `burst` in both. Prints for each figure the
-medians, and the change in percent; exit 1 where one that must not grow did, by more than `--within`. Let it run alone.
+A is the other checkout, with its own `.venv`; B is this one. Each round runs `bench/system.py latency` and `burst` in
+both. Prints the medians of each figure and the change in percent. Exit 1: a figure that must not grow grew by more than
+`--within`. Run it on an idle machine.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How soon and how cheaply people read: the projection and the receiver as real processes, on logs that are fed by hand.
+"""Measures delay and cost of reads: projection and receiver as real processes, on logs that this program writes.
 
-    python bench/readers.py live [--rate 200] [--clients 1000] [--seconds 20]   result on Kafka → row readable, → SSE client
-    python bench/readers.py get [--requests 10000]                              GET /v1/jobs/{id}, of jobs that have ended
+    python bench/readers.py live [--rate 200] [--clients 1000] [--seconds 20]   result → row, → SSE client
+    python bench/readers.py get [--requests 10000]                              GET /v1/jobs/{id} of ended jobs
 
-Each prints one JSON object. The facts are valid ones of whole jobs (seven records each, their end a second after their beginning);
-workers, scheduler and provider do not run, as on two cores they would leave nothing for the readers. `load` is the machine's load
-average before and after: where others work on it, read the processor seconds and not the delays.
+Each prints one JSON object. The facts are valid ones of whole jobs: seven records each, the end a second after the
+beginning. Workers, scheduler and provider do not run, as on two cores they would leave no time for the readers. `load`
+is the machine's load average before and after: under other load, use the processor seconds and not the delays.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from tests.unit.backstop.readmodel.logs import accepted, claimed, observed, resu
 
 PARTITIONS = 8
 OUTPUT = "x" * 1_500
-"""Of an answer: some paragraphs."""
+"""Length of an answer: some paragraphs."""
 RUN_S = 1.0
 WARM_S = 5.0
 """Not measured."""
@@ -54,7 +54,7 @@ COMPLETED = re.compile(rb'"job_id":"([^"]+)"[^\n]*"status":"completed"')
 
 @dataclass
 class Readers:
-    """What runs, and where it answers."""
+    """The running processes and their addresses."""
 
     url: str
     settings: RuntimeSettings
@@ -149,7 +149,7 @@ def answers(url: str) -> Any:
 
 
 def job(number: int, session_id: str, at_ms: int) -> tuple[list[Fact], list[Fact]]:
-    """The facts of a job that completes: those of its beginning, and those of its end."""
+    """The facts of a completed job: those of its beginning, and those of its end."""
     job_id, response_id = f"bench-{number:07}", f"resp_{number:07}"
     due_ms = at_ms + HOUR_MS
     first = submitted(job_id, at_ms=at_ms, session_id=session_id, deadline_at_ms=due_ms)
@@ -161,7 +161,7 @@ def job(number: int, session_id: str, at_ms: int) -> tuple[list[Fact], list[Fact
 
 
 class Listener(asyncio.Protocol):
-    """One SSE client, as cheap as can be: this one process has a thousand of them."""
+    """One SSE client, as cheap as possible: this process runs a thousand of them."""
 
     def __init__(self, host: str, path: str, seen_s: dict[str, float]) -> None:
         self._request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n".encode()
@@ -244,7 +244,7 @@ async def listening(running: Readers, clients: int) -> tuple[list[Listener], dic
 
 
 async def watch_rows(database: Database, seen_s: dict[str, float]) -> None:
-    """When each job was first seen to be completed, looking every few milliseconds."""
+    """When each job was first seen as completed, by a query every few milliseconds."""
     after = 0
     while True:
         found = await database.read(
@@ -302,7 +302,7 @@ async def until(met: Any, what: str) -> None:
 
 
 def spread(values_s: Iterable[float]) -> dict[str, float]:
-    """In milliseconds. An acknowledgement may be heard after the row was seen: then the delay was none."""
+    """In milliseconds; 0 where the acknowledgement arrived after the row was seen."""
     ordered = sorted(max(0.0, value_s) * 1000 for value_s in values_s)
     at = {f"p{p}": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 1) for p in (50, 90, 99)}
     return {**at, "max": round(ordered[-1], 1), "n": len(ordered)}

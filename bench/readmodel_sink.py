@@ -1,11 +1,11 @@
-"""How fast the read model takes records in, and how soon a result can be read.
+"""Measures how fast the read model takes in records, and how soon a result can be read.
 
     python -m bench.readmodel_sink sink --jobs 5000 [--batch 500] [--postgres | --url postgresql://…]
     python -m bench.readmodel_sink delay --jobs 2000 --rate 200
 
-`sink` needs no broker: parsing, folding and transactions of whole jobs (8 records each), as the projector does them. `delay`
-starts a broker where none is given, and a projection as a process of its own, and watches from outside: from the
-acknowledgement of a result's record to the row that a reader sees.
+`sink` needs no broker: parsing, folding and transactions of whole jobs (8 records each), as in the projector. `delay`
+starts a broker unless one is given, and a projection as its own process. It measures from the acknowledgement of a
+result's record to the row that a reader sees.
 """
 
 import argparse
@@ -146,7 +146,7 @@ async def delay(bootstrap: str, url: str, folder: Path, jobs: int, rate: float) 
         projection.terminate()
         projection.wait(20)
         await database.close()
-    # The acknowledgement may be heard after the row was seen: then the delay was none.
+    # The acknowledgement may arrive after the row was seen: then the delay is 0.
     delays_ms = sorted(max(0.0, seen[job_id] - at_s) * 1000 for job_id, at_s in acked.items())
     print(
         f"{jobs} jobs at {rate:g}/s: result acknowledged to row readable, ms: p50 {at(delays_ms, 0.5):.0f}, "
@@ -170,7 +170,7 @@ async def send(producer: AIOKafkaProducer, settings: ProjectionSettings, fact: M
 
 
 async def watch(database: Database, jobs: int) -> dict[str, float]:
-    """When each job was first seen to be finished, looking every few milliseconds."""
+    """When each job was first seen as finished, by a query every few milliseconds."""
     seen: dict[str, float] = {}
     after = 0
     while len(seen) < jobs:

@@ -1,12 +1,13 @@
-"""Figures of the whole system on this machine: real broker, real processes, the simulator as the provider.
+"""Measures the whole system on this machine: real broker, real processes, the simulator as the provider.
 
     python bench/system.py latency [--rate 50] [--seconds 30]   added latency at a steady rate
     python bench/system.py burst [--jobs 3000]                  jobs a second, all submitted at once
     python bench/system.py memory [--jobs 10000]                resident memory of a worker with that many open jobs
     python bench/system.py start                                from `backstop dev` typed to the first result
 
-Each prints one JSON object. `hop` is a record through Kafka alone (produce with acks=all, consume), at the same rate in the same
-run: quote ratios to it, as absolute figures move with the machine. Millisecond stamps of one machine's clock.
+Each prints one JSON object. `hop` is the time of a record through Kafka alone (produce with acks=all, consume), at the
+same rate in the same run: quote ratios to it, as absolute figures depend on the machine. Timestamps are milliseconds of
+one machine's clock.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from backstop.dev.system import Shape, System, running_system
 
 GIVE_UP_S = 240.0
 WARM_S = 30
-"""Not measured: the broker's JIT compiler is still at work, and takes more of the processors than the system does."""
+"""Warm-up, not measured: the broker's JIT compiler still uses more processor time than the system."""
 
 
 def now_ms() -> float:
@@ -48,7 +49,7 @@ class Downstream:
             isolation_level="read_committed",
             auto_offset_reset="earliest",
             enable_auto_commit=False,
-            # aiokafka asks for a partition again only when the fetch that is under way (for the others) has ended.
+            # aiokafka asks for a partition again only after the current fetch of the others has ended.
             fetch_max_wait_ms=10,
         )
 
@@ -208,7 +209,7 @@ async def burst(jobs: int) -> dict[str, Any]:
 
 async def memory(jobs: int) -> dict[str, Any]:
     profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": {"kind": "fixed", "s": 3600}}}}
-    settings = {"BACKSTOP_FIRST_POLL_MS": "600000"}  # else the looks at that many open jobs are what is measured
+    settings = {"BACKSTOP_FIRST_POLL_MS": "600000"}  # else the polls of that many open jobs would be measured
     async with system_of(profile, settings, 1) as system:
         producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all", linger_ms=5)
         await producer.start()

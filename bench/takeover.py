@@ -1,7 +1,7 @@
-"""What it costs a worker to take partitions over: `python -m bench.takeover [--finished 1000000] [--open 100000]`.
+"""Measures the cost of a partition takeover: `python -m bench.takeover [--finished 1000000] [--open 100000]`.
 
-Fills the stores of the jobs table in a folder of its own, opens them as a rebalance does, and says how much processor time that took, the longest that the
-loop stood still meanwhile, and what it left in memory. No broker: what is recovered from the changelog is another matter.
+Fills the stores of the jobs table in a temporary folder, opens them as a rebalance does, and prints the processor time,
+the longest pause of the event loop, and the memory used. No broker: recovery from the changelog is not measured.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROWS_A_BATCH = 1_000
 
 
 def rows(partition: int, finished: int, open_jobs: int, now_ms: int) -> Iterator[tuple[bytes, bytes]]:
-    """Of one partition: ends spread over the last week, deadlines over the next hours."""
+    """The rows of one partition: ends spread over the last week, deadlines over the next hours."""
     policy = JobPolicy(
         retries_max=2, rejections_max=20, backoff_base_ms=1_000, backoff_max_ms=60_000, command_valid_ms=30_000,
         report_timeout_ms=60_000, adoption_grace_ms=120_000, missing_grace_ms=40_000, forget_after_ms=WEEK_MS,
@@ -66,7 +66,7 @@ def fill(table: FoldTable, finished: int, open_jobs: int, now_ms: int) -> None:
 
 
 def used_s() -> float:
-    """Processor time: another process on this machine makes no pause of ours."""
+    """Processor time, which other processes on this machine do not affect."""
     used = resource.getrusage(resource.RUSAGE_THREAD)
     return used.ru_utime + used.ru_stime
 

@@ -1,8 +1,8 @@
-"""Writes backstop/dev/broker/jars.txt: every jar that the pom beside it resolves to, with its sha256 and its path in a Maven repository.
+"""Writes backstop/dev/broker/jars.txt: each jar that the pom beside it resolves to, with its sha256 and Maven path.
 
     python deploy/lock_jars.py
 
-Maven resolves into an empty repository of its own, so each file there is one that was asked for. Needs mvn; standard library only.
+Maven resolves into an empty repository, so each file there is needed. Needs mvn; standard library only.
 """
 
 import hashlib

@@ -1,9 +1,10 @@
-"""Prints the part of requirements.lock that one image needs, hashes and all, so that no tool for developers gets in.
+"""Prints the part of requirements.lock that one image needs, with hashes, so that it contains no developers' tools.
 
     python deploy/production_requirements.py runtime | build
 
-`runtime` starts from [project] dependencies and the extra `s3`, `build` from [build-system] requires. The lock says for each package who
-asked for it ("# via"), so what is reachable is known without asking an index. Standard library only.
+`runtime` starts from [project] dependencies and the extra `s3`, `build` from [build-system] requires. The lock lists
+the dependents of each package ("# via"), so the needed packages are known without a package index. Standard library
+only.
 """
 
 import re
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def canonical(name: str) -> str:
-    """As PEP 503 writes it; version, extras and markers are cut off."""
+    """The name in PEP 503's form, without version, extras and markers."""
     found = re.match(r"[A-Za-z0-9._-]+", name.strip())
     assert found is not None, name
     return re.sub(r"[-_.]+", "-", found.group()).lower()
@@ -28,7 +29,7 @@ def entries(lock: str) -> dict[str, str]:
 
 
 def asked_by(entry: str) -> set[str]:
-    """Who asked for the package of `entry`: the lines below its `# via`."""
+    """The dependents of the package of `entry`: the lines below its `# via`."""
     notes = re.findall(r"(?m)^\s+#\s+(.*)$", entry)
     return {canonical(note.removeprefix("via ").strip()) for note in notes if note.strip() != "via"}
 
@@ -43,7 +44,9 @@ def reachable(lock: str, roots: set[str]) -> dict[str, str]:
 
 
 def roots(project: str, part: str) -> set[str]:
-    """What pyproject.toml itself asks for, for the part of that name. The image has what each setting needs, a bucket's client too."""
+    """The requirements in pyproject.toml for the part of that name. The image supports each setting, so also a
+    bucket.
+    """
     read = tomllib.loads(project)
     asked = {
         "runtime": read["project"]["dependencies"] + read["project"]["optional-dependencies"]["s3"],

@@ -1,13 +1,15 @@
-"""Makes a release, or rehearses one: `python deploy/release.py [VERSION] [--dry]` (`make release`, `make release DRY=1`).
+"""Makes a release, or rehearses one: `python deploy/release.py [VERSION] [--dry]` (`make release`, `make release
+DRY=1`).
 
 1. Refuses unless the tree is clean, pyproject.toml has VERSION, CHANGELOG.md has a section for it, and the tag is free.
 2. Builds wheel and sdist of the committed tree, with the commit's time in them.
 3. Writes the SBOM (CycloneDX) of the locked packages that the image is made of.
-4. Where a container engine answers: resolves the base images to digests, builds the image from those, and records all digests in images.txt.
+4. Where a container engine answers: resolves the base images to digests, builds the image from those, and records all
+   digests in images.txt.
 5. Writes SHA256SUMS over everything, and tags the commit. It uploads and pushes nothing.
 
-A rehearsal does 1 to 4 and tags nothing; what would have been refused is told, and counts as done. Standard library only; the tools come from
-the environment that runs this, and from the one that `--tools` names.
+A rehearsal does 1 to 4 and tags nothing; reasons for a refusal are printed, and it goes on. Standard library only; the
+tools come from the environment that runs this program, and from the one that `--tools` names.
 """
 
 import argparse
@@ -28,13 +30,13 @@ PYTHON_IMAGE = re.compile(r"(?m)^ARG PYTHON_IMAGE=(\S+)$")
 
 
 class RefusedError(Exception):
-    """Why there is no release; a sentence."""
+    """The reason why there is no release, as a sentence."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) -> str:
-    """What the command printed.
+    """The command's output.
 
-    :raises RefusedError: it failed.
+    :raises RefusedError: the command failed.
     """
     done = subprocess.run(  # noqa: S603 - arguments of our own
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
@@ -51,7 +53,7 @@ def told(text: str) -> None:
 
 
 def reasons_against(version: str) -> list[str]:
-    """What forbids a release of the tree as it is."""
+    """The reasons against a release of the current tree."""
     against = []
     if changed := run("git", "status", "--porcelain"):
         against.append(f"the tree is not clean:\n{changed}")
@@ -70,7 +72,7 @@ def project() -> dict[str, str]:
 
 
 def build(into: Path) -> None:
-    """Wheel and sdist of the last commit, whatever else lies in the tree."""
+    """Build wheel and sdist of the last commit, without uncommitted files."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         tree.mkdir()
@@ -91,7 +93,7 @@ def build(into: Path) -> None:
 
 
 def describe(into: Path, tools: Path) -> None:
-    """The SBOM of what the image is made of."""
+    """The SBOM of the image's packages."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write(run(sys.executable, "deploy/production_requirements.py", "runtime"))
         requirements.flush()
@@ -100,7 +102,7 @@ def describe(into: Path, tools: Path) -> None:
 
 
 def image(into: Path, version: str) -> None:
-    """Build the image, and record it and its bases by digest; says loudly where nothing answers."""
+    """Build the image, and record it and its bases by digest. Prints a warning where no engine answers."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:  # noqa: S603
         told("NO IMAGE: no container engine answers here. Base images stay unpinned, and images.txt is not written.")

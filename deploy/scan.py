@@ -1,6 +1,6 @@
-"""Asks a database of known vulnerabilities about every locked package that the image is made of: `make scan`.
+"""Asks a database of known vulnerabilities about each locked package of the image: `make scan`.
 
-Exit 0: asked about all, nothing is known. 1: something is known; it is printed. 3: NOT SCANNED, as the database did not answer.
+Exit 0: no vulnerability is known. 1: some are known, and printed. 3: NOT SCANNED, as the database did not answer.
 """
 
 import json
@@ -37,7 +37,7 @@ def main(pip_audit: str) -> int:
 
 
 def judge(report: Path, said: str) -> int:
-    """What the report of pip-audit means; one that is missing, empty or left a package out is no scan."""
+    """The exit code for pip-audit's report. A report that is missing, empty or lacks a package is no scan."""
     try:
         packages = json.loads(report.read_text())["dependencies"]
     except (OSError, ValueError, KeyError):
@@ -53,7 +53,7 @@ def judge(report: Path, said: str) -> int:
     known = [(one["name"], one["version"], flaw) for one in packages for flaw in one["vulns"]]
     for name, version, flaw in known:
         fixed = ", ".join(flaw["fix_versions"]) or "none yet"
-        print(f"{name} {version}: {flaw['id']}; mended in: {fixed}")
+        print(f"{name} {version}: {flaw['id']}; fixed in: {fixed}")
     print(f"{len(packages)} packages asked about, {len(known)} known vulnerabilities", file=sys.stderr)
     return FOUND if known else 0
 

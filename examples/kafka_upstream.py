@@ -1,8 +1,8 @@
-"""An upstream service that knows only Kafka: submits jobs, takes their results. Imports nothing of Backstop.
+"""An upstream service that uses only Kafka: submits jobs and reads their results. Imports nothing of Backstop.
 
     python examples/kafka_upstream.py --bootstrap localhost:9092 --jobs 5
 
-Needs `pip install aiokafka`. With `backstop dev` running, --bootstrap and --prefix are what it printed.
+Needs `pip install aiokafka`. `backstop dev` prints the values for --bootstrap and --prefix.
 """
 
 import argparse
@@ -21,7 +21,7 @@ async def main(bootstrap: str, prefix: str, jobs: int, within_s: float) -> int:
     waiting = {f"example-{run}-{number}" for number in range(jobs)}
 
     # read_committed: results are written in transactions, and only committed ones count.
-    # A real consumer has a group_id, and commits after it has done something with the result.
+    # A real consumer has a group_id, and commits after it has processed the result.
     consumer = AIOKafkaConsumer(
         f"{prefix}results",
         bootstrap_servers=bootstrap,
@@ -38,7 +38,7 @@ async def main(bootstrap: str, prefix: str, jobs: int, within_s: float) -> int:
         for job_id in sorted(waiting):
             request = {
                 "type": "submit",
-                "job_id": job_id,  # sent twice, it is still one job
+                "job_id": job_id,  # the same id again is the same job
                 "request": {"model": "gpt-5.2", "input": f"Say hello to {job_id}."},
                 "timeout_ms": 120_000,
             }

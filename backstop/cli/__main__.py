@@ -1,4 +1,4 @@
-"""`python -m backstop.cli` is `backstop`: how the supervisor starts its children, whatever is on the PATH."""
+"""`python -m backstop.cli` is `backstop`. The supervisor starts its children this way, independent of the PATH."""
 
 from backstop.cli.main import main
 

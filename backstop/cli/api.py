@@ -1,4 +1,4 @@
-"""A command against the HTTP API of a running Backstop: where it is, and how a refusal is told."""
+"""Runs a command against the HTTP API of a running Backstop: finds its address, and turns errors into exit codes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,13 +19,13 @@ Url = Annotated[
     str | None,
     typer.Option(
         envvar="BACKSTOP_URL",
-        help=f"Where the API is. Default: the running `backstop dev` of this folder, else {URL_DEFAULT}.",
+        help=f"Address of the API. Default: the running `backstop dev` of this folder, else {URL_DEFAULT}.",
     ),
 ]
 
 
 def run_against(url: str | None, command: Callable[[aiohttp.ClientSession], Awaitable[int]]) -> None:
-    """Run one command against the API; leave with its exit code."""
+    """Run one command against the API, then exit with its code."""
     base = url or _dev_url() or URL_DEFAULT
 
     async def run() -> int:

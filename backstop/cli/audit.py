@@ -1,4 +1,4 @@
-"""`backstop audit verify | timeline | state | export | import`: what happened, proved from the topics alone. Writes to no topic."""
+"""`backstop audit verify | timeline | state | export | import`: proofs from the topics. Writes to no topic."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -31,15 +31,14 @@ from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
 from backstop.runtime.process.clock import make_clock
 
-app = typer.Typer(
-    help="What happened, and the proof of it, from the topics alone.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="Histories and proofs, from the topics alone.", no_args_is_help=True, add_completion=False)
 
 SETTLE_S = 10.0
 
-Id = Annotated[str, typer.Argument(help="A job's id, or that of one of its responses.")]
+Id = Annotated[str, typer.Argument(help="The id of a job, or of one of its responses.")]
 Everywhere = Annotated[
-    bool, typer.Option("--everywhere", help="Read all partitions: finds records that a foreign writer put in the wrong one.")
+    bool,
+    typer.Option("--everywhere", help="Read all partitions; finds records that a foreign writer put in the wrong one."),
 ]  # fmt: skip
 FromBundle = Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")]
 
@@ -47,24 +46,24 @@ FromBundle = Annotated[Path | None, typer.Option("--bundle", help="Read a bundle
 @app.command()
 def verify(
     settle_s: Annotated[
-        float, typer.Option("--settle", min=0, help="Seconds that the live system gets to agree with its log.")
+        float, typer.Option("--settle", min=0, help="Seconds for the live system to catch up with its log.")
     ] = SETTLE_S,
-    no_readmodel: Annotated[bool, typer.Option("--no-readmodel", help="Leave the read model out.")] = False,
+    no_readmodel: Annotated[bool, typer.Option("--no-readmodel", help="Don't compare the read model.")] = False,
     complete: Annotated[
-        bool, typer.Option("--complete", help="Exit 1 also where retention has cut what would be needed for a proof.")
+        bool, typer.Option("--complete", help="Exit 1 also where retention removed facts that the proof needs.")
     ] = False,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Refold both logs from the beginning and compare: tables, results, commands, read model, byte for byte.
+    """Refold both logs from the beginning; compare tables, results, commands and read model, byte for byte.
 
-    Exit 0: proved (what retention has cut is counted as not covered, and told). 1: a difference. 2: no connection.
+    Exit 0: all equal (what retention removed is listed as not covered). 1: a difference. 2: no connection.
     """
     settings = bootstrap_settings()
     url = None if no_readmodel else read_model_url()
 
     async def run() -> int:
-        # Before the logs: then they hold all that the read model has taken.
+        # The read model first: the logs, read later, then contain every fact that it has applied.
         model = await read_model(url) if url else None
         async with open_reader(settings) as reader:
             with reading("verify", quiet=quiet) as progress:
@@ -85,7 +84,7 @@ def verify(
 def timeline(
     identifier: Id, bundle: FromBundle = None, everywhere: Everywhere = False, output: Output = Form.TABLE
 ) -> None:
-    """The records of a job and its responses in order of time, with where each stands and what it did. Exit 1: none."""
+    """List the records of a job and its responses by time, each with its place and effect. Exit 1: there are none."""
 
     async def run(fetch: Fetch) -> int:
         found = await _traced(identifier, fetch)
@@ -109,14 +108,16 @@ def state(
     everywhere: Everywhere = False,
     output: Output = Form.TABLE,
 ) -> None:
-    """The state of a job and its responses as of a time, refolded; bodies by their digest. Exit 1: it did not exist then."""
+    """Refold the state of a job and its responses at a time. Bodies are shown by digest. Exit 1: no state at
+    that time.
+    """
     at_ms = point_in_time(at, make_clock()())
 
     async def run(fetch: Fetch) -> int:
         found = await _traced(identifier, fetch)
         states = history.states_at(found.records, at_ms)
         if not states:
-            fail(f"{identifier} did not exist then: its first record is younger", DIFFERS)
+            fail(f"{identifier} did not exist at that time: its first record is newer", DIFFERS)
         if output is Form.TABLE:
             say("\n".join(line for state in states for line in state_lines(state)))
         else:
@@ -128,15 +129,17 @@ def state(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="The bundle to write; it holds prompts and outputs as the topics do.")],
+    file: Annotated[
+        Path, typer.Argument(help="The bundle to write. It contains prompts and outputs, as the topics do.")
+    ],
     job: Annotated[
-        str | None, typer.Option("--job", help="Only this job (or response), with all that belongs to it.")
+        str | None, typer.Option("--job", help="Only this job (or response), with its records of all topics.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Both logs, commands and results, whole.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All of both logs, commands and results.")] = False,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Write a history to a file that refolds anywhere, and print what it folds to."""
+    """Write a history to a file that can be refolded without a broker, and print the digests of its rows."""
     if (job is None) is not everything:
         fail("give --job ID, or --all")
     settings = bootstrap_settings()
@@ -160,15 +163,15 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(help="A bundle.")], output: Output = Form.TABLE, quiet: Quiet = False
 ) -> None:
-    """Refold a bundle with every socket forbidden. Exit 0: the rows that it folded to at its export; 1: others."""
+    """Refold a bundle, with sockets blocked. Exit 0: the same rows as at its export; 1: different rows."""
     contents = refold_bundle(file)
     _print_contents(contents, output)
-    tell("it folds to other rows" if contents.differs else "it folds to the same rows", quiet=quiet)
+    tell("the rows differ from the export's" if contents.differs else "the rows equal the export's", quiet=quiet)
     raise typer.Exit(DIFFERS if contents.differs else DONE)
 
 
 def _with_records(run: Callable[[Fetch], Awaitable[int]], bundle: Path | None, *, everywhere: bool) -> None:
-    """Run one command on the topics, or on a bundle; leave with its exit code."""
+    """Run one command on the topics, or on a bundle, then exit with its code."""
 
     async def on_topics() -> int:
         async with open_reader(bootstrap_settings()) as reader:
@@ -183,7 +186,7 @@ def _with_records(run: Callable[[Fetch], Awaitable[int]], bundle: Path | None, *
 async def _traced(identifier: str, fetch: Fetch) -> Trace:
     found = await trace(identifier, fetch)
     if found is None:
-        fail(f"no record of {identifier}: neither a job nor a response of the logs as they are kept now", DIFFERS)
+        fail(f"no record of {identifier}: the logs, as far as they are kept, have no such job or response", DIFFERS)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What an audit found, as text for people."""
+"""The findings of an audit as text for a terminal."""
 
 from typing import Any, Final
 
@@ -29,15 +29,15 @@ def partition_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def report_lines(report: Report) -> list[str]:
-    """The verdict last: it is what is read."""
+    """The verdict is the last line, where a terminal shows it."""
     lines = [
-        f"{topic}: {counts['matched']} as the refold says"
+        f"{topic}: {counts['matched']} equal to the refold"
         + (f", {counts['repeats']} repeats" if counts["repeats"] else "")
         for topic, counts in report.outputs.items()
         if counts["matched"] or counts["repeats"]
     ]
     lines.append(
-        "read model: not looked at" if report.read_model_rows is None else f"read model: {report.read_model_rows} rows"
+        "read model: not compared" if report.read_model_rows is None else f"read model: {report.read_model_rows} rows"
     )
     lines += [f"not covered: {count} {what}" for what, count in report.not_covered.items()]
     lines += [f"warning: {warning}" for warning in report.warnings]
@@ -49,7 +49,7 @@ def report_lines(report: Report) -> list[str]:
         found = ", ".join(f"{count} {what}" for what, count in report.counts.items())
         lines.append(f"DIFFERS: {found} ({report.took_s:g} s)")
     else:
-        part = "proved" if report.complete else "proved as far as the logs still reach"
+        part = "proved" if report.complete else "proved for what the logs still hold"
         facts = sum(partition.facts for partition in report.partitions)
         lines.append(f"{part}: {facts} facts refold to the live tables, outputs and rows ({report.took_s:g} s)")
     return lines
@@ -61,7 +61,7 @@ def entry_row(entry: Entry) -> dict[str, Any]:
 
 
 def state_lines(state: StateAt) -> list[str]:
-    due = "nothing more is due" if state.due_ms is None else f"next action at {clock(state.due_ms, day=True)}"
+    due = "no further action is due" if state.due_ms is None else f"next action at {clock(state.due_ms, day=True)}"
     return [
         f"{state.topic}/{state.key}: {state.status}; {due}",
         f"    {state.facts} facts, the last at {clock(state.last_at_ms, day=True)} ({state.last_place})",
@@ -78,5 +78,5 @@ def contents_lines(contents: Contents) -> list[str]:
         f"outputs:  {counts(contents.outputs)} (none of them was sent)",
     ]
     lines += [f"digest:   {name} {digest} ({contents.rows[name]} rows)" for name, digest in contents.digests.items()]
-    lines += [f"DIFFERS:  {name} folds to other rows than at the export" for name in contents.differs]
+    lines += [f"DIFFERS:  {name} folds to rows that differ from the export's" for name in contents.differs]
     return lines

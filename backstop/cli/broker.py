@@ -1,4 +1,4 @@
-"""`backstop broker up | down | status`: a Kafka for this checkout, from wherever one can be had."""
+"""`backstop broker up | down | status`: a Kafka broker for this checkout: given, in Docker, or on the local JVM."""
 
 import os
 from datetime import UTC, datetime
@@ -18,13 +18,13 @@ app = typer.Typer(
 
 StateDir = Annotated[
     Path | None,
-    typer.Option(help="Where the broker is recorded and keeps its data. Default: $BACKSTOP_STATE_DIR, else .backstop."),
+    typer.Option(help="Folder of the broker's record and data. Default: $BACKSTOP_STATE_DIR, else .backstop."),
 ]
 
 
 @app.command()
 def up(state_dir: StateDir = None) -> None:
-    """Start a broker, or find the one that runs; prints its bootstrap address when it answers."""
+    """Start a broker, or find the running one, and print its bootstrap address once it answers."""
     folder = broker.state_folder(os.environ, state_dir)
     try:
         record = broker.up(os.environ, folder, lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -40,7 +40,7 @@ def down(
     state_dir: StateDir = None,
     wipe: Annotated[bool, typer.Option("--wipe", help="Remove the broker's data too.")] = False,
 ) -> None:
-    """Stop the broker that `up` started, and wait until it has ended."""
+    """Stop the broker that `up` started, and wait for its exit."""
     try:
         typer.echo(broker.down(os.environ, broker.state_folder(os.environ, state_dir), wipe=wipe))
     except broker.BrokerError as error:
@@ -50,7 +50,7 @@ def down(
 
 @app.command()
 def status(state_dir: StateDir = None) -> None:
-    """Say what runs; exit code 0 where it answers, 1 where it does not."""
+    """Show the broker and whether it answers. Exit 0: it answers; 1: it doesn't."""
     found = broker.status(os.environ, broker.state_folder(os.environ, state_dir))
     typer.echo(found.sentence)
     raise typer.Exit(0 if found.answers else 1)

@@ -1,4 +1,4 @@
-"""`backstop demo`: a few hundred jobs with faults through the whole system, then a judgement of what happened."""
+"""`backstop demo`: runs a few hundred jobs through the whole system under faults, then checks the invariants."""
 
 import asyncio
 import os
@@ -23,20 +23,20 @@ from backstop.dev.system import Shape, remove_folder, running_system
 from backstop.runtime.process.clock import make_clock, monotonic_s
 
 TIMEOUT_MS = 60_000
-"""Deadline of each job: time for two responses that the provider leaves stuck, and for a third that completes."""
+"""Deadline of each job. Leaves time for two responses that the provider never ends, and a third that completes."""
 
 STUCK_AFTER_S = 120.0
-"""At the provider's pace. Nearly every run is over by then; what stands still for longer is cancelled and tried again."""
+"""In the provider's time. Nearly all runs end sooner; a response that runs longer is cancelled and its job retried."""
 
 RETRIES_MAX = 2
 STUCK_AFTER = "BACKSTOP_SUBMISSION_STUCK_AFTER_MS"
 SUBMIT_WITHIN_S = 12.0
 RATE_PER_S_MIN = 20.0
 PAST_DEADLINE_S = 45.0
-"""How long after the last deadline a result may still come, before its job counts as lost."""
+"""How long after the last deadline a result may arrive before its job counts as lost."""
 
 LINGER_S = 3.0
-"""How long to go on reading after the last result: a duplicate would come now."""
+"""How long to keep reading after the last result, to catch duplicates."""
 
 
 def demo(
@@ -49,20 +49,19 @@ def demo(
     ] = 4,
     timeout_s: Annotated[float, typer.Option(min=1, help="Deadline of each job.")] = TIMEOUT_MS / 1000,
     rate: Annotated[
-        float | None, typer.Option(min=0.1, help="Jobs submitted a second. Default: all within 12 s, but at least 20.")
+        float | None,
+        typer.Option(min=0.1, help="Jobs submitted per second. Default: all within 12 s, but at least 20."),
     ] = None,
     time_scale: Annotated[float, typer.Option(min=0.001, help="How much faster than OpenAI the simulator runs.")] = (
         TIME_SCALE
     ),
-    keep_logs: Annotated[
-        Path | None, typer.Option(help="Put logs and ledgers here, a folder, when it is over.")
-    ] = None,
+    keep_logs: Annotated[Path | None, typer.Option(help="Folder to copy logs and ledgers to at the end.")] = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Run jobs with faults through the whole system, with live progress, and judge: exit 1 if an invariant broke."""
+    """Run jobs through the whole system under faults, then check the invariants. Exit 1: an invariant is violated."""
     if keep_logs is not None:
-        keep_logs.mkdir(parents=True, exist_ok=True)  # an impossible folder is refused now, not after the run
+        keep_logs.mkdir(parents=True, exist_ok=True)  # a folder that can't be made is refused before the run
     folder = Path(tempfile.mkdtemp(prefix="backstop-demo-"))
     shape = Shape(
         folder=folder,
@@ -89,7 +88,7 @@ def demo(
 
 
 def stuck_after_ms(time_scale: float) -> str:
-    """The setting: not below the second that it allows."""
+    """The value of the setting, which allows no less than a second."""
     return str(max(1_000, round(STUCK_AFTER_S * 1_000 / time_scale)))
 
 

@@ -1,4 +1,4 @@
-"""The verdict of a run, for people and for programs."""
+"""The verdict of a run: as JSON for programs, as a table for a terminal."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,12 +11,12 @@ from backstop.dev.judge import Spread, Verdict
 
 
 def as_json(verdict: Verdict, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """`ok` first: whether every invariant held."""
+    """The verdict as JSON; `ok`, the first key, says whether every invariant held."""
     return {"ok": not verdict.violations, **asdict(verdict), "seconds": dict(seconds)}
 
 
 def show(verdict: Verdict, seconds: Mapping[str, float]) -> None:
-    """A table on stdout, and the violations under it."""
+    """Print a table on stdout, and the violations below it."""
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -29,11 +29,14 @@ def show(verdict: Verdict, seconds: Mapping[str, float]) -> None:
     for violation in verdict.violations:
         console.print(f"VIOLATED  {violation}", style="bold red", markup=False)
     if not verdict.violations:
-        console.print("every invariant held: no job lost, one result each, every create explained", style="bold green")
+        console.print(
+            "every invariant held: no job lost, one result per job, every create accounted for", style="bold green"
+        )
 
 
 def _lines(verdict: Verdict, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
     per_job = verdict.creates / verdict.jobs if verdict.jobs else 0.0
+    unanswered = verdict.creates_unanswered
     return [
         ("jobs acknowledged", f"{verdict.jobs}  ({_counts(verdict.by_ingress)})"),
         ("results", str(verdict.results)),
@@ -49,10 +52,10 @@ def _lines(verdict: Verdict, seconds: Mapping[str, float]) -> list[tuple[str, st
         ("added: request → create", _spread(verdict.request_to_create)),
         (
             "creates accepted",
-            f"{verdict.creates}  ({per_job:.3f} a job; {verdict.repeats} retries; answer lost for {verdict.creates_unanswered})",
+            f"{verdict.creates}  ({per_job:.3f} per job; {verdict.repeats} retries; {unanswered} answers lost)",
         ),
         ("creates unexplained", str(verdict.unexplained_creates)),
-        ("rows unlike their result", str(verdict.row_mismatches)),
+        ("rows that differ from their result", str(verdict.row_mismatches)),
         ("restarts", _counts(verdict.restarts)),
         ("seconds", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())),
     ]

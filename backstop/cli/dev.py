@@ -1,4 +1,4 @@
-"""`backstop dev`: the whole system in one process tree, until Ctrl-C."""
+"""`backstop dev`: runs the whole system as one process tree until Ctrl-C."""
 
 import asyncio
 import os
@@ -35,16 +35,16 @@ def dev(
     state_dir: Annotated[
         Path | None, typer.Option(help="Folder for state. Default: $BACKSTOP_STATE_DIR, else .backstop.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Feed this many sample jobs.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Submit this many sample jobs.")] = 0,
     faults: Faults = "calm",
     partitions: Annotated[
         int, typer.Option(envvar="BACKSTOP_PARTITIONS", min=1, max=256, help="Partitions of each topic.")
     ] = 4,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the API; a free one if it is taken.")
+        int, typer.Option(min=0, max=65_535, help="Port of the API. If it is taken, a free one is used.")
     ] = PORT_PREFERRED,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep all data, and go on from it the next time.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep all data; the next start continues from it.")] = False,
     openai: Annotated[
         bool,
         typer.Option(
@@ -58,11 +58,11 @@ def dev(
         TIME_SCALE
     ),
     webhooks: Annotated[
-        bool, typer.Option("--webhooks", help="Deliver outgoing webhooks, too, also to this machine.")
+        bool, typer.Option("--webhooks", help="Also deliver outgoing webhooks, including to addresses of this machine.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring everything up: broker, simulator, API, worker, projection. Prints where they are; Ctrl-C ends them all."""
+    """Start broker, simulator, API, worker and projection, and print their addresses. Ctrl-C stops all of them."""
     folder = state_folder(state_dir)
     with only_one(folder):
         run_folder = _run_folder(folder, keep=keep)
@@ -109,7 +109,7 @@ async def _dev(shape: Shape, folder: Path, jobs: int, on_kill: OnKill, *, quiet:
 
 
 def _run_folder(folder: Path, *, keep: bool) -> Path:
-    # We hold the folder's lock: a run's folder that is still here was left by a run that was killed.
+    # This process holds the folder's lock, so any run's folder in it is left over from a killed run.
     for stale in folder.glob(f"{RUN_PREFIX}*"):
         remove_folder(stale)
     if not keep:
@@ -120,7 +120,7 @@ def _run_folder(folder: Path, *, keep: bool) -> Path:
 
 
 def _recorded_bootstrap(folder: Path) -> str | None:
-    """The broker that `backstop broker up` left running on this folder; None where there is none."""
+    """The running broker that `backstop broker up` recorded in this folder, or None."""
     if not (folder / "broker.json").exists():
         return None
     found = broker.status(os.environ, folder)
@@ -145,7 +145,9 @@ def _where(system: System, shape: Shape, folder: Path) -> str:
     if shape.openai is not None:
         provider = f"{shape.openai.base_url or 'https://api.openai.com/v1'}  (the real one)"
         if not shape.openai.webhook_secrets:
-            provider += "\n             no OPENAI_WEBHOOK_SECRET: no webhook is accepted, every end is found by looking"
+            provider += (
+                "\n             OPENAI_WEBHOOK_SECRET is not set: webhooks are refused, and ends are found by polling"
+            )
     body = '{"job_id": "hello", "request": {"model": "gpt-5.2", "input": "Say hello."}}'
     return f"""
   Page       {system.url}/ui
@@ -156,11 +158,11 @@ def _where(system: System, shape: Shape, folder: Path) -> str:
   curl -s {system.url}/v1/jobs -H 'Content-Type: application/json' -d '{body}'
   {_command(folder)} jobs follow hello
 
-Ctrl-C ends everything{"." if shape.keep else " and removes its data (--keep keeps it)."}"""
+Ctrl-C stops everything{"." if shape.keep else " and removes its data (--keep keeps it)."}"""
 
 
 def _command(folder: Path) -> str:
-    """How this person calls us, from where they are."""
+    """The command as the user would type it in the current directory."""
     name = "backstop" if shutil.which("backstop") else sys.argv[0]
     is_default = folder == Path(STATE_FOLDER).resolve() or "BACKSTOP_STATE_DIR" in os.environ
     return name if is_default else f"BACKSTOP_STATE_DIR={shlex.quote(str(folder))} {name}"

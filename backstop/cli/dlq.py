@@ -1,6 +1,6 @@
-"""`backstop dlq list | show | retry | drop`: records that could not be taken.
+"""`backstop dlq list | show | retry | drop`: dead letters, the records that could not be processed.
 
-A decision is a record of its own on `dead-letters`, with who and why; nothing there is changed or removed.
+A decision is another record on `dead-letters`, with its author and reason. Existing records are never changed.
 """
 
 import asyncio
@@ -46,23 +46,25 @@ COLUMNS: Final = ("id", "age", "component", "reason", "key", "status", "detail")
 SAMPLE = 5
 SEND_TIMEOUT_S = 30.0
 SKEW_MS = 60_000
-"""How far a letter's own time may be from its record's: a batch of them is stamped before it is sent."""
+"""How far `at_ms` of a dead letter may be from its record's timestamp: a batch is stamped before it is sent."""
 
 TOPIC = "dead-letters"
 
 app = typer.Typer(
-    help="Records that could not be taken: look at them, put them back, drop them.",
+    help="Dead letters: list and show them, put them back, drop them.",
     no_args_is_help=True,
     add_completion=False,
 )
 
-Topic = Annotated[str | None, typer.Option("--topic", help="Only of this origin: jobs, requests, …")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Only set aside for this: not_json, unknown_type, …")]
+Topic = Annotated[str | None, typer.Option("--topic", help="Only from this topic: jobs, requests, …")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Only with this reason: not_json, unknown_type, …")]
 Since = Annotated[str | None, typer.Option("--since", help="Only since a time: 2h, 1d, 2026-05-01T12:30:00Z.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids of dead letters, as `list` shows them.")]
-Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this, only the plan is shown.")]
-By = Annotated[str | None, typer.Option("--by", help="Who decides. Default: the user's name.")]
-Why = Annotated[str, typer.Option("--why", help="Why; kept with the decision.")]
+Execute = Annotated[
+    bool, typer.Option("--execute", help="Execute the plan. Without this option the plan is only shown.")
+]
+By = Annotated[str | None, typer.Option("--by", help="Author of the decision. Default: the user's name.")]
+Why = Annotated[str, typer.Option("--why", help="Reason; kept with the decision.")]
 
 
 @app.command("list")
@@ -74,7 +76,7 @@ def list_dead_letters(
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Dead letters about which nothing was decided, oldest first."""
+    """List dead letters without a decision, oldest first."""
     settings, now_ms = bootstrap_settings(), make_clock()()
     wanted = _wanted(settings, topic, reason, since, everything=everything)
     found = asyncio.run(_letters(settings, wanted.since_ms))
@@ -89,7 +91,7 @@ def list_dead_letters(
 
 @app.command()
 def show(identifier: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """One dead letter, with the record as it was: it may hold a prompt. Exit 1: there is none of this id."""
+    """Show one dead letter with its original record, which may contain a prompt. Exit 1: there is no such id."""
     settings = bootstrap_settings()
     (letter,) = _named(asyncio.run(_letters(settings)), [identifier], settings)
     raw = raw_record(letter.letter)
@@ -117,15 +119,15 @@ def retry(
     reason: Reason = None,
     since: Since = None,
     execute: Execute = False,
-    again: Annotated[bool, typer.Option("--again", help="Also what was retried or dropped before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also those that were retried or dropped before.")] = False,
     by: By = None,
     why: Why = "",
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Put records back on the topics that they came from, as they were. Shows the plan; does it with --execute.
+    """Put records back, unchanged, on the topics they came from. Shows the plan; --execute executes it.
 
-    A record that still can't be taken becomes a dead letter again. Exit 1: some of those chosen can't be put back.
+    A record that still can't be processed becomes a dead letter again. Exit 1: some of the records can't be put back.
     """
     settings = bootstrap_settings()
     chosen = _chosen(settings, ids, _wanted(settings, topic, reason, since, everything=again), again=again)
@@ -154,9 +156,9 @@ def drop(
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Decide that records are not wanted: `list` shows them no more. Shows the plan; does it with --execute and --why."""
+    """Mark records as not needed; `list` hides them. Shows the plan; --execute with --why executes it."""
     if execute and not why.strip():
-        fail("say why with --why: it is kept with the decision")
+        fail("give a reason with --why; it is kept with the decision")
     settings = bootstrap_settings()
     chosen = _chosen(settings, ids, _wanted(settings, topic, reason, since, everything=False), again=False)
     plan = {
@@ -183,16 +185,18 @@ def _wanted(
     if logical is not None and logical not in BY_NAME:
         fail(f"there is no topic {topic}: one of {', '.join(BY_NAME)}")
     if reason is not None and reason not in get_args(DeadReason):
-        fail(f"nothing is set aside for {reason}: one of {', '.join(get_args(DeadReason))}")
+        fail(f"there is no reason {reason}: one of {', '.join(get_args(DeadReason))}")
     since_ms = point_in_time(since, make_clock()()) if since else None
     return Wanted(logical, reason, since_ms, resolved=everything)
 
 
 def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *, again: bool) -> list[DeadLetterEntry]:
-    """By id, or by filter; never all of them by leaving both out."""
+    """The chosen dead letters, by id or by filter. Giving neither is refused, so all of them are never chosen by
+    mistake.
+    """
     filtered = any((wanted.topic, wanted.reason, wanted.since_ms is not None))
     if bool(ids) is filtered:
-        fail("name dead letters by id, or choose them by --topic, --reason or --since")
+        fail("give ids of dead letters, or --topic, --reason or --since")
     found = asyncio.run(_letters(settings))
     if not ids:
         return [letter for letter in found.letters if wanted.takes(letter, settings.topic_prefix)]
@@ -204,7 +208,7 @@ def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *,
 
 
 def _named(found: DeadLetterEntries, ids: Sequence[str], settings: RuntimeSettings) -> list[DeadLetterEntry]:
-    """With or without the prefix, as `list` shows them short."""
+    """Dead letters by id, with or without the prefix that `list` leaves out."""
     by_id = {letter.id: letter for letter in found.letters}
     letters = []
     for identifier in dict.fromkeys(ids):
@@ -216,7 +220,9 @@ def _named(found: DeadLetterEntries, ids: Sequence[str], settings: RuntimeSettin
 
 
 async def _retry(settings: RuntimeSettings, items: Sequence[Republish], by: str, why: str) -> None:
-    """Put back first, decide after: a crash in between puts back once more, which the folds know as a repeat."""
+    """Put back first, then record the decision. After a crash in between a repeated run puts the records back a second
+    time, which the folds recognise as duplicates.
+    """
 
     async def put_back(producer: AIOKafkaProducer) -> None:
         waits = [
@@ -249,7 +255,7 @@ async def _decide(
 
 
 async def _sending(settings: RuntimeSettings, send: Callable[[AIOKafkaProducer], Awaitable[None]]) -> None:
-    """:raises BrokerUnavailableError: not all was acknowledged; it is safe to run the command again."""
+    """:raises BrokerUnavailableError: some records are not acknowledged; the operator may run the command again."""
     producer = AIOKafkaProducer(
         **client_options(settings), client_id="backstop-dlq", enable_idempotence=True, acks="all",
         max_request_size=RECORD_BYTES_MAX,
@@ -258,7 +264,7 @@ async def _sending(settings: RuntimeSettings, send: Callable[[AIOKafkaProducer],
         async with running(producer), asyncio.timeout(SEND_TIMEOUT_S):
             await send(producer)
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerUnavailableError(f"not acknowledged, and safe to be run again: {error!r}") from error
+        raise BrokerUnavailableError(f"not acknowledged: {error!r}; it is safe to run the command again") from error
 
 
 def _row(letter: DeadLetterEntry, settings: RuntimeSettings, now_ms: int) -> dict[str, Any]:
@@ -305,7 +311,7 @@ def _print_plan(plan: dict[str, Any], output: Form, *, quiet: bool) -> None:
     if plan["count"] > len(plan["sample"]):
         say(f"  and {plan['count'] - len(plan['sample'])} more")
     if not plan["executed"]:
-        tell("nothing was done; add --execute to do it", quiet=quiet)
+        tell("nothing was changed; add --execute to execute the plan", quiet=quiet)
 
 
 def _json_or_text(value: bytes | None) -> Any:

@@ -1,4 +1,4 @@
-"""The option that chooses what the simulator does wrong. A profile that can't be read is refused before anything is started."""
+"""The option that names the simulator's fault profile. A profile that can't be read is refused before any start."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 
 def _readable(profile: str) -> str:
-    # Only commands with a simulator pay for these.
+    # Imported here, so that only commands with a simulator pay for it.
     from backstop.simulator.errors import ConfigError  # noqa: PLC0415
     from backstop.simulator.loading import load_profile  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A job followed to its end, by asking the API again and again."""
+"""Follows a job to its end by polling the API."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from backstop.runtime.process.clock import monotonic_s
 ASK_AGAIN_S = 0.25
 ASK_AGAIN_S_MAX = 2.0
 APPEARS_WITHIN_S = 10.0
-"""How long a job may be unknown: what was just submitted over Kafka or HTTP reaches the read model in moments."""
+"""How long a job may be missing from the read model, which lags behind a submission by moments."""
 
 AWAY_FOR_S_MAX = 60.0
 
@@ -21,13 +21,13 @@ Show = Callable[[dict[str, Any]], None]
 
 
 class NotFoundError(BackstopError):
-    """There is no such job."""
+    """The API knows no such job."""
 
 
 async def follow(session: aiohttp.ClientSession, job_id: str, changed: Show) -> dict[str, Any]:
-    """Call `changed` with each new version of the job; return the last one, at its end.
+    """Call `changed` with each new version of the job; return the last version once the job has ended.
 
-    :raises NotFoundError: it is not known, and did not become known in a while.
+    :raises NotFoundError: the job does not appear in the read model in time.
     :raises ApiError: the API is away for longer than `AWAY_FOR_S_MAX`, or refuses.
     """
     version, wait_s, well_s, began_s = -1, ASK_AGAIN_S, monotonic_s(), monotonic_s()

@@ -1,4 +1,4 @@
-"""Ctrl-C once: end in order. Ctrl-C twice: end at once."""
+"""Ctrl-C once: shut down in order. Ctrl-C twice: kill at once."""
 
 import asyncio
 import signal
@@ -14,8 +14,8 @@ OnKill = Callable[[Kill], None]
 
 
 def run_interruptible(main: Callable[[OnKill], Coroutine[Any, Any, int]], *, interrupted: int = INTERRUPTED) -> int:
-    """Run `main` to its exit code. SIGINT or SIGTERM cancels it, and gives `interrupted` once its clean-up is done; a second one
-    calls what `main` registered as its way to end at once.
+    """Run `main` and return its exit code. SIGINT or SIGTERM cancels it; after its clean-up `interrupted` is returned.
+    A second signal calls the function that `main` registered to kill everything at once.
     """
     return asyncio.run(_run(main, interrupted))
 
@@ -29,7 +29,7 @@ async def _run(main: Callable[[OnKill], Coroutine[Any, Any, int]], interrupted: 
         nonlocal count
         count += 1
         if count == 1:
-            tell("\nending everything in order; Ctrl-C again to end it at once")
+            tell("\nstopping everything in order; press Ctrl-C again to kill it at once")
             task.cancel()
         else:
             for kill in kills:

@@ -1,4 +1,4 @@
-"""Jobs as text for people. Pure."""
+"""PURE: jobs as text for a terminal."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,7 +24,7 @@ def job_row(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
 
 
 def fact_row(fact: dict[str, Any]) -> dict[str, Any]:
-    """One fact of a timeline, with where its record stands."""
+    """One fact of a timeline, with topic, partition and offset of its record."""
     summary = fact.get("summary")
     return {
         "at": clock(fact.get("at_ms")),
@@ -37,7 +37,7 @@ def fact_row(fact: dict[str, Any]) -> dict[str, Any]:
 
 
 def change_line(job: dict[str, Any]) -> str:
-    """One change, while a job is followed."""
+    """One change of a job that is followed."""
     parts = [clock(job.get("updated_at_ms")), str(job.get("status"))]
     if job.get("attempts"):
         parts.append(f"attempt {job['attempts']}")
@@ -49,7 +49,7 @@ def change_line(job: dict[str, Any]) -> str:
 
 
 def job_text(job: dict[str, Any]) -> str:
-    """A job, its result and its output, over several lines."""
+    """A job, its result and its output, on several lines."""
     result = job.get("result") if isinstance(job.get("result"), dict) else {}
     assert isinstance(result, dict)
     lines = [
@@ -72,7 +72,7 @@ def job_text(job: dict[str, Any]) -> str:
 
 
 def output_text(job: dict[str, Any]) -> str:
-    """The text in the provider's response, where the job shows it."""
+    """The output text of the provider's response, where the job has one."""
     result = job.get("result")
     response = result.get("response") if isinstance(result, dict) else None
     output = response.get("output") if isinstance(response, dict) else None
@@ -125,18 +125,18 @@ def _compact(value: Any) -> str:
 
 
 def clock(at_ms: Any, *, day: bool = False) -> str:
-    """A time of day in UTC, to the millisecond; the number itself where no calendar has it."""
+    """A time of day in UTC, to the millisecond; the number itself where it is no valid date."""
     if not isinstance(at_ms, int):
         return "-"
     try:
         when = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
-    except (OverflowError, ValueError, OSError):  # a stranger's record may have any 64 bits for its time
+    except (OverflowError, ValueError, OSError):  # a foreign record's timestamp may be any 64-bit number
         return f"{at_ms} ms"
     return when.strftime("%Y-%m-%d " if day else "") + when.strftime("%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
 
 
 def span(ms: int) -> str:
-    """A duration in the unit that people would take; the past is negative."""
+    """A duration in a fitting unit; negative for the past."""
     sign, size = ("-", -ms) if ms < 0 else ("", ms)
     if size < 1_000:
         return f"{sign}{size}ms"

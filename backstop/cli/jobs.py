@@ -1,4 +1,6 @@
-"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running Backstop."""
+"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running
+Backstop.
+"""
 
 import sys
 from pathlib import Path
@@ -28,23 +30,25 @@ JobId = Annotated[str, typer.Argument(help="The job's id.")]
 def submit(
     file: Annotated[
         Path | None,
-        typer.Argument(help="JSON: a submission, or only its request (the body of POST /responses). - is stdin."),
+        typer.Argument(help="JSON: a submission, or only its request (the body of POST /responses). - reads stdin."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Model; with --input instead of a file.")] = None,
     text: Annotated[str | None, typer.Option("--input", "-i", help="Input text.")] = None,
-    job_id: Annotated[str | None, typer.Option(help="An id of your own: sent twice, it is one job.")] = None,
+    job_id: Annotated[
+        str | None, typer.Option(help="Your own id. Submitting the same id again gives the same job.")
+    ] = None,
     timeout_s: Annotated[float | None, typer.Option(min=1, help="Deadline, from now.")] = None,
-    retries_max: Annotated[int | None, typer.Option(min=0, max=10, help="Retries that may cost tokens.")] = None,
+    retries_max: Annotated[int | None, typer.Option(min=0, max=10, help="Most retries that may cost tokens.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Follow the job to its end, and print the result.")
     ] = False,
-    streamed: Annotated[bool, typer.Option("--stream", help="Print its output as it comes, to the end.")] = False,
+    streamed: Annotated[bool, typer.Option("--stream", help="Print the output as it arrives, to the end.")] = False,
     url: Url = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Submit a job; prints its id. With --wait or --stream, exit 0 if it completed and 1 if it ended otherwise."""
+    """Submit a job and print its id. With --wait or --stream: exit 0 if it completed, 1 if it ended otherwise."""
     body = _submission(file, model, text)
     given = {"job_id": job_id, "retries_max": retries_max, "tags": tag}
     body |= {name: value for name, value in given.items() if value is not None}
@@ -83,7 +87,10 @@ def adopt(
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """See a response that was created elsewhere through to one result; prints the job's id. The same response again is the same job."""
+    """Follow a response that was created elsewhere to one result, as a job; prints the job's id.
+
+    Adopting the same response again gives the same job.
+    """
     body: dict[str, Any] = {"response_id": response_id}
     if timeout_s is not None:
         body["timeout_ms"] = int(timeout_s * 1000)
@@ -107,14 +114,14 @@ def adopt(
 @app.command("list")
 def list_jobs(
     status: Annotated[list[str] | None, typer.Option("--state", help="Only these; may be given several times.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only for this model.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only with this tag.")] = None,
     session_id: Annotated[str | None, typer.Option("--session", help="Only of this session.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs to list.")] = 50,
     url: Url = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     wanted = {"model": model, "tag": tag, "session": session_id, "status": ",".join(status or [])}
     params = {name: value for name, value in wanted.items() if value}
 
@@ -133,11 +140,13 @@ def list_jobs(
 @app.command()
 def show(
     job_id: JobId,
-    timeline: Annotated[bool, typer.Option("--timeline", "-t", help="Its facts, with where each stands.")] = False,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", "-t", help="Show its facts, each with its place in the log.")
+    ] = False,
     url: Url = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """A job as it is now, with its result if it has one; with --timeline its facts in order."""
+    """Show a job, with its result if it has ended; with --timeline also its facts in order."""
 
     async def run(session: aiohttp.ClientSession) -> int:
         if timeline:
@@ -153,7 +162,7 @@ def show(
 
 @app.command("follow")
 def follow_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quiet: Quiet = False) -> None:
-    """Tell each change of a job until its end, then print it. Exit 0: completed; 1: ended otherwise."""
+    """Print each change of a job until it ends, then the job. Exit 0: completed; 1: ended otherwise."""
 
     async def run(session: aiohttp.ClientSession) -> int:
         return await _follow(session, job_id, output, quiet=quiet)
@@ -163,7 +172,11 @@ def follow_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quie
 
 @app.command("stream")
 def stream_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quiet: Quiet = False) -> None:
-    """Print the text of a job as it comes (-o jsonl: every event), of one that was submitted with `stream: true`. Exit 0: completed; 1: ended otherwise."""
+    """Print the text of a job as it arrives (-o jsonl: every event). The job must have been submitted with `stream:
+    true`.
+
+    Exit 0: completed; 1: ended otherwise.
+    """
 
     async def run(session: aiohttp.ClientSession) -> int:
         return await _stream(session, job_id, output, quiet=quiet)
@@ -174,15 +187,15 @@ def stream_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quie
 @app.command()
 def cancel(
     job_id: JobId,
-    reason: Annotated[str | None, typer.Option(help="Why; kept with the job.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason; kept with the job.")] = None,
     url: Url = None,
     quiet: Quiet = False,
 ) -> None:
-    """End a job with the outcome `cancelled`; what runs at the provider is cancelled there."""
+    """End a job with the outcome `cancelled`, and cancel its responses at the provider."""
 
     async def run(session: aiohttp.ClientSession) -> int:
         await http.ask(session, "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": reason} if reason else {})
-        tell(f"{job_id}: the cancel is taken", quiet=quiet)
+        tell(f"{job_id}: the cancel is accepted", quiet=quiet)
         return DONE
 
     run_against(url, run)
@@ -210,10 +223,10 @@ async def _stream(session: aiohttp.ClientSession, job_id: str, output: Form, *, 
             emit([{"kind": kind, **data}], output, COLUMNS)
             return
         if kind == "gap":
-            tell(f"\n(attempt {data['attempt']}: something is missing here: {data['reason']})", quiet=quiet)
+            tell(f"\n(attempt {data['attempt']}: output is missing here: {data['reason']})", quiet=quiet)
         elif kind == "partial":
             if attempt and data["attempt"] != attempt:
-                tell(f"\n(attempt {data['attempt']} begins anew)", quiet=quiet)
+                tell(f"\n(attempt {data['attempt']} starts from the beginning)", quiet=quiet)
             attempt = data["attempt"]
             if data["event"]["type"] == TEXT:
                 say(data["event"]["delta"], end="")

@@ -1,4 +1,4 @@
-"""`backstop keys create | list | rotate | revoke`: who may call the HTTP API, as whom, and for what."""
+"""`backstop keys create | list | rotate | revoke`: keys for the HTTP API, each with its tenant and scopes."""
 
 import getpass
 import re
@@ -31,40 +31,42 @@ from schemas.sentences import sentence
 
 EXPIRES_IN = "365d"
 NEVER = "never"
-ExpiresIn = Annotated[str, typer.Option(help="How long it is valid, for example 90d or 12h; `never` for no end.")]
+ExpiresIn = Annotated[str, typer.Option(help="How long the key is valid, for example 90d or 12h; `never` for no end.")]
 KeyIdArgument = Annotated[str, typer.Argument(help="The key's id: the part after bsk_.")]
 COLUMNS = ("id", "tenant", "name", "scopes", "state", "created_at", "expires_at", "last_used_at")
 UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
 
 app = typer.Typer(
-    help="API keys: made, listed, revoked. The file is BACKSTOP_KEYS_FILE.", no_args_is_help=True, add_completion=False
+    help="Create, list, rotate and revoke API keys, in the file BACKSTOP_KEYS_FILE.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option(help="Who calls with this key; its jobs are seen by no other tenant.")],
+    tenant: Annotated[str, typer.Option(help="Tenant of the key. No other tenant sees its jobs.")],
     scopes: Annotated[
-        str, typer.Option(help=f"What it may do, comma-separated: {', '.join(sorted(SCOPES))}.")
+        str, typer.Option(help=f"What the key may do, comma-separated: {', '.join(sorted(SCOPES))}.")
     ] = "submit,read",
     expires_in: ExpiresIn = EXPIRES_IN,
     addresses: Annotated[
-        str, typer.Option(help="Networks (CIDR, comma-separated) from which it may be used. Default: everywhere.")
+        str, typer.Option(help="Networks (CIDR, comma-separated) the key may be used from. Default: any.")
     ] = "",
-    name: Annotated[str | None, typer.Option(help="What it is for, for people.")] = None,
+    name: Annotated[str | None, typer.Option(help="A note on what the key is for.")] = None,
     if_none: Annotated[
-        bool, typer.Option("--if-none", help="Make none where the tenant has a live key; for set-up scripts.")
+        bool, typer.Option("--if-none", help="Do nothing if the tenant has a valid key; for set-up scripts.")
     ] = False,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Make a key and print it. This is the only time that it is shown: the file keeps a hash."""
+    """Create a key and print it. It is shown only now: the file keeps a hash."""
     now_ms = make_clock()()
     path = read(ReceiverSettings).keys_path
     with editing(path):
         content = _load_or_empty()
         if if_none and any(key.tenant == tenant and key.state(now_ms) == "live" for key in content.keys):
-            tell(f"{tenant} has a live key", quiet=quiet)
+            tell(f"{tenant} has a valid key", quiet=quiet)
             raise typer.Exit(DONE)
         key_id = random_hex(KEY_ID_BITS)
         token, sha256 = make_token(key_id, secrets.token_bytes(SECRET_BYTES))
@@ -74,25 +76,28 @@ def create(
         print(token)
     else:
         emit_one({"key": token, **_row(key, now_ms, {})})
-    tell(f"Keep it now: it is not shown again. Revoke it with `backstop keys revoke {key_id}`.", quiet=quiet)
+    tell(f"Store the key now: it is not shown again. Revoke it with `backstop keys revoke {key_id}`.", quiet=quiet)
 
 
 @app.command()
 def rotate(
     key_id: KeyIdArgument,
-    overlap: Annotated[str, typer.Option(help="How long the old key goes on, for example 7d or 1h.")] = "7d",
+    overlap: Annotated[str, typer.Option(help="How long the old key stays valid, for example 7d or 1h.")] = "7d",
     expires_in: ExpiresIn = EXPIRES_IN,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Make a successor of a key, with its rights, and print it; the old one ends after the overlap. Exit 1: there is no such live key."""
+    """Create a successor with the same rights, and print it. The old key expires after the overlap.
+
+    Exit 1: there is no such valid key.
+    """
     now_ms = make_clock()()
     path = read(ReceiverSettings).keys_path
     with editing(path):
         content = _load_or_empty()
         old = next((key for key in content.keys if key.id == key_id and key.state(now_ms) == "live"), None)
         if old is None:
-            fail(f"there is no live key {key_id} in {path}", DIFFERS)
+            fail(f"there is no valid key {key_id} in {path}", DIFFERS)
         new_id = random_hex(KEY_ID_BITS)
         token, sha256 = make_token(new_id, secrets.token_bytes(SECRET_BYTES))
         at = _instant(now_ms)
@@ -110,14 +115,14 @@ def rotate(
         print(token)
     else:
         emit_one({"key": token, **_row(key, now_ms, {})})
-    tell(f"Keep it now: it is not shown again. {key_id} ends at {_shown(ending.expires_at)}.", quiet=quiet)
+    tell(f"Store the key now: it is not shown again. {key_id} expires at {_shown(ending.expires_at)}.", quiet=quiet)
 
 
 @app.command("list")
 def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Only of this tenant.")] = None, output: Output = Form.TABLE
+    tenant: Annotated[str | None, typer.Option(help="Only for this tenant.")] = None, output: Output = Form.TABLE
 ) -> None:
-    """The keys, without their secrets; `last_used_at` is a minute late at most."""
+    """List keys without their secrets. `last_used_at` is at most a minute late."""
     now_ms = make_clock()()
     used = load_last_used(read(ReceiverSettings).keys_path)
     rows = [_row(key, now_ms, used) for key in _load_or_empty().keys if tenant is None or key.tenant == tenant]
@@ -126,7 +131,7 @@ def list_keys(
 
 @app.command()
 def revoke(key_id: KeyIdArgument, quiet: Quiet = False) -> None:
-    """End a key, within a second or so. Exit 1: there is no such key."""
+    """Revoke a key; running processes refuse it within about a second. Exit 1: there is no such key."""
     now_ms = make_clock()()
     path = read(ReceiverSettings).keys_path
     with editing(path):
@@ -187,7 +192,7 @@ def _made(
 def _span(text: str) -> timedelta:
     found = re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", text)
     if found is None:
-        fail("a span is a number and m, h or d, for example 90d")
+        fail("a duration is a number and m, h or d, for example 90d")
     return timedelta(seconds=int(found[1]) * UNITS_S[found[2]])
 
 

@@ -1,5 +1,5 @@
-"""The `backstop` command: a file a subcommand. A subcommand's module is imported when it is called, so that `backstop jobs`
-does not wait for Faust.
+"""The `backstop` command: one file per subcommand. A subcommand's module is imported when the subcommand is called, so
+`backstop jobs` does not wait for Faust's import.
 """
 
 import errno
@@ -43,7 +43,7 @@ SUBCOMMANDS = (
 PATH_ERRORS = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EROFS}
 )
-"""What the system says of a file or folder that was named wrongly."""
+"""Errors of the operating system for a wrong file or folder name."""
 
 
 class _Subcommands(TyperGroup):
@@ -75,14 +75,14 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def root(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Sees every accepted OpenAI Background-mode job through to exactly one result."""
+    """Follows every accepted OpenAI Background-mode job to exactly one result."""
 
 
 def main() -> None:
-    """Run the command line. What an operator can mend is told in a sentence; anything else is ours, with its traceback."""
+    """Run the command line. Errors that the operator can fix are one sentence; others are bugs, with a traceback."""
     private_umask()
     try:
         app()
@@ -101,5 +101,5 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    """What an error quotes may be a secret, or a stranger's."""
+    """Print an error, which may quote a secret or foreign text: secrets and control characters are removed first."""
     print(redact(printable_lines(text)), file=sys.stderr)

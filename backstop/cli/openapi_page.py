@@ -1,4 +1,7 @@
-"""`docs/openapi.json`, made from what `backstop serve` registers; a test compares. `python -m backstop.cli.openapi_page > docs/openapi.json`."""
+"""Makes `docs/openapi.json` from the routes of `backstop serve`; a test compares the two.
+
+`python -m backstop.cli.openapi_page > docs/openapi.json`
+"""
 
 import sys
 from pathlib import Path
@@ -20,11 +23,11 @@ from receiver.serve import doors
 from receiver.settings import ReceiverSettings
 
 NOWHERE = Path("/nonexistent")
-SECRET = "whsec_" + "A" * 32  # nothing is signed here; without one, no door opens
+SECRET = "whsec_" + "A" * 32  # signs nothing here; the webhook ingress needs one to be built
 
 
 def app() -> web.Application:
-    """All doors and reads, as they are composed with the settings' defaults. Nothing is opened or connected."""
+    """All routes, composed with the settings' defaults. Opens no file and no connection."""
     settings = ReceiverSettings(
         webhook_secrets=(SecretStr(SECRET),),
         data_dir=NOWHERE,
@@ -39,7 +42,7 @@ def app() -> web.Application:
 
 
 def page() -> bytes:
-    """The whole document, indented, with a line's end."""
+    """The whole document as indented JSON, with a final newline."""
     made: dict[str, Any] = document(declared(app()).values())
     return orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -49,5 +52,5 @@ def _no_time() -> int:
 
 
 if __name__ == "__main__":
-    configure("console", "error")  # away from stdout, where the page goes
+    configure("console", "error")  # logs go to stderr: stdout is the page
     sys.stdout.buffer.write(page())

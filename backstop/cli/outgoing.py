@@ -1,4 +1,4 @@
-"""`backstop outgoing`: results to the webhook endpoints of tenants, until SIGTERM."""
+"""`backstop outgoing`: delivers webhooks about results to the endpoints of tenants, until SIGTERM."""
 
 from backstop.runtime.read_settings import read
 from backstop.runtime.startup import run_until_stopped

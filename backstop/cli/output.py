@@ -1,4 +1,4 @@
-"""How every subcommand speaks: data on stdout, talk on stderr, and three exit codes."""
+"""Output of every subcommand: data on stdout, messages on stderr, and three exit codes."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +12,11 @@ from backstop.runtime.process.logs import redact
 from schemas.text import printable, printable_json, printable_lines
 
 DONE = 0
-"""Done, or proved."""
+"""Success, or proved."""
 DIFFERS = 1
-"""Asked, and the answer is a difference, a violation, or a job that did not complete."""
+"""The command ran and found a difference, a violation, or a job that did not complete."""
 CANNOT = 2
-"""Usage, settings, or no connection: nothing was found out."""
+"""Wrong usage, wrong settings, or no connection: the command has no answer."""
 
 
 class Form(StrEnum):
@@ -25,29 +25,31 @@ class Form(StrEnum):
     JSONL = "jsonl"
 
 
-Output = Annotated[Form, typer.Option("--output", "-o", help="How data is printed on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr; errors are still told.")]
+Output = Annotated[Form, typer.Option("--output", "-o", help="Format of the data on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")]
 
 
 def tell(text: str, *, quiet: bool = False) -> None:
-    """A sentence for the person at the terminal, on stderr."""
+    """Print a message for the user on stderr."""
     if not quiet:
         print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Text on stdout, of one line or more: what a tenant or the provider wrote does nothing to the terminal."""
+    """Print text on stdout, one line or more. Control sequences in text of tenants or the provider are made
+    harmless.
+    """
     print(printable_lines(text), end=end, flush=True)
 
 
 def fail(text: str, code: int = CANNOT) -> NoReturn:
-    """Say why not, on stderr, and leave with `code`."""
+    """Print the reason on stderr, and exit with `code`."""
     print(redact(printable_lines(f"backstop: {text}")), file=sys.stderr, flush=True)
     raise typer.Exit(code)
 
 
 def emit(rows: Sequence[Mapping[str, Any]], form: Form, columns: Sequence[str]) -> None:
-    """Rows on stdout: as a table of `columns`, as one JSON array, or as one JSON object a line."""
+    """Print rows on stdout: as a table of `columns`, as one JSON array, or as one JSON object per line."""
     match form:
         case Form.JSON:
             sys.stdout.write(_json(list(rows), orjson.OPT_INDENT_2))
@@ -59,13 +61,13 @@ def emit(rows: Sequence[Mapping[str, Any]], form: Form, columns: Sequence[str]) 
 
 
 def emit_one(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, for people and programs alike."""
+    """Print one JSON object on stdout, in every format."""
     sys.stdout.write(_json(value, orjson.OPT_INDENT_2))
     sys.stdout.flush()
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Aligned columns under upper-case heads, two spaces apart; nothing but text, so that `awk` and `cut` work."""
+    """Aligned columns below upper-case heads, two spaces apart. Plain text, so that `awk` and `cut` work."""
     lines = [[name.upper().replace("_", " ") for name in columns]]
     lines += [[_cell(row.get(name)) for name in columns] for row in rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]

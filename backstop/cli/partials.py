@@ -1,4 +1,4 @@
-"""The partial output of a job, as it comes: one stream of the API, opened again behind its last event when it breaks."""
+"""Follows the partial output of a job: one stream of the API, reopened after its last event when it breaks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from backstop.runtime.process.clock import monotonic_s
 
 OPEN_AGAIN_S = 0.5
 SILENCE_S = 60.0
-"""The API says something every 15 s."""
+"""The API sends at least a comment every 15 s."""
 
 TEXT = "response.output_text.delta"
 
@@ -21,9 +21,9 @@ Show = Callable[[str, dict[str, Any]], None]
 
 
 async def stream(session: aiohttp.ClientSession, job_id: str, show: Show) -> dict[str, Any]:
-    """Call `show(kind, data)` for each event; return the last one's data, the job's result.
+    """Call `show(kind, data)` for each event; return the data of the last event, the job's result.
 
-    :raises NotFoundError: there is no such job.
+    :raises NotFoundError: the API knows no such job.
     :raises ApiError: the API is away for longer than `AWAY_FOR_S_MAX`, or refuses.
     """
     seen, well_s = "", monotonic_s()
@@ -45,7 +45,7 @@ async def stream(session: aiohttp.ClientSession, job_id: str, show: Show) -> dic
 async def _events(
     session: aiohttp.ClientSession, job_id: str, behind: str
 ) -> AsyncIterator[tuple[str, str, dict[str, Any]]]:
-    """Id, kind and data of each, until the stream ends."""
+    """Id, kind and data of each event, until the stream ends."""
     headers = {"Last-Event-ID": behind} if behind else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
     try:

@@ -1,4 +1,4 @@
-"""Live progress: bars on a terminal, otherwise a line every few seconds. On stderr."""
+"""Live progress on stderr: bars on a terminal, otherwise a line every few seconds."""
 
 import asyncio
 import sys
@@ -18,7 +18,7 @@ LINE_EVERY_S = 5.0
 
 @asynccontextmanager
 async def shown(driver: Driver, total: int, *, quiet: bool) -> AsyncIterator[None]:
-    """Show how far `driver` is while the block runs."""
+    """Show the progress of `driver` while the block runs."""
     if quiet:
         yield
         return

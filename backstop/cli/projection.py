@@ -1,4 +1,4 @@
-"""`backstop projection`: the logs into the read model, until SIGTERM."""
+"""`backstop projection`: projects the logs into the read model, until SIGTERM."""
 
 from backstop.runtime.read_settings import read
 from backstop.runtime.startup import run_until_stopped

@@ -1,4 +1,4 @@
-"""The read model's rows as the audit compares them: one snapshot, with how far each log had been read."""
+"""The read model's rows for the audit: one snapshot, with the offset up to which each log was applied."""
 
 import os
 from pathlib import Path
@@ -20,9 +20,9 @@ SQLITE = "sqlite:///"
 
 
 def read_model_url() -> str:
-    """Of the environment; where it names none, that of the running `backstop dev`.
+    """The database of the environment, else that of the running `backstop dev`.
 
-    :raises ConfigurationError: a SQLite file that is not there: nothing is made by looking at it.
+    :raises ConfigurationError: the SQLite file does not exist. An audit creates none.
     """
     settings = read(ProjectionSettings)
     url = settings.readmodel_url
@@ -37,9 +37,9 @@ def read_model_url() -> str:
 
 
 async def read_model(url: str) -> ReadModel:
-    """All rows, bodies by their SHA-256.
+    """All rows, with the SHA-256 in place of each body.
 
-    :raises DatabaseAwayError: it can't be reached.
+    :raises DatabaseAwayError: the database can't be reached.
     """
     database = database_at(url, make_clock())
     try:

@@ -1,4 +1,4 @@
-"""How far a reading of topics is: a bar on a terminal, otherwise a line every few seconds. On stderr."""
+"""Progress of reading topics, on stderr: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Tell = Callable[[str, int, int], None]
 
 @contextmanager
 def reading(what: str, *, quiet: bool) -> Iterator[Tell]:
-    """Gives a function of (topic, records done, records there are)."""
+    """Yields the function to report with: (topic, records read, records in total)."""
     if quiet:
         yield lambda _topic, _done, _total: None
     elif sys.stderr.isatty():

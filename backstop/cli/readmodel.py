@@ -1,4 +1,4 @@
-"""`backstop readmodel rebuild | digest`: a new read model from the topics beside the live one, and what the live one holds."""
+"""`backstop readmodel rebuild | digest`: rebuilds the read model from the topics; prints the live one's digest."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,19 +19,22 @@ from backstop.runtime.startup import prepare
 T = TypeVar("T")
 
 app = typer.Typer(
-    help="The database that front ends read: build it anew, compare it.", no_args_is_help=True, add_completion=False
+    help="Rebuild and compare the read model, the database that front ends read.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 Accept = Annotated[
-    bool, typer.Option("--accept-differences", help="Swap even if the new one differs (logs cut by retention, say).")
+    bool, typer.Option("--accept-differences", help="Swap even if the new one differs, for example after retention.")
 ]
 
 
 @app.command()
 def rebuild(accept_differences: Accept = False, quiet: Quiet = False) -> None:
-    """Build a new one from the topics beside the live one, compare both, and swap. Readers and the projection go on meanwhile.
+    """Build a new read model from the topics beside the live one, compare both, and swap. Readers and projection keep
+    running meanwhile.
 
-    Exit codes: 0 swapped, 1 it differs and was not swapped, 2 it could not be done.
+    Exit codes: 0 swapped; 1 the new one differs and was not swapped; 2 the rebuild failed.
     """
     settings = read(ProjectionSettings)
     tell("building a new read model beside the one in use ...", quiet=quiet)
@@ -40,13 +43,13 @@ def rebuild(accept_differences: Accept = False, quiet: Quiet = False) -> None:
     )
     emit_one(asdict(done))
     if not done.swapped:
-        tell("the new one differs, and was discarded: look at both, then `--accept-differences` swaps it", quiet=quiet)
+        tell("the new one differs and was discarded; rebuild with --accept-differences to swap it anyway", quiet=quiet)
         raise typer.Exit(DIFFERS)
 
 
 @app.command()
 def digest() -> None:
-    """Print the SHA-256 of the live one's content: two read models of the same logs have the same."""
+    """Print the SHA-256 of the live read model's content. Two read models of the same logs have the same digest."""
     print(_with_database(read(ProjectionSettings), lambda database: database.read(digest_of)))
 
 

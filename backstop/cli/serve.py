@@ -1,4 +1,4 @@
-"""`backstop serve`: the HTTP doors and the reads on one port, until SIGTERM."""
+"""`backstop serve`: the HTTP ingress and the reads on one port, until SIGTERM."""
 
 import typer
 import uvloop

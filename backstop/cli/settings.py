@@ -1,4 +1,4 @@
-"""`backstop settings`: what each process would run with, from this environment, secrets hidden."""
+"""`backstop settings`: the settings of each process in this environment, with secrets hidden."""
 
 import os
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ SETTINGS_CLASSES: tuple[tuple[str, str], ...] = (
     ("backstop.readmodel.settings", "ProjectionSettings"),
     ("backstop.outgoing.settings", "OutgoingSettings"),
 )
-"""Where each process declares its settings. Imported only here, when somebody asks."""
+"""Where each process declares its settings. Imported only by this command."""
 
 HIDDEN = "(set, hidden)"
 
 
 def bootstrap_settings(state_dir: Path | None = None) -> RuntimeSettings:
-    """The shared settings for a command that talks to Kafka: where the environment names no broker, the one of the
-    running `backstop dev`, else the one that `backstop broker up` recorded.
+    """The shared settings of a command that talks to Kafka. Without a broker in the environment: that of the running
+    `backstop dev`, else the one that `backstop broker up` recorded.
     """
     from backstop.dev import broker  # noqa: PLC0415 - a quarter of a second that only Kafka's commands pay
 
@@ -56,7 +56,7 @@ def settings(
     output: Output = Form.TABLE,
     only: Annotated[str | None, typer.Option(help="Only settings whose name contains this.")] = None,
 ) -> None:
-    """Print every setting with its value and what it means. Values of secrets are not shown."""
+    """Print every setting with its value and meaning. Values of secrets are hidden."""
     rows: dict[str, dict[str, Any]] = {}
     for module, name in SETTINGS_CLASSES:
         kind: type[BaseSettings] = getattr(import_module(module), name)
@@ -67,7 +67,7 @@ def settings(
 
 
 def _rows(kind: type[BaseSettings], process: str) -> Iterator[dict[str, Any]]:
-    """A row a setting, those of a group (`BACKSTOP_SUBMISSION_…`) one by one."""
+    """One row per setting, also for each setting of a group (`BACKSTOP_SUBMISSION_…`)."""
     values = read(kind)
     for field, info in kind.model_fields.items():
         value, variable = getattr(values, field), _variable(kind, field)

@@ -1,4 +1,7 @@
-"""`docs/settings.md`, made from the declarations; a test compares the two. `python -m backstop.cli.settings_page > docs/settings.md`."""
+"""Makes `docs/settings.md` from the declarations; a test compares the two.
+
+`python -m backstop.cli.settings_page > docs/settings.md`
+"""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -20,8 +23,9 @@ TITLES = {
 }
 HEAD = """# Settings
 
-Read from the environment, once, when a process starts. A wrong one is refused with its name. `backstop settings` shows what is in force,
-secrets hidden. Each secret may come out of a file instead: `NAME_FILE` is its path. This page is made from the declarations (`python -m backstop.cli.settings_page`).
+A process reads its settings from the environment, once, at start. An invalid value stops the start, and the error names
+the setting. `backstop settings` shows the values in force, with secrets hidden. A secret may be read from a file
+instead: `NAME_FILE` is its path. This page is made from the declarations (`python -m backstop.cli.settings_page`).
 """
 
 

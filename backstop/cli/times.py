@@ -1,4 +1,4 @@
-"""Points in time as people type them. Pure."""
+"""PURE: points in time as typed on a command line."""
 
 import re
 from datetime import UTC, datetime
@@ -10,9 +10,10 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
 def point_in_time(text: str, now_ms: int) -> int:
-    """Unix milliseconds of `2026-05-01T12:30:00Z` (UTC where it names no zone), of `1767225600000`, or of `90s`, `5m`, `2h`, `1d` ago.
+    """Unix milliseconds of `2026-05-01T12:30:00Z` (UTC where it names no zone), of `1767225600000`, or of `90s`, `5m`,
+    `2h`, `1d` ago.
 
-    :raises ConfigurationError: none of these.
+    :raises ConfigurationError: the text is none of these.
     """
     given = text.strip()
     ago = _AGO.fullmatch(given)
@@ -24,6 +25,6 @@ def point_in_time(text: str, now_ms: int) -> int:
         when = datetime.fromisoformat(given)
     except ValueError:
         raise ConfigurationError(
-            f"{given!r} is no time: give 2026-05-01T12:30:00Z, unix milliseconds, or how long ago: 90s, 5m, 2h, 1d"
+            f"{given!r} is not a time: give 2026-05-01T12:30:00Z, unix milliseconds, or how long ago: 90s, 5m, 2h, 1d"
         ) from None
     return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)

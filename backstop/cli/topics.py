@@ -1,4 +1,4 @@
-"""`backstop topics create | check`: the topics of the table, made and compared."""
+"""`backstop topics create | check | list`: creates the topics of the table, and compares them with it."""
 
 import asyncio
 from dataclasses import asdict, replace
@@ -12,7 +12,7 @@ from backstop.runtime.kafka.topics import Difference, check_topics, create_topic
 from backstop.runtime.settings import RuntimeSettings
 from schemas.topics import BY_NAME, FOR_EVER_MS, HOUR_MS, TOPICS
 
-app = typer.Typer(help="The Kafka topics that Backstop lives on.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Backstop's Kafka topics.", no_args_is_help=True, add_completion=False)
 
 Patience = Annotated[float, typer.Option(help="How many seconds to wait for a broker.")]
 DIFFERENCE_COLUMNS = ("topic", "setting", "found", "wanted", "fatal", "advice")
@@ -20,7 +20,7 @@ DIFFERENCE_COLUMNS = ("topic", "setting", "found", "wanted", "fatal", "advice")
 
 @app.command()
 def create(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patience = 10.0) -> None:
-    """Make the topics that are missing; others stay as they are. Exit 1 if one is not as it must be."""
+    """Create missing topics; existing ones are not changed. Exit 1: an existing topic has a wrong setting."""
     settings = bootstrap_settings()
     done = asyncio.run(create_topics(settings, patience_s))
     emit(
@@ -34,7 +34,7 @@ def create(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patien
 
 @app.command()
 def check(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patience = 10.0) -> None:
-    """Compare the topics with the table. Exit 0: as wanted; 1: they differ; 2: no broker answers."""
+    """Compare the topics with the table. Exit 0: equal; 1: they differ; 2: no broker answers."""
     settings = bootstrap_settings()
     differences = asyncio.run(check_topics(settings, patience_s))
     if output is not Form.TABLE or differences:
@@ -46,7 +46,11 @@ def check(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patienc
 
 @app.command("list")
 def list_topics(output: Output = Form.TABLE) -> None:
-    """The table of topics itself, with the prefix and counts of the settings, and the requests topics of tenants. Asks no broker."""
+    """Print the table of topics, with prefix and partition counts from the settings, and the requests topics of
+    tenants.
+
+    Connects to no broker.
+    """
     rows = _rows(bootstrap_settings())
     emit(rows, output, ("name", "key", "partitions", "retention_h", "cleanup", "written_by"))
 

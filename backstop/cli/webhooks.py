@@ -1,4 +1,4 @@
-"""`backstop webhooks`: endpoints of outgoing webhooks over the HTTP API, and what became of deliveries from the log itself."""
+"""`backstop webhooks`: manages endpoints over the HTTP API, and reads the outcome of deliveries from the log."""
 
 import asyncio
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ POLL_AGAIN_S: Final = 0.3
 TOPIC: Final = "deliveries"
 
 app = typer.Typer(
-    help="Webhooks that tell tenants of ended responses: endpoints and deliveries.",
+    help="Outgoing webhooks about ended responses: endpoints and deliveries.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -50,21 +50,21 @@ EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoin
 Events = Annotated[
     list[str] | None,
     typer.Option(
-        "--event", help=f"Only this kind; may be given several times. Default: all of {', '.join(EVENT_TYPES)}."
+        "--event", help=f"Only this event type; may be given several times. Default: all of {', '.join(EVENT_TYPES)}."
     ),
 ]
 
 
 @app.command()
 def add(
-    endpoint_url: Annotated[str, typer.Argument(metavar="URL", help="https://HOST/PATH, a public name.")],
+    endpoint_url: Annotated[str, typer.Argument(metavar="URL", help="https://HOST/PATH; HOST must be public.")],
     event: Events = None,
-    name: Annotated[str, typer.Option(help="What it is for, for people.")] = "",
+    name: Annotated[str, typer.Option(help="A note on what the endpoint is for.")] = "",
     url: Url = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Register an endpoint. Prints its id and its signing secret, which is not shown again."""
+    """Register an endpoint; prints its id and its signing secret, which is not shown again."""
     body: dict[str, Any] = {"url": endpoint_url, "name": name} | ({"event_types": event} if event else {})
 
     async def run(session: aiohttp.ClientSession) -> int:
@@ -78,12 +78,14 @@ def add(
 @app.command("list")
 def list_endpoints(
     all_tenants: Annotated[
-        bool, typer.Option("--all-tenants", help="For operators: of every tenant, read from the topic itself.")
+        bool, typer.Option("--all-tenants", help="For operators: endpoints of all tenants, read from the topic.")
     ] = False,
     url: Url = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """The endpoints of this key's tenant, oldest first. One that answered 410 Gone is shown as disabled."""
+    """List the endpoints of this key's tenant, oldest first. An endpoint that answered 410 Gone is shown as
+    disabled.
+    """
     if all_tenants:
         emit(asyncio.run(_of_all_tenants()), output, ("tenant", *COLUMNS))
         return
@@ -101,7 +103,7 @@ def list_endpoints(
 
 @app.command()
 def remove(endpoint: EndpointId, url: Url = None, quiet: Quiet = False) -> None:
-    """Remove an endpoint for good. What still waits for it is not sent."""
+    """Remove an endpoint for good. Its pending deliveries are not sent."""
 
     async def run(session: aiohttp.ClientSession) -> int:
         await http.ask(session, "DELETE", f"{PATH}/{endpoint}")
@@ -113,13 +115,13 @@ def remove(endpoint: EndpointId, url: Url = None, quiet: Quiet = False) -> None:
 
 @app.command()
 def enable(endpoint: EndpointId, url: Url = None, quiet: Quiet = False) -> None:
-    """Take up again what a 410 ended. What ended meanwhile is sent by `resend --since`."""
+    """Enable an endpoint again, for example after a 410. `resend --since` sends the events of the time in between."""
     _switch(endpoint, url, enabled=True, quiet=quiet)
 
 
 @app.command()
 def disable(endpoint: EndpointId, url: Url = None, quiet: Quiet = False) -> None:
-    """Send nothing more there, until it is enabled."""
+    """Stop sending to an endpoint until it is enabled."""
     _switch(endpoint, url, enabled=False, quiet=quiet)
 
 
@@ -127,7 +129,7 @@ def disable(endpoint: EndpointId, url: Url = None, quiet: Quiet = False) -> None
 def rotate(
     endpoint: EndpointId,
     keep_old: Annotated[
-        bool, typer.Option("--keep-old/--drop-old", help="For 24 hours each webhook is signed with both secrets.")
+        bool, typer.Option("--keep-old/--drop-old", help="Sign each webhook with both secrets for 24 hours.")
     ] = True,
     url: Url = None,
     output: Output = Form.TABLE,
@@ -150,13 +152,13 @@ def resend(
     endpoint: EndpointId,
     job: Annotated[str | None, typer.Option("--job", help="The event of this job or response.")] = None,
     since: Annotated[
-        str | None, typer.Option("--since", help="All that ended since: 2h, 1d, 2026-05-01T12:30Z.")
+        str | None, typer.Option("--since", help="Events of all responses that ended since: 2h, 1d, 2026-05-01T12:30Z.")
     ] = None,
     url: Url = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Send again, whether it was delivered or not. Each event has the id of its first time, by which a repeat is known."""
+    """Send events again, delivered or not. Each keeps its `webhook-id`, so that the receiver can recognise a repeat."""
     if (job is None) is (since is None):
         fail("give either --job or --since")
     body = {"job_id": job} if since is None else {"since_ms": point_in_time(since, make_clock()())}
@@ -165,7 +167,7 @@ def resend(
         asked = await http.ask(session, "POST", f"{PATH}/{endpoint}/resend", json=body)
         if output is not Form.TABLE:
             emit_one(asked)
-        tell(f"on its way; see `backstop webhooks deliveries {endpoint}`", quiet=quiet)
+        tell(f"accepted; see `backstop webhooks deliveries {endpoint}`", quiet=quiet)
         return DONE
 
     run_against(url, run)
@@ -174,12 +176,12 @@ def resend(
 @app.command("test")
 def send_test(
     endpoint: EndpointId,
-    event: Annotated[str, typer.Option("--event", help="The kind of event.")] = "response.completed",
+    event: Annotated[str, typer.Option("--event", help="The event type.")] = "response.completed",
     url: Url = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Send one event about a response that does not exist, and tell what came of it. Exit 1: it was not delivered."""
+    """Send one event about a response that does not exist, and print its outcome. Exit 1: it was not delivered."""
     if event not in get_args(EventType):
         fail(f"--event is one of {', '.join(EVENT_TYPES)}")
 
@@ -187,7 +189,7 @@ def send_test(
         asked = await http.ask(session, "POST", f"{PATH}/{endpoint}/test", json={"event_type": event})
         line = await _outcome(str(asked["delivery_id"]))
         if line is None:
-            fail(f"nothing came of it within {TEST_WITHIN_S:g} s: does `backstop outgoing` run?", DIFFERS)
+            fail(f"the test had no outcome within {TEST_WITHIN_S:g} s: is `backstop outgoing` running?", DIFFERS)
         if output is Form.TABLE:
             tell(f"{line.state}: HTTP {line.status}" if line.status else f"{line.state}: {line.because}", quiet=quiet)
         else:
@@ -200,12 +202,12 @@ def send_test(
 @app.command()
 def deliveries(
     endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="Only to this endpoint.")] = None,
-    since: Annotated[str, typer.Option("--since", help="With a fact since then: 2h, 1d, 2026-05-01T12:30Z.")] = "1d",
+    since: Annotated[str, typer.Option("--since", help="With a record since: 2h, 1d, 2026-05-01T12:30Z.")] = "1d",
     state: Annotated[str | None, typer.Option("--state", help="pending, delivered or dead.")] = None,
-    tenant: Annotated[str | None, typer.Option("--tenant", help="Only of this tenant.")] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Only for this tenant.")] = None,
     output: Output = Form.TABLE,
 ) -> None:
-    """What became of deliveries, of all tenants, read from the topic itself: for operators."""
+    """List deliveries of all tenants with their outcomes, read from the topic. For operators."""
     since_ms = point_in_time(since, make_clock()())
     found = [
         line
@@ -252,7 +254,7 @@ async def _lines(since_ms: int) -> list[DeliveryLine]:
 
 
 async def _outcome(delivery_id: str) -> DeliveryLine | None:
-    """What the delivery of a test came to; None where nothing did in time."""
+    """The outcome of a test's delivery; None where there is none in time."""
     deadline_s = monotonic_s() + TEST_WITHIN_S
     async with open_reader(bootstrap_settings()) as reader:
         while monotonic_s() < deadline_s:
@@ -276,7 +278,7 @@ def _folded(values: list[bytes | None]) -> list[DeliveryLine]:
         try:
             fact = decode(DELIVERY_RECORD, value)
         except PoisonError:
-            continue  # set aside by `backstop outgoing`: see `backstop dlq list`
+            continue  # `backstop outgoing` makes it a dead letter: see `backstop dlq list`
         if isinstance(fact, DeliveryMessage):
             facts.append(fact)
     return lines(facts)
@@ -299,6 +301,6 @@ def _print_secret(made: dict[str, Any], output: Form, *, quiet: bool) -> None:
         return
     say(f"{made['id']}\n{made['signing_secret']}")
     tell(
-        "Keep the secret now: it is not shown again. What it signs is verified by the SDKs' webhooks.unwrap.",
+        "Store the secret now: it is not shown again. The SDKs' webhooks.unwrap verifies its signatures.",
         quiet=quiet,
     )

@@ -1,4 +1,4 @@
-"""`backstop worker`: folds, scheduler, submitter and caller in one process."""
+"""`backstop worker`: folds, scheduler, submitter and poller in one process."""
 
 from backstop.runtime.read_settings import read
 from backstop.runtime.startup import run_until_stopped

@@ -1,4 +1,4 @@
-"""The driver of a run: submits sample jobs, takes their results, and remembers both for the judge."""
+"""The driver of a run: submits sample jobs, reads their results, and keeps both for the judge."""
 
 import asyncio
 from contextlib import suppress
@@ -14,7 +14,7 @@ POLL_S = 0.1
 
 
 class Driver:
-    """One run of sample jobs. `acknowledged` and `results` grow while it goes on."""
+    """One run of sample jobs. `acknowledged` and `results` grow during the run."""
 
     def __init__(self, runtime: RuntimeSettings, url: str, now_ms: NowMs) -> None:
         self.acknowledged: list[Acknowledged] = []
@@ -27,7 +27,7 @@ class Driver:
         self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen for results, before the first job is sent."""
+        """Start to read results. Call it before the first `submit`."""
         await self._reader.start()
         await self._writer.start()
         self._reading = asyncio.create_task(self._read(), name="read-results")
@@ -48,9 +48,9 @@ class Driver:
         )  # fmt: skip
 
     async def until_finished(self, within_s: float) -> bool:
-        """Wait until each acknowledged job has a result; False when they have not within `within_s`.
+        """Wait until each acknowledged job has a result; False when one is missing after `within_s`.
 
-        :raises BrokerUnavailableError: results can't be read any more.
+        :raises BrokerUnavailableError: results can no longer be read.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):

@@ -1,4 +1,4 @@
-"""What the four witnesses of a run say, read into one `Evidence`. The provider's ledgers are read from their files."""
+"""Collects the records of a run's four witnesses into one `Evidence`. The provider's ledgers are read from files."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ ASK_AGAIN_S = 0.25
 
 
 async def collect(driver: Driver, system: System) -> Evidence:
-    """Of a run that is over. Waits a little for the read model, which may be behind the results by moments."""
+    """The evidence of a run that is over. Waits up to `ROWS_WITHIN_S` for the read model, which lags the results."""
     ledgers = system.ledgers
     return Evidence(
         acknowledged=list(driver.acknowledged),
@@ -48,7 +48,7 @@ def creates(ledgers: Path) -> list[Create]:
 
 
 def ends(ledgers: Path) -> dict[str, int]:
-    """Response id → when it ended first."""
+    """Response id → time of its first end, in Unix milliseconds."""
     ended: dict[str, int] = {}
     for line in _lines(ledgers / "truth.jsonl"):
         if line["state"] in ENDS:
@@ -57,7 +57,9 @@ def ends(ledgers: Path) -> dict[str, int]:
 
 
 def webhooks(ledgers: Path) -> list[Webhook]:
-    """The first delivery of each response's true webhook that was answered with a 2xx, by when it was sent."""
+    """Per response, the first delivery of its genuine webhook that was answered with a 2xx, with its time of
+    sending.
+    """
     sent: dict[str, Webhook] = {}
     for line in _lines(ledgers / "deliveries.jsonl"):
         if line["authentic"] and line["outcome"] == "delivered" and line["response"]:
@@ -66,7 +68,9 @@ def webhooks(ledgers: Path) -> list[Webhook]:
 
 
 async def rows(url: str, jobs: Sequence[Acknowledged], results: Sequence[Result]) -> dict[str, str]:
-    """Job id → status, as `GET /v1/jobs/ID` tells it. Asked again for a while where it does not agree with the result yet."""
+    """Job id → status of `GET /v1/jobs/ID`. A status that differs from the job's result is asked for again, until
+    `ROWS_WITHIN_S` have passed.
+    """
     outcome = {result.job_id: result.outcome for result in results}
     statuses: dict[str, str] = {}
     gate = asyncio.Semaphore(ROWS_CONCURRENCY)
@@ -92,7 +96,7 @@ async def rows(url: str, jobs: Sequence[Acknowledged], results: Sequence[Result]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """A line that is still being written (the last one, without its end) is left out."""
+    """The lines of a ledger. A last line without a newline is still being written, and is skipped."""
     if not path.exists():
         return
     with path.open("rb") as file:

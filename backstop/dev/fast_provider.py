@@ -1,12 +1,12 @@
-"""Settings for a provider that runs faster than the real one: what waits minutes there waits seconds here.
+"""Settings for a provider that runs faster than the real one: minutes become seconds.
 
-For the simulator only. Whoever sets one of these in the environment wins.
+For the simulator only. A value in the environment overrides the one here.
 """
 
 from typing import Final
 
 TIME_SCALE: Final = 10.0
-"""A median run of 20 s takes 2 s."""
+"""At this scale a median run of 20 s takes 2 s."""
 
 BRISK: Final[dict[str, str]] = {
     "BACKSTOP_FIRST_POLL_MS": "4000",

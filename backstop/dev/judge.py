@@ -1,11 +1,12 @@
-"""PURE: what was seen of a run, judged. The records come from four independent witnesses that agree only if all is well:
-the driver (what was acknowledged to it), the results topic (read committed), the provider's own ledgers, and the read model.
+"""PURE: checks the invariants of a run. The records come from four independent witnesses, which agree only in a run
+without faults of Backstop: the driver (acknowledged submissions), the results topic (read committed), the provider's
+ledgers, and the read model.
 
 - I1: every acknowledged job has a result.
-- I2: every job has one result, and every result a job.
-- I3: the provider accepted one create per attempt, no more attempts than 1 + the retries granted, and none that the result
-  does not know of.
-- I6: the row that people read says the same as the result.
+- I2: every job has one result, and every result belongs to a submitted job.
+- I3: the provider accepted one create per attempt, no more attempts than 1 + the retries granted, and none that the
+  result does not list.
+- I6: the row in the read model has the result's outcome.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +22,7 @@ MISSING_ROW = "no row"
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A job whose submission was acknowledged, by Kafka or with a 2xx; it was sent at `at_ms`."""
+    """A job whose submission was acknowledged, by Kafka or with a 2xx. `at_ms` is when it was sent."""
 
     job_id: str
     ingress: Literal["http", "kafka"]
@@ -31,18 +32,18 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A record on `results`, as a consumer got it at `seen_at_ms`."""
+    """A record on `results`. `seen_at_ms` is when a consumer received it."""
 
     job_id: str
     outcome: str
     found_by: str | None
     seen_at_ms: int
     attempts: frozenset[int]
-    """Numbers of the attempts that it tells of."""
+    """Numbers of the attempts that the result lists."""
     response_id: str | None = None
-    """The response that decided it."""
+    """The response that decided the outcome."""
     unpaid: frozenset[int] = frozenset()
-    """Those of the attempts that failed without usage: they use up no retry."""
+    """Attempts that failed without usage. They use up no retry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,12 @@ class Create:
     attempt: int | None
     at_ms: int
     replied: bool = True
-    """False: the provider kept its answer from us."""
+    """False: the provider accepted the create, and its answer was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """The first delivery of a true webhook for a response that was answered with a 2xx."""
+    """The first delivery of a response's genuine webhook that was answered with a 2xx."""
 
     response_id: str
     sent_at_ms: int
@@ -67,7 +68,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that was seen of a run that is over."""
+    """The records of all four witnesses, of a run that is over."""
 
     acknowledged: Sequence[Acknowledged]
     results: Sequence[Result]
@@ -75,7 +76,7 @@ class Evidence:
     rows: Mapping[str, str]
     """Job id → status in the read model."""
     ended_at_ms: Mapping[str, int] = field(default_factory=dict)
-    """Response id → when it ended, by the provider's ledger."""
+    """Response id → time of its end in the provider's ledger, in Unix milliseconds."""
     webhooks: Sequence[Webhook] = ()
     restarts: Mapping[str, int] = field(default_factory=dict)
 
@@ -94,7 +95,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Milliseconds over `count` measurements; None where there is none."""
+    """Percentiles of `count` measurements in milliseconds; None without measurements."""
 
     count: int
     p50_ms: int | None
@@ -104,7 +105,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`violations` is empty when every invariant held."""
+    """The counts of a run. `violations` is empty when every invariant held."""
 
     jobs: int
     by_ingress: Mapping[str, int]
@@ -116,11 +117,11 @@ class Verdict:
     creates: int
     creates_unanswered: int
     repeats: int
-    """Creates beyond the first of their job: retries."""
+    """Creates after the first one of their job: retries."""
     unexplained_creates: int
     row_mismatches: int
     detection: Mapping[str, Spread]
-    """End at the provider → result read by a consumer, by how the end was found."""
+    """From the end at the provider until a consumer read the result, by how the end was found."""
     webhook_to_result: Spread
     request_to_create: Spread
     restarts: Mapping[str, int]
@@ -128,7 +129,7 @@ class Verdict:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Count what was seen, and name every violation."""
+    """Count the evidence, and list every violation."""
     submitted = {job.job_id: job for job in evidence.acknowledged}
     results: dict[str, list[Result]] = defaultdict(list)
     for result in evidence.results:
@@ -137,16 +138,16 @@ def judge(evidence: Evidence) -> Verdict:
 
     lost = [job_id for job_id in submitted if job_id not in results]
     duplicates = [job_id for job_id, copies in results.items() if len(copies) > 1]
-    strangers = [job_id for job_id in results if job_id not in submitted]
+    unsubmitted = [job_id for job_id in results if job_id not in submitted]
     unexplained = _unexplained_creates(evidence.creates, submitted, first)
     mismatches = _row_mismatches(first, evidence.rows)
 
     violations = _violations(
-        ("I1", "jobs acknowledged and without a result", lost),
+        ("I1", "acknowledged jobs without a result", lost),
         ("I2", "jobs with more than one result", duplicates),
-        ("I2", "results of jobs that nobody submitted", strangers),
-        ("I3", "accepted creates that nothing explains", unexplained),
-        ("I6", "rows that do not say what the result says", mismatches),
+        ("I2", "results of jobs that were not submitted", unsubmitted),
+        ("I3", "accepted creates without a cause", unexplained),
+        ("I6", "rows that differ from their result", mismatches),
     )
     per_job = Counter(create.job_id for create in evidence.creates)
     return Verdict(
@@ -193,18 +194,18 @@ def _violations(*found: tuple[Invariant, str, Sequence[str]]) -> tuple[Violation
 def _unexplained_creates(
     creates: Sequence[Create], submitted: Mapping[str, Acknowledged], results: Mapping[str, Result]
 ) -> list[str]:
-    """One sentence for each create that should not be."""
+    """One text for each create that no submitted job accounts for."""
     unexplained: list[str] = []
     seen: dict[str, set[int]] = defaultdict(set)
     for create in creates:
         job = submitted.get(create.job_id or "")
         if job is None or create.attempt is None:
-            unexplained.append(f"{create.response_id} (of no job that was submitted)")
+            unexplained.append(f"{create.response_id} (its job was not submitted)")
             continue
         attempts = seen[job.job_id]
         name = f"{job.job_id} attempt {create.attempt}"
         if create.attempt in attempts:
-            unexplained.append(f"{name} (the same attempt again)")
+            unexplained.append(f"{name} (a second create of the attempt)")
             continue
         attempts.add(create.attempt)
         result = results.get(job.job_id)
@@ -212,7 +213,7 @@ def _unexplained_creates(
         if len(attempts - unpaid) > 1 + job.retries_max:
             unexplained.append(f"{name} (only {job.retries_max} retries were granted)")
         elif result is not None and create.attempt not in result.attempts:
-            unexplained.append(f"{name} (the result knows nothing of it)")
+            unexplained.append(f"{name} (the result does not list it)")
     return unexplained
 
 

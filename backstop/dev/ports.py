@@ -1,4 +1,4 @@
-"""Ports, drawn before anything starts and held until it ends: a child that crashes comes back at the same address."""
+"""Reserves ports before any child starts, and holds them to the end: a restarted child keeps its address."""
 
 import fcntl
 import os
@@ -15,16 +15,16 @@ HOST = "127.0.0.1"
 
 
 class Ports:
-    """Ports of this machine's loopback that are ours until `release`."""
+    """Ports of this machine's loopback, reserved until `release`."""
 
     def __init__(self) -> None:
         self._held: list[socket.socket] = []
         self._locks: dict[Path, IO[str]] = {}
 
     def draw(self, preferred: int = 0) -> int:
-        """`preferred` if it is free, else one that the system gives.
+        """`preferred` if it is free, else a port chosen by the operating system.
 
-        :raises ConfigurationError: the machine has none left.
+        :raises ConfigurationError: no port is free.
         """
         if preferred and self._lock(preferred) and (port := self._hold(preferred)):
             return port
@@ -42,8 +42,8 @@ class Ports:
         self._locks.clear()
 
     def _hold(self, port: int) -> int | None:
-        """Bind and do not listen: on Linux a child may then still bind and listen (both reuse the address), while the system
-        gives the port to nobody else.
+        """Bind without listening. On Linux a child can still bind and listen (both set SO_REUSEADDR), while the system
+        does not give the port to other programs.
         """
         probe = socket.socket()
         try:
@@ -55,18 +55,19 @@ class Ports:
         bound = int(probe.getsockname()[1])
         if sys.platform == "linux":
             self._held.append(probe)
-        else:  # elsewhere a bound port can't be shared: let go, and hope
+        else:  # other systems don't share a bound port: release it, and accept that another program may take it
             probe.close()
         return bound
 
     def _lock(self, port: int) -> bool:
-        """Two of us may want the same port at the same moment, before either listens there."""
+        """Lock the port among Backstop's processes: two of them may choose it before either one listens."""
         path = Path(tempfile.gettempdir()) / f"backstop-port-{port}.lock"
         with suppress(OSError):
             lock = path.open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever held it has removed it, perhaps, since we opened it: then the lock is on a file that nobody else finds.
+                # The former holder may have removed the file since it was opened here. Then this lock excludes no
+                # other process, which would lock a new file of that name.
                 found = os.path.samestat(os.fstat(lock.fileno()), path.stat())
             except OSError:
                 found = False

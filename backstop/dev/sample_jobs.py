@@ -1,5 +1,5 @@
-"""Sample jobs for `backstop dev --jobs` and `backstop demo`: half come over Kafka, half over HTTP. The same number and name give the
-same jobs.
+"""Sample jobs for `backstop dev --jobs` and `backstop demo`, half of them over Kafka, half over HTTP. The same name and
+number give the same job.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ TASKS: Final = (
     "Explain to a newcomer",
 )
 STREAMED: Final = 8
-"""Of so many jobs two ask for partial output, one over each door."""
+"""Of this many jobs two ask for partial output, one on each ingress."""
 
 TRY_AGAIN_S: Final = 0.5
 CONCURRENCY: Final = 16
@@ -56,9 +56,9 @@ def sample(name: str, number: int, timeout_ms: int, retries_max: int) -> Submit:
 async def feed(
     jobs: list[Submit], *, rate_per_s: float, url: str, writer: RequestWriter, now_ms: NowMs, told: Told
 ) -> None:
-    """Submit all, odd ones over Kafka, at about `rate_per_s`; `told` hears of each acknowledgement.
+    """Submit all jobs, odd numbers over Kafka, at about `rate_per_s`; `told` is called with each acknowledgement.
 
-    What is refused for the moment is sent again: the job id makes that harmless.
+    A job that is refused for now is sent again; its job id makes that harmless.
     """
     gate = asyncio.Semaphore(CONCURRENCY)
     async with aiohttp.ClientSession(url) as session, asyncio.TaskGroup() as group:

@@ -1,6 +1,6 @@
-"""What a running `backstop dev` leaves for the other commands: where its parts answer.
+"""`dev.json`: the addresses of a running `backstop dev`, for the other commands.
 
-`dev.json` is a hint, never the truth: it counts only while the process that wrote it lives.
+The file is a hint: it is valid only while the process that wrote it lives.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ STATE_FILE = "dev.json"
 
 @dataclass(frozen=True, slots=True)
 class DevState:
-    """`url`: of the API. `simulator_url` is None where the real OpenAI is used."""
+    """`url` is the API's address. `simulator_url` is None where the real OpenAI is used."""
 
     pid: int
     url: str
@@ -33,7 +33,7 @@ class DevState:
 
 
 def state_folder(folder: Path | None = None) -> Path:
-    """An explicit folder, or BACKSTOP_STATE_DIR, or `.backstop` in the current directory."""
+    """The given folder, else BACKSTOP_STATE_DIR, else `.backstop` in the current directory."""
     return (folder or Path(os.environ.get(STATE_VARIABLE) or STATE_FOLDER)).expanduser().resolve()
 
 
@@ -48,7 +48,9 @@ def forget_state(folder: Path) -> None:
 
 
 def read_state(folder: Path) -> DevState | None:
-    """None where nothing runs. Whether it does is told by the lock, which the system releases when its holder dies."""
+    """The state of the running `backstop dev`, else None. The lock decides: the system releases it at its holder's
+    death.
+    """
     try:
         state = DevState(**json.loads((folder / STATE_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -58,9 +60,9 @@ def read_state(folder: Path) -> DevState | None:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder: one `backstop dev` at a time.
+    """Lock the folder for one `backstop dev` at a time.
 
-    :raises ConfigurationError: another one runs on it.
+    :raises ConfigurationError: another `backstop dev` runs on the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "dev.lock").open("w") as held:
@@ -70,7 +72,7 @@ def only_one(folder: Path) -> Iterator[None]:
             raise ConfigurationError(
                 f"`backstop dev` already runs on {folder}: see {folder / STATE_FILE}, or give another --state-dir"
             ) from None
-        forget_state(folder)  # of one that was killed; from here on, the lock would vouch for it
+        forget_state(folder)  # left by a killed process; with the lock held here, it would look valid
         yield
 
 

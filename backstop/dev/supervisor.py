@@ -1,8 +1,8 @@
-"""A tree of processes: started in the order of their needs, watched, started again when they crash, ended in reverse.
+"""A tree of processes: started in the order of their needs, restarted after a crash, stopped in reverse order.
 
-Each child is a process of its own, in a session of its own (Ctrl-C at the terminal reaches only the supervisor, which
-then ends the children in order), and on a leash: it dies with the supervisor, even when that is killed with SIGKILL.
-Its stdout and stderr go to `logs/NAME.log`.
+Each child runs in its own session: Ctrl-C at the terminal reaches only the supervisor, which then stops the children in
+order. A child dies with the supervisor, even after SIGKILL (see `broker/ends_with_owner.py`). Its stdout and stderr go
+to `logs/NAME.log`.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ KILL_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
 STEADY_AFTER_S = 30.0
-"""A child that ran this long has recovered: its next crash is the first again."""
+"""A child that ran this long has recovered: its next crash counts as the first."""
 TAIL_BYTES = 3_000
 
 Ready = Callable[[], Awaitable[str | None]]
-"""None when the child is ready, else what is missing."""
+"""Returns None when the child is ready, else what is missing."""
 
 Tell = Callable[[str], None]
 
 
 class StartError(BackstopError):
-    """A child did not come up; the message ends with what it said last. The operator must act on what it says."""
+    """A child did not start; the message ends with the end of its log, on which the operator must act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Program:
 
 @dataclass(slots=True)
 class Child:
-    """What the supervisor knows of a running program."""
+    """The supervisor's state of one program."""
 
     program: Program
     process: asyncio.subprocess.Process | None = None
@@ -61,7 +61,7 @@ class Child:
 
 
 class Supervisor:
-    """Owns its children from `start` to `stop`. Not for concurrent use; `kill` may be called from a signal handler."""
+    """Owns the children from `start` to `stop`. Not for concurrent use; `kill` may be called from a signal handler."""
 
     def __init__(self, programs: Sequence[Program], log_dir: Path, tell: Tell) -> None:
         self._children = {program.name: Child(program) for program in programs}
@@ -71,11 +71,11 @@ class Supervisor:
         self._stopping = False
         for program in programs:
             unknown = set(program.needs) - set(self._children)
-            assert not unknown, f"{program.name} needs {unknown}, which nobody starts"
+            assert not unknown, f"{program.name} needs {unknown}, which are not among the programs"
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How often each child was started again after a crash."""
+        """The number of restarts after a crash, by child."""
         return {name: child.restarts for name, child in self._children.items()}
 
     def pid(self, name: str) -> int | None:
@@ -86,9 +86,9 @@ class Supervisor:
         return self._log_dir / f"{name}.log"
 
     async def start(self) -> None:
-        """Start all, in parallel where no need forbids it; return when all are ready.
+        """Start all children, in parallel where their needs allow it; return when all are ready.
 
-        :raises StartError: one ended before it was ready, or was not ready in time. The others still run: call `stop`.
+        :raises StartError: a child ended early or was not ready in time. The others still run: call `stop`.
         """
         self._log_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -102,7 +102,7 @@ class Supervisor:
         ]
 
     async def stop(self) -> None:
-        """End all, those that need others first: SIGTERM, after `TERM_TIMEOUT_S` SIGKILL. Harmless twice."""
+        """Stop all children, dependents first: SIGTERM, after `TERM_TIMEOUT_S` SIGKILL. May be called twice."""
         self._stopping = True
         for watcher in self._watchers:
             watcher.cancel()
@@ -111,7 +111,7 @@ class Supervisor:
             await asyncio.gather(*(self._end(child) for child in layer))
 
     def kill(self) -> None:
-        """SIGKILL all at once, without waiting."""
+        """Send SIGKILL to all children, without waiting."""
         self._stopping = True
         for child in self._children.values():
             if child.process is not None and child.process.returncode is None:
@@ -143,7 +143,7 @@ class Supervisor:
         deadline_s = monotonic_s() + READY_TIMEOUT_S
         while True:
             missing = await child.program.ready()
-            # Its end first: what answers at its address may be somebody else.
+            # Check the exit first: another program may answer at the child's address.
             if process.returncode is not None:
                 raise StartError(f"{name} ended with code {process.returncode} before it was ready:\n{self.tail(name)}")
             if missing is None:
@@ -154,7 +154,7 @@ class Supervisor:
             await asyncio.sleep(ASK_AGAIN_S)
 
     async def _keep_up(self, child: Child) -> None:
-        """Wait for the child's end, and start it again, for as long as we are."""
+        """Restart the child after each end, until this task is cancelled."""
         name = child.program.name
         while True:
             assert child.process is not None
@@ -164,7 +164,7 @@ class Supervisor:
             child.crashes_in_a_row = 1 if ran_s >= STEADY_AFTER_S else child.crashes_in_a_row + 1
             wait_s = min(BACKOFF_FIRST_S * 2 ** (child.crashes_in_a_row - 1), BACKOFF_MAX_S)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            self._tell(f"{name} {how} after {ran_s:.0f} s; starting it again in {wait_s:g} s (see {self.log(name)})")
+            self._tell(f"{name} {how} after {ran_s:.0f} s; restart in {wait_s:g} s (see {self.log(name)})")
             await asyncio.sleep(wait_s)
             child.restarts += 1
             await self._spawn(child)
@@ -188,7 +188,7 @@ class Supervisor:
         self._let_go(child)
 
     def _let_go(self, child: Child) -> None:
-        """Tell the leash's watcher that this end is known, so that it leaves without killing."""
+        """Release the watcher of `ends_with_owner.py`: the child has ended as intended, so it must kill nothing."""
         pipe = child.process.stdin if child.process is not None else None
         if pipe is not None and not pipe.is_closing():
             with suppress(OSError):
@@ -196,7 +196,7 @@ class Supervisor:
             pipe.close()
 
     def _layers(self) -> list[list[Child]]:
-        """Children by depth of need: the first layer needs nobody."""
+        """Children by depth of need. Those in the first layer need no other child."""
         depth: dict[str, int] = {}
 
         def of(name: str) -> int:
@@ -210,7 +210,7 @@ class Supervisor:
         return layers
 
     def tail(self, name: str) -> str:
-        """The end of a child's log."""
+        """The last `TAIL_BYTES` of a child's log."""
         with suppress(OSError), self.log(name).open("rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
             return log.read().decode(errors="replace").strip()

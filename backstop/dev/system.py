@@ -1,7 +1,8 @@
-"""The whole of Backstop on this machine, as one value: what `backstop dev` and `backstop demo` both run.
+"""The whole of Backstop on this machine, as one context manager for `backstop dev` and `backstop demo`.
 
-Broker (from the chain), topics, the stand-in for OpenAI, the HTTP doors, workers, projection: each a process of its own. What
-does not need another starts beside it. When the block ends, nothing runs any more, and nothing stays that was not to be kept.
+It starts a broker (see `broker/chain.py`), the topics, the simulator of OpenAI, the HTTP API, workers and projection,
+each as a process, in parallel where their needs allow it. The end of the block stops all processes and removes all data
+that is not to be kept.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ BROKER_POLL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RealOpenAI:
-    """The provider itself, where the environment names it. `webhook_secrets` is empty where no webhook can come."""
+    """The real provider, as the environment names it. `webhook_secrets` is empty where no webhook can come."""
 
     api_key: str
     base_url: str | None
@@ -46,16 +47,16 @@ class RealOpenAI:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What to start. `environment` is what the children inherit; `settings` wins over it."""
+    """What to start. The children inherit `environment`; `settings` override it."""
 
     folder: Path
-    """Everything that is written goes below it. It exists, and is ours alone."""
+    """All files go below this folder. It exists, and no other run uses it."""
     keep: bool = False
-    """Whether a broker of ours keeps its data there. The folder itself is removed by whoever made it."""
+    """Whether a broker started here keeps its data in `folder`. The caller made the folder and removes it."""
     environment: Mapping[str, str]
     settings: Mapping[str, str] = field(default_factory=dict)
     recorded_bootstrap: str | None = None
-    """A broker that runs already (`backstop broker up`), and goes on running."""
+    """The address of a broker that runs already (`backstop broker up`) and keeps running."""
     port: int = PORT_PREFERRED
     workers: int = 1
     partitions: int = 4
@@ -63,14 +64,14 @@ class Shape:
     seed: int = 1
     time_scale: float = 1.0
     openai: RealOpenAI | None = None
-    """None: the stand-in."""
+    """None: the simulator is used."""
     webhooks: bool = False
-    """Whether outgoing webhooks are delivered. A process more, so only where it is wanted."""
+    """Whether outgoing webhooks are delivered, by one more process."""
 
 
 @dataclass(slots=True)
 class System:
-    """What runs, and where it answers."""
+    """A running system and its addresses."""
 
     url: str
     bootstrap: str
@@ -83,7 +84,7 @@ class System:
     supervisor: Supervisor
     started_in_s: float
     broker_pid: int | None = None
-    """Of a node of our own, for measurements and tests."""
+    """The pid of a node started here, for measurements and tests."""
     broker_restarts: int = 0
 
     @property
@@ -93,7 +94,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Ports and secrets, drawn before anything starts: a child that is started again comes back at the same place."""
+    """Ports and secrets, chosen before any child starts, so that a restarted child keeps them."""
 
     serve: int
     simulator: int
@@ -108,11 +109,12 @@ class _Places:
 async def running_system(
     shape: Shape, tell: Tell, on_kill: Callable[[Callable[[], None]], None]
 ) -> AsyncIterator[System]:
-    """Start everything, give it, end everything. `on_kill` is handed what ends it at once, for a second Ctrl-C.
+    """Start everything, yield it, stop everything. `on_kill` receives the function that kills everything at once, for a
+    second Ctrl-C.
 
-    :raises BrokerError: no broker can be had; says what was tried and what to install.
-    :raises StartError: a process did not come up; shows its last words.
-    :raises ConfigurationError: a topic or a setting is not as it must be.
+    :raises BrokerError: no broker is available; says what was tried and what to install.
+    :raises StartError: a process did not start; shows the end of its log.
+    :raises ConfigurationError: a topic or a setting is wrong.
     """
     began_s = monotonic_s()
     ports = Ports()
@@ -155,7 +157,7 @@ async def running_system(
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
         if own_prefix is not None and kafka is not None:
-            with suppress(Exception):  # the broker may be gone: then so are its topics
+            with suppress(Exception):  # the broker may have ended, and its topics with it
                 await delete_topics(own_prefix)
         await asyncio.to_thread(stack.close)
         ports.release()
@@ -164,12 +166,12 @@ async def running_system(
 def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
     """The provider that the environment names.
 
-    :raises ConfigurationError: there is no key, and nothing says that none is needed.
+    :raises ConfigurationError: there is neither a key nor BACKSTOP_OPENAI_KEYLESS.
     """
     key = secret_of(environment, "OPENAI_API_KEY")
     if not key and not environment.get("BACKSTOP_OPENAI_KEYLESS"):
         raise ConfigurationError(
-            "the real OpenAI was asked for: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for no key"
+            "the real OpenAI needs a key: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server without keys"
         )
     webhooks = secret_of(environment, "BACKSTOP_WEBHOOK_SECRETS") or secret_of(environment, "OPENAI_WEBHOOK_SECRET")
     base_url = environment.get("BACKSTOP_OPENAI_BASE_URL") or environment.get("OPENAI_BASE_URL")
@@ -177,7 +179,9 @@ def real_openai(environment: Mapping[str, str]) -> RealOpenAI:
 
 
 async def _enter(stack: ExitStack, context: AbstractContextManager[broker.Owned]) -> broker.Owned:
-    """Enter a blocking context in a thread. Cancelled meanwhile, wait for it: else what it starts would be left behind."""
+    """Enter a blocking context in a thread. A cancelled call still waits for it, so that a started broker is
+    stopped.
+    """
     entering = asyncio.create_task(asyncio.to_thread(stack.enter_context, context))
     try:
         return await asyncio.shield(entering)
@@ -194,9 +198,10 @@ def _broker(shape: Shape) -> AbstractContextManager[broker.Owned]:
 
 
 def _runtime_settings(shape: Shape, kafka: broker.Owned) -> tuple[RuntimeSettings, bool]:
-    """The settings that all parts share; and whether the topics are to go when we go.
+    """The settings that all parts share, and whether to delete the topics at the end.
 
-    On a broker of our own, topics go with it. On somebody else's, what is not to be kept gets a prefix of its own.
+    A broker started here takes its topics with it. On a given broker, topics that are not kept get a prefix of their
+    own.
     """
     ours = kafka.node is not None or kafka.container is not None
     chosen = shape.settings.get("BACKSTOP_TOPIC_PREFIX") or shape.environment.get("BACKSTOP_TOPIC_PREFIX")
@@ -252,7 +257,7 @@ def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dic
     base_url = shape.openai.base_url if shape.openai else f"http://{HOST}:{places.simulator}/v1"
     if base_url:
         provider |= {"OPENAI_BASE_URL": base_url, "BACKSTOP_OPENAI_BASE_URL": base_url}
-    # What we give by value must not come by a file as well.
+    # These are set by value below, and must not be set by file as well.
     given = {
         "OPENAI_API_KEY_FILE",
         "BACKSTOP_OPENAI_API_KEY_FILE",
@@ -285,21 +290,21 @@ def _names_bucket(shape: Shape) -> bool:
 
 
 def asked_directly(environment: Mapping[str, str]) -> dict[str, str]:
-    """What runs on this machine is asked directly, whatever proxy the environment names for the rest."""
+    """Variables that make requests to this machine bypass the environment's proxy."""
     others = environment.get("no_proxy") or environment.get("NO_PROXY", "")
     direct = ",".join(part for part in (others, HOST, "localhost") if part)
     return {"NO_PROXY": direct, "no_proxy": direct}
 
 
 def _development(shape: Shape) -> dict[str, str]:
-    """Nobody needs a key here, unless keys were named."""
+    """Development mode, in which callers need no key, unless the environment or the settings name a keys file."""
     named = shape.settings.get("BACKSTOP_KEYS_FILE") or shape.environment.get("BACKSTOP_KEYS_FILE")
     return {"BACKSTOP_DEVELOPMENT": "false" if named else "true"}
 
 
 def _webhooks(shape: Shape, bootstrap: str) -> dict[str, str]:
-    """What both the receiver and the sender need. A key that is drawn stays with the data that it belongs to."""
-    # What is tried out runs beside us; with somebody else's broker that is refused.
+    """Settings of the receiver and the sender. A generated key is kept in the folder of the data that it signs."""
+    # Endpoints under test run on this machine. With a broker elsewhere, loopback addresses stay refused.
     settings = {"BACKSTOP_OUTGOING_LOOPBACK": "true"} if is_here(bootstrap) else {}
     if not secret_of(shape.environment, "BACKSTOP_OUTGOING_KEYS"):
         kept = shape.folder / "outgoing.key"
@@ -350,12 +355,12 @@ def _answers(url: str) -> Ready:
 
 
 async def _keep_broker(node: broker.Broker, system: System, tell: Tell) -> None:
-    """Start the broker again, on its ports and data, when it dies."""
+    """Restart the broker on its ports and data whenever it ends."""
     while True:
         await asyncio.sleep(BROKER_POLL_S)
         if node.running:
             continue
-        tell(f"the broker ended; starting it again (see {node.log})")
+        tell(f"the broker ended; restarting it (see {node.log})")
         try:
             await asyncio.to_thread(node.start)
         except broker.BrokerError as error:
@@ -372,5 +377,5 @@ def _kill(supervisor: Supervisor | None, node: broker.Broker | None) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove what a system wrote. Nothing of it runs any more."""
+    """Remove the files of a system whose processes have all ended."""
     shutil.rmtree(folder, ignore_errors=True)

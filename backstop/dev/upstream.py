@@ -1,6 +1,6 @@
-"""The two ends of Backstop on Kafka, as other services see them: write `requests`, read `results`.
+"""Backstop's two ends on Kafka as other services use them: write `requests`, read `results`.
 
-Used by the command line and by load tests. Services need none of this: see `examples/kafka_upstream.py`.
+For the command line and load tests. Services don't need this module: see `examples/kafka_upstream.py`.
 """
 
 import asyncio
@@ -22,7 +22,9 @@ log = get_logger("backstop.dev.upstream")
 
 POLL_MS = 200
 FETCH_WAIT_MS = 10
-"""aiokafka asks for a partition again only when the fetch that is under way for the others has ended: this is added to a result."""
+"""The longest wait of a fetch. aiokafka asks for a partition again only after the fetch of the others has ended, so a
+result may be late by this much.
+"""
 
 RESULTS_BATCH_MAX = 500
 
@@ -48,9 +50,11 @@ class RequestWriter:
             self._producer = None
 
     async def send(self, request: Submit | Cancel) -> None:
-        """:raises BrokerUnavailableError: not acknowledged; it may still have landed, and may be sent again."""
+        """:raises BrokerUnavailableError: not acknowledged. The record may be in the log; sending it again is safe."""
         assert self._producer is not None, "start it first"
-        assert request.job_id is not None, "a request on Kafka needs its job id: nothing answers to tell it"
+        assert request.job_id is not None, (
+            "a request on Kafka needs its job id: there is no answer that could return one"
+        )
         value = canonical(request.model_dump(mode="json", exclude_none=True))
         try:
             await self._producer.send_and_wait(self._topic, value=value, key=request.job_id.encode())
@@ -59,7 +63,9 @@ class RequestWriter:
 
 
 class ResultReader:
-    """Reads `results` as a `read_committed` consumer that belongs to no group: from where it stands at `start`."""
+    """Reads `results` as a `read_committed` consumer without a group, from the ends of the partitions, or from the
+    beginning.
+    """
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
@@ -89,7 +95,9 @@ class ResultReader:
             self._consumer = None
 
     async def read(self) -> AsyncIterator[JobResult]:
-        """Results as they come, without end. Tombstones are skipped, and with a warning what is no result. Cancel to stop."""
+        """Results as they arrive, without end; cancel to stop. Tombstones are skipped; an unreadable record is skipped
+        with a warning.
+        """
         assert self._consumer is not None, "start it first"
         while True:
             try:

@@ -1,1 +1,1 @@
-"""The web page at `/ui`. Its files hold no data: what it shows it reads from the public API, with the key of whoever looks."""
+"""The web page at `/ui`. Its files hold no data: the page reads all data from the public API with the user's key."""

@@ -1,4 +1,4 @@
-"""The page's files over HTTP: read once at start, from a fixed list, with headers that let nothing else run beside them."""
+"""Serves the page's files, read once at start, with a security policy that allows no other script."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ KINDS: Final = {
 
 POLICY: Final = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
-    # No text can become markup or code, whatever the page's own code does with it.
+    # Text can't become markup or code, even by a bug of the page.
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS: Final = {
@@ -27,7 +27,7 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Asked for each time, and answered 304: a new release is a new page at once.
+    # The browser asks each time and gets a 304, so a new release is shown at once.
     "Cache-Control": "no-cache",
 }
 

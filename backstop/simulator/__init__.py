@@ -1,4 +1,4 @@
-"""A stand-in for OpenAI: the wire format of its background responses and webhooks, faults on demand, true ledgers.
+"""A simulator of OpenAI: the wire format of background responses and webhooks, faults on demand, and ledgers.
 
-It imports nothing of Backstop's. A witness that shares code with the accused proves nothing.
+It imports nothing of Backstop: a witness that shares code with the system under test would share its bugs.
 """

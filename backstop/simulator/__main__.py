@@ -24,13 +24,13 @@ SHUTDOWN_S = 1.0
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="simulator", description="A stand-in for OpenAI's background responses.")
+    parser = argparse.ArgumentParser(prog="simulator", description="A simulator of OpenAI's background responses.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container")
-    parser.add_argument("--port", type=int, default=0, help="0 = a free one")
+    parser.add_argument("--port", type=int, default=0, help="0 = a free port")
     parser.add_argument(
         "--control-port", type=int, help="also listen here, and stay there while connections are refused"
     )
-    parser.add_argument("--port-file", type=Path, help="gets the port once the server listens")
+    parser.add_argument("--port-file", type=Path, help="file to write the port to, once the server listens")
     parser.add_argument("--profile", default="calm", help="a preset, a JSON file, or JSON text")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--api-key", action="append", help="repeatable; each is a project; or SIMULATOR_API_KEYS")
@@ -43,7 +43,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where to listen, and which file gets the port."""
+    """The addresses to listen on, and the file to write the port to."""
 
     host: str
     port: int
@@ -62,9 +62,12 @@ def _from_environment(name: str) -> list[str]:
 
 
 def read_config(argv: list[str]) -> tuple[SimulatorConfig, _Places]:
-    """Configuration and addresses from the command line; ConfigError says what is wrong."""
+    """Configuration and addresses from the command line.
+
+    :raises ConfigError: says what is wrong.
+    """
     given = _arguments(argv)
-    # Whoever lists processes sees a command line; so secrets may come by the environment instead.
+    # A command line is visible in the list of processes, so secrets may come from the environment instead.
     given.api_key = given.api_key or _from_environment("SIMULATOR_API_KEYS")
     given.webhook_secret = given.webhook_secret or _from_environment("SIMULATOR_WEBHOOK_SECRETS")
     if len(given.webhook_url) != len(given.webhook_secret):
@@ -112,14 +115,14 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; 2 if a setting is wrong."""
+    """Serve until SIGTERM or SIGINT. Exit code 2: a setting is wrong."""
     os.umask(0o077)  # ledgers hold prompts
     try:
         config, places = read_config(sys.argv[1:])
     except ConfigError as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 2
-    # What the imports made lives as long as we do: no collection need look through it again.
+    # Objects made by imports live as long as the process: keep them out of garbage collection.
     gc.collect()
     gc.freeze()
     uvloop.run(_run(config, places))

@@ -22,7 +22,7 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, headers and body to send, unless `sabotage` names what happens to it on the way."""
+    """Status, headers and body to send. `sabotage` names a fault on the way, if any."""
 
     status: int
     body: bytes
@@ -67,22 +67,22 @@ def wrong_key() -> Answer:
 
 
 def not_found(response_id: str, *, bare: bool = False) -> Answer:
-    """404 for a response that is not (or no longer, or not yet) there."""
+    """404 for a response that does not exist, or no longer, or not yet."""
     return error(404, f"Response with id '{response_id}' not found.", bare=bare)
 
 
 def html(status: int, page: bytes = EDGE_PAGE, headers: Mapping[str, str] | None = None) -> Answer:
-    """A page of the edge instead of an answer of the API."""
+    """An HTML page of the edge instead of an answer of the API."""
     return Answer(status, page, HTML, headers or {})
 
 
 def gateway(status: int) -> Answer:
-    """A page of a gateway that lost its server on the way: nobody knows what the server has done."""
+    """A page of a gateway that lost its server during the call: the outcome is unknown."""
     return html(status, _GATEWAY_PAGE % (_NAMES[status], _NAMES[status]))
 
 
 def failure(status: int) -> Answer:
-    """A 408, 409 or 5xx that does not say whether anything was done."""
+    """A 408, 409 or 5xx that leaves the outcome unknown."""
     match status:
         case 408:
             return error(408, "Request timeout.", "timeout_error")

@@ -21,11 +21,11 @@ SIMULATOR: Final = web.AppKey("simulator", Simulator)
 
 
 def build_app(config: SimulatorConfig) -> web.Application:
-    """The aiohttp application of one simulator. It starts and stops with the runner that serves it."""
+    """The aiohttp application of one simulator. It starts and stops with its runner."""
     simulator = Simulator(config)
     app = web.Application(client_max_size=REQUEST_BYTES_MAX)
     app[SIMULATOR] = simulator
-    # Ids are opaque: the pattern that aiohttp takes by default knows no braces.
+    # Ids are opaque, and aiohttp's default pattern allows no braces.
     one = "/v1/responses/{response_id:[^/]+}"
     _add(app, simulator, "POST", "/v1/responses", "create", create)
     _add(app, simulator, "GET", one, "poll", poll)
@@ -58,5 +58,5 @@ def _add(app: web.Application, simulator: Simulator, method: str, path: str, op:
         return await serve(simulator, op, request, handle, stream)
 
     serving: Callable[[web.Request], Awaitable[web.StreamResponse]] = answer
-    # No HEAD beside GET: OpenAI has none.
+    # No HEAD for each GET: OpenAI has none.
     app.router.add_route(method, path, serving)

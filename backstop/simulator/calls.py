@@ -1,4 +1,4 @@
-"""One call of `/v1`, from the key to the ledger: what every endpoint has in common."""
+"""One call of `/v1`, from the key to the ledger: the steps that all endpoints share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Op = Literal["create", "poll", "stream", "cancel", "delete", "items"]
 
 @dataclass(slots=True)
 class Call:
-    """What is known of a call so far; the ledger's line is made of it."""
+    """The data of a call so far, for the ledger's line."""
 
     op: Op
     request: web.Request
@@ -69,7 +69,7 @@ async def serve(
 
 
 def strike(simulator: Simulator, call: Call, fault: Fault | None) -> Fault | None:
-    """Note that `fault` strikes this call."""
+    """Record that `fault` strikes this call."""
     if fault is not None:
         call.fault = fault.name
         simulator.struck[fault.name] += 1
@@ -102,7 +102,7 @@ def _refused_at_the_door(simulator: Simulator, call: Call) -> Answer | None:
 
 
 def _model(simulator: Simulator, call: Call) -> str | None:
-    """The model a call is about, read from the body or the path where the call went no further."""
+    """The model of a call; read from the body or the path where the call was not handled."""
     if call.model is not None:
         return call.model
     if call.op != "create":

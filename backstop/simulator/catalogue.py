@@ -1,7 +1,7 @@
-"""Every fault the simulator knows, by name, and how a fault is written down.
+"""All faults of the simulator by name, and the syntax to ask for one.
 
-The part of a name before the first `_` is the place where the fault strikes. At create, run, look, stream and cancel at most
-one strikes at a time; faults of a hook are independent of each other.
+The part of a name before the first `_` is the place where the fault strikes. At create, run, poll, stream and cancel at
+most one fault strikes at a time; faults of a webhook are independent of each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from backstop.simulator.replies import QUOTA_CODES, parse_code, parse_reply
 
 Place = Literal["create", "run", "poll", "stream", "cancel", "webhook", "platform"]
 
-# What can happen to an answer, whatever the call was. At a create and a cancel each has two sides: done, or not done.
+# Faults of an answer, for any call. At a create and a cancel each exists twice: the call was carried out, or not.
 KINDS: Final = (
     *("close", "reset", "stall", "drip", "cut", "slow", "not_http"),
     *("html_200", "empty_object", "broken_json", "null", "list", "no_content"),
@@ -44,7 +44,7 @@ _STREAM: Final = (
     *("400", "404", "429", "500", "html_200"),
 )
 _CANCEL: Final = ("400", "404", "409", "429", "runs_on", "then_completed", "answer")
-# Sent beside the true hook: what does not authenticate, and what does but is odd.
+# Sent beside the genuine webhook: forgeries do not authenticate, oddities do.
 FORGERIES: Final = (
     *("forged_secret", "forged_empty_key", "forged_body", "forged_old", "forged_future", "forged_unsigned"),
 )
@@ -65,7 +65,10 @@ FAULTS: Final[dict[str, Place]] = {
 
 
 def place_of(name: str) -> Place:
-    """The place of a fault; ConfigError with the nearest names if there is none such."""
+    """The place of a fault.
+
+    :raises ConfigError: there is no such fault; names similar ones.
+    """
     place = FAULTS.get(name)
     if place is None:
         near = difflib.get_close_matches(name, FAULTS, n=3)
@@ -75,7 +78,7 @@ def place_of(name: str) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault about to strike; `arg` as it was written, read by whoever performs it."""
+    """A fault about to strike. `arg` is the text as written; the code that performs the fault parses it."""
 
     name: str
     arg: str | None = None
@@ -115,7 +118,10 @@ _CODE_ARGS: Final = frozenset(
 
 
 def make_fault(name: str, arg: str | None) -> Fault:
-    """A checked fault: ConfigError on an unknown name or an argument that is not the number it must be."""
+    """A checked fault.
+
+    :raises ConfigError: the name is unknown, or the argument is not a valid number.
+    """
     place_of(name)
     if arg is not None and name in _NUMERIC_ARGS:
         try:

@@ -1,7 +1,7 @@
-"""Seeded draws and aimed faults: what strikes this call.
+"""Decides which fault strikes a call, by seeded draws and by aims.
 
-A draw depends on the seed and on what it is for (job, attempt, how often), never on the order of arrival, so that a run
-under load repeats.
+A draw depends on the seed and its purpose (job, attempt, number of the call), never on the order of arrival, so a run
+under load is repeatable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from backstop.simulator.errors import ConfigError
 
 _NORMAL: Final = NormalDist()
 AIMS_MAX: Final = 10_000
-# Asked for by name, once a response: when it is accepted, at the first look after one that showed it running or ended.
+# Drawn by name, once per response: at acceptance, or at the first poll after one that showed it as running or ended.
 APART: Final = frozenset({"poll_404_at_first", "poll_404_passing", "poll_regress"})
 
 
@@ -49,7 +49,7 @@ class Chance:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a call is about, as far as the metadata and the path say."""
+    """The subject of a call, as far as its metadata and path say."""
 
     job: str | None = None
     attempt: str | None = None
@@ -105,7 +105,7 @@ class Aim:
 
 @dataclass(slots=True)
 class _Aims:
-    """The aims of one place; those at a job are found without a walk through the others."""
+    """The aims of one place, indexed by job."""
 
     general: list[Aim] = field(default_factory=list)
     by_job: dict[str, list[Aim]] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class Faults:
         aimed = self._aims[place].strike(None, target)
         if aimed is not None:
             return aimed
-        # Unless told otherwise a create is struck on each call, a look, a stream and a cancel on the first.
+        # By default a fault strikes each call of a create, but only the first poll, stream or cancel.
         default_times = 1 if place in ("poll", "stream", "cancel") else 0
         for directive in directives:
             times = default_times if directive.times is None else directive.times
@@ -173,7 +173,7 @@ class Faults:
         return self._faults[place][index] if index < len(sums) else None
 
     def named(self, name: str, target: Target, key: str, directives: Iterable[Directive]) -> Fault | None:
-        """The fault `name` if it strikes, whatever else does: for faults that are independent of each other."""
+        """The fault `name` if it strikes. For faults that are independent of each other."""
         aimed = self._aims[FAULTS[name]].strike(name, target)
         if aimed is not None:
             return aimed

@@ -33,9 +33,9 @@ class Clock:
 
 
 class Timers:
-    """Callbacks at real times, in order of time. Thousands of open responses cost one timer of the loop.
+    """Callbacks at real times, in order of time, with one timer of the event loop for thousands of open responses.
 
-    An entry cannot be withdrawn: the callback must itself see that it came too late.
+    An entry can't be withdrawn: the callback must itself detect that it is obsolete.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -59,7 +59,7 @@ class Timers:
             self._arm()
 
     def close(self) -> None:
-        """Forget all timers; later ones are not taken."""
+        """Drop all timers; later calls of `after` do nothing."""
         self._closed = True
         self._heap.clear()
         if self._armed is not None:
@@ -82,7 +82,7 @@ class Timers:
             try:
                 callback(*args)
             except Exception:
-                # One broken callback must not stop the time of all others.
+                # A callback that fails must not stop the others.
                 _log.exception("a timer's callback failed")
         if self._heap and not self._closed:
             self._arm()

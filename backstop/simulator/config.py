@@ -1,4 +1,4 @@
-"""What can be set: a profile (what the provider is like), and how one server is started.
+"""The configuration: a profile (the provider's behaviour), and the start of one server.
 
 Names ending in `_s` are simulated seconds, divided by the time scale; `_real_s` and limits per minute are real time.
 """
@@ -47,7 +47,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """How one model runs, and its limits; 0 = no limit."""
+    """The run times of one model, and its limits; 0 = no limit."""
 
     queue: Distribution = Distribution("lognormal", median_s=1.0, sigma=0.5)
     run: Distribution = Distribution("lognormal", median_s=20.0, sigma=0.8)
@@ -75,7 +75,7 @@ class ModelProfile:
 
 @dataclass(frozen=True, slots=True)
 class WebhookProfile:
-    """How hooks are delivered. The default schedule and timeout are those Standard Webhooks recommends."""
+    """How webhooks are delivered. The defaults of schedule and timeout are Standard Webhooks' recommendations."""
 
     schedule_s: tuple[float, ...] = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
     timeout_real_s: float = 15.0
@@ -104,7 +104,7 @@ OutageMode = Literal["503", "500", "html", "reset", "stall", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that befalls the platform, `at_s` after the start."""
+    """An event of the whole platform, `at_s` after the start."""
 
     do: Literal["outage", "wave", "restart", "incident"]
     at_s: float = 0.0
@@ -140,7 +140,7 @@ RetryAfter = Literal["seconds", "fraction", "ms", "date", "none", "any"]
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the provider is like. `docs/simulator.md` describes each field."""
+    """The provider's behaviour. `docs/simulator.md` describes each field."""
 
     rates: Mapping[str, float] = field(default_factory=dict)
     models: Mapping[str, ModelProfile] = field(default_factory=dict)
@@ -201,7 +201,7 @@ _DEFAULT_MODEL = ModelProfile()
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where hooks go. Each hook carries one signature for each secret (two while a secret is rotated)."""
+    """The address of webhooks. Each webhook has a signature for each secret (two during a rotation)."""
 
     url: str
     secrets: tuple[str, ...]

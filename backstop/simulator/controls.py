@@ -1,4 +1,4 @@
-"""`/sim`: what tests and people use to steer the server and to read what really happened. It needs no key."""
+"""`/sim`: controls for tests and users, and the ledgers. Needs no key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the parts of one server together. It is known by the routes and knows nothing of HTTP."""
+"""Composes the parts of one server. The routes use it; it has no HTTP code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from backstop.simulator.wire import Wire
 
 
 class Simulator:
-    """All state of one server. Nothing in it outlives the process but the files of the ledgers."""
+    """All state of one server. Only the ledgers' files outlive the process."""
 
     def __init__(self, config: SimulatorConfig) -> None:
         profile = config.profile
@@ -60,18 +60,18 @@ class Simulator:
         self.platform.follow(self.profile)
 
     def begin_close(self) -> None:
-        """Let go of every connection that is being held back."""
+        """Release every held connection."""
         self.wire.closing.set()
 
     async def close(self) -> None:
-        """Stop time and deliveries, close the ledgers."""
+        """Stop timers and deliveries, and close the ledgers."""
         self.begin_close()
         self.timers.close()
         await self.deliverer.close()
         self.ledgers.close()
 
     def change_profile(self, changes: Mapping[str, Any]) -> None:
-        """Merge `changes` into the profile in force; ConfigError leaves it as it was."""
+        """Merge `changes` into the profile in force. After a ConfigError it is unchanged."""
         profile = merge_profile(self.profile, changes)
         calendar_changed = profile.events != self.profile.events
         self.profile = profile
@@ -85,12 +85,12 @@ class Simulator:
             self.platform.follow(profile)
 
     def use_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
-        """Send hooks to these from now on."""
+        """Send webhooks to these endpoints from now on."""
         self.endpoints = endpoints
         self.deliverer.use(endpoints)
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start, and what is held now."""
+        """Counters since the start, and the number of objects held now."""
         return {
             "uptime_ms": self.clock.wall_ms() - self._started_ms,
             "time_scale": self.clock.scale,

@@ -1,4 +1,6 @@
-"""Delivers webhooks: a bounded number at a time over one pooled client, tried again on the schedule, and recorded."""
+"""Delivers webhooks over one pooled client: limited concurrency, retries by the schedule, a ledger line for
+each try.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ class Webhook:
     names: Mapping[str, str | None]
     variant: str | None = None
     authentic: bool = True
-    # For forgeries: what is sent in place of what was signed, another key, a shifted stamp, no signature.
+    # For forgeries: another body than the signed one, another key, a shifted timestamp, no signature.
     sent_body: bytes | None = None
     key: bytes | None = None
     shift_s: int = 0
@@ -43,7 +45,7 @@ class Webhook:
 
 @dataclass(slots=True)
 class Target:
-    """An endpoint, and whether it is still delivered to."""
+    """An endpoint, and whether it is still enabled."""
 
     endpoint: Endpoint
     keys: tuple[bytes, ...]
@@ -53,7 +55,7 @@ class Target:
 
 @dataclass(slots=True)
 class Delivery:
-    """One hook on its way to one endpoint."""
+    """One webhook on its way to one endpoint."""
 
     webhook: Webhook
     target: Target
@@ -70,12 +72,12 @@ class DeliveryCounts:
     outcomes: dict[str, int] = field(default_factory=dict)
 
     def count(self, outcome: str) -> None:
-        """One more of `outcome`."""
+        """Count one more `outcome`."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
 class Deliverer:
-    """Sends hooks. `pending` counts deliveries that are under way or wait for their next try."""
+    """Sends webhooks. `pending` counts deliveries that are under way or wait for their next try."""
 
     def __init__(self, profile: WebhookProfile, clock: Clock, timers: Timers, ledger: Ledger) -> None:
         self.profile = profile
@@ -90,7 +92,7 @@ class Deliverer:
         self._session: aiohttp.ClientSession | None = None
 
     def use(self, endpoints: tuple[Endpoint, ...]) -> None:
-        """Deliver to these from now on; what is under way goes where it was going."""
+        """Deliver to these endpoints from now on; deliveries under way keep their endpoint."""
         self.targets = [Target(endpoint, endpoint.keys) for endpoint in endpoints]
 
     def start(self) -> None:
@@ -100,7 +102,7 @@ class Deliverer:
         self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     async def close(self) -> None:
-        """Drop what is under way and close the client."""
+        """Drop the deliveries under way, and close the client."""
         self._ready.clear()
         for task in list(self._tasks):
             task.cancel()
@@ -109,7 +111,7 @@ class Deliverer:
             await self._session.close()
 
     def send(self, webhook: Webhook, webhook_id: str, target: Target, first_try: asyncio.Event | None = None) -> None:
-        """Deliver `webhook` to `target`, with retries; over the limit of pending ones it is dropped and recorded."""
+        """Deliver `webhook` to `target`, with retries. Above the limit of pending ones it is dropped and recorded."""
         delivery = Delivery(webhook, target, webhook_id, self._clock.wall_ms() // 1000, first_try=first_try)
         if self.pending >= self.profile.pending_max:
             self._record(delivery, "dropped", None, 0)
@@ -120,7 +122,7 @@ class Deliverer:
         self._timers.after(self._clock.real_s(self.profile.schedule_s[0]), self._enqueue, delivery)
 
     def record_lost(self, webhook: Webhook, webhook_id: str, target: Target) -> None:
-        """Note a hook that is never sent."""
+        """Record a webhook that is never sent."""
         self._record(Delivery(webhook, target, webhook_id, 0), "lost", None, 0)
 
     def _enqueue(self, delivery: Delivery) -> None:
@@ -136,8 +138,8 @@ class Deliverer:
             try:
                 await self._try(delivery)
             except Exception:
-                # One odd delivery must not end those behind it.
-                _log.exception("a delivery failed in an unforeseen way")
+                # One failed delivery must not stop the following ones.
+                _log.exception("a delivery failed with an unexpected error")
                 self._record(delivery, "error", None, 0)
                 self.pending -= 1
             finally:
@@ -181,7 +183,7 @@ class Deliverer:
             async with self._session.post(
                 delivery.target.endpoint.url, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:
-                # What it says does not matter; reading a little keeps the connection usable.
+                # The body is not used; reading some of it keeps the connection usable.
                 with contextlib.suppress(aiohttp.ClientError):
                     await answer.content.read(65_536)
                 done = answer.status == 200 if self.profile.ok == "200" else 200 <= answer.status < 300
@@ -197,7 +199,7 @@ class Deliverer:
         too_many = profile.disable_after_failures and target.failures >= profile.disable_after_failures
         if (status == 410 and profile.disable_on_410) or too_many:
             target.disabled = True
-        # Nobody asks for the retries of a forgery: what is refused once is refused always.
+        # A forgery is not retried: the receiver refuses it each time.
         if delivery.attempt >= len(profile.schedule_s) or not delivery.webhook.authentic:
             if delivery.webhook.authentic:
                 self._record(delivery, "gave_up", None, 0)

@@ -1,4 +1,4 @@
-"""The one error that configuration, directives and controls raise."""
+"""The error of configuration, directives and controls."""
 
 from __future__ import annotations
 

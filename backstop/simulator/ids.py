@@ -1,5 +1,5 @@
-"""Identifiers in the forms seen. They come from the system's generator and not from the seed: two servers started with
-one seed must not give two responses one id.
+"""Identifiers in the forms seen at providers. They are random and independent of the seed: two servers with one seed
+must not give the same id to two responses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ USABLE_ID_FORMS: Final[tuple[UsableIdForm, ...]] = get_args(UsableIdForm)
 ANY_ID_FORMS: Final[tuple[AnyIdForm, ...]] = get_args(AnyIdForm)
 GATEWAY_BYTES: Final = 334  # 453 characters with `resp_`, the last two of them `==`
 PRINTABLE_CHARS_MAX: Final = 1024
-# What a path, a query or a form would take for its own.
+# Characters with a meaning in paths, queries or forms.
 AWKWARD: Final = "/?#%=+:@&;,'\"<>{}[]|\\^`~$!*()."
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -23,9 +23,9 @@ _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 def response_id(form: IdForm = "hex") -> str:
     """An id in one of the forms that servers use.
 
-    `hex`: `resp_` and 48 hex digits, OpenAI's. `short`: `resp_` and base64 with its padding. `gateway`: 453 characters that
-    end in `==`, as a gateway encodes its routing. `printable`: up to 1,024 printable ASCII characters. What nobody need take for
-    an id: `too_long`: 1,100 characters. `not_ascii`: letters of other alphabets.
+    `hex`: `resp_` and 48 hex digits, OpenAI's. `short`: `resp_` and base64 with its padding. `gateway`: 453 characters
+    that end in `==`, as a gateway encodes its routing. `printable`: up to 1,024 printable ASCII characters. Forms that
+    a client may refuse: `too_long`: 1,100 characters; `not_ascii`: letters of other alphabets.
     """
     match form:
         case "hex":

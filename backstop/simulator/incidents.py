@@ -1,6 +1,7 @@
-"""What the provider does for a while: all creates (or other calls) are answered alike, and runs that end meanwhile fail.
+"""Incidents: for a while all creates (or other calls) get the same answer, and runs that end meanwhile fail.
 
-Several incidents may be in force at once, each for a lane (account and model) or for all; the oldest one that strikes decides.
+Several incidents may be in force at once, each for a lane (account and model) or for all. The oldest one that strikes
+decides.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _SHOWN: Final = ("answer", "calls", "model", "project", "message", "share", "run
 
 
 class Doorkeeper(Protocol):
-    """Opens and shuts the listening socket."""
+    """Opens and closes the listening socket."""
 
     def want(self, *, is_open: bool) -> None:
-        """Be open or shut soon."""
+        """Open or close the socket soon."""
 
 
 @dataclass(slots=True)
@@ -45,12 +46,12 @@ class Incident:
     runs_struck: int = 0
 
     def concerns(self, project: int, model: str | None) -> bool:
-        """Whether it is about this lane."""
+        """Whether the incident covers this lane."""
         return self.event.project in (None, project) and self.event.model in (None, model)
 
 
 class Incidents:
-    """All incidents in force. `door` is there where the server has one; without it a refused connection is a reset one."""
+    """All incidents in force. Without a `door` (listening socket) a connection is reset instead of refused."""
 
     def __init__(self, chance: Chance, clock: Clock, timers: Timers, limits: Limits) -> None:
         self.door: Doorkeeper | None = None
@@ -64,11 +65,11 @@ class Incidents:
 
     @property
     def need_model(self) -> bool:
-        """Whether the model of a call decides what befalls it."""
+        """Whether an incident in force depends on a call's model."""
         return any(each.event.model is not None for each in self._all)
 
     def begin(self, event: Event) -> int:
-        """Begin an incident: for its time, or until it is ended. Its id."""
+        """Begin an incident, for its duration or until it is ended; returns its id."""
         if len(self._all) >= INCIDENTS_MAX:
             raise ConfigError(f"more than {INCIDENTS_MAX} incidents are in force; DELETE /sim/incident ends them")
         real_s = self._clock.real_s(event.for_s) if event.for_s else math.inf
@@ -85,7 +86,7 @@ class Incidents:
         self._tell_door()
 
     def answer(self, op: str, project: int, model: str | None) -> Answer | None:
-        """What an incident answers to this call, if one strikes it."""
+        """The answer of the incident that strikes this call, if any."""
         for each in self._all:
             event = each.event
             if (
@@ -101,7 +102,7 @@ class Incidents:
         return None
 
     def fate(self, stored: Stored) -> Fate | None:
-        """What an incident makes of a run that ends now."""
+        """The end that an incident gives to a run that ends now, if any."""
         for each in self._all:
             event = each.event
             if event.runs == "on" or not each.concerns(stored.request.project, stored.request.model):
@@ -129,7 +130,7 @@ class Incidents:
     def _answer(self, event: Event) -> Answer:
         match event.answer:
             case "refused":
-                # Of a connection that was open before: it breaks as those of a host that goes down.
+                # The connection was open before the incident: reset it, as on a host that goes down.
                 return Answer(500, b"", HTML, sabotage="reset")
             case "reset" | "close" | "stall":
                 return Answer(500, b"", HTML, sabotage=event.answer)

@@ -1,4 +1,4 @@
-"""How many creates came in each minute of each lane (account and model): what an outage must not multiply."""
+"""Counts creates by minute and lane (account and model). An outage must not multiply them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _Lane = tuple[int, str | None]
 
 
 class Lanes:
-    """Creates and acceptances by minute of the wall clock. The oldest minutes are forgotten beyond the limit."""
+    """Creates and acceptances by minute of the wall clock. Beyond the limit the oldest minutes are dropped."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._counts: dict[tuple[int, _Lane], list[int]] = {}
 
     def count(self, project: int, model: str | None, *, accepted: bool) -> None:
-        """One more create of this lane; `project` -1 is a key that nobody knows."""
+        """Count a create of this lane; `project` -1 is an unknown key."""
         at_ms = self._clock.wall_ms() // MINUTE_MS * MINUTE_MS
         counts = self._counts.setdefault((at_ms, (project, model)), [0, 0])
         counts[0] += 1

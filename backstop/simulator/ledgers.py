@@ -1,4 +1,4 @@
-"""What really happened, append-only: the newest lines in memory, all of them in files where a folder is given."""
+"""Append-only ledgers of the server's actions: the newest lines in memory, all lines in files if a folder is given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ledger:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{name}.jsonl"
-            # The file goes on where an earlier process left off, so that `n` has no gap in it either.
+            # Continue an earlier process's file, so that `n` has no gap in it either.
             self.last = _line_count(path)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
@@ -38,7 +38,7 @@ class Ledger:
         return self.last - len(self._lines) + 1
 
     def write(self, **fields: Any) -> None:
-        """Append a line. With a file, it has left this process when the call returns: a SIGKILL does not lose it."""
+        """Append a line. With a file, the line is written when the call returns, and survives a SIGKILL."""
         self.last += 1
         line = orjson.dumps({"n": self.last, "at_ms": self._clock.wall_ms(), **fields}) + b"\n"
         self._lines.append(line)

@@ -1,6 +1,6 @@
 """The states of responses: queued → in_progress → an end; deleted, expired, stuck, forgotten.
 
-The ledger of truth gets a line for each change, before anything of it is visible outside.
+The ledger `truth` gets a line for each change before the change is visible to clients.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FATES: Final[dict[str, Fate]] = {"on": "on", "stuck": "stuck", "fail": _PLATFOR
 
 
 class Responses:
-    """All responses in memory. `runs` says what a platform outage does to runs that end now."""
+    """All responses in memory. `runs` is the effect of a platform outage on runs that end now."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Responses:
         tallies: JobTallies,
     ) -> None:
         self.profile = profile
-        # What an incident makes of a run that ends now; None = nothing.
+        # Returns the end that an incident gives to a run that ends now; None = none.
         self.fate: Callable[[Stored], Fate | None] = lambda _: None
         self.cost: Counter[str] = Counter()
         self._chance = chance
@@ -63,7 +63,7 @@ class Responses:
         return len(self._all)
 
     def accept(self, request: CreateRequest, plan: Plan, key: str, hide_s: float) -> Stored:
-        """Record a new response as queued and set its time going; unseen by looks for `hide_s`."""
+        """Record a new response as queued and start its timers. Polls don't find it for `hide_s`."""
         now_s, now_ms = self._clock.now_s(), self._clock.wall_ms()
         short = not request.store
         retention_s = self.profile.retention_short_s if short else self.profile.retention_s
@@ -107,7 +107,7 @@ class Responses:
         return request.conversation is not None and (request.project, request.conversation) in self._talking
 
     def find(self, response: str, project: int) -> Stored | None:
-        """The response if it is there for this project; one past its retention is forgotten here."""
+        """The project's response, if it exists. A response past its retention is removed here."""
         stored = self._all.get(response)
         if stored is None or stored.request.project != project:
             return None
@@ -117,16 +117,16 @@ class Responses:
         return stored
 
     def by_idempotency_key(self, key: str, project: int) -> Stored | None:
-        """The newest response of this project that was created with this `Idempotency-Key` and is still there."""
+        """The project's newest existing response that was created with this `Idempotency-Key`."""
         response = self._by_idempotency_key.get((project, key))
         return None if response is None else self.find(response, project)
 
     def get(self, response: str) -> Stored | None:
-        """The response whatever its project and age: for the controls."""
+        """The response of any project and age. For the controls."""
         return self._all.get(response)
 
     def end_now(self, stored: Stored, ending: Ending, first_try: asyncio.Event | None = None) -> None:
-        """End an open response at once; `first_try` is set when its hook has been tried."""
+        """End an open response now; `first_try` is set after the first try of its webhook."""
         self._finish(stored, ending, first_try)
 
     def cancel(self, stored: Stored) -> None:
@@ -134,15 +134,15 @@ class Responses:
         self._finish(stored, Ending("cancelled", with_usage=False))
 
     def complete_later(self, stored: Stored, after_s: float) -> None:
-        """Let a cancelled response complete after all, with a hook of its own."""
+        """Complete a cancelled response after all, with another webhook."""
         self._timers.after(self._clock.real_s(after_s), self._resurrect, stored, stored.epoch)
 
     def delete(self, stored: Stored) -> None:
-        """Remove it; if it still ran, it runs no more."""
+        """Remove the response; an open one stops to run."""
         self._remove(stored, "deleted")
 
     def strand_all(self, share: float, purpose: str) -> int:
-        """Leave this share of the open responses stuck for ever, as a restart might; how many those were."""
+        """Make this share of the open responses stuck for ever, as a restart might; returns their number."""
         is_struck = self._chance.unit
         stranded = [each for each in self._all.values() if each.is_open and is_struck(purpose, each.key) < share]
         for stored in stranded:
@@ -188,7 +188,7 @@ class Responses:
         self._ended.append(stored.id)
         if len(self._ended) > self.profile.ended_max:
             self._forget(self._ended.popleft())
-        # A server that knows no background has no webhooks either.
+        # A server without background mode has no webhooks either.
         if stored.request.background and stored.plan.shown.background == "as_asked":
             self._webhooks.announce(stored, first_try)
         stored.wake()
@@ -223,7 +223,7 @@ class Responses:
         self._truth(stored, "stuck")
 
     def _make_room(self) -> None:
-        """Forget ended responses, then open ones, each the oldest first, until the limits hold; never the newest."""
+        """Drop ended responses, then open ones, oldest first, until the limits hold. The newest one always stays."""
         while len(self._all) > self.profile.responses_max or (self._kept_bytes > KEPT_BYTES_MAX and len(self._all) > 1):
             self._forget(self._ended.popleft() if self._ended else next(iter(self._all)))
 
@@ -260,9 +260,9 @@ class Responses:
 
 
 def _cost(stored: Stored) -> Literal["usage", "none", "unknown"]:
-    """What is known of the cost of an ended response: its usage says so, nothing, or that it ran and nobody says."""
+    """What is known of an ended response's cost: its usage, no cost, or a run without usage."""
     assert stored.ending is not None
     if stored.ending.has_usage:
         return "usage"
-    # What was cancelled in its run, or completed without usage, has cost something.
+    # A response that was cancelled during its run, or completed without usage, has cost something.
     return "unknown" if stored.was_running and stored.status in ("cancelled", "completed") else "none"

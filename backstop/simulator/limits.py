@@ -1,6 +1,6 @@
-"""Requests and tokens per minute of each model, the headers that tell of them, and what a refusal says.
+"""Rate limits: requests and tokens per minute of each model, their headers, and the refusals.
 
-Buckets fill in real time, for clients read "per minute" on their own clocks.
+Buckets fill in real time, as clients measure "per minute" by their own clocks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORMS: Final = ("seconds", "fraction", "ms", "date", "none")
 
 @dataclass(slots=True)
 class Bucket:
-    """Fills by `limit` a minute up to what `burst_s` brings; 0 = no limit."""
+    """Fills by `limit` per minute, up to the amount of `burst_s`; 0 = no limit."""
 
     limit: int
     burst_s: float
@@ -32,16 +32,16 @@ class Bucket:
 
     @property
     def capacity(self) -> float:
-        """The most it holds, never under one request."""
+        """The most the bucket holds; at least one request."""
         return max(self.limit * self.burst_s / 60.0, 1.0)
 
     def refill(self, now_s: float) -> None:
-        """Add what came since the last time."""
+        """Add the amount since the last call."""
         self.level = min(self.level + (now_s - self.at_s) * self.limit / 60.0, self.capacity)
         self.at_s = now_s
 
     def wait_s(self, amount: float) -> float:
-        """Seconds until `amount` is there; 0 = now."""
+        """Seconds until the bucket holds `amount`; 0 = now."""
         return max((amount - self.level) * 60.0 / self.limit, 0.0) if self.limit else 0.0
 
     def headers(self, kind: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ class _ModelBuckets:
 
 
 class Limits:
-    """The limits of all models, and refusals with the wait in the form the profile asks for."""
+    """The limits of all models, and refusals with the wait in the profile's form."""
 
     def __init__(self, profile: Profile, clock: Clock, chance: Chance) -> None:
         self.profile = profile
@@ -73,7 +73,7 @@ class Limits:
         self._refusals = 0
 
     def charge(self, model: str, request: CreateRequest | None) -> Answer | None:
-        """Take one request and its tokens from the limits of `model`; the refusal if they do not suffice.
+        """Take one request and its tokens from the limits of `model`; returns the refusal if they do not suffice.
 
         A refused request is charged as a request all the same.
         """
@@ -96,7 +96,9 @@ class Limits:
         return None
 
     def headers(self, model: str) -> dict[str, str]:
-        """The limit headers of an answer about `model`; none where it has no limits or the profile hides them."""
+        """The limit headers of an answer about `model`; none where the model has no limits or the profile hides
+        them.
+        """
         if not self.profile.limit_headers:
             return {}
         buckets = self._of(model)
@@ -116,7 +118,7 @@ class Limits:
             text = "You exceeded your current quota, please check your plan and billing details."
             return error(429, text, "insufficient_quota", code=what[4:])
         if what == "429_too_large":
-            # No wait mends it, so none is named.
+            # Waiting does not help, so no wait is named.
             text = f"Request too large for {model} in organization org-sim on tokens per min (TPM). " + _REDUCE
             return error(429, text, "tokens", code="rate_limit_exceeded", headers=self.headers(model))
         status, kind, code, text = _REFUSALS[what]
@@ -124,7 +126,7 @@ class Limits:
         return error(status, text or self._reached(what, model, wait_s), kind, code=code, headers=headers)
 
     def reply(self, reply: Reply) -> Answer:
-        """The answer for a reply, which names its wait in the form the profile asks for."""
+        """The answer for a reply, with the wait in the profile's form."""
         wait_s = reply.header_wait_s
         return reply.answer({} if wait_s is None else self.retry_after(wait_s))
 

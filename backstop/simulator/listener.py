@@ -1,4 +1,4 @@
-"""The listening socket, which can be taken away for a while: connections are then refused, as of a host that is down."""
+"""The listening socket. It can be closed for a while: connections are then refused, as by a host that is down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BACKLOG: Final = 1024
 
 
 class Ingress:
-    """Listens at one address. While it is shut the address stays taken, so that no one else can listen there."""
+    """Listens at one address. While closed the address stays bound, so that no other program can listen there."""
 
     def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
         self._runner = runner
@@ -26,11 +26,11 @@ class Ingress:
 
     @property
     def port(self) -> int:
-        """The port, also where a free one was asked for."""
+        """The port, also if a free one was requested."""
         return int(self._address[1])
 
     async def open(self) -> None:
-        """Listen; OSError if the address cannot be had."""
+        """Listen; OSError if the address is not available."""
         if self._kept is None:
             self._kept = self._bound()
         self._site = web.SockSite(self._runner, self._kept, backlog=BACKLOG)
@@ -38,7 +38,7 @@ class Ingress:
         await self._site.start()
 
     async def shut(self) -> None:
-        """Listen no more; connections that are open stay."""
+        """Stop listening. Open connections stay."""
         if self._site is not None:
             await self._site.stop()
             self._site = None
@@ -47,13 +47,13 @@ class Ingress:
             self._kept = self._bound()
 
     def want(self, *, is_open: bool) -> None:
-        """Be open or shut soon; the last wish counts."""
+        """Open or close the socket soon; the last call counts."""
         self._wanted_open = is_open
         if self._moving is None or self._moving.done():
             self._moving = asyncio.get_running_loop().create_task(self._move())
 
     async def close(self) -> None:
-        """Give the address back."""
+        """Release the address."""
         if self._moving is not None:
             self._moving.cancel()
             await asyncio.gather(self._moving, return_exceptions=True)

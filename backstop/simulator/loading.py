@@ -1,4 +1,4 @@
-"""JSON in, checked configuration out, and back. An error names the field by its whole path."""
+"""Converts JSON to checked configuration and back. An error names the field by its full path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ T = TypeVar("T")
 
 
 def load_profile(text: str) -> Profile:
-    """A profile by preset name, as JSON text beginning with `{`, or from a JSON file; ConfigError says what is wrong."""
+    """A profile from a preset's name, JSON text starting with `{`, or a JSON file.
+
+    :raises ConfigError: says what is wrong.
+    """
     if text in PRESETS:
         return PRESETS[text]
     if text.lstrip().startswith("{"):
@@ -70,7 +73,7 @@ def to_json(value: Any) -> Any:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    # A distribution of another kind is another distribution: nothing of the old one is kept.
+    # A distribution of another kind replaces the old one completely.
     if not isinstance(old, dict) or not isinstance(new, Mapping) or "kind" in new:
         return new
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}

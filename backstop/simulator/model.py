@@ -1,9 +1,9 @@
-"""What the model makes of tools and of a wanted form, so that a caller's round trips can be tried. the same each time.
+"""The simulated model's use of tools and output schemas, for testing a caller's round trips. Deterministic.
 
-- A function that is offered and has not been called yet in the input is called, with arguments that its schema takes, in the order of the tools;
-  `tool_choice` `none` calls none, a named one calls that one.
-- After the output of a function the answer repeats that output.
-- A JSON schema gets a value that it takes.
+- The model calls each offered function that the input does not call yet, in the order of the tools, with arguments that
+  fit its schema. `tool_choice` `none` calls none, a named one calls that one.
+- After a function's output the answer repeats that output.
+- For a JSON schema the answer is a value that fits it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def called(request: CreateRequest) -> tuple[str, str] | None:
 
 
 def said(request: CreateRequest, echo: str) -> str:
-    """What it says where it calls no function."""
+    """The model's text where it calls no function."""
     wanted = (request.body.get("text") or {}).get("format") or {}
     if isinstance(wanted.get("schema"), dict):
         return orjson.dumps(example(wanted["schema"], wanted["schema"])).decode()
@@ -90,7 +90,7 @@ def call_ends(item: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def example(schema: Any, root: Mapping[str, Any], refs: int = 0) -> Any:
-    """A value that `schema` takes, as far as schemas for structured output go."""
+    """A value that fits `schema`, for the schemas that structured output allows."""
     if not isinstance(schema, dict) or refs > _REFS_MAX:
         return None
     if "$ref" in schema:

@@ -1,4 +1,4 @@
-"""Response objects as OpenAI sends them: complete, with nulls, each status with what belongs to it."""
+"""Response objects as OpenAI sends them: complete, with nulls, and with the fields of each status."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _IMAGE_POLICY: Final = Reason(400, None, "Your request was rejected as a result 
 
 
 def render(stored: Stored, *, status: str | None = None, response_id: str | None = None) -> dict[str, Any]:
-    """The object for `stored`; `status` and `response_id` show something else than the truth and than its plan."""
+    """The object for `stored`. `status` and `response_id` override its true values."""
     body = stored.request.body
     shown = status or stored.status
     ended = stored.ending if shown == stored.status else None
@@ -75,7 +75,7 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
 
 
 def _disfigure(answer: dict[str, Any], shown: Shown, *, has_ended: bool) -> None:
-    """Make of OpenAI's object that of another server."""
+    """Turn OpenAI's object into that of another server."""
     if not shown.metadata:
         answer["metadata"] = None
     if shown.background == "false":
@@ -154,7 +154,7 @@ def message(stored: Stored, status: str) -> dict[str, Any]:
 
 
 def output_text(request: CreateRequest) -> str:
-    """What the model says: an echo of the input, or a text of exactly the size asked for; the same each time."""
+    """The model's text: an echo of the input, or a text of exactly the requested size. Deterministic."""
     size = request.output_bytes or 0
     if size:
         return (_FILLER * (size // len(_FILLER) + 1))[:size]
@@ -180,7 +180,7 @@ def total_tokens(stored: Stored) -> int:
 
 
 def input_items(stored: Stored) -> list[dict[str, Any]]:
-    """The input as items, oldest first. Of an input too large to be kept only the first characters are left."""
+    """The input as items, oldest first. Of an input too large to keep, only the first characters."""
     given = stored.request.body.get("input")
     if given is None:
         given = stored.request.input_text

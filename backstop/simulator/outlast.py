@@ -1,5 +1,5 @@
-"""The preset `outlast`: what a provider does after it has accepted a job, incidents that pass, and servers that are only nearly
-as OpenAI. `RATES` alone can be laid over another profile.
+"""The preset `outlast`: failures after acceptance, passing incidents, and servers that differ slightly from OpenAI.
+`RATES` alone can be merged into another profile.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Final
 from backstop.simulator.config import Distribution, Event, ModelProfile
 
 RATES: Final = {
-    # Refusals told after acceptance, most of them without usage.
+    # Refusals after acceptance, most of them without usage.
     "run_failed_at_once=rate_limit_exceeded/5": 0.015,
     "run_failed_at_once=server_is_overloaded": 0.01,
     "run_failed=slow_down": 0.005,
@@ -33,7 +33,7 @@ RATES: Final = {
     "run_odd_usage=floats": 0.002,
     "run_odd_usage=nulls": 0.002,
     "run_odd_usage=absent": 0.002,
-    # Acceptances that look otherwise.
+    # Acceptances in other shapes.
     "create_accept_202": 0.02,
     "create_terminal": 0.01,
     "create_terminal_failed=rate_limit_exceeded/5": 0.003,
@@ -65,7 +65,7 @@ RATES: Final = {
     "cancel_answer=400//message": 0.03,
 }
 
-# One after the other, each again every ten simulated minutes.
+# One after the other, each repeated every ten simulated minutes.
 _EVERY_S: Final = 600.0
 EVENTS: Final = (
     Event("incident", at_s=60, for_s=40, every_s=_EVERY_S, answer="503/server_is_overloaded/openai/10"),

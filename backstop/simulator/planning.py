@@ -1,4 +1,4 @@
-"""Decides, when a response is accepted, how long it will take and how it will end."""
+"""Plans a response at its acceptance: how long it runs, and how it ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_plan(
     *,
     is_continued: bool,
 ) -> Plan:
-    """The run of one response; `key` seeds its draws, `fault` is the run fault that strikes it; `is_continued`: its
+    """The run of one response. `key` seeds its draws; `fault` is its run fault, if any; `is_continued`: its
     continuation id was seen before.
     """
     model = profile.model(request.model)
@@ -54,7 +54,7 @@ def make_plan(
 
 
 def _within_window(plan: Plan, window_s: float | None, *, is_missed: bool) -> Plan:
-    """A run that has not ended when its completion window has, fails then; one that misses it lasts until then."""
+    """A run that is longer than its completion window fails at the window's end; so does one that must miss it."""
     if window_s is None or plan.queue_s is None:
         return plan
     if is_missed:
@@ -72,7 +72,7 @@ def _is(fault: Fault | None, what: str) -> bool:
 def _struck(plan: Plan, fault: Fault) -> Plan:
     shown = _shown(fault)
     if shown is not None:
-        # A word that nobody knows comes without a webhook, and what never ends has none.
+        # An unknown status comes without a webhook, and a run without an end has none.
         ending = _ENDINGS.get(fault.what, plan.ending)
         return replace(plan, shown=shown, ending=ending, run_s=None if fault.what == "unknown_status" else plan.run_s)
     match fault.what:
@@ -91,7 +91,7 @@ def _struck(plan: Plan, fault: Fault) -> Plan:
 
 
 def _shown(fault: Fault) -> Shown | None:
-    """How a run fault makes the object look, if it is one that does."""
+    """The object's differences by a run fault, if it is one of the shape."""
     match fault.what:
         case "unknown_status":
             return Shown(words={"in_progress": fault.arg or DEFAULT_UNKNOWN_STATUS})
@@ -108,7 +108,7 @@ def _shown(fault: Fault) -> Shown | None:
 
 
 def ending_of(what: str, arg: str | None) -> Ending:
-    """The end that a run fault names, with its argument: a reason, or `CODE[/WAIT]`."""
+    """The end of a run fault, with its argument: a reason, or `CODE[/WAIT]`."""
     ending = _ENDINGS[what]
     if ending.status == "incomplete":
         return ending if arg is None else replace(ending, reason=arg)

@@ -1,4 +1,4 @@
-"""What befalls the platform as a whole: outages, waves of latency, restarts; on command or by the profile's calendar."""
+"""Events of the whole platform: outages, waves of latency, restarts; by a control or the profile's calendar."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Platform:
 
     @property
     def wave_factor(self) -> float:
-        """By how much runs accepted now take longer."""
+        """The factor by which runs accepted now take longer."""
         return self._wave_factor
 
     def follow(self, profile: Profile) -> None:
-        """Let the events of `profile` happen, counted from now; those of an earlier profile no longer do."""
+        """Schedule the events of `profile` from now on, in place of those of an earlier profile."""
         self._calendar += 1
         for event in profile.events:
             self._timers.after(self._clock.real_s(event.at_s), self._befall, event, self._calendar)
 
     def begin_outage(self, event: Event) -> None:
-        """Begin an outage, which replaces one in force; with `for_s` 0 it only ends that one."""
+        """Begin an outage in place of the one in force, if any. With `for_s` 0 only end that one."""
         self._outages += 1
         real_s = self._clock.real_s(event.for_s)
         self._outage = event if real_s > 0 else None
@@ -65,20 +65,23 @@ class Platform:
         self._timers.after(real_s, self._end_outage, self._outages)
 
     def begin_wave(self, event: Event) -> None:
-        """Make what is accepted from now on slower, for a while."""
+        """Make runs accepted from now on slower, for a while."""
         self._waves += 1
         self._wave_factor = event.factor
         self._timers.after(self._clock.real_s(event.for_s), self._end_wave, self._waves)
 
     def restart(self, event: Event) -> int:
-        """Strand the open responses, or the event's share of them, and refuse connections for its time; how many they were."""
+        """Make the open responses, or the event's share of them, stuck, and refuse connections for its duration.
+
+        Returns the number of stuck responses.
+        """
         self._restarts += 1
         if event.for_s:
             self._incidents.begin(Event("incident", for_s=event.for_s, answer="refused", calls="all"))
         return self._responses.strand_all(event.share, f"restart/{self._restarts}")
 
     def refusal(self) -> Answer | None:
-        """What the outage in force answers to this call, if it strikes it."""
+        """The answer of the outage in force to this call, if it strikes."""
         outage = self._outage
         if outage is None or outage.mode == "none":
             return None

@@ -1,4 +1,4 @@
-"""The presets. A profile in JSON names one of them as its `base` and changes what it likes."""
+"""The presets. A profile in JSON names one of them as its `base` and overrides fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backstop.simulator.config import Event, ModelProfile, Profile
 
 _CALM: Final = Profile()
 
-# What a person watching a demonstration should see: most things go well, and each kind of loss happens within minutes.
+# For demonstrations: most jobs go well, and each kind of loss happens within minutes.
 _DEMO: Final = Profile(
     rates={
         "webhook_lost": 0.20,
@@ -39,7 +39,7 @@ _DEMO: Final = Profile(
 
 _ROUGH: Final = Profile(
     rates={
-        # What a provider does after it has accepted a job, at half the rates of `outlast`; what is named below as well has its own rate.
+        # Failures after acceptance, at half the rates of `outlast`. Faults that are named below have their own rate.
         **{name: rate / 2 for name, rate in outlast.RATES.items()},
         "webhook_lost": 0.20,
         "webhook_twice": 0.10,
@@ -125,7 +125,8 @@ _TORTURE: Final = Profile(
         **{name: min(rate * 2.0, 1.0) for name, rate in _ROUGH.rates.items()},
         "webhook_lost": 0.50,
         "platform_500": 0.02,
-        # Each objection halves the rate of looks: a few of a hundred, all the time, would leave nothing else to be seen. Waves bring the rest.
+        # Each 429 halves the poll rate: a few percent, all the time, would hide every other effect. Waves bring the
+        # rest.
         "poll_429": 0.005,
         "poll_html_403": 0.002,
         "poll_html_429": 0.002,
@@ -142,7 +143,7 @@ _TORTURE: Final = Profile(
         Event("outage", at_s=600, for_s=60, mode="reset", share=0.7, webhooks="held"),
         Event("restart", at_s=900),
         Event("outage", at_s=1200, for_s=60, mode="html", webhooks="lost"),
-        # Conditions that pass: of the account, of a limit that is told after acceptance, of a gateway that has nobody behind it.
+        # Passing conditions: of the account, of a limit reported after acceptance, of a gateway without a server.
         Event("incident", at_s=200, for_s=20, every_s=_INCIDENT_EVERY_S, answer="insufficient_quota"),
         Event(
             "incident",

@@ -1,4 +1,4 @@
-"""What the server remembers of a response, and of the job that its metadata names."""
+"""The server's records of responses, and of the jobs named in their metadata."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ErrorForm = Literal["whole", "null", "text", "message"]
 JOBS_MAX: Final = 100_000
 PREFIX: Final = "backstop_"
 OWNER: Final = ("job", "attempt", "tenant")
-"""Metadata by which a client names what a create is for, with `PREFIX` or without."""
+"""Metadata keys by which a client names the job of a create, with `PREFIX` or without."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """A checked body of `POST /v1/responses`, with what its headers add.
+    """A checked body of `POST /v1/responses`, with the values of its headers.
 
-    `input_text` is the beginning of all text in the input, `body` lacks an input that is large: a response must not
-    cost much memory when it has ended. `kept_bytes` is about what it does cost.
+    `input_text` is the beginning of all text in the input, and `body` lacks a large input, as an ended response must
+    not cost much memory. `kept_bytes` is about its memory cost.
     """
 
     model: str
@@ -59,7 +59,7 @@ class CreateRequest:
 
     @property
     def owner(self) -> Mapping[str, str | None]:
-        """Job, attempt and tenant as the metadata name them: by the names with a prefix, and where there are none by those without."""
+        """Job, attempt and tenant in the metadata: from the keys with a prefix, else from those without."""
         prefix = PREFIX if any(PREFIX + name in self.metadata for name in OWNER) else ""
         return {name: self.metadata.get(prefix + name) for name in OWNER}
 
@@ -71,7 +71,7 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ends, decided when it is accepted. `wait_s` is what the text of its error names."""
+    """How a run ends, decided at acceptance. `wait_s` is the wait in the text of its error."""
 
     status: Status = "completed"
     code: str | None = None
@@ -83,7 +83,7 @@ class Ending:
 
     @property
     def has_usage(self) -> bool:
-        """Whether the object of the ended response shows what it cost."""
+        """Whether the object of the ended response has `usage`."""
         match self.status:
             case "completed":
                 return not self.empty
@@ -97,7 +97,7 @@ class Ending:
 class Shown:
     """Where the objects of a response differ from OpenAI's, as those of other servers and gateways do.
 
-    `words` are the server's own for states, `end` is what it says in place of the state it ended in.
+    `words` are the server's own names of states; `end` is shown in place of the state at the end.
     """
 
     output: Literal["whole", "null", "absent"] = "whole"
@@ -123,7 +123,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Stored:
-    """One response as the server keeps it. `epoch` grows whenever timers that were set before must not strike."""
+    """One response as the server keeps it. `epoch` grows when earlier timers become obsolete."""
 
     id: str
     message_id: str
@@ -163,11 +163,11 @@ class Stored:
 
     @property
     def other_id(self) -> str:
-        """Another id than its own, always the same: what a gateway's server calls it."""
+        """A second id, always the same: the response's id at the server behind a gateway."""
         return f"resp_{blake2b(self.id.encode(), digest_size=24).hexdigest()}"
 
     def names(self) -> dict[str, str | None]:
-        """The fields by which ledgers name it."""
+        """The fields that identify the response in ledgers."""
         owner = self.request.owner
         return {"response": self.id, "job": owner["job"], "attempt": owner["attempt"]}
 
@@ -183,14 +183,14 @@ class Stored:
             self.waiters.remove(waiter)
 
     def wake(self) -> None:
-        """Tell all who wait for a change."""
+        """Wake all calls that wait for a change."""
         for waiter in self.waiters:
             waiter.set()
 
 
 @dataclass(slots=True)
 class JobTally:
-    """What was asked and accepted for one job."""
+    """Counts of one job's creates: received and accepted."""
 
     calls: int = 0
     accepted: int = 0
@@ -203,8 +203,8 @@ class JobTally:
 
 
 class JobTallies:
-    """Tallies of the newest jobs. One forgotten starts anew, so that `repeat` may then be too low; the file of the
-    ledger has all creates.
+    """Tallies of the newest jobs. A dropped tally starts again from 0, so `repeat` may then be too low; the ledger's
+    file has all creates.
     """
 
     def __init__(self, jobs_max: int = JOBS_MAX) -> None:
@@ -229,7 +229,7 @@ class Continuations:
         self._max = ids_max
 
     def is_continued(self, request: CreateRequest) -> bool:
-        """Whether an earlier create of this project had the same id; it is remembered from now on."""
+        """Whether an earlier create of this project had the same id; records the id."""
         if request.continuation is None:
             return False
         key = request.project, request.continuation

@@ -1,6 +1,6 @@
-"""What an answer says: why (a code), in which shape a server wraps it, and where it tells how long to wait.
+"""The content of error answers: a reason (a code), the shape around it, and the place of the wait.
 
-The same reasons are given by refusals of a call and by responses that fail after acceptance.
+Refused calls and responses that fail after acceptance use the same reasons.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _AGAIN: Final = "{again}"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What one code means: the status of a refusal, the type, and a text; `{again}` in it names the wait."""
+    """The meaning of one code: the status of a refusal, the type, and a text in which `{again}` is the wait."""
 
     status: int
     kind: str | None
     text: str
     wait_s: float | None = None
     shape: Shape = "openai"
-    # What is told as the code; the empty text stands for the code under which the reason is listed.
+    # The code in the answer; empty: the code under which the reason is listed.
     told_as: str | None = ""
 
 
@@ -103,7 +103,7 @@ REASONS: Final[dict[str, Reason]] = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer to be given: written `[STATUS][/CODE[/SHAPE[/WAIT]]]` or `CODE[/SHAPE[/WAIT]]`; see docs/simulator.md."""
+    """One answer, written `[STATUS][/CODE[/SHAPE[/WAIT]]]` or `CODE[/SHAPE[/WAIT]]`; see docs/simulator.md."""
 
     status: int
     code: str | None = None
@@ -114,7 +114,7 @@ class Reply:
 
     @property
     def reason(self) -> Reason:
-        """What its code means; an unknown code and none have a text of the status."""
+        """The meaning of its code; an unknown or missing code has a text for the status."""
         known = REASONS.get(self.code or "")
         return known or Reason(self.status, _kind_of(self.status), f"{_phrase(self.status)}. {_AGAIN}")
 
@@ -130,7 +130,7 @@ class Reply:
         return {"message": self.text(), "type": reason.kind, "param": None, "code": code}
 
     def text(self) -> str:
-        """The sentence for people, which may name the wait."""
+        """The message, which may name the wait."""
         if self.message is not None:
             return self.message
         return told(self.reason, None if self.wait_in == "header" else self.wait_s, self.shape)
@@ -155,7 +155,7 @@ def go_duration(seconds: float) -> str:
 
 
 def told(reason: Reason, wait_s: float | None, shape: Shape = "openai") -> str:
-    """The text of a reason, with the wait where one is known: as OpenAI words it, or as others do."""
+    """The text of a reason, with the wait if known, in OpenAI's wording or in that of other servers."""
     if wait_s is None:
         again = "Please try again later."
     elif shape in ("openai", "bare"):

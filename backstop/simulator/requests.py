@@ -1,4 +1,4 @@
-"""Reads the body of a create as OpenAI does: what it refuses is refused here, in the same shape."""
+"""Parses the body of a create as OpenAI does, with the same refusals in the same shape."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast"
 COMPLETION_WINDOWS: Final = ("soonest", "2h", "8h")
 STANDARD_TIERS: Final = (None, "auto", "default")
 NO_MODEL: Final = "no-such-"
-"""There are models by all names but those that begin so."""
+"""Every model name exists, except names with this prefix."""
 
 INPUT_KEPT_BYTES_MAX: Final = 8192
 METADATA_PAIRS_MAX: Final = 16
@@ -68,7 +68,7 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
         body=kept,
         kept_bytes=len(body) if kept is raw else len(orjson.dumps(kept)) + ECHO_CHARS_MAX,
         input_text=text[:ECHO_CHARS_MAX],
-        # About four characters to a token, as the provider's own rule of thumb has it.
+        # About four characters per token: the provider's rule of thumb.
         input_tokens=max(len(text) // 4, 1),
         background=raw.get("background") is True,
         store=raw.get("store") is not False,

@@ -1,7 +1,7 @@
 """Server-sent events of a response made with `stream: true`, from the beginning or after a sequence number.
 
-The sequence of events is a function of what has happened, so that a resumed stream continues the same one. Text comes evenly over
-the run.
+The sequence of events is a function of the response's history, so a resumed stream continues the same sequence. Text
+arrives evenly over the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _POLL_S_MAX: Final = 0.25
 
 
 def refusal_to_stream(simulator: Simulator, stored: Stored) -> Answer | None:
-    """The 400 for a response that was not made to be streamed, or is too old to be."""
+    """The 400 for a response that was not created with `stream: true`, or is too old to be streamed."""
     if not stored.request.stream:
         return bad_request("This response cannot be streamed because it was not created with stream=true.")
     age_s = (simulator.clock.wall_ms() / 1000 - stored.created_at_s) * simulator.clock.scale
@@ -42,7 +42,9 @@ def refusal_to_stream(simulator: Simulator, stored: Stored) -> Answer | None:
 
 
 async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
-    """Send the events from `call.streams_from` on, as they happen, until the response has ended or the fault strikes."""
+    """Send the events from `call.streams_from` on, as they happen, until the response has ended or the fault
+    strikes.
+    """
     stored = call.stored
     assert stored is not None
     assert call.streams_from is not None
@@ -70,13 +72,13 @@ async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
 
 
 def error_event(inner: dict[str, Any]) -> Answer:
-    """A stream that holds nothing but an error."""
+    """A stream with only an error."""
     event = {"type": "error", "code": inner["code"], "message": inner["message"], "param": inner["param"]}
     return Answer(200, _frame(event, 0), EVENTS)
 
 
 def _until_next_s(stored: Stored, simulator: Simulator) -> float:
-    """When to look for the next delta; a change of state is told in any case."""
+    """The time of the next delta. A change of state wakes the stream earlier."""
     if not stored.is_open or not stored.was_running or stored.plan.run_s is None:
         return _POLL_S_MAX
     real_s = simulator.clock.real_s(stored.plan.run_s) / len(_deltas(stored))
@@ -84,7 +86,7 @@ def _until_next_s(stored: Stored, simulator: Simulator) -> float:
 
 
 class _How:
-    """What a fault makes of the frames of one connection."""
+    """The effect of a fault on the frames of one connection."""
 
     def __init__(self, fault: Fault | None) -> None:
         self.what = fault.what if fault is not None else ""
@@ -119,7 +121,7 @@ async def _break(response: web.StreamResponse, call: Call, how: _How) -> web.Str
     if how.what == "error":
         await response.write(_frame({"type": "error", "code": "server_error", "message": "Sorry.", "param": None}, 0))
     elif how.what == "drop" and call.request.transport is not None:
-        await asyncio.sleep(0)  # what was written leaves before the connection goes
+        await asyncio.sleep(0)  # send the written bytes before the connection is closed
         call.request.transport.close()
     return response
 
@@ -162,7 +164,7 @@ def _output_so_far(stored: Stored, simulator: Simulator) -> list[dict[str, Any]]
     deltas = _deltas(stored)
     until_s = simulator.clock.now_s() if stored.is_open else stored.ended_at_s
     real_s = simulator.clock.real_s(run_s or 0.0)
-    # A run that completed has said all, however its timers were late.
+    # A completed run has sent all its text, even if timers were late.
     share = 1.0 if stored.status == "completed" or not real_s else min(1.0, (until_s - stored.began_at_s) / real_s)
     shown = deltas[: int(share * len(deltas))]
     if planned.status == "incomplete" and stored.status != "completed":

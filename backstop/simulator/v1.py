@@ -1,4 +1,4 @@
-"""The calls about one response: look, cancel, delete, its input items."""
+"""The calls on one response: retrieve, cancel, delete, input items."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def poll(simulator: Simulator, call: Call) -> Answer:
 
 
 def _after_shown(simulator: Simulator, stored: Stored) -> Fault | None:
-    """A fault that strikes once, at the first look after one that showed the response as running, or as ended."""
+    """A fault that strikes once, at the first poll after one that showed the response as running, or as ended."""
     if stored.shown_ended and not stored.regressed:
         stored.regressed = True
         return simulator.faults.named("poll_regress", stored.target, stored.key, stored.request.directives)
@@ -61,7 +61,7 @@ def _after_shown(simulator: Simulator, stored: Stored) -> Fault | None:
 
 
 def _seen(stored: Stored) -> Answer:
-    """The object as a look or a cancel sees it: a gateway may call it by another id than the create did."""
+    """The object in the answer of a poll or a cancel. A gateway may show another id than the create's."""
     return ok(render(stored, response_id=stored.other_id if stored.plan.shown.other_id else None))
 
 

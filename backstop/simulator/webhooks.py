@@ -1,4 +1,4 @@
-"""Makes the events of ended responses, and lets the faults of the profile befall them."""
+"""Makes the events of ended responses, with the faults of the profile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIANTS: Final = ("twice", *_BESIDE)
 
 
 class Webhooks:
-    """Announces ends of responses to the endpoints. `held_real_s` says how long the platform holds hooks back now."""
+    """Sends webhooks for ended responses. `held_real_s` returns how long the platform holds webhooks back now."""
 
     def __init__(
         self, profile: Profile, chance: Chance, faults: Faults, clock: Clock, timers: Timers, deliverer: Deliverer
@@ -42,7 +42,7 @@ class Webhooks:
         self._deliverer = deliverer
 
     def announce(self, stored: Stored, first_try: asyncio.Event | None = None) -> None:
-        """Send the hook for the end of `stored`, as the faults will have it."""
+        """Send the webhook for the end of `stored`, subject to faults."""
         if not self._deliverer.targets:
             if first_try is not None:
                 first_try.set()
@@ -66,7 +66,7 @@ class Webhooks:
     def emit(
         self, kind: str, response: str, variant: str | None, body: bytes | None, webhook_id: str | None
     ) -> list[str]:
-        """Send any hook now, also one that nothing happened for; its webhook ids, one for each endpoint."""
+        """Send any webhook now, also without an event; returns its webhook ids, one per endpoint."""
         if variant is not None and variant not in VARIANTS:
             raise ConfigError(f"variant: {variant!r} is not one of {', '.join(VARIANTS)}")
         webhook = _true_webhook(kind, response, self._clock.wall_ms(), {"response": response})
@@ -80,7 +80,7 @@ class Webhooks:
         return self._faults.named(name, stored.target, f"{stored.key}/{stored.status}", stored.request.directives)
 
     def _fated_wait_s(self, stored: Stored) -> float | None:
-        """Simulated seconds until the hook is sent; None = never."""
+        """Simulated seconds until the webhook is sent; None = never."""
         if (stored.ending is not None and not stored.ending.webhook) or self._strikes(stored, "webhook_lost"):
             return None
         if late := self._strikes(stored, "webhook_late"):
@@ -124,7 +124,7 @@ def _event(event_id: str, kind: str, response: str, ended_at_ms: int) -> bytes:
 
 
 def disguise(webhook: Webhook, what: str) -> Webhook:
-    """A hook beside the true one: a forgery that must be refused, or an oddity that is signed as it should be."""
+    """A webhook beside the genuine one: a forgery that must be refused, or an oddity with a valid signature."""
     webhook = replace(webhook, event_id=hex_id("evt"), variant=what, authentic=what not in FORGERIES)
     return _DISGUISES[what](webhook)
 
@@ -148,7 +148,7 @@ def _about_another(webhook: Webhook) -> bytes:
 _DISGUISES: Final[dict[str, Callable[[Webhook], Webhook]]] = {
     "forged_secret": lambda webhook: replace(webhook, key=secrets.token_bytes(32)),
     "forged_empty_key": lambda webhook: replace(webhook, key=b""),
-    # Still an event that would be believed: what is altered is the id it speaks of.
+    # Still a plausible event: only the response's id is altered.
     "forged_body": lambda webhook: replace(webhook, sent_body=_about_another(webhook)),
     "forged_old": lambda webhook: replace(webhook, shift_s=-STALE_S),
     "forged_future": lambda webhook: replace(webhook, shift_s=STALE_S),

@@ -1,4 +1,4 @@
-"""Sends an answer, whole or spoiled: the only code that touches a connection."""
+"""Sends an answer, complete or sabotaged. The only code that touches a connection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SILENT: Final = frozenset({"close", "reset", "stall", "not_http"})
 
 
 def spoil(answer: Answer, kind: str, slow_real_s: float) -> Answer:
-    """What is sent in place of `answer` when `kind` (of the catalogue) befalls it."""
+    """The answer to send in place of `answer` under the fault `kind` of the catalogue."""
     if kind == "slow":
         return replace(answer, wait_real_s=slow_real_s)
     if kind == "202":
@@ -44,14 +44,14 @@ def spoil(answer: Answer, kind: str, slow_real_s: float) -> Answer:
 
 
 class Wire:
-    """Sends answers. `closing` ends whatever is being held back, so that a stop is quick."""
+    """Sends answers. `closing` releases held answers, so that a stop is quick."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.closing = asyncio.Event()
 
     async def send(self, request: web.Request, answer: Answer) -> web.StreamResponse:
-        """Send `answer`, or do to the connection what its sabotage says."""
+        """Send `answer`, or carry out its sabotage on the connection."""
         if answer.wait_real_s:
             await self.hold(request, answer.wait_real_s)
         match answer.sabotage:
@@ -72,10 +72,10 @@ class Wire:
                 return await self._drip(request, answer)
             case unknown:
                 raise AssertionError(f"no such sabotage: {unknown}")
-        return web.Response(status=500)  # reaches nobody: the connection is gone
+        return web.Response(status=500)  # never sent: the connection is closed
 
     async def hold(self, request: web.Request, real_s: float) -> None:
-        """Wait, but no longer than the client or the server stays."""
+        """Wait until the time is over, the client leaves, or the server stops."""
         deadline_s = asyncio.get_running_loop().time() + real_s
         while request.transport is not None and not request.transport.is_closing() and not self.closing.is_set():
             left_s = deadline_s - asyncio.get_running_loop().time()
@@ -88,7 +88,7 @@ class Wire:
         response = _head(answer)
         await response.prepare(request)
         await response.write(answer.body[: len(answer.body) // 2])
-        # Let the half leave before the connection goes: an abort would take it back.
+        # Send the first half before the connection is closed: an abort would discard it.
         _close(request)
         return response
 

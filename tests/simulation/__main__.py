@@ -1,7 +1,8 @@
-"""`python -m tests.simulation --seed 123 --jobs 50 --trace` shows one run; `--seeds 0:2000` runs many, and says what they met.
+"""`python -m tests.simulation --seed 123 --jobs 50 --trace` shows one run; `--seeds 0:2000` runs many, and says what
+they met.
 
-A seed that failed prints itself, what was violated and its last steps, and fails again in exactly the same way. Keep it in
-`seeds.txt`: those run first.
+A seed that failed prints itself, what was violated and its last steps, and fails again in exactly the same way. Keep it
+in `seeds.txt`: those run first.
 """
 
 import argparse

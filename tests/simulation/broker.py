@@ -44,7 +44,7 @@ class Log:
         self.offsets: list[int] = []
         self.end = 0
         self.epoch = 0
-        """Of a changelog: whoever writes it must have the newest."""
+        """Of a changelog: its writer must have the newest epoch."""
         self.watchers: list[asyncio.Event] = []
 
     def append(self, key: bytes | None, value: bytes | None, at_ms: int, message_id: str = "", gap: int = 0) -> int:
@@ -137,7 +137,7 @@ class Member:
 
 
 class Group:
-    """A group's coordinator: who is in, who has which partitions, what is committed."""
+    """A group's coordinator: its members, their partitions, and the committed offsets."""
 
     def __init__(
         self, name: str, chaos: Chaos, partitions: int, *, session_s: float, rebalance_s: float, static: bool
@@ -165,7 +165,7 @@ class Group:
         if seated is not member:
             self.members[member.host] = member
             if self._static and seated is not None and not self._preparing:
-                # The same name again, within its session: its partitions are still its own, and nobody is disturbed.
+                # The same name again, within its session: it keeps its partitions, and no rebalance happens.
                 member.generation, member.partitions = seated.generation, seated.partitions
                 self._chaos.met.add("static return")
                 return

@@ -1,7 +1,8 @@
-"""Who is struck, where and by what. Everything is drawn from the seed; each seed has its own mixture of faults.
+"""Faults: which life is struck, where and by what. All is drawn from the seed; each seed has its own mixture of faults.
 
-A *life* is one run of a process. Whatever a life does to the world outside it passes `point`, where it may be delayed, stopped
-(SIGSTOP), or killed (SIGKILL). A dead life never gets through a point again, so nothing that is left of it has an effect.
+A *life* is one run of a process. Whatever a life does to the world outside it passes `point`, where it may be delayed,
+stopped (SIGSTOP), or killed (SIGKILL). A dead life never gets through a point again, so nothing that is left of it has
+an effect.
 """
 
 import asyncio
@@ -51,8 +52,9 @@ class Mixture:
     adopted_per: int = 8
     """For so many jobs one response is adopted; 0: none."""
     outlast: float = 0.0
-    """Of what a seed draws as the end of a run or as a fault of a create, how much is what a provider does after it has accepted a job,
-    or a refusal for what passes."""
+    """The share of failures after acceptance, and of passing refusals, among the ends and create faults that a seed
+    draws.
+    """
     create_only: str = ""
     """The one fault of creates; any, if empty. This and what follows no seed draws: a test sets it, see `Chaos`."""
     poll_only: str = ""
@@ -160,7 +162,7 @@ class Chaos:
         return self.away() or self.chance(self.mixture.refuse)
 
     def calm_down(self) -> None:
-        """No more faults. Whoever is stopped goes on."""
+        """End all faults. Stopped lives continue."""
         self.on = False
         for life in self.lives:
             life.resume()

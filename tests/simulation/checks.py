@@ -121,7 +121,7 @@ class Checks:
                 self._fail("I2", f"{job_id} has {count} results")
 
     def _adopted(self) -> None:
-        """I9: who adopted a response of a job of ours got nothing of it."""
+        """I9: a job that adopted a response of another job got nothing of it."""
         for log in self._broker.results:
             for _, job_id, value in log.committed():
                 if not job_id.startswith("adopted_"):
@@ -178,7 +178,7 @@ class Checks:
             if isinstance(state, job.Active | job.BackingOff):
                 over_ms = now_ms - state.spec.deadline_at_ms
                 if over_ms < BOUND_S * 1000 and key.decode() not in self._system.upstream.acknowledged:
-                    continue  # Nobody was promised anything: a submission that landed though it was refused.
+                    continue  # Not promised: a submission that is in the log although it was refused.
                 self._fail("I5", f"{key.decode()} is {state.kind}, {over_ms} ms past its deadline")
         owned: dict[tuple[str, int], str] = {}
         for name, worker in self._system.workers.items():
@@ -212,13 +212,15 @@ class Checks:
                     self._fail("skipped", f"{topic} {log.partition} is committed to {end} of {log.end}")
                 for offset in log.offsets:
                     if offset < end and (topic, log.partition, offset) not in handled:
-                        self._fail("skipped", f"{topic} {log.partition}@{offset} is committed, and nobody took it")
+                        self._fail("skipped", f"{topic} {log.partition}@{offset} is committed, and was not processed")
                         break
         self._no_poll_skipped()
         self._every_poison_is_a_dead_letter()
 
     def _no_poll_skipped(self) -> None:
-        """A lookup below the caller's offset has brought a fact, or a call of its response that was made later did for both."""
+        """A lookup below the caller's offset has brought a fact, or a call of its response that was made later did for
+        both.
+        """
         facts: set[str] = set()
         told_ms: dict[bytes | None, int] = {}
         for log in self._broker.of_topic("responses"):
@@ -235,7 +237,7 @@ class Checks:
                 told = {f"{record.message_id}/observed", f"{record.message_id}/failed"} & facts
                 state = self._responses.states.get(record.key or b"")
                 if record.message_id.endswith("/cancel") and isinstance(state, response.Running | response.Ended):
-                    continue  # It may have expired: the timer of its row asks again, or there is nothing left to cancel.
+                    continue  # It may have expired: its row's timer polls again, or nothing is left to cancel.
                 if not told and told_ms.get(record.key, -1) < record.timestamp_ms - SKEW_MS:
                     self._fail("skipped", f"look {record.message_id} is committed, and brought no fact")
                     return
@@ -262,7 +264,9 @@ class Checks:
                     return
 
     def _read_model(self) -> None:
-        """I6: rows = fold of `jobs` and `results`, whatever the projection went through; and each row ended with its result."""
+        """I6: rows = fold of `jobs` and `results`, whatever the projection went through; and each row ended with its
+        result.
+        """
         chaos = self._system.chaos
         model = ReadModel(chaos.random, self._broker, self._met, unguarded=self._system.wrong.rows_unguarded)
         clean = ReadModel(_Never(), self._broker, self._met, unguarded=False)

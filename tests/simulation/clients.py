@@ -1,7 +1,8 @@
-"""What `CommandGroup`, `LaneBoard` and `ResultsPublisher` use of aiokafka's clients, on the model broker: so that the real ones run in a simulation.
+"""The part of aiokafka's clients that `CommandGroup`, `LaneBoard` and `ResultsPublisher` use, on the model broker, so
+that the real classes run in a simulation.
 
-As aiokafka 0.14 does: a member that was put out has no generation (-1) until it has joined again; a commit goes out with the generation
-that the client has when the request leaves, and one without a generation is taken while nobody is in the group.
+As in aiokafka 0.14: an expelled member has no generation (-1) until it has joined again. A commit carries the client's
+generation at the time of sending, and a commit without a generation is accepted while the group is empty.
 """
 
 import asyncio
@@ -69,7 +70,7 @@ class Consumer:
             self._group.leave(self._member)
 
     def nudge(self) -> None:
-        """Whoever waits for records is not to wait any more, now or later."""
+        """Wake the call that waits for records; later calls don't wait either."""
         self._stopping = True
         self._wake.set()
 
@@ -96,7 +97,9 @@ class Consumer:
     async def getmany(
         self, *tps: TopicPartition, timeout_ms: int, max_records: int = 500
     ) -> dict[TopicPartition, list[Any]]:
-        """Waits for longer than `timeout_ms`: virtual time is full of idle workers. It returns where anything has happened."""
+        """Waits for longer than `timeout_ms`: virtual time is full of idle workers. It returns where anything has
+        happened.
+        """
         if tps:
             return self._read(max_records)
         await self._life.point(f"{self._name}.take")
@@ -182,7 +185,7 @@ class Producer:
         """What is open stays so, until the next one of this id begins."""
 
     async def begin_transaction(self) -> None:
-        """Nobody is told before the first record is."""
+        """The broker learns of the transaction with its first record."""
 
     async def send(self, _topic: str, *, value: bytes, key: bytes, **_: Any) -> asyncio.Future[None]:
         await self._life.point("results.send")

@@ -1,7 +1,7 @@
 """An event loop without a clock, sockets or threads: time jumps to the next timer, and a seed decides who runs first.
 
-Everything that could differ between two runs of one seed is decided here or drawn from the seed's generator: the order of what is
-ready, the hash of a task (asyncio keeps tasks in sets, and goes through them), and the time.
+Everything that could differ between two runs of one seed is decided here or drawn from the seed's generator: the order
+of what is ready, the hash of a task (asyncio keeps tasks in sets, and goes through them), and the time.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ CANCELLED_MAX = 200
 
 
 class DeadlockError(Exception):
-    """Nothing is ready, and nobody waits for a time: the simulated system hangs for ever."""
+    """No callback is ready and no timer runs: the simulated system hangs for ever."""
 
 
 class _Permuted(deque[Any]):
-    """The queue of what is ready. Whoever is taken next is drawn."""
+    """The queue of ready callbacks. The next one is drawn."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Task(asyncio.Task[Any]):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """`time()` begins at 0 and moves only when nobody can do anything."""
+    """`time()` begins at 0 and moves only when no callback is ready."""
 
     def __init__(self, seed: str) -> None:
         super().__init__()
@@ -96,4 +96,4 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """There are none."""
 
     def _write_to_self(self) -> None:
-        """Nobody sleeps in a selector."""
+        """Nothing to wake: the selector never sleeps."""

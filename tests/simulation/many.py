@@ -1,4 +1,6 @@
-"""Many seeds, on more than one core; and the two lists that stand beside: seeds to run first, things that a run must meet."""
+"""Many seeds, on more than one core; and the two lists that stand beside: seeds to run first, things that a run must
+meet.
+"""
 
 import gc
 import multiprocessing

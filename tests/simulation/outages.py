@@ -1,4 +1,4 @@
-"""The provider is away for an hour while thousands of jobs are open: what does it cost them, and how soon is all as before?
+"""An hour's outage of the provider with thousands of open jobs: its cost for the jobs, and the time of recovery.
 
 By hand: `python -m tests.simulation.outages [JOBS]` (10 000 jobs take some minutes).
 """

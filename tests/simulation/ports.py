@@ -1,7 +1,7 @@
 """What a life holds of the world: publishers, results and commands, each with all that can go wrong between the two.
 
-Every way out passes `Life.point` before and after its effect: so a crash, a stop or a rebalance may come before anything
-happened, or after it happened and before anybody heard.
+Every effect is enclosed by two calls of `Life.point`: a crash, a stop or a rebalance may come before the effect, or
+after it and before its answer.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
-"""The read model of a run's logs: the real store on SQLite in memory, two projections that fence each other, and crashes.
+"""The read model of a run's logs: the real store on SQLite in memory, two projections that fence each other, and
+crashes.
 
-It runs after the run, on the finished logs: partitions at different speeds, batches of any size, a transaction that is lost,
-a batch that is read again, and a zombie that worked out its rows before it lost its partitions.
+It runs after the run, on the finished logs: partitions at different speeds, batches of any size, a transaction that is
+lost, a batch that is read again, and a zombie that worked out its rows before it lost its partitions.
 """
 
 import sqlite3
@@ -29,7 +30,7 @@ ZOMBIE = 0.1
 
 
 class _Unguarded(SqliteConnection):
-    """Writes rows whatever their version, and moves offsets whoever holds them."""
+    """Writes rows of any version, and moves offsets without ownership."""
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
         super().execute(sql, params)

@@ -1,4 +1,5 @@
-"""A provider in virtual time, with a ledger: accepts, runs, ends, forgets, and says so by webhooks; all of it unreliably.
+"""A provider in virtual time, with a ledger: accepts, runs, ends, forgets, and says so by webhooks; all of it
+unreliably.
 
 It shares no code with the system: what it accepted stands in `ledger`, and that is what I3 is counted against.
 """
@@ -36,8 +37,9 @@ AFTER_ACCEPTANCE: Mapping[str, tuple[str | None, bool]] = {
     "failed_context": ("context_length_exceeded", False), "failed_policy": ("content_policy_violation", False),
     "failed_unknown": ("flux_capacitor_error", False),
 }  # fmt: skip
-"""By their code, and whether with usage. They and what follows are drawn in seeds with a share of `outlast`, or asked for by `run_only`:
-a completed one whose `output` is null or absent, one whose status nobody knows, one that looks show by another id."""
+"""Failures by code, and whether they have usage. They and the oddities below are drawn in seeds with a share of
+`outlast`, or requested by `run_only`. Oddities: `output` null or absent, an unknown status, another id in polls.
+"""
 ODDITIES: Mapping[str, Mapping[str, Any]] = {
     "output_null": {"output": None}, "output_absent": {}, "odd_status": {"status": "done"}, "other_id": {"id": "resp_of_the_server"},
 }  # fmt: skip
@@ -164,7 +166,7 @@ class Provider:
             case "unknown_type":
                 self._webhook_in(wait_s, f"{webhook_id}_x", "response.pondered", response)
             case "foreign":
-                # Not ours; or it says that it is, of another tenant, or of an attempt that nobody asked for.
+                # Foreign; or its metadata name another tenant, or an attempt that was not requested.
                 says = random.choice(
                     (("", "", ""), (response.job_id, "1", "other"), (response.job_id, "99", "default"))
                 )

@@ -29,7 +29,7 @@ class Outcome:
 
 
 def quiet() -> None:
-    """The system's own warnings are what we provoke: nobody wants to read them."""
+    """Turn off the system's own warnings: the simulation provokes them."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
@@ -37,7 +37,9 @@ def simulate(
     seed: int, jobs: int, wrong: Wrong = RIGHT, *, trace: bool = False, aimed: Mapping[str, Any] | None = None,
     poll_at: Callable[[System], None] | None = None,
 ) -> Outcome:  # fmt: skip
-    """`aimed`: see `Chaos`. `poll_at` is called with the invariants' checks, for what one test wants to count besides."""
+    """`aimed`: see `Chaos`. `poll_at` is called with the invariants' checks, for what one test wants to count
+    besides.
+    """
     loop = VirtualLoop(f"order {seed}")
     asyncio.set_event_loop(loop)
     chaos = Chaos(seed, loop, trace=trace, aimed=aimed)

@@ -1,7 +1,8 @@
 """A steady load through minutes of faults, and some without: what share of the jobs expires, minute by minute?
 
-The faults are those under which the system once decayed: workers die and come back, the callers' group moves, the provider allows few calls and
-fails some, half of the webhooks are lost. What is broken here is never a fact: invariants are other runs' business.
+The faults are those under which the system once decayed: workers die and come back, the callers' group moves, the
+provider allows few calls and fails some, half of the webhooks are lost. What is broken here is never a fact: invariants
+are other runs' business.
 """
 
 import asyncio

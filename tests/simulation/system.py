@@ -1,4 +1,4 @@
-"""The whole system in one loop: upstream services, hosts with their workers, receiver, broker, provider; and the end of it all."""
+"""The whole system in one loop: upstream services, hosts with their workers, receiver, broker and provider."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,10 +23,12 @@ from tests.simulation.worker import INLINE_BYTES_MAX, Worker
 from tests.simulation.wrong import Wrong
 
 BOUND_S = 45.0
-"""B: session and rebalance, a restart, a drain, one call's timeout, the margin of clocks; after the faults and the deadlines."""
+"""B: session and rebalance, a restart, a drain, one call's timeout, the margin of clocks; after the faults and the
+deadlines.
+"""
 
 REST_S = 12.0
-"""After the last fault, before anybody looks: whoever was stopped goes on, and finds that the world did, too."""
+"""The pause after the last fault and before the checks, in which stopped lives continue and catch up."""
 
 RESTART_S_MAX = 4.0
 WEBHOOK_TRIES_MAX = 4
@@ -140,9 +142,9 @@ class System:
         self.upstream.done += 1
 
     async def _adopt(self, number: int, random: Random) -> None:
-        """An application asks for a response that it created itself, that nobody created, or that a job of ours did."""
+        """An application adopts a response that it created itself, that does not exist, or that belongs to a job."""
         await asyncio.sleep(random.random() * self.chaos.mixture.arrival_s)
-        kind = random.choice(("elsewhere", "elsewhere", "ours", "nobody's"))
+        kind = random.choice(("elsewhere", "elsewhere", "ours", "unknown"))
         ours = sorted(self.provider.responses)
         response_id = random.choice(ours) if kind == "ours" and ours else f"elsewhere_{number}"
         if kind == "elsewhere":
@@ -180,7 +182,7 @@ class System:
         self.upstream.acknowledged[job_id] = max(self.upstream.acknowledged.get(job_id, 0), deadline_ms)
 
     async def _spoil(self, job_id: str) -> None:
-        """Records that nobody can take, on any topic."""
+        """Records that can't be processed, on any topic."""
         random = self.chaos.random
         topic = random.choice((*FOLD_TOPICS, "submissions", "polls"))
         value, key = random.choice((

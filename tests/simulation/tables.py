@@ -1,6 +1,8 @@
-"""The real table (`streams.tables.fold_table`, `streams.tables.changelog`) on a model of what it stands on: a log, and a disk.
+"""The real table (`streams.tables.fold_table`, `streams.tables.changelog`) on a model of what it stands on: a log, and
+a disk.
 
-Not here: Faust (the consumer in `worker` does its part of the recovery) and RocksDB, which is a dict whose writes are atomic.
+Not here: Faust (the consumer in `worker` does its part of the recovery) and RocksDB, which is a dict whose writes are
+atomic.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -113,7 +115,7 @@ class ModelChangelog(Changelog):
         super().own({} if self._wrong.zombie_rows_unnoticed else next_offsets)
 
     async def send(self, partition: int, rows: Mapping[bytes, bytes | None]) -> int | None:
-        """In two batches, sometimes; somebody else's may come between them."""
+        """Sometimes in two batches; another owner's batch may come between them."""
         life, chaos, log = self._life, self._life.chaos, self._logs[partition]
         items = list(rows.items())
         first = chaos.random.randrange(len(items) + 1) if chaos.on else 0
@@ -135,7 +137,7 @@ class ModelChangelog(Changelog):
         for start, count in landed:
             last = self._landed(partition, start, count)
         if self._foreign.get(partition):
-            chaos.met.add("somebody else's rows noticed")
+            chaos.met.add("another owner's rows noticed")
         return last
 
     def _reader(self) -> Any:

@@ -1,7 +1,7 @@
 """One kind of fault at a time, at the rate that it is said to be survived at; and what it may cost, counted.
 
-`CREATES` are the replies that a client hears; which fault on the wire is heard as which is `HEARD_AS`, and that the real client hears
-just that of the real simulator is `unit/workers/test_heard.py`.
+`CREATES` are the replies that a client hears; which fault on the wire is heard as which is `HEARD_AS`, and that the
+real client hears just that of the real simulator is `unit/workers/test_heard.py`.
 """
 
 from collections import Counter
@@ -35,7 +35,9 @@ RESULTS: Mapping[str, set[str]] = {
     "incomplete": {"incomplete"}, "cancelled": {"cancelled"}, "empty": {"completed"}, "stuck": {"expired"},
     "expires": {"completed", "failed"},
 }  # fmt: skip
-"""What becomes of a job all of whose attempts end so; what `expires` is gone at once or 5 s later, and fetched in time or tried again."""
+"""What becomes of a job all of whose attempts end so; what `expires` is gone at once or 5 s later, and fetched in time
+or tried again.
+"""
 RATES = ((0.01, 30), (0.1, 20), (1.0, 12))
 """And of how many jobs."""
 FAULTS_S = 60.0
@@ -86,7 +88,7 @@ def test_each_end_of_a_run_gives_a_result_of_its_class(end: str) -> None:
     outcome = simulate(0, 30, aimed={**CALM, "run_only": end, "run_odd": 1.0, "faults_end_s": 120.0}, poll_at=count)
     assert not outcome.violations
     assert outcome.met[f"run {end}"] >= 30
-    # Some expire first, as their time is short, and some are cancelled by who sent them.
+    # Some expire first, as their time is short, and some are cancelled by their senders.
     assert found.keys() <= RESULTS[end] | {"expired", "cancelled", "rejected"}
     assert sum(found[outcome] for outcome in RESULTS[end]) >= 15
 
@@ -124,9 +126,10 @@ WEBHOOKS: Mapping[str, Mapping[str, Any]] = {
     "all a minute late": {"webhook_late_s": 60.0},
     "all an hour late": {"webhook_late_s": 3_600.0},
     "all 72 hours late": {"webhook_late_s": 72 * 3_600.0},
-    # 2 s where looks are 5 s apart at least, here on the scale of `POLLS`: what answers of the broker that took 2 s leave open.
+    # 2 s where polls are 5 s apart at least, here on the scale of `POLLS`: what answers of the broker that took 2 s
+    # leave open.
     "our own clocks apart": {"webhook_lost": 1.0, "skew_ms": 300},
-    # A signature that is an hour off is refused at the door (`unit/receiver/test_signature.py`), so all its hooks are as lost.
+    # A signature that is an hour off is refused (`unit/receiver/test_signature.py`), so all its webhooks count as lost.
     "the provider's clock an hour ahead": {"webhook_lost": 1.0, "clock_s": 3_600.0},
     "the provider's clock an hour behind": {"webhook_lost": 1.0, "clock_s": -3_600.0},
 }
@@ -134,15 +137,15 @@ SEED = 4
 """One worker, which is what three days of waiting cost least with."""
 JOBS = 40
 WEBHOOK_POLLS_MAX = 2
-"""For its webhook: one, and another where it comes when nobody remembers the response."""
+"""Extra polls for its webhook: one, and another where it comes after the response is forgotten."""
 CALL_S = 1.0
-"""From the time that a look is due to its word on the log, on a good day."""
+"""From a poll's due time to its report in the log, without faults."""
 TAKEOVER_S = 15.0
 """The same while workers join, or are stopped and started again, as they are here all the time."""
 
 
 def schedule_ms(until_ms: float, jitter: float, polls: PollPolicy = POLLS) -> list[int]:
-    """The ages at which a response is looked at, to the first that is not before `until_ms`."""
+    """The ages at which a response is polled, up to the first that is not before `until_ms`."""
     ages = [int(polls.first_poll_ms * jitter)]
     while ages[-1] < until_ms:
         wait_ms = min(max(int(polls.spacing_factor * ages[-1]), polls.spacing_min_ms), polls.spacing_max_ms)
@@ -151,7 +154,7 @@ def schedule_ms(until_ms: float, jitter: float, polls: PollPolicy = POLLS) -> li
 
 
 class Costs:
-    """Of a run: how long after the schedule's look each end was seen, and which responses were looked at too often."""
+    """Of a run: how long after the scheduled poll each end was seen, and which responses were polled too often."""
 
     def __init__(self, polls: PollPolicy) -> None:
         self._polls = polls
@@ -183,7 +186,7 @@ class Costs:
 
 @pytest.mark.parametrize("webhooks", WEBHOOKS.values(), ids=WEBHOOKS.keys())
 def test_ends_are_seen_in_time_and_at_the_price_of_the_schedule(webhooks: Mapping[str, Any]) -> None:
-    """At the schedule's next look, if no webhook tells before; never more looks than that and those for a hook."""
+    """Ends are seen at the next scheduled poll, or by a webhook; no polls beyond the schedule's and the webhooks'."""
     none_comes = webhooks.get("webhook_lost") == 1.0 or "webhook_late_s" in webhooks
     costs = Costs(without_webhooks(POLLS) if none_comes else POLLS)
     outcome = simulate(SEED, JOBS, aimed={**CALM, "faults_end_s": 120.0, **webhooks}, poll_at=costs.count)

@@ -1,4 +1,6 @@
-"""An hour without the provider, whatever it says meanwhile, costs no job, and nobody much; and two minutes later all is as before."""
+"""An hour's outage of the provider, with any kind of answer, loses no job, costs little, and is over two
+minutes later.
+"""
 
 import pytest
 
@@ -7,7 +9,9 @@ from tests.simulation.outages import ALL_KINDS, HOUR_S, Course, away
 
 JOBS = 300
 FIRST_MINUTE = FAILURES_MAX + 2
-"""Those that fail before a lane is closed, and two probes; what is in flight at that moment comes on top, and is nothing at this load."""
+"""Those that fail before a lane is closed, and two probes; what is in flight at that moment comes on top, and is
+nothing at this load.
+"""
 
 
 def check(course: Course) -> None:
@@ -18,7 +22,7 @@ def check(course: Course) -> None:
     first, *later = course.creates_away
     assert first <= FIRST_MINUTE, course
     assert max(later) <= 1, course
-    assert sum(later) >= len(later) - 2, course  # the lane is probed, by whoever is there
+    assert sum(later) >= len(later) - 2, course  # the lane is probed, by any worker that runs
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)

@@ -1,4 +1,4 @@
-"""What a provider does after it has accepted a job, and outages of it: whatever comes of the jobs, no invariant breaks."""
+"""No invariant breaks under failures after acceptance and under outages of the provider, in any mixture."""
 
 import pytest
 

@@ -1,7 +1,9 @@
-"""A worker as `streams.app` composes it: both folds, intake, both schedulers, submitter and caller; all but Faust are the real ones.
+"""A worker as `streams.app` composes it: both folds, intake, both schedulers, submitter and poller; all but Faust are
+the real ones.
 
-`FoldConsumer` does what Faust and `streams.faust.consumer` do for the folds: joins, recovers, gives each partition's records in
-batches, one at a time, commits the end of what was acknowledged, and on a rebalance waits for what is out, commits, and moves.
+`FoldConsumer` does what Faust and `streams.faust.consumer` do for the folds: joins, recovers, gives each partition's
+records in batches, one at a time, commits the end of what was acknowledged, and on a rebalance waits for what is out,
+commits, and moves.
 """
 
 import asyncio
@@ -61,7 +63,9 @@ METRICS = WorkerMetrics(CollectorRegistry())
 
 
 class WatchedIndex(DueIndex):
-    """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at each tick."""
+    """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at
+    each tick.
+    """
 
     def __init__(self, now_ms: NowMs) -> None:
         super().__init__(now_ms, AHEAD_MS)

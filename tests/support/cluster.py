@@ -25,7 +25,7 @@ REPLICATED: Mapping[str, str] = {
     "offsets.topic.replication.factor": "3",
     "transaction.state.log.replication.factor": "3",
     "transaction.state.log.min.isr": "2",
-    # A node that was killed is known to be gone after two seconds (see `node.DEVELOPMENT`): whoever leads then is elected as fast.
+    # A killed node is detected after two seconds (see `node.DEVELOPMENT`); the next leader is elected as fast.
     "controller.quorum.election.timeout.ms": "500",
     "controller.quorum.fetch.timeout.ms": "1000",
     "controller.quorum.election.backoff.max.ms": "500",
@@ -33,7 +33,8 @@ REPLICATED: Mapping[str, str] = {
     "replica.fetch.wait.max.ms": "100",
 }
 
-# They live for seconds, on two cores with all of ours: without the second compiler a node is back in half the time (7 s for 13 s).
+# They live for seconds, on two cores with all of ours: without the second compiler a node is back in half the time (7 s
+# for 13 s).
 JAVA_OPTIONS = ("-Xmx256m", "-XX:TieredStopAtLevel=1")
 
 
@@ -133,7 +134,9 @@ class Cluster:
             await admin.delete_topics([topic])
 
     async def rewind(self, group: str, topic: str) -> bool:
-        """Commit the beginning of partition 0, as `kafka-consumer-groups --reset-offsets` does; False while the group has members."""
+        """Commit the beginning of partition 0, as `kafka-consumer-groups --reset-offsets` does; False while the group
+        has members.
+        """
         consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, group_id=group, enable_auto_commit=False)
         await consumer.start()
         try:

@@ -1,8 +1,8 @@
 """A TCP proxy between two parties that can be made bad: slow, narrow, deaf, cut off.
 
-`FaultProxy` listens at `address` and forwards to its target. What is set in `faults` holds from the next chunk on, for open and for new
-connections; `reset_all` and `limit_data` strike the open ones. `heal` makes it good again: what a black hole swallowed is gone, so its
-connections are reset, as they would be by TCP itself in the end.
+`FaultProxy` listens at `address` and forwards to its target. Values in `faults` hold from the next chunk on, for open
+and new connections; `reset_all` and `limit_data` affect open ones. `heal` ends all faults. Data swallowed by a black
+hole is lost, so its connections are reset, as TCP itself would do in the end.
 """
 
 import asyncio
@@ -20,7 +20,9 @@ LINGER_NONE = struct.pack("ii", 1, 0)
 
 @dataclass(slots=True)
 class Faults:
-    """All off is a good network. `black_hole`: nothing is forwarded, nobody is told. `refused`: new connections are reset at once."""
+    """All off is a good network. `black_hole`: nothing is forwarded, without an error. `refused`: new connections are
+    reset at once.
+    """
 
     latency_s: float = 0.0
     bytes_per_s: float = 0.0
@@ -42,7 +44,7 @@ class _Link:
         self.writers = (client, server)
         self.bytes_left: int | None = None
         self.starved = False
-        """Something of it was swallowed: the rest would make no sense to anybody."""
+        """Whether data of this connection was swallowed: the rest of its stream is useless."""
 
     def reset(self) -> None:
         for writer in self.writers:

@@ -1,7 +1,7 @@
 """`given(*facts).when(fact).then(Step(...))`: a fold's case, compared whole.
 
-`given` folds its facts from the beginning and does not look at what comes out; `when` folds one more; `then` compares the
-whole step. Where no history leads to the state shortly, `given_state` starts from the state itself.
+`given` folds its facts from the beginning and does not look at what comes out; `when` folds one more; `then` compares
+the whole step. Where no history leads to the state shortly, `given_state` starts from the state itself.
 """
 
 from collections.abc import Sequence

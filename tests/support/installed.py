@@ -19,8 +19,8 @@ def build_wheel(source: Path, into: Path) -> Path:
 def install_wheel(wheel: Path, folder: Path) -> Path:
     """A fresh virtual environment with the wheel; returns the folder of its commands.
 
-    What Backstop depends on is borrowed from the environment of the tests by one line of a .pth file: a .pth file that stands in a folder
-    named so is not read, so the checkout, which is installed there as editable, stays out.
+    What Backstop depends on is borrowed from the environment of the tests by one line of a .pth file: a .pth file that
+    stands in a folder named so is not read, so the checkout, which is installed there as editable, stays out.
     """
     _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
     python = folder / "bin" / "python"

@@ -1,6 +1,6 @@
 """`make test-long`: runs every test that is marked `long`, and writes a page about the run.
 
-The page holds the last run only. It is written whatever the outcome, from pytest's own report, and committed by who ran it.
+The page holds the last run only. It is written for every outcome, from pytest's report. The developer commits it.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Waiting for a condition with a deadline: the only way a test of ours waits. Nothing sleeps to let something happen.
+"""Waits for a condition with a deadline: the only way in which tests wait. No test sleeps for a fixed time.
 
-Both helpers return what the condition gave, so that a test reads `row = wait_until(lambda: find(row_id), ...)`, and
-fail with an `AssertionError` that says what was awaited and, where the last try raised, what it raised.
+Both helpers return the condition's value, as in `row = wait_until(lambda: find(row_id), ...)`. They fail with an
+`AssertionError` that names the awaited condition and the last value or error.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """`python -m tests.torture --jobs 20000 --minutes 15 --seed 7 --report docs/torture-report.md`.
 
-Exit 0: every invariant held. 1: one did not; logs, ledgers and the broker's data are kept, and named. 2: it could not be run.
+Exit 0: every invariant held. 1: one did not; logs, ledgers and the broker's data are kept, and named. 2: it could not
+be run.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""Processes that are killed, frozen and started again. Signals go to the pid of a child that we started, and to nothing else."""
+"""Processes that are killed, frozen and started again. Signals go to the pid of a child that we started, and to nothing
+else.
+"""
 
 import asyncio
 import os
@@ -138,8 +140,8 @@ class Child:
     async def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
         """SIGTERM, and SIGKILL to one that does not end; or SIGKILL at once. It stays down. Harmless twice.
 
-        One that freezes at a failpoint after its SIGTERM is thawed as any other, and its sleep is no part of its drain. How long a drain took
-        is the judge's, also of one that had to be killed.
+        One that freezes at a failpoint after its SIGTERM is thawed as any other, and its sleep is no part of its drain.
+        How long a drain took is the judge's, also of one that had to be killed.
         """
         keeper, self._keeper = self._keeper, None
         if keeper is None:

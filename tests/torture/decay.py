@@ -1,6 +1,8 @@
-"""PURE: whether the system did less and less while it was broken: jobs by minute of their submission, and what was done twice.
+"""PURE: whether the system did less and less while it was broken: jobs by minute of their submission, and what was done
+twice.
 
-An expiration is *avoidable* where the provider had completed a response of the job before the last poll ahead of its deadline was due.
+An expiration is *avoidable* where the provider had completed a response of the job before the last poll ahead of its
+deadline was due.
 """
 
 from collections import Counter
@@ -65,7 +67,9 @@ def expired_percent(minutes: Iterable[Minute]) -> float:
 def decay_of(
     results: Mapping[str, JobResult], deadlines_ms: Mapping[str, int], completed_ms: Mapping[str, int], answers: Counter[str]
 ) -> Decay:  # fmt: skip
-    """`completed_ms`: when the provider first completed a response of each job. `answers`: ids of what polls brought, counted."""
+    """`completed_ms`: when the provider first completed a response of each job. `answers`: ids of what polls brought,
+    counted.
+    """
     if not results:
         return Decay((), answers.total(), answers.total() - len(answers))
     began_ms = min(result.timings.submitted_at_ms for result in results.values())

@@ -1,4 +1,6 @@
-"""The upstream services of a run: submit over both doors at a steady pace, cancel a few, remember what was acknowledged."""
+"""The upstream services of a run: submit on both ingresses at a steady rate, cancel a few, keep the
+acknowledged jobs.
+"""
 
 import asyncio
 import random
@@ -26,7 +28,9 @@ CANCELS = 0.02
 REPEATS = 0.02
 POISONS = 0.01
 STREAMED = 8
-"""Of so many jobs two ask for partial output, one over each door: nobody listens, and the provider's streams fail as all else does."""
+"""Of this many jobs two ask for partial output, one on each ingress. There are no listeners; the provider's streams
+fail like all other calls.
+"""
 
 LARGE = 0.01
 LARGE_CHARACTERS = 150_000
@@ -155,7 +159,7 @@ class Driver:
         self.seen.cancels += 1
 
     async def _poison(self, key: bytes, value: bytes) -> None:
-        """Once, acknowledged or not: nobody would repeat it."""
+        """Send once, acknowledged or not: a cancel is not repeated."""
         producer = AIOKafkaProducer(bootstrap_servers=self._rig.runtime.kafka_bootstrap_servers)
         with suppress(KafkaError):
             await producer.start()

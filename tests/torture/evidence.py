@@ -1,4 +1,4 @@
-"""What stands on the topics and in the provider's ledgers after a run. Reads past all proxies, and shares no memory with what ran."""
+"""Reads the topics and the provider's ledgers after a run, past all proxies and without shared memory."""
 
 import asyncio
 from collections import Counter, defaultdict

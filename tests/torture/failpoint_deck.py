@@ -1,4 +1,4 @@
-"""Which failpoint a process is armed with when it starts: the one of its kind that was hit least, at a hit drawn from the seed."""
+"""Chooses a process's failpoint at its start: the one of its kind that was hit least, at a hit drawn from the seed."""
 
 import random
 from collections import Counter
@@ -67,7 +67,7 @@ class FailpointDeck:
         return f"{name}:{nth}={action}"
 
     def missing(self, kind: Kind) -> frozenset[str]:
-        """Failpoints of a kind of process that nobody was killed at so far, but for `REBUILD`."""
+        """Failpoints of a kind of process at which no process was killed so far, except `REBUILD`."""
         hits = self._hits()
         return frozenset(name for name in FAILPOINTS if name != REBUILD and kind_of(name) == kind and not hits[name])
 

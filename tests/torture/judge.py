@@ -48,10 +48,10 @@ def judge(
     verdict = Verdict(rebuild=rebuild)
     acknowledged = {known.job_id for known in submitted.acknowledged}
     results, jobs = evidence.results, evidence.jobs
-    verdict.add("I1", "jobs acknowledged and without a result", sorted(acknowledged - results.count.keys()))
+    verdict.add("I1", "acknowledged jobs without a result", sorted(acknowledged - results.count.keys()))
     verdict.add("I1", "submissions refused for good", submitted.refused)
     verdict.add("I2", "jobs with more than one committed result", [j for j, n in results.count.items() if n > 1])
-    verdict.add("I2", "results of jobs that nobody submitted", sorted(results.count.keys() - jobs.states.keys()))
+    verdict.add("I2", "results of jobs that were not submitted", sorted(results.count.keys() - jobs.states.keys()))
     _creates(verdict, evidence)
     _audit(verdict, audit)
     verdict.add("I5", "jobs open after everything should have ended", sorted(jobs.open))
@@ -61,7 +61,7 @@ def judge(
         if job_id in results.seen_ms
     }
     verdict.overshoot_max_ms = max(0, *past_ms.values()) if past_ms else 0
-    # While processes die faster than they start nothing can be bounded: the time counts from where that ended.
+    # While processes die faster than they start no bound holds: the time counts from the last fault.
     late = [
         f"{job_id} ({results.seen_ms[job_id] - due_ms} ms)"
         for job_id, deadline_ms in jobs.deadlines_ms.items()
@@ -77,14 +77,14 @@ def judge(
         for job_id, result in results.first.items()
         if evidence.rows.get(job_id) != result.outcome
     ]
-    verdict.add("I6", "rows unlike their result", wrong)
+    verdict.add("I6", "rows that differ from their result", wrong)
     verdict.add("I6", "rebuilds of the read model that differ", [rebuild] if rebuild else [])
     _webhooks(verdict, evidence)
     worse, repeats = evidence.decay.found()
     verdict.add("decay", "share of expired jobs that grew under faults", worse)
     verdict.add("decay", "share of polls that were answered twice", repeats)
     missing = submitted.poisons - len(evidence.poisoned)
-    verdict.add("I1", "poisons that are no dead letter", [str(missing)] if missing > 0 else [])
+    verdict.add("I1", "poisoned records without a dead letter", [str(missing)] if missing > 0 else [])
     return verdict
 
 
@@ -136,7 +136,7 @@ def _webhooks(verdict: Verdict, evidence: Evidence) -> None:
 
 
 def _own(evidence: Evidence) -> set[str]:
-    """Ids of what was kept, but for those that a true delivery has, too."""
+    """Ids of the kept webhooks, except those that a genuine delivery has as well."""
     true = {str(line["webhook_id"]) for line in evidence.deliveries if line["authentic"]}
     return evidence.webhooks - true
 

@@ -11,7 +11,7 @@ SESSION_S: Final = 6.0
 """`session.timeout.ms` of the folds' group and of the projection's: the least that a broker allows by default."""
 
 FREEZE_S: Final = 3 * SESSION_S
-"""A zombie sleeps for so long: its partitions are somebody else's when it wakes up."""
+"""How long a zombie sleeps. When it wakes, its partitions have another owner."""
 
 BOUND_S: Final = 90.0
 """How far past its deadline a job may end while processes and broker are being killed (I5)."""

@@ -1,4 +1,6 @@
-"""Everything that runs: a broker with a listener for each kind of client, a proxy before each, the simulator, and our processes."""
+"""All processes of a run: a broker with a listener and a proxy for each kind of client, the simulator, and
+Backstop's.
+"""
 
 import asyncio
 import base64
@@ -76,7 +78,7 @@ class Rig:
         return _environment(self.plan, self.places, self.proxies, self.runtime, kind)
 
     async def control(self, path: str, body: dict[str, object]) -> None:
-        """Tell the simulator. What it doesn't hear (it may be down) is no fault of anybody's."""
+        """Call a control of the simulator. A failed call is ignored, as the simulator may be down."""
         url = f"http://{HOST}:{self.places.simulator}/sim/{path}"
         with suppress(aiohttp.ClientError, TimeoutError, OSError):
             async with self.http.post(url, json=body, timeout=aiohttp.ClientTimeout(total=5)) as answer:
@@ -142,7 +144,7 @@ _HTTP_LINKS = ("worker-simulator", "simulator-serve")
 
 
 async def _end(children: dict[str, Child]) -> None:
-    """In the order of the flow: who sends first ends first."""
+    """Stop the processes in the order of the flow, senders first."""
     for kinds in (("simulator",), ("serve", "worker"), ("projection",)):
         ends = [child.stop() for child in children.values() if child.kind in kinds]
         for outcome in await asyncio.gather(*ends, return_exceptions=True):

@@ -26,7 +26,9 @@ COVERAGE_MINUTES = 10.0
 """A run of this length must have met every failpoint, or it proves less than it says."""
 VERIFY_SETTLE_S = 20.0
 SUBMIT_WITHIN_S = 120.0
-"""How much longer than twice the plan's minutes the driver may take: what was refused while the broker was away is sent again."""
+"""How much longer than twice the plan's minutes the driver may take: what was refused while the broker was away is sent
+again.
+"""
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     )
     if plan.minutes >= COVERAGE_MINUTES and plan.breaks and not (plan.failpoints or plan.large):
         hit = {*outcome.children.failpoints(), *(REBUILD,) * outcome.broken.rebuild_kills}
-        outcome.verdict.add("coverage", "failpoints that killed nobody", sorted(set(FAILPOINTS) - hit))
+        outcome.verdict.add("coverage", "failpoints that killed no process", sorted(set(FAILPOINTS) - hit))
     return outcome
 
 

@@ -1,4 +1,6 @@
-"""What is broken when: drawn from the seed, one large fault at a time, kills in between and at failpoints all the while."""
+"""The schedule of faults, drawn from the seed: one large fault at a time, kills in between, and failpoints
+throughout.
+"""
 
 import asyncio
 import random
@@ -21,7 +23,9 @@ Tell = Callable[[str], None]
 
 REBUILD_MET_WITHIN_S = 20.0
 MET_WITHIN_S = 15.0
-"""A process that has not met its failpoint by then gets another: once a partition is ours, say, its recovery is not met again."""
+"""A process that has not met its failpoint by then gets another one. For example, the failpoint of a recovery is not
+met once all partitions are assigned.
+"""
 KINDS: tuple[Kind, ...] = ("worker", "serve", "projection")
 LONG_MINUTES = 30.0
 """Only a run of this length has two minutes for one fault."""
@@ -72,7 +76,9 @@ class Schedule:
             self._steer()
 
     def _steer(self) -> None:
-        """Kill what is not armed with a failpoint that is missing, or has not met its own for long: it comes back with one that is."""
+        """Kill processes without a missing failpoint, or that have not met theirs for long. The restart arms a missing
+        one.
+        """
         now_s = monotonic_s()
         for child in self._rig.children.values():
             missing = self._deck.missing(child.kind)

@@ -1,4 +1,6 @@
-"""The planted bugs fit the code as it is, and one of the cheap ones is caught. All cheap ones: `make test-long`; all: `make planted`."""
+"""The planted bugs fit the code as it is, and one of the cheap ones is caught. All cheap ones: `make test-long`; all:
+`make planted`.
+"""
 
 import subprocess
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Where a Kafka broker comes from: given, from Docker, or Apache Kafka itself on the local JVM; see `chain`.
 
-`up`, `down`, `status`: the broker of a checkout, which lives on. `owned`: one that ends with the `with` block, and with
-this process, however that ends. `Broker`: the JVM node itself, for tests that kill, freeze and restart it.
+`up`, `down`, `status`: the broker of a checkout, which keeps running. `owned`: a broker that ends with the `with`
+block, or with this process, even after SIGKILL. `Broker`: the JVM node itself, for tests that kill, freeze and restart
+it.
 """
 
 from backstop.dev.broker.errors import BrokerError, BrokerFailedError, NoBrokerError

@@ -1,4 +1,4 @@
-"""The one order in which a broker is looked for: given, Docker, the local JVM. The same for demo, development, tests."""
+"""The order in which a broker is looked for: given, Docker, the local JVM. The same for demo, development and tests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Started = TypeVar("Started")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A broker that somebody else runs. Nothing of it is started, stopped or wiped here."""
+    """A broker that the user runs. Backstop never starts, stops or wipes it."""
 
     bootstrap: str
 
@@ -29,13 +29,11 @@ def given(environment: Mapping[str, str]) -> Given | Missing:
     bootstrap = environment.get(BOOTSTRAP_VARIABLE, "").strip()
     if bootstrap:
         return Given(bootstrap)
-    return Missing(
-        BOOTSTRAP_VARIABLE, "not set", f"set {BOOTSTRAP_VARIABLE}=host:port to a Kafka 3.7 or newer that runs somewhere"
-    )
+    return Missing(BOOTSTRAP_VARIABLE, "not set", f"set {BOOTSTRAP_VARIABLE}=host:port to a running Kafka 3.7 or newer")
 
 
 def probes(environment: Mapping[str, str]) -> tuple[Probe, ...]:
-    """The ways, in order; each looks only when it is asked."""
+    """The ways to a broker, in order. A way is probed only when it is called."""
     return (
         lambda: given(environment),
         lambda: docker.find(environment),
@@ -44,9 +42,9 @@ def probes(environment: Mapping[str, str]) -> tuple[Probe, ...]:
 
 
 def first(ways: tuple[Probe, ...], start: Callable[[Source], Started]) -> Started:
-    """What `start` makes of the first way that is open and starts. One that fails to start is a closed way too.
+    """The result of `start` for the first way that is available and starts. Later ways are not probed.
 
-    Raises `NoBrokerError`, which tells of each. A way after the one that worked is never looked at.
+    :raises NoBrokerError: no way worked; lists each with its reason.
     """
     tried: list[Missing] = []
     for way in ways:
@@ -57,7 +55,9 @@ def first(ways: tuple[Probe, ...], start: Callable[[Source], Started]) -> Starte
         try:
             return start(found)
         except BrokerError as error:
-            tried.append(Missing(name_of(found), f"it is here, but did not start: {error}", f"mend {name_of(found)}"))
+            tried.append(
+                Missing(name_of(found), f"it is installed, but did not start: {error}", f"fix {name_of(found)}")
+            )
     raise NoBrokerError(tried)
 
 

@@ -1,4 +1,4 @@
-"""One Kafka node in a container, where a Docker engine answers. Everything goes through the `docker` command."""
+"""One Kafka node in a container, where a Docker engine answers. Uses only the `docker` command."""
 
 import hashlib
 import shutil
@@ -23,14 +23,17 @@ CONTROLLER_PORT = 9093
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A Docker engine that answered. `environment` is what its command is run with (DOCKER_HOST and the like)."""
+    """A Docker engine that answered. Its command runs with `environment` (DOCKER_HOST and the like)."""
 
     docker: str
     version: str
     environment: Mapping[str, str]
 
     def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-        """What the command printed; `BrokerFailedError` with what it said where it failed."""
+        """The command's output.
+
+        :raises BrokerFailedError: the command failed; contains its error output.
+        """
         command = [self.docker, *arguments]
         try:
             done = processes.capture(command, timeout_s, self.environment)
@@ -42,19 +45,19 @@ class Engine:
 
 
 def find(environment: Mapping[str, str]) -> Engine | Missing:
-    """Ask the engine for its version, with a short limit: an engine that hangs is none."""
+    """Ask the engine for its version, with a short timeout: an engine that hangs counts as missing."""
     remedy = "install Docker (https://docs.docker.com/engine/install/) and start its engine"
     docker = shutil.which("docker", path=environment.get("PATH", ""))
     if docker is None:
-        return Missing(WAY, "no docker on the PATH", remedy)
+        return Missing(WAY, "there is no docker on the PATH", remedy)
     try:
         version = Engine(docker, "", environment).run(
             "info", "--format", "{{.ServerVersion}}", timeout_s=PROBE_TIMEOUT_S
         )
     except (BrokerFailedError, OSError) as error:
-        return Missing(WAY, f"{docker} is here, but no engine answers ({_last_line(str(error))})", remedy)
+        return Missing(WAY, f"{docker} is installed, but no engine answers ({_last_line(str(error))})", remedy)
     if not version:  # some versions print nothing and exit with 0 when the engine is away
-        return Missing(WAY, f"{docker} is here, but no engine answers", remedy)
+        return Missing(WAY, f"{docker} is installed, but no engine answers", remedy)
     return Engine(docker, version, environment)
 
 
@@ -88,10 +91,10 @@ def run_command(name: str, port: int) -> Sequence[str]:
 
 
 def start(engine: Engine, name: str, *, port: int | None = None) -> str:
-    """Start the container, on the data of an earlier one where there is some; returns the bootstrap address.
+    """Start the container on the data of an earlier one, if any, and return the bootstrap address.
 
-    The advertised port is part of the container's settings, so a container is never started again: it is made anew
-    on its volume.
+    The advertised port is part of the container's settings, so a container is never restarted: a new one is created on
+    its volume.
     """
     port = port or draw_ports().client
     remove(engine, name)
@@ -116,13 +119,13 @@ def is_running(engine: Engine, name: str) -> bool:
 
 
 def stop(engine: Engine, name: str) -> None:
-    """Stop in order, and take the container away; its volume stays."""
+    """Stop and remove the container; its volume stays."""
     engine.run("stop", "--time", "15", name)
     remove(engine, name)
 
 
 def remove(engine: Engine, name: str) -> None:
-    """Take the container away, running or not. No error where there is none."""
+    """Remove the container, running or not. No error where there is none."""
     engine.run("rm", "--force", name)
 
 

@@ -1,15 +1,15 @@
 """Runs a command that dies with its owner, even when the owner is killed with SIGKILL.
 
-    python -I -S leash.py [--wipe FOLDER] -- COMMAND ARG...
+    python -I -S ends_with_owner.py [--wipe FOLDER] -- COMMAND ARG...
 
-The owner holds the other end of this program's stdin. A watcher process is forked first, then this process *becomes*
-the command, so that the owner's child is the command itself: its pid, its exit code, its signals. One byte on stdin
-says "ended as intended" and lets the watcher go; the end of stdin says that the owner is gone, and the watcher kills the
+The owner holds the other end of this program's stdin. The program forks a watcher, then executes the command in its own
+place, so that the owner's child is the command itself, with its pid, exit code and signals. One byte on stdin means
+"ended as intended", and the watcher exits. The end of stdin means that the owner has died: the watcher kills the
 command with SIGKILL and removes FOLDER.
 
 Why not PR_SET_PDEATHSIG: it fires when the *thread* that started the child ends (a broker started from a thread pool
-would die with its thread), exists on Linux only, and cannot remove the folder. Imports the standard library alone: it
-runs by path, in the isolated mode, in some 20 ms.
+would die with its thread), exists on Linux only, and cannot remove the folder. Imports only the standard library: it is
+run by path, in isolated mode, and starts in some 20 ms.
 """
 
 import os
@@ -19,11 +19,11 @@ import sys
 import threading
 
 POLL_S = 0.02
-EXIT_POLLS_MAX = 500  # 10 s at POLL_S: SIGKILL needs no longer, unless the disk hangs
+EXIT_POLLS_MAX = 500  # 10 s at POLL_S: SIGKILL takes longer only on a disk that hangs
 
 
 def main(arguments: list[str]) -> None:
-    """Fork the watcher, become the command; never returns."""
+    """Fork the watcher, then execute the command in place of this process. Never returns."""
     wipe = arguments[1] if arguments[0] == "--wipe" else None
     command = arguments[arguments.index("--") + 1 :]
     target = os.getpid()
@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> None:
 
 
 def watch(target: int, wipe: str | None) -> None:
-    """Wait for the owner's word or end. The command is this process' parent, which is how a reused pid is told."""
+    """Wait for the owner's byte or end. The command is this process's parent: a reused pid is not, and is not
+    killed.
+    """
     if os.read(0, 1):
         return
     if os.getppid() == target:
@@ -54,7 +56,7 @@ def watch(target: int, wipe: str | None) -> None:
 
 
 def _let_go_of_the_command_s_output() -> None:
-    """Whoever reads the command's output must see its end when the command ends, not when the watcher does."""
+    """Close the command's output here: a reader must see its end when the command ends, not when the watcher does."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)

@@ -1,4 +1,4 @@
-"""What can go wrong between wanting a broker and having one. The developer who runs the command must act on both."""
+"""Errors of finding, starting and stopping a broker. The developer who runs the command must act on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Why a way to a broker is closed, and what would open it."""
+    """Why a way to a broker is not available, and what to do about it."""
 
     way: str
     reason: str
@@ -14,20 +14,20 @@ class Missing:
 
 
 class BrokerError(Exception):
-    """A broker could not be had, started or stopped; the message is a sentence for the developer."""
+    """A broker could not be found, started or stopped; the message is a sentence for the developer."""
 
 
 class BrokerFailedError(BrokerError):
-    """A broker that should have started did not; the message ends with what it said last."""
+    """A broker did not start; the message ends with the end of its log."""
 
 
 class NoBrokerError(BrokerError):
-    """No way to a broker is open. Says each way that was tried, why it failed, and what to install."""
+    """No way to a broker is available. Lists each way, why it failed, and what to install."""
 
     def __init__(self, tried: Sequence[Missing]) -> None:
         self.tried = tuple(tried)
         lines = [f"  {number}. {one.way}: {one.reason}" for number, one in enumerate(self.tried, start=1)]
         remedies = [f"  - {one.remedy}" for one in self.tried]
         super().__init__(
-            "\n".join(["no Kafka broker can be had. Tried:", *lines, "Any one of these helps:", *remedies])
+            "\n".join(["no Kafka broker is available. Tried:", *lines, "Any one of these helps:", *remedies])
         )

@@ -1,6 +1,7 @@
-"""Kafka's jars from any Maven repository, each known by its pinned sha256: for machines that have no Maven.
+"""Downloads Kafka's jars from any Maven repository, each checked against its pinned sha256; for machines without Maven.
 
-`jars.txt` is made from the pom (`make lock-jars`). The project names no repository: the address is a setting, or stands in Maven's own settings.
+`jars.txt` is made from the pom (`make lock-jars`). The address of the repository is a setting, or comes from Maven's
+own settings; the project names none.
 """
 
 import hashlib
@@ -18,14 +19,14 @@ REQUEST_TIMEOUT_S = 60.0
 JAR_BYTES_MAX = 64 << 20
 DOWNLOADS_AT_ONCE = 4
 CENTRAL = {"*", "central", "external:*"}
-"""What a mirror in Maven's settings is a mirror of, where it answers for Maven's central repository."""
+"""Values of `mirrorOf` in Maven's settings that cover Maven's central repository."""
 
 
 @dataclass(frozen=True, slots=True)
 class Jar:
     sha256: str
     path: str
-    """Below the repository, as Maven lays it out."""
+    """The path below the repository, in Maven's layout."""
 
     @property
     def name(self) -> str:
@@ -33,21 +34,21 @@ class Jar:
 
 
 def pinned(file: Path) -> tuple[Jar, ...]:
-    """The jars that `file` names, one a line: the hash, the path; none where there is no such file."""
+    """The jars listed in `file`, one per line: hash, path. Empty where there is no such file."""
     if not file.is_file():
         return ()
     return tuple(Jar(*line.split()) for line in file.read_text().splitlines())
 
 
 def repository(environment: Mapping[str, str]) -> str | None:
-    """The address that the setting names; None where it is not set.
+    """The address in the setting; None where it is not set.
 
-    :raises BrokerFailedError: it is no address over HTTP.
+    :raises BrokerFailedError: the value is not an HTTP address.
     """
     named = environment.get(REPOSITORY_VARIABLE, "").strip().rstrip("/")
     if named and not named.startswith(("https://", "http://")):
         raise BrokerFailedError(
-            f"{REPOSITORY_VARIABLE} is not an address that begins with https:// or http://: set it to that of a Maven repository"
+            f"{REPOSITORY_VARIABLE} must be the address of a Maven repository, starting with https:// or http://"
         )
     return named or None
 
@@ -68,9 +69,9 @@ def mirror_in_maven_settings(environment: Mapping[str, str]) -> str | None:
 
 
 def fetch(address: str, jars: Sequence[Jar], into: Path) -> None:
-    """Download `jars` into a folder, each checked against its hash before it is written.
+    """Download `jars` into a folder. Each is checked against its hash before it is written.
 
-    :raises BrokerFailedError: one could not be had, or is not what it was when it was pinned.
+    :raises BrokerFailedError: a download failed, or a hash differs.
     """
     into.mkdir(parents=True, exist_ok=True)
 
@@ -90,15 +91,15 @@ def fetch(address: str, jars: Sequence[Jar], into: Path) -> None:
 
 
 def check(jars: Sequence[Jar], libs: Path) -> None:
-    """Whether a folder holds these jars and no other, whoever brought them.
+    """Check that a folder holds exactly these jars, from whatever source.
 
-    :raises BrokerFailedError: names the first that differs.
+    :raises BrokerFailedError: a jar is missing, extra or different; names it.
     """
     here = {file.name for file in libs.glob("*.jar")}
     wanted = {jar.name for jar in jars}
     if here != wanted:
         raise BrokerFailedError(
-            f"{libs} holds other jars than those that were pinned: {', '.join(sorted(here ^ wanted))}"
+            f"{libs} does not hold exactly the pinned jars; they differ in: {', '.join(sorted(here ^ wanted))}"
         )
     for jar in jars:
         _check(jar, (libs / jar.name).read_bytes(), str(libs / jar.name))
@@ -107,7 +108,7 @@ def check(jars: Sequence[Jar], libs: Path) -> None:
 def _check(jar: Jar, content: bytes, where: str) -> None:
     got = hashlib.sha256(content).hexdigest()
     if got != jar.sha256:
-        raise BrokerFailedError(f"{where} is not the jar that was pinned: its sha256 is {got}, expected {jar.sha256}")
+        raise BrokerFailedError(f"{where} is not the pinned jar: its sha256 is {got}, expected {jar.sha256}")
 
 
 def _mirror(settings: ET.Element) -> str | None:
@@ -115,7 +116,7 @@ def _mirror(settings: ET.Element) -> str | None:
         url = (mirror.findtext("{*}url") or "").strip().rstrip("/")
         blocked = (mirror.findtext("{*}blocked") or "").strip() == "true"
         mirrored = {part.strip() for part in (mirror.findtext("{*}mirrorOf") or "").split(",")}
-        usable = url.startswith(("https://", "http://")) and "${" not in url  # `${env.X}` is Maven's own to resolve
+        usable = url.startswith(("https://", "http://")) and "${" not in url  # only Maven can resolve `${env.X}`
         if usable and not blocked and mirrored & CENTRAL and "!central" not in mirrored:
             return url
     return None

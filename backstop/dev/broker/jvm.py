@@ -1,7 +1,7 @@
-"""One Kafka node on the local JVM, as an object: start it, stop it, kill it, freeze it, start it again on its data.
+"""One Kafka node on the local JVM, as an object: start, stop, kill, freeze, and restart on its data.
 
-A node that this process owns dies with it (see `leash`); one that is `detached` lives on, and is found again through
-the record that `service` keeps. Kafka writes to files in the node's folder and never to our console.
+A node that this process owns dies with it (see `ends_with_owner`). A `detached` node keeps running, and is found again
+through the record that `service` keeps. Kafka logs to files in the node's folder, never to the console.
 """
 
 import base64
@@ -40,9 +40,9 @@ class Broker:
     """A node of Kafka on this machine's JVM. Blocking calls; from async code use `asyncio.to_thread(broker.start)`.
 
     `folder` holds its data, settings and logs and is kept; without it a temporary one is made and removed on `stop`.
-    `advertised` (host:port) is what clients are told to connect to, for a proxy that forwards to `listen`.
-    `overrides` are lines of server.properties that win over ours, as `java_options` do. Nodes of one cluster are formatted with
-    one `cluster_id`.
+    `advertised` (host:port) is the address given to clients, for a proxy that forwards to `listen`. `overrides` are
+    lines of server.properties, and `java_options` options of Java; both override the defaults here. Nodes of one
+    cluster are formatted with one `cluster_id`.
     """
 
     kind = "jvm"
@@ -79,12 +79,12 @@ class Broker:
 
     @property
     def log(self) -> Path:
-        """The file that Kafka logs to."""
+        """Kafka's log file."""
         return self.folder / "kafka.log"
 
     @property
     def mark(self) -> str:
-        """What tells this node's process from any other: the path of its settings, in its command line."""
+        """Identifies the node's process: the path of its settings, which is in its command line."""
         return _mark(self.folder)
 
     @property
@@ -95,17 +95,17 @@ class Broker:
 
     @property
     def bootstrap(self) -> str:
-        """What clients connect to: the advertised address where there is one."""
+        """The address for clients: the advertised one where there is one."""
         return self._advertised or self.listen
 
     @property
     def listen(self) -> str:
-        """Where the client listener is bound: what a proxy forwards to."""
+        """The address of the client listener, to which a proxy forwards."""
         return f"{HOST}:{self.ports.client}"
 
     @property
     def direct(self) -> str:
-        """A bootstrap address that goes past any proxy."""
+        """A bootstrap address that bypasses the proxy."""
         return self.listen if self._advertised is None else f"{HOST}:{self.ports.direct}"
 
     @property
@@ -119,9 +119,9 @@ class Broker:
         return self._process is not None and self._process.poll() is None
 
     def start(self, timeout_s: float = START_TIMEOUT_S) -> Self:
-        """Start, or start again on the same ports and data; returns when a metadata request is answered.
+        """Start, or restart on the same ports and data; returns when a metadata request is answered.
 
-        Raises `BrokerFailedError` with the end of Kafka's log where it does not come up.
+        :raises BrokerFailedError: the node does not start; contains the end of Kafka's log.
         """
         if self.running:
             raise BrokerError(f"the broker is already running, pid {self.pid}")
@@ -138,33 +138,33 @@ class Broker:
         return self
 
     def stop(self) -> None:
-        """End with SIGTERM (SIGKILL after 15 s), wait for the exit; a temporary folder goes too. Harmless twice."""
+        """Stop with SIGTERM (SIGKILL after 15 s), wait for the exit, remove a temporary folder. May be called twice."""
         if self._process is not None:
             self._end(signal.SIGTERM)
         self._remove_if_temporary()
 
     def kill(self) -> None:
-        """End with SIGKILL, as a crash would; the folder stays, so that `start` goes on from it."""
+        """Kill with SIGKILL, like a crash. The folder stays, and `start` continues from its data."""
         if self._process is not None:
             self._end(signal.SIGKILL)
 
     def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Stop in order and start again on the same ports and data."""
+        """Stop with SIGTERM and start again on the same ports and data."""
         if self._process is not None:
             self._end(signal.SIGTERM)
         self.start(timeout_s)
 
     def release(self) -> int:
-        """Let a detached broker live on without this object; returns its pid."""
+        """Leave a detached broker running without this object; returns its pid."""
         assert self._detached
         assert self._process is not None
         pid = self._process.pid
-        self._process.returncode = 0  # else Popen's finalizer warns of a child that lives on, which here is the aim
+        self._process.returncode = 0  # else Popen's finalizer warns of a running child, which is intended here
         self._process = None
         return pid
 
     def pause(self) -> None:
-        """Freeze the process (SIGSTOP): connections stay open, and nothing answers."""
+        """Freeze the process (SIGSTOP): connections stay open, and requests get no answer."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -179,16 +179,16 @@ class Broker:
         self.stop()
 
     def _refuse_a_second_node(self) -> None:
-        """Wait a little for an earlier node to end: its owner may have been killed a moment ago."""
+        """Wait briefly for an earlier node to end: its owner may have been killed a moment ago."""
         if not processes.until(lambda: _pid_on(self.folder) is None, IN_USE_TIMEOUT_S):
             raise BrokerError(f"{self.folder} is in use by a node with pid {_pid_on(self.folder)}")
 
     def _start_on_free_ports(self, timeout_s: float) -> None:
-        if self._ports is not None:  # clients know them already: these or none
+        if self._ports is not None:  # clients already use these ports, so no others will do
             self._start_once(self._ports, timeout_s)
             return
         for _ in range(PORT_DRAWS_MAX - 1):
-            with suppress(PortTakenError):  # drawn a moment ago and lost since: draw again
+            with suppress(PortTakenError):  # another process took a chosen port since: choose again
                 self._start_once(draw_ports(), timeout_s)
                 return
         self._start_once(draw_ports(), timeout_s)
@@ -216,7 +216,9 @@ class Broker:
         raise BrokerFailedError(f"Kafka {how}; the end of {self.log}:\n{said[-TAIL_CHARACTERS:]}")
 
     def _format(self, data: Path) -> None:
-        """Make the storage ready, once. Kafka writes meta.properties last, so where it is missing all is made anew."""
+        """Format the storage, once. Kafka writes meta.properties last; where it is missing, the storage is made
+        again.
+        """
         shutil.rmtree(data, ignore_errors=True)
         command = self._kafka.command(
             "kafka.tools.StorageTool",
@@ -242,7 +244,7 @@ class Broker:
         )
         with (self.folder / "console.log").open("wb") as console:
             self._process = self._spawn(command, console)
-        self._let_the_watcher_go()  # that of a node that was killed on this folder
+        self._let_the_watcher_go()  # the watcher of an earlier node on this folder, which was killed
         self._leash = self._process.stdin
         _pid_file(self.folder).write_text(str(self._process.pid))
 
@@ -263,7 +265,7 @@ class Broker:
         assert process is not None
         if process.poll() is None:
             process.send_signal(how)
-            process.send_signal(signal.SIGCONT)  # a frozen process takes SIGTERM only when it goes on
+            process.send_signal(signal.SIGCONT)  # a frozen process handles SIGTERM only after SIGCONT
             try:
                 process.wait(processes.TERM_TIMEOUT_S)
             except subprocess.TimeoutExpired:
@@ -274,7 +276,9 @@ class Broker:
         self._keep_shared_classes()
 
     def _let_the_watcher_go(self) -> None:
-        """Only once the folder is removed or another node is on it: till then a lost owner's folder is the watcher's."""
+        """Release the watcher, after the folder is removed or another node runs on it. Until then the watcher must
+        remove the folder if its owner dies.
+        """
         pipe, self._leash = self._leash, None
         if pipe is not None:
             with suppress(OSError):  # the watcher may be gone already
@@ -284,14 +288,15 @@ class Broker:
                 pipe.close()
 
     def _shared_classes(self) -> tuple[str, ...]:
-        """Java's archive of Kafka's loaded classes, where an earlier node left one: start takes 1.6 s instead of 2.8.
+        """The option for Java's archive of Kafka's classes, if an earlier node made one: a start takes 1.6 s, not 2.8
+        s.
 
-        Java itself checks that it fits the jars and the JVM, and goes without it where it does not.
+        Java checks that the archive fits the jars and the JVM, and ignores it otherwise.
         """
         return (f"-XX:SharedArchiveFile={self._kafka.shared_classes}",) if self._kafka.shared_classes.exists() else ()
 
     def _share_classes_at_exit(self) -> tuple[str, ...]:
-        # Costs about three seconds when the node stops, once: paid by a temporary node, not by somebody who waits.
+        # Costs about three seconds once, when the node stops: only a temporary node pays it, at the end of its run.
         return (f"-XX:ArchiveClassesAtExit={self.folder / SHARED_CLASSES}",) if self._temporary else ()
 
     def _keep_shared_classes(self) -> None:
@@ -324,7 +329,7 @@ def draw_cluster_id() -> str:
 
 
 def end_orphan(folder: Path) -> int | None:
-    """End the node that a start left running on `folder` when it was itself killed; returns its pid, if there was one."""
+    """Stop a node that an interrupted start left running on `folder`; returns its pid, if there was one."""
     pid = _pid_on(folder)
     if pid is not None:
         processes.stop(pid, mark=_mark(folder))
@@ -349,4 +354,4 @@ def _pid_file(folder: Path) -> Path:
 
 
 class PortTakenError(BrokerFailedError):
-    """Somebody bound a port of ours first."""
+    """Another process has bound one of the node's ports."""

@@ -1,4 +1,4 @@
-"""What one development node of Kafka is told: its ports and its server.properties."""
+"""The configuration of one Kafka node for development: its ports and its server.properties."""
 
 import itertools
 import os
@@ -13,19 +13,19 @@ from backstop.dev.broker.errors import BrokerError
 HOST = "127.0.0.1"
 NODE_ID = 1
 
-# Below the range from which Linux (32768), macOS and Windows (49152) draw the ports of outgoing connections. Inside it
-# a client that redials a broker that is down can be given the broker's own port as its source, connect to itself, and
-# keep the restarted broker from binding.
+# Below the ephemeral ports of Linux (from 32768), macOS and Windows (from 49152). Inside that range a client that
+# redials a broker that is down can get the broker's port as its source port, connect to itself, and keep the restarted
+# broker from binding.
 PORTS_FIRST = 20_000
 PORTS_COUNT = 12_000
 PORTS_SPREAD = 7_417
-"""`PORTS_COUNT` by the golden ratio: multiples of it stay apart."""
+"""`PORTS_COUNT` divided by the golden ratio: its multiples stay far apart."""
 _draws = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """`client` is where clients (or the proxy before them) connect, `direct` is advertised as itself, always."""
+    """Clients, or the proxy in front, connect to `client`. `direct` is always advertised as itself."""
 
     client: int
     direct: int
@@ -33,23 +33,23 @@ class Ports:
 
 
 def draw_ports() -> Ports:
-    """Three ports that were free a moment ago; two brokers of one process never get the same ones.
+    """Three ports that were free a moment ago. Two brokers of one process never get the same ports.
 
-    Nothing can reserve them for a child process, so whoever starts on them must be ready to draw again.
+    A port can't be reserved for a child process, so the caller must be ready to choose again.
     """
     with ExitStack() as held:
         return Ports(*(_free_port(held) for _ in range(3)))
 
 
 def are_free(ports: Ports) -> bool:
-    """Whether each could be bound a moment ago."""
+    """Whether each port could be bound just now."""
     with ExitStack() as held:
         return all(_bind(held, port) for port in (ports.client, ports.direct, ports.controller))
 
 
 def offset_of(pid: int) -> int:
-    """Where in the range a process begins to draw. Processes that start one after the other, as those of one test run do, begin far
-    apart: a broker that is down for a moment then finds its ports free when it comes back.
+    """Where in the range a process starts to choose. Processes that start one after the other, like those of one test
+    run, start far apart, so a broker that is down for a moment finds its ports free at its restart.
     """
     return pid * PORTS_SPREAD % PORTS_COUNT
 
@@ -67,7 +67,7 @@ def _bind(held: ExitStack, port: int) -> bool:
     probe = held.enter_context(socket.socket())
     probe.setsockopt(
         socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-    )  # as Kafka does; connections that just closed are no bar
+    )  # as Kafka does: connections closed a moment ago don't matter
     try:
         probe.bind((HOST, port))
     except OSError:
@@ -75,12 +75,12 @@ def _bind(held: ExitStack, port: int) -> bool:
     return True
 
 
-# For development: what a production cluster replicates or holds back, one node must not. The same for the JVM and Docker.
+# For development: one node can't replicate, and should not delay. The same for the JVM and Docker.
 DEVELOPMENT: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "node.id": str(NODE_ID),
     "controller.listener.names": "CONTROLLER",
-    "auto.create.topics.enable": "false",  # a topic that is not in the table of topics is a mistake: say so
+    "auto.create.topics.enable": "false",  # a topic that is not in the table of topics is an error
     "num.partitions": "1",
     "default.replication.factor": "1",
     "min.insync.replicas": "1",
@@ -91,9 +91,9 @@ DEVELOPMENT: Mapping[str, str] = {
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
-    "group.initial.rebalance.delay.ms": "0",  # nobody waits three seconds for members that do not come
+    "group.initial.rebalance.delay.ms": "0",  # by default a new group waits three seconds for more members
     "group.min.session.timeout.ms": "500",  # a test of a lost worker may ask for less than the usual six seconds
-    # A killed node may register again only when its old session is over: nine seconds, by default.
+    # A killed node can register again only after its old session has expired: nine seconds, by default.
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "400",
     "message.max.bytes": "1048588",  # Kafka's own default, so that a record too large fails here too
@@ -105,9 +105,9 @@ DEVELOPMENT: Mapping[str, str] = {
 
 
 def properties(data: Path, ports: Ports, *, advertised: str | None, overrides: Mapping[str, str]) -> str:
-    """The text of server.properties. `advertised` (host:port) is told to clients in place of the client port's own
-    address; a second listener then stays direct, for the broker's own traffic (transaction markers travel over the
-    network even on one node) and for observers who must see past a proxy. `overrides` win.
+    """The text of server.properties. `advertised` (host:port) replaces the client listener's address for clients. A
+    second listener stays direct, for the broker's own traffic (transaction markers travel over the network even on one
+    node) and for observers that must bypass a proxy. `overrides` replace lines.
     """
     client, direct = f"{HOST}:{ports.client}", f"{HOST}:{ports.direct}"
     listeners = [("CLIENT", client, advertised or client)]

@@ -1,4 +1,4 @@
-"""A broker for the length of a `with` block, for the demo and the tests."""
+"""A broker for the duration of a `with` block, for the demo and the tests."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,24 +16,25 @@ from backstop.dev.broker.toolchain import LocalKafka, Toolchain
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A broker that answers. `node` is the JVM node where there is one: it can be killed, frozen and restarted."""
+    """A broker that answers. `node` is its JVM node, if any, which can be killed, frozen and restarted."""
 
     bootstrap: str
     source: Source
     container: str | None = None
     node: Broker | None = None
     keep: bool = False
-    """Whether its data outlives it."""
+    """Whether the broker's data outlives it."""
 
 
 @contextmanager
 def owned(environment: Mapping[str, str], folder: Path | None = None) -> Iterator[Owned]:
-    """The first of the chain that starts, ended with the block. A given broker is left as it is.
+    """The first broker of the chain that starts; it is stopped at the end of the block. A given broker is left running.
 
-    With `folder`, its data stays there (for a container, in the volume that is named after it), and the next one on the
-    same folder goes on from it.
-    A JVM node also ends when this process is killed; a container then stays behind, and is named in `docker ps`.
-    Raises `NoBrokerError`.
+    With `folder`, its data stays there (for a container, in the volume named after the folder), and the next broker on
+    the folder continues from it. A JVM node also ends when this process is killed; a container then stays, and
+    `docker ps` shows it.
+
+    :raises NoBrokerError: no way to a broker is available.
     """
     broker = chain.first(chain.probes(environment), lambda source: _start(source, folder))
     try:
@@ -43,9 +44,9 @@ def owned(environment: Mapping[str, str], folder: Path | None = None) -> Iterato
 
 
 def local_kafka(environment: Mapping[str, str]) -> LocalKafka:
-    """Kafka's jars and a java, for `Broker(local_kafka(...))`; resolves the jars where they are not cached yet.
+    """Kafka's jars and a java, for `Broker(local_kafka(...))`; downloads the jars where they are not cached yet.
 
-    Raises `NoBrokerError` where this machine has no Java 17 or no way to the jars.
+    :raises NoBrokerError: this machine has no Java 17, or no source of the jars.
     """
     found = toolchain.find(environment)
     if isinstance(found, Missing):

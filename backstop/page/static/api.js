@@ -1,10 +1,10 @@
-// The public API with the key of whoever looks. The key is this tab's (sessionStorage), and in no URL ever.
+// The public API with the user's key. The key stays in this tab (sessionStorage) and is in no URL.
 import { setClock } from "./words.js";
 
 const KEY = "backstop.key";
 const AWAY_MS_MAX = 10_000;
 
-/** A refusal, with the sentence of its problem document. */
+/** An error answer, with the text of its problem document. */
 export class Problem extends Error {
   constructor(status, code, detail) {
     super(detail);
@@ -15,7 +15,7 @@ export class Problem extends Error {
 
 let answered = () => {};
 
-/** `listener` is called with each answer that is no refusal. */
+/** `listener` is called with each successful answer. */
 export const onAnswer = (listener) => (answered = listener);
 export const keepKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
@@ -31,7 +31,7 @@ export async function ask(path, { method = "GET", body, signal, key } = {}) {
     answer = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), credentials: "omit" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "away", "Backstop does not answer. Jobs that it took go on; this page tries again.");
+    throw new Problem(0, "away", "Backstop does not answer. Accepted jobs continue; this page tries again.");
   }
   const said = await answer.json().catch(() => null);
   if (!answer.ok) throw new Problem(answer.status, said?.code ?? "unknown",
@@ -45,9 +45,9 @@ export const jobPath = (id, rest = "") => `/v1/jobs/${encodeURIComponent(id)}${r
 export const sessionPath = (id, rest = "") => `/v1/sessions/${encodeURIComponent(id)}${rest}`;
 
 /**
- * Follow a live stream until the function that is returned is called. Each connection takes a ticket of its own, and goes
- * on after the last event that was seen. `on.job(job)`, `on.gap()`: read afresh; `on.state("live" | "away")`;
- * `on.refused(problem)`: the key is not valid any more.
+ * Follow a live stream until the returned function is called. Each connection uses its own ticket, and continues after
+ * the last received event. Calls `on.job(job)`; `on.gap()` when events were missed and the view must be read again;
+ * `on.state("live" | "away")`; `on.refused(problem)` when the key is no longer valid.
  */
 export function follow(path, on) {
   let [source, last, timer, tries, ended] = [null, null, null, 0, false];
@@ -72,7 +72,7 @@ export function follow(path, on) {
       last = event.lastEventId;
       on.gap();
     });
-    source.addEventListener("error", again); // its own retry would bring the same ticket, which is used up
+    source.addEventListener("error", again); // EventSource's own retry would send the same ticket, which is used up
   }
 
   function again() {
@@ -91,7 +91,7 @@ export function follow(path, on) {
   };
 }
 
-/** Call `work` now and every `ms` while the page is seen; failures are left to the next time. Returns what ends it. */
+/** Call `work` now and every `ms` while the page is visible; failures are ignored. Returns a function that stops it. */
 export function every(ms, work) {
   const turn = () => !document.hidden && Promise.resolve(work()).catch(() => {});
   turn();

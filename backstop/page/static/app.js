@@ -1,4 +1,4 @@
-// The frame: which view the address names, signing in, the keyboard, the theme, and what is said above all views.
+// The frame around all views: routing, sign-in, keyboard, theme, and the banner.
 import { Problem, ask, follow, hasKey, keepKey, onAnswer } from "./api.js";
 import { h, put } from "./dom.js";
 import { healthView } from "./health.js";
@@ -34,7 +34,7 @@ function route() {
     try {
       id = found[1] && decodeURIComponent(found[1]);
     } catch {
-      break; // no address of ours
+      break; // not an address of this page
     }
     document.title = `${id ?? name} · Backstop`;
     for (const link of at("nav").children) {
@@ -48,7 +48,7 @@ function route() {
   put(main, h("p", { class: "empty" }, "There is nothing at this address. ", h("a", { href: "#/jobs" }, "All jobs")));
 }
 
-/** What a view may ask of the frame. After it was left, nothing that it still awaits says anything. */
+/** The frame's functions for a view. Once the view is left, they do nothing. */
 function handles(mine) {
   return {
     onLeave: (stop) => (mine === shown ? mine.stop.push(stop) : stop()),
@@ -76,18 +76,18 @@ function leave() {
   showBanner();
 }
 
-/** Say what went wrong; without a valid key, ask for one. */
+/** Show an error; without a valid key, ask for one. */
 function fail(error) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Problem)) console.error(error);
   if (error.status === 401) return signIn(hasKey() ? "This key is not valid (any more)." : null);
-  const text = error instanceof Problem ? error.message : "The page made a mistake; reload it.";
+  const text = error instanceof Problem ? error.message : "This page has an error. Reload it.";
   if (error.status === 0 || error.status === 503) said.away = text;
   else said.refusal = text;
   showBanner();
 }
 
-// What stands above all views: a refusal until the view is left, an absence until it is over.
+// The banner above all views: a refusal until the view is left, an outage until it is over.
 const said = { refusal: null, away: null };
 let [liveState, awayTimer] = [null, null];
 
@@ -113,7 +113,7 @@ function live(state) {
   clearTimeout(awayTimer);
   if (state !== "away") return isBack();
   awayTimer = setTimeout(() => {
-    said.away = "The live stream is away: what you see may be old. Reconnecting …";
+    said.away = "The live stream is interrupted: this page may be out of date. Reconnecting …";
     showBanner();
   }, SAY_AWAY_AFTER_MS);
 }
@@ -150,10 +150,11 @@ function signIn(why) {
     h("h1", {}, "Sign in"),
     why && h("p", { class: "problem", role: "alert" }, why),
     h("label", { for: "key" }, "API key"), field,
-    h("p", { class: "hint" }, "It needs the scope ", h("code", {}, "read"),
-      ". It stays in this tab, and goes when the tab does."),
+    h("p", { class: "hint" }, "The key needs the scope ", h("code", {}, "read"),
+      ". It stays in this tab until you close it."),
     h("button", { class: "primary" }, "Sign in"),
-    h("p", { class: "hint" }, "None yet? ", h("code", {}, "backstop keys create --tenant NAME --scopes submit,read"))));
+    h("p", { class: "hint" }, "No key yet? ",
+      h("code", {}, "backstop keys create --tenant NAME --scopes submit,read"))));
   field.focus();
 }
 
@@ -178,7 +179,7 @@ at("theme").addEventListener("click", () => {
 });
 
 const ROWS = "[data-row]";
-let moves = 0; // within the page: without one, there is nothing of ours to go back to
+let moves = 0; // moves within the page: without one, "back" would leave the page
 
 function move(step) {
   const rows = [...main.querySelectorAll(ROWS)];

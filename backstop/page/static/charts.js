@@ -1,11 +1,11 @@
-// Two plots. Series differ by dash as well as by colour, parts of a bar by pattern; a table beside each says the same.
+// Two plots. Series also differ by dash, parts of a bar by pattern; a table beside each has the same content.
 import { s } from "./dom.js";
 import { span } from "./words.js";
 
 const [LEFT, BOTTOM, TOP] = [42, 20, 8];
 const MARKS = [100, 1_000, 10_000, 60_000, 600_000, 3_600_000];
 
-/** The share that took no longer than a time, for each of `series` (counts between `edges`); the time is logarithmic. */
+/** Cumulative share by duration for each of `series` (counts between `edges`), on a logarithmic axis. */
 export function ecdf(series, edges, width, label) {
   const height = 190;
   const used = Math.max(...series.map(({ counts }) => counts.findLastIndex((count) => count > 0)), 4);

@@ -1,4 +1,4 @@
-// Records that could not be taken. Looking only: a decision about one is made at a command line, and says who and why.
+// Dead letters, read-only: decisions are made with `backstop dlq`, which records their author and reason.
 import { ask } from "./api.js";
 import { h, put } from "./dom.js";
 import { ago, size } from "./words.js";
@@ -8,7 +8,7 @@ export function deadLettersView({ query, scopes, onLeave, fail }) {
   const list = h("ol", { class: "rows letters", "aria-label": "Dead letters, newest first" });
   const empty = h("div", {});
   const older = h("button", { class: "quiet more", type: "button", hidden: true,
-    click: () => read(older.dataset.cursor) }, "Show older ones");
+    click: () => read(older.dataset.cursor) }, "Show older dead letters");
   const reading = new AbortController();
   onLeave(() => reading.abort());
 
@@ -20,7 +20,7 @@ export function deadLettersView({ query, scopes, onLeave, fail }) {
       older.hidden = !page.next_cursor;
       if (page.next_cursor) older.dataset.cursor = page.next_cursor;
       put(empty, list.childElementCount ? null : h("p", { class: "empty" },
-        all ? "No record was ever set aside." : "No dead letter waits for a decision."));
+        all ? "No record was ever set aside." : "No dead letter needs a decision."));
     } catch (error) {
       fail(error);
     }
@@ -47,7 +47,7 @@ function deadLetterRow(letter) {
         h("span", { class: "when" }, ago(letter.at_ms))),
     h("dl", { class: "summary" }, [
       ["Id", h("code", {}, letter.id)], ["Set aside by", letter.component], ["Key", letter.key],
-        ["Tenant", letter.tenant ?? "nobody can say"],
+        ["Tenant", letter.tenant ?? "unknown"],
       ["Size", letter.size_bytes !== undefined && size(letter.size_bytes)],
         ["Decision", letter.resolution ?? "none yet"],
     ].filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),

@@ -1,4 +1,4 @@
-// Nodes, never markup: whatever a caller, a provider or a stranger wrote gets in as text, and can only be text.
+// Makes nodes, never markup: text of callers, the provider or foreign writers stays text.
 const SVG = "http://www.w3.org/2000/svg";
 
 export const h = (tag, props, ...children) => fill(document.createElement(tag), props, children);
@@ -14,13 +14,13 @@ function fill(node, props, children) {
   return node;
 }
 
-// What is not printable (control characters, direction marks) is shown by its number: no text reads as another one. Line ends, tabs and the
-// joiners that some scripts need stay.
+// Unprintable characters (control characters, direction marks) are shown by their number, so that no text looks like
+// another. Line ends, tabs and the joiners that some scripts need stay.
 const UNPRINTABLE = /(?![\n\t\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 const shown = (child) => (child instanceof Node ? child
   : String(child).replace(UNPRINTABLE, (char) => `\\u${char.codePointAt(0).toString(16).padStart(4, "0")}`));
 
-/** Let `node` hold `children` (texts, nodes, lists of both; nothing where nothing is). */
+/** Replace the content of `node` by `children`: texts, nodes, lists of both; null is skipped. */
 export function put(node, children, instead = true) {
   const wanted = [children].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false)
     .map(shown);

@@ -1,8 +1,8 @@
-// A job's facts: what each says, and the table of all.
+// A job's facts: a text for each, and the table of all.
 import { h } from "./dom.js";
 import { clock, count, span } from "./words.js";
 
-// Kind of fact → lane, shape, tone, and what it says. What is not named here is told by its kind, in the job's lane.
+// Kind of fact → lane, shape, tone, text. Other kinds are shown by their name, in the job's lane.
 const of = (fact) => `attempt ${fact.attempt}`;
 const because = (fact) => (fact.code ? ` (${fact.code})` : "");
 const KINDS = {
@@ -10,19 +10,20 @@ const KINDS = {
   response_adopted: ["Job", "up", "go", (f) => `${f.response_id} adopted over ${f.ingress}`],
   adoption_refused: ["Job", "cross", "bad", (f) => `${f.response_id} belongs to another job`],
   job_refused: ["Job", "cross", "bad", (f) => `refused: ${f.code}`],
-  "jobs/timer_fired": ["Job", "tick", "still", () => "its time came"],
+  "jobs/timer_fired": ["Job", "tick", "still", () => "timer fired"],
   cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.ingress}`],
   job_result: ["Job", "flag", "go", (f) => `result published: ${f.outcome}${because(f)}`],
   attempt_accepted: ["Attempt", "up", "go",
     (f) => `${of(f)} accepted as ${f.response_id}${f.adopted ? ", adopted" : ""}`],
   attempt_rejected: ["Attempt", "cross", "bad",
     (f) => `${of(f)} refused: ${f.code ?? f.cause}${f.http_status ? `, HTTP ${f.http_status}` : ""}`],
-  attempt_unknown: ["Attempt", "ask", "warn", (f) => `${of(f)} unheard: ${f.reason}`],
+  attempt_unknown: ["Attempt", "ask", "warn", (f) => `${of(f)}: outcome unknown: ${f.reason}`],
   attempt_settled: ["Attempt", "flag", "go",
     (f) => `${of(f)} ended: ${f.status}${because(f)}, found by ${f.found_by} after ${count(f.polls ?? 0, "poll")}`],
   webhook_received: ["Webhook", "diamond", "ok", (f) => `webhook ${f.event_type}`],
   response_claimed: ["Poll", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
-  usage_booked: ["Attempt", "tick", "still", (f) => `${of(f)}: ${count(f.output_tokens ?? 0, "output token")} booked after the result`],
+  usage_booked: ["Attempt", "tick", "still",
+    (f) => `${of(f)}: ${count(f.output_tokens ?? 0, "output token")} booked after the result`],
   response_released: ["Poll", "cross", "warn", (f) => `no job waits for ${f.response_id}: it is cancelled`],
   response_observed: ["Poll", "dot", "go", (f) => `poll: ${f.status ?? f.outcome}${because(f)}`],
   poll_failed: ["Poll", "cross", "bad", (f) => `poll failed: ${f.reason}`],
@@ -42,6 +43,6 @@ export function factsTable(entries) {
   const row = (entry) => h("tr", {}, h("td", { class: "num" }, `+${span(entry.at_ms - entries[0].at_ms)}`),
     h("td", { class: "num" }, clock(entry.at_ms)), h("td", {}, tell(entry)),
     h("td", { class: "place" }, `${entry.topic}/${entry.partition}@${entry.offset}`));
-  const head = ["After", "Time", "Fact", "Stands at"].map((name) => h("th", { scope: "col" }, name));
+  const head = ["After", "Time", "Fact", "Place in the log"].map((name) => h("th", { scope: "col" }, name));
   return h("table", { class: "facts" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, entries.map(row)));
 }

@@ -1,4 +1,4 @@
-// How long things take, by model, and how ends were found: of the jobs that ended in a span of time.
+// Durations by model, and how ends were found, of the jobs that ended in a period.
 import { ask, every } from "./api.js";
 import { bars, ecdf } from "./charts.js";
 import { h, put } from "./dom.js";
@@ -8,16 +8,16 @@ const SPANS = [["3600", "last hour"], ["21600", "last 6 hours"], ["86400", "last
 const READ_MS = 15_000;
 const MODELS_SHOWN = 4;
 const PLOTS = [
-  ["queued", "Queued", "from submission until the provider took it"],
-  ["running", "Run", "at the provider, by its own word"],
-  ["webhook_lag", "Webhook", "from the provider's end until the webhook came"],
-  ["detection", "Seen", "from the provider's end until Backstop knew it, by webhook or by looking"],
+  ["queued", "Queued", "from submission until the provider accepted it"],
+  ["running", "Run", "at the provider, by its own timestamps"],
+  ["webhook_lag", "Webhook", "from the end at the provider until the webhook arrived"],
+  ["detection", "Seen", "from the end at the provider until Backstop saw it, by webhook or poll"],
 ];
 
 export function healthView({ query, onLeave, fail }) {
   const chosen = query.get("since") ?? "86400";
   const body = h("div", {});
-  const select = h("select", { "aria-label": "Span of time", "data-filter": true,
+  const select = h("select", { "aria-label": "Period", "data-filter": true,
     change: () => (location.hash = `#/health?since=${select.value}`) },
     SPANS.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
   let seen = null;
@@ -32,7 +32,7 @@ export function healthView({ query, onLeave, fail }) {
   }
 
   const show = () => seen && put(body, seen.ended ? figures(seen)
-    : h("p", { class: "empty" }, "No job ended in this time. Choose a longer one above."));
+    : h("p", { class: "empty" }, "No job ended in this time. Choose a longer period above."));
   let width = 0;
   const watcher = new ResizeObserver(() => body.clientWidth !== width && (width = body.clientWidth) && show());
   watcher.observe(body);
@@ -45,7 +45,7 @@ export function healthView({ query, onLeave, fail }) {
     return [
       tiles(stats),
       stats.cut && h("p", { class: "hint" },
-        `More ended than are counted: these are the last ${count(stats.ended, "job")}, since `, ago(stats.since_ms),
+        `Only the last ${count(stats.ended, "job")} are counted, since `, ago(stats.since_ms),
         "."),
       h("div", { class: "legend", "aria-hidden": "true" }, models.map((model, n) => h("span", { class: `series s${n}` },
         h("i", {}), model.model))),
@@ -67,10 +67,10 @@ export function healthView({ query, onLeave, fail }) {
     if (!ends) return null;
     return h("section", { class: "card" }, h("h2", {}, "How ends were found"),
       h("p", { class: "hint" },
-        `Over ${span(found.period_ms)} each. A webhook counts as missed when a poll found the end before it came: `,
+        `Each bar covers ${span(found.period_ms)}. A webhook counts as missed when a poll found the end first: `,
         `${share(found.missed, ends)} of ${count(ends, "end")}.`),
       h("div", { class: "legend" }, h("span", { class: "key webhook" }, h("i", {}), "by webhook"),
-        h("span", { class: "key poll" }, h("i", {}), "by a poll, webhook came"),
+        h("span", { class: "key poll" }, h("i", {}), "by a poll, webhook arrived"),
         h("span", { class: "key missed" }, h("i", {}), "by a poll, webhook missed")),
       bars(found, from, to, body.clientWidth - 34),
       h("details", {}, h("summary", {}, "As a table"), h("div", { class: "scroll" },

@@ -1,4 +1,4 @@
-// One job: how it stands, what happened to it, and what came of it.
+// One job: its state, its timeline, and its result.
 import { ask, every, jobPath } from "./api.js";
 import { h, put } from "./dom.js";
 import { factsTable } from "./facts.js";
@@ -81,7 +81,7 @@ function drawChart(holder, job, entries) {
   if (focused >= 0) holder.querySelectorAll(".mark")[focused]?.focus();
 }
 
-/** When it is looked at next, as the facts of its responses have it; undefined where nobody does, or it is past. */
+/** Time of the next poll, by the facts of its responses; undefined where there is none in the future. */
 function nextPoll(entries) {
   const told = entries.map(({ summary }) => summary.next_poll_at_ms ?? summary.poll_at_ms).filter(Boolean);
   return told.length && told.at(-1) > now() ? told.at(-1) : undefined;
@@ -109,14 +109,14 @@ function summary(job) {
       span(timings.queued_ms)],
     ["Ran", timings?.running_ms && span(timings.running_ms)],
       ["Webhook after", timings?.webhook_lag_ms && span(timings.webhook_lag_ms)],
-    ["Seen after", timings?.detection_ms && span(timings.detection_ms)],
+    ["End seen after", timings?.detection_ms && span(timings.detection_ms)],
     ["Tokens", usage && `${number(usage.input_tokens)} in, ${number(usage.output_tokens)} out`],
   ];
   return h("dl", { class: "summary" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", {},
     h("dt", {}, name), h("dd", {}, value))));
 }
 
-/** The text that a response holds; null where there is none. */
+/** The text of a response; null where it has none. */
 export function outputText(response) {
   const parts = (response?.output ?? []).flatMap((item) => item?.content ?? []);
   const texts = parts.map((part) => part?.text ?? part?.refusal).filter((text) => typeof text === "string");
@@ -130,10 +130,10 @@ function result(job, fail) {
   const shown = h("pre", { class: "output", tabindex: 0 }, text?.slice(0, OUTPUT_CHARS_MAX));
   const all = whole && h("button", { class: "quiet", type: "button",
     click: (event) => showWhole(event.target, whole, shown, fail) },
-    text?.length > OUTPUT_CHARS_MAX && `Cut after ${number(OUTPUT_CHARS_MAX)} characters. `, "Show the whole response");
+    text?.length > OUTPUT_CHARS_MAX && `The first ${number(OUTPUT_CHARS_MAX)} characters. `, "Show the whole response");
   return h("section", { class: "card" }, h("h2", {}, "Result"),
     reason && h("p", { class: "problem" }, h("code", {}, reason.code), " ", reason.message),
-    text !== null && shown, whole ? all : h("p", { class: "hint" }, "It ended without an output."));
+    text !== null && shown, whole ? all : h("p", { class: "hint" }, "The job ended without output."));
 }
 
 async function showWhole(button, path, shown, fail) {

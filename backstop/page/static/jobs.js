@@ -1,4 +1,4 @@
-// What needs attention, then the jobs: newest first, live, filtered by what stands in the address.
+// What needs attention, then the jobs: newest first, live, filtered by the query in the address.
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
 import { submitForm } from "./submit.js";
@@ -10,17 +10,17 @@ const ATTENTION_MS = 10_000;
 const WRONG = STATUSES.filter((status) => !OPEN.includes(status) && ["bad", "warn"].includes(tone(status)));
 const STATES = [["", "any status"], [OPEN.join(), "open"], [WRONG.join(), "went wrong"],
   ...STATUSES.map((status) => [status, word(status).toLowerCase()])];
-// Spans, in seconds: an instant in the address of a page would grow old.
+// Durations in seconds: a point in time in the address would become outdated.
 const SINCE = [["", "any time"], ["3600", "last hour"], ["86400", "last day"], ["604800", "last week"]];
 
 export function jobsView({ query, scopes, onLeave, fail, follow }) {
-  const [rows, byId] = [[], new Map()]; // in the order that is shown
+  const [rows, byId] = [[], new Map()]; // in the order on the screen
   const list = h("ol", { class: "rows", "aria-label": "Jobs, newest first" });
   const empty = h("div", {});
   const older = h("button", { class: "quiet more", type: "button", hidden: true,
     click: () => load(older.dataset.cursor) }, "Show older jobs");
   const form = filters(query);
-  let [reading, below] = [new AbortController(), false]; // `below`: whether there are older ones that are not shown
+  let [reading, below] = [new AbortController(), false]; // `below`: whether older jobs exist that are not shown
   onLeave(() => reading.abort());
 
   async function load(cursor) {
@@ -44,7 +44,7 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     }
   }
 
-  /** Show `job` as it is now. An older word of it changes nothing. */
+  /** Show `job`, unless a newer version of it is shown already. */
   function take(job, read) {
     const known = byId.get(job.job_id);
     if (known && known.job.version >= job.version) return;
@@ -52,7 +52,7 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     if (known) return known.show(job);
     let place = rows.findIndex((row) => after(job, row.job));
     if (place < 0) place = rows.length;
-    // Below the last one that was read there are others that were not: such a job comes with its page.
+    // Jobs older than the last one read come with a later page.
     if (!read && below && place === rows.length) return;
     const row = jobRow(job);
     list.insertBefore(row.node, rows[place]?.node ?? null);
@@ -61,7 +61,7 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     if (rows.length > ROWS_MAX) {
       drop(rows.at(-1));
       [below, older.hidden] = [true,
-        true]; // a page could not begin where the list now ends: filters reach what is older
+        true]; // no further page can start here: older jobs are found by filters
     }
     showEmpty();
   }
@@ -98,7 +98,7 @@ function matches(job, query) {
     (!since || job.submitted_at_ms >= now() - 1000 * Number(since));
 }
 
-/** A row that can be shown anew without losing the focus. */
+/** A row that can be updated without losing the focus. */
 export function jobRow(job) {
   const link = h("a", { class: "id", href: `#/jobs/${encodeURIComponent(job.job_id)}`, "data-row": true }, job.job_id);
   const [status, labels, what] = [h("div", { class: "what-status" }), h("div", { class: "labels" }),
@@ -150,20 +150,21 @@ function emptyState(query) {
 }
 
 const FINDINGS = {
-  provider_refuses: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider's account to be mended`,
-    `${found.because}. They go on by themselves then.`],
+  provider_refuses: (found) => [
+    `${count(found.count, "job waits", "jobs wait")} for the provider's account to be fixed`,
+    `${found.because}. They continue by themselves once it is.`],
   provider_unavailable: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider`,
-    `${found.because}. They go on by themselves when it is well.`],
+    `${found.because}. They continue by themselves once it is available.`],
   jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
-    "A worker is down, or does not come after."],
-  jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action ahead`,
-    "Nothing will move them by itself."],
+    "A worker is down, or too slow."],
+  jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action`,
+    "They will not continue by themselves."],
   jobs_finishing_too_long: (found) => [`${count(found.count, "job")} ended without a published result`,
     "The worker of that partition publishes it."],
   dead_letters: (found) => [`${count(found.count, "dead letter")} in the last hour`,
-    "Records that could not be taken."],
-  webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not come`,
-    "Ends are found by looking: later, but none is lost."],
+    "Records that could not be processed."],
+  webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not arrive`,
+    "Polls find these ends: later, but none is lost."],
 };
 
 function findings(seen) {
@@ -171,7 +172,7 @@ function findings(seen) {
     { class: "tally", href: `#/jobs?status=${status}` }, badge(status), h("b", {}, number(n))));
   const cards = seen.findings.map((found) => {
     const [title, meaning] = (FINDINGS[found.code] ?? (() => [`${found.code}: ${found.count}`, ""]))(found);
-    const more = found.code === "dead_letters" ? h("a", { href: "#/dead-letters" }, "Look at them")
+    const more = found.code === "dead_letters" ? h("a", { href: "#/dead-letters" }, "Show them")
       : found.code === "webhooks_missed" ? h("a", { href: "#/health" }, "See when")
       : (found.job_ids ?? []).slice(0, 3).map((id) => h("a", { class: "id", href: `#/jobs/${encodeURIComponent(id)}` },
         id));

@@ -1,4 +1,4 @@
-// A session: its jobs in the order they came, each with what came of it, and the next one.
+// A session: its jobs in order of submission, each with its result, and a form for the next one.
 import { ask, jobPath, sessionPath } from "./api.js";
 import { h, put } from "./dom.js";
 import { outputText } from "./job.js";
@@ -25,7 +25,7 @@ export function sessionView({ id, scopes, onLeave, fail, follow }) {
       if (page.next_cursor) earlier.dataset.cursor = page.next_cursor;
       goOn();
     } catch (error) {
-      if (error.status === 404) put(tally, "No jobs yet: the first one that you submit below begins this session.");
+      if (error.status === 404) put(tally, "No jobs yet: the first one that you submit below starts this session.");
       else fail(error);
     }
   }
@@ -92,7 +92,7 @@ function makeTurn() {
       const cut = text?.slice(0, OUTPUT_CHARS_MAX);
       put(output, text ? h("pre", { class: "output" }, cut, cut.length < text.length && " …")
         : h("p", { class: "hint" }, result?.reason ? `${result.reason.code}: ${result.reason.message}`
-          : "It ended without a text."));
+          : "The job ended without text."));
     } catch {
       put(output, h("p", { class: "hint" }, "Its output can't be read at the moment."));
     }

@@ -1,4 +1,4 @@
-// A small form that submits a job. A repeat after a lost answer is the same job: it has one key until it is taken.
+// A form that submits a job. A repeat after a lost answer is the same job: the key changes only after acceptance.
 import { ask } from "./api.js";
 import { h, put } from "./dom.js";
 
@@ -6,12 +6,12 @@ const MODEL = "backstop.model";
 const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)),
   (byte) => byte.toString(16).padStart(2, "0")).join("");
 
-/** `session`: the one it goes into; without it there is a field. `taken(job_id)` is called once it is accepted. */
+/** `session`: the session; without it the form has a field. `taken(job_id)` is called once the job is accepted. */
 export function submitForm({ session, taken, fail }) {
   let key = newKey();
   const model = h("input", { name: "model", required: true, maxlength: 128,
     value: localStorage.getItem(MODEL) ?? "gpt-5.2" });
-  const input = h("textarea", { name: "input", required: true, rows: 3, placeholder: "What is to be done?" });
+  const input = h("textarea", { name: "input", required: true, rows: 3, placeholder: "The prompt" });
   const inSession = h("input", { name: "session", maxlength: 128, pattern: "[A-Za-z0-9_.:\\-]+", placeholder: "none" });
   const tags = h("input", { name: "tags", placeholder: "none; separated by commas" });
   const button = h("button", { class: "primary" }, "Submit");
@@ -28,7 +28,7 @@ export function submitForm({ session, taken, fail }) {
       const { job_id: id } = await ask("/v1/jobs", { method: "POST", body, key });
       localStorage.setItem(MODEL, model.value);
       [key, input.value] = [newKey(), ""];
-      put(said, ["Accepted: from now on it ends, whatever is lost on the way. ",
+      put(said, ["Accepted. The job will end with exactly one result. ",
         h("a", { href: `#/jobs/${encodeURIComponent(id)}` }, "Open it")]);
       taken(id);
     } catch (error) {

@@ -1,4 +1,4 @@
-// A job's facts as lanes: the job, its attempts as bars, webhooks, polls. The table of facts says the same.
+// A job's facts as lanes: the job, its attempts as bars, webhooks, polls. The table of facts has the same content.
 import { h, put, s } from "./dom.js";
 import { kindOf, tell } from "./facts.js";
 import { clock, span, tone as toneOf } from "./words.js";
@@ -6,7 +6,7 @@ import { clock, span, tone as toneOf } from "./words.js";
 const LABEL = 84;
 const LANE = 30;
 const TOP = 8;
-const APART = 9; // marks nearer than this are moved out of each other's way
+const APART = 9; // closer marks are moved apart
 const ATTEMPTS_MAX = 50;
 
 const SHAPES = {
@@ -19,7 +19,7 @@ const SHAPES = {
   cross: "M-5-3.4-3.4-5 0-1.6 3.4-5 5-3.4 1.6 0 5 3.4 3.4 5 0 1.6-3.4 5-5 3.4-1.6 0z",
 };
 
-/** What is to be drawn, lane by lane; where is another matter. `untilMs`: the end of the picture. */
+/** What to draw, lane by lane, without positions. `untilMs`: the end of the time axis. */
 function lanesOf(job, entries, untilMs) {
   const lanes = new Map();
   const lane = (name) => lanes.get(name) ?? lanes.set(name, { marks: [], bars: [] }).get(name);
@@ -36,7 +36,7 @@ function lanesOf(job, entries, untilMs) {
   return lanes;
 }
 
-/** Of each attempt: the time until the provider took it, then the time that it ran. */
+/** For each attempt: the time until the provider accepted it, then the time that it ran. */
 function attemptBars(job, entries, untilMs) {
   const found = new Map();
   for (let number = 1; number <= Math.min(job.attempts, ATTEMPTS_MAX); number++) {
@@ -57,7 +57,7 @@ function attemptBars(job, entries, untilMs) {
 
 const isOfAttempt = (entry) => entry.kind.startsWith("attempt_");
 
-/** No fact says when: with the submission, when the job's time comes, or when the attempt before is over. */
+/** When an attempt began. No fact says so: at the submission, at a timer of the job, or after the attempt before. */
 function beginOf(number, firstMs, job, entries) {
   const begins = (entry) => ["job_submitted", "response_adopted"].includes(entry.kind) ||
     (entry.kind === "timer_fired" && entry.topic === "jobs") || (isOfAttempt(entry) && entry.summary.attempt < number);
@@ -72,13 +72,13 @@ export function drawTimeline(holder, job, entries, untilMs) {
   const height = TOP + lanes.size * LANE + 22;
   const x = (at) => LABEL + ((at - from) / (to - from)) * (width - LABEL - 14);
   const after = (mark) => `+${span(mark.at - from)}`;
-  const said = h("p", { class: "note hint", "aria-live": "polite" }, "Point at a mark, or step to it, to read it.");
+  const said = h("p", { class: "note hint", "aria-live": "polite" }, "Point at a mark, or focus it, to read it.");
   const say = (mark) => {
     said.classList.remove("hint");
     put(said, [h("b", {}, after(mark)), ` ${mark.text} `, h("span", { class: "hint" }, clock(mark.at))]);
   };
   const picture = s("svg", { class: "timeline", width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
-    "aria-label": "Timeline; the table of facts below says the same" });
+    "aria-label": "Timeline; the table of facts below has the same content" });
   put(picture, [axis(from, to, x, width, height), [...lanes].map(([name, lane], row) => {
     const y = TOP + row * LANE + LANE / 2;
     return [
@@ -105,7 +105,7 @@ function drawMark(mark, left, y, after, say) {
   s("circle", { class: "aim", r: 11 }), s("path", { d: SHAPES[mark.shape] }));
 }
 
-/** Each mark with its place, and how far it is lifted so that it covers no other. */
+/** Each mark with its position, raised where it would cover another. */
 function apart(marks, x) {
   let [last, step] = [-Infinity, 0];
   return marks.map((mark) => {
@@ -124,7 +124,7 @@ function axis(from, to, x, width, height) {
   ]);
 }
 
-/** Round places on an axis of `length` ms, far enough apart for their names. */
+/** Round values on an axis of `length` ms, far enough apart for their labels. */
 function ticks(length, width) {
   const rough = length / Math.max(2, width / (width < 500 ? 64 : 100));
   const power = 10 ** Math.floor(Math.log10(rough));

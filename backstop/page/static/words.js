@@ -1,7 +1,7 @@
-// How things are called and told: statuses with a shape each, spans, times, what a job waits for.
+// Names and formats: statuses with their shapes, durations, times, what a job waits for.
 import { h, s } from "./dom.js";
 
-let ahead = 0; // of our clock: the server's, whose times all stamps are
+let ahead = 0; // how far the server's clock is ahead of this one; all timestamps are the server's
 
 export const setClock = (at) => (ahead = at - Date.now());
 export const now = () => Date.now() + ahead;
@@ -12,11 +12,12 @@ const line = (d) => s("path", { d, fill: "none", stroke: "currentColor", "stroke
 const solid = (d) => s("path", { d, fill: "currentColor" });
 const cut = (d) => s("path", { d, class: "cut", fill: "none", "stroke-width": 1.8, "stroke-linecap": "round" });
 
-// Status → word, tone, shape. The shape alone tells them apart, without colour.
+// Status → word, tone, shape. The shapes differ, so that colour is not needed.
 const STATUS = {
   submitting: ["Submitting", "go", () => [ring(), line("M8 11V5.5M5.7 7.6 8 5.3l2.3 2.3")]],
   running: ["Running", "go", () => [ring(), solid("M6.3 5v6l5-3z")]],
-  unknown: ["OutcomeUnknown", "warn", () => [ring(), line("M6.2 6.4a1.9 1.9 0 1 1 2.6 1.7c-.6.3-.8.6-.8 1.2M8 11.3v.1")]],
+  unknown: ["Outcome unknown", "warn",
+    () => [ring(), line("M6.2 6.4a1.9 1.9 0 1 1 2.6 1.7c-.6.3-.8.6-.8 1.2M8 11.3v.1")]],
   backing_off: ["Backing off", "warn", () => [ring(), line("M6.4 5.8v4.4M9.6 5.8v4.4")]],
   finishing: ["Finishing", "go", () => [ring(), line("M5.2 8h.1M8 8h.1M10.8 8h.1")]],
   completed: ["Completed", "ok", () => [solid("M8 1a7 7 0 1 1 0 14A7 7 0 0 1 8 1z"), cut("m5 8.2 2.1 2.1L11.2 6")]],
@@ -38,14 +39,14 @@ export function badge(status) {
     s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" }, shape()), word(status));
 }
 
-/** What it waits for, and until when; null once it has ended. `pollAt`: of the next poll, where that is known. */
+/** What the job waits for, and until when; null once it has ended. `pollAt`: time of the next poll, if known. */
 export function waiting(job, pollAt) {
   const due = job.next_action_at_ms ? ago(job.next_action_at_ms) : null;
   switch (job.status) {
-    case "submitting": return ["the provider to take it"];
+    case "submitting": return ["the provider to accept it"];
     case "running": return pollAt ? ["a webhook, or the poll ", ago(pollAt)]
       : ["a webhook or a poll", job.deadline_at_ms && [" · deadline ", ago(job.deadline_at_ms)]];
-    case "unknown": return ["a sign of a submission that nobody answered", due && [", until ", due]];
+    case "unknown": return ["news of a submission that got no answer", due && [", until ", due]];
     case "backing_off": return ["its next attempt ", due];
     case "finishing": return ["its result to be published"];
     default: return null;
@@ -54,7 +55,7 @@ export function waiting(job, pollAt) {
 
 const UNITS = [[86_400_000, "d"], [3_600_000, "h"], [60_000, "min"]];
 
-/** A length of time: 840 ms, 4.2 s, 3 min 20 s, 5 h 2 min. */
+/** A duration: 840 ms, 4.2 s, 3 min 20 s, 5 h 2 min. */
 export function span(ms) {
   if (ms === null || ms === undefined) return "–";
   if (ms < 1_000) return `${Math.round(ms)} ms`;
@@ -74,7 +75,7 @@ export function relative(at) {
   return text === "now" ? text : left > 0 ? `in ${text}` : `${text} ago`;
 }
 
-/** A time that keeps itself up to date: `tick` below. */
+/** A relative time, kept up to date by `tick` below. */
 export const ago = (at) => h("time", { "data-at": at, datetime: new Date(at).toISOString(), title: clock(at, true) },
   relative(at));
 

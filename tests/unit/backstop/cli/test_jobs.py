@@ -197,8 +197,8 @@ def test_stream_says_what_is_missing_and_what_begins_anew_and_how_it_ended(api: 
     api.streams = [[delta(1, 4, "no"), delta(2, 4, "yes"), gap, result("failed")]]
     done = run("stream", "j1")
     assert (done.exit_code, done.stdout) == (1, "noyes\n")
-    assert "attempt 2 begins anew" in done.stderr
-    assert "something is missing here: event_too_large" in done.stderr
+    assert "attempt 2 starts from the beginning" in done.stderr
+    assert "output is missing here: event_too_large" in done.stderr
 
 
 def test_stream_as_lines_of_json_has_every_event(api: Api) -> None:

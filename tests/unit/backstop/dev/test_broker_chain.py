@@ -54,13 +54,13 @@ def test_nothing_to_be_had_tells_of_each_way_with_its_reason_and_remedy() -> Non
     with pytest.raises(NoBrokerError) as caught:
         chain.first((lambda: NOT_SET, lambda: ENGINE, lambda: NO_JAVA), start)
     assert str(caught.value).splitlines() == [
-        "no Kafka broker can be had. Tried:",
+        "no Kafka broker is available. Tried:",
         "  1. KAFKA_BOOTSTRAP_SERVERS: not set",
-        "  2. Docker: it is here, but did not start: the image cannot be pulled",
+        "  2. Docker: it is installed, but did not start: the image cannot be pulled",
         "  3. the local JVM: no java",
         "Any one of these helps:",
         "  - set it",
-        "  - mend Docker",
+        "  - fix Docker",
         "  - install Java 17",
     ]
 
@@ -111,7 +111,7 @@ def test_a_given_broker_that_nobody_serves_is_an_error_and_starts_nothing(tmp_pa
     state = tmp_path / "state"
     done = backstop("up", "--state-dir", str(state), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert (done.returncode, state.exists()) == (2, False)
-    assert "nobody accepts a connection" in done.stderr
+    assert "which accepts no connection" in done.stderr
     asked = backstop("status", "--state-dir", str(state), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert (asked.returncode, "does not accept a connection" in asked.stdout) == (1, True)
 

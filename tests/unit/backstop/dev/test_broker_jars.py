@@ -107,14 +107,14 @@ def test_without_maven_and_without_a_repository_the_sentence_names_the_setting(
 
 @pytest.mark.parametrize("address", ["ftp://x", "file:///etc", "repository.example/maven2"])
 def test_an_address_that_is_none_over_http_is_refused(machine: dict[str, str], tmp_path: Path, address: str) -> None:
-    with pytest.raises(BrokerFailedError, match="begins with https:// or http://"):
+    with pytest.raises(BrokerFailedError, match="starting with https:// or http://"):
         toolchain.find(machine | {"BACKSTOP_MAVEN_REPOSITORY": address}, tmp_path / "files")
 
 
 @pytest.mark.parametrize(
     ("contents", "said"),
     [
-        ({KAFKA: "another", OTHER: OTHER}, "kafka_2.13-4.1.1.jar is not the jar that was pinned: its sha256 is"),
+        ({KAFKA: "another", OTHER: OTHER}, "kafka_2.13-4.1.1.jar is not the pinned jar: its sha256 is"),
         ({KAFKA: KAFKA, "org/none/1/none-1.jar": ""}, "none-1.jar could not be downloaded: HTTP Error 404"),
     ],
 )
@@ -135,7 +135,9 @@ for one in "$@"; do case $one in -DoutputDirectory=*) out=${one#*=};; esac; done
 /bin/mkdir -p "$out" && : > "$out/kafka_2.13-4.1.1.jar"
 """)
     maven.chmod(0o755)
-    with pytest.raises(BrokerFailedError, match=r"other jars than those that were pinned: slf4j-api-1.7.36.jar"):
+    with pytest.raises(
+        BrokerFailedError, match=r"not hold exactly the pinned jars; they differ in: slf4j-api-1.7.36.jar"
+    ):
         find(machine, tmp_path).kafka()
 
 

@@ -153,7 +153,7 @@ def test_the_cache_is_where_xdg_says_if_that_is_absolute(xdg: str, under: str) -
 def test_an_installation_without_the_pom_says_so(machine: dict[str, str], tmp_path: Path) -> None:
     found = toolchain.find(machine, tmp_path / "nowhere")
     assert isinstance(found, Missing)
-    assert "install Backstop again" in found.remedy
+    assert "reinstall Backstop" in found.remedy
 
 
 def test_the_pom_names_the_version_in_the_cache_folder() -> None:

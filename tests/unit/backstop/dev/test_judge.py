@@ -46,7 +46,7 @@ def test_a_good_run_has_no_violation_and_is_counted() -> None:
 
 
 def test_a_lost_job_is_named() -> None:
-    assert violations(results=GOOD.results[:1]) == ["I1: 1 jobs acknowledged and without a result: b"]
+    assert violations(results=GOOD.results[:1]) == ["I1: 1 acknowledged jobs without a result: b"]
 
 
 def test_a_second_result_is_named() -> None:
@@ -58,38 +58,38 @@ def test_a_second_result_is_named() -> None:
 def test_a_result_of_a_job_that_nobody_submitted_is_named() -> None:
     stranger = Result("x", "failed", None, 6_000, frozenset())
     found = violations(results=[*GOOD.results, stranger], rows={**GOOD.rows, "x": "failed"})
-    assert found == ["I2: 1 results of jobs that nobody submitted: x"]
+    assert found == ["I2: 1 results of jobs that were not submitted: x"]
 
 
 @pytest.mark.parametrize(
     ("create", "why"),
     [
-        (Create("resp_a2", "a", 1, 2_000), "a attempt 1 (the same attempt again)"),
-        (Create("resp_a2", "a", 2, 2_000), "a attempt 2 (the result knows nothing of it)"),
+        (Create("resp_a2", "a", 1, 2_000), "a attempt 1 (a second create of the attempt)"),
+        (Create("resp_a2", "a", 2, 2_000), "a attempt 2 (the result does not list it)"),
         (Create("resp_b3", "b", 3, 4_000), "b attempt 3 (only 1 retries were granted)"),
-        (Create("resp_x1", "x", 1, 4_000), "resp_x1 (of no job that was submitted)"),
-        (Create("resp_x2", None, None, 4_000), "resp_x2 (of no job that was submitted)"),
+        (Create("resp_x1", "x", 1, 4_000), "resp_x1 (its job was not submitted)"),
+        (Create("resp_x2", None, None, 4_000), "resp_x2 (its job was not submitted)"),
     ],
 )
 def test_a_create_that_nothing_explains_is_named(create: Create, why: str) -> None:
-    assert violations(creates=[*GOOD.creates, create]) == [f"I3: 1 accepted creates that nothing explains: {why}"]
+    assert violations(creates=[*GOOD.creates, create]) == [f"I3: 1 accepted creates without a cause: {why}"]
 
 
 def test_a_row_that_says_something_else_is_named() -> None:
     found = violations(rows={"a": "running", "b": "completed"})
-    assert found == ["I6: 1 rows that do not say what the result says: a (row running, result completed)"]
+    assert found == ["I6: 1 rows that differ from their result: a (row running, result completed)"]
 
 
 def test_a_row_that_is_missing_is_named() -> None:
     assert violations(rows={"a": "completed"}) == [
-        "I6: 1 rows that do not say what the result says: b (row no row, result completed)"
+        "I6: 1 rows that differ from their result: b (row no row, result completed)"
     ]
 
 
 def test_only_a_few_examples_are_shown_and_the_others_counted() -> None:
     many = [Acknowledged(f"j{number}", "http", 1_000, 1) for number in range(7)]
     (found,) = violations(acknowledged=[*GOOD.acknowledged, *many])
-    assert found == "I1: 7 jobs acknowledged and without a result: j0, j1, j2, j3, j4 and 2 more"
+    assert found == "I1: 7 acknowledged jobs without a result: j0, j1, j2, j3, j4 and 2 more"
 
 
 def test_restarts_are_told_and_are_no_violation() -> None:
