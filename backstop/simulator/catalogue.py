@@ -55,11 +55,11 @@ FAULTS: Final[dict[str, Place]] = {
     **{f"create_{side}_{kind}": "create" for side in ("accept", "refuse") for kind in KINDS},
     **{f"create_{name}": "create" for name in _CREATE},
     **{f"run_{name}": "run" for name in _RUN},
-    **{f"look_{name}": "poll" for name in (*KINDS, *_POLL)},
+    **{f"poll_{name}": "poll" for name in (*KINDS, *_POLL)},
     **{f"stream_{name}": "stream" for name in _STREAM},
     **{f"cancel_{side}_{kind}": "cancel" for side in ("accept", "refuse") for kind in KINDS},
     **{f"cancel_{name}": "cancel" for name in _CANCEL},
-    **{f"hook_{name}": "webhook" for name in _WEBHOOK},
+    **{f"webhook_{name}": "webhook" for name in _WEBHOOK},
     "platform_500": "platform",
 }
 

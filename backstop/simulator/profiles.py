@@ -47,7 +47,7 @@ _ROUGH: Final = Profile(
         "webhook_early": 0.03,
         "webhook_reordered": 0.10,
         **{f"webhook_forged_{how}": 0.02 for how in ("secret", "empty_key", "body", "old", "future", "unsigned")},
-        **{f"hook_{what}": 0.01 for what in ("unknown_type", "foreign_id", "not_json", "not_utf8", "list")},
+        **{f"webhook_{what}": 0.01 for what in ("unknown_type", "foreign_id", "not_json", "not_utf8", "list")},
         "run_stuck_queued": 0.03,
         "run_stuck_in_progress": 0.04,
         "run_failed": 0.02,

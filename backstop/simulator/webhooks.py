@@ -60,7 +60,7 @@ class Webhooks:
             copies = 2 if self._strikes(stored, "webhook_twice") else 1
             self._send_after(self._clock.real_s(wait_s) + held_s, webhook, copies, first_try)
         for what in _BESIDE:
-            if self._strikes(stored, f"hook_{what}"):
+            if self._strikes(stored, f"webhook_{what}"):
                 self._send_after(0.0, disguise(webhook, what), 1)
 
     def emit(

@@ -207,7 +207,7 @@ async def _is_in(w: World, response_id: str, status: str) -> bool:
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        *((f"look_{kind}", errors) for kind, (errors, _) in KINDS.items()),
+        *((f"poll_{kind}", errors) for kind, (errors, _) in KINDS.items()),
         ("poll_404", openai.NotFoundError),
         ("poll_401", openai.AuthenticationError),
         ("poll_429", openai.RateLimitError),

@@ -196,7 +196,7 @@ async def _lines(w: World, count: int) -> list[dict[str, Any]] | None:
 def test_an_odd_webhook_is_authentic(variant: str) -> None:
     async def case() -> None:
         async with world() as w:
-            await w.create(fault=f"hook_{variant}", metadata={"sim_run_s": "0"})
+            await w.create(fault=f"webhook_{variant}", metadata={"sim_run_s": "0"})
             webhooks = await w.webhooks(2)
             if variant == "not_utf8":  # the verifier decodes; the signature over the bytes is right all the same
                 assert sum(b"\xff" in webhook.body for webhook in webhooks) == 1
