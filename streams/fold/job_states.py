@@ -83,6 +83,8 @@ class BackingOff:
     retry_at_ms: int
     why: Reason
     cause: Cause = "faulty"
+    held_for: Cause | None = None
+    """Where the cause is `held`: why the lane was closed."""
     last: bool = False
     """No further attempt is granted: only a lost one may still turn up, until the deadline."""
     kind: Literal["backing_off"] = "backing_off"

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from schemas.base import RESPONSE_ID_PATTERN, Cause
-from streams.openai.causes import Rule, Said, verdict
-from streams.openai.observations import CODE_CHARS_MAX, TEXT_CHARS_MAX, Seen, see, shown
+from schemas.base import RESPONSE_ID_PATTERN
+from streams.openai.causes import MODEL_CODES, Rule, Said, verdict
+from streams.openai.observations import CODE_CHARS_MAX, TEXT_CHARS_MAX, see, shown
 from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
+from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
 
 _RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
 ANSWER_CHARS_SHOWN = 200
@@ -62,74 +63,6 @@ class Fault:
 Reply = Answer | Fault
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    response_id: str
-    status: str
-    """As the provider said it; any of the six, or one that nobody knows."""
-    provider_request_id: str | None = None
-    streamed: bool = False
-    end: Seen | None = None
-    """The answer already held the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """It was surely not taken. `alarm`: a person must act."""
-
-    cause: Cause
-    code: str
-    message: str = ""
-    wait_ms: int = 0
-    alarm: bool = False
-    http_status: int | None = None
-    limited: bool = False
-    """The edge took us for an attack: slow all calls down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """It may have been taken."""
-
-    reason: str
-    said: str = ""
-    """How the answer began: the provider's words."""
-    answered: bool = False
-    """With a 5xx that proves nothing: most often nothing was taken."""
-    wait_ms: int = 0
-    alarm: bool = False
-    """A 2xx that can't be used: a person must see it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """404: not yet, or no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class AskAgain:
-    """No observation. `limited`: a 429 or an edge block, so the global rate must fall."""
-
-    reason: str
-    wait_ms: int = 0
-    limited: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NotCancelled:
-    """The cancel was declined; a look tells why."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The key or the project is not allowed to look: an alarm, as no repeat mends it."""
-
-    code: str
-    message: str
-
-
 _GAVE_UP_4XX = frozenset({408, 499})
 """Somebody on the way gave up waiting: whatever is said with it, the request may have been taken."""
 _MAYBE_TAKEN_4XX = frozenset({409, 425})
@@ -170,6 +103,15 @@ def read_cancel(
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules)
     return NotCancelled("missing") if isinstance(answer, Missing) else answer
+
+
+def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:
+    """Why no stream came."""
+    if isinstance(reply, Answer) and reply.status == 400:
+        return NotStreamable()
+    read = read_poll(reply, now_ms)
+    # Missing: not yet, or no more. Seen: an object where a stream was asked for.
+    return read if isinstance(read, AskAgain | Refused) else AskAgain("no_stream")
 
 
 def _not_seen(answer: Answer, now_ms: int) -> AskAgain | Refused:
@@ -274,6 +216,7 @@ def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | 
         told_ms or text_wait_ms(error.message),
         alarm=cause == "account",
         http_status=None if 200 <= status < 300 else status,
+        unknown_model=error.code in MODEL_CODES,
     )
 
 

@@ -8,49 +8,12 @@ Rules, before the code:
 - What is told of one response, and in one event, has a bound. Beyond it this is said, and nothing more is told.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from schemas.partials import END_EVENTS, LIFECYCLE_EVENTS
+from streams.provider import Dropped, Ended, OpenAgain, StreamStep, Told, TooMuch
 
 NUMBER_MAX = 1 << 53
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An event to publish."""
-
-    event: dict[str, Any]
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    why: Literal["repeat", "unreadable"]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAgain:
-    """The connection is of no further use."""
-
-    why: Literal["disorder", "error_event"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The provider's terminal event."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class TooMuch:
-    """Beyond what is told in one event, or of one response."""
-
-    why: Literal["event_too_large", "response_too_large"]
-
-
-Word = Told | Dropped | OpenAgain | Ended | TooMuch
 
 
 class Track:
@@ -64,7 +27,7 @@ class Track:
         """The number that came where another was expected, the last time that we opened the stream again for it."""
         self._sparse = False
 
-    def take(self, event: Any, size_bytes: int) -> Word:
+    def take(self, event: Any, size_bytes: int) -> StreamStep:
         """What to do about the next event of the stream; `event` is any JSON. Told events count as published."""
         if isinstance(event, dict) and event.get("type") == "error":
             return OpenAgain("error_event")

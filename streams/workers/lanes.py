@@ -7,7 +7,6 @@ at once, and in the end all workers agree with the log. Without a board (`join`)
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import structlog
@@ -16,6 +15,7 @@ from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
 from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFailed, CreateServed, LaneFact, ProbeClaimed
 from streams.policy.lanes import WHOLE, Claim, Go, Held, Lane, Pace, Share, granted, held, release, send, take
+from streams.provider import account_name
 
 log = structlog.get_logger()
 
@@ -33,11 +33,6 @@ ASK_AGAIN_MS_MAX = 1_000
 
 Changed = Callable[[str, Lane], None]
 Write = Callable[[LaneFact], None]
-
-
-def account_name(*parts: str | None) -> str:
-    """Names an account by its address, key, organization and project: 32 bits, which nobody can turn back into a key."""
-    return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(slots=True)
