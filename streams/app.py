@@ -29,7 +29,7 @@ from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
-from streams.openai.provider import open_provider
+from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
 from streams.provider import Provider
@@ -187,7 +187,7 @@ class Worker:
 
     def _make_provider(self) -> Provider:
         settings = self._settings
-        return open_provider(
+        return OpenAIProvider.open(
             base_url=settings.openai_base_url,
             api_key=settings.openai_api_key,
             organization=settings.openai_organization,

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import SecretStr
 
@@ -24,6 +24,7 @@ from streams.provider import (
     NotStreamable,
     Refused,
     Rejected,
+    ResponseStream,
     Seen,
     StreamStep,
     TooMuch,
@@ -50,6 +51,47 @@ class OpenAIProvider:
         self._now_ms = now_ms
         self._rules = rules
 
+    @classmethod
+    def open(
+        cls,
+        *,
+        base_url: str,
+        api_key: SecretStr,
+        metrics: CallMetrics,
+        now_ms: NowMs,
+        rules: Sequence[Rule] = (),
+        organization: str | None = None,
+        project: str | None = None,
+        certificate: Path | None = None,
+        certificate_key: Path | None = None,
+        connections_max: int = 128,
+        poll_timeout_ms: int = 30_000,
+        streams_max: int = 1,
+        stream_silence_ms: int = 600_000,
+    ) -> Self:
+        """The provider, not yet connected. Streams have connections of their own, so that no create waits for one.
+
+        :raises ConfigurationError: a certificate can't be used, or the environment names a proxy that is none.
+        """
+        account: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key": api_key,
+            "organization": organization,
+            "project": project,
+            "tls": tls_context(certificate, certificate_key),
+        }
+        client = OpenAIClient(
+            **account, metrics=metrics, connections_max=connections_max, poll_timeout_ms=poll_timeout_ms
+        )
+        streams = OpenAIStreams(
+            **account,
+            connections_max=max(1, streams_max),
+            open_timeout_ms=poll_timeout_ms,
+            silence_ms=stream_silence_ms,
+        )
+        named = account_name(base_url, api_key.get_secret_value(), organization, project)
+        return cls(client, streams, now_ms, rules=rules, account=named)
+
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
     ) -> Accepted | Rejected | Unknown:
@@ -65,7 +107,7 @@ class OpenAIProvider:
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused:
         return read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, self._rules)
 
-    def follow(self, response_id: str, *, event_bytes_max: int, response_bytes_max: int) -> "OpenAIStream":
+    def follow(self, response_id: str, *, event_bytes_max: int, response_bytes_max: int) -> ResponseStream:
         return OpenAIStream(self._streams, response_id, Track(event_bytes_max, response_bytes_max), self._now_ms)
 
     async def close(self) -> None:
@@ -101,41 +143,3 @@ class OpenAIStream:
                 yield self._track.take(event.body, event.size_bytes)
         except EventTooLargeError:
             yield TooMuch("event_too_large")
-
-
-def open_provider(
-    *,
-    base_url: str,
-    api_key: SecretStr,
-    metrics: CallMetrics,
-    now_ms: NowMs,
-    rules: Sequence[Rule] = (),
-    organization: str | None = None,
-    project: str | None = None,
-    certificate: Path | None = None,
-    certificate_key: Path | None = None,
-    connections_max: int = 128,
-    poll_timeout_ms: int = 30_000,
-    streams_max: int = 1,
-    stream_silence_ms: int = 600_000,
-) -> OpenAIProvider:
-    """The provider, not yet connected. Streams have connections of their own, so that no create waits for one.
-
-    :raises ConfigurationError: a certificate can't be used, or the environment names a proxy that is none.
-    """
-    account: dict[str, Any] = {
-        "base_url": base_url,
-        "api_key": api_key,
-        "organization": organization,
-        "project": project,
-        "tls": tls_context(certificate, certificate_key),
-    }
-    client = OpenAIClient(**account, metrics=metrics, connections_max=connections_max, poll_timeout_ms=poll_timeout_ms)
-    streams = OpenAIStreams(
-        **account,
-        connections_max=max(1, streams_max),
-        open_timeout_ms=poll_timeout_ms,
-        silence_ms=stream_silence_ms,
-    )
-    named = account_name(base_url, api_key.get_secret_value(), organization, project)
-    return OpenAIProvider(client, streams, now_ms, rules=rules, account=named)

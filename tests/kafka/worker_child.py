@@ -8,7 +8,7 @@ from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.process import failpoints
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.process.logs import configure
-from streams.openai.provider import open_provider
+from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import Webhooks
 from streams.settings import StreamSettings
 from streams.workers.command_group import CommandGroup
@@ -23,7 +23,7 @@ async def work(settings: StreamSettings, stop: asyncio.Event) -> None:
     metrics, now_ms, polls = WorkerMetrics(), make_clock(), Webhooks(settings.poll_policy())
     lanes = Lanes(now_ms)
     blobs, publisher = FolderBlobs(settings.blobs_path), KafkaPublisher(settings, "worker")
-    provider = open_provider(
+    provider = OpenAIProvider.open(
         base_url=settings.openai_base_url, api_key=settings.openai_api_key, metrics=metrics, now_ms=now_ms
     )
     rate = PollRate(settings.poll_rate_max_per_s, now_ms, metrics.poll_rate_limit.set)

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from backstop.runtime.blobs import FolderBlobs
 from schemas.commands import CancelResponse, PollReason, RetrieveResponse
-from streams.openai.provider import open_provider
+from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
@@ -97,7 +97,7 @@ async def calling(
     loop = asyncio.get_running_loop()
     rate = PollRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.poll_rate_limit.set)
     async with serving(*(script or (RUNNING,))) as state:
-        provider = open_provider(
+        provider = OpenAIProvider.open(
             base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, poll_timeout_ms=poll_timeout_ms,
             now_ms=options.get("now_ms", lambda: NOW_MS),
         )  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from backstop.runtime.blobs import FolderBlobs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
-from streams.openai.provider import open_provider
+from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
@@ -72,7 +72,7 @@ async def submitting(
     publisher, blobs, stop = MemoryPublisher(), FolderBlobs(tmp_path), asyncio.Event()
     now_ms, blocked = [NOW_MS], list[int]()
     async with serving(*(script or (OK,))) as state:
-        provider = open_provider(
+        provider = OpenAIProvider.open(
             base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, now_ms=lambda: now_ms[0]
         )
         submitter = Submitter(

@@ -14,7 +14,7 @@ from backstop.runtime.process.clock import make_clock
 from schemas.partials import PartialOutput
 from streams.fold.response import Claim, Ended, ResponseState, Running
 from streams.fold.rows import encode_response_state, encode_row
-from streams.openai.provider import open_provider
+from streams.openai.provider import OpenAIProvider
 from streams.workers.follower import Follower
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.rate import PollRate
@@ -86,7 +86,7 @@ async def watched(
             publisher=publisher, metrics=FollowerMetrics(CollectorRegistry()), now_ms=now_ms, concurrency=concurrency,
             limits=limits or FollowLimits(1, 100_000, 1_000_000), linger_s=linger_s,
         )  # fmt: skip
-        provider = open_provider(
+        provider = OpenAIProvider.open(
             base_url=f"{w.url}/v1", api_key=SecretStr(KEY), metrics=WorkerMetrics(CollectorRegistry()), now_ms=now_ms,
             streams_max=5, poll_timeout_ms=2_000, stream_silence_ms=500,
         )  # fmt: skip
