@@ -177,7 +177,9 @@ class AttemptRejected(JobMessage):
     message: str = ""
     http_status: int | None = None
     wait_ms: SpanMs = 0
-    """The minimum wait that the answer asked for; 0 for none."""
+    """The least wait that the answer asked for; 0 where it asked for none."""
+    held_for: Cause | None = None
+    """Why the lane is closed. Absent where the cause is not `held`, or another limit than the lane's held the create."""
 
     _older = model_validator(mode="before")(cause_of_older)
 

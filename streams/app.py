@@ -29,11 +29,10 @@ from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
-from streams.openai.client import OpenAIClient
-from streams.openai.stream import OpenAIStreams
-from streams.openai.transport import tls_context
+from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
+from streams.provider import Provider
 from streams.results import ResultsPublisher
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
@@ -45,7 +44,7 @@ from streams.watchdog import BrokerEnds, Watchdog
 from streams.workers.command_group import CommandGroup
 from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
-from streams.workers.lanes import Lanes, account_name
+from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
@@ -80,18 +79,10 @@ class Worker:
         self._storage = open_storage(settings)
         self.health.watch("blobs", self._storage.complaint)
         self._worker_metrics = WorkerMetrics()
-        self._lanes = self._make_lanes()
+        self._provider = self._make_provider()
+        self._lanes = Lanes(self._now_ms, self._worker_metrics.lane, self._provider.account)
         self._board = LaneBoard(settings, self._lanes, self._publisher, self._now_ms)
-        self._rules = tuple(rule.rule() for rule in settings.answer_rules)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
-        self._account: dict[str, Any] = {
-            "base_url": settings.openai_base_url,
-            "api_key": settings.openai_api_key,
-            "organization": settings.openai_organization,
-            "project": settings.openai_project,
-            "tls": tls_context(settings.openai_client_certificate, settings.openai_client_key),
-        }
-        """The account of both clients."""
         self._of_both: dict[str, Any] = {
             "publisher": self._publisher,
             "blobs": self._storage.blobs,
@@ -99,13 +90,11 @@ class Worker:
             "metrics": self._worker_metrics,
             "polls": self._webhooks,
             "lanes": self._lanes,
-            "rules": self._rules,
+            "provider": self._provider,
             "inline_bytes_max": settings.inline_bytes_max,
         }
-        """Arguments of both the submitter and the poller."""
-        self._client = self._make_client()
-        self._streams = self._make_streams()
-        # Partial output must not delay facts, so it has its own producer.
+        """What the submitter and the caller are made of."""
+        # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = self._make_follower()
         self._tables: list[FoldTable] = []
@@ -135,8 +124,7 @@ class Worker:
             self._worker_metrics.poll_rate_limit.set,
             settings.poll_rate_recovery_share_per_min,
         )
-        client, streams = self._client, self._streams
-        submitter, poller = self._submitter(client, rate), self._poller(client, rate)
+        submitter, poller = self._submitter(rate), self._poller(rate)
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
@@ -148,7 +136,7 @@ class Worker:
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
                 self._guarded(poller.run(stop)),
-                self._guarded(self._follower.run(stop, streams, rate)),
+                self._guarded(self._follower.run(stop, self._provider, rate)),
                 self._guarded(self._watch_changelogs(stop)),
                 self._guarded(self._clock.run(stop)),
             )
@@ -160,8 +148,7 @@ class Worker:
             await self._results.stop()
             await self._publisher.stop()
             await self._partials.stop()
-            await client.close()
-            await streams.close()
+            await self._provider.close()
             await server.stop()
 
     def _make_watchdog(self) -> Watchdog:
@@ -198,27 +185,28 @@ class Worker:
             claims=self._storage.claims,
         )
 
-    def _make_lanes(self) -> Lanes:
-        settings, key = self._settings, self._settings.openai_api_key
-        account = account_name(
-            settings.openai_base_url, key.get_secret_value(), settings.openai_organization, settings.openai_project
-        )
-        return Lanes(self._now_ms, self._worker_metrics.lane, account)
-
-    def _make_client(self) -> OpenAIClient:
+    def _make_provider(self) -> Provider:
         settings = self._settings
-        return OpenAIClient(
-            **self._account,
+        return OpenAIProvider.open(
+            base_url=settings.openai_base_url,
+            api_key=settings.openai_api_key,
+            organization=settings.openai_organization,
+            project=settings.openai_project,
+            certificate=settings.openai_client_certificate,
+            certificate_key=settings.openai_client_key,
+            rules=tuple(rule.rule() for rule in settings.answer_rules),
             metrics=self._worker_metrics,
+            now_ms=self._now_ms,
             connections_max=settings.create_concurrency + settings.poll_concurrency,
             poll_timeout_ms=settings.poll_timeout_ms,
+            streams_max=settings.stream_concurrency,
+            stream_silence_ms=settings.stream_silence_ms,
         )
 
-    def _submitter(self, client: OpenAIClient, rate: PollRate) -> Submitter:
+    def _submitter(self, rate: PollRate) -> Submitter:
         settings = self._settings
         return Submitter(
             group=self._group("submissions", "submitter"),
-            client=client,
             **self._of_both,
             concurrency=settings.create_concurrency,
             memory_ms=settings.submission_memory_ms,
@@ -228,26 +216,16 @@ class Worker:
             bodies_memory_bytes_max=settings.requests_memory_bytes_max,
         )
 
-    def _poller(self, client: OpenAIClient, rate: PollRate) -> Poller:
+    def _poller(self, rate: PollRate) -> Poller:
         settings = self._settings
         return Poller(
             group=self._group("polls", "poller"),
-            client=client,
             **self._of_both,
             rate=rate,
             concurrency=settings.poll_concurrency,
             tries_max=settings.poll_tries_max,
             queue_max=settings.poll_queue_max,
             drain_ms=settings.poll_timeout_ms,
-        )
-
-    def _make_streams(self) -> OpenAIStreams:
-        settings = self._settings
-        return OpenAIStreams(
-            **self._account,
-            connections_max=max(1, settings.stream_concurrency),
-            open_timeout_ms=settings.poll_timeout_ms,
-            silence_ms=settings.stream_silence_ms,
         )
 
     def _make_follower(self) -> Follower:

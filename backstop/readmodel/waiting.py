@@ -8,7 +8,6 @@ import orjson
 
 from backstop.readmodel.database import Connection
 from schemas.base import Cause
-from streams.openai.causes import CAUSE_OF_CODE
 
 ROWS_MAX: Final = 1_000
 """Waiting jobs per tenant that are read for their reasons; more are not counted."""
@@ -20,7 +19,6 @@ NAMED_MAX: Final = 20
 BECAUSE_CHARS_MAX: Final = 300
 
 Kind = Literal["provider_refuses", "provider_unavailable"]
-_OF_THE_ACCOUNT: Final = frozenset({"http_401", "http_402", "http_403", "http_301", "http_302", "http_307", "http_308"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +50,18 @@ def waiting(conn: Connection, tenant: str) -> dict[Kind, Waiting]:
 def _told(state: dict[str, Any]) -> tuple[Kind, str] | None:
     why: dict[str, Any] = state.get("why") or {}
     code = str(why.get("code", ""))
-    cause: Cause | None = state.get("cause")
+    cause: Cause | None = state.get("held_for") or state.get("cause")
     because = f"{code}: {why.get('message') or ''}".removesuffix(": ")[:BECAUSE_CHARS_MAX]
-    kind = None if cause is None else _kind(cause, code)
+    kind = None if cause is None else _kind(cause)
     return None if kind is None else (kind, because)
 
 
-def _kind(cause: Cause, code: str) -> Kind | None:
-    """None: the job waits for a reason that concerns it alone."""
+def _kind(cause: Cause) -> Kind | None:
+    """None: the job waits for a reason of its own."""
     match cause:
         case "account":
             return "provider_refuses"
-        case "held":
-            of_account = CAUSE_OF_CODE.get(code) == "account" or code in _OF_THE_ACCOUNT
-            return "provider_refuses" if of_account else "provider_unavailable"
-        case "overloaded" | "faulty" | "unsent" | "limited":
+        case "overloaded" | "faulty" | "unsent" | "limited" | "held":
             return "provider_unavailable"
         case "later" | "odd" | "never":
             return None

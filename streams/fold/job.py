@@ -203,7 +203,7 @@ def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobSta
         http_status=event.http_status,
         said_by="provider" if event.http_status is not None else None,
     )
-    return _again(after, event, "refused", event.cause, event.wait_ms, reason)
+    return _again(after, event, "refused", event.cause, event.wait_ms, reason, held_for=event.held_for)
 
 
 def _outcome_unknown(state: Active | BackingOff, event: AttemptUnknown) -> Step[JobState]:
@@ -344,7 +344,7 @@ def _deadline(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState
 
 def _again(
     state: Active | BackingOff, event: JobFact, spend: Spend, cause: Cause, told_ms: int, reason: Reason,
-    settled: AttemptSettled | None = None,
+    settled: AttemptSettled | None = None, held_for: Cause | None = None,
 ) -> Step[JobState]:  # fmt: skip
     """No attempt is live any more: schedule the next one, or end the job."""
     spec, attempts = state.spec, state.attempts
@@ -361,9 +361,9 @@ def _again(
         )
     match decision:
         case Retry():
-            return Step(BackingOff(spec, attempts, decision.at_ms, reason, cause))
+            return Step(BackingOff(spec, attempts, decision.at_ms, reason, cause, held_for))
         case GiveUp() if attempts.lost() and spend == "refused":
-            return Step(BackingOff(spec, attempts, spec.deadline_at_ms, reason, cause, last=True))
+            return Step(BackingOff(spec, attempts, spec.deadline_at_ms, reason, cause, held_for, last=True))
         case GiveUp():
             if cause != "never":
                 reason = reason.model_copy(update={"message": f"{reason.message} ({decision.why})".strip()})

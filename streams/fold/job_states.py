@@ -83,6 +83,8 @@ class BackingOff:
     retry_at_ms: int
     why: Reason
     cause: Cause = "faulty"
+    held_for: Cause | None = None
+    """Where the cause is `held`: why the lane was closed."""
     last: bool = False
     """No further attempt is granted: the job only waits, until its deadline, for an abandoned attempt to be adopted."""
     kind: Literal["backing_off"] = "backing_off"

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from schemas.base import RESPONSE_ID_PATTERN, Cause
-from streams.openai.causes import Rule, Said, verdict
-from streams.openai.observations import CODE_CHARS_MAX, TEXT_CHARS_MAX, Seen, see, shown
+from schemas.base import RESPONSE_ID_PATTERN
+from streams.openai.causes import MODEL_CODES, Rule, Said, verdict
+from streams.openai.observations import CODE_CHARS_MAX, TEXT_CHARS_MAX, see, shown
 from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
+from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
 
 _RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
 ANSWER_CHARS_SHOWN = 200
@@ -64,74 +65,6 @@ class Fault:
 Reply = Answer | Fault
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    response_id: str
-    status: str
-    """The provider's status; it may be one that this release does not know."""
-    provider_request_id: str | None = None
-    streamed: bool = False
-    end: Seen | None = None
-    """Set if the answer already held the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The provider certainly did not take the create. `alarm`: an operator must act."""
-
-    cause: Cause
-    code: str
-    message: str = ""
-    wait_ms: int = 0
-    alarm: bool = False
-    http_status: int | None = None
-    limited: bool = False
-    """The provider's edge blocked the call, so all calls must slow down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """The provider may have taken the create."""
-
-    reason: str
-    said: str = ""
-    """The beginning of the provider's answer."""
-    answered: bool = False
-    """Answered with a 5xx that does not prove a refusal. Mostly, the provider took nothing."""
-    wait_ms: int = 0
-    alarm: bool = False
-    """An unusable 2xx: an operator must look at it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A 404: the response is not there yet, or no longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class AskAgain:
-    """No observation; poll again. `limited`: a 429 or an edge block, so the global rate must fall."""
-
-    reason: str
-    wait_ms: int = 0
-    limited: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NotCancelled:
-    """The cancel was declined; a poll shows why."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The key or the project may not poll. A retry can't help: an operator must act."""
-
-    code: str
-    message: str
-
-
 _GAVE_UP_4XX = frozenset({408, 499})
 """A server or proxy gave up waiting: the request may have been taken, whatever the body says."""
 _MAYBE_TAKEN_4XX = frozenset({409, 425})
@@ -172,6 +105,15 @@ def read_cancel(
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules)
     return NotCancelled("missing") if isinstance(answer, Missing) else answer
+
+
+def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:
+    """Why no stream came."""
+    if isinstance(reply, Answer) and reply.status == 400:
+        return NotStreamable()
+    read = read_poll(reply, now_ms)
+    # Missing: not yet, or no more. Seen: an object where a stream was asked for.
+    return read if isinstance(read, AskAgain | Refused) else AskAgain("no_stream")
 
 
 def _not_seen(answer: Answer, now_ms: int) -> AskAgain | Refused:
@@ -276,6 +218,7 @@ def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | 
         told_ms or text_wait_ms(error.message),
         alarm=cause == "account",
         http_status=None if 200 <= status < 300 else status,
+        unknown_model=error.code in MODEL_CODES,
     )
 
 

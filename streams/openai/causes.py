@@ -63,6 +63,8 @@ _CODES: Final[dict[Cause, frozenset[str]]] = {
 }  # fmt: skip
 CAUSE_OF_CODE: Final[dict[str, Cause]] = {code: cause for cause, codes in _CODES.items() for code in codes}
 
+MODEL_CODES: Final = frozenset({"model_not_found", "model_not_available", "deployment_not_found"})
+
 _CAUSE_OF_TYPE: Final[dict[str, Cause]] = {
     "insufficient_quota": "account", "authentication_error": "account", "permission_error": "account",
     "billing_error": "account", "invalid_request_error": "never", "rate_limit_error": "limited",

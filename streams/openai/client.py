@@ -25,9 +25,9 @@ from backstop.runtime.process.clock import monotonic_s
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
 from schemas.statuses import OPEN_RESPONSE_STATUSES
 from streams.openai.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
-from streams.openai.metrics import CallMetrics, Operation
 from streams.openai.sse import EventReader
 from streams.openai.transport import HttpClient, tls_context, watched
+from streams.provider import CallMetrics, Operation
 
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0

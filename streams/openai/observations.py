@@ -6,7 +6,7 @@ The rules are in ARCHITECTURE.md, "When a response is over".
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause
@@ -14,6 +14,7 @@ from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, META
 from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
 from streams.openai.causes import Rule, Said, verdict
 from streams.openai.waits import poll_after_ms, text_wait_ms
+from streams.provider import Owner, Seen, Tokens
 
 TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
@@ -32,54 +33,6 @@ _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
 _TENANT = re.compile(TENANT_ID_PATTERN)
 _KEY_LIKE = re.compile(r"\bsk-[A-Za-z0-9_*\-]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The owner that a response's metadata names. It proves nothing: any program in the project can write metadata."""
-
-    job_id: str
-    attempt: int
-    tenant: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The status of a response. `cause`, `code` and `message` are set if it failed or is incomplete.
-
-    Outcome `odd`: the status is unknown to this release.
-    """
-
-    outcome: SeenOutcome
-    raw_status: str
-    body: Mapping[str, Any] = field(repr=False)
-    """The object, with `output` set to `[]` if it had none. It contains the prompt and the output."""
-    cause: Cause | None = None
-    code: str | None = None
-    message: str | None = None
-    wait_ms: int = 0
-    """The minimum wait that the failure asked for."""
-    code_known: bool = True
-    """False if a failure has no code, or an unknown one; callers count these."""
-    usage: Tokens | None = None
-    owner: Owner | None = None
-    created_at_ms: int | None = None
-    ended_at_ms: int | None = None
-    poll_after_ms: int = 0
-    continuation_id: str | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.outcome in END_RESPONSE_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +58,7 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
     if raw_status is None and (body.get("id") is None or body.get("error") is not None):
         return Unseen("no_status")
     outcome = _outcome(_SYNONYMS.get(raw_status or "", raw_status))
-    why = _why(outcome, body, rules)
+    why, model = _why(outcome, body, rules), body.get("model")
     return Seen(
         outcome=outcome,
         raw_status=raw_status or "absent",
@@ -121,6 +74,7 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
         ended_at_ms=_stamp_ms(body.get("completed_at")),
         poll_after_ms=poll_after_ms(headers),
         continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
+        model=model if isinstance(model, str) else "",
     )
 
 

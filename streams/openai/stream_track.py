@@ -10,49 +10,12 @@ Rules, before the code:
   with the reason.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from schemas.partials import END_EVENTS, LIFECYCLE_EVENTS
+from streams.provider import Dropped, Ended, OpenAgain, StreamStep, Told, TooMuch
 
 NUMBER_MAX = 1 << 53
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An event to publish."""
-
-    event: dict[str, Any]
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    why: Literal["repeat", "unreadable"]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAgain:
-    """The stream must be opened again."""
-
-    why: Literal["disorder", "error_event"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The provider's terminal event."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class TooMuch:
-    """The limit of one event or of one response is exceeded."""
-
-    why: Literal["event_too_large", "response_too_large"]
-
-
-Word = Told | Dropped | OpenAgain | Ended | TooMuch
 
 
 class Track:
@@ -66,8 +29,8 @@ class Track:
         """The number after a gap for which the stream was last opened again."""
         self._sparse = False
 
-    def take(self, event: Any, size_bytes: int) -> Word:
-        """What to do about the next event of the stream; `event` is any JSON. A `Told` event counts as published."""
+    def take(self, event: Any, size_bytes: int) -> StreamStep:
+        """What to do about the next event of the stream; `event` is any JSON. Told events count as published."""
         if isinstance(event, dict) and event.get("type") == "error":
             return OpenAgain("error_event")
         named = _named(event)

@@ -6,7 +6,7 @@ from schemas.base import Body, Usage
 from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptEnd
 from schemas.responses import PollFailed, ResponseObserved
-from streams.openai.observations import Seen
+from streams.provider import Seen
 
 REASON_CHARS_MAX = 200
 

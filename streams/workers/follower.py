@@ -15,8 +15,8 @@ from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.process.clock import NowMs
 from streams.fold import response
 from streams.fold.rows import decode_response_state, decode_row
-from streams.openai.stream import OpenAIStreams
 from streams.ports import Rows
+from streams.provider import Provider
 from streams.workers.metrics import FollowerMetrics
 from streams.workers.rate import PollRate
 from streams.workers.stream_reading import Followed, Following, FollowLimits
@@ -90,14 +90,14 @@ class Follower:
             self._metrics.failed.inc()
             log.error("follower_failed", error_type=type(error).__name__)
 
-    async def run(self, stop: asyncio.Event, streams: OpenAIStreams, rate: PollRate) -> None:
-        """Follow until `stop` is set; the next owner of a partition then follows its streams."""
+    async def run(self, stop: asyncio.Event, provider: Provider, rate: PollRate) -> None:
+        """Until `stop` is set; what is being followed then is left to whoever owns the partition next."""
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._changed.set())
         try:
             while not stop.is_set():
                 while self._waiting and len(self._tasks) < self._concurrency:
-                    self._begin(next(iter(self._waiting)), streams, rate)
+                    self._begin(next(iter(self._waiting)), provider, rate)
                 self._metrics.waiting.set(len(self._waiting))
                 await self._changed.wait()
                 self._changed.clear()
@@ -138,11 +138,11 @@ class Follower:
         if task is not None:
             asyncio.get_running_loop().call_later(after_s, task.cancel)
 
-    def _begin(self, response_id: str, streams: OpenAIStreams, rate: PollRate) -> None:
+    def _begin(self, response_id: str, provider: Provider, rate: PollRate) -> None:
         del self._waiting[response_id]
         following = Following(
             self._wanted[response_id],
-            streams=streams,
+            provider=provider,
             publisher=self._publisher,
             rate=rate,
             metrics=self._metrics,

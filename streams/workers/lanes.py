@@ -8,7 +8,6 @@ board (`join`), or while the board does not answer, only own facts count.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import structlog
@@ -17,6 +16,7 @@ from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
 from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFailed, CreateServed, LaneFact, ProbeClaimed
 from streams.policy.lanes import WHOLE, Claim, Go, Held, Lane, Pace, Share, granted, held, release, send, take
+from streams.provider import account_name
 
 log = structlog.get_logger()
 
@@ -34,11 +34,6 @@ ASK_AGAIN_MS_MAX = 1_000
 
 Changed = Callable[[str, Lane], None]
 Write = Callable[[LaneFact], None]
-
-
-def account_name(*parts: str | None) -> str:
-    """A name for the account with this URL, key, organization and project: a hash of 32 bits, which reveals no key."""
-    return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from streams.openai.metrics import Alarm, Operation
 from streams.policy.lanes import Breaks, Lane
+from streams.provider import Alarm, Operation
 
 AttemptResult = Literal[
     "accepted", "ended", "rejected_soon", "rejected_reset", "rejected_account", "rejected_odd", "rejected_never",

@@ -25,11 +25,8 @@ from backstop.runtime.process.failpoints import failpoint
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
-from streams.openai.answers import AskAgain, Missing, NotCancelled, Refused, read_cancel, read_poll
-from streams.openai.causes import Rule
-from streams.openai.client import OpenAIClient
-from streams.openai.observations import Seen
 from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_poll_at_ms, overtaken
+from streams.provider import AskAgain, Missing, NotCancelled, Provider, Refused, Seen
 from streams.workers import facts
 from streams.workers.commands import Commands, Taken
 from streams.workers.lanes import Lanes
@@ -69,14 +66,13 @@ class Poller:
         self,
         *,
         group: Commands,
-        client: OpenAIClient,
+        provider: Provider,
         publisher: Publisher,
         blobs: BlobStore,
         now_ms: NowMs,
         metrics: WorkerMetrics,
         polls: Webhooks,
         lanes: Lanes,
-        rules: Sequence[Rule] = (),
         rate: PollRate,
         inline_bytes_max: int,
         concurrency: int = 64,
@@ -86,14 +82,13 @@ class Poller:
         drain_ms: int = 45_000,
     ) -> None:
         self._group = group
-        self._client = client
+        self._provider = provider
         self._publisher = publisher
         self._blobs = blobs
         self._now_ms = now_ms
         self._metrics = metrics
         self._polls = polls
         self._lanes = lanes
-        self._rules = rules
         self._ends = Ends()
         self._rate = rate
         self._inline_bytes_max = inline_bytes_max
@@ -251,13 +246,12 @@ class Poller:
         response_id = call.command.response_id
         call.tries += 1
         answer: Seen | Missing | AskAgain | Refused | NotCancelled
-        job_id, rules = call.command.job_id, self._rules
+        job_id = call.command.job_id
         if isinstance(call.command, CancelResponse) and not call.polls_instead:
-            answer = read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, rules)
+            answer = await self._provider.cancel(response_id, job_id)
         else:
             include = (call.command.include or ()) if isinstance(call.command, RetrieveResponse) else ()
-            reply = await self._client.retrieve(response_id, include)
-            answer = read_poll(reply, self._now_ms(), job_id, rules)
+            answer = await self._provider.poll(response_id, job_id, include)
         if not (isinstance(answer, AskAgain) and answer.limited):
             self._rate.answered()
         match answer:
@@ -307,9 +301,8 @@ class Poller:
         return facts.observed(call.command, seen, body, at_ms=at_ms, next_poll_at_ms=next_ms, others=others)
 
     def _compare(self, call: Call, seen: Seen, now_ms: int) -> facts.Others:
-        """Observations of other responses for a running one. Of an ended one, note its run time, cause and trigger."""
-        named = seen.body.get("model")
-        model = named if isinstance(named, str) else ""
+        """What other responses did; and of this one, where it has ended, remember what it took and how it was found."""
+        model = seen.model
         others = self._ends.others(model) if seen.outcome == "running" else facts.ALONE
         if seen.over:
             began_ms, ended_ms = seen.created_at_ms, seen.ended_at_ms

@@ -18,10 +18,18 @@ from backstop.runtime.process.clock import NowMs
 from schemas.base import Message, Usage
 from schemas.jobs import UsageBooked
 from schemas.partials import CutReason, PartialOutput
-from streams.openai.answers import Answer, AskAgain, Refused, Reply, read_poll
-from streams.openai.sse import EventTooLargeError
-from streams.openai.stream import OpenAIStreams, StreamEvent
-from streams.openai.stream_track import Dropped, Ended, OpenAgain, Told, TooMuch, Track
+from streams.provider import (
+    AskAgain,
+    Dropped,
+    Ended,
+    NotStreamable,
+    OpenAgain,
+    Provider,
+    Refused,
+    StreamStep,
+    Told,
+    TooMuch,
+)
 from streams.workers.metrics import FollowerMetrics
 from streams.workers.rate import PollRate
 
@@ -81,7 +89,7 @@ class Following:
         self,
         of: Followed,
         *,
-        streams: OpenAIStreams,
+        provider: Provider,
         publisher: Publisher,
         rate: PollRate,
         metrics: FollowerMetrics,
@@ -89,13 +97,14 @@ class Following:
         now_ms: NowMs,
     ) -> None:
         self._of = of
-        self._streams = streams
         self._publisher = publisher
         self._rate = rate
         self._metrics = metrics
         self._limits = limits
         self._now_ms = now_ms
-        self._track = Track(limits.event_bytes_max, limits.response_bytes_max)
+        self._stream = provider.follow(
+            of.response_id, event_bytes_max=limits.event_bytes_max, response_bytes_max=limits.response_bytes_max
+        )
         self._pending: deque[Told] = deque()
         self._pending_bytes = 0
         self._told = -1
@@ -133,69 +142,61 @@ class Following:
     async def _read_all(self) -> _Over:
         in_vain = 0
         while True:
-            before = self._track.last
+            before = self._stream.last
             await self._rate.spare_turn()
             outcome = await self._read_once()
             if isinstance(outcome, _Over):
                 return outcome
-            in_vain = 0 if self._track.last > before else in_vain + 1
+            in_vain = 0 if self._stream.last > before else in_vain + 1
             wait_ms = min(OPEN_AGAIN_MS << min(in_vain, 16), OPEN_AGAIN_MS_MAX)
             await asyncio.sleep(max(wait_ms, outcome) / 1_000)
 
     async def _read_once(self) -> _Over | int:
         """Read one connection. Returns how the stream ended, or the least wait in ms before the next connection."""
         try:
-            async with self._streams.opened(self._of.response_id, self._track.last) as opened:
+            async with self._stream.opened() as opened:
                 if isinstance(opened, AsyncIterator):
                     return await self._read_events(opened)
                 return self._refused(opened)
-        except EventTooLargeError:
-            return self._cut("event_too_large")
         except Exception as error:
             # Any failure of the network or the server counts as a drop.
             self._metrics.lost(type(error).__name__)
             return 0
 
-    async def _read_events(self, events: AsyncIterator[StreamEvent]) -> _Over | int:
+    async def _read_events(self, steps: AsyncIterator[StreamStep]) -> _Over | int:
         self._metrics.open.inc()
         try:
-            async for event in events:
-                word = self._track.take(event.body, event.size_bytes)
-                match word:
+            async for step in steps:
+                match step:
                     case Told():
-                        self._seen_bytes += _output_bytes(word.event)
-                        await self._put(word)
+                        self._seen_bytes += _output_bytes(step.event)
+                        await self._put(step)
                     case Dropped():
-                        self._metrics.event(word.why)
+                        self._metrics.event(step.why)
                     case OpenAgain():
-                        self._metrics.lost(word.why)
+                        self._metrics.lost(step.why)
                         return 0
                     case Ended():
-                        return _Over(end_number=word.number)
+                        return _Over(end_number=step.number)
                     case TooMuch():
-                        return self._cut(word.why)
+                        return self._cut(step.why)
         finally:
             self._metrics.open.dec()
         self._metrics.lost("ended_early")
         return 0
 
-    def _refused(self, reply: Reply) -> _Over | int:
-        if isinstance(reply, Answer) and reply.status == 400:
-            return self._cut("not_streamable")
-        read = read_poll(reply, self._now_ms())
-        match read:
+    def _refused(self, answer: NotStreamable | AskAgain | Refused) -> _Over | int:
+        match answer:
+            case NotStreamable():
+                return self._cut("not_streamable")
             case Refused():
                 self._metrics.lost("refused")
                 return _Over()
             case AskAgain():
-                if read.limited:
-                    self._rate.object_spare(read.wait_ms)
+                if answer.limited:
+                    self._rate.object_spare(answer.wait_ms)
                 self._metrics.lost("not_opened")
-                return read.wait_ms
-            case _:
-                # Missing: the response does not exist yet, or no longer. Seen: an object instead of a stream.
-                self._metrics.lost("not_opened")
-                return 0
+                return answer.wait_ms
 
     def _cut(self, why: CutReason) -> _Over:
         self._metrics.cut(why)

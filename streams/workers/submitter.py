@@ -30,12 +30,9 @@ from schemas.codec import PoisonError, decode
 from schemas.commands import CREATE_TIMEOUT_MS_UNSTAMPED, SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.windows import in_window
-from streams.openai.answers import Accepted, Rejected, Unknown, read_create
-from streams.openai.causes import Rule
-from streams.openai.client import OpenAIClient
-from streams.openai.observations import Seen
 from streams.policy.lanes import Go, Held
 from streams.policy.polls import Webhooks, next_poll_at_ms
+from streams.provider import Accepted, Provider, Rejected, Seen, Unknown
 from streams.workers.command_memory import SKEW_MS, CommandMemory
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
@@ -55,9 +52,6 @@ REASON_CHARS_MAX = 200
 
 MEMORY_WAIT_MS = 2_000
 """Wait of a create without memory for its request. An upload of 20 MB takes about as long."""
-
-MODEL_CODES = frozenset({"model_not_found", "model_not_available", "deployment_not_found"})
-"""Codes of a missing model. If the model was served before, the account lost it; else the caller misspelt it."""
 
 
 def _counted_as(cause: Cause) -> AttemptResult:
@@ -94,7 +88,7 @@ class Submitter:
         self,
         *,
         group: Commands,
-        client: OpenAIClient,
+        provider: Provider,
         publisher: Publisher,
         blobs: BlobStore,
         now_ms: NowMs,
@@ -102,7 +96,6 @@ class Submitter:
         polls: Webhooks,
         lanes: Lanes,
         inline_bytes_max: int,
-        rules: Sequence[Rule] = (),
         concurrency: int = 64,
         memory_ms: int = 180_000,
         memory_ids_max: int = 20_000,
@@ -112,7 +105,7 @@ class Submitter:
     ) -> None:
         self._memory_of_bodies = RequestMemory(bodies_memory_bytes_max)
         self._group = group
-        self._client = client
+        self._provider = provider
         self._publisher = publisher
         self._blobs = blobs
         self._now_ms = now_ms
@@ -120,7 +113,6 @@ class Submitter:
         self._polls = polls
         self._lanes = lanes
         self._inline_bytes_max = inline_bytes_max
-        self._rules = rules
         self._slots = Slots(concurrency)
         self._memory_ms = memory_ms
         self._memory_ids_max = memory_ids_max
@@ -271,7 +263,8 @@ class Submitter:
         if isinstance(turn, Held):
             self._metrics.attempt("held")
             wait_ms = max(0, turn.until_ms - self._now_ms())
-            return self._rejected(command, Rejected("held", turn.why.code, turn.why.message, wait_ms))
+            why = turn.why
+            return self._rejected(command, Rejected("held", why.code, why.message, wait_ms), held_for=why.cause)
         return await self._create(item, in_window(
             request, soonest=command.soonest is True, continuation_id=command.continuation_id
         ))  # fmt: skip
@@ -285,7 +278,7 @@ class Submitter:
         sent_at_ms = self._now_ms()
         self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
         failpoint("submitter.posted")
-        reply = await self._client.create(
+        answer = await self._provider.create(
             request,
             job_id=command.job_id,
             attempt=command.attempt,
@@ -293,7 +286,6 @@ class Submitter:
             timeout_ms=CREATE_TIMEOUT_MS_UNSTAMPED if command.timeout_ms is None else command.timeout_ms,
         )
         failpoint("submitter.answered")
-        answer = read_create(reply, self._now_ms(), self._rules)
         match answer:
             case Accepted():
                 return await self._accepted(command, answer, sent_at_ms)
@@ -363,7 +355,8 @@ class Submitter:
         )
 
     def _declined(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
-        if answer.code in MODEL_CODES and self._lanes.served(command.model):
+        if answer.unknown_model and self._lanes.served(command.model):
+            # A model that was served before is one that the account has lost, not one that a caller misspelt.
             answer = replace(answer, cause="account", alarm=True)
         self._metrics.attempt(_counted_as(answer.cause))
         self._lanes.failed(command.model, command.id, answer.cause, answer.code, answer.message, answer.wait_ms)
@@ -374,7 +367,7 @@ class Submitter:
             log.error("attempt_refused", job_id=command.job_id, code=answer.code, http_status=answer.http_status)
         return self._rejected(command, answer)
 
-    def _rejected(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
+    def _rejected(self, command: CreateResponse, answer: Rejected, held_for: Cause | None = None) -> AttemptRejected:
         return AttemptRejected(
             id=f"{command.id}/rejected",
             at_ms=self._now_ms(),
@@ -385,6 +378,7 @@ class Submitter:
             message=answer.message,
             http_status=answer.http_status,
             wait_ms=answer.wait_ms,
+            held_for=held_for,
         )
 
     async def _report(self, messages: Sequence[Message]) -> None:

@@ -23,7 +23,7 @@ from backstop.runtime.read_settings import read
 from backstop.runtime.secret_files import environment_names, is_secret
 from backstop.runtime.settings import RuntimeSettings
 from receiver.settings import ReceiverSettings
-from streams.workers.settings import WorkerSettings
+from streams.openai.settings import OpenAISettings
 from tests.unit.receiver.ingress import OTHER_SECRET, SECRET, Ingress, settings, with_ingress
 
 ROOT = Path(__file__).parents[2]
@@ -142,9 +142,9 @@ def test_a_command_that_fails_says_no_password() -> None:
             RuntimeSettings,
             {"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092", "BACKSTOP_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT"},
         ),
-        (WorkerSettings, {"OPENAI_BASE_URL": "http://gateway.example/v1"}),
-        (WorkerSettings, {"OPENAI_BASE_URL": "http://localhost@gateway.example/v1"}),
-        (WorkerSettings, {"OPENAI_BASE_URL": "http://localhost.gateway.example/v1"}),
+        (OpenAISettings, {"OPENAI_BASE_URL": "http://gateway.example/v1"}),
+        (OpenAISettings, {"OPENAI_BASE_URL": "http://localhost@gateway.example/v1"}),
+        (OpenAISettings, {"OPENAI_BASE_URL": "http://localhost.gateway.example/v1"}),
         (ProjectionSettings, {"BACKSTOP_DATABASE_URL": URL}),
         (ProjectionSettings, {"BACKSTOP_DATABASE_URL": "postgresql:///x?host=db.example"}),
         (ProjectionSettings, {"BACKSTOP_DATABASE_URL": "postgres://db.example/x?sslmode=prefer"}),
@@ -172,7 +172,7 @@ def test_clear_text_beyond_this_machine_is_refused_unless_a_setting_says_so(
             {"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092", "BACKSTOP_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
         ),
         (RuntimeSettings, {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092,127.0.0.1:9093,[::1]:9094"}),
-        (WorkerSettings, {"OPENAI_BASE_URL": "http://127.0.0.1:8081/v1"}),
+        (OpenAISettings, {"OPENAI_BASE_URL": "http://127.0.0.1:8081/v1"}),
         (ProjectionSettings, {"BACKSTOP_DATABASE_URL": "postgresql:///x?host=/var/run/postgresql"}),
         (ProjectionSettings, {"BACKSTOP_DATABASE_URL": "postgresql://u@db.example/x?sslmode=verify-full"}),
         (ProjectionSettings, {"BACKSTOP_DATABASE_URL": "sqlite:///x.db"}),

@@ -27,7 +27,7 @@ from schemas.codec import decode
 from schemas.commands import CreateResponse
 from schemas.jobs import JOB_FACT, AttemptAccepted
 from schemas.responses import RESPONSE_FACT
-from streams.workers.settings import WorkerSettings
+from streams.settings import StreamSettings
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ ADAPTERS: dict[str, Any] = {"jobs": JOB_FACT, "responses": RESPONSE_FACT}
 class Rig:
     """A prefix with its topics, a stand-in for OpenAI, and the processes that a test starts."""
 
-    def __init__(self, settings: WorkerSettings, folder: Path, session: aiohttp.ClientSession, root: str) -> None:
+    def __init__(self, settings: StreamSettings, folder: Path, session: aiohttp.ClientSession, root: str) -> None:
         self.settings = settings
         self._folder = folder
         self._session = session
@@ -153,7 +153,7 @@ async def rigged(bootstrap: str, prefix: str, folder: Path, run_s: int = NEVER_S
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     root = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    settings = WorkerSettings(
+    settings = StreamSettings(
         kafka_bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=PARTITIONS, data_dir=folder,
         openai_base_url=f"{root}/v1", openai_api_key=KEY, group_session_timeout_ms=SESSION_MS,
     )  # fmt: skip

@@ -8,22 +8,24 @@ from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.process import failpoints
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.process.logs import configure
-from streams.openai.client import OpenAIClient
+from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import Webhooks
+from streams.settings import StreamSettings
 from streams.workers.command_group import CommandGroup
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
-from streams.workers.settings import WorkerSettings
 from streams.workers.submitter import Submitter
 
 
-async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
+async def work(settings: StreamSettings, stop: asyncio.Event) -> None:
     metrics, now_ms, polls = WorkerMetrics(), make_clock(), Webhooks(settings.poll_policy())
     lanes = Lanes(now_ms)
     blobs, publisher = FolderBlobs(settings.blobs_path), KafkaPublisher(settings, "worker")
-    client = OpenAIClient(base_url=settings.openai_base_url, api_key=settings.openai_api_key, metrics=metrics)
+    provider = OpenAIProvider.open(
+        base_url=settings.openai_base_url, api_key=settings.openai_api_key, metrics=metrics, now_ms=now_ms
+    )
     rate = PollRate(settings.poll_rate_max_per_s, now_ms, metrics.poll_rate_limit.set)
 
     def group(topic: str, name: str) -> CommandGroup:
@@ -36,11 +38,11 @@ async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
         )
 
     submitter = Submitter(
-        group=group("submissions", "submitter"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
+        group=group("submissions", "submitter"), provider=provider, publisher=publisher, blobs=blobs, now_ms=now_ms,
         metrics=metrics, polls=polls, lanes=lanes, inline_bytes_max=settings.inline_bytes_max, edge_blocked=rate.object,
     )  # fmt: skip
     poller = Poller(
-        group=group("polls", "poller"), client=client, publisher=publisher, blobs=blobs, now_ms=now_ms,
+        group=group("polls", "poller"), provider=provider, publisher=publisher, blobs=blobs, now_ms=now_ms,
         metrics=metrics, polls=polls, lanes=lanes, rate=rate, inline_bytes_max=settings.inline_bytes_max,
     )  # fmt: skip
     await publisher.start()
@@ -48,11 +50,11 @@ async def work(settings: WorkerSettings, stop: asyncio.Event) -> None:
         await asyncio.gather(submitter.run(stop), poller.run(stop))
     finally:
         await publisher.stop()
-        await client.close()
+        await provider.close()
 
 
 async def main() -> None:
-    settings = WorkerSettings()
+    settings = StreamSettings()
     configure("json", "info", "worker")
     failpoints.arm(settings.failpoints)
     stop = asyncio.Event()

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from schemas.base import Cause
 from schemas.jobs import JobPolicy
-from streams.openai.answers import Answer, AskAgain, Missing, Refused, read_poll
+from streams.openai.answers import Answer, read_poll
 from streams.openai.causes import CAUSE_OF_CODE
 from streams.policy.retry import ODD_TRIES_MAX, TOLD_JITTER_MS_MAX
+from streams.provider import AskAgain, Missing, Refused
 from tests.properties.lifetimes import Day, Life, Place
 from tests.support.builders import DEADLINE, POLICY, job_timer, settled
 

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from backstop.dev.ports import Ports
-from streams.openai.answers import Accepted, Answer, read_create, read_poll
+from streams.openai.answers import Answer, read_create, read_poll
 from streams.openai.client import OpenAIClient
-from streams.openai.observations import Seen
+from streams.provider import Accepted, Seen
 from streams.workers.metrics import WorkerMetrics
 from tests.providers.servers import LiteLlm, Ogx, Stub
 from tests.providers.stub import text_of

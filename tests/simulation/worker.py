@@ -20,6 +20,7 @@ from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell
 from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import share_of
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.results import FencedError
@@ -254,15 +255,17 @@ class Worker:
         )  # fmt: skip
         self._intake = Publisher(life, broker, "intake")
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
+        unfollowed: Any = None
+        openai = OpenAIProvider(client, unfollowed, life.now_ms)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
         rate = PollRate(calls_per_s, life.now_ms)
         self._submitter = Submitter(
-            group=self._submissions, client=client, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
+            group=self._submissions, provider=openai, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
             now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
         )  # fmt: skip
         self._poller = Poller(
-            group=self._poll_commands, client=client, publisher=Publisher(life, broker, "poller"), blobs=blobs,
+            group=self._poll_commands, provider=openai, publisher=Publisher(life, broker, "poller"), blobs=blobs,
             now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
             concurrency=8, drain_ms=2_000,
         )  # fmt: skip

@@ -106,7 +106,7 @@ def test_jobs_that_wait_for_a_person_or_for_the_provider_are_told_with_the_provi
 
     async def body(api: Api) -> None:
         key = {"cause": "account", "code": "invalid_api_key", "http_status": 401}
-        held = {"cause": "held", "code": "invalid_api_key", "http_status": None}
+        held = {"cause": "held", "code": "invalid_api_key", "http_status": None, "held_for": "account"}
         away = {"cause": "overloaded", "code": "http_503", "http_status": 503}
         for number in range(4):
             await api.take(submitted(f"away{number}"), declined(f"away{number}", **away))
@@ -116,7 +116,7 @@ def test_jobs_that_wait_for_a_person_or_for_the_provider_are_told_with_the_provi
         assert found == {
             "code": "provider_refuses", "count": 2, "job_ids": ["held", "key"], "because": "invalid_api_key: no",
         }  # fmt: skip
-        await api.take(submitted("away5"), declined("away5", **{**away, "cause": "held"}))
+        await api.take(submitted("away5"), declined("away5", **{**away, "cause": "held", "held_for": "overloaded"}))
         _, found = (await api.get("/v1/attention"))["findings"]
         assert (found["code"], found["count"], found["because"]) == ("provider_unavailable", 5, "http_503: no")
 

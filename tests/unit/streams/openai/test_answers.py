@@ -9,23 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.jobs import AttemptAccepted
-from streams.openai.answers import (
-    Accepted,
-    Answer,
-    AskAgain,
-    Fault,
-    Missing,
-    NotCancelled,
-    Refused,
-    Rejected,
-    Unknown,
-    read_cancel,
-    read_create,
-    read_poll,
-)
+from streams.openai.answers import Answer, Fault, read_cancel, read_create, read_poll
 from streams.openai.causes import Rule
-from streams.openai.observations import Seen
 from streams.openai.waits import WAIT_MS_MAX, go_duration_ms, limit_reset_ms, poll_after_ms, retry_after_ms
+from streams.provider import Accepted, AskAgain, Missing, NotCancelled, Refused, Rejected, Seen, Unknown
 from tests.unit.streams.policy.replies import HTML_403, HTML_429, NOW_MS, error
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, response
 

@@ -6,16 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from streams.openai.answers import (
-    Accepted,
-    Fault,
-    Rejected,
-    Reply,
-    Unknown,
-    read_create,
-    read_poll,
-)
-from streams.openai.observations import Seen
+from streams.openai.answers import Fault, Reply, read_create, read_poll
+from streams.provider import Accepted, Rejected, Seen, Unknown
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving

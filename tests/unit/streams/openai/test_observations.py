@@ -4,20 +4,10 @@ from typing import Any
 
 import pytest
 
-from streams.openai.answers import (
-    Answer,
-    AskAgain,
-    Fault,
-    Missing,
-    NotCancelled,
-    Refused,
-    Rejected,
-    read_cancel,
-    read_create,
-    read_poll,
-)
+from streams.openai.answers import Answer, Fault, read_cancel, read_create, read_poll
 from streams.openai.causes import CAUSE_OF_CODE
-from streams.openai.observations import Owner, Seen, Tokens, owner_of
+from streams.openai.observations import owner_of
+from streams.provider import AskAgain, Missing, NotCancelled, Owner, Refused, Rejected, Seen, Tokens
 from tests.unit.streams.policy.replies import HTML_403, HTML_429, HTML_502, NOW_MS, error
 from tests.unit.streams.workers.misbehaving import completed, response
 
@@ -33,6 +23,7 @@ def test_a_completed_response_is_seen_whole() -> None:
         created_at_ms=1_795_341_600_000,
         ended_at_ms=1_795_341_660_000,
         poll_after_ms=1_500,
+        model="gpt-6-astra",
     )
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.openai.sse import EventReader, EventTooLargeError
-from streams.openai.stream_track import Dropped, Ended, OpenAgain, Told, TooMuch, Track
+from streams.openai.stream_track import Track
+from streams.provider import Dropped, Ended, OpenAgain, Told, TooMuch
 
 TEXT = "response.output_text.delta"
 

@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from backstop.runtime.errors import ConfigurationError
-from streams.openai.answers import Answer, Fault, Rejected, Reply, read_create
+from streams.openai.answers import Answer, Fault, Reply, read_create
 from streams.openai.client import OpenAIClient
 from streams.openai.transport import tls_context
+from streams.provider import Rejected
 from streams.workers.metrics import WorkerMetrics
 from tests.support.waiting import wait_until
 from tests.unit.streams.workers import misbehaving as server

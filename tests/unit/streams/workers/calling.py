@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from backstop.runtime.blobs import FolderBlobs
 from schemas.commands import CancelResponse, PollReason, RetrieveResponse
-from streams.openai.client import OpenAIClient
+from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
@@ -97,11 +97,12 @@ async def calling(
     loop = asyncio.get_running_loop()
     rate = PollRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.poll_rate_limit.set)
     async with serving(*(script or (RUNNING,))) as state:
-        client = OpenAIClient(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, poll_timeout_ms=poll_timeout_ms
-        )
+        provider = OpenAIProvider.open(
+            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, poll_timeout_ms=poll_timeout_ms,
+            now_ms=options.get("now_ms", lambda: NOW_MS),
+        )  # fmt: skip
         poller = Poller(
-            group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,
+            group=commands, provider=provider, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,
             lanes=Lanes(lambda: NOW_MS),
             **{"now_ms": lambda: NOW_MS, "polls": Webhooks(PollPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
         )  # fmt: skip
@@ -111,4 +112,4 @@ async def calling(
         finally:
             stop.set()
             await asyncio.gather(run, return_exceptions=True)
-            await client.close()
+            await provider.close()

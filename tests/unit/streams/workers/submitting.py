@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from backstop.runtime.blobs import FolderBlobs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
-from streams.openai.client import OpenAIClient
+from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import WorkerMetrics
@@ -72,9 +72,11 @@ async def submitting(
     publisher, blobs, stop = MemoryPublisher(), FolderBlobs(tmp_path), asyncio.Event()
     now_ms, blocked = [NOW_MS], list[int]()
     async with serving(*(script or (OK,))) as state:
-        client = OpenAIClient(base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics)
+        provider = OpenAIProvider.open(
+            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, now_ms=lambda: now_ms[0]
+        )
         submitter = Submitter(
-            group=commands, client=client, publisher=publisher, blobs=blobs, metrics=metrics,
+            group=commands, provider=provider, publisher=publisher, blobs=blobs, metrics=metrics,
             polls=Webhooks(PollPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
             **{"drain_ms": 2_000, "now_ms": lambda: now_ms[0], "lanes": Lanes(lambda: now_ms[0]), **options},
         )  # fmt: skip
@@ -84,4 +86,4 @@ async def submitting(
         finally:
             stop.set()
             await asyncio.gather(run, return_exceptions=True)
-            await client.close()
+            await provider.close()

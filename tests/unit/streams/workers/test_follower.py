@@ -14,9 +14,9 @@ from backstop.runtime.process.clock import make_clock
 from schemas.partials import PartialOutput
 from streams.fold.response import Claim, Ended, ResponseState, Running
 from streams.fold.rows import encode_response_state, encode_row
-from streams.openai.stream import OpenAIStreams
+from streams.openai.provider import OpenAIProvider
 from streams.workers.follower import Follower
-from streams.workers.metrics import FollowerMetrics
+from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.rate import PollRate
 from streams.workers.stream_reading import FollowLimits
 from tests.support.memory_publisher import MemoryPublisher
@@ -86,17 +86,18 @@ async def watched(
             publisher=publisher, metrics=FollowerMetrics(CollectorRegistry()), now_ms=now_ms, concurrency=concurrency,
             limits=limits or FollowLimits(1, 100_000, 1_000_000), linger_s=linger_s,
         )  # fmt: skip
-        streams = OpenAIStreams(
-            base_url=f"{w.url}/v1", api_key=SecretStr(KEY), connections_max=5, open_timeout_ms=2_000, silence_ms=500
-        )
+        provider = OpenAIProvider.open(
+            base_url=f"{w.url}/v1", api_key=SecretStr(KEY), metrics=WorkerMetrics(CollectorRegistry()), now_ms=now_ms,
+            streams_max=5, poll_timeout_ms=2_000, stream_silence_ms=500,
+        )  # fmt: skip
         stop = asyncio.Event()
-        running = asyncio.create_task(follower.run(stop, streams, PollRate(250, now_ms)))
+        running = asyncio.create_task(follower.run(stop, provider, PollRate(250, now_ms)))
         try:
             yield Watched(w, follower, publisher)
         finally:
             stop.set()
             await running
-            await streams.close()
+            await provider.close()
 
 
 def told(case: Callable[[Watched], Awaitable[None]], **options: Any) -> None:

@@ -14,8 +14,9 @@ from schemas.base import Message
 from schemas.codec import encode
 from schemas.lanes import CreateFailed, LaneFact, ProbeClaimed
 from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS, Go, Held
+from streams.provider import account_name
 from streams.workers.lane_board import FIRST_READ_WAIT_S, QUEUE_MAX, READ_AGAIN_S, LaneBoard
-from streams.workers.lanes import CLAIM_WAIT_S, Lanes, account_name
+from streams.workers.lanes import CLAIM_WAIT_S, Lanes
 from tests.simulation.loop import VirtualLoop
 from tests.support.memory_publisher import MemoryPublisher
 

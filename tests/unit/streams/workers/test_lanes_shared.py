@@ -11,8 +11,9 @@ from schemas.base import Cause
 from schemas.codec import decode, encode
 from schemas.lanes import LANE_FACT, LaneFact, ProbeClaimed
 from streams.policy.lanes import FAILURES_MAX, PROBE_ANSWER_MS_MAX, PROBE_WAIT_MS, Go, Held, Lane
+from streams.provider import account_name
 from streams.workers import lanes as shell
-from streams.workers.lanes import UNREAD_MAX, Lanes, account_name
+from streams.workers.lanes import UNREAD_MAX, Lanes
 
 MODEL = "m"
 T0 = 1_795_341_600_000

@@ -7,9 +7,9 @@ import pytest
 from pydantic import SecretStr
 
 from backstop.runtime.errors import ConfigurationError
+from streams.settings import StreamSettings
 from streams.submission import SubmissionPolicy
 from streams.workers.command_memory import SKEW_MS, CommandMemory
-from streams.workers.settings import WorkerSettings
 from streams.workers.slots import Slots
 from streams.workers.webhook_hints import Hints
 
@@ -80,12 +80,12 @@ def test_slots_are_bounded_and_waited_for() -> None:
 def test_the_settings_come_from_our_names_or_from_those_of_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-sdk")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://sdk/v1")
-    assert WorkerSettings().openai_api_key.get_secret_value() == "sk-sdk"
-    assert WorkerSettings().openai_base_url == "https://sdk/v1"
+    assert StreamSettings().openai_api_key.get_secret_value() == "sk-sdk"
+    assert StreamSettings().openai_base_url == "https://sdk/v1"
     monkeypatch.setenv("BACKSTOP_OPENAI_API_KEY", "sk-ours")
     monkeypatch.setenv("BACKSTOP_OPENAI_BASE_URL", "https://ours/v1")
     monkeypatch.setenv("BACKSTOP_POLL_SPACING_MIN_MS", "7000")
-    settings = WorkerSettings()
+    settings = StreamSettings()
     assert settings.openai_api_key.get_secret_value() == "sk-ours"
     assert settings.openai_base_url == "https://ours/v1"
     assert settings.poll_policy().spacing_min_ms == 7_000
@@ -94,18 +94,18 @@ def test_the_settings_come_from_our_names_or_from_those_of_the_sdk(monkeypatch: 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="spacing_min_ms"):
-        WorkerSettings(poll_spacing_min_ms=2_000, poll_spacing_max_ms=1_000)
+        StreamSettings(poll_spacing_min_ms=2_000, poll_spacing_max_ms=1_000)
 
 
 def test_a_worker_without_a_key_refuses_to_start_unless_none_is_needed() -> None:
     with pytest.raises(ConfigurationError, match="set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true"):
-        WorkerSettings(openai_api_key=SecretStr(" ")).refuse_to_start()
+        StreamSettings(openai_api_key=SecretStr(" ")).refuse_to_start()
     with pytest.raises(ConfigurationError, match="unset one"):
-        WorkerSettings(openai_api_key=SecretStr("sk-x"), openai_keyless=True).refuse_to_start()
+        StreamSettings(openai_api_key=SecretStr("sk-x"), openai_keyless=True).refuse_to_start()
     with pytest.raises(ConfigurationError, match="BACKSTOP_OPENAI_CLIENT_CERTIFICATE"):
-        WorkerSettings(openai_keyless=True, openai_client_key=Path("key.pem")).refuse_to_start()
-    WorkerSettings(openai_keyless=True).refuse_to_start()
-    WorkerSettings(openai_api_key=SecretStr("sk-x")).refuse_to_start()
+        StreamSettings(openai_keyless=True, openai_client_key=Path("key.pem")).refuse_to_start()
+    StreamSettings(openai_keyless=True).refuse_to_start()
+    StreamSettings(openai_api_key=SecretStr("sk-x")).refuse_to_start()
 
 
 def test_the_times_of_a_create_that_is_held_until_its_run_is_over_fit_each_other() -> None:

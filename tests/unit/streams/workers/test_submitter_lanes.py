@@ -21,6 +21,7 @@ def test_an_outage_costs_what_is_in_flight_when_the_fifth_failure_is_known(tmp_p
             facts = await bench.facts(commands)
             causes = Counter(fact.cause for fact in facts)
             assert causes == {"overloaded": bench.server.posts, "held": commands - bench.server.posts}
+            assert {fact.held_for for fact in facts if fact.cause == "held"} == {"overloaded"}
             assert FAILURES_MAX <= bench.server.posts <= concurrency + FAILURES_MAX - 1
 
     asyncio.run(scenario())
