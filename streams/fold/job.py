@@ -48,6 +48,7 @@ from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Over, Run
 from streams.fold.claims import booked, claim_for, claim_of_adopted, settled_at_once
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
 from streams.fold.job_states import (
+    NOT_REPEATED,
     Absent,
     Active,
     BackingOff,
@@ -65,8 +66,6 @@ from streams.fold.step import Ignored, Step
 from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
 
 __all__ = ["Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "due_ms", "status", "step"]
-
-NOT_REPEATED = "the response was created elsewhere, so its request is not known here and can't be sent again"
 
 
 def step(state: JobState, event: JobFact) -> Step[JobState]:

@@ -9,6 +9,8 @@ from schemas.results import Reason
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
 
+NOT_REPEATED = "the response was created elsewhere, so its request is not known here and can't be sent again"
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:

@@ -3,10 +3,8 @@
 After a crash before the commit the command comes again, and nothing was sent. A crash after the commit may lose the
 command, and the job's timer then makes the outcome unknown (no report by the report deadline). A command that another
 worker may send too is never sent: a batch is sent only after its commit held under the fence of `group`, and a command
-id that was seen before is dropped. After an assignment the ids are read back from the partition.
-
-For a command older than the remembered ids the submitter reads further back. If that does not reach either, the command
-is dropped without a report, because it may have been sent; the job's timer decides.
+id that was seen before is dropped. After an assignment the ids are read back from the partition: further back for a
+command older than those remembered. What that does not reach may have been sent: it is dropped without a report.
 """
 
 import asyncio
