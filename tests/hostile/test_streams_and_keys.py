@@ -164,7 +164,7 @@ def test_one_key_that_holds_all_streams_makes_room_for_others_and_for_no_more_of
 
         greedy = [asyncio.create_task(hold(owned("greedy", "k1"))) for _ in range(6)]
         await eventually(lambda: len(held) == 6)
-        with pytest.raises(TooManyFollowersError, match="your share"):
+        with pytest.raises(TooManyFollowersError, match="its share"):
             await hold(owned("greedy", "k1"))
         held.pop()
         others = [asyncio.create_task(hold(owned(tenant, "k"))) for tenant in ("acme", "acme", "globex", "globex")]

@@ -19,7 +19,7 @@ FLAWED = {"name": "faust", "version": "1", "vulns": [{"id": "X-1", "fix_versions
     ("packages", "code", "said"),
     [
         ([CLEAN], 0, "1 packages asked about, 0 known vulnerabilities"),
-        ([CLEAN, FLAWED], 1, "faust 1: X-1; mended in: 2"),
+        ([CLEAN, FLAWED], 1, "faust 1: X-1; fixed in: 2"),
         ([], 3, "NOT SCANNED"),
         ([CLEAN, {"name": "mode", "skip_reason": "not found"}], 3, "NOT SCANNED"),
     ],

@@ -295,9 +295,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize(
     ("host", "trusted", "outcome"),
     [
-        ("hooks.example.com", True, Answered(200)),
+        ("webhooks.example.com", True, Answered(200)),
         ("other.example.com", True, Unanswered("tls")),
-        ("hooks.example.com", False, Unanswered("tls")),
+        ("webhooks.example.com", False, Unanswered("tls")),
     ],
 )
 def test_the_connection_goes_to_the_address_and_the_certificate_must_be_the_names(
