@@ -38,7 +38,7 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (_no_current, "CURRENT"),
     (_flipped_bits, "checksum"),
     (_ahead, "beyond the changelog's last"),
-    (_old, "memory of deletions"),
+    (_old, "may miss tombstones"),
 ]
 
 
@@ -68,7 +68,7 @@ def test_a_store_that_another_process_has_open_ends_the_worker_with_a_reason(sce
     other = PartitionDb(worker.stores()[1], new_cache(StoreLimits()), StoreLimits())
     try:
         assert worker.start().wait() == EXIT_FAILED
-        assert "give each its own data folder" in worker.stderr()
+        assert "give each process its own data folder" in worker.stderr()
         assert worker.damages() == []
     finally:
         other.close()
