@@ -34,14 +34,24 @@ class Claims(Protocol):
 class FolderClaims:
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._last: dict[str, asyncio.Future[None]] = {}
+        """The latest claim of each id that is being written. One process makes the claims of one id in their order."""
 
     async def claim(self, job_id: str, sha256: str) -> str | None:
         """As `Claims.claim`. None if the folder can't be used: then the log alone decides."""
+        before, done = self._last.get(job_id), asyncio.get_running_loop().create_future()
+        self._last[job_id] = done
         try:
+            if before is not None:
+                await asyncio.wait((before,))
             return await asyncio.to_thread(self._claim, self._path(job_id), sha256)
         except OSError as error:
             log.warning("claim_not_stored", job_id=job_id, errno=error.errno)
             return None
+        finally:
+            done.set_result(None)
+            if self._last.get(job_id) is done:
+                del self._last[job_id]
 
     async def sweep_for_ever(self, now_ms: NowMs) -> None:
         while True:

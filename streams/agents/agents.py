@@ -24,6 +24,9 @@ from streams.faust.partitions import each_partition
 from streams.submission import SubmissionPolicy
 
 STORE_AGAIN_S = 0.5
+AT_ONCE = 8
+"""Records of a batch whose claims and blobs are written at the same time: about as many as there are threads."""
+
 STORE_TRIES_MAX = 60
 """Half a minute in all: time for a network file system to fail over."""
 
@@ -60,9 +63,10 @@ class Intake:
     async def take(self, records: Sequence[Record]) -> None:
         """Return when `records` may be acknowledged: their facts and dead letters are acknowledged by the broker."""
         messages: list[Message] = []
-        for record in records:
-            messages += await self._taken(record)
-            await asyncio.sleep(0)  # A request may cost tens of milliseconds; let the loop run other tasks.
+        for start in range(0, len(records), AT_ONCE):
+            # Threads write claims and blobs. One at a time, each record of the batch would wait a turn of the loop.
+            taken = await asyncio.gather(*(self._taken(record) for record in records[start : start + AT_ONCE]))
+            messages += [message for of_record in taken for message in of_record]
         await publish(self._publisher, messages, "intake")
         failpoint("intake.jobs.acked")
         for message in messages:

@@ -42,3 +42,11 @@ def test_old_claims_are_swept_and_younger_ones_stay(tmp_path: Path) -> None:
     assert claims.sweep(made_ms - 1_000) == 0
     assert claims.sweep(made_ms + 1_000) == 1
     assert asyncio.run(claims.claim("job", SHAS[1])) == SHAS[1]
+
+
+def test_claims_of_one_id_by_one_process_are_made_in_their_order(tmp_path: Path) -> None:
+    async def claimed() -> list[str | None]:
+        claims = FolderClaims(tmp_path)
+        return list(await asyncio.gather(*(claims.claim("job", sha256) for sha256 in SHAS)))
+
+    assert set(asyncio.run(claimed())) == {SHAS[0]}
