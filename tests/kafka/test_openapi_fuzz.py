@@ -153,7 +153,7 @@ def configuration(token: str, known: dict[str, list[str]]) -> str:
             everywhere.append(drawn)
     told = [
         f"[[operations]]\ninclude-operation-id = {json.dumps(operations)}\n"
-        f'[operations.checks.positive_data_acceptance]\nexpected-statuses = ["2xx", 404, 409, {status}]'
+        f'[operations.checks.positive_data_acceptance]\nexpected-statuses = ["2xx", 403, 404, 409, {status}]'
         for status, operations in UNDECIDABLE.items()
     ]
     return "\n".join((
