@@ -97,28 +97,33 @@ _BOTH_DEADLINES: dict[str, Any] = {
 }
 
 
-class Submit(_Strict):
-    """Submit a job: run `request` (the body of `POST /responses`) until one result, by the deadline."""
+class _Deadlined(_Strict):
+    """A request that ends by an instant, or after a duration."""
 
     model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
 
-    v: Annotated[Literal[1], NUMBER] = 1
-    type: Literal["submit"] = "submit"
-    job_id: GivenJobId | None = None
-    request: dict[str, Any] = Field(json_schema_extra=_REQUEST_SCHEMA)
     deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
     """Unix milliseconds. Give this or `timeout_ms`, not both; with neither, the ingress's default timeout applies."""
     timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
-    retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), NUMBER] | None = None
-    """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
-    session_id: SessionId | None = None
-    tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
 
     @model_validator(mode="after")
     def _one_deadline(self) -> Self:
         if self.deadline_at_ms is not None and self.timeout_ms is not None:
             raise ValueError("give deadline_at_ms or timeout_ms, not both")
         return self
+
+
+class Submit(_Deadlined):
+    """Submit a job: run `request` (the body of `POST /responses`) until one result, by the deadline."""
+
+    v: Annotated[Literal[1], NUMBER] = 1
+    type: Literal["submit"] = "submit"
+    job_id: GivenJobId | None = None
+    request: dict[str, Any] = Field(json_schema_extra=_REQUEST_SCHEMA)
+    retries_max: Annotated[int, Field(ge=0, le=RETRIES_MAX), NUMBER] | None = None
+    """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
+    session_id: SessionId | None = None
+    tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
 
     @field_validator("request")
     @classmethod
@@ -149,26 +154,15 @@ class Cancel(_Strict):
     reason: str | None = Field(default=None, max_length=200)
 
 
-class Adopt(_Strict):
+class Adopt(_Deadlined):
     """Adopt a response that an application created itself: watch it until one result, by the deadline."""
-
-    model_config = ConfigDict(json_schema_extra={"not": _BOTH_DEADLINES})
 
     response_id: ResponseId
     """The provider's id of the response."""
-    deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
-    """Unix milliseconds. Give this or `timeout_ms`, not both; with neither, the ingress's default timeout applies."""
-    timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
     include: Annotated[tuple[Included, ...], FailFast()] = Field(default=(), max_length=16)
     """`include` of the create: also sent with each poll."""
     session_id: SessionId | None = None
     tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
-
-    @model_validator(mode="after")
-    def _one_deadline(self) -> Self:
-        if self.deadline_at_ms is not None and self.timeout_ms is not None:
-            raise ValueError("give deadline_at_ms or timeout_ms, not both")
-        return self
 
 
 Request = Annotated[Submit | Cancel, Field(discriminator="type")]

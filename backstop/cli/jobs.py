@@ -63,14 +63,7 @@ def submit(
         if streamed:
             tell(f"{taken['job_id']} is taken", quiet=quiet)
             return await _stream(session, str(taken["job_id"]), output, quiet=quiet)
-        if wait:
-            tell(f"{taken['job_id']} is taken", quiet=quiet)
-            return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
-        if output is Form.TABLE:
-            say(taken["job_id"])
-        else:
-            emit_one(taken)
-        return DONE
+        return await _taken(session, taken, output, wait=wait, quiet=quiet)
 
     run_against(url, run)
 
@@ -99,14 +92,7 @@ def adopt(
 
     async def run(session: aiohttp.ClientSession) -> int:
         taken = await http.ask(session, "POST", "/v1/jobs/adopt", json=body)
-        if wait:
-            tell(f"{taken['job_id']} is taken", quiet=quiet)
-            return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
-        if output is Form.TABLE:
-            say(taken["job_id"])
-        else:
-            emit_one(taken)
-        return DONE
+        return await _taken(session, taken, output, wait=wait, quiet=quiet)
 
     run_against(url, run)
 
@@ -199,6 +185,20 @@ def cancel(
         return DONE
 
     run_against(url, run)
+
+
+async def _taken(
+    session: aiohttp.ClientSession, taken: dict[str, Any], output: Form, *, wait: bool, quiet: bool
+) -> int:  # fmt: skip
+    """Print the id of a job that was accepted, or follow it to its end."""
+    if wait:
+        tell(f"{taken['job_id']} is taken", quiet=quiet)
+        return await _follow(session, str(taken["job_id"]), output, quiet=quiet)
+    if output is Form.TABLE:
+        say(taken["job_id"])
+    else:
+        emit_one(taken)
+    return DONE
 
 
 async def _follow(session: aiohttp.ClientSession, job_id: str, output: Form, *, quiet: bool) -> int:

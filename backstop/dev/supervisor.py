@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backstop.dev.broker import ends_with_owner as leash
+from backstop.dev.broker import ends_with_owner
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.process.clock import monotonic_s
 
@@ -128,7 +128,7 @@ class Supervisor:
         program = child.program
         with self.log(program.name).open("ab") as log:
             child.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", leash.__file__, "--", *program.command),
+                *(sys.executable, "-I", "-S", ends_with_owner.__file__, "--", *program.command),
                 env=dict(program.environment),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,

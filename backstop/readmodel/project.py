@@ -101,51 +101,38 @@ def _public(state: JobState) -> JobStatus | None:
     return "finishing" if seen == "finished" else seen
 
 
+def _new(fact: JobSubmitted | ResponseAdopted | JobRefused, status: JobStatus, position: Position) -> JobRow:
+    return JobRow(
+        job_id=fact.job_id,
+        tenant=fact.tenant,
+        status=status,
+        version=0,
+        fold_state=b"",
+        submitted_at_ms=fact.at_ms,
+        updated_at_ms=fact.at_ms,
+        position=position,
+    )
+
+
+def _asked(fact: JobSubmitted | ResponseAdopted, status: JobStatus, position: Position) -> JobRow:
+    return replace(
+        _new(fact, status, position),
+        session_id=fact.session_id,
+        tags=tuple(_text(tag) for tag in fact.tags),
+        deadline_at_ms=fact.deadline_at_ms,
+        request_sha256=fact.request_sha256,
+    )
+
+
 def _first(fact: JobFact, position: Position) -> JobRow | None:
     """A job's first row; only three facts begin one, any other returns None."""
     match fact:
         case JobSubmitted():
-            return JobRow(
-                job_id=fact.job_id,
-                tenant=fact.tenant,
-                status="submitting",
-                version=0,
-                fold_state=b"",
-                submitted_at_ms=fact.at_ms,
-                updated_at_ms=fact.at_ms,
-                position=position,
-                model=_text(fact.model),
-                session_id=fact.session_id,
-                tags=tuple(_text(tag) for tag in fact.tags),
-                deadline_at_ms=fact.deadline_at_ms,
-                request_sha256=fact.request_sha256,
-            )
+            return replace(_asked(fact, "submitting", position), model=_text(fact.model))
         case ResponseAdopted():
-            return JobRow(
-                job_id=fact.job_id,
-                tenant=fact.tenant,
-                status="running",
-                version=0,
-                fold_state=b"",
-                submitted_at_ms=fact.at_ms,
-                updated_at_ms=fact.at_ms,
-                position=position,
-                session_id=fact.session_id,
-                tags=tuple(_text(tag) for tag in fact.tags),
-                deadline_at_ms=fact.deadline_at_ms,
-                request_sha256=fact.request_sha256,
-            )
+            return _asked(fact, "running", position)
         case JobRefused():
-            return JobRow(
-                job_id=fact.job_id,
-                tenant=fact.tenant,
-                status="finishing",
-                version=0,
-                fold_state=b"",
-                submitted_at_ms=fact.at_ms,
-                updated_at_ms=fact.at_ms,
-                position=position,
-            )
+            return _new(fact, "finishing", position)
         case (
             AdoptionRefused()
             | CancelRequested()

@@ -26,22 +26,20 @@ def check_brokers(bootstrap_servers: str, security_protocol: str) -> None:
 
 def check_base_url(url: str) -> None:
     """:raises ValueError: as `check_brokers`."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
-        raise ValueError(
-            "BACKSTOP_OPENAI_BASE_URL is http:// beyond this machine, and the API key would go there: use https://, "
-            f"{UNLESS}"
-        )
+    _check_http(url, "BACKSTOP_OPENAI_BASE_URL is http:// beyond this machine, and the API key would go there")
 
 
 def check_bucket(endpoint: str) -> None:
     """:raises ValueError: as `check_brokers`."""
-    parts = urlsplit(endpoint)
+    _check_http(
+        endpoint, "BACKSTOP_BLOBS_ENDPOINT is http:// beyond this machine, and requests and results would go there"
+    )
+
+
+def _check_http(url: str, risk: str) -> None:
+    parts = urlsplit(url)
     if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
-        raise ValueError(
-            "BACKSTOP_BLOBS_ENDPOINT is http:// beyond this machine, and requests and results would go there: "
-            f"use https://, {UNLESS}"
-        )
+        raise ValueError(f"{risk}: use https://, {UNLESS}")
 
 
 def check_database(url: str) -> None:

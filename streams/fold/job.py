@@ -2,8 +2,7 @@
 
 Rules, before the code:
 - A job ends once, with one result: at the first attempt that completes (in log order) or that the provider ended as
-  incomplete or cancelled; at its deadline; at a cancel; at a refusal or failure that a retry can't fix; or when its
-  retries are used up.
+  incomplete or cancelled; at its deadline; at a cancel; at a refusal or failure that no retry fixes; or out of retries.
 - Facts after the end are late. A response that turns up late is claimed as released, so that it is cancelled and polled
   until it ends. Usage that is reported after the result is *booked*: a fact of its own (`UsageBooked`), once per
   response. The usage of a second response of one attempt is booked, too.

@@ -68,6 +68,31 @@ def running_system(broker: Owned, folder: Path) -> Iterator[Running]:
             yield Running(system, keys)
 
 
+WORKERS = ("worker-1", "worker-2")
+
+
+@contextmanager
+def two_workers(broker: Owned, folder: Path, time_scale: float = 1.0) -> Iterator[Running]:
+    """A system whose workers miss each other soon."""
+    keys_file, keys = write_keys(folder / "keys.json")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
+    shape = Shape(
+        folder=folder,
+        environment={**BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+        settings={
+            "BACKSTOP_KEYS_FILE": str(keys_file),
+            "BACKSTOP_WORKER_SESSION_TIMEOUT_S": "6",
+            "BACKSTOP_WORKER_HEARTBEAT_S": "0.5",
+        },
+        port=0,
+        workers=len(WORKERS),
+        partitions=4,
+        time_scale=time_scale,
+    )
+    with held(shape) as system:
+        yield Running(system, keys)
+
+
 def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
     kept, tokens = [], {}
     for number, tenant in enumerate(("acme", "globex", "limited")):

@@ -12,19 +12,15 @@ import aiohttp
 import pytest
 
 from backstop.dev.broker import Owned
-from backstop.dev.fast_provider import BRISK
-from backstop.dev.system import Shape
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
 from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS, PROBE_WAIT_MS_MAX, Go
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
-from tests.kafka.held import held
-from tests.kafka.sdk_rig import Running, write_keys
+from tests.kafka.sdk_rig import WORKERS, Running, two_workers
 from tests.support.waiting import eventually, wait_until
 
-WORKERS = ("worker-1", "worker-2")
 MODEL = "gpt-5.2"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -32,24 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("system")
-    keys_file, keys = write_keys(folder / "keys.json")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
-    shape = Shape(
-        folder=folder,
-        environment={**BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
-        settings={
-            "BACKSTOP_KEYS_FILE": str(keys_file),
-            "BACKSTOP_WORKER_SESSION_TIMEOUT_S": "6",
-            "BACKSTOP_WORKER_HEARTBEAT_S": "0.5",
-        },
-        port=0,
-        workers=len(WORKERS),
-        partitions=4,
-        time_scale=20.0,
-    )
-    with held(shape) as system:
-        yield Running(system, keys)
+    with two_workers(broker, tmp_path_factory.mktemp("system"), time_scale=20.0) as running:
+        yield running
 
 
 def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from backstop.dev.broker import Owned
+from tests.kafka.projection_rig import Rig, assert_is_the_fold_of, jobs, server
 from tests.kafka.test_full_disk import small_disk, use_up
-from tests.kafka.test_projection import Rig, assert_is_the_fold_of, jobs, server
 from tests.support.waiting import wait_until
 from tests.unit.backstop.readmodel.postgres_server import Server
 

@@ -13,14 +13,10 @@ import openai
 import pytest
 
 from backstop.dev.broker import Owned
-from backstop.dev.fast_provider import BRISK
-from backstop.dev.system import Shape
-from tests.kafka.held import held
-from tests.kafka.sdk_rig import Running, ended, node, write_keys
+from tests.kafka.sdk_rig import WORKERS, Running, ended, node, two_workers
 from tests.support.waiting import wait_until
 
 ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}
-WORKERS = ("worker-1", "worker-2")
 TEXT = "response.output_text.delta"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -29,23 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Two workers, in real time."""
-    folder = tmp_path_factory.mktemp("system")
-    keys_file, keys = write_keys(folder / "keys.json")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
-    shape = Shape(
-        folder=folder,
-        environment={**BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
-        settings={
-            "BACKSTOP_KEYS_FILE": str(keys_file),
-            "BACKSTOP_WORKER_SESSION_TIMEOUT_S": "6",
-            "BACKSTOP_WORKER_HEARTBEAT_S": "0.5",
-        },
-        port=0,
-        workers=len(WORKERS),
-        partitions=4,
-    )
-    with held(shape) as system:
-        yield Running(system, keys)
+    with two_workers(broker, tmp_path_factory.mktemp("system")) as running:
+        yield running
 
 
 def streamed(client: openai.OpenAI, run_s: float, output_bytes: int = 0, **metadata: str) -> Any:

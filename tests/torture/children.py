@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backstop.dev.broker import ends_with_owner as leash
+from backstop.dev.broker import ends_with_owner
 from backstop.runtime.process.clock import monotonic_s
 
 Kind = Literal["worker", "serve", "projection", "simulator"]
@@ -212,7 +212,7 @@ class Child:
         self._how = None
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", leash.__file__, "--", *self._command),
+                *(sys.executable, "-I", "-S", ends_with_owner.__file__, "--", *self._command),
                 env={**self._environment, "BACKSTOP_FAILPOINTS": self.armed}, cwd=self._folder,
                 stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

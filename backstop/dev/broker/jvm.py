@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from backstop.dev.broker import ends_with_owner as leash
-from backstop.dev.broker import processes, ready
+from backstop.dev.broker import ends_with_owner, processes, ready
 from backstop.dev.broker.errors import BrokerError, BrokerFailedError
 from backstop.dev.broker.node import HOST, Ports, are_free, draw_ports, properties
 from backstop.dev.broker.toolchain import FILES, LocalKafka
@@ -251,7 +250,7 @@ class Broker:
     def _spawn(self, command: list[str], console: IO[bytes]) -> subprocess.Popen[bytes]:
         if not self._detached:
             wipe = ["--wipe", str(self.folder)] if self._temporary else []
-            command = [sys.executable, "-I", "-S", leash.__file__, *wipe, "--", *command]
+            command = [sys.executable, "-I", "-S", ends_with_owner.__file__, *wipe, "--", *command]
         return subprocess.Popen(  # noqa: S603 - no shell; java and its arguments are put together above
             command,
             stdin=subprocess.DEVNULL if self._detached else subprocess.PIPE,
