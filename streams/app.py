@@ -314,7 +314,7 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, self._lanes.release, self._now_ms)
+        held = JobTimers(index, table.get, self._lanes.release, self._now_ms)
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

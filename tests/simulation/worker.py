@@ -342,7 +342,7 @@ class FoldParts:
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
             index=self.index, now_ms=life.now_ms,
         )  # fmt: skip
-        self._held = JobTimers(self.index, lanes.release if lanes else lambda _: 0, life.now_ms)
+        self._held = JobTimers(self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms)
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go, publisher=Publisher(life, broker, who),
             now_ms=life.now_ms,
