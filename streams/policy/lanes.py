@@ -32,7 +32,9 @@ TOLD_WAIT_MS_MAX = 300_000
 """Limit of a wait that the provider asked for: during an outage such times are guesses."""
 
 PROBE_ANSWER_MS_MAX = 120_000
-"""A probe without an outcome for this long is given up, and the next turn may be claimed."""
+PROBE_REPORT_MS = 5_000
+"""A probe without an outcome is given up at the end of its create's timeout and this margin, or after
+`PROBE_ANSWER_MS_MAX`: its worker has died. Then the next turn may be claimed."""
 
 HELD_MS = 1_000
 """The minimum wait of a held create."""
@@ -82,6 +84,7 @@ class Probing:
 
     command_id: str
     since_ms: int
+    answer_ms: int = PROBE_ANSWER_MS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class Closed:
         """When the next turn may be claimed."""
         if self.probing is None:
             return self.probe_at_ms
-        return max(self.probe_at_ms, self.probing.since_ms + PROBE_ANSWER_MS_MAX)
+        return max(self.probe_at_ms, self.probing.since_ms + self.probing.answer_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +223,9 @@ def take(lane: Lane, fact: LaneFact, at_ms: int) -> Lane:
             lane = _served(lane, at_ms)
         case ProbeClaimed():
             if lane.closed is not None and fact.turn > lane.turn:
-                lane = replace(lane, closed=replace(lane.closed, probing=Probing(fact.command_id, at_ms)))
+                answer_ms = PROBE_ANSWER_MS_MAX if fact.answer_ms is None else fact.answer_ms
+                probing = Probing(fact.command_id, at_ms, min(answer_ms, PROBE_ANSWER_MS_MAX))
+                lane = replace(lane, closed=replace(lane.closed, probing=probing))
         case _:
             assert_never(fact)
     return replace(lane, turn=fact.turn) if fact.turn > lane.turn else lane

@@ -15,7 +15,22 @@ import structlog
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
 from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFailed, CreateServed, LaneFact, ProbeClaimed
-from streams.policy.lanes import WHOLE, Claim, Go, Held, Lane, Pace, Share, granted, held, release, send, take
+from streams.policy.lanes import (
+    PROBE_ANSWER_MS_MAX,
+    PROBE_REPORT_MS,
+    WHOLE,
+    Claim,
+    Go,
+    Held,
+    Lane,
+    Pace,
+    Share,
+    granted,
+    held,
+    release,
+    send,
+    take,
+)
 from streams.provider import account_name
 
 log = structlog.get_logger()
@@ -64,9 +79,12 @@ class Lanes:
         """
         self._write = write
 
-    async def send(self, model: str, command_id: str) -> Go | Held:
-        """Whether this create may be sent now. A probe waits until its claim is read back, at most `CLAIM_WAIT_S`."""
-        asked = self.ask(model, command_id)
+    async def send(self, model: str, command_id: str, timeout_ms: int = PROBE_ANSWER_MS_MAX) -> Go | Held:
+        """Whether this create may be sent now. A probe waits until its claim is read back, at most `CLAIM_WAIT_S`.
+
+        :param timeout_ms: of the create: a probe without an outcome is given up soon after it.
+        """
+        asked = self.ask(model, command_id, timeout_ms)
         if not isinstance(asked, ProbeClaimed):
             return asked
         _, read_back = self._claims[model]
@@ -81,7 +99,9 @@ class Lanes:
             self._claims.pop(model, None)
         return self.verdict(model, command_id)
 
-    def ask(self, model: str, command_id: str) -> Go | Held | ProbeClaimed:
+    def ask(
+        self, model: str, command_id: str, timeout_ms: int = PROBE_ANSWER_MS_MAX
+    ) -> Go | Held | ProbeClaimed:  # fmt: skip
         """As `send`, without the wait. If it returns a claim, `verdict` decides after `read` was called with it."""
         now_ms, lane = self.now_ms(), self.of(model)
         asked = send(lane, now_ms)
@@ -91,7 +111,7 @@ class Lanes:
             return held(lane.closed, now_ms)
         claim = ProbeClaimed(
             id=f"{command_id}/claim/{asked.turn}", at_ms=now_ms, account=self.account, model=model, turn=asked.turn,
-            command_id=command_id,
+            command_id=command_id, answer_ms=timeout_ms + PROBE_REPORT_MS,
         )  # fmt: skip
         if self._write is None:
             self.read(claim, now_ms)

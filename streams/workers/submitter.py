@@ -25,7 +25,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.failpoints import failpoint
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
-from schemas.commands import CREATE_TIMEOUT_MS_UNSTAMPED, SUBMISSION, CreateResponse
+from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.windows import in_window
 from streams.policy.lanes import Go, Held
@@ -253,7 +253,7 @@ class Submitter:
     async def _in_turn(self, item: _Due, request: dict[str, Any]) -> Message:
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
-        turn = await self._lanes.send(command.model, command.id)
+        turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
         if self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
                 self._lanes.failed(command.model, command.id, "odd", "command_expired")
@@ -281,7 +281,7 @@ class Submitter:
             job_id=command.job_id,
             attempt=command.attempt,
             tenant=command.tenant,
-            timeout_ms=CREATE_TIMEOUT_MS_UNSTAMPED if command.timeout_ms is None else command.timeout_ms,
+            timeout_ms=command.answer_within_ms,
         )
         failpoint("submitter.answered")
         match answer:

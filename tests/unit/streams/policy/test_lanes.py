@@ -48,8 +48,10 @@ def served(lane: Lane, at_ms: int) -> Lane:
     return take(lane, CreateServed(id="s", at_ms=1, account="0" * 8, model="m", turn=lane.turn), at_ms)
 
 
-def claimed(lane: Lane, at_ms: int, turn: int, command_id: str = "p") -> Lane:
-    fact = ProbeClaimed(id="p", at_ms=1, account="0" * 8, model="m", turn=turn, command_id=command_id)
+def claimed(lane: Lane, at_ms: int, turn: int, command_id: str = "p", answer_ms: int | None = None) -> Lane:
+    fact = ProbeClaimed(
+        id="p", at_ms=1, account="0" * 8, model="m", turn=turn, command_id=command_id, answer_ms=answer_ms
+    )  # fmt: skip
     return take(lane, fact, at_ms)
 
 
@@ -131,6 +133,15 @@ def test_a_probe_without_an_outcome_is_followed_by_another() -> None:
     lane = probing(broken(), T0 + PROBE_WAIT_MS)
     assert isinstance(send(lane, T0 + PROBE_WAIT_MS + PROBE_ANSWER_MS_MAX - 1), Held)
     assert send(lane, T0 + PROBE_WAIT_MS + PROBE_ANSWER_MS_MAX) == Claim(2)
+
+
+def test_a_probe_whose_worker_died_is_followed_soon_after_its_timeout() -> None:
+    at_ms, answer_ms = T0 + PROBE_WAIT_MS, 8_000
+    lane = claimed(broken(), at_ms, 1, answer_ms=answer_ms)
+    assert isinstance(send(lane, at_ms + answer_ms - 1), Held)
+    assert send(lane, at_ms + answer_ms) == Claim(2)
+    patient = claimed(broken(), at_ms, 1, answer_ms=HOUR_MS)
+    assert send(patient, at_ms + PROBE_ANSWER_MS_MAX) == Claim(2)
 
 
 def test_the_wait_that_the_provider_asks_for_is_bounded() -> None:
