@@ -3,12 +3,13 @@
 Rules, before the code (ARCHITECTURE.md, "Lanes"):
 - A lane is the unit that the provider limits and refuses: an account and a model. Outcomes of creates are facts on
   `lanes`. Each worker folds them (`take`) in log order, so that all workers close and open a lane at the same record.
-- A condition of the account closes a lane at once. Otherwise a lane closes at the fifth consecutive create that fails
-  for a reason other than its request, counted over all workers.
-- While a lane is closed, one create at a time is sent as a probe: 4, 16 and then 60 s after the one before, or at the
-  time that the provider asked for. A probe first claims its turn on the log; the first claim for a turn in the log gets
-  it. An accepted probe opens the lane. So does a refusal of the request itself, as it shows that the provider serves
-  the lane.
+- A condition of the account closes a lane at once. Otherwise a lane closes when a run of consecutive creates fails, for
+  reasons other than their requests, counted over all workers. The run is one that chance would bring once in a thousand
+  creates at most: five, or more where earlier runs show that some creates fail all the time.
+- While a lane is closed, one create at a time is sent as a probe: 4, 8, 16, 32 and then 60 s after the one before, or
+  at the time that the provider asked for. A probe first claims its turn on the log; the first claim for a turn in the
+  log gets it. An accepted probe opens the lane. So does a refusal of the request itself, as it shows that the provider
+  serves the lane.
 - An opened lane fills along a ramp, each worker by its share, so that a long backlog does not start all at once. A lane
   that closes again soon continues with longer waits.
 - A wait begins when a worker reads the fact, by its own clock. The writer's clock is not used.
@@ -17,16 +18,27 @@ Rules, before the code (ARCHITECTURE.md, "Lanes"):
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from math import ceil, log
 from typing import Final, Literal, assert_never
 
 from schemas.base import Cause
 from schemas.lanes import CreateFailed, CreateServed, LaneFact, ProbeClaimed
 
 FAILURES_MAX = 5
-"""Creates that fail in a row before the lane closes."""
+"""Creates that fail in a row before the lane closes, where few fail."""
+
+RUN_MAX = 20
+"""The same, at most, where many fail."""
+
+BY_CHANCE = 0.001
+"""Chance of a run of failures that does not close the lane, by the share of creates that fail all the time."""
+
+RUN_UNIT: Final = 1_000
+RUN_WEIGHT = 8
+"""The mean run of failures is kept in thousandths; each new run has an eighth of the weight."""
 
 PROBE_WAIT_MS = 4_000
-PROBE_WAIT_GROWTH = 4
+PROBE_WAIT_GROWTH = 2
 PROBE_WAIT_MS_MAX = 60_000
 TOLD_WAIT_MS_MAX = 300_000
 """Limit of a wait that the provider asked for: during an outage such times are guesses."""
@@ -118,6 +130,19 @@ class Lane:
     """Failed probes of the last closure."""
     turn: int = 0
     """The last probe turn that was claimed."""
+    run_mean: int = RUN_UNIT
+    """The mean length of the runs of failures that ended by themselves, in thousandths. A run is at least one long."""
+
+    @property
+    def failures_max(self) -> int:
+        """Consecutive failures that close the lane.
+
+        A failed create is followed by another failed one with the chance 1 - 1 / (mean run), if each fails by chance.
+        """
+        share = 1 - RUN_UNIT / self.run_mean
+        if share <= 0:
+            return FAILURES_MAX
+        return min(max(FAILURES_MAX, ceil(log(BY_CHANCE) / log(share))), RUN_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +258,13 @@ def take(lane: Lane, fact: LaneFact, at_ms: int) -> Lane:
 
 def _served(lane: Lane, at_ms: int) -> Lane:
     if lane.closed is not None:
-        return Lane(opened_at_ms=at_ms, probes_before=lane.closed.probes, turn=lane.turn)
-    return replace(lane, failures=0) if lane.failures else lane
+        return Lane(
+            opened_at_ms=at_ms, probes_before=lane.closed.probes, turn=lane.turn, run_mean=lane.run_mean
+        )  # fmt: skip
+    if not lane.failures:
+        return lane
+    run_mean = lane.run_mean + (lane.failures * RUN_UNIT - lane.run_mean) // RUN_WEIGHT
+    return replace(lane, failures=0, run_mean=run_mean)
 
 
 def _failed(lane: Lane, at_ms: int, fact: CreateFailed) -> Lane:
@@ -247,12 +277,13 @@ def _failed(lane: Lane, at_ms: int, fact: CreateFailed) -> Lane:
     if breaks is None:
         return lane
     failures = lane.failures + 1
-    if breaks != "held" and failures < FAILURES_MAX:
+    if breaks != "held" and failures < lane.failures_max:
         return replace(lane, failures=failures)
     soon = lane.opened_at_ms is not None and at_ms - lane.opened_at_ms < RAMP_MS
     probes = lane.probes_before if soon else 0
     why = Why(fact.cause, fact.code, fact.message)
-    return Lane(turn=lane.turn, closed=Closed(at_ms, why, at_ms + _wait_ms(probes, fact.told_ms), probes))
+    closed = Closed(at_ms, why, at_ms + _wait_ms(probes, fact.told_ms), probes)
+    return Lane(turn=lane.turn, closed=closed, run_mean=lane.run_mean)
 
 
 def _still_closed(closed: Closed, at_ms: int, fact: CreateFailed) -> Closed:

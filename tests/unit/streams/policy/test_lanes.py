@@ -1,5 +1,9 @@
 """A lane: when it closes, which create may probe it, and how it fills again."""
 
+from dataclasses import replace
+from random import Random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +19,7 @@ from streams.policy.lanes import (
     PROBE_WAIT_MS_MAX,
     RAMP_FIRST,
     RAMP_MS,
+    RUN_MAX,
     TOLD_WAIT_MS_MAX,
     Claim,
     Go,
@@ -98,7 +103,44 @@ def test_a_fault_of_one_request_closes_no_lane() -> None:
     assert lane == Lane()
 
 
-def test_the_waits_between_probes_grow_to_a_minute_and_the_first_minute_has_two() -> None:
+def closings(share: float, creates: int, seed: int) -> tuple[int, Lane]:
+    """How often a lane closes where each create fails by chance, and each probe succeeds."""
+    chance, lane, count = Random(seed), Lane(), 0
+    for _ in range(creates):
+        lane = failed(lane, T0) if chance.random() < share else served(lane, T0)
+        if lane.closed is not None:
+            count += 1
+            lane = replace(served(lane, T0), opened_at_ms=None)
+    return count, lane
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.35, 0.5])
+def test_creates_that_fail_by_chance_seldom_close_a_lane(share: float) -> None:
+    count, lane = closings(share, 20_000, seed=3)
+    assert count <= 20_000 * 0.003
+    assert lane.failures_max <= 14
+
+
+def test_a_lane_that_served_well_closes_at_the_fifth_failure_again() -> None:
+    _, lane = closings(0.5, 1_000, seed=4)
+    assert lane.failures_max > FAILURES_MAX
+    for _ in range(60):
+        lane = served(failed(lane, T0), T0)
+    assert lane.failures_max == FAILURES_MAX
+
+
+def test_no_history_keeps_a_lane_open_through_an_outage() -> None:
+    lane = Lane()
+    for length in range(1, 60):
+        for _ in range(min(length, lane.failures_max - 1)):
+            lane = failed(lane, T0)
+        lane = served(lane, T0)
+    for _ in range(RUN_MAX):
+        lane = failed(lane, T0)
+    assert lane.closed is not None
+
+
+def test_the_waits_between_probes_double_to_a_minute_and_the_first_minute_has_three() -> None:
     lane, now_ms, gaps = broken(), T0, []
     for _ in range(6):
         assert lane.closed is not None
@@ -108,7 +150,7 @@ def test_the_waits_between_probes_grow_to_a_minute_and_the_first_minute_has_two(
         lane = probing(lane, now_ms)
         assert isinstance(send(lane, now_ms), Held)
         lane = failed(lane, now_ms, command_id="p")
-    assert gaps == [4_000, 16_000] + [PROBE_WAIT_MS_MAX] * 4
+    assert gaps == [4_000, 8_000, 16_000, 32_000] + [PROBE_WAIT_MS_MAX] * 2
 
 
 def test_of_two_claims_for_one_turn_the_first_in_the_log_has_it() -> None:
@@ -225,7 +267,7 @@ def test_a_lane_that_closes_again_soon_goes_on_with_longer_waits() -> None:
     lane = failed(probing(lane, lane.closed.probe_at_ms), T0 + 60_000, command_id="p")
     soon = failed(served(lane, T0 + 90_000), T0 + 91_000, KEY)
     assert soon.closed is not None
-    assert soon.closed.probe_at_ms - (T0 + 91_000) == 16_000
+    assert soon.closed.probe_at_ms - (T0 + 91_000) == 2 * PROBE_WAIT_MS
 
 
 def test_the_writers_clock_decides_nothing() -> None:
