@@ -3,7 +3,9 @@
 Rules, before the code (ARCHITECTURE.md, "Lanes"):
 - A lane is the unit that the provider limits and refuses: an account and a model. Outcomes of creates are facts on
   `lanes`. Each worker folds them (`take`) in log order, so that all workers close and open a lane at the same record.
-- A condition of the account closes a lane at once. Otherwise a lane closes when a run of consecutive creates fails, for
+- A condition of the account closes a lane at once where it refuses a create. Where accepted responses end with one,
+  the third within a minute closes the lane: one alone is contradicted by the creates that are accepted meanwhile.
+  Otherwise a lane closes when a run of consecutive creates fails, for
   reasons other than their requests, counted over all workers. The run is one that chance would bring once in a thousand
   creates at most: five, or more where earlier runs show that some creates fail all the time.
 - While a lane is closed, one create at a time is sent as a probe: 4, 8, 16, 32 and then 60 s after the one before, or
@@ -36,6 +38,10 @@ BY_CHANCE = 0.001
 RUN_UNIT: Final = 1_000
 RUN_WEIGHT = 8
 """The mean run of failures is kept in thousandths; each new run has an eighth of the weight."""
+
+ENDS_MAX = 3
+ENDS_WITHIN_MS = 60_000
+"""Responses that end with a condition of the account before the lane closes, and the time in which they do."""
 
 PROBE_WAIT_MS = 4_000
 PROBE_WAIT_GROWTH = 2
@@ -130,6 +136,9 @@ class Lane:
     """Failed probes of the last closure."""
     turn: int = 0
     """The last probe turn that was claimed."""
+    ends: int = 0
+    ends_since_ms: int = 0
+    """Accepted responses that ended with a condition of the account, and when the first of them did."""
     run_mean: int = RUN_UNIT
     """The mean length of the runs of failures that ended by themselves, in thousandths. A run is at least one long."""
 
@@ -276,6 +285,10 @@ def _failed(lane: Lane, at_ms: int, fact: CreateFailed) -> Lane:
         return replace(lane, closed=_still_closed(lane.closed, at_ms, fact))
     if breaks is None:
         return lane
+    if breaks == "held" and not fact.command_id:
+        lane = _ended(lane, at_ms)
+        if lane.ends < ENDS_MAX:
+            return lane
     failures = lane.failures + 1
     if breaks != "held" and failures < lane.failures_max:
         return replace(lane, failures=failures)
@@ -284,6 +297,12 @@ def _failed(lane: Lane, at_ms: int, fact: CreateFailed) -> Lane:
     why = Why(fact.cause, fact.code, fact.message)
     closed = Closed(at_ms, why, at_ms + _wait_ms(probes, fact.told_ms), probes)
     return Lane(turn=lane.turn, closed=closed, run_mean=lane.run_mean)
+
+
+def _ended(lane: Lane, at_ms: int) -> Lane:
+    if not lane.ends or at_ms - lane.ends_since_ms > ENDS_WITHIN_MS:
+        return replace(lane, ends=1, ends_since_ms=at_ms)
+    return replace(lane, ends=lane.ends + 1)
 
 
 def _still_closed(closed: Closed, at_ms: int, fact: CreateFailed) -> Closed:

@@ -12,6 +12,7 @@ from schemas.lanes import CreateFailed, CreateServed, ProbeClaimed
 from streams.policy.lanes import (
     CANDIDATE_SPREAD_MS,
     CANDIDATE_WAIT_MS,
+    ENDS_MAX,
     FAILURES_MAX,
     HELD_MS,
     PROBE_ANSWER_MS_MAX,
@@ -93,6 +94,18 @@ def test_a_success_between_failures_keeps_it_open() -> None:
 
 def test_a_condition_of_the_account_closes_it_at_once() -> None:
     assert send(failed(Lane(), T0, KEY), T0) == Held(T0 + PROBE_WAIT_MS, Why(KEY, "x", "no"))
+
+
+def test_one_response_that_ends_with_a_condition_of_the_account_closes_no_lane_and_three_in_a_minute_do() -> None:
+    lane = Lane()
+    for number in range(6):
+        lane = served(failed(lane, T0 + number * 31_000, KEY, command_id=""), T0 + number * 31_000)
+        assert lane.closed is None
+    late_ms = T0 + HOUR_MS
+    for _ in range(ENDS_MAX - 1):
+        lane = served(failed(lane, late_ms, KEY, command_id=""), late_ms)
+        assert lane.closed is None
+    assert failed(lane, late_ms, KEY, command_id="").closed is not None
 
 
 def test_a_fault_of_one_request_closes_no_lane() -> None:
