@@ -225,6 +225,18 @@ def account_name(*parts: str | None) -> str:
     return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=4).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Limits of the calls to the provider, which the settings of the workers give."""
+
+    calls_max: int = 128
+    """Creates, polls and cancels at one time."""
+    poll_timeout_ms: int = 30_000
+    streams_max: int = 1
+    stream_silence_ms: int = 600_000
+    """A stream that is silent for longer is over."""
+
+
 Operation = Literal["create", "retrieve", "cancel"]
 Alarm = Literal[
     "blob_missing",

@@ -46,16 +46,16 @@ class Lanes:
     account: str = account_name()
     share: Share = WHOLE
     """This worker's share of the waiting jobs; changes with its partitions."""
-    _write: Write | None = None
-    _believed: dict[str, Lane] = field(default_factory=dict)
-    _read: dict[str, Lane] = field(default_factory=dict)
+    _write: Write | None = field(default=None, init=False)
+    _believed: dict[str, Lane] = field(default_factory=dict, init=False)
+    _read: dict[str, Lane] = field(default_factory=dict, init=False)
     """The fold of the facts read from the log."""
-    _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict)
+    _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict, init=False)
     """By model and id: own facts that are not read back, oldest first, each with its time."""
-    _paces: dict[str, Pace] = field(default_factory=dict)
-    _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict)
+    _paces: dict[str, Pace] = field(default_factory=dict, init=False)
+    _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict, init=False)
     """By model: the id of this process's claim that is not read back, and the event set when it is."""
-    _served: set[str] = field(default_factory=set)
+    _served: set[str] = field(default_factory=set, init=False)
 
     def join(self, write: Write) -> None:
         """Publish own facts through `write` from now on.
