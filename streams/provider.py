@@ -121,14 +121,14 @@ class AskAgain:
 
 @dataclass(frozen=True, slots=True)
 class NotCancelled:
-    """The cancel was declined; a look tells why."""
+    """The cancel was declined; a poll tells why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The key or the project is not allowed to look: an alarm, as no repeat mends it."""
+    """The key or the project may not poll: an alarm, as no repeat mends it."""
 
     code: str
     message: str

@@ -15,7 +15,20 @@ import structlog
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
 from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFailed, CreateServed, LaneFact, ProbeClaimed
-from streams.policy.lanes import WHOLE, Claim, Go, Held, Lane, Pace, Share, granted, held, release, send, take
+from streams.policy.lanes import (
+    WHOLE,
+    Claim,
+    Go,
+    Held,
+    Lane,
+    ReleaseProgress,
+    Share,
+    granted,
+    held,
+    release,
+    send,
+    take,
+)
 from streams.provider import account_name
 
 log = structlog.get_logger()
@@ -52,7 +65,7 @@ class Lanes:
     """The fold of the facts read from the log."""
     _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict, init=False)
     """By model and id: own facts that are not read back, oldest first, each with its time."""
-    _paces: dict[str, Pace] = field(default_factory=dict, init=False)
+    _releasing: dict[str, ReleaseProgress] = field(default_factory=dict, init=False)
     _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict, init=False)
     """By model: the id of this process's claim that is not read back, and the event set when it is."""
     _served: set[str] = field(default_factory=set, init=False)
@@ -74,7 +87,7 @@ class Lanes:
             async with asyncio.timeout(CLAIM_WAIT_S):
                 await read_back.wait()
         except TimeoutError:
-            log.warning("lane_claim_unheard", model=model, wait_s=CLAIM_WAIT_S)
+            log.warning("lane_claim_not_read_back", model=model, wait_s=CLAIM_WAIT_S)
             for fact in [*(fact for fact, _ in self._unread.get(model, {}).values()), asked]:
                 self.read(fact, self.now_ms())
         finally:
@@ -108,8 +121,8 @@ class Lanes:
         lane = self._believed.get(model)
         if lane is None:
             return 0
-        pace, wait_ms = release(lane, self._paces.get(model, Pace()), self.now_ms(), self.share)
-        self._paces[model] = pace
+        progress, wait_ms = release(lane, self._releasing.get(model, ReleaseProgress()), self.now_ms(), self.share)
+        self._releasing[model] = progress
         return min(wait_ms, ASK_AGAIN_MS_MAX)
 
     def succeeded(self, model: str, command_id: str) -> None:
@@ -208,5 +221,5 @@ class Lanes:
     def _forget(self, model: str) -> None:
         if self.of(model).closed is not None:
             self.changed(model, Lane())
-        for by_model in (self._believed, self._read, self._unread, self._paces):
+        for by_model in (self._believed, self._read, self._unread, self._releasing):
             by_model.pop(model, None)

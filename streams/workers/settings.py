@@ -22,7 +22,7 @@ class WorkerSettings(RuntimeSettings):
         "request from the blob store counts three times its size. A request without room is tried again after 2 s.",
     )
     create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
-    poll_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
+    poll_concurrency: int = Field(default=64, ge=1, le=1_000, description="Polls and cancels in flight per process.")
     poll_timeout_ms: int = Field(
         default=30_000, ge=100, le=600_000, description="Time limit of one poll or cancel as a whole."
     )

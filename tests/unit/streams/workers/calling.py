@@ -38,7 +38,7 @@ DONE = server.answer(200, server.completed())
 
 def poll(response_id: str = RESPONSE_ID, reason: PollReason = "timer", number: int = 1) -> RetrieveResponse:
     return RetrieveResponse(
-        id=f"{response_id}/look/{number}", at_ms=NOW_MS, response_id=response_id, reason=reason, job_id="job_1",
+        id=f"{response_id}/poll/{number}", at_ms=NOW_MS, response_id=response_id, reason=reason, job_id="job_1",
         accepted_at_ms=NOW_MS - 60_000, polls=number,
     )  # fmt: skip
 
