@@ -155,7 +155,7 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ReleaseProgress:
     """How many waiting jobs one worker has let begin since an opening, and when it let one through as a probe."""
 
     opened_at_ms: int | None = None
@@ -224,28 +224,28 @@ def held(closed: Closed, now_ms: int) -> Held:
     return Held(max(closed.probe_at_ms, now_ms + HELD_MS), closed.why)
 
 
-def release(lane: Lane, pace: Pace, now_ms: int, share: Share = WHOLE) -> tuple[Pace, int]:
+def release(lane: Lane, progress: ReleaseProgress, now_ms: int, share: Share = WHOLE) -> tuple[ReleaseProgress, int]:
     """Whether a waiting job may begin: 0 if so, otherwise the milliseconds after which to ask again."""
     if lane.closed is not None:
-        return _candidate(lane.closed, pace, now_ms, share)
+        return _candidate(lane.closed, progress, now_ms, share)
     if lane.opened_at_ms is None or now_ms - lane.opened_at_ms >= RAMP_MS:
-        return Pace(), 0
-    if pace.opened_at_ms != lane.opened_at_ms:
-        pace = Pace(opened_at_ms=lane.opened_at_ms)
+        return ReleaseProgress(), 0
+    if progress.opened_at_ms != lane.opened_at_ms:
+        progress = ReleaseProgress(opened_at_ms=lane.opened_at_ms)
     doublings = max(0, now_ms - lane.opened_at_ms) / RAMP_DOUBLING_MS
-    if pace.begun < share.part * RAMP_FIRST * 2**doublings * (1 + doublings):
-        return replace(pace, begun=pace.begun + 1), 0
-    return pace, RAMP_DOUBLING_MS // 20
+    if progress.begun < share.part * RAMP_FIRST * 2**doublings * (1 + doublings):
+        return replace(progress, begun=progress.begun + 1), 0
+    return progress, RAMP_DOUBLING_MS // 20
 
 
-def _candidate(closed: Closed, pace: Pace, now_ms: int, share: Share) -> tuple[Pace, int]:
+def _candidate(closed: Closed, progress: ReleaseProgress, now_ms: int, share: Share) -> tuple[ReleaseProgress, int]:
     due_ms = closed.due_ms()
     at_ms = due_ms + int(share.place * CANDIDATE_SPREAD_MS)
-    if pace.probe_due_ms == due_ms:
-        at_ms = max(at_ms, pace.candidate_at_ms + CANDIDATE_WAIT_MS)
+    if progress.probe_due_ms == due_ms:
+        at_ms = max(at_ms, progress.candidate_at_ms + CANDIDATE_WAIT_MS)
     if now_ms < at_ms:
-        return pace, at_ms - now_ms
-    return Pace(probe_due_ms=due_ms, candidate_at_ms=now_ms), 0
+        return progress, at_ms - now_ms
+    return ReleaseProgress(probe_due_ms=due_ms, candidate_at_ms=now_ms), 0
 
 
 def take(lane: Lane, fact: LaneFact, at_ms: int) -> Lane:

@@ -23,7 +23,7 @@ from streams.policy.lanes import (
     Go,
     Held,
     Lane,
-    Pace,
+    ReleaseProgress,
     Share,
     granted,
     held,
@@ -61,16 +61,16 @@ class Lanes:
     account: str = account_name()
     share: Share = WHOLE
     """This worker's share of the waiting jobs; changes with its partitions."""
-    _write: Write | None = None
-    _believed: dict[str, Lane] = field(default_factory=dict)
-    _read: dict[str, Lane] = field(default_factory=dict)
+    _write: Write | None = field(default=None, init=False)
+    _believed: dict[str, Lane] = field(default_factory=dict, init=False)
+    _read: dict[str, Lane] = field(default_factory=dict, init=False)
     """The fold of the facts read from the log."""
-    _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict)
+    _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict, init=False)
     """By model and id: own facts that are not read back, oldest first, each with its time."""
-    _paces: dict[str, Pace] = field(default_factory=dict)
-    _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict)
+    _releasing: dict[str, ReleaseProgress] = field(default_factory=dict, init=False)
+    _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict, init=False)
     """By model: the id of this process's claim that is not read back, and the event set when it is."""
-    _served: set[str] = field(default_factory=set)
+    _served: set[str] = field(default_factory=set, init=False)
 
     def join(self, write: Write) -> None:
         """Publish own facts through `write` from now on.
@@ -92,7 +92,7 @@ class Lanes:
             async with asyncio.timeout(CLAIM_WAIT_S):
                 await read_back.wait()
         except TimeoutError:
-            log.warning("lane_claim_unheard", model=model, wait_s=CLAIM_WAIT_S)
+            log.warning("lane_claim_not_read_back", model=model, wait_s=CLAIM_WAIT_S)
             for fact in [*(fact for fact, _ in self._unread.get(model, {}).values()), asked]:
                 self.read(fact, self.now_ms())
         finally:
@@ -128,8 +128,8 @@ class Lanes:
         lane = self._believed.get(model)
         if lane is None:
             return 0
-        pace, wait_ms = release(lane, self._paces.get(model, Pace()), self.now_ms(), self.share)
-        self._paces[model] = pace
+        progress, wait_ms = release(lane, self._releasing.get(model, ReleaseProgress()), self.now_ms(), self.share)
+        self._releasing[model] = progress
         return min(wait_ms, ASK_AGAIN_MS_MAX)
 
     def succeeded(self, model: str, command_id: str) -> None:
@@ -228,5 +228,5 @@ class Lanes:
     def _forget(self, model: str) -> None:
         if self.of(model).closed is not None:
             self.changed(model, Lane())
-        for by_model in (self._believed, self._read, self._unread, self._paces):
+        for by_model in (self._believed, self._read, self._unread, self._releasing):
             by_model.pop(model, None)

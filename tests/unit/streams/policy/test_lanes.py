@@ -26,7 +26,7 @@ from streams.policy.lanes import (
     Go,
     Held,
     Lane,
-    Pace,
+    ReleaseProgress,
     Share,
     Why,
     granted,
@@ -227,45 +227,47 @@ def test_a_probe_that_says_nothing_is_followed_by_the_next_one_after_the_same_wa
 
 def test_one_waiting_job_is_let_through_for_a_probe() -> None:
     lane = broken()
-    assert release(lane, Pace(), T0) == (Pace(), PROBE_WAIT_MS)
-    pace, wait_ms = release(lane, Pace(), T0 + PROBE_WAIT_MS)
+    assert release(lane, ReleaseProgress(), T0) == (ReleaseProgress(), PROBE_WAIT_MS)
+    progress, wait_ms = release(lane, ReleaseProgress(), T0 + PROBE_WAIT_MS)
     assert wait_ms == 0
-    assert release(lane, pace, T0 + PROBE_WAIT_MS)[1] == CANDIDATE_WAIT_MS
+    assert release(lane, progress, T0 + PROBE_WAIT_MS)[1] == CANDIDATE_WAIT_MS
 
 
 def test_no_waiting_job_is_let_through_while_a_probe_is_out() -> None:
     at_ms = T0 + PROBE_WAIT_MS
     lane = probing(broken(), at_ms)
-    assert release(lane, Pace(), at_ms)[1] == PROBE_ANSWER_MS_MAX
-    assert release(lane, Pace(), at_ms + PROBE_ANSWER_MS_MAX)[1] == 0
+    assert release(lane, ReleaseProgress(), at_ms)[1] == PROBE_ANSWER_MS_MAX
+    assert release(lane, ReleaseProgress(), at_ms + PROBE_ANSWER_MS_MAX)[1] == 0
 
 
 def test_workers_let_their_candidates_through_one_after_the_other() -> None:
     lane = broken()
-    waits_ms = [release(lane, Pace(), T0, share_of(owned, 4))[1] - PROBE_WAIT_MS for owned in ({0, 3}, {1}, {2})]
+    waits_ms = [
+        release(lane, ReleaseProgress(), T0, share_of(owned, 4))[1] - PROBE_WAIT_MS for owned in ({0, 3}, {1}, {2})
+    ]
     assert waits_ms == [0, CANDIDATE_SPREAD_MS // 4, CANDIDATE_SPREAD_MS // 2]
 
 
 def begun_at(after_ms: int, share: Share) -> int:
-    lane, pace, begun = served(broken(), T0), Pace(), 0
+    lane, progress, begun = served(broken(), T0), ReleaseProgress(), 0
     while True:
-        pace, wait_ms = release(lane, pace, T0 + after_ms, share)
+        progress, wait_ms = release(lane, progress, T0 + after_ms, share)
         if wait_ms:
             return begun
         begun += 1
 
 
 def test_waiting_jobs_begin_along_a_ramp_and_ten_thousand_within_a_minute() -> None:
-    lane, pace, begun, after_ms = served(broken(), T0), Pace(), 0, 0
+    lane, progress, begun, after_ms = served(broken(), T0), ReleaseProgress(), 0, 0
     first = 0
     while begun < 10_000:
-        pace, wait_ms = release(lane, pace, T0 + after_ms)
+        progress, wait_ms = release(lane, progress, T0 + after_ms)
         begun += wait_ms == 0
         after_ms += wait_ms
         first = begun if after_ms == 0 else first
     assert first == RAMP_FIRST
     assert 20_000 < after_ms < RAMP_MS
-    assert release(lane, pace, T0 + RAMP_MS) == (Pace(), 0)
+    assert release(lane, progress, T0 + RAMP_MS) == (ReleaseProgress(), 0)
 
 
 def test_workers_together_ramp_as_one_would() -> None:
@@ -300,7 +302,7 @@ def test_the_writers_clock_decides_nothing() -> None:
     )
 )
 def test_a_lane_is_never_closed_for_ever(steps: list[str]) -> None:
-    lane, pace, now_ms = Lane(), Pace(), T0
+    lane, progress, now_ms = Lane(), ReleaseProgress(), T0
     causes: dict[str, Cause] = {"down": DOWN, "key": KEY, "never": "never", "odd": "odd", "probe down": DOWN}
     for step in steps:
         now_ms += {"second": 1_000, "minute": 60_000}.get(step, 0)
@@ -309,7 +311,7 @@ def test_a_lane_is_never_closed_for_ever(steps: list[str]) -> None:
                 turn = send(lane, now_ms)
                 lane = claimed(lane, now_ms, turn.turn) if isinstance(turn, Claim) else lane
             case "release":
-                pace, wait_ms = release(lane, pace, now_ms)
+                progress, wait_ms = release(lane, progress, now_ms)
                 assert 0 <= wait_ms <= TOLD_WAIT_MS_MAX
             case "ok":
                 lane = served(lane, now_ms)
