@@ -26,7 +26,6 @@ from backstop.audit.dead_letters import (
     reads_now,
     resolved,
 )
-from backstop.audit.reader import open_reader
 from backstop.cli.job_text import clock, span
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.settings import bootstrap_settings
@@ -35,6 +34,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.lifetimes import running
+from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings

@@ -19,9 +19,9 @@ from backstop.runtime.blobs import BlobStore, put_body
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.records import Record
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse

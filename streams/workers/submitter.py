@@ -20,9 +20,9 @@ from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.records import Record
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import CREATE_TIMEOUT_MS_UNSTAMPED, SUBMISSION, CreateResponse

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from receiver.access import keys as live_keys
 from receiver.settings import ReceiverSettings
 from schemas.base import Message

@@ -14,7 +14,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.kafka.topics import create_topics
@@ -28,6 +27,7 @@ from schemas.commands import CreateResponse
 from schemas.jobs import JOB_FACT, AttemptAccepted
 from schemas.responses import RESPONSE_FACT
 from streams.settings import StreamSettings
+from tests.support.reading import records_on
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -100,19 +100,8 @@ class Rig:
 
     async def _values(self, topic: str) -> list[bytes]:
         name = f"{self.settings.topic_prefix}{topic}"
-        reader = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap_servers, auto_offset_reset="earliest")
-        await reader.start()
-        try:
-            partitions = [TopicPartition(name, number) for number in range(PARTITIONS)]
-            reader.assign(partitions)
-            ends = await reader.end_offsets(partitions)
-            values: list[bytes] = []
-            while any([await reader.position(tp) < ends[tp] for tp in partitions]):
-                for records in (await reader.getmany(timeout_ms=200)).values():
-                    values += [record.value for record in records]
-            return values
-        finally:
-            await reader.stop()
+        records = await records_on(self.settings.kafka_bootstrap_servers, name, PARTITIONS)
+        return [record.value for record in records]
 
     @contextmanager
     def worker(self, failpoints: str = ""):

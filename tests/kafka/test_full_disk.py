@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from backstop.dev.broker import Broker, Owned
 from backstop.dev.ports import Ports
@@ -27,6 +26,7 @@ from schemas.base import InlineBody
 from schemas.jobs import JobSubmitted
 from streams.faust.app import EXIT_FAILED
 from tests.support.builders import POLICY
+from tests.support.reading import records_on
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -124,19 +124,9 @@ class Scene:
         """Jobs whose first command stands on `submissions`."""
 
         async def read() -> set[str]:
-            consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap_servers)
-            await consumer.start()
-            try:
-                tp = TopicPartition(f"{self.settings.topic_prefix}submissions", 0)
-                consumer.assign([tp])
-                await consumer.seek_to_beginning(tp)
-                end, found = (await consumer.end_offsets([tp]))[tp], set()
-                while await consumer.position(tp) < end:
-                    for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ()):
-                        found.add(record.key.decode())
-                return found
-            finally:
-                await consumer.stop()
+            name = f"{self.settings.topic_prefix}submissions"
+            records = await records_on(self.settings.kafka_bootstrap_servers, name, [0])
+            return {record.key.decode() for record in records}
 
         return asyncio.run(read())
 

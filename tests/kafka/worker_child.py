@@ -29,13 +29,8 @@ async def work(settings: StreamSettings, stop: asyncio.Event) -> None:
     rate = PollRate(settings.poll_rate_max_per_s, now_ms, metrics.poll_rate_limit.set)
 
     def group(topic: str, name: str) -> CommandGroup:
-        prefix = settings.topic_prefix
-        return CommandGroup(
-            settings,
-            topic=f"{prefix}{topic}",
-            group=f"{prefix}{name}",
-            session_timeout_ms=settings.group_session_timeout_ms,
-        )
+        timeout_ms = settings.group_session_timeout_ms
+        return CommandGroup(settings, topic=topic, group=name, session_timeout_ms=timeout_ms)
 
     submitter = Submitter(
         group=group("submissions", "submitter"), provider=provider, publisher=publisher, blobs=blobs, now_ms=now_ms,

@@ -4,7 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused
 from schemas.unreadable import Unreadable
