@@ -1,8 +1,8 @@
 """The shell: turns the records that the group reads into facts and state, from which the attempts take their turns.
 
 Results: each becomes one `DeliveryPlanned` per subscribed endpoint; these are acknowledged before the results are
-committed. Deliveries: folded; once a partition is read to its end, its pending deliveries get turns. The group's commit of such a
-partition is a checkpoint (`backstop.outgoing.log`).
+committed. Deliveries: folded; once a partition is read to its end, its pending deliveries get turns, and the group's
+commit of it is a checkpoint (`backstop.outgoing.log`).
 
 Attempts are not fenced: two members that own a partition for a moment send a webhook twice, under one id.
 """
@@ -243,7 +243,7 @@ class Service:
             self._uncommitted = {}
 
     async def _commit_offsets(self, offsets: Mapping[Partition, int]) -> bool:
-        """False: not committed, because a partition moved or the broker is away. Harmless: the records are read again."""
+        """False: not committed, as a partition moved or the broker is away. Harmless: the records are read again."""
         try:
             return await self._group.commit(self._epoch, offsets)
         except (KafkaError, ValueError) as error:

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, contextmanager
@@ -27,6 +26,7 @@ from schemas.commands import CreateResponse
 from schemas.jobs import JOB_FACT, AttemptAccepted
 from schemas.responses import RESPONSE_FACT
 from streams.settings import StreamSettings
+from tests.support.children import child
 from tests.support.reading import records_on
 from tests.support.waiting import eventually
 
@@ -106,19 +106,9 @@ class Rig:
     @contextmanager
     def worker(self, failpoints: str = ""):
         """A worker process; killed at the end if it still lives."""
-        log = self._folder / "workers.log"
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.kafka.worker_child"],
-                env=self._environment(failpoints), cwd=ROOT, stdout=out, stderr=out,
-            )  # fmt: skip
-        try:
+        arguments = ["-m", "tests.kafka.worker_child"]
+        with child(arguments, self._environment(failpoints), self._folder / "workers.log") as process:
             yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait(10)
 
     def _environment(self, failpoints: str) -> dict[str, str]:
         return {

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from schemas.dead_letters import DEAD_LETTER
 from schemas.deliveries import DELIVERY_RECORD, ResendAsked, ResendDone
 from schemas.results import JobResult, Timings
 from schemas.webhook_endpoints import ENDPOINT_FACT, EndpointSaved, SecretRef
+from tests.support.children import BACKSTOP, child
 from tests.support.reading import records_on
 from tests.support.waiting import eventually
 
@@ -139,19 +139,8 @@ class Rig:
             "BACKSTOP_FAILPOINTS": failpoints,
             **settings,
         }
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "backstop.cli", "outgoing"],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-        try:
+        with child([*BACKSTOP, "outgoing"], environment, self.log) as process:
             yield process
-        finally:
-            process.kill()
-            await asyncio.to_thread(process.wait)
 
     async def endpoint(self, path: str, tenant: str = "acme", **changed: Any) -> str:
         self._endpoints += 1

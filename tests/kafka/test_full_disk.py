@@ -4,9 +4,7 @@ import asyncio
 import json
 import os
 import resource
-import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from schemas.base import InlineBody
 from schemas.jobs import JobSubmitted
 from streams.faust.app import EXIT_FAILED
 from tests.support.builders import POLICY
+from tests.support.children import BACKSTOP, child
 from tests.support.reading import records_on
 from tests.support.waiting import wait_until
 
@@ -76,20 +75,8 @@ class Scene:
             "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
             "OPENAI_API_KEY": "sk-nobody",
         }
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "backstop.cli", "worker"],
-                env=environment,
-                cwd=ROOT,
-                stdout=out,
-                stderr=out,
-            )
-        try:
+        with child([*BACKSTOP, "worker"], environment, log) as process:
             yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait(10)
 
     def reasons(self) -> dict[str, str] | None:
         """What `/readyz` complains of; None where nobody answers."""

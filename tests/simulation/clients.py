@@ -1,5 +1,5 @@
-"""The part of aiokafka's clients that `ConsumerGroup`, `TopicFollower` and `ResultsPublisher` use, on the model broker, so
-that the real classes run in a simulation.
+"""The part of aiokafka's clients that `ConsumerGroup`, `TopicFollower` and `ResultsPublisher` use, on the model broker,
+so that the real classes run in a simulation.
 
 As in aiokafka 0.14: an expelled member has no generation (-1) until it has joined again. A commit carries the client's
 generation at the time of sending, and a commit without a generation is accepted while the group is empty.

@@ -143,7 +143,8 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         while True:
             epoch, partitions = self._epoch, self._partitions
             # Not public in aiokafka 0.14, whose `committed` leaves out the metadata.
-            found = await self._live()._coordinator.fetch_committed_offsets([self._to(p) for p in partitions])  # noqa: SLF001
+            coordinator = self._live()._coordinator  # noqa: SLF001
+            found = await coordinator.fetch_committed_offsets([self._to(partition) for partition in partitions])
             if epoch == self._epoch:
                 return GroupAssignment(epoch, {p: found.get(self._to(p)) for p in partitions})
 

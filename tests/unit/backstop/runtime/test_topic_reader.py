@@ -1,4 +1,4 @@
-"""`read_to` over a consumer that behaves as aiokafka does: positions decide where the end is, and what is beyond stays."""
+"""`read_to` over a consumer that behaves as aiokafka does: positions decide where the end is; what is beyond stays."""
 
 import asyncio
 from dataclasses import dataclass, field
