@@ -18,7 +18,7 @@ CONTRAST_MIN = 4.5
 
 @pytest.fixture(scope="module")
 def filled(running: Running) -> dict[str, str]:
-    """Something on every page: canaries in each field that is somebody else's, and names as long as they may be."""
+    """Jobs for every page, with canaries in each field that a client sets, and names of the greatest length."""
     evil = running.submit(model=CANARY, text=CANARY, tags=[CANARY], session_id="s")
     long = running.submit(job_id=LONG[:100], session_id=LONG, tags=[LONG[:64], "short"])
     failed = running.submit(metadata={"sim_fault": "run_failed_usage"}, retries_max=0)
@@ -149,18 +149,21 @@ CONTRASTS = """() => {
     const own = rgba(getComputedStyle(node).backgroundColor);
     return own[3] === 1 ? own.slice(0, 3) : over(own, ground(node.parentElement));
   };
-  const light = (color) => color.map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  const light = (color) => color.map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
     .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !node.checkVisibility() || node.closest("title, noscript, option, .skip")) continue;
+    if (!walker.currentNode.data.trim() || !node.checkVisibility()) continue;
+    if (node.closest("title, noscript, option, .skip")) continue;
     const style = getComputedStyle(node);
     const under = ground(node);
     const ink = over(rgba(node.ownerSVGElement ? style.fill : style.color), under);
     const [a, b] = [light(ink), light(under)].sort((x, y) => y - x);
-    found.push([(a + 0.05) / (b + 0.05), walker.currentNode.data.trim().slice(0, 40), node.className.baseVal ?? node.className]);
+    const text = walker.currentNode.data.trim().slice(0, 40);
+    found.push([(a + 0.05) / (b + 0.05), text, node.className.baseVal ?? node.className]);
   }
   return found;
 }"""

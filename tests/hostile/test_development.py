@@ -36,7 +36,8 @@ NAMES = [
 
 
 def start(**changed: Any) -> None:
-    build_app(settings(**changed), MemoryPublisher(), None, lambda: 0, random_hex)  # type: ignore[arg-type]  # no body is stored
+    # No body is stored, so no blob store is needed.
+    build_app(settings(**changed), MemoryPublisher(), None, lambda: 0, random_hex)  # type: ignore[arg-type]
 
 
 def test_without_keys_nothing_starts_unless_development_was_asked_for(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Our client before servers that others wrote: one POST a create, and each answer found again by the id that was given."""
+"""Our client at foreign servers: one POST a create, and each answer is found again by the id of its response."""
 
 import asyncio
 import os
@@ -67,7 +67,8 @@ async def connected(provider: Provider) -> AsyncIterator[OpenAIClient]:
 
 async def _created(client: OpenAIClient, provider: Provider, prompt: str) -> Any:
     answer = await client.create(
-        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme", timeout_ms=CREATE_TIMEOUT_MS
+        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme",
+        timeout_ms=CREATE_TIMEOUT_MS,
     )  # fmt: skip
     assert isinstance(answer, Answer), answer
     assert answer.status == 200, answer

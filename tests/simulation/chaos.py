@@ -273,7 +273,8 @@ class Life:
 def _points() -> tuple[str, ...]:
     folds = ("job_fold", "response_fold")
     shells = [f"{fold}.{place}" for fold in folds for place in (
-        "fetch", "publish", "published", "changelog", "changelog.acked", "changelog.read", "rows.written", "recover")]  # fmt: skip
+        "fetch", "publish", "published", "changelog", "changelog.acked", "changelog.read", "rows.written",
+        "recover")]  # fmt: skip
     workers = [f"{worker}.{place}" for worker in ("submitter", "poller") for place in (
         "join", "take", "commit", "committed", "publish", "published")]  # fmt: skip
     return (
@@ -287,4 +288,4 @@ def _points() -> tuple[str, ...]:
 
 
 CRASH_POINTS = _points()
-"""Every place of a worker at which it awaits the world. A run must meet a death at each."""
+"""Every place at which a worker awaits IO. A run must kill a worker at each."""

@@ -23,7 +23,8 @@ CREATE_FAULTS = (
     "accepted_unknown_status", "accepted_408", "accepted_ended",
 )  # fmt: skip
 POLL_FAULTS = (
-    "lost", "timeout", "404", "html", "empty", "unknown_status", "regress", "another_id", "500", "429", "401", "no_output",
+    "lost", "timeout", "404", "html", "empty", "unknown_status", "regress", "another_id", "500", "429", "401",
+    "no_output",
 )  # fmt: skip
 CANCEL_FAULTS = ("400", "404", "409", "runs_on", "accepted_lost", "lost", "500")
 ENDS = (
@@ -41,7 +42,8 @@ AFTER_ACCEPTANCE: Mapping[str, tuple[str | None, bool]] = {
 `outlast`, or requested by `run_only`. Oddities: `output` null or absent, an unknown status, another id in polls.
 """
 ODDITIES: Mapping[str, Mapping[str, Any]] = {
-    "output_null": {"output": None}, "output_absent": {}, "odd_status": {"status": "done"}, "other_id": {"id": "resp_of_the_server"},
+    "output_null": {"output": None}, "output_absent": {}, "odd_status": {"status": "done"},
+    "other_id": {"id": "resp_of_the_server"},
 }  # fmt: skip
 
 LATER = ("401", "429_billing", "503_wait", "529", "502", "504", "400_locked", "400_queue_full", "200_error")

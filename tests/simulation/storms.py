@@ -31,9 +31,12 @@ PARTITIONS = 6
 TIMEOUT_MS = 40_000
 
 MIXTURE: Mapping[str, Any] = {
-    **dict.fromkeys(("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "webhook_odd"), 0.0),
+    **dict.fromkeys(
+        ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "webhook_odd"), 0.0
+    ),
     "outages": 0, "skew_ms": 0, "static": False, "compacts": False, "batch_records_max": 500,
-    "create_fault": 0.05, "poll_fault": 0.2, "cancel_fault": 0.5, "webhook_lost": 0.5, "run_only": "stuck", "run_odd": 0.1,
+    "create_fault": 0.05, "poll_fault": 0.2, "cancel_fault": 0.5, "webhook_lost": 0.5, "run_only": "stuck",
+    "run_odd": 0.1,
 }  # fmt: skip
 
 

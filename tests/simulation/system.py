@@ -112,8 +112,8 @@ class System:
         await asyncio.sleep(random.random() * chaos.mixture.arrival_s)
         text = "x" * random.choice((10, 10, 10, 500))
         submit = Submit(
-            job_id=job_id, request={"model": "m", "input": text}, timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)),
-            tags=(job_id,),
+            job_id=job_id, request={"model": "m", "input": text},
+            timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)), tags=(job_id,),
         )  # fmt: skip
         self.upstream.bodies[job_id] = submit
         by_http = random.random() < 0.3
@@ -170,8 +170,8 @@ class System:
 
     async def _by_http(self, job_id: str, submit: Submit) -> None:
         fact = await to_submitted(
-            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms(), policy=self.policy,
-            blobs=self.blobs, inline_bytes_max=INLINE_BYTES_MAX,
+            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms(),
+            policy=self.policy, blobs=self.blobs, inline_bytes_max=INLINE_BYTES_MAX,
         )  # fmt: skip
         if await self._say(fact):
             self._promised(job_id, submit, late_ms=0)
@@ -187,7 +187,8 @@ class System:
         topic = random.choice((*FOLD_TOPICS, "submissions", "polls"))
         value, key = random.choice((
             (b"\x00\xff not json", job_id), (b"[]", job_id), (None, job_id), (b'{"v": 99}', job_id), (b"{}", job_id),
-            (b'{"type": "timer_fired", "id": "x", "at_ms": 1, "job_id": "a", "response_id": "a", "due_ms": 2, "next_poll_at_ms": 1}', "b"),
+            ((b'{"type": "timer_fired", "id": "x", "at_ms": 1, "job_id": "a", "response_id": "a", "due_ms": 2,'
+              b' "next_poll_at_ms": 1}'), "b"),
         ))  # fmt: skip
         self.upstream.poisons += 1
         self.chaos.met.add(f"poison on {topic}")

@@ -262,12 +262,13 @@ class Worker:
         rate = PollRate(calls_per_s, life.now_ms)
         self._submitter = Submitter(
             group=self._submissions, provider=openai, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
+            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX,
+            concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
         )  # fmt: skip
         self._poller = Poller(
             group=self._poll_commands, provider=openai, publisher=Publisher(life, broker, "poller"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
-            concurrency=8, drain_ms=2_000,
+            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, rate=rate,
+            inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=2_000,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -344,8 +345,8 @@ class FoldParts:
         )  # fmt: skip
         self._held = JobTimers(self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms)
         self._scheduler = Scheduler(
-            fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go, publisher=Publisher(life, broker, who),
-            now_ms=life.now_ms,
+            fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
+            publisher=Publisher(life, broker, who), now_ms=life.now_ms,
         )  # fmt: skip
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:

@@ -1,4 +1,4 @@
-"""Records and rows of a newer release: a value that this release does not know is a dead letter with a name, and stops nobody."""
+"""Records and rows of a newer release: an unknown value makes a dead letter that names it, and no process stops."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -50,7 +50,7 @@ def test_the_reason_names_field_and_value_but_repeats_no_text() -> None:
 
 
 class MemoryGroup:
-    """Gives out these polls, then nothing, and says so."""
+    """Returns these polls, then none, and sets `stop`."""
 
     def __init__(self, polls: list[Assigned | Polled], stop: asyncio.Event) -> None:
         self._polls = polls
@@ -87,7 +87,7 @@ class NoResults:
 
 
 class Changed:
-    """What `Service.run` uses of the attempts."""
+    """The part of the attempts that `Service.run` uses."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()

@@ -78,7 +78,8 @@ def test_what_is_registered_is_a_fact_and_its_secret_is_shown_once() -> None:
     [
         ({"url": "http://hooks.example.com/"}, "#/url"), ({"url": "https://127.0.0.1/"}, "#/url"),
         ({"url": "https://u:p@hooks.example.com/"}, "#/url"), ({"url": "https://localhost./"}, "#/url"), ({}, "#/url"),
-        ({"url": URL, "event_types": ["batch.completed"]}, "#/event_types/0"), ({"url": URL, "event_types": []}, "#/event_types"),
+        ({"url": URL, "event_types": ["batch.completed"]}, "#/event_types/0"),
+        ({"url": URL, "event_types": []}, "#/event_types"),
         ({"url": URL, "event_types": None}, "#/event_types"), ({"url": URL, "event_types": 7}, "#/event_types"),
         ({"url": URL, "event_types": "response.failed"}, "#/event_types"),
         ({"url": URL, "secret": "x"}, "#/secret"), ({"url": URL, "name": "x" * 101}, "#/name"), ({"url": 1}, "#/url"),
@@ -305,7 +306,8 @@ def test_openais_sdk_manages_endpoints_here() -> None:
 def test_a_tenants_endpoints_are_its_own_and_changing_them_needs_the_scope(tmp_path: Path) -> None:
     keys, headers = [], {}
     callers: list[tuple[str, str, set[Scope]]] = [
-        ("acme", "acme", {"operate", "read"}), ("globex", "globex", {"operate", "read"}), ("reader", "acme", {"read", "submit"}),
+        ("acme", "acme", {"operate", "read"}), ("globex", "globex", {"operate", "read"}),
+        ("reader", "acme", {"read", "submit"}),
     ]  # fmt: skip
     for number, (name, tenant, scopes) in enumerate(callers):
         token, sha256 = make_token(f"{number:012x}", bytes([number]) * 32)

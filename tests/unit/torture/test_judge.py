@@ -13,7 +13,8 @@ from tests.torture.evidence import Evidence
 from tests.torture.judge import Verdict, judge
 
 CLEAN = Report(
-    partitions=(), outputs={}, read_model_rows=1, counts={}, differences=(), not_covered={}, warnings=(), rounds=1, took_s=0.1
+    partitions=(), outputs={}, read_model_rows=1, counts={}, differences=(), not_covered={}, warnings=(), rounds=1,
+    took_s=0.1,
 )  # fmt: skip
 DEADLINE_MS = 1_000_000
 

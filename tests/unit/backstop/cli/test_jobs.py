@@ -1,4 +1,4 @@
-"""`backstop jobs` against a small API that answers as the real one does: what is sent, what is printed, which exit code."""
+"""`backstop jobs` at a small API that answers as the receiver does: requests sent, output printed, exit codes."""
 
 import asyncio
 import json

@@ -67,7 +67,7 @@ def test_tenants_are_apart_and_the_oldest_comes_first() -> None:
     assert len(one.registered()) == 3
     assert one.find(ENDPOINT_ID, "globex") is None
     assert one.find("we_" + "9" * 32, "acme") is None
-    assert one.registered("nobody") == []
+    assert one.registered("unknown") == []
 
 
 def test_what_is_switched_and_was_never_registered_is_not_there() -> None:

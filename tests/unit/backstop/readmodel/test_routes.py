@@ -45,9 +45,9 @@ def test_a_finished_job_comes_with_its_result_and_its_output(with_api) -> None:
         job = await api.get("/v1/jobs/j")
         result = job.pop("result")
         assert job == {
-            "object": "job", "job_id": "j", "status": "completed", "terminal": True, "model": "gpt-5", "session_id": "s",
-            "tags": ["t"], "submitted_at_ms": 1_000, "updated_at_ms": 9_000, "deadline_at_ms": 10_000_000,
-            "finished_at_ms": 9_000, "attempts": 1, "found_by": "webhook", "version": 4,
+            "object": "job", "job_id": "j", "status": "completed", "terminal": True, "model": "gpt-5",
+            "session_id": "s", "tags": ["t"], "submitted_at_ms": 1_000, "updated_at_ms": 9_000,
+            "deadline_at_ms": 10_000_000, "finished_at_ms": 9_000, "attempts": 1, "found_by": "webhook", "version": 4,
         }  # fmt: skip
         assert result["outcome"] == "completed"
         assert result["usage"]["output_tokens"] == 7
@@ -171,7 +171,7 @@ def test_a_wait_ends_with_its_time(with_api) -> None:
     async def body(api: Api) -> None:
         await api.take(submitted())
         assert (await api.get("/v1/jobs/j?wait=1"))["status"] == "submitting"
-        assert (await api.get("/v1/jobs/nobody?wait=1", 404))["code"] == "job_not_found"
+        assert (await api.get("/v1/jobs/unknown?wait=1", 404))["code"] == "job_not_found"
         assert (await api.get("/v1/jobs/j?wait=31", 400))["code"] == "bad_parameter"
 
     with_api(body)

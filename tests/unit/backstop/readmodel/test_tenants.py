@@ -125,8 +125,8 @@ def test_a_tenant_reads_its_jobs_by_its_own_ids_and_those_not_yet_projected(run,
 async def served(bench: Bench, folder: Path, taken: JustTaken) -> AsyncIterator[aiohttp.ClientSession]:
     app = web.Application()
     add_routes(
-        app, bench.another(), FolderBlobs(folder), lambda request: request.headers["X-Test-Tenant"], CollectorRegistry(),
-        StreamLimits(appear_s=0.05), taken,
+        app, bench.another(), FolderBlobs(folder), lambda request: request.headers["X-Test-Tenant"],
+        CollectorRegistry(), StreamLimits(appear_s=0.05), taken,
     )  # fmt: skip
     runner = web.AppRunner(app, shutdown_timeout=5)
     await runner.setup()

@@ -99,7 +99,9 @@ def test_a_key_that_is_put_again_and_again_leaves_no_more_than_a_few_entries() -
 
 
 @pytest.mark.parametrize(
-    "state", [active(), backing_off(T0 + 1, Reason(code="http_500")), backing_off(DEADLINE + 1, Reason(code="http_500")), finished("failed", T0, "resp_1")],
+    "state",
+    [active(), backing_off(T0 + 1, Reason(code="http_500")), backing_off(DEADLINE + 1, Reason(code="http_500")),
+     finished("failed", T0, "resp_1")],
     ids=lambda state: state.kind,
 )  # fmt: skip
 def test_a_jobs_due_time_is_read_from_its_row_as_the_fold_says_it(state: JobState) -> None:

@@ -104,7 +104,8 @@ async def calling(
         poller = Poller(
             group=commands, provider=provider, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,
             lanes=Lanes(lambda: NOW_MS),
-            **{"now_ms": lambda: NOW_MS, "polls": Webhooks(PollPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
+            **{"now_ms": lambda: NOW_MS, "polls": Webhooks(PollPolicy()), "inline_bytes_max": 65_536,
+               "drain_ms": 2_000, "repeat_ms": 20, **options},
         )  # fmt: skip
         run = asyncio.create_task(poller.run(stop))
         try:

@@ -215,7 +215,12 @@ def test_what_waits_to_be_written_is_bounded() -> None:
     async def story() -> None:
         worker = Worker(Topic())
         read: list[LaneFact] = []
-        worker.lanes.join(lambda fact: (read.append(fact), worker.board._put(fact))[1])  # type: ignore[func-returns-value]
+
+        def put(fact: LaneFact) -> None:
+            read.append(fact)
+            worker.board._put(fact)
+
+        worker.lanes.join(put)
         for number in range(2 * QUEUE_MAX):
             worker.lanes.failed(f"m{number % 900}", f"c{number}", "overloaded", "http_503")
         assert worker.board._queue.qsize() == QUEUE_MAX

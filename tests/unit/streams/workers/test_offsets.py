@@ -173,8 +173,19 @@ def test_a_long_run_costs_a_few_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "note", ["", "x", "other", PREFIX, f"{PREFIX}!", f"{PREFIX}gA==", f"{PREFIX}AQU=", f"{PREFIX}{'A' * 5_000}", f"{PREFIX}\u20ac"]
-)  # fmt: skip
+    "note",
+    [
+        "",
+        "x",
+        "other",
+        PREFIX,
+        f"{PREFIX}!",
+        f"{PREFIX}gA==",
+        f"{PREFIX}AQU=",
+        f"{PREFIX}{'A' * 5_000}",
+        f"{PREFIX}\u20ac",
+    ],
+)
 def test_a_note_that_is_not_ours_tells_nothing(note: str) -> None:
     assert decode_note(100, note) == frozenset()
 
