@@ -1,4 +1,4 @@
-"""The page itself: what strangers wrote stays text; it works by keyboard, on a phone, in the dark, and can be read."""
+"""The page: untrusted content stays text, and the page works by keyboard, on a phone and in the dark, with contrast."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def visit(tab: Tab, filled: dict[str, str]) -> Any:
         yield at
 
 
-def test_what_strangers_wrote_is_text_everywhere(tab: Tab, filled: dict[str, str]) -> None:
+def test_untrusted_content_is_text_everywhere(tab: Tab, filled: dict[str, str]) -> None:
     page = tab.sign_in()
     for at in visit(tab, filled):
         assert page.locator("main img, main script, main iframe").count() == 0, at
@@ -201,7 +201,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(open_tab: Callable[...,
     assert brightness(page) == "light"
 
 
-def test_nothing_moves_for_who_wants_it_still(open_tab: Callable[..., Tab], running: Running) -> None:
+def test_nothing_moves_for_a_user_that_prefers_reduced_motion(open_tab: Callable[..., Tab], running: Running) -> None:
     running.submit("slow-model", tags=["moves"])
     for motion, wanted in (("reduce", "none"), ("no-preference", "breathe")):
         page = open_tab(reduced_motion=motion).sign_in(at="#/jobs?tag=moves")

@@ -154,7 +154,7 @@ def test_a_fetch_from_within_a_batch_gives_what_follows() -> None:
     assert [offset for offset, _, _ in shown(Read(Batch(records).bytes(), offset=2))] == [2, 3]
 
 
-def test_what_a_broker_has_below_the_position_does_not_stop_the_reader() -> None:
+def test_records_below_the_position_do_not_stop_the_reader() -> None:
     class Stuck(Read):
         def _from(self, data: bytes, offset: int) -> bytes:
             return data if offset < 9 else b""
@@ -207,7 +207,7 @@ def fetched(draw: st.DrawFn) -> bytes:
 
 
 class Once(Read):
-    """Of a broker whose log is damaged everywhere: what it sends does not depend on what is asked for."""
+    """Bytes of a broker whose whole log is damaged: they do not depend on the offset that is fetched."""
 
     def _from(self, data: bytes, offset: int) -> bytes:
         del offset

@@ -1,4 +1,4 @@
-"""What one takes of connections and of memory leaves room for the others."""
+"""Connections and memory that one tenant takes leave room for other tenants."""
 
 import asyncio
 from pathlib import Path

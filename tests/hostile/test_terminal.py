@@ -1,4 +1,4 @@
-"""What strangers wrote does nothing to a terminal, a log or a reader's eye."""
+"""Untrusted text controls no terminal, forges no line of a log, and does not mislead a reader."""
 
 import io
 import json

@@ -17,7 +17,7 @@ TESTS_WITHIN_S = 600
 
 
 def caught(bug: Planted, folder: Path, on_kill: Callable[[Callable[[], None]], None]) -> str:
-    """What noticed it; empty where nothing did."""
+    """The invariants or words that show the bug was noticed; empty if it survived."""
     return _by_torture(bug, folder, on_kill) if bug.layer == "torture" else _by_tests(bug, folder)
 
 

@@ -30,7 +30,7 @@ from tests.support import builders as build
 
 
 class Invariants:
-    """What is counted for I1 to I5 and I9, and the checks."""
+    """The counts for I1 to I5 and I9, and their checks."""
 
     def __init__(self, coverage: Coverage, job_step: JobStep, response_step: ResponseStep) -> None:
         self.coverage = coverage

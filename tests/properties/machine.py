@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
             self.world.refuse(job_id)
         else:
             tenant = "brick" if TENANTS[job_id] == "acme" else "acme"
-            # Another tenant's job of that name cannot be the first: the door derives the id under the tenant.
+            # Another tenant's job of that name cannot be the first: the ingress derives the id under the tenant.
             known = job_id in self.world.taken
             self.world.submit(
                 job_id,
@@ -90,7 +90,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.in_flight)
     @rule(status=ENDS, create=CREATE_FATES, poll=POLL_FATES, webhooks=st.integers(0, 2))
     def busy_minute(self, status: Outcome, create: CreateFate, poll: PollFate, webhooks: int) -> None:
-        """All that is in flight arrives, and the provider gets on with what it has: how deep states are reached."""
+        """Deliver all records in flight and let the provider proceed. This reaches deep states."""
         self._flow_all(create, poll)
         for made in list(self.world.provider.values()):
             if made.status == "running":
@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.provider)
     @rule(status=ENDS)
     def provider_ends_all(self, status: Outcome) -> None:
-        """And every webhook is lost: only looks can find it."""
+        """End a response with every webhook lost: only polls can find the end."""
         for made in self.world.provider.values():
             self.world.end(made, status, webhooks=0)
 

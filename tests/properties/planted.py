@@ -153,7 +153,7 @@ def planted() -> tuple[Planted, ...]:
         Planted("a result at every completed attempt", "I2|a repeat", job_step=_result_at_every_completed),
         Planted("an ended response settles again", "settled twice|a repeat", response_step=_settles_again),
         Planted("job timer without a stale check", "before its time|a repeat", job_step=_any_timer),
-        Planted("look timer without a stale check", "before its time|a repeat", response_step=_any_poll),
+        Planted("poll timer without a stale check", "before its time|a repeat", response_step=_any_poll),
         Planted("retry without a count", "I3|I5", job_step=_retry_without_count),
         Planted("two commands for one attempt", "I3", job_step=_second_attempt_at_once),
         Planted("adoption ignores the tenant", "I9", job_step=_any_tenant),

@@ -72,7 +72,7 @@ class World(Invariants):
         )  # fmt: skip
 
     def adopt(self, response_id: str) -> None:
-        """Always the same response: the door derives the job's id from it."""
+        """Always the same response: the ingress derives the job's id from it."""
         self.send(
             build.adopted(
                 self.now_ms, response_id, job_id=ADOPTING, tenant=TENANTS[ADOPTING], request_sha256="adopted",

@@ -23,8 +23,9 @@ from tests.simulation.worker import INLINE_BYTES_MAX, Worker
 from tests.simulation.wrong import Wrong
 
 BOUND_S = 45.0
-"""B: session and rebalance, a restart, a drain, one call's timeout, the margin of clocks; after the faults and the
-deadlines.
+"""Bound for the end of each job after the faults and the deadlines.
+
+It covers session and rebalance, a restart, a drain, one call's timeout, and the skew of clocks.
 """
 
 REST_S = 12.0
@@ -38,7 +39,7 @@ _RULES = WebhookRules(keys=(), tolerance_s=300, claim_grace_ms=2_500, forget_aft
 
 @dataclass(slots=True)
 class Upstream:
-    """What the upstream services were promised."""
+    """The promises that were made to upstream services."""
 
     acknowledged: dict[str, int] = field(default_factory=dict)
     """Job id → its deadline, in ms."""
@@ -75,7 +76,7 @@ class System:
     # -- hosts
 
     async def _host(self, name: str, starts_s: float) -> None:
-        """Starts a worker, again and again; sometimes stops it, and sometimes leaves it off for a while."""
+        """Keeps a worker running: restarts it, sometimes stops it, and sometimes leaves it off for a while."""
         chaos, random = self.chaos, self.chaos.random
         stores = self._stores[name] = LocalStores()
         await asyncio.sleep(starts_s)
@@ -177,12 +178,12 @@ class System:
             self._promised(job_id, submit, late_ms=0)
 
     def _promised(self, job_id: str, submit: Submit, late_ms: int) -> None:
-        """`late_ms`: how long intake may be behind; the time of a job begins when it is taken."""
+        """`late_ms`: the greatest delay of intake. A job's timeout begins when intake takes it."""
         deadline_ms = self._now_ms() + late_ms + (submit.timeout_ms or 0)
         self.upstream.acknowledged[job_id] = max(self.upstream.acknowledged.get(job_id, 0), deadline_ms)
 
     async def _spoil(self, job_id: str) -> None:
-        """Records that can't be processed, on any topic."""
+        """Publish records that can't be processed, on any topic."""
         random = self.chaos.random
         topic = random.choice((*FOLD_TOPICS, "submissions", "polls"))
         value, key = random.choice((
@@ -202,7 +203,7 @@ class System:
         self.broker.append(topic, key.encode(), value, self._now_ms())
 
     async def _say(self, message: Message) -> bool:
-        """To the log, by way of the receiver, which promises nothing before it is acknowledged."""
+        """Publish to the log as the receiver does, which answers only after the acknowledgement."""
         try:
             await Publisher(self._outside, self.broker, "receiver").publish([message])
         except BrokerUnavailableError:
@@ -230,7 +231,7 @@ class System:
     # -- the course of a run
 
     async def run(self, check: Callable[[], None]) -> None:
-        """`check` is called when all is at rest."""
+        """Run the system. `check` is called when it is at rest."""
         chaos, random = self.chaos, self.chaos.random
         self._outside_never_dies()
         create = chaos.loop.create_task
@@ -277,12 +278,12 @@ class System:
         return known >= self.upstream.acknowledged.keys()
 
     def _at_rest(self) -> bool:
-        """Nothing is left to be taken, and an owner has seen to what a zombie left in a changelog."""
+        """All records are taken, and owners have repaired the rows that a zombie left in a changelog."""
         changelogs = [log for topic in ("jobs", "responses") for log in self.broker.of_topic(f"{topic}-changelog")]
         return self._caught_up() and all(compacted(log.records) == rebuilt(log.records) for log in changelogs)
 
     def _caught_up(self) -> bool:
-        """Each record of a fold's log has been taken and committed, each command too."""
+        """Each record of a fold's log and each command is taken and committed."""
         readers = dict.fromkeys(FOLD_TOPICS, "worker") | {"submissions": "submitter", "polls": "poller"}
         return all(
             self.broker.groups[group].committed.get((topic, log.partition), 0) >= log.end or not log.records
@@ -290,7 +291,7 @@ class System:
         )  # fmt: skip
 
     async def end(self) -> None:
-        """Nothing runs any more."""
+        """Stop all workers, tasks and lives of the run."""
         for worker in list(self.workers.values()):
             worker.life.kill("the run is over")
         for task in self._tasks:

@@ -102,7 +102,7 @@ class _Reader:
 
 
 class ModelChangelog(Changelog):
-    """What notices a zombie's rows and makes them good is the real code; producer and reader are not."""
+    """The code that notices and repairs a zombie's rows is the real one; producer and reader are not."""
 
     def __init__(self, life: Life, broker: Broker, topic: str, fold: str, wrong: Wrong) -> None:
         super().__init__(lambda: topic, ChangelogProducer({}, fold))

@@ -50,7 +50,7 @@ def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the commands are started: packages of our names stand there, and none of them may be imported."""
+    """The folder in which commands are started. It holds packages of our names, and none of them may be imported."""
     return hostile(tmp_path / "project")
 
 
@@ -142,7 +142,7 @@ def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_
 def test_every_server_of_the_image_comes_as_far_as_the_broker_and_says_that_none_answers(
     commands: Path, folder: Path
 ) -> None:
-    """As `serve` did not while the page was left out of the image: its imports ended it."""
+    """Without the page in the image, the imports of `serve` would end it."""
     settings = environment(
         KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", BACKSTOP_DATA_DIR=str(folder / "data"), BACKSTOP_DEVELOPMENT="true",
         BACKSTOP_PORT="0", OPENAI_API_KEY="sk-none", BACKSTOP_OUTGOING_KEYS=base64.b64encode(bytes(32)).decode(),

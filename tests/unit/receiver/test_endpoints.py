@@ -54,7 +54,7 @@ async def registered(ingress: Ingress, **body: Any) -> dict[str, Any]:
     return document
 
 
-def test_what_is_registered_is_a_fact_and_its_secret_is_shown_once() -> None:
+def test_a_registered_endpoint_is_a_fact_and_its_secret_is_shown_once() -> None:
     async def story(ingress: Ingress) -> None:
         made = await registered(ingress, name="mine", event_types=["response.failed", "response.completed"])
         (fact,) = ingress.publisher.on("webhook-endpoints")
@@ -131,7 +131,7 @@ def test_a_change_keeps_what_it_does_not_name_and_says_nothing_when_nothing_chan
     with_endpoints(story)
 
 
-def test_one_that_is_disabled_can_be_enabled_again_and_is_sent_nothing_meanwhile() -> None:
+def test_a_disabled_endpoint_is_sent_nothing_and_can_be_enabled_again() -> None:
     async def story(ingress: Ingress) -> None:
         one = f"{PATH}/{(await registered(ingress))['id']}"
         _, off, _ = await ingress.call("POST", one, json={"enabled": False})

@@ -270,7 +270,7 @@ def test_a_process_that_stops_cuts_its_waiters_off() -> None:
     on_stage(story)
 
 
-def test_one_that_waits_too_long_is_let_go_and_its_repeat_waits_on() -> None:
+def test_a_create_that_waits_too_long_is_answered_and_its_repeat_waits_on() -> None:
     async def story(s: Stage) -> None:
         create = asyncio.create_task(s.client.responses.create(**FOREGROUND))
         (job_id,) = await s.jobs(1)

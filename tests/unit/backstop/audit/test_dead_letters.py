@@ -90,7 +90,7 @@ def test_a_retry_puts_the_record_back_as_it_was_and_says_of_what() -> None:
         (from_another_prefix(), "put back on None"),
     ],
 )
-def test_what_has_no_way_back_is_told_why(planted: DeadLetter, why: str) -> None:
+def test_a_dead_letter_that_cannot_be_retried_is_listed_with_its_reason(planted: DeadLetter, why: str) -> None:
     can, ((_, told),) = plan_retry(collect(on_topic(planted)).letters, PREFIX)
     assert can == []
     assert why in told
@@ -115,7 +115,7 @@ def test_bytes_come_back_as_they_were() -> None:
     assert raw_record(letter(value=None)).value is None
 
 
-def test_what_could_not_be_read_is_put_back_only_where_its_bytes_are_known() -> None:
+def test_an_unreadable_record_is_put_back_only_if_its_bytes_are_known() -> None:
     batch = letter(1, reason="unreadable", key=None, value=Unreadable.of("unreadable", "offsets 1 to 5: why"))
     one = letter(2, reason="unreadable", value=Unreadable.of("unreadable", "a header", b"{}"))
     can, cannot = plan_retry(collect(on_topic(batch, one)).letters, PREFIX)

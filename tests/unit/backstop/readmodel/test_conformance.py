@@ -75,21 +75,21 @@ def wipe(conn: Connection) -> None:
         conn.execute(f"DELETE FROM {table}")
 
 
-def test_who_was_overtaken_writes_nothing(run) -> None:
+def test_an_overtaken_projection_writes_nothing(run) -> None:
     async def body(bench) -> None:
         zombie = await projection(bench)
         log = Log()
         await zombie.take(log.put(submitted()))
-        heir = await projection(bench)
-        assert heir.owned["jobs", 0].next_offset == 1
+        successor = await projection(bench)
+        assert successor.owned["jobs", 0].next_offset == 1
         more = log.put(accepted())
         with pytest.raises(FencedError):
             await zombie.take(more)
-        assert (await heir.there("j")).version == 1
-        await heir.take(more)
+        assert (await successor.there("j")).version == 1
+        await successor.take(more)
         with pytest.raises(FencedError):
             await zombie.take(log.put(settled()))
-        assert (await heir.there("j")).status == "running"
+        assert (await successor.there("j")).status == "running"
 
     run(body)
 

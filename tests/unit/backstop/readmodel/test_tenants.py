@@ -55,7 +55,7 @@ def test_the_owner_of_a_response_is_the_job_that_claimed_it(run) -> None:
     run(body)
 
 
-def test_who_adopted_a_response_owns_it_until_the_job_that_created_it_claims_it(run) -> None:
+def test_an_adopting_job_owns_the_response_until_the_job_that_created_it_claims_it(run) -> None:
     async def body(bench: Bench) -> None:
         projection = await Projection(bench.another()).take_over()
         log, database = Log(), bench.another()

@@ -67,7 +67,7 @@ def test_a_client_whose_start_is_cancelled_leaves_no_task_behind(make: Callable[
     asyncio.run(main())
 
 
-def test_one_that_is_cancelled_in_its_start_or_in_its_block_is_stopped() -> None:
+def test_a_client_that_is_cancelled_in_its_start_or_in_its_block_is_stopped() -> None:
     async def main(*, in_start: bool) -> None:
         client = Recorded()
         client.may_stop.set()
@@ -91,7 +91,7 @@ def test_one_that_is_cancelled_in_its_start_or_in_its_block_is_stopped() -> None
     asyncio.run(main(in_start=False))
 
 
-def test_one_whose_stop_is_cancelled_goes_on_stopping() -> None:
+def test_a_client_whose_stop_is_cancelled_goes_on_stopping() -> None:
     async def main() -> None:
         client = Recorded()
         client.may_start.set()

@@ -64,7 +64,7 @@ def test_a_refused_webhook_is_sent_again_with_the_same_id_until_it_is_taken() ->
     asyncio.run(case())
 
 
-def test_a_webhook_nobody_takes_is_given_up_after_the_schedule() -> None:
+def test_a_webhook_that_is_never_acknowledged_is_given_up_after_the_schedule() -> None:
     async def case() -> None:
         async with world(profile(webhooks={"schedule_s": [0, 0.02]})) as w:
             w.receiver.statuses = [500, 500]

@@ -171,7 +171,7 @@ def test_only_running_responses_that_stream_are_followed_and_as_many_as_may_be()
     told(case, concurrency=1)
 
 
-def test_who_takes_a_partition_over_begins_anew_and_who_lost_it_stops() -> None:
+def test_a_new_owner_of_a_partition_begins_anew_and_the_old_one_stops() -> None:
     async def case(w: Watched) -> None:
         mine = await w.created(sim_run_s="0.3")
         theirs = await w.created(sim_run_s="1000")

@@ -127,7 +127,7 @@ def test_waiting_calls_of_a_revoked_partition_are_left_to_the_next_owner(tmp_pat
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_what_the_owner_before_had_finished_is_not_asked_again(tmp_path: Path, told: bool) -> None:
+def test_a_command_that_the_former_owner_finished_is_not_performed_again(tmp_path: Path, told: bool) -> None:
     async def scenario() -> None:
         note = encode_note(0, [1, 3]) if told else "a foreign note"
         commands = MemoryCommands(committed={0: 0}, notes={0: note})
