@@ -28,21 +28,30 @@ demo: install ## run a few hundred jobs under faults and check the invariants (D
 dev: install ## run the whole system until Ctrl-C (DEV="--jobs 20 --keep")
 	@$(BIN)/backstop dev $(DEV)
 
-# A file's tests stay in one process: they share what its fixtures have started.
+# A file's tests stay in one process: they share what its fixtures have started. Tests on a broker wait for a third of
+# their time: one process more than cores fills it.
 CORES ?= 2
-PARALLEL := -n $(CORES) --dist loadfile --no-loadscope-reorder
+PROCESSES ?= $(shell expr $(CORES) + 1)
+PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# The suite starts hundreds of processes of ours. With this none of them compiles the code again, even where the
+# environment forbids Python to keep what it has compiled.
+COMPILED := $(BIN)/python -m compileall -q schemas streams receiver backstop
 # The slowest tests are printed at the end of each run, and all are in a file that tools read.
 RECORDED = --durations=15 --durations-min=1 --junitxml=.backstop/tests-$(1).xml
 BROKER_FREE := --ignore=tests/kafka --ignore=tests/browser
 # Where PYTEST selects tests, one of the two runs may have none of them: pytest then ends with 5.
 NONE_IS_FINE = $(if $(PYTEST), || test $$? -eq 5)
 
-test: lint test-unit test-kafka ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
+# One session for all: a core that a test on a broker leaves idle has others to run.
+test: lint ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
+	$(COMPILED)
+	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,all) $(PYTEST)
 
 test-unit: install ## run the tests without a broker
 	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,unit) $(BROKER_FREE) $(PYTEST)$(NONE_IS_FINE)
 
-test-kafka: install ## run the tests on real brokers (one per core), and those of the page in a browser
+test-kafka: install ## run the tests on real brokers (one for each process), and those of the page in a browser
+	$(COMPILED)
 	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,kafka) tests/kafka tests/browser $(PYTEST)$(NONE_IS_FINE)
 
 test-long: install ## run every test in its long form, and write docs/test-long.md

@@ -23,10 +23,12 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 LONGEST_FIRST = (
-    "test_torture_short.py", "test_openapi_fuzz.py", "test_dev.py", "test_workers.py", "test_broker.py",
-    "test_several_brokers.py", "test_storms.py", "test_simulation.py", "test_aimed.py", "test_planted.py",
+    "test_torture_short.py", "test_dev.py", "test_workers.py", "test_openapi_fuzz.py", "test_broker.py",
+    "test_lanes.py", "test_hostile_records.py", "test_projection.py", "test_storms.py", "test_installed.py",
+    "test_several_brokers.py", "test_responses_api.py", "test_image.py", "test_simulation.py", "test_folds.py",
+    "test_aimed.py", "test_planted.py",
 )  # fmt: skip
-"""Files that take a minute or more. One process runs a whole file, so the longest files must begin first."""
+"""Files that take half a minute or more. One process runs a whole file, so the longest files must begin first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -95,6 +95,7 @@ def test_a_fault_profile_is_refused_before_a_broker_is_started(monkeypatch, caps
         ("projection", "BACKSTOP_DATABASE_URL", "mysql://x"),
         ("outgoing", "BACKSTOP_OUTGOING_KEYS", "x"),
         ("outgoing", "BACKSTOP_OUTGOING_KEYS", ""),
+        ("outgoing", "BACKSTOP_OUTGOING_PORTS", "0"),
         ("topics check", "BACKSTOP_TOPIC_PREFIX", "a b"),
         ("topics create", "BACKSTOP_PARTITIONS", "x"),
         ("readmodel digest", "BACKSTOP_DATABASE_URL", "mysql://x"),
@@ -111,7 +112,8 @@ def test_a_fault_profile_is_refused_before_a_broker_is_started(monkeypatch, caps
 )
 def test_wrong_settings_are_refused(monkeypatch, capsys, line: str, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
-    assert refused(monkeypatch, capsys, *line.split())
+    said = refused(monkeypatch, capsys, *line.split())
+    assert "no Kafka broker answers" not in said, "what is wrong here is known before a broker is asked"
 
 
 def test_the_version_is_told() -> None:
