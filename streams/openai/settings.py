@@ -61,7 +61,7 @@ class OpenAISettings(RuntimeSettings):
     )
     openai_keyless: bool = Field(
         default=False,
-        description="The server asks for no key (a model on your own machine): a worker starts without one and sends none.",
+        description="The server asks for no key (a model on your own machine): a worker starts and sends without.",
     )
     openai_organization: str | None = Field(
         default=None,
