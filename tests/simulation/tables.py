@@ -93,10 +93,10 @@ class _Reader:
     async def position(self, tp: Any) -> int:
         return self._at[tp.partition]
 
-    async def getmany(self, tp: Any, timeout_ms: int) -> dict[Any, list[Record]]:
+    async def getmany(self, tp: Any, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
         await self._point()
         log = self._logs[tp.partition]
-        records = log.read(self._at[tp.partition], CHUNK_RECORDS)
+        records = log.read(self._at[tp.partition], min(CHUNK_RECORDS, max_records))
         self._at[tp.partition] = records[-1].offset + 1 if records else log.end
         return {tp: records}
 
