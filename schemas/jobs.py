@@ -14,6 +14,7 @@ from schemas.base import (
     ResponseId,
     SpanMs,
     TenantId,
+    Terms,
     UnixMs,
     Usage,
     cause_of_older,
@@ -141,6 +142,7 @@ class AttemptEnd(Frozen):
     wait_ms: SpanMs = 0
     response: Body
     usage: Usage | None = None
+    terms: Terms | None = None
     continuation_id: str | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
@@ -214,6 +216,7 @@ class AttemptSettled(JobMessage):
     response: Body | None = None
     """The response object as retrieved."""
     usage: Usage | None = None
+    terms: Terms | None = None
     continuation_id: str | None = None
     """The id by which a later create continues the completion window of this one."""
     found_by: FoundBy
@@ -237,6 +240,7 @@ class UsageBooked(JobMessage):
     attempt: int = Field(ge=1)
     response_id: ResponseId
     usage: Usage
+    terms: Terms | None = None
     estimated: Literal[True] | None = None
     """Estimated from the output seen, as the provider reported no usage. Absent if the provider reported it."""
 

@@ -24,6 +24,7 @@ SUBCOMMANDS = (
     "demo",
     "dev",
     "jobs",
+    "costs",
     "audit",
     "dlq",
     "topics",

@@ -9,6 +9,7 @@ import orjson
 from backstop.readmodel.batch import Keys, Known, Record, Writes, keys_of, project
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
+from backstop.readmodel.ledger import load_spends, write_ledger
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry
 from backstop.readmodel.view import job_view
 from schemas.codec import canonical
@@ -126,6 +127,7 @@ def load(conn: Connection, keys: Keys) -> Known:
         ):
             entry = UnclaimedEntry(response_id, at_ms, kind, bytes(summary), Position(topic, part, offset))
             known.unclaimed.setdefault(response_id, []).append(entry)
+    known.spends = load_spends(conn, keys.spenders)
     return known
 
 
@@ -233,6 +235,7 @@ def _write(conn: Connection, writes: Writes) -> None:
         "INSERT INTO timeline (job_id, at_ms, topic, part, log_offset, kind, summary) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(e.job_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.timeline],
     )
+    write_ledger(conn, writes.ledger)
     conn.execute_many(_BOOK_USAGE, [_usage_values(fact) for fact in writes.booked])
     conn.execute_many(_INSERT_DEAD_LETTER, [dead_letter_values(row) for row in writes.letters])
     conn.execute_many(
