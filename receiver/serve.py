@@ -36,6 +36,7 @@ from receiver.reads.costs import add_cost_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
+from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
 
 AGAIN_S = 1.0
@@ -111,7 +112,9 @@ def doors(
     add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=prices)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
-    add_cost_routes(app, database, tenant_of, now_ms, prices or read_prices(SHIPPED_PRICES))
+    prices = prices or read_prices(SHIPPED_PRICES)
+    add_cost_routes(app, database, tenant_of, now_ms, prices)
+    add_why_route(app, database, tenant_of, now_ms, prices, taken)
     add_page(app)
     for sweep in storage.sweeping:
         beside(app, "sweep-storage", partial(sweep, now_ms))

@@ -24,6 +24,7 @@ SUBCOMMANDS = (
     "demo",
     "dev",
     "jobs",
+    "why",
     "costs",
     "audit",
     "dlq",

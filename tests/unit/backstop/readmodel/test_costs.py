@@ -10,6 +10,7 @@ from aiohttp import web
 
 from backstop.readmodel.prices import read_prices
 from receiver.reads.costs import add_cost_routes
+from receiver.reads.why import add_why_route
 from schemas.base import Terms, Usage
 from tests.unit.backstop.readmodel.api import Api as JobsApi
 from tests.unit.backstop.readmodel.api import api as jobs_api
@@ -44,7 +45,13 @@ class Api:
         await self.projection.take(self.log.put(*facts))
 
     async def get(self, query: str = "", status: int = 200, tenant: str = "default") -> Any:
-        async with self.session.get(f"/v1/costs{query}", headers={"X-Test-Tenant": tenant}) as answer:
+        return await self._get(f"/v1/costs{query}", status, tenant)
+
+    async def why(self, job_id: str, status: int = 200, tenant: str = "default") -> Any:
+        return await self._get(f"/v1/jobs/{job_id}/why", status, tenant)
+
+    async def _get(self, path: str, status: int, tenant: str) -> Any:
+        async with self.session.get(path, headers={"X-Test-Tenant": tenant}) as answer:
             assert answer.status == status, await answer.text()
             return await answer.json(content_type=None)
 
@@ -54,7 +61,9 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     projection = await Projection(bench.another()).take_over()
     app = web.Application()
     now_ms = TODAY * DAY_MS + 1
-    add_cost_routes(app, bench.another(), lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, read_prices(PRICES))
+    database, prices = bench.another(), read_prices(PRICES)
+    add_cost_routes(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, prices)
+    add_why_route(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, prices)
     runner = web.AppRunner(app, shutdown_timeout=5)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -181,5 +190,31 @@ def test_a_job_tells_what_it_cost_so_far(run, tmp_path) -> None:
                 **{name: value for name, value in cost.items() if name != "by_attempt"},
                 "attempt": 1, "response_id": "resp_j", "outcome": "completed",
             }  # fmt: skip
+
+    run(body)
+
+
+def test_a_job_says_why_it_stands_where_it_does_and_what_it_cost(run) -> None:
+    async def body(bench: Bench) -> None:
+        async with api(bench) as client:
+            facts = job("j", used=USED)
+            await client.take(facts[0])
+            told = await client.why("j")
+            assert told["sentences"][0].startswith("Attempt 1 waits for the provider to accept it, since 0 s; ")
+            assert told["sentences"][-1] == "So far it cost nothing."
+            await client.take(facts[1])
+            told = await client.why("j")
+            assert (told["status"], told["next_at_ms"]) == ("running", TODAY * DAY_MS + 7_000)
+            assert "the next poll is at 00:00:07 UTC (in 6 s)" in told["sentences"][0]
+            await client.take(facts[2], result_of(*facts))
+            assert await client.why("j") == {
+                "object": "why", "job_id": "j", "status": "completed",
+                "sentences": [
+                    "The job completed, 9 s after its submission.",
+                    "It cost $0.0022 (1,000 input and 100 output tokens).",
+                ],
+            }  # fmt: skip
+            assert (await client.why("j", 404, tenant="acme"))["code"] == "job_not_found"
+            assert (await client.why("nobody", 404))["code"] == "job_not_found"
 
     run(body)
