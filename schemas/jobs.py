@@ -19,6 +19,7 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.prompt_cache import PromptCache
 from schemas.statuses import EndResponseStatus, SettledStatus
 
 
@@ -78,6 +79,8 @@ class JobSubmitted(JobMessage):
     tags: tuple[str, ...] = ()
     asked_by: KeyId | None = None
     """The API key of the submission; None if there was none (Kafka, development)."""
+    prompt_cache: PromptCache | None = None
+    """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
 
 
 class ResponseAdopted(JobMessage):

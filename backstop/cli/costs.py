@@ -30,7 +30,10 @@ SHOWN: Final = ("cost_usd", "attempts", "unmeasured", "unpriced", "input_tokens"
 def costs(
     by: Annotated[
         str,
-        typer.Option(help="Groups, separated by commas: tenant, model, tag, day, outcome, service_tier, window."),
+        typer.Option(
+            help="Groups, separated by commas: tenant, model, tag, day, outcome, service_tier, window, "
+            "cache_policy, cache_key."
+        ),
     ] = "model",
     since: Annotated[str | None, typer.Option(help="First day (UTC): 2026-01-31. Default: 29 days before.")] = None,
     until: Annotated[str | None, typer.Option(help="Last day (UTC), included. Default: today.")] = None,

@@ -31,7 +31,7 @@ from backstop.readmodel.spending import (
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
-By = Literal["tenant", "model", "tag", "day", "outcome", "service_tier", "window"]
+By = Literal["tenant", "model", "tag", "day", "outcome", "service_tier", "window", "cache_policy", "cache_key"]
 BYS: Final[tuple[By, ...]] = get_args(By)
 GROUPS_MAX: Final = 1_000
 """Groups in one answer: the dearest ones."""
@@ -42,7 +42,7 @@ PRICED_BY: Final = ("day", "model", "served", "tier", "window", "long")
 """The columns that decide a price; every question reads at least these."""
 _COLUMNS: Final[dict[By, str]] = {
     "tenant": "tenant", "model": "model", "tag": "name", "day": "day", "outcome": "outcome", "service_tier": "tier",
-    "window": "window",
+    "window": "window", "cache_policy": "cache_policy", "cache_key": "name",
 }  # fmt: skip
 
 Dollars = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]{1,18})?$")]
@@ -90,6 +90,10 @@ class CostGroup(CostView):
     """Of the attempt, not of its job."""
     service_tier: NotRequired[str]
     window: NotRequired[str]
+    cache_policy: NotRequired[str]
+    """Policy for `prompt_cache_key`; empty for jobs without a key."""
+    cache_key: NotRequired[str]
+    """The `prompt_cache_key` that the submissions named; empty for none."""
 
 
 @with_config(_DOCUMENTED)
@@ -183,7 +187,7 @@ class CostQuestion:
     @property
     def about(self) -> About:
         """The sums that answer the question."""
-        return "tag" if "tag" in self.by else "all"
+        return "tag" if "tag" in self.by else "cache_key" if "cache_key" in self.by else "all"
 
 
 def costs(

@@ -19,7 +19,7 @@ SPENDS_MAX: Final = 500
 SPEND_COLUMNS: Final = "job_id, attempt, response_id, day, outcome, reported, detail"
 _COLUMN_OF: Final = {"window": "win", "long": "is_long"}
 """Fields of a group whose names are words of SQL."""
-COST_KEY: Final = "about, tenant, day, model, served, tier, win, is_long, outcome, name"
+COST_KEY: Final = "about, tenant, day, model, served, tier, win, is_long, outcome, cache_policy, name"
 _KEYS: Final = tuple(_COLUMN_OF.get(name, name) for name in GROUP)
 COST_COLUMNS: Final = ", ".join((*_KEYS, *COUNTS))
 

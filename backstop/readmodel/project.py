@@ -94,7 +94,7 @@ def told_to(row: JobRow | None, fact: JobFact) -> bool:
 def owner_of(row: JobRow | None, fact: JobFact) -> Owner:
     """The job's fields by which its spends are summed. A job that the logs no longer tell of has only its tenant."""
     if row is not None:
-        return Owner(row.tenant, row.model or "", row.tags)
+        return Owner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
     assert isinstance(fact, UsageBooked), fact
     return Owner(fact.tenant)
 
@@ -159,7 +159,13 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
     """A job's first row; only three facts begin one, any other returns None."""
     match fact:
         case JobSubmitted():
-            return replace(_asked(fact, "submitting", position), model=_text(fact.model))
+            cache = fact.prompt_cache
+            return replace(
+                _asked(fact, "submitting", position),
+                model=_text(fact.model),
+                cache_policy=None if cache is None else cache.policy,
+                cache_key=None if cache is None or cache.key is None else _text(cache.key),
+            )
         case ResponseAdopted():
             return _asked(fact, "running", position)
         case JobRefused():

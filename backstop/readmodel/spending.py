@@ -44,8 +44,8 @@ RANK: Final[dict[SpendOutcome, int]] = {
     "unknown": 0, "running": 1, "missing": 2, "stuck": 3, "cancelled": 4, "failed": 5, "incomplete": 6, "completed": 7,
 }  # fmt: skip
 
-About = Literal["all", "tag"]
-"""Sums of all spends; sums by tag, in which a job counts once for each of its tags."""
+About = Literal["all", "tag", "cache_key"]
+"""Sums of all spends; sums by tag, in which a job counts once for each of its tags; sums by `prompt_cache_key`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,10 @@ class Owner:
     tenant: str
     model: str = ""
     tags: tuple[str, ...] = ()
+    cache_policy: str = ""
+    """Empty for a job without a `prompt_cache_key`."""
+    cache_key: str = ""
+    """As the submission named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class Group:
 
     about: About
     name: str
-    """The tag; empty for all, and for jobs without a tag."""
+    """The tag or the `prompt_cache_key`; empty for all, and for jobs without one."""
     tenant: str
     day: int
     model: str
@@ -123,6 +127,7 @@ class Group:
     window: str
     long: int
     outcome: SpendOutcome
+    cache_policy: str
 
 
 GROUP: Final = tuple(each.name for each in fields(Group))
@@ -267,6 +272,7 @@ def add(sums: Sums, spend: Spend, owner: Owner, sign: Literal[1, -1]) -> None:
     amounts = counts_of(spend)
     counts = {name: sign * value for name in COUNTS if (value := getattr(amounts, name))}
     sums.setdefault(group_of(spend, owner, "all", ""), Counter()).update(counts)
+    sums.setdefault(group_of(spend, owner, "cache_key", owner.cache_key), Counter()).update(counts)
     for tag in dict.fromkeys(owner.tags) or ("",):
         sums.setdefault(group_of(spend, owner, "tag", tag), Counter()).update(counts)
 
@@ -286,6 +292,7 @@ def group_of(spend: Spend, owner: Owner, about: About, name: str) -> Group:
         window=_clean(terms.window),
         long=int(spend.usage.input_tokens > LONG_INPUT_TOKENS),
         outcome=spend.outcome,
+        cache_policy=owner.cache_policy,
     )
 
 

@@ -239,14 +239,11 @@ def _cost(cost: CostView | None, *, ended: bool) -> list[str]:
     if cost is None or not cost["attempts"]:
         return [f"{'It' if ended else 'So far it'} cost nothing"]
     known = f"${cost['cost_usd']}" if "cost_usd" in cost else "an unknown amount"
-    unknown = [
-        f"{_count(cost[name], 'attempt')} {what}"
-        for name, what in (("unmeasured", "of unknown usage"), ("unpriced", "without a price"))
-        if cost[name]  # type: ignore[literal-required]  # two literals
-    ]
+    beside = ((cost["unmeasured"], "of unknown usage"), (cost["unpriced"], "without a price"))
+    unknown = [f"{_count(number, 'attempt')} {what}" for number, what in beside if number]
     tokens = f"{cost['input_tokens']:,} input and {cost['output_tokens']:,} output tokens"
-    beside = f"; not counted are {' and '.join(unknown)}" if unknown else ""
-    return [f"{'It' if ended else 'So far it'} cost {known} ({tokens}){beside}"]
+    missing = f"; not counted are {' and '.join(unknown)}" if unknown else ""
+    return [f"{'It' if ended else 'So far it'} cost {known} ({tokens}){missing}"]
 
 
 def _reason(reason: Reason) -> str:

@@ -28,6 +28,8 @@ def _split(value: Any) -> Any:
 
 
 def _each_once(value: tuple[By, ...]) -> tuple[By, ...]:
+    if {"tag", "cache_key"}.issubset(value):
+        raise ValueError("must not have both tag and cache_key: no sums are kept by both")
     return tuple(dict.fromkeys(value))
 
 
@@ -52,7 +54,7 @@ class CostsQuery(Query):
     by: Groups = Field(
         default=("model",),
         description="How to group: `tenant`, `model`, `tag`, `day`, `outcome` (of the attempt), `service_tier`, "
-        "`window`, separated by commas.",
+        "`window`, `cache_policy`, `cache_key`, separated by commas; not both `tag` and `cache_key`.",
     )
     since: Day | None = Field(
         default=None, description="The first day (UTC), for example 2026-01-31; 29 days before `until` if unset."

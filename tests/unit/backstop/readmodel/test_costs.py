@@ -12,6 +12,7 @@ from backstop.readmodel.prices import read_prices
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Terms, Usage
+from schemas.prompt_cache import PromptCache
 from tests.unit.backstop.readmodel.api import Api as JobsApi
 from tests.unit.backstop.readmodel.api import api as jobs_api
 from tests.unit.backstop.readmodel.conftest import Bench
@@ -140,6 +141,30 @@ def test_groups_by_day_tag_tier_and_window(run) -> None:
             assert await read("?by=tenant,tenant") == {("default",): "0.00572"}
             assert (await client.get("?by="))["data"] == []
             assert (await client.get("?by=tag"))["total"]["cost_usd"] == "0.00572", "a job counts once in the total"
+
+    run(body)
+
+
+def test_hits_of_the_cache_are_told_by_policy_and_key(run) -> None:
+    async def body(bench: Bench) -> None:
+        async with api(bench) as client:
+            missed = USED.model_copy(update={"cached_tokens": 0})
+            for number, (policy, key, used) in enumerate(
+                [("shard", "hot", USED), ("shard", "hot", USED), ("as_is", "hot", missed), ("spread", None, missed)]
+            ):
+                cache = PromptCache(policy=policy, key=key)
+                await client.take(*job(f"j{number}", used=used, prompt_cache=cache))
+            await client.take(*job("plain", used=missed))
+            answer = await client.get("?by=cache_policy,cache_key")
+            assert {
+                (group["cache_policy"], group["cache_key"]): (group["cached_tokens"], group["input_tokens"])
+                for group in answer["data"]
+            } == {
+                ("shard", "hot"): (800, 2_000), ("as_is", "hot"): (0, 1_000), ("spread", ""): (0, 1_000),
+                ("", ""): (0, 1_000),
+            }  # fmt: skip
+            assert [group["cached_tokens"] for group in (await client.get("?by=cache_policy"))["data"]].count(800) == 1
+            assert (await client.get("?by=tag,cache_key", 400))["code"] == "bad_parameter"
 
     run(body)
 

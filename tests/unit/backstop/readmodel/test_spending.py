@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from backstop.readmodel import ledger, queries
@@ -164,7 +165,7 @@ views = st.builds(
 )  # fmt: skip
 owners = st.builds(
     Owner, st.just("acme"), st.sampled_from(["gpt-5", "gpt-6-sol", "unheard-of", ""]),
-    st.lists(st.sampled_from("abc"), max_size=3).map(tuple),
+    st.lists(st.sampled_from("abc"), max_size=3).map(tuple), st.sampled_from(["", "shard"]), st.sampled_from(["", "k"]),
 )  # fmt: skip
 
 
@@ -197,9 +198,10 @@ def read(sums: Sums, by: Sequence[By]) -> CostsView:
 
 @given(st.lists(st.tuples(views, owners), max_size=8), st.lists(st.sampled_from(BYS), unique=True, min_size=1))
 def test_the_groups_add_up_to_the_total(seen: list[tuple[Spend, Owner]], by: list[By]) -> None:
+    assume(not {"tag", "cache_key"}.issubset(by))
     sums: Sums = {}
     for spend, owner in seen:
-        add(sums, spend, Owner(owner.tenant, owner.model, owner.tags[:1]), 1)
+        add(sums, spend, replace(owner, tags=owner.tags[:1]), 1)
     answer = read(sums, by)
     for name in answer["total"]:
         if name != "cost_usd":

@@ -45,7 +45,9 @@ def said(*facts: Message, **more: Any) -> list[str]:
     return why(seen(*facts, **more))
 
 
-def failed(cause: Cause | None = "faulty", code: str = "server_error", at_ms: int = 9_000, **changes: Any) -> Message:
+def failed(
+    cause: Cause | None = "faulty", code: str | None = "server_error", at_ms: int = 9_000, **changes: Any
+) -> Message:
     update = {"status": "failed", "cause": cause, "code": code, "message": "Sorry.", "usage": None} | changes
     return settled(at_ms=at_ms).model_copy(update=update)
 
@@ -204,7 +206,12 @@ def test_a_job_that_ended_and_is_not_published_yet_says_so() -> None:
 
 def test_earlier_attempts_and_refusals_are_told() -> None:
     retry = due_ms(submitted(), rejected())
-    facts = (submitted(), rejected(), timer(due_ms=retry, at_ms=retry), accepted(at_ms=retry + 1, attempt=2))
+    facts: tuple[Message, ...] = (
+        submitted(),
+        rejected(),
+        timer(due_ms=retry, at_ms=retry),
+        accepted(at_ms=retry + 1, attempt=2),
+    )
     facts += (failed(at_ms=retry + 2, attempt=2),)
     again = due_ms(*facts)
     facts += (
