@@ -143,7 +143,7 @@ class Usage(Frozen):
 
 
 class Terms(Frozen):
-    """What the price of a response depends on besides its tokens, as its object tells it. A field is absent if not told."""
+    """What a response's price depends on besides its tokens, as its object tells it. A field is absent if not told."""
 
     model: str | None = None
     """The model that served the response. It may be a dated version of the one that was asked for."""

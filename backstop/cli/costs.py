@@ -1,4 +1,4 @@
-"""`backstop costs`: what attempts used and cost, in groups, over the HTTP API or, for all tenants, from the read model."""
+"""`backstop costs`: what attempts used and cost, over the HTTP API or, for all tenants, from the read model."""
 
 import asyncio
 import csv

@@ -1,6 +1,7 @@
-"""Budgets of tenants: what a tenant spent in a day or a month (UTC), against a limit. Pure. A soft alarm: nothing stops.
+"""Budgets of tenants: what a tenant spent in a day or a month (UTC), against a limit. Pure.
 
-Spent is what is known, so a budget may be used up earlier than it says: attempts of unknown cost are counted beside it.
+A budget is a soft alarm: nothing stops. Spent is what is known, so a budget may be used up earlier than it says:
+attempts of unknown cost are counted beside it.
 """
 
 from collections.abc import Iterable

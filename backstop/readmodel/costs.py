@@ -177,7 +177,7 @@ def columns_of(by: Iterable[By]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CostQuestion:
-    """Which costs are asked for. `tenant`: None for all tenants. The days are numbers since 1970-01-01, both included."""
+    """Which costs are asked for. `tenant`: None for all. The days are numbers since 1970-01-01, both included."""
 
     tenant: str | None
     by: tuple[By, ...]
@@ -193,16 +193,16 @@ class CostQuestion:
 def costs(
     asked: CostQuestion, sums: Sequence[Sequence[Any]], total: Sequence[Sequence[Any]], prices: Prices
 ) -> CostsView:  # fmt: skip
-    """The answer. `sums`: rows of `columns_of(by)` and `COUNTS`; `total`: rows of `PRICED_BY` and `COUNTS`, of all spends."""
+    """The answer. `sums`: rows of `columns_of(by)` and `COUNTS`; `total`: rows of `PRICED_BY` and `COUNTS`, of all."""
     by = asked.by
     columns = columns_of(by)
     places = [columns.index(_COLUMNS[name]) for name in by]
     tallies: dict[tuple[Any, ...], Tally] = {}
     for row in sums if by else ():
-        tallies.setdefault(tuple(row[place] for place in places), Tally()).add(*_priced(columns, row), prices)
+        tallies.setdefault(tuple(row[place] for place in places), Tally()).add(*priced(columns, row), prices)
     whole = Tally()
     for row in total:
-        whole.add(*_priced(PRICED_BY, row), prices)
+        whole.add(*priced(PRICED_BY, row), prices)
     # The dearest first; equal ones by name, so that an answer does not depend on the database.
     ordered = sorted(tallies.items(), key=lambda item: (-item[1].atto, -item[1].counts.attempts, item[0]))
     return {
@@ -245,7 +245,7 @@ OTHER_MODEL: Final = "other"
 
 
 def changes_by_model(sums: Sums, prices: Prices) -> dict[str, Change]:
-    """The changes of the sums by model. Models that the list of prices does not name are `other`: labels are bounded."""
+    """The changes of the sums by model. Models without a price on any day are `other`: labels are bounded."""
     tallies: dict[str, Tally] = {}
     for group, counts in sums.items():
         if group.about == "all":
@@ -275,7 +275,8 @@ def number_of(day: date) -> int:
     return (day - date(1970, 1, 1)).days
 
 
-def _priced(columns: Sequence[str], row: Sequence[Any]) -> tuple[Priced, Counts]:
+def priced(columns: Sequence[str], row: Sequence[Any]) -> tuple[Priced, Counts]:
+    """A row of sums: what decides its price, and its amounts. `columns` begin with `PRICED_BY`."""
     day, model, served, tier, window, long = row[: len(PRICED_BY)]
     counts = Counts(*(int(value) for value in row[len(columns) :]))
     return Priced(day_of(day), model, served, tier, window, bool(long)), counts

@@ -5,10 +5,11 @@ from typing import Any, Final
 
 import orjson
 
-from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, columns_of, costs
+from backstop.readmodel.budgets import Budget, Spent, question_of, spent
+from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, Tally, columns_of, costs, priced
 from backstop.readmodel.database import Connection
 from backstop.readmodel.prices import Prices
-from backstop.readmodel.spending import COUNTS, GROUP, About, Ledger, Spend, SpendKey
+from backstop.readmodel.spending import COUNTS, DAY_MS, GROUP, About, Ledger, Spend, SpendKey
 from schemas.base import Terms, Usage
 from schemas.codec import canonical
 
@@ -23,15 +24,22 @@ COST_KEY: Final = "about, tenant, day, model, served, tier, win, is_long, outcom
 _KEYS: Final = tuple(_COLUMN_OF.get(name, name) for name in GROUP)
 COST_COLUMNS: Final = ", ".join((*_KEYS, *COUNTS))
 
-_UPSERT_SPEND: Final = (
-    f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, attempt, response_id) DO UPDATE SET "  # noqa: S608 - our own names
+_SPEND_KEY: Final = "job_id, attempt, response_id"
+_SPEND_SET: Final = (
     "day = excluded.day, outcome = excluded.outcome, reported = excluded.reported, detail = excluded.detail"
 )
+_UPSERT_SPEND: Final = (
+    f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - our own names
+    f"ON CONFLICT ({_SPEND_KEY}) DO UPDATE SET {_SPEND_SET}"
+)
+_COST_MARKS: Final = ", ".join("?" * (len(GROUP) + len(COUNTS)))
 _ADD_COST: Final = (
-    f"INSERT INTO costs ({COST_COLUMNS}) VALUES ({', '.join('?' * (len(GROUP) + len(COUNTS)))}) ON CONFLICT ({COST_KEY}) DO UPDATE SET "  # noqa: S608 - our own names
+    f"INSERT INTO costs ({COST_COLUMNS}) VALUES ({_COST_MARKS}) "  # noqa: S608 - our own names
+    f"ON CONFLICT ({COST_KEY}) DO UPDATE SET "
     + ", ".join(f"{name} = costs.{name} + excluded.{name}" for name in COUNTS)
 )
-_DROP_COST: Final = f"DELETE FROM costs WHERE attempts = 0 AND {' AND '.join(f'{name} = ?' for name in _KEYS)}"  # noqa: S608 - our own names
+_IS_GROUP: Final = " AND ".join(f"{name} = ?" for name in _KEYS)
+_DROP_COST: Final = f"DELETE FROM costs WHERE attempts = 0 AND {_IS_GROUP}"  # noqa: S608 - our own names
 
 
 def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[SpendKey, Spend]]:
@@ -39,7 +47,8 @@ def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[Spen
     found: dict[str, dict[SpendKey, Spend]] = {}
     for start in range(0, len(job_ids), IN_LIST_MAX):
         part = job_ids[start : start + IN_LIST_MAX]
-        query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id IN ({', '.join('?' * len(part))})"  # noqa: S608 - marks only
+        marks = ", ".join("?" * len(part))
+        query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id IN ({marks})"  # noqa: S608 - marks only
         for values in conn.rows(query, part):
             spend = _spend(values)
             found.setdefault(spend.job_id, {})[spend.key] = spend
@@ -48,7 +57,7 @@ def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[Spen
 
 def spends_of(conn: Connection, job_id: str) -> list[Spend]:
     """The spends of one job, by attempt. The caller must have checked that the job belongs to its tenant."""
-    query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id = ? ORDER BY attempt, response_id LIMIT ?"  # noqa: S608 - our own names
+    query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id = ? ORDER BY {_SPEND_KEY} LIMIT ?"  # noqa: S608 - ours
     return [_spend(values) for values in conn.rows(query, (job_id, SPENDS_MAX))]
 
 
@@ -77,7 +86,7 @@ def sums_between(
     sums = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in COUNTS)
     where, params = ("", ()) if tenant is None else ("AND tenant = ? ", (tenant,))
     return conn.rows(
-        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "  # noqa: S608 - our own names
+        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "  # noqa: S608 - ours
         f"GROUP BY {names} ORDER BY {names} LIMIT ?",
         (about, *params, first_day, last_day, limit),
     )
@@ -91,6 +100,18 @@ def ask_costs(conn: Connection, asked: CostQuestion, prices: Prices) -> CostsVie
 
     total = read("all", PRICED_BY)
     return costs(asked, read(asked.about, columns_of(asked.by)) if asked.by else (), total, prices)
+
+
+def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_ms: int) -> list[Spent]:
+    """What was spent of each budget in its current period."""
+    found = []
+    for budget in budgets:
+        asked, tally = question_of(budget, now_ms // DAY_MS), Tally()
+        days = asked.first_day, asked.last_day
+        for row in sums_between(conn, "all", budget.tenant, *days, PRICED_BY, SUMS_MAX):
+            tally.add(*priced(PRICED_BY, row), prices)
+        found.append(spent(budget, asked.first_day, tally))
+    return found
 
 
 def _key(group: object) -> tuple[Any, ...]:

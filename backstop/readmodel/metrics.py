@@ -38,6 +38,10 @@ class ProjectionMetrics:
         self.unpriced = Counter(
             "backstop_cost_unpriced_attempts", "Attempts whose usage has no price.", ["model"], registry=where
         )
+        self.budget = Gauge(
+            "backstop_budget_used_ratio", "Spent of a budget in its current period; 1 is all of it.", ["tenant", "per"],
+            registry=where,
+        )  # fmt: skip
         self.removed = Counter(
             "backstop_readmodel_jobs_removed",
             "Finished jobs removed after their retention time.",

@@ -77,7 +77,7 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
 
 
 def told_to(row: JobRow | None, fact: JobFact) -> bool:
-    """Whether the fact is about the spends of this job: it names no other tenant, and came before the job was forgotten.
+    """Whether the fact is about this job's spends: it names no other tenant, and came before the job was forgotten.
 
     Later facts don't count, as the row may have left the read model by then, and a rebuild must give the same sums.
     """

@@ -3,8 +3,8 @@
 Rules:
 - A job is removed when it ended before an instant and its fold has forgotten it too: a job id must not look new here
   while the fold still knows it.
-- All rows of a job are removed in one transaction: row, tags, timeline, claims, late usage, spends. The sums of costs stay. Open jobs are never
-  removed.
+- All rows of a job are removed in one transaction: row, tags, timeline, claims, late usage, spends. Open jobs are never
+  removed. The sums of costs stay.
 - Each transaction removes a bounded number, oldest first. The instants are kept in `meta`, so that a comparison
   (rebuild, audit) knows which jobs may be missing.
 """

@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from backstop.readmodel.budgets import BUDGETS_MAX, Budget, repeated
 from backstop.readmodel.prices import Prices, PricesError, read_prices
 from backstop.runtime.clear_text import check_database
 from backstop.runtime.errors import ConfigurationError
@@ -61,6 +62,13 @@ class ProjectionSettings(RuntimeSettings):
         description="Own list of prices (TOML) beside the shipped one; its rows replace those of the models that it "
         "names. Read at the start of each process.",
     )
+    budgets: tuple[Budget, ...] = Field(
+        default=(),
+        max_length=BUDGETS_MAX,
+        description="Budgets of tenants per day or month (UTC), as JSON: "
+        '[{"tenant": "acme", "per": "month", "usd": 500, "warn_percent": 80}]. A soft alarm in /v1/attention and '
+        "metrics; nothing stops.",
+    )
 
     readmodel_health_port: int = Field(
         default=0, ge=0, le=65_535, description="Port for health and metrics of the projection; 0 disables it."
@@ -72,6 +80,14 @@ class ProjectionSettings(RuntimeSettings):
         if url is not None and not url.get_secret_value().startswith(SCHEMES):
             raise ValueError(f"the read model's URL must begin with one of {', '.join(SCHEMES)}")
         return url
+
+    @field_validator("budgets")
+    @classmethod
+    def _one_each(cls, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        twice = repeated(budgets)
+        if twice is not None:
+            raise ValueError(f"there are two budgets of {twice}: keep one")
+        return budgets
 
     @model_validator(mode="after")
     def _database_in_clear_text(self) -> Self:

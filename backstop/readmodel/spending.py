@@ -297,7 +297,7 @@ def group_of(spend: Spend, owner: Owner, about: About, name: str) -> Group:
 
 
 def counts_of(spend: Spend) -> Counts:
-    """The amounts of a spend. Parts of the input are never more than the input, so that no sum of costs is distorted."""
+    """The amounts of a spend. Parts of the input are never more than the input, so that no sum is distorted."""
     usage, terms = spend.usage, spend.terms
     cached = min(usage.cached_tokens, usage.input_tokens)
     return Counts(

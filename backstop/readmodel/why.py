@@ -115,7 +115,8 @@ def _attempt(item: Attempt, seen: Seen) -> str | None:
         case OutcomeUnknown():
             answered = " and was answered with an error that proves no refusal" if item.answered else ""
             return (
-                f"The create of attempt {item.number} was sent{answered}, and nobody knows whether the provider took it"
+                f"The create of attempt {item.number} was sent{answered}, and it is not known whether the provider "
+                "took it"
                 f"{_quoted(item.said)}: a webhook may still bring its response; after that time, "
                 f"{_at(item.adopt_by_ms, now_ms)}, it is given up and may be repeated"
             )
@@ -135,8 +136,9 @@ def _backing_off(state: BackingOff, now_ms: int) -> list[str]:
     if state.last:
         return [
             (
-                f"No further attempt is granted after the last one failed ({reason}); the job waits until its deadline, "
-                f"{_at(state.spec.deadline_at_ms, now_ms)}, as an attempt of unknown outcome may still bring a response"
+                f"No further attempt is granted after the last one failed ({reason}); the job waits until its "
+                f"deadline, {_at(state.spec.deadline_at_ms, now_ms)}, as an attempt of unknown outcome may still "
+                "bring a response"
             )
         ]
     said = [f"The job waits because {_waits(state.cause, state.held_for)}: {reason}"]

@@ -64,10 +64,10 @@ class CostsQuery(Query):
 
 GET_COSTS: Final = Route(
     "GET", "/v1/costs", name="getCosts", access="read", query=CostsQuery, problems=AWAY,
-    says="What the tenant's attempts used and cost, in groups, dearest first.\n\nEvery attempt that the provider took or "
-    "may have taken counts, under the day on which it did: also failed, retried, cancelled and late ones, and those of "
-    "unknown outcome. Attempts without known usage (`unmeasured`) or without a price (`unpriced`) are counted, and add "
-    "nothing to `cost_usd`. By `tag`, a job counts once for each of its tags.",
+    says="What the tenant's attempts used and cost, in groups, dearest first.\n\nEvery attempt that the provider took "
+    "or may have taken counts, under the day on which it did: also failed, retried, cancelled and late ones, and those "
+    "of unknown outcome. Attempts without known usage (`unmeasured`) or without a price (`unpriced`) are counted, and "
+    "add nothing to `cost_usd`. By `tag`, a job counts once for each of its tags.",
     answers=(Answer(200, "The costs.", CostsView),),
 )  # fmt: skip
 

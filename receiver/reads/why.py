@@ -27,7 +27,8 @@ from streams.fold.rows import decode_job_state
 GET_WHY: Final = Route(
     "GET", "/v1/jobs/{job_id}/why", name="getJobWhy", access="read", ids={"job_id": JobId},
     says="Why a job stands where it does: what it waits for and until when, or why it ended; what happened before; and "
-    "what it cost so far.\n\nTwo or three sentences for people, made from the job's facts. Programs read the job itself.",
+    "what it cost so far.\n\nTwo or three sentences for people, made from the job's facts. Programs read the job "
+    "itself.",
     answers=(Answer(200, "The sentences.", WhyView),), problems={404: ("job_not_found",), **AWAY},
 )  # fmt: skip
 

@@ -23,7 +23,7 @@ NOT_YET: dict[str, int] = {
     "backstop/audit": 2,
     "backstop/cli": 3,
     "backstop/outgoing": 2,
-    "backstop/readmodel": 42,
+    "backstop/readmodel": 41,
     "backstop/runtime": 6,
     "backstop/simulator": 1,
     "bench": 8,

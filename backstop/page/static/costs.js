@@ -1,4 +1,4 @@
-// What attempts used and cost, by model, tag, day or outcome. Sums and prices are the server's; nothing is added up here.
+// What attempts used and cost, by model, tag, day or outcome. Sums and prices are the server's.
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
 import { count, now, number, share } from "./words.js";

@@ -89,8 +89,8 @@ MESSAGES: tuple[Message, ...] = (
         cut="event_too_large",
     ),
     b.observed(
-        5, "failed", raw_status="failed", cause="never", code="policy", message="no", response=BLOB, usage=USAGE, terms=TERMS,
-        job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
+        5, "failed", raw_status="failed", cause="never", code="policy", message="no", response=BLOB, usage=USAGE,
+        terms=TERMS, job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
     ),
     b.poll_failed(5),
     b.released(5),

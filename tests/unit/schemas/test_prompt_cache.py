@@ -55,8 +55,10 @@ def test_spread_gives_each_job_a_key_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [{"policy": "hide"}, {"policy": "shard", "shards": 1}, {"policy": "shard", "shards": 0}, {"policy": "shard", "shards": 9_999},
-     {"policy": "spread", "tenannt": "a"}, {}],
+    [
+        {"policy": "hide"}, {"policy": "shard", "shards": 1}, {"policy": "shard", "shards": 0},
+        {"policy": "shard", "shards": 9_999}, {"policy": "spread", "tenannt": "a"}, {},
+    ],
 )  # fmt: skip
 def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

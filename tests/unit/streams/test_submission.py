@@ -63,7 +63,7 @@ def test_a_rule_changes_the_cache_key_that_is_sent_and_not_the_submissions_hash(
         plain, _ = await fact(SubmissionPolicy(), "hot")
         for key, policy, begins in (("hot", "shard", "hot/"), (None, "spread", "spread-")):
             made, request = await fact(SubmissionPolicy(prompt_cache_rules=rules), key)
-            assert made.prompt_cache == PromptCache(policy=policy, key=key)  # type: ignore[arg-type]  # two literals
+            assert made.prompt_cache == PromptCache(policy=policy, key=key)
             assert request["prompt_cache_key"].startswith(begins)
             assert (request["model"], request["input"]) == ("m", "x")
             assert (made.request_sha256 == plain.request_sha256) == (key == "hot")

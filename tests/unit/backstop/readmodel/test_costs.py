@@ -102,7 +102,8 @@ def test_every_attempt_counts_and_what_is_not_known_is_named(run) -> None:
             answer = await client.get("?by=model,outcome")
             named = {(group["model"], group["outcome"]): group for group in answer["data"]}
             assert named["m", "completed"]["cost_usd"] == "0.00462"  # 0.0022 × (1 + 0.5 + 0.6)
-            assert {key: (group["attempts"], group["unmeasured"], group["unpriced"]) for key, group in named.items()} == {
+            amounts = ("attempts", "unmeasured", "unpriced")
+            assert {key: tuple(group[name] for name in amounts) for key, group in named.items()} == {
                 ("m", "completed"): (4, 1, 0), ("unheard-of", "completed"): (1, 0, 1), ("m", "running"): (1, 1, 0),
                 ("m", "unknown"): (1, 1, 0),
             }  # fmt: skip
@@ -184,7 +185,8 @@ def test_a_tenant_sees_its_own_costs_only(run) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "?by=secret", "?by=model,", "?since=yesterday", "?since=20261129", "?since=0", "?since=2026-13-01", "?until=2300-01-01",
+        "?by=secret", "?by=model,", "?since=yesterday", "?since=20261129", "?since=0", "?since=2026-13-01",
+        "?until=2300-01-01",
         "?since=2026-11-30", "?since=2026-11-02&until=2026-11-01", "?since=1999-01-01", "?by=name;DROP TABLE costs",
     ],
 )  # fmt: skip
@@ -240,6 +242,6 @@ def test_a_job_says_why_it_stands_where_it_does_and_what_it_cost(run) -> None:
                 ],
             }  # fmt: skip
             assert (await client.why("j", 404, tenant="acme"))["code"] == "job_not_found"
-            assert (await client.why("nobody", 404))["code"] == "job_not_found"
+            assert (await client.why("unheard-of", 404))["code"] == "job_not_found"
 
     run(body)

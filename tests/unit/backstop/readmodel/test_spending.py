@@ -90,7 +90,7 @@ EARLY: tuple[Message, ...] = (submitted(), accepted())
         ((*EARLY, settled()), {(1, "resp_1"): ("completed", 2, 7)}),
         ((*EARLY, settled(), settled(), booked()), {(1, "resp_1"): ("completed", 2, 7)}),
         ((submitted(), accepted().model_copy(update={"end": END})), {(1, "resp_1"): ("completed", 2, 7)}),
-        # An attempt that nobody heard of, and what becomes of it.
+        # An attempt without a report, and what becomes of it.
         ((submitted(), unknown()), {(1, ""): ("unknown", 0, 0)}),
         ((submitted(), UNHEARD), {(1, ""): ("unknown", 0, 0)}),
         ((submitted(), UNHEARD, UNHEARD), {(1, ""): ("unknown", 0, 0)}),
@@ -205,7 +205,8 @@ def test_the_groups_add_up_to_the_total(seen: list[tuple[Spend, Owner]], by: lis
     answer = read(sums, by)
     for name in answer["total"]:
         if name != "cost_usd":
-            assert sum(group[name] for group in answer["data"]) == answer["total"][name], name  # type: ignore[literal-required]
+            groups: list[dict[str, Any]] = [dict(group) for group in answer["data"]]
+            assert sum(group[name] for group in groups) == dict(answer["total"])[name], name
     parts = [group["cost_usd"] for group in answer["data"] if "cost_usd" in group]
     if parts:
         assert sum(atto(part) for part in parts) == atto(answer["total"]["cost_usd"])

@@ -75,24 +75,24 @@ END = timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)
         ),
         (
             seen(submitted()),
-            ["Attempt 1 waits for the provider to accept it, since 2 s; without a report its outcome counts as unknown at "],
+            ["Attempt 1 waits for the provider to accept it, since 2 s; without a report its outcome"],
         ),
         (
             seen(*EARLY, next_poll_at_ms=20_000),
             [
-                ("Attempt 1 runs at the provider as resp_1, accepted 1 s ago: a webhook or a poll will tell its end; the "
-                "next poll is at 00:00:20 UTC (in 17 s).")
+                ("Attempt 1 runs at the provider as resp_1, accepted 1 s ago: a webhook or a poll will tell its end; "
+                "the next poll is at 00:00:20 UTC (in 17 s).")
             ],
         ),
         (seen(adopted()), ["Attempt 1 runs at the provider as resp_1 (found by a poll"]),
         (
             seen(*LOST, now_ms=REPORT_MS),
-            ["The create of attempt 1 was sent, and nobody knows whether the provider took it: a webhook may still"],
+            ["The create of attempt 1 was sent, and it is not known whether the provider took it: a webhook may still"],
         ),
         (
             seen(submitted(), unknown().model_copy(update={"answered": True, "message": "upstream timed out"})),
-            [("The create of attempt 1 was sent and was answered with an error that proves no refusal, and nobody knows "
-             "whether the provider took it (upstream timed out): a webhook")],
+            [("The create of attempt 1 was sent and was answered with an error that proves no refusal, and it is "
+             "not known whether the provider took it (upstream timed out): a webhook")],
         ),
         (
             seen(*GIVEN_UP, now_ms=ADOPT_MS),
@@ -159,6 +159,9 @@ POLICY = submitted().policy.model_copy(update={"retries_max": 0, "rejections_max
 ONCE = submitted(policy=POLICY)
 
 
+TAKEN = AdoptionRefused(id="x", at_ms=2_000, job_id="j", response_id="resp_1", message="It is another's.")
+
+
 @pytest.mark.parametrize(
     ("facts", "first"),
     [
@@ -169,23 +172,23 @@ ONCE = submitted(policy=POLICY)
         ),
         (
             (ONCE, accepted(), failed()),
-            ("The job failed: server_error, in the provider's words: Sorry. (all 0 retries after ends that cost nothing are "
-            "used), 8 s after its submission."),
+            ("The job failed: server_error, in the provider's words: Sorry. (all 0 retries after ends that cost "
+            "nothing are used), 8 s after its submission."),
         ),
         ((ONCE, rejected()), "The job failed: rate_limit_exceeded (HTTP 429), in the provider's words: canary prompt"),
         (
             (*EARLY, failed(None, "max_output_tokens", status="incomplete", message=None)),
             "The job ended with an incomplete output: max_output_tokens, 8 s after its submission.",
         ),
-        ((*EARLY, cancelled()), "The job was cancelled: cancel_requested, cancelled by its submitter, 2 s after its submission."),
+        ((*EARLY, cancelled()), "The job was cancelled: cancel_requested, cancelled by its submitter, 2 s after"),
         (
             (*EARLY, failed(None, status="cancelled", code=None, message=None)),
             "The job was cancelled by the provider: cancelled, 8 s after its submission.",
         ),
-        ((*EARLY, END), "The job's deadline passed: deadline, not ended 9999000 ms after its submission, 2 h 46 min after"),
+        ((*EARLY, END), "The job's deadline passed: deadline, not ended 9999000 ms after its submission, 2 h 46"),
         ((refused(),), "The job was rejected before any attempt: invalid, canary prompt"),
         (
-            (adopted(), AdoptionRefused(id="x", at_ms=2_000, job_id="j", response_id="resp_1", message="It is another's.")),
+            (adopted(), TAKEN),
             "The job was rejected before any attempt: response_taken, It is another's, 1 s after its submission.",
         ),
     ],
@@ -220,8 +223,8 @@ def test_earlier_attempts_and_refusals_are_told() -> None:
         settled(at_ms=again + 2, attempt=3, response_id="resp_3"),
     )
     assert said(*facts)[1] == (
-        "Before, 1 attempt ended without an answer: failed (server_error) and the provider refused 1 create, which cost "
-        "nothing."
+        "Before, 1 attempt ended without an answer: failed (server_error) and the provider refused 1 create, which "
+        "cost nothing."
     )
 
 

@@ -20,7 +20,7 @@ def test_a_completed_response_is_seen_whole() -> None:
         raw_status="completed",
         body=body,
         usage=Tokens(36, 87, 123, 5, 64, 0),
-        terms=Terms(model="gpt-6-astra", service_tier="auto"),
+        terms=Terms(model="gpt-6-astra"),
         owner=Owner("job_1", 1, "acme"),
         created_at_ms=1_795_341_600_000,
         ended_at_ms=1_795_341_660_000,
