@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backstop.runtime.blobs import FolderBlobs, get_body
+from backstop.runtime.blobs import Bodies, FolderBlobs, get_body
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import JobSubmitted
 from schemas.prompt_cache import CacheRule, PromptCache
@@ -55,7 +55,7 @@ def test_a_rule_changes_the_cache_key_that_is_sent_and_not_the_submissions_hash(
         blobs = FolderBlobs(tmp_path)
         made = await to_submitted(
             prepare(Submit(request=request)), job_id="acme:j", tenant="acme", ingress="http", at_ms=1, policy=policy,
-            blobs=blobs, inline_bytes_max=inline_bytes_max,
+            bodies=Bodies(blobs, inline_bytes_max),
         )  # fmt: skip
         return made, await get_body(blobs, made.request)
 
