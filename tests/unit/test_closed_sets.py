@@ -39,7 +39,7 @@ from schemas.webhook_endpoints import EVENT_TYPES
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "backstop" / "page" / "static"
 
-TABLES_OF_VERSION = {4: "1973188dcf65930c"}
+TABLES_OF_VERSION = {5: "6529f6c3fb8f135a"}
 """Digest of the statements that make the tables. A new digest needs a new version: older databases lack the change."""
 
 
