@@ -15,9 +15,10 @@ export function costsView({ query, onLeave, fail }) {
   const by = GROUPS.some(([name]) => name === query.get("by")) ? query.get("by") : "model";
   const days = PERIODS.some(([value]) => value === query.get("days")) ? query.get("days") : "30";
   const body = h("div", {});
-  const select = h("select", { "aria-label": "Period", "data-filter": true,
-    change: () => (location.hash = address(by, select.value)) },
-    PERIODS.map(([value, text]) => h("option", { value, selected: value === days }, text)));
+  const go = () => (location.hash = `#/costs?${new URLSearchParams({ by: groups.value, days: period.value })}`);
+  const choice = (name, options, chosen) => h("select", { "aria-label": name, "data-filter": true, change: go },
+    options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+  const [groups, period] = [choice("Groups", GROUPS, by), choice("Period", PERIODS, days)];
 
   async function read() {
     const since = new Date(now() - (Number(days) - 1) * DAY_MS).toISOString().slice(0, 10);
@@ -29,15 +30,8 @@ export function costsView({ query, onLeave, fail }) {
   }
 
   onLeave(every(READ_MS, read));
-  return [
-    h("div", { class: "head" }, h("h1", {}, "Costs"), h("div", { class: "filters" }, select)),
-    h("div", { class: "tabs" }, GROUPS.map(([name, text]) => h("a", { class: "tab", href: address(name, days),
-      "aria-current": name === by && "page" }, text))),
-    body,
-  ];
+  return [h("div", { class: "head" }, h("h1", {}, "Costs"), h("div", { class: "filters" }, groups, period)), body];
 }
-
-const address = (by, days) => `#/costs?${new URLSearchParams({ by, days })}`;
 
 /** An amount of dollars: exact in the title, shown with the digits that matter. */
 export function money(usd) {
