@@ -58,7 +58,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms, folders)
+    app = application(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms, folders)
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Serve without broker or database too: requests that need them are answered 503, and clients and OpenAI retry.
     opening = [
@@ -84,7 +84,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         raise failures[0]
 
 
-def doors(
+def application(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
     registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
 ) -> web.Application:  # fmt: skip
