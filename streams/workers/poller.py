@@ -18,9 +18,9 @@ import structlog
 from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.records import Record
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
@@ -88,7 +88,7 @@ class Poller:
         self._hints = Hints()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; then finish calls in flight (at most `drain_ms`), commit, and leave the group.
+        """Run until `stop` is set; then finish calls in flight (`limits.drain_ms` at most), commit, leave the group.
 
         Any exception is raised: a bug must end the process.
         """

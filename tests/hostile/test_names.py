@@ -1,4 +1,4 @@
-"""No door passes on what names something of the project at the provider, which all tenants share."""
+"""Each ingress refuses ids that name objects of the project at the provider, because all tenants share that project."""
 
 import asyncio
 from pathlib import Path
@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from backstop.runtime.blobs import Bodies
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from receiver.access import keys as live_keys
 from receiver.settings import ReceiverSettings
 from schemas.base import Message
