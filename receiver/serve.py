@@ -61,7 +61,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    app = doors(
+    app = application(
         settings,
         publisher,
         database,
@@ -98,7 +98,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         raise failures[0]
 
 
-def doors(
+def application(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
     registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
     spending: Spending | None = None,

@@ -18,19 +18,16 @@ import orjson
 from aiohttp import web
 
 from backstop.runtime.authority import authority_of
-from backstop.runtime.blobs import BlobStore
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import Asked, BadParameterError, query_of
-from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.chance import RandomHex
-from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.sources import Sources
 from receiver.access.identity import caller_of, tenant_of
-from receiver.access.quotas import Quotas
-from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body, require_json
-from receiver.ingress.jobs import CANCEL_UNHEARD, ID_TAKEN, idempotency_key, refuse
-from receiver.ingress.previous import FIELD, PreviousResponses
+from receiver.bodies import NotJsonError, load_json, read_body, require_json
+from receiver.ingress.cancels import Cancels
+from receiver.ingress.jobs import ID_TAKEN, idempotency_key, refuse
+from receiver.ingress.previous import FIELD
 from receiver.ingress.submissions import NotTaken, Submissions
+from receiver.ingress.submitted import SubmittedBodies
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import Listener
@@ -48,7 +45,7 @@ from receiver.responses_api.waiting import Waiter, Waiting, Who
 from receiver.responses_api.wire import deleted_object, response_object
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
-from streams.submission import Prepared, prepare, to_cancel
+from streams.submission import Prepared, prepare
 
 ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""
@@ -95,24 +92,30 @@ class _Began:
     listener: Listener | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LaterAnswers:
+    """Ways to answer a create other than at once. None where the process reads no changes."""
+
+    streams: ResponseStreams | None
+    waiting: Waiting | None
+
+
 class ResponsesIngress:
     def __init__(
-        self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
-        blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
-        streams: ResponseStreams | None = None, waiting: Waiting | None = None,
+        self, *, submissions: Submissions, responses: Responses, cancels: Cancels, bodies: SubmittedBodies,
+        later: LaterAnswers, limits: Limits, sources: Sources,
     ) -> None:  # fmt: skip
-        self._streams = streams
-        self._waiting = waiting
         self._submissions = submissions
         self._responses = responses
-        self._previous = previous
-        self._publisher = publisher
-        self._blobs = blobs
-        self._quotas = quotas
-        self._memory = memory
+        self._cancels = cancels
+        self._memory = bodies.memory
+        self._quotas = bodies.quotas
+        self._previous = bodies.previous
+        self._streams = later.streams
+        self._waiting = later.waiting
         self._limits = limits
-        self._now_ms = now_ms
-        self._random_hex = random_hex
+        self._now_ms = sources.now_ms
+        self._random_hex = sources.random_hex
         self.repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -243,7 +246,7 @@ class ResponsesIngress:
         shown = await self._find(tenant, response_id)
         if shown.ended:
             return _json(shown.document)
-        await self._publish_cancel(tenant, response_id)
+        await self._cancels.publish(_cancel_of(response_id), tenant)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._limits.cancelled_s
         while not shown.ended and loop.time() < deadline_s:
@@ -267,7 +270,7 @@ class ResponsesIngress:
         except OSError:
             refuse(NotTaken("storage"), self._limits.retry_after_s)
         if not shown.ended:
-            await self._publish_cancel(tenant, response_id, _HIDDEN_NOT_CANCELLED)
+            await self._cancels.publish(_cancel_of(response_id), tenant, _HIDDEN_NOT_CANCELLED)
         return _json(deleted_object(response_id))
 
     async def items(self, request: web.Request) -> web.Response:
@@ -295,16 +298,9 @@ class ResponsesIngress:
             _not_found(response_id)
         return shown
 
-    async def _publish_cancel(self, tenant: str, response_id: str, unheard: str = CANCEL_UNHEARD) -> None:
-        """:raises Refusal: 503 with the text `unheard`, the log did not acknowledge the cancel."""
-        fact = to_cancel(
-            Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
-            ingress="http", at_ms=self._now_ms(),
-        )  # fmt: skip
-        try:
-            await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
-        except BrokerUnavailableError:
-            raise unavailable("log_unavailable", unheard, self._limits.retry_after_s) from None
+
+def _cancel_of(response_id: str) -> Cancel:
+    return Cancel(type="cancel", job_id=response_id)
 
 
 def _path_id(request: web.Request) -> str:
