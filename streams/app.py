@@ -201,6 +201,8 @@ class Worker:
             poll_timeout_ms=settings.poll_timeout_ms,
             streams_max=settings.stream_concurrency,
             stream_silence_ms=settings.stream_silence_ms,
+            answer_bytes_max=settings.openai_answer_bytes_max,
+            answers_memory_bytes_max=settings.openai_answers_memory_bytes_max,
         )
 
     def _submitter(self, rate: PollRate) -> Submitter:

@@ -227,6 +227,7 @@ def account_name(*parts: str | None) -> str:
 
 Operation = Literal["create", "retrieve", "cancel"]
 Alarm = Literal[
+    "answer_too_large",
     "blob_missing",
     "blob_store",
     "blob_not_stored",

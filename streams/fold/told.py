@@ -46,7 +46,7 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
     code, message = event.code, event.message
     if status in GIVEN_UP_STATUSES:
         code, message = f"response_{status}", _without_end(state, event, status)
-    elif event.outcome == "odd":
+    elif event.outcome == "odd" and code is None:
         code, message = "unknown_status", f"its status is {event.raw_status!r}, which this release does not know"
     word = "settled" if status != state.sight.told else status
     return AttemptSettled(

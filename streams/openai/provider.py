@@ -3,12 +3,14 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import SecretStr
 
 from backstop.runtime.process.clock import NowMs
+from streams.answer_memory import AnswerMemory
 from streams.openai.answers import read_cancel, read_create, read_follow, read_poll
+from streams.openai.bounded import AnswerLimits
 from streams.openai.causes import Rule
 from streams.openai.client import OpenAIClient
 from streams.openai.sse import EventTooLargeError
@@ -31,6 +33,9 @@ from streams.provider import (
     Unknown,
     account_name,
 )
+
+STREAMS_SHARE: Final = 4
+"""Events of streams may have a quarter of the memory that answers may have, beside it."""
 
 
 class OpenAIProvider:
@@ -68,8 +73,11 @@ class OpenAIProvider:
         poll_timeout_ms: int = 30_000,
         streams_max: int = 1,
         stream_silence_ms: int = 600_000,
+        answer_bytes_max: int = 64 << 20,
+        answers_memory_bytes_max: int = 256 << 20,
     ) -> Self:
-        """The provider, not yet connected. Streams have connections of their own, so that no create waits for one.
+        """The provider, not yet connected. Streams have connections and memory of their own, so that no create waits
+        for one.
 
         :raises ConfigurationError: a certificate can't be used, or the environment names a proxy that is none.
         """
@@ -81,13 +89,18 @@ class OpenAIProvider:
             "tls": tls_context(certificate, certificate_key),
         }
         client = OpenAIClient(
-            **account, metrics=metrics, connections_max=connections_max, poll_timeout_ms=poll_timeout_ms
+            **account,
+            metrics=metrics,
+            connections_max=connections_max,
+            poll_timeout_ms=poll_timeout_ms,
+            answers=AnswerLimits(answer_bytes_max, AnswerMemory(answers_memory_bytes_max)),
         )
         streams = OpenAIStreams(
             **account,
             connections_max=max(1, streams_max),
             open_timeout_ms=poll_timeout_ms,
             silence_ms=stream_silence_ms,
+            answers=AnswerLimits(answer_bytes_max, AnswerMemory(answers_memory_bytes_max // STREAMS_SHARE)),
         )
         named = account_name(base_url, api_key.get_secret_value(), organization, project)
         return cls(client, streams, now_ms, rules=rules, account=named)

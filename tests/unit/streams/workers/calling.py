@@ -1,10 +1,11 @@
 """A poller against a real HTTP server, with a group in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -68,8 +69,8 @@ class Bench:
     stop: asyncio.Event
     run: "asyncio.Task[None]"
 
-    async def facts(self, count: int) -> list[Any]:
-        await eventually(lambda: len(self.publisher.acked) >= count, 8, f"{count} facts")
+    async def facts(self, count: int, timeout_s: float = 8) -> list[Any]:
+        await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
         return self.publisher.landed
 
     @property
@@ -88,6 +89,7 @@ async def calling(
     cap_per_s: float = 1_000.0,
     poll_timeout_ms: int = 1_000,
     blobs: FolderBlobs | None = None,
+    provider_options: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
@@ -99,7 +101,7 @@ async def calling(
     async with serving(*(script or (RUNNING,))) as state:
         provider = OpenAIProvider.open(
             base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, poll_timeout_ms=poll_timeout_ms,
-            now_ms=options.get("now_ms", lambda: NOW_MS),
+            now_ms=options.get("now_ms", lambda: NOW_MS), **provider_options,
         )  # fmt: skip
         poller = Poller(
             group=commands, provider=provider, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,

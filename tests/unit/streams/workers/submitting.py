@@ -1,10 +1,11 @@
 """A submitter at work against a real HTTP server, with a group in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -50,8 +51,8 @@ class Bench:
     now_ms: list[int] = field(default_factory=lambda: [NOW_MS])
     blocked: list[int] = field(default_factory=list)
 
-    async def facts(self, count: int) -> list[Any]:
-        await eventually(lambda: len(self.publisher.acked) >= count, 5, f"{count} facts")
+    async def facts(self, count: int, timeout_s: float = 5) -> list[Any]:
+        await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
         return self.publisher.landed
 
     def dropped(self, reason: str) -> float:
@@ -64,7 +65,11 @@ class Bench:
 
 @asynccontextmanager
 async def submitting(
-    tmp_path: Path, *script: Mischief, commands: MemoryCommands | None = None, **options: Any
+    tmp_path: Path,
+    *script: Mischief,
+    commands: MemoryCommands | None = None,
+    provider_options: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -73,8 +78,9 @@ async def submitting(
     now_ms, blocked = [NOW_MS], list[int]()
     async with serving(*(script or (OK,))) as state:
         provider = OpenAIProvider.open(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, now_ms=lambda: now_ms[0]
-        )
+            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, now_ms=lambda: now_ms[0],
+            **provider_options,
+        )  # fmt: skip
         submitter = Submitter(
             group=commands, provider=provider, publisher=publisher, blobs=blobs, metrics=metrics,
             polls=Webhooks(PollPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
