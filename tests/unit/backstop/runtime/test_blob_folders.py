@@ -34,6 +34,7 @@ def test_another_folder_makes_a_process_that_starts_unready_until_nobody_names_i
     )
     now[0] += HEARD_MS + 1
     assert folders.shared()
+    assert folders.difference() is None
     assert folders.not_ready() is None
 
 
@@ -43,6 +44,9 @@ def test_a_newcomer_with_another_folder_stops_nobody_who_was_ready_but_is_known(
     folders.heard(said("receiver", OTHER), T0)
     assert folders.not_ready() is None
     assert not folders.shared()
+    told = folders.difference()
+    assert told is not None
+    assert told.startswith("receiver on another machine or with other settings")
 
 
 def test_what_says_nothing_of_a_folder_is_passed_over() -> None:
