@@ -27,6 +27,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from backstop.dev.system import Shape, System, running_system
+from backstop.dev.upstream import ResultReader
 
 GIVE_UP_S = 240.0
 WARM_S = 30
@@ -43,25 +44,16 @@ class Downstream:
     def __init__(self, system: System) -> None:
         self.seen_ms: dict[str, float] = {}
         self.repeats = 0
-        self._consumer = AIOKafkaConsumer(
-            f"{system.runtime.topic_prefix}results",
-            bootstrap_servers=system.bootstrap,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            # aiokafka asks for a partition again only after the current fetch of the others has ended.
-            fetch_max_wait_ms=10,
-        )
+        self._reader = ResultReader(system.runtime)
 
     async def run(self) -> None:
-        await self._consumer.start()
+        await self._reader.start(from_beginning=True)
         try:
-            async for record in self._consumer:
-                job_id = record.key.decode()
-                self.repeats += job_id in self.seen_ms
-                self.seen_ms.setdefault(job_id, now_ms())
+            async for result in self._reader.read():
+                self.repeats += result.job_id in self.seen_ms
+                self.seen_ms.setdefault(result.job_id, now_ms())
         finally:
-            await self._consumer.stop()
+            await self._reader.stop()
 
     async def until(self, count: int) -> None:
         async with asyncio.timeout(GIVE_UP_S):
@@ -143,8 +135,8 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
         create = spread(creates[job_id] - sent_ms[job_id] for job_id in measured)
         return {
             "what": "latency", "rate_per_s": rate, "jobs": len(sent_ms), "repeats": downstream.repeats,
-            "webhook_sent_to_result_ms": webhook, "request_to_create_accepted_ms": create, "hop_ms": hop, "cpu_ms_a_job": cpu,
-            "ratio_to_hop_p50": round(webhook["p50"] / max(hop["p50"], 0.1), 1),
+            "webhook_sent_to_result_ms": webhook, "request_to_create_accepted_ms": create, "hop_ms": hop,
+            "cpu_ms_a_job": cpu, "ratio_to_hop_p50": round(webhook["p50"] / max(hop["p50"], 0.1), 1),
         }  # fmt: skip
 
 
@@ -202,8 +194,8 @@ async def burst(jobs: int) -> dict[str, Any]:
         rss = worker_rss_mib(system)
         return {
             "what": "burst", "jobs": jobs, "submitted_in_s": round(submitted_s, 2), "took_s": round(took_s, 2),
-            "jobs_per_s": round(jobs / took_s, 1), "creates": len(creates), "repeats": downstream.repeats, "worker_rss_mib": rss,
-            "cpu_ms_a_job": cpu,
+            "jobs_per_s": round(jobs / took_s, 1), "creates": len(creates), "repeats": downstream.repeats,
+            "worker_rss_mib": rss, "cpu_ms_a_job": cpu,
         }  # fmt: skip
 
 

@@ -14,10 +14,12 @@ from schemas.base import (
     ResponseId,
     SpanMs,
     TenantId,
+    Terms,
     UnixMs,
     Usage,
     cause_of_older,
 )
+from schemas.prompt_cache import PromptCache
 from schemas.statuses import EndResponseStatus, SettledStatus
 
 
@@ -77,6 +79,8 @@ class JobSubmitted(JobMessage):
     tags: tuple[str, ...] = ()
     asked_by: KeyId | None = None
     """The API key of the submission; None if there was none (Kafka, development)."""
+    prompt_cache: PromptCache | None = None
+    """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
 
 
 class ResponseAdopted(JobMessage):
@@ -141,6 +145,7 @@ class AttemptEnd(Frozen):
     wait_ms: SpanMs = 0
     response: Body
     usage: Usage | None = None
+    terms: Terms | None = None
     continuation_id: str | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
@@ -209,11 +214,14 @@ class AttemptSettled(JobMessage):
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    said_by: Literal["backstop"] | None = None
+    """`backstop`: `message` is Backstop's own text. Absent: it is the provider's."""
     wait_ms: SpanMs = 0
     """The minimum wait that the failure asked for; 0 for none."""
     response: Body | None = None
     """The response object as retrieved."""
     usage: Usage | None = None
+    terms: Terms | None = None
     continuation_id: str | None = None
     """The id by which a later create continues the completion window of this one."""
     found_by: FoundBy
@@ -237,6 +245,7 @@ class UsageBooked(JobMessage):
     attempt: int = Field(ge=1)
     response_id: ResponseId
     usage: Usage
+    terms: Terms | None = None
     estimated: Literal[True] | None = None
     """Estimated from the output seen, as the provider reported no usage. Absent if the provider reported it."""
 

@@ -1,7 +1,7 @@
 """What the workers ask of a provider, and what its answers mean. Pure.
 
-A provider is one folder that implements `Provider`: `streams/openai` is the first. What a status, a code or a header means is decided within
-that folder; the workers know the types below, and nothing else of it.
+A provider is one folder that implements `Provider`: `streams/openai` is the first. That folder decides what a status, a
+code or a header means. The workers know only the types below.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
-from schemas.base import Cause
+from schemas.base import Cause, Terms
 from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom the response says that it belongs to. Any program in the project can write this: it is a claim, not a proof."""
+    """The job that the response names in its metadata. Any program in the project can write it: a claim, no proof."""
 
     job_id: str
     attempt: int
@@ -30,6 +30,7 @@ class Tokens:
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Seen:
     code_known: bool = True
     """False where a failure has no code, or one that is on no list: worth counting."""
     usage: Tokens | None = None
+    terms: Terms | None = None
+    """Set with `usage`."""
     owner: Owner | None = None
     created_at_ms: int | None = None
     ended_at_ms: int | None = None
@@ -68,7 +71,7 @@ class Seen:
 class Accepted:
     response_id: str
     status: str
-    """As the provider said it; any of the six, or one that nobody knows."""
+    """As the provider said it: one of the six, or an unknown one."""
     provider_request_id: str | None = None
     streamed: bool = False
     end: Seen | None = None
@@ -121,14 +124,14 @@ class AskAgain:
 
 @dataclass(frozen=True, slots=True)
 class NotCancelled:
-    """The cancel was declined; a look tells why."""
+    """The cancel was declined; a poll tells why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The key or the project is not allowed to look: an alarm, as no repeat mends it."""
+    """The key or the project may not poll: an alarm, as no repeat mends it."""
 
     code: str
     message: str
@@ -190,8 +193,8 @@ class ResponseStream(Protocol):
 
 
 class Provider(Protocol):
-    """One account of a provider. Each call is one request at most, ends within its time limit, and raises nothing that the network or the
-    server does.
+    """One account of a provider. Each call is one request at most and ends within its time limit. Failures of the
+    network and the server are answers, not exceptions.
     """
 
     @property
@@ -208,7 +211,7 @@ class Provider(Protocol):
     async def poll(
         self, response_id: str, job_id: str | None, include: Sequence[str] = ()
     ) -> Seen | Missing | AskAgain | Refused:
-        """How the response stands; `job_id` is whose it is, where that is known, and `include` what the create asked to include."""
+        """The state of the response. `job_id`: its job, where known. `include`: as in the create."""
         ...
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused: ...
@@ -221,8 +224,24 @@ class Provider(Protocol):
 
 
 def account_name(*parts: str | None) -> str:
-    """Names an account by its address, key, organization and project: 32 bits, which nobody can turn back into a key."""
+    """Names an account by its address, key, organization and project: 32 bits, from which no key can be made."""
     return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=4).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Limits of the calls to the provider, which the settings of the workers give."""
+
+    calls_max: int = 128
+    """Creates, polls and cancels at one time."""
+    poll_timeout_ms: int = 30_000
+    streams_max: int = 1
+    stream_silence_ms: int = 600_000
+    """A stream that is silent for longer is over."""
+    answer_bytes_max: int = 64 << 20
+    """Of one answer, unpacked."""
+    answers_memory_bytes_max: int = 256 << 20
+    """Of all answers that are read at one time."""
 
 
 Operation = Literal["create", "retrieve", "cancel"]

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import NoDecode
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backstop.runtime.authority import key_id_now
-from backstop.runtime.blobs import BlobStore, put_canonical
+from backstop.runtime.blobs import Bodies
+from backstop.runtime.comma_lists import CommaList
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted
 from schemas.project_names import Named, first_foreign, named_in
+from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
 
@@ -134,16 +135,20 @@ class SubmissionPolicy(BaseModel):
         le=10,
         description="Limit of the retries that a submission may ask for; larger values are reduced to it.",
     )
-    shared_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+    shared_ids: CommaList[str] = Field(
         default=(),
         description="Ids at the provider (files, vector stores, prompts, fine-tuned models, ...) that all tenants may "
         "use, comma-separated. An id that ends in * is a prefix. The tenant `default` may use any id.",
     )
 
-    @field_validator("shared_ids", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    prompt_cache_rules: tuple[CacheRule, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Policies for `prompt_cache_key`, as JSON, the first that fits wins: "
+        '[{"policy": "shard", "key": "support-*", "shards": 8}, {"policy": "spread", "tenant": "batch", "key": ""}]. '
+        "`shard` spreads a hot key over sub-keys, `spread` gives each job its own; `tenant`, `model` and `key` are "
+        "patterns with *.",
+    )
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
@@ -279,14 +284,20 @@ async def to_submitted(
     ingress: Ingress,
     at_ms: int,
     policy: SubmissionPolicy,
-    blobs: BlobStore,
-    inline_bytes_max: int,
+    bodies: Bodies,
 ) -> JobSubmitted:
-    """The fact for a submission. A body above `inline_bytes_max` is written to the blob store before this returns.
+    """The fact for a submission. A large body is written to the blob store before this returns.
 
     The caller must have refused a past deadline.
     """
     submit, sha256 = prepared.submit, prepared.sha256
+    model, named = str(submit.request["model"]), submit.request.get("prompt_cache_key")
+    key = named if isinstance(named, str) else None
+    cache, sent = policy_of(policy.prompt_cache_rules, job_id=job_id, tenant=tenant, model=model, key=key)
+    request, request_json = submit.request, prepared.request_json
+    if sent != key:
+        request = {**request, "prompt_cache_key": sent}
+        request_json = memoryview(canonical(request))
     deadline_at_ms = submit.deadline_at_ms
     if deadline_at_ms is None:
         deadline_at_ms = at_ms + (submit.timeout_ms or default_deadline_ms(submit.request, policy.timeout_ms))
@@ -296,8 +307,8 @@ async def to_submitted(
         job_id=job_id,
         tenant=tenant,
         ingress=ingress,
-        model=str(submit.request["model"]),
-        request=await put_canonical(blobs, submit.request, prepared.request_json, inline_bytes_max),
+        model=model,
+        request=await bodies.put_canonical(request, request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max),
@@ -306,6 +317,7 @@ async def to_submitted(
         session_id=submit.session_id,
         tags=submit.tags,
         asked_by=key_id_now(),
+        prompt_cache=None if cache.policy == "as_is" and key is None else cache,
     )
 
 

@@ -6,9 +6,7 @@ and the first claim wins. A claim bridges the time until the read model has the 
 """
 
 import asyncio
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -26,8 +24,8 @@ log = get_logger("backstop.runtime.claims")
 
 class Claims(Protocol):
     async def claim(self, job_id: str, sha256: str) -> str | None:
-        """The hash of the submission that owns `job_id`: `sha256`, or
-        that of an earlier claim. None: the claims can't tell.
+        """The hash of the submission that owns `job_id`: `sha256`, or that of an earlier claim. None: the claims can't
+        tell.
         """
 
 
@@ -63,7 +61,7 @@ class FolderClaims:
         removed = 0
         for path in self._root.glob("??/*"):
             try:
-                if path.stat().st_mtime * 1000 < before_ms:
+                if path.lstat().st_mtime * 1000 < before_ms:
                     path.unlink()
                     removed += 1
             except OSError:
@@ -76,18 +74,15 @@ class FolderClaims:
 
     @staticmethod
     def _claim(path: Path, sha256: str) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written to a temporary file and linked, so no reader sees a partial claim. No fsync: if a crash loses it, the
-        # log decides.
-        descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+        """A claim is a symbolic link that points to its hash: one call of the file system makes both, or neither. There
+        is no fsync: if a crash loses the claim, the log decides.
+        """
         try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(sha256)
-            try:
-                os.link(part, path)
-            except FileExistsError:
-                first = path.read_text()
-                return first if _SHA256.fullmatch(first) else sha256
-            return sha256
-        finally:
-            Path(part).unlink(missing_ok=True)
+            path.symlink_to(sha256)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return FolderClaims._claim(path, sha256)
+        except FileExistsError:
+            first = str(path.readlink())
+            return first if _SHA256.fullmatch(first) else sha256
+        return sha256

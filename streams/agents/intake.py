@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from backstop.runtime.blobs import BlobStore
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.claims import Claims
 from backstop.runtime.kafka.dead_letters import RawRecord, dead_letter
 from schemas.base import Message
@@ -28,8 +28,7 @@ async def take_request(
     tenant: str,
     now_ms: int,
     policy: SubmissionPolicy,
-    blobs: BlobStore,
-    inline_bytes_max: int,
+    bodies: Bodies,
     claims: Claims | None = None,
 ) -> Sequence[Message]:
     """The facts, and the dead letter if there is one. No content of a record raises; an OSError is the blob store's."""
@@ -51,8 +50,7 @@ async def take_request(
             error = PoisonError("conflict", "the job id belongs to an earlier submission with another request")
             return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
-            prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
-            inline_bytes_max=inline_bytes_max,
+            prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, bodies=bodies,
         )  # fmt: skip
     except PoisonError as error:
         letter = dead_letter(record, error, "intake", now_ms)

@@ -138,9 +138,9 @@ class Attempts:
         live = sum(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
         return self.retries + self.unpaid_ends + self.doubts + live
 
-    def find(self, lost: Abandoned) -> "Attempts":
+    def find(self, adopted: Abandoned) -> "Attempts":
         """Take back the count of an abandoned attempt that was adopted: its cost is counted when it ends."""
-        if lost.answered:
+        if adopted.answered:
             return replace(self, doubts=max(0, self.doubts - 1))
         return replace(self, retries=max(0, self.retries - 1))
 
@@ -170,7 +170,7 @@ class Attempts:
     def live(self) -> bool:
         return any(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
 
-    def lost(self) -> bool:
+    def abandoned(self) -> bool:
         """Whether an attempt is abandoned, and so may have an unclaimed response that runs."""
         return any(isinstance(item, Abandoned) for item in self.items)
 
@@ -232,4 +232,10 @@ def _brief(item: Attempt) -> AttemptBrief:
 def total(usages: Iterable[Usage]) -> Usage:
     """The sum of usages, field by field."""
     known = tuple(usages)
-    return Usage(**{name: sum(getattr(usage, name) for usage in known) for name in Usage.model_fields})
+    return Usage(**{name: _sum(getattr(usage, name) for usage in known) for name in Usage.model_fields})
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None if no count is told."""
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None

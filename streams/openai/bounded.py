@@ -6,14 +6,15 @@ A stream of events that the call asked for is passed on unread: its reader bound
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 import httpx2
 from openai._vendor.httpx_aiohttp import AiohttpTransport
 
 from schemas.shape import ShapeLimits, beyond
 from streams.answer_memory import FREE_BYTES, AnswerMemory, Hold, cost_bytes
+from streams.provider import CallLimits
 
 BEGINNING_BYTES: Final = 64 << 10
 """How much is kept of an answer that is cut: enough for the status and the error of a response object."""
@@ -31,6 +32,9 @@ CUT: Final = "backstop_cut"
 EVENTS_PIECE_BYTES: Final = 32 << 10
 """32,000 empty lines take some 10 ms."""
 
+STREAMS_SHARE: Final = 4
+"""Events of streams may have a quarter of the memory that answers may have, beside it."""
+
 _OF_THE_BODY: Final = frozenset((b"content-encoding", b"content-length", b"transfer-encoding"))
 
 
@@ -38,8 +42,17 @@ _OF_THE_BODY: Final = frozenset((b"content-encoding", b"content-length", b"trans
 class AnswerLimits:
     """How much is read of one answer, and the memory of all of them."""
 
-    bytes_max: int = 64 << 20
-    memory: AnswerMemory = field(default_factory=lambda: AnswerMemory(256 << 20))
+    bytes_max: int
+    memory: AnswerMemory
+
+    @classmethod
+    def of(cls, limits: CallLimits) -> Self:
+        return cls(limits.answer_bytes_max, AnswerMemory(limits.answers_memory_bytes_max))
+
+    @classmethod
+    def of_streams(cls, limits: CallLimits) -> Self:
+        """Streams have memory of their own, so that no call waits for an event."""
+        return cls(limits.answer_bytes_max, AnswerMemory(limits.answers_memory_bytes_max // STREAMS_SHARE))
 
 
 @dataclass(slots=True)

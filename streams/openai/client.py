@@ -7,7 +7,6 @@ timeout restarts with each byte). Measured with openai 3.54.0; `test_client.py` 
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -18,19 +17,19 @@ import openai
 import orjson
 import structlog
 from openai import AsyncOpenAI, AsyncStream
-from pydantic import SecretStr
 
 from backstop.runtime.process.clock import monotonic_s
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
 from schemas.shape import beyond
 from schemas.statuses import OPEN_RESPONSE_STATUSES
 from streams.answer_memory import AnswerMemory, holding
+from streams.openai.account import OpenAIAccount
 from streams.openai.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
 from streams.openai.bounded import CUT, SHAPE, AnswerLimits, is_event_stream, pieces_of
 from streams.openai.foreign_json import beginning, parse
 from streams.openai.sse import EventReader, EventTooLargeError
 from streams.openai.transport import HttpClient, tls_context, watched
-from streams.provider import CallMetrics, Operation
+from streams.provider import CallLimits, CallMetrics, Operation
 
 log = structlog.get_logger()
 
@@ -67,22 +66,14 @@ class OpenAIClient:
 
     def __init__(
         self,
-        *,
-        base_url: str,
-        api_key: SecretStr,
+        account: OpenAIAccount,
         metrics: CallMetrics,
-        connections_max: int = 128,
-        poll_timeout_ms: int = 30_000,
-        organization: str | None = None,
-        project: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        answers: AnswerLimits | None = None,
+        limits: CallLimits,
     ) -> None:
         self._metrics = metrics
-        self._poll_timeout_s = poll_timeout_ms / 1_000
-        self._answers = answers = answers or AnswerLimits()
-        connections = connections_max + CONNECTIONS_SPARE
-        self._sdk = make_sdk(base_url, api_key, connections, organization, project, tls, answers=answers)
+        self._poll_timeout_s = limits.poll_timeout_ms / 1_000
+        self._answers = AnswerLimits.of(limits)
+        self._sdk = make_sdk(account, limits.calls_max + CONNECTIONS_SPARE, self._answers)
 
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
@@ -165,31 +156,22 @@ class OpenAIClient:
         return reply
 
 
-def make_sdk(
-    base_url: str,
-    api_key: SecretStr,
-    connections_max: int,
-    organization: str | None,
-    project: str | None,
-    tls: ssl.SSLContext | None = None,
-    *,
-    answers: AnswerLimits,
-) -> AsyncOpenAI:
+def make_sdk(account: OpenAIAccount, connections_max: int, answers: AnswerLimits) -> AsyncOpenAI:
     """The SDK client. Its environment counts for proxies and trust only. With an empty key: no `Authorization`."""
     for name in ("openai", "httpx2", "httpcore2"):
         # At debug level (OPENAI_LOG=debug) the SDK logs whole requests, with prompts.
         logging.getLogger(name).setLevel(logging.WARNING)
-    key = api_key.get_secret_value()
+    key = account.api_key.get_secret_value()
     sdk = AsyncOpenAI(
-        base_url=base_url,
+        base_url=account.base_url,
         api_key=key or "none",
         max_retries=0,
         # aiohttp needs half of httpx's processor time.
-        http_client=HttpClient(connections_max, tls or tls_context(None, None), answers, keyless=not key),
+        http_client=HttpClient(connections_max, account.tls or tls_context(None, None), answers, keyless=not key),
     )
     # The SDK reads missing values from environment variables. Only Backstop's settings count.
-    sdk.organization = organization
-    sdk.project = project
+    sdk.organization = account.organization
+    sdk.project = account.project
     sdk.admin_api_key = None
     sdk.webhook_secret = None
     sdk._custom_headers = {}  # noqa: SLF001 - from OPENAI_CUSTOM_HEADERS; no argument turns them off

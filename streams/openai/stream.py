@@ -4,16 +4,15 @@ Apart from `streams.openai.client`: a stream holds its connection while a respon
 pool of their own, and a create never waits for one of their connections.
 """
 
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from pydantic import SecretStr
 
 from streams.answer_memory import Hold
+from streams.openai.account import OpenAIAccount
 from streams.openai.answers import Answer, Reply
 from streams.openai.bounded import AnswerLimits, is_event_stream, pieces_of
 from streams.openai.client import (
@@ -28,6 +27,7 @@ from streams.openai.client import (
     whole_answer,
 )
 from streams.openai.sse import EventReader
+from streams.provider import CallLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +44,21 @@ class _Opened(Answer):
 
 
 class OpenAIStreams:
-    """Opens streams. A stream fails without an answer within `open_timeout_ms`, or after `silence_ms` of silence."""
+    """Opens streams. It fails after `poll_timeout_ms` without an answer, or `stream_silence_ms` of silence."""
 
     def __init__(
         self,
-        *,
-        base_url: str,
-        api_key: SecretStr,
-        connections_max: int,
-        open_timeout_ms: int,
-        silence_ms: int,
-        organization: str | None = None,
-        project: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        answers: AnswerLimits | None = None,
+        account: OpenAIAccount,
+        limits: CallLimits,
     ) -> None:
-        answers = answers or AnswerLimits()
+        answers = AnswerLimits.of_streams(limits)
         self._memory = answers.memory
-        self._open_timeout_s = open_timeout_ms / 1_000
+        self._open_timeout_s = limits.poll_timeout_ms / 1_000
+        silence_s = limits.stream_silence_ms / 1_000
         self._timeouts = httpx2.Timeout(
-            self._open_timeout_s, read=silence_ms / 1_000, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
+            self._open_timeout_s, read=silence_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
         )
-        self._sdk = make_sdk(base_url, api_key, connections_max, organization, project, tls, answers=answers)
+        self._sdk = make_sdk(account, limits.streams_max, answers)
 
     @asynccontextmanager
     async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:

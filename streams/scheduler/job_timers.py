@@ -4,7 +4,7 @@ A job that backs off has a time for its next attempt. While its lane is closed, 
 `JobTimerFired` is written at that time; the fold accepts a later one. So a job that waits for a lane costs one place in
 a queue and no records, however long the outage is. Deferred jobs are in memory only: after a restart or a rebalance
 their rows are due again and are deferred again. The index has a deferred job's deadline, so the deadline's timer is not
-late.
+late. A job that ended while it was deferred takes no turn: a probe or a place on the ramp is for a job that waits.
 """
 
 from collections import deque
@@ -21,17 +21,24 @@ from streams.scheduler.due import Due, DueIndex
 Release = Callable[[str], int]
 """Model → 0 if a waiting job may begin its attempt, else the milliseconds after which to ask again."""
 
+RowOf = Callable[[int, bytes], bytes | None]
+"""Partition, key → the row; None without one."""
+
 Key = tuple[int, bytes]
 
 ASK_AGAIN_MS_MAX = 500
 """A lane does not announce that it opens, so it is asked at this interval: once per lane, not per waiting job."""
 
+ROWS_A_TICK_MAX = 500
+"""Rows of deferred jobs that are read in one tick: some milliseconds."""
+
 
 class JobTimers:
     """Makes the timers of jobs (a `MakeTimer`). Deferred jobs of a lane are released in the order of their deferral."""
 
-    def __init__(self, index: DueIndex, release: Release, now_ms: NowMs) -> None:
+    def __init__(self, index: DueIndex, row_of: RowOf, release: Release, now_ms: NowMs) -> None:
         self._index = index
+        self._row_of = row_of
         self._release = release
         self._now_ms = now_ms
         self._deferred: dict[str, deque[Key]] = {}
@@ -60,10 +67,12 @@ class JobTimers:
     def let_go(self, owned: Collection[int]) -> None:
         """Make due the deferred jobs that their lanes allow now."""
         now_ms = self._now_ms()
+        reads = ROWS_A_TICK_MAX
         for model in [model for model, ask_at_ms in self._ask_at_ms.items() if ask_at_ms <= now_ms]:
             deferred = self._deferred[model]
-            while deferred:
-                if deferred[0][0] not in owned:
+            while deferred and reads:
+                reads -= 1
+                if deferred[0][0] not in owned or not self._waits(deferred[0]):
                     self._keys.discard(deferred.popleft())
                     continue
                 wait_ms = self._release(model)
@@ -83,6 +92,10 @@ class JobTimers:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def _waits(self, place: Key) -> bool:
+        row = self._row_of(*place)
+        return row is not None and isinstance(JOB_FOLD.decode_state(decode_row(row)[0]), job.BackingOff)
 
     def _defer(self, place: Key, state: job.BackingOff, now_ms: int) -> bool:
         if now_ms >= state.spec.deadline_at_ms:

@@ -12,17 +12,14 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 from schemas.base import InlineBody
 from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
 from schemas.responses import PollFailed, ResponseObserved
 from streams.answer_memory import AnswerMemory, Hold
 from streams.openai.bounded import EVENTS_PIECE_BYTES, pieces_of
-from streams.openai.provider import OpenAIProvider
 from streams.provider import AskAgain, Told, TooMuch
-from streams.workers.metrics import WorkerMetrics
+from tests.support.accounts import account_at, provider_of
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.calling import calling, poll
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, serving
@@ -214,10 +211,9 @@ def followed(mischief: Mischief) -> Any:
 
 async def following(mischief: Mischief) -> Any:
     async with serving(mischief) as state:
-        provider = OpenAIProvider.open(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=WorkerMetrics(CollectorRegistry()),
-            now_ms=lambda: 0, answer_bytes_max=LIMIT_BYTES, answers_memory_bytes_max=64 * MIB,
-        )  # fmt: skip
+        provider = provider_of(
+            account_at(state.base_url), lambda: 0, answer_bytes_max=LIMIT_BYTES, answers_memory_bytes_max=64 * MIB
+        )
         try:
             stream = provider.follow(RESPONSE_ID, event_bytes_max=100_000, response_bytes_max=MIB)
             async with stream.opened() as opened:

@@ -1,9 +1,9 @@
 """A worker as `streams.app` composes it: both folds, intake, both schedulers, submitter and poller; all but Faust are
 the real ones.
 
-`FoldConsumer` does what Faust and `streams.faust.consumer` do for the folds: joins, recovers, gives each partition's
-records in batches, one at a time, commits the end of what was acknowledged, and on a rebalance waits for what is out,
-commits, and moves.
+`FoldConsumer` replaces Faust and `streams.faust.consumer` for the folds. It joins, recovers, and hands out each
+partition's records, one batch at a time. It commits the end of the acknowledged records. On a rebalance it waits for
+the batches in progress, commits, and then moves.
 """
 
 import asyncio
@@ -13,8 +13,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.errors import BrokerUnavailableError, InvariantError
 from backstop.runtime.kafka.acknowledged import publish
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell
@@ -31,8 +33,10 @@ from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
 from streams.submission import SubmissionPolicy
 from streams.tables.changelog import OvertakenError
 from streams.tables.fold_table import PartitionNotOwnedError
+from streams.workers.access import ProviderAccess
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
+from streams.workers.limits import PollerLimits, SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
@@ -53,20 +57,18 @@ DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
 AHEAD_MS = 10_000
-"""Short, so that rows are read again for what was far off."""
+"""Short, so that rows due later than this are read again."""
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
 EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
-"""Failures after which a worker ends by itself, as it should; any other is a defect of ours."""
+"""Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
 
 
 class WatchedIndex(DueIndex):
-    """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at
-    each tick.
-    """
+    """Wakes its scheduler if a row becomes due earlier, so that virtual time need not stop at each tick."""
 
     def __init__(self, now_ms: NowMs) -> None:
         super().__init__(now_ms, AHEAD_MS)
@@ -143,7 +145,7 @@ class FoldConsumer:
         return True
 
     async def _serve(self, member: Member, stop: asyncio.Event) -> None:
-        """Until the group moves or `stop`; then everything that is out has ended and is committed."""
+        """Run until the group moves or `stop`; then all batches have ended and are committed."""
         self._open = True
         self._done = {}
         wakes: list[tuple[Log, asyncio.Event]] = []
@@ -230,7 +232,7 @@ class Worker:
         self.life = life
         self.host = host
         self._broker = broker
-        self._blobs = blobs
+        self._bodies = Bodies(blobs, INLINE_BYTES_MAX)
         self._policy = policy
         self._wrong = wrong
         self._stores = stores
@@ -259,15 +261,14 @@ class Worker:
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        rate = PollRate(calls_per_s, life.now_ms)
+        access = ProviderAccess(openai, lanes, PollRate(calls_per_s, life.now_ms))
         self._submitter = Submitter(
-            group=self._submissions, provider=openai, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
+            group=self._submissions, access=access, reporting=self._reporting("submitter"), bodies=self._bodies,
+            polls=webhooks, limits=SubmitterLimits(concurrency=8, drain_ms=3_000),
         )  # fmt: skip
         self._poller = Poller(
-            group=self._poll_commands, provider=openai, publisher=Publisher(life, broker, "poller"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
-            concurrency=8, drain_ms=2_000,
+            group=self._poll_commands, access=access, reporting=self._reporting("poller"), bodies=self._bodies,
+            polls=webhooks, limits=PollerLimits(concurrency=8, drain_ms=2_000),
         )  # fmt: skip
 
     def start(self) -> None:
@@ -280,15 +281,18 @@ class Worker:
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
     async def stop(self) -> None:
-        """SIGTERM: finish what is in hand, leave, end."""
+        """SIGTERM: finish the current work, leave the groups, end."""
         self._stop.set()
         self._submissions.nudge()
         self._poll_commands.nudge()
         await asyncio.wait(self._ending, timeout=2 * DRAIN_S)
         self.life.kill("stopped")
 
+    def _reporting(self, who: str) -> Reporting[WorkerMetrics]:
+        return Reporting(Publisher(self.life, self._broker, who), METRICS, self.life.now_ms)
+
     async def _informed(self, part: Callable[[], Awaitable[None]]) -> None:
-        """Nothing begins before the worker has heard which lanes are closed."""
+        """Start work only after the worker has read which lanes are closed."""
         await self._board.first_read()
         await part()
 
@@ -315,12 +319,11 @@ class Worker:
             part.index.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
-        """As `streams.agents.agents.Intake.take`, which can't be had without Faust."""
+        """The same as `streams.agents.agents.Intake.take`, which needs Faust."""
         messages: list[Message] = []
         for record in records:
             messages += await take_request(
-                record, tenant=DEFAULT_TENANT, now_ms=self.life.now_ms(), policy=self._policy, blobs=self._blobs,
-                inline_bytes_max=INLINE_BYTES_MAX,
+                record, tenant=DEFAULT_TENANT, now_ms=self.life.now_ms(), policy=self._policy, bodies=self._bodies,
             )  # fmt: skip
         await publish(self._intake, messages, "intake")
 
@@ -342,23 +345,23 @@ class FoldParts:
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
             index=self.index, now_ms=life.now_ms,
         )  # fmt: skip
-        self._held = JobTimers(self.index, lanes.release if lanes else lambda _: 0, life.now_ms)
+        self._held = JobTimers(self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms)
         self._scheduler = Scheduler(
-            fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go, publisher=Publisher(life, broker, who),
-            now_ms=life.now_ms,
+            fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
+            publisher=Publisher(life, broker, who), now_ms=life.now_ms,
         )  # fmt: skip
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:
         await self._shell.take(partition, records)
 
     async def watch(self) -> None:
-        """As `streams.app` does, every now and then."""
+        """The same as the periodic task of `streams.app`."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             await self.rows.watch_changelog()
 
     async def fire(self) -> None:
-        """`Scheduler.run`, asleep for as long as nothing is due."""
+        """`Scheduler.run`, which sleeps until a row is due."""
         while True:
             try:
                 await self._scheduler.tick()

@@ -6,12 +6,13 @@ import asyncio
 import random
 import signal
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from backstop.runtime.process.clock import monotonic_s
+from backstop.simulator.catalogue import Place, parse_rate
 from backstop.simulator.loading import load_profile
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.torture.children import Child, Kind
@@ -31,6 +32,16 @@ LONG_MINUTES = 30.0
 """Only a run of this length has two minutes for one fault."""
 
 WAVE = {"create_429_requests": 0.4, "create_429_tokens": 0.2, "create_503_overloaded": 0.1, "poll_429": 0.3}
+"""What a wave refuses, as shares of the calls that the profile's other faults leave."""
+
+
+def wave_over(usual: Mapping[str, float]) -> dict[str, float]:
+    """The rates of a wave over a profile's: with the rates that stay, those of a place sum to 1 at most."""
+    stay: defaultdict[Place, float] = defaultdict(float)
+    for name, rate in usual.items():
+        if name not in WAVE:
+            stay[parse_rate(name)[1]] += rate
+    return {name: rate * (1 - stay[parse_rate(name)[1]]) for name, rate in WAVE.items()}
 
 
 @dataclass(slots=True)
@@ -52,6 +63,7 @@ class Schedule:
         self._began_s = monotonic_s()
         usual = load_profile(rig.plan.faults).rates
         self._usual_rates = {name: usual.get(name, 0.0) for name in WAVE}
+        self._wave_rates = wave_over(usual)
 
     async def run(self) -> None:
         """For the minutes of the plan; what is broken then is the caller's to heal (`heal`)."""
@@ -288,7 +300,7 @@ class Schedule:
         await asyncio.sleep(6)
 
     async def _wave(self) -> None:
-        await self._rig.control("faults", {"rates": WAVE})
+        await self._rig.control("faults", {"rates": self._wave_rates})
         await asyncio.sleep(self._random.uniform(4, 8))
         await self._rig.control("faults", {"rates": self._usual_rates})
 

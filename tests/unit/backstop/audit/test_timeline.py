@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from backstop.audit.records import Placed
 from backstop.audit.timeline import SHOWN, TOPICS, in_order, states_at, summary, timeline
 from backstop.audit.trace import Trace, from_records, trace
+from backstop.runtime.records import Record
 from schemas.base import InlineBody
 from schemas.codec import canonical
 from schemas.commands import POLL_COMMAND, SUBMISSION
@@ -21,7 +21,7 @@ from tests.unit.schemas.messages import MESSAGES
 SECRET = "canary-prompt-seen-nowhere-else"
 
 
-def found_in(world: World, identifier: str) -> tuple[Placed, ...]:
+def found_in(world: World, identifier: str) -> tuple[Record, ...]:
     found = traced(world, identifier)
     assert found is not None
     return found.records
@@ -54,10 +54,10 @@ def test_a_job_and_its_response_are_found_by_either_id_in_the_order_in_which_thi
 
 
 def test_an_id_that_no_log_knows_has_no_history() -> None:
-    assert traced(World("a"), "nobody") is None
+    assert traced(World("a"), "unknown") is None
 
 
-def test_a_response_that_nobody_claimed_has_a_history_of_its_own() -> None:
+def test_an_unclaimed_response_has_a_history_of_its_own() -> None:
     world = World()
     world.tell(b.webhook(b.T0, response_id="resp_x"))
     world.work()

@@ -9,7 +9,7 @@ import pytest
 from backstop.readmodel.dead_letters import NAME_CHARS_MAX, PREVIEW_CHARS_MAX, dead_letter_row
 from backstop.readmodel.parse import parse
 from backstop.readmodel.rows import DeadLetterRow, Position
-from backstop.runtime.kafka.records import Record as RawRecord
+from backstop.runtime.records import Record as RawRecord
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved, Origin
 from schemas.text import printable
@@ -45,7 +45,9 @@ def row(*args: Any, **changes: Any) -> DeadLetterRow:
         (None, b'{"tenant": "acme"}', None),
     ],
 )
-def test_whose_it_is_comes_from_who_may_write_there(topic: str | None, value: bytes | None, tenant: str | None) -> None:
+def test_a_dead_letters_tenant_comes_from_its_topic_or_from_a_record_of_our_logs(
+    topic: str | None, value: bytes | None, tenant: str | None
+) -> None:
     assert row(value, topic).tenant == tenant
 
 

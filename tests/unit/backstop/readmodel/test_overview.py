@@ -60,7 +60,7 @@ async def api(bench: Bench, folders: BlobFolders | None = None) -> AsyncIterator
     app = web.Application()
     rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     held: list[Api] = []
-    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders)
+    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders=folders)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -241,7 +241,7 @@ def test_dead_letters_come_newest_first_in_pages(with_api: Any) -> None:
     with_api(body)
 
 
-def test_who_sees_which_dead_letter_and_how_much_of_it(with_api: Any) -> None:
+def test_tenant_and_scopes_decide_which_dead_letters_a_caller_sees_and_how_much_of_them(with_api: Any) -> None:
     async def body(api: Api) -> None:
         await api.take(*letters(1), *letters(1, "requests.x", record_key="x:j"), *letters(1, None))
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from backstop.readmodel import store
 from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
-from backstop.runtime.blobs import FolderBlobs, put_body
+from backstop.runtime.blobs import Bodies, FolderBlobs
 from schemas.base import BlobBody
 from tests.support.waiting import eventually
 from tests.unit.backstop.readmodel.api import Api, api
@@ -43,11 +43,13 @@ def test_a_finished_job_comes_with_its_result_and_its_output(with_api) -> None:
     async def body(api: Api) -> None:
         await api.take(*whole_job("j", "resp_1", session_id="s", tags=("t",)))
         job = await api.get("/v1/jobs/j")
-        result = job.pop("result")
+        result, cost = job.pop("result"), job.pop("cost")
+        # The times of these facts are before any price.
+        assert (cost["attempts"], cost["unpriced"], cost["output_tokens"], "cost_usd" in cost) == (1, 1, 7, False)
         assert job == {
-            "object": "job", "job_id": "j", "status": "completed", "terminal": True, "model": "gpt-5", "session_id": "s",
-            "tags": ["t"], "submitted_at_ms": 1_000, "updated_at_ms": 9_000, "deadline_at_ms": 10_000_000,
-            "finished_at_ms": 9_000, "attempts": 1, "found_by": "webhook", "version": 4,
+            "object": "job", "job_id": "j", "status": "completed", "terminal": True, "model": "gpt-5",
+            "session_id": "s", "tags": ["t"], "submitted_at_ms": 1_000, "updated_at_ms": 9_000,
+            "deadline_at_ms": 10_000_000, "finished_at_ms": 9_000, "attempts": 1, "found_by": "webhook", "version": 4,
         }  # fmt: skip
         assert result["outcome"] == "completed"
         assert result["usage"]["output_tokens"] == 7
@@ -60,8 +62,8 @@ def test_a_finished_job_comes_with_its_result_and_its_output(with_api) -> None:
 def test_a_large_output_is_linked_and_a_missing_one_is_said_to_be_missing(with_api, tmp_path: Path) -> None:
     async def body(api: Api) -> None:
         blobs = FolderBlobs(tmp_path / "blobs")
-        large = await put_body(blobs, {"text": "x" * 300_000}, 1_000)
-        small = await put_body(blobs, {"text": "y" * 2_000}, 1_000)
+        large = await Bodies(blobs, 1_000).put({"text": "x" * 300_000})
+        small = await Bodies(blobs, 1_000).put({"text": "y" * 2_000})
         for name, stored in (("large", large), ("small", small)):
             facts = [submitted(name), accepted(name), settled(name).model_copy(update={"response": stored})]
             await api.take(*facts, result_of(*facts))
@@ -171,7 +173,7 @@ def test_a_wait_ends_with_its_time(with_api) -> None:
     async def body(api: Api) -> None:
         await api.take(submitted())
         assert (await api.get("/v1/jobs/j?wait=1"))["status"] == "submitting"
-        assert (await api.get("/v1/jobs/nobody?wait=1", 404))["code"] == "job_not_found"
+        assert (await api.get("/v1/jobs/unknown?wait=1", 404))["code"] == "job_not_found"
         assert (await api.get("/v1/jobs/j?wait=31", 400))["code"] == "bad_parameter"
 
     with_api(body)
@@ -223,7 +225,7 @@ def test_a_stream_resumes_after_the_last_event_that_was_seen(with_api) -> None:
 @pytest.mark.parametrize(
     ("last_event_id", "reason"), [("7-1", "rebuilt"), ("nonsense", "unreadable"), ("{build}-0", "trimmed")]
 )
-def test_what_was_missed_and_cannot_be_told_is_a_gap(with_api, last_event_id: str, reason: str) -> None:
+def test_missed_events_that_are_no_longer_available_are_a_gap(with_api, last_event_id: str, reason: str) -> None:
     async def body(api: Api) -> None:
         await api.take(*whole_job("j", "resp_1"))
         for n in range(3):
@@ -279,7 +281,7 @@ def test_a_quiet_stream_shows_that_it_lives(with_api) -> None:
     with_api(body)
 
 
-def test_who_falls_behind_is_let_go_and_keeps_what_was_queued(run) -> None:
+def test_a_slow_follower_is_dropped_and_keeps_its_queued_changes(run) -> None:
     async def body(bench: Bench) -> None:
         projection = await Projection(bench.another()).take_over()
         changes = ChangeFeed(bench.another(), CollectorRegistry(), StreamLimits(queue_max=3))
@@ -287,7 +289,7 @@ def test_who_falls_behind_is_let_go_and_keeps_what_was_queued(run) -> None:
         follower = Follower("default")
         log = Log()
         async with changes.follow(follower):
-            # The feed stands at the end before the first change is written: then none is missed.
+            # The feed is at the end before the first change is written, so it misses none.
             await projection.take(log.put(submitted("first")))
             await eventually(lambda: follower._queue.qsize() == 1, what="the first change", timeout_s=5)
             await projection.take(log.put(*(submitted(f"j{n}") for n in range(5))))

@@ -10,7 +10,7 @@ from streams.fold.batch import JOB_FOLD
 from streams.fold.rows import encode_row
 from streams.policy.lanes import CANDIDATE_WAIT_MS, PROBE_WAIT_MS, RAMP_FIRST
 from streams.scheduler.due import Due, DueIndex
-from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, JobTimers
+from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, ROWS_A_TICK_MAX, JobTimers
 from streams.workers.lanes import Lanes
 from tests.support.builders import DEADLINE, MODEL, T0
 from tests.unit.streams.fold.states import backing_off, finished
@@ -29,7 +29,7 @@ class Rig:
         self.lanes = Lanes(clock)
         self.index = DueIndex(clock, ahead_ms=DEADLINE)
         self.index.own([0])
-        self.timers = JobTimers(self.index, self.lanes.release, clock)
+        self.timers = JobTimers(self.index, lambda _, key: self.rows.get(key), self.lanes.release, clock)
         self.rows = {b"job_%03d" % number: ROW for number in range(jobs)}
         for key in self.rows:
             self.index.put(0, key, RETRY_AT)
@@ -46,6 +46,13 @@ class Rig:
             self.index.taken(due)
         assert all(isinstance(timer, JobTimerFired) and timer.due_ms == RETRY_AT for timer in fired)
         return [timer.key for timer in fired]
+
+    def end(self, *keys: bytes) -> None:
+        """The jobs end while they are deferred."""
+        over = finished("cancelled", RETRY_AT + 5)
+        for key in keys:
+            self.rows[key] = encode_row(JOB_FOLD.encode_state(over), 8)
+            self.index.put(0, key, job.due_ms(over))
 
     def close(self) -> None:
         self.lanes.failed(MODEL, "c1", "account", "invalid_api_key")
@@ -109,12 +116,41 @@ def test_a_job_that_has_moved_on_keeps_its_own_time() -> None:
     rig.now_ms = RETRY_AT
     rig.close()
     rig.tick(RETRY_AT)
-    over = finished("cancelled", RETRY_AT + 5)
-    rig.rows[b"job_000"] = encode_row(JOB_FOLD.encode_state(over), 8)
-    rig.index.put(0, b"job_000", job.due_ms(over))
+    rig.end(b"job_000")
     rig.lanes.succeeded(MODEL, "c2")
     assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == []
-    assert rig.index.knows(Due(over.forget_at_ms, b"job_000", 0))
+    assert rig.index.knows(Due(finished("cancelled", RETRY_AT + 5).forget_at_ms, b"job_000", 0))
+
+
+def test_a_job_that_ended_while_deferred_takes_no_turn_of_the_probe() -> None:
+    rig = Rig(3)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    rig.end(b"job_000", b"job_001")
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == ["job_002"]
+    assert len(rig.timers) == 0
+
+
+def test_jobs_that_ended_while_deferred_take_no_place_on_the_ramp() -> None:
+    rig = Rig(100)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    rig.tick(RETRY_AT)
+    rig.end(*(b"job_%03d" % number for number in range(50)))
+    rig.lanes.succeeded(MODEL, "c2")
+    assert rig.tick(RETRY_AT + ASK_AGAIN_MS_MAX)[:RAMP_FIRST] == [f"job_{50 + n:03d}" for n in range(RAMP_FIRST)]
+
+
+def test_a_long_queue_of_ended_jobs_is_left_in_bounded_steps() -> None:
+    rig = Rig(ROWS_A_TICK_MAX + 2)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    while len(rig.timers) < ROWS_A_TICK_MAX + 2:
+        rig.tick(RETRY_AT)
+    rig.end(*(b"job_%03d" % number for number in range(ROWS_A_TICK_MAX + 1)))
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == []
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == [f"job_{ROWS_A_TICK_MAX + 1}"]
 
 
 def test_deferred_jobs_of_a_revoked_partition_are_forgotten() -> None:
