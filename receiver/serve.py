@@ -111,6 +111,8 @@ def application(
     storage = open_storage(settings)
     blobs = storage.blobs
     health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
+    if folders is not None:
+        health.watch("blob_stores", folders.difference, "note")
     spending = spending or Spending((), read_prices(SHIPPED_PRICES))
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
@@ -123,7 +125,7 @@ def application(
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=spending.prices)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
     add_page(app)

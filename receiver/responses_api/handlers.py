@@ -240,22 +240,33 @@ class ResponsesIngress:
         return await self._streams.serve(request, tenant, shown.document, asked.starting_after, obfuscated=obfuscated)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Answers with the ended response, or after `cancelled_s` with its current state."""
+        """Answers with the ended response, or after `cancelled_s` with its current state.
+
+        A response of a create with `store: false` is cancelled while it is open, as a client that left its create has
+        no other way to stop it. The answer tells its status only.
+        """
         tenant, response_id = tenant_of(request), _path_id(request)
         await read_body(request, bytes_max=self._limits.cancel_bytes_max, within_s=self._limits.submit_body_s)
-        shown = await self._find(tenant, response_id)
-        if shown.ended:
-            return _json(shown.document)
-        await self._cancels.publish(_cancel_of(response_id), tenant)
+        shown = await self._find(tenant, response_id, hidden_too=True)
+        hidden = await self._responses.is_hidden(tenant, response_id)
+        if hidden and (shown.ended or not await self._responses.is_unstored(tenant, response_id)):
+            _not_found(response_id)
+        if not shown.ended:
+            await self._cancels.publish(_cancel_of(response_id), tenant)
+            shown = await self._ended_soon(tenant, response_id, shown)
+        return _json({**shown.document, "output": [], "store": False} if hidden else shown.document)
+
+    async def _ended_soon(self, tenant: str, response_id: str, shown: Shown) -> Shown:
+        """The response at its end, or as it is after `cancelled_s`."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._limits.cancelled_s
         while not shown.ended and loop.time() < deadline_s:
             await asyncio.sleep(CANCEL_POLL_S)
             try:
-                shown = await self._find(tenant, response_id)
+                shown = await self._find(tenant, response_id, hidden_too=True)
             except Refusal:
                 break  # the log has the cancel: answer with the last known state
-        return _json(shown.document)
+        return shown
 
     async def delete(self, request: web.Request) -> web.Response:
         """Hide the response from reads, and cancel it if it is open, as no client could read its output.
