@@ -35,10 +35,10 @@ export function costsView({ query, onLeave, fail }) {
 
 /** An amount of dollars: exact in the title, shown with the digits that matter. */
 export function money(usd) {
-  if (usd === undefined) return h("span", { class: "hint" }, "unknown");
+  if (usd === undefined) return h("data", { class: "hint" }, "unknown");
   const amount = Number(usd);
   const digits = amount >= 1 || amount === 0 ? 2 : Math.min(8, 1 - Math.floor(Math.log10(amount)));
-  return h("span", { title: `$${usd}` }, `$${amount.toLocaleString("en", { minimumFractionDigits: 2,
+  return h("data", { value: usd, title: `$${usd}` }, `$${amount.toLocaleString("en", { minimumFractionDigits: 2,
     maximumFractionDigits: Math.max(2, digits) })}`);
 }
 
