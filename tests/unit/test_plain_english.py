@@ -28,7 +28,7 @@ NOT_YET: dict[str, int] = {
     "schemas": 1,
     "tests/clients": 10,
     "tests/kafka": 48,
-    "tests/torture": 14,
+    "tests/torture": 8,
 }
 """Paths that are not clean, each with its offences. A number may only shrink; a path that is not here has none."""
 
