@@ -2,12 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Final, Literal, assert_never
+from typing import Any, Final, Literal, assert_never, get_args
 
 import orjson
 
 from backstop.readmodel.database import Connection
 from schemas.base import Cause
+from schemas.pauses import PAUSED_CODE
 
 ROWS_MAX: Final = 1_000
 """Waiting jobs per tenant that are read for their reasons; more are not counted."""
@@ -18,7 +19,7 @@ PASSING_MIN: Final = 5
 NAMED_MAX: Final = 20
 BECAUSE_CHARS_MAX: Final = 300
 
-Kind = Literal["provider_refuses", "provider_unavailable"]
+Kind = Literal["provider_refuses", "provider_unavailable", "creates_paused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ def waiting(conn: Connection, tenant: str) -> dict[Kind, Waiting]:
         "SELECT job_id, fold_state FROM jobs WHERE status = 'backing_off' AND tenant = ? ORDER BY submitted_at_ms LIMIT ?",
         (tenant, ROWS_MAX),
     )
-    ids: dict[Kind, list[str]] = {"provider_refuses": [], "provider_unavailable": []}
-    reasons: dict[Kind, Counter[str]] = {"provider_refuses": Counter(), "provider_unavailable": Counter()}
+    ids: dict[Kind, list[str]] = {kind: [] for kind in get_args(Kind)}
+    reasons: dict[Kind, Counter[str]] = {kind: Counter() for kind in get_args(Kind)}
     for job_id, state in rows:
         told = _told(orjson.loads(bytes(state)))
         if told is not None:
@@ -50,6 +51,8 @@ def waiting(conn: Connection, tenant: str) -> dict[Kind, Waiting]:
 def _told(state: dict[str, Any]) -> tuple[Kind, str] | None:
     why: dict[str, Any] = state.get("why") or {}
     code = str(why.get("code", ""))
+    if code == PAUSED_CODE:
+        return "creates_paused", str(why.get("message") or "")[:BECAUSE_CHARS_MAX]
     cause: Cause | None = state.get("held_for") or state.get("cause")
     because = f"{code}: {why.get('message') or ''}".removesuffix(": ")[:BECAUSE_CHARS_MAX]
     kind = None if cause is None else _kind(cause)

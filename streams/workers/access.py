@@ -1,9 +1,10 @@
 """The one account at the provider that all workers of a process share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streams.provider import Provider
 from streams.workers.lanes import Lanes
+from streams.workers.pauses import Pauses
 from streams.workers.rate import PollRate
 
 
@@ -16,3 +17,5 @@ class ProviderAccess:
     """Hold back creates."""
     rate: PollRate
     """Holds back polls, cancels and the opening of streams."""
+    pauses: Pauses = field(default_factory=Pauses)
+    """Hold back the creates that an operator paused."""

@@ -20,6 +20,7 @@ from streams.workers.access import ProviderAccess
 from streams.workers.lanes import Lanes
 from streams.workers.limits import SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
+from streams.workers.pauses import Pauses
 from streams.workers.rate import PollRate
 from streams.workers.submitter import Submitter
 from tests.support.accounts import account_at, provider_of
@@ -55,6 +56,7 @@ class Bench:
     run: "asyncio.Task[None]"
     now_ms: list[int]
     rate: PollRate
+    pauses: Pauses
 
     async def facts(self, count: int, timeout_s: float = 5) -> list[Any]:
         await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
@@ -87,9 +89,10 @@ async def submitting(
     async with serving(*(script or (OK,))) as state:
         provider = provider_of(account_at(state.base_url), clock, metrics, **provider_options)
         rate = PollRate(250.0, clock, metrics.poll_rate_limit.set)
+        pauses = Pauses()
         submitter = Submitter(
             group=commands,
-            access=ProviderAccess(provider, lanes or Lanes(clock), rate),
+            access=ProviderAccess(provider, lanes or Lanes(clock), rate, pauses),
             reporting=Reporting(publisher, metrics, clock),
             bodies=Bodies(blobs, 65_536),
             polls=Webhooks(PollPolicy()),
@@ -97,7 +100,7 @@ async def submitting(
         )
         run = asyncio.create_task(submitter.run(stop))
         try:
-            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate)
+            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate, pauses)
         finally:
             stop.set()
             await asyncio.gather(run, return_exceptions=True)
