@@ -33,8 +33,9 @@ from receiver.app import serve as serve_app
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
+from receiver.reads.bulk import add_bulk_routes
 from receiver.reads.costs import add_cost_routes
-from receiver.reads.lanes import Pausing, add_lane_routes
+from receiver.reads.lanes import Publishing, add_lane_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, Spending, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
@@ -133,7 +134,9 @@ def application(
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
     watch = LaneWatch(settings, now_ms)
     app[LANE_WATCH] = watch
-    add_lane_routes(app, database, rights, now_ms, watch, Pausing(publisher, limits))
+    publishing = Publishing(publisher, limits)
+    add_lane_routes(app, database, rights, now_ms, watch, publishing)
+    add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, watch)
     add_page(app)
     for sweep in storage.sweeping:

@@ -11,16 +11,18 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from schemas.base import Frozen, KeyId, Message, StampMs, TenantId
 from schemas.lanes import ACCOUNT_PATTERN
-from schemas.requests import MODEL_CHARS_MAX, Tag
+from schemas.requests import MODEL_CHARS_MAX
 
 PAUSED_CODE = "lane_paused"
 """The reason's code of a job whose create was held by a pause."""
 
+TAG_CHARS_MAX = 64
 BY_CHARS_MAX = 100
 WHY_CHARS_MAX = 300
 
 Account = Annotated[str, StringConstraints(pattern=ACCOUNT_PATTERN)]
-Model = Annotated[str, StringConstraints(min_length=1, max_length=MODEL_CHARS_MAX)]
+Model = Annotated[str, StringConstraints(min_length=1, max_length=MODEL_CHARS_MAX, pattern=r"^[^\x00]+$")]
+TagName = Annotated[str, StringConstraints(min_length=1, max_length=TAG_CHARS_MAX, pattern=r"^[^\x00]+$")]
 Why = Annotated[str, StringConstraints(min_length=1, max_length=WHY_CHARS_MAX, pattern=r"\S")]
 By = Annotated[str, StringConstraints(min_length=1, max_length=BY_CHARS_MAX, pattern=r"\S")]
 PauseId = Annotated[str, StringConstraints(pattern=r"^pause_[0-9a-f]{16}$")]
@@ -32,7 +34,7 @@ class PauseScope(Frozen):
     account: Account | None = None
     model: Model | None = None
     tenant: TenantId | None = None
-    tag: Tag | None = None
+    tag: TagName | None = None
 
     @property
     def pause_id(self) -> str:

@@ -7,8 +7,7 @@ from typing_extensions import TypedDict
 
 from backstop.runtime.http.routes import Answer, Route
 from schemas.base import TenantId
-from schemas.pauses import Account, By, Model, PauseId, PauseScope, Why
-from schemas.requests import Tag
+from schemas.pauses import Account, By, Model, PauseId, PauseScope, TagName, Why
 from streams.policy.lanes import Breaks
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
@@ -25,7 +24,7 @@ class _Scoped(BaseModel):
     """Only creates that ask for this model, by its exact name."""
     tenant: TenantId | None = None
     """Only this tenant's creates. A key without `admin` always means its own tenant."""
-    tag: Tag | None = None
+    tag: TagName | None = None
     """Only creates of jobs with this tag."""
     by: By | None = None
     """The person who decides. Default: the id of the key."""

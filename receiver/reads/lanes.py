@@ -39,18 +39,18 @@ NO_SCOPE: Final = "A pause of other tenants' creates needs the scope 'admin'."
 
 
 @dataclass(frozen=True, slots=True)
-class Pausing:
-    """What a pause is written with."""
+class Publishing:
+    """What facts are written with."""
 
     publisher: Publisher
     limits: Limits
 
 
 def add_lane_routes(
-    app: web.Application, database: Database, rights: Rights, now_ms: NowMs, watch: LaneWatch, pausing: Pausing
+    app: web.Application, database: Database, rights: Rights, now_ms: NowMs, watch: LaneWatch, publishing: Publishing
 ) -> None:  # fmt: skip
     """Add `/v1/lanes` to `app`."""
-    lanes = _Lanes(database, rights, now_ms, watch, pausing)
+    lanes = _Lanes(database, rights, now_ms, watch, publishing)
     for route, handler in ((LIST_LANES, lanes.list_all), (PAUSE, lanes.pause), (RESUME, lanes.resume)):
         declare(app, route, guarded(handler))
 
@@ -60,14 +60,14 @@ Body = TypeVar("Body", PauseBody, ResumeBody)
 
 class _Lanes:
     def __init__(
-        self, database: Database, rights: Rights, now_ms: NowMs, watch: LaneWatch, pausing: Pausing
+        self, database: Database, rights: Rights, now_ms: NowMs, watch: LaneWatch, publishing: Publishing
     ) -> None:  # fmt: skip
         self._database = database
         self._rights = rights
         self._now_ms = now_ms
         self._watch = watch
-        self._publisher = pausing.publisher
-        self._limits = pausing.limits
+        self._publisher = publishing.publisher
+        self._limits = publishing.limits
         self._turn = asyncio.Lock()
         """Each change starts from the state after the one before."""
 

@@ -14,7 +14,7 @@ from backstop.runtime.settings import RuntimeSettings
 from receiver.app import _answer_with_problems
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
-from receiver.reads.lanes import TENANT_PAUSES_MAX, Pausing, add_lane_routes
+from receiver.reads.lanes import TENANT_PAUSES_MAX, Publishing, add_lane_routes
 from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Message
@@ -85,7 +85,7 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     app = web.Application(middlewares=[_answer_with_problems])
     rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     prices = read_prices(SHIPPED_PRICES)
-    add_lane_routes(app, bench.another(), rights, now_ms, watch, Pausing(publisher, Limits(publish_s=0.2)))
+    add_lane_routes(app, bench.another(), rights, now_ms, watch, Publishing(publisher, Limits(publish_s=0.2)))
     add_why_route(app, bench.another(), rights.tenant_of, now_ms, prices, watch=watch)
     add_overview_routes(app, bench.another(), rights, now_ms, 1_000)
     runner = web.AppRunner(app)
@@ -192,7 +192,8 @@ def test_a_name_that_no_job_has_is_refused_unless_it_is_meant(with_api: Any) -> 
 
 BAD_BODIES: tuple[dict[str, Any], ...] = (
     {}, {"everything": False}, {"everything": True, "model": "m"}, {"model": ""}, {"model": "m", "why": " "},
-    {"model": "m", "by": ""}, {"model": "m", "mode": "x"}, {"model": "m" * 129}, {"account": "mine"},
+    {"model": "m", "by": ""}, {"model": "m", "mode": "x"}, {"model": "m" * 129}, {"model": "m\0"},
+    {"tag": "\0"}, {"account": "mine"},
     {"tenant": "No Tenant"}, {"everything": "yes"}, {"tag": "t" * 65}, {"model": ["m"]},
 )  # fmt: skip
 

@@ -14,12 +14,14 @@ from schemas.jobs import JobTimerFired
 from schemas.lanes import CreateFailed, LaneFact
 from schemas.pauses import PAUSED_CODE, CreatesPaused, CreatesResumed, PauseScope
 from schemas.results import Reason
+from streams.fold import job
 from streams.fold.batch import JOB_FOLD
 from streams.fold.job_states import BackingOff, spec_of_submitted
 from streams.fold.rows import encode_row
 from streams.policy.lanes import PROBE_WAIT_MS, RAMP_FIRST, RAMP_MS, Share
 from streams.scheduler.due import DueIndex
 from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, JobTimers
+from streams.submission import SubmissionPolicy
 from streams.workers.lanes import Lanes
 from streams.workers.pauses import PauseBoard, Pauses
 from tests.simulation.loop import VirtualLoop
@@ -260,3 +262,14 @@ def test_an_unreadable_fact_changes_nothing() -> None:
     pauses = Pauses()
     PauseBoard(RuntimeSettings(), pauses, lambda: BOARD_T0)._take(Record(b'{"type":"creates_frozen"}'))
     assert pauses.holding(create()) is None
+
+
+def test_a_create_command_has_the_tags_of_jobs_that_say_so_and_of_older_ones_none() -> None:
+    fact = submitted(tags=("nightly",))
+    for sent, tags in ((None, None), (True, ("nightly",))):
+        policy = fact.policy.model_copy(update={"tags_sent": sent})
+        (command,) = job.step(job.Absent(), fact.model_copy(update={"policy": policy})).outputs
+        assert isinstance(command, CreateResponse)
+        assert command.tags == tags
+    assert SubmissionPolicy().stamp(None, tagged=True).tags_sent is True
+    assert SubmissionPolicy().stamp(None).tags_sent is None

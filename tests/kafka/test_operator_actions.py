@@ -1,4 +1,4 @@
-"""An operator pauses a model with the command: nothing of it is sent until it is resumed. On a real broker."""
+"""What an operator does with the command, on a real broker: pause and resume a model, cancel many jobs."""
 
 import asyncio
 import json
@@ -42,11 +42,11 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Running(system, keys)
 
 
-def command(running: Running, *arguments: str) -> dict[str, Any]:
+def command(running: Running, *arguments: str, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
     """What `backstop …` prints as JSON."""
     environment = {"BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys["acme"]}
     done = CliRunner().invoke(app, [*arguments, "--output", "json"], env=environment)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code in codes, done.output
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -63,8 +63,8 @@ def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
     return asyncio.run(story())
 
 
-def submit(running: Running, job_id: str, model: str = MODEL) -> None:
-    body = {"job_id": job_id, "request": {"model": model, "input": "Hi."}}
+def submit(running: Running, job_id: str, model: str = MODEL, *tags: str, **request: Any) -> None:
+    body = {"job_id": job_id, "tags": tags, "request": {"model": model, "input": "Hi.", **request}}
     ask(f"{running.system.url}/v1/jobs", body, running.keys["acme"])
 
 
@@ -110,3 +110,30 @@ def test_a_paused_model_is_not_sent_until_it_is_resumed(running: Running) -> Non
     for name in [*names, "after"]:
         wait_until(lambda each=name: status(running, each) == "completed", 90, name)  # type: ignore[misc]
     assert {running.creates_of(name, "acme") for name in [*names, "after"]} == {1}
+
+
+def test_many_jobs_are_planned_and_then_cancelled(running: Running) -> None:
+    tag, names = "wrong", [f"wrong-{number}" for number in range(JOBS)]
+    made = command(running, "lanes", "pause", "--tag", tag, "--unseen", "--why", "the prompt is wrong")
+    wait_until(lambda: knows(running), 10, "a worker that knows the pause")
+    for name in names:
+        submit(running, name, MODEL, tag)
+    stuck = {"metadata": {"sim_fault": "run_stuck_in_progress"}}
+    submit(running, "stuck", OTHER, **stuck)
+    submit(running, "kept", MODEL)
+    wait_until(lambda: status(running, names[-1]) == "backing_off", 60, "a tagged job that waits")
+    wait_until(lambda: status(running, "kept") == "completed", 60, "a job without the tag")
+    wait_until(lambda: status(running, "stuck") == "running", 60, "a job that runs")
+
+    plan = command(running, "jobs", "cancel", "--tag", tag)
+    assert (plan["count"], plan["running"], plan["executed"]) == (JOBS, 0, False)
+    assert status(running, names[0]) == "backing_off", "a plan changes nothing"
+    done = command(running, "jobs", "cancel", "--tag", tag, "--rate", "10", "--execute", "--why", "wrong prompt")
+    assert done["cancelled"] == JOBS
+    running_one = command(running, "jobs", "cancel", "stuck", "wrong-0", "--execute", "--why", "stuck", codes=(0, 1))
+    assert running_one["cancelled"] >= 1
+    for name in (*names, "stuck"):
+        wait_until(lambda each=name: status(running, each) == "cancelled", 60, name)  # type: ignore[misc]
+    assert {running.creates_of(name, "acme") for name in names} == {0}, "what was never sent cost nothing"
+    assert command(running, "jobs", "cancel", "--tag", tag)["count"] == 0
+    command(running, "lanes", "resume", made["id"], "--why", "done")
