@@ -34,11 +34,12 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "jobs": JOB_FACT, "responses": RESPONSE_FACT, "dead-letters": DEAD_LETTER,
 }  # fmt: skip
 PARTITIONS = 2
+SERVE = (sys.executable, "-P", "-m", "backstop.cli", "serve")
 
 
 @dataclass
 class Receiver:
-    """`python -m receiver` and a client that speaks to it."""
+    """`backstop serve` and a client that speaks to it."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -96,7 +97,11 @@ async def running(
     }
     with (folder / "receiver.log").open("ab") as log:
         process = subprocess.Popen(
-            [*under, sys.executable, "-P", "-m", "receiver"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            [*under, *SERVE],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
     try:
         await eventually(lambda: port_file.exists() or process.poll() is not None, 20, "the receiver to listen")
@@ -279,7 +284,7 @@ def test_sigterm_ends_it_in_order(broker: Owned, prefix: str, tmp_path: Path) ->
 def test_without_a_usable_secret_it_does_not_start_and_says_why(tmp_path: Path) -> None:
     secret = "whsec_" + "c2hvcnQ="
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "receiver"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        SERVE, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
         env={**os.environ, "BACKSTOP_WEBHOOK_SECRETS": secret, "BACKSTOP_DATA_DIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 2
