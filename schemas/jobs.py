@@ -272,16 +272,4 @@ JobFact = Annotated[
     | JobTimerFired,
     Field(discriminator="type"),
 ]
-JOB_FACT: TypeAdapter[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | UsageBooked
-    | JobTimerFired
-] = TypeAdapter(JobFact)
+JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

@@ -1,4 +1,6 @@
-"""The receiver as a process, on a real broker: what was answered 2xx is on the topic, whatever happens to either of them."""
+"""The receiver as a process, on a real broker: what was answered 2xx is on the topic, whatever happens to
+either of them.
+"""
 
 import asyncio
 import os
@@ -96,15 +98,9 @@ async def running(
         "BACKSTOP_FAILPOINTS": failpoints,
     }
     with (folder / "receiver.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*under, *SERVE],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
+        process = subprocess.Popen([*under, *SERVE], cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
-        await eventually(lambda: port_file.exists() or process.poll() is not None, 20, "the receiver to listen")
+        await eventually(lambda: port_file.exists() or process.poll() is not None, 60, "the receiver to listen")
         assert process.poll() is None, (folder / "receiver.log").read_text()
         timeout = aiohttp.ClientTimeout(total=15)
         async with aiohttp.ClientSession(timeout=timeout) as session:
