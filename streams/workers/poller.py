@@ -28,7 +28,7 @@ from streams.answer_memory import holding
 from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_poll_at_ms, overtaken
 from streams.provider import AskAgain, Missing, NotCancelled, Refused, Seen
 from streams.workers import facts
-from streams.workers.access import ProviderAccess
+from streams.workers.access import ProviderAccess, stored
 from streams.workers.commands import Commands, Taken
 from streams.workers.lifetime import run_until
 from streams.workers.limits import PollerLimits
@@ -266,7 +266,7 @@ class Poller:
         body: Body | None = None
         if seen.outcome != "running":
             try:
-                body = await self._bodies.put(seen.body)
+                body = await stored(self._bodies, seen)
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)
