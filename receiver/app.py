@@ -134,6 +134,7 @@ def build_app(
         metrics=metrics,
         quotas=quotas,
         claims_are_shared=folders.shared if folders is not None else lambda: True,
+        limit_rules=settings.limit_rules(),
     )
     memory = BodyMemory(limits.bodies_memory_bytes_max, limits.retry_after_s)
 

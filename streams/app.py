@@ -24,16 +24,18 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell
+from streams.agents.fold_shell import FoldShell, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
 from streams.openai.provider import OpenAIProvider
+from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
 from streams.provider import Provider
 from streams.results import ResultsPublisher
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -81,6 +83,8 @@ class Worker:
         self._worker_metrics = WorkerMetrics()
         self._provider = self._make_provider()
         self._lanes = Lanes(self._now_ms, self._worker_metrics.lane, self._provider.account)
+        self._admission = Admission(settings.limit_rules(), self._provider.account, self._now_ms())
+        self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._lanes, self._publisher, self._now_ms)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
         self._of_both: dict[str, Any] = {
@@ -183,6 +187,7 @@ class Worker:
             now_ms=self._now_ms,
             tenant=tenant,
             claims=self._storage.claims,
+            limits=settings.limit_rules(),
         )
 
     def _make_provider(self) -> Provider:
@@ -285,6 +290,8 @@ class Worker:
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
         table.watch(IndexedRows(fold, index))
+        if fold is JOB_FOLD:
+            table.watch(self._admissions)
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
@@ -292,6 +299,7 @@ class Worker:
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
+            taken=self._admissions.taken if fold is JOB_FOLD else untaken,
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -299,6 +307,7 @@ class Worker:
             self._lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
+                self._admissions.own(active)
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
@@ -314,7 +323,7 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, table.get, self._lanes.release, self._now_ms)
+        held = JobTimers(index, table.get, self._lanes.release, self._now_ms, self._admission)
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

@@ -38,6 +38,8 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "attempt_unknown": ("attempt", "reason"),
     "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "polls"),
     "usage_booked": ("attempt", "response_id", "estimated"),
+    "job_admitted": ("reserved_tokens", "waited_for"),
+    "job_found_too_late": ("needs_ms",),
     "timer_fired": ("due_ms", "next_poll_at_ms"),
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
     "response_claimed": ("job_id", "attempt", "poll_at_ms", "released", "made_elsewhere"),

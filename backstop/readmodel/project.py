@@ -15,7 +15,9 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
     JobFact,
+    JobFoundTooLate,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
@@ -141,6 +143,8 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptUnknown()
             | AttemptSettled()
             | UsageBooked()
+            | JobAdmitted()
+            | JobFoundTooLate()
             | JobTimerFired()
         ):
             return None

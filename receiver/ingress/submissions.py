@@ -28,6 +28,7 @@ from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.submission import Prepared, PreparedAdoption, SubmissionPolicy, to_adopted, to_submitted
 
 APPEAR_POLL_S = 0.05
@@ -116,9 +117,11 @@ class Submissions:
         metrics: ReceiverMetrics,
         quotas: Quotas,
         claims_are_shared: Callable[[], bool] = lambda: True,
+        limit_rules: LimitRules = NO_LIMITS,
     ) -> None:
         """`claims_are_shared`: whether, as far as this process knows, all receivers use the same claims."""
         self._quotas = quotas
+        self._limit_rules = limit_rules
         self._claims_are_shared = claims_are_shared
         self._publisher = publisher
         self._blobs = blobs
@@ -273,7 +276,7 @@ class Submissions:
             return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
         return await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="http", at_ms=at_ms, policy=self._policy,
-            blobs=self._blobs, inline_bytes_max=self._inline_bytes_max,
+            blobs=self._blobs, inline_bytes_max=self._inline_bytes_max, limits=self._limit_rules,
         )  # fmt: skip
 
     async def _ask(self, job_id: str) -> _Remembered | None:

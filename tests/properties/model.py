@@ -22,6 +22,9 @@ SOON_MS = 5_000
 ADOPTING = "job_n"
 """Never submitted: it adopts a response, of nobody or of another job."""
 
+WAITS = "job_b"
+"""The job that waits for its turn under limits."""
+
 TENANTS = {"job_a": "acme", "job_b": "brick", "job_c": "acme", ADOPTING: "brick"}
 POLICIES = {
     name: JobPolicy(

@@ -1,0 +1,84 @@
+"""Fair turns by weighted counters of what each was served (Sheng et al., OSDI 2024). Pure.
+
+Rules:
+- Of those that wait, the one with the least counter goes next. Serving raises its counter by the amount over its
+  weight, so that over time each gets its weight's share of the amount, however large its requests are.
+- One that comes back begins at the least counter of those that wait, or, where none waits, at the counter of the last
+  one that went: to be idle earns no credit. A counter that is higher stays: to leave and come back sheds no debt.
+- The state of those that do not wait is bounded.
+"""
+
+import heapq
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+COUNTERS_MAX = 20_000
+"""Counters kept of those that do not wait. Beyond it the oldest is forgotten: it begins anew, without credit."""
+
+
+class Turns(Generic[K]):
+    """Whose turn it is among the members that wait. Each operation is O(log n)."""
+
+    def __init__(self) -> None:
+        self._counters: dict[K, float] = {}
+        self._weights: dict[K, float] = {}
+        """Of those that wait."""
+        self._heap: list[tuple[float, int, K]] = []
+        self._entries = 0
+        self._last = 0.0
+        """The counter of the last member that went."""
+
+    def join(self, member: K, weight: float = 1.0) -> None:
+        """`member` waits from now on."""
+        if member in self._weights:
+            return
+        first = self.first()
+        least = self._last if first is None else self._counters[first]
+        self._counters[member] = max(self._counters.pop(member, least), least)
+        self._weights[member] = weight
+        self._push(member)
+
+    def leave(self, member: K) -> None:
+        """`member` no longer waits."""
+        if self._weights.pop(member, None) is None:
+            return
+        self._counters[member] = self._counters.pop(member)  # The last in the order of those that left.
+        if len(self._counters) > COUNTERS_MAX + len(self._weights):
+            gone = next((each for each in self._counters if each not in self._weights), None)
+            if gone is not None:
+                del self._counters[gone]
+
+    def first(self) -> K | None:
+        """The waiting member whose turn it is."""
+        while self._heap:
+            counter, _, member = self._heap[0]
+            if member in self._weights and self._counters[member] == counter:
+                return member
+            heapq.heappop(self._heap)
+        return None
+
+    def served(self, member: K, amount: float) -> None:
+        """Count `amount`, which may be negative: a correction of what was counted before."""
+        counter = self._counters.get(member)
+        if counter is None:
+            return
+        if amount > 0:
+            self._last = max(self._last, counter)
+        self._counters[member] = counter + amount / self._weights.get(member, 1.0)
+        if member in self._weights:
+            self._push(member)
+
+    def waiting(self) -> list[K]:
+        return list(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def _push(self, member: K) -> None:
+        self._entries += 1
+        heapq.heappush(self._heap, (self._counters[member], self._entries, member))
+        if len(self._heap) > 4 * len(self._weights) + 64:
+            self._heap = [(self._counters[each], n, each) for n, each in enumerate(self._weights)]
+            self._entries = len(self._heap)
+            heapq.heapify(self._heap)
