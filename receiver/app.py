@@ -14,12 +14,13 @@ from backstop.outgoing.endpoints import Endpoints
 from backstop.outgoing.secrets import SecretKeys
 from backstop.runtime.addresses import parse_networks
 from backstop.runtime.blob_folders import BlobFolders
-from backstop.runtime.blobs import BlobStore
+from backstop.runtime.blobs import BlobStore, Bodies
 from backstop.runtime.claims import Claims, FolderClaims
 from backstop.runtime.errors import BlobStoreError
 from backstop.runtime.http.health import Health, add_routes
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.chance import RandomHex
 from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.descriptors import allow_files, files_probe
@@ -41,7 +42,7 @@ from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RES
 from receiver.ingress.endpoints import EndpointIngress
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
-from receiver.ingress.submissions import FindJob, Submissions, knows_nothing
+from receiver.ingress.submissions import ClaimedIds, FindJob, Submissions, knows_nothing
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
 from receiver.lookups import JobReads
@@ -123,17 +124,15 @@ def build_app(
     ring = KeyRing(settings.keys_path, settings.host, now_ms, registry, development=settings.development)
     quotas = Quotas(ring.limits_of, reads.load if reads else knows_no_load, now_ms, registry)
     submissions = Submissions(
-        publisher=watched,
-        blobs=blobs,
-        claims=claims or FolderClaims(settings.claims_path),
-        now_ms=now_ms,
+        reporting=Reporting(watched, metrics, now_ms),
+        bodies=Bodies(blobs, settings.inline_bytes_max),
+        ids=ClaimedIds(
+            claims or FolderClaims(settings.claims_path), folders.shared if folders is not None else lambda: True
+        ),
         policy=settings.submission,
-        inline_bytes_max=settings.inline_bytes_max,
         find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
-        metrics=metrics,
         quotas=quotas,
-        claims_are_shared=folders.shared if folders is not None else lambda: True,
         limit_rules=settings.limit_rules(),
     )
     memory = BodyMemory(limits.bodies_memory_bytes_max, limits.retry_after_s)

@@ -28,6 +28,10 @@ class CreateResponse(JobMessage):
     continuation_id: str | None = None
     """Continue the completion window of an earlier attempt."""
 
+    @property
+    def answer_within_ms(self) -> int:
+        return CREATE_TIMEOUT_MS_UNSTAMPED if self.timeout_ms is None else self.timeout_ms
+
 
 PollReason = Literal["webhook", "timer", "claim", "adoption"]
 

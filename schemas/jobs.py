@@ -224,6 +224,8 @@ class AttemptSettled(JobMessage):
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    said_by: Literal["backstop"] | None = None
+    """`backstop`: `message` is Backstop's own text. Absent: it is the provider's."""
     wait_ms: SpanMs = 0
     """The minimum wait that the failure asked for; 0 for none."""
     response: Body | None = None

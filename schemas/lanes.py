@@ -56,6 +56,8 @@ class ProbeClaimed(LaneMessage):
     type: Literal["probe_claimed"] = "probe_claimed"
     turn: int = Field(ge=1)
     command_id: str = Field(min_length=1, max_length=ID_CHARS_MAX)
+    answer_ms: SpanMs | None = None
+    """The longest time until the outcome of the probe, if its worker lives. None: not known."""
 
 
 LaneFact = CreateFailed | CreateServed | ProbeClaimed

@@ -17,7 +17,8 @@ class Reason(Frozen):
     http_status: int | None = None
     """HTTP status of the provider's answer, if a refusal is the reason."""
     said_by: Literal["provider"] | None = None
-    """`provider`: `message` is the provider's text, shortened and cleaned. Absent if the text is Backstop's own."""
+    """`provider`: `message` is the provider's text, shortened and cleaned. After it, in parentheses, Backstop may say
+    why the job was not tried again. Absent if the text is Backstop's own."""
 
 
 class Timings(Frozen):

@@ -11,10 +11,12 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from backstop.runtime.blob_stores import open_storage, store_id
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.http.health import Health, HealthServer
 from backstop.runtime.kafka.broker_clock import BrokerClock
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.chance import random_hex
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.descriptors import files_probe
@@ -29,11 +31,10 @@ from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
-from streams.openai.provider import OpenAIProvider
+from streams.openai.provider import open_openai
 from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
-from streams.provider import Provider
 from streams.results import ResultsPublisher
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
@@ -43,6 +44,7 @@ from streams.scheduler.service import Scheduler
 from streams.settings import StreamSettings
 from streams.tables.fold_table import FoldTable
 from streams.watchdog import BrokerEnds, Watchdog
+from streams.workers.access import ProviderAccess
 from streams.workers.command_group import CommandGroup
 from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
@@ -50,7 +52,6 @@ from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
-from streams.workers.stream_reading import FollowLimits
 from streams.workers.streamed_rows import StreamedRows
 from streams.workers.submitter import Submitter
 
@@ -80,27 +81,17 @@ class Worker:
         self._results = ResultsPublisher(settings)
         self._storage = open_storage(settings)
         self.health.watch("blobs", self._storage.complaint)
-        self._worker_metrics = WorkerMetrics()
-        self._provider = self._make_provider()
-        self._lanes = Lanes(self._now_ms, self._worker_metrics.lane, self._provider.account)
-        self._admission = Admission(settings.limit_rules(), self._provider.account, self._now_ms())
+        self._reporting = Reporting(self._publisher, WorkerMetrics(), self._now_ms)
+        self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
+        self._access = self._open_access()
+        account = self._access.provider.account
+        self._admission = Admission(settings.limit_rules(), account, self._now_ms())
         self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
-        self._board = LaneBoard(settings, self._lanes, self._publisher, self._now_ms)
+        self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
-        self._of_both: dict[str, Any] = {
-            "publisher": self._publisher,
-            "blobs": self._storage.blobs,
-            "now_ms": self._now_ms,
-            "metrics": self._worker_metrics,
-            "polls": self._webhooks,
-            "lanes": self._lanes,
-            "provider": self._provider,
-            "inline_bytes_max": settings.inline_bytes_max,
-        }
-        """What the submitter and the caller are made of."""
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
-        self._follower = self._make_follower()
+        self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
         self._tables: list[FoldTable] = []
         self._app = self._make_app()
         self._watchdog = self._make_watchdog()
@@ -122,13 +113,7 @@ class Worker:
         await self._partials.start()
         await self._clock.first()
         self.health.met("topics")  # Checked by the entry point before.
-        rate = PollRate(
-            settings.poll_rate_max_per_s,
-            self._now_ms,
-            self._worker_metrics.poll_rate_limit.set,
-            settings.poll_rate_recovery_share_per_min,
-        )
-        submitter, poller = self._submitter(rate), self._poller(rate)
+        submitter, poller = self._workers()
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
@@ -140,7 +125,7 @@ class Worker:
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
                 self._guarded(poller.run(stop)),
-                self._guarded(self._follower.run(stop, self._provider, rate)),
+                self._guarded(self._follower.run(stop, self._access)),
                 self._guarded(self._watch_changelogs(stop)),
                 self._guarded(self._clock.run(stop)),
             )
@@ -152,7 +137,7 @@ class Worker:
             await self._results.stop()
             await self._publisher.stop()
             await self._partials.stop()
-            await self._provider.close()
+            await self._access.provider.close()
             await server.stop()
 
     def _make_watchdog(self) -> Watchdog:
@@ -178,72 +163,46 @@ class Worker:
             await pause(stop, WATCH_EVERY_S)
 
     def _intake(self, tenant: str) -> Intake:
-        settings = self._settings
         return Intake(
             publisher=self._publisher,
-            blobs=self._storage.blobs,
-            policy=settings.submission,
-            inline_bytes_max=settings.inline_bytes_max,
+            bodies=self._bodies,
+            policy=self._settings.submission,
             now_ms=self._now_ms,
             tenant=tenant,
             claims=self._storage.claims,
-            limits=settings.limit_rules(),
+            limits=self._settings.limit_rules(),
         )
 
-    def _make_provider(self) -> Provider:
-        settings = self._settings
-        return OpenAIProvider.open(
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
-            organization=settings.openai_organization,
-            project=settings.openai_project,
-            certificate=settings.openai_client_certificate,
-            certificate_key=settings.openai_client_key,
-            rules=tuple(rule.rule() for rule in settings.answer_rules),
-            metrics=self._worker_metrics,
-            now_ms=self._now_ms,
-            connections_max=settings.create_concurrency + settings.poll_concurrency,
-            poll_timeout_ms=settings.poll_timeout_ms,
-            streams_max=settings.stream_concurrency,
-            stream_silence_ms=settings.stream_silence_ms,
+    def _open_access(self) -> ProviderAccess:
+        settings, metrics = self._settings, self._reporting.metrics
+        provider = open_openai(settings, settings.call_limits(), metrics, self._now_ms)
+        rate = PollRate(
+            settings.poll_rate_max_per_s,
+            self._now_ms,
+            metrics.poll_rate_limit.set,
+            settings.poll_rate_recovery_share_per_min,
         )
+        return ProviderAccess(provider, Lanes(self._now_ms, metrics.lane, provider.account), rate)
 
-    def _submitter(self, rate: PollRate) -> Submitter:
+    def _workers(self) -> tuple[Submitter, Poller]:
         settings = self._settings
-        return Submitter(
+        submitter = Submitter(
             group=self._group("submissions", "submitter"),
-            **self._of_both,
-            concurrency=settings.create_concurrency,
-            memory_ms=settings.submission_memory_ms,
-            memory_ids_max=settings.submission_memory_max,
-            drain_ms=settings.submission.create_timeout_ms,
-            edge_blocked=rate.object,
-            bodies_memory_bytes_max=settings.requests_memory_bytes_max,
+            access=self._access,
+            reporting=self._reporting,
+            bodies=self._bodies,
+            polls=self._webhooks,
+            limits=settings.submitter_limits(settings.submission.create_timeout_ms),
         )
-
-    def _poller(self, rate: PollRate) -> Poller:
-        settings = self._settings
-        return Poller(
+        poller = Poller(
             group=self._group("polls", "poller"),
-            **self._of_both,
-            rate=rate,
-            concurrency=settings.poll_concurrency,
-            tries_max=settings.poll_tries_max,
-            queue_max=settings.poll_queue_max,
-            drain_ms=settings.poll_timeout_ms,
+            access=self._access,
+            reporting=self._reporting,
+            bodies=self._bodies,
+            polls=self._webhooks,
+            limits=settings.poller_limits(),
         )
-
-    def _make_follower(self) -> Follower:
-        settings = self._settings
-        return Follower(
-            publisher=self._partials,
-            metrics=FollowerMetrics(),
-            limits=FollowLimits(
-                settings.stream_coalesce_ms, settings.stream_event_bytes_max, settings.stream_response_bytes_max
-            ),
-            now_ms=self._now_ms,
-            concurrency=settings.stream_concurrency,
-        )
+        return submitter, poller
 
     def _group(self, topic: str, group: str) -> CommandGroup:
         prefix = self._settings.topic_prefix
@@ -304,7 +263,7 @@ class Worker:
 
         def recovered(active: set[int]) -> None:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
-            self._lanes.share = share_of(active, settings.partitions)
+            self._access.lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
                 self._admissions.own(active)
@@ -323,7 +282,7 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, table.get, self._lanes.release, self._now_ms, self._admission)
+        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms, self._admission)
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

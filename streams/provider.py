@@ -121,14 +121,14 @@ class AskAgain:
 
 @dataclass(frozen=True, slots=True)
 class NotCancelled:
-    """The cancel was declined; a look tells why."""
+    """The cancel was declined; a poll tells why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The key or the project is not allowed to look: an alarm, as no repeat mends it."""
+    """The key or the project may not poll: an alarm, as no repeat mends it."""
 
     code: str
     message: str
@@ -223,6 +223,18 @@ class Provider(Protocol):
 def account_name(*parts: str | None) -> str:
     """Names an account by its address, key, organization and project: 32 bits, which nobody can turn back into a key."""
     return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=4).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Limits of the calls to the provider, which the settings of the workers give."""
+
+    calls_max: int = 128
+    """Creates, polls and cancels at one time."""
+    poll_timeout_ms: int = 30_000
+    streams_max: int = 1
+    stream_silence_ms: int = 600_000
+    """A stream that is silent for longer is over."""
 
 
 Operation = Literal["create", "retrieve", "cancel"]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_settings import NoDecode
 
 from backstop.runtime.authority import key_id_now
-from backstop.runtime.blobs import BlobStore, put_canonical
+from backstop.runtime.blobs import Bodies
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, Turn
@@ -281,11 +281,10 @@ async def to_submitted(
     ingress: Ingress,
     at_ms: int,
     policy: SubmissionPolicy,
-    blobs: BlobStore,
-    inline_bytes_max: int,
+    bodies: Bodies,
     limits: LimitRules = NO_LIMITS,
 ) -> JobSubmitted:
-    """The fact for a submission. A body above `inline_bytes_max` is written to the blob store before this returns.
+    """The fact for a submission. A large body is written to the blob store before this returns.
 
     The caller must have refused a past deadline.
     """
@@ -301,7 +300,7 @@ async def to_submitted(
         tenant=tenant,
         ingress=ingress,
         model=str(submit.request["model"]),
-        request=await put_canonical(blobs, submit.request, prepared.request_json, inline_bytes_max),
+        request=await bodies.put_canonical(submit.request, prepared.request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max),

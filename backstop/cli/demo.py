@@ -129,4 +129,4 @@ async def _run(driver: Driver, jobs: int, pace_per_s: float, timeout_ms: int, sa
 def _keep(folder: Path, into: Path) -> None:
     for part in ("logs", "ledgers"):
         if (folder / part).is_dir():
-            shutil.copytree(folder / part, into / part, dirs_exist_ok=True)
+            shutil.copytree(folder / part, into / part, dirs_exist_ok=True, symlinks=True)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -175,21 +176,28 @@ def _is_stored(path: Path, data: bytes | memoryview) -> bool:
         return False
 
 
-async def put_body(blobs: BlobStore, value: Any, inline_bytes_max: int) -> Body:
-    """`value` (JSON) as a body: inline up to `inline_bytes_max` bytes of canonical JSON, else stored as a blob first.
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """Stores bodies: inline up to `inline_bytes_max` bytes of canonical JSON, else as a blob.
 
     A value nested too deep for a record, or with too many values, becomes a blob too.
-
-    :raises OSError: not stored.
     """
-    return await put_canonical(blobs, value, canonical(value), inline_bytes_max)
 
+    blobs: BlobStore
+    inline_bytes_max: int
 
-async def put_canonical(blobs: BlobStore, value: Any, data: bytes | memoryview, inline_bytes_max: int) -> Body:
-    """As `put_body`, where the canonical JSON of `value` is known to be `data`."""
-    if len(data) <= inline_bytes_max and beyond(bytes(data), INLINE) is None:
-        return InlineBody(value=value)
-    return BlobBody(sha256=await blobs.put(data), size_bytes=len(data))
+    async def put(self, value: Any) -> Body:
+        """`value` (JSON) as a body. A blob is stored when this returns.
+
+        :raises OSError: not stored.
+        """
+        return await self.put_canonical(value, canonical(value))
+
+    async def put_canonical(self, value: Any, data: bytes | memoryview) -> Body:
+        """As `put`, where the canonical JSON of `value` is known to be `data`."""
+        if len(data) <= self.inline_bytes_max and beyond(bytes(data), INLINE) is None:
+            return InlineBody(value=value)
+        return BlobBody(sha256=await self.blobs.put(data), size_bytes=len(data))
 
 
 async def get_body(blobs: BlobStore, body: Body) -> Any:

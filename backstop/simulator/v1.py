@@ -34,7 +34,7 @@ async def poll(simulator: Simulator, call: Call) -> Answer:
         return _stream(simulator, call, stored)
     stored.polls += 1
     directives = stored.request.directives
-    key = f"{stored.key}/look/{stored.polls}"
+    key = f"{stored.key}/poll/{stored.polls}"
     fault = strike(simulator, call, simulator.faults.one("poll", stored.target, key, directives, stored.polls))
     if fault is None:
         fault = strike(simulator, call, _after_shown(simulator, stored))

@@ -14,11 +14,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from backstop.runtime.blobs import BlobStore
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.claims import Claims
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.shares import Shares
@@ -97,6 +96,15 @@ class _Remembered:
         return self.tenant == tenant and self.sha256 == sha256
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimedIds:
+    """Job ids that belong to a submission."""
+
+    claims: Claims
+    are_shared: Callable[[], bool]
+    """Whether, as far as this process knows, all receivers use the same claims."""
+
+
 async def knows_nothing(_job_id: str) -> KnownJob | None:
     """`FindJob` for a process without a read model."""
     return None
@@ -106,32 +114,25 @@ class Submissions:
     def __init__(
         self,
         *,
-        publisher: Publisher,
-        blobs: BlobStore,
-        claims: Claims,
-        now_ms: NowMs,
+        reporting: Reporting[ReceiverMetrics],
+        bodies: Bodies,
+        ids: ClaimedIds,
         policy: SubmissionPolicy,
-        inline_bytes_max: int,
         find_job: FindJob,
         limits: Limits,
-        metrics: ReceiverMetrics,
         quotas: Quotas,
-        claims_are_shared: Callable[[], bool] = lambda: True,
         limit_rules: LimitRules = NO_LIMITS,
     ) -> None:
-        """`claims_are_shared`: whether, as far as this process knows, all receivers use the same claims."""
-        self._quotas = quotas
         self._limit_rules = limit_rules
-        self._claims_are_shared = claims_are_shared
-        self._publisher = publisher
-        self._blobs = blobs
-        self._claims = claims
-        self._now_ms = now_ms
+        self._publisher = reporting.publisher
+        self._metrics = reporting.metrics
+        self._now_ms = reporting.now_ms
+        self._bodies = bodies
+        self._ids = ids
         self._policy = policy
-        self._inline_bytes_max = inline_bytes_max
         self._find_job = find_job
         self._limits = limits
-        self._metrics = metrics
+        self._quotas = quotas
         self._recent: OrderedDict[str, _Remembered] = OrderedDict()
         self._in_flight: dict[str, tuple[str, asyncio.Future[Verdict]]] = {}
         self._places = Shares(limits.submissions_concurrent_max)
@@ -219,12 +220,12 @@ class Submissions:
     async def _claim_and_publish(
         self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, chosen: bool, keep: bool
     ) -> Verdict:  # fmt: skip
-        first = await self._claims.claim(job_id, prepared.sha256) if chosen else prepared.sha256
+        first = await self._ids.claims.claim(job_id, prepared.sha256) if chosen else prepared.sha256
         if first not in (None, prepared.sha256):
             self._quotas.release(tenant, job_id)
             return NotTaken("conflict")
         verdict = await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
-        if isinstance(verdict, NotTaken) or not chosen or (first is not None and self._claims_are_shared()):
+        if isinstance(verdict, NotTaken) or not chosen or (first is not None and self._ids.are_shared()):
             return verdict
         return await self._confirmed(verdict, tenant, prepared.sha256)
 
@@ -254,7 +255,7 @@ class Submissions:
     async def _publish(self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
         try:
             if keep:
-                await self._blobs.put(prepared.data)
+                await self._bodies.blobs.put(prepared.data)
             fact = await self._fact(prepared, job_id, tenant, at_ms)
         except OSError as error:
             log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
@@ -276,7 +277,7 @@ class Submissions:
             return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
         return await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="http", at_ms=at_ms, policy=self._policy,
-            blobs=self._blobs, inline_bytes_max=self._inline_bytes_max, limits=self._limit_rules,
+            bodies=self._bodies, limits=self._limit_rules,
         )  # fmt: skip
 
     async def _ask(self, job_id: str) -> _Remembered | None:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from backstop.runtime.blobs import BlobStore
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.claims import Claims
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.publisher import Publisher
@@ -50,16 +50,15 @@ class Intake:
     """Turns requests of upstream services into facts of their jobs. All records of one intake belong to one tenant."""
 
     def __init__(
-        self, *, publisher: Publisher, blobs: BlobStore, policy: SubmissionPolicy, inline_bytes_max: int, now_ms: NowMs,
+        self, *, publisher: Publisher, bodies: Bodies, policy: SubmissionPolicy, now_ms: NowMs,
         tenant: str = DEFAULT_TENANT, claims: Claims | None = None, limits: LimitRules = NO_LIMITS,
     ) -> None:  # fmt: skip
         self._tenant = tenant
         self._limits = limits
         self._claims = claims
         self._publisher = publisher
-        self._blobs = blobs
+        self._bodies = bodies
         self._policy = policy
-        self._inline_bytes_max = inline_bytes_max
         self._now_ms = now_ms
 
     async def take(self, records: Sequence[Record]) -> None:
@@ -83,8 +82,8 @@ class Intake:
         for tries in range(1, STORE_TRIES_MAX + 1):
             try:
                 return await take_request(
-                    record, tenant=self._tenant, now_ms=self._now_ms(), policy=self._policy, blobs=self._blobs,
-                    inline_bytes_max=self._inline_bytes_max, claims=self._claims, limits=self._limits,
+                    record, tenant=self._tenant, now_ms=self._now_ms(), policy=self._policy,
+                    bodies=self._bodies, claims=self._claims, limits=self._limits,
                 )  # fmt: skip
             except OSError as error:
                 metrics.BLOBS_NOT_STORED.inc()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from backstop.runtime.blobs import BlobStore
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.claims import Claims
 from backstop.runtime.kafka.dead_letters import RawRecord, dead_letter
 from schemas.base import Message
@@ -29,8 +29,7 @@ async def take_request(
     tenant: str,
     now_ms: int,
     policy: SubmissionPolicy,
-    blobs: BlobStore,
-    inline_bytes_max: int,
+    bodies: Bodies,
     claims: Claims | None = None,
     limits: LimitRules = NO_LIMITS,
 ) -> Sequence[Message]:
@@ -53,8 +52,8 @@ async def take_request(
             error = PoisonError("conflict", "the job id belongs to an earlier submission with another request")
             return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
-            prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, blobs=blobs,
-            inline_bytes_max=inline_bytes_max, limits=limits,
+            prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, bodies=bodies,
+            limits=limits,
         )  # fmt: skip
     except PoisonError as error:
         letter = dead_letter(record, error, "intake", now_ms)

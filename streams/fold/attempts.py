@@ -138,9 +138,9 @@ class Attempts:
         live = sum(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
         return self.retries + self.unpaid_ends + self.doubts + live
 
-    def find(self, lost: Abandoned) -> "Attempts":
+    def find(self, adopted: Abandoned) -> "Attempts":
         """Take back the count of an abandoned attempt that was adopted: its cost is counted when it ends."""
-        if lost.answered:
+        if adopted.answered:
             return replace(self, doubts=max(0, self.doubts - 1))
         return replace(self, retries=max(0, self.retries - 1))
 
@@ -170,7 +170,7 @@ class Attempts:
     def live(self) -> bool:
         return any(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
 
-    def lost(self) -> bool:
+    def abandoned(self) -> bool:
         """Whether an attempt is abandoned, and so may have an unclaimed response that runs."""
         return any(isinstance(item, Abandoned) for item in self.items)
 

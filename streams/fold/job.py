@@ -24,7 +24,7 @@ Rules, before the code:
 """
 
 from dataclasses import replace
-from typing import Literal, assert_never
+from typing import assert_never
 
 from schemas.base import Cause, Usage
 from schemas.jobs import (
@@ -65,7 +65,7 @@ from streams.fold.job_states import (
     spec_of_submitted,
     status,
 )
-from streams.fold.result import make_result
+from streams.fold.result import make_result, reason_of_end, reason_of_refusal
 from streams.fold.step import Ignored, Step
 from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
 
@@ -183,12 +183,7 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
     if isinstance(attempt, Abandoned) or after.attempts.live():
         # Another attempt is live, or a retry is already granted: only the count changes.
         return Step(after)
-    reason = Reason(
-        code=event.code,
-        message=event.message,
-        http_status=event.http_status,
-        said_by="provider" if event.http_status is not None else None,
-    )
+    reason = reason_of_refusal(event)
     return _again(after, event, "refused", event.cause, event.wait_ms, reason, held_for=event.held_for)
 
 
@@ -246,8 +241,7 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
     if event.continuation_id is not None:
         attempts = replace(attempts, continuation_id=event.continuation_id)
     after = replace(state, attempts=attempts)
-    said_by: Literal["provider"] | None = "provider" if event.message else None
-    reason = Reason(code=event.code or event.status, message=event.message or "", said_by=said_by)
+    reason = reason_of_end(event)
     match event.status:
         case "completed":
             return _finish(after, event, "completed", None, event)
@@ -364,7 +358,7 @@ def _again(
     match decision:
         case Retry():
             return Step(BackingOff(spec, attempts, decision.at_ms, reason, cause, held_for))
-        case GiveUp() if attempts.lost() and spend == "refused":
+        case GiveUp() if attempts.abandoned() and spend == "refused":
             return Step(BackingOff(spec, attempts, spec.deadline_at_ms, reason, cause, held_for, last=True))
         case GiveUp():
             if cause != "never":

@@ -1,10 +1,25 @@
 """Makes the terminal record of a job from the fact that ended it. Pure."""
 
 from schemas.base import DEFAULT_TENANT, BlobBody
-from schemas.jobs import AttemptSettled, JobFact
+from schemas.jobs import AttemptRejected, AttemptSettled, JobFact
 from schemas.results import JobResult, Reason, Timings
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
+
+
+def reason_of_end(event: AttemptSettled) -> Reason:
+    theirs = event.message and event.said_by is None
+    return Reason(code=event.code or event.status, message=event.message or "", said_by="provider" if theirs else None)
+
+
+def reason_of_refusal(event: AttemptRejected) -> Reason:
+    theirs = event.http_status is not None and event.message
+    return Reason(
+        code=event.code,
+        message=event.message,
+        http_status=event.http_status,
+        said_by="provider" if theirs else None,
+    )
 
 
 def make_result(

@@ -1,5 +1,7 @@
 """Facts that the response fold makes for the job fold: offers, ends, and refused adoptions. Pure."""
 
+from typing import Literal
+
 from schemas.base import FoundBy
 from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled
 from schemas.responses import ResponseClaimed, ResponseObserved
@@ -44,10 +46,12 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
     """
     found_by: FoundBy = "webhook" if state.webhooks.ids else "poll"
     code, message = event.code, event.message
+    said_by: Literal["backstop"] | None = None
     if status in GIVEN_UP_STATUSES:
-        code, message = f"response_{status}", _without_end(state, event, status)
+        code, message, said_by = f"response_{status}", _without_end(state, event, status), "backstop"
     elif event.outcome == "odd":
-        code, message = "unknown_status", f"its status is {event.raw_status!r}, which this release does not know"
+        code, said_by = "unknown_status", "backstop"
+        message = f"its status is {event.raw_status!r}, which this release does not know"
     word = "settled" if status != state.sight.told else status
     return AttemptSettled(
         id=f"{event.response_id}/{word}" + (f"/{state.claim.job_id}" if state.claim.made_elsewhere else ""),
@@ -59,6 +63,7 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
         cause="faulty" if status in GIVEN_UP_STATUSES else event.cause,
         code=code,
         message=message,
+        said_by=said_by,
         wait_ms=event.wait_ms,
         response=event.response,
         usage=event.usage,

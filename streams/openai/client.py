@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import math
-import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,15 +18,15 @@ import httpx2
 import openai
 import orjson
 from openai import AsyncOpenAI, AsyncStream
-from pydantic import SecretStr
 
 from backstop.runtime.process.clock import monotonic_s
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
 from schemas.statuses import OPEN_RESPONSE_STATUSES
+from streams.openai.account import OpenAIAccount
 from streams.openai.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
 from streams.openai.sse import EventReader
 from streams.openai.transport import HttpClient, tls_context, watched
-from streams.provider import CallMetrics, Operation
+from streams.provider import CallLimits, CallMetrics, Operation
 
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0
@@ -62,19 +61,13 @@ class OpenAIClient:
 
     def __init__(
         self,
-        *,
-        base_url: str,
-        api_key: SecretStr,
+        account: OpenAIAccount,
         metrics: CallMetrics,
-        connections_max: int = 128,
-        poll_timeout_ms: int = 30_000,
-        organization: str | None = None,
-        project: str | None = None,
-        tls: ssl.SSLContext | None = None,
+        limits: CallLimits,
     ) -> None:
         self._metrics = metrics
-        self._poll_timeout_s = poll_timeout_ms / 1_000
-        self._sdk = make_sdk(base_url, api_key, connections_max + CONNECTIONS_SPARE, organization, project, tls)
+        self._poll_timeout_s = limits.poll_timeout_ms / 1_000
+        self._sdk = make_sdk(account, limits.calls_max + CONNECTIONS_SPARE)
 
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
@@ -154,29 +147,22 @@ class OpenAIClient:
         return reply
 
 
-def make_sdk(
-    base_url: str,
-    api_key: SecretStr,
-    connections_max: int,
-    organization: str | None,
-    project: str | None,
-    tls: ssl.SSLContext | None = None,
-) -> AsyncOpenAI:
+def make_sdk(account: OpenAIAccount, connections_max: int) -> AsyncOpenAI:
     """The SDK client. Its environment counts for proxies and trust only. With an empty key: no `Authorization`."""
     for name in ("openai", "httpx2", "httpcore2"):
         # At debug level (OPENAI_LOG=debug) the SDK logs whole requests, with prompts.
         logging.getLogger(name).setLevel(logging.WARNING)
-    key = api_key.get_secret_value()
+    key = account.api_key.get_secret_value()
     sdk = AsyncOpenAI(
-        base_url=base_url,
+        base_url=account.base_url,
         api_key=key or "none",
         max_retries=0,
         # aiohttp needs half of httpx's processor time.
-        http_client=HttpClient(connections_max, tls or tls_context(None, None), keyless=not key),
+        http_client=HttpClient(connections_max, account.tls or tls_context(None, None), keyless=not key),
     )
     # The SDK reads missing values from environment variables. Only Backstop's settings count.
-    sdk.organization = organization
-    sdk.project = project
+    sdk.organization = account.organization
+    sdk.project = account.project
     sdk.admin_api_key = None
     sdk.webhook_secret = None
     sdk._custom_headers = {}  # noqa: SLF001 - from OPENAI_CUSTOM_HEADERS; no argument turns them off

@@ -2,15 +2,14 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any, Self
 
-from pydantic import SecretStr
-
 from backstop.runtime.process.clock import NowMs
+from streams.openai.account import OpenAIAccount
 from streams.openai.answers import read_cancel, read_create, read_follow, read_poll
 from streams.openai.causes import Rule
 from streams.openai.client import OpenAIClient
+from streams.openai.settings import OpenAISettings
 from streams.openai.sse import EventTooLargeError
 from streams.openai.stream import OpenAIStreams, StreamEvent
 from streams.openai.stream_track import Track
@@ -18,6 +17,7 @@ from streams.openai.transport import tls_context
 from streams.provider import (
     Accepted,
     AskAgain,
+    CallLimits,
     CallMetrics,
     Missing,
     NotCancelled,
@@ -29,7 +29,6 @@ from streams.provider import (
     StreamStep,
     TooMuch,
     Unknown,
-    account_name,
 )
 
 
@@ -54,43 +53,19 @@ class OpenAIProvider:
     @classmethod
     def open(
         cls,
-        *,
-        base_url: str,
-        api_key: SecretStr,
+        account: OpenAIAccount,
         metrics: CallMetrics,
         now_ms: NowMs,
+        limits: CallLimits,
+        *,
         rules: Sequence[Rule] = (),
-        organization: str | None = None,
-        project: str | None = None,
-        certificate: Path | None = None,
-        certificate_key: Path | None = None,
-        connections_max: int = 128,
-        poll_timeout_ms: int = 30_000,
-        streams_max: int = 1,
-        stream_silence_ms: int = 600_000,
     ) -> Self:
         """The provider, not yet connected. Streams have connections of their own, so that no create waits for one.
 
-        :raises ConfigurationError: a certificate can't be used, or the environment names a proxy that is none.
+        :raises ConfigurationError: the environment names a proxy that is none.
         """
-        account: dict[str, Any] = {
-            "base_url": base_url,
-            "api_key": api_key,
-            "organization": organization,
-            "project": project,
-            "tls": tls_context(certificate, certificate_key),
-        }
-        client = OpenAIClient(
-            **account, metrics=metrics, connections_max=connections_max, poll_timeout_ms=poll_timeout_ms
-        )
-        streams = OpenAIStreams(
-            **account,
-            connections_max=max(1, streams_max),
-            open_timeout_ms=poll_timeout_ms,
-            silence_ms=stream_silence_ms,
-        )
-        named = account_name(base_url, api_key.get_secret_value(), organization, project)
-        return cls(client, streams, now_ms, rules=rules, account=named)
+        client, streams = OpenAIClient(account, metrics, limits), OpenAIStreams(account, limits)
+        return cls(client, streams, now_ms, rules=rules, account=account.name)
 
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
@@ -113,6 +88,22 @@ class OpenAIProvider:
     async def close(self) -> None:
         await self._client.close()
         await self._streams.close()
+
+
+def open_openai(settings: OpenAISettings, limits: CallLimits, metrics: CallMetrics, now_ms: NowMs) -> OpenAIProvider:
+    """The provider that the settings name.
+
+    :raises ConfigurationError: a certificate can't be used, or the environment names a proxy that is none.
+    """
+    account = OpenAIAccount(
+        settings.openai_base_url,
+        settings.openai_api_key,
+        settings.openai_organization,
+        settings.openai_project,
+        tls_context(settings.openai_client_certificate, settings.openai_client_key),
+    )
+    rules = tuple(rule.rule() for rule in settings.answer_rules)
+    return OpenAIProvider.open(account, metrics, now_ms, limits, rules=rules)
 
 
 class OpenAIStream:

@@ -4,15 +4,14 @@ Apart from `streams.openai.client`: a stream holds its connection while a respon
 pool of their own, and a create never waits for one of their connections.
 """
 
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from pydantic import SecretStr
 
+from streams.openai.account import OpenAIAccount
 from streams.openai.answers import Answer, Reply
 from streams.openai.client import (
     CONNECT_TIMEOUT_S,
@@ -27,6 +26,7 @@ from streams.openai.client import (
     whole_answer,
 )
 from streams.openai.sse import EventReader
+from streams.provider import CallLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +43,19 @@ class _Opened(Answer):
 
 
 class OpenAIStreams:
-    """Opens streams. A stream fails without an answer within `open_timeout_ms`, or after `silence_ms` of silence."""
+    """Opens streams. A stream fails without an answer within `poll_timeout_ms`, or after `stream_silence_ms` of silence."""
 
     def __init__(
         self,
-        *,
-        base_url: str,
-        api_key: SecretStr,
-        connections_max: int,
-        open_timeout_ms: int,
-        silence_ms: int,
-        organization: str | None = None,
-        project: str | None = None,
-        tls: ssl.SSLContext | None = None,
+        account: OpenAIAccount,
+        limits: CallLimits,
     ) -> None:
-        self._open_timeout_s = open_timeout_ms / 1_000
+        self._open_timeout_s = limits.poll_timeout_ms / 1_000
+        silence_s = limits.stream_silence_ms / 1_000
         self._timeouts = httpx2.Timeout(
-            self._open_timeout_s, read=silence_ms / 1_000, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
+            self._open_timeout_s, read=silence_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
         )
-        self._sdk = make_sdk(base_url, api_key, connections_max, organization, project, tls)
+        self._sdk = make_sdk(account, limits.streams_max)
 
     @asynccontextmanager
     async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:

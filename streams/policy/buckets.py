@@ -3,7 +3,8 @@
 Rules:
 - A bucket begins empty: a worker that starts does not know what was spent a moment ago.
 - In any period of `t` seconds a bucket gives at most `per_min * (t + BURST_S) / 60`, and one job's size more.
-- A job that is larger than the bucket goes when the bucket is full, and leaves a debt.
+- A job that is larger than the bucket goes when the bucket is full, and leaves a debt. A debt is at most a minute's
+  rate.
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Bucket:
 
     def take(self, amount: float, now_ms: int) -> None:
         self.fill(now_ms)
-        self.level -= amount
+        self.level = max(self.level - amount, -self.per_min)
 
     def give_back(self, amount: float) -> None:
         self.level = min(self.level + amount, self.capacity)

@@ -9,8 +9,8 @@ Rules:
 - What the provider charges is its secret. The charge is learned as a factor of input and expected output: what its
   bucket lost between two answers, over what was expected.
 - A refusal for a limit empties the bucket for the time that the provider told. Where no header tells the limit, the
-  rate falls to 0.8 of itself, but not below what was served in the last ten seconds, and rises by a tenth a minute
-  while it is used and unrefused.
+  configured rate falls to 0.8 of itself, but not below what was served in the last ten seconds, and rises by a tenth a
+  minute while it is used and unrefused. A refusal while nothing is served tells of an outage, not of a rate.
 - A day is a calendar day (UTC), counted over all workers.
 """
 
@@ -36,6 +36,8 @@ FALL_EVERY_MS = 5_000
 RISE_PER_MIN = 0.10
 RISE_AFTER_MS = 30_000
 USED_MIN = 0.8
+FOUND_SHARE_MIN = 0.05
+"""Refusals lower a rate to this part of the configured one at most."""
 DAY_MS = 86_400_000
 SERVED_MS = 10_000
 SCALE_MIN, SCALE_MAX = 0.02, 50.0
@@ -214,10 +216,10 @@ class Limiter:
             self._hear(told, now_ms)
         if not limited:
             return
-        if self._told_tokens() is None and now_ms - self._refused_ms >= FALL_EVERY_MS:
-            served = self._served_per_min(now_ms)
-            rate = self.tokens_per_min or max(served, tokens) / FALL
-            self._found = max(rate * FALL, min(served, rate), 1.0)
+        served, most = self._served_per_min(now_ms), self.rates.tokens_per_min
+        if most and served and self._told_tokens() is None and now_ms - self._refused_ms >= FALL_EVERY_MS:
+            rate = self.tokens_per_min or most
+            self._found = max(rate * FALL, min(served, rate), most * FOUND_SHARE_MIN)
             self._fit(now_ms)
         self._refused_ms = now_ms
         if self._tokens is not None:
@@ -291,6 +293,7 @@ class Limiter:
         if theirs < level:
             self._tokens.level = theirs
         elif (self.rates.tokens_per_min or limit) >= limit:
+            level = max(level, min(theirs, 0.0))  # The provider has room, so the debt was one of estimates.
             step = PULL_SHARE * self._tokens.per_min * elapsed_ms / 60_000
             self._tokens.level = min(level + step, theirs, self._tokens.capacity)
 

@@ -48,7 +48,6 @@ class FoldTable:
         name: str,
         partitions: int,
         *,
-        limits: StoreLimits | None = None,
         min_insync_replicas: int = 1,
         on_damage: DamageFound | None = None,
         after_changelog: Callable[[], None] | None = None,
@@ -83,7 +82,7 @@ class FoldTable:
             },
         )
         self._table.fold = self
-        self._store = FoldStore(app, self._table, limits or StoreLimits(), on_damage, row_version)
+        self._store = FoldStore(app, self._table, StoreLimits(), on_damage, row_version)
         self._table.use(self._store)
         app.tables.add(self._table)
         self._changelog = Changelog(lambda: self.changelog_topic, app.changelog_producer())

@@ -11,20 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
-from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.kafka.reporting import Reporting
 from streams.fold import response
 from streams.fold.rows import decode_response_state, decode_row
 from streams.ports import Rows
-from streams.provider import Provider
+from streams.workers.access import ProviderAccess
+from streams.workers.limits import FollowLimits
 from streams.workers.metrics import FollowerMetrics
-from streams.workers.rate import PollRate
-from streams.workers.stream_reading import Followed, Following, FollowLimits
+from streams.workers.stream_reading import Followed, Following
 
 log = structlog.get_logger()
-
-LINGER_S = 5.0
-"""How long a stream is read after its response is known to have ended: its last events may still come."""
 
 MARK = b'"stream":true'
 """In each row of a response that can be followed, and rarely in others: a cheap test before decoding."""
@@ -35,20 +31,13 @@ class Follower:
 
     def __init__(
         self,
-        *,
-        publisher: Publisher,
-        metrics: FollowerMetrics,
+        reporting: Reporting[FollowerMetrics],
         limits: FollowLimits,
-        now_ms: NowMs,
-        concurrency: int,
-        linger_s: float = LINGER_S,
     ) -> None:
-        self._linger_s = linger_s
-        self._publisher = publisher
-        self._metrics = metrics
+        """:param reporting: with a publisher of its own: partial output must not hold up a fact."""
+        self._reporting = reporting
+        self._metrics = reporting.metrics
         self._limits = limits
-        self._now_ms = now_ms
-        self._concurrency = concurrency
         self._wanted: dict[str, Followed] = {}
         self._waiting: dict[str, None] = {}
         """In order of arrival; each is in `_wanted`."""
@@ -90,14 +79,14 @@ class Follower:
             self._metrics.failed.inc()
             log.error("follower_failed", error_type=type(error).__name__)
 
-    async def run(self, stop: asyncio.Event, provider: Provider, rate: PollRate) -> None:
+    async def run(self, stop: asyncio.Event, access: ProviderAccess) -> None:
         """Until `stop` is set; what is being followed then is left to whoever owns the partition next."""
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._changed.set())
         try:
             while not stop.is_set():
-                while self._waiting and len(self._tasks) < self._concurrency:
-                    self._begin(next(iter(self._waiting)), provider, rate)
+                while self._waiting and len(self._tasks) < self._limits.concurrency:
+                    self._begin(next(iter(self._waiting)), access)
                 self._metrics.waiting.set(len(self._waiting))
                 await self._changed.wait()
                 self._changed.clear()
@@ -123,7 +112,7 @@ class Follower:
                 self._cancelled[response_id] = following
             else:
                 self._book(following)
-        self._let_go(response_id, self._linger_s)
+        self._let_go(response_id, self._limits.linger_s)
 
     def _book(self, following: Following) -> None:
         task = asyncio.get_running_loop().create_task(following.book(), name="book-usage")
@@ -138,17 +127,9 @@ class Follower:
         if task is not None:
             asyncio.get_running_loop().call_later(after_s, task.cancel)
 
-    def _begin(self, response_id: str, provider: Provider, rate: PollRate) -> None:
+    def _begin(self, response_id: str, access: ProviderAccess) -> None:
         del self._waiting[response_id]
-        following = Following(
-            self._wanted[response_id],
-            provider=provider,
-            publisher=self._publisher,
-            rate=rate,
-            metrics=self._metrics,
-            limits=self._limits,
-            now_ms=self._now_ms,
-        )
+        following = Following(self._wanted[response_id], access, self._reporting, self._limits)
         self._followings[response_id] = following
         task = asyncio.create_task(following.run(), name=f"follow-{response_id}")
         self._tasks[response_id] = task

@@ -15,7 +15,22 @@ import structlog
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
 from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFailed, CreateServed, LaneFact, ProbeClaimed
-from streams.policy.lanes import WHOLE, Claim, Go, Held, Lane, Pace, Share, granted, held, release, send, take
+from streams.policy.lanes import (
+    PROBE_ANSWER_MS_MAX,
+    PROBE_REPORT_MS,
+    WHOLE,
+    Claim,
+    Go,
+    Held,
+    Lane,
+    ReleaseProgress,
+    Share,
+    granted,
+    held,
+    release,
+    send,
+    take,
+)
 from streams.provider import account_name
 
 log = structlog.get_logger()
@@ -46,16 +61,16 @@ class Lanes:
     account: str = account_name()
     share: Share = WHOLE
     """This worker's share of the waiting jobs; changes with its partitions."""
-    _write: Write | None = None
-    _believed: dict[str, Lane] = field(default_factory=dict)
-    _read: dict[str, Lane] = field(default_factory=dict)
+    _write: Write | None = field(default=None, init=False)
+    _believed: dict[str, Lane] = field(default_factory=dict, init=False)
+    _read: dict[str, Lane] = field(default_factory=dict, init=False)
     """The fold of the facts read from the log."""
-    _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict)
+    _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict, init=False)
     """By model and id: own facts that are not read back, oldest first, each with its time."""
-    _paces: dict[str, Pace] = field(default_factory=dict)
-    _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict)
+    _releasing: dict[str, ReleaseProgress] = field(default_factory=dict, init=False)
+    _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict, init=False)
     """By model: the id of this process's claim that is not read back, and the event set when it is."""
-    _served: set[str] = field(default_factory=set)
+    _served: set[str] = field(default_factory=set, init=False)
 
     def join(self, write: Write) -> None:
         """Publish own facts through `write` from now on.
@@ -64,9 +79,12 @@ class Lanes:
         """
         self._write = write
 
-    async def send(self, model: str, command_id: str) -> Go | Held:
-        """Whether this create may be sent now. A probe waits until its claim is read back, at most `CLAIM_WAIT_S`."""
-        asked = self.ask(model, command_id)
+    async def send(self, model: str, command_id: str, timeout_ms: int = PROBE_ANSWER_MS_MAX) -> Go | Held:
+        """Whether this create may be sent now. A probe waits until its claim is read back, at most `CLAIM_WAIT_S`.
+
+        :param timeout_ms: of the create: a probe without an outcome is given up soon after it.
+        """
+        asked = self.ask(model, command_id, timeout_ms)
         if not isinstance(asked, ProbeClaimed):
             return asked
         _, read_back = self._claims[model]
@@ -74,14 +92,16 @@ class Lanes:
             async with asyncio.timeout(CLAIM_WAIT_S):
                 await read_back.wait()
         except TimeoutError:
-            log.warning("lane_claim_unheard", model=model, wait_s=CLAIM_WAIT_S)
+            log.warning("lane_claim_not_read_back", model=model, wait_s=CLAIM_WAIT_S)
             for fact in [*(fact for fact, _ in self._unread.get(model, {}).values()), asked]:
                 self.read(fact, self.now_ms())
         finally:
             self._claims.pop(model, None)
         return self.verdict(model, command_id)
 
-    def ask(self, model: str, command_id: str) -> Go | Held | ProbeClaimed:
+    def ask(
+        self, model: str, command_id: str, timeout_ms: int = PROBE_ANSWER_MS_MAX
+    ) -> Go | Held | ProbeClaimed:  # fmt: skip
         """As `send`, without the wait. If it returns a claim, `verdict` decides after `read` was called with it."""
         now_ms, lane = self.now_ms(), self.of(model)
         asked = send(lane, now_ms)
@@ -91,7 +111,7 @@ class Lanes:
             return held(lane.closed, now_ms)
         claim = ProbeClaimed(
             id=f"{command_id}/claim/{asked.turn}", at_ms=now_ms, account=self.account, model=model, turn=asked.turn,
-            command_id=command_id,
+            command_id=command_id, answer_ms=timeout_ms + PROBE_REPORT_MS,
         )  # fmt: skip
         if self._write is None:
             self.read(claim, now_ms)
@@ -108,8 +128,8 @@ class Lanes:
         lane = self._believed.get(model)
         if lane is None:
             return 0
-        pace, wait_ms = release(lane, self._paces.get(model, Pace()), self.now_ms(), self.share)
-        self._paces[model] = pace
+        progress, wait_ms = release(lane, self._releasing.get(model, ReleaseProgress()), self.now_ms(), self.share)
+        self._releasing[model] = progress
         return min(wait_ms, ASK_AGAIN_MS_MAX)
 
     def succeeded(self, model: str, command_id: str) -> None:
@@ -208,5 +228,5 @@ class Lanes:
     def _forget(self, model: str) -> None:
         if self.of(model).closed is not None:
             self.changed(model, Lane())
-        for by_model in (self._believed, self._read, self._unread, self._paces):
+        for by_model in (self._believed, self._read, self._unread, self._releasing):
             by_model.pop(model, None)

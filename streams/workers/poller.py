@@ -15,26 +15,25 @@ from functools import partial
 
 import structlog
 
-from backstop.runtime.blobs import BlobStore, put_body
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.kafka.records import Record
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
 from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_poll_at_ms, overtaken
-from streams.provider import AskAgain, Missing, NotCancelled, Provider, Refused, Seen
+from streams.provider import AskAgain, Missing, NotCancelled, Refused, Seen
 from streams.workers import facts
+from streams.workers.access import ProviderAccess
 from streams.workers.commands import Commands, Taken
-from streams.workers.lanes import Lanes
 from streams.workers.lifetime import run_until
+from streams.workers.limits import PollerLimits
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.offsets import OffsetTracker
 from streams.workers.poll_queue import Call, PollQueue
-from streams.workers.rate import PollRate
 from streams.workers.run_times import Ends
 from streams.workers.slots import Slots
 from streams.workers.webhook_hints import Hints
@@ -46,9 +45,6 @@ TAKE_WAIT_MS = 250
 COMMIT_INTERVAL_S = 0.5
 COMMIT_LAST_S = 5.0
 ROOM_POLL_S = 0.05
-REPEAT_MS = 500
-"""Wait before the second try; twice that before the third, and so on."""
-
 REPEAT_MS_MAX = 30_000
 """With a longer wait the poll counts as failed; the next scheduled poll comes after that wait."""
 
@@ -66,37 +62,24 @@ class Poller:
         self,
         *,
         group: Commands,
-        provider: Provider,
-        publisher: Publisher,
-        blobs: BlobStore,
-        now_ms: NowMs,
-        metrics: WorkerMetrics,
+        access: ProviderAccess,
+        reporting: Reporting[WorkerMetrics],
+        bodies: Bodies,
         polls: Webhooks,
-        lanes: Lanes,
-        rate: PollRate,
-        inline_bytes_max: int,
-        concurrency: int = 64,
-        tries_max: int = 3,
-        queue_max: int = 20_000,
-        repeat_ms: int = REPEAT_MS,
-        drain_ms: int = 45_000,
+        limits: PollerLimits,
     ) -> None:
         self._group = group
-        self._provider = provider
-        self._publisher = publisher
-        self._blobs = blobs
-        self._now_ms = now_ms
-        self._metrics = metrics
+        self._provider = access.provider
+        self._lanes = access.lanes
+        self._rate = access.rate
+        self._publisher = reporting.publisher
+        self._metrics = reporting.metrics
+        self._now_ms = reporting.now_ms
+        self._bodies = bodies
         self._polls = polls
-        self._lanes = lanes
+        self._limits = limits
         self._ends = Ends()
-        self._rate = rate
-        self._inline_bytes_max = inline_bytes_max
-        self._slots = Slots(concurrency)
-        self._tries_max = tries_max
-        self._queue_max = queue_max
-        self._repeat_ms = repeat_ms
-        self._drain_s = drain_ms / 1_000
+        self._slots = Slots(limits.concurrency)
         self._queue = PollQueue()
         self._tracker = OffsetTracker()
         self._epoch = 0
@@ -105,13 +88,15 @@ class Poller:
         self._hints = Hints()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; then finish calls in flight (at most `drain_ms`), commit, and leave the group.
+        """Run until `stop` is set; then finish calls in flight (at most `limits.drain_ms`), commit, and leave the group.
 
         Any exception is raised: a bug must end the process.
         """
         try:
             await self._group.start(stop)
-            await run_until(stop, self._take_all, self._drained, self._drain_s, self._call_all, self._commit_all)
+            await run_until(
+                stop, self._take_all, self._drained, self._limits.drain_ms / 1_000, self._call_all, self._commit_all
+            )
             with contextlib.suppress(TimeoutError):  # The broker is away: commands without a commit come again.
                 async with asyncio.timeout(COMMIT_LAST_S):
                     await self._commit()
@@ -122,7 +107,7 @@ class Poller:
         while not stop.is_set():
             if self._group.epoch != self._epoch:
                 await self._reassigned()
-            room = min(self._queue_max - self._tracker.unfinished, OFFSETS_HELD_MAX - len(self._tracker))
+            room = min(self._limits.queue_max - self._tracker.unfinished, OFFSETS_HELD_MAX - len(self._tracker))
             if room <= 0:
                 self._sweep()
                 await asyncio.sleep(ROOM_POLL_S)
@@ -279,7 +264,7 @@ class Poller:
         body: Body | None = None
         if seen.outcome != "running":
             try:
-                body = await put_body(self._blobs, seen.body, self._inline_bytes_max)
+                body = await self._bodies.put(seen.body)
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)
@@ -317,8 +302,8 @@ class Poller:
     def _ask_again(self, call: Call, answer: AskAgain) -> Message | None:
         if answer.limited:
             self._rate.object(answer.wait_ms)
-        wait_ms = max(answer.wait_ms, self._repeat_ms << (call.tries - 1))
-        if call.tries >= self._tries_max or wait_ms > REPEAT_MS_MAX:
+        wait_ms = max(answer.wait_ms, self._limits.repeat_ms << (call.tries - 1))
+        if call.tries >= self._limits.tries_max or wait_ms > REPEAT_MS_MAX:
             return self._failed(call, answer.reason, answer.wait_ms)
         self._metrics.poll("asked_again")
         # The call waits without a slot. If the worker stops meanwhile, the command is not committed and comes again.

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from backstop.runtime.settings import RuntimeSettings
 from streams.policy.polls import PollPolicy
+from streams.provider import CallLimits
+from streams.workers.limits import FollowLimits, PollerLimits, SubmitterLimits
 from streams.workers.rate import RECOVERY_SHARE_PER_MIN
 
 
@@ -20,7 +22,7 @@ class WorkerSettings(RuntimeSettings):
         "request from the blob store counts three times its size. A request without room is tried again after 2 s.",
     )
     create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
-    poll_concurrency: int = Field(default=64, ge=1, le=1_000, description="Looks and cancels in flight per process.")
+    poll_concurrency: int = Field(default=64, ge=1, le=1_000, description="Polls and cancels in flight per process.")
     poll_timeout_ms: int = Field(
         default=30_000, ge=100, le=600_000, description="Time limit of one poll or cancel as a whole."
     )
@@ -113,6 +115,39 @@ class WorkerSettings(RuntimeSettings):
     def _polls_agree(self) -> Self:
         self.poll_policy()
         return self
+
+    def submitter_limits(self, create_timeout_ms: int) -> SubmitterLimits:
+        return SubmitterLimits(
+            concurrency=self.create_concurrency,
+            memory_ms=self.submission_memory_ms,
+            memory_ids_max=self.submission_memory_max,
+            bodies_memory_bytes_max=self.requests_memory_bytes_max,
+            drain_ms=create_timeout_ms,
+        )
+
+    def poller_limits(self) -> PollerLimits:
+        return PollerLimits(
+            concurrency=self.poll_concurrency,
+            tries_max=self.poll_tries_max,
+            queue_max=self.poll_queue_max,
+            drain_ms=self.poll_timeout_ms,
+        )
+
+    def follow_limits(self) -> FollowLimits:
+        return FollowLimits(
+            concurrency=self.stream_concurrency,
+            coalesce_ms=self.stream_coalesce_ms,
+            event_bytes_max=self.stream_event_bytes_max,
+            response_bytes_max=self.stream_response_bytes_max,
+        )
+
+    def call_limits(self) -> CallLimits:
+        return CallLimits(
+            calls_max=self.create_concurrency + self.poll_concurrency,
+            poll_timeout_ms=self.poll_timeout_ms,
+            streams_max=max(1, self.stream_concurrency),
+            stream_silence_ms=self.stream_silence_ms,
+        )
 
     def poll_policy(self) -> PollPolicy:
         return PollPolicy(

@@ -13,8 +13,7 @@ from typing import Any
 import structlog
 
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.kafka.reporting import Reporting
 from schemas.base import Message, Usage
 from schemas.jobs import UsageBooked
 from schemas.partials import CutReason, PartialOutput
@@ -24,14 +23,14 @@ from streams.provider import (
     Ended,
     NotStreamable,
     OpenAgain,
-    Provider,
     Refused,
     StreamStep,
     Told,
     TooMuch,
 )
+from streams.workers.access import ProviderAccess
+from streams.workers.limits import FollowLimits
 from streams.workers.metrics import FollowerMetrics
-from streams.workers.rate import PollRate
 
 log = structlog.get_logger()
 
@@ -66,15 +65,6 @@ class Followed:
 
 
 @dataclass(frozen=True, slots=True)
-class FollowLimits:
-    """Times in milliseconds, sizes in bytes."""
-
-    coalesce_ms: int
-    event_bytes_max: int
-    response_bytes_max: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Over:
     """How the stream ended: with the provider's terminal event, or truncated. Both None: nothing more can be read."""
 
@@ -88,21 +78,17 @@ class Following:
     def __init__(
         self,
         of: Followed,
-        *,
-        provider: Provider,
-        publisher: Publisher,
-        rate: PollRate,
-        metrics: FollowerMetrics,
+        access: ProviderAccess,
+        reporting: Reporting[FollowerMetrics],
         limits: FollowLimits,
-        now_ms: NowMs,
     ) -> None:
         self._of = of
-        self._publisher = publisher
-        self._rate = rate
-        self._metrics = metrics
+        self._rate = access.rate
+        self._publisher = reporting.publisher
+        self._metrics = reporting.metrics
+        self._now_ms = reporting.now_ms
         self._limits = limits
-        self._now_ms = now_ms
-        self._stream = provider.follow(
+        self._stream = access.provider.follow(
             of.response_id, event_bytes_max=limits.event_bytes_max, response_bytes_max=limits.response_bytes_max
         )
         self._pending: deque[Told] = deque()

@@ -8,34 +8,34 @@ command older than those remembered. What that does not reach may have been sent
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, assert_never
 
 import structlog
 
-from backstop.runtime.blobs import BlobStore, get_body, put_body
+from backstop.runtime.blobs import Bodies, get_body
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.kafka.records import Record
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
-from schemas.commands import CREATE_TIMEOUT_MS_UNSTAMPED, SUBMISSION, CreateResponse
+from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.windows import in_window
 from streams.policy.lanes import Go, Held
 from streams.policy.polls import Webhooks, next_poll_at_ms
-from streams.provider import Accepted, Provider, Rejected, Seen, Unknown
+from streams.provider import Accepted, Rejected, Seen, Unknown
+from streams.workers.access import ProviderAccess
 from streams.workers.command_memory import SKEW_MS, CommandMemory
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
-from streams.workers.lanes import Lanes
 from streams.workers.lifetime import run_until
+from streams.workers.limits import SubmitterLimits
 from streams.workers.metrics import AttemptResult, WorkerMetrics
 from streams.workers.request_memory import RequestMemory
 from streams.workers.slots import Slots
@@ -79,54 +79,42 @@ class _Due:
 class Submitter:
     """Performs the commands of `submissions` in the partitions of its group member.
 
-    `edge_blocked` is called with the wait in ms when the provider's edge refused a create as an attack.
+    A create that the provider's edge refused as an attack slows down polls too.
     """
 
     def __init__(
         self,
         *,
         group: Commands,
-        provider: Provider,
-        publisher: Publisher,
-        blobs: BlobStore,
-        now_ms: NowMs,
-        metrics: WorkerMetrics,
+        access: ProviderAccess,
+        reporting: Reporting[WorkerMetrics],
+        bodies: Bodies,
         polls: Webhooks,
-        lanes: Lanes,
-        inline_bytes_max: int,
-        concurrency: int = 64,
-        memory_ms: int = 180_000,
-        memory_ids_max: int = 20_000,
-        drain_ms: int = 60_000,
-        edge_blocked: Callable[[int], None] = lambda _: None,
-        bodies_memory_bytes_max: int = 256 << 20,
+        limits: SubmitterLimits,
     ) -> None:
-        self._memory_of_bodies = RequestMemory(bodies_memory_bytes_max)
         self._group = group
-        self._provider = provider
-        self._publisher = publisher
-        self._blobs = blobs
-        self._now_ms = now_ms
-        self._metrics = metrics
+        self._provider = access.provider
+        self._lanes = access.lanes
+        self._rate = access.rate
+        self._publisher = reporting.publisher
+        self._metrics = reporting.metrics
+        self._now_ms = reporting.now_ms
+        self._bodies = bodies
         self._polls = polls
-        self._lanes = lanes
-        self._inline_bytes_max = inline_bytes_max
-        self._slots = Slots(concurrency)
-        self._memory_ms = memory_ms
-        self._memory_ids_max = memory_ids_max
-        self._drain_s = drain_ms / 1_000
-        self._edge_blocked = edge_blocked
+        self._limits = limits
+        self._slots = Slots(limits.concurrency)
+        self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
         self._memories: dict[int, CommandMemory] = {}
         self._memories_epoch = -1
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; then finish creates in flight (at most `drain_ms`) and leave the group.
+        """Run until `stop` is set; then finish creates in flight (at most `limits.drain_ms`) and leave the group.
 
         Any exception is raised and must end the process: a submitter that goes on after a bug may create twice.
         """
         try:
             await self._group.start(stop)
-            await run_until(stop, self._take_all, self._slots.all_free, self._drain_s)
+            await run_until(stop, self._take_all, self._slots.all_free, self._limits.drain_ms / 1_000)
         finally:
             await self._group.stop()
 
@@ -190,8 +178,8 @@ class Submitter:
         """The remembered ids of a partition, read back as far as its oldest new command needs."""
         memory = self._memories.get(partition)
         if memory is None:
-            memory = CommandMemory(self._memory_ids_max, first.timestamp_ms)
-            await self._read_back(memory, first, first.timestamp_ms - self._memory_ms)
+            memory = CommandMemory(self._limits.memory_ids_max, first.timestamp_ms)
+            await self._read_back(memory, first, first.timestamp_ms - self._limits.memory_ms)
             self._memories[partition] = memory
         if not memory.covers(oldest_at_ms):
             await self._read_back(memory, first, oldest_at_ms - SKEW_MS)
@@ -199,7 +187,7 @@ class Submitter:
 
     async def _read_back(self, memory: CommandMemory, first: Record, since_ms: int) -> None:
         failpoint("submitter.tail.reading")
-        back = await self._group.read_back(first.partition, first.offset, since_ms, self._memory_ids_max)
+        back = await self._group.read_back(first.partition, first.offset, since_ms, self._limits.memory_ids_max)
         memory.add_older(_ids(back.records), back.complete_since_ms)
 
     async def _perform(self, item: _Due) -> None:
@@ -233,7 +221,7 @@ class Submitter:
     async def _request_of(self, command: CreateResponse) -> dict[str, Any] | Rejected:
         """The request to send, or why it can't be sent now. Nothing was sent."""
         try:
-            request = await get_body(self._blobs, command.request)
+            request = await get_body(self._bodies.blobs, command.request)
         except BlobMissingError as error:
             # An operator may restore the blob. A try costs nothing; `rejections_max` and the deadline bound the tries.
             self._metrics.alarm("blob_missing")
@@ -253,7 +241,7 @@ class Submitter:
     async def _in_turn(self, item: _Due, request: dict[str, Any]) -> Message:
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
-        turn = await self._lanes.send(command.model, command.id)
+        turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
         if self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
                 self._lanes.failed(command.model, command.id, "odd", "command_expired")
@@ -281,7 +269,7 @@ class Submitter:
             job_id=command.job_id,
             attempt=command.attempt,
             tenant=command.tenant,
-            timeout_ms=CREATE_TIMEOUT_MS_UNSTAMPED if command.timeout_ms is None else command.timeout_ms,
+            timeout_ms=command.answer_within_ms,
         )
         failpoint("submitter.answered")
         match answer:
@@ -320,7 +308,7 @@ class Submitter:
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
-            body = await put_body(self._blobs, seen.body, self._inline_bytes_max)
+            body = await self._bodies.put(seen.body)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             self._metrics.alarm("blob_not_stored")
             log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)
@@ -359,7 +347,7 @@ class Submitter:
         self._metrics.attempt(_counted_as(answer.cause))
         self._lanes.failed(command.model, command.id, answer.cause, answer.code, answer.message, answer.wait_ms)
         if answer.limited:
-            self._edge_blocked(answer.wait_ms)
+            self._rate.object(answer.wait_ms)
         if answer.alarm:
             self._metrics.alarm(_alarm_of(answer))
             log.error("attempt_refused", job_id=command.job_id, code=answer.code, http_status=answer.http_status)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.records import Record
 from receiver.access import keys as live_keys
 from receiver.settings import ReceiverSettings
@@ -65,7 +66,7 @@ async def taken(request: dict[str, Any], tenant: str) -> list[Message]:
     return list(
         await take_request(
             Record("requests", 0, 0, T0, b"j", value, ()), tenant=tenant, now_ms=T0, policy=SubmissionPolicy(),
-            blobs=MemoryBlobs(), inline_bytes_max=65_536,
+            bodies=Bodies(MemoryBlobs(), 65_536),
         )
     )  # fmt: skip
 

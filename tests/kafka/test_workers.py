@@ -202,7 +202,7 @@ def test_a_poller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Call
         async with rig(run_s=0) as world:
             response_id = await _running(world)
             poll = RetrieveResponse(
-                id=f"{response_id}/look/1", at_ms=world.now_ms(), response_id=response_id, reason="timer",
+                id=f"{response_id}/poll/1", at_ms=world.now_ms(), response_id=response_id, reason="timer",
                 accepted_at_ms=world.now_ms(), polls=1,
             )  # fmt: skip
             with world.worker(f"{failpoint}=kill") as doomed:
@@ -215,7 +215,7 @@ def test_a_poller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Call
                     return facts if len({fact.command_id for fact in facts}) == commands else []
 
                 await eventually(lambda: observed(1), 20, "the observation")
-                await world.publish(poll.model_copy(update={"id": f"{response_id}/look/2", "polls": 2}))
+                await world.publish(poll.model_copy(update={"id": f"{response_id}/poll/2", "polls": 2}))
                 facts = await eventually(lambda: observed(2), 20, "both observations")
                 await ended(heir)
             assert all(isinstance(fact, ResponseObserved) for fact in facts)
@@ -254,7 +254,7 @@ def test_polls_and_cancels_against_a_provider_that_misbehaves(rig: Callable[...,
                 await world.publish(
                     *(
                         RetrieveResponse(
-                            id=f"{ids[name]}/look/1",
+                            id=f"{ids[name]}/poll/1",
                             at_ms=world.now_ms(),
                             response_id=ids[name],
                             reason="webhook",

@@ -2,17 +2,22 @@
 
 import asyncio
 import signal
+from typing import Any
 
-from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.blobs import Bodies, FolderBlobs
 from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process import failpoints
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.process.logs import configure
-from streams.openai.provider import OpenAIProvider
+from streams.openai.provider import open_openai
 from streams.policy.polls import Webhooks
+from streams.provider import CallLimits
 from streams.settings import StreamSettings
+from streams.workers.access import ProviderAccess
 from streams.workers.command_group import CommandGroup
 from streams.workers.lanes import Lanes
+from streams.workers.limits import PollerLimits, SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
@@ -20,13 +25,15 @@ from streams.workers.submitter import Submitter
 
 
 async def work(settings: StreamSettings, stop: asyncio.Event) -> None:
-    metrics, now_ms, polls = WorkerMetrics(), make_clock(), Webhooks(settings.poll_policy())
-    lanes = Lanes(now_ms)
-    blobs, publisher = FolderBlobs(settings.blobs_path), KafkaPublisher(settings, "worker")
-    provider = OpenAIProvider.open(
-        base_url=settings.openai_base_url, api_key=settings.openai_api_key, metrics=metrics, now_ms=now_ms
-    )
-    rate = PollRate(settings.poll_rate_max_per_s, now_ms, metrics.poll_rate_limit.set)
+    now_ms, publisher = make_clock(), KafkaPublisher(settings, "worker")
+    reporting = Reporting(publisher, WorkerMetrics(), now_ms)
+    provider = open_openai(settings, CallLimits(), reporting.metrics, now_ms)
+    of_both: dict[str, Any] = {
+        "access": ProviderAccess(provider, Lanes(now_ms), PollRate(settings.poll_rate_max_per_s, now_ms)),
+        "reporting": reporting,
+        "bodies": Bodies(FolderBlobs(settings.blobs_path), settings.inline_bytes_max),
+        "polls": Webhooks(settings.poll_policy()),
+    }
 
     def group(topic: str, name: str) -> CommandGroup:
         prefix = settings.topic_prefix
@@ -37,14 +44,8 @@ async def work(settings: StreamSettings, stop: asyncio.Event) -> None:
             session_timeout_ms=settings.group_session_timeout_ms,
         )
 
-    submitter = Submitter(
-        group=group("submissions", "submitter"), provider=provider, publisher=publisher, blobs=blobs, now_ms=now_ms,
-        metrics=metrics, polls=polls, lanes=lanes, inline_bytes_max=settings.inline_bytes_max, edge_blocked=rate.object,
-    )  # fmt: skip
-    poller = Poller(
-        group=group("polls", "poller"), provider=provider, publisher=publisher, blobs=blobs, now_ms=now_ms,
-        metrics=metrics, polls=polls, lanes=lanes, rate=rate, inline_bytes_max=settings.inline_bytes_max,
-    )  # fmt: skip
+    submitter = Submitter(group=group("submissions", "submitter"), **of_both, limits=SubmitterLimits())
+    poller = Poller(group=group("polls", "poller"), **of_both, limits=PollerLimits())
     await publisher.start()
     try:
         await asyncio.gather(submitter.run(stop), poller.run(stop))

@@ -265,16 +265,23 @@ def test_a_lower_limit_in_headers_counts_and_a_higher_one_does_not() -> None:
         assert limiter.tokens_per_min == expected
 
 
-def test_a_refusal_finds_a_limit_where_none_was_told_and_its_wait_is_kept() -> None:
-    limiter = Limiter(Rates(), 0)
+def test_a_refusal_lowers_a_rate_that_no_header_told_and_its_wait_is_kept() -> None:
+    limiter = Limiter(Rates(tokens_per_min=1_000_000), 0)
     for now_ms in range(0, 10_000, 100):
         limiter.answered(limiter.take(1_000, now_ms), 1_000, now_ms)
     limiter.refused(limiter.take(1_000, 10_000), 1_000, 10_000, limited=True, told_ms=7_000)
-    assert limiter.tokens_per_min is not None
+    assert limiter.tokens_per_min == 800_000
     wait = limiter.wait(1.0, 10_000)
     assert wait is not None
     assert wait.ms is not None
     assert wait.ms >= 7_000
+
+
+def test_refusals_while_nothing_is_served_lower_no_rate() -> None:
+    limiter = Limiter(Rates(tokens_per_min=60_000), 0)
+    for now_ms in range(0, 3_600_000, 60_000):
+        limiter.refused(limiter.take(1_000, now_ms), 1_000, now_ms, limited=True, told_ms=0)
+    assert limiter.tokens_per_min == 60_000
 
 
 def test_a_day_is_counted_over_all_workers_and_begins_anew() -> None:

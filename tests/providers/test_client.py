@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 from backstop.dev.ports import Ports
 from streams.openai.answers import Answer, read_create, read_poll
 from streams.openai.client import OpenAIClient
 from streams.provider import Accepted, Seen
-from streams.workers.metrics import WorkerMetrics
 from tests.providers.servers import LiteLlm, Ogx, Stub
 from tests.providers.stub import text_of
+from tests.support.accounts import account_at, client_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)
@@ -56,9 +54,7 @@ CREATE_TIMEOUT_MS = 45_000
 
 @asynccontextmanager
 async def connected(provider: Provider) -> AsyncIterator[OpenAIClient]:
-    client = OpenAIClient(
-        base_url=provider.base_url, api_key=SecretStr(provider.key), metrics=WorkerMetrics(CollectorRegistry())
-    )
+    client = client_of(account_at(provider.base_url, provider.key))
     try:
         yield client
     finally:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.errors import BrokerUnavailableError
 from receiver.ingress.signature import Accepted
 from receiver.ingress.webhooks import WebhookRules, to_message
@@ -171,7 +172,7 @@ class System:
     async def _by_http(self, job_id: str, submit: Submit) -> None:
         fact = await to_submitted(
             prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms(), policy=self.policy,
-            blobs=self.blobs, inline_bytes_max=INLINE_BYTES_MAX,
+            bodies=Bodies(self.blobs, INLINE_BYTES_MAX),
         )  # fmt: skip
         if await self._say(fact):
             self._promised(job_id, submit, late_ms=0)

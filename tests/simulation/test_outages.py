@@ -8,8 +8,8 @@ from streams.policy.lanes import FAILURES_MAX
 from tests.simulation.outages import ALL_KINDS, HOUR_S, Course, away
 
 JOBS = 300
-FIRST_MINUTE = FAILURES_MAX + 2
-"""Those that fail before a lane is closed, and two probes; what is in flight at that moment comes on top, and is
+FIRST_MINUTE = FAILURES_MAX + 3
+"""Those that fail before a lane is closed, and three probes; what is in flight at that moment comes on top, and is
 nothing at this load.
 """
 

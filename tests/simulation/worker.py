@@ -13,8 +13,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.errors import BrokerUnavailableError, InvariantError
 from backstop.runtime.kafka.acknowledged import publish
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell, untaken
@@ -34,8 +36,10 @@ from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
 from streams.submission import SubmissionPolicy
 from streams.tables.changelog import OvertakenError
 from streams.tables.fold_table import PartitionNotOwnedError
+from streams.workers.access import ProviderAccess
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
+from streams.workers.limits import PollerLimits, SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
@@ -233,7 +237,7 @@ class Worker:
         self.life = life
         self.host = host
         self._broker = broker
-        self._blobs = blobs
+        self._bodies = Bodies(blobs, INLINE_BYTES_MAX)
         self._policy = policy
         self._wrong = wrong
         self._stores = stores
@@ -262,15 +266,14 @@ class Worker:
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        rate = PollRate(calls_per_s, life.now_ms)
+        access = ProviderAccess(openai, lanes, PollRate(calls_per_s, life.now_ms))
         self._submitter = Submitter(
-            group=self._submissions, provider=openai, publisher=Publisher(life, broker, "submitter"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, inline_bytes_max=INLINE_BYTES_MAX, concurrency=8, drain_ms=3_000, edge_blocked=rate.object,
+            group=self._submissions, access=access, reporting=self._reporting("submitter"), bodies=self._bodies,
+            polls=webhooks, limits=SubmitterLimits(concurrency=8, drain_ms=3_000),
         )  # fmt: skip
         self._poller = Poller(
-            group=self._poll_commands, provider=openai, publisher=Publisher(life, broker, "poller"), blobs=blobs,
-            now_ms=life.now_ms, metrics=METRICS, polls=webhooks, lanes=lanes, rate=rate, inline_bytes_max=INLINE_BYTES_MAX,
-            concurrency=8, drain_ms=2_000,
+            group=self._poll_commands, access=access, reporting=self._reporting("poller"), bodies=self._bodies,
+            polls=webhooks, limits=PollerLimits(concurrency=8, drain_ms=2_000),
         )  # fmt: skip
 
     def start(self) -> None:
@@ -289,6 +292,9 @@ class Worker:
         self._poll_commands.nudge()
         await asyncio.wait(self._ending, timeout=2 * DRAIN_S)
         self.life.kill("stopped")
+
+    def _reporting(self, who: str) -> Reporting[WorkerMetrics]:
+        return Reporting(Publisher(self.life, self._broker, who), METRICS, self.life.now_ms)
 
     async def _informed(self, part: Callable[[], Awaitable[None]]) -> None:
         """Nothing begins before the worker has heard which lanes are closed."""
@@ -323,8 +329,7 @@ class Worker:
         messages: list[Message] = []
         for record in records:
             messages += await take_request(
-                record, tenant=DEFAULT_TENANT, now_ms=self.life.now_ms(), policy=self._policy, blobs=self._blobs,
-                inline_bytes_max=INLINE_BYTES_MAX,
+                record, tenant=DEFAULT_TENANT, now_ms=self.life.now_ms(), policy=self._policy, bodies=self._bodies,
             )  # fmt: skip
         await publish(self._intake, messages, "intake")
 

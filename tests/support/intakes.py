@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.blobs import Bodies, FolderBlobs
 from streams.agents.agents import Intake
 from streams.submission import SubmissionPolicy
 from tests.support.builders import T0
@@ -12,8 +12,7 @@ from tests.support.memory_publisher import MemoryPublisher
 def intake_of(publisher: MemoryPublisher, folder: Path) -> Intake:
     return Intake(
         publisher=publisher,
-        blobs=FolderBlobs(folder),
+        bodies=Bodies(FolderBlobs(folder), 65_536),
         policy=SubmissionPolicy(),
-        inline_bytes_max=65_536,
         now_ms=lambda: T0,
     )

@@ -55,7 +55,7 @@ def main() -> int:
 def _keep_or_remove(folder: Path, keep: Path | None, *, failed: bool) -> None:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, keep, dirs_exist_ok=True)
+        shutil.copytree(folder, keep, dirs_exist_ok=True, symlinks=True)
     if keep is not None or failed:
         print(f"logs/, ledgers/, readmodel.db and the topics (kafka/) are kept in {keep or folder}", file=sys.stderr)
     if keep is not None or not failed:

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from backstop.runtime.blob_folders import BlobFolders
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.claims import FolderClaims
 from backstop.runtime.kafka.broker_clock import said
 from backstop.runtime.kafka.records import Record
@@ -91,7 +92,7 @@ async def taken(shared: Path, job_id: str, body: Any) -> Any:
     value = orjson.dumps({"type": "submit", "job_id": job_id, **body})
     return await take_request(
         Record("requests", 0, 0, T0, job_id.encode(), value, ()), tenant="default", now_ms=T0, policy=SubmissionPolicy(),
-        blobs=MemoryBlobs(), inline_bytes_max=65_536, claims=FolderClaims(shared / "claims"),
+        bodies=Bodies(MemoryBlobs(), 65_536), claims=FolderClaims(shared / "claims"),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.blobs import Bodies, FolderBlobs
 from backstop.runtime.kafka.topics import wanted_topics
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
@@ -42,8 +42,7 @@ def taken(folder: Path, tenant: str, value: Mapping[str, object]) -> list[Messag
                 tenant=tenant,
                 now_ms=1_000,
                 policy=SubmissionPolicy(),
-                blobs=FolderBlobs(folder),
-                inline_bytes_max=1_000,
+                bodies=Bodies(FolderBlobs(folder), 1_000),
             )
         )
     )

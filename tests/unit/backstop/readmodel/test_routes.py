@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from backstop.readmodel import store
 from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
-from backstop.runtime.blobs import FolderBlobs, put_body
+from backstop.runtime.blobs import Bodies, FolderBlobs
 from schemas.base import BlobBody
 from tests.support.waiting import eventually
 from tests.unit.backstop.readmodel.api import Api, api
@@ -60,8 +60,8 @@ def test_a_finished_job_comes_with_its_result_and_its_output(with_api) -> None:
 def test_a_large_output_is_linked_and_a_missing_one_is_said_to_be_missing(with_api, tmp_path: Path) -> None:
     async def body(api: Api) -> None:
         blobs = FolderBlobs(tmp_path / "blobs")
-        large = await put_body(blobs, {"text": "x" * 300_000}, 1_000)
-        small = await put_body(blobs, {"text": "y" * 2_000}, 1_000)
+        large = await Bodies(blobs, 1_000).put({"text": "x" * 300_000})
+        small = await Bodies(blobs, 1_000).put({"text": "y" * 2_000})
         for name, stored in (("large", large), ("small", small)):
             facts = [submitted(name), accepted(name), settled(name).model_copy(update={"response": stored})]
             await api.take(*facts, result_of(*facts))

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from backstop.runtime.blob_stores import Storage, open_storage
-from backstop.runtime.blobs import MARK, get_body, put_body
+from backstop.runtime.blobs import MARK, Bodies, get_body
 from backstop.runtime.bucket import BucketClaims
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.settings import RuntimeSettings
@@ -58,7 +58,7 @@ def test_what_was_put_is_there_under_its_hash(storage: Storage) -> None:
 def test_a_body_comes_back_as_the_value_that_it_was(storage: Storage) -> None:
     async def story() -> None:
         value = {"input": "é😀" * 1_000, "n": [1, None]}
-        body = await put_body(storage.blobs, value, inline_bytes_max=0)
+        body = await Bodies(storage.blobs, 0).put(value)
         assert await get_body(storage.blobs, body) == value
 
     asyncio.run(story())

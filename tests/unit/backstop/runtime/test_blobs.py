@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from backstop.runtime.blobs import INLINE_DEPTH_MAX, MARK, READ_AGAIN_S, FolderBlobs, get_body, put_body
+from backstop.runtime.blobs import INLINE_DEPTH_MAX, MARK, READ_AGAIN_S, Bodies, FolderBlobs, get_body
 from backstop.runtime.errors import BlobMissingError
 from schemas.base import BlobBody, InlineBody
 from schemas.codec import sha256_hex
 
 
 def stored(root: Path, value: Any, inline_bytes_max: int) -> Any:
-    return asyncio.run(put_body(FolderBlobs(root), value, inline_bytes_max))
+    return asyncio.run(Bodies(FolderBlobs(root), inline_bytes_max).put(value))
 
 
 def test_a_body_is_inline_up_to_the_limit_and_a_blob_above_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
+from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.records import Record
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused
@@ -43,7 +44,7 @@ def test_a_request_that_the_fetcher_could_not_read_is_refused_for_the_fetchers_r
         letter, refused = asyncio.run(
             take_request(
                 Record("requests", 0, 0, T0, b"a", value, ()), tenant="default", now_ms=T0, policy=SubmissionPolicy(),
-                blobs=MemoryBlobs(), inline_bytes_max=65_536,
+                bodies=Bodies(MemoryBlobs(), 65_536),
             )
         )  # fmt: skip
         assert isinstance(letter, DeadLetter)

@@ -8,7 +8,7 @@ import pytest
 from schemas.base import InlineBody, Usage
 from schemas.commands import CreateResponse
 from schemas.jobs import AttemptEnd
-from schemas.results import Reason
+from schemas.results import JobResult, Reason
 from streams.fold.attempts import Abandoned, Over, Running, Submitting
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
@@ -178,3 +178,30 @@ def test_a_later_attempt_asks_for_no_window_that_would_end_after_the_deadline() 
     (command,) = soon.when(job_timer(soon.due_ms())).step.outputs
     assert isinstance(command, CreateResponse)
     assert command.soonest is None
+
+
+@pytest.mark.parametrize(
+    ("status", "said_by", "told"),
+    [
+        ("failed", None, "provider"),
+        ("missing", "backstop", None),
+        ("incomplete", "backstop", None),
+    ],
+)
+def test_the_reason_is_said_by_the_provider_only_in_the_providers_own_words(
+    status: Any, said_by: Any, told: str | None
+) -> None:
+    event = settled(AT + 900, status, code="x", cause="never", message="in these words", said_by=said_by)
+    last = active(Running(3, RESP, AT, False), last_number=3, retries=2)
+    ended = given_state(last).when(event.model_copy(update={"attempt": 3})).step.outputs[0]
+    assert isinstance(ended, JobResult)
+    assert ended.reason is not None
+    assert ended.reason.message.startswith("in these words")
+    assert ended.reason.said_by == told
+
+
+def test_a_refusal_without_words_is_said_by_none() -> None:
+    refused = rejected(AT, cause="never", code="http_400", message="", http_status=400)
+    (ended,) = given(submitted()).when(refused).step.outputs
+    assert isinstance(ended, JobResult)
+    assert ended.reason == Reason(code="http_400", http_status=400)

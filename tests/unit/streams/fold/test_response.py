@@ -129,7 +129,7 @@ def test_404s_without_a_break_are_reported_to_the_job_once_and_a_later_end_too()
     last_ms = GRACE_ENDS + PATIENCE
     told = settled(
         last_ms, "missing", id=f"{RESP}/missing", found_by="poll", polls=0, cause="faulty", code="response_missing",
-        message=f"it was answered with 404 for {PATIENCE} ms",
+        message=f"it was answered with 404 for {PATIENCE} ms", said_by="backstop",
     )  # fmt: skip
     after = Running(claim(), CLAIM_AT + 20_000, sight=Sight(missing_since_ms=GRACE_ENDS, told="missing"))
     history = given(claimed(CLAIM_AT), observed(GRACE_ENDS, "missing"))
@@ -157,6 +157,7 @@ def test_an_unknown_status_is_settled_as_incomplete_after_a_while() -> None:
     assert isinstance(told, AttemptSettled)
     assert (told.status, told.code) == ("incomplete", "unknown_status")
     assert "of_tomorrow" in (told.message or "")
+    assert told.said_by == "backstop"
     moved = history.when(observed(AT + ODD_PATIENCE_MS, "odd", raw_status="of_the_day_after"))
     assert not moved.step.outputs
 

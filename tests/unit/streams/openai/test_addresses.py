@@ -5,13 +5,14 @@ from urllib.parse import unquote
 
 import pytest
 from openai import AsyncOpenAI
-from pydantic import SecretStr
 
 from streams.openai.answers import (
     Fault,
     Reply,
 )
 from streams.openai.stream import OpenAIStreams
+from streams.provider import CallLimits
+from tests.support.accounts import account_at
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Server, serving
 from tests.unit.streams.workers.openai_calls import KEY, connected
@@ -44,13 +45,7 @@ def test_an_id_is_one_segment_of_the_path_whatever_its_characters(response_id: s
         async with serving(server.answer(200, server.response())) as state, connected(state.base_url) as client:
             await client.retrieve(response_id)
             await client.cancel(response_id)
-            streams = OpenAIStreams(
-                base_url=state.base_url,
-                api_key=SecretStr(KEY),
-                connections_max=1,
-                open_timeout_ms=5_000,
-                silence_ms=5_000,
-            )
+            streams = OpenAIStreams(account_at(state.base_url), CallLimits(stream_silence_ms=5_000))
             async with streams.opened(response_id, 7):
                 pass
             await streams.close()

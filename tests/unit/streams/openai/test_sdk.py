@@ -6,10 +6,9 @@ import logging
 import pytest
 from openai import AsyncOpenAI
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
-from streams.openai.client import OpenAIClient
 from streams.workers.metrics import WorkerMetrics
+from tests.support.accounts import account_at, client_of
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Server, serving
 from tests.unit.streams.workers.openai_calls import KEY, connected, create_against, created
@@ -34,9 +33,7 @@ def test_a_name_and_password_in_the_base_url_are_sent_as_the_plain_sdk_does() ->
 def test_without_a_key_none_is_sent() -> None:
     async def scenario() -> Server:
         async with serving(server.answer(200, server.response())) as state:
-            client = OpenAIClient(
-                base_url=state.base_url, api_key=SecretStr(""), metrics=WorkerMetrics(CollectorRegistry())
-            )
+            client = client_of(account_at(state.base_url, ""))
             await created(client)
             await client.retrieve(RESPONSE_ID)
             await client.close()
@@ -78,9 +75,7 @@ def test_the_outcome_of_each_call_is_counted() -> None:
     async def scenario() -> CollectorRegistry:
         registry = CollectorRegistry()
         async with serving(server.answer(200, server.response()), server.html(502), server.close) as state:
-            client = OpenAIClient(
-                base_url=state.base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(registry), poll_timeout_ms=5_000
-            )
+            client = client_of(account_at(state.base_url, KEY), WorkerMetrics(registry), poll_timeout_ms=5_000)
             for _ in range(3):
                 await client.retrieve(RESPONSE_ID)
             await client.close()

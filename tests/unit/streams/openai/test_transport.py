@@ -15,14 +15,13 @@ import pytest
 import trustme
 import uvloop
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 from backstop.runtime.errors import ConfigurationError
 from streams.openai.answers import Answer, Fault, Reply, read_create
-from streams.openai.client import OpenAIClient
 from streams.openai.transport import tls_context
 from streams.provider import Rejected
 from streams.workers.metrics import WorkerMetrics
+from tests.support.accounts import account_at, client_of
 from tests.support.waiting import wait_until
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
@@ -105,12 +104,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwardProxy]:
 
 def ask(base_url: str, registry: CollectorRegistry | None = None, timeout_ms: int = 10_000, **options: Any) -> Any:
     """One create of a client that is made now, with the current environment."""
-    client = OpenAIClient(
-        base_url=base_url,
-        api_key=SecretStr("sk-test"),
-        metrics=WorkerMetrics(registry or CollectorRegistry()),
-        **options,
-    )
+    client = client_of(account_at(base_url, **options), WorkerMetrics(registry or CollectorRegistry()))
 
     async def scenario() -> Reply:
         try:
@@ -306,10 +300,7 @@ def test_a_gateway_that_asks_for_a_certificate_is_shown_ours(authority: trustme.
 def test_an_invalid_proxy_is_refused_at_start_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", url)
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
-        OpenAIClient(
-            base_url="http://h/v1", api_key=SecretStr("k"), metrics=WorkerMetrics(CollectorRegistry()),
-            tls=tls_context(None, None)
-        )  # fmt: skip
+        client_of(account_at("http://h/v1", tls=tls_context(None, None)))
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -328,9 +319,7 @@ def test_a_poll_goes_through_the_proxy_too(proxy: ForwardProxy, monkeypatch: pyt
 
     async def scenario() -> tuple[Reply, Server]:
         async with serving(server.answer(200, server.completed())) as state:
-            client = OpenAIClient(
-                base_url=state.base_url, api_key=SecretStr("k"), metrics=WorkerMetrics(CollectorRegistry())
-            )
+            client = client_of(account_at(state.base_url))
             try:
                 await client.retrieve("..")
                 return await client.retrieve(RESPONSE_ID), state

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
-from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.blobs import Bodies, FolderBlobs
+from backstop.runtime.kafka.reporting import Reporting
+from backstop.runtime.process.clock import NowMs
 from schemas.commands import CancelResponse, PollReason, RetrieveResponse
-from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import PollPolicy, Webhooks
+from streams.workers.access import ProviderAccess
 from streams.workers.lanes import Lanes
+from streams.workers.limits import PollerLimits
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
+from tests.support.accounts import account_at, provider_of
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 from tests.unit.streams.workers import misbehaving as server
@@ -35,7 +38,7 @@ DONE = server.answer(200, server.completed())
 
 def poll(response_id: str = RESPONSE_ID, reason: PollReason = "timer", number: int = 1) -> RetrieveResponse:
     return RetrieveResponse(
-        id=f"{response_id}/look/{number}", at_ms=NOW_MS, response_id=response_id, reason=reason, job_id="job_1",
+        id=f"{response_id}/poll/{number}", at_ms=NOW_MS, response_id=response_id, reason=reason, job_id="job_1",
         accepted_at_ms=NOW_MS - 60_000, polls=number,
     )  # fmt: skip
 
@@ -88,7 +91,10 @@ async def calling(
     cap_per_s: float = 1_000.0,
     poll_timeout_ms: int = 1_000,
     blobs: FolderBlobs | None = None,
-    **options: Any,
+    inline_bytes_max: int = 65_536,
+    polls: Webhooks | None = None,
+    now_ms: NowMs = lambda: NOW_MS,
+    **limits: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -97,15 +103,15 @@ async def calling(
     loop = asyncio.get_running_loop()
     rate = PollRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.poll_rate_limit.set)
     async with serving(*(script or (RUNNING,))) as state:
-        provider = OpenAIProvider.open(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, poll_timeout_ms=poll_timeout_ms,
-            now_ms=options.get("now_ms", lambda: NOW_MS),
-        )  # fmt: skip
+        provider = provider_of(account_at(state.base_url), now_ms, metrics, poll_timeout_ms=poll_timeout_ms)
         poller = Poller(
-            group=commands, provider=provider, publisher=publisher, blobs=blobs, metrics=metrics, rate=rate,
-            lanes=Lanes(lambda: NOW_MS),
-            **{"now_ms": lambda: NOW_MS, "polls": Webhooks(PollPolicy()), "inline_bytes_max": 65_536, "drain_ms": 2_000, "repeat_ms": 20, **options},
-        )  # fmt: skip
+            group=commands,
+            access=ProviderAccess(provider, Lanes(lambda: NOW_MS), rate),
+            reporting=Reporting(publisher, metrics, now_ms),
+            bodies=Bodies(blobs, inline_bytes_max),
+            polls=polls or Webhooks(PollPolicy()),
+            limits=PollerLimits(**{"drain_ms": 2_000, "repeat_ms": 20, **limits}),
+        )
         run = asyncio.create_task(poller.run(stop))
         try:
             yield Bench(commands, publisher, state, blobs, registry, rate, stop, run)

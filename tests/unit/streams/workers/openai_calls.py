@@ -5,12 +5,9 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
-
 from streams.openai.answers import Reply
 from streams.openai.client import OpenAIClient
-from streams.workers.metrics import WorkerMetrics
+from tests.support.accounts import account_at, client_of
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving
 
@@ -20,11 +17,8 @@ LOOP = server.redirect(307, f"/v1/responses/{RESPONSE_ID}")
 
 
 @asynccontextmanager
-async def connected(base_url: str, **options: Any) -> AsyncIterator[OpenAIClient]:
-    options = {"poll_timeout_ms": 5_000, **options}
-    client = OpenAIClient(
-        base_url=base_url, api_key=SecretStr(KEY), metrics=WorkerMetrics(CollectorRegistry()), **options
-    )
+async def connected(base_url: str, poll_timeout_ms: int = 5_000, **options: Any) -> AsyncIterator[OpenAIClient]:
+    client = client_of(account_at(base_url, KEY, **options), poll_timeout_ms=poll_timeout_ms)
     try:
         yield client
     finally:

@@ -3,21 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
-from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.blobs import Bodies, FolderBlobs
+from backstop.runtime.kafka.reporting import Reporting
+from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
-from streams.openai.provider import OpenAIProvider
 from streams.policy.polls import PollPolicy, Webhooks
+from streams.workers.access import ProviderAccess
 from streams.workers.lanes import Lanes
+from streams.workers.limits import SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
+from streams.workers.rate import PollRate
 from streams.workers.submitter import Submitter
+from tests.support.accounts import account_at, provider_of
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 from tests.unit.streams.workers import misbehaving as server
@@ -47,8 +51,8 @@ class Bench:
     registry: CollectorRegistry
     stop: asyncio.Event
     run: "asyncio.Task[None]"
-    now_ms: list[int] = field(default_factory=lambda: [NOW_MS])
-    blocked: list[int] = field(default_factory=list)
+    now_ms: list[int]
+    rate: PollRate
 
     async def facts(self, count: int) -> list[Any]:
         await eventually(lambda: len(self.publisher.acked) >= count, 5, f"{count} facts")
@@ -64,25 +68,33 @@ class Bench:
 
 @asynccontextmanager
 async def submitting(
-    tmp_path: Path, *script: Mischief, commands: MemoryCommands | None = None, **options: Any
+    tmp_path: Path,
+    *script: Mischief,
+    commands: MemoryCommands | None = None,
+    lanes: Lanes | None = None,
+    now_ms: NowMs | None = None,
+    **limits: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
     commands = commands or MemoryCommands()
     publisher, blobs, stop = MemoryPublisher(), FolderBlobs(tmp_path), asyncio.Event()
-    now_ms, blocked = [NOW_MS], list[int]()
+    told_ms = [NOW_MS]
+    clock = now_ms or (lambda: told_ms[0])
     async with serving(*(script or (OK,))) as state:
-        provider = OpenAIProvider.open(
-            base_url=state.base_url, api_key=SecretStr("sk-x"), metrics=metrics, now_ms=lambda: now_ms[0]
-        )
+        provider = provider_of(account_at(state.base_url), clock, metrics)
+        rate = PollRate(250.0, clock, metrics.poll_rate_limit.set)
         submitter = Submitter(
-            group=commands, provider=provider, publisher=publisher, blobs=blobs, metrics=metrics,
-            polls=Webhooks(PollPolicy()), inline_bytes_max=65_536, edge_blocked=blocked.append,
-            **{"drain_ms": 2_000, "now_ms": lambda: now_ms[0], "lanes": Lanes(lambda: now_ms[0]), **options},
-        )  # fmt: skip
+            group=commands,
+            access=ProviderAccess(provider, lanes or Lanes(clock), rate),
+            reporting=Reporting(publisher, metrics, clock),
+            bodies=Bodies(blobs, 65_536),
+            polls=Webhooks(PollPolicy()),
+            limits=SubmitterLimits(**{"drain_ms": 2_000, **limits}),
+        )
         run = asyncio.create_task(submitter.run(stop))
         try:
-            yield Bench(commands, publisher, state, blobs, registry, stop, run, now_ms, blocked)
+            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate)
         finally:
             stop.set()
             await asyncio.gather(run, return_exceptions=True)

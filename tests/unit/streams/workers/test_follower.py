@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import make_clock
 from schemas.partials import PartialOutput
 from streams.fold.response import Claim, Ended, ResponseState, Running
 from streams.fold.rows import encode_response_state, encode_row
-from streams.openai.provider import OpenAIProvider
+from streams.workers.access import ProviderAccess
 from streams.workers.follower import Follower
-from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.lanes import Lanes
+from streams.workers.limits import FollowLimits
+from streams.workers.metrics import FollowerMetrics
 from streams.workers.rate import PollRate
-from streams.workers.stream_reading import FollowLimits
+from tests.support.accounts import account_at, provider_of
 from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 from tests.unit.backstop.simulator.harness import KEY, World, world
@@ -76,22 +78,22 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(
-    concurrency: int = 5, limits: FollowLimits | None = None, linger_s: float = 5.0
-) -> AsyncIterator[Watched]:  # fmt: skip
+async def watched(**limits: Any) -> AsyncIterator[Watched]:
     async with world() as w:
         now_ms = make_clock()
         publisher = MemoryPublisher()
         follower = Follower(
-            publisher=publisher, metrics=FollowerMetrics(CollectorRegistry()), now_ms=now_ms, concurrency=concurrency,
-            limits=limits or FollowLimits(1, 100_000, 1_000_000), linger_s=linger_s,
+            Reporting(publisher, FollowerMetrics(CollectorRegistry()), now_ms),
+            FollowLimits(**{
+                "concurrency": 5, "coalesce_ms": 1, "event_bytes_max": 100_000, "response_bytes_max": 1_000_000, **limits
+            }),
         )  # fmt: skip
-        provider = OpenAIProvider.open(
-            base_url=f"{w.url}/v1", api_key=SecretStr(KEY), metrics=WorkerMetrics(CollectorRegistry()), now_ms=now_ms,
-            streams_max=5, poll_timeout_ms=2_000, stream_silence_ms=500,
-        )  # fmt: skip
+        provider = provider_of(
+            account_at(f"{w.url}/v1", KEY), now_ms, streams_max=5, poll_timeout_ms=2_000, stream_silence_ms=500
+        )
         stop = asyncio.Event()
-        running = asyncio.create_task(follower.run(stop, provider, PollRate(250, now_ms)))
+        access = ProviderAccess(provider, Lanes(now_ms), PollRate(250, now_ms))
+        running = asyncio.create_task(follower.run(stop, access))
         try:
             yield Watched(w, follower, publisher)
         finally:
@@ -203,19 +205,19 @@ def test_a_stream_that_never_ends_is_left_when_its_response_has_ended() -> None:
 @pytest.mark.parametrize(
     ("limits", "fault", "cut"),
     [
-        (FollowLimits(1, 60, 1_000_000), "", "event_too_large"),
-        (FollowLimits(1, 100_000, 400), "", "response_too_large"),
-        (FollowLimits(1, 100_000, 1_000_000), "stream_400", "not_streamable"),
+        ({"event_bytes_max": 60}, "", "event_too_large"),
+        ({"response_bytes_max": 400}, "", "response_too_large"),
+        ({}, "stream_400", "not_streamable"),
     ],
 )
-def test_what_is_not_told_on_says_so(limits: FollowLimits, fault: str, cut: str) -> None:
+def test_what_is_not_told_on_says_so(limits: dict[str, int], fault: str, cut: str) -> None:
     async def case(w: Watched) -> None:
         await w.put(await w.created(fault, sim_run_s="0"), Running(CLAIM, 9))
         await eventually(lambda: any(each.cut for each in w.partials))
         assert w.partials[-1].cut == cut
         assert all(each.end_number is None for each in w.partials)
 
-    told(case, limits=limits)
+    told(case, **limits)
 
 
 def test_while_the_broker_is_away_the_stream_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,4 +241,4 @@ def test_small_events_are_gathered() -> None:
         assert_whole(partials)
         assert len(partials) <= 3
 
-    told(case, limits=FollowLimits(100, 100_000, 1_000_000))
+    told(case, coalesce_ms=100)

@@ -4,8 +4,6 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 from backstop.simulator.app import build_app
 from backstop.simulator.catalogue import KINDS
@@ -13,10 +11,9 @@ from backstop.simulator.config import SimulatorConfig
 from backstop.simulator.loading import merge_profile
 from backstop.simulator.profiles import PRESETS
 from streams.openai.answers import Answer, Fault, Reply
-from streams.openai.client import OpenAIClient
-from streams.workers.metrics import WorkerMetrics
 from tests.simulation.provider import HEARD
 from tests.simulation.test_aimed import HEARD_AS
+from tests.support.accounts import account_at, client_of
 
 KEY = "sk-simulator"
 SLOW = "slow"
@@ -30,10 +27,7 @@ def heard(fault: str) -> Reply:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        client = OpenAIClient(
-            base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1", api_key=SecretStr(KEY),
-            metrics=WorkerMetrics(CollectorRegistry()),
-        )  # fmt: skip
+        client = client_of(account_at(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", KEY))
         try:
             asked = {"model": "m", "input": "Hi"}
             return await client.create(asked, job_id="job_1", attempt=1, tenant="acme", timeout_ms=300)

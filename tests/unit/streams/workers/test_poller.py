@@ -28,8 +28,8 @@ def test_a_poll_becomes_an_observation_with_the_object_itself(tmp_path: Path) ->
             (fact,) = await bench.facts(1)
             assert isinstance(fact, ResponseObserved)
             assert fact == ResponseObserved(
-                id=f"{RESPONSE_ID}/look/1/observed", at_ms=NOW_MS, response_id=RESPONSE_ID,
-                command_id=f"{RESPONSE_ID}/look/1", outcome="completed", raw_status="completed",
+                id=f"{RESPONSE_ID}/poll/1/observed", at_ms=NOW_MS, response_id=RESPONSE_ID,
+                command_id=f"{RESPONSE_ID}/poll/1", outcome="completed", raw_status="completed",
                 response=InlineBody(value=server.completed()), job_id="job_1", attempt=1, tenant="acme",
                 usage=Usage(input_tokens=36, output_tokens=87, total_tokens=123, cached_tokens=5, reasoning_tokens=64),
                 provider_created_at_ms=1_795_341_600_000, provider_ended_at_ms=1_795_341_660_000,
@@ -115,7 +115,7 @@ def test_of_a_response_one_call_waits_and_does_what_all_of_them_ask_for(tmp_path
             bench.server.script[:] = [any_response("completed")(bench.server)]
             bench.rate.object(300)  # so that all of them wait
             told, _ = await bench.facts(2)
-            assert told.id.startswith("resp_b/look/3")
+            assert told.id.startswith("resp_b/poll/3")
             await eventually(lambda: commands.committed == {0: 7}, 5, "the commit of all")
             assert bench.asked == ["GET resp_b", "POST resp_a/cancel"]
             merged = {"worker": "poller", "reason": "merged"}

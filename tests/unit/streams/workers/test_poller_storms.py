@@ -166,6 +166,6 @@ def test_a_webhooks_poll_is_made_while_a_timers_poll_of_the_same_response_is_on_
             await eventually(lambda: bench.asked == ["GET resp_0"], 5, "the timer's poll")
             bench.commands.publish(poll("resp_0", "webhook", 2))
             (fact,) = await bench.facts(1)
-            assert (fact.command_id, fact.outcome) == ("resp_0/look/2", "completed")
+            assert (fact.command_id, fact.outcome) == ("resp_0/poll/2", "completed")
 
     asyncio.run(scenario())

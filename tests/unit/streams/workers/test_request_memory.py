@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backstop.runtime.blobs import put_body
+from backstop.runtime.blobs import Bodies
 from schemas.base import BlobBody, InlineBody
 from schemas.jobs import AttemptAccepted, AttemptRejected
 from streams.workers.request_memory import COST, RequestMemory
@@ -46,7 +46,7 @@ def test_a_create_that_finds_no_memory_is_given_back_and_nothing_is_sent(tmp_pat
         async with submitting(
             tmp_path, server.stall, server.answer(200, server.response()), bodies_memory_bytes_max=2 * MIB
         ) as bench:
-            body = await put_body(bench.blobs, {"model": "m", "input": "x" * MIB}, 10)
+            body = await Bodies(bench.blobs, 10).put({"model": "m", "input": "x" * MIB})
             bench.commands.publish(create("a", request=body), create("b", request=body))
             (fact,) = await bench.facts(1)
             assert isinstance(fact, AttemptRejected)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from backstop.runtime.blobs import put_body
+from backstop.runtime.blobs import Bodies
 from schemas.base import BlobBody, InlineBody
 from schemas.jobs import AttemptAccepted, AttemptUnknown
+from streams.workers.rate import WINDOW_MS
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import Mischief
 from tests.unit.streams.workers.submitting import create, submitting
@@ -18,7 +19,7 @@ def test_a_large_request_is_read_from_the_blob_store(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with submitting(tmp_path) as bench:
             request = {"model": "m", "input": "x" * 1_000}
-            bench.commands.publish(create(request=await put_body(bench.blobs, request, 10)))
+            bench.commands.publish(create(request=await Bodies(bench.blobs, 10).put(request)))
             await bench.facts(1)
             assert bench.server.requests[0].json()["input"] == "x" * 1_000
 
@@ -47,7 +48,7 @@ def test_an_unreadable_request_is_tried_again_or_fails_its_job_alone(tmp_path: P
 def test_while_the_blob_store_is_in_trouble_nothing_is_sent_and_the_job_comes_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with submitting(tmp_path) as bench:
-            body = await put_body(bench.blobs, {"model": "m", "input": "x" * 1_000}, 10)
+            body = await Bodies(bench.blobs, 10).put({"model": "m", "input": "x" * 1_000})
             assert isinstance(body, BlobBody)
             path = tmp_path / body.sha256[:2] / body.sha256
             kept = path.read_bytes()
@@ -101,6 +102,8 @@ def test_an_edge_block_is_told_to_the_rate(tmp_path: Path) -> None:
             bench.commands.publish(create())
             (fact,) = await bench.facts(1)
             assert (fact.cause, fact.code) == ("limited", "edge_block")
-            assert bench.blocked == [0]
+            before_per_s = bench.rate.per_s
+            bench.now_ms[0] += WINDOW_MS
+            assert bench.rate.per_s < before_per_s
 
     asyncio.run(scenario())
