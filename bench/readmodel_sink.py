@@ -29,9 +29,9 @@ from backstop.readmodel.opening import database_at
 from backstop.readmodel.parse import parse
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.readmodel.store import Move
-from backstop.runtime.kafka.records import Record as RawRecord
 from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
+from backstop.runtime.records import Record as RawRecord
 from schemas.base import Message
 from schemas.codec import encode
 from tests.unit.backstop.readmodel.logs import whole_job

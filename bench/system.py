@@ -27,6 +27,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from backstop.dev.system import Shape, System, running_system
+from backstop.dev.upstream import ResultReader
 
 GIVE_UP_S = 240.0
 WARM_S = 30
@@ -43,25 +44,16 @@ class Downstream:
     def __init__(self, system: System) -> None:
         self.seen_ms: dict[str, float] = {}
         self.repeats = 0
-        self._consumer = AIOKafkaConsumer(
-            f"{system.runtime.topic_prefix}results",
-            bootstrap_servers=system.bootstrap,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            # aiokafka asks for a partition again only after the current fetch of the others has ended.
-            fetch_max_wait_ms=10,
-        )
+        self._reader = ResultReader(system.runtime)
 
     async def run(self) -> None:
-        await self._consumer.start()
+        await self._reader.start(from_beginning=True)
         try:
-            async for record in self._consumer:
-                job_id = record.key.decode()
-                self.repeats += job_id in self.seen_ms
-                self.seen_ms.setdefault(job_id, now_ms())
+            async for result in self._reader.read():
+                self.repeats += result.job_id in self.seen_ms
+                self.seen_ms.setdefault(result.job_id, now_ms())
         finally:
-            await self._consumer.stop()
+            await self._reader.stop()
 
     async def until(self, count: int) -> None:
         async with asyncio.timeout(GIVE_UP_S):

@@ -205,13 +205,8 @@ class Worker:
         return submitter, poller
 
     def _group(self, topic: str, group: str) -> CommandGroup:
-        prefix = self._settings.topic_prefix
-        return CommandGroup(
-            self._settings,
-            topic=f"{prefix}{topic}",
-            group=f"{prefix}{group}",
-            session_timeout_ms=self._settings.group_session_timeout_ms,
-        )
+        timeout_ms = self._settings.group_session_timeout_ms
+        return CommandGroup(self._settings, topic=topic, group=group, session_timeout_ms=timeout_ms)
 
     async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
         try:

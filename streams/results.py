@@ -25,6 +25,7 @@ from backstop.runtime.errors import BackstopError
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.lifetimes import running, started, stopped
+from backstop.runtime.kafka.topic_reader import read_to
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
@@ -178,10 +179,9 @@ class ResultsPublisher:
             consumer.seek(tp, max(beginning, end - TAIL_RECORDS_MAX))
             identities: list[str] = []
             async with asyncio.timeout(TAIL_READ_TIMEOUT_S):
-                while await consumer.position(tp) < end:
+                async for batches in read_to(consumer, {tp: end}):
                     failpoint("results.tail.reading")
-                    for records in (await consumer.getmany(tp, timeout_ms=200)).values():
-                        identities += [found for record in records if (found := _identity_of(record.value)) is not None]
+                    identities += [found for raw in batches[tp] if (found := _identity_of(raw.value)) is not None]
             return identities
 
 

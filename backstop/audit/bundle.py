@@ -21,9 +21,9 @@ from typing import IO, Any, Literal
 import orjson
 
 from backstop.audit.isolation import sealed
-from backstop.audit.records import Partition, Placed
 from backstop.audit.refold import FOLDS, PartitionRefold
 from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.records import Partition, Record
 
 FORMAT = 1
 TOPICS: tuple[str, ...] = ("jobs", "responses", "submissions", "polls", "results")
@@ -59,7 +59,7 @@ class Refolding:
     _records: Counter[str] = field(default_factory=Counter)
     _outputs: Counter[str] = field(default_factory=Counter)
 
-    def take(self, batch: Sequence[Placed]) -> None:
+    def take(self, batch: Sequence[Record]) -> None:
         """Take records of one partition, in offset order."""
         topic, partition = batch[0].topic, batch[0].partition
         self._records[topic] += len(batch)
@@ -89,7 +89,7 @@ class Refolding:
 
 
 async def write_bundle(
-    path: Path, batches: AsyncIterable[Sequence[Placed]], *, scope: str, made_at_ms: int
+    path: Path, batches: AsyncIterable[Sequence[Record]], *, scope: str, made_at_ms: int
 ) -> Contents:  # fmt: skip
     """Write all batches (each of one partition, in offset order) and refold them; the file gets its name only when
     complete.
@@ -141,7 +141,7 @@ def refold_bundle(path: Path) -> Contents:
         return refolding.contents(bundle.digests)
 
 
-def read_bundle(path: Path) -> list[Placed]:
+def read_bundle(path: Path) -> list[Record]:
     """All records, in memory. Errors as in `refold_bundle`."""
     return [record for batch in _Bundle(path).batches() for record in batch]
 
@@ -154,8 +154,8 @@ class _Bundle:
         self.scope = ""
         self.digests: Mapping[str, str] = {}
 
-    def batches(self) -> Iterator[list[Placed]]:
-        batch: list[Placed] = []
+    def batches(self) -> Iterator[list[Record]]:
+        batch: list[Record] = []
         for record in self._records():
             if batch and (record.topic, record.partition) != (batch[0].topic, batch[0].partition):
                 yield batch
@@ -167,7 +167,7 @@ class _Bundle:
         if batch:
             yield batch
 
-    def _records(self) -> Iterator[Placed]:
+    def _records(self) -> Iterator[Record]:
         lines, count = hashlib.sha256(), 0
         try:
             with gzip.open(self._path, "rb") as file:
@@ -210,7 +210,7 @@ def _line(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _as_line(record: Placed) -> dict[str, Any]:
+def _as_line(record: Record) -> dict[str, Any]:
     return {
         "topic": record.topic,
         "partition": record.partition,
@@ -231,8 +231,8 @@ def _as_field(name: Literal["key", "value"], data: bytes | None) -> dict[str, An
         return {f"{name}_base64": base64.b64encode(data).decode()}
 
 
-def _as_record(value: Mapping[str, Any]) -> Placed:
-    return Placed(
+def _as_record(value: Mapping[str, Any]) -> Record:
+    return Record(
         topic=str(value["topic"]),
         partition=int(value["partition"]),
         offset=int(value["offset"]),

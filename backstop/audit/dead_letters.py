@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from backstop.audit.records import Placed
 from backstop.runtime.kafka.dead_letters import VALUE_BYTES_MAX
+from backstop.runtime.records import Record
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, SUBMISSION
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved
@@ -75,7 +75,7 @@ class DeadLetterEntries:
     """Records on the topic that are neither dead letter nor decision."""
 
 
-def collect(records: Iterable[Placed]) -> DeadLetterEntries:
+def collect(records: Iterable[Record]) -> DeadLetterEntries:
     """Take records of `dead-letters`; each partition must be in offset order."""
     found: dict[str, DeadLetterEntry] = {}
     decisions: list[DeadLetterResolved] = []

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import orjson
 
 from backstop.audit.differences import Check, Difference
-from backstop.audit.records import Placed
 from backstop.audit.refold import Refolded
+from backstop.runtime.records import Record
 from schemas.base import Message
 from schemas.codec import encode, sha256_hex
 from schemas.results import JobResult
@@ -101,7 +101,7 @@ class Outputs:
             self._ids["dead-letters"].expect(record.place, record.timestamp_ms)
         self.unfounded += refolded.unfounded
 
-    def find(self, record: Placed, prefix: str = "") -> None:
+    def find(self, record: Record, prefix: str = "") -> None:
         """Take a record of a watched topic."""
         if record.topic == "results":
             self._find_result(record)
@@ -157,7 +157,7 @@ class Outputs:
         else:
             self._ids[output.topic].expect(output.id, output.at_ms)
 
-    def _find_result(self, record: Placed) -> None:
+    def _find_result(self, record: Record) -> None:
         of_job = self._results.setdefault((record.key or b"").decode(errors="replace"), _Results())
         of_job.partition = record.partition
         if record.value is None:
@@ -209,7 +209,7 @@ def _submitted_at_ms(value: bytes) -> int:
     return found if isinstance(found, int) else sys.maxsize
 
 
-def _may_be_output(record: Placed) -> bool:
+def _may_be_output(record: Record) -> bool:
     marks = _OUTPUTS_ON_LOGS.get(record.topic)
     return marks is None or any(mark in (record.value or b"") for mark in marks)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from backstop.audit.differences import Difference, FieldDifference
-from backstop.audit.records import Partition, Placed
+from backstop.runtime.records import Partition, Record
 from schemas.codec import PoisonError, decode, sha256_hex
 from schemas.jobs import JOB_FACT
 from schemas.results import RESULT, JobResult
@@ -58,9 +58,9 @@ class ReadRows:
     def __init__(self, offsets: Mapping[Partition, int]) -> None:
         self._offsets = offsets
         self._jobs: dict[str, _Job] = {}
-        self._held: dict[str, tuple[Placed, JobResult]] = {}
+        self._held: dict[str, tuple[Record, JobResult]] = {}
 
-    def take(self, record: Placed) -> None:
+    def take(self, record: Record) -> None:
         """Take a record of `jobs` or `results`, in offset order per partition. Unreadable records change no row."""
         if record.offset >= self._offsets.get((record.topic, record.partition), 0):
             return
@@ -107,7 +107,7 @@ class ReadRows:
         ended_at_ms = self._jobs[job_id].ended_at_ms
         return ended_at_ms is not None and ended_at_ms < model.ended_before_ms
 
-    def _fact(self, record: Placed) -> None:
+    def _fact(self, record: Record) -> None:
         fact = decode(JOB_FACT, record.value)
         if record.key != fact.key.encode():
             return
@@ -124,7 +124,7 @@ class ReadRows:
         if held is not None:
             self._settle(job, *held)
 
-    def _result(self, record: Placed) -> None:
+    def _result(self, record: Record) -> None:
         result = decode(RESULT, record.value)
         if record.key != result.key.encode():
             return
@@ -135,7 +135,7 @@ class ReadRows:
         else:
             self._held.setdefault(result.job_id, (record, result))
 
-    def _settle(self, job: _Job, record: Placed, result: JobResult) -> None:
+    def _settle(self, job: _Job, record: Record, result: JobResult) -> None:
         assert record.value is not None
         job.ended_at_ms = result.timings.finished_at_ms
         job.settled = ReadRow(

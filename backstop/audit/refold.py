@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backstop.audit.records import Placed
+from backstop.runtime.records import Record
 from schemas.base import Message
 from schemas.codec import PoisonError, decode
 from schemas.requests import TIMEOUT_MS_MAX
@@ -17,6 +17,14 @@ from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold, fold_batch
 
 FOLDS: Mapping[str, Fold[Any]] = {fold.topic: fold for fold in (JOB_FOLD, RESPONSE_FOLD)}
 """By log."""
+
+
+def changelog(fold_topic: str) -> str:
+    """The logical name of a table's changelog. Faust builds it from
+    the app (`worker`) and the table (the log's name).
+    """
+    return f"worker-{fold_topic}-changelog"
+
 
 BEGINNINGS = frozenset({"job_submitted", "response_adopted", "job_refused", "webhook_received", "response_claimed"})
 """Types of facts that can begin a key's history."""
@@ -32,7 +40,7 @@ class Refolded:
     """Outputs of keys whose history is whole (see `PartitionRefold.covers`)."""
     unfounded: int
     """The number of outputs of other keys, which the live system may never have made."""
-    poisons: Sequence[Placed]
+    poisons: Sequence[Record]
 
 
 @dataclass(slots=True)
@@ -53,7 +61,7 @@ class PartitionRefold:
     _first_seen: dict[bytes, tuple[bool, int]] = field(default_factory=dict)
     """Only for a truncated log: whether a key's first retained fact is a beginning, and its time."""
 
-    def take(self, records: Sequence[Placed]) -> Refolded:
+    def take(self, records: Sequence[Record]) -> Refolded:
         """Fold the next records, in offset order."""
         folded = fold_batch(self.fold, self.rows.get, records)
         for key, row in folded.rows.items():
@@ -102,7 +110,7 @@ class PartitionRefold:
         name = "job_id" if self.fold.topic == "jobs" else "response_id"
         return str(getattr(output, name)).encode()
 
-    def _note_firsts(self, records: Sequence[Placed]) -> None:
+    def _note_firsts(self, records: Sequence[Record]) -> None:
         for record in records:
             if self._cut_ms is None:
                 self._cut_ms = record.timestamp_ms

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from backstop.audit.records import Placed
 from backstop.audit.refold import FOLDS
+from backstop.runtime.records import Record
 from schemas.base import Message
 from schemas.codec import PoisonError, canonical, decode, sha256_hex
 from schemas.commands import POLL_COMMAND, SUBMISSION
@@ -78,14 +78,14 @@ class Entry:
         return asdict(self)
 
 
-def timeline(records: Iterable[Placed]) -> list[Entry]:
+def timeline(records: Iterable[Record]) -> list[Entry]:
     """The entries of these records (of any keys), ordered by time; records of one partition keep their offset order."""
     ordered = in_order(records)
     states: dict[tuple[str, bytes], Any] = {}
     return [_entry(record, states) for record in ordered]
 
 
-def in_order(records: Iterable[Placed]) -> list[Placed]:
+def in_order(records: Iterable[Record]) -> list[Record]:
     """Ordered by time, causes before effects; a clock that steps back does not reorder records of one partition."""
     newest_ms: dict[tuple[str, int], int] = {}
     keyed = []
@@ -96,7 +96,7 @@ def in_order(records: Iterable[Placed]) -> list[Placed]:
     return [record for _, record in sorted(keyed, key=lambda pair: pair[0])]
 
 
-def response_ids(records: Iterable[Placed]) -> list[str]:
+def response_ids(records: Iterable[Record]) -> list[str]:
     """The responses that the job's facts name, in order, without repeats."""
     found: dict[str, None] = {}
     for record in records:
@@ -107,7 +107,7 @@ def response_ids(records: Iterable[Placed]) -> list[str]:
     return list(found)
 
 
-def job_id(records: Iterable[Placed]) -> str | None:
+def job_id(records: Iterable[Record]) -> str | None:
     """The job that claimed the response of these facts; else the job that the response's metadata names."""
     named: str | None = None
     for record in records:
@@ -138,9 +138,9 @@ class StateAt:
         return asdict(self)
 
 
-def states_at(records: Iterable[Placed], at_ms: int) -> list[StateAt]:
+def states_at(records: Iterable[Record], at_ms: int) -> list[StateAt]:
     """The states of all keys of both logs among `records` as of `at_ms`; keys without a fact by then are left out."""
-    last: dict[tuple[str, bytes], tuple[Any, int, Placed]] = {}
+    last: dict[tuple[str, bytes], tuple[Any, int, Record]] = {}
     for record in in_order(record for record in records if record.topic in FOLDS):
         if record.timestamp_ms > at_ms:
             continue
@@ -168,7 +168,7 @@ def _digested(value: Any) -> dict[str, Any]:
     return {"sha256": sha256_hex(data), "size_bytes": len(data)}
 
 
-def _state_at(key: tuple[str, bytes], state: Any, facts: int, record: Placed) -> StateAt:
+def _state_at(key: tuple[str, bytes], state: Any, facts: int, record: Record) -> StateAt:
     fold = FOLDS[key[0]]
     row = TypeAdapter(dict[str, Any]).validate_json(fold.encode_state(state))
     return StateAt(
@@ -183,7 +183,7 @@ def _state_at(key: tuple[str, bytes], state: Any, facts: int, record: Placed) ->
     )
 
 
-def _entry(record: Placed, states: dict[tuple[str, bytes], Any]) -> Entry:
+def _entry(record: Record, states: dict[tuple[str, bytes], Any]) -> Entry:
     message = _parsed(record)
     at_ms = record.timestamp_ms if message is None else message.at_ms
     kind = getattr(message, "type", "erased" if record.value is None else "unreadable")
@@ -208,7 +208,7 @@ def summary(message: Message) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, False, "")}
 
 
-def _effect(record: Placed, fact: Message | None, states: dict[tuple[str, bytes], Any]) -> str | None:
+def _effect(record: Record, fact: Message | None, states: dict[tuple[str, bytes], Any]) -> str | None:
     if record.topic not in FOLDS or fact is None:
         return None
     fold, key = FOLDS[record.topic], (record.topic, record.key or b"")
@@ -226,7 +226,7 @@ def _status(state: Any) -> str:
     return f"ended: {state.status}" if isinstance(state, response.Ended) else state.kind
 
 
-def _parsed(record: Placed) -> Any:
+def _parsed(record: Record) -> Any:
     """None: a tombstone, or an unreadable record (which has a dead letter)."""
     try:
         message = decode(_ADAPTERS[record.topic], record.value)

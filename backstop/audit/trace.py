@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from backstop.audit import timeline
-from backstop.audit.reader import TopicReader
-from backstop.audit.records import Placed
+from backstop.runtime.kafka.topic_reader import TopicReader
+from backstop.runtime.records import Record
 
 RESPONSES_MAX = 64
 """Per job. A normal job has at most 1 + its retries."""
 
-Fetch = Callable[[str, Collection[str]], Awaitable[Sequence[Placed]]]
+Fetch = Callable[[str, Collection[str]], Awaitable[Sequence[Record]]]
 """The records of a topic (logical name) with one of these keys."""
 
 
@@ -20,14 +20,14 @@ class Trace:
 
     job_id: str | None
     response_ids: tuple[str, ...]
-    records: tuple[Placed, ...]
+    records: tuple[Record, ...]
 
 
 async def trace(identifier: str, fetch: Fetch) -> Trace | None:
     """None: neither log holds the id."""
     job_id: str | None = identifier
     of_job = list(await fetch("jobs", [identifier]))
-    alone: Sequence[Placed] = ()
+    alone: Sequence[Record] = ()
     if not of_job:
         alone = await fetch("responses", [identifier])
         job_id = timeline.job_id(alone)
@@ -48,7 +48,7 @@ async def trace(identifier: str, fetch: Fetch) -> Trace | None:
 def from_topics(reader: TopicReader, *, everywhere: bool = False) -> Fetch:
     """Reads the keys' partitions from the beginning; with `everywhere`, all partitions of the topic."""
 
-    async def fetch(topic: str, keys: Collection[str]) -> list[Placed]:
+    async def fetch(topic: str, keys: Collection[str]) -> list[Record]:
         wanted = {key.encode() for key in keys}
         partitions = reader.partitions(topic) if everywhere else {reader.partition_of(topic, key) for key in wanted}
         for partition in partitions:
@@ -63,10 +63,10 @@ def from_topics(reader: TopicReader, *, everywhere: bool = False) -> Fetch:
     return fetch
 
 
-def from_records(records: Sequence[Placed]) -> Fetch:
+def from_records(records: Sequence[Record]) -> Fetch:
     """Searches records in memory, those of a bundle."""
 
-    async def fetch(topic: str, keys: Collection[str]) -> list[Placed]:
+    async def fetch(topic: str, keys: Collection[str]) -> list[Record]:
         wanted = {key.encode() for key in keys}
         return [record for record in records if record.topic == topic and record.key in wanted]
 

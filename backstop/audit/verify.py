@@ -17,25 +17,25 @@ from typing import Protocol
 from backstop.audit.differences import Difference, row_difference
 from backstop.audit.outputs import WATCHED, Outputs
 from backstop.audit.read_rows import ReadModel, ReadRows
-from backstop.audit.records import Partition, Placed, changelog
-from backstop.audit.refold import FOLDS, PartitionRefold, digest
+from backstop.audit.refold import FOLDS, PartitionRefold, changelog, digest
 from backstop.audit.report import DIFFERENCES_SHOWN_MAX, PartitionReport, Report, counted
 from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.records import Partition, Record
 
 POLL_AGAIN_S = 0.25
 LOGS = tuple(FOLDS)
 
 
 class Topics(Protocol):
-    """The methods of `backstop.audit.reader.TopicReader` that are used here."""
+    """The methods of `backstop.runtime.kafka.topic_reader.TopicReader` that are used here."""
 
     def partitions(self, topic: str) -> list[Partition]: ...
     def has(self, topic: str) -> bool: ...
     def position(self, partition: Partition) -> int: ...
     async def begins(self, partitions: Collection[Partition]) -> dict[Partition, int]: ...
     async def ends(self, partitions: Collection[Partition]) -> dict[Partition, int]: ...
-    async def peek(self, partition: Partition) -> Placed | None: ...
-    def read(self, ends: Mapping[Partition, int]) -> AsyncIterator[list[Placed]]: ...
+    async def peek(self, partition: Partition) -> Record | None: ...
+    def read(self, ends: Mapping[Partition, int]) -> AsyncIterator[list[Record]]: ...
 
 
 Progress = Callable[[str, int, int], None]
@@ -141,7 +141,7 @@ class _Verification:
             ignored=dict(ignored),
         )
 
-    async def _read(self, partitions: list[Partition], take: Callable[[list[Placed]], None]) -> None:
+    async def _read(self, partitions: list[Partition], take: Callable[[list[Record]], None]) -> None:
         ends = await self._reader.ends(partitions)
         self._total += sum(
             max(0, end - max(self._reader.position(p), self._begins.get(p, 0))) for p, end in ends.items()
@@ -151,7 +151,7 @@ class _Verification:
             self._done += len(batch)
             self._progress(batch[0].topic, self._done, self._total)
 
-    def _take_log(self, batch: list[Placed]) -> None:
+    def _take_log(self, batch: list[Record]) -> None:
         topic = batch[0].topic
         refold = self._refolds[topic, batch[0].partition]
         self._outputs.expect(refold.take(batch))
@@ -161,7 +161,7 @@ class _Verification:
             for record in batch:
                 self._rows.take(record)
 
-    def _take_other(self, batch: list[Placed]) -> None:
+    def _take_other(self, batch: list[Record]) -> None:
         table = self._tables.get((batch[0].topic, batch[0].partition))
         if table is not None:
             _compact(table, batch)
@@ -221,7 +221,7 @@ class _Verification:
             )
 
 
-def _compact(table: dict[bytes, bytes], batch: Iterable[Placed]) -> None:
+def _compact(table: dict[bytes, bytes], batch: Iterable[Record]) -> None:
     """Apply compaction: keep the last value of each key, and drop keys whose last value is a tombstone."""
     for record in batch:
         if record.key is None:

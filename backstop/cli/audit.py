@@ -11,8 +11,6 @@ import typer
 
 from backstop.audit import timeline as history
 from backstop.audit.bundle import TOPICS, Contents, read_bundle, refold_bundle, write_bundle
-from backstop.audit.reader import TopicReader, open_reader
-from backstop.audit.records import Placed
 from backstop.audit.trace import Fetch, Trace, from_records, from_topics, trace
 from backstop.audit.verify import verify as run_verify
 from backstop.cli.audit_text import (
@@ -29,7 +27,9 @@ from backstop.cli.read_rows import read_model, read_model_url
 from backstop.cli.reading import reading
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
+from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.clock import make_clock
+from backstop.runtime.records import Record
 
 app = typer.Typer(help="Histories and proofs, from the topics alone.", no_args_is_help=True, add_completion=False)
 
@@ -192,7 +192,7 @@ async def _traced(identifier: str, fetch: Fetch) -> Trace:
 
 async def _everything(
     reader: TopicReader, progress: Callable[[str, int, int], None]
-) -> AsyncIterator[Sequence[Placed]]:
+) -> AsyncIterator[Sequence[Record]]:
     ends = await reader.ends([partition for topic in TOPICS for partition in reader.partitions(topic)])
     done, total = 0, sum(ends.values())
     async for batch in reader.read(ends):
@@ -201,7 +201,7 @@ async def _everything(
         progress(batch[0].topic, done, total)
 
 
-async def _of(records: Sequence[Placed]) -> AsyncIterator[Sequence[Placed]]:
+async def _of(records: Sequence[Record]) -> AsyncIterator[Sequence[Record]]:
     ordered = sorted(records, key=lambda record: (record.topic, record.partition, record.offset))
     for _, batch in groupby(ordered, key=lambda record: (record.topic, record.partition)):
         yield list(batch)

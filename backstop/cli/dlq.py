@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, get_args
 import orjson
 import typer
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from backstop.audit.dead_letters import (
     DeadLetterEntries,
@@ -26,15 +25,14 @@ from backstop.audit.dead_letters import (
     reads_now,
     resolved,
 )
-from backstop.audit.reader import open_reader
 from backstop.cli.job_text import clock, span
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.headers import event_headers
-from backstop.runtime.kafka.lifetimes import running
+from backstop.runtime.kafka.lifetimes import broker_errors, running
+from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings
@@ -260,11 +258,9 @@ async def _sending(settings: RuntimeSettings, send: Callable[[AIOKafkaProducer],
         **client_options(settings), client_id="backstop-dlq", enable_idempotence=True, acks="all",
         max_request_size=RECORD_BYTES_MAX,
     )  # fmt: skip
-    try:
+    with broker_errors("not acknowledged; it is safe to run the command again"):
         async with running(producer), asyncio.timeout(SEND_TIMEOUT_S):
             await send(producer)
-    except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerUnavailableError(f"not acknowledged: {error!r}; it is safe to run the command again") from error
 
 
 def _row(letter: DeadLetterEntry, settings: RuntimeSettings, now_ms: int) -> dict[str, Any]:

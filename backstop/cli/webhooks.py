@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, get_args
 import aiohttp
 import typer
 
-from backstop.audit.reader import TopicReader, open_reader
 from backstop.cli.api import Url, run_against
 from backstop.cli.job_text import clock
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
@@ -17,6 +16,7 @@ from backstop.cli.times import point_in_time
 from backstop.outgoing.endpoints import EndpointFollower
 from backstop.outgoing.history import DeliveryLine, lines
 from backstop.runtime.http import api_client as http
+from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.clock import make_clock, monotonic_s
 from schemas.codec import PoisonError, decode
 from schemas.deliveries import DELIVERY_RECORD, DeliveryMessage

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import aiohttp
 import orjson
 
 from backstop.dev.driver import Driver
-from backstop.dev.judge import Acknowledged, Create, Evidence, Result, Webhook
+from backstop.dev.invariants import Create
+from backstop.dev.judge import Acknowledged, Evidence, Result, Webhook
 from backstop.dev.system import System
 from backstop.runtime.http.api_client import ApiError, ask
 from schemas.statuses import END_RESPONSE_STATUSES
@@ -43,14 +45,14 @@ def creates(ledgers: Path) -> list[Create]:
             at_ms=line["at_ms"],
             replied=line["replied"],
         )
-        for line in _lines(ledgers / "creates.jsonl")
+        for line in ledger_lines(ledgers / "creates.jsonl")
     ]
 
 
 def ends(ledgers: Path) -> dict[str, int]:
     """Response id → time of its first end, in Unix milliseconds."""
     ended: dict[str, int] = {}
-    for line in _lines(ledgers / "truth.jsonl"):
+    for line in ledger_lines(ledgers / "truth.jsonl"):
         if line["state"] in ENDS:
             ended.setdefault(line["response"], line["at_ms"])
     return ended
@@ -61,7 +63,7 @@ def webhooks(ledgers: Path) -> list[Webhook]:
     sending.
     """
     sent: dict[str, Webhook] = {}
-    for line in _lines(ledgers / "deliveries.jsonl"):
+    for line in ledger_lines(ledgers / "deliveries.jsonl"):
         if line["authentic"] and line["outcome"] == "delivered" and line["response"]:
             sent.setdefault(line["response"], Webhook(line["response"], line["at_ms"] - int(line["took_ms"] or 0)))
     return list(sent.values())
@@ -95,13 +97,13 @@ async def rows(url: str, jobs: Sequence[Acknowledged], results: Sequence[Result]
     return statuses
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a ledger. A last line without a newline is still being written, and is skipped."""
+def ledger_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a ledger. A line that its writer has not ended, or never will after a kill, is left out."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for line in file:
-            if line.endswith(b"\n"):
+            with suppress(orjson.JSONDecodeError):
                 yield orjson.loads(line)
 
 

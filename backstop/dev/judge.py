@@ -1,12 +1,6 @@
-"""PURE: checks the invariants of a run. The records come from four independent witnesses, which agree only in a run
-without faults of Backstop: the driver (acknowledged submissions), the results topic (read committed), the provider's
-ledgers, and the read model.
-
-- I1: every acknowledged job has a result.
-- I2: every job has one result, and every result belongs to a submitted job.
-- I3: the provider accepted one create per attempt, no more attempts than 1 + the retries granted, and none that the
-  result does not list.
-- I6: the row in the read model has the result's outcome.
+"""PURE: judges a run of the demo. The records come from four independent witnesses, which agree only in a run without
+faults of Backstop: the driver (acknowledged submissions), the results topic (read committed), the provider's ledgers,
+and the read model.
 """
 
 from collections import Counter, defaultdict
@@ -14,10 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Invariant = Literal["I1", "I2", "I3", "I6"]
-
-EXAMPLES_MAX = 5
-MISSING_ROW = "no row"
+from backstop.dev.invariants import Causes, Create, Finding, mismatched, repeated, unanswered, uncaused, unsubmitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +38,6 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
-    """A line of the provider's ledger of accepted creates."""
-
-    response_id: str
-    job_id: str | None
-    attempt: int | None
-    at_ms: int
-    replied: bool = True
-    """False: the provider accepted the create, and its answer was lost."""
-
-
-@dataclass(frozen=True, slots=True)
 class Webhook:
     """The first delivery of a response's genuine webhook that was answered with a 2xx."""
 
@@ -79,18 +58,6 @@ class Evidence:
     """Response id → time of its end in the provider's ledger, in Unix milliseconds."""
     webhooks: Sequence[Webhook] = ()
     restarts: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    invariant: Invariant
-    sentence: str
-    count: int
-    examples: tuple[str, ...]
-
-    def __str__(self) -> str:
-        more = "" if self.count <= len(self.examples) else f" and {self.count - len(self.examples)} more"
-        return f"{self.invariant}: {self.count} {self.sentence}: {', '.join(self.examples)}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +92,7 @@ class Verdict:
     webhook_to_result: Spread
     request_to_create: Spread
     restarts: Mapping[str, int]
-    violations: tuple[Violation, ...]
+    violations: tuple[Finding, ...]
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -136,38 +103,31 @@ def judge(evidence: Evidence) -> Verdict:
         results[result.job_id].append(result)
     first = {job_id: copies[0] for job_id, copies in results.items()}
 
-    lost = [job_id for job_id in submitted if job_id not in results]
-    duplicates = [job_id for job_id, copies in results.items() if len(copies) > 1]
-    unsubmitted = [job_id for job_id in results if job_id not in submitted]
-    unexplained = _unexplained_creates(evidence.creates, submitted, first)
-    mismatches = _row_mismatches(first, evidence.rows)
-
-    violations = _violations(
-        ("I1", "acknowledged jobs without a result", lost),
-        ("I2", "jobs with more than one result", duplicates),
-        ("I2", "results of jobs that were not submitted", unsubmitted),
-        ("I3", "accepted creates without a cause", unexplained),
-        ("I6", "rows that differ from their result", mismatches),
-    )
+    outcomes = {job_id: result.outcome for job_id, result in first.items()}
+    lost = unanswered(submitted, results)
+    duplicates = repeated({job_id: len(copies) for job_id, copies in results.items()})
+    unexplained = uncaused(evidence.creates, _causes(submitted, first), "result")
+    mismatches = mismatched(outcomes, evidence.rows)
+    findings = (lost, duplicates, unsubmitted(results, submitted), unexplained, mismatches)
     per_job = Counter(create.job_id for create in evidence.creates)
     return Verdict(
         jobs=len(submitted),
         by_ingress=dict(Counter(job.ingress for job in submitted.values())),
         results=len(evidence.results),
-        lost=len(lost),
-        duplicates=sum(len(results[job_id]) - 1 for job_id in duplicates),
-        outcomes=dict(Counter(result.outcome for result in first.values()).most_common()),
+        lost=lost.count,
+        duplicates=len(evidence.results) - len(results),
+        outcomes=dict(Counter(outcomes.values()).most_common()),
         found_by=dict(Counter(result.found_by for result in first.values() if result.found_by).most_common()),
         creates=len(evidence.creates),
         creates_unanswered=sum(not create.replied for create in evidence.creates),
         repeats=sum(count - 1 for count in per_job.values()),
-        unexplained_creates=len(unexplained),
-        row_mismatches=len(mismatches),
+        unexplained_creates=unexplained.count,
+        row_mismatches=mismatches.count,
         detection=_detection(first.values(), evidence.ended_at_ms),
         webhook_to_result=_webhook_to_result(first.values(), evidence.webhooks),
         request_to_create=_request_to_create(submitted, evidence.creates),
         restarts={name: count for name, count in evidence.restarts.items() if count},
-        violations=violations,
+        violations=tuple(finding for finding in findings if finding.examples),
     )
 
 
@@ -183,46 +143,14 @@ def _rank(ordered: Sequence[int], percent: int) -> int:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
-def _violations(*found: tuple[Invariant, str, Sequence[str]]) -> tuple[Violation, ...]:
-    return tuple(
-        Violation(invariant, sentence, len(examples), tuple(examples[:EXAMPLES_MAX]))
-        for invariant, sentence, examples in found
-        if examples
-    )
-
-
-def _unexplained_creates(
-    creates: Sequence[Create], submitted: Mapping[str, Acknowledged], results: Mapping[str, Result]
-) -> list[str]:
-    """One text for each create that no submitted job accounts for."""
-    unexplained: list[str] = []
-    seen: dict[str, set[int]] = defaultdict(set)
-    for create in creates:
-        job = submitted.get(create.job_id or "")
-        if job is None or create.attempt is None:
-            unexplained.append(f"{create.response_id} (its job was not submitted)")
-            continue
-        attempts = seen[job.job_id]
-        name = f"{job.job_id} attempt {create.attempt}"
-        if create.attempt in attempts:
-            unexplained.append(f"{name} (a second create of the attempt)")
-            continue
-        attempts.add(create.attempt)
-        result = results.get(job.job_id)
-        unpaid = result.unpaid if result is not None else frozenset[int]()
-        if len(attempts - unpaid) > 1 + job.retries_max:
-            unexplained.append(f"{name} (only {job.retries_max} retries were granted)")
-        elif result is not None and create.attempt not in result.attempts:
-            unexplained.append(f"{name} (the result does not list it)")
-    return unexplained
-
-
-def _row_mismatches(results: Mapping[str, Result], rows: Mapping[str, str]) -> list[str]:
-    return [
-        f"{job_id} (row {rows.get(job_id, MISSING_ROW)}, result {result.outcome})"
-        for job_id, result in results.items()
-        if rows.get(job_id, MISSING_ROW) != result.outcome
-    ]
+def _causes(submitted: Mapping[str, Acknowledged], results: Mapping[str, Result]) -> dict[str, Causes]:
+    """A job without a result yet accounts for any attempt up to its retries."""
+    return {
+        job_id: Causes(1 + job.retries_max, result.attempts, result.unpaid)
+        if (result := results.get(job_id))
+        else Causes(1 + job.retries_max, None)
+        for job_id, job in submitted.items()
+    }
 
 
 def _detection(results: Iterable[Result], ended_at_ms: Mapping[str, int]) -> dict[str, Spread]:

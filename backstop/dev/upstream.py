@@ -7,11 +7,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
 
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.lifetimes import started, stopped
+from backstop.runtime.kafka.lifetimes import broker_errors, started, stopped
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, canonical, decode
@@ -56,10 +54,8 @@ class RequestWriter:
             "a request on Kafka needs its job id: there is no answer that could return one"
         )
         value = canonical(request.model_dump(mode="json", exclude_none=True))
-        try:
+        with broker_errors("not acknowledged by the broker"):
             await self._producer.send_and_wait(self._topic, value=value, key=request.job_id.encode())
-        except KafkaError as error:
-            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
 
 
 class ResultReader:
@@ -100,10 +96,8 @@ class ResultReader:
         """
         assert self._consumer is not None, "start it first"
         while True:
-            try:
+            with broker_errors("results can't be read"):
                 batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=RESULTS_BATCH_MAX)
-            except KafkaError as error:
-                raise BrokerUnavailableError(f"results can't be read: {error!r}") from error
             for records in batches.values():
                 for record in records:
                     if record.value is None:

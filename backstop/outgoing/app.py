@@ -9,17 +9,17 @@ from aiokafka.errors import KafkaError
 from backstop.outgoing.attempts import Attempts
 from backstop.outgoing.egress import SystemLookup
 from backstop.outgoing.endpoints import EndpointFollower
-from backstop.outgoing.group import OutgoingGroup
 from backstop.outgoing.metrics import OutgoingMetrics
 from backstop.outgoing.resends import ResultsReader
 from backstop.outgoing.secrets import SecretKeys
 from backstop.outgoing.sender import Sender
-from backstop.outgoing.service import Service
+from backstop.outgoing.service import DELIVERIES, RESULTS, Service
 from backstop.outgoing.settings import OutgoingSettings
 from backstop.outgoing.turns import Turns
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.health import Health, HealthServer
 from backstop.runtime.kafka.broker_clock import BrokerClock
+from backstop.runtime.kafka.consumer_group import ConsumerGroup
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
@@ -46,7 +46,10 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
     clock = BrokerClock(own_now_ms, publisher)
     metrics, health = OutgoingMetrics(), Health("outgoing")
     endpoints = EndpointFollower(settings)
-    group = OutgoingGroup(settings, settings.outgoing_session_timeout_ms)
+    group = ConsumerGroup(
+        settings, topics=[RESULTS, DELIVERIES], group="outgoing", client_id="backstop-outgoing",
+        session_timeout_ms=settings.outgoing_session_timeout_ms, isolation_level="read_committed",
+    )  # fmt: skip
     turns = Turns(settings.outgoing_attempts_max, settings.outgoing_endpoint_attempts_max)
     lookup = SystemLookup(settings.outgoing_attempts_max)
     sender = Sender(
@@ -109,13 +112,13 @@ async def _stopped(part: Stoppable) -> None:
         log.warning("stopped_without_an_answer", part=type(part).__name__)
 
 
-async def _connect(publisher: KafkaPublisher, clock: BrokerClock, group: OutgoingGroup) -> None:
+async def _connect(publisher: KafkaPublisher, clock: BrokerClock, group: ConsumerGroup) -> None:
     """Reach the broker, learn its time and join the group; repeats until all succeed."""
     while True:
         try:
             await publisher.start()
             await clock.first()
-            await group.start()
+            await group.join()
         except (BrokerUnavailableError, KafkaError, OSError) as error:
             log.warning("broker_unavailable", reason=str(error))
             await publisher.stop()

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.lifetimes import started, stopped
+from backstop.runtime.kafka.topic_reader import read_to
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
@@ -31,7 +32,6 @@ from schemas.webhook_endpoints import (
 log = get_logger("backstop.outgoing.endpoints")
 
 TOPIC = "webhook-endpoints"
-POLL_MS = 200
 CATCH_UP_TIMEOUT_S = 10.0
 
 
@@ -146,8 +146,8 @@ class EndpointFollower:
                 self._rounds_begun = this_round = self._rounds_begun + 1
                 consumer = self._consumer or await self._connected()
                 ends = await consumer.end_offsets(self._partitions)
-                while behind := [tp for tp in self._partitions if await consumer.position(tp) < ends[tp]]:
-                    self._take(await consumer.getmany(*behind, timeout_ms=POLL_MS))
+                async for batches in read_to(consumer, ends):
+                    self._take(batches)
                 self.book, self._read_round = self._reading, this_round
         except TimeoutError as error:
             raise BrokerUnavailableError(f"webhook endpoints were not read within {CATCH_UP_TIMEOUT_S:g} s") from error

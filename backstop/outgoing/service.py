@@ -1,30 +1,36 @@
 """The shell: turns the records that the group reads into facts and state, from which the attempts take their turns.
 
 Results: each becomes one `DeliveryPlanned` per subscribed endpoint; these are acknowledged before the results are
-committed. Deliveries: folded; once a partition is read to its end, its pending deliveries get turns.
+committed. Deliveries: folded; once a partition is read to its end, its pending deliveries get turns, and the group's
+commit of it is a checkpoint (`backstop.outgoing.log`).
+
+Attempts are not fenced: two members that own a partition for a moment send a webhook twice, under one id.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from aiokafka.errors import KafkaError
 
 from backstop.outgoing.attempts import Attempts
 from backstop.outgoing.deliveries import event_of, planned
 from backstop.outgoing.endpoints import Endpoints
 from backstop.outgoing.fold import Pending
-from backstop.outgoing.group import DELIVERIES, RESULTS, Assigned, OutgoingGroup, Polled
 from backstop.outgoing.log import PartitionLog
 from backstop.outgoing.metrics import OutgoingMetrics
 from backstop.outgoing.resends import Results, asked_of
 from backstop.outgoing.turns import Turns
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.acknowledged import publish, until_acknowledged
+from backstop.runtime.kafka.consumer_group import ConsumerGroup
 from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.kafka.lifetimes import broker_errors
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.pausing import pause
+from backstop.runtime.records import Partition, Record
 from schemas.base import Message
 from schemas.codec import PoisonError, decode
 from schemas.deliveries import DELIVERY_RECORD, DeliveryMessage, ResendAsked, ResendDone
@@ -32,6 +38,8 @@ from schemas.results import RESULT
 
 log = get_logger("backstop.outgoing.service")
 
+RESULTS = "results"
+DELIVERIES = "deliveries"
 POLL_RECORDS = 500
 POLL_WAIT_MS = 200
 CHECKPOINT_EVERY_S = 2.0
@@ -45,7 +53,7 @@ class Service:
     """
 
     def __init__(
-        self, *, group: OutgoingGroup, turns: Turns, endpoints: Endpoints, results: Results, publisher: Publisher,
+        self, *, group: ConsumerGroup, turns: Turns, endpoints: Endpoints, results: Results, publisher: Publisher,
         resend_max: int, now_ms: NowMs, metrics: OutgoingMetrics,
     ) -> None:  # fmt: skip
         self._group = group
@@ -59,9 +67,10 @@ class Service:
         self._logs: dict[int, PartitionLog] = {}
         self._behind: dict[int, int] = {}
         """Partitions not yet read to the end that they had when assigned, with that end."""
+        self._epoch = 0
         self._assigned = False
         self._checkpoint_s = 0.0
-        self._uncommitted: dict[tuple[str, int], int] = {}
+        self._uncommitted: dict[Partition, int] = {}
 
     def find(self, delivery_id: str) -> Pending | None:
         """An open delivery of an assigned partition, or None."""
@@ -81,11 +90,15 @@ class Service:
         """Read and fold until `stop`; waits while the broker is away."""
         while not stop.is_set():
             try:
-                polled = await self._group.poll(POLL_RECORDS, POLL_WAIT_MS)
-                if isinstance(polled, Assigned):
-                    self._adopt(polled)
-                    continue
-                await self._take(polled)
+                with broker_errors("poll"):
+                    if self._assigned and not self._group.owns:
+                        self._forget()
+                    taken = await self._group.take(POLL_RECORDS, POLL_WAIT_MS)
+                    if self._group.owns and not (self._assigned and taken.epoch == self._epoch):
+                        # A new assignment. Records of it that were taken come again, from the commit on.
+                        await self._adopt()
+                        continue
+                await self._take(taken.by_partition)
                 await self._open_what_was_read()
                 await self._commit()
             except BrokerUnavailableError as error:
@@ -121,17 +134,26 @@ class Service:
                 log.warning("resend_interrupted", resend_id=ask.id, reason=str(error))
                 await pause(stop, RETRY_WAIT_S)
 
-    def _adopt(self, assigned: Assigned) -> None:
+    def _forget(self) -> None:
+        """The assignment is lost: nothing of it is sent any more."""
         for partition in self._logs.values():
             for delivery_id in partition.open:
                 self._turns.drop(delivery_id)
-        self._logs = {number: PartitionLog() for number in assigned.ends}
-        self._behind = dict(assigned.ends)
-        self._uncommitted = {}
-        self._assigned = assigned.settled
+        self._logs, self._behind, self._uncommitted, self._assigned = {}, {}, {}, False
         self._count_open()
 
-    async def _take(self, polled: Polled) -> None:
+    async def _adopt(self) -> None:
+        """Read each partition of the assignment from its commit; act on deliveries when they are read to their end."""
+        self._forget()
+        assignment = await self._group.assignment()
+        firsts = await self._group.first_offsets([one for one, at in assignment.places.items() if at is None])
+        self._group.seek(firsts | {one: at.offset for one, at in assignment.places.items() if at is not None})
+        ends = await self._group.end_offsets([one for one in assignment.places if one[0] == DELIVERIES])
+        self._behind = {number: end for (_, number), end in ends.items()}
+        self._logs = {number: PartitionLog() for number in self._behind}
+        self._epoch, self._assigned = assignment.epoch, True
+
+    async def _take(self, polled: Mapping[Partition, list[Record]]) -> None:
         poisons: list[Message] = []
         for (topic, number), records in polled.items():
             if topic == DELIVERIES and number in self._logs:
@@ -203,7 +225,7 @@ class Service:
     async def _open_what_was_read(self) -> None:
         if not self._behind:
             return
-        for number, position in (await self._group.positions(self._behind)).items():
+        for number, position in (await self._positions(self._behind)).items():
             if position >= self._behind[number]:
                 del self._behind[number]
                 for delivery_id in self._logs[number].open:
@@ -215,10 +237,24 @@ class Service:
         if at_once or now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
             self._checkpoint_s = now_s
             live = [number for number in self._logs if number not in self._behind]
-            for number, position in (await self._group.positions(live)).items():
+            for number, position in (await self._positions(live)).items():
                 offsets[DELIVERIES, number] = self._logs[number].checkpoint(position)
-        if await self._group.commit(offsets):
+        if offsets and await self._commit_offsets(offsets):
             self._uncommitted = {}
+
+    async def _commit_offsets(self, offsets: Mapping[Partition, int]) -> bool:
+        """False: not committed, as a partition moved or the broker is away. Harmless: the records are read again."""
+        try:
+            return await self._group.commit(self._epoch, offsets)
+        except (KafkaError, ValueError) as error:
+            log.warning("commit_refused", error=repr(error))
+            return False
+
+    async def _positions(self, numbers: Iterable[int]) -> dict[int, int]:
+        """The next offsets to read in these partitions of `deliveries`."""
+        with broker_errors("positions"):
+            found = await self._group.positions([(DELIVERIES, number) for number in numbers])
+        return {number: position for (_, number), position in found.items()}
 
     def _open_resends(self) -> list[tuple[ResendAsked, int]]:
         return [

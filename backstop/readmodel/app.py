@@ -3,17 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 
-from aiokafka.errors import KafkaError
-
-from backstop.readmodel.database import Database
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.opening import database_at
 from backstop.readmodel.projector import Projector
 from backstop.readmodel.retention import DAY_MS
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.readmodel.sweep import Kept, Sweeper
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.health import Health, HealthServer
+from backstop.runtime.kafka.lifetimes import broker_errors
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
@@ -31,11 +28,8 @@ class _DeadLetters:
 
     async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
         if not self._started:
-            try:
+            with broker_errors("the producer could not start"):
                 await self._publisher.start()
-            except (KafkaError, OSError) as error:
-                await self._publisher.stop()
-                raise BrokerUnavailableError(f"the producer could not start: {error!r}") from error
             self._started = True
         await self._publisher.publish(messages, timeout_s)
 
@@ -44,18 +38,16 @@ class _DeadLetters:
 
 
 class Projection:
-    """All writers of the read model, as one task. A process that also serves reads passes in its own database."""
+    """All writers of the read model, as one task."""
 
     def __init__(
-        self, settings: ProjectionSettings, now_ms: NowMs, metrics: ProjectionMetrics, database: Database | None = None,
-        health: Health | None = None,
+        self, settings: ProjectionSettings, now_ms: NowMs, metrics: ProjectionMetrics, health: Health
     ) -> None:  # fmt: skip
-        self._ours = database is None
-        self.database = database_at(settings.readmodel_url, now_ms) if database is None else database
+        self._database = database_at(settings.readmodel_url, now_ms)
         self._publisher = _DeadLetters(settings)
-        self.projector = Projector(settings, self.database, self._publisher, now_ms, metrics)
+        self.projector = Projector(settings, self._database, self._publisher, now_ms, metrics)
         self._sweeper = Sweeper(
-            self.database,
+            self._database,
             now_ms,
             metrics,
             interval_ms=settings.readmodel_sweep_interval_ms,
@@ -68,8 +60,7 @@ class Projection:
                 jobs_keep_ms=settings.readmodel_keep_days * DAY_MS,
             ),
         )
-        if health is not None:
-            health.watch("readmodel", self.projector.not_ready)
+        health.watch("readmodel", self.projector.not_ready)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Project and sweep until `stop`.
@@ -83,8 +74,7 @@ class Projection:
         except* Exception as group:
             raise group.exceptions[0] from None
         finally:
-            if self._ours:
-                await self.database.close()
+            await self._database.close()
 
     async def _project(self, stop: asyncio.Event) -> None:
         try:
@@ -97,7 +87,7 @@ async def serve(settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event
     """Run the projection until `stop`; serve health and metrics on their own port, if one is set."""
     health = Health("readmodel")
     server = HealthServer(health, settings.readmodel_health_port)
-    projection = Projection(settings, now_ms, ProjectionMetrics(), health=health)
+    projection = Projection(settings, now_ms, ProjectionMetrics(), health)
     await server.start()
     try:
         await projection.run(stop)

@@ -5,9 +5,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from backstop.readmodel.batch import Record
-from backstop.readmodel.consumer import Partition
 from backstop.readmodel.rows import Position
-from backstop.runtime.kafka.records import Record as RawRecord
+from backstop.runtime.records import Partition
+from backstop.runtime.records import Record as RawRecord
 from schemas.codec import PoisonError, decode
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter
 from schemas.jobs import JOB_FACT

@@ -7,26 +7,27 @@ database, and continues from them. A change of schema is a rebuild too, without 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from backstop.readmodel import store
 from backstop.readmodel.batch import Record, RecordFailedError
-from backstop.readmodel.consumer import LogConsumer, Partition
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError
 from backstop.readmodel.parse import parse
+from backstop.readmodel.projector import TOPICS
 from backstop.readmodel.queries import digest
 from backstop.readmodel.retention import BEGINNING, Cut, cut_of, remove_ended
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.readmodel.store import Move, Owned
 from backstop.runtime.errors import ConfigurationError
-from backstop.runtime.kafka.records import Record as RawRecord
+from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.records import Partition
+from backstop.runtime.records import Record as RawRecord
 from schemas.codec import PoisonError
-
-BATCH_RECORDS = 2_000
 
 Verdict = Literal["equal", "different", "not_compared"]
 
@@ -63,11 +64,10 @@ async def rebuild(settings: ProjectionSettings, database: Database, *, accept_di
     live = await _snapshot(database)
     await database.aside().discard()
     aside = database.aside()
-    consumer = LogConsumer(settings, group=None)
     try:
         await aside.open()
-        await consumer.start()
-        records = await _Replay(consumer, aside, live).run()
+        async with open_reader(settings) as reader:
+            records = await _Replay(reader, aside, live).run()
         cut = live.cut if live else Cut()
         await _remove_ended(aside, cut)
         after = await aside.read(partial(digest, ended_before_ms=cut.ended_before_ms))
@@ -79,7 +79,6 @@ async def rebuild(settings: ProjectionSettings, database: Database, *, accept_di
         else:
             await aside.discard()
     finally:
-        await consumer.stop()
         await aside.close()
     log.info("rebuilt", verdict=verdict, swapped=swapped, build=build, records=records)
     return Rebuilt(verdict, swapped, build, records, live.digest if live else None, after)
@@ -108,10 +107,10 @@ async def _remove_ended(database: Database, cut: Cut) -> None:
 
 
 class _Replay:
-    """Reads from offset 0 to the offsets of the current read model, or to the ends of the logs."""
+    """Reads from the beginning to the offsets of the current read model, or to the ends of the logs."""
 
-    def __init__(self, consumer: LogConsumer, aside: Database, live: _Live | None) -> None:
-        self._consumer = consumer
+    def __init__(self, reader: TopicReader, aside: Database, live: _Live | None) -> None:
+        self._reader = reader
         self._aside = aside
         self._live = live
         self._owned: dict[Partition, Owned] = {}
@@ -119,27 +118,17 @@ class _Replay:
 
     async def run(self) -> int:
         """Returns the number of records taken."""
-        partitions = self._consumer.assigned()
-        if not partitions:
-            raise ConfigurationError("no topics to rebuild from: check BACKSTOP_TOPIC_PREFIX and the broker")
-        targets = await self._consumer.end_offsets(partitions)
+        partitions = [partition for topic in TOPICS for partition in self._reader.partitions(topic)]
+        targets = await self._reader.ends(partitions)
         if self._live is not None:
             targets = {partition: min(end, self._live.offsets.get(partition, 0)) for partition, end in targets.items()}
         self._owned = await self._aside.write(lambda conn: store.claim(conn, partitions))
-        self._consumer.seek(dict.fromkeys(partitions, 0))
-        while True:
-            positions = await self._consumer.positions(partitions)
-            if all(positions[partition] >= end for partition, end in targets.items()):
-                return self._records
-            found = await self._consumer.poll(BATCH_RECORDS)
-            wanted = {
-                partition: [raw for raw in raws if raw.offset < targets[partition]] for partition, raws in found.items()
-            }
-            await self._take({partition: raws for partition, raws in wanted.items() if raws})
+        async with aclosing(self._reader.read_polls(targets)) as polls:
+            async for batches in polls:
+                await self._take(batches)
+        return self._records
 
     async def _take(self, batch: Mapping[Partition, list[RawRecord]]) -> None:
-        if not batch:
-            return
         moves = [
             Move(*partition, self._owned[partition].next_offset, raws[-1].offset + 1, self._owned[partition].epoch)
             for partition, raws in batch.items()

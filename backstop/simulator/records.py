@@ -207,16 +207,15 @@ class JobTallies:
     file has all creates.
     """
 
-    def __init__(self, jobs_max: int = JOBS_MAX) -> None:
+    def __init__(self) -> None:
         self._tallies: dict[str, JobTally] = {}
-        self._max = jobs_max
 
     def of(self, job: str) -> JobTally:
         """The tally of a job."""
         tally = self._tallies.get(job)
         if tally is None:
             tally = self._tallies[job] = JobTally()
-            if len(self._tallies) > self._max:
+            if len(self._tallies) > JOBS_MAX:
                 del self._tallies[next(iter(self._tallies))]
         return tally
 
@@ -224,9 +223,8 @@ class JobTallies:
 class Continuations:
     """The newest continuation ids of accepted creates."""
 
-    def __init__(self, ids_max: int = JOBS_MAX) -> None:
+    def __init__(self) -> None:
         self._seen: dict[tuple[int, str], None] = {}
-        self._max = ids_max
 
     def is_continued(self, request: CreateRequest) -> bool:
         """Whether an earlier create of this project had the same id; records the id."""
@@ -236,6 +234,6 @@ class Continuations:
         if key in self._seen:
             return True
         self._seen[key] = None
-        if len(self._seen) > self._max:
+        if len(self._seen) > JOBS_MAX:
             del self._seen[next(iter(self._seen))]
         return False

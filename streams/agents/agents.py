@@ -11,10 +11,10 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.claims import Claims
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.records import Record
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.dead_letters import DeadLetter
 from streams import metrics

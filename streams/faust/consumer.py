@@ -33,7 +33,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 from mode import Service
 
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from schemas.unreadable import Unreadable
 from streams import metrics
 from streams.faust.fetch import Chunk, FetchThread

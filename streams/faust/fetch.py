@@ -20,7 +20,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
 from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
-from backstop.runtime.kafka.records import Record, record_of
+from backstop.runtime.records import Record, record_of
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 """Of one fetch response, all partitions together (aiokafka's default: 50 MiB). Parsing takes three times as much."""

@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from backstop.runtime.errors import BackstopError, InvariantError
 from backstop.runtime.kafka.lifetimes import running, started, stopped
+from backstop.runtime.kafka.topic_reader import read_to
 
 log = structlog.get_logger()
 
@@ -201,10 +202,8 @@ class Changelog:
         async with self._reader() as reader, asyncio.timeout(READ_TIMEOUT_S):
             reader.assign([tp])
             reader.seek(tp, start)
-            while await reader.position(tp) < end:
-                for record in (await reader.getmany(tp, timeout_ms=200)).get(tp, ()):
-                    if record.offset < end and record.key is not None:
-                        found[record.key] = record.value
+            async for batches in read_to(reader, {tp: end}):
+                found |= {record.key: record.value for record in batches[tp] if record.key is not None}
         return found
 
     def _reader(self) -> AbstractAsyncContextManager[Any]:

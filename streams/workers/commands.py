@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from streams.workers.offsets import Committed
 
 

@@ -9,15 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import AIOKafkaConsumer
 
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.lifetimes import running
 from backstop.runtime.kafka.publisher import Publisher
+from backstop.runtime.kafka.topic_follower import TopicFollower
 from backstop.runtime.process.clock import NowMs
-from backstop.runtime.process.pausing import pause
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
 from schemas.lanes import LANE_FACT, LaneFact
@@ -32,8 +29,6 @@ WRITE_TIMEOUT_S = 5.0
 FIRST_READ_WAIT_S = 5.0
 """How long a starting worker waits to read which lanes are closed."""
 READ_AGAIN_S = 5.0
-POLL_MS = 1_000
-FETCH_WAIT_MS = 100
 
 
 class LaneBoard:
@@ -44,29 +39,27 @@ class LaneBoard:
         consumer: Callable[..., Any] = AIOKafkaConsumer,
     ) -> None:  # fmt: skip
         """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""
-        self._settings = settings
-        self._topic = f"{settings.topic_prefix}{TOPIC}"
         self._lanes = lanes
         self._publisher = publisher
         self._now_ms = now_ms
-        self._new_consumer = consumer
+        self._topic = TopicFollower(
+            settings, [TOPIC], self._take, name="lanes", again_s=READ_AGAIN_S, consumer=consumer
+        )
         self._queue: asyncio.Queue[LaneFact] = asyncio.Queue(QUEUE_MAX)
-        self._positions: dict[TopicPartition, int] = {}
-        self._first_read = asyncio.Event()
         lanes.join(self._put)
 
     async def first_read(self) -> None:
         """Wait until the topic was read to its end or reading failed, at most `FIRST_READ_WAIT_S`."""
         try:
             async with asyncio.timeout(FIRST_READ_WAIT_S):
-                await self._first_read.wait()
+                await self._topic.tried.wait()
         except TimeoutError:
             log.warning("lanes_not_read", wait_s=FIRST_READ_WAIT_S)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write and read facts until `stop` is set."""
         async with asyncio.TaskGroup() as tasks:
-            working = (tasks.create_task(self._write_all()), tasks.create_task(self._read_until(stop)))
+            working = (tasks.create_task(self._write_all()), tasks.create_task(self._topic.run()))
             await stop.wait()
             for task in working:
                 task.cancel()  # A start of Kafka's consumer may take a minute where the topic is missing.
@@ -89,32 +82,6 @@ class LaneBoard:
                 for fact in facts:
                     self._lanes.read(fact, self._now_ms())
 
-    async def _read_until(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            try:
-                await self._follow(stop)
-            except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("lanes_not_read", topic=self._topic, error=repr(error), again_in_s=READ_AGAIN_S)
-            self._first_read.set()
-            await pause(stop, READ_AGAIN_S)
-
-    async def _follow(self, stop: asyncio.Event) -> None:
-        consumer = self._new_consumer(
-            self._topic, **client_options(self._settings), client_id="backstop-lanes", group_id=None,
-            enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS,
-        )  # fmt: skip
-        async with running(consumer):
-            for tp in consumer.assignment() & self._positions.keys():
-                consumer.seek(tp, self._positions[tp])
-            ends = await consumer.end_offsets(consumer.assignment())
-            while not stop.is_set():
-                if not self._first_read.is_set() and all([await consumer.position(tp) >= ends[tp] for tp in ends]):
-                    self._first_read.set()
-                for tp, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
-                    for record in records:
-                        self._take(record)
-                    self._positions[tp] = await consumer.position(tp)
-
     def _take(self, record: Any) -> None:
         try:
             fact = decode(LANE_FACT, record.value)
@@ -125,4 +92,4 @@ class LaneBoard:
         now_ms = self._now_ms()
         # Facts from before the start have the broker's time. Later facts are new when read, whatever their writer's
         # clock.
-        self._lanes.read(fact, now_ms if self._first_read.is_set() else min(now_ms, record.timestamp))
+        self._lanes.read(fact, now_ms if self._topic.tried.is_set() else min(now_ms, record.timestamp))

@@ -18,9 +18,9 @@ import structlog
 from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.records import Record
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse

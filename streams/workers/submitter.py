@@ -19,9 +19,9 @@ from backstop.runtime.blobs import Bodies, get_body
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
+from backstop.runtime.records import Record
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.kafka.record_formats import HEADERS_MAX
-from backstop.runtime.kafka.records import record_of
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.records import record_of
 from schemas.codec import PoisonError, decode, encode
 from schemas.dead_letters import DEAD_LETTER
 from schemas.requests import REQUEST

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused, JobSubmitted
 from tests.hostile.bodies import REFUSED, TAKEN

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from backstop.runtime.blobs import Bodies
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from receiver.access import keys as live_keys
 from receiver.settings import ReceiverSettings
 from schemas.base import Message

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, contextmanager
@@ -14,7 +13,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.kafka.topics import create_topics
@@ -28,6 +26,8 @@ from schemas.commands import CreateResponse
 from schemas.jobs import JOB_FACT, AttemptAccepted
 from schemas.responses import RESPONSE_FACT
 from streams.settings import StreamSettings
+from tests.support.children import child
+from tests.support.reading import records_on
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -100,36 +100,15 @@ class Rig:
 
     async def _values(self, topic: str) -> list[bytes]:
         name = f"{self.settings.topic_prefix}{topic}"
-        reader = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap_servers, auto_offset_reset="earliest")
-        await reader.start()
-        try:
-            partitions = [TopicPartition(name, number) for number in range(PARTITIONS)]
-            reader.assign(partitions)
-            ends = await reader.end_offsets(partitions)
-            values: list[bytes] = []
-            while any([await reader.position(tp) < ends[tp] for tp in partitions]):
-                for records in (await reader.getmany(timeout_ms=200)).values():
-                    values += [record.value for record in records]
-            return values
-        finally:
-            await reader.stop()
+        records = await records_on(self.settings.kafka_bootstrap_servers, name, PARTITIONS)
+        return [record.value for record in records]
 
     @contextmanager
     def worker(self, failpoints: str = ""):
         """A worker process; killed at the end if it still lives."""
-        log = self._folder / "workers.log"
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.kafka.worker_child"],
-                env=self._environment(failpoints), cwd=ROOT, stdout=out, stderr=out,
-            )  # fmt: skip
-        try:
+        arguments = ["-m", "tests.kafka.worker_child"]
+        with child(arguments, self._environment(failpoints), self._folder / "workers.log") as process:
             yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait(10)
 
     def _environment(self, failpoints: str) -> dict[str, str]:
         return {

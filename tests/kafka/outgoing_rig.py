@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import SecretStr
 
 from backstop.dev.broker import Owned
@@ -27,6 +25,8 @@ from schemas.dead_letters import DEAD_LETTER
 from schemas.deliveries import DELIVERY_RECORD, ResendAsked, ResendDone
 from schemas.results import JobResult, Timings
 from schemas.webhook_endpoints import ENDPOINT_FACT, EndpointSaved, SecretRef
+from tests.support.children import BACKSTOP, child
+from tests.support.reading import records_on
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -139,19 +139,8 @@ class Rig:
             "BACKSTOP_FAILPOINTS": failpoints,
             **settings,
         }
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "backstop.cli", "outgoing"],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-        try:
+        with child([*BACKSTOP, "outgoing"], environment, self.log) as process:
             yield process
-        finally:
-            process.kill()
-            await asyncio.to_thread(process.wait)
 
     async def endpoint(self, path: str, tenant: str = "acme", **changed: Any) -> str:
         self._endpoints += 1
@@ -172,22 +161,9 @@ class Rig:
         adapter: Any = {"deliveries": DELIVERY_RECORD, "dead-letters": DEAD_LETTER, "webhook-endpoints": ENDPOINT_FACT}[
             topic
         ]
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap_servers, enable_auto_commit=False)
-        await consumer.start()
-        try:
-            partitions = [
-                TopicPartition(f"{self.settings.topic_prefix}{topic}", number) for number in range(PARTITIONS)
-            ]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning(*partitions)
-            ends = await consumer.end_offsets(partitions)
-            found: list[Any] = []
-            while any([await consumer.position(one) < ends[one] for one in partitions]):
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    found += [decode(adapter, record.value) for record in records]
-            return found
-        finally:
-            await consumer.stop()
+        name = f"{self.settings.topic_prefix}{topic}"
+        records = await records_on(self.settings.kafka_bootstrap_servers, name, PARTITIONS)
+        return [decode(adapter, record.value) for record in records]
 
     async def until(self, topic: str, kind: type[Message], count: int = 1) -> list[Any]:
         async def enough() -> list[Any]:

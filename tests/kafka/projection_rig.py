@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +20,7 @@ from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.topics import create_topics
 from schemas.codec import encode
+from tests.support.children import BACKSTOP, child
 from tests.support.waiting import wait_until
 from tests.unit.backstop.readmodel.logs import whole_job
 from tests.unit.backstop.readmodel.postgres_server import Server, postgres
@@ -62,27 +61,9 @@ class Rig:
     @contextmanager
     def projection(self, failpoints: str = "", *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """`backstop projection`, or what `backstop readmodel` is asked for; killed at the end, if it still lives."""
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "backstop.cli",
-                    *(("readmodel", *arguments) if arguments else ("projection",)),
-                ],
-                env=self.environment(failpoints),
-                cwd=ROOT,
-                stderr=log,
-                stdout=log,
-            )
-        try:
+        command = ("readmodel", *arguments) if arguments else ("projection",)
+        with child([*BACKSTOP, *command], self.environment(failpoints), self.log) as process:
             yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait(10)
 
     def publish(self, facts: Sequence, transactional_id: str | None = None, raw: Sequence[tuple] = ()) -> None:
         async def send() -> None:

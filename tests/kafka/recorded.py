@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 from backstop.dev.fast_provider import BRISK, TIME_SCALE
 from backstop.dev.system import Shape, System, running_system
+from tests.support.reading import records_on
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,23 +66,7 @@ class Recorded:
     def records(self, topic: str) -> list[Any]:
         """All of a topic, by another way than the code under test: to the end offsets, partition after partition."""
 
-        async def read() -> list[Any]:
-            consumer = AIOKafkaConsumer(
-                f"{self.prefix}{topic}", bootstrap_servers=self.bootstrap, auto_offset_reset="earliest"
-            )
-            await consumer.start()
-            try:
-                found: list[Any] = []
-                ends = await consumer.end_offsets(consumer.assignment())
-                async with asyncio.timeout(30):
-                    while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-                        for batch in (await consumer.getmany(timeout_ms=200)).values():
-                            found += batch
-                return found
-            finally:
-                await consumer.stop()
-
-        return asyncio.run(read())
+        return asyncio.run(records_on(self.bootstrap, f"{self.prefix}{topic}", PARTITIONS))
 
 
 def record(bootstrap: str, prefix: str, folder: Path) -> Recorded:

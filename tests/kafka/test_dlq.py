@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from backstop.audit.records import Placed
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.records import Record
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadReason
@@ -27,7 +27,7 @@ class Queue(Recorded):
     ) -> DeadLetter:
         self.publish(topic, key, value)
         (found,) = [record for record in self.records(topic) if record.key == key]
-        raw = Placed(
+        raw = Record(
             found.topic, found.partition, found.offset, found.timestamp, key, value, (("traceparent", b"00-1"),)
         )
         letter = dead_letter(raw, PoisonError(reason, "why"), "intake", found.timestamp)

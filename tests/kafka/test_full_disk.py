@@ -4,9 +4,7 @@ import asyncio
 import json
 import os
 import resource
-import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from backstop.dev.broker import Broker, Owned
 from backstop.dev.ports import Ports
@@ -27,6 +24,8 @@ from schemas.base import InlineBody
 from schemas.jobs import JobSubmitted
 from streams.faust.app import EXIT_FAILED
 from tests.support.builders import POLICY
+from tests.support.children import BACKSTOP, child
+from tests.support.reading import records_on
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -76,20 +75,8 @@ class Scene:
             "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
             "OPENAI_API_KEY": "sk-nobody",
         }
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "backstop.cli", "worker"],
-                env=environment,
-                cwd=ROOT,
-                stdout=out,
-                stderr=out,
-            )
-        try:
+        with child([*BACKSTOP, "worker"], environment, log) as process:
             yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait(10)
 
     def reasons(self) -> dict[str, str] | None:
         """What `/readyz` complains of; None where nobody answers."""
@@ -124,19 +111,9 @@ class Scene:
         """Jobs whose first command stands on `submissions`."""
 
         async def read() -> set[str]:
-            consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap_servers)
-            await consumer.start()
-            try:
-                tp = TopicPartition(f"{self.settings.topic_prefix}submissions", 0)
-                consumer.assign([tp])
-                await consumer.seek_to_beginning(tp)
-                end, found = (await consumer.end_offsets([tp]))[tp], set()
-                while await consumer.position(tp) < end:
-                    for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ()):
-                        found.add(record.key.decode())
-                return found
-            finally:
-                await consumer.stop()
+            name = f"{self.settings.topic_prefix}submissions"
+            records = await records_on(self.settings.kafka_bootstrap_servers, name, [0])
+            return {record.key.decode() for record in records}
 
         return asyncio.run(read())
 

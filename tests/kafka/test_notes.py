@@ -24,7 +24,7 @@ def test_a_note_of_the_greatest_length_comes_back_to_the_next_member(broker: Own
     assert len(note) > 0.99 * NOTE_CHARS_MAX
 
     def member() -> CommandGroup:
-        return CommandGroup(settings, topic=f"{prefix}polls", group=f"{prefix}poller", session_timeout_ms=6_000)
+        return CommandGroup(settings, topic="polls", group="poller", session_timeout_ms=6_000)
 
     async def scenario() -> None:
         await create_topics(settings)

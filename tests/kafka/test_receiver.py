@@ -15,7 +15,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import TypeAdapter
 
 from backstop.dev.broker import Broker, LocalKafka, Owned
@@ -26,6 +25,7 @@ from schemas.codec import decode
 from schemas.dead_letters import DEAD_LETTER
 from schemas.jobs import JOB_FACT, CancelRequested, JobSubmitted
 from schemas.responses import RESPONSE_FACT, WebhookReceived
+from tests.support.reading import records_on
 from tests.support.waiting import eventually
 from tests.unit.receiver.ingress import SECRET, signed
 
@@ -116,24 +116,13 @@ async def make_topics(bootstrap: str, prefix: str) -> None:
 
 async def on_topic(bootstrap: str, prefix: str, name: str) -> list[Message]:
     """Every record that stands on a topic now, decoded; its key is the message's."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(f"{prefix}{name}", number) for number in range(PARTITIONS)]
-        consumer.assign(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        ends = await consumer.end_offsets(partitions)
-        found = []
-        while any([await consumer.position(one) < ends[one] for one in partitions]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                for record in records:
-                    message = decode(ADAPTERS[name], record.value)
-                    assert record.key == message.key.encode()
-                    assert dict(record.headers)["ce_id"] == message.id.encode()
-                    found.append(message)
-        return found
-    finally:
-        await consumer.stop()
+    found = []
+    for record in await records_on(bootstrap, f"{prefix}{name}", PARTITIONS):
+        message = decode(ADAPTERS[name], record.value)
+        assert record.key == message.key.encode()
+        assert dict(record.headers)["ce_id"] == message.id.encode()
+        found.append(message)
+    return found
 
 
 def run(story: Awaitable[None]) -> None:

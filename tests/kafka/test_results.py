@@ -5,7 +5,7 @@ import gc
 from collections.abc import Sequence
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
@@ -15,6 +15,7 @@ from schemas.codec import encode
 from schemas.results import JobResult, Timings
 from schemas.statuses import JobOutcome
 from streams.results import FencedError, ResultsPublisher
+from tests.support.reading import records_on
 
 PARTITION = 0
 
@@ -33,20 +34,9 @@ def settings(broker: Owned, prefix: str) -> RuntimeSettings:
 
 async def published(settings: RuntimeSettings, isolation: str = "read_committed") -> list[str]:
     """Job ids on the partition, in order."""
-    tp = TopicPartition(f"{settings.topic_prefix}results", PARTITION)
-    consumer = AIOKafkaConsumer(
-        **client_options(settings), isolation_level=isolation, auto_offset_reset="earliest", enable_auto_commit=False
-    )
-    await consumer.start()
-    try:
-        consumer.assign([tp])
-        end = (await consumer.end_offsets([tp]))[tp]
-        found: list[str] = []
-        while await consumer.position(tp) < end:
-            found += [record.key.decode() for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ())]
-        return found
-    finally:
-        await consumer.stop()
+    topic = f"{settings.topic_prefix}results"
+    records = await records_on(settings.kafka_bootstrap_servers, topic, [PARTITION], isolation)
+    return [record.key.decode() for record in records]
 
 
 async def publish(settings: RuntimeSettings, results: Sequence[JobResult]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from backstop.audit.reader import open_reader
 from backstop.audit.report import Report
 from backstop.audit.verify import verify
 from backstop.cli.read_rows import read_model
@@ -22,6 +21,7 @@ from backstop.dev.fast_provider import BRISK, TIME_SCALE
 from backstop.dev.judge import judge
 from backstop.dev.sample_jobs import sample
 from backstop.dev.system import Shape, System, running_system
+from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock
 from streams.faust.app import EXIT_FAILED
 from tests.kafka.faust.scene import Scene, Worker, run

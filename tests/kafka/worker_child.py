@@ -36,13 +36,8 @@ async def work(settings: StreamSettings, stop: asyncio.Event) -> None:
     }
 
     def group(topic: str, name: str) -> CommandGroup:
-        prefix = settings.topic_prefix
-        return CommandGroup(
-            settings,
-            topic=f"{prefix}{topic}",
-            group=f"{prefix}{name}",
-            session_timeout_ms=settings.group_session_timeout_ms,
-        )
+        timeout_ms = settings.group_session_timeout_ms
+        return CommandGroup(settings, topic=topic, group=name, session_timeout_ms=timeout_ms)
 
     submitter = Submitter(group=group("submissions", "submitter"), **of_both, limits=SubmitterLimits())
     poller = Poller(group=group("polls", "poller"), **of_both, limits=PollerLimits())

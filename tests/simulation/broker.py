@@ -16,7 +16,7 @@ FOLD_TOPICS = ("requests", "jobs", "responses")
 
 
 class Record(NamedTuple):
-    """As `backstop.runtime.kafka.records.Record`, and made in a third of the time."""
+    """As `backstop.runtime.records.Record`, and made in a third of the time."""
 
     topic: str
     partition: int

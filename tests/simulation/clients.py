@@ -1,5 +1,5 @@
-"""The part of aiokafka's clients that `CommandGroup`, `LaneBoard` and `ResultsPublisher` use, on the model broker, so
-that the real classes run in a simulation.
+"""The part of aiokafka's clients that `ConsumerGroup`, `TopicFollower` and `ResultsPublisher` use, on the model broker,
+so that the real classes run in a simulation.
 
 As in aiokafka 0.14: an expelled member has no generation (-1) until it has joined again. A commit carries the client's
 generation at the time of sending, and a commit without a generation is accepted while the group is empty.
@@ -166,6 +166,9 @@ class Consumer:
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self._positions[tp.partition] = offset
 
+    async def position(self, tp: TopicPartition) -> int:
+        return self._positions[tp.partition]
+
 
 class Producer:
     """A transactional `AIOKafkaProducer` of one partition of `results`."""
@@ -222,6 +225,7 @@ class TopicReader:
         self._logs = {TopicPartition(topic, log.partition): log for log in broker.of_topic(topic)}
         self._positions = dict.fromkeys(self._logs, 0)
         self._wake = asyncio.Event()
+        self._fetcher = None
 
     async def start(self) -> None:
         for log in self._logs.values():
@@ -233,6 +237,9 @@ class TopicReader:
 
     def assignment(self) -> frozenset[TopicPartition]:
         return frozenset(self._logs)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self._positions[tp] = offset
 
     async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return {tp: self._logs[tp].end for tp in tps}
@@ -254,6 +261,7 @@ class TopicReader:
 
 @dataclass(frozen=True, slots=True)
 class Read:
+    offset: int
     value: bytes
 
 
@@ -290,6 +298,6 @@ class TailReader:
         return self._position
 
     async def getmany(self, tp: TopicPartition, **_: Any) -> dict[TopicPartition, list[Read]]:
-        found = [Read(value) for offset, _, value in self._log.committed() if offset >= self._position]
+        found = [Read(offset, value) for offset, _, value in self._log.committed() if offset >= self._position]
         self._position = (await self.end_offsets([tp]))[tp]
         return {tp: found}

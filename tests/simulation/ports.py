@@ -96,8 +96,8 @@ class Commands(CommandGroup):
 
     def nudge(self) -> None:
         """`stop` was set."""
-        if self._consumer is not None:
-            self._consumer.nudge()
+        if self._group.joined:
+            self._group._consumer.nudge()
 
     async def take(self, records_max: int, wait_ms: int) -> Taken:
         taken = await super().take(records_max, wait_ms)

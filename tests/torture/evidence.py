@@ -1,18 +1,19 @@
 """Reads the topics and the provider's ledgers after a run, past all proxies and without shared memory."""
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from backstop.audit.reader import TopicReader
-from backstop.audit.records import Placed
+from backstop.dev.evidence import creates, ledger_lines
+from backstop.dev.invariants import Create, Delivery
+from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.records import Record
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
 from schemas.dead_letters import DEAD_LETTER_RECORD
@@ -39,7 +40,7 @@ class JobLog:
     poisons: int = 0
     unknown_outcomes: int = 0
 
-    def take(self, record: Placed) -> None:
+    def take(self, record: Record) -> None:
         try:
             event = decode(JOB_FACT, record.value)
         except PoisonError:
@@ -68,7 +69,7 @@ class Results:
     seen_ms: dict[str, int] = field(default_factory=dict)
     """The time of the first record, as its writer stamped it."""
 
-    def take(self, record: Placed) -> None:
+    def take(self, record: Record) -> None:
         if record.value is None:
             return
         result = RESULT.validate_json(record.value)
@@ -94,8 +95,8 @@ class Evidence:
     """Dead letters by reason."""
     poisoned: set[str] = field(default_factory=set)
     """Ids of the dead letters of `requests`."""
-    creates: list[dict[str, Any]] = field(default_factory=list)
-    deliveries: list[dict[str, Any]] = field(default_factory=list)
+    creates: list[Create] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
     rows: dict[str, str] = field(default_factory=dict)
     """Status in the read model."""
     completed_ms: dict[str, int] = field(default_factory=dict)
@@ -125,9 +126,9 @@ async def settle(reader: TopicReader, submitted: Submitted, evidence: Evidence, 
 
 async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Path, evidence: Evidence) -> None:
     """Everything else. The ledgers first: what they tell of must then be in the logs, though hooks still come."""
-    evidence.creates = list(_lines(ledgers / "creates.jsonl"))
-    evidence.deliveries = list(_lines(ledgers / "deliveries.jsonl"))
-    evidence.completed_ms = completions(_lines(ledgers / "truth.jsonl"))
+    evidence.creates = creates(ledgers)
+    evidence.deliveries = [delivery_of(line) for line in ledger_lines(ledgers / "deliveries.jsonl")]
+    evidence.completed_ms = completions(ledger_lines(ledgers / "truth.jsonl"))
     for record in await reader.read_all(reader.partitions("submissions")):
         evidence.commands.add(str(orjson.loads(record.value or b"{}").get("id")))
     async for batch in reader.read(await reader.ends(reader.partitions("responses"))):
@@ -143,7 +144,7 @@ async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Pat
     evidence.results_uncommitted = await _uncommitted(settings)
 
 
-def _take_response(record: Placed, evidence: Evidence) -> None:
+def _take_response(record: Record, evidence: Evidence) -> None:
     try:
         fact = decode(RESPONSE_FACT, record.value)
     except PoisonError:
@@ -156,37 +157,12 @@ def _take_response(record: Placed, evidence: Evidence) -> None:
 
 async def _uncommitted(settings: RuntimeSettings) -> int:
     """Records on `results` that only a `read_uncommitted` consumer sees, and repeats."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap_servers, auto_offset_reset="earliest",
-        isolation_level="read_uncommitted", enable_auto_commit=False,
-    )  # fmt: skip
-    await consumer.start()
-    try:
-        tps = [TopicPartition(f"{settings.topic_prefix}results", number) for number in range(settings.partitions)]
-        consumer.assign(tps)
-        ends = await consumer.end_offsets(tps)
-        count = 0
-        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-            count += sum(len(batch) for batch in (await consumer.getmany(timeout_ms=200)).values())
-        return count
-    finally:
-        await consumer.stop()
+    async with open_reader(settings, "read_uncommitted") as reader:
+        return len(await reader.read_all(reader.partitions("results")))
 
 
-def by_job(lines: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        grouped[str(line["job"])].append(line)
-    return grouped
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """A line that a kill cut short (the last one of its writer) is left out."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                yield orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
+def delivery_of(line: Mapping[str, Any]) -> Delivery:
+    of_response = str(line.get("type", "response.")).startswith("response.")
+    return Delivery(
+        str(line["webhook_id"]), int(line["status"] or 0), bool(line["authentic"]), of_response, str(line["outcome"])
+    )

@@ -1,44 +1,43 @@
 """PURE: the evidence of a run, judged by the invariants (I1 to I7)."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from backstop.audit.report import Report
+from backstop.dev.invariants import (
+    Causes,
+    Finding,
+    Invariant,
+    mismatched,
+    repeated,
+    unanswered,
+    uncaused,
+    unsubmitted,
+    webhooks,
+)
 from tests.torture.driver import Submitted
-from tests.torture.evidence import Evidence, by_job
+from tests.torture.evidence import Evidence
 from tests.torture.plan import BOUND_S, DRAIN_S_MAX
-
-EXAMPLES_MAX = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """`examples` name the jobs, a few of them."""
-
-    invariant: str
-    sentence: str
-    count: int
-    examples: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.count} {self.sentence}: {', '.join(self.examples)}"
 
 
 @dataclass(slots=True)
 class Verdict:
     """`counts` holds what was counted for each invariant, 0 where it held."""
 
-    violations: list[Violation] = field(default_factory=list)
+    violations: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     overshoot_max_ms: int = 0
     rebuild: str = ""
 
-    def add(self, invariant: str, sentence: str, found: Sequence[str]) -> None:
-        self.counts[f"{invariant} {sentence}"] = len(found)
-        if found:
-            self.violations.append(Violation(invariant, sentence, len(found), tuple(found[:EXAMPLES_MAX])))
+    def add(self, invariant: Invariant, sentence: str, found: Sequence[str]) -> None:
+        self.take(Finding(invariant, sentence, found))
+
+    def take(self, *findings: Finding) -> None:
+        for finding in findings:
+            self.counts[f"{finding.invariant} {finding.sentence}"] = finding.count
+            if finding.examples:
+                self.violations.append(finding)
 
 
 def judge(
@@ -48,11 +47,13 @@ def judge(
     verdict = Verdict(rebuild=rebuild)
     acknowledged = {known.job_id for known in submitted.acknowledged}
     results, jobs = evidence.results, evidence.jobs
-    verdict.add("I1", "acknowledged jobs without a result", sorted(acknowledged - results.count.keys()))
+    verdict.take(
+        unanswered(sorted(acknowledged), results.count), repeated(results.count),
+        unsubmitted(results.count, jobs.states), uncaused(evidence.creates, _causes(evidence), "log"),
+        mismatched({job_id: result.outcome for job_id, result in results.first.items()}, evidence.rows),
+        *webhooks(evidence.deliveries, evidence.webhooks),
+    )  # fmt: skip
     verdict.add("I1", "submissions refused for good", submitted.refused)
-    verdict.add("I2", "jobs with more than one committed result", [j for j, n in results.count.items() if n > 1])
-    verdict.add("I2", "results of jobs that were not submitted", sorted(results.count.keys() - jobs.states.keys()))
-    _creates(verdict, evidence)
     _audit(verdict, audit)
     verdict.add("I5", "jobs open after everything should have ended", sorted(jobs.open))
     past_ms = {
@@ -72,14 +73,7 @@ def judge(
     verdict.add(
         "I5", "drains longer than allowed", [f"{drain_s:.1f} s" for drain_s in drains_s if drain_s > DRAIN_S_MAX]
     )
-    wrong = [
-        f"{job_id} (row {evidence.rows.get(job_id)}, result {result.outcome})"
-        for job_id, result in results.first.items()
-        if evidence.rows.get(job_id) != result.outcome
-    ]
-    verdict.add("I6", "rows that differ from their result", wrong)
     verdict.add("I6", "rebuilds of the read model that differ", [rebuild] if rebuild else [])
-    _webhooks(verdict, evidence)
     worse, repeats = evidence.decay.found()
     verdict.add("decay", "share of expired jobs that grew under faults", worse)
     verdict.add("decay", "share of polls that were answered twice", repeats)
@@ -88,24 +82,14 @@ def judge(
     return verdict
 
 
-def _creates(verdict: Verdict, evidence: Evidence) -> None:
-    repeated: list[str] = []
-    unasked: list[str] = []
-    too_many: list[str] = []
-    for job_id, creates in by_job(evidence.creates).items():
-        attempts = Counter(str(create["attempt"]) for create in creates)
-        repeated += [f"{job_id} attempt {attempt} ({n} times)" for attempt, n in attempts.items() if n > 1]
-        unasked += [
-            f"{job_id} attempt {attempt}"
-            for attempt in attempts
-            if f"{job_id}/{attempt}/create" not in evidence.commands
-        ]
-        granted = evidence.jobs.granted[job_id]
-        if len(creates) > granted:
-            too_many.append(f"{job_id} ({len(creates)} accepted, {granted} granted)")
-    verdict.add("I3", "attempts that the provider accepted twice", repeated)
-    verdict.add("I3", "accepted creates without a command", unasked)
-    verdict.add("I3", "jobs with more accepted creates than granted", too_many)
+def _causes(evidence: Evidence) -> dict[str, Causes]:
+    commanded: dict[str, set[int]] = defaultdict(set)
+    for command in evidence.commands:
+        job_id, _, attempt = command.removesuffix("/create").rpartition("/")
+        if attempt.isdecimal():
+            commanded[job_id].add(int(attempt))
+    jobs = evidence.jobs
+    return {job_id: Causes(jobs.granted[job_id], commanded[job_id]) for job_id in jobs.states}
 
 
 def _audit(verdict: Verdict, audit: Report) -> None:
@@ -118,32 +102,3 @@ def _audit(verdict: Verdict, audit: Report) -> None:
     examples = [text for texts in named.values() for text in texts[:3]]
     verdict.add("I4", "differences between logs, tables and outputs", [*tables, *(examples if tables else [])])
     verdict.add("I6", "differences between fold and read model", [*rows, *(examples if rows else [])])
-
-
-def _webhooks(verdict: Verdict, evidence: Evidence) -> None:
-    # Events of other kinds are answered, counted and dropped.
-    delivered = {
-        str(line["webhook_id"])
-        for line in evidence.deliveries
-        if _is_2xx(line) and line["authentic"] and str(line.get("type", "response.")).startswith("response.")
-    }
-    lost = sorted(webhook for webhook in delivered if webhook not in evidence.webhooks)
-    verdict.add("I7", "webhooks answered 2xx and in no log", lost)
-    forged = [line for line in evidence.deliveries if not line["authentic"]]
-    verdict.add("I7", "forged webhooks answered 2xx", list(_named(forged, 200, 299)))
-    verdict.add("I7", "forged webhooks in a log", sorted({str(line["webhook_id"]) for line in forged} & _own(evidence)))
-    verdict.add("I7", "forged webhooks answered 5xx", list(_named(forged, 500, 599)))
-
-
-def _own(evidence: Evidence) -> set[str]:
-    """Ids of the kept webhooks, except those that a genuine delivery has as well."""
-    true = {str(line["webhook_id"]) for line in evidence.deliveries if line["authentic"]}
-    return evidence.webhooks - true
-
-
-def _named(lines: Sequence[Mapping[str, Any]], low: int, high: int) -> Iterator[str]:
-    return (f"{line['webhook_id']} ({line['status']})" for line in lines if low <= (line["status"] or 0) <= high)
-
-
-def _is_2xx(line: Mapping[str, Any]) -> bool:
-    return 200 <= (line["status"] or 0) < 300

@@ -30,7 +30,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
     itself = Counter(
         f"{death.kind}, exit {death.code} {death.why}".strip() for death in children.deaths if death.how == "itself"
     )
-    per_job = Counter(str(create["job"]) for create in evidence.creates)
+    per_job = Counter(str(create.job_id) for create in evidence.creates)
     broken_s = outcome.seconds["broken"]
     return {
         "ok": not outcome.verdict.violations,
@@ -53,7 +53,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
         },
         "creates": {
             "accepted": len(evidence.creates),
-            "answer_kept_back": sum(not create["replied"] for create in evidence.creates),
+            "answer_kept_back": sum(not create.replied for create in evidence.creates),
             "jobs_with_more_than_one": sum(count > 1 for count in per_job.values()),
             "unknown_outcomes": evidence.jobs.unknown_outcomes,
             "adopted": sum(
@@ -65,8 +65,8 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
         "ended": {"asked": dict(asked), "by_itself": dict(itself), "drain_max_s": round(max(children.drains_s, default=0), 1)},
         "faults": dict(outcome.broken.faults.most_common()),
         "webhooks": {
-            "tries": dict(Counter(str(line["outcome"]) for line in evidence.deliveries).most_common()),
-            "forged": sum(not line["authentic"] for line in evidence.deliveries),
+            "tries": dict(Counter(line.outcome for line in evidence.deliveries).most_common()),
+            "forged": sum(not line.authentic for line in evidence.deliveries),
         },
         "results_uncommitted_extra": evidence.results_uncommitted - evidence.results.count.total(),
         "dead_letters": dict(evidence.letters.most_common()),

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backstop.audit.read_rows import ReadModel
-from backstop.audit.reader import open_reader
 from backstop.audit.report import Report
 from backstop.audit.verify import verify
 from backstop.cli.read_rows import read_model
+from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock, monotonic_s
 from tests.torture.children import Log
 from tests.torture.driver import Driver, Submitted

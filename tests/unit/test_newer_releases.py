@@ -9,12 +9,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from backstop.outgoing.endpoints import EndpointBook
-from backstop.outgoing.group import Assigned, Polled
 from backstop.outgoing.metrics import OutgoingMetrics
 from backstop.outgoing.service import Service
 from backstop.outgoing.turns import Turns
 from backstop.readmodel.parse import parse
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.kafka.consumer_group import GroupAssignment, GroupRecords
+from backstop.runtime.records import Partition, Record
 from schemas.codec import PoisonError, decode, encode
 from schemas.dead_letters import DeadLetter
 from schemas.deliveries import DeliveryPlanned
@@ -50,24 +50,41 @@ def test_the_reason_names_field_and_value_but_repeats_no_text() -> None:
 
 
 class MemoryGroup:
-    """Gives out these polls, then nothing, and says so."""
+    """Owns partition 0 of both topics. Gives out these records, then none, and says so."""
 
-    def __init__(self, polls: list[Assigned | Polled], stop: asyncio.Event) -> None:
-        self._polls = polls
+    owns = True
+
+    def __init__(self, records: list[Record], stop: asyncio.Event) -> None:
+        self._records = records
         self._stop = stop
-        self.committed: dict[tuple[str, int], int] = {}
+        self._position = 0
+        self.committed: dict[Partition, int] = {}
 
-    async def poll(self, records_max: int, wait_ms: int) -> Assigned | Polled:
-        del records_max, wait_ms
-        if not self._polls:
-            self._stop.set()
-            return {}
-        return self._polls.pop(0)
+    async def assignment(self) -> GroupAssignment:
+        return GroupAssignment(1, {("results", 0): None, ("deliveries", 0): None})
 
-    async def positions(self, partitions: Iterable[int]) -> dict[int, int]:
+    async def first_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         return dict.fromkeys(partitions, 0)
 
-    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+    async def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    def seek(self, positions: Mapping[Partition, int]) -> None:
+        self._position = positions["results", 0]
+
+    async def take(self, records_max: int, wait_ms: int) -> GroupRecords:
+        del wait_ms
+        found = self._records[self._position : self._position + records_max]
+        self._position += len(found)
+        if not found:
+            self._stop.set()
+        return GroupRecords(1, {("results", 0): found} if found else {})
+
+    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def commit(self, epoch: int, offsets: Mapping[Partition, int]) -> bool:
+        assert epoch == 1
         self.committed |= offsets
         return True
 
@@ -98,8 +115,8 @@ def test_outgoing_sets_an_unknown_outcome_aside_and_goes_on() -> None:
 
     async def body() -> MemoryGroup:
         stop = asyncio.Event()
-        polled: Polled = {("results", 0): [record(of_a_newer_release(result()), 0), record(encode(result()), 1)]}
-        group: Any = MemoryGroup([Assigned({0: 0}), polled], stop)
+        records = [record(of_a_newer_release(result()), 0), record(encode(result()), 1)]
+        group: Any = MemoryGroup(records, stop)
         endpoints: Any = MemoryEndpoints()
         service = Service(
             group=group, turns=Turns(1, 1), endpoints=endpoints, results=NoResults(), publisher=publisher,

@@ -5,9 +5,13 @@ only caller of a client's `start`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
+
+from aiokafka.errors import KafkaError
+
+from backstop.runtime.errors import BrokerUnavailableError
 
 _stopping: set["asyncio.Task[None]"] = set()
 """asyncio keeps only weak references to tasks."""
@@ -20,6 +24,15 @@ class Client(Protocol):
 
 
 C = TypeVar("C", bound=Client)
+
+
+@contextmanager
+def broker_errors(what: str) -> Iterator[None]:
+    """Raise the errors of Kafka's clients as `BrokerUnavailableError`, whose text begins with `what`."""
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        raise BrokerUnavailableError(f"{what}: {error!r}") from error
 
 
 @asynccontextmanager

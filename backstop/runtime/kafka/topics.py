@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.lifetimes import started, stopped
+from backstop.runtime.kafka.lifetimes import broker_errors, started, stopped
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.record_sizes import TOPIC_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings
@@ -81,7 +81,7 @@ class Created:
     differences: tuple[Difference, ...]
 
 
-def wanted_topics(settings: RuntimeSettings, topics: Sequence[Topic] = TOPICS) -> tuple[WantedTopic, ...]:
+def wanted_topics(settings: RuntimeSettings) -> tuple[WantedTopic, ...]:
     """The topic table with the settings' prefix, counts and limits; then one `requests` topic per tenant in
     `request_tenants`.
 
@@ -92,11 +92,11 @@ def wanted_topics(settings: RuntimeSettings, topics: Sequence[Topic] = TOPICS) -
             f"BACKSTOP_MIN_INSYNC_REPLICAS={settings.min_insync_replicas} exceeds BACKSTOP_REPLICATION_FACTOR="
             f"{settings.replication_factor}: no record could ever be acknowledged. Lower the first or raise the second."
         )
-    wanted = [_wanted(settings, topic) for topic in topics]
+    wanted = [_wanted(settings, topic) for topic in TOPICS]
     # Only the topic proves which tenant wrote a record of `requests`: headers and values can be forged.
     wanted += [
         replace(_wanted(settings, topic), name=f"{topic.full_name(settings.topic_prefix)}.{tenant}")
-        for topic in topics
+        for topic in TOPICS
         if topic.name == "requests"
         for tenant in settings.request_tenants
     ]
@@ -300,9 +300,8 @@ async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[
                 ) from error
             await asyncio.sleep(ASK_AGAIN_S)
     try:
-        yield admin
-    except (KafkaError, TimeoutError) as error:
-        raise BrokerUnavailableError(f"the broker did not answer an admin request: {error!r}") from error
+        with broker_errors("the broker did not answer an admin request"):
+            yield admin
     finally:
         await stopped(admin)
 

@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from streams.tables.partition_db import OFFSET_KEY, PartitionDb, StoreLimits, new_cache
 from tests.kafka.faust.worker import WorkerConfig, fold_row
+from tests.support.reading import records_on
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -185,20 +186,7 @@ class Scene:
 
     async def read(self, topic: str) -> list[Any]:
         """All committed records, in order per partition."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, isolation_level="read_committed")
-        await consumer.start()
-        try:
-            tps = [TopicPartition(topic, p) for p in range(self.partitions)]
-            consumer.assign(tps)
-            await consumer.seek_to_beginning(*tps)
-            ends = await consumer.end_offsets(tps)
-            records: list[Any] = []
-            while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-                for found in (await consumer.getmany(timeout_ms=200)).values():
-                    records += found
-            return records
-        finally:
-            await consumer.stop()
+        return await records_on(self.bootstrap, topic, self.partitions, "read_committed")
 
     def wait_committed(self, timeout_s: float = 60.0) -> None:
         """Until everything in the topic is committed."""

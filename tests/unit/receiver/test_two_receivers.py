@@ -14,7 +14,7 @@ from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.blobs import Bodies
 from backstop.runtime.claims import FolderClaims
 from backstop.runtime.kafka.broker_clock import said
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from receiver.limits import Limits
 from receiver.lookups import KnownJob
 from receiver.responses_api.creates import to_submit

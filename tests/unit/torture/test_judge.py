@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from backstop.audit.report import Report
+from backstop.dev.invariants import Create, Delivery
 from schemas.results import JobResult, Timings
 from streams.fold import job
 from tests.torture.driver import Acknowledged, Submitted
@@ -18,12 +19,12 @@ CLEAN = Report(
 DEADLINE_MS = 1_000_000
 
 
-def _create(attempt: int = 1, job_id: str = "a") -> dict[str, Any]:
-    return {"job": job_id, "attempt": str(attempt), "replied": True}
+def _create(attempt: int = 1, job_id: str = "a") -> Create:
+    return Create("resp_1", job_id, attempt, 0)
 
 
-def _webhook(webhook_id: str = "wh_1", status: int = 200, *, authentic: bool = True) -> dict[str, Any]:
-    return {"webhook_id": webhook_id, "status": status, "authentic": authentic}
+def _webhook(webhook_id: str = "wh_1", status: int = 200, *, authentic: bool = True) -> Delivery:
+    return Delivery(webhook_id, status, authentic)
 
 
 class World:

@@ -14,18 +14,18 @@ import pytest
 
 from backstop.audit.bundle import TOPICS, Contents, read_bundle, refold_bundle, write_bundle
 from backstop.audit.isolation import OutsideForbiddenError, sealed
-from backstop.audit.records import Placed
 from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.records import Record
 from tests.support import builders as b
 from tests.unit.backstop.audit.world import LOGS, World
 
 
-def everything(world: World) -> list[list[Placed]]:
+def everything(world: World) -> list[list[Record]]:
     return [records for at, records in sorted(world.records.items()) if at[0] in TOPICS and records]
 
 
 def written(path: Path, world: World) -> Contents:
-    async def batches() -> AsyncIterator[Sequence[Placed]]:
+    async def batches() -> AsyncIterator[Sequence[Record]]:
         for batch in everything(world):
             yield batch
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from backstop.audit.dead_letters import Wanted, collect, plan_retry, raw_record, reads_now, resolved
-from backstop.audit.records import Placed
 from backstop.runtime.kafka.dead_letters import VALUE_BYTES_MAX, dead_letter
+from backstop.runtime.records import Record
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadReason
 from schemas.unreadable import Unreadable
@@ -19,13 +19,13 @@ def letter(
     offset: int = 7, topic: str = "requests", value: bytes | None = b"not json", reason: DeadReason = "not_json",
     component: str = "intake", key: bytes | None = b"k", headers: tuple[tuple[str, bytes], ...] = (("ce_id", b"x"),),
 ) -> DeadLetter:  # fmt: skip
-    record = Placed(f"{PREFIX}{topic}", 1, offset, b.T0, key, value, headers)
+    record = Record(f"{PREFIX}{topic}", 1, offset, b.T0, key, value, headers)
     return dead_letter(record, PoisonError(reason, "why"), component, b.T0 + offset)
 
 
-def on_topic(*messages: object) -> list[Placed]:
+def on_topic(*messages: object) -> list[Record]:
     return [
-        Placed("dead-letters", 0, n, b.T0, b"k", message if isinstance(message, bytes) else encode(message))  # type: ignore[arg-type]
+        Record("dead-letters", 0, n, b.T0, b"k", message if isinstance(message, bytes) else encode(message))  # type: ignore[arg-type]
         for n, message in enumerate(messages)
     ]
 

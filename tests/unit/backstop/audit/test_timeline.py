@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from backstop.audit.records import Placed
 from backstop.audit.timeline import SHOWN, TOPICS, in_order, states_at, summary, timeline
 from backstop.audit.trace import Trace, from_records, trace
+from backstop.runtime.records import Record
 from schemas.base import InlineBody
 from schemas.codec import canonical
 from schemas.commands import POLL_COMMAND, SUBMISSION
@@ -21,7 +21,7 @@ from tests.unit.schemas.messages import MESSAGES
 SECRET = "canary-prompt-seen-nowhere-else"
 
 
-def found_in(world: World, identifier: str) -> tuple[Placed, ...]:
+def found_in(world: World, identifier: str) -> tuple[Record, ...]:
     found = traced(world, identifier)
     assert found is not None
     return found.records

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from backstop.audit.records import changelog
+from backstop.audit.refold import changelog
 from backstop.audit.report import Report
 from schemas.codec import canonical, encode
 from schemas.requests import TIMEOUT_MS_MAX

@@ -9,13 +9,14 @@ from typing import Any
 from aiokafka.partitioner import murmur2
 
 from backstop.audit.read_rows import ReadModel, ReadRow
-from backstop.audit.records import Partition, Placed, changelog
-from backstop.audit.refold import FOLDS
+from backstop.audit.refold import FOLDS, changelog
 from backstop.audit.report import Report
 from backstop.audit.verify import verify
-from backstop.readmodel.batch import Known, Record, project
+from backstop.readmodel import batch
+from backstop.readmodel.batch import Known, project
 from backstop.readmodel.rows import Position
 from backstop.runtime.kafka.dead_letters import dead_letter
+from backstop.runtime.records import Partition, Record
 from schemas.base import Message
 from schemas.codec import encode, sha256_hex
 from schemas.jobs import JOB_FACT
@@ -31,7 +32,7 @@ LOGS = ("jobs", "responses")
 
 class World:
     def __init__(self, *jobs: str) -> None:
-        self.records: dict[Partition, list[Placed]] = defaultdict(list)
+        self.records: dict[Partition, list[Record]] = defaultdict(list)
         self.begin: dict[Partition, int] = {}
         self.gaps: set[tuple[str, int, int]] = set()
         self.folded: dict[Partition, int] = defaultdict(int)
@@ -39,12 +40,12 @@ class World:
         for number, job_id in enumerate(jobs):
             self.whole_job(job_id, b.T0 + 1_000 * number)
 
-    def put(self, topic: str, key: bytes | None, value: bytes | None, at_ms: int = b.T0) -> Placed:
+    def put(self, topic: str, key: bytes | None, value: bytes | None, at_ms: int = b.T0) -> Record:
         partition = (murmur2(key or b"") & 0x7FFFFFFF) % PARTITIONS
         return self.append((topic, partition), key, value, at_ms)
 
-    def append(self, at: Partition, key: bytes | None, value: bytes | None, at_ms: int) -> Placed:
-        record = Placed(*at, len(self.records[at]), at_ms, key, value)
+    def append(self, at: Partition, key: bytes | None, value: bytes | None, at_ms: int) -> Record:
+        record = Record(*at, len(self.records[at]), at_ms, key, value)
         self.records[at].append(record)
         return record
 
@@ -69,18 +70,18 @@ class World:
         self.tell(b.observed(at_ms + 30, response_id=rid))
         self.work()
 
-    def topic(self, topic: str) -> list[Placed]:
+    def topic(self, topic: str) -> list[Record]:
         return [record for at, records in self.records.items() if at[0] == topic for record in records]
 
-    def replace(self, record: Placed, **changes: Any) -> None:
+    def replace(self, record: Record, **changes: Any) -> None:
         """Plant a difference."""
         self.records[record.topic, record.partition][record.offset] = replace(record, **changes)
 
-    def remove(self, record: Placed) -> None:
+    def remove(self, record: Record) -> None:
         """Leave a gap, as compaction does."""
         self.gaps.add((record.topic, record.partition, record.offset))
 
-    def row(self, log: str, key: str) -> Placed:
+    def row(self, log: str, key: str) -> Record:
         """The last changelog record of a key."""
         return [record for record in self.topic(changelog(log)) if record.key == key.encode()][-1]
 
@@ -88,7 +89,7 @@ class World:
         """The rows that the projection derives from these logs."""
         placed = [*self.topic("jobs"), *self.topic("results")]
         records = [
-            Record(
+            batch.Record(
                 Position(r.topic, r.partition, r.offset),
                 (JOB_FACT if r.topic == "jobs" else RESULT).validate_json(r.value or b""),
                 r.value or b"",
@@ -156,11 +157,11 @@ class Reader:
     async def ends(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         return {partition: len(self._world.records[partition]) for partition in partitions}
 
-    async def peek(self, partition: Partition) -> Placed | None:
+    async def peek(self, partition: Partition) -> Record | None:
         kept = self._world.records[partition][self._world.begin.get(partition, 0) :]
         return kept[0] if kept else None
 
-    async def read(self, ends: Mapping[Partition, int]) -> AsyncIterator[list[Placed]]:
+    async def read(self, ends: Mapping[Partition, int]) -> AsyncIterator[list[Record]]:
         for partition, end in ends.items():
             start = max(self.position(partition), self._world.begin.get(partition, 0))
             self._next[partition] = end
@@ -171,5 +172,5 @@ class Reader:
                     yield kept
 
 
-def result_of(record: Placed) -> JobResult:
+def result_of(record: Record) -> JobResult:
     return RESULT.validate_json(record.value or b"")

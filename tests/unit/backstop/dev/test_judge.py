@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from backstop.dev.judge import Acknowledged, Create, Evidence, Result, Spread, Webhook, judge, spread
+from backstop.dev.invariants import Create
+from backstop.dev.judge import Acknowledged, Evidence, Result, Spread, Webhook, judge, spread
 
 GOOD = Evidence(
     acknowledged=[

@@ -9,7 +9,7 @@ import pytest
 from backstop.readmodel.dead_letters import NAME_CHARS_MAX, PREVIEW_CHARS_MAX, dead_letter_row
 from backstop.readmodel.parse import parse
 from backstop.readmodel.rows import DeadLetterRow, Position
-from backstop.runtime.kafka.records import Record as RawRecord
+from backstop.runtime.records import Record as RawRecord
 from schemas.codec import PoisonError, encode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved, Origin
 from schemas.text import printable

@@ -6,8 +6,8 @@ import pytest
 
 from backstop.audit.dead_letters import raw_record
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.records import Record
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.records import Record
 from schemas.codec import PoisonError, decode, encode
 from schemas.dead_letters import DEAD_LETTER
 

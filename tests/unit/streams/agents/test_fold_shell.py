@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 
 from backstop.runtime.errors import InvariantError
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.dead_letters import DeadLetter, Origin

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from backstop.runtime.blobs import Bodies
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobRefused
 from schemas.unreadable import Unreadable

@@ -1,12 +1,10 @@
 """Every state of a job × every fact, with the complete step. A missing pair fails."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import pytest
 
-from schemas.base import Message
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -42,6 +40,7 @@ from tests.support.builders import (
     submitted,
     unknown,
 )
+from tests.unit.streams.fold.matrix import Case, ignored
 from tests.unit.streams.fold.states import (
     REPORT_BY,
     active,
@@ -72,18 +71,6 @@ ADOPTED = Active(
     replace(spec(), model="", request=None), attempts(Running(1, RESP, T0, True))
 )  # fmt: skip
 TAKEN = Reason(code="response_taken", message="It can't be adopted: it belongs to a job.")
-
-
-@dataclass(frozen=True)
-class Case:
-    said: str
-    given: JobState
-    when: Message
-    then: Step[Any]
-
-
-def ignored(said: str, given: JobState, when: Message, reason: Ignored) -> Case:
-    return Case(said, given, when, Step(given, ignored=reason))
 
 
 CASES = (

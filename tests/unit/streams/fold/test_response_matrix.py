@@ -1,12 +1,10 @@
 """Every state of a response × every fact, with the complete step. A missing pair fails."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import pytest
 
-from schemas.base import Message
 from schemas.responses import (
     PollFailed,
     ResponseClaimed,
@@ -33,6 +31,7 @@ from tests.support.builders import (
     settled,
     webhook,
 )
+from tests.unit.streams.fold.matrix import Case, ignored
 from tests.unit.streams.fold.states import CLAIM_AT, cancel, claim, offer, poll, webhooks
 
 AT = T0 + 1_000
@@ -42,18 +41,6 @@ ENDED = Ended(claim(), "completed", AT + FORGET_AFTER)
 ELSEWHERE = Running(replace(claim(), made_elsewhere=True), T0 + 20_000)
 OTHER_JOB = {"job_id": "other:job", "attempt": 1, "tenant": "other"}
 TAKEN = adoption_refused(AT)
-
-
-@dataclass(frozen=True)
-class Case:
-    said: str
-    given: ResponseState
-    when: Message
-    then: Step[Any]
-
-
-def ignored(said: str, given: ResponseState, when: Message, reason: Ignored) -> Case:
-    return Case(said, given, when, Step(given, ignored=reason))
 
 
 CASES = (

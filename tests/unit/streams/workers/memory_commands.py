@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from backstop.runtime.kafka.records import Record
+from backstop.runtime.records import Record
 from schemas.base import Message
 from schemas.codec import encode
 from streams.workers.commands import Assignment, ReadBack, Taken

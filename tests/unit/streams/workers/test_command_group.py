@@ -16,6 +16,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
+from backstop.runtime.kafka.consumer_group import ConsumerGroup
 from backstop.runtime.settings import RuntimeSettings
 from streams.workers.command_group import CommandGroup
 from streams.workers.commands import Assignment
@@ -43,7 +44,7 @@ class Member:
     def _coordinator(self) -> "Member":
         return self
 
-    def subscribe(self, _topics: list[str], listener: CommandGroup) -> None:
+    def subscribe(self, _topics: list[str], listener: ConsumerGroup) -> None:
         self.listener = listener
 
     async def start(self) -> None:
@@ -126,8 +127,8 @@ def test_after_a_refused_commit_nothing_is_committed_before_the_next_assignment(
 
 def test_a_rebalance_waits_for_a_commit_that_is_on_its_way() -> None:
     async def case(group: CommandGroup, member: Member) -> None:
-        async with group._commit_lock:
-            revoking = asyncio.create_task(group.on_partitions_revoked([]))
+        async with group._group._commit_lock:
+            revoking = asyncio.create_task(group._group.on_partitions_revoked([]))
             await asyncio.sleep(0)
             assert not revoking.done()
         await revoking

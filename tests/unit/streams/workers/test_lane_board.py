@@ -53,6 +53,7 @@ class Consumer:
         assert (name, options["group_id"]) == (TP.topic, None)
         self._topic = topic
         self._position = 0
+        self._fetcher = None
 
     async def start(self) -> None:
         self._topic.starts += 1

@@ -1,0 +1,92 @@
+"""Reads topics to their end and then follows them, without a consumer group: each process needs all records."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
+from backstop.runtime.kafka.lifetimes import running
+from backstop.runtime.settings import RuntimeSettings
+
+log = structlog.get_logger()
+
+POLL_MS = 200
+
+
+class TopicFollower:
+    """Hands each record to `take`. Connects again after an error, and goes on where it was."""
+
+    def __init__(
+        self, settings: RuntimeSettings, topics: Sequence[str], take: Callable[[Any], None], *,
+        name: str, again_s: float, since_ms: Callable[[], int] | None = None,
+        caught_up: Callable[[], None] = lambda: None,
+        consumer: Callable[..., Any] = AIOKafkaConsumer,
+    ) -> None:  # fmt: skip
+        """:param take: takes aiokafka's record; must not raise.
+        :param name: of the client, and of the log's line when reading fails (`NAME_not_read`).
+        :param again_s: pause after an error.
+        :param since_ms: time from which records are wanted; None: all.
+        :param caught_up: called once, when the topics are read to the end that they had at the connection.
+        :param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same.
+        """
+        self._settings = settings
+        self._topics = [f"{settings.topic_prefix}{topic}" for topic in topics]
+        self._take = take
+        self._name = name
+        self._again_s = again_s
+        self._since_ms = since_ms
+        self._new_consumer = consumer
+        self._positions: dict[TopicPartition, int] = {}
+        self._caught_up = False
+        self._on_end = caught_up
+        self.tried = asyncio.Event()
+        """Set when caught up, or when reading has failed."""
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except Exception as error:  # any error of Kafka's client: the process works on without these topics
+                event = f"{self._name}_not_read"
+                log.warning(event, topics=self._topics, error=repr(error), again_in_s=self._again_s)
+            self.tried.set()
+            await asyncio.sleep(self._again_s)
+
+    async def _follow(self) -> None:
+        consumer = self._new_consumer(
+            *self._topics, **client_options(self._settings), client_id=f"backstop-{self._name}", group_id=None,
+            enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=BUSY_WAIT_MS,
+        )  # fmt: skip
+        async with running(consumer):
+            ends, pace = await self._seek(consumer), FetchPace()
+            while True:
+                if not self._caught_up and all([await consumer.position(tp) >= end for tp, end in ends.items()]):
+                    self._caught_up = True
+                    self._on_end()
+                    self.tried.set()
+                batches = await consumer.getmany(timeout_ms=POLL_MS)
+                pace.saw(consumer, records=bool(batches))
+                for tp, records in batches.items():
+                    for record in records:
+                        self._take(record)
+                    self._positions[tp] = records[-1].offset + 1
+
+    async def _seek(self, consumer: Any) -> dict[TopicPartition, int]:
+        """Seek each partition to its last position, else to the first record of the wanted time, else to its end.
+        Returns the end offsets.
+        """
+        partitions = sorted(consumer.assignment())
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        starts: dict[TopicPartition, int] = {}
+        if self._since_ms is not None:
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms()))
+            starts = {tp: end if found.get(tp) is None else found[tp].offset for tp, end in ends.items()}
+        for tp, start in (starts | self._positions).items():
+            if tp in ends:
+                consumer.seek(tp, start)
+        return ends
