@@ -44,6 +44,7 @@ class Admissions:
     def saw(self, partition: int, rows: Collection[tuple[bytes, bytes | None]]) -> None:
         for key, row in rows:
             if row is None or _ACTIVE not in row:
+                self._admission.ended((partition, key), None, self._now_ms())
                 continue
             try:
                 state = JOB_FOLD.decode_state(decode_row(row)[0])
