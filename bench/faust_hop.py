@@ -90,7 +90,8 @@ async def hop(bench: Bench, rate: float, seconds: float) -> None:
         took_ms = sorted((ends_ns[key] - acked) / 1e6 for key, acked in acked_ns.items())
         cuts = statistics.quantiles(took_ms, n=100)
         print(
-            f"  {what} at {rate:g}/s: p50 {cuts[49]:.1f} ms, p90 {cuts[89]:.1f}, p99 {cuts[98]:.1f}, max {took_ms[-1]:.1f}"
+            f"  {what} at {rate:g}/s: p50 {cuts[49]:.1f} ms, p90 {cuts[89]:.1f}, "
+            f"p99 {cuts[98]:.1f}, max {took_ms[-1]:.1f}"
         )
 
 
@@ -109,7 +110,8 @@ async def throughput(bench: Bench, records: int) -> None:
         await asyncio.sleep(0.01)
     took_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
     print(
-        f"  {records / took_s:,.0f} records/s, {cpu_s / records * 1e6:.1f} µs CPU each, {records / bench.batches:.0f} a batch"
+        f"  {records / took_s:,.0f} records/s, {cpu_s / records * 1e6:.1f} µs CPU each, "
+        f"{records / bench.batches:.0f} a batch"
     )
 
 

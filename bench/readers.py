@@ -233,12 +233,13 @@ async def listening(running: Readers, clients: int) -> tuple[list[Listener], dic
         await running.send([*beginning, *end])
     heard_s: dict[str, float] = {}
     place = urlsplit(running.url)
-    assert place.hostname
-    assert place.port
+    host, port = place.hostname, place.port
+    assert host
+    assert port
     listeners = [Listener(place.netloc, f"/v1/sessions/s{number}/events", heard_s) for number in range(clients)]
     loop = asyncio.get_running_loop()
     for listener in listeners:
-        await loop.create_connection(lambda listener=listener: listener, place.hostname, place.port)  # type: ignore[misc]
+        await loop.create_connection(lambda listener=listener: listener, host, port)  # type: ignore[misc]
     await until(lambda: all(listener.answered for listener in listeners), "all streams to begin")
     return listeners, heard_s
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -80,9 +81,8 @@ async def sink(url: str, jobs: int, batch: int) -> None:
         records = [record for topic, each in part if (record := parse((topic, 0), each)) is not None]
         ends = {(topic, 0): each.offset + 1 for topic, each in part}
         moves = [Move(*place, at[place].next_offset, end, at[place].epoch) for place, end in ends.items()]
-        writes = await database.write(
-            lambda conn, moves=moves, records=records: store.apply(conn, moves, records, 0, database.build)  # type: ignore[misc]
-        )
+        applied = partial(store.apply, moves=moves, records=records, now_ms=0, build=database.build)
+        writes = await database.write(applied)
         for place, end in ends.items():
             at[place] = store.Owned(end, at[place].epoch)
         rows += len(writes.rows)
@@ -159,7 +159,7 @@ async def one_job(producer: AIOKafkaProducer, settings: ProjectionSettings, n: i
     for fact in whole_job(job_id, f"resp_{n:08}"):
         sent = await send(producer, settings, fact)
         if fact.topic == "results":
-            sent.add_done_callback(lambda _done, job_id=job_id: acked.__setitem__(job_id, time.monotonic()))  # type: ignore[misc]
+            sent.add_done_callback(lambda _done: acked.__setitem__(job_id, time.monotonic()))
 
 
 async def send(producer: AIOKafkaProducer, settings: ProjectionSettings, fact: Message) -> "asyncio.Future[object]":

@@ -135,8 +135,8 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
         create = spread(creates[job_id] - sent_ms[job_id] for job_id in measured)
         return {
             "what": "latency", "rate_per_s": rate, "jobs": len(sent_ms), "repeats": downstream.repeats,
-            "webhook_sent_to_result_ms": webhook, "request_to_create_accepted_ms": create, "hop_ms": hop, "cpu_ms_a_job": cpu,
-            "ratio_to_hop_p50": round(webhook["p50"] / max(hop["p50"], 0.1), 1),
+            "webhook_sent_to_result_ms": webhook, "request_to_create_accepted_ms": create, "hop_ms": hop,
+            "cpu_ms_a_job": cpu, "ratio_to_hop_p50": round(webhook["p50"] / max(hop["p50"], 0.1), 1),
         }  # fmt: skip
 
 
@@ -194,8 +194,8 @@ async def burst(jobs: int) -> dict[str, Any]:
         rss = worker_rss_mib(system)
         return {
             "what": "burst", "jobs": jobs, "submitted_in_s": round(submitted_s, 2), "took_s": round(took_s, 2),
-            "jobs_per_s": round(jobs / took_s, 1), "creates": len(creates), "repeats": downstream.repeats, "worker_rss_mib": rss,
-            "cpu_ms_a_job": cpu,
+            "jobs_per_s": round(jobs / took_s, 1), "creates": len(creates), "repeats": downstream.repeats,
+            "worker_rss_mib": rss, "cpu_ms_a_job": cpu,
         }  # fmt: skip
 
 

@@ -104,8 +104,9 @@ def measure(folder: Path, finished: int, open_jobs: int) -> dict[str, Any]:
     before = resident_mb()
     took_s, pause_s = asyncio.run(take_over(table))
     return {
-        "rows": finished + open_jobs, "seconds of processor": round(took_s, 2), "longest pause in ms": round(pause_s * 1000, 1),
-        "in the index": len(index), "MB more": round(resident_mb() - before, 1),
+        "rows": finished + open_jobs, "seconds of processor": round(took_s, 2),
+        "longest pause in ms": round(pause_s * 1000, 1), "in the index": len(index),
+        "MB more": round(resident_mb() - before, 1),
         "MB at most": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }  # fmt: skip
 

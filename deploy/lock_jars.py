@@ -17,8 +17,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository, libs = Path(folder) / "repository", Path(folder) / "libs"
         subprocess.run(  # noqa: S603 - arguments of our own
-            ["mvn", "-q", "-B", "-f", str(BROKER / "pom.xml"), f"-Dmaven.repo.local={repository}",  # noqa: S607 - from the PATH
-             "dependency:copy-dependencies", f"-DoutputDirectory={libs}"],
+            ["mvn", "-q", "-B", "-f", str(BROKER / "pom.xml"),  # noqa: S607 - from the PATH
+             f"-Dmaven.repo.local={repository}", "dependency:copy-dependencies", f"-DoutputDirectory={libs}"],
             check=True,
         )  # fmt: skip
         lines = []

@@ -97,8 +97,9 @@ def describe(into: Path, tools: Path) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write(run(sys.executable, "deploy/production_requirements.py", "runtime"))
         requirements.flush()
-        run(tools / "cyclonedx-py", "requirements", requirements.name, "--pyproject", "pyproject.toml", "--mc-type", "application",
-            "--output-reproducible", "--of", "JSON", "-o", into / "sbom.cdx.json")  # fmt: skip
+        run(tools / "cyclonedx-py", "requirements", requirements.name, "--pyproject", "pyproject.toml",
+            "--mc-type", "application", "--output-reproducible", "--of", "JSON",
+            "-o", into / "sbom.cdx.json")  # fmt: skip
 
 
 def image(into: Path, version: str) -> None:

@@ -26,8 +26,8 @@ def main(pip_audit: str) -> int:
         requirements.write_text(locked)
         try:
             done = subprocess.run(  # noqa: S603 - arguments of our own
-                [pip_audit, "--disable-pip", "--require-hashes", "-r", str(requirements), "-f", "json", "-o", str(report),
-                 "--progress-spinner", "off"],
+                [pip_audit, "--disable-pip", "--require-hashes", "-r", str(requirements),
+                 "-f", "json", "-o", str(report), "--progress-spinner", "off"],
                 capture_output=True, text=True, check=False, timeout=WITHIN_S,
             )  # fmt: skip
             said = done.stderr

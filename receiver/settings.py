@@ -1,16 +1,14 @@
 """Settings of the receiver. Environment: `BACKSTOP_<NAME>`, `BACKSTOP_SUBMISSION_<NAME>` for the policy."""
 
 from pathlib import Path
-from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from backstop.outgoing.shared_settings import WebhookSettings
-from backstop.runtime.addresses import parse_networks
+from backstop.runtime.comma_lists import CommaList, Networks
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
-from backstop.runtime.settings import CommaList
 from receiver.ingress.signature import WebhookKey, parse_key
 from receiver.limits import DEAR_COST, Limits
 from streams.limit_settings import LimitSettings
@@ -50,7 +48,7 @@ class ReceiverSettings(WebhookSettings, LimitSettings):
     metrics_public: bool = Field(
         default=False, description="Also serve /metrics on the public port, without authentication."
     )
-    trusted_proxies: CommaList = Field(
+    trusted_proxies: Networks = Field(
         default=(),
         description="Networks (CIDR, comma-separated) of proxies whose X-Forwarded-For is trusted: for client "
         "addresses in logs, and for keys that are limited to networks.",
@@ -58,13 +56,13 @@ class ReceiverSettings(WebhookSettings, LimitSettings):
     access_log: bool = Field(
         default=False, description="Log a line for each request: tenant, key, address, route, status, duration."
     )
-    ticket_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    ticket_secrets: CommaList[SecretStr] = Field(
         default=(),
         description="Secrets that sign the tickets of live streams, comma-separated, at least 32 characters each; the "
         "first signs, all are accepted. Several receivers need the same ones. If unset, each process draws its own "
         "and accepts only its own tickets.",
     )
-    webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    webhook_secrets: CommaList[SecretStr] = Field(
         default=(),
         validation_alias=AliasChoices("BACKSTOP_WEBHOOK_SECRETS", "OPENAI_WEBHOOK_SECRET", "webhook_secrets"),
         description="Webhook secrets of OpenAI (whsec_...), comma-separated; two or more during a rotation.",
@@ -113,7 +111,7 @@ class ReceiverSettings(WebhookSettings, LimitSettings):
     outgoing_endpoints_max: int = Field(
         default=10, ge=1, le=1_000, description="Webhook endpoints that a tenant may have."
     )
-    models: Annotated[tuple[str, ...], NoDecode] = Field(
+    models: CommaList[str] = Field(
         default=(),
         description="Models that GET /v1/models lists, comma-separated. For information only: a create may name any "
         "model.",
@@ -136,29 +134,6 @@ class ReceiverSettings(WebhookSettings, LimitSettings):
     @property
     def keys_path(self) -> Path:
         return self.keys_file or self.data_dir / "keys.json"
-
-    @field_validator("webhook_secrets", "ticket_secrets", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(SecretStr(part.strip()) for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _split_models(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _split_networks(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _are_proxies(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        parse_networks(networks)
-        return networks
 
     @field_validator("ticket_secrets")
     @classmethod

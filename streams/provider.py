@@ -1,7 +1,7 @@
 """What the workers ask of a provider, and what its answers mean. Pure.
 
-A provider is one folder that implements `Provider`: `streams/openai` is the first. What a status, a code or a header means is decided within
-that folder; the workers know the types below, and nothing else of it.
+A provider is one folder that implements `Provider`: `streams/openai` is the first. That folder decides what a status, a
+code or a header means. The workers know only the types below.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom the response says that it belongs to. Any program in the project can write this: it is a claim, not a proof."""
+    """The job that the response names in its metadata. Any program in the project can write it: a claim, no proof."""
 
     job_id: str
     attempt: int
@@ -68,7 +68,7 @@ class Seen:
 class Accepted:
     response_id: str
     status: str
-    """As the provider said it; any of the six, or one that nobody knows."""
+    """As the provider said it: one of the six, or an unknown one."""
     provider_request_id: str | None = None
     streamed: bool = False
     end: Seen | None = None
@@ -190,8 +190,8 @@ class ResponseStream(Protocol):
 
 
 class Provider(Protocol):
-    """One account of a provider. Each call is one request at most, ends within its time limit, and raises nothing that the network or the
-    server does.
+    """One account of a provider. Each call is one request at most and ends within its time limit. Failures of the
+    network and the server are answers, not exceptions.
     """
 
     @property
@@ -208,7 +208,7 @@ class Provider(Protocol):
     async def poll(
         self, response_id: str, job_id: str | None, include: Sequence[str] = ()
     ) -> Seen | Missing | AskAgain | Refused:
-        """How the response stands; `job_id` is whose it is, where that is known, and `include` what the create asked to include."""
+        """The state of the response. `job_id`: its job, where known. `include`: as in the create."""
         ...
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused: ...
@@ -221,7 +221,7 @@ class Provider(Protocol):
 
 
 def account_name(*parts: str | None) -> str:
-    """Names an account by its address, key, organization and project: 32 bits, which nobody can turn back into a key."""
+    """Names an account by its address, key, organization and project: 32 bits, from which no key can be made."""
     return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=4).hexdigest()
 
 

@@ -12,7 +12,7 @@ from streams.workers.settings import WorkerSettings
 
 
 class StreamSettings(WorkerSettings, OpenAISettings, LimitSettings):
-    """The whole worker. Environment: `BACKSTOP_<NAME>`, and `BACKSTOP_SUBMISSION_<NAME>` for the policy of the Kafka door."""
+    """The whole worker. Environment: `BACKSTOP_<NAME>`; for the policy of submissions `BACKSTOP_SUBMISSION_<NAME>`."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="_", env_nested_max_split=1, hide_input_in_errors=True)
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import NoDecode
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backstop.runtime.authority import key_id_now
 from backstop.runtime.blobs import Bodies
+from backstop.runtime.comma_lists import CommaList
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, Turn
@@ -135,16 +135,11 @@ class SubmissionPolicy(BaseModel):
         le=10,
         description="Limit of the retries that a submission may ask for; larger values are reduced to it.",
     )
-    shared_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+    shared_ids: CommaList[str] = Field(
         default=(),
         description="Ids at the provider (files, vector stores, prompts, fine-tuned models, ...) that all tenants may "
         "use, comma-separated. An id that ends in * is a prefix. The tenant `default` may use any id.",
     )
-
-    @field_validator("shared_ids", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

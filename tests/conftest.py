@@ -1,6 +1,7 @@
-"""What runs on this machine is asked directly, whatever proxy the environment names for the rest. Children inherit it.
+"""Tests reach servers on this machine directly, whatever proxy the environment names. Child processes inherit this.
 
-`broker` is one a session, from the same chain as the demo and development use: with pytest-xdist, one for each of its processes.
+`broker` is one a session, found in the same way as for the demo and development. With pytest-xdist, each of its
+processes has its own.
 """
 
 import os
@@ -17,15 +18,17 @@ from backstop.dev.system import asked_directly
 
 os.environ |= asked_directly(os.environ)
 
-# How long an example takes, and how long it takes to draw one, is the machine's: other processes run beside this one.
+# The time to draw and to run an example depends on the machine: other processes run beside this one.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
 LONGEST_FIRST = (
-    "test_torture_short.py", "test_openapi_fuzz.py", "test_dev.py", "test_workers.py", "test_broker.py",
-    "test_several_brokers.py", "test_storms.py", "test_simulation.py", "test_aimed.py", "test_planted.py",
+    "test_torture_short.py", "test_dev.py", "test_workers.py", "test_openapi_fuzz.py", "test_broker.py",
+    "test_lanes.py", "test_hostile_records.py", "test_projection.py", "test_storms.py", "test_installed.py",
+    "test_several_brokers.py", "test_responses_api.py", "test_image.py", "test_simulation.py", "test_folds.py",
+    "test_aimed.py", "test_planted.py",
 )  # fmt: skip
-"""Files that take a minute or more. A file runs in one process: the longest may not be the last to begin."""
+"""Files that take half a minute or more. One process runs a whole file, so the longest files must begin first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +50,7 @@ def broker() -> Iterator[Owned]:
 
 @contextmanager
 def in_test_container(engine: Engine) -> Iterator[Owned]:
-    """As the chain's own container, held by testcontainers, whose reaper removes it even when this session is killed."""
+    """The container of development, held by testcontainers, whose reaper removes it if this session is killed."""
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - slow, and needed only with an engine
 
     port = node.draw_ports().client

@@ -7,8 +7,8 @@ from typing import Any
 
 FORBIDDEN = frozenset(
     {
-        "socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
-        "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork",
+        "socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname",
+        "socket.sendto", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork",
     }
 )  # fmt: skip
 """The interpreter's audit events (PEP 578) that open a way out."""

@@ -8,7 +8,7 @@ the projection goes on.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
-from backstop.audit.differences import Difference, FieldDifference
+from backstop.audit.differences import Difference, FieldDifference, Kind
 from backstop.runtime.records import Partition, Record
 from schemas.codec import PoisonError, decode, sha256_hex
 from schemas.jobs import JOB_FACT
@@ -98,10 +98,8 @@ class ReadRows:
                 continue
             if found is None and (whole_from_ms or self._has_left(job_id, model)):
                 continue  # fewer rows: a rebuild from a truncated log, or removal of finished jobs
-            kind = "missing" if found is None else "extra" if expected is None else "differs"
-            yield Difference(
-                "read_model", kind, None, job_id, _text(expected), _text(found), _fields(expected, found)  # type: ignore[arg-type]  # a Kind
-            )  # fmt: skip
+            kind: Kind = "missing" if found is None else "extra" if expected is None else "differs"
+            yield Difference("read_model", kind, None, job_id, _text(expected), _text(found), _fields(expected, found))
 
     def _has_left(self, job_id: str, model: ReadModel) -> bool:
         ended_at_ms = self._jobs[job_id].ended_at_ms

@@ -6,7 +6,7 @@ from backstop.runtime.startup import run_until_stopped
 
 def outgoing() -> None:
     """Deliver outgoing webhooks until SIGTERM. Settings come from the environment (`backstop settings`)."""
-    from backstop.outgoing.app import serve  # noqa: PLC0415 - only this command pays for the import
+    from backstop.outgoing.app import checked, serve  # noqa: PLC0415 - only this command pays for the import
     from backstop.outgoing.settings import OutgoingSettings  # noqa: PLC0415 - as above
 
-    run_until_stopped(read(OutgoingSettings), "outgoing", serve)
+    run_until_stopped(checked(read(OutgoingSettings)), "outgoing", serve)

@@ -36,6 +36,16 @@ class Stoppable(Protocol):
     async def stop(self) -> None: ...
 
 
+def checked(settings: OutgoingSettings) -> OutgoingSettings:
+    """The settings, once all that `serve` makes of them has been made: a wrong one is refused before a broker is asked.
+
+    :raises ConfigurationError: see `serve`.
+    """
+    SecretKeys(settings.outgoing_keys)
+    settings.egress_rules()
+    return settings
+
+
 async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Event) -> None:
     """Deliver webhooks until `stop`.
 

@@ -43,8 +43,8 @@ class Attempts:
     """Performs attempts until stopped. Set `changed` after each change to `turns`."""
 
     def __init__(
-        self, *, turns: Turns, find: Find, sender: Sender, endpoints: Endpoints, secrets: SecretKeys, publisher: Publisher,
-        policy: RetryPolicy, waiting_max: int, now_ms: NowMs, metrics: OutgoingMetrics,
+        self, *, turns: Turns, find: Find, sender: Sender, endpoints: Endpoints, secrets: SecretKeys,
+        publisher: Publisher, policy: RetryPolicy, waiting_max: int, now_ms: NowMs, metrics: OutgoingMetrics,
     ) -> None:  # fmt: skip
         self._turns = turns
         self._find = find

@@ -182,7 +182,8 @@ class EndpointFollower:
         for records in batches.values():
             for record in records:
                 try:
-                    self._reading.take(decode(ENDPOINT_FACT, record.value))  # type: ignore[attr-defined]  # aiokafka has no types
+                    # aiokafka has no types.
+                    self._reading.take(decode(ENDPOINT_FACT, record.value))  # type: ignore[attr-defined]
                 except PoisonError as error:
                     # Only Backstop writes here: probably a fact of another release. The record stays in the topic.
                     log.error("endpoint_fact_unreadable", reason=error.reason, detail=error.detail)

@@ -1,12 +1,12 @@
 """Settings of `backstop outgoing`. Environment: `BACKSTOP_<NAME>`."""
 
-from typing import Annotated, Any, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import NoDecode
 
 from backstop.outgoing.policy import RetryPolicy
 from backstop.outgoing.shared_settings import WebhookSettings
+from backstop.runtime.comma_lists import CommaList
 
 RETRY_WAITS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """As Standard Webhooks recommends: ten attempts in a little over three days, with the first one made at once."""
@@ -16,7 +16,7 @@ DAYS_KEPT_S = 21 * 86_400
 
 
 class OutgoingSettings(WebhookSettings):
-    outgoing_retry_waits_s: Annotated[tuple[float, ...], NoDecode] = Field(
+    outgoing_retry_waits_s: CommaList[float] = Field(
         default=RETRY_WAITS_S,
         description="Seconds between the attempts of a delivery, comma-separated; the first attempt is made at once.",
     )
@@ -48,11 +48,6 @@ class OutgoingSettings(WebhookSettings):
     outgoing_health_port: int = Field(
         default=0, ge=0, le=65_535, description="Port for health and metrics; 0 disables it."
     )
-
-    @field_validator("outgoing_retry_waits_s", mode="before")
-    @classmethod
-    def _split_waits(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("outgoing_retry_waits_s")
     @classmethod

@@ -1,28 +1,26 @@
 """Settings of outgoing webhooks shared by the receiver (which registers endpoints) and the sender."""
 
-from typing import Annotated, Any
-
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
 
 from backstop.runtime.addresses import EgressRules, parse_networks
 from backstop.runtime.clear_text import is_here
+from backstop.runtime.comma_lists import CommaList, Networks
 from backstop.runtime.errors import ConfigurationError
-from backstop.runtime.settings import CommaList, RuntimeSettings
+from backstop.runtime.settings import RuntimeSettings
 
 
 class WebhookSettings(RuntimeSettings):
     """Environment: `BACKSTOP_<NAME>`."""
 
-    outgoing_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    outgoing_keys: CommaList[SecretStr] = Field(
         default=(),
         description="Keys from which the signing secrets of outgoing webhooks are derived, comma-separated; the first "
         "makes new secrets. Without a key there are no outgoing webhooks.",
     )
-    outgoing_ports: Annotated[tuple[int, ...], NoDecode] = Field(
+    outgoing_ports: CommaList[int] = Field(
         default=(443, 8443), description="Ports that a webhook endpoint may have, comma-separated."
     )
-    outgoing_refused_networks: CommaList = Field(
+    outgoing_refused_networks: Networks = Field(
         default=(),
         description="Networks (CIDR, comma-separated) that no webhook may reach, besides all non-public ones.",
     )
@@ -31,23 +29,12 @@ class WebhookSettings(RuntimeSettings):
         description="Development only: endpoints may be on this machine, with http. Refused unless the broker is too.",
     )
 
-    @field_validator("outgoing_keys", "outgoing_ports", "outgoing_refused_networks", mode="before")
-    @classmethod
-    def _split_commas(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
     @field_validator("outgoing_ports")
     @classmethod
     def _are_ports(cls, ports: tuple[int, ...]) -> tuple[int, ...]:
         if not ports or not all(1 <= port <= 65_535 for port in ports):
             raise ValueError("one or more ports from 1 to 65535")
         return ports
-
-    @field_validator("outgoing_refused_networks")
-    @classmethod
-    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        parse_networks(networks)
-        return networks
 
     def egress_rules(self) -> EgressRules:
         """:raises ConfigurationError: loopback is allowed, but the broker is not on this machine."""

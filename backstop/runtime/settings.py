@@ -5,18 +5,16 @@ The composition root of a process reads them once from the environment (prefix `
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backstop.runtime.clear_text import check_brokers, check_bucket
+from backstop.runtime.comma_lists import CommaList
 from backstop.runtime.record_sizes import UNPACKED_BYTES_MAX
 from backstop.runtime.secret_files import SecretFiles
 from schemas.base import DEFAULT_TENANT
-
-CommaList = Annotated[tuple[str, ...], NoDecode]
-"""A tuple that the environment gives as a comma-separated string; validators split it."""
 
 TENANT_CHARS_MAX = 27
 """`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`streams.submission`)."""
@@ -70,7 +68,7 @@ class RuntimeSettings(BaseSettings):
         le=5,
         description="Replicas that must have a record before it is acknowledged; 2 in production.",
     )
-    request_tenants: CommaList = Field(
+    request_tenants: CommaList[str] = Field(
         default=(),
         description="Tenants with their own requests topic (requests.TENANT), comma-separated; a writer to that topic "
         "acts as the tenant. The topic `requests` belongs to the default tenant.",
@@ -122,13 +120,6 @@ class RuntimeSettings(BaseSettings):
     )
     clock_offset_ms: int = Field(default=0, description="Test only: a wrong clock; refused unless failpoints are on.")
 
-    @field_validator("request_tenants", mode="before")
-    @classmethod
-    def _split_tenants(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-        return value
-
     @field_validator("request_tenants")
     @classmethod
     def _tenants(cls, tenants: tuple[str, ...]) -> tuple[str, ...]:
@@ -137,7 +128,7 @@ class RuntimeSettings(BaseSettings):
                 raise ValueError(f"each tenant has 1 to {TENANT_CHARS_MAX} of a-z 0-9 _ -")
             if tenant == DEFAULT_TENANT:
                 raise ValueError("the default tenant has the topic `requests` itself")
-        return tenants
+        return tuple(dict.fromkeys(tenants))
 
     @model_validator(mode="after")
     def _in_clear_text(self) -> Self:

@@ -16,7 +16,8 @@ EDGE_PAGE: Final = (
 )
 _GATEWAY_PAGE: Final = b"<html><head><title>%b</title></head><body><center><h1>%b</h1></center></body></html>"
 _NAMES: Final = {
-    409: b"409 Conflict", 502: b"502 Bad Gateway", 503: b"503 Service Temporarily Unavailable", 504: b"504 Gateway Time-out",
+    409: b"409 Conflict", 502: b"502 Bad Gateway", 503: b"503 Service Temporarily Unavailable",
+    504: b"504 Gateway Time-out",
 }  # fmt: skip
 
 

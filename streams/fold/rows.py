@@ -17,14 +17,15 @@ _RESPONSE: TypeAdapter[response.ResponseState] = TypeAdapter(
 
 _RESPONSE_SIGHT: TypeAdapter[response.Sight] = TypeAdapter(response.Sight)
 _PLAIN: dict[str, Any] = {
-    "stream": False, "missing_patience_ms": 120_000, "stuck_after_ms": None, "stuck_factor": None, "include": [], "window_ms": None,
-    "released_at_ms": None, "sight": _RESPONSE_SIGHT.dump_python(response.Sight(), mode="json"), "unpaid_ends": 0, "doubts": 0, "streak": 0,
-    "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100, "doubts_max": 12, "on_account": "wait", "answered": False, "said": "",
-    "code": None, "usage": None, "last": False, "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [],
-    "made_elsewhere": False, "held_for": None, "turn": None,
+    "stream": False, "missing_patience_ms": 120_000, "stuck_after_ms": None, "stuck_factor": None, "include": [],
+    "window_ms": None, "released_at_ms": None, "sight": _RESPONSE_SIGHT.dump_python(response.Sight(), mode="json"),
+    "unpaid_ends": 0, "doubts": 0, "streak": 0, "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100,
+    "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
+    "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
+    "held_for": None, "turn": None,
 }  # fmt: skip
-"""Left out of a row where they have these values: most rows are smaller by half, and rows that were written before the fields existed
-have the same bytes."""
+"""Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
+the fields have the same bytes."""
 
 
 def _lean(fields: dict[str, Any]) -> dict[str, Any]:

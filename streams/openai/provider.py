@@ -33,7 +33,7 @@ from streams.provider import (
 
 
 class OpenAIProvider:
-    """One account at OpenAI, or at a server that speaks as OpenAI does. `rules` are the operator's own, the first that fits wins."""
+    """One account at OpenAI, or at a compatible server. Of the operator's `rules` the first that fits counts."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from streams.openai.causes import CODE_PATTERN_CHARS_MAX, Rule
 
 
 class AnswerRule(BaseModel):
-    """What an answer with this status, this code and a message that this pattern is found in means; absent fields fit everything."""
+    """The meaning of an answer with this status, code and pattern in its message. An absent field fits all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,7 @@ class OpenAISettings(RuntimeSettings):
     )
     openai_keyless: bool = Field(
         default=False,
-        description="The server asks for no key (a model on a machine of yours): a worker starts without, and sends none.",
+        description="The server asks for no key (a model on your own machine): a worker starts and sends without.",
     )
     openai_organization: str | None = Field(
         default=None,
@@ -93,14 +93,14 @@ class OpenAISettings(RuntimeSettings):
         return self
 
     def refuse_to_start(self) -> None:
-        """What must be said before a worker may run. Whoever only reads settings needs no key.
+        """Refuse to start a worker without a key. A process that only reads settings needs none.
 
-        :raises ConfigurationError: there is no key, or a certificate that nothing can be made of; says what to set.
+        :raises ConfigurationError: there is no key, or a certificate can't be used; the message says what to set.
         """
         key = bool(self.openai_api_key.get_secret_value().strip())
         if not key and not self.openai_keyless:
             raise ConfigurationError(
-                "there is no API key: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server that asks for none"
+                "there is no API key: set OPENAI_API_KEY, or BACKSTOP_OPENAI_KEYLESS=true for a server without keys"
             )
         if key and self.openai_keyless:
             raise ConfigurationError(

@@ -43,7 +43,7 @@ class _Opened(Answer):
 
 
 class OpenAIStreams:
-    """Opens streams. A stream fails without an answer within `poll_timeout_ms`, or after `stream_silence_ms` of silence."""
+    """Opens streams. It fails after `poll_timeout_ms` without an answer, or `stream_silence_ms` of silence."""
 
     def __init__(
         self,

@@ -247,7 +247,7 @@ def _scan() -> ReadOptions:
 
 
 def _told_apart(path: Path, error: Exception) -> Exception:
-    """Classify an error of RocksDB by who must act on it."""
+    """Classify an error of RocksDB by the party that must act."""
     text = str(error).lower()
     if any(phrase in text for phrase in _LOCKED):
         return StoreLockedError(f"{path}: open in another process; give each process its own data folder ({error})")

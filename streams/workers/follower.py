@@ -80,7 +80,7 @@ class Follower:
             log.error("follower_failed", error_type=type(error).__name__)
 
     async def run(self, stop: asyncio.Event, access: ProviderAccess) -> None:
-        """Until `stop` is set; what is being followed then is left to whoever owns the partition next."""
+        """Follow until `stop` is set. The next owner of the partition goes on with what is followed then."""
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._changed.set())
         try:

@@ -88,7 +88,7 @@ class Poller:
         self._hints = Hints()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; then finish calls in flight (at most `limits.drain_ms`), commit, and leave the group.
+        """Run until `stop` is set; then finish calls in flight (`limits.drain_ms` at most), commit, leave the group.
 
         Any exception is raised: a bug must end the process.
         """

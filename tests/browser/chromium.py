@@ -1,6 +1,6 @@
-"""The system's Chromium, driven by Playwright. Nothing is downloaded: without a browser on this machine there are no such tests.
+"""The system's Chromium, driven by Playwright. Nothing is downloaded: without a browser these tests are skipped.
 
-Playwright's synchronous driver holds the thread's event loop while it is open, so it is opened for one module at a time.
+Playwright's synchronous driver holds the thread's event loop while it is open, so each module opens its own.
 """
 
 import os

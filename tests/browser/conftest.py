@@ -1,4 +1,7 @@
-"""One system for all tests of the page, one browser a module, and a tab a test that watches for what must never happen."""
+"""One system for all tests of the page, one browser a module, and one tab a test.
+
+The tab watches for what must never happen: dialogs, errors, and violations of the content security policy.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +19,9 @@ HERE = Path(__file__).parent
 WAIT_MS = 20_000
 WATCH = """
 window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+document.addEventListener("securitypolicyviolation", (event) => {
+  violations.push(`${event.violatedDirective} ${event.blockedURI}`);
+});
 """
 
 

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 QUICK, SLOW = "quick-model", "slow-model"
 SLOW_S = 14.0
-"""How long a run of the slow model takes: longer than it takes to kill a receiver, start it again and look."""
+"""Duration of a run of the slow model: longer than a test needs to kill a receiver, restart it and read the page."""
 TIME_SCALE = 20.0
 ENDED_WITHIN_S = 40.0
 
@@ -68,7 +68,7 @@ class Running:
         return wait_until(poll, ENDED_WITHIN_S, f"the end of {job_id}", poll_s=0.1)
 
     def put(self, topic: str, key: bytes, value: bytes) -> None:
-        """A record as a stranger might write it."""
+        """A record that an untrusted producer could write."""
 
         async def send() -> None:
             producer = AIOKafkaProducer(bootstrap_servers=self.system.bootstrap, acks="all")

@@ -18,7 +18,7 @@ new MutationObserver(() => {
   for (const sign of document.querySelectorAll('#live, [role="alert"]')) said.add(sign.textContent);
 }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
 """
-"""A receiver may be back before one looks twice; the banner comes only where it takes longer."""
+"""A receiver may be back within a moment. The banner appears only if it takes longer."""
 SAID = "[...window.said].join(' | ')"
 
 

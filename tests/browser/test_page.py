@@ -1,4 +1,4 @@
-"""The page itself: what strangers wrote stays text; it works by keyboard, on a phone, in the dark, and can be read."""
+"""The page: untrusted content stays text, and the page works by keyboard, on a phone and in the dark, with contrast."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ CONTRAST_MIN = 4.5
 
 @pytest.fixture(scope="module")
 def filled(running: Running) -> dict[str, str]:
-    """Something on every page: canaries in each field that is somebody else's, and names as long as they may be."""
+    """Jobs for every page, with canaries in each field that a client sets, and names of the greatest length."""
     evil = running.submit(model=CANARY, text=CANARY, tags=[CANARY], session_id="s")
     long = running.submit(job_id=LONG[:100], session_id=LONG, tags=[LONG[:64], "short"])
     failed = running.submit(metadata={"sim_fault": "run_failed_usage"}, retries_max=0)
@@ -51,7 +51,7 @@ def visit(tab: Tab, filled: dict[str, str]) -> Any:
         yield at
 
 
-def test_what_strangers_wrote_is_text_everywhere(tab: Tab, filled: dict[str, str]) -> None:
+def test_untrusted_content_is_text_everywhere(tab: Tab, filled: dict[str, str]) -> None:
     page = tab.sign_in()
     for at in visit(tab, filled):
         assert page.locator("main img, main script, main iframe").count() == 0, at
@@ -149,18 +149,21 @@ CONTRASTS = """() => {
     const own = rgba(getComputedStyle(node).backgroundColor);
     return own[3] === 1 ? own.slice(0, 3) : over(own, ground(node.parentElement));
   };
-  const light = (color) => color.map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  const light = (color) => color.map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
     .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !node.checkVisibility() || node.closest("title, noscript, option, .skip")) continue;
+    if (!walker.currentNode.data.trim() || !node.checkVisibility()) continue;
+    if (node.closest("title, noscript, option, .skip")) continue;
     const style = getComputedStyle(node);
     const under = ground(node);
     const ink = over(rgba(node.ownerSVGElement ? style.fill : style.color), under);
     const [a, b] = [light(ink), light(under)].sort((x, y) => y - x);
-    found.push([(a + 0.05) / (b + 0.05), walker.currentNode.data.trim().slice(0, 40), node.className.baseVal ?? node.className]);
+    const text = walker.currentNode.data.trim().slice(0, 40);
+    found.push([(a + 0.05) / (b + 0.05), text, node.className.baseVal ?? node.className]);
   }
   return found;
 }"""
@@ -198,7 +201,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(open_tab: Callable[...,
     assert brightness(page) == "light"
 
 
-def test_nothing_moves_for_who_wants_it_still(open_tab: Callable[..., Tab], running: Running) -> None:
+def test_nothing_moves_for_a_user_that_prefers_reduced_motion(open_tab: Callable[..., Tab], running: Running) -> None:
     running.submit("slow-model", tags=["moves"])
     for motion, wanted in (("reduce", "none"), ("no-preference", "breathe")):
         page = open_tab(reduced_motion=motion).sign_in(at="#/jobs?tag=moves")

@@ -1,8 +1,8 @@
-"""How long an event loop stood still, by what the process did meanwhile.
+"""How long an event loop was held up by work of its own process.
 
-A pause counts as the CPU time that all threads of this process used between two beats of the loop, and never more than the time that
-passed: what the loop's own thread did, and what another one did that held the interpreter. What the machine did with other processes
-is no pause of ours, so the figure is the same on a busy machine.
+A pause is the CPU time that all threads of this process used between two beats of the loop, and at most the time that
+passed. It contains the work of the loop's thread and of any thread that held the interpreter. CPU time of other
+processes does not count, so a busy machine does not change the figure.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Pauses:
 
 @asynccontextmanager
 async def measured() -> AsyncIterator[Pauses]:
-    """A task that wants to run every 2 ms, on this loop; how much later it did, for a reason that lies in this process."""
+    """Run a task every 2 ms on this loop, and record each delay that this process caused."""
     pauses = Pauses()
 
     async def beat() -> None:
@@ -34,7 +34,7 @@ async def measured() -> AsyncIterator[Pauses]:
             before_s, used_s = time.perf_counter(), time.process_time()
             try:
                 await asyncio.sleep(BEAT_S)
-            finally:  # the last one, too, which the end cuts short
+            finally:  # Record the last beat, too, which `cancel` cuts short.
                 passed_s = time.perf_counter() - before_s - BEAT_S
                 pauses.seen_s.append(max(0.0, min(passed_s, time.process_time() - used_s)))
 

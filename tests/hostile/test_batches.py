@@ -1,6 +1,7 @@
-"""Whatever bytes a broker hands out: every offset is a record or is accounted for, in order, and reading always comes to an end."""
+"""Any bytes that a broker returns: each offset gives a record or a dead letter, in order, and each read ends."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,11 +21,13 @@ BAD_NAME: Headers = ((b"\xff", b"x"),)
 NULLS: Headers = ((b"a", None), (b"", b""))
 CONTROL, TRANSACTIONAL = 0x20, 0x10
 ABORT = record(b"\0" * 6, b"\0\0\0\0")
+TWICE_PACKED = message(compress(GZIP, message(b"x")), codec=GZIP)
 
 
 def shown(read: Read) -> list[tuple[int, bytes | None, str]]:
-    """Offset, value, and for what can't be read why."""
-    return [(each.offset, each.value, getattr(each.value, "detail", "")) for each in read.records]  # type: ignore[attr-defined]
+    """Offset and value of each record, and for an unreadable one the reason."""
+    records: list[Any] = read.records
+    return [(each.offset, each.value, getattr(each.value, "detail", "")) for each in records]
 
 
 def assert_stepped_over(data: bytes, why: str, honest_at: int = 1) -> None:
@@ -83,7 +86,7 @@ def test_one_bad_record_of_a_batch_takes_no_other_with_it(codec: int) -> None:
         (message(b"v")[:-2] + b"??", "wrong checksum"),
         (message(b"junk", codec=GZIP), "gzip"),
         (message(None, codec=GZIP), "without a value"),
-        (message(compress(GZIP, message(compress(GZIP, message(b"x")), codec=GZIP)), codec=GZIP), "in a compressed one"),
+        (message(compress(GZIP, TWICE_PACKED), codec=GZIP), "in a compressed one"),
         (message(compress(GZIP, message(b"x")[:-1]), codec=GZIP), "a message of"),
     ],
     ids=lambda given: given if isinstance(given, str) else "",
@@ -151,7 +154,7 @@ def test_a_fetch_from_within_a_batch_gives_what_follows() -> None:
     assert [offset for offset, _, _ in shown(Read(Batch(records).bytes(), offset=2))] == [2, 3]
 
 
-def test_what_a_broker_has_below_the_position_does_not_stop_the_reader() -> None:
+def test_records_below_the_position_do_not_stop_the_reader() -> None:
     class Stuck(Read):
         def _from(self, data: bytes, offset: int) -> bytes:
             return data if offset < 9 else b""
@@ -204,7 +207,7 @@ def fetched(draw: st.DrawFn) -> bytes:
 
 
 class Once(Read):
-    """Of a broker whose log is damaged everywhere: what it sends does not depend on what is asked for."""
+    """Bytes of a broker whose whole log is damaged: they do not depend on the offset that is fetched."""
 
     def _from(self, data: bytes, offset: int) -> bytes:
         del offset

@@ -1,4 +1,7 @@
-"""What a batch unpacks to is bounded before it is unpacked: the peak memory of a process that meets a bomb of each codec."""
+"""The unpacked size of a batch is bounded before it is unpacked.
+
+Measured as the peak memory of a process that reads a bomb of each codec.
+"""
 
 import json
 import subprocess
@@ -14,7 +17,7 @@ from tests.hostile.batches import CODECS, GZIP, LZ4, SNAPPY, ZSTD, Batch, Read, 
 
 MB = 1 << 20
 PACKED_BYTES_MAX = 1_500_000
-"""What a broker takes of each bomb, about."""
+"""About the largest bomb of each codec that a broker accepts."""
 CHILD = """
 import json, pathlib, resource, sys
 from tests.hostile.batches import Read
@@ -22,13 +25,15 @@ peak_mb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 data = pathlib.Path(sys.argv[1]).read_bytes()
 before = peak_mb()
 found = Read(data).records
+rose_mb = peak_mb() - before
 print()
-print(json.dumps([peak_mb() - before, [[each.offset, getattr(each.value, "reason", ""), getattr(each.value, "detail", "")] for each in found]]))
+told = [[each.offset, getattr(each.value, "reason", ""), getattr(each.value, "detail", "")] for each in found]
+print(json.dumps([rose_mb, told]))
 """
 
 
 def met_by_a_process(data: bytes, folder: Path) -> tuple[float, list[tuple[int, str, str]]]:
-    """How many MB its memory rose, and what it read."""
+    """By how many MB the peak memory of the child rose, and the records that it read."""
     (folder / "fetched").write_bytes(data)
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(folder / "fetched")], capture_output=True, text=True, timeout=60, check=True
@@ -73,7 +78,7 @@ def test_millions_of_tiny_records_are_one_dead_letter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD], ids=lambda codec: CODECS[codec])
 def test_an_honest_large_batch_is_read(codec: int) -> None:
-    """20 MB of one long prompt again and again, as those who share a preamble send."""
+    """20 MB of one long prompt repeated, as clients send that share a preamble."""
     prompt = b"You are a careful assistant. " * 3_600
     records = tuple(record(prompt + b"%d" % n, b"job-%d" % n, offset=n) for n in range(200))
     found = Read(Batch(records, codec=codec).bytes()).records

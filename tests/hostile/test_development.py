@@ -36,7 +36,8 @@ NAMES = [
 
 
 def start(**changed: Any) -> None:
-    build_app(settings(**changed), MemoryPublisher(), None, lambda: 0, random_hex)  # type: ignore[arg-type]  # no body is stored
+    # No body is stored, so no blob store is needed.
+    build_app(settings(**changed), MemoryPublisher(), None, lambda: 0, random_hex)  # type: ignore[arg-type]
 
 
 def test_without_keys_nothing_starts_unless_development_was_asked_for(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_keys_file_that_is_named_and_not_there_or_not_readable_ends_the_start(
             start(keys_file=path)
 
 
-def test_a_keys_file_that_anybody_may_write_is_refused(tmp_path: Path) -> None:
+def test_a_keys_file_that_all_users_may_write_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     save_keys(path, KeysFile())
     path.chmod(0o666)
@@ -98,7 +99,7 @@ def test_in_development_no_proxy_no_other_page_and_no_other_name_gets_in() -> No
                     status, document, _ = await ingress.call(method, path, json=body, headers=headers)
                     assert (status, document["code"]) == (403, wanted), headers
         assert ingress.publisher.landed == []
-        # As nginx asks without a word of configuration.
+        # As nginx asks with its default configuration.
         plain = f"GET /v1/caller HTTP/1.0\r\nHost: 127.0.0.1:{ingress.port}\r\nConnection: close\r\n\r\n"
         assert b"forwarded_request" in await raw_exchange(ingress.port, plain.encode())
 

@@ -1,4 +1,4 @@
-"""What one takes of connections and of memory leaves room for the others."""
+"""Connections and memory that one tenant takes leave room for other tenants."""
 
 import asyncio
 from pathlib import Path
@@ -38,7 +38,10 @@ def test_connections_that_owe_something_do_not_shut_the_webhook_ingress(sent: by
 
 def test_slow_bodies_of_one_key_do_not_block_anothers(tmp_path: Path, ring: Ring) -> None:
     greedy, honest = ring.add("greedy")["Authorization"], ring.add("honest")
-    head = f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\nAuthorization: {greedy}\r\n\r\n"
+    head = (
+        "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n"
+        f"Authorization: {greedy}\r\n\r\n"
+    )
 
     async def story(ingress: Ingress) -> None:
         held = [await asyncio.open_connection("127.0.0.1", ingress.port) for _ in range(24)]

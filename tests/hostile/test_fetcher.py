@@ -1,4 +1,7 @@
-"""aiokafka's own fetcher, and Faust's thread over it, with what `backstop.runtime.kafka.hardened_fetch` put into them; the broker is a log in memory."""
+"""aiokafka's fetcher, and Faust's thread over it, as hardened by `backstop.runtime.kafka.hardened_fetch`.
+
+The broker is a log in memory.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +13,7 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.protocol.fetch import FetchResponse_v4
 from faust import types as faust_types
 
-import backstop.runtime.kafka.client  # noqa: F401 - what every process of ours imports
+import backstop.runtime.kafka.client  # noqa: F401 - each of our processes imports it
 from backstop.runtime.kafka.hardened_fetch import RECORDS_AT_ONCE_MAX
 from schemas.unreadable import Unreadable
 from streams.faust.fetch import FetchThread
@@ -22,7 +25,7 @@ FETCH_WAIT_S = 0.005
 
 
 class Leader:
-    """Client, cluster and broker in one: what the fetcher asks of them."""
+    """Client, cluster and broker in one: the part of each that the fetcher calls."""
 
     def __init__(self, log: bytes, end: int) -> None:
         self._loop = asyncio.get_running_loop()
@@ -40,7 +43,7 @@ class Leader:
         self.fetches += 1
         data = batches_from(self._log, offset) if offset < self._end else b""
         if not data:
-            await asyncio.sleep(FETCH_WAIT_S)  # as a broker that holds a fetch until something comes
+            await asyncio.sleep(FETCH_WAIT_S)  # A broker holds a fetch until a record arrives.
         return FetchResponse_v4(0, [(topic, [(partition, 0, self._end, self._end, [], data)])])
 
 

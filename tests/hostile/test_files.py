@@ -1,4 +1,4 @@
-"""What holds prompts, results and keys is its owner's alone, whatever the umask is."""
+"""Files that hold prompts, results or keys are private to their owner, whatever the umask is."""
 
 import asyncio
 import os
@@ -16,6 +16,7 @@ from tests.unit.receiver.ingress import SECRET
 
 ROOT = Path(__file__).parents[2]
 CREATE = {"model": "m", "input": "a secret", "background": True}
+OURS = ("BACKSTOP_", "OPENAI_", "KAFKA_")
 
 
 def open_to_others(folder: Path) -> list[str]:
@@ -28,11 +29,12 @@ def open_to_others(folder: Path) -> list[str]:
 
 
 async def _served(folder: Path) -> None:
-    # No broker: what is asked for is stored before it is refused.
+    # Without a broker the receiver stores a request and then refuses it.
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_", "KAFKA_"))},
-        "BACKSTOP_DATA_DIR": str(folder / "data"), "BACKSTOP_PORT": "0", "BACKSTOP_PORT_FILE": str(folder / "data" / "port"),
-        "BACKSTOP_DEVELOPMENT": "true", "BACKSTOP_WEBHOOK_SECRETS": SECRET, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        **{name: value for name, value in os.environ.items() if not name.startswith(OURS)},
+        "BACKSTOP_DATA_DIR": str(folder / "data"), "BACKSTOP_PORT": "0",
+        "BACKSTOP_PORT_FILE": str(folder / "data" / "port"), "BACKSTOP_DEVELOPMENT": "true",
+        "BACKSTOP_WEBHOOK_SECRETS": SECRET, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     }  # fmt: skip
     old = os.umask(0)
     try:
@@ -60,7 +62,8 @@ def test_blobs_and_all_else_that_a_process_writes_are_private(tmp_path: Path) ->
 def test_a_command_makes_private_files(tmp_path: Path) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f"umask 000; exec {sys.executable} -P -m backstop.cli keys create --tenant acme"],
-        cwd=ROOT, env={**os.environ, "BACKSTOP_DATA_DIR": str(tmp_path / "a" / "data")}, capture_output=True, timeout=60, check=False,
+        cwd=ROOT, env={**os.environ, "BACKSTOP_DATA_DIR": str(tmp_path / "a" / "data")}, capture_output=True,
+        timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert open_to_others(tmp_path / "a") == []

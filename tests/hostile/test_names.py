@@ -1,4 +1,4 @@
-"""No door passes on what names something of the project at the provider, which all tenants share."""
+"""Each ingress refuses ids that name objects of the project at the provider, because all tenants share that project."""
 
 import asyncio
 from pathlib import Path

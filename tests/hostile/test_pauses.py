@@ -1,4 +1,4 @@
-"""What counts as a pause: work of this process that holds up its loop, on the loop or in a thread that holds the interpreter."""
+"""A pause is work of this process that holds up its loop, on the loop or in a thread that holds the interpreter."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ WORK_S = 0.1
 
 
 def busy() -> None:
-    """Until this process has used so much CPU time, however long the machine takes for that."""
+    """Work until this process has used so much CPU time, however long the machine takes for that."""
     until_s = time.process_time() + WORK_S
     while time.process_time() < until_s:
         pass

@@ -1,4 +1,4 @@
-"""Lists that walk little whatever they are asked for, and reads of one tenant that leave room for another's."""
+"""A list walks few rows with any filter, and reads of one tenant leave readers for another."""
 
 import asyncio
 import sqlite3
@@ -23,7 +23,7 @@ STATUSES = ("completed", "failed", "running")
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tenant with many jobs, of which few are as anybody asks."""
+    """A tenant with many jobs, of which each filter finds few."""
     folder = tmp_path_factory.mktemp("filled")
     path = folder / "readmodel.db"
 
@@ -34,8 +34,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(JOBS)
         ]  # fmt: skip
         conn.execute_many(
-            "INSERT INTO jobs (job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, "
-            "model, session_id, tags, attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows,
+            "INSERT INTO jobs (job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, "
+            "part, log_offset, model, session_id, tags, attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
         )  # fmt: skip
         conn.execute_many(
             "INSERT INTO job_tags (tag, job_id) VALUES (?, ?)", [("x", f"j{n}") for n in range(0, JOBS, 5_000)]
@@ -98,7 +99,8 @@ def _as_asked(conn: Connection, chosen: dict[str, Any]) -> list[str]:
     return [
         job_id
         for job_id, status, model, session, at_ms in conn.rows(
-            "SELECT job_id, status, model, session_id, submitted_at_ms FROM jobs ORDER BY submitted_at_ms DESC, job_id DESC"
+            "SELECT job_id, status, model, session_id, submitted_at_ms FROM jobs "
+            "ORDER BY submitted_at_ms DESC, job_id DESC"
         )
         if (not chosen["statuses"] or status in chosen["statuses"])
         and chosen["model"] in (None, model)

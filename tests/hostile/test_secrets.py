@@ -95,8 +95,9 @@ def test_no_command_line_of_ours_holds_a_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        URL, f"could not connect to {URL}?sslmode=require: refused", f"(URL('{URL}'),)", f"connection failed: password={PASSWORD} host=x",
-        f"password = '{PASSWORD} x'", f"redis://:{PASSWORD}@host/0", f"https://name:{PASSWORD}@proxy:3128/path?x=1",
+        URL, f"could not connect to {URL}?sslmode=require: refused", f"(URL('{URL}'),)",
+        f"connection failed: password={PASSWORD} host=x", f"password = '{PASSWORD} x'",
+        f"redis://:{PASSWORD}@host/0", f"https://name:{PASSWORD}@proxy:3128/path?x=1",
         f"sasl_plain_password='{PASSWORD}'",
     ],
 )  # fmt: skip
@@ -126,7 +127,8 @@ def test_what_holds_no_password_stays(text: str) -> None:
 
 def test_a_command_that_fails_says_no_password() -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "backstop.cli", "readmodel", "digest"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-P", "-m", "backstop.cli", "readmodel", "digest"], cwd=ROOT, capture_output=True, text=True,
+        timeout=60, check=False,
         env={**os.environ, "BACKSTOP_DATABASE_URL": f"postgresql://user:{PASSWORD}@127.0.0.1:1/x"},
     )  # fmt: skip
     assert done.returncode != 0

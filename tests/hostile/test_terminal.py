@@ -1,4 +1,4 @@
-"""What strangers wrote does nothing to a terminal, a log or a reader's eye."""
+"""Untrusted text controls no terminal, forges no line of a log, and does not mislead a reader."""
 
 import io
 import json
@@ -18,10 +18,12 @@ from backstop.runtime.process import logs
 from schemas.text import printable, printable_json, printable_lines
 
 ATTACKS = {
-    "clears the screen": "\x1b[2J", "retitles the window": "\x1b]0;root\x07", "writes the clipboard": "\x1b]52;c;eA==\x1b\\\\",
+    "clears the screen": "\x1b[2J", "retitles the window": "\x1b]0;root\x07",
+    "writes the clipboard": "\x1b]52;c;eA==\x1b\\\\",
     "C1 sequence": "\x9b2J", "C1 string": "\x90q", "turns the direction": "\u202egpj.exe", "isolates": "\u2066x\u2069",
     "backspaces": "ok\b\bno", "carriage return": "failed\rcompleted", "another line": "x\n2026-01-01 [error] forged",
-    "line separator": "a\u2028b", "paragraph separator": "a\u2029b", "next line": "a\x85b", "delete": "a\x7f", "nothing": "a\x00b",
+    "line separator": "a\u2028b", "paragraph separator": "a\u2029b", "next line": "a\x85b", "delete": "a\x7f",
+    "nothing": "a\x00b",
     "tag characters": "a\U000e0041", "byte order mark": "\ufeffa", "invisible": "a\u2060b", "vertical tab": "a\x0bb",
 }  # fmt: skip
 
@@ -35,7 +37,10 @@ def harmless(text: str, *, lines: bool) -> bool:
 def test_no_command_prints_it_as_it_is(attack: str, capsys: pytest.CaptureFixture[str]) -> None:
     job: dict[str, Any] = {
         "job_id": "j", "status": "failed", "model": attack, "submitted_at_ms": 1, "updated_at_ms": 1,
-        "result": {"reason": {"code": attack, "message": attack}, "response": {"output": [{"content": [{"type": "output_text", "text": attack}]}]}},
+        "result": {
+            "reason": {"code": attack, "message": attack},
+            "response": {"output": [{"content": [{"type": "output_text", "text": attack}]}]},
+        },
     }  # fmt: skip
     fact = {"at_ms": 1, "kind": attack, "topic": "t", "partition": 0, "offset": 0, "summary": {attack: attack}}
     emit([job_row(job, 2)], Form.TABLE, COLUMNS)

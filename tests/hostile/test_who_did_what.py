@@ -141,7 +141,7 @@ def test_a_key_works_from_its_addresses_alone_and_so_do_its_tickets(ring: Ring) 
 
     async def forged(ingress: Ingress) -> None:
         headers = {**office, "X-Forwarded-For": "198.51.100.7"}
-        assert (await ingress.call("GET", "/v1/caller", headers=headers))[0] == 401, "nobody trusts this proxy"
+        assert (await ingress.call("GET", "/v1/caller", headers=headers))[0] == 401, "the receiver trusts no proxy here"
 
     with_ingress(forged, keys_file=ring.path)
 

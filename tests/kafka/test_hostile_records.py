@@ -170,11 +170,13 @@ def test_hostile_records_on_every_topic_end_no_process_and_librdkafkas_jobs_go_o
     names = [topic.name for topic in TOPICS if topic.name != "clock"] + ["requests.acme"]
     before = dict(system.restarts)
 
+    batches = hostile()
+
     async def write() -> dict[str, dict[str, int | str]]:
         return {
             f"{name}-{partition}": {
                 what: await produce_raw(system.bootstrap, f"{prefix}{name}", partition, batch)
-                for what, batch in hostile().items()
+                for what, batch in batches.items()
             }
             for name in names
             for partition in range(PARTITIONS)

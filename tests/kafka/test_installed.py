@@ -65,8 +65,9 @@ def test_dev_comes_up_does_a_job_and_ends(backstop: str, project: Path) -> None:
         process.wait()
 
 
-def test_the_demo_works_and_works_again(backstop: str, project: Path) -> None:
-    for _ in range(2):
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_the_demo_works_and_works_again(backstop: str, project: Path, times: int) -> None:
+    for _ in range(times):
         done = subprocess.run(
             [backstop, "demo", "--jobs", "20", "--faults", "calm", "-o", "json", "-q"],
             cwd=project, env=environment(), capture_output=True, text=True, timeout=400, check=False,

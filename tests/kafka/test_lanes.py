@@ -68,20 +68,23 @@ def closed(running: Running, worker: str) -> bool:
     return f'backstop_lane_closed{{model="{MODEL}"' in ask(f"http://127.0.0.1:{port}/metrics")
 
 
-def test_two_workers_meet_an_outage_as_one(running: Running) -> None:
-    submit(running, "before")
-    wait_until(lambda: job(running, "before")["status"] == "completed", 60, "a calm job")
+@pytest.mark.parametrize("probes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_two_workers_meet_an_outage_as_one(running: Running, probes: int) -> None:
+    """`probes`: how many of them fail before a worker dies. Each makes the wait for the next one four times as long."""
+    before, first, later, last = (f"{name}-{probes}" for name in ("before", "first", "later", "last"))
+    submit(running, before)
+    wait_until(lambda: job(running, before)["status"] == "completed", 60, "a calm job")
     ask(f"{running.system.simulator_url}/sim/incident", {"answer": "503/server_is_overloaded/openai"})
     for number in range(FAILURES_MAX):  # one at a time, so that none is in flight when the lane closes
-        submit(running, f"first-{number}")
+        submit(running, f"{first}-{number}")
         wait_until(lambda least=number + 1: struck(running) >= least, 30, "a create that fails")  # type: ignore[misc]
     wait_until(lambda: all(closed(running, worker) for worker in WORKERS), 10, "both workers to know")
     closed_after = struck(running)
     assert closed_after <= FAILURES_MAX + 1  # a job that backs off may try again beside the next one
 
     for number in range(30):
-        submit(running, f"later-{number}")
-    wait_until(lambda: struck(running) == closed_after + 2, 60, "two probes, 4 and 16 s after one another")
+        submit(running, f"{later}-{number}")
+    wait_until(lambda: struck(running) == closed_after + probes, 60, "the probes: after 4 s, and 16 s later")
 
     pid = running.system.supervisor.pid("worker-2")
     assert pid is not None
@@ -89,14 +92,12 @@ def test_two_workers_meet_an_outage_as_one(running: Running) -> None:
     wait_until(lambda: running.system.supervisor.pid("worker-2") not in (None, pid), 60, "another worker")
     wait_until(lambda: closed(running, "worker-2"), 30, "a lane that is closed from the start")
     for number in range(10):
-        submit(running, f"last-{number}")
-    wait_until(lambda: job(running, "last-9")["status"] == "backing_off", 60, "a job that waits")
-    assert struck(running) <= closed_after + 3
+        submit(running, f"{last}-{number}")
+    wait_until(lambda: job(running, f"{last}-9")["status"] == "backing_off", 60, "a job that waits")
+    assert struck(running) <= closed_after + probes + 1
 
     asyncio.run(_end_incidents(running))
-    names = [
-        f"{kind}-{number}" for kind, count in (("first", 5), ("later", 30), ("last", 10)) for number in range(count)
-    ]
+    names = [f"{kind}-{number}" for kind, count in ((first, 5), (later, 30), (last, 10)) for number in range(count)]
     within_s = PROBE_WAIT_MS_MAX / 1_000 + 60
     wait_until(
         lambda: all(job(running, name)["status"] == "completed" for name in names), within_s, "all jobs", poll_s=0.5

@@ -1,7 +1,7 @@
 """Bugs, each a patch, and the layer of tests that must notice it: proof that the checkers check.
 
-Each patch begins with a sentence that says what it does. `python -m tests.planted [NAME ...]` plants one after the other in a copy of the
-code and runs the layer there; a bug that survives is a hole in the tests, and exit code 1.
+Each patch begins with a sentence that says what it does. `python -m tests.planted [NAME ...]` plants one bug after the
+other in a copy of the code and runs the layer there. A bug that survives is a hole in the tests; the exit code is 1.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """`layer`: `torture`, or a file of tests. `caught_by`: invariants of which one must be violated; for tests, words of a failure."""
+    """A bug. `layer` is `torture` or a file of tests.
+
+    `caught_by`: for `torture`, invariants of which one must be violated; for tests, words of the failure.
+    """
 
     name: str
     layer: str
@@ -44,7 +47,7 @@ CHEAP = (
     Planted("first_clock_answer_believed", "tests/unit/backstop/runtime/test_broker_clock.py", ("failed",)),
     Planted("one_partition_unseen", "tests/unit/streams/tables/test_fold_store.py", ("failed",)),
 )
-"""Seconds each: one is planted in `make test`, all in `make test-long`."""
+"""A few seconds each. `make test` plants one of them, `make test-long` all."""
 
 LONG = (
     Planted("sdk_retries_on", "torture", ("I3",), large=("connections_cut",), faults="rough"),

@@ -17,7 +17,7 @@ TESTS_WITHIN_S = 600
 
 
 def caught(bug: Planted, folder: Path, on_kill: Callable[[Callable[[], None]], None]) -> str:
-    """What noticed it; empty where nothing did."""
+    """The invariants or words that show the bug was noticed; empty if it survived."""
     return _by_torture(bug, folder, on_kill) if bug.layer == "torture" else _by_tests(bug, folder)
 
 
@@ -40,7 +40,7 @@ def _by_tests(bug: Planted, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bug.layer],
         cwd=code, capture_output=True, text=True, timeout=TESTS_WITHIN_S, check=False,
-        env={**os.environ, "PYTHONPATH": str(code)},  # children run with -P: without it they would import what is installed
+        env={**os.environ, "PYTHONPATH": str(code)},  # Children run with -P and would import the installed Backstop.
     )  # fmt: skip
     if done.returncode not in (0, 1):
         raise AssertionError(f"{bug.name}: pytest could not run\n{done.stdout[-3000:]}{done.stderr[-1000:]}")

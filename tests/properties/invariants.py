@@ -1,4 +1,4 @@
-"""What must hold of the folds after each fact, and of the whole at rest. A breach is an AssertionError that names it."""
+"""Invariants of the folds after each fact and of the world at rest. A breach raises an AssertionError with its name."""
 
 from collections import Counter
 from typing import Any
@@ -30,7 +30,7 @@ from tests.support import builders as build
 
 
 class Invariants:
-    """What is counted for I1 to I5 and I9, and the checks."""
+    """The counts for I1 to I5 and I9, and their checks."""
 
     def __init__(self, coverage: Coverage, job_step: JobStep, response_step: ResponseStep) -> None:
         self.coverage = coverage
@@ -98,7 +98,7 @@ class Invariants:
                 policy = POLICIES[output.job_id]
                 most = policy.retries_max + policy.rejections_max + policy.unpaid_ends_max + policy.doubts_max
                 held = self.held[output.job_id]
-                assert output.attempt <= 1 + most + held, "I3: an attempt nobody granted"
+                assert output.attempt <= 1 + most + held, "I3: an attempt that was not granted"
             case AttemptSettled(status="missing" | "stuck"):
                 pass  # Told once while it runs; its end may be told after all.
             case AttemptSettled():
@@ -109,9 +109,9 @@ class Invariants:
                 assert named in (None, output.job_id), "I9: a job is told the end of another's response"
             case CancelResponse():
                 named = self.provider[output.response_id].job_id
-                takes_over = isinstance(event, ResponseClaimed)  # then it is the cancel of whoever created it
+                takes_over = isinstance(event, ResponseClaimed)  # then the cancel is the creating job's
                 adopted = before.kind == "running" and before.claim.made_elsewhere and not takes_over
-                assert not adopted or named is None, "a response of another job is cancelled by who adopted it"
+                assert not adopted or named is None, "the adopting job cancels a response of another job"
             case ResponseClaimed(made_elsewhere=True):
                 assert output.job_id == ADOPTING
             case ResponseClaimed():
@@ -139,7 +139,10 @@ class Invariants:
 
 
 def check_repeat(again: Step[Any], state: Any) -> None:
-    """A record published twice in a row: nothing but a claim (or its refusal), a release, a cancel or an offer may come out again, with the same id."""
+    """Check a step over a record that is published twice in a row.
+
+    The state stays. Only a claim, its refusal, a release, a cancel or an acceptance may be sent again.
+    """
     assert again.state == state, "a repeat changes the state"
     harmless = ResponseClaimed | ResponseReleased | CancelResponse | AttemptAccepted | AdoptionRefused
     assert all(isinstance(out, harmless) for out in again.outputs), f"a repeat sends {again.outputs}"

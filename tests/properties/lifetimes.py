@@ -1,6 +1,6 @@
-"""One job from its submission to its result, through both folds: what each of its attempts meets is given, and what it cost is counted.
+"""One job from its submission to its result, through both folds. Faults of its attempts are given, costs are counted.
 
-Nothing here decides for the folds: a day says what the provider does to the attempt that is at hand, and timers fire when they are due.
+The folds alone decide. A `Day` says what the provider does to the current attempt, and timers fire when they are due.
 """
 
 from collections import Counter
@@ -16,8 +16,12 @@ from streams.fold import job, response
 from tests.support import builders as build
 
 Place = Literal["create", "doubt", "unheard", "end", "paid end", "poll", "gone", "stuck"]
-"""Where the attempt meets it: its create is refused, answered with a 5xx that proves nothing, or never heard of; its response fails
-without or with usage, is polled in vain for a while and completes, is answered with 404 without a break, or stands still."""
+"""Where the attempt meets its fault.
+
+"create": the create is refused. "doubt": a 5xx answers the create, which proves nothing. "unheard": no report comes.
+"end", "paid end": the response fails without usage, with usage. "poll": polls fail for a while, then the response
+completes. "gone": each poll is answered with 404. "stuck": the response stays queued.
+"""
 
 RUN_MS = 30_000
 POLL_MS = 15_000
@@ -34,7 +38,7 @@ class Day:
 
 @dataclass(slots=True)
 class Life:
-    """`spent` counts attempts by what they cost; `waits_ms` holds of each back-off what was told and what was waited."""
+    """`spent` counts attempts by their cost. `waits_ms` holds the told wait and the actual wait of each back-off."""
 
     policy: JobPolicy
     now_ms: int = build.T0
@@ -54,10 +58,12 @@ class Life:
         return bool(self.results)
 
     def take(self, *facts: Message) -> None:
-        """Facts of the job's log or of a response's; what comes out is taken, too, but for calls of the provider."""
+        """Fold facts of the job's log or a response's, and the facts that come out. Commands are kept or ignored."""
+        step: Any
         for fact in facts:
             if fact.topic == ResponseClaimed.topic:
-                step: Any = response.step(self.responses.get(fact.key, response.Absent()), fact)  # type: ignore[arg-type]
+                before = self.responses.get(fact.key, response.Absent())
+                step = response.step(before, fact)  # type: ignore[arg-type]
                 self.responses[fact.key] = step.state
             else:
                 step = job.step(self.state, fact)  # type: ignore[arg-type]
@@ -79,7 +85,7 @@ class Life:
                 raise AssertionError(f"nothing here makes {output}")
 
     def pass_time(self, until_ms: int) -> None:
-        """Timers of the job that are due by then fire."""
+        """Fire the job's timers that are due by `until_ms`."""
         for _ in range(TIMERS_MAX):
             due_ms = job.due_ms(self.state)
             if self.over or due_ms is None or due_ms > until_ms:
@@ -90,7 +96,7 @@ class Life:
         raise AssertionError("I5: the job does not come to rest")
 
     def live(self, day: Day) -> None:
-        """The attempt at hand meets what the day brings; then the job waits for its next one, if it has one."""
+        """The current attempt meets the day's fault. Then the job waits for its next attempt, if it has one."""
         command, self.command = self.command, None
         assert command is not None, "an open job without an attempt or a time for the next"
         number = command.attempt
@@ -113,7 +119,7 @@ class Life:
         self._wait(day.told_ms if day.place in ("create", "end", "paid end") else 0)
 
     def complete(self) -> None:
-        """The provider is well again: the attempt at hand completes."""
+        """The provider has recovered: the current attempt completes."""
         assert self.command is not None
         number = self.command.attempt
         self._accept(number)
@@ -131,7 +137,7 @@ class Life:
         self.take(build.observed(self.now_ms, outcome, f"resp_{number}", id=f"resp_{number}/{self.now_ms}", **seen))
 
     def _poll(self, day: Day, number: int) -> None:
-        """Until the job gives the response up, or the polls end, and the response with them."""
+        """Poll until the job gives the response up, or `POLLS_MAX` polls were made; then the response completes."""
         self._accept(number)
         before = self.state.attempts.retries
         for _ in range(POLLS_MAX):

@@ -1,4 +1,4 @@
-"""The world as Hypothesis drives it: each rule is one thing that can happen next."""
+"""The world, driven by Hypothesis: each rule is an event that can happen next."""
 
 import os
 from typing import ClassVar, get_args
@@ -22,7 +22,7 @@ from tests.properties.world import World
 from tests.support import builders as build
 
 EXAMPLES = int(os.environ.get("BACKSTOP_EXAMPLES", "500"))
-"""500 on each change, from the same seeds; set (20,000 a night), they are drawn anew each time."""
+"""Default 500, from fixed seeds. If the variable is set (20,000 a night), each run draws anew."""
 
 STEPS = 50
 FOREIGN_MAX = 3
@@ -47,16 +47,16 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(job_id=st.sampled_from(["job_a", "job_c"]), stage=st.integers(0, 3), fate=CREATE_FATES)
     def first_job(self, job_id: str, stage: int, fate: CreateFate) -> None:
-        """Some runs begin further on, for most of the odd things happen there."""
+        """Some runs begin at a later stage, where most of the rare states are."""
         self.world.submit(job_id)
         self.world.deliver(0, copy=False)
         if stage == 1:
             self._flow_all(fate, "truth")
-        if stage >= 2:  # The provider has it, and nobody heard of it: lost, and a retry is granted.
+        if stage >= 2:  # The provider accepted, and no report came: the attempt is abandoned, a retry is granted.
             self.world.deliver(0, copy=False, create="accept silent")
             self.world.fire("jobs", job_id)
             self.world.fire("jobs", job_id)
-        if stage == 3:  # It turns up beside its successor.
+        if stage == 3:  # The abandoned response is discovered while its successor runs.
             self.world.fire("jobs", job_id)
             self._flow_all(fate, "truth")
             self.world.discover(self._made(0))
@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
             self.world.refuse(job_id)
         else:
             tenant = "brick" if TENANTS[job_id] == "acme" else "acme"
-            # Another tenant's job of that name cannot be the first: the door derives the id under the tenant.
+            # Another tenant's job of that name cannot be the first: the ingress derives the id under the tenant.
             known = job_id in self.world.taken
             self.world.submit(
                 job_id,
@@ -90,7 +90,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.in_flight)
     @rule(status=ENDS, create=CREATE_FATES, poll=POLL_FATES, webhooks=st.integers(0, 2))
     def busy_minute(self, status: Outcome, create: CreateFate, poll: PollFate, webhooks: int) -> None:
-        """All that is in flight arrives, and the provider gets on with what it has: how deep states are reached."""
+        """Deliver all records in flight and let the provider proceed. This reaches deep states."""
         self._flow_all(create, poll)
         for made in list(self.world.provider.values()):
             if made.status == "running":
@@ -118,14 +118,14 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.provider)
     @rule(status=ENDS)
     def provider_ends_all(self, status: Outcome) -> None:
-        """And every webhook is lost: only looks can find it."""
+        """End a response with every webhook lost: only polls can find the end."""
         for made in self.world.provider.values():
             self.world.end(made, status, webhooks=0)
 
     @precondition(lambda self: self.world.provider)
     @rule(pick=PICK, times=st.integers(1, 2))
     def webhook(self, pick: int, times: int) -> None:
-        """At any time: of a running response it is early, of an ended one late."""
+        """A webhook at any time: early for a running response, late for an ended one."""
         self.world.webhook(self._made(pick), times)
 
     @precondition(lambda self: self.world.provider)
@@ -135,16 +135,16 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: sum(key.startswith("foreign") for key in self.world.provider) < FOREIGN_MAX)
     @rule(
-        job_id=JOBS, attempt=st.sampled_from([1, 1, 2, 3]), whose=st.sampled_from(["nobody", "another tenant", "ours"])
+        job_id=JOBS, attempt=st.sampled_from([1, 1, 2, 3]), whose=st.sampled_from(["no job", "another tenant", "ours"])
     )
     def foreign(self, job_id: str, attempt: int, whose: str) -> None:
         tenant = TENANTS[job_id] if whose == "ours" else "crow"
-        made = self.world.make_foreign(None if whose == "nobody" else job_id, attempt, tenant)
+        made = self.world.make_foreign(None if whose == "no job" else job_id, attempt, tenant)
         self.world.discover(made)
 
     @rule(pick=PICK, ours=st.booleans())
     def adopt(self, pick: int, ours: bool) -> None:
-        """Of a response that nobody here created, or of one that a job of ours did, whether that has heard of it or not."""
+        """Adopt a response that a job of ours created, reported or not, or a response made elsewhere."""
         if self.world.adopted is None:
             world = self.world
             unheard = [made for made in world.provider.values() if ("responses", made.response_id) not in world.books]
@@ -212,9 +212,9 @@ def run(
     nth: int = 0,
     shrink: bool = True,
 ) -> None:
-    """Run the machine against these folds. `nth` is the seed, unless the number of examples was set: then each run draws anew.
+    """Run the machine against these folds. The seed is `nth`; with `BACKSTOP_EXAMPLES` set, each run draws anew.
 
-    :raises AssertionError: an invariant does not hold; with the steps that lead there.
+    :raises AssertionError: an invariant does not hold. Its message holds the steps that lead there.
     """
 
     class Run(Machine):

@@ -1,4 +1,4 @@
-"""What the world is made of: jobs with their policies, books of facts, responses at the provider."""
+"""Parts of the world: jobs with their policies, books of facts, responses at the provider."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ FORGET_AFTER_MS = 7_200_000
 NEXT_POLL_MS = 300_000
 SOON_MS = 5_000
 ADOPTING = "job_n"
-"""Never submitted: it adopts a response, of nobody or of another job."""
+"""The adopting job. It is never submitted: it adopts a response that another job made, or that was made elsewhere."""
 
 WAITS = "job_b"
 """The job that waits for its turn under limits."""
@@ -43,7 +43,7 @@ POLICIES = {
     for name, retries_max, rejections_max in (("job_a", 2, 2), ("job_b", 0, 1), ("job_c", 1, 3), (ADOPTING, 0, 0))
 }
 TIMERS_TO_THE_END_MAX = 24
-"""No word, no adoption, backoff: three timers an attempt, six attempts at most, and the deadline's own; with room."""
+"""Three timers an attempt (report deadline, adoption grace, back-off), six attempts, the job's deadline, and room."""
 
 CreateFate = Literal[
     "accept",

@@ -1,4 +1,4 @@
-"""Folds with a bug each, as somebody might write them. The machine must refuse every one: that proves its invariants."""
+"""Folds with one plausible bug each. The machine must refuse every one: that proves its invariants."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ def _result_at_every_completed(state: Any, event: Any) -> Step[Any]:
 
 
 def _settles_again(state: Any, event: Any) -> Step[Any]:
-    """Each look at an ended response settles it once more."""
+    """Each poll of an ended response settles it once more."""
     if isinstance(state, response.Ended) and isinstance(event, ResponseObserved) and event.outcome == "completed":
         return response.step(response.Running(state.claim, 0), event)
     return response.step(state, event)
@@ -140,7 +140,8 @@ def _reads_a_clock(clock: Iterator[int]) -> JobStep:
 def _submission(spec: job.Spec, event: JobTimerFired) -> JobSubmitted:
     return JobSubmitted(
         id=event.id, at_ms=event.at_ms, job_id=event.job_id, tenant=spec.tenant, ingress="http", model=spec.model,
-        request=spec.request, request_sha256=spec.request_sha256, deadline_at_ms=spec.deadline_at_ms, policy=spec.policy,
+        request=spec.request, request_sha256=spec.request_sha256, deadline_at_ms=spec.deadline_at_ms,
+        policy=spec.policy,
     )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def planted() -> tuple[Planted, ...]:
         Planted("a result at every completed attempt", "I2|a repeat", job_step=_result_at_every_completed),
         Planted("an ended response settles again", "settled twice|a repeat", response_step=_settles_again),
         Planted("job timer without a stale check", "before its time|a repeat", job_step=_any_timer),
-        Planted("look timer without a stale check", "before its time|a repeat", response_step=_any_poll),
+        Planted("poll timer without a stale check", "before its time|a repeat", response_step=_any_poll),
         Planted("retry without a count", "I3|I5", job_step=_retry_without_count),
         Planted("two commands for one attempt", "I3", job_step=_second_attempt_at_once),
         Planted("adoption ignores the tenant", "I9", job_step=_any_tenant),

@@ -1,5 +1,6 @@
-"""Every cause, wherever an attempt meets it (create, end, poll), with any wait that is told: patience is the deadline's, and what is
-bounded is what was paid.
+"""Every cause at each place where an attempt can meet it (create, end, poll), with any told wait.
+
+The deadline bounds the job's patience. Limits bound the attempts that were paid.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tests.support.builders import DEADLINE, POLICY, job_timer, settled
 
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 AFTER_ACCEPTANCE: Final = tuple(cause for cause in CAUSES if cause not in ("held", "unsent"))
-"""The others are met before anything is sent."""
+"""The other causes arise before a request is sent."""
 
 ROOMY: Final = POLICY.model_copy(update={"rejections_max": 1_000, "unpaid_ends_max": 1_000, "doubts_max": 1_000})
 TOLD_MS = st.one_of(st.just(0), st.integers(1, 120_000), st.integers(1, 40 * 3_600_000))
@@ -46,7 +47,7 @@ POLICIES = st.builds(
 
 
 def lived(policy: JobPolicy, days: list[Day]) -> Life:
-    """The days one after the other, then a provider that is well, then the deadline."""
+    """Live the days in turn, then complete at a provider that has recovered, then pass the deadline."""
     life = Life(policy)
     life.begin()
     for day in days:
@@ -72,13 +73,13 @@ def test_whatever_attempts_meet_the_job_has_one_result_and_pays_for_no_more_than
     if result.outcome == "expired":
         assert life.state.finished_at_ms >= DEADLINE
     assert all(told_ms <= wait_ms for told_ms, wait_ms in life.waits_ms), "asked again before it was told to"
-    # What comes late changes nothing.
+    # Late facts change nothing.
     life.take(job_timer(DEADLINE), settled(DEADLINE + 1, response_id="resp_1"))
     assert life.results == [result]
 
 
 def bound_reached(policy: JobPolicy, life: Life) -> bool:
-    """Whether something that ends a job before its deadline has happened, by what was counted here."""
+    """Whether, by the counts kept here, a limit was reached that ends a job before its deadline."""
     last = life.causes[-1]
     in_a_row = len(list(takewhile(lambda cause: cause == last, reversed(life.causes))))
     return (
@@ -99,7 +100,7 @@ def bound_reached(policy: JobPolicy, life: Life) -> bool:
 def test_what_cost_nothing_and_passes_ends_no_job_that_has_time_left(
     place: Place, cause: Cause, told_ms: int, times: int
 ) -> None:
-    """With no retry at all: nothing was paid. Where a told wait ends after the deadline the job is `expired` then, and not before."""
+    """No retry is allowed, nothing is paid. If a told wait ends after the deadline, the job expires at its deadline."""
     life = lived(ROOMY.model_copy(update={"retries_max": 0}), [day_of(place, cause, told_ms)] * times)
     (result,) = life.results
     assert result.outcome in ("completed", "expired")

@@ -1,4 +1,4 @@
-"""Both folds under everything that may happen to them: I1 to I5 and I9 after each fact, and what the runs met."""
+"""Both folds under any order of events: I1 to I5 and I9 hold after each fact, and the runs meet all listed states."""
 
 from pathlib import Path
 
@@ -8,13 +8,14 @@ from tests.properties.coverage import Coverage
 from tests.properties.machine import EXAMPLES, run
 
 MUST_MEET = Path(__file__).with_name("must_meet.txt")
-"""States, transitions, reasons to ignore and outputs, one a line; what the generator must reach."""
+"""States, transitions, reasons to ignore and outputs that the generator must reach, one a line."""
 
 TIMEOUT_S = 300 + EXAMPLES
-"""Of a night too."""
+"""Enough for a nightly run, too."""
 
 RUNS_MAX = 4
-"""One run is enough, mostly. The rarest lines (met in five runs of six) make it two; with four, a miss is the generator's fault."""
+"""One run is usually enough. The rarest lines are met in five runs of six, so two are sometimes needed.
+A line that four runs miss shows a fault of the generator."""
 
 
 @pytest.mark.timeout(TIMEOUT_S)

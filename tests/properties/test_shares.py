@@ -1,4 +1,4 @@
-"""Of a bounded thing nobody below its share waits, nobody gets more than there is, and what is taken back was too much."""
+"""Shares of a bounded capacity: an owner below its share never waits, and evictions never take from such an owner."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ amounts = st.integers(1, 8)
 
 
 class TakenBack(RuleBasedStateMachine):
-    """Streams: what is asked for within a share is there after what is evicted, without anybody giving back of its own will."""
+    """Streams: an owner within its share is granted after the evictions that `ask` demands, with no release needed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ TestTakenBack = TakenBack.TestCase
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 5)), max_size=200), st.integers(1, 4))
-def test_whoever_holds_nothing_gets_a_place_while_any_is_free(asked: list[tuple[str, int]], greed: int) -> None:
+def test_an_owner_that_holds_nothing_gets_a_place_while_any_is_free(asked: list[tuple[str, int]], greed: int) -> None:
     shares = Shares(CAPACITY, greed)
     held: dict[str, int] = {}
     for name, given_back in asked:
@@ -75,13 +75,11 @@ def test_whoever_holds_nothing_gets_a_place_while_any_is_free(asked: list[tuple[
         assert granted or held[name] or not free
         if granted:
             held[name] += 1
-            assert held[name] == 1 or held[name] <= greed * shares.free, (
-                "what one leaves free is a part of what it holds"
-            )
+            assert held[name] == 1 or held[name] <= greed * shares.free, "an owner leaves a part of what it holds free"
         assert shares.free == CAPACITY - sum(held.values()) >= 0
 
 
-def test_one_who_takes_all_it_can_leaves_a_part_for_the_next_and_so_on() -> None:
+def test_an_owner_that_takes_all_it_can_leaves_a_part_for_the_next() -> None:
     shares, taken = Shares(1_200, greed=3), []
     for name in "abcd":
         count = 0

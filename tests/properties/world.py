@@ -1,8 +1,8 @@
 """A small world around both folds: upstream, provider, receiver, submitter, caller, scheduler, and records in flight.
 
 It does what the shell may do and what a bad day brings: any order, duplicates, crashes that send outputs again, lost
-calls, provider faults. Records that were written to a log are never lost; calls are. After each fact it checks what must
-hold of the folds (`_check`), so that a failure stands at the fact that caused it.
+calls, provider faults. Calls may be lost, records in a log never. After each fact it checks the invariants of the folds
+(`_check`), so that a failure stands at the fact that caused it.
 """
 
 from typing import Any
@@ -74,7 +74,7 @@ class World(Invariants):
         )  # fmt: skip
 
     def adopt(self, response_id: str) -> None:
-        """Always the same response: the door derives the job's id from it."""
+        """Always the same response: the ingress derives the job's id from it."""
         self.send(
             build.adopted(
                 self.now_ms, response_id, job_id=ADOPTING, tenant=TENANTS[ADOPTING], request_sha256="adopted",
@@ -188,7 +188,7 @@ class World(Invariants):
         self.send(*(webhook for _ in range(times)))
 
     def discover(self, made: Made) -> None:
-        """A webhook arrives for a response that nobody claims; its time comes, and a look tells whose it says that it is."""
+        """A webhook arrives for an unclaimed response. Its timer fires, and a poll returns its metadata."""
         self.append(build.webhook(self.now_ms, self.next_id("wh"), made.response_id, forget_after_ms=FORGET_AFTER_MS))
         if self.books["responses", made.response_id].state.kind == "unclaimed":
             self.fire("responses", made.response_id)

@@ -1,6 +1,6 @@
-"""Servers that are not ours need packages that are not ours: `make test-providers` makes their venv, and says where it is.
+"""Foreign servers need foreign packages, in a venv of their own: `make test-providers` makes it and passes its path.
 
-Without it nothing here is collected, as these packages are no part of requirements.lock.
+Without that venv pytest collects none of these tests, because requirements.lock does not contain the packages.
 """
 
 import os

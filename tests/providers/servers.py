@@ -70,7 +70,7 @@ class Stub:
 
 
 class Ogx:
-    """OGX with `remote::openai` at the stub. What it was told to do survives a kill; what it was doing does not go on."""
+    """OGX with `remote::openai` at the stub. A kill leaves its stored responses, and ends the running ones."""
 
     model = f"openai/{MODEL}"
 
@@ -84,7 +84,7 @@ class Ogx:
         self.process = Process("OGX", command, environment, folder / "ogx.log", f"{self.base_url}/health")
 
     def responses(self) -> list[Any]:
-        """All that it keeps, whatever became of them."""
+        """All responses that it keeps, in any status."""
         found: list[Any] = []
         after = ""
         while True:

@@ -1,4 +1,4 @@
-"""Our client before servers that others wrote: one POST a create, and each answer found again by the id that was given."""
+"""Our client at foreign servers: one POST a create, and each answer is found again by the id of its response."""
 
 import asyncio
 import os
@@ -63,7 +63,8 @@ async def connected(provider: Provider) -> AsyncIterator[OpenAIClient]:
 
 async def _created(client: OpenAIClient, provider: Provider, prompt: str) -> Any:
     answer = await client.create(
-        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme", timeout_ms=CREATE_TIMEOUT_MS
+        {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme",
+        timeout_ms=CREATE_TIMEOUT_MS,
     )  # fmt: skip
     assert isinstance(answer, Answer), answer
     assert answer.status == 200, answer
@@ -71,9 +72,7 @@ async def _created(client: OpenAIClient, provider: Provider, prompt: str) -> Any
 
 
 @pytest.mark.parametrize("name", ["ogx", "litellm"])
-def test_what_was_created_is_found_by_its_id_with_the_metadata_that_it_was_given(
-    name: str, providers: dict[str, Provider]
-) -> None:
+def test_a_created_response_is_found_by_its_id_with_its_metadata(name: str, providers: dict[str, Provider]) -> None:
     provider = providers[name]
     prompt = f"hello {os.getpid()} {name}"
 
@@ -99,7 +98,7 @@ def test_what_was_created_is_found_by_its_id_with_the_metadata_that_it_was_given
 
 
 @pytest.mark.parametrize("name", ["ogx", "litellm"])
-def test_what_is_not_there_and_what_has_ended_are_answered_and_not_broken(
+def test_a_missing_and_an_ended_response_are_answered_without_an_error(
     name: str, providers: dict[str, Provider]
 ) -> None:
     provider = providers[name]
@@ -146,10 +145,10 @@ def test_the_policy_takes_the_create_for_accepted_and_the_end_for_the_end(
     assert seen.raw_status == "completed"
 
 
-def test_what_a_killed_ogx_was_doing_it_does_not_go_on_with_and_still_calls_open(
+def test_a_killed_ogx_does_not_resume_its_responses_and_still_reports_them_as_open(
     venv: Path, ports: Ports, tmp_path: Path
 ) -> None:
-    """What `test_providers` stands on: without a policy for stuck responses such jobs wait for their deadline."""
+    """The premise of `test_providers`: without a policy for stuck responses such jobs wait for their deadline."""
     stub = Stub(tmp_path, ports.draw(), run_s=1.0)
     ogx = Ogx(venv, tmp_path / "ogx", ports.draw(), stub)
     provider = Provider(ogx.base_url, "", ogx.model)

@@ -1,8 +1,8 @@
 """A recorded history: the records of both logs in the order in which they were folded, and what they must give.
 
-One JSON object a line, of three kinds: a `record` (log, key, the value's exact text), directly after it its `step` (the
-outputs' exact texts, and why it was ignored), and at the end a `state` for each row (its exact text). Texts, not objects:
-they are compared byte for byte.
+One JSON object a line, of three kinds. A `record` has log, key and the value's exact text. Its `step` follows directly,
+with the outputs' exact texts and the reason if the record was ignored. At the end each row has a `state` with its exact
+text. Texts, not objects: they are compared byte for byte.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ LogName = Literal["jobs", "responses"]
 
 @dataclass
 class Refold:
-    """Both folds over records as bytes: it parses, folds, and writes what came out, as the shell does."""
+    """Both folds over records as bytes: parses, folds, and encodes the outputs, as the shell does."""
 
     rows: dict[tuple[LogName, str], Any] = field(default_factory=dict)
 

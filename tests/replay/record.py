@@ -1,6 +1,6 @@
-"""Record histories: `python -m tests.replay.record` writes those of `STORIES` that are not there yet, and never rewrites one.
+"""Record histories: `python -m tests.replay.record` writes the missing ones of `STORIES` and never rewrites one.
 
-A story is a script of facts that the outside brings; facts that one fold sends to the other follow by themselves, as they do live.
+A story is a script of the facts that come from outside. Facts that one fold sends to the other follow, as they do live.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ ANSWER = InlineBody(
 
 
 def told(facts: Sequence[Message]) -> bytes:
-    """The story as a history: what follows from a fact stands directly after it."""
+    """The story as a history: the facts that a fact causes come directly after it."""
     lines, refold, waiting = [], Refold(), list(facts)
     while waiting:
         fact = waiting.pop(0)

@@ -1,4 +1,4 @@
-"""I4 and I8 over recorded histories: today's code gives the states and outputs of the day they were recorded, byte for byte."""
+"""I4 and I8 over recorded histories: today's code gives the recorded states and outputs, byte for byte."""
 
 import hashlib
 from pathlib import Path

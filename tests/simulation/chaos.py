@@ -1,8 +1,7 @@
-"""Faults: which life is struck, where and by what. All is drawn from the seed; each seed has its own mixture of faults.
+"""Faults: the life, the place and the kind of each are drawn from the seed. Each seed has its own mixture of faults.
 
-A *life* is one run of a process. Whatever a life does to the world outside it passes `point`, where it may be delayed,
-stopped (SIGSTOP), or killed (SIGKILL). A dead life never gets through a point again, so nothing that is left of it has
-an effect.
+A *life* is one run of a process. Each effect of a life on the outside passes `point`, where the life may be delayed,
+stopped (SIGSTOP), or killed (SIGKILL). A dead life never passes a point again, so its remaining tasks have no effect.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from random import Random
 from typing import Any
 
 EPOCH_MS = 1_750_000_000_000
-"""Where virtual time begins."""
+"""The time at which virtual time begins."""
 
 TRACE_STEPS_MAX = 4_000
 AWAY_FROM_S = 10.0
@@ -22,21 +21,21 @@ AWAY_FROM_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """How often what happens, per passing of a point or per call. Swarm testing: most are off in any one seed."""
+    """The rate of each fault, per passing of a point or per call. Swarm testing: most are off in any one seed."""
 
     crash: float
     pause: float
     rebalance: float
     refuse: float
-    """Of publishing: it fails and nothing lands, or only the first part."""
+    """A publish fails, and no record lands, or only the first part."""
     lost_ack: float
     late: float
-    """Of publishing: it fails, and lands seconds later."""
+    """A publish fails, and its records land seconds later."""
     slow: float
     store_lost: float
-    """Of a start: the local stores are gone."""
+    """The local stores are gone at a start."""
     gap: float
-    """Of a record: some offsets before it stay empty."""
+    """Some offsets before a record stay empty."""
     create_fault: float
     poll_fault: float
     cancel_fault: float
@@ -45,28 +44,28 @@ class Mixture:
     run_odd: float
     skew_ms: int
     outages: int
-    """Some seconds each, in which the broker takes nothing."""
+    """Number of outages of the broker, a few seconds each."""
     static: bool
     batch_records_max: int
     compacts: bool
     adopted_per: int = 8
-    """For so many jobs one response is adopted; 0: none."""
+    """One response is adopted for every `adopted_per` jobs; 0: none."""
     outlast: float = 0.0
     """The share of failures after acceptance, and of passing refusals, among the ends and create faults that a seed
     draws.
     """
     create_only: str = ""
-    """The one fault of creates; any, if empty. This and what follows no seed draws: a test sets it, see `Chaos`."""
+    """The only fault of creates; empty: any. Tests, not seeds, set this and the fields below (see `Chaos`)."""
     poll_only: str = ""
     run_only: str = ""
     provider_away: tuple[tuple[float, float, str], ...] = ()
-    """From when to when (seconds of the run) all creates are answered alike, and how: a name in `provider.HEARD`."""
+    """(from, to, answer): seconds of the run between which all creates get one answer, a name in `provider.HEARD`."""
     webhook_late_s: float = 0.0
-    """Of every hook."""
+    """Added to the delay of every webhook."""
     clock_s: float = 0.0
     """By how much the provider's clock is ahead of the broker's."""
     away_s: float = 0.0
-    """One time besides in which the broker takes nothing."""
+    """Duration of one more outage of the broker."""
     arrival_s: float = 12.0
     faults_end_s: float = 45.0
 
@@ -100,7 +99,7 @@ def draw_mixture(random: Random) -> Mixture:
 
 @dataclass(slots=True)
 class Met:
-    """What this run met: the generator is tested, too."""
+    """The events that this run met: the generator is tested, too."""
 
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -109,12 +108,12 @@ class Met:
 
 
 class Chaos:
-    """The seed's faults, until `calm_down`."""
+    """The faults of the seed, until `calm_down`."""
 
     def __init__(
         self, seed: int, loop: asyncio.AbstractEventLoop, *, trace: bool, aimed: Mapping[str, Any] | None = None
     ) -> None:
-        """`aimed`: what a test sets in the mixture, whatever the seed drew."""
+        """`aimed`: fields of the mixture that a test sets instead of the seed."""
         self.random = Random(f"chaos {seed}")
         outlast = Random(f"outlast {seed}").choice((0.0, 0.5))
         self.mixture = replace(draw_mixture(self.random), outlast=outlast, **(aimed or {}))
@@ -125,7 +124,7 @@ class Chaos:
         self.rebalance_any: Callable[[], None] = lambda: None
         self.lives: list[Life] = []
         self.defects: list[str] = []
-        """Exceptions that no part may raise, whatever happens around it."""
+        """Exceptions that no part may raise under any fault."""
         self._planned = self._plan()
         self._away = [(start_s, start_s + self.random.choice((1.0, 6.0))) for start_s in self._instants()]
         self._away.append((AWAY_FROM_S, AWAY_FROM_S + self.mixture.away_s))
@@ -134,7 +133,7 @@ class Chaos:
         return [self.random.random() * 40 for _ in range(self.mixture.outages)]
 
     def _plan(self) -> dict[str, int]:
-        """Some places to die at, besides the rate: place → at which passing."""
+        """Places at which a life dies, in addition to the rate: place → at which passing."""
         if not self.mixture.crash:
             return {}
         places = self.random.sample(CRASH_POINTS, 3)
@@ -151,7 +150,7 @@ class Chaos:
         return self.on and share > 0 and self.random.random() < share
 
     def away(self) -> bool:
-        """The broker takes nothing now."""
+        """Whether the broker is in an outage now."""
         now_s = self.loop.time()
         away = self.on and any(start_s <= now_s < end_s for start_s, end_s in self._away)
         if away:
@@ -176,14 +175,14 @@ class Chaos:
 
 
 class Life:
-    """One run of a process: from its start to its end, of whatever kind."""
+    """One run of a process, from its start to any end."""
 
     def __init__(self, chaos: Chaos, name: str, skew_ms: int) -> None:
         self.chaos = chaos
         self.name = name
         self.dead = False
         self.immortal = False
-        """Refused, delayed, but neither killed nor stopped."""
+        """An immortal life is refused and delayed, but neither killed nor stopped."""
         self.ended = asyncio.Event()
         self.why = ""
         self._skew_ms = skew_ms
@@ -191,7 +190,7 @@ class Life:
         self._going: asyncio.Event | None = None
         self._pauses = 0
         self.on_silence: list[Callable[[Callable[[], bool]], None]] = []
-        """Told when nothing is heard of it any more, with a question: is it still silent?"""
+        """Called when the life falls silent, with a function that tells whether it is still silent."""
         chaos.lives.append(self)
 
     def now_ms(self) -> int:
@@ -203,7 +202,7 @@ class Life:
         return task
 
     async def point(self, place: str) -> None:
-        """Pass here, perhaps. Between two points a life can't be stopped."""
+        """A place where faults strike. Between two points a life can't be stopped."""
         if self.dead:
             raise asyncio.CancelledError
         chaos = self.chaos
@@ -249,7 +248,7 @@ class Life:
             self._going = None
 
     def kill(self, why: str) -> None:
-        """SIGKILL, or an exit of its own: nothing that it holds reaches the world any more."""
+        """SIGKILL or an exit: no further effect of this life reaches the outside."""
         if self.dead:
             return
         self.chaos.note(self.name, "DEAD", why)
@@ -266,14 +265,15 @@ class Life:
             tell(still)
 
     async def gone(self) -> None:
-        """Until nothing of it runs any more."""
+        """Wait until no task of this life runs."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _points() -> tuple[str, ...]:
     folds = ("job_fold", "response_fold")
     shells = [f"{fold}.{place}" for fold in folds for place in (
-        "fetch", "publish", "published", "changelog", "changelog.acked", "changelog.read", "rows.written", "recover")]  # fmt: skip
+        "fetch", "publish", "published", "changelog", "changelog.acked", "changelog.read", "rows.written",
+        "recover")]  # fmt: skip
     workers = [f"{worker}.{place}" for worker in ("submitter", "poller") for place in (
         "join", "take", "commit", "committed", "publish", "published")]  # fmt: skip
     return (
@@ -287,4 +287,4 @@ def _points() -> tuple[str, ...]:
 
 
 CRASH_POINTS = _points()
-"""Every place of a worker at which it awaits the world. A run must meet a death at each."""
+"""Every place at which a worker awaits IO. A run must kill a worker at each."""

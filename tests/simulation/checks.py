@@ -1,4 +1,4 @@
-"""What must hold after a run, counted from what stands on the topics, in the tables and in the provider's ledger."""
+"""Invariants after a run, checked on the topics, the tables and the provider's ledger."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from tests.simulation.system import BOUND_S, System
 from tests.simulation.tables import compacted, rebuilt
 
 READ_MODELS_SHARE = 0.15
+"""The share of runs that are projected, too: a projection costs as much as all other checks together."""
 SKEW_MS = 3_000
-"""Between the clocks of two lives, at most (`chaos`)."""
-"""Of the runs, how many are projected too: it costs as much as all other checks together."""
+"""The greatest difference between the clocks of two lives (`chaos`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Checks:
                 self._fail("I2", f"{job_id} has {count} results")
 
     def _adopted(self) -> None:
-        """I9: a job that adopted a response of another job got nothing of it."""
+        """I9: a job that adopted a response of another job got no part of it."""
         for log in self._broker.results:
             for _, job_id, value in log.committed():
                 if not job_id.startswith("adopted_"):
@@ -178,7 +178,7 @@ class Checks:
             if isinstance(state, job.Active | job.BackingOff):
                 over_ms = now_ms - state.spec.deadline_at_ms
                 if over_ms < BOUND_S * 1000 and key.decode() not in self._system.upstream.acknowledged:
-                    continue  # Not promised: a submission that is in the log although it was refused.
+                    continue  # A refused submission may be in the log: its end is not promised.
                 self._fail("I5", f"{key.decode()} is {state.kind}, {over_ms} ms past its deadline")
         owned: dict[tuple[str, int], str] = {}
         for name, worker in self._system.workers.items():
@@ -218,9 +218,7 @@ class Checks:
         self._every_poison_is_a_dead_letter()
 
     def _no_poll_skipped(self) -> None:
-        """A lookup below the caller's offset has brought a fact, or a call of its response that was made later did for
-        both.
-        """
+        """Each poll below the caller's offset has made a fact, or a later call for the same response has."""
         facts: set[str] = set()
         told_ms: dict[bytes | None, int] = {}
         for log in self._broker.of_topic("responses"):
@@ -239,7 +237,7 @@ class Checks:
                 if record.message_id.endswith("/cancel") and isinstance(state, response.Running | response.Ended):
                     continue  # It may have expired: its row's timer polls again, or nothing is left to cancel.
                 if not told and told_ms.get(record.key, -1) < record.timestamp_ms - SKEW_MS:
-                    self._fail("skipped", f"look {record.message_id} is committed, and brought no fact")
+                    self._fail("skipped", f"poll {record.message_id} is committed and made no fact")
                     return
 
     def _every_poison_is_a_dead_letter(self) -> None:
@@ -248,7 +246,7 @@ class Checks:
             self._fail("skipped", f"{self._system.upstream.poisons} poisons, {len(letters)} dead letters")
 
     def _outputs(self) -> None:
-        """What a refold puts out is what stands on the topics, no more and no less; results byte for byte."""
+        """The outputs of a refold equal the records on the topics; results byte for byte."""
         outputs = self._jobs.outputs | self._responses.outputs
         for topic in ("submissions", "polls"):
             ids = {record.message_id for log in self._broker.of_topic(topic) for record in log.records} - {""}
@@ -264,9 +262,7 @@ class Checks:
                     return
 
     def _read_model(self) -> None:
-        """I6: rows = fold of `jobs` and `results`, whatever the projection went through; and each row ended with its
-        result.
-        """
+        """I6: rows = fold of `jobs` and `results` under any faults, and each row ended with its result."""
         chaos = self._system.chaos
         model = ReadModel(chaos.random, self._broker, self._met, unguarded=self._system.wrong.rows_unguarded)
         clean = ReadModel(_Never(), self._broker, self._met, unguarded=False)
@@ -300,7 +296,7 @@ class Checks:
 
 
 class _Never(Random):
-    """A projection to which nothing happens."""
+    """A projection without faults."""
 
     def random(self) -> float:
         return 1.0

@@ -1,7 +1,6 @@
-"""A provider in virtual time, with a ledger: accepts, runs, ends, forgets, and says so by webhooks; all of it
-unreliably.
+"""A provider in virtual time, with a ledger: accepts, runs, ends and forgets responses, and sends unreliable webhooks.
 
-It shares no code with the system: what it accepted stands in `ledger`, and that is what I3 is counted against.
+It shares no code with the system. `ledger` holds each accepted create, and I3 is checked against it.
 """
 
 import asyncio
@@ -23,7 +22,8 @@ CREATE_FAULTS = (
     "accepted_unknown_status", "accepted_408", "accepted_ended",
 )  # fmt: skip
 POLL_FAULTS = (
-    "lost", "timeout", "404", "html", "empty", "unknown_status", "regress", "another_id", "500", "429", "401", "no_output",
+    "lost", "timeout", "404", "html", "empty", "unknown_status", "regress", "another_id", "500", "429", "401",
+    "no_output",
 )  # fmt: skip
 CANCEL_FAULTS = ("400", "404", "409", "runs_on", "accepted_lost", "lost", "500")
 ENDS = (
@@ -41,14 +41,15 @@ AFTER_ACCEPTANCE: Mapping[str, tuple[str | None, bool]] = {
 `outlast`, or requested by `run_only`. Oddities: `output` null or absent, an unknown status, another id in polls.
 """
 ODDITIES: Mapping[str, Mapping[str, Any]] = {
-    "output_null": {"output": None}, "output_absent": {}, "odd_status": {"status": "done"}, "other_id": {"id": "resp_of_the_server"},
+    "output_null": {"output": None}, "output_absent": {}, "odd_status": {"status": "done"},
+    "other_id": {"id": "resp_of_the_server"},
 }  # fmt: skip
 
 LATER = ("401", "429_billing", "503_wait", "529", "502", "504", "400_locked", "400_queue_full", "200_error")
-"""Creates refused for what passes: drawn in the same seeds."""
+"""Passing refusals of creates, drawn in the same seeds."""
 
 Webhook = Callable[[str, str, str, int], None]
-"""(webhook id, type, response id, when it ended in ms): deliver it now."""
+"""Delivers now: (webhook id, type, response id, end of the response in ms)."""
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Response:
     ends_s: float
     end: str
     seen_after_s: float
-    """Before that a look gets a 404."""
+    """Before that a poll gets a 404."""
     gone_s: float = float("inf")
     cancelled: bool = False
     shown_end: bool = False
@@ -87,9 +88,9 @@ class Provider:
     """(job, attempt, response id) of each accepted create, in order."""
     responses: dict[str, Response] = field(default_factory=dict)
     polls: Counter[str] = field(default_factory=Counter)
-    """Of each response, how often it was looked at."""
+    """The number of polls of each response."""
     creates: Counter[int] = field(default_factory=Counter)
-    """By minute of the run, also those that were refused or lost."""
+    """Creates by minute of the run, with those that were refused or lost."""
 
     def accept(self, job_id: str, attempt: str, tenant: str) -> Response:
         chaos, random = self.chaos, self.chaos.random
@@ -113,7 +114,7 @@ class Provider:
         return response
 
     def elsewhere(self, name: str, random: Random) -> Response:
-        """An application creates a response itself: no create of ours, so it stands in no ledger."""
+        """An application creates a response itself. It is not our create, so the ledger does not hold it."""
         now_s = self.chaos.loop.time()
         run_s = random.choice((0.0, 2.0, 20.0))
         end = random.choice(("completed", "completed", "failed", "incomplete", "cancelled"))
@@ -123,7 +124,7 @@ class Provider:
         return response
 
     def away(self) -> Reply | None:
-        """What every create hears now, if all hear the same; counts this one."""
+        """Count this create. Returns the answer that all creates get now, if there is one."""
         now_s = self.chaos.loop.time()
         self.creates[int(now_s // 60)] += 1
         for from_s, to_s, heard in self.chaos.mixture.provider_away:
@@ -133,7 +134,7 @@ class Provider:
         return None
 
     def cancel(self, response: Response) -> None:
-        """Ends it, unless it has ended."""
+        """End the response, unless it has ended."""
         now_s = self.chaos.loop.time()
         if response.status(now_s) in ("queued", "in_progress"):
             response.cancelled = True
@@ -145,7 +146,7 @@ class Provider:
         if response.end == "stuck" and not response.cancelled:
             return
         if chaos.chance(mixture.webhook_lost):
-            chaos.met.add("hook lost")
+            chaos.met.add("webhook lost")
             return
         wait_s = max(0.0, response.ends_s - chaos.loop.time()) + 0.05 + mixture.webhook_late_s
         oddity = random.choice(("twice", "late", "early", "reordered", "unknown_type", "foreign")) if chaos.chance(
@@ -153,7 +154,7 @@ class Provider:
         number = len(self.responses)
         webhook_id = f"wh_{number}_{response.id}_{int(response.cancelled)}"
         if oddity:
-            chaos.met.add(f"hook {oddity}")
+            chaos.met.add(f"webhook {oddity}")
         match oddity:
             case "late":
                 wait_s += random.choice((5.0, 30.0, 90.0))
@@ -183,15 +184,15 @@ class Provider:
 
     def _send_webhook(self, webhook_id: str, kind: str, response: Response) -> None:
         if response.cancelled and not webhook_id.endswith("_1"):
-            return  # what would have been its own end did not come
+            return  # The cancel came first, so the planned end did not happen.
         self.webhook(webhook_id, kind, response.id, self._clock_s(response.ends_s) * 1000)
 
     def _clock_s(self, at_s: float) -> int:
-        """What its own clock showed at a time of the loop."""
+        """The provider's clock at a time of the loop, in seconds."""
         return EPOCH_MS // 1000 + int(at_s + self.chaos.mixture.clock_s)
 
     def shown(self, response: Response, **changes: Any) -> dict[str, Any]:
-        """The object as the API gives it."""
+        """The object as the API returns it."""
         now_s = self.chaos.loop.time()
         status = response.status(now_s)
         ended = status not in ("queued", "in_progress")
@@ -263,11 +264,11 @@ HEARD: dict[str, Reply] = {
     "list": Answer(200, {}, [1]),
     "no_content": Answer(204, {}, NOT_JSON),
 }
-"""What is heard of a call, by the fault that struck it."""
+"""Fault of a call → the reply that the client gets."""
 
 
 class Client:
-    """`streams.openai.client.OpenAIClient` of one life: whatever happens comes back as data."""
+    """`streams.openai.client.OpenAIClient` of one life: each failure is returned as data."""
 
     def __init__(self, life: Life, provider: Provider, *, repeats: bool = False) -> None:
         self._life = life
@@ -311,7 +312,7 @@ class Client:
         await life.point("create.answer")
         if fault == "accepted_unknown_status":
             return Answer(200, {}, self._provider.shown(response, status="pondering"))
-        if fault in ("accepted_409", "accepted_503"):  # With an error object of its own it would say that it has not.
+        if fault in ("accepted_409", "accepted_503"):  # An error object would say that it was not accepted.
             return Answer(int(fault.removeprefix("accepted_")), {}, NOT_JSON)
         return HEARD.get(fault.removeprefix("accepted_")) or Answer(200, {}, self._provider.shown(response))
 
@@ -324,7 +325,7 @@ class Client:
             fault = chaos.mixture.poll_only or chaos.random.choice(POLL_FAULTS)
         reply = self._poll(response_id, fault)
         if fault:
-            chaos.met.add(f"look {fault}")
+            chaos.met.add(f"poll {fault}")
         if fault == "timeout":
             await asyncio.sleep(POLL_TIMEOUT_S)
         await life.point("poll.answer")
@@ -338,7 +339,7 @@ class Client:
         if fault in HEARD:
             return HEARD[fault]
         if response is None or now_s < response.seen_after_s or now_s >= response.gone_s:
-            self._life.chaos.met.add("look found nothing")
+            self._life.chaos.met.add("poll found nothing")
             return HEARD["404"]
         match fault:
             case "unknown_status":

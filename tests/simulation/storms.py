@@ -1,8 +1,7 @@
-"""A steady load through minutes of faults, and some without: what share of the jobs expires, minute by minute?
+"""A steady load through minutes with faults and some without. Measures the share of jobs that expire, by minute.
 
 The faults are those under which the system once decayed: workers die and come back, the callers' group moves, the
-provider allows few calls and fails some, half of the webhooks are lost. What is broken here is never a fact: invariants
-are other runs' business.
+provider allows few calls and fails some, half of the webhooks are lost. Facts stay whole: other runs check invariants.
 """
 
 import asyncio
@@ -31,9 +30,12 @@ PARTITIONS = 6
 TIMEOUT_MS = 40_000
 
 MIXTURE: Mapping[str, Any] = {
-    **dict.fromkeys(("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "webhook_odd"), 0.0),
+    **dict.fromkeys(
+        ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "webhook_odd"), 0.0
+    ),
     "outages": 0, "skew_ms": 0, "static": False, "compacts": False, "batch_records_max": 500,
-    "create_fault": 0.05, "poll_fault": 0.2, "cancel_fault": 0.5, "webhook_lost": 0.5, "run_only": "stuck", "run_odd": 0.1,
+    "create_fault": 0.05, "poll_fault": 0.2, "cancel_fault": 0.5, "webhook_lost": 0.5, "run_only": "stuck",
+    "run_odd": 0.1,
 }  # fmt: skip
 
 
@@ -41,11 +43,11 @@ MIXTURE: Mapping[str, Any] = {
 class Storm:
     jobs_per_s: float = 6.0
     calls_per_s: float = 9.0
-    """That a worker makes at most."""
+    """The limit of one worker."""
     workers: int = 3
     broken_s: int = 300
     calm_s: int = 0
-    """The load goes on, and nothing is broken."""
+    """Time after the faults in which the load goes on."""
     kill_every_s: float = 6.4
     restart_s: float = 7.0
     rebalance_every_s: float = 15.0
@@ -53,14 +55,14 @@ class Storm:
 
 @dataclass(slots=True)
 class Course:
-    """What became of the load."""
+    """The course of the load."""
 
     outcomes: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """Of the jobs submitted in each minute."""
+    """Minute of submission → the outcomes of its jobs."""
     answers: int = 0
     repeats: int = 0
     uncommitted: int = 0
-    """Commands of the caller, at the end."""
+    """The callers' backlog of commands at the end."""
     defects: tuple[str, ...] = ()
 
     def expired_share(self, minute: int) -> float:

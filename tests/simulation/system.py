@@ -24,8 +24,9 @@ from tests.simulation.worker import INLINE_BYTES_MAX, Worker
 from tests.simulation.wrong import Wrong
 
 BOUND_S = 45.0
-"""B: session and rebalance, a restart, a drain, one call's timeout, the margin of clocks; after the faults and the
-deadlines.
+"""Bound for the end of each job after the faults and the deadlines.
+
+It covers session and rebalance, a restart, a drain, one call's timeout, and the skew of clocks.
 """
 
 REST_S = 12.0
@@ -39,7 +40,7 @@ _RULES = WebhookRules(keys=(), tolerance_s=300, claim_grace_ms=2_500, forget_aft
 
 @dataclass(slots=True)
 class Upstream:
-    """What the upstream services were promised."""
+    """The promises that were made to upstream services."""
 
     acknowledged: dict[str, int] = field(default_factory=dict)
     """Job id → its deadline, in ms."""
@@ -76,7 +77,7 @@ class System:
     # -- hosts
 
     async def _host(self, name: str, starts_s: float) -> None:
-        """Starts a worker, again and again; sometimes stops it, and sometimes leaves it off for a while."""
+        """Keeps a worker running: restarts it, sometimes stops it, and sometimes leaves it off for a while."""
         chaos, random = self.chaos, self.chaos.random
         stores = self._stores[name] = LocalStores()
         await asyncio.sleep(starts_s)
@@ -113,8 +114,8 @@ class System:
         await asyncio.sleep(random.random() * chaos.mixture.arrival_s)
         text = "x" * random.choice((10, 10, 10, 500))
         submit = Submit(
-            job_id=job_id, request={"model": "m", "input": text}, timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)),
-            tags=(job_id,),
+            job_id=job_id, request={"model": "m", "input": text},
+            timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)), tags=(job_id,),
         )  # fmt: skip
         self.upstream.bodies[job_id] = submit
         by_http = random.random() < 0.3
@@ -171,24 +172,25 @@ class System:
 
     async def _by_http(self, job_id: str, submit: Submit) -> None:
         fact = await to_submitted(
-            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms(), policy=self.policy,
-            bodies=Bodies(self.blobs, INLINE_BYTES_MAX),
+            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms(),
+            policy=self.policy, bodies=Bodies(self.blobs, INLINE_BYTES_MAX),
         )  # fmt: skip
         if await self._say(fact):
             self._promised(job_id, submit, late_ms=0)
 
     def _promised(self, job_id: str, submit: Submit, late_ms: int) -> None:
-        """`late_ms`: how long intake may be behind; the time of a job begins when it is taken."""
+        """`late_ms`: the greatest delay of intake. A job's timeout begins when intake takes it."""
         deadline_ms = self._now_ms() + late_ms + (submit.timeout_ms or 0)
         self.upstream.acknowledged[job_id] = max(self.upstream.acknowledged.get(job_id, 0), deadline_ms)
 
     async def _spoil(self, job_id: str) -> None:
-        """Records that can't be processed, on any topic."""
+        """Publish records that can't be processed, on any topic."""
         random = self.chaos.random
         topic = random.choice((*FOLD_TOPICS, "submissions", "polls"))
         value, key = random.choice((
             (b"\x00\xff not json", job_id), (b"[]", job_id), (None, job_id), (b'{"v": 99}', job_id), (b"{}", job_id),
-            (b'{"type": "timer_fired", "id": "x", "at_ms": 1, "job_id": "a", "response_id": "a", "due_ms": 2, "next_poll_at_ms": 1}', "b"),
+            ((b'{"type": "timer_fired", "id": "x", "at_ms": 1, "job_id": "a", "response_id": "a", "due_ms": 2,'
+              b' "next_poll_at_ms": 1}'), "b"),
         ))  # fmt: skip
         self.upstream.poisons += 1
         self.chaos.met.add(f"poison on {topic}")
@@ -202,7 +204,7 @@ class System:
         self.broker.append(topic, key.encode(), value, self._now_ms())
 
     async def _say(self, message: Message) -> bool:
-        """To the log, by way of the receiver, which promises nothing before it is acknowledged."""
+        """Publish to the log as the receiver does, which answers only after the acknowledgement."""
         try:
             await Publisher(self._outside, self.broker, "receiver").publish([message])
         except BrokerUnavailableError:
@@ -230,7 +232,7 @@ class System:
     # -- the course of a run
 
     async def run(self, check: Callable[[], None]) -> None:
-        """`check` is called when all is at rest."""
+        """Run the system. `check` is called when it is at rest."""
         chaos, random = self.chaos, self.chaos.random
         self._outside_never_dies()
         create = chaos.loop.create_task
@@ -277,12 +279,12 @@ class System:
         return known >= self.upstream.acknowledged.keys()
 
     def _at_rest(self) -> bool:
-        """Nothing is left to be taken, and an owner has seen to what a zombie left in a changelog."""
+        """All records are taken, and owners have repaired the rows that a zombie left in a changelog."""
         changelogs = [log for topic in ("jobs", "responses") for log in self.broker.of_topic(f"{topic}-changelog")]
         return self._caught_up() and all(compacted(log.records) == rebuilt(log.records) for log in changelogs)
 
     def _caught_up(self) -> bool:
-        """Each record of a fold's log has been taken and committed, each command too."""
+        """Each record of a fold's log and each command is taken and committed."""
         readers = dict.fromkeys(FOLD_TOPICS, "worker") | {"submissions": "submitter", "polls": "poller"}
         return all(
             self.broker.groups[group].committed.get((topic, log.partition), 0) >= log.end or not log.records
@@ -290,7 +292,7 @@ class System:
         )  # fmt: skip
 
     async def end(self) -> None:
-        """Nothing runs any more."""
+        """Stop all workers, tasks and lives of the run."""
         for worker in list(self.workers.values()):
             worker.life.kill("the run is over")
         for task in self._tasks:

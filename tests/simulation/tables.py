@@ -93,16 +93,16 @@ class _Reader:
     async def position(self, tp: Any) -> int:
         return self._at[tp.partition]
 
-    async def getmany(self, tp: Any, timeout_ms: int) -> dict[Any, list[Record]]:
+    async def getmany(self, tp: Any, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
         await self._point()
         log = self._logs[tp.partition]
-        records = log.read(self._at[tp.partition], CHUNK_RECORDS)
+        records = log.read(self._at[tp.partition], min(CHUNK_RECORDS, max_records))
         self._at[tp.partition] = records[-1].offset + 1 if records else log.end
         return {tp: records}
 
 
 class ModelChangelog(Changelog):
-    """What notices a zombie's rows and makes them good is the real code; producer and reader are not."""
+    """The code that notices and repairs a zombie's rows is the real one; producer and reader are not."""
 
     def __init__(self, life: Life, broker: Broker, topic: str, fold: str, wrong: Wrong) -> None:
         super().__init__(lambda: topic, ChangelogProducer({}, fold))
@@ -150,10 +150,10 @@ class _NothingStays(set[int]):
 
 
 class _Store(FoldStore):
-    """The real one's view of its partitions, over rows that lie on a host's disk."""
+    """A FoldStore whose partitions are rows on a simulated host's disk."""
 
     def __init__(self, stores: LocalStores, topic: str, row_version: Any, *, forgets_overruled: bool = False) -> None:
-        # Not the real one's: it needs an app of Faust's. What is used of it needs only these.
+        # The base class's `__init__` needs an app of Faust's. The methods used here need only these attributes.
         self.dbs = {}
         self._with_stale_rows = _NothingStays() if forgets_overruled else set()
         self.app = SimpleNamespace(fail=lambda error: None)
@@ -165,7 +165,8 @@ class _Store(FoldStore):
 
     def _db(self, partition: int) -> Any:
         if partition not in self.dbs:
-            self.dbs[partition] = self._stores.partitions.setdefault((self._topic, partition), PartitionRows())  # type: ignore[assignment]
+            rows: Any = self._stores.partitions.setdefault((self._topic, partition), PartitionRows())
+            self.dbs[partition] = rows
             self._begin(partition)
             self._saw(partition, list(self.dbs[partition].items()))
         return self.dbs[partition]

@@ -1,7 +1,7 @@
-"""One kind of fault at a time, at the rate that it is said to be survived at; and what it may cost, counted.
+"""One kind of fault at a time, at the rate that the system must survive, and the cost that it may have.
 
-`CREATES` are the replies that a client hears; which fault on the wire is heard as which is `HEARD_AS`, and that the
-real client hears just that of the real simulator is `unit/workers/test_heard.py`.
+`CREATES` are the replies that a client gets. `HEARD_AS` maps each fault on the wire to its reply;
+`unit/streams/workers/test_heard.py` shows that the real client gets the same replies from the real simulator.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ HEARD_AS = {
     "no_content": "no_content", "408": "408", "409": "409", "500": "500", "502": "502", "503": "503", "504": "504",
 }  # fmt: skip
 READ_ALIKE = {"null", "list", "no_content", "502", "504"}
-"""As `html` and `500` are: nothing is known (`unit/policy/test_answers.py`)."""
+"""Read as `html` and `500` are: the outcome is unknown (`unit/streams/openai/test_answers.py`)."""
 CREATES = (
     *(f"{side}{heard}" for heard in sorted({*HEARD_AS.values()} - READ_ALIKE) for side in ("", "accepted_")),
     *("accepted_slow", "never_sent"),
@@ -35,16 +35,18 @@ RESULTS: Mapping[str, set[str]] = {
     "incomplete": {"incomplete"}, "cancelled": {"cancelled"}, "empty": {"completed"}, "stuck": {"expired"},
     "expires": {"completed", "failed"},
 }  # fmt: skip
-"""What becomes of a job all of whose attempts end so; what `expires` is gone at once or 5 s later, and fetched in time
-or tried again.
+"""End of all attempts of a job → the job's possible outcomes.
+
+A response that `expires` is gone at once or after 5 s: the poller fetches it in time, or the job is retried.
 """
 RATES = ((0.01, 30), (0.1, 20), (1.0, 12))
-"""And of how many jobs."""
+"""(rate of the fault, number of jobs)."""
 FAULTS_S = 60.0
 
 CALM: Mapping[str, Any] = dict.fromkeys(
-    ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "create_fault", "poll_fault",
-     "cancel_fault", "webhook_lost", "webhook_odd", "run_odd"), 0.0) | {"outages": 0, "skew_ms": 0, "adopted_per": 0}  # fmt: skip
+    ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "create_fault",
+     "poll_fault", "cancel_fault", "webhook_lost", "webhook_odd", "run_odd"), 0.0
+) | {"outages": 0, "skew_ms": 0, "adopted_per": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", CREATES)
@@ -63,7 +65,7 @@ def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(fa
 
 @pytest.mark.parametrize("fault", POLL_FAULTS)
 def test_a_fault_of_polls_may_be_frequent_or_all_there_is_for_a_minute(fault: str) -> None:
-    """And no webhook tells of an end: only looks do."""
+    """No webhook reports an end: only polls do."""
     for rate in (0.1, 1.0):
         aimed = {
             "poll_only": fault,
@@ -74,7 +76,7 @@ def test_a_fault_of_polls_may_be_frequent_or_all_there_is_for_a_minute(fault: st
         }
         outcome = simulate(0, 20, aimed=aimed)
         assert not outcome.violations
-        assert outcome.met[f"look {fault}"] > 0
+        assert outcome.met[f"poll {fault}"] > 0
 
 
 @pytest.mark.parametrize("end", RESULTS)
@@ -93,15 +95,15 @@ def test_each_end_of_a_run_gives_a_result_of_its_class(end: str) -> None:
     assert sum(found[outcome] for outcome in RESULTS[end]) >= 15
 
 
-def test_what_is_lost_and_has_expired_too_ends_all_the_same() -> None:
+def test_jobs_whose_webhooks_are_lost_and_whose_responses_expire_end() -> None:
     aimed = {**CALM, "run_only": "expires", "run_odd": 1.0, "webhook_lost": 1.0, "faults_end_s": 120.0}
     outcome = simulate(0, 30, aimed=aimed)
     assert not outcome.violations
-    assert outcome.met["look found nothing"] >= 15
+    assert outcome.met["poll found nothing"] >= 15
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_what_was_cancelled_and_completes_after_all_has_one_result(seed: int) -> None:
+def test_a_cancelled_job_that_completes_after_all_has_one_result(seed: int) -> None:
     aimed = {**CALM, "cancel_fault": 1.0, "run_only": "stuck", "run_odd": 1.0, "faults_end_s": 120.0}
     outcome = simulate(seed, 30, aimed=aimed)
     assert not outcome.violations
@@ -110,13 +112,13 @@ def test_what_was_cancelled_and_completes_after_all_has_one_result(seed: int) ->
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_broker_may_take_nothing_for_two_minutes(seed: int) -> None:
-    """Longer than any timeout, and than most deadlines; beside whatever else the seed breaks."""
+    """An outage longer than any timeout and most deadlines, besides the faults of the seed."""
     outcome = simulate(seed, 20, aimed={"away_s": 120.0, "faults_end_s": 150.0, "arrival_s": 60.0})
     assert not outcome.violations
     assert outcome.met["broker away"] > 100
 
 
-# -- webhooks, clocks: what is found out how late, at the cost of how many looks
+# -- webhooks, clocks: how late an end is found, and by how many polls
 
 WEBHOOKS: Mapping[str, Mapping[str, Any]] = {
     "none lost": {},
@@ -134,7 +136,7 @@ WEBHOOKS: Mapping[str, Mapping[str, Any]] = {
     "the provider's clock an hour behind": {"webhook_lost": 1.0, "clock_s": -3_600.0},
 }
 SEED = 4
-"""One worker, which is what three days of waiting cost least with."""
+"""One worker: three days of waiting cost least with one."""
 JOBS = 40
 WEBHOOK_POLLS_MAX = 2
 """Extra polls for its webhook: one, and another where it comes after the response is forgotten."""
@@ -173,7 +175,7 @@ class Costs:
                 len(schedule_ms(ran_ms[response.job_id], JITTER_LOW, self._polls)),
             )
             if polls > allowed + WEBHOOK_POLLS_MAX:
-                self.dear.append(f"{response.id}: {polls} looks, {allowed} in the schedule")
+                self.dear.append(f"{response.id}: {polls} polls, {allowed} in the schedule")
         for log in system.broker.results:
             for _, job_id, value in log.committed():
                 result = decode(RESULT, value)
@@ -196,4 +198,4 @@ def test_ends_are_seen_in_time_and_at_the_price_of_the_schedule(webhooks: Mappin
     assert sum(late_s > CALL_S for late_s in costs.late_s) <= len(costs.late_s) / 3
     assert max(costs.late_s) < TAKEOVER_S
     if webhooks.get("webhook_late_s", 0) > 1_800:
-        assert outcome.met["responses: absent -> unclaimed by webhook_received"] >= JOBS / 2, "no hook came so late"
+        assert outcome.met["responses: absent -> unclaimed by webhook_received"] >= JOBS / 2, "no webhook came so late"

@@ -55,7 +55,7 @@ def test_the_order_of_what_is_ready_is_the_seeds() -> None:
     assert sorted(order("a")) == list(range(9))
 
 
-def test_a_wait_for_nobody_is_a_deadlock_and_not_a_hang(loop: VirtualLoop) -> None:
+def test_a_wait_that_can_never_end_is_a_deadlock_and_not_a_hang(loop: VirtualLoop) -> None:
     waiting = asyncio.Event().wait()
     task = loop.create_task(waiting)
     with pytest.raises(DeadlockError):
@@ -114,7 +114,7 @@ def test_a_member_that_fell_silent_loses_its_partitions_and_may_not_commit(loop:
     until_done(loop, scene())
 
 
-def test_the_same_name_again_within_its_session_disturbs_nobody(loop: VirtualLoop, chaos: Chaos) -> None:
+def test_a_static_member_that_returns_within_its_session_causes_no_rebalance(loop: VirtualLoop, chaos: Chaos) -> None:
     group = Group("worker", chaos, 2, session_s=3.0, rebalance_s=6.0, static=True)
 
     async def scene() -> None:

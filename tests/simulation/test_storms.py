@@ -4,13 +4,14 @@ Longer ones by hand: `python -m tests.simulation.storms SEED …`.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
 
 from tests.simulation.storms import Course, Storm, weather
 
-SEEDS = (1, 2, 3)
+SEEDS = pytest.mark.parametrize("seeds", [(1, 2), pytest.param((1, 2, 3, 4, 5, 6), marks=pytest.mark.long)], ids=len)
 STORM = Storm(jobs_per_s=4.0, calls_per_s=6.0, broken_s=300, calm_s=180)
 POINTS = 0.05
 
@@ -20,29 +21,32 @@ def course(seed: int) -> Course:
     return weather(seed, STORM)
 
 
-def pooled(minute: int) -> float:
+def pooled(seeds: Sequence[int], minute: int) -> float:
     """The share of all seeds' jobs, as some hundred jobs of one seed's minute say too little."""
     counts: Counter[str] = Counter()
-    for seed in SEEDS:
+    for seed in seeds:
         counts.update(course(seed).outcomes[minute])
     return (counts["expired"] + counts["open"]) / counts.total()
 
 
+@SEEDS
 @pytest.mark.timeout(300)
-def test_in_the_fifth_minute_of_faults_as_many_jobs_are_done_as_in_the_first() -> None:
-    shown = [str(course(seed)) for seed in SEEDS]
-    assert pooled(4) <= pooled(0) + POINTS, shown
-    assert not any(course(seed).defects for seed in SEEDS)
+def test_in_the_fifth_minute_of_faults_as_many_jobs_are_done_as_in_the_first(seeds: Sequence[int]) -> None:
+    shown = [str(course(seed)) for seed in seeds]
+    assert pooled(seeds, 4) <= pooled(seeds, 0) + POINTS, shown
+    assert not any(course(seed).defects for seed in seeds)
 
 
+@SEEDS
 @pytest.mark.timeout(300)
-def test_two_minutes_after_the_last_fault_all_is_as_it_should_be() -> None:
-    shown = [str(course(seed)) for seed in SEEDS]
-    assert pooled(7) <= pooled(0) + POINTS, shown
-    assert all(course(seed).uncommitted == 0 for seed in SEEDS), shown
+def test_two_minutes_after_the_last_fault_all_is_as_it_should_be(seeds: Sequence[int]) -> None:
+    shown = [str(course(seed)) for seed in seeds]
+    assert pooled(seeds, 7) <= pooled(seeds, 0) + POINTS, shown
+    assert all(course(seed).uncommitted == 0 for seed in seeds), shown
 
 
+@SEEDS
 @pytest.mark.timeout(300)
-def test_what_is_done_is_hardly_ever_done_again() -> None:
-    answers = sum(course(seed).answers for seed in SEEDS)
-    assert sum(course(seed).repeats for seed in SEEDS) <= 0.06 * answers, [str(course(seed)) for seed in SEEDS]
+def test_what_is_done_is_hardly_ever_done_again(seeds: Sequence[int]) -> None:
+    answers = sum(course(seed).answers for seed in seeds)
+    assert sum(course(seed).repeats for seed in seeds) <= 0.06 * answers, [str(course(seed)) for seed in seeds]

@@ -1,9 +1,9 @@
 """A worker as `streams.app` composes it: both folds, intake, both schedulers, submitter and poller; all but Faust are
 the real ones.
 
-`FoldConsumer` does what Faust and `streams.faust.consumer` do for the folds: joins, recovers, gives each partition's
-records in batches, one at a time, commits the end of what was acknowledged, and on a rebalance waits for what is out,
-commits, and moves.
+`FoldConsumer` replaces Faust and `streams.faust.consumer` for the folds. It joins, recovers, and hands out each
+partition's records, one batch at a time. It commits the end of the acknowledged records. On a rebalance it waits for
+the batches in progress, commits, and then moves.
 """
 
 import asyncio
@@ -60,20 +60,18 @@ DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
 AHEAD_MS = 10_000
-"""Short, so that rows are read again for what was far off."""
+"""Short, so that rows due later than this are read again."""
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
 EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
-"""Failures after which a worker ends by itself, as it should; any other is a defect of ours."""
+"""Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
 
 
 class WatchedIndex(DueIndex):
-    """Wakes its scheduler where something is due sooner than it knew, so that virtual time need not stop at
-    each tick.
-    """
+    """Wakes its scheduler if a row becomes due earlier, so that virtual time need not stop at each tick."""
 
     def __init__(self, now_ms: NowMs) -> None:
         super().__init__(now_ms, AHEAD_MS)
@@ -150,7 +148,7 @@ class FoldConsumer:
         return True
 
     async def _serve(self, member: Member, stop: asyncio.Event) -> None:
-        """Until the group moves or `stop`; then everything that is out has ended and is committed."""
+        """Run until the group moves or `stop`; then all batches have ended and are committed."""
         self._open = True
         self._done = {}
         wakes: list[tuple[Log, asyncio.Event]] = []
@@ -286,7 +284,7 @@ class Worker:
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
     async def stop(self) -> None:
-        """SIGTERM: finish what is in hand, leave, end."""
+        """SIGTERM: finish the current work, leave the groups, end."""
         self._stop.set()
         self._submissions.nudge()
         self._poll_commands.nudge()
@@ -297,7 +295,7 @@ class Worker:
         return Reporting(Publisher(self.life, self._broker, who), METRICS, self.life.now_ms)
 
     async def _informed(self, part: Callable[[], Awaitable[None]]) -> None:
-        """Nothing begins before the worker has heard which lanes are closed."""
+        """Start work only after the worker has read which lanes are closed."""
         await self._board.first_read()
         await part()
 
@@ -325,7 +323,7 @@ class Worker:
             part.admissions.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
-        """As `streams.agents.agents.Intake.take`, which can't be had without Faust."""
+        """The same as `streams.agents.agents.Intake.take`, which needs Faust."""
         messages: list[Message] = []
         for record in records:
             messages += await take_request(
@@ -359,21 +357,21 @@ class FoldParts:
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
         )  # fmt: skip
         self._scheduler = Scheduler(
-            fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go, publisher=Publisher(life, broker, who),
-            now_ms=life.now_ms,
+            fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
+            publisher=Publisher(life, broker, who), now_ms=life.now_ms,
         )  # fmt: skip
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:
         await self._shell.take(partition, records)
 
     async def watch(self) -> None:
-        """As `streams.app` does, every now and then."""
+        """The same as the periodic task of `streams.app`."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             await self.rows.watch_changelog()
 
     async def fire(self) -> None:
-        """`Scheduler.run`, asleep for as long as nothing is due."""
+        """`Scheduler.run`, which sleeps until a row is due."""
         while True:
             try:
                 await self._scheduler.tick()

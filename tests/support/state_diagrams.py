@@ -229,8 +229,8 @@ def edges_of_attempts() -> Edges:
 
 
 HEAD = (
-    "Made from the code by `make diagram`: `tests/support/state_diagrams.py` runs `step` over sample states and facts, and "
-    "a unit test compares this page with what it finds. Do not edit it."
+    "Made from the code by `make diagram`: `tests/support/state_diagrams.py` runs `step` over sample states and facts, "
+    "and a unit test compares this page with what it finds. Do not edit it."
 )
 
 

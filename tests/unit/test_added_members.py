@@ -47,7 +47,10 @@ MYPY: Final[dict[str, tuple[ModuleType, ...]]] = {
     "zz_seen": (response,),
     "zz_cause": (lanes, retry, submitter, waiting),
 }
-"""Member → modules that mypy must report. `statuses` decides what the Responses API shows, and what the sweep waits for."""
+"""Member → modules that mypy must report.
+
+`statuses` decides which status the Responses API shows, and on which the sweep waits.
+"""
 
 TESTS: Final = (
     test_closed_sets.test_the_page_names_each_status_and_knows_which_are_open,
@@ -63,7 +66,7 @@ SEEN_BY_SQL: Final = (
     f"{test_closed_sets.test_the_sweep_sees_each_open_status_that_does_not_move.__name__}[zz_open_job]",
     f"{test_closed_sets.test_a_row_of_each_outcome_is_final.__name__}[zz_outcome]",
 )
-"""What needs no decision, as SQL is written from the sets: the sweep of I5 sees the new status, and the trigger guards the new end."""
+"""Tests that must pass. SQL is made from the sets: I5's sweep sees a new status, the trigger guards a new outcome."""
 
 
 def path_of(module: ModuleType, root: Path) -> Path:

@@ -1,4 +1,7 @@
-"""Closed sets live once, in `schemas`. What mypy and SQL do not see is compared here; the last test adds members and looks for alarms."""
+"""Closed sets are declared once, in `schemas`. These tests compare the copies that neither mypy nor SQL checks.
+
+`test_added_members` adds members and expects alarms.
+"""
 
 import hashlib
 import re
@@ -37,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "backstop" / "page" / "static"
 
 TABLES_OF_VERSION = {5: "6ded8c847aba02a9"}
-"""The digest of all statements that make the tables. Another digest needs another version: an older database lacks what is new."""
+"""Digest of the statements that make the tables. A new digest needs a new version: older databases lack the change."""
 
 
 def keys_of(script: str, table: str) -> list[str]:
@@ -109,8 +112,9 @@ def database(status: str) -> sqlite3.Connection:
     for statement in statements("sqlite"):
         conn.execute(statement)
     conn.execute(
-        "INSERT INTO jobs (job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, tags, "
-        "deadline_at_ms, next_action_at_ms, attempts) VALUES ('j', 'default', ?, 1, x'', 1, 1, 'jobs', 0, 0, '[]', 2, 2, 1)",
+        "INSERT INTO jobs (job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, "
+        "log_offset, tags, deadline_at_ms, next_action_at_ms, attempts) "
+        "VALUES ('j', 'default', ?, 1, x'', 1, 1, 'jobs', 0, 0, '[]', 2, 2, 1)",
         (status,),
     )
     return conn

@@ -63,7 +63,7 @@ def run(scenario: Callable[[FaultProxy, Callable[[], Coroutine[Any, Any, Ends]]]
     asyncio.run(main())
 
 
-def test_what_goes_in_comes_out_and_an_end_is_handed_on() -> None:
+def test_bytes_pass_unchanged_and_an_end_is_handed_on() -> None:
     async def scenario(proxy: FaultProxy, connect: Any) -> None:
         ends = await connect()
         big = bytes(range(256)) * 4_000
@@ -132,7 +132,7 @@ def test_limited_data_is_cut_in_the_midst() -> None:
     run(scenario)
 
 
-def test_a_black_hole_tells_nobody_and_what_it_swallowed_breaks_its_connection_when_it_is_healed() -> None:
+def test_a_black_hole_is_silent_and_a_connection_that_lost_bytes_is_reset_when_it_heals() -> None:
     async def scenario(proxy: FaultProxy, connect: Any) -> None:
         swallowed, untouched = await connect(), await connect()
         assert await says(untouched, b"1") == b"1"

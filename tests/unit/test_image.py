@@ -1,4 +1,7 @@
-"""The image without an engine: the wheel is built from exactly what the build would be sent, installed alone, and every command of it starts."""
+"""The image, tested without an engine.
+
+The wheel is built from exactly the files of the build context and installed alone. Each of its commands starts.
+"""
 
 import base64
 import os
@@ -47,7 +50,7 @@ def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the commands are started: packages of our names stand there, and none of them may be imported."""
+    """The folder in which commands are started. It holds packages of our names, and none of them may be imported."""
     return hostile(tmp_path / "project")
 
 
@@ -63,7 +66,8 @@ def environment(**more: str) -> dict[str, str]:
 def test_nothing_of_a_checkout_but_what_the_image_is_made_of_is_sent() -> None:
     sent = context(ROOT, IGNORE)
     assert {path.split("/")[0] for path in sent} == {
-        "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "deploy", *(package.split("/")[0] for package in PACKAGES)
+        "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "deploy",
+        *(package.split("/")[0] for package in PACKAGES),
     }  # fmt: skip
     assert [path for path in sent if path.startswith("deploy/")] == ["deploy/production_requirements.py"]
     assert not [path for path in sent if "/." in f"/{path}" or "__pycache__" in path]
@@ -138,11 +142,12 @@ def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_
 def test_every_server_of_the_image_comes_as_far_as_the_broker_and_says_that_none_answers(
     commands: Path, folder: Path
 ) -> None:
-    """As `serve` did not while the page was left out of the image: its imports ended it."""
+    """Without the page in the image, the imports of `serve` would end it."""
     settings = environment(
-        KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", BACKSTOP_DATA_DIR=str(folder / "data"), BACKSTOP_DEVELOPMENT="true", BACKSTOP_PORT="0",
-        OPENAI_API_KEY="sk-nobody", BACKSTOP_OUTGOING_KEYS=base64.b64encode(bytes(32)).decode(),
-        BACKSTOP_WEBHOOK_SECRETS="whsec_" + base64.b64encode(bytes(32)).decode(), BACKSTOP_PORT_FILE=str(folder / "port"),
+        KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", BACKSTOP_DATA_DIR=str(folder / "data"), BACKSTOP_DEVELOPMENT="true",
+        BACKSTOP_PORT="0", OPENAI_API_KEY="sk-none", BACKSTOP_OUTGOING_KEYS=base64.b64encode(bytes(32)).decode(),
+        BACKSTOP_WEBHOOK_SECRETS="whsec_" + base64.b64encode(bytes(32)).decode(),
+        BACKSTOP_PORT_FILE=str(folder / "port"),
     )  # fmt: skip
     started = {
         name: subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Records and rows of a newer release: a value that this release does not know is a dead letter with a name, and stops nobody."""
+"""Records and rows of a newer release: an unknown value makes a dead letter that names it, and no process stops."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -104,7 +104,7 @@ class NoResults:
 
 
 class Changed:
-    """What `Service.run` uses of the attempts."""
+    """The part of the attempts that `Service.run` uses."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()

@@ -17,35 +17,19 @@ NO_SUBJECT = re.compile(
 )
 """Words and forms that hide the subject. ` who ` is one at the start of a clause: after a noun it is good English."""
 
+FOREIGN_NAMES = ('known["nobody"]',)
+"""Names that other systems chose: here a user of Unix."""
+
 NOT_YET: dict[str, int] = {
-    ".github": 1,
-    "Makefile": 6,
-    "backstop/audit": 2,
     "backstop/cli": 3,
-    "backstop/outgoing": 2,
     "backstop/readmodel": 42,
     "backstop/runtime": 6,
-    "backstop/simulator": 1,
-    "bench": 8,
-    "deploy": 3,
-    "docs": 19,
-    "pyproject.toml": 4,
+    "docs": 9,
     "receiver": 1,
     "schemas": 1,
-    "streams": 19,
-    "tests/browser": 9,
     "tests/clients": 18,
-    "tests/conftest.py": 2,
-    "tests/hostile": 28,
     "tests/kafka": 48,
-    "tests/planted": 3,
-    "tests/properties": 26,
-    "tests/providers": 4,
-    "tests/replay": 4,
-    "tests/simulation": 14,
-    "tests/support": 1,
     "tests/torture": 14,
-    "tests/unit": 83,
 }
 """Paths that are not clean, each with its offences. A number may only shrink; a path that is not here has none."""
 
@@ -60,6 +44,12 @@ def texts(document: Any) -> list[str]:
     return told + [text for item in document.values() for text in texts(item)]
 
 
+def hides_its_subject(line: str) -> bool:
+    for name in FOREIGN_NAMES:
+        line = line.replace(name, "")
+    return NO_SUBJECT.search(line) is not None
+
+
 def offences(path: Path) -> list[str]:
     """The lines of a file that break a rule, as `path:line: text`."""
     if path.suffix == ".json":
@@ -67,7 +57,7 @@ def offences(path: Path) -> list[str]:
     return [
         f"{path}:{number}: {line.strip()}"
         for number, line in enumerate((ROOT / path).read_text().splitlines(), 1)
-        if NO_SUBJECT.search(line) or (len(line) > 120 and not (path.suffix == ".md" and line.lstrip().startswith("|")))
+        if hides_its_subject(line) or (len(line) > 120 and not (path.suffix == ".md" and line.lstrip().startswith("|")))
     ]
 
 

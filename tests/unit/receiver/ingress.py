@@ -111,7 +111,8 @@ async def opened(
     changed.setdefault("data_dir", folder)
     app = build_app(
         settings(**changed), publisher or memory, blobs or FolderBlobs(folder / "blobs"), lambda: clock[0], random_hex,
-        reads, find_job=find_job, limits=limits, endpoints=endpoints(memory) if endpoints else None, changes=changes, folders=folders,
+        reads, find_job=find_job, limits=limits, endpoints=endpoints(memory) if endpoints else None, changes=changes,
+        folders=folders,
     )  # fmt: skip
     if add_routes is not None:
         add_routes(app)

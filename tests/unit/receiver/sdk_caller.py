@@ -52,15 +52,16 @@ def submitted(ingress: Ingress) -> list[JobSubmitted]:
 def result_of(outcome: str, response: dict[str, Any] | None = None, reason: Reason | None = None) -> JobResult:
     body = None if response is None else InlineBody(value=response)
     return JobResult(
-        id="r", at_ms=NOW_MS, job_id="j", tenant="default", outcome=outcome, response=body, reason=reason, model="gpt-5.2",
-        timings=Timings(submitted_at_ms=NOW_MS, finished_at_ms=NOW_MS),
+        id="r", at_ms=NOW_MS, job_id="j", tenant="default", outcome=outcome, response=body, reason=reason,
+        model="gpt-5.2", timings=Timings(submitted_at_ms=NOW_MS, finished_at_ms=NOW_MS),
     )  # fmt: skip
 
 
 def provided(**changed: Any) -> dict[str, Any]:
     """A response object of the provider, as a retrieve returns it."""
     return {
-        "id": "resp_provider", "object": "response", "created_at": 1, "status": "completed", "model": "gpt-5.2-2026-01-01",
+        "id": "resp_provider", "object": "response", "created_at": 1, "status": "completed",
+        "model": "gpt-5.2-2026-01-01",
         "output": [MESSAGE], "usage": USAGE, "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
         "completed_at": 2, "metadata": {"job": "j", "attempt": "1", "tenant": "default", "mine": "kept"}, **changed,
     }  # fmt: skip

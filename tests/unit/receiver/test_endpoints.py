@@ -54,7 +54,7 @@ async def registered(ingress: Ingress, **body: Any) -> dict[str, Any]:
     return document
 
 
-def test_what_is_registered_is_a_fact_and_its_secret_is_shown_once() -> None:
+def test_a_registered_endpoint_is_a_fact_and_its_secret_is_shown_once() -> None:
     async def story(ingress: Ingress) -> None:
         made = await registered(ingress, name="mine", event_types=["response.failed", "response.completed"])
         (fact,) = ingress.publisher.on("webhook-endpoints")
@@ -78,7 +78,8 @@ def test_what_is_registered_is_a_fact_and_its_secret_is_shown_once() -> None:
     [
         ({"url": "http://hooks.example.com/"}, "#/url"), ({"url": "https://127.0.0.1/"}, "#/url"),
         ({"url": "https://u:p@hooks.example.com/"}, "#/url"), ({"url": "https://localhost./"}, "#/url"), ({}, "#/url"),
-        ({"url": URL, "event_types": ["batch.completed"]}, "#/event_types/0"), ({"url": URL, "event_types": []}, "#/event_types"),
+        ({"url": URL, "event_types": ["batch.completed"]}, "#/event_types/0"),
+        ({"url": URL, "event_types": []}, "#/event_types"),
         ({"url": URL, "event_types": None}, "#/event_types"), ({"url": URL, "event_types": 7}, "#/event_types"),
         ({"url": URL, "event_types": "response.failed"}, "#/event_types"),
         ({"url": URL, "secret": "x"}, "#/secret"), ({"url": URL, "name": "x" * 101}, "#/name"), ({"url": 1}, "#/url"),
@@ -130,7 +131,7 @@ def test_a_change_keeps_what_it_does_not_name_and_says_nothing_when_nothing_chan
     with_endpoints(story)
 
 
-def test_one_that_is_disabled_can_be_enabled_again_and_is_sent_nothing_meanwhile() -> None:
+def test_a_disabled_endpoint_is_sent_nothing_and_can_be_enabled_again() -> None:
     async def story(ingress: Ingress) -> None:
         one = f"{PATH}/{(await registered(ingress))['id']}"
         _, off, _ = await ingress.call("POST", one, json={"enabled": False})
@@ -305,7 +306,8 @@ def test_openais_sdk_manages_endpoints_here() -> None:
 def test_a_tenants_endpoints_are_its_own_and_changing_them_needs_the_scope(tmp_path: Path) -> None:
     keys, headers = [], {}
     callers: list[tuple[str, str, set[Scope]]] = [
-        ("acme", "acme", {"operate", "read"}), ("globex", "globex", {"operate", "read"}), ("reader", "acme", {"read", "submit"}),
+        ("acme", "acme", {"operate", "read"}), ("globex", "globex", {"operate", "read"}),
+        ("reader", "acme", {"read", "submit"}),
     ]  # fmt: skip
     for number, (name, tenant, scopes) in enumerate(callers):
         token, sha256 = make_token(f"{number:012x}", bytes([number]) * 32)

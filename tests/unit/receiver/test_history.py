@@ -14,8 +14,8 @@ TEXT = "response.output_text.delta"
 def partial(after: int, *numbers: int, **changes: Any) -> PartialOutput:
     events = tuple({"type": TEXT, "sequence_number": number, "delta": str(number)} for number in numbers)
     given: dict[str, Any] = {
-        "id": "p", "at_ms": 1, "job_id": "job_1", "tenant": "acme", "attempt": 1, "response_id": "resp_1", "after": after,
-        "events": events,
+        "id": "p", "at_ms": 1, "job_id": "job_1", "tenant": "acme", "attempt": 1, "response_id": "resp_1",
+        "after": after, "events": events,
     }  # fmt: skip
     return PartialOutput(**{**given, **changes})
 

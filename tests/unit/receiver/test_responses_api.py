@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "streamed by half": ({"stream": "yes"}, "stream", "poll"),
     "not stored": ({"store": False}, "store", "omit store"),
     "in a conversation": ({"conversation": "conv_1"}, "conversation", "previous_response_id"),
-    "after a response of somebody else's": ({"previous_response_id": "resp_x"}, "previous_response_id", "your own"),
+    "after a foreign response": ({"previous_response_id": "resp_x"}, "previous_response_id", "your own"),
     "without a model": ({"model": None}, "model", "Missing required parameter"),
     "with a model that is no text": ({"model": 7}, "model", "Missing required parameter"),
     "with our metadata": ({"metadata": {"backstop_job": "x"}}, "metadata.backstop_job", "set by Backstop"),

@@ -72,7 +72,7 @@ def test_there_is_one_401_for_every_reason(ring: Ring) -> None:
             status, document, response = await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=headers)
             assert (status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
             seen.add(str(document))
-        assert len(seen) == 1, "whoever is refused learns nothing about why"
+        assert len(seen) == 1, "a refusal does not tell its reason"
         assert len(ingress.publisher.landed) == 1
         assert await ingress.metric('backstop_authentications_total{result="refused"}') == len(wrong)
         assert await ingress.metric('backstop_api_keys{state="live"}') == 1.0

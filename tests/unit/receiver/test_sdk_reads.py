@@ -58,13 +58,16 @@ def test_our_metadata_is_ours_by_its_prefix_and_the_rest_is_the_callers(
 
 
 ENDS: dict[str, tuple[JobResult, str, str | None]] = {
-    "failed": (result_of("failed", provided(status="failed", output=[], error={"code": "server_error", "message": "x"})),
-               "failed", "server_error"),
+    "failed": (
+        result_of("failed", provided(status="failed", output=[], error={"code": "server_error", "message": "x"})),
+        "failed", "server_error"),
     "failed here": (result_of("failed", None, Reason(code="retries_spent", message="No.")), "failed", "retries_spent"),
-    "incomplete": (result_of("incomplete", provided(status="incomplete", incomplete_details={"reason": "max_output_tokens"})),
-                   "incomplete", None),
+    "incomplete": (
+        result_of("incomplete", provided(status="incomplete", incomplete_details={"reason": "max_output_tokens"})),
+        "incomplete", None),
     "cancelled": (result_of("cancelled", None, Reason(code="cancelled")), "cancelled", None),
-    "expired": (result_of("expired", None, Reason(code="deadline", message="The deadline has passed.")), "failed", "expired"),
+    "expired": (result_of("expired", None, Reason(code="deadline", message="The deadline has passed.")), "failed",
+                "expired"),
     "rejected": (result_of("rejected", None, Reason(code="insufficient_quota", message="No.")), "failed",
                  "insufficient_quota"),
 }  # fmt: skip

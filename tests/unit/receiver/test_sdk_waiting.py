@@ -104,9 +104,11 @@ ENDS: dict[str, tuple[JobResult, type[openai.APIStatusError], int, str]] = {
         result_of("failed", provided(status="failed", output=[], error={"code": "server_error", "message": "x"})),
         openai.InternalServerError, 500, "server_error"),
     "refused by the provider": (
-        result_of("failed", None, Reason(code="invalid_value", message="No.")), openai.BadRequestError, 400, "invalid_value"),
+        result_of("failed", None, Reason(code="invalid_value", message="No.")), openai.BadRequestError, 400,
+        "invalid_value"),
     "a model that is not there": (
-        result_of("failed", None, Reason(code="model_not_found", message="No.")), openai.NotFoundError, 404, "model_not_found"),
+        result_of("failed", None, Reason(code="model_not_found", message="No.")), openai.NotFoundError, 404,
+        "model_not_found"),
     "limited": (
         result_of("failed", None, Reason(code="rate_limit_exceeded", message="No.")), openai.RateLimitError, 429,
         "rate_limit_exceeded"),
@@ -230,7 +232,7 @@ def test_without_a_place_nothing_is_promised_and_a_tenant_leaves_some_to_others(
         assert (raised.value.status_code, raised.value.code) == (503, "too_many_waiting")
         assert len(submitted(s.ingress)) == 4
         background = await s.client.responses.create(**ASKED)
-        assert background.status == "queued", "who does not wait needs no place"
+        assert background.status == "queued", "a create that does not wait needs no place"
         assert await s.ingress.metric("backstop_waiting_creates") == 4.0
         for job_id in ids:
             s.ends(job_id)
@@ -268,7 +270,7 @@ def test_a_process_that_stops_cuts_its_waiters_off() -> None:
     on_stage(story)
 
 
-def test_one_that_waits_too_long_is_let_go_and_its_repeat_waits_on() -> None:
+def test_a_create_that_waits_too_long_is_answered_and_its_repeat_waits_on() -> None:
     async def story(s: Stage) -> None:
         create = asyncio.create_task(s.client.responses.create(**FOREGROUND))
         (job_id,) = await s.jobs(1)
@@ -293,7 +295,7 @@ def test_where_nothing_tells_of_ends_a_create_must_not_wait() -> None:
 
 WAITING = 200
 KIB_EACH_MAX = 150
-"""Memory per waiting create, both ends of its connection: 1,000 take 150 MiB at most. The body of 100 KB is released."""
+"""Memory a waiting create, both ends of its connection: 1,000 take 150 MiB at most. The body of 100 KB is released."""
 
 
 def test_creates_that_wait_cost_little_memory() -> None:

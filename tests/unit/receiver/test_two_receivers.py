@@ -91,8 +91,8 @@ def test_a_record_under_an_id_that_http_has_is_a_dead_letter_and_the_other_way_r
 async def taken(shared: Path, job_id: str, body: Any) -> Any:
     value = orjson.dumps({"type": "submit", "job_id": job_id, **body})
     return await take_request(
-        Record("requests", 0, 0, T0, job_id.encode(), value, ()), tenant="default", now_ms=T0, policy=SubmissionPolicy(),
-        bodies=Bodies(MemoryBlobs(), 65_536), claims=FolderClaims(shared / "claims"),
+        Record("requests", 0, 0, T0, job_id.encode(), value, ()), tenant="default", now_ms=T0,
+        policy=SubmissionPolicy(), bodies=Bodies(MemoryBlobs(), 65_536), claims=FolderClaims(shared / "claims"),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from schemas.requests import Submit
 from streams.submission import SubmissionPolicy, prepare
 
 REQUEST: dict[str, Any] = {
-    "model": "m", "input": [{"z": None, "a": ['"request":', 1.5, "ü\u2028"]}], "metadata": None, "request": {"b": 1, "a": 2},
+    "model": "m", "input": [{"z": None, "a": ['"request":', 1.5, "ü\u2028"]}], "metadata": None,
+    "request": {"b": 1, "a": 2},
 }  # fmt: skip
 
 

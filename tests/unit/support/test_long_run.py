@@ -26,13 +26,18 @@ def broken():
 
 def test_errs(broken):
     pass
+
+def test_records_a_property(record_property):
+    record_property("seen", 1)
 """
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def test_a_report_is_read_as_pytest_writes_it(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(TESTS)
     report = tmp_path / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "--rootdir=."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command += ["-c", str(PYPROJECT), "--rootdir=."]
     done = subprocess.run([*command, "test_it.py"], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 1, done.stdout
     assert {case.name: case.outcome for case in read_cases(report)} == {
@@ -40,6 +45,7 @@ def test_a_report_is_read_as_pytest_writes_it(tmp_path: Path) -> None:
         "test_it::test_fails": "failed",
         "test_it::test_is_skipped": "skipped",
         "test_it::test_errs": "failed",
+        "test_it::test_records_a_property": "passed",
     }
 
 

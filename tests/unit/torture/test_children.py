@@ -1,4 +1,4 @@
-"""A child that is asked to end: thawed where it freezes on its way, killed where it does not end, and judged by its drain."""
+"""Stopping a child: it is thawed if it freezes on the way, killed if it does not end, and judged by its drain."""
 
 import asyncio
 import sys
@@ -54,14 +54,14 @@ async def _stopped(folder: Path, program: str) -> Log:
     return log
 
 
-def test_one_that_freezes_after_its_sigterm_is_thawed_and_its_sleep_is_no_part_of_its_drain(tmp_path: Path) -> None:
+def test_a_child_that_freezes_after_its_sigterm_is_thawed_and_its_sleep_is_no_part_of_its_drain(tmp_path: Path) -> None:
     log = asyncio.run(_stopped(tmp_path, FREEZES))
     assert [death.code for death in log.deaths] == [0]
     assert log.stops.total() == 1
     assert log.drains_s[0] >= 0
 
 
-def test_one_that_does_not_end_is_killed_and_its_drain_is_the_judges(
+def test_a_child_that_does_not_end_is_killed_and_its_drain_is_the_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(children, "TERM_TIMEOUT_S", 0.2)

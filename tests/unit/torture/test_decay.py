@@ -28,7 +28,8 @@ def test_jobs_are_counted_by_the_minute_of_their_submission() -> None:
     deadlines_ms = dict.fromkeys(results, T0 + 300_000)
     truth = [
         {"job": "b", "state": "completed", "at_ms": T0 + 290_001}, {"job": "c", "state": "in_progress", "at_ms": T0},
-        {"job": "c", "state": "completed", "at_ms": T0 + 290_000}, {"job": "c", "state": "completed", "at_ms": T0 + 299_000},
+        {"job": "c", "state": "completed", "at_ms": T0 + 290_000},
+        {"job": "c", "state": "completed", "at_ms": T0 + 299_000},
     ]  # fmt: skip
     decay = decay_of(results, deadlines_ms, completions(truth), Counter({"x": 1, "y": 3}))
     assert decay == Decay((Minute(2, 1, 1, 0), Minute(0, 0, 0, 0), Minute(3, 0, 2, 1)), answers=4, repeats=2)

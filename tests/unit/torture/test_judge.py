@@ -14,7 +14,8 @@ from tests.torture.evidence import Evidence
 from tests.torture.judge import Verdict, judge
 
 CLEAN = Report(
-    partitions=(), outputs={}, read_model_rows=1, counts={}, differences=(), not_covered={}, warnings=(), rounds=1, took_s=0.1
+    partitions=(), outputs={}, read_model_rows=1, counts={}, differences=(), not_covered={}, warnings=(), rounds=1,
+    took_s=0.1,
 )  # fmt: skip
 DEADLINE_MS = 1_000_000
 
@@ -79,8 +80,8 @@ def _publish_twice(world: World) -> None:
     world.evidence.results.count["a"] = 2
 
 
-def _publish_for_nobody(world: World) -> None:
-    world.evidence.results.count["stranger"] = 1
+def _publish_an_unknown_job(world: World) -> None:
+    world.evidence.results.count["unknown"] = 1
 
 
 def _create_twice(world: World) -> None:
@@ -144,7 +145,7 @@ def _stumble_over_a_forgery(world: World) -> None:
 @pytest.mark.parametrize(
     ("damage", "invariant"),
     [
-        (_lose, "I1"), (_refuse, "I1"), (_poison, "I1"), (_publish_twice, "I2"), (_publish_for_nobody, "I2"),
+        (_lose, "I1"), (_refuse, "I1"), (_poison, "I1"), (_publish_twice, "I2"), (_publish_an_unknown_job, "I2"),
         (_create_twice, "I3"), (_create_unasked, "I3"), (_create_beyond_what_was_granted, "I3"), (_differ, "I4"),
         (_stay_open, "I5"), (_end_late, "I5"), (_drain_long, "I5"), (_differ_in_the_read_model, "I6"),
         (_row_of_another_outcome, "I6"), (_rebuild_differs, "I6"), (_lose_a_webhook, "I7"), (_believe_a_forgery, "I7"),

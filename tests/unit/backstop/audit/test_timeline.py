@@ -54,10 +54,10 @@ def test_a_job_and_its_response_are_found_by_either_id_in_the_order_in_which_thi
 
 
 def test_an_id_that_no_log_knows_has_no_history() -> None:
-    assert traced(World("a"), "nobody") is None
+    assert traced(World("a"), "unknown") is None
 
 
-def test_a_response_that_nobody_claimed_has_a_history_of_its_own() -> None:
+def test_an_unclaimed_response_has_a_history_of_its_own() -> None:
     world = World()
     world.tell(b.webhook(b.T0, response_id="resp_x"))
     world.work()

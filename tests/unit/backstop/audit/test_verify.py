@@ -106,9 +106,9 @@ def test_a_result_with_other_bytes_differs(world: World) -> None:
 
 
 def test_a_result_of_a_job_that_the_log_does_not_end_is_extra(world: World) -> None:
-    result = result_of(world.topic("results")[0]).model_copy(update={"job_id": "nobody"})
+    result = result_of(world.topic("results")[0]).model_copy(update={"job_id": "unknown"})
     world.tell(result)
-    assert found(world.verify()) == [("results", "extra", "nobody")]
+    assert found(world.verify()) == [("results", "extra", "unknown")]
 
 
 def test_a_result_that_was_erased_is_neither_missing_nor_proved(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The examples stand on their own: they import nothing of Backstop, and the one for the SDK runs against the simulator."""
+"""The examples import nothing of Backstop. The example for the SDK runs against the simulator."""
 
 import ast
 import os

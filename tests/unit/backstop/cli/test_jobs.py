@@ -1,4 +1,4 @@
-"""`backstop jobs` against a small API that answers as the real one does: what is sent, what is printed, which exit code."""
+"""`backstop jobs` at a small API that answers as the receiver does: requests sent, output printed, exit codes."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from backstop.cli.main import app
 
 
 class Api:
-    """Keeps what was sent; a job goes through the `versions` that were put there, one for each look."""
+    """Keeps the requests. Each read of a job returns the next one of `versions`."""
 
     def __init__(self) -> None:
         self.submitted: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def test_a_refusal_of_input_names_the_fields_and_exits_2(api: Api) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("-m", "x"), ("file.json", "-m", "x"), ("nosuch.json",)])
-def test_what_can_not_be_submitted_exits_2_and_sends_nothing(api: Api, arguments: tuple[str, ...]) -> None:
+def test_an_invalid_submission_exits_2_and_sends_nothing(api: Api, arguments: tuple[str, ...]) -> None:
     assert run("submit", *arguments).exit_code == 2
     assert api.submitted == []
 

@@ -1,4 +1,4 @@
-"""Who wrote a request on Kafka is told by its topic: one a tenant."""
+"""A request's topic on Kafka determines its tenant: each tenant has its own topic."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from streams.submission import SubmissionPolicy
 
 @dataclass(frozen=True)
 class Written:
-    """A record whose writer claims in a header to be somebody else."""
+    """A record with a header in which its writer claims another tenant."""
 
     topic: str
     value: bytes | None
@@ -60,7 +60,7 @@ def test_tenants_with_a_topic_of_their_own_are_known_to_create_and_check(monkeyp
 
 
 @pytest.mark.parametrize("tenants", ["Acme", "a/b", "default", "x" * 28, "acme,"[:4] + ":"])
-def test_a_tenant_that_can_t_name_a_topic_is_refused(tenants: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tenant_that_cannot_name_a_topic_is_refused(tenants: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKSTOP_REQUEST_TENANTS", tenants)
     with pytest.raises(ValidationError):
         RuntimeSettings()
@@ -80,7 +80,7 @@ def test_the_topics_tenant_is_the_jobs_whatever_the_record_says(tmp_path: Path) 
     assert (refused.tenant, refused.job_id) == ("acme", "acme:j")
 
 
-def test_no_tenant_follows_from_a_response_that_nobody_can_check(tmp_path: Path) -> None:
+def test_a_previous_response_that_cannot_be_checked_is_refused_on_a_tenants_topic(tmp_path: Path) -> None:
     body = {"type": "submit", "job_id": "j", "request": {"model": "m", "previous_response_id": "resp_1"}}
     letter, refused = taken(tmp_path, "acme", body)
     assert isinstance(letter, DeadLetter)

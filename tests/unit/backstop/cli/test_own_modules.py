@@ -1,4 +1,4 @@
-"""Children of ours import what is installed, never a package of the same name in the folder where somebody stands."""
+"""Our child processes import the installed packages, never packages of the same names in the current folder."""
 
 import os
 import re
@@ -18,7 +18,7 @@ MODULE_RUN = re.compile(rf'(?P<flags>(?:"-[A-Za-z]+",\s*)*)"-m",\s*"(?:{"|".join
 
 
 def hostile(folder: Path) -> Path:
-    """A user's project whose packages are named as ours are, and end whoever imports them."""
+    """A user's project with packages named as ours, which end any process that imports them."""
     for name in {*OURS, "backstop"}:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(f"raise SystemExit('imported {name} of the current folder')\n")

@@ -107,7 +107,7 @@ def test_up_on_a_machine_with_nothing_says_what_was_tried_and_what_to_install(tm
     assert not (tmp_path / "state" / "broker.json").exists()
 
 
-def test_a_given_broker_that_nobody_serves_is_an_error_and_starts_nothing(tmp_path: Path) -> None:
+def test_a_given_broker_that_does_not_answer_is_an_error_and_starts_nothing(tmp_path: Path) -> None:
     state = tmp_path / "state"
     done = backstop("up", "--state-dir", str(state), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert (done.returncode, state.exists()) == (2, False)

@@ -60,7 +60,7 @@ def test_three_nodes_keep_three_copies_and_two_must_have_each_record(services: d
     assert len({volume for name in KAFKA for volume in services[name]["volumes"]}) == 3
 
 
-def test_topics_are_made_once_all_nodes_are_healthy_and_before_anybody_reads_them(services: dict[str, Any]) -> None:
+def test_topics_are_made_once_all_nodes_are_healthy_and_before_any_reader_starts(services: dict[str, Any]) -> None:
     assert services["topics"]["command"] == ["backstop", "topics", "create"]
     assert services["topics"]["depends_on"] == {name: {"condition": "service_healthy"} for name in KAFKA}
     done = {"condition": "service_completed_successfully"}
@@ -139,7 +139,7 @@ def test_the_version_of_kafka_is_the_same_in_containers_and_on_the_jvm(services:
     assert "<kafka.version>4.1.1</kafka.version>" in (ROOT / "backstop/dev/broker/pom.xml").read_text()
 
 
-def test_the_image_runs_as_nobody_in_particular_from_locked_packages() -> None:
+def test_the_image_runs_as_an_unprivileged_user_from_locked_packages() -> None:
     lines = (ROOT / "deploy/Dockerfile").read_text()
     last_stage = lines[lines.rindex("\nFROM ") :]
     assert "\nUSER backstop\n" in last_stage

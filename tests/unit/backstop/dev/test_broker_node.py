@@ -62,7 +62,7 @@ def test_processes_that_start_one_after_the_other_draw_two_hundred_brokers_witho
     assert min(apart, PORTS_COUNT - apart) >= 3 * 200
 
 
-def test_a_port_that_somebody_listens_on_is_not_free() -> None:
+def test_a_port_with_a_listener_is_not_free() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()

@@ -35,7 +35,7 @@ def test_a_pid_counts_only_with_its_mark_in_the_command_line() -> None:
         assert processes.is_running(process.pid, mark="/state/a/server.properties")
         assert not processes.is_running(process.pid, mark="/state/b/server.properties")
         assert not processes.stop(process.pid, mark="/state/b/server.properties")
-        assert process.poll() is None  # a pid that went to somebody else is left alone
+        assert process.poll() is None  # A pid that now belongs to another program is left alone.
 
 
 def test_a_zombie_does_not_live() -> None:

@@ -56,9 +56,9 @@ def test_a_second_result_is_named() -> None:
     assert judge(replace(GOOD, results=[*GOOD.results, again, again])).duplicates == 2
 
 
-def test_a_result_of_a_job_that_nobody_submitted_is_named() -> None:
-    stranger = Result("x", "failed", None, 6_000, frozenset())
-    found = violations(results=[*GOOD.results, stranger], rows={**GOOD.rows, "x": "failed"})
+def test_a_result_of_a_job_that_was_not_submitted_is_named() -> None:
+    unsubmitted = Result("x", "failed", None, 6_000, frozenset())
+    found = violations(results=[*GOOD.results, unsubmitted], rows={**GOOD.rows, "x": "failed"})
     assert found == ["I2: 1 results of jobs that were not submitted: x"]
 
 

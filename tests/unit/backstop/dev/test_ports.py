@@ -1,4 +1,4 @@
-"""A port that was drawn is nobody else's, and its holder's child can still listen there."""
+"""A drawn port is given to no other process, and a child of its holder can still listen there."""
 
 import socket
 import sys
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a por
 
 
 def listens(port: int) -> socket.socket:
-    """As a child does: reuse the address, bind, listen."""
+    """Listen as a child does: reuse the address, bind, listen."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind((HOST, port))
@@ -31,7 +31,7 @@ def test_ports_drawn_are_distinct_and_can_be_listened_on() -> None:
         ports.release()
 
 
-def test_two_who_want_the_same_port_get_different_ones_before_either_listens() -> None:
+def test_two_holders_that_prefer_the_same_port_get_different_ones_before_either_listens() -> None:
     first, second = Ports(), Ports()
     try:
         wanted = first.draw()
@@ -43,7 +43,7 @@ def test_two_who_want_the_same_port_get_different_ones_before_either_listens() -
         second.release()
 
 
-def test_a_preferred_port_on_which_somebody_listens_is_not_taken() -> None:
+def test_a_preferred_port_on_which_another_process_listens_is_not_taken() -> None:
     ports = Ports()
     with listens(0) as server:
         taken = server.getsockname()[1]

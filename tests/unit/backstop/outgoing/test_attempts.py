@@ -136,9 +136,7 @@ def test_410_disables_the_endpoint_before_the_delivery_ends() -> None:
     assert dead.dead_by == "gone"
 
 
-def test_what_waits_for_an_endpoint_that_was_removed_or_disabled_ends_without_an_attempt_and_without_a_dead_letter() -> (
-    None
-):
+def test_a_delivery_to_a_removed_or_disabled_endpoint_ends_without_an_attempt_and_a_dead_letter() -> None:
     removed = EndpointRemoved(id="r", at_ms=1, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=1)
     disabled = EndpointSwitched(id="s", at_ms=1, endpoint_id=ENDPOINT_ID, tenant="acme", enabled=False)
     for fact, dead_by in ((removed, "removed"), (disabled, "disabled")):

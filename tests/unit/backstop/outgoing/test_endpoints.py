@@ -34,7 +34,7 @@ def test_an_endpoint_hears_of_what_it_asked_for_and_of_what_ended_after_it_was_r
 
 
 @pytest.mark.parametrize("order", list(permutations([saved(), switched(False), REMOVED])))
-def test_what_is_removed_stays_so_in_whatever_order_its_facts_are_read(order: tuple[EndpointMessage, ...]) -> None:
+def test_a_removed_endpoint_stays_removed_in_any_order_of_its_facts(order: tuple[EndpointMessage, ...]) -> None:
     one = book(*order)
     assert one.find(ENDPOINT_ID, "acme") is None
     assert one.registered() == []
@@ -67,8 +67,8 @@ def test_tenants_are_apart_and_the_oldest_comes_first() -> None:
     assert len(one.registered()) == 3
     assert one.find(ENDPOINT_ID, "globex") is None
     assert one.find("we_" + "9" * 32, "acme") is None
-    assert one.registered("nobody") == []
+    assert one.registered("unknown") == []
 
 
-def test_what_is_switched_and_was_never_registered_is_not_there() -> None:
+def test_a_switch_of_an_unregistered_endpoint_makes_no_endpoint() -> None:
     assert book(switched(True)).find(ENDPOINT_ID, "acme") is None

@@ -27,7 +27,8 @@ def test_any_2xx_is_a_delivery(status: int) -> None:
     ("outcome", "failed_by"),
     [
         (Answered(100), "status"), (Answered(301), "redirect"), (Answered(307), "redirect"), (Answered(404), "status"),
-        (Answered(500), "status"), (Unanswered("timeout"), "timeout"), (Unanswered("address_refused"), "address_refused"),
+        (Answered(500), "status"), (Unanswered("timeout"), "timeout"),
+        (Unanswered("address_refused"), "address_refused"),
     ],
 )  # fmt: skip
 def test_all_else_is_a_failure_with_a_next_time(outcome: Outcome, failed_by: str) -> None:

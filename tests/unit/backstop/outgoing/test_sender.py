@@ -176,7 +176,7 @@ def test_a_body_without_an_end_costs_a_connection_and_not_the_delivery() -> None
     run(story())
 
 
-def test_nobody_there_is_a_failed_connection_and_no_such_name_a_failed_name() -> None:
+def test_a_refused_connection_and_an_unknown_name_are_different_failures() -> None:
     async def lost(host: str, port: int) -> list[tuple[int, str]]:
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 

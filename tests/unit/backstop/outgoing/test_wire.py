@@ -102,7 +102,7 @@ def test_ids_are_derived_from_the_job_the_endpoint_and_nothing_else() -> None:
         planned(result(finished_at_ms=9_000), ENDPOINT_ID, 1),  # the same id again, for another job
     ]  # fmt: skip
     assert len({first.delivery_id, *(other.delivery_id for other in others)}) == 4
-    assert event_id(first.delivery) == event_id(others[0].delivery), "one event, whoever hears of it"
+    assert event_id(first.delivery) == event_id(others[0].delivery), "one event has one id at every endpoint"
 
 
 def test_a_secret_belongs_to_one_endpoint_and_one_number() -> None:

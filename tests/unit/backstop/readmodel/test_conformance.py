@@ -1,6 +1,7 @@
 """The behaviour that every database must share."""
 
 import random
+from functools import partial
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_row_comes_back_as_it_was_written(run) -> None:
         one = await projection(bench)
         writes = await one.take(Log().put(*facts, result_of(*facts)))
         assert await one.row("j") == writes.rows["j"]
-        assert await one.row("nobody") is None
+        assert await one.row("unknown") is None
 
     run(body)
 
@@ -74,21 +75,21 @@ def wipe(conn: Connection) -> None:
         conn.execute(f"DELETE FROM {table}")
 
 
-def test_who_was_overtaken_writes_nothing(run) -> None:
+def test_an_overtaken_projection_writes_nothing(run) -> None:
     async def body(bench) -> None:
         zombie = await projection(bench)
         log = Log()
         await zombie.take(log.put(submitted()))
-        heir = await projection(bench)
-        assert heir.owned["jobs", 0].next_offset == 1
+        successor = await projection(bench)
+        assert successor.owned["jobs", 0].next_offset == 1
         more = log.put(accepted())
         with pytest.raises(FencedError):
             await zombie.take(more)
-        assert (await heir.there("j")).version == 1
-        await heir.take(more)
+        assert (await successor.there("j")).version == 1
+        await successor.take(more)
         with pytest.raises(FencedError):
             await zombie.take(log.put(settled()))
-        assert (await heir.there("j")).status == "running"
+        assert (await successor.there("j")).status == "running"
 
     run(body)
 
@@ -231,7 +232,7 @@ def test_pages_hold_every_job_once_newest_first(run) -> None:
         after: Cursor | None = None
         while True:
             wanted = JobFilter("default", after=after, limit=4)
-            page = await one.database.read(lambda conn, wanted=wanted: list_rows(conn, wanted).rows)  # type: ignore[misc]
+            page = (await one.database.read(partial(list_rows, wanted=wanted))).rows
             seen += [(row.submitted_at_ms, row.job_id) for row in page]
             if len(page) < 4:
                 break

@@ -45,7 +45,9 @@ def row(*args: Any, **changes: Any) -> DeadLetterRow:
         (None, b'{"tenant": "acme"}', None),
     ],
 )
-def test_whose_it_is_comes_from_who_may_write_there(topic: str | None, value: bytes | None, tenant: str | None) -> None:
+def test_a_dead_letters_tenant_comes_from_its_topic_or_from_a_record_of_our_logs(
+    topic: str | None, value: bytes | None, tenant: str | None
+) -> None:
     assert row(value, topic).tenant == tenant
 
 

@@ -79,8 +79,10 @@ def test_a_missed_webhook_is_one_that_had_not_come_when_a_poll_found_the_end() -
         ended(minute_ms, found_by="poll", lag_ms=None),
         ended(minute_ms + 1, found_by="poll", lag_ms=5),
         ended(minute_ms - 1),
-        ended(minute_ms, found_by="create", lag_ms=None),  # nobody looked for it, and no webhook is missed
-        ended(found_by=None, lag_ms=None),  # no provider had a hand in it
+        ended(
+            minute_ms, found_by="create", lag_ms=None
+        ),  # the create returned the end: no poll was made, no webhook is missed
+        ended(found_by=None, lag_ms=None),  # the job ended without the provider
     ]
     found = webhook_health(jobs, 0, 2 * minute_ms)
     assert (found["webhook"], found["poll"], found["create"], found["missed"]) == (1, 2, 1, 1)

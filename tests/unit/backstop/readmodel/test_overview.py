@@ -223,7 +223,7 @@ def test_dead_letters_come_newest_first_in_pages(with_api: Any) -> None:
     with_api(body)
 
 
-def test_who_sees_which_dead_letter_and_how_much_of_it(with_api: Any) -> None:
+def test_tenant_and_scopes_decide_which_dead_letters_a_caller_sees_and_how_much_of_them(with_api: Any) -> None:
     async def body(api: Api) -> None:
         await api.take(*letters(1), *letters(1, "requests.x", record_key="x:j"), *letters(1, None))
 

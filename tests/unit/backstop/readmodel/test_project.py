@@ -154,7 +154,7 @@ def test_a_webhook_before_its_claim_waits_for_the_job_and_joins_its_timeline() -
     assert writes.unclaimed == []
 
 
-def test_a_webhook_that_nobody_claims_is_on_no_timeline() -> None:
+def test_an_unclaimed_webhook_is_on_no_timeline() -> None:
     writes = projected([webhook("resp_9"), claimed(response_id="resp_1")])
     assert [entry.kind for entry in writes.timeline] == ["response_claimed"]
     assert [entry.response_id for entry in writes.unclaimed] == ["resp_9"]

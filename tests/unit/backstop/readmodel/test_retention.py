@@ -105,7 +105,10 @@ def test_the_sweep_removes_what_ended_longer_ago_than_the_setting(run, keep_days
         await one.take(Log().put(*jobs, *ended("young", young)))
         sweeper = Sweeper(
             one.database, lambda: NOW_MS, ProjectionMetrics(CollectorRegistry()), interval_ms=1_000, bound_ms=1_000,
-            kept=Kept(1_000, changes_keep_ms=1_000, unclaimed_keep_ms=1_000, dead_letters_max=10, jobs_keep_ms=keep_days * DAY_MS),
+            kept=Kept(
+                1_000, changes_keep_ms=1_000, unclaimed_keep_ms=1_000, dead_letters_max=10,
+                jobs_keep_ms=keep_days * DAY_MS,
+            ),
         )  # fmt: skip
         await sweeper.once()
         assert [(await one.row(f"old{number}")) is None for number in range(3)] == [keep_days == 30] * 3

@@ -45,9 +45,9 @@ def test_a_finished_job_comes_with_its_result_and_its_output(with_api) -> None:
         job = await api.get("/v1/jobs/j")
         result = job.pop("result")
         assert job == {
-            "object": "job", "job_id": "j", "status": "completed", "terminal": True, "model": "gpt-5", "session_id": "s",
-            "tags": ["t"], "submitted_at_ms": 1_000, "updated_at_ms": 9_000, "deadline_at_ms": 10_000_000,
-            "finished_at_ms": 9_000, "attempts": 1, "found_by": "webhook", "version": 4,
+            "object": "job", "job_id": "j", "status": "completed", "terminal": True, "model": "gpt-5",
+            "session_id": "s", "tags": ["t"], "submitted_at_ms": 1_000, "updated_at_ms": 9_000,
+            "deadline_at_ms": 10_000_000, "finished_at_ms": 9_000, "attempts": 1, "found_by": "webhook", "version": 4,
         }  # fmt: skip
         assert result["outcome"] == "completed"
         assert result["usage"]["output_tokens"] == 7
@@ -171,7 +171,7 @@ def test_a_wait_ends_with_its_time(with_api) -> None:
     async def body(api: Api) -> None:
         await api.take(submitted())
         assert (await api.get("/v1/jobs/j?wait=1"))["status"] == "submitting"
-        assert (await api.get("/v1/jobs/nobody?wait=1", 404))["code"] == "job_not_found"
+        assert (await api.get("/v1/jobs/unknown?wait=1", 404))["code"] == "job_not_found"
         assert (await api.get("/v1/jobs/j?wait=31", 400))["code"] == "bad_parameter"
 
     with_api(body)
@@ -223,7 +223,7 @@ def test_a_stream_resumes_after_the_last_event_that_was_seen(with_api) -> None:
 @pytest.mark.parametrize(
     ("last_event_id", "reason"), [("7-1", "rebuilt"), ("nonsense", "unreadable"), ("{build}-0", "trimmed")]
 )
-def test_what_was_missed_and_cannot_be_told_is_a_gap(with_api, last_event_id: str, reason: str) -> None:
+def test_missed_events_that_are_no_longer_available_are_a_gap(with_api, last_event_id: str, reason: str) -> None:
     async def body(api: Api) -> None:
         await api.take(*whole_job("j", "resp_1"))
         for n in range(3):
@@ -279,7 +279,7 @@ def test_a_quiet_stream_shows_that_it_lives(with_api) -> None:
     with_api(body)
 
 
-def test_who_falls_behind_is_let_go_and_keeps_what_was_queued(run) -> None:
+def test_a_slow_follower_is_dropped_and_keeps_its_queued_changes(run) -> None:
     async def body(bench: Bench) -> None:
         projection = await Projection(bench.another()).take_over()
         changes = ChangeFeed(bench.another(), CollectorRegistry(), StreamLimits(queue_max=3))
@@ -287,7 +287,7 @@ def test_who_falls_behind_is_let_go_and_keeps_what_was_queued(run) -> None:
         follower = Follower("default")
         log = Log()
         async with changes.follow(follower):
-            # The feed stands at the end before the first change is written: then none is missed.
+            # The feed is at the end before the first change is written, so it misses none.
             await projection.take(log.put(submitted("first")))
             await eventually(lambda: follower._queue.qsize() == 1, what="the first change", timeout_s=5)
             await projection.take(log.put(*(submitted(f"j{n}") for n in range(5))))

@@ -55,7 +55,7 @@ def test_the_owner_of_a_response_is_the_job_that_claimed_it(run) -> None:
     run(body)
 
 
-def test_who_adopted_a_response_owns_it_until_the_job_that_created_it_claims_it(run) -> None:
+def test_an_adopting_job_owns_the_response_until_the_job_that_created_it_claims_it(run) -> None:
     async def body(bench: Bench) -> None:
         projection = await Projection(bench.another()).take_over()
         log, database = Log(), bench.another()
@@ -125,8 +125,8 @@ def test_a_tenant_reads_its_jobs_by_its_own_ids_and_those_not_yet_projected(run,
 async def served(bench: Bench, folder: Path, taken: JustTaken) -> AsyncIterator[aiohttp.ClientSession]:
     app = web.Application()
     add_routes(
-        app, bench.another(), FolderBlobs(folder), lambda request: request.headers["X-Test-Tenant"], CollectorRegistry(),
-        StreamLimits(appear_s=0.05), taken,
+        app, bench.another(), FolderBlobs(folder), lambda request: request.headers["X-Test-Tenant"],
+        CollectorRegistry(), StreamLimits(appear_s=0.05), taken,
     )  # fmt: skip
     runner = web.AppRunner(app, shutdown_timeout=5)
     await runner.setup()

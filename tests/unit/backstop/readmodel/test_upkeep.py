@@ -48,12 +48,12 @@ async def changes(one: Projection):
     return await one.database.read(lambda conn: queries.changes_after(conn, 0, 100))
 
 
-def test_entries_that_nobody_claims_are_forgotten(run) -> None:
+def test_unclaimed_entries_are_forgotten(run) -> None:
     async def body(bench) -> None:
         one = await Projection(bench.another()).take_over()
         await one.take(Log().put(webhook("resp_1", at_ms=1_000), webhook("resp_2", at_ms=2_000)))
         await one.database.write(lambda conn: store.trim(conn, 10, 0, 1_000))
-        # As old as the clock says, but not by the time of the log: its claim may be the next record.
+        # Old by the clock, but not by the time of the log: its claim may be the next record.
         assert len(await one.database.read(lambda conn: conn.rows("SELECT response_id FROM unclaimed"))) == 2
         await one.database.write(lambda conn: store.trim(conn, 10, 0, 999))
         assert await one.database.read(lambda conn: conn.rows("SELECT response_id FROM unclaimed")) == [("resp_2",)]
@@ -111,7 +111,7 @@ def test_two_writers_at_once_lose_nothing(run) -> None:
     run(body)
 
 
-def test_a_job_that_waits_for_its_lane_is_no_finding_while_somebody_asks_the_lane(run) -> None:
+def test_a_job_that_waits_for_its_lane_is_no_finding_while_the_lane_is_probed(run) -> None:
     async def body(bench) -> None:
         one = await Projection(bench.another()).take_over()
         await one.take(
@@ -149,14 +149,14 @@ def test_the_sweep_finds_what_will_not_move_by_itself(run) -> None:
     run(body)
 
 
-def test_a_promoted_build_is_read_and_written_by_whoever_had_the_old_one_open(run) -> None:
+def test_a_promoted_build_is_used_by_every_process_that_had_the_old_one_open(run) -> None:
     async def body(bench) -> None:
         one = await Projection(bench.another()).take_over()
         reader = bench.another()
         await one.take(Log().put(submitted("old")))
         assert await reader.read(lambda conn: queries.find_known(conn, "old")) is not None
         other = bench.another()
-        for _ in range(2):  # what a killed rebuild left is removed by the next one
+        for _ in range(2):  # the next rebuild removes what a killed one left
             await other.aside().discard()
             bench.now_ms += 1
             aside = await Projection(other.aside()).take_over()

@@ -11,7 +11,7 @@ OWN, OTHER = "a" * 32, "b" * 32
 T0 = 1_000_000
 
 
-def test_a_folder_has_one_name_whoever_asks_first(tmp_path: Path) -> None:
+def test_a_folder_has_one_name_for_all_processes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         names = set(pool.map(lambda _: folder_id(tmp_path / "blobs", random_hex), range(16)))
     assert len(names) == 1
@@ -24,7 +24,7 @@ def test_a_folder_that_can_not_be_written_has_no_name(tmp_path: Path) -> None:
     assert own_folder(tmp_path / "file" / "blobs", random_hex) is None
 
 
-def test_another_folder_makes_a_process_that_starts_unready_until_nobody_names_it_any_more() -> None:
+def test_a_starting_process_is_unready_while_another_process_reports_another_folder() -> None:
     now = [T0]
     folders = BlobFolders(OWN, lambda: now[0])
     folders.heard(said("worker", OTHER), T0)
@@ -37,7 +37,7 @@ def test_another_folder_makes_a_process_that_starts_unready_until_nobody_names_i
     assert folders.not_ready() is None
 
 
-def test_a_newcomer_with_another_folder_stops_nobody_who_was_ready_but_is_known() -> None:
+def test_a_new_process_with_another_folder_leaves_a_ready_process_ready() -> None:
     folders = BlobFolders(OWN, lambda: T0)
     assert folders.not_ready() is None
     folders.heard(said("receiver", OTHER), T0)
@@ -45,7 +45,7 @@ def test_a_newcomer_with_another_folder_stops_nobody_who_was_ready_but_is_known(
     assert not folders.shared()
 
 
-def test_what_says_nothing_of_a_folder_is_passed_over() -> None:
+def test_a_record_that_names_no_folder_is_ignored() -> None:
     folders = BlobFolders(OWN, lambda: T0)
     for value in (
         None,

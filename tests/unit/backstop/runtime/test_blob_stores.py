@@ -167,7 +167,7 @@ def test_troubles_of_the_store_are_told_apart(status: int, code: str, says: str)
         asyncio.run(story(endpoint))
 
 
-def test_a_store_that_nobody_can_reach_is_no_missing_blob() -> None:
+def test_an_unreachable_store_is_an_error_and_not_a_missing_blob() -> None:
     async def story() -> None:
         store = open_storage(bucket_settings("http://127.0.0.1:1"))
         with pytest.raises(BlobStoreError, match="can't be reached"):
@@ -176,7 +176,7 @@ def test_a_store_that_nobody_can_reach_is_no_missing_blob() -> None:
     asyncio.run(story())
 
 
-def test_a_bucket_that_is_not_there_is_no_missing_blob(endpoint: str) -> None:
+def test_a_missing_bucket_is_an_error_and_not_a_missing_blob(endpoint: str) -> None:
     async def story() -> None:
         store = open_storage(bucket_settings(endpoint, name="no-such-bucket"))
         for asking in (store.blobs.get("0" * 64), store.blobs.put(b"x"), store.blobs.has(MARKED)):

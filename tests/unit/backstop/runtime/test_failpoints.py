@@ -1,4 +1,4 @@
-"""Every failpoint that is declared is passed, where it should be and nowhere else; and each action does what it says."""
+"""Each declared failpoint is passed in its one place, and each action does what its name says."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""A client of Kafka's is stopped however its start, its block or its stop ends; and nobody starts one by other means."""
+"""`running` stops a Kafka client however its start, block or stop ends, and our code starts clients in no other way."""
 
 import asyncio
 import gc
@@ -61,13 +61,13 @@ def test_a_client_whose_start_is_cancelled_leaves_no_task_behind(make: Callable[
             del task
             async with asyncio.timeout(10):
                 while not closed.is_set():
-                    gc.collect()  # aiokafka leaves a first connection that was not yet its own to this
+                    gc.collect()  # aiokafka leaves closing its first connection to the garbage collector
                     await asyncio.sleep(0)
 
     asyncio.run(main())
 
 
-def test_one_that_is_cancelled_in_its_start_or_in_its_block_is_stopped() -> None:
+def test_a_client_that_is_cancelled_in_its_start_or_in_its_block_is_stopped() -> None:
     async def main(*, in_start: bool) -> None:
         client = Recorded()
         client.may_stop.set()
@@ -91,7 +91,7 @@ def test_one_that_is_cancelled_in_its_start_or_in_its_block_is_stopped() -> None
     asyncio.run(main(in_start=False))
 
 
-def test_one_whose_stop_is_cancelled_goes_on_stopping() -> None:
+def test_a_client_whose_stop_is_cancelled_goes_on_stopping() -> None:
     async def main() -> None:
         client = Recorded()
         client.may_start.set()

@@ -214,7 +214,7 @@ def test_an_object_may_hold_little() -> None:
 
 
 @pytest.mark.parametrize(("form", "chars"), [("too_long", 1100), ("not_ascii", 43)])
-def test_an_id_may_be_one_that_nobody_need_take(form: str, chars: int) -> None:
+def test_an_id_may_be_longer_than_a_client_must_accept_or_not_ascii(form: str, chars: int) -> None:
     async def case() -> None:
         async with world() as w:
             created = await w.create(metadata={"sim_id": form})

@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 from tests.unit.backstop.simulator.harness import NEVER_S, World, profile, world
 
 HUNG_UP = (openai.APIConnectionError,)
-# What one create or look raises under each kind, and the HTTP status where there is one.
+# What one create or retrieve raises under each kind, and the HTTP status where there is one.
 KINDS: dict[str, tuple[tuple[type[BaseException], ...], int]] = {
     "close": (HUNG_UP, 0),
     "reset": (HUNG_UP, 0),
@@ -130,7 +130,7 @@ def test_a_slow_create_arrives_in_the_end() -> None:
         ("create_307", openai.APIStatusError, None, None, False),
     ],
 )
-def test_a_refusal_says_who_must_act(
+def test_a_refusal_has_the_error_and_the_code_that_say_how_to_act(
     fault: str, error: type[openai.APIStatusError], code: str | None, kind: str | None, waits: bool
 ) -> None:
     async def case() -> None:

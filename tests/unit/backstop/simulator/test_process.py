@@ -41,7 +41,7 @@ def _process(tmp_path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str
 
 @pytest.fixture
 def control_port() -> Iterator[int]:
-    """A port that is held for the server: the system gives it to nobody else meanwhile."""
+    """A port that is held for the server: meanwhile the system gives it to no other process."""
     ports = Ports()
     yield ports.draw()
     ports.release()
@@ -104,7 +104,7 @@ def test_a_sigkill_loses_nothing_that_was_answered(tmp_path: Path) -> None:
 
 
 def test_connections_are_refused_while_an_incident_says_so(tmp_path: Path, control_port: int) -> None:
-    """Its end is a control here: a time that passes by itself may have passed before anybody has looked."""
+    """The control port ends the incident: a timed incident could end before the test's first request."""
     control = f"http://127.0.0.1:{control_port}/sim"
     with _process(tmp_path, "--api-key", "sk-one", "--control-port", str(control_port)) as (_, url):
         assert _post(f"{control}/incident", {"answer": "refused", "calls": "all"}) == {"incident": 1}

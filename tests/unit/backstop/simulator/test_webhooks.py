@@ -40,7 +40,8 @@ def test_a_webhook_verifies_with_the_sdk_and_with_an_independent_verifier() -> N
             assert webhook.event["type"] == "response.completed"
             assert webhook.event["data"] == {"id": created.id}
             w.sdk.webhooks.verify_signature(webhook.body, webhook.headers, secret=SECRET)
-            assert w.sdk.webhooks.unwrap(webhook.body, webhook.headers, secret=SECRET).data.id == created.id  # type: ignore[union-attr]
+            event: Any = w.sdk.webhooks.unwrap(webhook.body, webhook.headers, secret=SECRET)
+            assert event.data.id == created.id
             Webhook(SECRET).verify(webhook.body, webhook.headers)
             assert webhook.headers["user-agent"].startswith("OpenAI/1.0")
             assert webhook.headers["webhook-id"].startswith("wh_")
@@ -63,7 +64,7 @@ def test_a_refused_webhook_is_sent_again_with_the_same_id_until_it_is_taken() ->
     asyncio.run(case())
 
 
-def test_a_webhook_nobody_takes_is_given_up_after_the_schedule() -> None:
+def test_a_webhook_that_is_never_acknowledged_is_given_up_after_the_schedule() -> None:
     async def case() -> None:
         async with world(profile(webhooks={"schedule_s": [0, 0.02]})) as w:
             w.receiver.statuses = [500, 500]

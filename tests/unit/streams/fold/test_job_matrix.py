@@ -206,7 +206,7 @@ CASES = (
     ignored("the end of an unclaimed response is ignored", SUBMITTING, settled(AT), Ignored.UNKNOWN_KEY),
     ignored("a timer that is not due is stale", SUBMITTING, job_timer(REPORT_BY - 1), Ignored.STALE),
     Case(
-        "no word in time makes the outcome unknown",
+        "a report that does not come in time makes the outcome unknown",
         SUBMITTING,
         job_timer(REPORT_BY, REPORT_BY + 7),
         Step(active(OutcomeUnknown(1, REPORT_BY + 7 + POLICY.adoption_grace_ms), unknowns=1)),

@@ -250,7 +250,7 @@ def test_an_unclaimed_response_is_polled_at_so_often_and_then_waits_to_be_forgot
 def test_an_orphan_whose_first_poll_was_a_404_is_still_offered_to_its_job() -> None:
     due = T0 + 15_000
     state = fold([webhook(T0), response_timer(due), observed(due + 10, "missing")])
-    assert due_ms(state) == due + 60_000, "the next look is still planned"
+    assert due_ms(state) == due + 60_000, "the next poll is still planned"
     again = fold([webhook(T0), response_timer(due), observed(due + 10, "missing"), response_timer(due + 60_000)])
     seen = given_state(again).when(
         observed(due + 60_010, raw_status="completed", job_id=JOB, attempt=1, tenant="acme")

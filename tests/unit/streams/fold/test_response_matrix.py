@@ -57,7 +57,7 @@ CASES = (
         Step(Running(claim(AT), AT + 20_000)),
     ),
     ignored("an observation of nothing is ignored", Absent(), observed(AT), Ignored.UNKNOWN_KEY),
-    ignored("a failed look at nothing is ignored", Absent(), poll_failed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a failed poll of an unknown response is ignored", Absent(), poll_failed(AT), Ignored.UNKNOWN_KEY),
     ignored("a timer of nothing is ignored", Absent(), response_timer(AT), Ignored.UNKNOWN_KEY),
     ignored("a repeated webhook before the claim is ignored", UNCLAIMED, webhook(AT), Ignored.DUPLICATE),
     Case(
@@ -67,7 +67,7 @@ CASES = (
         Step(replace(UNCLAIMED, webhooks=webhooks(T0, "wh_1", "wh_2", ended_at_ms=T0 - 1))),
     ),
     Case(
-        "a claim after the webhook makes a look at once",
+        "a claim after the webhook makes a poll at once",
         UNCLAIMED,
         claimed(CLAIM_AT),
         Step(
@@ -135,15 +135,15 @@ CASES = (
         observed(AT, "missing"),
         Ignored.STALE,
     ),
-    ignored("a failed look leaves the next one as it is", UNCLAIMED, poll_failed(AT), Ignored.STALE),
+    ignored("a failed poll leaves the next one as it is", UNCLAIMED, poll_failed(AT), Ignored.STALE),
     Case(
-        "a webhook makes a look and settles nothing",
+        "a webhook makes a poll and settles nothing",
         RUNNING,
         webhook(AT),
         Step(replace(RUNNING, polls=1, webhooks=webhooks(AT)), (poll(AT, "wh_1", "webhook"),)),
     ),
     ignored(
-        "a repeated webhook makes no look", replace(RUNNING, webhooks=webhooks(T0)), webhook(AT), Ignored.DUPLICATE
+        "a repeated webhook makes no poll", replace(RUNNING, webhooks=webhooks(T0)), webhook(AT), Ignored.DUPLICATE
     ),
     ignored("a second claim is ignored", RUNNING, claimed(AT, attempt=2), Ignored.DUPLICATE),
     ignored("a second create's claim gives way to the first", RUNNING, claimed(AT, job_id="x"), Ignored.DUPLICATE),
@@ -297,18 +297,18 @@ CASES = (
         Step(Running(claim(AT), AT + 20_000, released_at_ms=AT), (cancel(AT, f"{RESP}/cancel"),)),
     ),
     Case(
-        "an observation that it runs may bring the next look forward",
+        "an observation that it runs may bring the next poll forward",
         RUNNING,
         observed(AT, "running", raw_status="queued", next_poll_at_ms=AT + 5),
         Step(replace(RUNNING, poll_at_ms=AT + 5, sight=Sight("queued", CLAIM_AT))),
     ),
     Case(
-        "a failed look may bring the next one forward",
+        "a failed poll may bring the next one forward",
         RUNNING,
         poll_failed(AT, next_poll_at_ms=AT + 5),
         Step(replace(RUNNING, poll_at_ms=AT + 5)),
     ),
-    ignored("a failed look never puts the next one off", RUNNING, poll_failed(AT), Ignored.STALE),
+    ignored("a failed poll never puts the next one off", RUNNING, poll_failed(AT), Ignored.STALE),
     Case(
         "a running response is looked at when its time comes",
         RUNNING,
@@ -322,8 +322,8 @@ CASES = (
     ignored("a webhook after the end is late", ENDED, webhook(AT), Ignored.LATE),
     ignored("a claim after the end is late", ENDED, claimed(AT), Ignored.LATE),
     ignored("a second observation of the end is late", ENDED, observed(AT), Ignored.LATE),
-    ignored("a failed look after the end is late", ENDED, poll_failed(AT), Ignored.LATE),
-    ignored("a timer of a look that was planned before the end is stale", ENDED, response_timer(AT), Ignored.STALE),
+    ignored("a failed poll after the end is late", ENDED, poll_failed(AT), Ignored.LATE),
+    ignored("a timer of a poll that was planned before the end is stale", ENDED, response_timer(AT), Ignored.STALE),
     Case(
         "an ended response is forgotten when its window ends",
         ENDED,

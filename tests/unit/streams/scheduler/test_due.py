@@ -44,7 +44,7 @@ def test_rows_that_were_seen_before_the_partition_was_owned_are_due_after(partit
     assert w.due(*partitions) == [(due_ms, b"over", partition) for partition in partitions]
 
 
-def test_what_is_not_owned_is_never_due_and_takes_no_place() -> None:
+def test_a_row_that_is_not_owned_is_never_due_and_takes_no_place() -> None:
     w = World()
     for partition in (0, 1):
         w.index.opened(partition)
@@ -56,7 +56,7 @@ def test_what_is_not_owned_is_never_due_and_takes_no_place() -> None:
     assert w.due(0, 1) == [(T0 - 1, b"k", 1)]
 
 
-def test_what_is_due_later_costs_nothing_and_is_asked_for_again_before_it_is_due() -> None:
+def test_a_row_due_beyond_the_horizon_takes_no_place_and_is_read_again_in_time() -> None:
     w = World()
     w.index.opened(0)
     for number in range(1_000):
@@ -99,7 +99,9 @@ def test_a_key_that_is_put_again_and_again_leaves_no_more_than_a_few_entries() -
 
 
 @pytest.mark.parametrize(
-    "state", [active(), backing_off(T0 + 1, Reason(code="http_500")), backing_off(DEADLINE + 1, Reason(code="http_500")), finished("failed", T0, "resp_1")],
+    "state",
+    [active(), backing_off(T0 + 1, Reason(code="http_500")), backing_off(DEADLINE + 1, Reason(code="http_500")),
+     finished("failed", T0, "resp_1")],
     ids=lambda state: state.kind,
 )  # fmt: skip
 def test_a_jobs_due_time_is_read_from_its_row_as_the_fold_says_it(state: JobState) -> None:

@@ -60,7 +60,10 @@ def fill_and_die(path: Path) -> None:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Rows]]:
     """A store of a process killed after `BATCHES` batches, in table files and log, and the rows as of each offset."""
     path = tmp_path_factory.mktemp("filled") / "rows-0.db"
-    script = f"import pathlib, tests.unit.streams.tables.test_partition_db as test\ntest.fill_and_die(pathlib.Path({str(path)!r}))"
+    script = (
+        "import pathlib, tests.unit.streams.tables.test_partition_db as test\n"
+        f"test.fill_and_die(pathlib.Path({str(path)!r}))"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
     states: list[Rows] = []
     for batch in batches():

@@ -36,7 +36,8 @@ OK = server.answer(200, server.response())
 def create(job_id: str = "job_1", attempt: int = 1, at_ms: int = NOW_MS, request: Any = None) -> CreateResponse:
     return CreateResponse(
         id=f"{job_id}/{attempt}/create", at_ms=at_ms, job_id=job_id, attempt=attempt, tenant="acme", model="m",
-        request=request or InlineBody(value={"model": "m", "input": "Hi"}), not_after_ms=at_ms + VALID_MS, timeout_ms=1_500,
+        request=request or InlineBody(value={"model": "m", "input": "Hi"}), not_after_ms=at_ms + VALID_MS,
+        timeout_ms=1_500,
     )  # fmt: skip
 
 

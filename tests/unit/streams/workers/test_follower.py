@@ -85,7 +85,8 @@ async def watched(**limits: Any) -> AsyncIterator[Watched]:
         follower = Follower(
             Reporting(publisher, FollowerMetrics(CollectorRegistry()), now_ms),
             FollowLimits(**{
-                "concurrency": 5, "coalesce_ms": 1, "event_bytes_max": 100_000, "response_bytes_max": 1_000_000, **limits
+                "concurrency": 5, "coalesce_ms": 1, "event_bytes_max": 100_000, "response_bytes_max": 1_000_000,
+                **limits,
             }),
         )  # fmt: skip
         provider = provider_of(
@@ -173,7 +174,7 @@ def test_only_running_responses_that_stream_are_followed_and_as_many_as_may_be()
     told(case, concurrency=1)
 
 
-def test_who_takes_a_partition_over_begins_anew_and_who_lost_it_stops() -> None:
+def test_a_new_owner_of_a_partition_begins_anew_and_the_old_one_stops() -> None:
     async def case(w: Watched) -> None:
         mine = await w.created(sim_run_s="0.3")
         theirs = await w.created(sim_run_s="1000")

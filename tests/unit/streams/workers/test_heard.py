@@ -1,4 +1,4 @@
-"""Each fault looks the same to the real client of the real simulator and to the workers of the simulation."""
+"""Each fault gives the same report to a real client of the real simulator and to the workers of the simulation."""
 
 import asyncio
 

@@ -135,7 +135,7 @@ def test_a_probe_goes_out_once_its_claim_was_read_back() -> None:
     play(story())
 
 
-def test_what_cannot_be_written_counts_at_once_for_this_worker() -> None:
+def test_a_fact_that_cannot_be_written_counts_at_once_for_this_worker() -> None:
     async def story() -> None:
         worker = Worker(Topic())
         worker.topic.publisher.away = True
@@ -188,7 +188,7 @@ def failed(number: int) -> Message:
     return CreateFailed(id=f"c{number}/failed", at_ms=1, account=account_name(), model=MODEL, cause="overloaded")
 
 
-def test_what_stood_there_before_is_as_old_as_the_broker_says() -> None:
+def test_the_broker_tells_the_age_of_earlier_facts() -> None:
     async def story() -> None:
         minute_ago_ms = T0 - 60_000
         worker = Worker(Topic(before=[(encode(failed(number)), minute_ago_ms) for number in range(FAILURES_MAX)]))
@@ -212,11 +212,16 @@ def test_a_record_that_is_no_fact_is_passed_over() -> None:
     play(story())
 
 
-def test_what_waits_to_be_written_is_bounded() -> None:
+def test_the_queue_of_unwritten_facts_is_bounded() -> None:
     async def story() -> None:
         worker = Worker(Topic())
         read: list[LaneFact] = []
-        worker.lanes.join(lambda fact: (read.append(fact), worker.board._put(fact))[1])  # type: ignore[func-returns-value]
+
+        def put(fact: LaneFact) -> None:
+            read.append(fact)
+            worker.board._put(fact)
+
+        worker.lanes.join(put)
         for number in range(2 * QUEUE_MAX):
             worker.lanes.failed(f"m{number % 900}", f"c{number}", "overloaded", "http_503")
         assert worker.board._queue.qsize() == QUEUE_MAX

@@ -54,7 +54,7 @@ def test_in_a_partition_that_we_keep_nothing_begins_twice() -> None:
     assert tracker.progress() == {0: Committed(14)}
 
 
-def test_what_is_finished_while_another_has_the_partition_is_known_when_it_comes_back() -> None:
+def test_a_command_finished_while_another_owner_has_the_partition_is_known_on_its_return() -> None:
     tracker = OffsetTracker()
     tracker.assign({0: Committed(10)})
     begin(tracker, 10, 11, 12)
@@ -80,7 +80,7 @@ def test_the_next_owner_passes_over_what_the_note_tells_of() -> None:
     ]  # fmt: skip
 
 
-def test_what_others_have_committed_meanwhile_is_done() -> None:
+def test_offsets_that_another_owner_has_committed_are_done() -> None:
     tracker = OffsetTracker()
     tracker.assign({0: Committed(10)})
     begin(tracker, 10, 11, 12, 13)
@@ -173,8 +173,19 @@ def test_a_long_run_costs_a_few_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "note", ["", "x", "other", PREFIX, f"{PREFIX}!", f"{PREFIX}gA==", f"{PREFIX}AQU=", f"{PREFIX}{'A' * 5_000}", f"{PREFIX}\u20ac"]
-)  # fmt: skip
+    "note",
+    [
+        "",
+        "x",
+        "other",
+        PREFIX,
+        f"{PREFIX}!",
+        f"{PREFIX}gA==",
+        f"{PREFIX}AQU=",
+        f"{PREFIX}{'A' * 5_000}",
+        f"{PREFIX}\u20ac",
+    ],
+)
 def test_a_note_that_is_not_ours_tells_nothing(note: str) -> None:
     assert decode_note(100, note) == frozenset()
 

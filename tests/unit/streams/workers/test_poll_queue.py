@@ -46,7 +46,7 @@ def test_no_lane_waits_for_another_to_be_empty(crowd: int) -> None:
     assert taken == {WEBHOOK: 40, DUE: 20, CANCEL: 20}
 
 
-def test_what_a_lane_does_not_need_goes_to_the_most_urgent_of_the_others() -> None:
+def test_unused_turns_of_a_lane_go_to_the_most_urgent_of_the_others() -> None:
     queue = PollQueue()
     for number in range(8):
         queue.push(poll(f"w{number}", "webhook"))
@@ -85,7 +85,7 @@ def test_the_call_that_does_for_others_finishes_them_and_is_as_fresh_as_the_last
     assert (call.offsets, call.asked_at_ms) == ([1, 2, 3], T0 + 3)
 
 
-def test_what_is_dropped_is_gone_and_what_stays_keeps_its_place() -> None:
+def test_dropped_calls_are_gone_and_the_others_keep_their_places() -> None:
     queue = PollQueue()
     for number in range(6):
         queue.push(poll(f"r{number}", partition=number % 2))
@@ -97,7 +97,7 @@ def test_what_is_dropped_is_gone_and_what_stays_keeps_its_place() -> None:
     assert ids(queue, 5) == ["r2", "r0", "r4", "r1"]
 
 
-def test_who_waits_for_a_call_is_woken_by_one() -> None:
+def test_a_waiting_reader_is_woken_by_a_call() -> None:
     async def scene() -> Call | None:
         queue = PollQueue()
         waiting = asyncio.create_task(queue.some())

@@ -294,7 +294,7 @@ def test_a_stalled_poll_delays_no_other(tmp_path: Path) -> None:
         async with calling(tmp_path, server.stall, RUNNING, poll_timeout_ms=60_000, drain_ms=10) as bench:
             bench.server.script[1] = any_response()(bench.server)
             bench.commands.publish(poll("stalled"))
-            await eventually(lambda: bench.asked == ["GET stalled"], 8, "the look that stalls")
+            await eventually(lambda: bench.asked == ["GET stalled"], 8, "the poll that stalls")
             bench.commands.publish(*(poll(f"resp_{number}") for number in range(50)))
             facts = await bench.facts(50)
             assert {fact.response_id for fact in facts} == {f"resp_{number}" for number in range(50)}

@@ -39,8 +39,9 @@ def test_whatever_its_row_asks_for_again_expires_and_what_it_may_not_ask_for_doe
         async with calling(tmp_path, polls=Webhooks(PollPolicy(report_ms=REPORT_MS))) as bench:
             bench.server.script[:] = [any_response()(bench.server)]
             bench.commands.publish(
-                asked(LATE_MS, "timer", 1), asked(LATE_MS, "webhook", 2), asked(LATE_MS, "claim", 3), cancelled(LATE_MS, 4),
-                asked(REPORT_MS, "timer", 5), asked(REPORT_MS, "webhook", 6), cancelled(REPORT_MS, 7), asked(99_000, "adoption", 8),
+                asked(LATE_MS, "timer", 1), asked(LATE_MS, "webhook", 2), asked(LATE_MS, "claim", 3),
+                cancelled(LATE_MS, 4), asked(REPORT_MS, "timer", 5), asked(REPORT_MS, "webhook", 6),
+                cancelled(REPORT_MS, 7), asked(99_000, "adoption", 8),
             )  # fmt: skip
             facts = await bench.facts(4)
             assert {fact.response_id for fact in facts} == {"resp_5", "resp_6", "resp_7", "resp_8"}
@@ -126,9 +127,9 @@ def test_waiting_calls_of_a_revoked_partition_are_left_to_the_next_owner(tmp_pat
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_what_the_owner_before_had_finished_is_not_asked_again(tmp_path: Path, told: bool) -> None:
+def test_a_command_that_the_former_owner_finished_is_not_performed_again(tmp_path: Path, told: bool) -> None:
     async def scenario() -> None:
-        note = encode_note(0, [1, 3]) if told else "somebody else's"
+        note = encode_note(0, [1, 3]) if told else "a foreign note"
         commands = MemoryCommands(committed={0: 0}, notes={0: note})
         commands.publish(*(poll(f"resp_{number}") for number in range(5)))
         async with calling(tmp_path, commands=commands) as bench:

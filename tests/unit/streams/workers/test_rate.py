@@ -206,7 +206,7 @@ def test_spare_turns_come_as_soon_as_there_are_any() -> None:
     asyncio.run(scenario())
 
 
-def test_a_hundred_streams_take_nothing_from_one_who_polls_all_the_time() -> None:
+def test_a_hundred_streams_take_no_turn_from_a_poller_that_always_polls() -> None:
     loop = VirtualLoop("streams")
     rate = PollRate(30.0, lambda: int(loop.time() * 1_000))
     polls: list[float] = []
