@@ -12,8 +12,8 @@ JobOutcome = Literal["completed", "failed", "incomplete", "cancelled", "expired"
 """The terminal states of a job."""
 
 OpenJobStatus = Literal["waiting", "submitting", "running", "unknown", "backing_off", "finishing"]
-"""`waiting`: for its turn under the limits. `unknown`: a create was sent, and its outcome is not known. `finishing`: the
-job fold has ended the job, and the read model has not read its record on `results` yet."""
+"""`waiting`: for its turn under the limits. `unknown`: a create was sent, and its outcome is not known. `finishing`:
+the job fold has ended the job, and the read model has not read its record on `results` yet."""
 
 JobStatus = Literal[OpenJobStatus, JobOutcome]
 

@@ -42,7 +42,7 @@ def shares(demands: Mapping[str, Demand], limit: float, partitions: int, now_ms:
 
 
 def max_min(wanted: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Divide 1 so that no one gets more than it wants, and one that wants more has, by weight, the largest part."""
+    """Divide 1. None gets more than it wants, and one that gets less has, by weight, the largest part."""
     given = [0.0] * len(wanted)
     left, weight_left = 1.0, sum(weights)
     for index in sorted(range(len(wanted)), key=lambda i: wanted[i] / weights[i]):

@@ -232,7 +232,7 @@ class Limiter:
             self._day_used = max(0.0, self._day_used + used - tokens)
 
     def correct(self, tokens: float, used: float) -> None:
-        """Where real tokens are limited (a tenant, a lane without headers): what was used more or less than reserved."""
+        """Book what was used beyond the reservation where no header tells the level (a tenant, a silent provider)."""
         if self._tokens is not None and self._told_tokens() is None:
             self._tokens.level = min(self._tokens.level + (tokens - used) * self.scale, self._tokens.capacity)
 

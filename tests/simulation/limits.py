@@ -1,8 +1,8 @@
 """Jobs of unknown size at a provider that limits tokens a minute by a rule that it keeps secret: what share of the
 limit is used, how many creates are refused, who waits how long?
 
-Virtual time, and the product's own admission (`streams.policy.admission`), one for each worker. Beside it: the SDK's own
-retries, and admission by the declared `max_output_tokens`.
+Virtual time, and the product's own admission (`streams.policy.admission`), one for each worker. Beside it: the SDK's
+own retries, and admission by the declared `max_output_tokens`.
 """
 
 import heapq
@@ -231,7 +231,8 @@ class _Run:
         random = self.random
         job = Job(
             next(self._numbers), tenant, priority, random.randint(200, 800),
-            min(DECLARED, int(500 * math.exp(random.gauss(0, 1)))), int(1_000 * math.exp(random.gauss(2.0, 0.6))), at_ms,
+            min(DECLARED, int(500 * math.exp(random.gauss(0, 1)))),
+            int(1_000 * math.exp(random.gauss(2.0, 0.6))), at_ms,
         )  # fmt: skip
         self.at(at_ms, lambda: self._came(job))
 
@@ -379,7 +380,8 @@ def limited(scene: Scene) -> Course:
 def _line(name: str, course: Course) -> str:
     last = course.scene.minutes
     return (
-        f"{name:<44} used {100 * course.share(5, last):5.1f} % (min {100 * min(course.used[m] for m in range(5, last)):5.1f}), "
+        f"{name:<44} used {100 * course.share(5, last):5.1f} % "
+        f"(min {100 * min(course.used[m] for m in range(5, last)):5.1f}), "
         f"refused {100 * course.refusals:5.2f} % (first 5 min {100 * course.refused_first:5.2f}), "
         f"estimate {100 * course.error:+5.1f} %, gave up {course.gave_up}"
     )

@@ -14,7 +14,8 @@ const cut = (d) => s("path", { d, class: "cut", fill: "none", "stroke-width": 1.
 
 // Status → word, tone, shape. The shapes differ, so that colour is not needed.
 const STATUS = {
-  waiting: ["Waiting its turn", "go", () => [ring(), line("M5.6 4.8h4.8M5.6 11.2h4.8M6 4.8c0 2.4 4 4 4 6.4M10 4.8c0 2.4-4 4-4 6.4")]],
+  waiting: ["Waiting its turn", "go",
+    () => [ring(), line("M5.6 4.8h4.8M5.6 11.2h4.8M6 4.8c0 2.4 4 4 4 6.4M10 4.8c0 2.4-4 4-4 6.4")]],
   submitting: ["Submitting", "go", () => [ring(), line("M8 11V5.5M5.7 7.6 8 5.3l2.3 2.3")]],
   running: ["Running", "go", () => [ring(), solid("M6.3 5v6l5-3z")]],
   unknown: ["Outcome unknown", "warn",
