@@ -13,7 +13,8 @@ from backstop.page.routes import add_page
 from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.feed import ChangeFeed, StreamLimits
 from backstop.readmodel.opening import database_at
-from backstop.readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
+from backstop.readmodel.prices import read_prices
+from backstop.readmodel.settings import OVERDUE_BOUND_MS, SHIPPED_PRICES, ProjectionSettings
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.blob_stores import open_storage, store_id
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
@@ -31,9 +32,11 @@ from receiver.app import LIVE, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
 from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
+from receiver.reads.costs import add_cost_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
-from receiver.reads.overview import Rights, add_overview_routes
+from receiver.reads.overview import Rights, Spending, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
+from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
 
 AGAIN_S = 1.0
@@ -58,7 +61,18 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    app = doors(settings, publisher, database, now_ms, limits, health, REGISTRY, bound_ms, folders)
+    app = doors(
+        settings,
+        publisher,
+        database,
+        now_ms,
+        limits,
+        health,
+        REGISTRY,
+        bound_ms,
+        folders,
+        Spending(reads.budgets, reads.prices()),
+    )
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Serve without broker or database too: requests that need them are answered 503, and clients and OpenAI retry.
     opening = [
@@ -87,6 +101,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
 def doors(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
     registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
+    spending: Spending | None = None,
 ) -> web.Application:  # fmt: skip
     """The application for the public port. Does not open, connect or bind anything.
 
@@ -96,6 +111,7 @@ def doors(
     storage = open_storage(settings)
     blobs = storage.blobs
     health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
+    spending = spending or Spending((), read_prices(SHIPPED_PRICES))
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
@@ -105,9 +121,11 @@ def doors(
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
-    add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed)
+    add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=spending.prices)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending)
+    add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
+    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
     add_page(app)
     for sweep in storage.sweeping:
         beside(app, "sweep-storage", partial(sweep, now_ms))

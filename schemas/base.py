@@ -137,7 +137,23 @@ class Usage(Frozen):
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Part of `input_tokens`. Absent, never null, if the provider does not tell it."""
 
     @property
     def paid(self) -> bool:
         return self.total_tokens + self.output_tokens + self.input_tokens > 0
+
+
+class Terms(Frozen):
+    """What a response's price depends on besides its tokens, as its object tells it. A field is absent if not told."""
+
+    model: str | None = None
+    """The model that served the response. It may be a dated version of the one that was asked for."""
+    service_tier: str | None = None
+    window: str | None = None
+    """The completion window; absent for none and for `soonest`."""
+    web_search_calls: int | None = None
+    file_search_calls: int | None = None
+    containers: int | None = None
+    """Different containers of the code interpreter."""

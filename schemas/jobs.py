@@ -15,10 +15,12 @@ from schemas.base import (
     ResponseId,
     SpanMs,
     TenantId,
+    Terms,
     UnixMs,
     Usage,
     cause_of_older,
 )
+from schemas.prompt_cache import PromptCache
 from schemas.statuses import EndResponseStatus, SettledStatus
 
 
@@ -92,6 +94,8 @@ class JobSubmitted(JobMessage):
     """The API key of the submission; None if there was none (Kafka, development)."""
     turn: Turn | None = None
     """None: no limits are set, and the submission asks for none of this."""
+    prompt_cache: PromptCache | None = None
+    """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
 
 
 class ResponseAdopted(JobMessage):
@@ -156,6 +160,7 @@ class AttemptEnd(Frozen):
     wait_ms: SpanMs = 0
     response: Body
     usage: Usage | None = None
+    terms: Terms | None = None
     continuation_id: str | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
@@ -231,6 +236,7 @@ class AttemptSettled(JobMessage):
     response: Body | None = None
     """The response object as retrieved."""
     usage: Usage | None = None
+    terms: Terms | None = None
     continuation_id: str | None = None
     """The id by which a later create continues the completion window of this one."""
     found_by: FoundBy
@@ -254,6 +260,7 @@ class UsageBooked(JobMessage):
     attempt: int = Field(ge=1)
     response_id: ResponseId
     usage: Usage
+    terms: Terms | None = None
     estimated: Literal[True] | None = None
     """Estimated from the output seen, as the provider reported no usage. Absent if the provider reported it."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, UnixMs, Usage, cause_of_older
+from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, Terms, UnixMs, Usage, cause_of_older
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
@@ -82,6 +82,7 @@ class ResponseObserved(ResponseMessage):
     continuation_id: str | None = None
     response: Body | None = None
     usage: Usage | None = None
+    terms: Terms | None = None
     job_id: JobId | None = None
     """Job, attempt and tenant named by the object's `metadata`, if well-formed. A claim, not a proof."""
     attempt: int | None = None

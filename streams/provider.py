@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
-from schemas.base import Cause
+from schemas.base import Cause, Terms
 from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
 
 
@@ -30,6 +30,7 @@ class Tokens:
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Seen:
     code_known: bool = True
     """False where a failure has no code, or one that is on no list: worth counting."""
     usage: Tokens | None = None
+    terms: Terms | None = None
+    """Set with `usage`."""
     owner: Owner | None = None
     created_at_ms: int | None = None
     ended_at_ms: int | None = None

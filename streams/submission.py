@@ -13,6 +13,7 @@ from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, Turn
 from schemas.project_names import Named, first_foreign, named_in
+from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
 from streams.policy.limits import NO_LIMITS, LimitRules
@@ -139,6 +140,15 @@ class SubmissionPolicy(BaseModel):
         default=(),
         description="Ids at the provider (files, vector stores, prompts, fine-tuned models, ...) that all tenants may "
         "use, comma-separated. An id that ends in * is a prefix. The tenant `default` may use any id.",
+    )
+
+    prompt_cache_rules: tuple[CacheRule, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Policies for `prompt_cache_key`, as JSON, the first that fits wins: "
+        '[{"policy": "shard", "key": "support-*", "shards": 8}, {"policy": "spread", "tenant": "batch", "key": ""}]. '
+        "`shard` spreads a hot key over sub-keys, `spread` gives each job its own; `tenant`, `model` and `key` are "
+        "patterns with *.",
     )
 
     @model_validator(mode="after")
@@ -284,6 +294,13 @@ async def to_submitted(
     The caller must have refused a past deadline.
     """
     submit, sha256 = prepared.submit, prepared.sha256
+    model, named = str(submit.request["model"]), submit.request.get("prompt_cache_key")
+    key = named if isinstance(named, str) else None
+    cache, sent = policy_of(policy.prompt_cache_rules, job_id=job_id, tenant=tenant, model=model, key=key)
+    request, request_json = submit.request, prepared.request_json
+    if sent != key:
+        request = {**request, "prompt_cache_key": sent}
+        request_json = memoryview(canonical(request))
     deadline_at_ms = submit.deadline_at_ms
     if deadline_at_ms is None:
         begins_ms = max(at_ms, submit.not_before_ms or 0)
@@ -294,8 +311,8 @@ async def to_submitted(
         job_id=job_id,
         tenant=tenant,
         ingress=ingress,
-        model=str(submit.request["model"]),
-        request=await bodies.put_canonical(submit.request, prepared.request_json),
+        model=model,
+        request=await bodies.put_canonical(request, request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max),
@@ -304,6 +321,7 @@ async def to_submitted(
         session_id=submit.session_id,
         tags=submit.tags,
         asked_by=key_id_now(),
+        prompt_cache=None if cache.policy == "as_is" and key is None else cache,
         turn=turn_of(prepared, tenant, at_ms, limits),
     )
 

@@ -63,6 +63,7 @@ def job_text(job: dict[str, Any]) -> str:
         ("found by", job.get("found_by")),
         ("attempts", _attempts(job, result)),
         ("timings", _timings(result.get("timings"))),
+        ("cost", _cost(job.get("cost"))),
         ("usage", _compact(result.get("usage"))),
         ("reason", _reason(result.get("reason"))),
     ]
@@ -108,6 +109,15 @@ def _timings(timings: Any) -> str:
     return ", ".join(
         f"{name.removesuffix('_ms')} {span(timings[name])}" for name in names if timings.get(name) is not None
     )
+
+
+def _cost(cost: Any) -> str:
+    """Dollars over all attempts, and how many attempts are not in them."""
+    if not isinstance(cost, dict):
+        return ""
+    known = f"${cost['cost_usd']}" if "cost_usd" in cost else "unknown"
+    missing = [f"{cost[name]} {name}" for name in ("unmeasured", "unpriced") if cost.get(name)]
+    return f"{known} ({', '.join(missing)})" if missing else known
 
 
 def _reason(reason: Any) -> str:

@@ -24,6 +24,8 @@ SUBCOMMANDS = (
     "demo",
     "dev",
     "jobs",
+    "why",
+    "costs",
     "audit",
     "dlq",
     "topics",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from backstop.readmodel.costs import JobCostView
 from schemas.base import FoundBy, Usage
 from schemas.results import AttemptBrief, Reason, Timings
 from schemas.statuses import JobOutcome, JobStatus
@@ -84,6 +85,8 @@ class LateUsageView(TypedDict):
 class JobWithResult(JobView):
     """A job's current state, with its result once the job has ended."""
 
+    cost: NotRequired[JobCostView]
+    """What the job's attempts used and cost so far. Left out while no attempt can have reached the provider."""
     result: NotRequired[ResultView]
     late_usage: NotRequired[list[LateUsageView]]
     """Usage learned after the result was made. The job cost `usage` of the result plus all of these."""

@@ -59,6 +59,8 @@ class Projection:
                 dead_letters_max=settings.readmodel_dead_letters_max,
                 jobs_keep_ms=settings.readmodel_keep_days * DAY_MS,
             ),
+            budgets=settings.budgets,
+            prices=settings.prices(),
         )
         health.watch("readmodel", self.projector.not_ready)
 

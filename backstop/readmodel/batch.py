@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from backstop.readmodel.dead_letters import dead_letter_row
-from backstop.readmodel.project import evolve, settle
+from backstop.readmodel.project import Evolved, evolve, owner_of, settle, told_to
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, TimelineEntry, UnclaimedEntry
+from backstop.readmodel.spending import Ledger, Spend, SpendKey, facts_spends
 from backstop.readmodel.timeline import summarise
 from schemas.codec import decode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
-from schemas.jobs import JobFact, UsageBooked
+from schemas.jobs import JobFact, JobSubmitted, UsageBooked
 from schemas.responses import ResponseClaimed, ResponseFact
 from schemas.results import RESULT, JobResult
 from streams.fold.step import Ignored
@@ -42,6 +43,8 @@ class Keys:
 
     job_ids: tuple[str, ...]
     response_ids: tuple[str, ...]
+    spenders: tuple[str, ...]
+    """Of the job ids, those whose spends may change."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class Known:
     claims: dict[str, str] = field(default_factory=dict)
     """Response id → job id."""
     unclaimed: dict[str, list[UnclaimedEntry]] = field(default_factory=dict)
+    spends: dict[str, dict[SpendKey, Spend]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -77,6 +81,7 @@ class Writes:
     repeated_results: list[str] = field(default_factory=list)
     """Job ids with a second record on `results`."""
     booked: list[UsageBooked] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=lambda: Ledger({}))
     letters: list[DeadLetterRow] = field(default_factory=list)
     resolved: list[DeadLetterResolved] = field(default_factory=list)
     """Each follows its dead letter in the same partition, so the row exists."""
@@ -85,10 +90,14 @@ class Writes:
 def keys_of(records: Iterable[Record]) -> Keys:
     jobs: dict[str, None] = {}
     responses: dict[str, None] = {}
+    spenders: dict[str, None] = {}
     for record in records:
-        if record.position.topic != "dead-letters":
-            (responses if record.position.topic == "responses" else jobs)[record.fact.key] = None
-    return Keys(tuple(jobs), tuple(responses))
+        topic, key = record.position.topic, record.fact.key
+        if topic != "dead-letters":
+            (responses if topic == "responses" else jobs)[key] = None
+        if topic == "jobs" and not isinstance(record.fact, JobSubmitted):
+            spenders[key] = None
+    return Keys(tuple(jobs), tuple(responses), tuple(spenders))
 
 
 def project(records: Sequence[Record], known: Known) -> Writes:
@@ -108,7 +117,7 @@ def project(records: Sequence[Record], known: Known) -> Writes:
 class _Projection:
     def __init__(self, known: Known) -> None:
         self._known = known
-        self.writes = Writes()
+        self.writes = Writes(ledger=Ledger(known.spends))
 
     def take(self, record: Record) -> None:
         fact = record.fact
@@ -128,12 +137,14 @@ class _Projection:
         if isinstance(fact, UsageBooked):
             if not (fact.estimated and self._is_counted(fact)):
                 self.writes.booked.append(fact)
+            self._spend(fact, Evolved(self._known.rows.get(job_id), Ignored.DUPLICATE))
             self._note(job_id, record.position, fact, None)
             return
         before = self._known.rows.get(job_id)
         evolved = evolve(before, fact, record.position)
         if evolved.ignored is not None:
             self.writes.ignored[evolved.ignored] += 1
+        self._spend(fact, evolved)
         self._note(job_id, record.position, fact, evolved.ignored)
         row = evolved.row
         if row is None or row is before:
@@ -150,6 +161,18 @@ class _Projection:
         if self.writes.held.pop(job_id, None) is None:
             self.writes.released.append(job_id)
         self._finish(row, held)
+
+    def _spend(self, fact: JobFact, evolved: Evolved) -> None:
+        """Count what the fact tells of the job's cost."""
+        row = evolved.row
+        if evolved.ignored in (Ignored.CONFLICT, Ignored.IMPOSSIBLE) or not told_to(row, fact):
+            return
+        found, none = facts_spends(
+            evolved.before, evolved.after, fact, taken=evolved.ignored is None,
+            attempts_seen=row.attempts if row is not None else 0,
+        )  # fmt: skip
+        if found or none:
+            self.writes.ledger.take(fact.job_id, owner_of(row, fact), found, none)
 
     def _is_counted(self, fact: UsageBooked) -> bool:
         """Whether the provider reported the usage before the job's end, so that the result counts it."""

@@ -28,6 +28,20 @@ class ProjectionMetrics:
         self.repeated_results = Counter(
             "backstop_readmodel_repeated_results", "Second records of a job on results; I2 says 0.", registry=where
         )
+        self.cost = Counter(
+            "backstop_cost_usd",
+            "Dollars of attempts as the read model counted them. A correction downwards is not taken back.",
+            ["model"],
+            registry=where,
+        )
+        self.tokens = Counter("backstop_cost_tokens", "Tokens of attempts, by kind.", ["kind"], registry=where)
+        self.unpriced = Counter(
+            "backstop_cost_unpriced_attempts", "Attempts whose usage has no price.", ["model"], registry=where
+        )
+        self.budget = Gauge(
+            "backstop_budget_used_ratio", "Spent of a budget in its current period; 1 is all of it.", ["tenant", "per"],
+            registry=where,
+        )  # fmt: skip
         self.removed = Counter(
             "backstop_readmodel_jobs_removed",
             "Finished jobs removed after their retention time.",

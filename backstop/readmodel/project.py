@@ -4,9 +4,10 @@ The product's own fold computes a job's state; this module adds the public view 
 """
 
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from backstop.readmodel.rows import HeldResult, JobRow, Position
+from backstop.readmodel.spending import Owner
 from schemas.codec import decode
 from schemas.jobs import (
     AdoptionRefused,
@@ -26,9 +27,11 @@ from schemas.jobs import (
 )
 from schemas.results import RESULT, JobResult
 from schemas.statuses import JobStatus
-from streams.fold.job import Absent, JobState, due_ms, status, step
+from streams.fold.job import Absent, Finished, JobState, due_ms, status, step
 from streams.fold.rows import decode_job_state, encode_job_state
 from streams.fold.step import Ignored
+
+ABSENT: Final[JobState] = Absent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,9 @@ class Evolved:
 
     row: JobRow | None
     ignored: Ignored | None = None
+    before: JobState = ABSENT
+    """The fold's states. Absent where the fold was not asked."""
+    after: JobState = ABSENT
 
 
 def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
@@ -66,8 +72,33 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
             position=position,
             next_action_at_ms=None if seen == "finishing" else due_ms(taken.state),
             attempts=max(base.attempts, _attempt_of(taken.state, fact)),
-        )
+        ),
+        before=before,
+        after=taken.state,
     )
+
+
+def told_to(row: JobRow | None, fact: JobFact) -> bool:
+    """Whether the fact is about this job's spends: it names no other tenant, and came before the job was forgotten.
+
+    Later facts don't count, as the row may have left the read model by then, and a rebuild must give the same sums.
+    """
+    if row is None:
+        return isinstance(fact, UsageBooked)
+    if isinstance(fact, AttemptAccepted | UsageBooked) and fact.tenant != row.tenant:
+        return False
+    if not row.ended or not isinstance(fact, AttemptAccepted | AttemptSettled | AttemptRejected | UsageBooked):
+        return True
+    state = decode_job_state(row.fold_state)
+    return isinstance(state, Finished) and fact.at_ms < state.forget_at_ms
+
+
+def owner_of(row: JobRow | None, fact: JobFact) -> Owner:
+    """The job's fields by which its spends are summed. A job that the logs no longer tell of has only its tenant."""
+    if row is not None:
+        return Owner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
+    assert isinstance(fact, UsageBooked), fact
+    return Owner(fact.tenant)
 
 
 def settle(row: JobRow, held: HeldResult) -> JobRow:
@@ -130,7 +161,13 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
     """A job's first row; only three facts begin one, any other returns None."""
     match fact:
         case JobSubmitted():
-            return replace(_asked(fact, "submitting", position), model=_text(fact.model))
+            cache = fact.prompt_cache
+            return replace(
+                _asked(fact, "submitting", position),
+                model=_text(fact.model),
+                cache_policy=None if cache is None else cache.policy,
+                cache_key=None if cache is None or cache.key is None else _text(cache.key),
+            )
         case ResponseAdopted():
             return _asked(fact, "running", position)
         case JobRefused():

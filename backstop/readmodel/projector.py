@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 
 from backstop.readmodel import store
 from backstop.readmodel.batch import Record, RecordFailedError, Writes
+from backstop.readmodel.costs import changes_by_model
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError, FencedError
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.parse import parse
@@ -60,6 +61,7 @@ class Projector:
         metrics: ProjectionMetrics,
     ) -> None:  # fmt: skip
         self._settings = settings
+        self._prices = settings.prices()
         self._database = database
         self._publisher = publisher
         self._now_ms = now_ms
@@ -267,6 +269,11 @@ class Projector:
             metrics.ignored.labels(reason).inc(count)
         for row in writes.finished:
             metrics.finished.labels(row.status, row.found_by or "none").inc()
+        for name, change in changes_by_model(writes.ledger.sums, self._prices).items():
+            metrics.cost.labels(name).inc(change.usd)
+            metrics.unpriced.labels(name).inc(change.unpriced)
+            for kind, count in change.tokens.items():
+                metrics.tokens.labels(kind).inc(count)
         if writes.repeated_results:
             metrics.repeated_results.inc(len(writes.repeated_results))
             log.error("readmodel_repeated_results", job_ids=writes.repeated_results[:10], invariant="I2")

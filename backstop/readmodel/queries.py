@@ -9,6 +9,7 @@ from typing import Any
 
 from backstop.readmodel.database import Connection
 from backstop.readmodel.figures import EndedJob
+from backstop.readmodel.ledger import COST_COLUMNS, COST_KEY, SPEND_COLUMNS
 from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownJob, LateUsage, Position, TimelineEntry
 from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
 from schemas.base import Usage
@@ -34,6 +35,8 @@ _DIGESTED = (
         "job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated",
         "job_id, response_id",
     ),
+    ("spends", SPEND_COLUMNS, "job_id, attempt, response_id"),
+    ("costs", COST_COLUMNS, COST_KEY),
 )
 _KEPT = "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id AND COALESCE(kept.finished_at_ms, {before}) >= {before})"
 _DIGEST_PAGE = 1_000
@@ -227,7 +230,7 @@ def digest(conn: Connection, ended_before_ms: int = 0) -> str:
         after: Sequence[Any] | None = None
         while True:
             conditions = [f"({order}) > ({marks})"] if after is not None else []
-            if ended_before_ms and table != "held_results":
+            if ended_before_ms and table not in ("held_results", "costs"):
                 conditions.append(_KEPT.format(table=table, before=int(ended_before_ms)))
             where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
             page = conn.rows(

@@ -58,6 +58,9 @@ class JobRow:
     detection_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cache_policy: str | None = None
+    cache_key: str | None = None
+    """The `prompt_cache_key` that the submission named."""
 
     @property
     def terminal(self) -> bool:

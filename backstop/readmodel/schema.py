@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.statuses import JOB_OUTCOMES, JOB_STATUSES, OPEN_JOB_STATUSES
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def texts(values: Iterable[str]) -> str:
@@ -40,7 +40,7 @@ _TABLES = (
         model TEXT, session_id TEXT, tags TEXT NOT NULL, deadline_at_ms {BIG}, next_action_at_ms {BIG},
         request_sha256 TEXT, attempts {BIG} NOT NULL, result {BYTES}, found_by TEXT, finished_at_ms {BIG},
         queued_ms {BIG}, running_ms {BIG}, webhook_lag_ms {BIG}, detection_ms {BIG},
-        input_tokens {BIG}, output_tokens {BIG}
+        input_tokens {BIG}, output_tokens {BIG}, cache_policy TEXT, cache_key TEXT
     )""",
     """CREATE INDEX jobs_by_time ON jobs (tenant, submitted_at_ms DESC, job_id DESC)""",
     """CREATE INDEX jobs_by_session ON jobs (tenant, session_id, submitted_at_ms DESC, job_id DESC)
@@ -75,6 +75,22 @@ _TABLES = (
         PRIMARY KEY (job_id, response_id)
     ) {CLUSTERED}""",
     """CREATE INDEX late_usage_by_time ON late_usage (tenant, at_ms, input_tokens, output_tokens)""",
+    """CREATE TABLE spends (
+        job_id TEXT NOT NULL, attempt {BIG} NOT NULL, response_id TEXT NOT NULL, day {BIG} NOT NULL,
+        outcome TEXT NOT NULL, reported {BIG} NOT NULL, detail {BYTES} NOT NULL,
+        PRIMARY KEY (job_id, attempt, response_id)
+    ) {CLUSTERED}""",
+    # Without ids of jobs: the sums stay when jobs leave the read model.
+    """CREATE TABLE costs (
+        about TEXT NOT NULL, tenant TEXT NOT NULL, day {BIG} NOT NULL, model TEXT NOT NULL, served TEXT NOT NULL,
+        tier TEXT NOT NULL, win TEXT NOT NULL, is_long {BIG} NOT NULL, outcome TEXT NOT NULL,
+        cache_policy TEXT NOT NULL, name TEXT NOT NULL,
+        attempts {BIG} NOT NULL, measured {BIG} NOT NULL, estimated {BIG} NOT NULL, input_tokens {BIG} NOT NULL,
+        cached_tokens {BIG} NOT NULL, cache_write_tokens {BIG} NOT NULL, output_tokens {BIG} NOT NULL,
+        reasoning_tokens {BIG} NOT NULL, web_search_calls {BIG} NOT NULL, file_search_calls {BIG} NOT NULL,
+        containers {BIG} NOT NULL,
+        PRIMARY KEY (about, tenant, day, model, served, tier, win, is_long, outcome, cache_policy, name)
+    ) {CLUSTERED}""",
     """CREATE TABLE unclaimed (
         response_id TEXT NOT NULL, at_ms {BIG} NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL,
         log_offset {BIG} NOT NULL, kind TEXT NOT NULL, summary {BYTES} NOT NULL,

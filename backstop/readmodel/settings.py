@@ -1,13 +1,19 @@
 """Settings of the projection and of the reads."""
 
-from typing import Self
+from importlib import resources
+from pathlib import Path
+from typing import Final, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from backstop.readmodel.budgets import BUDGETS_MAX, Budget, repeated
+from backstop.readmodel.prices import Prices, PricesError, read_prices
 from backstop.runtime.clear_text import check_database
+from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.settings import RuntimeSettings
 
 OVERDUE_BOUND_MS = 90_000
+SHIPPED_PRICES: Final = resources.files("backstop.readmodel").joinpath("price_list.toml").read_text("utf-8")
 SCHEMES = ("sqlite:///", "postgresql://", "postgres://")
 
 
@@ -51,6 +57,19 @@ class ProjectionSettings(RuntimeSettings):
         default=10_000, ge=10, le=1_000_000, description="Dead letters in the read model; the topic keeps older ones."
     )
 
+    prices_file: Path | None = Field(
+        default=None,
+        description="Own list of prices (TOML) beside the shipped one; its rows replace those of the models that it "
+        "names. Read at the start of each process.",
+    )
+    budgets: tuple[Budget, ...] = Field(
+        default=(),
+        max_length=BUDGETS_MAX,
+        description="Budgets of tenants per day or month (UTC), as JSON: "
+        '[{"tenant": "acme", "per": "month", "usd": 500, "warn_percent": 80}]. A soft alarm in /v1/attention and '
+        "metrics; nothing stops.",
+    )
+
     readmodel_health_port: int = Field(
         default=0, ge=0, le=65_535, description="Port for health and metrics of the projection; 0 disables it."
     )
@@ -62,11 +81,34 @@ class ProjectionSettings(RuntimeSettings):
             raise ValueError(f"the read model's URL must begin with one of {', '.join(SCHEMES)}")
         return url
 
+    @field_validator("budgets")
+    @classmethod
+    def _one_each(cls, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        twice = repeated(budgets)
+        if twice is not None:
+            raise ValueError(f"there are two budgets of {twice}: keep one")
+        return budgets
+
     @model_validator(mode="after")
     def _database_in_clear_text(self) -> Self:
         if self.database_url is not None and not self.clear_text:
             check_database(self.database_url.get_secret_value())
         return self
+
+    def prices(self) -> Prices:
+        """The prices in force: the shipped list, and the operator's own.
+
+        :raises ConfigurationError: the operator's list can't be read, or breaks a rule.
+        """
+        if self.prices_file is None:
+            return read_prices(SHIPPED_PRICES)
+        try:
+            return read_prices(SHIPPED_PRICES, self.prices_file.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, PricesError) as error:
+            raise ConfigurationError(
+                f"BACKSTOP_PRICES_FILE {self.prices_file}: {error}. Correct the file, or unset the setting to use the "
+                "shipped list."
+            ) from None
 
     @property
     def readmodel_url(self) -> str:

@@ -9,6 +9,7 @@ import orjson
 from backstop.readmodel.batch import Keys, Known, Record, Writes, keys_of, project
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
+from backstop.readmodel.ledger import load_spends, write_ledger
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry
 from backstop.readmodel.view import job_view
 from schemas.codec import canonical
@@ -20,7 +21,7 @@ IN_LIST_MAX = 500
 JOB_COLUMNS = (
     "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, session_id, "
     "tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, queued_ms, "
-    "running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens"
+    "running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
 _UPSERT_JOB = (
@@ -126,6 +127,7 @@ def load(conn: Connection, keys: Keys) -> Known:
         ):
             entry = UnclaimedEntry(response_id, at_ms, kind, bytes(summary), Position(topic, part, offset))
             known.unclaimed.setdefault(response_id, []).append(entry)
+    known.spends = load_spends(conn, keys.spenders)
     return known
 
 
@@ -195,7 +197,7 @@ def row_values(row: JobRow) -> tuple[Any, ...]:
         row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id, canonical(row.tags).decode(),
         row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts, row.result, row.found_by,
         row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms, row.detection_ms, row.input_tokens,
-        row.output_tokens,
+        row.output_tokens, row.cache_policy, row.cache_key,
     )  # fmt: skip
 
 
@@ -233,6 +235,7 @@ def _write(conn: Connection, writes: Writes) -> None:
         "INSERT INTO timeline (job_id, at_ms, topic, part, log_offset, kind, summary) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(e.job_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.timeline],
     )
+    write_ledger(conn, writes.ledger)
     conn.execute_many(_BOOK_USAGE, [_usage_values(fact) for fact in writes.booked])
     conn.execute_many(_INSERT_DEAD_LETTER, [dead_letter_values(row) for row in writes.letters])
     conn.execute_many(

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from backstop.readmodel.budgets import Budget
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError
+from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
+from backstop.readmodel.prices import Prices
 from backstop.readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Cut, remove_ended
 from backstop.readmodel.schema import texts
 from backstop.readmodel.store import trim, trim_dead_letters
@@ -121,14 +124,17 @@ class Sweeper:
 
     def __init__(
         self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
-        kept: Kept,
+        kept: Kept, budgets: Sequence[Budget] = (), prices: Prices | None = None,
     ) -> None:  # fmt: skip
+        """`prices` are needed for `budgets`."""
         self._database = database
         self._now_ms = now_ms
         self._metrics = metrics
         self._interval_ms = interval_ms
         self._bound_ms = bound_ms
         self._kept = kept
+        self._budgets = budgets
+        self._prices = prices
         self._after = BEGINNING
         """Where the retention continues: earlier jobs were removed, or their fold still knows them."""
 
@@ -152,10 +158,18 @@ class Sweeper:
         now_ms = self._now_ms()
         found = await self._database.read(lambda conn: sweep(conn, now_ms, self._bound_ms))
         self._publish(found, now_ms)
+        await self._watch_budgets(now_ms)
         await self._database.write(lambda conn: self._trim(conn, now_ms))
         if self._kept.jobs_keep_ms:
             await self._remove_ended(now_ms)
         return found
+
+    async def _watch_budgets(self, now_ms: int) -> None:
+        prices = self._prices
+        if prices is None or not self._budgets:
+            return
+        for spent in await self._database.read(lambda conn: ask_spent(conn, self._budgets, prices, now_ms)):
+            self._metrics.budget.labels(spent.budget.tenant, spent.budget.per).set(spent.share)
 
     async def _remove_ended(self, now_ms: int) -> None:
         for _ in range(TURNS_MAX):

@@ -72,7 +72,7 @@ def result_view(record: dict[str, Any]) -> ResultView:
 
 
 def late_usage_view(late: LateUsage) -> LateUsageView:
-    view: LateUsageView = {"attempt": late.attempt, "response_id": late.response_id, "usage": late.usage.model_dump()}  # type: ignore[typeddict-item]  # as JSON
+    view: LateUsageView = {"attempt": late.attempt, "response_id": late.response_id, "usage": late.usage}
     return {**view, "estimated": True} if late.estimated else view
 
 

@@ -17,6 +17,7 @@ from backstop.simulator.lifecycle import Responses
 from backstop.simulator.limits import Limits
 from backstop.simulator.loading import merge_profile
 from backstop.simulator.platform import Platform
+from backstop.simulator.prompt_cache import PromptCache
 from backstop.simulator.records import Continuations, JobTallies
 from backstop.simulator.webhooks import Webhooks
 from backstop.simulator.wire import Wire
@@ -37,6 +38,7 @@ class Simulator:
         self.ledgers = Ledgers(self.clock, config.ledger_dir)
         self.tallies = JobTallies()
         self.continuations = Continuations()
+        self.prompt_cache = PromptCache(self.clock)
         self.limits = Limits(profile, self.clock, self.chance)
         self.deliverer = Deliverer(profile.webhooks, self.clock, self.timers, self.ledgers.deliveries)
         self.webhooks = Webhooks(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)

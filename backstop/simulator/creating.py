@@ -115,6 +115,7 @@ def _accept(
     if (held := _background_shown(simulator, request, fault)) is not None:
         plan = replace(plan, shown=replace(plan.shown, background=held))
     stored = simulator.responses.accept(request, plan, key, hidden.number(HIDDEN_S) if hidden else 0.0)
+    stored.cached_tokens, stored.cache_write_tokens = simulator.prompt_cache.take(request)
     of_job, repeat = _count_accepted(tally, target.attempt)
     simulator.repeats += bool(repeat)
     simulator.ledgers.creates.write(

@@ -16,7 +16,7 @@ from backstop.simulator.clock import Clock, Timers
 from backstop.simulator.config import Profile
 from backstop.simulator.ids import USABLE_ID_FORMS, hex_id, response_id
 from backstop.simulator.ledgers import Ledgers
-from backstop.simulator.objects import total_tokens
+from backstop.simulator.objects import tier_used, total_tokens, usage
 from backstop.simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
 from backstop.simulator.webhooks import Webhooks
 
@@ -213,6 +213,10 @@ class Responses:
             model=stored.request.model,
             status=stored.status,
             tokens=total_tokens(stored),
+            usage=usage(stored),
+            tier=tier_used(stored),
+            window=stored.request.window,
+            prompt_cache_key=stored.request.body.get("prompt_cache_key"),
             cost=cost,
             paid_before=paid_before,
             wasted=wasted,

@@ -43,7 +43,6 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
     body = stored.request.body
     shown = status or stored.status
     ended = stored.ending if shown == stored.status else None
-    tier = body.get("service_tier") or "auto"
     answer: dict[str, Any] = {
         "id": response_id or stored.id,
         "object": "response",
@@ -59,7 +58,7 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
         "completed_at": None,
         "reasoning": {"effort": "medium", "summary": None} | (body.get("reasoning") or {}),
         "text": {"format": {"type": "text"}, "verbosity": "medium"} | (body.get("text") or {}),
-        "service_tier": _TIER_USED.get(tier, tier) if ended else tier,
+        "service_tier": tier_used(stored) if ended else body.get("service_tier") or "auto",
         "metadata": stored.request.metadata,
     }
     for name, default in _ECHOED.items():
@@ -167,11 +166,21 @@ def usage(stored: Stored) -> dict[str, Any]:
     used_out = max(len(output_text(stored.request)) // 4, 1)
     return {
         "input_tokens": used_in,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": stored.cached_tokens,
+            "cache_write_tokens": stored.cache_write_tokens,
+        },
         "output_tokens": used_out,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        # Half of the output, if the request asks for reasoning.
+        "output_tokens_details": {"reasoning_tokens": used_out // 2 if stored.request.body.get("reasoning") else 0},
         "total_tokens": used_in + used_out,
     }
+
+
+def tier_used(stored: Stored) -> str:
+    """The service tier that an ended response names."""
+    tier = stored.request.body.get("service_tier") or "auto"
+    return _TIER_USED.get(tier, tier)
 
 
 def total_tokens(stored: Stored) -> int:

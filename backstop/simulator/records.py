@@ -148,6 +148,8 @@ class Stored:
     shown_ended: bool = False
     vanished: bool = False
     regressed: bool = False
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
     waiters: list[asyncio.Event] = field(default_factory=list)
 
     @property

@@ -4,14 +4,17 @@ Like all reads it shows the caller's tenant only. Dead letters without a known t
 preview of a dead letter's value needs `operate`.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import web
 
+from backstop.readmodel.budgets import Budget
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.figures import StatsView, WebhooksView, stats, webhook_health
+from backstop.readmodel.ledger import ask_spent
+from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, ended_since, list_dead_letters
 from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import Finding, sweep
@@ -47,11 +50,20 @@ class Rights:
     scopes_of: ScopesOf
 
 
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What `/v1/attention` needs to tell of budgets."""
+
+    budgets: Sequence[Budget]
+    prices: Prices
+
+
 def add_overview_routes(
-    app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int
-) -> None:
+    app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int,
+    spending: Spending | None = None,
+) -> None:  # fmt: skip
     """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep)."""
-    overview = _Overview(database, rights, now_ms, overdue_bound_ms)
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
         (declared.GET_STATS, overview.stats),
@@ -61,7 +73,10 @@ def add_overview_routes(
 
 
 class _Overview:
-    def __init__(self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int) -> None:
+    def __init__(
+        self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None
+    ) -> None:  # fmt: skip
+        self._spending = spending
         self._database = database
         self._rights = rights
         self._now_ms = now_ms
@@ -85,6 +100,7 @@ class _Overview:
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
                 FindingView(code="dead_letters", count=count_dead_letters(conn, letters)),
                 _of_webhooks(webhook_health(ended, now_ms - ATTENTION_SPAN_MS, now_ms)),
+                self._of_budgets(conn, tenant, now_ms),
             ]
             return {
                 "object": "attention", "at_ms": now_ms, "span_ms": ATTENTION_SPAN_MS,
@@ -121,6 +137,15 @@ class _Overview:
         if len(letters) == wanted.limit:
             page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].dead_letter_id)
         return problems.answer(page)
+
+    def _of_budgets(self, conn: Connection, tenant: str, now_ms: int) -> FindingView:
+        """The tenant's budgets of which nearly all is spent, or all."""
+        if self._spending is None:
+            return {"code": "budget_nearly_spent", "count": 0}
+        mine = [budget for budget in self._spending.budgets if budget.tenant == tenant]
+        near = [each for each in ask_spent(conn, mine, self._spending.prices, now_ms) if each.is_near]
+        said = "; ".join(each.sentence for each in near)
+        return {"code": "budget_nearly_spent", "count": len(near), "of": len(mine), "because": said}
 
     def _letters(self, request: web.Request, **chosen: Any) -> DeadLetterFilter:
         with_nobodys = "admin" in self._rights.scopes_of(request)

@@ -13,11 +13,15 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from backstop.readmodel.answers import JobPage, JobView, JobWithResult, ResultView, SessionPage, TimelineView
+from backstop.readmodel.costs import job_cost
 from backstop.readmodel.database import Database
 from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
+from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.lists import JobFilter, list_rows
+from backstop.readmodel.prices import Prices, read_prices
 from backstop.readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, late_usage_of, timeline_of
 from backstop.readmodel.rows import JobRow
+from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.view import TakenJob, job_view, late_usage_view, result_view, taken_view, timeline_view
 from backstop.runtime.authority import authority_of
 from backstop.runtime.blobs import BlobStore, get_body
@@ -41,11 +45,13 @@ TenantOf = Callable[[web.Request], str]
 def add_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, registry: CollectorRegistry,
     limits: StreamLimits | None = None, taken: "JustTaken | None" = None, feed: ChangeFeed | None = None,
+    prices: Prices | None = None,
 ) -> None:  # fmt: skip
     """Add the reads to `app`, whose cleanup stops the streams and `feed`. The caller opens and closes the database."""
     limits = limits or StreamLimits()
     feed = feed or ChangeFeed(database, registry, limits)
-    reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken())
+    prices = prices or read_prices(SHIPPED_PRICES)
+    reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken(), prices)
     for route, handler in (
         (declared.LIST_JOBS, reads.list_jobs),
         (declared.GET_JOB, reads.job),
@@ -91,8 +97,9 @@ class JustTaken:
 class _Reads:
     def __init__(
         self, database: Database, blobs: BlobStore, tenant_of: TenantOf, feed: ChangeFeed, limits: StreamLimits,
-        taken: JustTaken,
+        taken: JustTaken, prices: Prices,
     ) -> None:  # fmt: skip
+        self._prices = prices
         self._taken = taken
         self._limits = limits
         self._database = database
@@ -107,15 +114,18 @@ class _Reads:
         if row is None:
             taken = self._just_taken(request)
             return problems.not_found("job") if taken is None else problems.answer(taken)
-        view = job_view(row)
+        shown = cast("JobWithResult", dict(job_view(row)))
+        spends, late = await self._database.read(
+            lambda conn: (spends_of(conn, row.job_id), late_usage_of(conn, row.job_id))
+        )
+        if spends:
+            shown["cost"] = job_cost(spends, row.model or "", self._prices)
         if row.result is None:
-            return problems.answer(view)
-        ended = cast("JobWithResult", dict(view))
-        ended["result"] = await self._result(row, decode(RESULT, row.result))
-        late = await self._database.read(lambda conn: late_usage_of(conn, row.job_id))
+            return problems.answer(shown)
+        shown["result"] = await self._result(row, decode(RESULT, row.result))
         if late:
-            ended["late_usage"] = [late_usage_view(each) for each in late]
-        return problems.answer(ended)
+            shown["late_usage"] = [late_usage_view(each) for each in late]
+        return problems.answer(shown)
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """The complete response object of the provider."""

@@ -232,4 +232,10 @@ def _brief(item: Attempt) -> AttemptBrief:
 def total(usages: Iterable[Usage]) -> Usage:
     """The sum of usages, field by field."""
     known = tuple(usages)
-    return Usage(**{name: sum(getattr(usage, name) for usage in known) for name in Usage.model_fields})
+    return Usage(**{name: _sum(getattr(usage, name) for usage in known) for name in Usage.model_fields})
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None if no count is told."""
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None

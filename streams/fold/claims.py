@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from schemas.base import Usage
+from schemas.base import Terms, Usage
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobFact, JobPolicy, ResponseAdopted, UsageBooked
 from schemas.responses import LAST_POLL_LEAD_MS, ResponseClaimed, ResponseReleased
 
@@ -92,7 +92,14 @@ def booked(event: AttemptAccepted | AttemptSettled, tenant: str, usage: Usage) -
         attempt=event.attempt,
         response_id=event.response_id,
         usage=usage,
+        terms=_terms(event),
     )
+
+
+def _terms(event: AttemptAccepted | AttemptSettled) -> Terms | None:
+    if isinstance(event, AttemptSettled):
+        return event.terms
+    return event.end.terms if event.end is not None else None
 
 
 def settled_at_once(event: AttemptAccepted, end: AttemptEnd) -> AttemptSettled:
@@ -110,6 +117,7 @@ def settled_at_once(event: AttemptAccepted, end: AttemptEnd) -> AttemptSettled:
         wait_ms=end.wait_ms,
         response=end.response,
         usage=end.usage,
+        terms=end.terms,
         continuation_id=end.continuation_id,
         found_by="create",
         polls=0,

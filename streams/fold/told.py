@@ -67,6 +67,7 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
         wait_ms=event.wait_ms,
         response=event.response,
         usage=event.usage,
+        terms=event.terms,
         continuation_id=event.continuation_id,
         found_by=found_by,
         polls=state.polls,

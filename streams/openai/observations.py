@@ -5,11 +5,12 @@ The rules are in ARCHITECTURE.md, "When a response is over".
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause
+from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause, Terms
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE, METADATA_TENANT
 from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
 from streams.openai.causes import Rule, Said, verdict
@@ -18,6 +19,7 @@ from streams.provider import Owner, Seen, Tokens
 
 TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
+TERM_CHARS_MAX = 20
 EPOCH_S_MAX = 4_102_444_800
 """2100-01-01: later stamps are ignored."""
 
@@ -69,6 +71,7 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
         wait_ms=why.wait_ms,
         code_known=why.known,
         usage=_tokens(body.get("usage")),
+        terms=_terms(body) if isinstance(body.get("usage"), dict) else None,
         owner=owner,
         created_at_ms=_stamp_ms(body.get("created_at")),
         ended_at_ms=_stamp_ms(body.get("completed_at")),
@@ -149,12 +152,31 @@ def shown(value: Any, chars_max: int) -> str | None:
 def _tokens(usage: Any) -> Tokens | None:
     if not isinstance(usage, dict):
         return None
+    written = _field(usage.get("input_tokens_details"), "cache_write_tokens")
     return Tokens(
         input_tokens=_count(usage.get("input_tokens")),
         output_tokens=_count(usage.get("output_tokens")),
         total_tokens=_count(usage.get("total_tokens")),
         cached_tokens=_count(_field(usage.get("input_tokens_details"), "cached_tokens")),
         reasoning_tokens=_count(_field(usage.get("output_tokens_details"), "reasoning_tokens")),
+        cache_write_tokens=_count(written) if written is not None else None,
+    )
+
+
+def _terms(body: Mapping[str, Any]) -> Terms:
+    """What the price depends on besides the tokens."""
+    output = body.get("output")
+    items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+    kinds = Counter(str(item.get("type")) for item in items)
+    containers = {str(item.get("container_id")) for item in items if item.get("type") == "code_interpreter_call"}
+    window = shown(_field(body.get("background_options"), "completion_window"), TERM_CHARS_MAX)
+    return Terms(
+        model=shown(body.get("model"), CODE_CHARS_MAX),
+        service_tier=shown(body.get("service_tier"), TERM_CHARS_MAX),
+        window=None if window == "soonest" else window,
+        web_search_calls=kinds["web_search_call"] or None,
+        file_search_calls=kinds["file_search_call"] or None,
+        containers=len(containers) or None,
     )
 
 

@@ -34,6 +34,7 @@ def _usage(seen: Seen) -> Usage | None:
         total_tokens=tokens.total_tokens,
         cached_tokens=tokens.cached_tokens,
         reasoning_tokens=tokens.reasoning_tokens,
+        cache_write_tokens=tokens.cache_write_tokens,
     )
 
 
@@ -49,6 +50,7 @@ def ended_at_create(seen: Seen, body: Body) -> AttemptEnd:
         wait_ms=seen.wait_ms,
         response=body,
         usage=_usage(seen),
+        terms=seen.terms,
         continuation_id=seen.continuation_id,
         provider_created_at_ms=seen.created_at_ms,
         provider_ended_at_ms=seen.ended_at_ms,
@@ -74,6 +76,7 @@ def observed(
         continuation_id=seen.continuation_id,
         response=body,
         usage=_usage(seen),
+        terms=seen.terms,
         job_id=owner.job_id if owner else None,
         attempt=owner.attempt if owner else None,
         tenant=owner.tenant if owner else None,

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from backstop.outgoing import deliveries
-from backstop.readmodel import waiting
+from backstop.readmodel import waiting, why
 from receiver.responses_api import ends
 from schemas import base, statuses, webhook_endpoints
 from streams.fold import job, response
@@ -40,12 +40,12 @@ ADDED: Final[dict[str, tuple[ModuleType, str]]] = {
 """Member → where the set is declared, and its name."""
 
 MYPY: Final[dict[str, tuple[ModuleType, ...]]] = {
-    "zz_outcome": (statuses, ends),
+    "zz_outcome": (statuses, ends, why),
     "zz_open_job": (statuses,),
     "zz_end_response": (job, deliveries),
     "zz_given_up": (job,),
     "zz_seen": (response,),
-    "zz_cause": (lanes, retry, submitter, waiting),
+    "zz_cause": (lanes, retry, submitter, waiting, why),
 }
 """Member → modules that mypy must report.
 

@@ -1,5 +1,6 @@
 // The frame around all views: routing, sign-in, keyboard, theme, and the banner.
 import { Problem, ask, follow, hasKey, keepKey, onAnswer } from "./api.js";
+import { costsView } from "./costs.js";
 import { h, put } from "./dom.js";
 import { healthView } from "./health.js";
 import { jobView } from "./job.js";
@@ -13,6 +14,7 @@ const VIEWS = [
   [/^\/jobs\/([^/]+)$/, "Job", jobView],
   [/^\/sessions\/([^/]+)$/, "Session", sessionView],
   [/^\/dead-letters$/, "Dead letters", deadLettersView],
+  [/^\/costs$/, "Costs", costsView],
   [/^\/health$/, "Health", healthView],
 ];
 const SAY_AWAY_AFTER_MS = 1_500;

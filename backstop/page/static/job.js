@@ -1,5 +1,6 @@
 // One job: its state, its timeline, and its result.
 import { ask, every, jobPath } from "./api.js";
+import { money } from "./costs.js";
 import { h, put } from "./dom.js";
 import { factsTable } from "./facts.js";
 import { drawTimeline } from "./timeline.js";
@@ -110,6 +111,8 @@ function summary(job) {
     ["Ran", timings?.running_ms && span(timings.running_ms)],
       ["Webhook after", timings?.webhook_lag_ms && span(timings.webhook_lag_ms)],
     ["End seen after", timings?.detection_ms && span(timings.detection_ms)],
+    ["Cost", job.cost && [money(job.cost.cost_usd), job.terminal && job.cost.unmeasured > 0 &&
+      ` and ${count(job.cost.unmeasured, "attempt")} of unknown cost`]],
     ["Tokens", usage && `${number(usage.input_tokens)} in, ${number(usage.output_tokens)} out`],
   ];
   return h("dl", { class: "summary" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", {},

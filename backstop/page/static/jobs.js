@@ -165,6 +165,8 @@ const FINDINGS = {
     "Records that could not be processed."],
   webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not arrive`,
     "Polls find these ends: later, but none is lost."],
+  budget_nearly_spent: (found) => [`${count(found.count, "budget is", "budgets are")} nearly or wholly spent`,
+    `${found.because}. Jobs go on.`],
 };
 
 function findings(seen) {
@@ -174,6 +176,7 @@ function findings(seen) {
     const [title, meaning] = (FINDINGS[found.code] ?? (() => [`${found.code}: ${found.count}`, ""]))(found);
     const more = found.code === "dead_letters" ? h("a", { href: "#/dead-letters" }, "Show them")
       : found.code === "webhooks_missed" ? h("a", { href: "#/health" }, "See when")
+      : found.code === "budget_nearly_spent" ? h("a", { href: "#/costs?by=day" }, "See the costs")
       : (found.job_ids ?? []).slice(0, 3).map((id) => h("a", { class: "id", href: `#/jobs/${encodeURIComponent(id)}` },
         id));
     return h("li", { class: "finding", "data-finding": found.code }, h("strong", {}, title), h("span", {}, meaning),

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from schemas.base import BlobBody, InlineBody, Message, Usage
+from schemas.base import BlobBody, InlineBody, Message, Terms, Usage
 from schemas.commands import POLL_COMMAND, SUBMISSION, CancelResponse, CreateResponse, RetrieveResponse
 from schemas.dead_letters import DEAD_LETTER_RECORD, DeadLetter, DeadLetterResolved, Origin
 from schemas.deliveries import (
@@ -44,7 +44,12 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "partials": PARTIAL,
     "lanes": LANE_FACT,
 }
-USAGE = Usage(input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5)
+USAGE = Usage(
+    input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5, cache_write_tokens=6
+)
+TERMS = Terms(
+    model="m-2026-01-01", service_tier="flex", window="8h", web_search_calls=1, file_search_calls=2, containers=3
+)
 BLOB = BlobBody(sha256="0" * 64, size_bytes=70_000)
 ENDPOINT_ID = "we_" + "0" * 32
 DELIVERY: Any = {
@@ -69,7 +74,7 @@ MESSAGES: tuple[Message, ...] = (
     b.rejected(5, wait_ms=7),
     b.unknown(5),
     b.settled(
-        5, "failed", cause="faulty", code="server_error", message="again", response=INLINE, usage=USAGE,
+        5, "failed", cause="faulty", code="server_error", message="again", response=INLINE, usage=USAGE, terms=TERMS,
         webhook_at_ms=4,
         provider_created_at_ms=1, provider_ended_at_ms=3,
     ),
@@ -85,7 +90,7 @@ MESSAGES: tuple[Message, ...] = (
     ),
     b.observed(
         5, "failed", raw_status="failed", cause="never", code="policy", message="no", response=BLOB, usage=USAGE,
-        job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
+        terms=TERMS, job_id="job_1", attempt=2, tenant="acme", provider_created_at_ms=1, provider_ended_at_ms=3,
     ),
     b.poll_failed(5),
     b.released(5),
@@ -124,7 +129,7 @@ MESSAGES: tuple[Message, ...] = (
     EndpointRemoved(id="e/3", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=5),
     UsageBooked(
         id="resp_1/usage", at_ms=5, job_id="job_1", tenant="acme", attempt=1, response_id="resp_1", estimated=True,
-        usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3),
+        usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3), terms=TERMS,
     ),
     CreateFailed(
         id="c/failed", at_ms=5, account="0a1b2c3d", model="m", turn=2, command_id="c", cause="account",

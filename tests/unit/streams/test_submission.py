@@ -1,12 +1,17 @@
 """The canonical form of a submission: made once, and the same bytes for good."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backstop.runtime.blobs import Bodies, FolderBlobs, get_body
 from schemas.codec import canonical, sha256_hex
+from schemas.jobs import JobSubmitted
+from schemas.prompt_cache import CacheRule, PromptCache
 from schemas.requests import Submit
-from streams.submission import SubmissionPolicy, prepare
+from streams.submission import SubmissionPolicy, prepare, to_submitted
 
 REQUEST: dict[str, Any] = {
     "model": "m", "input": [{"z": None, "a": ['"request":', 1.5, "ü\u2028"]}], "metadata": None,
@@ -38,3 +43,34 @@ def test_the_form_of_a_submissions_hash_never_changes() -> None:
 @pytest.mark.parametrize(("asked", "granted"), [(None, 2), (1, 1), (3, 3), (10, 3)])
 def test_no_submission_gets_more_retries_than_the_operator_grants(asked: int | None, granted: int) -> None:
     assert SubmissionPolicy(retries_max=2, retries_granted_max=3).stamp(asked).retries_max == granted
+
+
+@pytest.mark.parametrize("inline_bytes_max", [10_000, 0])
+def test_a_rule_changes_the_cache_key_that_is_sent_and_not_the_submissions_hash(
+    tmp_path: Path, inline_bytes_max: int
+) -> None:
+    rules = (CacheRule(policy="shard", key="hot", shards=8), CacheRule(policy="spread", key=""))
+
+    async def fact(policy: SubmissionPolicy, key: str | None) -> tuple[JobSubmitted, Any]:
+        request = {"model": "m", "input": "x"} | ({"prompt_cache_key": key} if key else {})
+        blobs = FolderBlobs(tmp_path)
+        made = await to_submitted(
+            prepare(Submit(request=request)), job_id="acme:j", tenant="acme", ingress="http", at_ms=1, policy=policy,
+            bodies=Bodies(blobs, inline_bytes_max),
+        )  # fmt: skip
+        return made, await get_body(blobs, made.request)
+
+    async def story() -> None:
+        plain, _ = await fact(SubmissionPolicy(), "hot")
+        for key, policy, begins in (("hot", "shard", "hot/"), (None, "spread", "spread-")):
+            made, request = await fact(SubmissionPolicy(prompt_cache_rules=rules), key)
+            assert made.prompt_cache == PromptCache(policy=policy, key=key)
+            assert request["prompt_cache_key"].startswith(begins)
+            assert (request["model"], request["input"]) == ("m", "x")
+            assert (made.request_sha256 == plain.request_sha256) == (key == "hot")
+        assert plain.prompt_cache == PromptCache(policy="as_is", key="hot")
+        none, request = await fact(SubmissionPolicy(), None)
+        assert none.prompt_cache is None
+        assert "prompt_cache_key" not in request
+
+    asyncio.run(story())

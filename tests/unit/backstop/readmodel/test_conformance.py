@@ -71,7 +71,17 @@ def test_batches_of_any_size_give_the_same_digest(run, bench) -> None:
 
 
 def wipe(conn: Connection) -> None:
-    for table in ("jobs", "job_tags", "held_results", "timeline", "claims", "unclaimed", "consumer_offsets"):
+    for table in (
+        "jobs",
+        "job_tags",
+        "held_results",
+        "timeline",
+        "claims",
+        "unclaimed",
+        "spends",
+        "costs",
+        "consumer_offsets",
+    ):
         conn.execute(f"DELETE FROM {table}")
 
 

@@ -43,7 +43,9 @@ def test_a_finished_job_comes_with_its_result_and_its_output(with_api) -> None:
     async def body(api: Api) -> None:
         await api.take(*whole_job("j", "resp_1", session_id="s", tags=("t",)))
         job = await api.get("/v1/jobs/j")
-        result = job.pop("result")
+        result, cost = job.pop("result"), job.pop("cost")
+        # The times of these facts are before any price.
+        assert (cost["attempts"], cost["unpriced"], cost["output_tokens"], "cost_usd" in cost) == (1, 1, 7, False)
         assert job == {
             "object": "job", "job_id": "j", "status": "completed", "terminal": True, "model": "gpt-5",
             "session_id": "s", "tags": ["t"], "submitted_at_ms": 1_000, "updated_at_ms": 9_000,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from schemas.base import Terms
 from streams.openai.answers import Answer, Fault, read_cancel, read_create, read_poll
 from streams.openai.causes import CAUSE_OF_CODE
 from streams.openai.observations import owner_of
@@ -18,7 +19,8 @@ def test_a_completed_response_is_seen_whole() -> None:
         outcome="completed",
         raw_status="completed",
         body=body,
-        usage=Tokens(36, 87, 123, 5, 64),
+        usage=Tokens(36, 87, 123, 5, 64, 0),
+        terms=Terms(model="gpt-6-astra"),
         owner=Owner("job_1", 1, "acme"),
         created_at_ms=1_795_341_600_000,
         ended_at_ms=1_795_341_660_000,

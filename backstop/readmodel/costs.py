@@ -1,0 +1,291 @@
+"""Costs as they are told: sums of the ledger, priced, in groups. Pure.
+
+Rules:
+- `cost_usd` is exact. It is the sum over the attempts of a group whose cost is known.
+- An attempt whose usage is not known (`unmeasured`), or whose usage has no price (`unpriced`), is counted and adds
+  nothing. Where no attempt of a group has a known cost, the cost is unknown: `cost_usd` is left out, never 0.
+- Groups by tag count a job once for each of its tags, so they may add up to more than the total.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Final, Literal, NotRequired, cast, get_args
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from backstop.readmodel.prices import ATTO, Priced, Prices, Used, dollars
+from backstop.readmodel.spending import (
+    COUNTS,
+    DAY_MS,
+    About,
+    Counts,
+    Owner,
+    Spend,
+    SpendOutcome,
+    Sums,
+    counts_of,
+    group_of,
+)
+
+_DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
+
+By = Literal["tenant", "model", "tag", "day", "outcome", "service_tier", "window", "cache_policy", "cache_key"]
+BYS: Final[tuple[By, ...]] = get_args(By)
+GROUPS_MAX: Final = 1_000
+"""Groups in one answer: the dearest ones."""
+SUMS_MAX: Final = 200_000
+"""Rows of sums read for one answer."""
+
+PRICED_BY: Final = ("day", "model", "served", "tier", "window", "long")
+"""The columns that decide a price; every question reads at least these."""
+_COLUMNS: Final[dict[By, str]] = {
+    "tenant": "tenant", "model": "model", "tag": "name", "day": "day", "outcome": "outcome", "service_tier": "tier",
+    "window": "window", "cache_policy": "cache_policy", "cache_key": "name",
+}  # fmt: skip
+
+Dollars = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]{1,18})?$")]
+
+
+@with_config(_DOCUMENTED)
+class CostView(TypedDict):
+    """What attempts used, and what that cost."""
+
+    cost_usd: NotRequired[Dollars]
+    """Dollars, exact, of the attempts whose cost is known. Left out if that is none of them."""
+    attempts: int
+    """Responses that the provider made, and attempts of unknown outcome."""
+    unmeasured: int
+    """Of them, those whose usage is not known: running, missing, stuck, cancelled or of unknown outcome."""
+    unpriced: int
+    """Of them, those whose usage is known and has no price: the list of prices lacks the model, tier or window."""
+    estimated: int
+    """Of them, those whose usage is an estimate from the output that was seen."""
+    input_tokens: int
+    cached_tokens: int
+    """Part of `input_tokens`."""
+    cache_write_tokens: int
+    """Part of `input_tokens`."""
+    output_tokens: int
+    reasoning_tokens: int
+    """Part of `output_tokens`."""
+    web_search_calls: int
+    file_search_calls: int
+    containers: int
+    """Containers of the code interpreter."""
+
+
+@with_config(_DOCUMENTED)
+class CostGroup(CostView):
+    """The costs of one group. A field of `by` names the group."""
+
+    tenant: NotRequired[str]
+    model: NotRequired[str]
+    """Empty for an adopted response whose model is not known yet."""
+    tag: NotRequired[str]
+    """Empty for jobs without a tag."""
+    day: NotRequired[date]
+    outcome: NotRequired[SpendOutcome]
+    """Of the attempt, not of its job."""
+    service_tier: NotRequired[str]
+    window: NotRequired[str]
+    cache_policy: NotRequired[str]
+    """Policy for `prompt_cache_key`; empty for jobs without a key."""
+    cache_key: NotRequired[str]
+    """The `prompt_cache_key` that the submissions named; empty for none."""
+
+
+@with_config(_DOCUMENTED)
+class CostsView(TypedDict):
+    """Costs of whole days (UTC), dearest first."""
+
+    object: Literal["costs"]
+    since: date
+    until: date
+    """The last day, included."""
+    by: list[By]
+    prices_as_of: date
+    """The date of the list of prices."""
+    total: CostView
+    data: list[CostGroup]
+    cut: bool
+    """Whether there are more groups, cheaper ones. The total counts all."""
+
+
+@with_config(_DOCUMENTED)
+class AttemptCost(CostView):
+    """What one attempt of a job used."""
+
+    attempt: int
+    response_id: NotRequired[str]
+    """Left out for an attempt of unknown outcome."""
+    outcome: SpendOutcome
+    service_tier: NotRequired[str]
+    window: NotRequired[str]
+
+
+@with_config(_DOCUMENTED)
+class JobCostView(CostView):
+    """What a job cost so far, over all its attempts, those after its end included."""
+
+    by_attempt: list[AttemptCost]
+
+
+@dataclass(slots=True)
+class Tally:
+    """A running sum of amounts and their cost."""
+
+    counts: Counts = Counts()  # noqa: RUF009 - frozen
+    atto: int = 0
+    priced: int = 0
+    unpriced: int = 0
+
+    def add(self, what: Priced, counts: Counts, prices: Prices) -> None:
+        used = Used(**{name: getattr(counts, name) for name in _USED})
+        cost = prices.cost(what, used) if used != NOTHING else 0
+        self.counts = Counts(*(getattr(self.counts, name) + getattr(counts, name) for name in COUNTS))
+        if cost is None:
+            self.unpriced += counts.measured
+        else:
+            self.priced += counts.measured
+            self.atto += cost
+
+    def view(self) -> CostView:
+        counts = self.counts
+        view: CostView = {
+            "attempts": counts.attempts, "unmeasured": counts.attempts - counts.measured, "unpriced": self.unpriced,
+            "estimated": counts.estimated, "input_tokens": counts.input_tokens, "cached_tokens": counts.cached_tokens,
+            "cache_write_tokens": counts.cache_write_tokens, "output_tokens": counts.output_tokens,
+            "reasoning_tokens": counts.reasoning_tokens, "web_search_calls": counts.web_search_calls,
+            "file_search_calls": counts.file_search_calls, "containers": counts.containers,
+        }  # fmt: skip
+        if self.priced or not counts.attempts:
+            return {"cost_usd": dollars(self.atto), **view}
+        return view
+
+
+COST_FIELDS: Final = ("cost_usd", *(name for name in CostView.__annotations__ if name != "cost_usd"))
+NOTHING: Final = Used()
+_USED: Final = tuple(name for name in COUNTS if name not in ("attempts", "measured", "estimated"))
+
+
+def columns_of(by: Iterable[By]) -> tuple[str, ...]:
+    """The columns of the sums that a question needs: those that decide prices first."""
+    return tuple(dict.fromkeys((*PRICED_BY, *(_COLUMNS[name] for name in by))))
+
+
+@dataclass(frozen=True, slots=True)
+class CostQuestion:
+    """Which costs are asked for. `tenant`: None for all. The days are numbers since 1970-01-01, both included."""
+
+    tenant: str | None
+    by: tuple[By, ...]
+    first_day: int
+    last_day: int
+
+    @property
+    def about(self) -> About:
+        """The sums that answer the question."""
+        return "tag" if "tag" in self.by else "cache_key" if "cache_key" in self.by else "all"
+
+
+def costs(
+    asked: CostQuestion, sums: Sequence[Sequence[Any]], total: Sequence[Sequence[Any]], prices: Prices
+) -> CostsView:  # fmt: skip
+    """The answer. `sums`: rows of `columns_of(by)` and `COUNTS`; `total`: rows of `PRICED_BY` and `COUNTS`, of all."""
+    by = asked.by
+    columns = columns_of(by)
+    places = [columns.index(_COLUMNS[name]) for name in by]
+    tallies: dict[tuple[Any, ...], Tally] = {}
+    for row in sums if by else ():
+        tallies.setdefault(tuple(row[place] for place in places), Tally()).add(*priced(columns, row), prices)
+    whole = Tally()
+    for row in total:
+        whole.add(*priced(PRICED_BY, row), prices)
+    # The dearest first; equal ones by name, so that an answer does not depend on the database.
+    ordered = sorted(tallies.items(), key=lambda item: (-item[1].atto, -item[1].counts.attempts, item[0]))
+    return {
+        "object": "costs",
+        "since": day_of(asked.first_day),
+        "until": day_of(asked.last_day),
+        "by": list(by),
+        "prices_as_of": prices.as_of,
+        "total": whole.view(),
+        "data": [_group_view(by, key, tally) for key, tally in ordered[:GROUPS_MAX]],
+        "cut": len(ordered) > GROUPS_MAX,
+    }
+
+
+def job_cost(spends: Sequence[Spend], model: str, prices: Prices) -> JobCostView:
+    """What these spends of one job cost."""
+    whole, parts = Tally(), list[AttemptCost]()
+    for spend in spends:
+        group = group_of(spend, Owner("", model), "all", "")
+        what = Priced(day_of(spend.day), group.model, group.served, group.tier, group.window, bool(group.long))
+        own = Tally()
+        own.add(what, counts_of(spend), prices)
+        whole.add(what, counts_of(spend), prices)
+        named = {"response_id": spend.response_id, "service_tier": group.tier, "window": group.window}
+        part = {"attempt": spend.attempt, "outcome": spend.outcome, **own.view(), **_without_empty(named)}
+        parts.append(cast("AttemptCost", part))
+    return {**whole.view(), "by_attempt": parts}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one batch of facts added, for metrics; never negative."""
+
+    usd: float
+    unpriced: int
+    tokens: dict[str, int]
+
+
+OTHER_MODEL: Final = "other"
+
+
+def changes_by_model(sums: Sums, prices: Prices) -> dict[str, Change]:
+    """The changes of the sums by model. Models without a price on any day are `other`: labels are bounded."""
+    tallies: dict[str, Tally] = {}
+    for group, counts in sums.items():
+        if group.about == "all":
+            name = group.model if group.model in prices.models else OTHER_MODEL
+            what = Priced(day_of(group.day), group.model, group.served, group.tier, group.window, bool(group.long))
+            tallies.setdefault(name, Tally()).add(what, Counts(*(counts[each] for each in COUNTS)), prices)
+    return {name: _change(tally) for name, tally in tallies.items()}
+
+
+def _change(tally: Tally) -> Change:
+    counts = tally.counts
+    tokens = {
+        "input": counts.input_tokens, "cached": counts.cached_tokens, "output": counts.output_tokens,
+        "reasoning": counts.reasoning_tokens,
+    }  # fmt: skip
+    return Change(
+        max(0, tally.atto) / ATTO, max(0, tally.unpriced), {kind: max(0, count) for kind, count in tokens.items()}
+    )
+
+
+def day_of(day: int) -> date:
+    """A day by its number since 1970-01-01."""
+    return datetime.fromtimestamp(day * DAY_MS // 1000, UTC).date()
+
+
+def number_of(day: date) -> int:
+    return (day - date(1970, 1, 1)).days
+
+
+def priced(columns: Sequence[str], row: Sequence[Any]) -> tuple[Priced, Counts]:
+    """A row of sums: what decides its price, and its amounts. `columns` begin with `PRICED_BY`."""
+    day, model, served, tier, window, long = row[: len(PRICED_BY)]
+    counts = Counts(*(int(value) for value in row[len(columns) :]))
+    return Priced(day_of(day), model, served, tier, window, bool(long)), counts
+
+
+def _group_view(by: Sequence[By], key: tuple[Any, ...], tally: Tally) -> CostGroup:
+    names: Any = {name: day_of(value) if name == "day" else value for name, value in zip(by, key, strict=True)}
+    return cast("CostGroup", {**names, **tally.view()})
+
+
+def _without_empty(named: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in named.items() if value}

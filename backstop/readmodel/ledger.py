@@ -1,0 +1,132 @@
+"""The statements of the cost ledger. Plain functions of a `Connection`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import orjson
+
+from backstop.readmodel.budgets import Budget, Spent, question_of, spent
+from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, Tally, columns_of, costs, priced
+from backstop.readmodel.database import Connection
+from backstop.readmodel.prices import Prices
+from backstop.readmodel.spending import COUNTS, DAY_MS, GROUP, About, Ledger, Spend, SpendKey
+from schemas.base import Terms, Usage
+from schemas.codec import canonical
+
+IN_LIST_MAX: Final = 500
+SPENDS_MAX: Final = 500
+"""Spends of one job per answer. A normal job has one or two."""
+
+SPEND_COLUMNS: Final = "job_id, attempt, response_id, day, outcome, reported, detail"
+_COLUMN_OF: Final = {"window": "win", "long": "is_long"}
+"""Fields of a group whose names are words of SQL."""
+COST_KEY: Final = "about, tenant, day, model, served, tier, win, is_long, outcome, cache_policy, name"
+_KEYS: Final = tuple(_COLUMN_OF.get(name, name) for name in GROUP)
+COST_COLUMNS: Final = ", ".join((*_KEYS, *COUNTS))
+
+_SPEND_KEY: Final = "job_id, attempt, response_id"
+_SPEND_SET: Final = (
+    "day = excluded.day, outcome = excluded.outcome, reported = excluded.reported, detail = excluded.detail"
+)
+_UPSERT_SPEND: Final = (
+    f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - our own names
+    f"ON CONFLICT ({_SPEND_KEY}) DO UPDATE SET {_SPEND_SET}"
+)
+_COST_MARKS: Final = ", ".join("?" * (len(GROUP) + len(COUNTS)))
+_ADD_COST: Final = (
+    f"INSERT INTO costs ({COST_COLUMNS}) VALUES ({_COST_MARKS}) "  # noqa: S608 - our own names
+    f"ON CONFLICT ({COST_KEY}) DO UPDATE SET "
+    + ", ".join(f"{name} = costs.{name} + excluded.{name}" for name in COUNTS)
+)
+_IS_GROUP: Final = " AND ".join(f"{name} = ?" for name in _KEYS)
+_DROP_COST: Final = f"DELETE FROM costs WHERE attempts = 0 AND {_IS_GROUP}"  # noqa: S608 - our own names
+
+
+def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[SpendKey, Spend]]:
+    """The spends of these jobs, by job."""
+    found: dict[str, dict[SpendKey, Spend]] = {}
+    for start in range(0, len(job_ids), IN_LIST_MAX):
+        part = job_ids[start : start + IN_LIST_MAX]
+        marks = ", ".join("?" * len(part))
+        query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id IN ({marks})"  # noqa: S608 - marks only
+        for values in conn.rows(query, part):
+            spend = _spend(values)
+            found.setdefault(spend.job_id, {})[spend.key] = spend
+    return found
+
+
+def spends_of(conn: Connection, job_id: str) -> list[Spend]:
+    """The spends of one job, by attempt. The caller must have checked that the job belongs to its tenant."""
+    query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id = ? ORDER BY {_SPEND_KEY} LIMIT ?"  # noqa: S608 - ours
+    return [_spend(values) for values in conn.rows(query, (job_id, SPENDS_MAX))]
+
+
+def write_ledger(conn: Connection, ledger: Ledger) -> None:
+    """Write the changes of a batch. The sums change by differences, so a batch must be written once."""
+    kept = [spend for spend in ledger.changed.values() if spend is not None]
+    conn.execute_many(_UPSERT_SPEND, [_values(spend) for spend in kept])
+    conn.execute_many(
+        "DELETE FROM spends WHERE job_id = ? AND attempt = ? AND response_id = ?",
+        [(job_id, *key) for (job_id, key), spend in ledger.changed.items() if spend is None],
+    )
+    # In key order: equal differences give equal statements, and two databases lock rows in the same order.
+    changes = sorted((_key(group), counts) for group, counts in ledger.sums.items() if any(counts.values()))
+    conn.execute_many(_ADD_COST, [(*key, *(counts[name] for name in COUNTS)) for key, counts in changes])
+    conn.execute_many(_DROP_COST, [key for key, counts in changes if counts["attempts"] < 0])
+
+
+def sums_between(
+    conn: Connection, about: About, tenant: str | None, first_day: int, last_day: int, by: Iterable[str], limit: int
+) -> list[tuple[Any, ...]]:  # fmt: skip
+    """Sums of `COUNTS` by the columns `by`, over the days from `first_day` to `last_day`; at most `limit` rows.
+
+    `tenant`: None for all tenants, for operators only.
+    """
+    names = ", ".join(_COLUMN_OF.get(name, name) for name in by)
+    sums = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in COUNTS)
+    where, params = ("", ()) if tenant is None else ("AND tenant = ? ", (tenant,))
+    return conn.rows(
+        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "  # noqa: S608 - ours
+        f"GROUP BY {names} ORDER BY {names} LIMIT ?",
+        (about, *params, first_day, last_day, limit),
+    )
+
+
+def ask_costs(conn: Connection, asked: CostQuestion, prices: Prices) -> CostsView:
+    """The answer to a question about costs."""
+
+    def read(about: About, columns: Iterable[str]) -> list[tuple[Any, ...]]:
+        return sums_between(conn, about, asked.tenant, asked.first_day, asked.last_day, columns, SUMS_MAX)
+
+    total = read("all", PRICED_BY)
+    return costs(asked, read(asked.about, columns_of(asked.by)) if asked.by else (), total, prices)
+
+
+def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_ms: int) -> list[Spent]:
+    """What was spent of each budget in its current period."""
+    found = []
+    for budget in budgets:
+        asked, tally = question_of(budget, now_ms // DAY_MS), Tally()
+        days = asked.first_day, asked.last_day
+        for row in sums_between(conn, "all", budget.tenant, *days, PRICED_BY, SUMS_MAX):
+            tally.add(*priced(PRICED_BY, row), prices)
+        found.append(spent(budget, asked.first_day, tally))
+    return found
+
+
+def _key(group: object) -> tuple[Any, ...]:
+    return tuple(getattr(group, name) for name in GROUP)
+
+
+def _values(spend: Spend) -> tuple[Any, ...]:
+    detail = {"usage": spend.usage.model_dump(mode="json"), "terms": spend.terms.model_dump(exclude_none=True)}
+    return (
+        spend.job_id, spend.attempt, spend.response_id, spend.day, spend.outcome, spend.reported, canonical(detail),
+    )  # fmt: skip
+
+
+def _spend(values: Sequence[Any]) -> Spend:
+    job_id, attempt, response_id, day, outcome, reported, detail = values
+    parts = orjson.loads(bytes(detail))
+    usage, terms = Usage.model_validate(parts["usage"]), Terms.model_validate(parts["terms"])
+    return Spend(job_id, attempt, response_id, day, outcome, reported, usage, terms)

@@ -1,0 +1,320 @@
+"""The cost ledger: what each attempt that reached the provider used, and sums of that. Pure.
+
+Rules:
+- A *spend* is one response of a job, or one attempt of unknown outcome. It counts from the fact that the provider may
+  have taken the attempt, under the day (UTC) of its first fact; a refused create counts nothing.
+- Facts about one spend are merged so that neither their order nor their repetition matters: the provider's own figures
+  replace an estimate, an end replaces "running", the greater of two figures stays.
+- An attempt of unknown outcome counts as `unknown`. Its response replaces that, and a refusal removes it.
+- Sums are kept by all that decides a price and all that a question may group by, and change by the difference between
+  a spend before and after a fact. A spend without usage counts as an attempt, and not as measured.
+- Prices are not part of the ledger: they apply when it is read (`backstop.readmodel.prices`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Literal, assert_never, get_args
+
+from schemas.base import Terms, Usage
+from schemas.jobs import (
+    AdoptionRefused,
+    AttemptAccepted,
+    AttemptRejected,
+    AttemptSettled,
+    JobFact,
+    ResponseAdopted,
+    UsageBooked,
+)
+from schemas.statuses import SettledStatus
+from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Submitting
+from streams.fold.job import Active, BackingOff, Finished, JobState
+
+DAY_MS: Final = 86_400_000
+LONG_INPUT_TOKENS: Final = 272_000
+"""Prompts above this have a price of their own (OpenAI's price page, 2026)."""
+NAME_CHARS_MAX: Final = 200
+NO_USAGE: Final = Usage()
+NO_TERMS: Final = Terms()
+
+SpendOutcome = Literal["unknown", "running", SettledStatus]
+"""`unknown`: nothing is known but that the create may have been taken. `running`: no end is known."""
+SPEND_OUTCOMES: Final[tuple[SpendOutcome, ...]] = get_args(SpendOutcome)
+RANK: Final[dict[SpendOutcome, int]] = {
+    "unknown": 0, "running": 1, "missing": 2, "stuck": 3, "cancelled": 4, "failed": 5, "incomplete": 6, "completed": 7,
+}  # fmt: skip
+
+About = Literal["all", "tag", "cache_key"]
+"""Sums of all spends; sums by tag, in which a job counts once for each of its tags; sums by `prompt_cache_key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The amounts of a spend, or their sums."""
+
+    attempts: int = 0
+    measured: int = 0
+    """Attempts whose usage is known."""
+    estimated: int = 0
+    """Of them, those whose usage is an estimate."""
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    web_search_calls: int = 0
+    file_search_calls: int = 0
+    containers: int = 0
+
+
+COUNTS: Final = tuple(each.name for each in fields(Counts))
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """One response of a job; `response_id` is empty for an attempt of unknown outcome."""
+
+    job_id: str
+    attempt: int
+    response_id: str
+    day: int
+    """Days since 1970-01-01, UTC."""
+    outcome: SpendOutcome
+    reported: int = 0
+    """0: no usage is known; 1: an estimate; 2: the provider's figures."""
+    usage: Usage = NO_USAGE
+    terms: Terms = NO_TERMS
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.attempt, self.response_id
+
+    @property
+    def measured(self) -> bool:
+        """Whether the cost can be known. A failure without usage costs nothing, as for retries; an end of any other
+        kind without input and output tokens tells nothing, whatever the total says.
+        """
+        usage = self.usage
+        return usage.input_tokens + usage.output_tokens > 0 or (self.outcome == "failed" and not usage.total_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The fields of a job by which its spends are summed."""
+
+    tenant: str
+    model: str = ""
+    tags: tuple[str, ...] = ()
+    cache_policy: str = ""
+    """Empty for a job without a `prompt_cache_key`."""
+    cache_key: str = ""
+    """As the submission named it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The key of a sum."""
+
+    about: About
+    name: str
+    """The tag or the `prompt_cache_key`; empty for all, and for jobs without one."""
+    tenant: str
+    day: int
+    model: str
+    served: str
+    """The serving model, if it is not the model asked for or a dated version of it."""
+    tier: str
+    window: str
+    long: int
+    outcome: SpendOutcome
+    cache_policy: str
+
+
+GROUP: Final = tuple(each.name for each in fields(Group))
+SpendKey = tuple[int, str]
+"""Attempt and response id within a job."""
+Sums = dict[Group, Counter[str]]
+
+
+def facts_spends(
+    before: JobState, after: JobState, fact: JobFact, *, taken: bool, attempts_seen: int
+) -> tuple[list[Spend], list[SpendKey]]:
+    """The spends that a fact tells of, and the keys of those that it shows to be none.
+
+    :param taken: the fold did not ignore the fact.
+    :param attempts_seen: the highest attempt number of the job so far. A later one can't be true.
+    """
+    match fact:
+        case AttemptAccepted() | AttemptSettled() if fact.attempt > attempts_seen:
+            return [], []
+        case AttemptAccepted() | AttemptSettled() | UsageBooked():
+            return [_of_response(fact)], [(fact.attempt, "")]
+        case AttemptRejected():
+            return _unheard(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
+        case ResponseAdopted() if taken:
+            return [Spend(fact.job_id, 1, fact.response_id, fact.at_ms // DAY_MS, "running")], []
+        case AdoptionRefused() if taken:
+            return [], [(1, fact.response_id)]
+        case _:
+            return _unheard(before, after, fact), []
+
+
+def _of_response(fact: AttemptAccepted | AttemptSettled | UsageBooked) -> Spend:
+    match fact:
+        case AttemptAccepted():
+            end = fact.end
+            if end is None:
+                return _spend(fact, "running", None, None)
+            return _spend(fact, end.status, end.usage, end.terms)
+        case AttemptSettled():
+            return _spend(fact, fact.status, fact.usage, fact.terms)
+        case UsageBooked():
+            return _spend(fact, "running", fact.usage, fact.terms, 1 if fact.estimated else 2)
+        case _:
+            assert_never(fact)
+
+
+def _spend(
+    fact: AttemptAccepted | AttemptSettled | UsageBooked, outcome: SpendOutcome, usage: Usage | None,
+    terms: Terms | None, reported: int = 2,
+) -> Spend:  # fmt: skip
+    return Spend(
+        fact.job_id, fact.attempt, fact.response_id, fact.at_ms // DAY_MS, outcome,
+        0 if usage is None else reported, usage or NO_USAGE, terms or NO_TERMS,
+    )  # fmt: skip
+
+
+def _unheard(before: JobState, after: JobState, fact: JobFact, without: int | None = None) -> list[Spend]:
+    """Attempts of which the job knows, or will never hear, whether the provider took them."""
+    numbers: Iterable[int] = ()
+    if isinstance(after, Active | BackingOff):
+        numbers = _numbers(after.attempts, OutcomeUnknown, Abandoned)
+    elif isinstance(after, Finished) and isinstance(before, Active | BackingOff):
+        # The job ended: a report that is still missing comes late, and corrects this.
+        numbers = _numbers(before.attempts, Submitting, OutcomeUnknown, Abandoned)
+    day = fact.at_ms // DAY_MS
+    return [Spend(fact.job_id, number, "", day, "unknown") for number in numbers if number != without]
+
+
+def _numbers(attempts: Attempts, *kinds: type) -> list[int]:
+    return [item.number for item in attempts.items if isinstance(item, kinds)]
+
+
+def merged(one: Spend, other: Spend) -> Spend:
+    """Both views of one spend, whichever came first."""
+    richer = max(one, other, key=_certainty)
+    return replace(
+        richer,
+        day=min(one.day, other.day),
+        outcome=max(one.outcome, other.outcome, key=RANK.__getitem__),
+        terms=_merged_terms(one.terms, other.terms),
+    )
+
+
+def _certainty(spend: Spend) -> tuple[int, ...]:
+    usage = spend.usage
+    return (
+        spend.reported, usage.total_tokens, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
+        usage.reasoning_tokens, -1 if usage.cache_write_tokens is None else usage.cache_write_tokens,
+    )  # fmt: skip
+
+
+def _merged_terms(one: Terms, other: Terms) -> Terms:
+    """Field by field: what is told, and the greater of two."""
+    told: dict[str, str | int | None] = {}
+    for name in Terms.model_fields:
+        values = [value for value in (getattr(one, name), getattr(other, name)) if value is not None]
+        told[name] = max(values) if values else None
+    return Terms.model_validate(told)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The spends of the jobs of a batch, and how the batch changes them and the sums."""
+
+    known: dict[str, dict[SpendKey, Spend]]
+    """By job id; the caller loads those of all jobs of the batch."""
+    changed: dict[tuple[str, SpendKey], Spend | None] = field(default_factory=dict)
+    """The last version of each spend that changed; None for one that is removed."""
+    sums: Sums = field(default_factory=dict)
+    """Differences of the sums."""
+
+    def take(self, job_id: str, owner: Owner, found: Iterable[Spend], none: Iterable[SpendKey]) -> None:
+        """Take what one fact told (`facts_spends`)."""
+        mine = self.known.setdefault(job_id, {})
+        for spend in found:
+            answered = any(attempt == spend.attempt and response_id for attempt, response_id in mine)
+            if spend.response_id or not answered:
+                before = mine.get(spend.key)
+                self._put(mine, owner, before, spend if before is None else merged(before, spend))
+        for key in none:
+            before = mine.get(key)
+            if before is not None:
+                self._put(mine, owner, before, None)
+
+    def _put(
+        self, mine: dict[SpendKey, Spend], owner: Owner, before: Spend | None, after: Spend | None
+    ) -> None:  # fmt: skip
+        spend = after or before
+        if before == after or spend is None:
+            return
+        if before is not None:
+            add(self.sums, before, owner, -1)
+            del mine[before.key]
+        if after is not None:
+            add(self.sums, after, owner, 1)
+            mine[after.key] = after
+        self.changed[spend.job_id, spend.key] = after
+
+
+def add(sums: Sums, spend: Spend, owner: Owner, sign: Literal[1, -1]) -> None:
+    """Add a spend to the sums, or take it out again."""
+    amounts = counts_of(spend)
+    counts = {name: sign * value for name in COUNTS if (value := getattr(amounts, name))}
+    sums.setdefault(group_of(spend, owner, "all", ""), Counter()).update(counts)
+    sums.setdefault(group_of(spend, owner, "cache_key", owner.cache_key), Counter()).update(counts)
+    for tag in dict.fromkeys(owner.tags) or ("",):
+        sums.setdefault(group_of(spend, owner, "tag", tag), Counter()).update(counts)
+
+
+def group_of(spend: Spend, owner: Owner, about: About, name: str) -> Group:
+    """The sum to which a spend belongs."""
+    terms, model = spend.terms, owner.model or _clean(spend.terms.model)
+    served = _clean(terms.model)
+    return Group(
+        about=about,
+        name=_clean(name),
+        tenant=owner.tenant,
+        day=spend.day,
+        model=model,
+        served="" if served == model or served.startswith(f"{model}-20") else served,
+        tier=_clean(terms.service_tier),
+        window=_clean(terms.window),
+        long=int(spend.usage.input_tokens > LONG_INPUT_TOKENS),
+        outcome=spend.outcome,
+        cache_policy=owner.cache_policy,
+    )
+
+
+def counts_of(spend: Spend) -> Counts:
+    """The amounts of a spend. Parts of the input are never more than the input, so that no sum is distorted."""
+    usage, terms = spend.usage, spend.terms
+    cached = min(usage.cached_tokens, usage.input_tokens)
+    return Counts(
+        attempts=1,
+        measured=int(spend.measured),
+        estimated=int(spend.reported == 1),
+        input_tokens=usage.input_tokens,
+        cached_tokens=cached,
+        cache_write_tokens=min(usage.cache_write_tokens or 0, usage.input_tokens - cached),
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        web_search_calls=terms.web_search_calls or 0,
+        file_search_calls=terms.file_search_calls or 0,
+        containers=terms.containers or 0,
+    )
+
+
+def _clean(text: str | None) -> str:
+    """A foreign text as part of a key: bounded, and without NUL, which PostgreSQL refuses."""
+    return (text or "").replace("\x00", "\ufffd")[:NAME_CHARS_MAX]

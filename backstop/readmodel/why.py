@@ -1,0 +1,290 @@
+"""Why a job stands where it does: two or three sentences from its state, its result and its costs. Pure.
+
+Each state of the job fold, each state of an attempt and each cause has its sentence here, and mypy reports a new one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal, NotRequired, assert_never
+
+import orjson
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from backstop.readmodel.costs import CostView
+from backstop.readmodel.rows import TimelineEntry
+from schemas.base import Cause
+from schemas.results import JobResult, Reason
+from schemas.statuses import JobOutcome, JobStatus
+from streams.fold.attempts import Abandoned, Attempt, Attempts, OutcomeUnknown, Over, Running, Submitting
+from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, due_ms
+
+_DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
+TEXT_CHARS_MAX: Final = 300
+"""Of the provider's own words."""
+
+
+@with_config(_DOCUMENTED)
+class WhyView(TypedDict):
+    """Why a job stands where it does, in sentences made from its facts."""
+
+    object: Literal["why"]
+    job_id: str
+    status: JobStatus
+    sentences: list[str]
+    next_at_ms: NotRequired[int]
+    """When Backstop acts on the job next, if nothing happens before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a job. `now_ms`: times are told relative to it."""
+
+    state: JobState
+    now_ms: int
+    result: JobResult | None = None
+    cost: CostView | None = None
+    next_poll_at_ms: int | None = None
+    """The next poll of its responses, if one is planned."""
+
+
+def why(seen: Seen) -> list[str]:
+    """What the job waits for or why it ended; what happened before; what it cost so far."""
+    ended = seen.result is not None
+    first = _ended(seen.result) if seen.result is not None else _stands(seen)
+    said = [*first, *_before(seen), *_cost(seen.cost, ended=ended)]
+    return [_sentence(text) for text in said]
+
+
+def next_at_ms(seen: Seen) -> int | None:
+    """When Backstop acts next: the job's own time, or an earlier poll. None once it has ended."""
+    if seen.result is not None or isinstance(seen.state, Absent | Finished):
+        return None
+    due = due_ms(seen.state)
+    times = [at for at in (due, seen.next_poll_at_ms) if at is not None]
+    return min(times, default=None)
+
+
+def next_poll_of(entries: Sequence[TimelineEntry], now_ms: int) -> int | None:
+    """The next poll by the newest fact that names one; None if that time has passed."""
+    for entry in reversed(entries):
+        summary = orjson.loads(entry.summary)
+        at_ms = summary.get("next_poll_at_ms") or summary.get("poll_at_ms")
+        if isinstance(at_ms, int):
+            return at_ms if at_ms > now_ms else None
+    return None
+
+
+def _stands(seen: Seen) -> list[str]:
+    """A new state of the job, such as one of waiting for its turn, gets its sentence here."""
+    state, now_ms = seen.state, seen.now_ms
+    match state:
+        case Absent():
+            return ["The job is accepted, and its facts have not been read from the log yet"]
+        case Active():
+            said = [text for item in state.attempts.items if (text := _attempt(item, seen)) is not None]
+            return [
+                *said,
+                f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before",
+            ]
+        case BackingOff():
+            return _backing_off(state, now_ms)
+        case Finished():
+            return [f"The job has ended as {state.outcome}; its record on the topic `results` has not been read yet"]
+        case _:
+            assert_never(state)
+
+
+def _attempt(item: Attempt, seen: Seen) -> str | None:
+    """What is awaited of a live attempt; None for one that is over."""
+    now_ms = seen.now_ms
+    match item:
+        case Submitting():
+            return (
+                f"Attempt {item.number} waits for the provider to accept it, since {_span(now_ms - item.since_ms)}; "
+                f"without a report its outcome counts as unknown {_at(item.report_by_ms, now_ms)}"
+            )
+        case Running():
+            poll = "" if seen.next_poll_at_ms is None else f"; the next poll is {_at(seen.next_poll_at_ms, now_ms)}"
+            found = " (found by a poll after its create had no answer)" if item.adopted else ""
+            return (
+                f"Attempt {item.number} runs at the provider as {item.response_id}{found}, accepted "
+                f"{_span(now_ms - item.accepted_at_ms)} ago: a webhook or a poll will tell its end{poll}"
+            )
+        case OutcomeUnknown():
+            answered = " and was answered with an error that proves no refusal" if item.answered else ""
+            return (
+                f"The create of attempt {item.number} was sent{answered}, and it is not known whether the provider "
+                "took it"
+                f"{_quoted(item.said)}: a webhook may still bring its response; after that time, "
+                f"{_at(item.adopt_by_ms, now_ms)}, it is given up and may be repeated"
+            )
+        case Abandoned():
+            return (
+                f"Attempt {item.number} was given up, as the outcome of its create stayed unknown; its response still "
+                "counts if it turns up"
+            )
+        case Over():
+            return None
+        case _:
+            assert_never(item)
+
+
+def _backing_off(state: BackingOff, now_ms: int) -> list[str]:
+    reason = _reason(state.why)
+    if state.last:
+        return [
+            (
+                f"No further attempt is granted after the last one failed ({reason}); the job waits until its "
+                f"deadline, {_at(state.spec.deadline_at_ms, now_ms)}, as an attempt of unknown outcome may still "
+                "bring a response"
+            )
+        ]
+    said = [f"The job waits because {_waits(state.cause, state.held_for)}: {reason}"]
+    if state.retry_at_ms > now_ms:
+        said.append(f"Attempt {state.attempts.last_number + 1} begins {_at(state.retry_at_ms, now_ms)}")
+    else:
+        said.append(
+            f"Attempt {state.attempts.last_number + 1} is due and begins as soon as the lane of its model is open"
+        )
+    deadline_ms = state.spec.deadline_at_ms
+    if state.retry_at_ms >= deadline_ms:
+        said[-1] = f"The next attempt would begin after the deadline, so the job expires {_at(deadline_ms, now_ms)}"
+    return said
+
+
+def _waits(cause: Cause, held_for: Cause | None) -> str:
+    match cause:
+        case "limited":
+            words = "the provider limits the rate of requests or tokens"
+        case "overloaded":
+            words = "the provider has no capacity at the moment"
+        case "faulty":
+            words = "the attempt before failed by an error at the provider, or brought no end"
+        case "later":
+            words = "the provider says that the request can be served later"
+        case "account":
+            words = "the provider refuses the account until an operator acts (key, quota, billing or permission)"
+        case "odd":
+            words = "the provider refused without a known reason"
+        case "never":
+            words = "the request was refused for what is in it"
+        case "held":
+            words = "creates of its model are held"
+            if held_for is not None:
+                words += f", as {_waits(held_for, None)}"
+        case "unsent":
+            words = "the create could not be sent: no connection, or its command had expired"
+        case _:
+            assert_never(cause)
+    return words
+
+
+def _ended(result: JobResult) -> list[str]:
+    took = _span(result.timings.finished_at_ms - result.timings.submitted_at_ms)
+    return [f"{_outcome(result.outcome, result.reason)}, {took} after its submission"]
+
+
+def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
+    because = "" if reason is None else f": {_reason(reason)}"
+    match outcome:
+        case "completed":
+            return "The job completed"
+        case "incomplete":
+            return f"The job ended with an incomplete output{because}"
+        case "failed":
+            return f"The job failed{because}"
+        case "cancelled":
+            by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
+            return f"The job was cancelled{by}{because}"
+        case "expired":
+            return f"The job's deadline passed{because}"
+        case "rejected":
+            return f"The job was rejected before any attempt{because}"
+        case _:
+            assert_never(outcome)
+
+
+def _before(seen: Seen) -> list[str]:
+    """The attempts that ended without an answer, by kind."""
+    result, state = seen.result, seen.state
+    if result is not None:
+        failed = [brief for brief in result.attempts if brief.outcome != "completed"]
+        last = max((brief.attempt for brief in result.attempts), default=0)
+        before = [brief for brief in failed if brief.attempt < last]
+        told = [f"{brief.outcome} ({brief.code})" if brief.code else brief.outcome for brief in before]
+        return _told_before(len(before), told, result.rejections)
+    if isinstance(state, Active | BackingOff):
+        over = _over(state.attempts, without_last=isinstance(state, BackingOff))
+        return _told_before(len(over), over, state.attempts.rejections)
+    return []
+
+
+def _over(attempts: Attempts, *, without_last: bool) -> list[str]:
+    ended = [item for item in attempts.items if isinstance(item, Over)]
+    if without_last and ended and ended[-1].number == attempts.last_number:
+        ended = ended[:-1]  # Why the job waits tells of this one.
+    return [f"{item.status} ({item.code})" if item.code else item.status for item in ended]
+
+
+def _told_before(count: int, kinds: Iterable[str], rejections: int) -> list[str]:
+    parts = []
+    if count:
+        parts.append(f"{_count(count, 'attempt')} ended without an answer: {', '.join(dict.fromkeys(kinds))}")
+    if rejections:
+        parts.append(f"the provider refused {_count(rejections, 'create')}, which cost nothing")
+    return [f"Before, {' and '.join(parts)}"] if parts else []
+
+
+def _cost(cost: CostView | None, *, ended: bool) -> list[str]:
+    if cost is None or not cost["attempts"]:
+        return [f"{'It' if ended else 'So far it'} cost nothing"]
+    known = f"${cost['cost_usd']}" if "cost_usd" in cost else "an unknown amount"
+    beside = ((cost["unmeasured"], "of unknown usage"), (cost["unpriced"], "without a price"))
+    unknown = [f"{_count(number, 'attempt')} {what}" for number, what in beside if number]
+    tokens = f"{cost['input_tokens']:,} input and {cost['output_tokens']:,} output tokens"
+    missing = f"; not counted are {' and '.join(unknown)}" if unknown else ""
+    return [f"{'It' if ended else 'So far it'} cost {known} ({tokens}){missing}"]
+
+
+def _reason(reason: Reason) -> str:
+    said = f"{reason.code}{_http(reason)}"
+    text = reason.message.strip()[:TEXT_CHARS_MAX].rstrip(".")
+    if not text:
+        return said
+    return f"{said}, in the provider's words: {text}" if reason.said_by == "provider" else f"{said}, {text}"
+
+
+def _http(reason: Reason) -> str:
+    return f" (HTTP {reason.http_status})" if reason.http_status is not None else ""
+
+
+def _quoted(said: str) -> str:
+    return f" ({said.strip()[:TEXT_CHARS_MAX]})" if said.strip() else ""
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "…")) else f"{text}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _at(at_ms: int, now_ms: int) -> str:
+    """`at 12:30:05 UTC (in 40 s)`."""
+    when = datetime.fromtimestamp(at_ms // 1000, UTC)
+    day = "" if at_ms // 86_400_000 == now_ms // 86_400_000 else f"{when:%Y-%m-%d} "
+    left = at_ms - now_ms
+    return f"at {day}{when:%H:%M:%S} UTC ({f'in {_span(left)}' if left >= 0 else f'{_span(-left)} ago'})"
+
+
+def _span(span_ms: int) -> str:
+    """In the unit that a reader would take."""
+    seconds = max(0, span_ms) // 1000
+    if seconds < 120:
+        return f"{seconds} s"
+    if seconds < 7_200:
+        return f"{seconds // 60} min"
+    return f"{seconds // 3_600} h {seconds % 3_600 // 60} min"

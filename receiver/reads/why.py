@@ -1,0 +1,75 @@
+"""Why a job stands where it does, over HTTP: sentences that are made from its facts when they are asked for."""
+
+from typing import Final
+
+from aiohttp import web
+
+from backstop.readmodel.costs import job_cost
+from backstop.readmodel.database import Database
+from backstop.readmodel.ledger import spends_of
+from backstop.readmodel.prices import Prices
+from backstop.readmodel.queries import find_row, timeline_of
+from backstop.readmodel.why import Seen, WhyView, next_at_ms, next_poll_of, why
+from backstop.runtime.http.routes import Answer, Route, declare
+from backstop.runtime.process.clock import NowMs
+from receiver.reads import problems
+from receiver.reads.declarations import AWAY
+from receiver.reads.overview import TenantOf
+from receiver.reads.parameters import Refusal, guarded, path_id
+from receiver.reads.routes import JustTaken
+from schemas.base import JobId
+from schemas.codec import decode
+from schemas.job_ids import qualified_job_id
+from schemas.results import RESULT
+from streams.fold.job import Absent
+from streams.fold.rows import decode_job_state
+
+GET_WHY: Final = Route(
+    "GET", "/v1/jobs/{job_id}/why", name="getJobWhy", access="read", ids={"job_id": JobId},
+    says="Why a job stands where it does: what it waits for and until when, or why it ended; what happened before; and "
+    "what it cost so far.\n\nTwo or three sentences for people, made from the job's facts. Programs read the job "
+    "itself.",
+    answers=(Answer(200, "The sentences.", WhyView),), problems={404: ("job_not_found",), **AWAY},
+)  # fmt: skip
+
+
+def add_why_route(
+    app: web.Application, database: Database, tenant_of: TenantOf, now_ms: NowMs, prices: Prices,
+    taken: JustTaken | None = None,
+) -> None:  # fmt: skip
+    """Add `GET /v1/jobs/{job_id}/why` to `app`."""
+    just_taken = taken or JustTaken()
+
+    async def get_why(request: web.Request) -> web.StreamResponse:
+        tenant, given = tenant_of(request), path_id(request, "job")
+        job_id = qualified_job_id(tenant, given)
+        if await just_taken.is_hidden(tenant, given):
+            raise Refusal(problems.not_found("job"))
+        row, entries, spends = await database.read(
+            lambda conn: (find_row(conn, tenant, job_id), timeline_of(conn, job_id), spends_of(conn, job_id))
+        )
+        at_ms = now_ms()
+        if row is None:
+            if just_taken.find(job_id, tenant) is None:
+                raise Refusal(problems.not_found("job"))
+            seen = Seen(Absent(), at_ms)
+        else:
+            seen = Seen(
+                decode_job_state(row.fold_state),
+                at_ms,
+                None if row.result is None else decode(RESULT, row.result),
+                job_cost(spends, row.model or "", prices) if spends else None,
+                next_poll_of(entries, at_ms),
+            )
+        answer: WhyView = {
+            "object": "why",
+            "job_id": given,
+            "status": "submitting" if row is None else row.status,
+            "sentences": why(seen),
+        }
+        due_ms = next_at_ms(seen)
+        if due_ms is not None:
+            answer["next_at_ms"] = due_ms
+        return problems.answer(answer)
+
+    declare(app, GET_WHY, guarded(get_why))

@@ -1,0 +1,176 @@
+"""The cost ledger of the whole system equals the provider's own ledger, to the token and to the last digit of a dollar.
+
+With retries, a reply that was lost, a cancelled job, tiers, windows, cached prompts, and a model without a price.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape
+from tests.kafka.held import held
+from tests.kafka.recorded import ROOT
+from tests.kafka.sdk_rig import Running, write_keys
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+PRICES: dict[str, dict[str, Decimal]] = {
+    "gpt-6-luna": {
+        "input": Decimal("0.1"),
+        "cached": Decimal("0.01"),
+        "written": Decimal("0.125"),
+        "output": Decimal("0.5"),
+    },
+    "own-model": {
+        "input": Decimal("1.001"),
+        "cached": Decimal("0.333"),
+        "written": Decimal("1.001"),
+        "output": Decimal("7.777"),
+    },
+}
+"""Dollars per million tokens. The first are the shipped ones, the second those of the operator's own list."""
+OWN_LIST = """
+as_of = 2026-11-29
+[[price]]
+model = "own-model"
+valid_from = 2026-01-01
+input = 1.001
+cached_input = 0.333
+output = 7.777
+tier_percent = { flex = 50, priority = 200 }
+"""
+FACTOR = {"default": Decimal(1), "flex": Decimal("0.5"), "priority": Decimal(2)}
+WINDOW = {None: Decimal(1), "soonest": Decimal(1), "8h": Decimal("0.6")}
+UNPRICED = "a-model-without-a-price"
+LONG_PROMPT = "A prompt that is long enough to be cached. " * 120
+
+
+@pytest.fixture(scope="module")
+def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("system")
+    keys_file, keys = write_keys(folder / "keys.json")
+    prices = folder / "prices.toml"
+    prices.write_text(OWN_LIST)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
+    shape = Shape(
+        folder=folder,
+        environment={**BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+        settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_PRICES_FILE": str(prices)},
+        port=0,
+        partitions=2,
+        time_scale=20.0,
+    )
+    with held(shape) as system:
+        yield Running(system, keys)
+
+
+def ask(running: Running, path: str, body: Any = None, tenant: str = "acme") -> Any:
+    headers = {"Authorization": f"Bearer {running.keys[tenant]}", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(running.system.url + path, data, headers), timeout=10) as answer:
+        return json.load(answer)
+
+
+def submit(running: Running, job_id: str, model: str = "gpt-6-luna", fault: str | None = None, **more: Any) -> str:
+    request = {"model": model, "input": "Hi.", "metadata": {"sim_fault": fault} if fault else {}, **more}
+    ask(running, "/v1/jobs", {"job_id": job_id, "request": request, "tags": [job_id.partition("-")[0]]})
+    return job_id
+
+
+def is_over(running: Running, job_id: str) -> bool:
+    return bool(ask(running, f"/v1/jobs/{job_id}")["terminal"])
+
+
+def test_both_ledgers_agree(running: Running) -> None:
+    cached = {"input": LONG_PROMPT, "prompt_cache_key": "shared"}
+    jobs = [
+        *(submit(running, f"cached-{number}", **cached) for number in range(6)),
+        submit(running, "own-flex", "own-model", service_tier="flex", reasoning={"effort": "low"}, **cached),
+        submit(running, "own-priority", "own-model", service_tier="fast", **cached),
+        submit(running, "window", background_options={"completion_window": "8h"}, **cached),
+        submit(running, "retried-paid", fault="run_failed_usage@1", **cached),
+        submit(running, "retried-free", fault="run_failed@1"),
+        submit(running, "refused", fault="create_429_requests@1"),
+        submit(running, "lost", fault="create_accept_close@1"),
+        submit(running, "twice", fault="create_accept_close@1 webhook_lost@1 run_stuck_in_progress@1"),
+        submit(running, "odd", UNPRICED),
+        submit(running, "incomplete", fault="run_incomplete"),
+        submit(running, "empty", fault="run_empty_output"),
+    ]
+    stuck = submit(running, "cancelled", fault="run_stuck_in_progress")
+    wait_until(lambda: ask(running, f"/v1/jobs/{stuck}")["status"] == "running", 30, "the job to run", poll_s=0.1)
+    ask(running, f"/v1/jobs/{stuck}/cancel", {})
+    for job_id in (*jobs, stuck):
+        wait_until(partial(is_over, running, job_id), 90, job_id, poll_s=0.2)
+
+    creates, ends = (lines(running.system.ledgers / f"{name}.jsonl") for name in ("creates", "tokens"))
+    told = [line for line in ends if line["cost"] == "usage"]
+    free = sum(line["cost"] == "none" for line in ends)
+    answer = measured(running, len(told) + free)
+    total = answer["total"]
+    for ours, theirs in (("input_tokens", "input_tokens"), ("output_tokens", "output_tokens")):
+        assert total[ours] == sum(line["usage"][theirs] for line in told), ours
+    for ours in ("cached_tokens", "cache_write_tokens"):
+        assert total[ours] == sum(line["usage"]["input_tokens_details"][ours] for line in told) > 0, ours
+    assert total["reasoning_tokens"] == sum(line["usage"]["output_tokens_details"]["reasoning_tokens"] for line in told)
+    assert Decimal(total["cost_usd"]) == sum(cost(line) for line in told if line["model"] in PRICES)
+    assert total["attempts"] == len(creates)
+    assert total["unpriced"] == sum(line["model"] == UNPRICED for line in told) == 1
+    assert total["unmeasured"] == len(creates) - len(told) - free
+
+    for by in ("model", "tag", "day", "outcome", "service_tier", "window", "tenant,model,outcome"):
+        groups = ask(running, f"/v1/costs?by={by}")["data"]
+        assert sum(Decimal(group.get("cost_usd", "0")) for group in groups) == Decimal(total["cost_usd"]), by
+        assert sum(group["attempts"] for group in groups) == total["attempts"], by
+    of_jobs = [ask(running, f"/v1/jobs/{job_id}")["cost"] for job_id in (*jobs, stuck)]
+    assert sum(Decimal(each.get("cost_usd", "0")) for each in of_jobs) == Decimal(total["cost_usd"])
+    by_outcome = {group["outcome"]: group["attempts"] for group in ask(running, "/v1/costs?by=outcome")["data"]}
+    assert by_outcome.keys() >= {"completed", "failed", "incomplete", "cancelled"}
+    assert ask(running, "/v1/costs", tenant="globex")["total"]["attempts"] == 0
+
+    shown = subprocess.run(
+        [sys.executable, "-P", "-m", "backstop.cli", "costs", "--by", "model", "--csv"],
+        env={**os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys["acme"]}, cwd=ROOT,
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    assert shown.splitlines()[0].startswith("model,cost_usd,attempts,unmeasured,unpriced")
+    assert UNPRICED in shown
+
+
+def measured(running: Running, attempts: int) -> Any:
+    """The costs, once the read model has taken all ends that the provider told."""
+
+    def poll() -> Any:
+        answer = ask(running, "/v1/costs?by=model")
+        known = answer["total"]["attempts"] - answer["total"]["unmeasured"]
+        return answer if known >= attempts else None
+
+    return wait_until(poll, 60, f"the usage of {attempts} responses", poll_s=0.5)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def cost(line: dict[str, Any]) -> Decimal:
+    """The dollars of one line of the provider's ledger, reckoned here anew."""
+    prices, usage = PRICES[line["model"]], line["usage"]
+    cached, written = (usage["input_tokens_details"][name] for name in ("cached_tokens", "cache_write_tokens"))
+    fresh = usage["input_tokens"] - cached - written
+    dollars = (
+        fresh * prices["input"] + cached * prices["cached"] + written * prices["written"]
+        + usage["output_tokens"] * prices["output"]
+    ) / 1_000_000  # fmt: skip
+    return dollars * FACTOR["default" if line["tier"] == "auto" else line["tier"]] * WINDOW[line["window"]]
