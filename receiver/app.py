@@ -25,6 +25,7 @@ from backstop.runtime.process.chance import RandomHex
 from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.descriptors import allow_files, files_probe
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.sources import Sources
 from backstop.runtime.shares import Shares
 from receiver.access.access_log import AddressOf, tell_access, tell_change
 from receiver.access.addresses import client_address
@@ -38,11 +39,13 @@ from receiver.connections import Gate
 from receiver.failures import log_failure
 from receiver.health import WatchedPublisher
 from receiver.ingress.adoptions import ADOPT, AdoptIngress
+from receiver.ingress.cancels import Cancels
 from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RESEND, ROTATE, SHOW, TEST
-from receiver.ingress.endpoints import EndpointIngress
+from receiver.ingress.endpoints import EndpointIngress, EndpointRegistry
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
 from receiver.ingress.submissions import ClaimedIds, FindJob, Submissions, knows_nothing
+from receiver.ingress.submitted import SubmittedBodies
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
 from receiver.lookups import JobReads
@@ -53,7 +56,7 @@ from receiver.partial_output.listeners import Changes, Live
 from receiver.problems import Problem, Refusal, from_http_exception, storage_unavailable, to_response
 from receiver.responses_api import routes as sdk
 from receiver.responses_api.errors import speaks_openai, to_openai_response
-from receiver.responses_api.handlers import ResponsesIngress
+from receiver.responses_api.handlers import LaterAnswers, ResponsesIngress
 from receiver.responses_api.models import add_models
 from receiver.responses_api.noting import noting
 from receiver.responses_api.responses import Responses
@@ -111,6 +114,7 @@ def build_app(
     registry = registry or CollectorRegistry()
     health = health or Health("receiver")
     metrics = ReceiverMetrics(registry)
+    sources = Sources(now_ms, random_hex)
     watched = WatchedPublisher(publisher, monotonic_s)
     health.watch("log", watched.complaint)
     health.watch("files", files_probe())
@@ -135,26 +139,28 @@ def build_app(
         quotas=quotas,
         limit_rules=settings.limit_rules(),
     )
-    memory = BodyMemory(limits.bodies_memory_bytes_max, limits.retry_after_s)
 
     async def is_hidden(tenant: str, response_id: str) -> bool:
         return await shown.is_hidden(tenant, response_id)
 
     previous = PreviousResponses(reads, blobs, settings.submission, is_hidden, submissions.accepted, limits.appear_s)
-    jobs = JobIngress(submissions, watched, now_ms, random_hex, limits, quotas, previous, memory)
+    bodies = SubmittedBodies(BodyMemory(limits.bodies_memory_bytes_max, limits.retry_after_s), quotas, previous)
+    cancels = Cancels(watched, now_ms, limits)
+    jobs = JobIngress(submissions, cancels, bodies, random_hex, limits)
     shown = Responses(reads, submissions, previous, blobs, limits)
     live = Live(changes, limits, registry) if reads is not None and changes is not None else None
     waiting = None if changes is None else Waiting(changes, shown, limits, registry)
     responses = ResponsesIngress(
-        submissions=submissions, responses=shown, previous=previous, publisher=watched, blobs=blobs, quotas=quotas,
-        memory=memory, limits=limits, now_ms=now_ms, random_hex=random_hex,
-        streams=None if live is None else ResponseStreams(live, shown, limits, now_ms), waiting=waiting,
+        submissions=submissions, responses=shown, cancels=cancels, bodies=bodies,
+        later=LaterAnswers(None if live is None else ResponseStreams(live, shown, limits, now_ms), waiting),
+        limits=limits, sources=sources,
     )  # fmt: skip
 
     outgoing = EndpointIngress(
-        endpoints=endpoints, secrets=SecretKeys(settings.outgoing_keys) if settings.outgoing_keys else None,
+        registry=EndpointRegistry(endpoints, SecretKeys(settings.outgoing_keys))
+        if endpoints is not None and settings.outgoing_keys else None,
         rules=settings.egress_rules(), reads=reads, publisher=watched, limits=limits,
-        endpoints_max=settings.outgoing_endpoints_max, now_ms=now_ms, random_hex=random_hex,
+        endpoints_max=settings.outgoing_endpoints_max, sources=sources,
     )  # fmt: skip
 
     tickets = Tickets(
@@ -179,12 +185,7 @@ def build_app(
     adopt = AdoptIngress(submissions, reads, settings.submission, limits).adopt
     for command, take in ((SUBMIT, jobs.submit), (CANCEL, jobs.cancel), (ADOPT, adopt)):
         declare(app, command, take, expect_handler=_expect)
-    declare(app, sdk.CREATE, responses.create, expect_handler=_expect)
-    declare(app, sdk.CANCEL, responses.cancel, expect_handler=_expect)
-    for route, handler in (
-        (sdk.RETRIEVE, responses.retrieve), (sdk.DELETE, responses.delete), (sdk.INPUT_ITEMS, responses.items)
-    ):  # fmt: skip
-        declare(app, route, handler)
+    _declare_responses(app, responses)
     add_models(app, settings.models)
     declare(app, TICKET, callers.ticket, expect_handler=_expect)
     declare(app, CALLER, callers.caller)
@@ -203,6 +204,14 @@ def build_app(
     add_document(app)
     add_routes(app, health, registry, metrics=settings.metrics_public)
     return app
+
+
+def _declare_responses(app: web.Application, responses: ResponsesIngress) -> None:
+    declare(app, sdk.CREATE, responses.create, expect_handler=_expect)
+    declare(app, sdk.CANCEL, responses.cancel, expect_handler=_expect)
+    declare(app, sdk.RETRIEVE, responses.retrieve)
+    declare(app, sdk.DELETE, responses.delete)
+    declare(app, sdk.INPUT_ITEMS, responses.items)
 
 
 async def serve(

@@ -61,7 +61,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    app = doors(
+    app = application(
         settings,
         publisher,
         database,
@@ -98,7 +98,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         raise failures[0]
 
 
-def doors(
+def application(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
     registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
     spending: Spending | None = None,
@@ -111,6 +111,8 @@ def doors(
     storage = open_storage(settings)
     blobs = storage.blobs
     health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
+    if folders is not None:
+        health.watch("blob_stores", folders.difference, "note")
     spending = spending or Spending((), read_prices(SHIPPED_PRICES))
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
@@ -123,7 +125,7 @@ def doors(
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=spending.prices)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
     add_page(app)

@@ -238,10 +238,15 @@ class CallLimits:
     streams_max: int = 1
     stream_silence_ms: int = 600_000
     """A stream that is silent for longer is over."""
+    answer_bytes_max: int = 64 << 20
+    """Of one answer, unpacked."""
+    answers_memory_bytes_max: int = 256 << 20
+    """Of all answers that are read at one time."""
 
 
 Operation = Literal["create", "retrieve", "cancel"]
 Alarm = Literal[
+    "answer_too_large",
     "blob_missing",
     "blob_store",
     "blob_not_stored",

@@ -19,7 +19,7 @@ from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.process.logs import configure
 from receiver.limits import Limits
 from receiver.openapi import document
-from receiver.serve import doors
+from receiver.serve import application
 from receiver.settings import ReceiverSettings
 
 NOWHERE = Path("/nonexistent")
@@ -38,7 +38,7 @@ def app() -> web.Application:
     )
     database = database_at(f"sqlite:///{NOWHERE}/readmodel.db", _no_time)
     publisher = KafkaPublisher(settings, "receiver")
-    return doors(settings, publisher, database, _no_time, Limits(), Health("serve"), CollectorRegistry())
+    return application(settings, publisher, database, _no_time, Limits(), Health("serve"), CollectorRegistry())
 
 
 def page() -> bytes:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
-from backstop.outgoing.attempts import Attempts
+from backstop.outgoing.attempts import Attempts, SignedPosts
 from backstop.outgoing.egress import SystemLookup
 from backstop.outgoing.endpoints import EndpointFollower
 from backstop.outgoing.metrics import OutgoingMetrics
@@ -21,6 +21,7 @@ from backstop.runtime.http.health import Health, HealthServer
 from backstop.runtime.kafka.broker_clock import BrokerClock
 from backstop.runtime.kafka.consumer_group import ConsumerGroup
 from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 
@@ -54,7 +55,7 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
     secrets, rules = SecretKeys(settings.outgoing_keys), settings.egress_rules()
     publisher = KafkaPublisher(settings, "outgoing")
     clock = BrokerClock(own_now_ms, publisher)
-    metrics, health = OutgoingMetrics(), Health("outgoing")
+    reporting, health = Reporting(publisher, OutgoingMetrics(), clock.now_ms), Health("outgoing")
     endpoints = EndpointFollower(settings)
     group = ConsumerGroup(
         settings, topics=[RESULTS, DELIVERIES], group="outgoing", client_id="backstop-outgoing",
@@ -66,13 +67,12 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
         rules, lookup, timeout_s=settings.outgoing_timeout_ms / 1000, connections_max=settings.outgoing_attempts_max
     )
     service = Service(
-        group=group, turns=turns, endpoints=endpoints, results=ResultsReader(settings), publisher=publisher,
-        resend_max=settings.outgoing_resend_max, now_ms=clock.now_ms, metrics=metrics,
+        group=group, turns=turns, endpoints=endpoints, results=ResultsReader(settings), reporting=reporting,
+        resend_max=settings.outgoing_resend_max,
     )  # fmt: skip
     attempts = Attempts(
-        turns=turns, find=service.find, sender=sender, endpoints=endpoints, secrets=secrets, publisher=publisher,
-        policy=settings.retry_policy(), waiting_max=settings.outgoing_endpoint_waiting_max, now_ms=clock.now_ms,
-        metrics=metrics,
+        turns=turns, find=service.find, posts=SignedPosts(endpoints, secrets, sender), reporting=reporting,
+        policy=settings.retry_policy(), waiting_max=settings.outgoing_endpoint_waiting_max,
     )  # fmt: skip
     health.watch("deliveries", service.not_ready)
     server = HealthServer(health, settings.outgoing_health_port)

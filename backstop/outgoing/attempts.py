@@ -6,6 +6,7 @@ behind it nothing is left to do.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from backstop.outgoing.deliveries import event_id
 from backstop.outgoing.endpoints import Endpoint, Endpoints
@@ -17,8 +18,8 @@ from backstop.outgoing.sender import Sender
 from backstop.outgoing.turns import Turns
 from backstop.outgoing.wire import body_of, headers_of
 from backstop.runtime.kafka.acknowledged import publish, until_acknowledged
-from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.clock import NowMs, monotonic_s
+from backstop.runtime.kafka.reporting import Reporting
+from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.release import release
@@ -39,23 +40,32 @@ Find = Callable[[str], Pending | None]
 """The delivery as the log has it now; None if it is not open, or its partition has moved away."""
 
 
+@dataclass(frozen=True, slots=True)
+class SignedPosts:
+    """Sends to an endpoint: its address, the keys that sign, and the connections."""
+
+    endpoints: Endpoints
+    secrets: SecretKeys
+    sender: Sender
+
+
 class Attempts:
     """Performs attempts until stopped. Set `changed` after each change to `turns`."""
 
     def __init__(
-        self, *, turns: Turns, find: Find, sender: Sender, endpoints: Endpoints, secrets: SecretKeys,
-        publisher: Publisher, policy: RetryPolicy, waiting_max: int, now_ms: NowMs, metrics: OutgoingMetrics,
+        self, *, turns: Turns, find: Find, posts: SignedPosts, reporting: Reporting[OutgoingMetrics], policy: RetryPolicy,
+        waiting_max: int,
     ) -> None:  # fmt: skip
         self._turns = turns
         self._find = find
-        self._sender = sender
-        self._endpoints = endpoints
-        self._secrets = secrets
-        self._publisher = publisher
+        self._sender = posts.sender
+        self._endpoints = posts.endpoints
+        self._secrets = posts.secrets
+        self._publisher = reporting.publisher
+        self._metrics = reporting.metrics
+        self._now_ms = reporting.now_ms
         self._policy = policy
         self._waiting_max = waiting_max
-        self._now_ms = now_ms
-        self._metrics = metrics
         self._user_agent = f"Backstop/{release()}"
         self.changed = asyncio.Event()
 

@@ -25,8 +25,8 @@ from backstop.runtime.kafka.acknowledged import publish, until_acknowledged
 from backstop.runtime.kafka.consumer_group import ConsumerGroup
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.kafka.lifetimes import broker_errors
-from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.clock import NowMs, monotonic_s
+from backstop.runtime.kafka.reporting import Reporting
+from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.pausing import pause
@@ -53,17 +53,17 @@ class Service:
     """
 
     def __init__(
-        self, *, group: ConsumerGroup, turns: Turns, endpoints: Endpoints, results: Results, publisher: Publisher,
-        resend_max: int, now_ms: NowMs, metrics: OutgoingMetrics,
+        self, *, group: ConsumerGroup, turns: Turns, endpoints: Endpoints, results: Results,
+        reporting: Reporting[OutgoingMetrics], resend_max: int,
     ) -> None:  # fmt: skip
         self._group = group
         self._turns = turns
         self._endpoints = endpoints
         self._results = results
-        self._publisher = publisher
+        self._publisher = reporting.publisher
         self._resend_max = resend_max
-        self._now_ms = now_ms
-        self._metrics = metrics
+        self._now_ms = reporting.now_ms
+        self._metrics = reporting.metrics
         self._logs: dict[int, PartitionLog] = {}
         self._behind: dict[int, int] = {}
         """Partitions not yet read to the end that they had when assigned, with that end."""

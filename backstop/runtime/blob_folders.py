@@ -25,7 +25,10 @@ HEARD_MS: Final = int(4 * ASK_EVERY_S * 1000)
 FOREIGN_MAX: Final = 100
 """Foreign folders remembered; more would add nothing."""
 
-_SAID = re.compile(rb"[A-Za-z0-9_.\-]{1,64} ([0-9a-f]{32})")
+TOLD_MAX: Final = 5
+"""Processes named in a finding."""
+
+_SAID = re.compile(rb"([A-Za-z0-9_.\-]{1,64}) ([0-9a-f]{32})")
 
 log = get_logger("backstop.runtime.blob_folders")
 
@@ -68,25 +71,42 @@ class BlobFolders:
     def __init__(self, own: str, now_ms: NowMs) -> None:
         self._own = own
         self._now_ms = now_ms
-        self._foreign: dict[str, int] = {}
+        self._foreign: dict[str, tuple[int, str]] = {}
+        """When a process last named each, and which process."""
         self._was_ready = False
 
     def heard(self, value: bytes | None, at_ms: int) -> None:
         """Take a record of `clock`. Any producer may have written it, so it is parsed strictly and else ignored."""
         match = _SAID.fullmatch(value or b"")
-        if match is None or (name := match[1].decode()) == self._own:
+        if match is None or (name := match[2].decode()) == self._own:
             return
+        process = match[1].decode()
         if name not in self._foreign:
-            log.error("blob_folder_differs", own=self._own, other=name, said=(value or b"").split(b" ")[0].decode())
+            log.error("blob_folder_differs", own=self._own, other=name, said=process)
         self._foreign.pop(name, None)
-        self._foreign[name] = at_ms
+        self._foreign[name] = at_ms, process
         while len(self._foreign) > FOREIGN_MAX:
             del self._foreign[next(iter(self._foreign))]
 
     def shared(self) -> bool:
         """Whether no process named another folder within `HEARD_MS`."""
+        return not self.elsewhere()
+
+    def elsewhere(self) -> list[str]:
+        """For each other folder that was named within `HEARD_MS`, the process that named it last."""
         since_ms = self._now_ms() - HEARD_MS
-        return all(at_ms < since_ms for at_ms in self._foreign.values())
+        return [process for at_ms, process in self._foreign.values() if at_ms >= since_ms]
+
+    def difference(self) -> str | None:
+        """Which processes use other folders than this one, as a sentence; None if none does."""
+        found = sorted(set(self.elsewhere()))
+        if not found:
+            return None
+        more = f" and {len(found) - TOLD_MAX} more" if len(found) > TOLD_MAX else ""
+        return (
+            f"{', '.join(found[:TOLD_MAX])}{more} on another machine or with other settings: bodies that one process "
+            "stores are missing for the other. Give all processes the same BACKSTOP_BLOBS, or the same BACKSTOP_BLOB_DIR"
+        )
 
     def not_ready(self) -> str | None:
         """Why this process should get no work. None once it was ready: a

@@ -6,6 +6,7 @@ delivers.
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -18,8 +19,7 @@ from backstop.outgoing.secrets import SecretKeys
 from backstop.runtime.addresses import EgressRules
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.chance import RandomHex
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.sources import Sources
 from receiver.access.identity import tenant_of
 from receiver.bodies import parse_body, read_body, require_json
 from receiver.ingress.endpoint_routes import (
@@ -54,22 +54,29 @@ OLD_SECRET_MS: Final = 24 * 3_600_000
 BODY_BYTES_MAX: Final = 16 << 10
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointRegistry:
+    """The endpoints, and the keys of their secrets."""
+
+    endpoints: Endpoints
+    secrets: SecretKeys
+
+
 class EndpointIngress:
-    """Without `secrets` or `endpoints` outgoing webhooks are off, and each route answers 404 `webhooks_off`."""
+    """Without a registry outgoing webhooks are off, and each route answers 404 `webhooks_off`."""
 
     def __init__(
-        self, *, endpoints: Endpoints | None, secrets: SecretKeys | None, rules: EgressRules, reads: JobReads | None,
-        publisher: Publisher, limits: Limits, endpoints_max: int, now_ms: NowMs, random_hex: RandomHex,
+        self, *, registry: EndpointRegistry | None, rules: EgressRules, reads: JobReads | None, publisher: Publisher,
+        limits: Limits, endpoints_max: int, sources: Sources,
     ) -> None:  # fmt: skip
-        self._endpoints = endpoints
-        self._secrets = secrets
+        self._registry = registry
         self._rules = rules
         self._reads = reads
         self._publisher = publisher
         self._limits = limits
         self._endpoints_max = endpoints_max
-        self._now_ms = now_ms
-        self._random_hex = random_hex
+        self._now_ms = sources.now_ms
+        self._random_hex = sources.random_hex
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """A lock per tenant: each change starts from the last acknowledged state."""
 
@@ -221,13 +228,13 @@ class EndpointIngress:
         return self._turns.setdefault(tenant_of(request), asyncio.Lock())
 
     def _on(self) -> SecretKeys:
-        if self._secrets is None or self._endpoints is None:
+        if self._registry is None:
             raise Refusal(
                 Problem(
                     404, "webhooks_off", "Outgoing webhooks are off: the operator has to set BACKSTOP_OUTGOING_KEYS."
                 )
             )
-        return self._secrets
+        return self._registry.secrets
 
     async def _body(self, request: web.Request) -> bytes:
         body = bytes(await read_body(request, bytes_max=BODY_BYTES_MAX, within_s=self._limits.submit_body_s))
@@ -243,12 +250,12 @@ class EndpointIngress:
             raise Refusal(Problem(422, "bad_request", "The body is not a valid request.", errors=(wrong,))) from None
 
     async def _known(self) -> Endpoints:
-        assert self._endpoints is not None, "`_on` has checked it"
+        assert self._registry is not None, "`_on` has checked it"
         try:
-            await self._endpoints.catch_up()
+            await self._registry.endpoints.catch_up()
         except BrokerUnavailableError:
             raise self._log_away() from None
-        return self._endpoints
+        return self._registry.endpoints
 
     async def _named(self, request: web.Request) -> Endpoint:
         tenant, endpoint_id = tenant_of(request), request.match_info["endpoint_id"]

@@ -13,21 +13,18 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import Answer, Header, Route
-from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.process.chance import RandomHex
-from backstop.runtime.process.clock import NowMs
 from receiver.access.identity import tenant_of
-from receiver.access.quotas import Quotas
-from receiver.bodies import BodyMemory, parse_body, read_body, require_json
-from receiver.ingress.previous import PreviousResponses
+from receiver.bodies import parse_body, read_body, require_json
+from receiver.ingress.cancels import Cancels
 from receiver.ingress.submissions import NotTaken, Submissions, Taken
+from receiver.ingress.submitted import SubmittedBodies
 from receiver.limits import Limits
 from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, unavailable
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel, GivenJobId, Submit
-from streams.submission import prepare, to_cancel
+from streams.submission import prepare
 
 JOBS_PATH = "/v1/jobs"
 CANCEL_PATH = "/v1/jobs/{job_id}/cancel"
@@ -102,16 +99,13 @@ CANCEL: Final = Route(
 
 
 ID_TAKEN: Final = "This id or key already names a job with another body."
-_UNHEARD: Final = (
+_NOT_ACKNOWLEDGED: Final = (
     "The log did not acknowledge the request in time; the job may still have been accepted. Send it again: with the "
     "same job id or Idempotency-Key a repeat is the same job, without either it may become a second job."
 )
 _UNCONFIRMED: Final = (
     "The log has the request, but Backstop could not check in time whether another submission took this id first. "
     "Send it again with the same job id or Idempotency-Key to learn which."
-)
-CANCEL_UNHEARD: Final = (
-    "The log did not acknowledge the cancel in time; it may still take effect. Send it again: a repeat is harmless."
 )
 
 
@@ -122,17 +116,15 @@ def job_id_of(key: str, tenant: str) -> str:
 
 class JobIngress:
     def __init__(
-        self, submissions: Submissions, publisher: Publisher, now_ms: NowMs, random_hex: RandomHex, limits: Limits,
-        quotas: Quotas, previous: PreviousResponses, memory: BodyMemory,
-    ) -> None:  # fmt: skip
-        self._quotas = quotas
-        self._previous = previous
+        self, submissions: Submissions, cancels: Cancels, bodies: SubmittedBodies, random_hex: RandomHex, limits: Limits
+    ) -> None:
         self._submissions = submissions
-        self._publisher = publisher
-        self._now_ms = now_ms
+        self._cancels = cancels
+        self._memory = bodies.memory
+        self._quotas = bodies.quotas
+        self._previous = bodies.previous
         self._random_hex = random_hex
         self._limits = limits
-        self._memory = memory
 
     async def submit(self, request: web.Request) -> web.Response:
         limits = self._limits
@@ -159,7 +151,7 @@ class JobIngress:
             )
         if isinstance(verdict, NotTaken):
             if verdict.why == "log" and chosen is None:
-                raise _unheard_as(given, limits.retry_after_s)
+                raise _not_acknowledged_as(given, limits.retry_after_s)
             refuse(verdict, limits.retry_after_s)
         return accepted(given, verdict)
 
@@ -172,19 +164,14 @@ class JobIngress:
             require_json(request)
         asked = parse_body(CancelBody, body, limits.submit_depth_max) if body else CancelBody()
         cancel = Cancel(type="cancel", job_id=given, reason=asked.reason)
-        job_id = qualified_job_id(tenant, given)
-        if not await self._submissions.exists(job_id, tenant):
+        if not await self._submissions.exists(qualified_job_id(tenant, given), tenant):
             raise Refusal(Problem(404, "job_not_found", "There is no such job, or it is not visible yet."))
-        fact = to_cancel(cancel, job_id=job_id, tenant=tenant, ingress="http", at_ms=self._now_ms())
-        try:
-            await self._publisher.publish([fact], timeout_s=limits.publish_s)
-        except BrokerUnavailableError:
-            raise unavailable("log_unavailable", CANCEL_UNHEARD, limits.retry_after_s) from None
+        await self._cancels.publish(cancel, tenant)
         done: CancelDocument = {"job_id": given, "status": "cancel_requested", "links": _links(given)}
         return _json(202, done)
 
 
-def _unheard_as(job_id: str, retry_after_s: int) -> Refusal:
+def _not_acknowledged_as(job_id: str, retry_after_s: int) -> Refusal:
     """For a caller that gave no id: the answer names the id of the possibly accepted job, for use in the repeat."""
     detail = (
         "The log did not acknowledge the job in time; it may still have been accepted. Send it again with "
@@ -205,7 +192,7 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
         case "busy":
             raise unavailable("busy", "Too many submissions are in progress; send it again.", retry_after_s)
         case "log":
-            raise unavailable("log_unavailable", _UNHEARD, retry_after_s)
+            raise unavailable("log_unavailable", _NOT_ACKNOWLEDGED, retry_after_s)
         case "unconfirmed":
             raise unavailable("log_unavailable", _UNCONFIRMED, retry_after_s)
         case "storage":

@@ -46,7 +46,12 @@ def _day(value: Any) -> Any:
 Day = Annotated[date, Field(ge=date(1970, 1, 1), le=date(2200, 1, 1)), BeforeValidator(_day)]
 Groups = Annotated[
     tuple[By, ...], AfterValidator(_each_once), BeforeValidator(_split),
-    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(BYS)}}),
+    WithJsonSchema(
+        {
+            "type": "array", "items": {"type": "string", "enum": list(BYS)},
+            "not": {"allOf": [{"contains": {"const": "tag"}}, {"contains": {"const": "cache_key"}}]},
+        }
+    ),
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, end
 from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import Finding, sweep
 from backstop.readmodel.waiting import PASSING_MIN, Waiting, waiting
+from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.http.routes import declare, query_of
 from backstop.runtime.process.clock import NowMs
 from receiver.reads import overview_routes as declared
@@ -60,10 +61,12 @@ class Spending:
 
 def add_overview_routes(
     app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int,
-    spending: Spending | None = None,
+    spending: Spending | None = None, folders: BlobFolders | None = None,
 ) -> None:  # fmt: skip
-    """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep)."""
-    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending)
+    """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep).
+    `folders`: what other processes say of their blob stores.
+    """
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
         (declared.GET_STATS, overview.stats),
@@ -74,8 +77,10 @@ def add_overview_routes(
 
 class _Overview:
     def __init__(
-        self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None
+        self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None,
+        folders: BlobFolders | None,
     ) -> None:  # fmt: skip
+        self._folders = folders
         self._spending = spending
         self._database = database
         self._rights = rights
@@ -87,12 +92,14 @@ class _Overview:
         tenant, now_ms = self._rights.tenant_of(request), self._now_ms()
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
+        blob_stores = self._of_blob_stores(request)
 
         def poll(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
             ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
             waits = waiting(conn, tenant)
             findings = [
+                blob_stores,
                 _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
                 _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
                 _of_jobs("jobs_overdue", found.overdue, tenant),
@@ -137,6 +144,13 @@ class _Overview:
         if len(letters) == wanted.limit:
             page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].dead_letter_id)
         return problems.answer(page)
+
+    def _of_blob_stores(self, request: web.Request) -> FindingView:
+        """The finding of processes with other blob stores; a matter of operators, whose keys have `operate`."""
+        told = None if self._folders is None else self._folders.difference()
+        if self._folders is None or told is None or "operate" not in self._rights.scopes_of(request):
+            return {"code": "blob_stores_differ", "count": 0}
+        return {"code": "blob_stores_differ", "count": len(self._folders.elsewhere()), "because": told}
 
     def _of_budgets(self, conn: Connection, tenant: str, now_ms: int) -> FindingView:
         """The tenant's budgets of which nearly all is spent, or all."""

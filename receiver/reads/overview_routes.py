@@ -14,8 +14,8 @@ from schemas.statuses import OpenJobStatus
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FindingCode = Literal[
-    "provider_refuses", "provider_unavailable", "jobs_overdue", "jobs_without_next_action", "jobs_finishing_too_long",
-    "dead_letters", "webhooks_missed", "budget_nearly_spent",
+    "blob_stores_differ", "provider_refuses", "provider_unavailable", "jobs_overdue", "jobs_without_next_action",
+    "jobs_finishing_too_long", "dead_letters", "webhooks_missed", "budget_nearly_spent",
 ]  # fmt: skip
 Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
 
@@ -31,7 +31,7 @@ class FindingView(TypedDict):
     job_ids: NotRequired[list[str]]
     """Ids of some of the jobs."""
     because: NotRequired[str]
-    """The most frequent reason, as the provider states it; of budgets, what was spent of each."""
+    """The most frequent reason, as the provider states it; of budgets, what was spent; of blob stores, what to do."""
 
 
 @with_config(_DOCUMENTED)
@@ -106,7 +106,8 @@ class DeadLetterQuery(Query):
 GET_ATTENTION: Final = Route(
     "GET", "/v1/attention", name="getAttention", access="read", problems=AWAY,
     says="What needs attention: jobs that wait for the operator or the provider, jobs without progress, and dead "
-    "letters and missed webhooks of the last hour, and budgets that are nearly spent.",
+    "letters and missed webhooks of the last hour, and budgets that are nearly spent. With the scope `operate` "
+    "also processes that use differing blob stores.",
     answers=(Answer(200, "The findings, worst first.", AttentionView),),
 )  # fmt: skip
 GET_STATS: Final = Route(

@@ -18,19 +18,16 @@ import orjson
 from aiohttp import web
 
 from backstop.runtime.authority import authority_of
-from backstop.runtime.blobs import BlobStore
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import Asked, BadParameterError, query_of
-from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.process.chance import RandomHex
-from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.sources import Sources
 from receiver.access.identity import caller_of, tenant_of
-from receiver.access.quotas import Quotas
-from receiver.bodies import BodyMemory, NotJsonError, load_json, read_body, require_json
-from receiver.ingress.jobs import CANCEL_UNHEARD, ID_TAKEN, idempotency_key, refuse
-from receiver.ingress.previous import FIELD, PreviousResponses
+from receiver.bodies import NotJsonError, load_json, read_body, require_json
+from receiver.ingress.cancels import Cancels
+from receiver.ingress.jobs import ID_TAKEN, idempotency_key, refuse
+from receiver.ingress.previous import FIELD
 from receiver.ingress.submissions import NotTaken, Submissions
+from receiver.ingress.submitted import SubmittedBodies
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import Listener
@@ -48,7 +45,7 @@ from receiver.responses_api.waiting import Waiter, Waiting, Who
 from receiver.responses_api.wire import deleted_object, response_object
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
-from streams.submission import Prepared, prepare, to_cancel
+from streams.submission import Prepared, prepare
 
 ID_BITS: Final = 192
 """`resp_` and 48 hexadecimal digits, as at the provider."""
@@ -95,24 +92,30 @@ class _Began:
     listener: Listener | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LaterAnswers:
+    """Ways to answer a create other than at once. None where the process reads no changes."""
+
+    streams: ResponseStreams | None
+    waiting: Waiting | None
+
+
 class ResponsesIngress:
     def __init__(
-        self, *, submissions: Submissions, responses: Responses, previous: PreviousResponses, publisher: Publisher,
-        blobs: BlobStore, quotas: Quotas, memory: BodyMemory, limits: Limits, now_ms: NowMs, random_hex: RandomHex,
-        streams: ResponseStreams | None = None, waiting: Waiting | None = None,
+        self, *, submissions: Submissions, responses: Responses, cancels: Cancels, bodies: SubmittedBodies,
+        later: LaterAnswers, limits: Limits, sources: Sources,
     ) -> None:  # fmt: skip
-        self._streams = streams
-        self._waiting = waiting
         self._submissions = submissions
         self._responses = responses
-        self._previous = previous
-        self._publisher = publisher
-        self._blobs = blobs
-        self._quotas = quotas
-        self._memory = memory
+        self._cancels = cancels
+        self._memory = bodies.memory
+        self._quotas = bodies.quotas
+        self._previous = bodies.previous
+        self._streams = later.streams
+        self._waiting = later.waiting
         self._limits = limits
-        self._now_ms = now_ms
-        self._random_hex = random_hex
+        self._now_ms = sources.now_ms
+        self._random_hex = sources.random_hex
         self.repeats = Repeats(int(limits.repeat_window_s * 1000), limits.repeats_remembered_max)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -237,22 +240,33 @@ class ResponsesIngress:
         return await self._streams.serve(request, tenant, shown.document, asked.starting_after, obfuscated=obfuscated)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Answers with the ended response, or after `cancelled_s` with its current state."""
+        """Answers with the ended response, or after `cancelled_s` with its current state.
+
+        A response of a create with `store: false` is cancelled while it is open, as a client that left its create has
+        no other way to stop it. The answer tells its status only.
+        """
         tenant, response_id = tenant_of(request), _path_id(request)
         await read_body(request, bytes_max=self._limits.cancel_bytes_max, within_s=self._limits.submit_body_s)
-        shown = await self._find(tenant, response_id)
-        if shown.ended:
-            return _json(shown.document)
-        await self._publish_cancel(tenant, response_id)
+        shown = await self._find(tenant, response_id, hidden_too=True)
+        hidden = await self._responses.is_hidden(tenant, response_id)
+        if hidden and (shown.ended or not await self._responses.is_unstored(tenant, response_id)):
+            _not_found(response_id)
+        if not shown.ended:
+            await self._cancels.publish(_cancel_of(response_id), tenant)
+            shown = await self._ended_soon(tenant, response_id, shown)
+        return _json({**shown.document, "output": [], "store": False} if hidden else shown.document)
+
+    async def _ended_soon(self, tenant: str, response_id: str, shown: Shown) -> Shown:
+        """The response at its end, or as it is after `cancelled_s`."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._limits.cancelled_s
         while not shown.ended and loop.time() < deadline_s:
             await asyncio.sleep(CANCEL_POLL_S)
             try:
-                shown = await self._find(tenant, response_id)
+                shown = await self._find(tenant, response_id, hidden_too=True)
             except Refusal:
                 break  # the log has the cancel: answer with the last known state
-        return _json(shown.document)
+        return shown
 
     async def delete(self, request: web.Request) -> web.Response:
         """Hide the response from reads, and cancel it if it is open, as no client could read its output.
@@ -267,7 +281,7 @@ class ResponsesIngress:
         except OSError:
             refuse(NotTaken("storage"), self._limits.retry_after_s)
         if not shown.ended:
-            await self._publish_cancel(tenant, response_id, _HIDDEN_NOT_CANCELLED)
+            await self._cancels.publish(_cancel_of(response_id), tenant, _HIDDEN_NOT_CANCELLED)
         return _json(deleted_object(response_id))
 
     async def items(self, request: web.Request) -> web.Response:
@@ -295,16 +309,9 @@ class ResponsesIngress:
             _not_found(response_id)
         return shown
 
-    async def _publish_cancel(self, tenant: str, response_id: str, unheard: str = CANCEL_UNHEARD) -> None:
-        """:raises Refusal: 503 with the text `unheard`, the log did not acknowledge the cancel."""
-        fact = to_cancel(
-            Cancel(type="cancel", job_id=response_id), job_id=qualified_job_id(tenant, response_id), tenant=tenant,
-            ingress="http", at_ms=self._now_ms(),
-        )  # fmt: skip
-        try:
-            await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
-        except BrokerUnavailableError:
-            raise unavailable("log_unavailable", unheard, self._limits.retry_after_s) from None
+
+def _cancel_of(response_id: str) -> Cancel:
+    return Cancel(type="cancel", job_id=response_id)
 
 
 def _path_id(request: web.Request) -> str:

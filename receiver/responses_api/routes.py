@@ -163,7 +163,8 @@ DELETE: Final = Route(
 )  # fmt: skip
 CANCEL: Final = Route(
     "POST", PATH + "/{response_id}/cancel", name="cancelResponse", access="submit", ids=_IDS,
-    says="Cancel a response. A response that has ended is not changed.",
+    says="Cancel a response. A response that has ended is not changed. For a create with `store: false` the answer has "
+    "no output.",
     answers=(
         Answer(200, "The ended response; its current state if it does not end within 3 s.", ResponseDocument),
     ),

@@ -49,7 +49,7 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
     said_by: Literal["backstop"] | None = None
     if status in GIVEN_UP_STATUSES:
         code, message, said_by = f"response_{status}", _without_end(state, event, status), "backstop"
-    elif event.outcome == "odd":
+    elif event.outcome == "odd" and code is None:
         code, said_by = "unknown_status", "backstop"
         message = f"its status is {event.raw_status!r}, which this release does not know"
     word = "settled" if status != state.sight.told else status

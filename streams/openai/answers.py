@@ -18,7 +18,15 @@ from typing import Any, Final, Literal
 
 from schemas.base import RESPONSE_ID_PATTERN
 from streams.openai.causes import MODEL_CODES, Rule, Said, verdict
-from streams.openai.observations import CODE_CHARS_MAX, TEXT_CHARS_MAX, see, shown
+from streams.openai.observations import (
+    CODE_CHARS_MAX,
+    OF_ANOTHER_JOB,
+    TEXT_CHARS_MAX,
+    TOO_LARGE,
+    see,
+    shown,
+    too_large,
+)
 from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
 from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
 
@@ -52,6 +60,8 @@ class Answer:
     """The answer was a stream of events; `body` is the response object that was taken from it."""
     text: str = ""
     """The first 500 characters of a body that is not JSON, unchanged; or a description of the body."""
+    cut: bool = False
+    """The answer exceeds a limit, and `body` has only the members at its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,8 @@ def read_poll(
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     if 200 <= reply.status < 300:
         seen = see(reply.body, reply.headers, job_id, rules)
+        if reply.cut and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
+            return too_large(seen)
         return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
     if reply.status == 404 and isinstance(reply.body, dict):
         # A 404 without a JSON body comes from a proxy, and says nothing about the response.
@@ -173,7 +185,7 @@ def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rej
     """The outcome of a 2xx: a response that runs or has ended, an error object, or an unusable body."""
     body = answer.body
     if not isinstance(body, dict):
-        return _unusable(answer, "no_response_object")
+        return _unusable(answer, TOO_LARGE if answer.cut else "no_response_object")
     response_id, status = body.get("id"), body.get("status")
     named = isinstance(response_id, str) and _RESPONSE_ID.fullmatch(response_id) is not None
     if body.get("error") and (not named or body.get("object") not in (None, "response")):
@@ -181,9 +193,10 @@ def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rej
     if body.get("object") not in (None, "response") or (body.get("object") is None and not isinstance(status, str)):
         return _unusable(answer, "no_response_object")
     seen = see(body, answer.headers, rules=rules)
-    end = seen if isinstance(seen, Seen) and seen.over else None
+    # The end of an answer that is cut is missing: a poll shows whether the response can be read at all.
+    end = seen if isinstance(seen, Seen) and seen.over and not answer.cut else None
     if not named and end is None:
-        return _unusable(answer, "no_usable_id")
+        return _unusable(answer, TOO_LARGE if answer.cut else "no_usable_id")
     return Accepted(
         response_id if named and isinstance(response_id, str) else "",
         status=shown(status, CODE_CHARS_MAX) or "unknown",

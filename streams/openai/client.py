@@ -6,9 +6,7 @@ timeout restarts with each byte). Measured with openai 3.54.0; `test_client.py` 
 """
 
 import asyncio
-import json
 import logging
-import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -17,16 +15,23 @@ import aiohttp
 import httpx2
 import openai
 import orjson
+import structlog
 from openai import AsyncOpenAI, AsyncStream
 
 from backstop.runtime.process.clock import monotonic_s
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
+from schemas.shape import beyond
 from schemas.statuses import OPEN_RESPONSE_STATUSES
+from streams.answer_memory import AnswerMemory, holding
 from streams.openai.account import OpenAIAccount
 from streams.openai.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
-from streams.openai.sse import EventReader
+from streams.openai.bounded import CUT, SHAPE, AnswerLimits, is_event_stream, pieces_of
+from streams.openai.foreign_json import beginning, parse
+from streams.openai.sse import EventReader, EventTooLargeError
 from streams.openai.transport import HttpClient, tls_context, watched
 from streams.provider import CallLimits, CallMetrics, Operation
+
+log = structlog.get_logger()
 
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0
@@ -67,7 +72,8 @@ class OpenAIClient:
     ) -> None:
         self._metrics = metrics
         self._poll_timeout_s = limits.poll_timeout_ms / 1_000
-        self._sdk = make_sdk(account, limits.calls_max + CONNECTIONS_SPARE)
+        self._answers = AnswerLimits.of(limits)
+        self._sdk = make_sdk(account, limits.calls_max + CONNECTIONS_SPARE, self._answers)
 
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
@@ -103,7 +109,7 @@ class OpenAIClient:
 
         if not streams:
             return await self._observed("create", call, timeout_s)
-        first = FirstAnswer()
+        first = FirstAnswer(self._answers.memory)
         reply = await self._observed("create", call, timeout_s, first.read)
         # The stream may break after the response was known.
         return first.known or reply if isinstance(reply, Fault) else reply
@@ -139,15 +145,18 @@ class OpenAIClient:
 
     async def _observed(self, operation: Operation, call: Call, timeout_s: float, read: Read | None = None) -> Reply:
         started_s = monotonic_s()
-        reply = await reply_of(call, timeout_s, read or whole_answer)
+        reply = await reply_of(call, timeout_s, read or whole_answer, streams=read is not None)
         status_class = f"{reply.status // 100}xx" if isinstance(reply, Answer) else reply.kind
         self._metrics.request(operation, status_class, monotonic_s() - started_s)
         if isinstance(reply, Fault) and PROXY_REFUSED in reply.detail:
             self._metrics.alarm("proxy")
+        if isinstance(reply, Answer) and reply.cut:
+            self._metrics.alarm("answer_too_large")
+            log.error("answer_too_large", operation=operation, http_status=reply.status)
         return reply
 
 
-def make_sdk(account: OpenAIAccount, connections_max: int) -> AsyncOpenAI:
+def make_sdk(account: OpenAIAccount, connections_max: int, answers: AnswerLimits) -> AsyncOpenAI:
     """The SDK client. Its environment counts for proxies and trust only. With an empty key: no `Authorization`."""
     for name in ("openai", "httpx2", "httpcore2"):
         # At debug level (OPENAI_LOG=debug) the SDK logs whole requests, with prompts.
@@ -158,7 +167,7 @@ def make_sdk(account: OpenAIAccount, connections_max: int) -> AsyncOpenAI:
         api_key=key or "none",
         max_retries=0,
         # aiohttp needs half of httpx's processor time.
-        http_client=HttpClient(connections_max, account.tls or tls_context(None, None), keyless=not key),
+        http_client=HttpClient(connections_max, account.tls or tls_context(None, None), answers, keyless=not key),
     )
     # The SDK reads missing values from environment variables. Only Backstop's settings count.
     sdk.organization = account.organization
@@ -182,9 +191,12 @@ def path_of(response_id: str) -> str:
     return f"/responses/{quote(response_id, safe='')}"
 
 
-async def reply_of(call: Call, timeout_s: float, read: Read) -> Reply:
-    """Make one call, and `read` its answer if that is good. Errors are returned as data."""
-    with watched() as progress:
+async def reply_of(call: Call, timeout_s: float, read: Read, *, streams: bool = False) -> Reply:
+    """Make one call, and `read` its answer if that is good. Errors are returned as data.
+
+    With `streams`, a stream of events comes unread to `read`. All other answers are whole by then, up to the limit.
+    """
+    with watched(streams=streams) as progress:
         try:
             async with asyncio.timeout(timeout_s):
                 return await read(await call())
@@ -235,20 +247,26 @@ class FirstAnswer:
     answer that is not a stream. With neither, the outcome is unknown: the body is `NOT_JSON`, and `text` says why.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: AnswerMemory) -> None:
+        self._memory = memory
         self.known: Answer | None = None
         self._events = 0
         self._beginning = b""
+        self._too_large = False
 
     async def read(self, response: httpx2.Response) -> Answer:
         try:
             if not is_event_stream(response):
-                await response.aread()
                 return _answer(response)
             reader = EventReader(EVENT_BYTES_MAX)
-            async for chunk in response.aiter_bytes():
-                if self._take(response, reader.feed(chunk), chunk):
-                    break
+            with holding() as hold:
+                async for chunk in pieces_of(response):
+                    events = reader.feed(chunk)
+                    await self._memory.resize_for(hold, reader.held_bytes, events)
+                    if self._take(response, events, chunk):
+                        break
+        except EventTooLargeError:
+            self._too_large = True
         finally:
             await response.aclose()
         return self.known or Answer(response.status_code, _headers(response), streamed=True, text=self._said())
@@ -258,7 +276,7 @@ class FirstAnswer:
         self._beginning = (self._beginning + chunk)[:TEXT_CHARS_MAX]
         for data in events:
             self._events += 1
-            event = parse(data)
+            event = event_of(data)
             body, error = _response_of(event), _error_of(event)
             if body is not None or (error is not None and self.known is None):
                 self.known = Answer(
@@ -270,7 +288,8 @@ class FirstAnswer:
         return False
 
     def _said(self) -> str:
-        said = f"the stream ended after {self._events} events, without a response: {_text(self._beginning)}"
+        how = "sent an event that is too large" if self._too_large else "ended"
+        said = f"the stream {how} after {self._events} events, without a response: {_text(self._beginning)}"
         return said[:TEXT_CHARS_MAX]
 
 
@@ -297,51 +316,27 @@ def _is_held(response: Mapping[str, Any]) -> bool:
     return response.get("background") is False and response.get("status") in OPEN_RESPONSE_STATUSES
 
 
-def is_event_stream(response: httpx2.Response) -> bool:
-    return response.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
-
-
 def _headers(response: httpx2.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
+def event_of(data: bytes) -> Any:
+    """The JSON of an event, or `NOT_JSON`.
+
+    :raises EventTooLargeError: it has more values than an answer may have.
+    """
+    if beyond(data, SHAPE) is not None:
+        raise EventTooLargeError
+    return parse(data)
+
+
 def _answer(response: httpx2.Response) -> Answer:
-    body = parse(response.content)
+    cut = CUT in response.extensions
+    body = (beginning(response.content) or NOT_JSON) if cut else parse(response.content)
     text = _text(response.content) if body is NOT_JSON else ""
-    return Answer(response.status_code, _headers(response), body, text=text)
+    return Answer(response.status_code, _headers(response), body, text=text, cut=cut)
 
 
 def _text(content: bytes) -> str:
     """The beginning as text. A character has at most four bytes."""
     return content[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace")[:TEXT_CHARS_MAX]
-
-
-def parse(content: bytes) -> Any:
-    """Parse JSON; `NOT_JSON` if that fails. The result can be serialized again, unless it is nested too deep for
-    orjson.
-
-    orjson refuses some JSON that servers send: half a surrogate pair (a text cut inside an emoji), NaN. Such an answer
-    is parsed by the standard library, and values that can't be serialized are replaced.
-    """
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return _writable(json.loads(content.decode("utf-8", "replace")))
-    except (ValueError, RecursionError):
-        return NOT_JSON
-
-
-def _writable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_writable(name): _writable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_writable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 64:
-        return float(value) if abs(value) < 1 << 1_000 else None
-    return value

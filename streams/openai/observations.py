@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause, Terms
@@ -22,6 +22,13 @@ CODE_CHARS_MAX = 100
 TERM_CHARS_MAX = 20
 EPOCH_S_MAX = 4_102_444_800
 """2100-01-01: later stamps are ignored."""
+
+OF_ANOTHER_JOB: Final = "another_job"
+TOO_LARGE: Final = "answer_too_large"
+_TOO_LARGE_SAID: Final = (
+    "The provider's answer is larger than this deployment reads (BACKSTOP_OPENAI_ANSWER_BYTES_MAX, in bytes), or has "
+    "too many values. The response is at the provider."
+)
 
 _SYNONYMS: Final[dict[str, ResponseStatus]] = {
     "pending": "queued", "created": "queued", "running": "in_progress", "processing": "in_progress",
@@ -55,7 +62,7 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
         return Unseen("no_response_object")
     owner = owner_of(body.get("metadata"))
     if owner is not None and job_id is not None and owner.job_id != job_id:
-        return Unseen("another_job")
+        return Unseen(OF_ANOTHER_JOB)
     raw_status = shown(body.get("status"), CODE_CHARS_MAX)
     if raw_status is None and (body.get("id") is None or body.get("error") is not None):
         return Unseen("no_status")
@@ -79,6 +86,41 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
         continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
         model=model if isinstance(model, str) else "",
     )
+
+
+def too_large(beginning: Seen | Unseen) -> Seen:
+    """What an answer shows that exceeds a limit, by its beginning.
+
+    A response that has ended can't be read now or later: it failed. One whose status is not in the beginning has an
+    unknown status, so the fold's patience decides.
+    """
+    if isinstance(beginning, Unseen):
+        return Seen("odd", TOO_LARGE, body=_stand_in({}, TOO_LARGE), code=TOO_LARGE, message=_TOO_LARGE_SAID)
+    if beginning.outcome == "running":
+        return beginning
+    outcome: SeenOutcome = "failed" if beginning.over else "odd"
+    body = _stand_in(beginning.body, outcome if beginning.over else TOO_LARGE)
+    return replace(
+        beginning,
+        outcome=outcome,
+        raw_status=beginning.raw_status if beginning.over else TOO_LARGE,
+        body=body,
+        cause="never" if beginning.over else None,
+        code=TOO_LARGE,
+        message=_TOO_LARGE_SAID,
+        code_known=True,
+    )
+
+
+def _stand_in(members: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """An object in place of the one that can't be read."""
+    return {
+        "object": "response",
+        **members,
+        "status": status,
+        "error": {"code": TOO_LARGE, "message": _TOO_LARGE_SAID},
+        "output": [],
+    }
 
 
 def _outcome(status: str | None) -> SeenOutcome:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 from backstop.runtime.process.clock import NowMs
@@ -60,7 +61,8 @@ class OpenAIProvider:
         *,
         rules: Sequence[Rule] = (),
     ) -> Self:
-        """The provider, not yet connected. Streams have connections of their own, so that no create waits for one.
+        """The provider, not yet connected. Streams have connections and memory of their own, so that no create waits
+        for one.
 
         :raises ConfigurationError: the environment names a proxy that is none.
         """
@@ -103,6 +105,11 @@ def open_openai(settings: OpenAISettings, limits: CallLimits, metrics: CallMetri
         tls_context(settings.openai_client_certificate, settings.openai_client_key),
     )
     rules = tuple(rule.rule() for rule in settings.answer_rules)
+    limits = replace(
+        limits,
+        answer_bytes_max=settings.openai_answer_bytes_max,
+        answers_memory_bytes_max=settings.openai_answers_memory_bytes_max,
+    )
     return OpenAIProvider.open(account, metrics, now_ms, limits, rules=rules)
 
 

@@ -80,6 +80,20 @@ class OpenAISettings(RuntimeSettings):
     openai_client_key: Path | None = Field(
         default=None, description="Key (PEM, not encrypted) of that certificate, where it is a file of its own."
     )
+    openai_answer_bytes_max: int = Field(
+        default=64 << 20,
+        ge=64 << 10,
+        le=1 << 30,
+        description="Largest answer of the provider that is read, in bytes, unpacked. A finished response that is "
+        "larger fails its job (`answer_too_large`).",
+    )
+    openai_answers_memory_bytes_max: int = Field(
+        default=256 << 20,
+        ge=1 << 20,
+        le=1 << 36,
+        description="Memory of a worker for answers that are read at one time, in bytes, and a quarter of it beside "
+        "for streams. An answer over 64 KiB counts three times its size. Answers without room wait for each other.",
+    )
     answer_rules: tuple[AnswerRule, ...] = Field(
         default=(),
         description="Own lines of the table of refusals and failures, as JSON, the first that fits wins: "

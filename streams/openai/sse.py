@@ -4,6 +4,11 @@ Of the format (WHATWG HTML, 9.2) only `data` is read: the provider's events have
 accepts lines of any length, but a server's output is untrusted.
 """
 
+from typing import Final
+
+LINE_COST_BYTES: Final = 64
+"""What each further line of an event counts beside its text."""
+
 
 class EventTooLargeError(Exception):
     """An event exceeds the size limit."""
@@ -14,9 +19,16 @@ class EventReader:
 
     def __init__(self, event_bytes_max: int) -> None:
         self._bytes_max = event_bytes_max
-        self._rest = b""
+        self._parts: list[bytes] = []
+        """Of the line that has not ended."""
+        self._parts_bytes = 0
         self._data: list[bytes] = []
-        self._held = 0
+        self._data_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the event that is not complete."""
+        return self._parts_bytes + self._data_bytes
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes, in order.
@@ -24,12 +36,16 @@ class EventReader:
         :raises EventTooLargeError: an event exceeds `event_bytes_max`; the reader can't be used any more.
         """
         # The part after the last line feed may continue in the next chunk.
-        lines, feed, self._rest = (self._rest + chunk).rpartition(b"\n")
+        lines, feed, rest = chunk.rpartition(b"\n")
         events: list[bytes] = []
         if feed:
-            for line in (lines + feed).splitlines():
+            for line in b"".join((*self._parts, lines, feed)).splitlines():
                 self._take(line, events)
-        if self._held + len(self._rest) > self._bytes_max:
+            self._parts, self._parts_bytes = [], 0
+        if rest:
+            self._parts.append(rest)
+            self._parts_bytes += len(rest)
+        if self.held_bytes > self._bytes_max:
             raise EventTooLargeError
         return events
 
@@ -37,11 +53,12 @@ class EventReader:
         if not line:
             if self._data:
                 events.append(b"\n".join(self._data))
-            self._data, self._held = [], 0
+            self._data, self._data_bytes = [], 0
             return
         name, _, value = line.partition(b":")
         if name == b"data":
+            # Lines without a value need memory, too.
+            self._data_bytes += len(value) + (LINE_COST_BYTES if self._data else 0)
             self._data.append(value.removeprefix(b" "))
-            self._held += len(value)
-            if self._held > self._bytes_max:
+            if self._data_bytes > self._bytes_max:
                 raise EventTooLargeError

@@ -11,16 +11,17 @@ from typing import Any
 
 import httpx2
 
+from streams.answer_memory import Hold
 from streams.openai.account import OpenAIAccount
 from streams.openai.answers import Answer, Reply
+from streams.openai.bounded import AnswerLimits, is_event_stream, pieces_of
 from streams.openai.client import (
     CONNECT_TIMEOUT_S,
     EVENT_BYTES_MAX,
     POOL_TIMEOUT_S,
     STREAM,
-    is_event_stream,
+    event_of,
     make_sdk,
-    parse,
     path_of,
     reply_of,
     whole_answer,
@@ -50,12 +51,14 @@ class OpenAIStreams:
         account: OpenAIAccount,
         limits: CallLimits,
     ) -> None:
+        answers = AnswerLimits.of_streams(limits)
+        self._memory = answers.memory
         self._open_timeout_s = limits.poll_timeout_ms / 1_000
         silence_s = limits.stream_silence_ms / 1_000
         self._timeouts = httpx2.Timeout(
             self._open_timeout_s, read=silence_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
         )
-        self._sdk = make_sdk(account, limits.streams_max)
+        self._sdk = make_sdk(account, limits.streams_max, answers)
 
     @asynccontextmanager
     async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:
@@ -78,11 +81,10 @@ class OpenAIStreams:
         async def read(response: httpx2.Response) -> Answer:
             if is_event_stream(response):
                 return _Opened(response.status_code, response=response)
-            await response.aread()
             return await whole_answer(response)
 
         async with connection:
-            reply = await reply_of(call, self._open_timeout_s, read)
+            reply = await reply_of(call, self._open_timeout_s, read, streams=True)
             if isinstance(reply, _Opened):
                 async with aclosing(self._events(reply.response)) as events:
                     yield events
@@ -90,10 +92,15 @@ class OpenAIStreams:
                 yield reply
 
     async def _events(self, response: httpx2.Response) -> AsyncGenerator[StreamEvent, None]:
-        reader = EventReader(EVENT_BYTES_MAX)
-        async for chunk in response.aiter_bytes():
-            for data in reader.feed(chunk):
-                yield StreamEvent(parse(data), len(data))
+        reader, hold = EventReader(EVENT_BYTES_MAX), Hold()
+        try:
+            async for chunk in pieces_of(response):
+                events = reader.feed(chunk)
+                await self._memory.resize_for(hold, reader.held_bytes, events)
+                for data in events:
+                    yield StreamEvent(event_of(data), len(data))
+        finally:
+            hold.release()
 
     async def close(self) -> None:
         await self._sdk.close()

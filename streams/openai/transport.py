@@ -17,10 +17,11 @@ from typing import Any, Final
 import aiohttp
 import httpx2
 from openai import DefaultAioHttpClient
-from openai._vendor.httpx_aiohttp import AiohttpTransport
 from yarl import URL
 
 from backstop.runtime.errors import ConfigurationError
+from streams.answer_memory import holding
+from streams.openai.bounded import AnswerLimits, BoundedTransport, Reading
 
 KEEPALIVE_S = 5.0
 """The SDK's default. If longer, more creates would meet a connection that the server is closing: unknown outcomes."""
@@ -37,7 +38,8 @@ NO_PROXY_URL = (
 class Progress:
     """The progress of one call. `nothing_left`: it began but got no connection, so no byte of the request was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
         self.began = False
         self.connected = False
 
@@ -50,14 +52,24 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def watched() -> Iterator[Progress]:
-    """Track the progress of the call inside the block. A tunnel that a proxy refused is no connection."""
-    progress = Progress()
-    token = _progress.set(progress)
-    try:
-        yield progress
-    finally:
-        _progress.reset(token)
+def watched(*, streams: bool = False) -> Iterator[Progress]:
+    """Track the progress of the call inside the block. A tunnel that a proxy refused is no connection.
+
+    With `streams`, a stream of events is returned unread.
+    """
+    with holding() as hold:
+        progress = Progress(Reading(hold, streams))
+        token = _progress.set(progress)
+        try:
+            yield progress
+        finally:
+            _progress.reset(token)
+
+
+def _reading() -> Reading:
+    progress = _progress.get()
+    assert progress is not None, "every call is watched"
+    return progress.reading
 
 
 class HttpClient(DefaultAioHttpClient):
@@ -67,8 +79,11 @@ class HttpClient(DefaultAioHttpClient):
     :raises ConfigurationError: a proxy URL in the environment is invalid.
     """
 
-    def __init__(self, connections_max: int, tls: ssl.SSLContext, *, keyless: bool = False) -> None:
+    def __init__(
+        self, connections_max: int, tls: ssl.SSLContext, answers: AnswerLimits, *, keyless: bool = False
+    ) -> None:
         self._tls = tls
+        self._answers = answers
         self._make_session = partial(_make_session, connections_max, tls)
         try:
             super().__init__(
@@ -79,12 +94,13 @@ class HttpClient(DefaultAioHttpClient):
             raise ConfigurationError(NO_PROXY_URL) from None
 
     def _init_transport(self, *_args: Any, **_options: Any) -> httpx2.AsyncBaseTransport:
-        return AiohttpTransport(verify=self._tls, client=self._make_session)
+        return BoundedTransport(self._answers, _reading, verify=self._tls, client=self._make_session)
 
     def _init_proxy_transport(self, proxy: httpx2.Proxy, *_args: Any, **_options: Any) -> httpx2.AsyncBaseTransport:
         if proxy.url.scheme not in ("http", "https") or not proxy.url.host:
             raise ConfigurationError(NO_PROXY_URL)
-        return AiohttpTransport(verify=self._tls, client=partial(self._make_session, _with_credentials(proxy)))
+        session = partial(self._make_session, _with_credentials(proxy))
+        return BoundedTransport(self._answers, _reading, verify=self._tls, client=session)
 
 
 async def _without_authorization(request: httpx2.Request) -> None:

@@ -57,10 +57,11 @@ PROBE_REPORT_MS = 5_000
 HELD_MS = 1_000
 """The minimum wait of a held create."""
 
-CANDIDATE_WAIT_MS = 5_000
-"""A worker lets a waiting job through as a probe, and the next one after this time if no turn was taken."""
+CANDIDATE_WAIT_MS = 1_000
+"""A worker lets a waiting job through as a probe, and the next one after this time if no turn was taken. One that comes
+too late for the turn costs some records and no create, and a worker may die with its candidate."""
 
-CANDIDATE_SPREAD_MS = 2_000
+CANDIDATE_SPREAD_MS = 1_000
 """Workers let their jobs through at different times within this span, so that most later ones find the turn taken."""
 
 RAMP_MS = 60_000

@@ -22,6 +22,9 @@ from streams.workers.stream_reading import Followed, Following
 
 log = structlog.get_logger()
 
+STOP_BOOKS_S = 5.0
+"""How long a stop waits until the broker has the usage of cancelled streams."""
+
 MARK = b'"stream":true'
 """In each row of a response that can be followed, and rarely in others: a cheap test before decoding."""
 
@@ -92,11 +95,19 @@ class Follower:
                 self._changed.clear()
         finally:
             stopping.cancel()
-            self._cancelled.clear()  # A stop does not wait for cancelled streams: what was seen of them is not booked.
-            tasks = [*self._tasks.values(), *self._booking]
-            for task in tasks:
+            await self._stop_all()
+
+    async def _stop_all(self) -> None:
+        """End all streams, and book what was seen of cancelled ones: the next owner follows running ones only."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # Each cancelled stream's end begins its booking.
+        if self._booking:
+            _, unbooked = await asyncio.wait(self._booking, timeout=STOP_BOOKS_S)
+            for task in unbooked:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*unbooked, return_exceptions=True)
 
     def _want(self, followed: Followed) -> None:
         if followed.response_id not in self._wanted:

@@ -24,6 +24,7 @@ from backstop.runtime.records import Record
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
+from streams.answer_memory import holding
 from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_poll_at_ms, overtaken
 from streams.provider import AskAgain, Missing, NotCancelled, Refused, Seen
 from streams.workers import facts
@@ -215,7 +216,8 @@ class Poller:
     async def _perform(self, call: Call) -> None:
         self._metrics.in_flight.labels(WORKER).set(self._slots.taken)
         try:
-            fact = await self._fact(call)
+            with holding():  # The answer is kept in memory until it is stored.
+                fact = await self._fact(call)
             failpoint("poller.answered")
             if fact is None:
                 return

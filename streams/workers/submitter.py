@@ -27,6 +27,7 @@ from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.windows import in_window
+from streams.answer_memory import holding
 from streams.policy.lanes import Go, Held
 from streams.policy.polls import Webhooks, next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
@@ -201,7 +202,7 @@ class Submitter:
 
     async def _fact(self, item: _Due) -> Message:
         command = item.command
-        with self._memory_of_bodies.share(command.tenant, command.request) as granted:
+        with self._memory_of_bodies.share(command.tenant, command.request) as granted, holding():
             if granted:
                 return await self._fact_within(item)
         self._metrics.attempt("held")
@@ -211,8 +212,7 @@ class Submitter:
 
     async def _fact_within(self, item: _Due) -> Message:
         command = item.command
-        request = await self._request_of(command)
-        if isinstance(request, Rejected):
+        if isinstance(request := await self._request_of(command), Rejected):
             return self._rejected(command, request)
         if self._now_ms() > command.not_after_ms:
             return self._expired(command)

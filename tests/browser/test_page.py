@@ -39,6 +39,8 @@ def pages(filled: dict[str, str]) -> dict[str, str]:
         f"#/sessions/{LONG}": "li.turn pre",
         **{f"#/jobs/{job_id}": ".facts tbody tr" for job_id in filled.values()},
         "#/dead-letters": "li.letter",
+        "#/costs": ".costs tbody tr",
+        "#/costs?by=tag&days=7": ".costs tbody tr",
         "#/health": ".plots table",
     }
 
@@ -61,6 +63,8 @@ def test_untrusted_content_is_text_everywhere(tab: Tab, filled: dict[str, str]) 
         ("#/sessions/s", ".output"),
         ("#/dead-letters", "li.letter:has-text('unknown type') .output"),
         ("#/health", ".plots table"),
+        ("#/costs", ".costs"),
+        ("#/costs?by=tag", ".costs"),
     ):
         tab.go(at)
         expect(page.locator(where).first).to_contain_text("<img src=x onerror=alert(1)>", use_inner_text=False)
@@ -68,6 +72,19 @@ def test_untrusted_content_is_text_everywhere(tab: Tab, filled: dict[str, str]) 
         tab.go(at)
         page.locator("main .empty, main .hint").first.wait_for()
         assert page.locator("main img, main script").count() == 0, at
+
+
+def test_costs_are_told_by_group_and_what_is_not_known_is_named(tab: Tab, filled: dict[str, str]) -> None:
+    page = tab.sign_in()
+    tab.go(f"#/jobs/{filled['failed']}")
+    expect(page.locator(".summary")).to_contain_text("unknown")  # Its model has no price.
+    tab.go("#/costs")
+    expect(page.locator(".costs tbody tr").first).to_be_visible()
+    expect(page.locator(".tiles")).to_contain_text("without a price")
+    page.get_by_label("Groups").select_option("outcome")
+    expect(page.locator(".costs th[scope=row]", has_text="failed")).to_be_visible()
+    page.get_by_label("Period").select_option("1")
+    expect(page.locator(".hint", has_text="backstop costs --by outcome --csv")).to_be_visible()
 
 
 def test_the_policy_stops_markup_that_gets_in_all_the_same(tab: Tab) -> None:

@@ -13,12 +13,14 @@ from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
 from backstop.runtime.http.keys import ApiKey, KeysFile, make_token, save_keys
-from tests.clients.matrix import CLIENTS, FEATURES, page
+from tests.clients.matrix import CLIENTS, FEATURES, cells, page
 from tests.kafka.held import held
 
 PAGE = "BACKSTOP_CLIENTS_PAGE"
 SEEN: dict[tuple[str, str], str] = {}
 """What each feature of each client did, by their names: what the page shows."""
+VERSIONS: dict[str, str] = {}
+"""Of the clients of Kafka."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,5 @@ def write_keys(path: Path, tenants: list[str]) -> dict[str, str]:
 def pytest_sessionfinish() -> None:
     """The table of the documentation, where the whole of it was run."""
     wanted = os.environ.get(PAGE)
-    cells = {(client.name, feature) for client in CLIENTS for feature in client.features}
-    if wanted and cells <= set(SEEN):
-        Path(wanted).write_text(page(SEEN))
+    if wanted and cells() <= set(SEEN):
+        Path(wanted).write_text(page(SEEN, VERSIONS))

@@ -11,7 +11,7 @@ from tests.clients.conftest import SEEN, Running, tenant_of
 from tests.clients.losing import breaking_once
 from tests.clients.matrix import CLIENTS, Client
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 HELLO = "Echo: Say hello."
 PLACE = {"city": "Paris", "days": 1}
@@ -25,7 +25,7 @@ def said(running: Running, client: Client, feature: str, url: str | None = None)
     """What the client printed."""
     done = subprocess.run(
         [*client.command, feature], cwd=client.folder, env=running.environment(tenant_of(client.name, feature), url),
-        capture_output=True, text=True, timeout=180, check=False,
+        capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

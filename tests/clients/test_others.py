@@ -12,8 +12,9 @@ from typing import Final
 import pytest
 
 from backstop.outgoing.wire import headers_of
-from tests.clients.conftest import Running
-from tests.clients.matrix import HERE
+from tests.clients.conftest import SEEN, VERSIONS, Running
+from tests.clients.matrix import CODECS, HERE, locked_python
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -35,13 +36,34 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | N
     return done.stdout
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("compression", CODECS)
 def test_confluent_kafka_submits_a_job_and_finds_its_one_result(running: Running, compression: str) -> None:
     environment = {
         "BOOTSTRAP": running.system.bootstrap, "PREFIX": running.system.runtime.topic_prefix, "TENANT": "kafka",
         "COMPRESSION": compression,
     }  # fmt: skip
     assert json.loads(run([PYTHON, "kafka_confluent.py"], HERE / "python", environment)) == ["completed"]
+    VERSIONS["confluent-kafka"], SEEN["confluent-kafka", compression] = locked_python("confluent-kafka"), "yes"
+
+
+@pytest.mark.parametrize("compression", CODECS)
+def test_kcat_submits_a_job_and_finds_its_one_result(running: Running, compression: str, tmp_path: Path) -> None:
+    kcat = shutil.which("kcat")
+    assert kcat is not None, "kcat is missing: install it (Debian: apt-get install kcat)"
+    prefix, job_id = running.system.runtime.topic_prefix, f"kcat-{compression}"
+    request = {"type": "submit", "job_id": job_id, "request": {"model": "gpt-5.2", "input": "Say hello."}}
+    produce = ["-P", "-t", f"{prefix}requests.kafka", "-k", job_id, "-z", compression, "-X", "acks=all"]
+    run([kcat, "-b", running.system.bootstrap, *produce], tmp_path, given=json.dumps(request))
+    consume = ["-C", "-t", f"{prefix}results", "-o", "beginning", "-e", "-q", "-X", "isolation.level=read_committed"]
+
+    def outcomes() -> list[str]:
+        lines = run([kcat, "-b", running.system.bootstrap, *consume, "-f", "%k\\t%s\\n"], tmp_path).splitlines()
+        found = [value for key, _, value in (line.partition("\t") for line in lines) if key == f"kafka:{job_id}"]
+        return [json.loads(value)["outcome"] for value in found]
+
+    assert wait_until(outcomes, 90, "a result", poll_s=1.0) == ["completed"]
+    VERSIONS["kcat"] = run([kcat, "-V"], tmp_path).partition("Version ")[2].split()[0]
+    SEEN["kcat", compression] = "yes"
 
 
 def test_what_is_sent_to_webhook_endpoints_is_verified_by_the_libraries_of_its_receivers() -> None:

@@ -14,6 +14,7 @@ from backstop.outgoing.service import Service
 from backstop.outgoing.turns import Turns
 from backstop.readmodel.parse import parse
 from backstop.runtime.kafka.consumer_group import GroupAssignment, GroupRecords
+from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.records import Partition, Record
 from schemas.codec import PoisonError, decode, encode
 from schemas.dead_letters import DeadLetter
@@ -119,8 +120,8 @@ def test_outgoing_sets_an_unknown_outcome_aside_and_goes_on() -> None:
         group: Any = MemoryGroup(records, stop)
         endpoints: Any = MemoryEndpoints()
         service = Service(
-            group=group, turns=Turns(1, 1), endpoints=endpoints, results=NoResults(), publisher=publisher,
-            resend_max=1, now_ms=lambda: T0, metrics=OutgoingMetrics(CollectorRegistry()),
+            group=group, turns=Turns(1, 1), endpoints=endpoints, results=NoResults(), resend_max=1,
+            reporting=Reporting(publisher, OutgoingMetrics(CollectorRegistry()), lambda: T0),
         )  # fmt: skip
         attempts: Any = Changed()
         await service.run(attempts, stop)

@@ -15,9 +15,10 @@ export function costsView({ query, onLeave, fail }) {
   const by = GROUPS.some(([name]) => name === query.get("by")) ? query.get("by") : "model";
   const days = PERIODS.some(([value]) => value === query.get("days")) ? query.get("days") : "30";
   const body = h("div", {});
-  const select = h("select", { "aria-label": "Period", "data-filter": true,
-    change: () => (location.hash = address(by, select.value)) },
-    PERIODS.map(([value, text]) => h("option", { value, selected: value === days }, text)));
+  const go = () => (location.hash = `#/costs?${new URLSearchParams({ by: groups.value, days: period.value })}`);
+  const choice = (name, options, chosen) => h("select", { "aria-label": name, "data-filter": true, change: go },
+    options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+  const [groups, period] = [choice("Groups", GROUPS, by), choice("Period", PERIODS, days)];
 
   async function read() {
     const since = new Date(now() - (Number(days) - 1) * DAY_MS).toISOString().slice(0, 10);
@@ -29,22 +30,15 @@ export function costsView({ query, onLeave, fail }) {
   }
 
   onLeave(every(READ_MS, read));
-  return [
-    h("div", { class: "head" }, h("h1", {}, "Costs"), h("div", { class: "filters" }, select)),
-    h("div", { class: "tabs" }, GROUPS.map(([name, text]) => h("a", { class: "tab", href: address(name, days),
-      "aria-current": name === by && "page" }, text))),
-    body,
-  ];
+  return [h("div", { class: "head" }, h("h1", {}, "Costs"), h("div", { class: "filters" }, groups, period)), body];
 }
-
-const address = (by, days) => `#/costs?${new URLSearchParams({ by, days })}`;
 
 /** An amount of dollars: exact in the title, shown with the digits that matter. */
 export function money(usd) {
-  if (usd === undefined) return h("span", { class: "hint" }, "unknown");
+  if (usd === undefined) return h("data", { class: "hint" }, "unknown");
   const amount = Number(usd);
   const digits = amount >= 1 || amount === 0 ? 2 : Math.min(8, 1 - Math.floor(Math.log10(amount)));
-  return h("span", { title: `$${usd}` }, `$${amount.toLocaleString("en", { minimumFractionDigits: 2,
+  return h("data", { value: usd, title: `$${usd}` }, `$${amount.toLocaleString("en", { minimumFractionDigits: 2,
     maximumFractionDigits: Math.max(2, digits) })}`);
 }
 

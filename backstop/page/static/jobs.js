@@ -150,6 +150,8 @@ function emptyState(query) {
 }
 
 const FINDINGS = {
+  blob_stores_differ: (found) => [`${count(found.count, "other blob store is", "other blob stores are")} in use`,
+    `${found.because}.`],
   provider_refuses: (found) => [
     `${count(found.count, "job waits", "jobs wait")} for the provider's account to be fixed`,
     `${found.because}. They continue by themselves once it is.`],

@@ -5,7 +5,7 @@ to it; the worker and the projection serve them on a small server of their own.
 """
 
 import asyncio
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import orjson
 from aiohttp import web
@@ -19,7 +19,7 @@ from backstop.runtime.process.failpoints import armed
 from backstop.runtime.process.probes import Probe
 from backstop.runtime.release import release
 
-Kind = Literal["live", "ready"]
+Kind = Literal["live", "ready", "note"]
 
 LOOP_LAG_S_MAX = 5.0
 LOOP_TICK_S = 0.5
@@ -31,6 +31,8 @@ class Verdict(TypedDict):
 
     ok: bool
     reasons: dict[str, str]
+    notes: NotRequired[dict[str, str]]
+    """Faults of the deployment that stop no running process, by the name of the check. Absent if there are none."""
 
 
 class Version(TypedDict):
@@ -82,7 +84,8 @@ class Health:
 
     def watch(self, name: str, probe: Probe, kind: Kind = "ready") -> None:
         """Call `probe` at each health request. A `live` probe that complains gets the process
-        restarted: use it only for faults that a restart repairs, such as no progress.
+        restarted: use it only for faults that a restart repairs, such as no progress. The complaint of a `note` is
+        shown, and changes no verdict.
         """
         self._probes[name] = (kind, probe)
 
@@ -96,6 +99,10 @@ class Health:
         reasons |= self._complaints("ready") | self.not_live()
         self._was_ready = self._was_ready or not reasons
         return reasons
+
+    def notes(self) -> dict[str, str]:
+        """Faults that stop no running process, by check; empty if there are none."""
+        return self._complaints("note")
 
     def not_started(self) -> dict[str, str]:
         """As `not_ready`, until the process has been ready once; empty from then on."""
@@ -115,7 +122,7 @@ def add_routes(
         return _verdict(health.not_live())
 
     async def readyz(_request: web.Request) -> web.Response:
-        return _verdict(health.not_ready())
+        return _verdict(health.not_ready(), health.notes())
 
     async def startupz(_request: web.Request) -> web.Response:
         return _verdict(health.not_started())
@@ -194,8 +201,11 @@ class HealthServer:
             self._runner = None
 
 
-def _verdict(reasons: dict[str, str]) -> web.Response:
-    return _json({"ok": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+def _verdict(reasons: dict[str, str], notes: dict[str, str] | None = None) -> web.Response:
+    verdict: Verdict = {"ok": not reasons, "reasons": reasons}
+    if notes:
+        verdict["notes"] = notes
+    return _json(verdict, status=503 if reasons else 200)
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

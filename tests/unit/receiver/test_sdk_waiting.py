@@ -223,6 +223,56 @@ def test_an_unstored_response_is_shown_only_to_its_create_and_its_repeats() -> N
     on_stage(story)
 
 
+def test_an_unstored_response_is_cancelled_while_it_is_open_and_its_output_not_shown() -> None:
+    async def story(s: Stage) -> None:
+        create = asyncio.create_task(s.client.responses.create(**FOREGROUND, store=False))
+        (job_id,) = await s.jobs(1)
+        seen = await s.client.responses.cancel(job_id)
+        assert (seen.id, seen.status, seen.output) == (job_id, "queued", [])
+        assert seen.to_dict()["store"] is False
+        assert cancelled(s) == [job_id]
+        s.ends(job_id, result_of("cancelled", provided(status="cancelled")))
+        with pytest.raises(openai.BadRequestError, match="cancelled"):
+            await create
+        with pytest.raises(openai.NotFoundError):
+            await s.client.responses.cancel(job_id)
+        assert cancelled(s) == [job_id], "it has ended: no read shows it, and nothing is left to cancel"
+
+    on_stage(story, Limits(appear_s=0.1, cancelled_s=0.1, waiting_quiet_s=60))
+
+
+def test_a_cancel_that_sees_the_end_of_an_unstored_response_shows_no_output() -> None:
+    async def story(s: Stage) -> None:
+        create = asyncio.create_task(s.client.responses.create(**FOREGROUND, store=False))
+        (job_id,) = await s.jobs(1)
+        cancel = asyncio.create_task(s.client.responses.cancel(job_id))
+        await eventually(lambda: cancelled(s) == [job_id], what="a cancel")
+        s.ends(job_id)
+        seen = await cancel
+        assert (seen.status, seen.output) == ("completed", [])
+        assert (await create).output_text == "Hi.", "its create has the output"
+
+    on_stage(story)
+
+
+def test_a_deleted_response_is_not_there_for_a_cancel() -> None:
+    async def story(s: Stage) -> None:
+        create = asyncio.create_task(s.client.responses.create(**FOREGROUND))
+        (job_id,) = await s.jobs(1)
+        await s.client.responses.delete(job_id)
+        with pytest.raises(openai.NotFoundError):
+            await s.client.responses.cancel(job_id)
+        assert cancelled(s) == [job_id], "by the deletion"
+        s.ends(job_id)
+        await create
+
+    on_stage(story)
+
+
+def cancelled(s: Stage) -> list[str]:
+    return [fact.job_id for fact in s.ingress.publisher.landed if isinstance(fact, CancelRequested)]
+
+
 def test_without_a_place_nothing_is_promised_and_a_tenant_leaves_some_to_others() -> None:
     async def story(s: Stage) -> None:
         creates = [asyncio.create_task(s.client.responses.create(**FOREGROUND | {"input": str(n)})) for n in range(4)]

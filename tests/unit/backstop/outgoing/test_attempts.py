@@ -8,13 +8,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from backstop.outgoing.attempts import Attempts
+from backstop.outgoing.attempts import Attempts, SignedPosts
 from backstop.outgoing.endpoints import EndpointBook
 from backstop.outgoing.fold import Pending
 from backstop.outgoing.metrics import OutgoingMetrics
 from backstop.outgoing.policy import Answered, Outcome, RetryPolicy
 from backstop.outgoing.secrets import SecretKeys
 from backstop.outgoing.turns import Turns
+from backstop.runtime.kafka.reporting import Reporting
 from schemas.base import Message
 from schemas.dead_letters import DeadLetter
 from schemas.deliveries import DeliveryDead, DeliveryDone, DeliveryFailed
@@ -77,9 +78,9 @@ def attempted(
     open_ones = {numbered(number): of or pending() for number in range(count)}
     sender: Any = scene.post
     attempts = Attempts(
-        turns=scene.turns, find=open_ones.get, sender=sender, endpoints=Endpoints(book, later), secrets=KEYS,
-        publisher=scene.publisher, policy=RetryPolicy((1_000,)), waiting_max=waiting_max, now_ms=lambda: NOW_MS,
-        metrics=OutgoingMetrics(CollectorRegistry()),
+        turns=scene.turns, find=open_ones.get, posts=SignedPosts(Endpoints(book, later), KEYS, sender),
+        reporting=Reporting(scene.publisher, OutgoingMetrics(CollectorRegistry()), lambda: NOW_MS),
+        policy=RetryPolicy((1_000,)), waiting_max=waiting_max,
     )  # fmt: skip
     for delivery_id in open_ones:
         scene.turns.put(delivery_id, ENDPOINT_ID, NOW_MS, "default")

@@ -11,6 +11,8 @@ from aiohttp import web
 from backstop.readmodel import store
 from backstop.readmodel.database import Connection
 from backstop.readmodel.queries import ended_since
+from backstop.runtime.blob_folders import BlobFolders
+from backstop.runtime.kafka.broker_clock import said
 from receiver.reads.overview import MISSED_OF_MIN, Rights, add_overview_routes
 from schemas.base import InlineBody
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
@@ -53,12 +55,12 @@ class Api:
 
 
 @asynccontextmanager
-async def api(bench: Bench) -> AsyncIterator[Api]:
+async def api(bench: Bench, folders: BlobFolders | None = None) -> AsyncIterator[Api]:
     projection = await Projection(bench.another()).take_over()
     app = web.Application()
     rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     held: list[Api] = []
-    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS)
+    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders=folders)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -98,6 +100,22 @@ def test_nothing_needs_attention_until_something_does(with_api: Any) -> None:
         assert [one["code"] for one in (await api.get("/v1/attention"))["findings"]] == ["jobs_finishing_too_long"]
 
     with_api(body)
+
+
+def test_differing_blob_stores_are_told_to_operators(run: Any) -> None:
+    folders = BlobFolders("a" * 32, lambda: 0)
+
+    async def whole(bench: Bench) -> None:
+        async with api(bench, folders) as served:
+            assert (await served.get("/v1/attention", scopes=ALL))["findings"] == []
+            folders.heard(said("worker-2", "b" * 32), 0)
+            assert (await served.get("/v1/attention", scopes="read"))["findings"] == []
+            (found,) = (await served.get("/v1/attention", scopes=ALL))["findings"]
+            assert (found["code"], found["count"]) == ("blob_stores_differ", 1)
+            assert found["because"].startswith("worker-2 on another machine")
+            assert "BACKSTOP_BLOBS" in found["because"]
+
+    run(whole)
 
 
 def test_jobs_that_wait_for_a_person_or_for_the_provider_are_told_with_the_providers_words(with_api: Any) -> None:

@@ -34,6 +34,7 @@ def test_a_starting_process_is_unready_while_another_process_reports_another_fol
     )
     now[0] += HEARD_MS + 1
     assert folders.shared()
+    assert folders.difference() is None
     assert folders.not_ready() is None
 
 
@@ -43,6 +44,9 @@ def test_a_new_process_with_another_folder_leaves_a_ready_process_ready() -> Non
     folders.heard(said("receiver", OTHER), T0)
     assert folders.not_ready() is None
     assert not folders.shared()
+    told = folders.difference()
+    assert told is not None
+    assert told.startswith("receiver on another machine or with other settings")
 
 
 def test_a_record_that_names_no_folder_is_ignored() -> None:

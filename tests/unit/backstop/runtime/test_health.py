@@ -43,6 +43,15 @@ def test_ready_only_when_every_condition_is_met_and_says_what_is_missing() -> No
     assert ask(health, "/readyz") == [(200, {"ok": True, "reasons": {}})]
 
 
+def test_a_note_is_shown_and_stops_nothing() -> None:
+    health, complaint = Health("serve"), ["worker uses another store"]
+    health.watch("blob_stores", lambda: complaint[0] or None, "note")
+    noted = {"ok": True, "reasons": {}, "notes": {"blob_stores": complaint[0]}}
+    assert ask(health, "/readyz", "/livez") == [(200, noted), (200, {"ok": True, "reasons": {}})]
+    complaint[0] = ""
+    assert ask(health, "/readyz") == [(200, {"ok": True, "reasons": {}})]
+
+
 def test_a_condition_can_be_lost_again_with_its_reason() -> None:
     health = Health("worker")
     health.met("broker")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import canonical
 from streams.openai.answers import NOT_JSON, Answer, read_create
-from streams.openai.client import parse
+from streams.openai.foreign_json import beginning, parse
 from streams.provider import Unknown
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.openai_calls import create_against
@@ -60,3 +60,27 @@ def test_parsed_json_can_be_written(content: bytes) -> None:
 def test_nesting_without_end_is_no_json() -> None:
     assert parse(b"[" * 100_000) is NOT_JSON
     assert isinstance(read_create(Answer(200, {}, parse(b"[" * 100_000 + b"]" * 100_000)), 0), Unknown)
+
+
+@pytest.mark.parametrize(
+    ("content", "members"),
+    [
+        (b'{"id": "r", "status": "queued", "output": [{"x": "yy', {"id": "r", "status": "queued"}),
+        (b'\xef\xbb\xbf{"id": "r", ', {}),
+        (b' {"id" : "r" , "n": 12', {"id": "r"}),
+        (b'{"a": {"b": [1]}, "c": nul', {"a": {"b": [1]}}),
+        (b'{"a": 1, 2: 3, ', {"a": 1}),
+        (b'{"a": "\\ud800", ', {"a": "\ufffd"}),
+        (b'{"a": ' + b"[" * 50_000, {}),
+        (b"[1, ", {}),
+        (b"", {}),
+    ],
+)
+def test_the_beginning_of_an_object_has_its_whole_members(content: bytes, members: dict[str, Any]) -> None:
+    assert beginning(content) == members
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_a_beginning_never_raises(content: bytes, at: int) -> None:
+    beginning(b'{"a": 1, "b": ' + content)
+    beginning((b'{"id": "r", "x": [1, {"y": null}], "z": "t"}' + content)[:at])

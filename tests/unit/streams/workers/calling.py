@@ -1,10 +1,11 @@
 """A poller against a real HTTP server, with a group in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -71,8 +72,8 @@ class Bench:
     stop: asyncio.Event
     run: "asyncio.Task[None]"
 
-    async def facts(self, count: int) -> list[Any]:
-        await eventually(lambda: len(self.publisher.acked) >= count, 8, f"{count} facts")
+    async def facts(self, count: int, timeout_s: float = 8) -> list[Any]:
+        await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
         return self.publisher.landed
 
     @property
@@ -91,6 +92,7 @@ async def calling(
     cap_per_s: float = 1_000.0,
     poll_timeout_ms: int = 1_000,
     blobs: FolderBlobs | None = None,
+    provider_options: Mapping[str, Any] = MappingProxyType({}),
     inline_bytes_max: int = 65_536,
     polls: Webhooks | None = None,
     now_ms: NowMs = lambda: NOW_MS,
@@ -103,7 +105,9 @@ async def calling(
     loop = asyncio.get_running_loop()
     rate = PollRate(cap_per_s, lambda: int(loop.time() * 1_000), metrics.poll_rate_limit.set)
     async with serving(*(script or (RUNNING,))) as state:
-        provider = provider_of(account_at(state.base_url), now_ms, metrics, poll_timeout_ms=poll_timeout_ms)
+        provider = provider_of(
+            account_at(state.base_url), now_ms, metrics, poll_timeout_ms=poll_timeout_ms, **provider_options
+        )
         poller = Poller(
             group=commands,
             access=ProviderAccess(provider, Lanes(lambda: NOW_MS), rate),

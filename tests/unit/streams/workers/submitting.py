@@ -1,10 +1,11 @@
 """A submitter at work against a real HTTP server, with a group in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -55,8 +56,8 @@ class Bench:
     now_ms: list[int]
     rate: PollRate
 
-    async def facts(self, count: int) -> list[Any]:
-        await eventually(lambda: len(self.publisher.acked) >= count, 5, f"{count} facts")
+    async def facts(self, count: int, timeout_s: float = 5) -> list[Any]:
+        await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
         return self.publisher.landed
 
     def dropped(self, reason: str) -> float:
@@ -72,6 +73,7 @@ async def submitting(
     tmp_path: Path,
     *script: Mischief,
     commands: MemoryCommands | None = None,
+    provider_options: Mapping[str, Any] = MappingProxyType({}),
     lanes: Lanes | None = None,
     now_ms: NowMs | None = None,
     **limits: Any,
@@ -83,7 +85,7 @@ async def submitting(
     told_ms = [NOW_MS]
     clock = now_ms or (lambda: told_ms[0])
     async with serving(*(script or (OK,))) as state:
-        provider = provider_of(account_at(state.base_url), clock, metrics)
+        provider = provider_of(account_at(state.base_url), clock, metrics, **provider_options)
         rate = PollRate(250.0, clock, metrics.poll_rate_limit.set)
         submitter = Submitter(
             group=commands,

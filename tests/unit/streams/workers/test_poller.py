@@ -9,7 +9,7 @@ import pytest
 
 from backstop.runtime.blobs import FolderBlobs, get_body
 from backstop.runtime.process import failpoints
-from schemas.base import BlobBody, InlineBody, Usage
+from schemas.base import BlobBody, InlineBody, Terms, Usage
 from schemas.dead_letters import DeadLetter
 from schemas.responses import PollFailed, ResponseObserved
 from streams.workers.offset_notes import decode_note
@@ -31,9 +31,12 @@ def test_a_poll_becomes_an_observation_with_the_object_itself(tmp_path: Path) ->
                 id=f"{RESPONSE_ID}/poll/1/observed", at_ms=NOW_MS, response_id=RESPONSE_ID,
                 command_id=f"{RESPONSE_ID}/poll/1", outcome="completed", raw_status="completed",
                 response=InlineBody(value=server.completed()), job_id="job_1", attempt=1, tenant="acme",
-                usage=Usage(input_tokens=36, output_tokens=87, total_tokens=123, cached_tokens=5, reasoning_tokens=64),
+                usage=Usage(
+                    input_tokens=36, output_tokens=87, total_tokens=123, cached_tokens=5, reasoning_tokens=64,
+                    cache_write_tokens=0,
+                ),
                 provider_created_at_ms=1_795_341_600_000, provider_ended_at_ms=1_795_341_660_000,
-                next_poll_at_ms=fact.next_poll_at_ms,
+                next_poll_at_ms=fact.next_poll_at_ms, terms=Terms(model="gpt-6-astra"),
             )  # fmt: skip
             assert bench.asked == [f"GET {RESPONSE_ID}"]
         assert bench.commands.committed == {0: 1}

@@ -1,0 +1,140 @@
+"""Answers of the provider are read here, up to a size and a number of values. What exceeds a limit is cut.
+
+A stream of events that the call asked for is passed on unread: its reader bounds each event (`sse`).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import httpx2
+from openai._vendor.httpx_aiohttp import AiohttpTransport
+
+from schemas.shape import ShapeLimits, beyond
+from streams.answer_memory import FREE_BYTES, AnswerMemory, Hold, cost_bytes
+from streams.provider import CallLimits
+
+BEGINNING_BYTES: Final = 64 << 10
+"""How much is kept of an answer that is cut: enough for the status and the error of a response object."""
+
+SHAPE: Final = ShapeLimits(values_max=2_000_000, depth_max=1 << 30)
+"""Log probabilities of 15,000 tokens with 20 alternatives each are some 2,000,000 values, and cost about 130 MB. The
+parser has its own limit of nesting."""
+
+PIECE_BYTES: Final = 256 << 10
+"""After a larger piece other calls get their turn: a compressed answer unpacks without waiting for the network."""
+
+CUT: Final = "backstop_cut"
+"""An extension of a response whose content is only the beginning of the answer."""
+
+EVENTS_PIECE_BYTES: Final = 32 << 10
+"""32,000 empty lines take some 10 ms."""
+
+STREAMS_SHARE: Final = 4
+"""Events of streams may have a quarter of the memory that answers may have, beside it."""
+
+_OF_THE_BODY: Final = frozenset((b"content-encoding", b"content-length", b"transfer-encoding"))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """How much is read of one answer, and the memory of all of them."""
+
+    bytes_max: int
+    memory: AnswerMemory
+
+    @classmethod
+    def of(cls, limits: CallLimits) -> Self:
+        return cls(limits.answer_bytes_max, AnswerMemory(limits.answers_memory_bytes_max))
+
+    @classmethod
+    def of_streams(cls, limits: CallLimits) -> Self:
+        """Streams have memory of their own, so that no call waits for an event."""
+        return cls(limits.answer_bytes_max, AnswerMemory(limits.answers_memory_bytes_max // STREAMS_SHARE))
+
+
+@dataclass(slots=True)
+class Reading:
+    """How one call reads its answer."""
+
+    hold: Hold
+    streams: bool = False
+    """The call reads a stream of events by itself."""
+
+
+class BoundedTransport(AiohttpTransport):
+    """aiohttp's transport, whose answers are read whole before they are returned. `reading` is the call's."""
+
+    def __init__(self, limits: AnswerLimits, reading: Callable[[], Reading], **options: Any) -> None:
+        super().__init__(**options)
+        self._limits = limits
+        self._reading = reading
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await super().handle_async_request(request)
+        reading = self._reading()
+        if reading.streams and response.is_success and is_event_stream(response):
+            return response
+        response.request = request
+        content, cut = await self._content(response, reading)
+        return httpx2.Response(
+            status_code=response.status_code,
+            headers=[(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY],
+            content=content,
+            request=request,
+            extensions={**response.extensions, CUT: True} if cut else response.extensions,
+        )
+
+    async def _content(self, response: httpx2.Response, reading: Reading) -> tuple[bytes, bool]:
+        """The answer, or its beginning; and whether it was cut."""
+        bytes_max = self._limits.bytes_max
+        announced = response.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > bytes_max:
+            return await self._read(response, reading, BEGINNING_BYTES), True
+        content = await self._read(response, reading, bytes_max + 1)
+        if len(content) > bytes_max or not await _parsable(content):
+            return content[:BEGINNING_BYTES], True
+        if len(content) > FREE_BYTES:
+            await self._limits.memory.resize(reading.hold, cost_bytes(content))
+        return content, False
+
+    async def _read(self, response: httpx2.Response, reading: Reading, bytes_max: int) -> bytes:
+        """Up to `bytes_max`, unpacked. A connection that was not read to its end is closed."""
+        parts: list[bytes] = []
+        size_bytes = 0
+        try:
+            async with aclosing(response.aiter_bytes()) as pieces:
+                async for piece in pieces:
+                    parts.append(piece[: bytes_max - size_bytes])
+                    size_bytes += len(parts[-1])
+                    if size_bytes == bytes_max:
+                        break
+                    if size_bytes > FREE_BYTES:
+                        await self._limits.memory.resize(reading.hold, 2 * size_bytes)
+                    if len(piece) > PIECE_BYTES:
+                        await asyncio.sleep(0)
+        finally:
+            await response.aclose()
+        return b"".join(parts)
+
+
+async def _parsable(content: bytes) -> bool:
+    if len(content) <= PIECE_BYTES:
+        return beyond(content, SHAPE) is None
+    return await asyncio.to_thread(beyond, content, SHAPE) is None
+
+
+async def pieces_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The stream as it comes, unpacked, in small pieces, with a turn for other calls after each large one."""
+    async with aclosing(response.aiter_bytes()) as chunks:
+        async for chunk in chunks:
+            for at in range(0, len(chunk), EVENTS_PIECE_BYTES):
+                yield chunk[at : at + EVENTS_PIECE_BYTES]
+                if len(chunk) > EVENTS_PIECE_BYTES:
+                    await asyncio.sleep(0)
+
+
+def is_event_stream(response: httpx2.Response) -> bool:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
