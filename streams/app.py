@@ -85,7 +85,7 @@ class Worker:
         self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
         self._access = self._open_access()
         account = self._access.provider.account
-        self._admission = Admission(settings.limit_rules(), account, self._now_ms())
+        self._admission = Admission(settings.limit_rules(), account)
         self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)

@@ -13,12 +13,12 @@ Rules, before the code:
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from schemas.base import Priority
 from streams.policy.lane_queue import WHY_OF_TENANT, Class, Held, Lane, Why
-from streams.policy.limiter import NO_RATES, Limiter, Told, Wait
+from streams.policy.limiter import NO_RATES, Limiter, Wait
 from streams.policy.limits import CLASS_WEIGHTS, LimitRules
 from streams.policy.run_times import RunTimes
 from streams.policy.sizes import Asked, Sizes
@@ -31,11 +31,10 @@ ASK_AGAIN_MS = 250
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The job may begin its attempt. `tokens`: expected; `charge`: reserved of the lane's tokens a minute."""
+    """The job may begin its attempt. `tokens`: expected, and reserved."""
 
     waiter: Waiter
     tokens: float
-    charge: float
     waited_for: Why = "turn"
 
 
@@ -45,6 +44,11 @@ class TooLate:
 
     waiter: Waiter
     needs_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The job whose turn it was no longer waits, and has left the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +62,9 @@ class NotYet:
 class Admission:
     """The queues and limits of one worker."""
 
-    def __init__(
-        self, rules: LimitRules, account: str, now_ms: int, weights: Mapping[Priority, float] = CLASS_WEIGHTS
-    ) -> None:  # fmt: skip
+    def __init__(self, rules: LimitRules, account: str) -> None:
         self._rules = rules
         self._account = account
-        self._now_ms = now_ms
-        self._weights = weights
         self._lanes: dict[str, Lane] = {}
         self._waiters: dict[int, dict[bytes, Waiter]] = {}
         self._held: dict[int, dict[bytes, Held]] = {}
@@ -83,10 +83,8 @@ class Admission:
         queue = group.queues.setdefault(asked.tenant, TenantQueue())
         queue.put(waiter)
         lane.waiting += 1
-        waiter.expected = self.sizes.estimate(asked).tokens
-        lane.wanted += waiter.expected
         if asked.tenant not in group.parked_names:
-            lane.turns.join(waiter.priority, self._weights[waiter.priority])
+            lane.turns.join(waiter.priority, CLASS_WEIGHTS[waiter.priority])
             group.tenants.join(asked.tenant, self._rules.weight(asked.tenant))
 
     def waits(self, place: Place) -> bool:
@@ -101,11 +99,11 @@ class Admission:
     def next(
         self, model: str, now_ms: int, gate: Callable[[str], int] = lambda _: 0,
         waits: Callable[[Place], bool] = lambda _: True,
-    ) -> Grant | TooLate | NotYet | None:  # fmt: skip
+    ) -> Grant | TooLate | Gone | NotYet | None:  # fmt: skip
         """The next job of the lane that may begin now, or why none may; None if none waits.
 
         :param gate: asked last, where a job would begin: 0 if the lane takes a create, else the milliseconds to wait.
-        :param waits: whether a job that would be next still waits. One that does not takes no turn.
+        :param waits: whether the job that would be next still waits. Asked once at most, as it reads a row.
         """
         lane = self._lanes.get(model)
         if lane is None or not lane.waiting:
@@ -121,13 +119,10 @@ class Admission:
             if waiter is None:
                 self._left(lane, group, priority, tenant)
                 continue
-            if not waits((waiter.partition, waiter.key)):
-                self.drop((waiter.partition, waiter.key))
-                continue
-            needs_ms = self.run_times.least_ms(model)
+            needs_ms, place = self.run_times.least_ms(model), (waiter.partition, waiter.key)
             if not waiter.retry and waiter.deadline_ms - now_ms < needs_ms:
-                self.drop((waiter.partition, waiter.key))
-                return TooLate(waiter, needs_ms)
+                self.drop(place)
+                return TooLate(waiter, needs_ms) if waits(place) else Gone()
             tokens = self.sizes.estimate(waiter.asked).tokens
             own = self._of_tenant(lane, waiter.asked, now_ms)
             wait = own.wait(tokens, now_ms) if own is not None else None
@@ -139,10 +134,10 @@ class Admission:
             if wait is not None:
                 lane.why, waiter.delayed = wait.reason, True
                 return NotYet(wait.reason, _ms(wait))
-            if wait_ms := gate(model):
-                lane.why, waiter.delayed = "lane", True
-                return NotYet("lane", wait_ms)
-            return self._grant(lane, waiter, tokens, now_ms)
+            if not waits(place):
+                self.drop(place)
+                return Gone()
+            return self._grant(lane, waiter, tokens, now_ms, gate(model))
         parked = [group.parked[0][0] for group in lane.classes.values() if group.parked]
         return NotYet(lane.why, max(1, min(parked) - now_ms)) if parked else None
 
@@ -163,24 +158,22 @@ class Admission:
             own = self._of_tenant(lane, asked, now_ms)
             if own is not None:
                 own.in_flight += 1
-            self._hold(place, Held(asked, priority, 0.0, 0.0, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
+            self._hold(place, Held(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
             return
         self._reserve(lane, place, asked, priority, self.sizes.estimate(asked).tokens, now_ms)
 
-    def accepted(self, place: Place, now_ms: int, told: Told | None = None) -> None:
+    def accepted(self, place: Place, now_ms: int) -> None:
         held = self._held.get(place[0], {}).get(place[1])
         if held is None or held.answered:
             return
         held.answered, held.accepted_at_ms = True, now_ms
         lane = self._lanes[held.asked.model]
-        lane.limiter.answered(held.charge, held.tokens, now_ms, told)
+        lane.limiter.answered(held.tokens, now_ms)
         own = lane.tenants.get(held.asked.tenant)
         if own is not None:
-            own.answered(held.of_tenant, held.tokens, now_ms)
+            own.answered(held.tokens, now_ms)
 
-    def refused(
-        self, place: Place, now_ms: int, *, limited: bool = False, told_ms: int = 0, told: Told | None = None
-    ) -> None:  # fmt: skip
+    def refused(self, place: Place, now_ms: int, *, limited: bool = False, told_ms: int = 0) -> None:
         """The create was refused, or never sent: what it reserved is given back."""
         held = self._take_held(place)
         if held is None:
@@ -192,9 +185,9 @@ class Admission:
             if own is not None:
                 own.ended(held.tokens, None)
             return
-        lane.limiter.refused(held.charge, held.tokens, now_ms, limited=limited, told_ms=told_ms, told=told)
+        lane.limiter.refused(held.tokens, now_ms, limited=limited, told_ms=told_ms)
         if own is not None:
-            own.refused(held.of_tenant, held.tokens, now_ms, limited=False, told_ms=0)
+            own.refused(held.tokens, now_ms, limited=False, told_ms=0)
         self._served(lane, held, -held.tokens)
 
     def ended(self, place: Place, usage: tuple[int, int] | None, now_ms: int, *, ran: bool = False) -> None:
@@ -208,9 +201,9 @@ class Admission:
         lane = self._lanes[held.asked.model]
         own = lane.tenants.get(held.asked.tenant)
         if not held.answered:
-            lane.limiter.answered(held.charge, held.tokens, now_ms)
+            lane.limiter.answered(held.tokens, now_ms)
             if own is not None:
-                own.answered(held.of_tenant, held.tokens, now_ms)
+                own.answered(held.tokens, now_ms)
         used = None if usage is None else float(sum(usage))
         lane.limiter.ended(held.tokens, used)
         if own is not None:
@@ -220,13 +213,13 @@ class Admission:
         self.sizes.learn(held.asked, *usage)
         if ran and held.accepted_at_ms:
             self.run_times.learn(held.asked.model, now_ms - held.accepted_at_ms)
-        if held.charge:
+        if held.tokens:
             lane.limiter.correct(held.tokens, used)
             if own is not None:
                 own.correct(held.tokens, used)
             self._served(lane, held, used - held.tokens)
 
-    def own(self, partitions: Collection[int], base: float) -> None:
+    def own(self, partitions: Collection[int], base: float, now_ms: int) -> None:
         """Forget the jobs of all partitions but these. `base`: this worker's part of all partitions."""
         self._base = base
         for partition in self._waiters.keys() - set(partitions):
@@ -235,34 +228,20 @@ class Admission:
             del self._waiters[partition]
         for partition in self._held.keys() - set(partitions):
             for key in list(self._held[partition]):
-                self.ended((partition, key), None, self._now_ms)
+                self.ended((partition, key), None, now_ms)
             del self._held[partition]
-        for model in self._lanes:
-            self.shared(model, base, base, self._now_ms)
+        for lane in self._lanes.values():
+            for limiter in (lane.limiter, *lane.tenants.values()):
+                limiter.shared(base, now_ms)
 
-    def shared(self, model: str, share: float, of_all: float, now_ms: int) -> None:
-        """Set this worker's part of the lane's limits, and of what all workers use of it."""
-        self._now_ms = max(self._now_ms, now_ms)
-        lane = self._lane(model, now_ms)
-        for limiter in (lane.limiter, *lane.tenants.values()):
-            limiter.shared(share, of_all, now_ms)
-
-    def limiter(self, model: str) -> Limiter | None:
-        lane = self._lanes.get(model)
-        return None if lane is None else lane.limiter
-
-    def why(self, model: str) -> Why:
-        lane = self._lanes.get(model)
-        return "turn" if lane is None else lane.why
+    @property
+    def limited(self) -> bool:
+        """Whether any rule is set."""
+        return bool(self._rules.rules)
 
     def waiting(self, model: str) -> int:
         lane = self._lanes.get(model)
         return 0 if lane is None else lane.waiting
-
-    def demand(self, model: str, now_ms: int) -> float:
-        """Tokens a minute that this worker could use: what it serves and what waits."""
-        lane = self._lanes.get(model)
-        return 0.0 if lane is None else lane.limiter.used_per_min(now_ms) + lane.wanted
 
     def models(self) -> Iterator[str]:
         """Lanes with jobs that wait."""
@@ -271,23 +250,27 @@ class Admission:
     def __len__(self) -> int:
         return sum(map(len, self._waiters.values()))
 
-    def _grant(self, lane: Lane, waiter: Waiter, tokens: float, now_ms: int) -> Grant:
+    def _grant(
+        self, lane: Lane, waiter: Waiter, tokens: float, now_ms: int, closed_ms: int
+    ) -> Grant | NotYet:  # fmt: skip
+        if closed_ms:
+            lane.why, waiter.delayed = "lane", True
+            return NotYet("lane", closed_ms)
         place = (waiter.partition, waiter.key)
         self.drop(place)
-        held = self._reserve(lane, place, waiter.asked, waiter.priority, tokens, now_ms)
-        return Grant(waiter, tokens, held.charge, lane.why if waiter.delayed else "turn")
+        self._reserve(lane, place, waiter.asked, waiter.priority, tokens, now_ms)
+        return Grant(waiter, tokens, lane.why if waiter.delayed else "turn")
 
     def _reserve(
         self, lane: Lane, place: Place, asked: Asked, priority: Priority, tokens: float, now_ms: int
-    ) -> Held:  # fmt: skip
+    ) -> None:  # fmt: skip
+        lane.limiter.take(tokens, now_ms)
         own = self._of_tenant(lane, asked, now_ms)
-        held = Held(
-            asked, priority, tokens, lane.limiter.take(tokens, now_ms),
-            own.take(tokens, now_ms) if own is not None else 0.0,
-        )  # fmt: skip
+        if own is not None:
+            own.take(tokens, now_ms)
+        held = Held(asked, priority, tokens)
         self._hold(place, held)
         self._served(lane, held, tokens)
-        return held
 
     def _hold(self, place: Place, held: Held) -> None:
         self._held.setdefault(place[0], {})[place[1]] = held
@@ -306,7 +289,6 @@ class Admission:
         queue = group.queues[waiter.asked.tenant]
         queue.remove(waiter)
         lane.waiting -= 1
-        lane.wanted = lane.wanted - waiter.expected if lane.waiting else 0.0
         if not queue:
             self._left(lane, group, waiter.priority, waiter.asked.tenant)
 
@@ -327,7 +309,7 @@ class Admission:
                 group.parked_names.discard(tenant)
                 if tenant in group.queues:
                     group.tenants.join(tenant, self._rules.weight(tenant))
-                    lane.turns.join(priority, self._weights[priority])
+                    lane.turns.join(priority, CLASS_WEIGHTS[priority])
 
     def _of_tenant(self, lane: Lane, asked: Asked, now_ms: int) -> Limiter | None:
         """The tenant's limiter; None if it has no limits of its own."""
@@ -336,7 +318,7 @@ class Admission:
             rates = self._rules.tenant(self._account, asked.model, asked.tenant)
             if rates == NO_RATES:
                 return None
-            limiter = lane.tenants[asked.tenant] = Limiter(rates, now_ms, lane.limiter.share, lane.limiter.of_all)
+            limiter = lane.tenants[asked.tenant] = Limiter(rates, now_ms, lane.limiter.share)
         return limiter
 
     def _lane(self, model: str, now_ms: int) -> Lane:
@@ -345,7 +327,7 @@ class Admission:
             if len(self._lanes) >= LANES_MAX:
                 self._forget_idle()
             rates = self._rules.lane(self._account, model)
-            lane = self._lanes[model] = Lane(Limiter(rates, now_ms, self._base, self._base))
+            lane = self._lanes[model] = Lane(Limiter(rates, now_ms, self._base))
         return lane
 
     def _forget_idle(self) -> None:

@@ -33,9 +33,6 @@ class Requests:
     def take(self, now_ms: int) -> None:
         self.next_ms = max(self.next_ms, float(now_ms)) + MINUTE_MS / self.per_min
 
-    def give_back(self) -> None:
-        self.next_ms -= MINUTE_MS / self.per_min
-
     def resize(self, per_min: float, now_ms: int) -> None:
         """Change the rate. What is owed already stays owed, as a number of requests."""
         owed = max(0.0, self.next_ms - now_ms) * self.per_min
@@ -50,12 +47,10 @@ class Bucket:
     per_min: float
     at_ms: int
     level: float = 0.0
-    capacity_max: float = float("inf")
-    """What the provider's own bucket holds, where its headers tell."""
 
     @property
     def capacity(self) -> float:
-        return min(self.per_min * BURST_S / 60, self.capacity_max)
+        return self.per_min * BURST_S / 60
 
     def fill(self, now_ms: int) -> float:
         """Add what flowed in since the last call, and return the level."""

@@ -29,8 +29,7 @@ class Held:
     asked: Asked
     priority: Priority
     tokens: float
-    charge: float
-    of_tenant: float
+    """Reserved; 0 if the attempt ran before this worker knew of it."""
     answered: bool = False
     accepted_at_ms: int = 0
 
@@ -56,6 +55,4 @@ class Lane:
         self.turns: Turns[Priority] = Turns()
         self.classes: dict[Priority, Class] = {}
         self.waiting = 0
-        self.wanted = 0.0
-        """Expected tokens of all that wait."""
         self.why: Why = "turn"

@@ -69,12 +69,6 @@ class Turns(Generic[K]):
         if member in self._weights:
             self._push(member)
 
-    def waiting(self) -> list[K]:
-        return list(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
     def _push(self, member: K) -> None:
         self._entries += 1
         heapq.heappush(self._heap, (self._counters[member], self._entries, member))

@@ -29,8 +29,6 @@ class Waiter:
     deadline_ms: int
     priority: Priority = "normal"
     retry: bool = False
-    expected: float = 0.0
-    """Tokens that it was expected to use when it came."""
     delayed: bool = False
     """Its turn came, and there was no room."""
     gone: bool = False

@@ -36,12 +36,15 @@ class Admissions:
 
     def own(self, partitions: Collection[int]) -> None:
         """Forget the jobs of all partitions but these."""
-        self._admission.own(partitions, len(partitions) / self._partitions)
+        self._admission.own(partitions, len(partitions) / self._partitions, self._now_ms())
 
     def opened(self, partition: int) -> None:
         """Nothing to forget: `own` is called after each rebalance."""
 
     def saw(self, partition: int, rows: Collection[tuple[bytes, bytes | None]]) -> None:
+        """Count the attempts of rows that a recovery or a batch wrote. Without limits nothing is counted."""
+        if not self._admission.limited:
+            return
         for key, row in rows:
             if row is None or _ACTIVE not in row:
                 self._admission.ended((partition, key), None, self._now_ms())

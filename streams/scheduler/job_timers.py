@@ -16,7 +16,7 @@ from schemas.jobs import JobAdmitted, JobFoundTooLate, JobTimerFired
 from streams.fold import job
 from streams.fold.batch import JOB_FOLD
 from streams.fold.rows import decode_row
-from streams.policy.admission import Admission, Grant, NotYet, TooLate
+from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
 from streams.scheduler.admissions import waiter_of
 from streams.scheduler.due import Due, DueIndex
 
@@ -84,6 +84,8 @@ class JobTimers:
             while reads:
                 reads -= 1
                 turn = self._admission.next(model, now_ms, self._release, self._waits_in(owned))
+                if isinstance(turn, Gone):
+                    continue
                 if not isinstance(turn, Grant | TooLate):
                     self._ask_later(model, turn, now_ms)
                     break
@@ -114,7 +116,8 @@ class JobTimers:
         turn = admission.next(model, now_ms, self._release)
         if isinstance(turn, Grant | TooLate):
             return turn
-        self._ask_later(model, turn, now_ms)
+        if isinstance(turn, NotYet):
+            self._ask_later(model, turn, now_ms)
         return None
 
     def _fact(

@@ -1,5 +1,5 @@
-"""Jobs of unknown size at a provider that limits tokens a minute by a rule that it keeps secret: what share of the
-limit is used, how many creates are refused, who waits how long?
+"""Jobs of unknown size at a provider that limits tokens a minute: what share of the limit is used, how many creates are
+refused, who waits how long?
 
 Virtual time, and the product's own admission (`streams.policy.admission`), one for each worker. Beside it: the SDK's
 own retries, and admission by the declared `max_output_tokens`.
@@ -16,14 +16,11 @@ from random import Random
 from typing import Literal
 
 from schemas.base import Priority
-from streams.policy.admission import Admission, Grant, NotYet, TooLate
-from streams.policy.division import Demand, Shares, shares
-from streams.policy.limiter import Told
+from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
 from streams.policy.limits import LimitRules, read_rules
 from streams.policy.sizes import Asked
 from streams.policy.waiting import Waiter
 
-Rule = Literal["input", "declared", "actual"]
 Method = Literal["backstop", "sdk", "declared"]
 PARTITIONS = 12
 TICK_MS = 20
@@ -47,54 +44,36 @@ class Job:
 
 
 class Provider:
-    """A bucket of tokens that fills evenly, with a secret charge."""
+    """A bucket of tokens that fills evenly, and is charged what each job really uses."""
 
-    def __init__(self, limit: float, rule: Rule, burst_s: float, *, headers: bool) -> None:
-        self.limit, self.rule, self.burst_s, self.headers = limit, rule, burst_s, headers
+    def __init__(self, limit: float, burst_s: float) -> None:
+        self.limit, self.burst_s = limit, burst_s
         self.level, self.at_ms = limit * burst_s / 60, 0
         self.away = False
-        self.creates = self.refusals = 0
         self.charged: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
         self.created: Counter[int] = Counter()
 
-    def charge(self, job: Job) -> float:
-        match self.rule:
-            case "input":
-                return job.input_tokens
-            case "declared":
-                return max(job.input_tokens, DECLARED)
-            case "actual":
-                return job.input_tokens + job.output_tokens
-
-    def create(self, job: Job, now_ms: int) -> tuple[bool, int, Told | None]:
-        """Whether it is accepted, the wait that is told, and the headers."""
+    def create(self, job: Job, now_ms: int) -> tuple[bool, int]:
+        """Whether it is accepted, and the wait that is told."""
         capacity = self.limit * self.burst_s / 60
         self.level = min(self.level + (now_ms - self.at_ms) * self.limit / 60_000, capacity)
         self.at_ms = now_ms
-        self.creates += 1
         self.created[now_ms // 60_000] += 1
-        charge = min(self.charge(job), capacity)
+        charge = min(job.input_tokens + job.output_tokens, capacity)
         accepted = self.level >= charge
         if accepted:
             self.level -= charge
             self.charged[now_ms // 60_000] += int(charge)
         else:
-            self.refusals += 1
             self.refused[now_ms // 60_000] += 1
-        told = None
-        if self.headers:
-            reset_ms = math.ceil((capacity - self.level) * 60_000 / self.limit)
-            told = Told(tokens_limit=int(self.limit), tokens_remaining=int(self.level), tokens_reset_ms=reset_ms)
-        return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000, told
+        return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     method: Method = "backstop"
     workers: int = 1
-    rule: Rule = "actual"
-    headers: bool = True
     limit: float = 100_000
     burst_s: float = 60.0
     told_limit: float | None = 100_000
@@ -143,30 +122,12 @@ class _Worker:
     def __init__(self, run: "_Run", name: str) -> None:
         self.run, self.name = run, name
         self.partitions: frozenset[int] = frozenset()
-        self.admission = Admission(run.rules, "a", 0)
+        self.admission = Admission(run.rules, "a")
         self.jobs: dict[bytes, Job] = {}
-        self.shares = Shares(1.0)
-        self.demands: dict[str, Demand] = {}
-        self.used: dict[str, float] = {}
-        self.ready_ms = 0
 
     def own(self, partitions: frozenset[int]) -> None:
         self.partitions = partitions
-        base = len(partitions) / PARTITIONS
-        self.shares = Shares(base)
-        self.demands.clear()
-        self.admission.own(partitions, base)
-
-    def divide(self, now_ms: int) -> None:
-        limiter = self.admission.limiter(MODEL)
-        limit = limiter.tokens_per_min if limiter else None
-        if not limit:
-            return
-        division = shares(self.demands, limit, PARTITIONS, now_ms)
-        self.shares.divided(None if division is None else division.get(self.name))
-        all_used = sum(self.used.values())
-        of_all = self.used.get(self.name, 0.0) / all_used if all_used else self.shares.base
-        self.admission.shared(MODEL, self.shares.part, of_all, now_ms)
+        self.admission.own(partitions, len(partitions) / PARTITIONS, self.run.now_ms)
 
 
 class _Run:
@@ -174,7 +135,7 @@ class _Run:
         self.scene, self.random = scene, Random(scene.seed)
         rule = f'[{{"tokens_per_min": {scene.told_limit}}}]' if scene.told_limit else ""
         self.rules: LimitRules = read_rules(rule)
-        self.provider = Provider(scene.limit, scene.rule, scene.burst_s, headers=scene.headers)
+        self.provider = Provider(scene.limit, scene.burst_s)
         self.now_ms = 0
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = count()
@@ -200,7 +161,6 @@ class _Run:
         if scene.method == "backstop":
             for worker in self.workers:
                 self.at(self.random.randrange(TICK_MS), lambda worker=worker: self._tick(worker))  # type: ignore[misc]
-                self.at(self.random.randrange(1_000), lambda worker=worker: self._tell(worker))  # type: ignore[misc]
         while self._heap and self._heap[0][0] <= end_ms:
             self.now_ms, _, act = heapq.heappop(self._heap)
             act()
@@ -263,7 +223,7 @@ class _Run:
             match turn:
                 case Grant():
                     self._begin(worker, turn)
-                case TooLate():
+                case TooLate() | Gone():
                     continue
                 case NotYet() | None:
                     return
@@ -279,15 +239,15 @@ class _Run:
         self.at(self.now_ms + LATENCY_MS, lambda: self._create(worker, grant.waiter, job))
 
     def _create(self, worker: _Worker, waiter: Waiter, job: Job) -> None:
-        accepted, told_ms, told = self.provider.create(job, self.now_ms)
+        accepted, told_ms = self.provider.create(job, self.now_ms)
         place = (waiter.partition, waiter.key)
 
         def answered() -> None:
             if accepted:
-                worker.admission.accepted(place, self.now_ms, told)
+                worker.admission.accepted(place, self.now_ms)
                 self.at(self.now_ms + job.run_ms, ended)
             else:
-                worker.admission.refused(place, self.now_ms, limited=True, told_ms=told_ms, told=told)
+                worker.admission.refused(place, self.now_ms, limited=True, told_ms=told_ms)
                 self.at(self.now_ms + int(told_ms * (1 + 0.25 * self.random.random())), again)
 
         def ended() -> None:
@@ -298,27 +258,12 @@ class _Run:
 
         self.at(self.now_ms + LATENCY_MS, answered)
 
-    def _tell(self, worker: _Worker) -> None:
-        self.at(self.now_ms + 1_000, lambda: self._tell(worker))
-        limiter = worker.admission.limiter(MODEL)
-        used = limiter.used_per_min(self.now_ms) if limiter else 0.0
-        demand = worker.admission.demand(MODEL, self.now_ms)
-        partitions = worker.partitions
-
-        def heard() -> None:
-            for other in self.workers:
-                other.demands[worker.name] = Demand(partitions, demand, self.now_ms)
-                other.used[worker.name] = used
-
-        self.at(self.now_ms + 100, heard)
-        self.at(self.now_ms + 300, lambda: worker.divide(self.now_ms))
-
     # ---- what others do
 
     def _send_sdk(self, job: Job) -> None:
         if not job.tries:
             self._waited(job)
-        accepted, told_ms, _ = self.provider.create(job, self.now_ms)
+        accepted, told_ms = self.provider.create(job, self.now_ms)
         if accepted:
             return
         job.tries += 1
@@ -389,19 +334,14 @@ def _line(name: str, course: Course) -> str:
 
 def main() -> None:
     minutes = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    rules: tuple[Rule, ...] = ("actual", "input", "declared")
-    for rule in rules:
-        for method in ("sdk", "declared"):
-            name = f"{rule}: {method}"
-            print(_line(name, limited(Scene(method=method, rule=rule, minutes=minutes))), flush=True)
-        for workers in (1, 2, 4):
-            for headers in (True, False):
-                for burst_s in (60.0, 10.0):
-                    scene = Scene(workers=workers, rule=rule, headers=headers, burst_s=burst_s, minutes=minutes)
-                    name = f"{rule}: backstop, {workers} workers, headers {headers}, {burst_s:.0f} s"
-                    print(_line(name, limited(scene)), flush=True)
-    for limit in (50_000, 200_000):
-        course = limited(Scene(minutes=20, changes=((10, limit),), told_limit=None, load=3.0))
+    for method in ("sdk", "declared"):
+        print(_line(method, limited(Scene(method=method, minutes=minutes))), flush=True)
+    for workers in (1, 2, 4):
+        for burst_s in (60.0, 10.0):
+            course = limited(Scene(workers=workers, burst_s=burst_s, minutes=minutes))
+            print(_line(f"backstop, {workers} workers, {burst_s:.0f} s", course), flush=True)
+    for limit in (50_000, 80_000):
+        course = limited(Scene(minutes=20, changes=((10, limit),), load=3.0))
         shown = ", ".join(f"{100 * course.used[m]:.0f}/{course.refused.get(m, 0)}" for m in range(20))
         print(f"limit 100k → {limit}: used % / refused by minute: {shown}")
 

@@ -344,7 +344,7 @@ class FoldParts:
         self.index = WatchedIndex(life.now_ms)
         self.rows = Table(life, broker, stores, fold, wrong)
         self.rows.watch(IndexedRows(fold, self.index))
-        self.admission = Admission(limits, "a", life.now_ms())
+        self.admission = Admission(limits, "a")
         self.admissions = Admissions(self.admission, life.now_ms, broker.partitions)
         if fold is JOB_FOLD:
             self.rows.watch(self.admissions)

@@ -14,7 +14,7 @@ from streams.policy.admission import Admission
 from streams.policy.lanes import CANDIDATE_WAIT_MS, PROBE_WAIT_MS, RAMP_FIRST
 from streams.policy.limits import read_rules
 from streams.scheduler.due import Due, DueIndex
-from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, JobTimers
+from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, ROWS_A_TICK_MAX, JobTimers
 from streams.workers.lanes import Lanes
 from tests.support.builders import DEADLINE, MODEL, T0
 from tests.unit.streams.fold.states import backing_off, finished, spec
@@ -29,17 +29,22 @@ class Rig:
 
     def __init__(self, jobs: int, row: bytes = ROW, due_ms: int = RETRY_AT, limits: str = "") -> None:
         self.now_ms = T0
+        self.rows_read = 0
         clock: Callable[[], int] = lambda: self.now_ms  # noqa: E731
         self.lanes = Lanes(clock)
         self.index = DueIndex(clock, ahead_ms=DEADLINE)
         self.index.own([0])
-        self.admission = Admission(read_rules(limits), "a", T0)
+        self.admission = Admission(read_rules(limits), "a")
         self.timers = JobTimers(
-            self.index, lambda _, key: self.rows.get(key), self.lanes.release, clock, self.admission
+            self.index, lambda _, key: self.read(key), self.lanes.release, clock, self.admission
         )  # fmt: skip
         self.rows = {b"job_%03d" % number: row for number in range(jobs)}
         for key in self.rows:
             self.index.put(0, key, due_ms)
+
+    def read(self, key: bytes) -> bytes | None:
+        self.rows_read += 1
+        return self.rows.get(key)
 
     def tick(self, now_ms: int) -> list[str]:
         """The jobs whose timer fires."""
@@ -150,13 +155,26 @@ def test_jobs_that_ended_while_deferred_take_no_place_on_the_ramp() -> None:
     assert rig.tick(RETRY_AT + ASK_AGAIN_MS_MAX)[:RAMP_FIRST] == [f"job_{50 + n:03d}" for n in range(RAMP_FIRST)]
 
 
+def test_a_long_queue_of_ended_jobs_is_left_in_bounded_steps() -> None:
+    rig = Rig(ROWS_A_TICK_MAX + 2)
+    rig.now_ms = RETRY_AT
+    rig.close()
+    while len(rig.timers) < ROWS_A_TICK_MAX + 2:
+        rig.tick(RETRY_AT)
+    rig.end(*(b"job_%03d" % number for number in range(ROWS_A_TICK_MAX + 1)))
+    rig.rows_read = 0
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == []
+    assert rig.rows_read == ROWS_A_TICK_MAX
+    assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == [f"job_{ROWS_A_TICK_MAX + 1}"]
+
+
 def test_deferred_jobs_of_a_revoked_partition_are_forgotten() -> None:
     rig = Rig(5)
     rig.now_ms = RETRY_AT
     rig.close()
     rig.tick(RETRY_AT)
     rig.index.own([])
-    rig.admission.own([], 0.5)
+    rig.admission.own([], 0.5, T0)
     rig.now_ms = RETRY_AT + PROBE_WAIT_MS
     rig.timers.let_go([])
     assert len(rig.timers) == 0

@@ -52,7 +52,7 @@ def test_a_million_rows_that_are_due_later_are_read_once_when_they_come_near_and
         JOB_FOLD,
         index=index,
         rows=table,  # type: ignore[arg-type]  # has what a scheduler reads
-        make_timer=JobTimers(index, table.get, lambda _: 0, lambda: now_ms, Admission(NO_LIMITS, "a", T0)),
+        make_timer=JobTimers(index, table.get, lambda _: 0, lambda: now_ms, Admission(NO_LIMITS, "a")),
         publisher=publisher,
         now_ms=lambda: now_ms,
     )

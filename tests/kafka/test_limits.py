@@ -1,0 +1,69 @@
+"""Limits with two workers on a real broker: the rate that the provider sees, the order of classes, and what a job says
+of its wait.
+"""
+
+import json
+from collections.abc import Iterator
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from backstop.dev.broker import Owned
+from schemas.base import Priority
+from streams.policy.buckets import BURST_S
+from tests.kafka.sdk_rig import WORKERS, Running, two_workers
+from tests.kafka.test_lanes import ask
+from tests.support.waiting import wait_until
+
+MODEL = "gpt-5.2"
+PER_MIN = 120
+LATE_MS = 1_000
+"""A create may come this much later than its grant, and then falls into the next window."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    limits = json.dumps([{"model": MODEL, "requests_per_min": PER_MIN}])
+    with two_workers(broker, tmp_path_factory.mktemp("system"), time_scale=20.0, limits=limits) as running:
+        yield running
+
+
+def of_job(running: Running, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ask(f"{running.system.url}/v1/jobs{path}", body, running.keys["acme"]))
+    return found
+
+
+def creates(running: Running) -> list[tuple[int, str]]:
+    """When each job was created at the provider."""
+    lines = (running.system.ledgers / "creates.jsonl").read_text().splitlines()
+    return [(line["at_ms"], line["job"].partition(":")[2]) for line in map(json.loads, lines)]
+
+
+def test_two_workers_keep_a_limit_together_and_let_classes_go_in_order(running: Running) -> None:
+    counts: dict[Priority, int] = {"bulk": 24, "normal": 8, "interactive": 8}
+    names = [(f"{priority}-{number}", priority) for priority, count in counts.items() for number in range(count)]
+    for name, priority in names:
+        body = {"job_id": name, "priority": priority, "request": {"model": MODEL, "input": "Hi."}}
+        of_job(running, "", body)
+
+    told = of_job(running, "/bulk-23/why")
+    assert told["status"] == "waiting", told
+    assert told["sentences"][0].startswith(f"The job waits for its turn under the limits of {MODEL}, since"), told
+
+    wait_until(
+        lambda: all(of_job(running, f"/{name}")["status"] == "completed" for name, _ in names), 90, "all jobs", poll_s=1
+    )
+    made = sorted(creates(running))
+    assert sorted(name for _, name in made) == sorted(name for name, _ in names), "each job has one create"
+    times_ms = [at_ms for at_ms, _ in made]
+    for window_ms in (5_000, 10_000, 20_000):
+        most = PER_MIN * (window_ms + LATE_MS + BURST_S * 1_000) / 60_000 + len(WORKERS)
+        for start_ms in times_ms:
+            assert sum(start_ms <= at_ms < start_ms + window_ms for at_ms in times_ms) <= most, times_ms
+
+    places = {priority: [n for n, (_, name) in enumerate(made) if name.startswith(priority)] for priority in counts}
+    assert mean(places["interactive"]) < mean(places["normal"]) < mean(places["bulk"]), places
+    assert max(places["interactive"]) < max(places["bulk"]), places
