@@ -220,7 +220,7 @@ def _effect(record: Record, fact: Message | None, states: dict[tuple[str, bytes]
 def _status(state: Any) -> str:
     if isinstance(state, job.Finished):
         return f"finished: {state.outcome}"
-    if isinstance(state, job.Absent | job.Active | job.BackingOff):
+    if isinstance(state, job.Absent | job.Waiting | job.Active | job.BackingOff):
         return job.status(state)
     assert isinstance(state, response.Absent | response.Unclaimed | response.Running | response.Ended)
     return f"ended: {state.status}" if isinstance(state, response.Ended) else state.kind

@@ -89,7 +89,7 @@ class Made:
 
 
 def due_of(state: Any) -> int | None:
-    if isinstance(state, job.Absent | job.Active | job.BackingOff | job.Finished):
+    if isinstance(state, job.Absent | job.Waiting | job.Active | job.BackingOff | job.Finished):
         return job.due_ms(state)
     return response.due_ms(state)
 

@@ -75,7 +75,7 @@ END = timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)
         ),
         (
             seen(submitted().model_copy(update={"turn": Turn(waits=True)})),
-            ["The job waits for its turn under the limits of gpt-5.2, since 2 s.", EXPIRES],
+            ["The job waits for its turn under the limits of gpt-5, since 2 s.", EXPIRES],
         ),
         (
             seen(submitted().model_copy(update={"turn": Turn(waits=True, not_before_ms=63_000)})),
