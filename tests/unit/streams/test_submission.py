@@ -11,7 +11,8 @@ from schemas.codec import canonical, sha256_hex
 from schemas.jobs import JobSubmitted
 from schemas.prompt_cache import CacheRule, PromptCache
 from schemas.requests import Submit
-from streams.submission import SubmissionPolicy, prepare, to_submitted
+from streams.policy.limits import read_rules
+from streams.submission import SubmissionPolicy, prepare, to_submitted, turn_of
 
 REQUEST: dict[str, Any] = {
     "model": "m", "input": [{"z": None, "a": ['"request":', 1.5, "ü\u2028"]}], "metadata": None,
@@ -25,6 +26,7 @@ REQUEST: dict[str, Any] = {
         {},
         {"job_id": "mine", "deadline_at_ms": 5, "retries_max": 0, "session_id": "s", "tags": ["t"]},
         {"timeout_ms": 1_000, "tags": []},
+        {"deadline_at_ms": 5, "not_before_ms": 3, "priority": "bulk"},
     ],
 )
 def test_the_canonical_form_is_that_of_the_whole_model(more: dict[str, Any]) -> None:
@@ -43,6 +45,26 @@ def test_the_form_of_a_submissions_hash_never_changes() -> None:
 @pytest.mark.parametrize(("asked", "granted"), [(None, 2), (1, 1), (3, 3), (10, 3)])
 def test_no_submission_gets_more_retries_than_the_operator_grants(asked: int | None, granted: int) -> None:
     assert SubmissionPolicy(retries_max=2, retries_granted_max=3).stamp(asked).retries_max == granted
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "waits"),
+    [
+        ("", {}, None),
+        ('[{"model": "other", "concurrent": 1}]', {}, None),
+        ("", {"priority": "bulk"}, False),
+        ("", {"not_before_ms": 1}, None),
+        ("", {"not_before_ms": 2}, True),
+        ('[{"model": "m", "concurrent": 1}]', {}, True),
+        ('[{"tenant": "acme", "weight": 2}]', {}, None),
+    ],
+)
+def test_a_submission_is_stamped_only_where_a_limit_applies_or_it_asks(
+    limits: str, more: dict[str, Any], waits: bool | None
+) -> None:
+    """`waits`: None without a stamp."""
+    turn = turn_of(prepare(Submit(request=REQUEST, **more)), "acme", 1, read_rules(limits))
+    assert (None if turn is None else bool(turn.waits)) == waits
 
 
 @pytest.mark.parametrize("inline_bytes_max", [10_000, 0])
