@@ -24,6 +24,8 @@ class Turns(Generic[K]):
         self._counters: dict[K, float] = {}
         self._weights: dict[K, float] = {}
         """Of those that wait."""
+        self._weights_known: dict[K, float] = {}
+        """Of each member with a counter: what is served counts by it also when the member waits no more."""
         self._heap: list[tuple[float, int, K]] = []
         self._entries = 0
         self._last = 0.0
@@ -36,7 +38,7 @@ class Turns(Generic[K]):
         first = self.first()
         least = self._last if first is None else self._counters[first]
         self._counters[member] = max(self._counters.pop(member, least), least)
-        self._weights[member] = weight
+        self._weights[member] = self._weights_known[member] = weight
         self._push(member)
 
     def leave(self, member: K) -> None:
@@ -47,7 +49,7 @@ class Turns(Generic[K]):
         if len(self._counters) > COUNTERS_MAX + len(self._weights):
             gone = next((each for each in self._counters if each not in self._weights), None)
             if gone is not None:
-                del self._counters[gone]
+                del self._counters[gone], self._weights_known[gone]
 
     def first(self) -> K | None:
         """The waiting member whose turn it is."""
@@ -65,7 +67,7 @@ class Turns(Generic[K]):
             return
         if amount > 0:
             self._last = max(self._last, counter)
-        self._counters[member] = counter + amount / self._weights.get(member, 1.0)
+        self._counters[member] = counter + amount / self._weights_known[member]
         if member in self._weights:
             self._push(member)
 
