@@ -70,7 +70,7 @@ $(PROVIDERS_STAMP): tests/providers/requirements.lock
 
 CLIENTS := tests/clients
 
-test-clients: install $(CLIENTS)/.venv/.installed $(CLIENTS)/node/node_modules/.installed ## test with client libraries (needs Node, Go, Java, Maven, kcat)
+test-clients: install $(CLIENTS)/.venv/.installed $(CLIENTS)/node/node_modules/.installed ## test with client libraries
 	BACKSTOP_CLIENTS_PAGE=docs/clients.md $(BIN)/pytest -q $(CLIENTS) $(PYTEST)
 
 $(CLIENTS)/.venv/.installed: $(CLIENTS)/python/requirements.lock $(STAMP)

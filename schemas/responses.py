@@ -77,6 +77,8 @@ class ResponseObserved(ResponseMessage):
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    said_by: Literal["backstop"] | None = None
+    """`backstop`: `message` is Backstop's own text. Absent: it is the provider's."""
     wait_ms: SpanMs = 0
     """The minimum wait that a failure asked for; 0 for none."""
     continuation_id: str | None = None

@@ -47,6 +47,8 @@ class Seen:
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    said_by: Literal["backstop"] | None = None
+    """`backstop`: `message` is Backstop's own text, not the provider's."""
     wait_ms: int = 0
     """The least wait that the failure asked for."""
     code_known: bool = True

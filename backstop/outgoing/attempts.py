@@ -53,8 +53,8 @@ class Attempts:
     """Performs attempts until stopped. Set `changed` after each change to `turns`."""
 
     def __init__(
-        self, *, turns: Turns, find: Find, posts: SignedPosts, reporting: Reporting[OutgoingMetrics], policy: RetryPolicy,
-        waiting_max: int,
+        self, *, turns: Turns, find: Find, posts: SignedPosts, reporting: Reporting[OutgoingMetrics],
+        policy: RetryPolicy, waiting_max: int,
     ) -> None:  # fmt: skip
         self._turns = turns
         self._find = find

@@ -8,7 +8,7 @@ Rules:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal, NotRequired, cast, get_args
 
@@ -21,6 +21,7 @@ from backstop.readmodel.spending import (
     DAY_MS,
     About,
     Counts,
+    Group,
     Owner,
     Spend,
     SpendOutcome,
@@ -142,8 +143,7 @@ class Tally:
     unpriced: int = 0
 
     def add(self, what: Priced, counts: Counts, prices: Prices) -> None:
-        used = Used(**{name: getattr(counts, name) for name in _USED})
-        cost = prices.cost(what, used) if used != NOTHING else 0
+        cost = prices.cost(what, counts) if any(getattr(counts, name) for name in USED) else 0
         self.counts = Counts(*(getattr(self.counts, name) + getattr(counts, name) for name in COUNTS))
         if cost is None:
             self.unpriced += counts.measured
@@ -166,8 +166,7 @@ class Tally:
 
 
 COST_FIELDS: Final = ("cost_usd", *(name for name in CostView.__annotations__ if name != "cost_usd"))
-NOTHING: Final = Used()
-_USED: Final = tuple(name for name in COUNTS if name not in ("attempts", "measured", "estimated"))
+USED: Final = tuple(each.name for each in fields(Used))
 
 
 def columns_of(by: Iterable[By]) -> tuple[str, ...]:
@@ -222,10 +221,9 @@ def job_cost(spends: Sequence[Spend], model: str, prices: Prices) -> JobCostView
     whole, parts = Tally(), list[AttemptCost]()
     for spend in spends:
         group = group_of(spend, Owner("", model), "all", "")
-        what = Priced(day_of(spend.day), group.model, group.served, group.tier, group.window, bool(group.long))
-        own = Tally()
-        own.add(what, counts_of(spend), prices)
-        whole.add(what, counts_of(spend), prices)
+        what, counts, own = _priced_as(group), counts_of(spend), Tally()
+        own.add(what, counts, prices)
+        whole.add(what, counts, prices)
         named = {"response_id": spend.response_id, "service_tier": group.tier, "window": group.window}
         part = {"attempt": spend.attempt, "outcome": spend.outcome, **own.view(), **_without_empty(named)}
         parts.append(cast("AttemptCost", part))
@@ -250,9 +248,14 @@ def changes_by_model(sums: Sums, prices: Prices) -> dict[str, Change]:
     for group, counts in sums.items():
         if group.about == "all":
             name = group.model if group.model in prices.models else OTHER_MODEL
-            what = Priced(day_of(group.day), group.model, group.served, group.tier, group.window, bool(group.long))
-            tallies.setdefault(name, Tally()).add(what, Counts(*(counts[each] for each in COUNTS)), prices)
+            tallies.setdefault(name, Tally()).add(
+                _priced_as(group), Counts(*(counts[each] for each in COUNTS)), prices
+            )  # fmt: skip
     return {name: _change(tally) for name, tally in tallies.items()}
+
+
+def _priced_as(group: Group) -> Priced:
+    return Priced(day_of(group.day), group.model, group.served, group.tier, group.window, bool(group.long))
 
 
 def _change(tally: Tally) -> Change:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal, assert_never, get_args
 
+from backstop.readmodel.prices import Used
 from schemas.base import Terms, Usage
 from schemas.jobs import (
     AdoptionRefused,
@@ -49,7 +50,7 @@ About = Literal["all", "tag", "cache_key"]
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Used):
     """The amounts of a spend, or their sums."""
 
     attempts: int = 0
@@ -57,14 +58,6 @@ class Counts:
     """Attempts whose usage is known."""
     estimated: int = 0
     """Of them, those whose usage is an estimate."""
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    web_search_calls: int = 0
-    file_search_calls: int = 0
-    containers: int = 0
 
 
 COUNTS: Final = tuple(each.name for each in fields(Counts))

@@ -72,7 +72,8 @@ def result_view(record: dict[str, Any]) -> ResultView:
 
 
 def late_usage_view(late: LateUsage) -> LateUsageView:
-    view: LateUsageView = {"attempt": late.attempt, "response_id": late.response_id, "usage": late.usage}
+    usage: Any = late.usage.model_dump(mode="json")  # The type of the field is the form of this JSON.
+    view: LateUsageView = {"attempt": late.attempt, "response_id": late.response_id, "usage": usage}
     return {**view, "estimated": True} if late.estimated else view
 
 

@@ -105,7 +105,8 @@ class BlobFolders:
         more = f" and {len(found) - TOLD_MAX} more" if len(found) > TOLD_MAX else ""
         return (
             f"{', '.join(found[:TOLD_MAX])}{more} on another machine or with other settings: bodies that one process "
-            "stores are missing for the other. Give all processes the same BACKSTOP_BLOBS, or the same BACKSTOP_BLOB_DIR"
+            "stores are missing for the other. Give all processes the same BACKSTOP_BLOBS, or the same "
+            "BACKSTOP_BLOB_DIR"
         )
 
     def not_ready(self) -> str | None:

@@ -58,7 +58,7 @@ log = get_logger("backstop.runtime.bucket")
 
 
 def trouble_of(error: Exception) -> Trouble:
-    """The kind of a store's error, by who must act."""
+    """The kind of a store's error, by the party that must act."""
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return "denied"
     text = str(error).partition("Debug source")[0]  # the rest quotes settings of the client
@@ -69,8 +69,8 @@ class Bucket:
     """Sends requests to the store, classifies its errors, and keeps the latest for the readiness probe."""
 
     def __init__(
-        self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None, key_id: str | None = None,
-        secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
+        self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None,
+        key_id: str | None = None, secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
     ) -> None:  # fmt: skip
         config: S3Config = {}
         if endpoint is not None:

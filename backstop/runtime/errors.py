@@ -1,4 +1,4 @@
-"""The error tree, by who must act.
+"""The error tree, by the party that must act.
 
 BackstopError
 ├── BrokerUnavailableError   passing: the caller retries, or tells its own caller to

@@ -49,7 +49,7 @@ Groups = Annotated[
     WithJsonSchema(
         {
             "type": "array", "items": {"type": "string", "enum": list(BYS)},
-            "not": {"allOf": [{"contains": {"const": "tag"}}, {"contains": {"const": "cache_key"}}]},
+            "not": {"allOf": [{"contains": {"enum": ["tag"]}}, {"contains": {"enum": ["cache_key"]}}]},
         }
     ),
 ]  # fmt: skip

@@ -1,7 +1,5 @@
 """Facts that the response fold makes for the job fold: offers, ends, and refused adoptions. Pure."""
 
-from typing import Literal
-
 from schemas.base import FoundBy
 from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled
 from schemas.responses import ResponseClaimed, ResponseObserved
@@ -46,7 +44,7 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
     """
     found_by: FoundBy = "webhook" if state.webhooks.ids else "poll"
     code, message = event.code, event.message
-    said_by: Literal["backstop"] | None = None
+    said_by = event.said_by
     if status in GIVEN_UP_STATUSES:
         code, message, said_by = f"response_{status}", _without_end(state, event, status), "backstop"
     elif event.outcome == "odd" and code is None:

@@ -95,7 +95,8 @@ def too_large(beginning: Seen | Unseen) -> Seen:
     unknown status, so the fold's patience decides.
     """
     if isinstance(beginning, Unseen):
-        return Seen("odd", TOO_LARGE, body=_stand_in({}, TOO_LARGE), code=TOO_LARGE, message=_TOO_LARGE_SAID)
+        body = _stand_in({}, TOO_LARGE)
+        return Seen("odd", TOO_LARGE, body=body, code=TOO_LARGE, message=_TOO_LARGE_SAID, said_by="backstop")
     if beginning.outcome == "running":
         return beginning
     outcome: SeenOutcome = "failed" if beginning.over else "odd"
@@ -108,6 +109,7 @@ def too_large(beginning: Seen | Unseen) -> Seen:
         cause="never" if beginning.over else None,
         code=TOO_LARGE,
         message=_TOO_LARGE_SAID,
+        said_by="backstop",
         code_known=True,
     )
 

@@ -19,6 +19,10 @@ from backstop.runtime.clear_text import check_base_url
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.settings import RuntimeSettings
 from streams.openai.causes import CODE_PATTERN_CHARS_MAX, Rule
+from streams.provider import CallLimits
+
+_CALLS = CallLimits()
+"""Each limit has its default there, once."""
 
 
 class AnswerRule(BaseModel):
@@ -81,14 +85,14 @@ class OpenAISettings(RuntimeSettings):
         default=None, description="Key (PEM, not encrypted) of that certificate, where it is a file of its own."
     )
     openai_answer_bytes_max: int = Field(
-        default=64 << 20,
+        default=_CALLS.answer_bytes_max,
         ge=64 << 10,
         le=1 << 30,
         description="Largest answer of the provider that is read, in bytes, unpacked. A finished response that is "
         "larger fails its job (`answer_too_large`).",
     )
     openai_answers_memory_bytes_max: int = Field(
-        default=256 << 20,
+        default=_CALLS.answers_memory_bytes_max,
         ge=1 << 20,
         le=1 << 36,
         description="Memory of a worker for answers that are read at one time, in bytes, and a quarter of it beside "

@@ -5,9 +5,9 @@ Rules, before the code (ARCHITECTURE.md, "Lanes"):
   `lanes`. Each worker folds them (`take`) in log order, so that all workers close and open a lane at the same record.
 - A condition of the account closes a lane at once where it refuses a create. Where accepted responses end with one,
   the third within a minute closes the lane: one alone is contradicted by the creates that are accepted meanwhile.
-  Otherwise a lane closes when a run of consecutive creates fails, for
-  reasons other than their requests, counted over all workers. The run is one that chance would bring once in a thousand
-  creates at most: five, or more where earlier runs show that some creates fail all the time.
+- Otherwise a lane closes when a run of consecutive creates fails for reasons other than their requests, counted over
+  all workers. The run is one that chance would bring once in a thousand creates at most: five, or more where earlier
+  runs show that some creates fail all the time.
 - While a lane is closed, one create at a time is sent as a probe: 4, 8, 16, 32 and then 60 s after the one before, or
   at the time that the provider asked for. A probe first claims its turn on the log; the first claim for a turn in the
   log gets it. An accepted probe opens the lane. So does a refusal of the request itself, as it shows that the provider

@@ -72,6 +72,7 @@ def observed(
         cause=seen.cause,
         code=seen.code,
         message=seen.message,
+        said_by=seen.said_by,
         wait_ms=seen.wait_ms,
         continuation_id=seen.continuation_id,
         response=body,

@@ -10,21 +10,28 @@ from streams.provider import CallLimits
 from streams.workers.limits import FollowLimits, PollerLimits, SubmitterLimits
 from streams.workers.rate import RECOVERY_SHARE_PER_MIN
 
+_CALLS, _SUBMITTER, _POLLER = CallLimits(), SubmitterLimits(), PollerLimits()
+"""Each limit has its default there, once."""
+
 
 class WorkerSettings(RuntimeSettings):
     """Settings of submitter, poller and follower."""
 
     requests_memory_bytes_max: int = Field(
-        default=256 << 20,
+        default=_SUBMITTER.bodies_memory_bytes_max,
         ge=1 << 20,
         le=1 << 36,
         description="Memory of a worker for large requests in flight, in bytes. One tenant may use half of it. A "
         "request from the blob store counts three times its size. A request without room is tried again after 2 s.",
     )
-    create_concurrency: int = Field(default=64, ge=1, le=1_000, description="Creates in flight per process.")
-    poll_concurrency: int = Field(default=64, ge=1, le=1_000, description="Polls and cancels in flight per process.")
+    create_concurrency: int = Field(
+        default=_SUBMITTER.concurrency, ge=1, le=1_000, description="Creates in flight per process."
+    )
+    poll_concurrency: int = Field(
+        default=_POLLER.concurrency, ge=1, le=1_000, description="Polls and cancels in flight per process."
+    )
     poll_timeout_ms: int = Field(
-        default=30_000, ge=100, le=600_000, description="Time limit of one poll or cancel as a whole."
+        default=_CALLS.poll_timeout_ms, ge=100, le=600_000, description="Time limit of one poll or cancel as a whole."
     )
     poll_rate_max_per_s: float = Field(
         default=250.0,
@@ -39,9 +46,11 @@ class WorkerSettings(RuntimeSettings):
         description="How fast the poll rate recovers after the provider limited it: share of `poll_rate_max_per_s` a "
         "minute, beginning at half of the rate before.",
     )
-    poll_tries_max: int = Field(default=3, ge=1, le=10, description="Calls of one poll before it counts as failed.")
+    poll_tries_max: int = Field(
+        default=_POLLER.tries_max, ge=1, le=10, description="Calls of one poll before it counts as failed."
+    )
     poll_queue_max: int = Field(
-        default=20_000,
+        default=_POLLER.queue_max,
         ge=1,
         le=100_000,
         description="Most polls queued in a process. Polls caused by webhooks overtake the others in this queue.",
@@ -67,14 +76,17 @@ class WorkerSettings(RuntimeSettings):
         description="Time after which an unanswered scheduled poll is reissued. Older queued ones are skipped.",
     )
     submission_memory_ms: int = Field(
-        default=180_000,
+        default=_SUBMITTER.memory_ms,
         ge=1_000,
         le=86_400_000,
         description="How far back the submitter reads the log of a partition that it takes over, to remember commands "
         "that were performed. Older commands make it read further back.",
     )
     submission_memory_max: int = Field(
-        default=20_000, ge=1, le=1_000_000, description="Most command ids that the submitter remembers per partition."
+        default=_SUBMITTER.memory_ids_max,
+        ge=1,
+        le=1_000_000,
+        description="Most command ids that the submitter remembers per partition.",
     )
     stream_concurrency: int = Field(
         default=100,
@@ -86,7 +98,7 @@ class WorkerSettings(RuntimeSettings):
         default=20, ge=0, le=1_000, description="How long partial output is collected before it is published."
     )
     stream_silence_ms: int = Field(
-        default=600_000,
+        default=_CALLS.stream_silence_ms,
         ge=100,
         le=3_600_000,
         description="A stream that is silent for this long is opened again. The provider may refuse that for a "

@@ -125,6 +125,7 @@ def test_a_poll_whose_answer_is_huge_ends_the_attempt_with_a_reason(form: str, t
         (fact,) = polled(tmp_path, huge(ENDED, form))
     assert isinstance(fact, ResponseObserved)
     assert (fact.outcome, fact.cause, fact.code) == ("failed", "never", "answer_too_large")
+    assert fact.said_by == "backstop"
     assert fact.message is not None
     assert "BACKSTOP_OPENAI_ANSWER_BYTES_MAX" in fact.message
     assert isinstance(fact.response, InlineBody)

@@ -100,7 +100,7 @@ class Rig:
 
     async def _values(self, topic: str) -> list[bytes]:
         name = f"{self.settings.topic_prefix}{topic}"
-        records = await records_on(self.settings.kafka_bootstrap_servers, name, PARTITIONS)
+        records = await records_on(self.settings.kafka_bootstrap_servers, name)
         return [record.value for record in records]
 
     @contextmanager

@@ -162,7 +162,7 @@ class Rig:
             topic
         ]
         name = f"{self.settings.topic_prefix}{topic}"
-        records = await records_on(self.settings.kafka_bootstrap_servers, name, PARTITIONS)
+        records = await records_on(self.settings.kafka_bootstrap_servers, name)
         return [decode(adapter, record.value) for record in records]
 
     async def until(self, topic: str, kind: type[Message], count: int = 1) -> list[Any]:

@@ -66,7 +66,7 @@ class Recorded:
     def records(self, topic: str) -> list[Any]:
         """All of a topic, by another way than the code under test: to the end offsets, partition after partition."""
 
-        return asyncio.run(records_on(self.bootstrap, f"{self.prefix}{topic}", PARTITIONS))
+        return asyncio.run(records_on(self.bootstrap, f"{self.prefix}{topic}"))
 
 
 def record(bootstrap: str, prefix: str, folder: Path) -> Recorded:

@@ -13,10 +13,12 @@ from backstop.readmodel import queries, store
 from backstop.readmodel.sqlite import SqliteDatabase
 from schemas.codec import decode, encode
 from schemas.dead_letters import DEAD_LETTER
-from tests.kafka.projection_rig import PARTITIONS, Rig, assert_is_the_fold_of, content, jobs, rebuild
+from tests.kafka.projection_rig import PARTITIONS, Rig, assert_is_the_fold_of, content, jobs, rebuild, server
 from tests.support.waiting import wait_until
 from tests.unit.backstop.readmodel.logs import accepted, submitted
 from tests.unit.backstop.readmodel.postgres_server import Server
+
+__all__ = ["server"]
 
 
 @pytest.fixture

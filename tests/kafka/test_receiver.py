@@ -117,7 +117,7 @@ async def make_topics(bootstrap: str, prefix: str) -> None:
 async def on_topic(bootstrap: str, prefix: str, name: str) -> list[Message]:
     """Every record that stands on a topic now, decoded; its key is the message's."""
     found = []
-    for record in await records_on(bootstrap, f"{prefix}{name}", PARTITIONS):
+    for record in await records_on(bootstrap, f"{prefix}{name}"):
         message = decode(ADAPTERS[name], record.value)
         assert record.key == message.key.encode()
         assert dict(record.headers)["ce_id"] == message.id.encode()

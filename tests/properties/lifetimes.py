@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from schemas.base import Cause, Message, Usage
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
-from schemas.jobs import AttemptSettled, JobPolicy
+from schemas.jobs import AttemptSettled, JobPolicy, UsageBooked
 from schemas.responses import ResponseClaimed, ResponseReleased
 from schemas.results import JobResult
 from streams.fold import job, response
@@ -79,7 +79,7 @@ class Life:
                 self.command = output
             case RetrieveResponse() | CancelResponse():
                 pass
-            case ResponseClaimed() | ResponseReleased() | AttemptSettled():
+            case ResponseClaimed() | ResponseReleased() | AttemptSettled() | UsageBooked():
                 self.take(output)
             case _:
                 raise AssertionError(f"nothing here makes {output}")

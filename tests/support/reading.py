@@ -4,18 +4,29 @@ import asyncio
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 WITHIN_S = 30.0
 
 
+async def partitions_of(bootstrap: str, topic: str) -> list[int]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        (described,) = await admin.describe_topics([topic])
+        return sorted(partition["partition"] for partition in described["partitions"])
+    finally:
+        await admin.close()
+
+
 async def records_on(
-    bootstrap: str, topic: str, partitions: int | list[int], isolation: str = "read_uncommitted"
+    bootstrap: str, topic: str, partitions: list[int] | None = None, isolation: str = "read_uncommitted"
 ) -> list[Any]:
-    """What stands there now, to the end offsets; of each partition in order. `partitions`: their number, or which."""
+    """The records up to the present end offsets; of each partition in order. `partitions`: by default all."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level=isolation, enable_auto_commit=False)
     await consumer.start()
     try:
-        numbers = range(partitions) if isinstance(partitions, int) else partitions
+        numbers = await partitions_of(bootstrap, topic) if partitions is None else partitions
         tps = [TopicPartition(topic, number) for number in numbers]
         consumer.assign(tps)
         await consumer.seek_to_beginning(*tps)

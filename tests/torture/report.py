@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from backstop.dev.broker.toolchain import LocalKafka
@@ -18,6 +19,7 @@ from tests.torture.run import Outcome
 
 PACKAGES = ("faust-streaming", "aiokafka", "rocksdict", "openai", "aiohttp", "uvloop")
 ROOT = Path(__file__).parents[2]
+COLUMNS_MAX = 120
 
 
 async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
@@ -60,9 +62,17 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
                 brief.adopted for result in evidence.results.first.values() for brief in result.attempts
             ),
         },
-        "kills": {"total": kills.total(), "by_kind": dict(kills), "by_failpoint": {n: failpoints[n] for n in FAILPOINTS}},
+        "kills": {
+            "total": kills.total(),
+            "by_kind": dict(kills),
+            "by_failpoint": {n: failpoints[n] for n in FAILPOINTS},
+        },
         "stops": {"total": children.stops.total(), "at": dict(children.stops.most_common())},
-        "ended": {"asked": dict(asked), "by_itself": dict(itself), "drain_max_s": round(max(children.drains_s, default=0), 1)},
+        "ended": {
+            "asked": dict(asked),
+            "by_itself": dict(itself),
+            "drain_max_s": round(max(children.drains_s, default=0), 1),
+        },
         "faults": dict(outcome.broken.faults.most_common()),
         "webhooks": {
             "tries": dict(Counter(line.outcome for line in evidence.deliveries).most_common()),
@@ -72,7 +82,8 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
         "dead_letters": dict(evidence.letters.most_common()),
         "audit": {
             "verdict": outcome.audit.verdict, "rounds": outcome.audit.rounds,
-            "facts": sum(p.facts for p in outcome.audit.partitions), "rows": sum(p.rows for p in outcome.audit.partitions),
+            "facts": sum(p.facts for p in outcome.audit.partitions),
+            "rows": sum(p.rows for p in outcome.audit.partitions),
             "outputs": {topic: dict(counts) for topic, counts in outcome.audit.outputs.items()},
             "read_model_rows": outcome.audit.read_model_rows, "ignored": dict(outcome.audit.ignored),
         },
@@ -126,6 +137,10 @@ def rule_of_three(kills: int) -> str:
     return f"{300 / kills:.1f} %" if kills > 3 else "none yet"
 
 
+def _filled(text: str) -> str:
+    return fill(text, COLUMNS_MAX, break_long_words=False, break_on_hyphens=False)
+
+
 def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
     plan, jobs, kills, machine_ = report["plan"], report["jobs"], report["kills"], report["machine"]
     yield f"# {title}"
@@ -134,15 +149,16 @@ def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
         "every invariant held." if report["ok"] else "**an invariant was violated.**"
     )
     yield ""
-    yield (
-        f"{jobs['acknowledged']} jobs acknowledged ({_counts(jobs['by_ingress'])}) in {report['seconds']['broken']} s under faults "
+    seconds = report["seconds"]
+    yield _filled(
+        f"{jobs['acknowledged']} jobs acknowledged ({_counts(jobs['by_ingress'])}) in {seconds['broken']} s under faults "
         f"({jobs['per_second']} a second); {kills['total']} processes killed with SIGKILL, "
-        f"{report['stops']['total']} frozen. What was open after that ended within {report['seconds']['until quiet']} s."
+        f"{report['stops']['total']} frozen. Jobs open after the last fault ended within {seconds['until quiet']} s."
     )
     yield ""
     yield from _table("Invariants", ("counted", "found"), report["invariants"].items())
-    yield (
-        f"Latest result, while things were being broken: {report['overshoot_max_ms']} ms past its deadline (bound once they are not: "
+    yield _filled(
+        f"Latest result during the faults: {report['overshoot_max_ms']} ms past its deadline (bound after them: "
         f"{BOUND_S:g} s)."
     )
     yield ""
@@ -156,15 +172,17 @@ def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
         "Jobs by minute of submission", ("minute", "submitted", "completed", "expired", "of them avoidable"), minutes
     )
     first, last = decay["expired_percent"]
-    yield f"Expired: {first} % at the beginning, {last} % at the end (at most {POINTS_MAX:g} points more). "
-    yield f"Answers to polls and cancels: {decay['answers']}, of them repeats {decay['repeats']} (at most {REPEATS_PERCENT_MAX:g} %)."
+    yield _filled(
+        f"Expired: {first} % at the beginning, {last} % at the end (at most {POINTS_MAX:g} points more). Answers to polls "
+        f"and cancels: {decay['answers']}, of them repeats {decay['repeats']} (at most {REPEATS_PERCENT_MAX:g} %)."
+    )
     yield ""
     yield from _table("Kills by kind of process", ("process", "SIGKILL"), sorted(kills["by_kind"].items()))
     total = kills["total"]
     if report["ok"]:
-        yield (
-            f"Rule of three: no violation in {total} kills bounds the chance that a kill breaks something at {rule_of_three(total)} "
-            "(95 %); by failpoint:"
+        yield _filled(
+            f"Rule of three: no violation in {total} kills bounds the chance that a kill breaks something at "
+            f"{rule_of_three(total)} (95 %); by failpoint:"
         )
         yield ""
     bounds = [(name, n, rule_of_three(n) if report["ok"] else "") for name, n in kills["by_failpoint"].items()]

@@ -23,13 +23,12 @@ FOREIGN_NAMES = ('known["nobody"]',)
 NOT_YET: dict[str, int] = {
     "backstop/cli": 3,
     "backstop/readmodel": 41,
-    "backstop/runtime": 6,
-    "docs": 9,
+    "backstop/runtime": 1,
     "receiver": 1,
     "schemas": 1,
-    "tests/clients": 18,
+    "tests/clients": 10,
     "tests/kafka": 48,
-    "tests/torture": 14,
+    "tests/torture": 8,
 }
 """Paths that are not clean, each with its offences. A number may only shrink; a path that is not here has none."""
 

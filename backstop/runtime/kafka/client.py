@@ -79,7 +79,8 @@ async def _assign_known_topics(coordinator: Any, response: Any) -> Any:
     while True:
         assignments = await _assign(coordinator, response)
         topics = coordinator._group_subscription  # noqa: SLF001 - as above
-        unknown = sorted(topic for topic in topics if not coordinator._cluster.partitions_for_topic(topic))  # noqa: SLF001
+        cluster = coordinator._cluster  # noqa: SLF001 - as above
+        unknown = sorted(topic for topic in topics if not cluster.partitions_for_topic(topic))
         if not unknown:
             return assignments
         if monotonic_s() > deadline_s:

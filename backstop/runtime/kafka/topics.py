@@ -221,8 +221,8 @@ def _partitions(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
         return []
     if topic.fixed:
         advice = (
-            f"Set BACKSTOP_PARTITIONS={have.partitions} if the topic is right; if it is new and empty, delete it and run "
-            "`backstop topics create`. Never change the partition count of a topic with records: their keys would move "
+            f"Set BACKSTOP_PARTITIONS={have.partitions} if the topic is right; if it is new and empty, delete it and "
+            "run `backstop topics create`. Never change the partition count of a topic with records: their keys would move "
             "to other partitions."
         )
     else:

@@ -186,7 +186,7 @@ class Scene:
 
     async def read(self, topic: str) -> list[Any]:
         """All committed records, in order per partition."""
-        return await records_on(self.bootstrap, topic, self.partitions, "read_committed")
+        return await records_on(self.bootstrap, topic, isolation="read_committed")
 
     def wait_committed(self, timeout_s: float = 60.0) -> None:
         """Until everything in the topic is committed."""

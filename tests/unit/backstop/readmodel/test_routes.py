@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 from backstop.readmodel import store
 from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
 from backstop.runtime.blobs import Bodies, FolderBlobs
-from schemas.base import BlobBody
+from schemas.base import BlobBody, Usage
+from schemas.jobs import UsageBooked
 from tests.support.waiting import eventually
 from tests.unit.backstop.readmodel.api import Api, api
 from tests.unit.backstop.readmodel.conftest import NOW_MS, Bench
@@ -84,6 +85,27 @@ def test_without_an_end_or_an_output_there_is_none_to_read(with_api) -> None:
         assert (await api.get("/v1/jobs/open/output", 409))["code"] == "not_finished"
         assert (await api.get("/v1/jobs/refused/output", 404))["code"] == "no_output"
         assert (await api.get("/v1/jobs/refused"))["result"]["reason"]["code"] == "invalid"
+
+    with_api(body)
+
+
+def test_usage_that_came_after_the_end_is_shown_with_the_job(with_api) -> None:
+    async def body(api: Api) -> None:
+        await api.take(*whole_job("j", "resp_1"))
+        assert "late_usage" not in await api.get("/v1/jobs/j")
+        usage = Usage(input_tokens=3, output_tokens=4, total_tokens=7)
+        late = UsageBooked(
+            id="resp_2/usage", at_ms=NOW_MS, job_id="j", tenant="default", attempt=2, response_id="resp_2", usage=usage,
+            estimated=True,
+        )  # fmt: skip
+        await api.take(late)
+        (shown,) = (await api.get("/v1/jobs/j"))["late_usage"]
+        assert shown == {
+            "attempt": 2, "response_id": "resp_2", "estimated": True,
+            "usage": {
+                "input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cached_tokens": 0, "reasoning_tokens": 0,
+            },
+        }  # fmt: skip
 
     with_api(body)
 

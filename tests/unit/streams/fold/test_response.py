@@ -158,6 +158,10 @@ def test_an_unknown_status_is_settled_as_incomplete_after_a_while() -> None:
     assert (told.status, told.code) == ("incomplete", "unknown_status")
     assert "of_tomorrow" in (told.message or "")
     assert told.said_by == "backstop"
+    named = {"code": "answer_too_large", "message": "too large", "said_by": "backstop"}
+    (told,) = history.when(observed(AT + ODD_PATIENCE_MS, "odd", raw_status="of_tomorrow", **named)).step.outputs
+    assert isinstance(told, AttemptSettled)
+    assert (told.status, told.code, told.message, told.said_by) == ("incomplete", *named.values())
     moved = history.when(observed(AT + ODD_PATIENCE_MS, "odd", raw_status="of_the_day_after"))
     assert not moved.step.outputs
 

@@ -135,11 +135,13 @@ async def serving(*script: Mischief, tls: ssl.SSLContext | None = None) -> Async
     """Serve until the block ends; then nothing of it is left."""
     state = Server(script=list(script))
     handlers: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         handlers.add(task)
+        writers.append(writer)
         try:
             while True:
                 state.requests.append(await _request(reader))
@@ -161,6 +163,9 @@ async def serving(*script: Mischief, tls: ssl.SSLContext | None = None) -> Async
         for task in list(handlers):
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # TLS that closes waits for the client, which is gone.
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
         await server.wait_closed()
 
 
