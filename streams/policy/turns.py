@@ -5,6 +5,9 @@ Rules:
   weight, so that over time each gets its weight's share of the amount, however large its requests are.
 - One that comes back begins at the least counter of those that wait, or, where none waits, at the counter of the last
   one that went: to be idle earns no credit. A counter that is higher stays: to leave and come back sheds no debt.
+- Of equal counters the greater weight goes first, so that one that comes back is not behind all that wait. So a member
+  that rarely waits is passed, by each other one, by one request and by the other's weight's share of its own last
+  request at most, and by what the others get back of their requests in flight.
 - The state of those that do not wait is bounded.
 """
 
@@ -26,7 +29,8 @@ class Turns(Generic[K]):
         """Of those that wait."""
         self._weights_known: dict[K, float] = {}
         """Of each member with a counter: what is served counts by it also when the member waits no more."""
-        self._heap: list[tuple[float, int, K]] = []
+        self._heap: list[tuple[float, float, int, K]] = []
+        """Counter, weight (negative), order of entry, member."""
         self._entries = 0
         self._last = 0.0
         """The counter of the last member that went."""
@@ -54,7 +58,7 @@ class Turns(Generic[K]):
     def first(self) -> K | None:
         """The waiting member whose turn it is."""
         while self._heap:
-            counter, _, member = self._heap[0]
+            counter, _, _, member = self._heap[0]
             if member in self._weights and self._counters[member] == counter:
                 return member
             heapq.heappop(self._heap)
@@ -73,8 +77,9 @@ class Turns(Generic[K]):
 
     def _push(self, member: K) -> None:
         self._entries += 1
-        heapq.heappush(self._heap, (self._counters[member], self._entries, member))
+        heapq.heappush(self._heap, (self._counters[member], -self._weights[member], self._entries, member))
         if len(self._heap) > 4 * len(self._weights) + 64:
-            self._heap = [(self._counters[each], n, each) for n, each in enumerate(self._weights)]
+            members = enumerate(self._weights.items())
+            self._heap = [(self._counters[each], -weight, n, each) for n, (each, weight) in members]
             self._entries = len(self._heap)
             heapq.heapify(self._heap)

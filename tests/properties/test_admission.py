@@ -2,7 +2,7 @@
 was reserved comes back exactly once.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from random import Random
 
@@ -131,6 +131,54 @@ def test_one_that_returns_has_no_credit_and_one_that_left_keeps_its_debt() -> No
     turns.leave("old")
     turns.join("old")
     assert turns.first() == "busy"
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 50))
+def test_of_equal_counters_the_greater_weight_goes_first(light: int, heavy: int, served: int) -> None:
+    turns: Turns[str] = Turns()
+    turns.join("light", light)
+    turns.served("light", served)
+    turns.join("heavy", light + heavy)
+    assert turns.first() == "heavy"
+
+
+WEIGHTS = {"interactive": 70.0, "normal": 25.0, "bulk": 5.0}
+
+
+@given(st.sampled_from(sorted(WEIGHTS)), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_a_class_that_rarely_waits_is_passed_by_its_share_and_one_request_of_each(rare: str, seed: int) -> None:
+    """The others always wait. What is in flight is corrected by real usage now and then, in both directions."""
+    random, turns, most = Random(seed), Turns[str](), 100.0
+    others = [name for name in WEIGHTS if name != rare]
+    for name in others:
+        turns.join(name, WEIGHTS[name])
+    in_flight: list[tuple[str, float]] = []
+    last = 0.0
+    passed, allowed = defaultdict[str, float](float), defaultdict[str, float](float)
+    waits = False
+    for _ in range(3_000):
+        if not waits and random.random() < 0.02:
+            waits, passed = True, defaultdict(float)
+            allowed = defaultdict(float, {name: last * WEIGHTS[name] / WEIGHTS[rare] + most for name in others})
+            turns.join(rare, WEIGHTS[rare])
+        name, amount = turns.first() or "", random.uniform(1, most)
+        if name == rare:
+            assert waits
+            waits, last = False, amount
+            turns.leave(rare)
+            turns.served(rare, amount)
+            continue
+        turns.served(name, amount)
+        in_flight.append((name, amount))
+        passed[name] += amount
+        if waits:
+            assert passed[name] <= allowed[name] + 1e-6, (rare, name)
+        if random.random() < 0.3:
+            name, amount = in_flight.pop(random.randrange(len(in_flight)))
+            back = amount * random.uniform(-0.5, 1)
+            turns.served(name, -back)
+            allowed[name] += max(0.0, back)
 
 
 def test_no_class_starves_and_all_have_their_floor() -> None:
