@@ -188,7 +188,7 @@ class Admission:
         lane.limiter.refused(held.tokens, now_ms, limited=limited, told_ms=told_ms)
         if own is not None:
             own.refused(held.tokens, now_ms, limited=False, told_ms=0)
-        self._served(lane, held, -held.tokens)
+        self._corrected(lane, held, 0.0)
 
     def ended(self, place: Place, usage: tuple[int, int] | None, now_ms: int, *, ran: bool = False) -> None:
         """The attempt is over. `usage`: its input and output tokens; None if they are not known.
@@ -217,7 +217,7 @@ class Admission:
             lane.limiter.correct(held.tokens, used)
             if own is not None:
                 own.correct(held.tokens, used)
-            self._served(lane, held, used - held.tokens)
+            self._corrected(lane, held, used)
 
     def own(self, partitions: Collection[int], base: float, now_ms: int) -> None:
         """Forget the jobs of all partitions but these. `base`: this worker's part of all partitions."""
@@ -270,7 +270,9 @@ class Admission:
             own.take(tokens, now_ms)
         held = Held(asked, priority, tokens)
         self._hold(place, held)
-        self._served(lane, held, tokens)
+        lane.turns.served(priority, tokens)
+        if (group := lane.classes.get(priority)) is not None:
+            group.tenants.served(asked.tenant, tokens)
 
     def _hold(self, place: Place, held: Held) -> None:
         self._held.setdefault(place[0], {})[place[1]] = held
@@ -278,11 +280,10 @@ class Admission:
     def _take_held(self, place: Place) -> Held | None:
         return self._held.get(place[0], {}).pop(place[1], None)
 
-    def _served(self, lane: Lane, held: Held, tokens: float) -> None:
-        lane.turns.served(held.priority, tokens)
-        group = lane.classes.get(held.priority)
-        if group is not None:
-            group.tenants.served(held.asked.tenant, tokens)
+    def _corrected(self, lane: Lane, held: Held, used: float) -> None:
+        lane.turns.corrected(held.priority, held.tokens, used)
+        if (group := lane.classes.get(held.priority)) is not None:
+            group.tenants.corrected(held.asked.tenant, held.tokens, used)
 
     def _remove(self, lane: Lane, waiter: Waiter) -> None:
         group = lane.classes[waiter.priority]

@@ -2,7 +2,7 @@
 was reserved comes back exactly once.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from random import Random
 
@@ -160,7 +160,7 @@ def test_a_class_that_rarely_waits_is_passed_by_its_share_and_one_request_of_eac
     for _ in range(3_000):
         if not waits and random.random() < 0.02:
             waits, passed = True, defaultdict(float)
-            allowed = defaultdict(float, {name: last * WEIGHTS[name] / WEIGHTS[rare] + most for name in others})
+            allowed = defaultdict(float, {name: last * WEIGHTS[name] / WEIGHTS[rare] + 2 * most for name in others})
             turns.join(rare, WEIGHTS[rare])
         name, amount = turns.first() or "", random.uniform(1, most)
         if name == rare:
@@ -176,9 +176,27 @@ def test_a_class_that_rarely_waits_is_passed_by_its_share_and_one_request_of_eac
             assert passed[name] <= allowed[name] + 1e-6, (rare, name)
         if random.random() < 0.3:
             name, amount = in_flight.pop(random.randrange(len(in_flight)))
-            back = amount * random.uniform(-0.5, 1)
-            turns.served(name, -back)
-            allowed[name] += max(0.0, back)
+            used = amount * random.choice((0.01, 0.8, 1.5))
+            turns.corrected(name, amount, used)
+            allowed[name] += max(0.0, amount - used)
+
+
+def test_turns_share_what_is_used_where_it_is_known_late() -> None:
+    """Two hundred requests are in flight, and the estimate is right on average."""
+    random, turns, in_flight = Random(1), Turns[str](), deque[str]()
+    used = dict.fromkeys(WEIGHTS, 0.0)
+    for name, weight in WEIGHTS.items():
+        turns.join(name, weight)
+    for _ in range(40_000):
+        in_flight.append(first := turns.first() or "")
+        turns.served(first, 100)
+        if len(in_flight) > 200:
+            in_flight.rotate(-random.randrange(200))
+            name, amount = in_flight.popleft(), 100 * random.lognormvariate(-0.5, 1)
+            used[name] += amount
+            turns.corrected(name, 100, amount)
+    for name, weight in WEIGHTS.items():
+        assert used[name] / sum(used.values()) == pytest.approx(weight / 100, rel=0.05)
 
 
 def test_no_class_starves_and_all_have_their_floor() -> None:
@@ -191,6 +209,30 @@ def test_no_class_starves_and_all_have_their_floor() -> None:
     assert {name: round(100 * count / served.total()) for name, count in served.items()} == {
         "interactive": 70, "normal": 25, "bulk": 5,
     }  # fmt: skip
+
+
+def test_classes_keep_their_order_while_estimates_are_far_too_high() -> None:
+    """The first bulk jobs begin before the others come. Their end shows that they used a hundredth of the estimate."""
+    admission, order, running = Admission(read_rules('[{"requests_per_min": 60}]'), "a"), list[str](), deque[Grant]()
+    counts: dict[Priority, int] = {"bulk": 24, "interactive": 8, "normal": 8}
+    for priority, count in counts.items():
+        for number in range(count):
+            admission.put(waiter(100 * PRIORITIES.index(priority) + number, "t", priority), 0)
+            if number == 3:
+                running.extend(granted(admission, 0))
+    order += [turn.waiter.priority for turn in running]
+    for now_ms in range(500, 60_000, 1_000):
+        while len(running) > 1:
+            place = (0, running.popleft().waiter.key)
+            admission.accepted(place, now_ms)
+            admission.ended(place, (10, 10), now_ms)
+        running.extend(turns := list(granted(admission, now_ms)))
+        order += [turn.waiter.priority for turn in turns]
+    assert order[:3] == ["bulk"] * 3
+    last = {priority: len(order) - order[::-1].index(priority) for priority in counts}
+    assert len(order) == 40
+    assert last["interactive"] <= 22, order
+    assert last["normal"] <= 26, order
 
 
 def test_an_interactive_job_finds_room_beside_a_bulk_backlog() -> None:
