@@ -19,7 +19,7 @@ adding windows up gives what one long window would.
 Everything here may be lost: it decides when a poll is made, never whether a job ends. A refold never asks it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -154,6 +154,10 @@ class Latencies:
 
     def opened(self, response_id: str) -> Open | None:
         return self._open.get(response_id)
+
+    def in_use(self) -> Counter[LatencyClass]:
+        """The narrowest classes of the open responses, with their number."""
+        return Counter(known.of for known in self._open.values())
 
     def classes(self) -> list[LatencyClass]:
         return list(self._windows)
