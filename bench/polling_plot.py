@@ -21,8 +21,10 @@ def _y(delay_s: float) -> float:
 def frontier_svg(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Each line is a name and its points (polls in vain a job, mean delay in s)."""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="13">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            'font-family="sans-serif" font-size="13">'
+        ),
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
     ]
     for tick in (0.1, 0.3, 1, 3, 10, 30):
