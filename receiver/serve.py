@@ -130,10 +130,9 @@ def application(
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=spending.prices)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders)
+    watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders, watch)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
-    watch = LaneWatch(settings, now_ms)
-    app[LANE_WATCH] = watch
     publishing = Publishing(publisher, limits)
     add_lane_routes(app, database, rights, now_ms, watch, publishing)
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)

@@ -3,7 +3,7 @@
 Each state of the job fold, each state of an attempt and each cause has its sentence here, and mypy reports a new one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, NotRequired, assert_never
@@ -19,7 +19,7 @@ from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.results import JobResult, Reason
 from schemas.statuses import JobOutcome, JobStatus
 from streams.fold.attempts import Abandoned, Attempt, Attempts, OutcomeUnknown, Over, Running, Submitting
-from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, due_ms
+from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Waiting, due_ms
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 PAUSES_TOLD_MAX: Final = 3
@@ -86,6 +86,8 @@ def _stands(seen: Seen) -> list[str]:
     match state:
         case Absent():
             return ["The job is accepted, and its facts have not been read from the log yet"]
+        case Waiting():
+            return _waiting(state, seen)
         case Active():
             said = [text for item in state.attempts.items if (text := _attempt(item, seen)) is not None]
             submitting = any(isinstance(item, Submitting) for item in state.attempts.items)
@@ -100,6 +102,20 @@ def _stands(seen: Seen) -> list[str]:
             return [f"The job has ended as {state.outcome}; its record on the topic `results` has not been read yet"]
         case _:
             assert_never(state)
+
+
+def _waiting(state: Waiting, seen: Seen) -> list[str]:
+    now_ms = seen.now_ms
+    if seen.paused:
+        ends = f"The job begins when that is resumed, and expires {_at(state.spec.deadline_at_ms, now_ms)} otherwise"
+        return [*_paused(seen), ends]
+    begins_ms = state.spec.turn.not_before_ms if state.spec.turn is not None else None
+    if begins_ms is not None and begins_ms > now_ms:
+        why = f"The job asked not to begin before a time, which comes {_at(begins_ms, now_ms)}"
+    else:
+        model = state.spec.model
+        why = f"The job waits for its turn under the limits of {model}, since {_span(now_ms - state.since_ms)}"
+    return [why, f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before"]
 
 
 def _attempt(item: Attempt, seen: Seen) -> str | None:
@@ -209,24 +225,22 @@ def _ended(result: JobResult) -> list[str]:
     return [f"{_outcome(result.outcome, result.reason)}, {took} after its submission"]
 
 
+_ENDS: Final[Mapping[JobOutcome, str]] = {
+    "incomplete": "The job ended with an incomplete output",
+    "failed": "The job failed",
+    "expired": "The job's deadline passed",
+    "rejected": "The job was rejected before any attempt",
+}
+
+
 def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
     because = "" if reason is None else f": {_reason(reason)}"
-    match outcome:
-        case "completed":
-            return "The job completed"
-        case "incomplete":
-            return f"The job ended with an incomplete output{because}"
-        case "failed":
-            return f"The job failed{because}"
-        case "cancelled":
-            by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
-            return f"The job was cancelled{by}{because}"
-        case "expired":
-            return f"The job's deadline passed{because}"
-        case "rejected":
-            return f"The job was rejected before any attempt{because}"
-        case _:
-            assert_never(outcome)
+    if outcome == "completed":
+        return "The job completed"
+    if outcome == "cancelled":
+        by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
+        return f"The job was cancelled{by}{because}"
+    return f"{_ENDS.get(outcome, f'The job ended as {outcome}')}{because}"
 
 
 def _before(seen: Seen) -> list[str]:

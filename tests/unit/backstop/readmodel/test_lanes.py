@@ -18,6 +18,7 @@ from receiver.reads.lanes import TENANT_PAUSES_MAX, Publishing, add_lane_routes
 from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Message
+from schemas.jobs import Turn
 from schemas.lanes import CreateFailed
 from schemas.pauses import PAUSED_CODE, CreatesPaused, CreatesResumed, PauseFact
 from tests.support.memory_publisher import MemoryPublisher
@@ -87,7 +88,7 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     prices = read_prices(SHIPPED_PRICES)
     add_lane_routes(app, bench.another(), rights, now_ms, watch, Publishing(publisher, Limits(publish_s=0.2)))
     add_why_route(app, bench.another(), rights.tenant_of, now_ms, prices, watch=watch)
-    add_overview_routes(app, bench.another(), rights, now_ms, 1_000)
+    add_overview_routes(app, bench.another(), rights, now_ms, 1_000, watch=watch)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -142,6 +143,7 @@ def test_a_paused_job_says_by_whom_and_why_and_that_it_goes_on(with_api: Any) ->
         assert (await api.resume(model="m"))["resumed_by"] == "Bob"
         said = (await api.ask("GET", "/v1/jobs/j/why"))["sentences"]
         assert said[0].endswith("they are resumed.")
+        assert (await api.ask("GET", "/v1/attention"))["findings"] == []
         assert [type(fact) for fact in api.published.landed] == [CreatesPaused, CreatesResumed]
 
     with_api(body)
@@ -154,6 +156,20 @@ def test_a_job_that_waited_for_another_reason_says_both(with_api: Any) -> None:
         said = (await api.ask("GET", "/v1/jobs/j/why"))["sentences"]
         assert said[0].startswith("An operator has paused creates (tenant default)")
         assert said[1].startswith("Its last attempt ended: rate_limit_exceeded (HTTP 429)")
+
+    with_api(body)
+
+
+def test_a_job_that_waits_for_its_turn_says_that_it_is_paused(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted(turn=Turn(waits=True)))
+        assert (await api.ask("GET", "/v1/jobs/j/why"))["sentences"][0].startswith("The job waits for its turn")
+        await api.pause(model="m")
+        said = (await api.ask("GET", "/v1/jobs/j/why"))["sentences"]
+        assert said[0].endswith("paused by Ann: the key is rotated.")
+        assert said[1].startswith("The job begins when that is resumed, and expires at ")
+        (found,) = (await api.ask("GET", "/v1/attention"))["findings"]
+        assert (found["code"], found["count"]) == ("creates_paused", 1)
 
     with_api(body)
 

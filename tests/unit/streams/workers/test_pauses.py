@@ -18,7 +18,9 @@ from streams.fold import job
 from streams.fold.batch import JOB_FOLD
 from streams.fold.job_states import BackingOff, spec_of_submitted
 from streams.fold.rows import encode_row
+from streams.policy.admission import Admission
 from streams.policy.lanes import PROBE_WAIT_MS, RAMP_FIRST, RAMP_MS, Share
+from streams.policy.limits import read_rules
 from streams.scheduler.due import DueIndex
 from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, JobTimers
 from streams.submission import SubmissionPolicy
@@ -135,7 +137,14 @@ class Timers:
         self.index = DueIndex(clock, ahead_ms=DEADLINE)
         self.index.own([0])
         self.rows = {name.encode(): value for name, value in rows.items()}
-        self.timers = JobTimers(self.index, lambda _, key: self.rows.get(key), self.lanes.release, clock, self.pauses)
+        self.timers = JobTimers(
+            self.index,
+            lambda _, key: self.rows.get(key),
+            self.lanes.release,
+            clock,
+            Admission(read_rules(""), "a"),
+            self.pauses,
+        )
         for key in self.rows:
             self.index.put(0, key, RETRY_AT)
 
