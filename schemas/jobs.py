@@ -59,6 +59,8 @@ class JobPolicy(Frozen):
     """How long a finished job is remembered. Within this time a repeated submission is recognised."""
     public_url: str | None = None
     """The public address of the HTTP reads, used for the address of a large output in the result."""
+    tags_sent: Literal[True] | None = None
+    """The job's tags go along with its create commands. Absent for jobs without tags, and of older releases."""
 
 
 class Turn(Frozen):

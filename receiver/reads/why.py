@@ -12,6 +12,7 @@ from backstop.readmodel.queries import find_row, timeline_of
 from backstop.readmodel.why import Seen, WhyView, next_at_ms, next_poll_of, why
 from backstop.runtime.http.routes import Answer, Route, declare
 from backstop.runtime.process.clock import NowMs
+from receiver.lane_watch import LaneWatch
 from receiver.reads import problems
 from receiver.reads.declarations import AWAY
 from receiver.reads.overview import TenantOf
@@ -35,9 +36,9 @@ GET_WHY: Final = Route(
 
 def add_why_route(
     app: web.Application, database: Database, tenant_of: TenantOf, now_ms: NowMs, prices: Prices,
-    taken: JustTaken | None = None,
+    taken: JustTaken | None = None, watch: LaneWatch | None = None,
 ) -> None:  # fmt: skip
-    """Add `GET /v1/jobs/{job_id}/why` to `app`."""
+    """Add `GET /v1/jobs/{job_id}/why` to `app`. `watch`: knows the pauses in force."""
     just_taken = taken or JustTaken()
 
     async def get_why(request: web.Request) -> web.StreamResponse:
@@ -54,12 +55,16 @@ def add_why_route(
                 raise Refusal(problems.not_found("job"))
             seen = Seen(Absent(), at_ms)
         else:
+            held = () if watch is None else tuple(
+                watch.book.holding(model=row.model or "", tenant=tenant, tags=row.tags)
+            )  # fmt: skip
             seen = Seen(
                 decode_job_state(row.fold_state),
                 at_ms,
                 None if row.result is None else decode(RESULT, row.result),
                 job_cost(spends, row.model or "", prices) if spends else None,
                 next_poll_of(entries, at_ms),
+                held,
             )
         answer: WhyView = {
             "object": "why",

@@ -25,9 +25,10 @@ from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
+from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
 from streams.answer_memory import holding
-from streams.policy.lanes import Go, Held
+from streams.policy.lanes import HELD_MS, Go, Held
 from streams.policy.polls import next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
 from streams.workers.access import stored
@@ -185,6 +186,8 @@ class Submitter(CommandWorker):
 
     async def _fact(self, item: _Due) -> Message:
         command = item.command
+        if (pause := self._pauses.holding(command)) is not None:
+            return self._paused(command, pause)
         with self._memory_of_bodies.share(command.tenant, command.request) as granted, holding():
             if granted:
                 return await self._fact_within(item)
@@ -225,10 +228,11 @@ class Submitter(CommandWorker):
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
         turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
-        if self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
+        pause = self._pauses.holding(command)
+        if pause is not None or self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
-                self._lanes.failed(command.model, command.id, "odd", "command_expired")
-            return self._expired(command)
+                self._lanes.failed(command.model, command.id, "odd", "not_sent")
+            return self._expired(command) if pause is None else self._paused(command, pause)
         if isinstance(turn, Held):
             self._metrics.attempt("held")
             wait_ms = max(0, turn.until_ms - self._now_ms())
@@ -237,6 +241,10 @@ class Submitter(CommandWorker):
         return await self._create(item, in_window(
             request, soonest=command.soonest is True, continuation_id=command.continuation_id
         ))  # fmt: skip
+
+    def _paused(self, command: CreateResponse, pause: CreatesPaused) -> AttemptRejected:
+        self._metrics.attempt("held")
+        return self._rejected(command, Rejected("held", PAUSED_CODE, pause.words, HELD_MS))
 
     def _expired(self, command: CreateResponse) -> AttemptRejected:
         self._metrics.attempt("expired")

@@ -41,7 +41,7 @@ PARTS = 5
 
 UNDECIDABLE = {
     400: ["listJobs", "getSession", "listInputItems", "listDeadLetters", "createResponse", "retrieveResponse"],
-    422: ["createWebhookEndpoint", "updateWebhookEndpoint"],
+    422: ["createWebhookEndpoint", "updateWebhookEndpoint", "cancelJobs"],
 }
 """What a schema can't say, and how it is refused then: a cursor is one that was given, a response before it is one that has ended, a stream
 is of a response that was created as one; a URL is of a public place.
