@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from backstop.outgoing.endpoints import EndpointFollower
 from backstop.page.routes import add_page
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.feed import ChangeFeed, StreamLimits
 from backstop.readmodel.opening import database_at
@@ -34,7 +35,7 @@ from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
-from receiver.reads.overview import Rights, Spending, add_overview_routes
+from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings

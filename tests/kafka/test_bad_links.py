@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backstop.dev.broker import Broker, LocalKafka
+from backstop.dev.broker.jvm import NodeOptions
 from tests.kafka.test_receiver import make_topics, on_topic, promised_while, run, running
 from tests.support.fault_proxy import HOST, FaultProxy, Faults
 
@@ -25,7 +26,7 @@ def proxied(local_kafka: LocalKafka) -> Iterator[tuple[Broker, FaultProxy]]:
         await proxy.stop()
 
     asyncio.run(draw())
-    with Broker(local_kafka, advertised=proxy.address) as broker:
+    with Broker(local_kafka, options=NodeOptions(advertised=proxy.address)) as broker:
         proxy.target = (HOST, int(broker.listen.rpartition(":")[2]))
         yield broker, proxy
 

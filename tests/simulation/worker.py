@@ -25,7 +25,7 @@ from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import share_of
 from streams.policy.polls import PollPolicy, Webhooks
-from streams.results import FencedError
+from streams.results import ResultsFencedError
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -62,7 +62,7 @@ AHEAD_MS = 10_000
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
-EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
+EXPECTED_ENDS = (BrokerUnavailableError, ResultsFencedError, OvertakenError, PartitionNotOwnedError)
 """Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
