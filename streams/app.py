@@ -26,15 +26,17 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell
+from streams.agents.fold_shell import FoldShell, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
+from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
 from streams.results import ResultsPublisher
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -83,6 +85,9 @@ class Worker:
         self._reporting = Reporting(self._publisher, WorkerMetrics(), self._now_ms)
         self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
         self._access = self._open_access()
+        account = self._access.provider.account
+        self._admission = Admission(settings.limit_rules(), account)
+        self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
         # Partial output must not hold up a fact: it has a producer of its own.
@@ -166,6 +171,7 @@ class Worker:
             now_ms=self._now_ms,
             tenant=tenant,
             claims=self._storage.claims,
+            limits=self._settings.limit_rules(),
         )
 
     def _open_access(self) -> ProviderAccess:
@@ -226,6 +232,8 @@ class Worker:
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
         table.watch(IndexedRows(fold, index))
+        if fold is JOB_FOLD:
+            table.watch(self._admissions)
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
@@ -233,6 +241,7 @@ class Worker:
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
+            taken=self._admissions.taken if fold is JOB_FOLD else untaken,
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -240,6 +249,7 @@ class Worker:
             self._access.lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
+                self._admissions.own(active)
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
@@ -255,7 +265,7 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms)
+        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms, self._admission)
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

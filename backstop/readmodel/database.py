@@ -109,7 +109,7 @@ class Database(Protocol):
         """Close and remove everything, the remains of a killed rebuild included. For a build from `for_rebuild`."""
 
     async def promote(self, rebuilt: "Database") -> None:
-        """Close `rebuilt` and make it the current build, atomically. The replaced build is kept, older ones are removed.
+        """Close `rebuilt` and make it the current build, atomically. The replaced build is kept, older ones removed.
 
         :raises DatabaseAwayError: see there. Promoted or not, the read model is whole.
         """

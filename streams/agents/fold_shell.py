@@ -45,14 +45,21 @@ class FoldRecord(LogRecord, Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+def untaken(_partition: int, _folded: Folded[Any]) -> None:
+    """No part asks for the batches."""
+
+
 class FoldShell:
     """Folds batches of one log. Batches of one partition must not overlap; those of different partitions may."""
 
     def __init__(
         self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs,
-        heard: Callable[[], None] | None = None,
+        heard: Callable[[], None] | None = None, taken: Callable[[int, Folded[Any]], None] = untaken,
     ) -> None:  # fmt: skip
-        """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come."""
+        """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come.
+        :param taken: called with each batch when its rows are written.
+        """
+        self._taken = taken
         self._fold = fold
         self._rows = rows
         self._publisher = publisher
@@ -76,6 +83,7 @@ class FoldShell:
         if folded.rows:
             await self._rows.write(partition, folded.rows)
         self._point("rows.written")
+        self._taken(partition, folded)
         for key, due_ms in folded.dues_ms.items():
             self._index.put(partition, key, due_ms)
 
@@ -121,4 +129,4 @@ class FoldShell:
         failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # The Literal has the names of both folds.
 
 
-__all__ = ["Failpoint", "FoldRecord", "FoldShell"]
+__all__ = ["Failpoint", "FoldRecord", "FoldShell", "untaken"]

@@ -26,6 +26,7 @@ from streams.answer_memory import holding
 from streams.policy.polls import MISSING_AGAIN_MS, next_poll_at_ms, overtaken
 from streams.provider import AskAgain, Missing, NotCancelled, Refused, Seen
 from streams.workers import facts
+from streams.workers.access import stored
 from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
 from streams.workers.lifetime import run_until
@@ -246,7 +247,7 @@ class Poller(CommandWorker):
         body: Body | None = None
         if seen.outcome != "running":
             try:
-                body = await self._bodies.put(seen.body)
+                body = await stored(self._bodies, seen)
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)

@@ -30,6 +30,7 @@ from streams.answer_memory import holding
 from streams.policy.lanes import Go, Held
 from streams.policy.polls import next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
+from streams.workers.access import stored
 from streams.workers.command_memory import SKEW_MS, CommandMemory
 from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
@@ -290,7 +291,7 @@ class Submitter(CommandWorker):
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
-            body = await self._bodies.put(seen.body)
+            body = await stored(self._bodies, seen)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             self._metrics.alarm("blob_not_stored")
             log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)
