@@ -18,7 +18,7 @@ SLICED = Faults(slice_bytes=5)
 
 @pytest.fixture(scope="module")
 def proxied(local_kafka: LocalKafka) -> Iterator[tuple[Broker, FaultProxy]]:
-    """A broker that clients reach through the proxy only; the proxy is started by each test, in its loop, on the same port."""
+    """A broker that clients reach through the proxy only. Each test starts the proxy in its loop, on the same port."""
     proxy = FaultProxy(0)
 
     async def draw() -> None:

@@ -1,4 +1,4 @@
-"""The publisher of results against a real broker: one record a job for a read_committed consumer, whatever happened before."""
+"""The publisher of results on a real broker: one record a job for a read_committed consumer, after any failure."""
 
 import asyncio
 import gc

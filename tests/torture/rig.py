@@ -238,7 +238,8 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
     def child(name: str, kind: Kind, command: tuple[str, ...], port: int, ready_path: str, **settings: str) -> Child:
         return Child(
             name, kind, command, {**rig.environment(kind), **settings}, plan.code,
-            plan.folder / "logs" / f"{name}.log", _answers(rig.http, f"http://{HOST}:{port}{ready_path}"), rig.log, deal, FREEZE_S,
+            plan.folder / "logs" / f"{name}.log", _answers(rig.http, f"http://{HOST}:{port}{ready_path}"), rig.log,
+            deal, FREEZE_S,
         )  # fmt: skip
 
     cli = (sys.executable, "-P", "-m", "backstop.cli")
