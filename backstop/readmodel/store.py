@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from backstop.readmodel.batch import Keys, Known, Record, Writes, keys_of, project
+from backstop.readmodel.batch import Keys, Known, ParsedRecord, Writes, keys_of, project
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
 from backstop.readmodel.ledger import load_spends, write_ledger
@@ -91,7 +91,13 @@ def offsets(conn: Connection) -> dict[tuple[str, int], int]:
 
 
 def apply(
-    conn: Connection, moves: Sequence[Move], records: Sequence[Record], now_ms: int, build: int, *, tell: bool = True
+    conn: Connection,
+    moves: Sequence[Move],
+    records: Sequence[ParsedRecord],
+    now_ms: int,
+    build: int,
+    *,
+    tell: bool = True,
 ) -> Writes:
     """Write one batch: offsets first, then rows, timeline and changes. `tell=False` writes no changes (for a rebuild).
 

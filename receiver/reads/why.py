@@ -16,7 +16,7 @@ from receiver.lane_watch import LaneWatch
 from receiver.reads import problems
 from receiver.reads.declarations import AWAY
 from receiver.reads.overview import TenantOf
-from receiver.reads.parameters import Refusal, guarded, path_id
+from receiver.reads.parameters import ReadRefusal, guarded, path_id
 from receiver.reads.routes import JustTaken
 from schemas.base import JobId
 from schemas.codec import decode
@@ -45,14 +45,14 @@ def add_why_route(
         tenant, given = tenant_of(request), path_id(request, "job")
         job_id = qualified_job_id(tenant, given)
         if await just_taken.is_hidden(tenant, given):
-            raise Refusal(problems.not_found("job"))
+            raise ReadRefusal(problems.not_found("job"))
         row, entries, spends = await database.read(
             lambda conn: (find_row(conn, tenant, job_id), timeline_of(conn, job_id), spends_of(conn, job_id))
         )
         at_ms = now_ms()
         if row is None:
             if just_taken.find(job_id, tenant) is None:
-                raise Refusal(problems.not_found("job"))
+                raise ReadRefusal(problems.not_found("job"))
             seen = Seen(Absent(), at_ms)
         else:
             held = () if watch is None else tuple(
