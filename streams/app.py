@@ -193,6 +193,7 @@ class Worker:
             bodies=self._bodies,
             polls=self._webhooks,
             limits=settings.submitter_limits(settings.submission.create_timeout_ms),
+            rules=settings.limit_rules(),
         )
         poller = Poller(
             group=self._group("polls", "poller"),

@@ -25,10 +25,11 @@ from backstop.runtime.records import Record
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.policy.lanes import Go, Held
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import Webhooks, next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
 from streams.workers.access import ProviderAccess
@@ -92,6 +93,7 @@ class Submitter:
         bodies: Bodies,
         polls: Webhooks,
         limits: SubmitterLimits,
+        rules: LimitRules = NO_LIMITS,
     ) -> None:
         self._group = group
         self._provider = access.provider
@@ -103,6 +105,7 @@ class Submitter:
         self._bodies = bodies
         self._polls = polls
         self._limits = limits
+        self._rules = rules
         self._slots = Slots(limits.concurrency)
         self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
         self._memories: dict[int, CommandMemory] = {}
@@ -303,7 +306,11 @@ class Submitter:
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
+            limits=self._told(command, answer),
         )
+
+    def _told(self, command: CreateResponse, answer: Accepted | Rejected) -> ToldLimits | None:
+        return answer.limits if self._rules.apply(command.model, command.tenant) else None
 
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
@@ -365,6 +372,7 @@ class Submitter:
             http_status=answer.http_status,
             wait_ms=answer.wait_ms,
             held_for=held_for,
+            limits=self._told(command, answer),
         )
 
     async def _report(self, messages: Sequence[Message]) -> None:

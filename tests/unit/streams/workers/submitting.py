@@ -15,6 +15,7 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.access import ProviderAccess
 from streams.workers.lanes import Lanes
@@ -76,6 +77,7 @@ async def submitting(
     provider_options: Mapping[str, Any] = MappingProxyType({}),
     lanes: Lanes | None = None,
     now_ms: NowMs | None = None,
+    rules: LimitRules = NO_LIMITS,
     **limits: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
@@ -94,6 +96,7 @@ async def submitting(
             bodies=Bodies(blobs, 65_536),
             polls=Webhooks(PollPolicy()),
             limits=SubmitterLimits(**{"drain_ms": 2_000, **limits}),
+            rules=rules,
         )
         run = asyncio.create_task(submitter.run(stop))
         try:
