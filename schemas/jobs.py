@@ -210,7 +210,7 @@ class AttemptRejected(JobMessage):
     wait_ms: SpanMs = 0
     """The least wait that the answer asked for; 0 where it asked for none."""
     held_for: Cause | None = None
-    """Why the lane is closed. Absent where the cause is not `held`, or another limit than the lane's held the create."""
+    """Why the lane is closed. Absent where the cause is not `held`, or another limit held the create."""
     limits: ToldLimits | None = None
     """As in `AttemptAccepted`."""
 
@@ -321,18 +321,4 @@ JobFact = Annotated[
     | JobTimerFired,
     Field(discriminator="type"),
 ]
-JOB_FACT: TypeAdapter[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | UsageBooked
-    | JobAdmitted
-    | JobFoundTooLate
-    | JobTimerFired
-] = TypeAdapter(JobFact)
+JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

@@ -222,8 +222,8 @@ def _partitions(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
     if topic.fixed:
         advice = (
             f"Set BACKSTOP_PARTITIONS={have.partitions} if the topic is right; if it is new and empty, delete it and "
-            "run `backstop topics create`. Never change the partition count of a topic with records: their keys would move "
-            "to other partitions."
+            "run `backstop topics create`. Never change the partition count of a topic with records: their keys would "
+            "move to other partitions."
         )
     else:
         advice = "This topic may have any count; nothing needs to be done."

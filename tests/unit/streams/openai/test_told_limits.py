@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.jobs import ToldLimits
-from streams.openai.answers import NOT_JSON, Answer, read_create
+from streams.openai.answers import Answer, read_create
+from streams.openai.foreign_json import NOT_JSON
 from streams.openai.told_limits import told_limits
 from streams.provider import Accepted, Rejected, Unknown
 from tests.unit.streams.workers.misbehaving import response
