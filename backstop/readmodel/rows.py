@@ -61,6 +61,8 @@ class JobRow:
     cache_policy: str | None = None
     cache_key: str | None = None
     """The `prompt_cache_key` that the submission named."""
+    priority: str | None = None
+    """The class in which the job waits for its turn. None: it does not wait for one."""
 
     @property
     def terminal(self) -> bool:
