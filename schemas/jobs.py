@@ -75,6 +75,15 @@ class Turn(Frozen):
     """`max_output_tokens` of the request."""
 
 
+class ToldLimits(Frozen):
+    """What the answer to a create told of the limits of its account and model. Absent: it told nothing of that."""
+
+    requests_per_min: int | None = Field(default=None, ge=1)
+    requests_left: int | None = Field(default=None, ge=0)
+    tokens_per_min: int | None = Field(default=None, ge=1)
+    tokens_left: int | None = Field(default=None, ge=0)
+
+
 class JobSubmitted(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["job_submitted"] = "job_submitted"
@@ -184,6 +193,8 @@ class AttemptAccepted(JobMessage):
     provider_request_id: str | None = None
     stream: Literal[True] | None = None
     """The provider answered with a stream, so partial output can be followed. Absent otherwise."""
+    limits: ToldLimits | None = None
+    """Absent where no rule of the limits applies to the job, or the answer told nothing."""
     end: AttemptEnd | None = None
     """Set if the answer already held the end: the server ignores `background`, or was quick."""
 
@@ -202,6 +213,8 @@ class AttemptRejected(JobMessage):
     """The least wait that the answer asked for; 0 where it asked for none."""
     held_for: Cause | None = None
     """Why the lane is closed. Absent where the cause is not `held`, or another limit held the create."""
+    limits: ToldLimits | None = None
+    """As in `AttemptAccepted`."""
 
     _older = model_validator(mode="before")(cause_of_older)
 
