@@ -18,6 +18,8 @@ class CreateResponse(JobMessage):
     attempt: Int64 = Field(ge=1)
     tenant: TenantId
     model: str
+    tags: tuple[str, ...] | None = None
+    """Of the job; absent for none. An operator may have paused creates with a tag."""
     request: Body
     not_after_ms: UnixMs
     timeout_ms: SpanMs | None = None

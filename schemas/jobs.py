@@ -12,6 +12,7 @@ from schemas.base import (
     Int64,
     JobMessage,
     KeyId,
+    Priority,
     ResponseId,
     SpanMs,
     TenantId,
@@ -59,6 +60,20 @@ class JobPolicy(Frozen):
     """How long a finished job is remembered. Within this time a repeated submission is recognised."""
     public_url: str | None = None
     """The public address of the HTTP reads, used for the address of a large output in the result."""
+    tags_sent: Literal[True] | None = None
+    """The job's tags go along with its create commands. Absent for jobs without tags, and of older releases."""
+
+
+class Turn(Frozen):
+    """How the job waits for its turn under the limits."""
+
+    waits: Literal[True] | None = None
+    """The first attempt begins with `JobAdmitted`. Absent: it begins with this fact."""
+    priority: Priority = "normal"
+    not_before_ms: UnixMs | None = None
+    request_bytes: int = Field(default=0, ge=0)
+    output_tokens_max: int | None = None
+    """`max_output_tokens` of the request."""
 
 
 class JobSubmitted(JobMessage):
@@ -80,6 +95,8 @@ class JobSubmitted(JobMessage):
     tags: tuple[str, ...] = ()
     asked_by: KeyId | None = None
     """The API key of the submission; None if there was none (Kafka, development)."""
+    turn: Turn | None = None
+    """None: no limits are set, and the submission asks for none of this."""
     prompt_cache: PromptCache | None = None
     """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
 
@@ -185,7 +202,7 @@ class AttemptRejected(JobMessage):
     wait_ms: SpanMs = 0
     """The least wait that the answer asked for; 0 where it asked for none."""
     held_for: Cause | None = None
-    """Why the lane is closed. Absent where the cause is not `held`, or another limit than the lane's held the create."""
+    """Why the lane is closed. Absent where the cause is not `held`, or another limit held the create."""
 
     _older = model_validator(mode="before")(cause_of_older)
 
@@ -259,6 +276,25 @@ class JobTimerFired(JobMessage):
     due_ms: UnixMs
 
 
+class JobAdmitted(JobMessage):
+    """A waiting job has its turn: its first attempt begins."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["job_admitted"] = "job_admitted"
+    reserved_tokens: int = Field(ge=0)
+    """Input and output tokens that it is expected to use."""
+    waited_for: str = Field(max_length=40)
+    """What its lane or tenant was short of last; `turn`: of nothing."""
+
+
+class JobFoundTooLate(JobMessage):
+    """A job that waits has less time left than nine of ten runs of its model take."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["job_found_too_late"] = "job_found_too_late"
+    needs_ms: SpanMs
+
+
 JobFact = Annotated[
     JobSubmitted
     | ResponseAdopted
@@ -270,19 +306,9 @@ JobFact = Annotated[
     | AttemptUnknown
     | AttemptSettled
     | UsageBooked
+    | JobAdmitted
+    | JobFoundTooLate
     | JobTimerFired,
     Field(discriminator="type"),
 ]
-JOB_FACT: TypeAdapter[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | UsageBooked
-    | JobTimerFired
-] = TypeAdapter(JobFact)
+JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

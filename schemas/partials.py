@@ -15,7 +15,7 @@ LIFECYCLE_EVENTS: Final = frozenset({"response.created", "response.queued", "res
 END_EVENTS: Final = frozenset({"response.completed", "response.failed", "response.incomplete", "response.cancelled"})
 """These events are not published: only the result says how a job ended."""
 
-CutReason = Literal["event_too_large", "response_too_large", "not_streamable"]
+TruncationReason = Literal["event_too_large", "response_too_large", "not_streamable"]
 
 
 class PartialOutput(JobMessage):
@@ -38,7 +38,7 @@ class PartialOutput(JobMessage):
     """As sent by the provider, each with `type` and `sequence_number`. `LIFECYCLE_EVENTS` have nothing else."""
     end_number: Int64 | None = None
     """The number of the provider's terminal event, once it was seen. Nothing follows."""
-    cut: CutReason | None = None
+    cut: TruncationReason | None = None
     """Why no more events of this response are published, although the response goes on."""
 
 

@@ -26,15 +26,17 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell
+from streams.agents.fold_shell import FoldShell, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
+from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
 from streams.results import ResultsPublisher
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -44,10 +46,12 @@ from streams.tables.fold_table import FoldTable
 from streams.watchdog import BrokerEnds, Watchdog
 from streams.workers.access import ProviderAccess
 from streams.workers.command_group import CommandGroup
+from streams.workers.command_worker import WorkerParts
 from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.pauses import PauseBoard, Pauses
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.streamed_rows import StreamedRows
@@ -82,7 +86,11 @@ class Worker:
         self._reporting = Reporting(self._publisher, WorkerMetrics(), self._now_ms)
         self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
         self._access = self._open_access()
+        account = self._access.provider.account
+        self._admission = Admission(settings.limit_rules(), account)
+        self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
+        self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
@@ -112,10 +120,13 @@ class Worker:
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
+        pauses = asyncio.create_task(self._guarded(self._pauses.run(stop)))
         try:
             await self._board.first_read()
+            await self._pauses.first_read(stop)
             await asyncio.gather(
                 reading,
+                pauses,
                 run_app(self._app, stop),
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
@@ -128,6 +139,7 @@ class Worker:
             for task in probing:
                 task.cancel()
             reading.cancel()
+            pauses.cancel()
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
@@ -165,6 +177,7 @@ class Worker:
             now_ms=self._now_ms,
             tenant=tenant,
             claims=self._storage.claims,
+            limits=self._settings.limit_rules(),
         )
 
     def _open_access(self) -> ProviderAccess:
@@ -176,27 +189,17 @@ class Worker:
             metrics.poll_rate_limit.set,
             settings.poll_rate_recovery_share_per_min,
         )
-        return ProviderAccess(provider, Lanes(self._now_ms, metrics.lane, provider.account), rate)
+        lanes = Lanes(self._now_ms, metrics.lane, provider.account)
+        return ProviderAccess(
+            provider, lanes, rate, Pauses(provider.account, lambda: lanes.share, metrics.pauses.set)
+        )  # fmt: skip
 
     def _workers(self) -> tuple[Submitter, Poller]:
         settings = self._settings
-        submitter = Submitter(
-            group=self._group("submissions", "submitter"),
-            access=self._access,
-            reporting=self._reporting,
-            bodies=self._bodies,
-            polls=self._webhooks,
-            limits=settings.submitter_limits(settings.submission.create_timeout_ms),
-        )
-        poller = Poller(
-            group=self._group("polls", "poller"),
-            access=self._access,
-            reporting=self._reporting,
-            bodies=self._bodies,
-            polls=self._webhooks,
-            limits=settings.poller_limits(),
-        )
-        return submitter, poller
+        parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
+        limits = settings.submitter_limits(settings.submission.create_timeout_ms)
+        submitter = Submitter(self._group("submissions", "submitter"), parts, limits)
+        return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:
         timeout_ms = self._settings.group_session_timeout_ms
@@ -238,6 +241,8 @@ class Worker:
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
         table.watch(IndexedRows(fold, index))
+        if fold is JOB_FOLD:
+            table.watch(self._admissions)
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
@@ -245,6 +250,7 @@ class Worker:
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
+            taken=self._admissions.taken if fold is JOB_FOLD else untaken,
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -252,6 +258,7 @@ class Worker:
             self._access.lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
+                self._admissions.own(active)
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
@@ -267,7 +274,9 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms)
+        held = JobTimers(
+            index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
+        )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

@@ -100,7 +100,7 @@ def collect(records: Iterable[Record]) -> DeadLetterEntries:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Selection:
     """A selection of dead letters; None means any."""
 
     topic: str | None = None

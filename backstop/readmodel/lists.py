@@ -91,13 +91,13 @@ def _run(
         conditions.append(("(submitted_at_ms, job_id) < (?, ?)", (wanted.after.submitted_at_ms, wanted.after.job_id)))
     where, params = _joined(conditions)
     if not tested:
-        query = f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {where} {_ORDER} LIMIT ?"  # noqa: S608 - our own names and marks
+        query = f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {where} {_ORDER} LIMIT ?"
         return [_brief(values) for values in conn.rows(query, (*params, wanted.limit))], None
     walked_max = wanted.limit * WALKED_A_ROW
     test, tests = _joined(tested)
-    walk = f"SELECT job_id, submitted_at_ms, model, status FROM jobs WHERE {where} {_ORDER} LIMIT ?"  # noqa: S608 - as above
+    walk = f"SELECT job_id, submitted_at_ms, model, status FROM jobs WHERE {where} {_ORDER} LIMIT ?"
     found = conn.rows(
-        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE job_id IN (SELECT w.job_id FROM ({walk}) w WHERE {test} "  # noqa: S608 - as above
+        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE job_id IN (SELECT w.job_id FROM ({walk}) w WHERE {test} "
         f"ORDER BY w.submitted_at_ms DESC, w.job_id DESC LIMIT ?) {_ORDER}",
         (*params, walked_max, *tests, wanted.limit),
     )
@@ -105,7 +105,7 @@ def _run(
     if len(rows) == wanted.limit:
         return rows, None
     last = conn.rows(
-        f"SELECT submitted_at_ms, job_id FROM jobs WHERE {where} {_ORDER} LIMIT 1 OFFSET ?",  # noqa: S608 - as above
+        f"SELECT submitted_at_ms, job_id FROM jobs WHERE {where} {_ORDER} LIMIT 1 OFFSET ?",
         (*params, walked_max - 1),
     )
     return rows, Cursor(*last[0]) if last else None

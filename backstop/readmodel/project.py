@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from backstop.readmodel.rows import HeldResult, JobRow, Position
-from backstop.readmodel.spending import Owner
+from backstop.readmodel.spending import SpendOwner
 from schemas.codec import decode
 from schemas.jobs import (
     AdoptionRefused,
@@ -16,7 +16,9 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
     JobFact,
+    JobFoundTooLate,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
@@ -91,12 +93,12 @@ def told_to(row: JobRow | None, fact: JobFact) -> bool:
     return isinstance(state, Finished) and fact.at_ms < state.forget_at_ms
 
 
-def owner_of(row: JobRow | None, fact: JobFact) -> Owner:
+def owner_of(row: JobRow | None, fact: JobFact) -> SpendOwner:
     """The job's fields by which its spends are summed. A job that the logs no longer tell of has only its tenant."""
     if row is not None:
-        return Owner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
+        return SpendOwner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
     assert isinstance(fact, UsageBooked), fact
-    return Owner(fact.tenant)
+    return SpendOwner(fact.tenant)
 
 
 def settle(row: JobRow, held: HeldResult) -> JobRow:
@@ -178,6 +180,8 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptUnknown()
             | AttemptSettled()
             | UsageBooked()
+            | JobAdmitted()
+            | JobFoundTooLate()
             | JobTimerFired()
         ):
             return None

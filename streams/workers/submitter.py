@@ -15,29 +15,30 @@ from typing import Any, assert_never
 
 import structlog
 
-from backstop.runtime.blobs import Bodies, get_body
+from backstop.runtime.blobs import get_body
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
+from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
 from streams.answer_memory import holding
-from streams.policy.lanes import Go, Held
-from streams.policy.polls import Webhooks, next_poll_at_ms
+from streams.policy.lanes import HELD_MS, Go, Held
+from streams.policy.polls import next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
-from streams.workers.access import ProviderAccess, stored
+from streams.workers.access import stored
 from streams.workers.command_memory import SKEW_MS, CommandMemory
+from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
 from streams.workers.lifetime import run_until
 from streams.workers.limits import SubmitterLimits
-from streams.workers.metrics import AttemptResult, WorkerMetrics
+from streams.workers.metrics import AttemptResult
 from streams.workers.request_memory import RequestMemory
 from streams.workers.slots import Slots
 
@@ -77,31 +78,14 @@ class _Due:
     written_ms: int
 
 
-class Submitter:
+class Submitter(CommandWorker):
     """Performs the commands of `submissions` in the partitions of its group member.
 
     A create that the provider's edge refused as an attack slows down polls too.
     """
 
-    def __init__(
-        self,
-        *,
-        group: Commands,
-        access: ProviderAccess,
-        reporting: Reporting[WorkerMetrics],
-        bodies: Bodies,
-        polls: Webhooks,
-        limits: SubmitterLimits,
-    ) -> None:
-        self._group = group
-        self._provider = access.provider
-        self._lanes = access.lanes
-        self._rate = access.rate
-        self._publisher = reporting.publisher
-        self._metrics = reporting.metrics
-        self._now_ms = reporting.now_ms
-        self._bodies = bodies
-        self._polls = polls
+    def __init__(self, group: Commands, parts: WorkerParts, limits: SubmitterLimits) -> None:
+        super().__init__(group, parts)
         self._limits = limits
         self._slots = Slots(limits.concurrency)
         self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
@@ -202,6 +186,8 @@ class Submitter:
 
     async def _fact(self, item: _Due) -> Message:
         command = item.command
+        if (pause := self._pauses.holding(command)) is not None:
+            return self._paused(command, pause)
         with self._memory_of_bodies.share(command.tenant, command.request) as granted, holding():
             if granted:
                 return await self._fact_within(item)
@@ -242,10 +228,11 @@ class Submitter:
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
         turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
-        if self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
+        pause = self._pauses.holding(command)
+        if pause is not None or self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
-                self._lanes.failed(command.model, command.id, "odd", "command_expired")
-            return self._expired(command)
+                self._lanes.failed(command.model, command.id, "odd", "not_sent")
+            return self._expired(command) if pause is None else self._paused(command, pause)
         if isinstance(turn, Held):
             self._metrics.attempt("held")
             wait_ms = max(0, turn.until_ms - self._now_ms())
@@ -254,6 +241,10 @@ class Submitter:
         return await self._create(item, in_window(
             request, soonest=command.soonest is True, continuation_id=command.continuation_id
         ))  # fmt: skip
+
+    def _paused(self, command: CreateResponse, pause: CreatesPaused) -> AttemptRejected:
+        self._metrics.attempt("held")
+        return self._rejected(command, Rejected("held", PAUSED_CODE, pause.words, HELD_MS))
 
     def _expired(self, command: CreateResponse) -> AttemptRejected:
         self._metrics.attempt("expired")
