@@ -28,7 +28,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
-from receiver.app import LIVE, RESPONSES, SUBMISSIONS, beside, build_app
+from receiver.app import KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
 from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
@@ -36,6 +36,7 @@ from receiver.reads.costs import add_cost_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, Spending, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
+from receiver.reads.status import SystemWatch, add_status_route, system_watch
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
 
@@ -61,6 +62,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
+    watch, lane_tail = system_watch(settings, now_ms)
     app = application(
         settings,
         publisher,
@@ -72,6 +74,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         bound_ms,
         folders,
         Spending(reads.budgets, reads.prices()),
+        watch,
     )
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Serve without broker or database too: requests that need them are answered 503, and clients and OpenAI retry.
@@ -79,6 +82,8 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
         asyncio.create_task(_tail(settings, app, now_ms, limits, folders).run(), name="partial-tail"),
+        asyncio.create_task(watch.run(), name="watch-system"),
+        asyncio.create_task(lane_tail.run(), name="lane-tail"),
     ]
     failures: list[BaseException] = []
     for task in opening:
@@ -101,7 +106,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
 def application(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
     registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
-    spending: Spending | None = None,
+    spending: Spending | None = None, watch: SystemWatch | None = None,
 ) -> web.Application:  # fmt: skip
     """The application for the public port. Does not open, connect or bind anything.
 
@@ -114,6 +119,7 @@ def application(
     if folders is not None:
         health.watch("blob_stores", folders.difference, "note")
     spending = spending or Spending((), read_prices(SHIPPED_PRICES))
+    watch = watch or system_watch(settings, now_ms)[0]
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
@@ -123,10 +129,22 @@ def application(
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
-    add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=spending.prices)
+    add_routes(
+        app,
+        database,
+        blobs,
+        tenant_of,
+        registry,
+        taken=taken,
+        feed=feed,
+        prices=spending.prices,
+        now_ms=now_ms,
+        idle=watch.idle,
+    )
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders, watch, app[KEYS].expiring)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
+    add_status_route(app, watch, now_ms)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
     add_page(app)
     for sweep in storage.sweeping:

@@ -25,6 +25,7 @@ SUBCOMMANDS = (
     "dev",
     "jobs",
     "why",
+    "status",
     "costs",
     "audit",
     "dlq",

@@ -9,7 +9,7 @@ timeline only.
 from dataclasses import dataclass
 
 from schemas.base import Usage
-from schemas.statuses import JOB_OUTCOMES, JobStatus
+from schemas.statuses import JOB_OUTCOMES, JobStatus, WaitsFor
 
 TERMINAL: frozenset[str] = frozenset(JOB_OUTCOMES)
 
@@ -21,6 +21,20 @@ class Position:
     topic: str
     partition: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What an open job waits for, by the facts of its own log. `backstop.readmodel.waits` makes and shows it."""
+
+    waits_for: WaitsFor
+    since_ms: int
+    until_ms: int | None
+    """When Backstop acts next, if nothing happens before."""
+    code: str
+    message: str
+    response_id: str | None = None
+    """The response that runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,11 @@ class JobRow:
     cache_policy: str | None = None
     cache_key: str | None = None
     """The `prompt_cache_key` that the submission named."""
+    wait: Wait | None = None
+    """None once the job has ended."""
+    reason_code: str | None = None
+    """Why the job ended as it did; None for a plain completion."""
+    reason_message: str | None = None
 
     @property
     def terminal(self) -> bool:
