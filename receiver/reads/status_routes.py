@@ -102,7 +102,7 @@ GET_STATUS: Final = Route(
     "GET", "/v1/status", name="getStatus", access="operate",
     says="The processes of this Backstop, the partitions that they hold, how far each is behind, closed lanes, and "
     "what holds jobs up.\n\nWhat the broker tells is at most a few seconds old; a partition that no process holds is "
-    "named when the broker notices, which takes a session timeout (15 s for a worker). The scope `operate` is needed, as "
-    "the answer concerns all tenants.",
+    "named when the broker notices, which takes a session timeout (15 s for a worker). The scope `operate` is needed, "
+    "as the answer concerns all tenants.",
     answers=(Answer(200, "The status.", StatusView),),
 )  # fmt: skip
