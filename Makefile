@@ -118,6 +118,7 @@ lock: ## refresh requirements.lock from pyproject.toml (needs uv)
 	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
 	$(COMPILE) deploy/release-tools.in --python-version 3.11 -o deploy/release-tools.lock
 	$(COMPILE) tests/providers/requirements.in --python-version 3.12 -o tests/providers/requirements.lock
+	$(COMPILE) --upgrade $(CLIENTS)/python/requirements.in --python-version 3.11 -o $(CLIENTS)/python/requirements.lock
 
 fmt: install ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

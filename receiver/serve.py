@@ -33,6 +33,7 @@ from receiver.app import serve as serve_app
 from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
 from receiver.reads.costs import add_cost_routes
+from receiver.reads.leads import add_leads
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, Spending, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
@@ -41,6 +42,7 @@ from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
 
 AGAIN_S = 1.0
+WEBHOOKS_OFF = "off: BACKSTOP_WEBHOOK_SECRETS is not set, so webhooks are refused, and ends are found by polling"
 
 log = get_logger("serve")
 
@@ -76,6 +78,8 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         Spending(reads.budgets, reads.prices()),
         watch,
     )
+    if not settings.webhook_secrets:
+        log.warning("webhooks_off", reason=WEBHOOKS_OFF)
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Serve without broker or database too: requests that need them are answered 503, and clients and OpenAI retry.
     opening = [
@@ -116,6 +120,8 @@ def application(
     storage = open_storage(settings)
     blobs = storage.blobs
     health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
+    if not settings.webhook_secrets:
+        health.watch("webhooks", lambda: WEBHOOKS_OFF, "note")
     if folders is not None:
         health.watch("blob_stores", folders.difference, "note")
     spending = spending or Spending((), read_prices(SHIPPED_PRICES))
@@ -147,6 +153,7 @@ def application(
     add_status_route(app, watch, now_ms)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
     add_page(app)
+    add_leads(app)
     for sweep in storage.sweeping:
         beside(app, "sweep-storage", partial(sweep, now_ms))
     for probe in storage.probing:

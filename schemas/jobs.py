@@ -184,7 +184,7 @@ class AttemptRejected(JobMessage):
     wait_ms: SpanMs = 0
     """The least wait that the answer asked for; 0 where it asked for none."""
     held_for: Cause | None = None
-    """Why the lane is closed. Absent where the cause is not `held`, or another limit than the lane's held the create."""
+    """Why the lane is closed. Absent where the cause is not `held`, or another limit held the create."""
 
     _older = model_validator(mode="before")(cause_of_older)
 
@@ -272,16 +272,4 @@ JobFact = Annotated[
     | JobTimerFired,
     Field(discriminator="type"),
 ]
-JOB_FACT: TypeAdapter[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | UsageBooked
-    | JobTimerFired
-] = TypeAdapter(JobFact)
+JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

@@ -123,6 +123,4 @@ ResponseFact = Annotated[
     WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired,
     Field(discriminator="type"),
 ]
-RESPONSE_FACT: TypeAdapter[
-    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired
-] = TypeAdapter(ResponseFact)
+RESPONSE_FACT: TypeAdapter[ResponseFact] = TypeAdapter(ResponseFact)

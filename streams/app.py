@@ -44,6 +44,7 @@ from streams.tables.fold_table import FoldTable
 from streams.watchdog import BrokerEnds, Watchdog
 from streams.workers.access import ProviderAccess
 from streams.workers.command_group import CommandGroup
+from streams.workers.command_worker import WorkerParts
 from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
@@ -180,23 +181,10 @@ class Worker:
 
     def _workers(self) -> tuple[Submitter, Poller]:
         settings = self._settings
-        submitter = Submitter(
-            group=self._group("submissions", "submitter"),
-            access=self._access,
-            reporting=self._reporting,
-            bodies=self._bodies,
-            polls=self._webhooks,
-            limits=settings.submitter_limits(settings.submission.create_timeout_ms),
-        )
-        poller = Poller(
-            group=self._group("polls", "poller"),
-            access=self._access,
-            reporting=self._reporting,
-            bodies=self._bodies,
-            polls=self._webhooks,
-            limits=settings.poller_limits(),
-        )
-        return submitter, poller
+        parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
+        limits = settings.submitter_limits(settings.submission.create_timeout_ms)
+        submitter = Submitter(self._group("submissions", "submitter"), parts, limits)
+        return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:
         timeout_ms = self._settings.group_session_timeout_ms

@@ -43,7 +43,9 @@ class Seen:
     outcome: SeenOutcome
     raw_status: str
     body: Mapping[str, Any] = field(repr=False)
-    """The object as it came; it holds the prompt and the output."""
+    """The object as it came; it holds the prompt and the output. Of a large one, what is needed to judge it."""
+    whole: bytes | None = field(default=None, repr=False)
+    """The canonical JSON of a large object."""
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None

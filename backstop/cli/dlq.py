@@ -285,7 +285,7 @@ def _brief(letter: DeadLetterEntry) -> dict[str, Any]:
         "key": letter.letter.record_key or None,
         "place": letter.place,
         "status": letter.status,
-        "decisions": [decision.model_dump(mode="json", exclude={"v", "type", "record_key"}) for decision in letter.decisions],
+        "decisions": [one.model_dump(mode="json", exclude={"v", "type", "record_key"}) for one in letter.decisions],
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def _snapshot(conn: Connection) -> ReadModel:
     after = ""
     while True:
         page = conn.rows(
-            f"SELECT {store.JOB_COLUMNS} FROM jobs WHERE job_id > ? ORDER BY job_id LIMIT {PAGE}",  # noqa: S608 - our own names
+            f"SELECT {store.JOB_COLUMNS} FROM jobs WHERE job_id > ? ORDER BY job_id LIMIT {PAGE}",  # noqa: S608 - ours
             (after,),
         )
         for values in page:

@@ -29,17 +29,17 @@ _SPEND_SET: Final = (
     "day = excluded.day, outcome = excluded.outcome, reported = excluded.reported, detail = excluded.detail"
 )
 _UPSERT_SPEND: Final = (
-    f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - our own names
+    f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "
     f"ON CONFLICT ({_SPEND_KEY}) DO UPDATE SET {_SPEND_SET}"
 )
 _COST_MARKS: Final = ", ".join("?" * (len(GROUP) + len(COUNTS)))
 _ADD_COST: Final = (
-    f"INSERT INTO costs ({COST_COLUMNS}) VALUES ({_COST_MARKS}) "  # noqa: S608 - our own names
+    f"INSERT INTO costs ({COST_COLUMNS}) VALUES ({_COST_MARKS}) "
     f"ON CONFLICT ({COST_KEY}) DO UPDATE SET "
     + ", ".join(f"{name} = costs.{name} + excluded.{name}" for name in COUNTS)
 )
 _IS_GROUP: Final = " AND ".join(f"{name} = ?" for name in _KEYS)
-_DROP_COST: Final = f"DELETE FROM costs WHERE attempts = 0 AND {_IS_GROUP}"  # noqa: S608 - our own names
+_DROP_COST: Final = f"DELETE FROM costs WHERE attempts = 0 AND {_IS_GROUP}"
 
 
 def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[SpendKey, Spend]]:
@@ -48,7 +48,7 @@ def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[Spen
     for start in range(0, len(job_ids), IN_LIST_MAX):
         part = job_ids[start : start + IN_LIST_MAX]
         marks = ", ".join("?" * len(part))
-        query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id IN ({marks})"  # noqa: S608 - marks only
+        query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id IN ({marks})"
         for values in conn.rows(query, part):
             spend = _spend(values)
             found.setdefault(spend.job_id, {})[spend.key] = spend
@@ -57,7 +57,7 @@ def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[Spen
 
 def spends_of(conn: Connection, job_id: str) -> list[Spend]:
     """The spends of one job, by attempt. The caller must have checked that the job belongs to its tenant."""
-    query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id = ? ORDER BY {_SPEND_KEY} LIMIT ?"  # noqa: S608 - ours
+    query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id = ? ORDER BY {_SPEND_KEY} LIMIT ?"
     return [_spend(values) for values in conn.rows(query, (job_id, SPENDS_MAX))]
 
 
@@ -86,7 +86,7 @@ def sums_between(
     sums = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in COUNTS)
     where, params = ("", ()) if tenant is None else ("AND tenant = ? ", (tenant,))
     return conn.rows(
-        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "  # noqa: S608 - ours
+        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "
         f"GROUP BY {names} ORDER BY {names} LIMIT ?",
         (about, *params, first_day, last_day, limit),
     )

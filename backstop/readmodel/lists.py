@@ -90,11 +90,11 @@ def sights_of(conn: Connection, rows: Sequence[JobRow]) -> dict[str, Sight]:
     entries: dict[str, list[TimelineEntry]] = {job_id: [] for job_id in running}
     marks = ", ".join("?" * len(running))
     oldest = (
-        "SELECT u.at_ms FROM timeline u WHERE u.job_id = t.job_id "  # noqa: S608 - as below
+        "SELECT u.at_ms FROM timeline u WHERE u.job_id = t.job_id "
         f"ORDER BY u.at_ms DESC, u.topic DESC, u.part DESC, u.log_offset DESC LIMIT 1 OFFSET {SIGHT_FACTS - 1}"
     )
     found = conn.rows(
-        "SELECT job_id, at_ms, kind, summary, part, log_offset FROM timeline t "  # noqa: S608 - our own names
+        "SELECT job_id, at_ms, kind, summary, part, log_offset FROM timeline t "
         f"WHERE job_id IN ({marks}) "
         f"AND at_ms >= COALESCE(({oldest}), 0) AND topic = 'responses' ORDER BY job_id, at_ms, part, log_offset",
         tuple(running),
@@ -118,13 +118,13 @@ def _run(
         conditions.append(("(submitted_at_ms, job_id) < (?, ?)", (wanted.after.submitted_at_ms, wanted.after.job_id)))
     where, params = _joined(conditions)
     if not tested:
-        query = f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {where} {_ORDER} LIMIT ?"  # noqa: S608 - our own names and marks
+        query = f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {where} {_ORDER} LIMIT ?"
         return [_brief(values) for values in conn.rows(query, (*params, wanted.limit))], None
     walked_max = wanted.limit * WALKED_A_ROW
     test, tests = _joined(tested)
-    walk = f"SELECT job_id, submitted_at_ms, model, status FROM jobs WHERE {where} {_ORDER} LIMIT ?"  # noqa: S608 - as above
+    walk = f"SELECT job_id, submitted_at_ms, model, status FROM jobs WHERE {where} {_ORDER} LIMIT ?"
     found = conn.rows(
-        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE job_id IN (SELECT w.job_id FROM ({walk}) w WHERE {test} "  # noqa: S608 - as above
+        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE job_id IN (SELECT w.job_id FROM ({walk}) w WHERE {test} "
         f"ORDER BY w.submitted_at_ms DESC, w.job_id DESC LIMIT ?) {_ORDER}",
         (*params, walked_max, *tests, wanted.limit),
     )
@@ -132,7 +132,7 @@ def _run(
     if len(rows) == wanted.limit:
         return rows, None
     last = conn.rows(
-        f"SELECT submitted_at_ms, job_id FROM jobs WHERE {where} {_ORDER} LIMIT 1 OFFSET ?",  # noqa: S608 - as above
+        f"SELECT submitted_at_ms, job_id FROM jobs WHERE {where} {_ORDER} LIMIT 1 OFFSET ?",
         (*params, walked_max - 1),
     )
     return rows, Cursor(*last[0]) if last else None

@@ -128,8 +128,10 @@ class PostgresDatabase:
             raw.execute(self._sql("CREATE SCHEMA IF NOT EXISTS {}"))
             raw.execute(self._sql(CURRENT))
             before = raw.execute(self._sql("SELECT build FROM {}.current")).fetchone()
-            ((after,),) = raw.execute(aside._sql("SELECT build FROM {}.current")).fetchall()  # noqa: SLF001 - its own kind
-            raw.execute(_naming("ALTER SCHEMA {} RENAME TO {}", f"{aside._name}_{after}", f"{self._name}_{after}"))  # noqa: SLF001 - as above
+            building = aside._sql("SELECT build FROM {}.current")  # noqa: SLF001 - its own kind
+            ((after,),) = raw.execute(building).fetchall()
+            new, final = f"{aside._name}_{after}", f"{self._name}_{after}"  # noqa: SLF001 - its own kind
+            raw.execute(_naming("ALTER SCHEMA {} RENAME TO {}", new, final))
             raw.execute(aside._sql("DROP SCHEMA {} CASCADE"))  # noqa: SLF001 - as above
             point(raw, self._name, after)
             raw.execute("SELECT pg_notify(%s, '')", (self._channel,))

@@ -83,7 +83,7 @@ def reasons(conn: Connection, tenant: str, since_ms: int, now_ms: int) -> Reason
 
 def _waiting(conn: Connection, tenant: str, now_ms: int) -> tuple[list[WaitingGroup], bool]:
     found = conn.rows(
-        "SELECT job_id, wait, deadline_at_ms FROM jobs WHERE tenant = ? "  # noqa: S608 - our own words
+        "SELECT job_id, wait, deadline_at_ms FROM jobs WHERE tenant = ? "
         f"AND status IN ({texts(OPEN_JOB_STATUSES)}) AND wait IS NOT NULL ORDER BY submitted_at_ms LIMIT ?",
         (tenant, OPEN_MAX),
     )
@@ -114,7 +114,7 @@ def ended_groups(conn: Connection, tenant: str, since_ms: int) -> tuple[list[End
         "ORDER BY finished_at_ms DESC LIMIT ?"
     )
     groups = conn.rows(
-        "SELECT status, reason_code, COUNT(*), MAX(finished_at_ms), MIN(finished_at_ms) "  # noqa: S608 - ours
+        "SELECT status, reason_code, COUNT(*), MAX(finished_at_ms), MIN(finished_at_ms) "
         f"FROM ({latest}) latest "
         "GROUP BY status, reason_code ORDER BY 3 DESC, 1, 2",
         (tenant, since_ms, ENDED_MAX),
@@ -122,7 +122,7 @@ def ended_groups(conn: Connection, tenant: str, since_ms: int) -> tuple[list[End
     told: list[EndedGroup] = []
     for status, code, count, last_ms, first_ms in groups[:GROUPS_MAX]:
         named = conn.rows(
-            "SELECT job_id, reason_message FROM jobs "  # noqa: S608 - ours
+            "SELECT job_id, reason_message FROM jobs "
             "WHERE tenant = ? AND finished_at_ms BETWEEN ? AND ? "
             f"AND status = ? AND {'reason_code IS NULL' if code is None else 'reason_code = ?'} "
             "ORDER BY finished_at_ms DESC LIMIT ?",

@@ -71,14 +71,14 @@ def cut_of(conn: Connection) -> Cut:
 def _remove(conn: Connection, gone: Sequence[tuple[str, str]]) -> None:
     ids = [job_id for job_id, _ in gone]
     marks = ", ".join("?" * len(ids))
-    claims = conn.rows(f"SELECT summary FROM timeline WHERE job_id IN ({marks}) AND kind = ?", (*ids, _CLAIMED))  # noqa: S608 - marks only
+    claims = conn.rows(f"SELECT summary FROM timeline WHERE job_id IN ({marks}) AND kind = ?", (*ids, _CLAIMED))
     conn.execute_many("DELETE FROM claims WHERE response_id = ?", [(_response_of(summary),) for (summary,) in claims])
     conn.execute_many(
         "DELETE FROM job_tags WHERE tag = ? AND job_id = ?",
         [(tag, job_id) for job_id, tags in gone for tag in orjson.loads(tags)],
     )
     for table in ("timeline", "late_usage", "spends", "jobs"):
-        conn.execute(f"DELETE FROM {table} WHERE job_id IN ({marks})", ids)  # noqa: S608 - our own names
+        conn.execute(f"DELETE FROM {table} WHERE job_id IN ({marks})", ids)
 
 
 def _mark(conn: Connection, cut: Cut) -> None:

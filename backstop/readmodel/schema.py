@@ -21,7 +21,8 @@ def texts(values: Iterable[str]) -> str:
 Dialect = Literal["sqlite", "postgres"]
 
 _TYPES: dict[Dialect, dict[str, str]] = {
-    "sqlite": {"BIG": "INTEGER", "BYTES": "BLOB", "SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "CLUSTERED": "WITHOUT ROWID", "TEXT": "TEXT"},
+    "sqlite": {"BIG": "INTEGER", "BYTES": "BLOB", "SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT",
+               "CLUSTERED": "WITHOUT ROWID", "TEXT": "TEXT"},
     "postgres": {"BIG": "BIGINT", "BYTES": "BYTEA", "SERIAL": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
                  "CLUSTERED": "", "TEXT": 'TEXT COLLATE "C"'},
 }  # fmt: skip
@@ -70,9 +71,10 @@ _TABLES = (
     ) {CLUSTERED}""",
     """CREATE TABLE claims (response_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, at_ms {BIG} NOT NULL) {CLUSTERED}""",
     """CREATE TABLE late_usage (
-        job_id TEXT NOT NULL, response_id TEXT NOT NULL, tenant TEXT NOT NULL, at_ms {BIG} NOT NULL, attempt {BIG} NOT NULL,
-        input_tokens {BIG} NOT NULL, output_tokens {BIG} NOT NULL, total_tokens {BIG} NOT NULL, cached_tokens {BIG} NOT NULL,
-        reasoning_tokens {BIG} NOT NULL, estimated {BIG} NOT NULL,
+        job_id TEXT NOT NULL, response_id TEXT NOT NULL, tenant TEXT NOT NULL, at_ms {BIG} NOT NULL,
+        attempt {BIG} NOT NULL, input_tokens {BIG} NOT NULL, output_tokens {BIG} NOT NULL,
+        total_tokens {BIG} NOT NULL, cached_tokens {BIG} NOT NULL, reasoning_tokens {BIG} NOT NULL,
+        estimated {BIG} NOT NULL,
         PRIMARY KEY (job_id, response_id)
     ) {CLUSTERED}""",
     """CREATE INDEX late_usage_by_time ON late_usage (tenant, at_ms, input_tokens, output_tokens)""",
@@ -98,10 +100,10 @@ _TABLES = (
         PRIMARY KEY (response_id, at_ms, topic, part, log_offset)
     ) {CLUSTERED}""",
     """CREATE TABLE dead_letters (
-        dead_letter_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, tenant TEXT, component TEXT NOT NULL, reason TEXT NOT NULL,
-        detail TEXT NOT NULL, origin_topic TEXT, origin_part {BIG}, origin_offset {BIG}, record_key TEXT NOT NULL,
-        size_bytes {BIG}, preview TEXT NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL,
-        resolution TEXT, resolved_at_ms {BIG}
+        dead_letter_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, tenant TEXT, component TEXT NOT NULL,
+        reason TEXT NOT NULL, detail TEXT NOT NULL, origin_topic TEXT, origin_part {BIG}, origin_offset {BIG},
+        record_key TEXT NOT NULL, size_bytes {BIG}, preview TEXT NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL,
+        log_offset {BIG} NOT NULL, resolution TEXT, resolved_at_ms {BIG}
     )""",
     """CREATE INDEX dead_letters_by_time ON dead_letters (at_ms DESC, dead_letter_id DESC)""",
     """CREATE TABLE changes (

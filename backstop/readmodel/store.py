@@ -19,33 +19,35 @@ IN_LIST_MAX = 500
 """Parameters per IN list; both databases allow far more, but plan longer lists worse."""
 
 JOB_COLUMNS = (
-    "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, session_id, "
-    "tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, queued_ms, "
-    "running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
+    "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, "
+    "session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, "
+    "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
     "wait, reason_code, reason_message"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
 _UPSERT_JOB = (
-    f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(_JOB_NAMES))}) ON CONFLICT (job_id) DO UPDATE SET "  # noqa: S608 - our own names, no input
+    f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(_JOB_NAMES))}) ON CONFLICT (job_id) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES[1:])
     + " WHERE excluded.version > jobs.version"
 )
 DEAD_LETTER_COLUMNS = (
-    "dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, size_bytes, "
-    "preview, topic, part, log_offset, resolution, resolved_at_ms"
+    "dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, "
+    "size_bytes, preview, topic, part, log_offset, resolution, resolved_at_ms"
 )
 # A repeated dead letter (a redelivery, a second component) keeps the first row.
 _INSERT_DEAD_LETTER = (
-    f"INSERT INTO dead_letters ({DEAD_LETTER_COLUMNS}) VALUES ({', '.join('?' * len(DEAD_LETTER_COLUMNS.split(', ')))}) "  # noqa: S608 - as above
+    f"INSERT INTO dead_letters ({DEAD_LETTER_COLUMNS}) "
+    f"VALUES ({', '.join('?' * len(DEAD_LETTER_COLUMNS.split(', ')))}) "
     "ON CONFLICT (dead_letter_id) DO NOTHING"
 )
 
 # A figure from the provider replaces an estimate; otherwise the first stays.
 _BOOK_USAGE = (
-    "INSERT INTO late_usage (job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, "
-    "reasoning_tokens, estimated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, response_id) DO UPDATE SET "
-    "at_ms = excluded.at_ms, input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, "
-    "total_tokens = excluded.total_tokens, cached_tokens = excluded.cached_tokens, reasoning_tokens = excluded.reasoning_tokens, "
+    "INSERT INTO late_usage (job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, "
+    "cached_tokens, reasoning_tokens, estimated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (job_id, response_id) DO UPDATE SET at_ms = excluded.at_ms, input_tokens = excluded.input_tokens, "
+    "output_tokens = excluded.output_tokens, total_tokens = excluded.total_tokens, "
+    "cached_tokens = excluded.cached_tokens, reasoning_tokens = excluded.reasoning_tokens, "
     "estimated = excluded.estimated WHERE excluded.estimated < late_usage.estimated"
 )
 
@@ -110,19 +112,17 @@ def load(conn: Connection, keys: Keys) -> Known:
     """The database's content for these keys."""
     known = Known()
     for marks, ids in _in_lists(keys.job_ids):
-        for values in conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN ({marks})", ids):  # noqa: S608 - marks only
+        for values in conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN ({marks})", ids):
             known.rows[values[0]] = row_from(values)
         for job_id, at_ms, record, topic, part, offset in conn.rows(
-            f"SELECT job_id, at_ms, record, topic, part, log_offset FROM held_results WHERE job_id IN ({marks})",  # noqa: S608 - as above
+            f"SELECT job_id, at_ms, record, topic, part, log_offset FROM held_results WHERE job_id IN ({marks})",
             ids,
         ):
             known.held[job_id] = HeldResult(job_id, at_ms, bytes(record), Position(topic, part, offset))
     for marks, ids in _in_lists(keys.response_ids):
-        known.claims.update(
-            conn.rows(f"SELECT response_id, job_id FROM claims WHERE response_id IN ({marks})", ids)  # noqa: S608 - as above
-        )
+        known.claims.update(conn.rows(f"SELECT response_id, job_id FROM claims WHERE response_id IN ({marks})", ids))
         for response_id, at_ms, topic, part, offset, kind, summary in conn.rows(
-            "SELECT response_id, at_ms, topic, part, log_offset, kind, summary FROM unclaimed "  # noqa: S608 - as above
+            "SELECT response_id, at_ms, topic, part, log_offset, kind, summary FROM unclaimed "
             f"WHERE response_id IN ({marks}) ORDER BY response_id, at_ms, topic, part, log_offset",
             ids,
         ):
@@ -144,7 +144,7 @@ def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_k
     gone = conn.execute("DELETE FROM changes WHERE seq < ?", (first_kept,))
     # By the log's time, not the clock's: a projection that catches up with old logs meets claims as old as the entries.
     newest = "(SELECT MAX(at_ms) FROM unclaimed)"
-    return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))  # noqa: S608 - ours
+    return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))
 
 
 def trim_dead_letters(conn: Connection, dead_letters_max: int) -> int:
@@ -171,8 +171,8 @@ def dead_letter_values(row: DeadLetterRow) -> tuple[Any, ...]:
     """The values of `DEAD_LETTER_COLUMNS`."""
     origin = (None, None, None) if row.origin is None else _place(row.origin)
     return (
-        row.dead_letter_id, row.at_ms, row.tenant, row.component, row.reason, row.detail, *origin, row.record_key, row.size_bytes,
-        row.preview, *_place(row.position), row.resolution, row.resolved_at_ms,
+        row.dead_letter_id, row.at_ms, row.tenant, row.component, row.reason, row.detail, *origin, row.record_key,
+        row.size_bytes, row.preview, *_place(row.position), row.resolution, row.resolved_at_ms,
     )  # fmt: skip
 
 
@@ -197,17 +197,18 @@ def row_values(row: JobRow) -> tuple[Any, ...]:
     """The values of `JOB_COLUMNS`."""
     return (
         row.job_id, row.tenant, row.status, row.version, row.fold_state, row.submitted_at_ms, row.updated_at_ms,
-        row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id, canonical(row.tags).decode(),
-        row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts, row.result, row.found_by,
-        row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms, row.detection_ms, row.input_tokens,
-        row.output_tokens, row.cache_policy, row.cache_key, None if row.wait is None else canonical(asdict(row.wait)),
-        row.reason_code, row.reason_message,
+        row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id,
+        canonical(row.tags).decode(), row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts,
+        row.result, row.found_by, row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms,
+        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key,
+        None if row.wait is None else canonical(asdict(row.wait)), row.reason_code, row.reason_message,
     )  # fmt: skip
 
 
 def _advance(conn: Connection, move: Move) -> None:
     changed = conn.execute(
-        "UPDATE consumer_offsets SET next_offset = ?, epoch = ? WHERE topic = ? AND part = ? AND next_offset = ? AND epoch <= ?",
+        "UPDATE consumer_offsets SET next_offset = ?, epoch = ? "
+        "WHERE topic = ? AND part = ? AND next_offset = ? AND epoch <= ?",
         (move.new, move.epoch, move.topic, move.partition, move.old, move.epoch),
     )
     if changed != 1:
@@ -232,7 +233,8 @@ def _write(conn: Connection, writes: Writes) -> None:
     )
     conn.execute_many("DELETE FROM unclaimed WHERE response_id = ?", [(rid,) for rid in writes.claimed])
     conn.execute_many(
-        "INSERT INTO unclaimed (response_id, at_ms, topic, part, log_offset, kind, summary) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO unclaimed (response_id, at_ms, topic, part, log_offset, kind, summary) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(e.response_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.unclaimed],
     )
     conn.execute_many(
@@ -250,7 +252,8 @@ def _write(conn: Connection, writes: Writes) -> None:
 
 def _tell(conn: Connection, rows: Iterable[JobRow], now_ms: int, build: int) -> None:
     conn.execute_many(
-        "INSERT INTO changes (build, tenant, job_id, session_id, version, status, at_ms, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO changes (build, tenant, job_id, session_id, version, status, at_ms, payload) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 build,
@@ -270,8 +273,9 @@ def _tell(conn: Connection, rows: Iterable[JobRow], now_ms: int, build: int) -> 
 def _usage_values(fact: UsageBooked) -> tuple[Any, ...]:
     usage = fact.usage
     return (
-        fact.job_id, fact.response_id, fact.tenant, fact.at_ms, fact.attempt, usage.input_tokens, usage.output_tokens, usage.total_tokens,
-        usage.cached_tokens, usage.reasoning_tokens, int(fact.estimated is True),
+        fact.job_id, fact.response_id, fact.tenant, fact.at_ms, fact.attempt, usage.input_tokens,
+        usage.output_tokens, usage.total_tokens, usage.cached_tokens, usage.reasoning_tokens,
+        int(fact.estimated is True),
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ NAMED_MAX = 20
 _OPEN = texts(OPEN_JOB_STATUSES)
 _DUE_IN_FOLD = texts(status for status in OPEN_JOB_STATUSES if due_in_fold(status))
 _LANE_STANDS = (
-    "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "  # noqa: S608 - our own words
+    "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "
     f"WHERE other.status IN ({_DUE_IN_FOLD}) AND other.updated_at_ms >= ?)"
 )
 """A job that backs off may wait past its time while its lane is closed. But then a probe moves a job
@@ -78,7 +78,7 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
     moved_ms = before_ms - TOLD_WAIT_MS_MAX
     whose, params = ("", ()) if tenant is None else (" AND tenant = ?", (tenant,))
     counts = conn.rows(
-        f"SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN ({_OPEN}){whose} GROUP BY status",  # noqa: S608 - our own words
+        f"SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN ({_OPEN}){whose} GROUP BY status",
         params,
     )
 
@@ -87,7 +87,8 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
 
     return Findings(
         without_next_action=jobs(
-            f"status IN ({_DUE_IN_FOLD}) AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) AND (status <> 'backing_off' OR {_LANE_STANDS})",
+            f"status IN ({_DUE_IN_FOLD}) AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) "
+            f"AND (status <> 'backing_off' OR {_LANE_STANDS})",
             moved_ms,
         ),
         overdue=jobs(f"status IN ({_DUE_IN_FOLD}) AND deadline_at_ms < ?"),
@@ -99,10 +100,10 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
 
 
 def _find(conn: Connection, table: str, where: str, params: Sequence[Any]) -> Finding:
-    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM {table} WHERE {where}", params)  # noqa: S608 - our own words
+    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM {table} WHERE {where}", params)
     if not count:
         return Finding(0)
-    named = conn.rows(f"SELECT job_id FROM {table} WHERE {where} ORDER BY job_id LIMIT ?", (*params, NAMED_MAX))  # noqa: S608 - as above
+    named = conn.rows(f"SELECT job_id FROM {table} WHERE {where} ORDER BY job_id LIMIT ?", (*params, NAMED_MAX))
     return Finding(count, tuple(job_id for (job_id,) in named))
 
 

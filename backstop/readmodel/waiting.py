@@ -31,9 +31,10 @@ class Waiting:
 
 
 def waiting(conn: Connection, tenant: str) -> dict[Kind, Waiting]:
-    """The tenant's jobs in back-off, by who must act."""
+    """The tenant's jobs in back-off, by the party that must act."""
     rows = conn.rows(
-        "SELECT job_id, fold_state FROM jobs WHERE status = 'backing_off' AND tenant = ? ORDER BY submitted_at_ms LIMIT ?",
+        "SELECT job_id, fold_state FROM jobs WHERE status = 'backing_off' AND tenant = ? "
+        "ORDER BY submitted_at_ms LIMIT ?",
         (tenant, ROWS_MAX),
     )
     ids: dict[Kind, list[str]] = {"provider_refuses": [], "provider_unavailable": []}

@@ -3,7 +3,7 @@
 Each state of the job fold, each state of an attempt and each cause has its sentence here, and mypy reports a new one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, NotRequired, assert_never
@@ -186,24 +186,22 @@ def _ended(result: JobResult) -> list[str]:
     return [f"{_outcome(result.outcome, result.reason)}, {took} after its submission"]
 
 
+_ENDS: Final[Mapping[JobOutcome, str]] = {
+    "incomplete": "The job ended with an incomplete output",
+    "failed": "The job failed",
+    "expired": "The job's deadline passed",
+    "rejected": "The job was rejected before any attempt",
+}
+
+
 def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
     because = "" if reason is None else f": {_reason(reason)}"
-    match outcome:
-        case "completed":
-            return "The job completed"
-        case "incomplete":
-            return f"The job ended with an incomplete output{because}"
-        case "failed":
-            return f"The job failed{because}"
-        case "cancelled":
-            by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
-            return f"The job was cancelled{by}{because}"
-        case "expired":
-            return f"The job's deadline passed{because}"
-        case "rejected":
-            return f"The job was rejected before any attempt{because}"
-        case _:
-            assert_never(outcome)
+    if outcome == "completed":
+        return "The job completed"
+    if outcome == "cancelled":
+        by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
+        return f"The job was cancelled{by}{because}"
+    return f"{_ENDS.get(outcome, f'The job ended as {outcome}')}{because}"
 
 
 def _before(seen: Seen) -> list[str]:

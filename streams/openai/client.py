@@ -20,13 +20,13 @@ from openai import AsyncOpenAI, AsyncStream
 
 from backstop.runtime.process.clock import monotonic_s
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
-from schemas.shape import beyond
 from schemas.statuses import OPEN_RESPONSE_STATUSES
-from streams.answer_memory import AnswerMemory, holding
+from streams.answer_memory import holding
 from streams.openai.account import OpenAIAccount
-from streams.openai.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
-from streams.openai.bounded import CUT, SHAPE, AnswerLimits, is_event_stream, pieces_of
-from streams.openai.foreign_json import beginning, parse
+from streams.openai.answers import Answer, Fault, FaultKind, Reply
+from streams.openai.bounded import CUT, LARGE, AnswerLimits, is_event_stream, pieces_of
+from streams.openai.foreign_json import NOT_JSON, beginning, parse
+from streams.openai.large_reader import Large
 from streams.openai.sse import EventReader, EventTooLargeError
 from streams.openai.transport import HttpClient, tls_context, watched
 from streams.provider import CallLimits, CallMetrics, Operation
@@ -109,7 +109,7 @@ class OpenAIClient:
 
         if not streams:
             return await self._observed("create", call, timeout_s)
-        first = FirstAnswer(self._answers.memory)
+        first = FirstAnswer(self._answers)
         reply = await self._observed("create", call, timeout_s, first.read)
         # The stream may break after the response was known.
         return first.known or reply if isinstance(reply, Fault) else reply
@@ -247,8 +247,8 @@ class FirstAnswer:
     answer that is not a stream. With neither, the outcome is unknown: the body is `NOT_JSON`, and `text` says why.
     """
 
-    def __init__(self, memory: AnswerMemory) -> None:
-        self._memory = memory
+    def __init__(self, answers: AnswerLimits) -> None:
+        self._answers = answers
         self.known: Answer | None = None
         self._events = 0
         self._beginning = b""
@@ -262,8 +262,8 @@ class FirstAnswer:
             with holding() as hold:
                 async for chunk in pieces_of(response):
                     events = reader.feed(chunk)
-                    await self._memory.resize_for(hold, reader.held_bytes, events)
-                    if self._take(response, events, chunk):
+                    await self._answers.memory.resize_for(hold, reader.held_bytes, events)
+                    if await self._take(response, events, chunk):
                         break
         except EventTooLargeError:
             self._too_large = True
@@ -271,17 +271,17 @@ class FirstAnswer:
             await response.aclose()
         return self.known or Answer(response.status_code, _headers(response), streamed=True, text=self._said())
 
-    def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
+    async def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
         """Take some events. True if the answer is complete."""
         self._beginning = (self._beginning + chunk)[:TEXT_CHARS_MAX]
         for data in events:
             self._events += 1
-            event = event_of(data)
-            body, error = _response_of(event), _error_of(event)
+            read = await self._answers.event(data)
+            body, error = _response_of(read.head), _error_of(read.head)
             if body is not None or (error is not None and self.known is None):
-                self.known = Answer(
-                    response.status_code, _headers(response), error if body is None else body, streamed=True
-                )
+                whole = read.text if body is not None else None
+                body_or_error = error if body is None else body
+                self.known = Answer(response.status_code, _headers(response), body_or_error, whole, streamed=True)
             # An error after a response object is no refusal: a poll must find out how the response ended.
             if error is not None or (body is not None and not _is_held(body)):
                 return True
@@ -320,21 +320,14 @@ def _headers(response: httpx2.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
-def event_of(data: bytes) -> Any:
-    """The JSON of an event, or `NOT_JSON`.
-
-    :raises EventTooLargeError: it has more values than an answer may have.
-    """
-    if beyond(data, SHAPE) is not None:
-        raise EventTooLargeError
-    return parse(data)
-
-
 def _answer(response: httpx2.Response) -> Answer:
-    cut = CUT in response.extensions
-    body = (beginning(response.content) or NOT_JSON) if cut else parse(response.content)
+    cut, large = CUT in response.extensions, response.extensions.get(LARGE)
+    if isinstance(large, Large):
+        body, whole = large.head, large.text
+    else:
+        body, whole = (beginning(response.content) or NOT_JSON) if cut else parse(response.content), None
     text = _text(response.content) if body is NOT_JSON else ""
-    return Answer(response.status_code, _headers(response), body, text=text, cut=cut)
+    return Answer(response.status_code, _headers(response), body, whole, text=text, cut=cut)
 
 
 def _text(content: bytes) -> str:

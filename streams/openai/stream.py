@@ -20,7 +20,6 @@ from streams.openai.client import (
     EVENT_BYTES_MAX,
     POOL_TIMEOUT_S,
     STREAM,
-    event_of,
     make_sdk,
     path_of,
     reply_of,
@@ -52,7 +51,7 @@ class OpenAIStreams:
         limits: CallLimits,
     ) -> None:
         answers = AnswerLimits.of_streams(limits)
-        self._memory = answers.memory
+        self._answers = answers
         self._open_timeout_s = limits.poll_timeout_ms / 1_000
         silence_s = limits.stream_silence_ms / 1_000
         self._timeouts = httpx2.Timeout(
@@ -96,9 +95,11 @@ class OpenAIStreams:
         try:
             async for chunk in pieces_of(response):
                 events = reader.feed(chunk)
-                await self._memory.resize_for(hold, reader.held_bytes, events)
+                await self._answers.memory.resize_for(hold, reader.held_bytes, events)
                 for data in events:
-                    yield StreamEvent(event_of(data), len(data))
+                    read = await self._answers.event(data)
+                    # Without its output an event can't be published.
+                    yield StreamEvent(read.head, len(data) if read.text is None else EVENT_BYTES_MAX)
         finally:
             hold.release()
 

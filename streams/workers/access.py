@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from streams.provider import Provider
+from backstop.runtime.blobs import Bodies
+from schemas.base import Body
+from streams.provider import Provider, Seen
 from streams.workers.lanes import Lanes
 from streams.workers.rate import PollRate
 
@@ -16,3 +18,12 @@ class ProviderAccess:
     """Hold back creates."""
     rate: PollRate
     """Holds back polls, cancels and the opening of streams."""
+
+
+async def stored(bodies: Bodies, seen: Seen) -> Body:
+    """The object that was seen, as a body.
+
+    :raises OSError: not stored.
+    :raises TypeError: nested deeper than the writer of JSON can go.
+    """
+    return await bodies.put(seen.body) if seen.whole is None else await bodies.put_large(seen.whole)

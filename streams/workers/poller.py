@@ -15,24 +15,22 @@ from functools import partial
 
 import structlog
 
-from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
 from streams.answer_memory import holding
-from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_poll_at_ms, overtaken
+from streams.policy.polls import MISSING_AGAIN_MS, next_poll_at_ms, overtaken
 from streams.provider import AskAgain, Missing, NotCancelled, Refused, Seen
 from streams.workers import facts
-from streams.workers.access import ProviderAccess
+from streams.workers.access import stored
+from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
 from streams.workers.lifetime import run_until
 from streams.workers.limits import PollerLimits
-from streams.workers.metrics import WorkerMetrics
 from streams.workers.offsets import OffsetTracker
 from streams.workers.poll_queue import Call, PollQueue
 from streams.workers.run_times import Ends
@@ -56,28 +54,11 @@ SWEEP_INTERVAL_MS = 1_000
 """How often a full queue is searched for expired commands; otherwise they are found at their turn."""
 
 
-class Poller:
+class Poller(CommandWorker):
     """Performs the commands of `polls` in the partitions of its group member."""
 
-    def __init__(
-        self,
-        *,
-        group: Commands,
-        access: ProviderAccess,
-        reporting: Reporting[WorkerMetrics],
-        bodies: Bodies,
-        polls: Webhooks,
-        limits: PollerLimits,
-    ) -> None:
-        self._group = group
-        self._provider = access.provider
-        self._lanes = access.lanes
-        self._rate = access.rate
-        self._publisher = reporting.publisher
-        self._metrics = reporting.metrics
-        self._now_ms = reporting.now_ms
-        self._bodies = bodies
-        self._polls = polls
+    def __init__(self, group: Commands, parts: WorkerParts, limits: PollerLimits) -> None:
+        super().__init__(group, parts)
         self._limits = limits
         self._ends = Ends()
         self._slots = Slots(limits.concurrency)
@@ -266,7 +247,7 @@ class Poller:
         body: Body | None = None
         if seen.outcome != "running":
             try:
-                body = await self._bodies.put(seen.body)
+                body = await stored(self._bodies, seen)
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)

@@ -15,11 +15,10 @@ from typing import Any, assert_never
 
 import structlog
 
-from backstop.runtime.blobs import Bodies, get_body
+from backstop.runtime.blobs import get_body
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
 from schemas.base import Cause, Message
@@ -29,15 +28,16 @@ from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUn
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.policy.lanes import Go, Held
-from streams.policy.polls import Webhooks, next_poll_at_ms
+from streams.policy.polls import next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
-from streams.workers.access import ProviderAccess
+from streams.workers.access import stored
 from streams.workers.command_memory import SKEW_MS, CommandMemory
+from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
 from streams.workers.lifetime import run_until
 from streams.workers.limits import SubmitterLimits
-from streams.workers.metrics import AttemptResult, WorkerMetrics
+from streams.workers.metrics import AttemptResult
 from streams.workers.request_memory import RequestMemory
 from streams.workers.slots import Slots
 
@@ -77,31 +77,14 @@ class _Due:
     written_ms: int
 
 
-class Submitter:
+class Submitter(CommandWorker):
     """Performs the commands of `submissions` in the partitions of its group member.
 
     A create that the provider's edge refused as an attack slows down polls too.
     """
 
-    def __init__(
-        self,
-        *,
-        group: Commands,
-        access: ProviderAccess,
-        reporting: Reporting[WorkerMetrics],
-        bodies: Bodies,
-        polls: Webhooks,
-        limits: SubmitterLimits,
-    ) -> None:
-        self._group = group
-        self._provider = access.provider
-        self._lanes = access.lanes
-        self._rate = access.rate
-        self._publisher = reporting.publisher
-        self._metrics = reporting.metrics
-        self._now_ms = reporting.now_ms
-        self._bodies = bodies
-        self._polls = polls
+    def __init__(self, group: Commands, parts: WorkerParts, limits: SubmitterLimits) -> None:
+        super().__init__(group, parts)
         self._limits = limits
         self._slots = Slots(limits.concurrency)
         self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
@@ -308,7 +291,7 @@ class Submitter:
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
-            body = await self._bodies.put(seen.body)
+            body = await stored(self._bodies, seen)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             self._metrics.alarm("blob_not_stored")
             log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PYTHON: Final = str(HERE / ".venv/bin/python")
 DOCUMENT: Final = HERE.parents[1] / "docs/openapi.json"
-GENERATOR: Final = "7.17.0"
+GENERATOR: Final = "7.25.0"
 JAR: Final = (
     Path.home()
     / f".m2/repository/org/openapitools/openapi-generator-cli/{GENERATOR}/openapi-generator-cli-{GENERATOR}.jar"

@@ -39,7 +39,7 @@ async def _served(folder: Path) -> None:
     old = os.umask(0)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "receiver"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-P", "-m", "backstop.cli", "serve"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
         )
     finally:
         os.umask(old)

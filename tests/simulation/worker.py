@@ -34,6 +34,7 @@ from streams.submission import SubmissionPolicy
 from streams.tables.changelog import OvertakenError
 from streams.tables.fold_table import PartitionNotOwnedError
 from streams.workers.access import ProviderAccess
+from streams.workers.command_worker import WorkerParts
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.limits import PollerLimits, SubmitterLimits
@@ -262,14 +263,11 @@ class Worker:
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
         access = ProviderAccess(openai, lanes, PollRate(calls_per_s, life.now_ms))
-        self._submitter = Submitter(
-            group=self._submissions, access=access, reporting=self._reporting("submitter"), bodies=self._bodies,
-            polls=webhooks, limits=SubmitterLimits(concurrency=8, drain_ms=3_000),
-        )  # fmt: skip
-        self._poller = Poller(
-            group=self._poll_commands, access=access, reporting=self._reporting("poller"), bodies=self._bodies,
-            polls=webhooks, limits=PollerLimits(concurrency=8, drain_ms=2_000),
-        )  # fmt: skip
+        creating, polling = (
+            WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
+        )
+        self._submitter = Submitter(self._submissions, creating, SubmitterLimits(concurrency=8, drain_ms=3_000))
+        self._poller = Poller(self._poll_commands, polling, PollerLimits(concurrency=8, drain_ms=2_000))
 
     def start(self) -> None:
         spawn, stop = self.life.spawn, self._stop

@@ -40,7 +40,7 @@ from schemas.webhook_endpoints import EVENT_TYPES
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "backstop" / "page" / "static"
 
-TABLES_OF_VERSION = {7: "89874ae4102969fc"}
+TABLES_OF_VERSION = {7: "0801289a81a0c52a"}
 """Digest of the statements that make the tables. A new digest needs a new version: older databases lack the change."""
 
 
@@ -103,7 +103,7 @@ def test_each_outcome_is_an_answer_or_an_error_of_the_responses_api(outcome: Job
 
 
 def test_other_tables_are_another_version_of_the_read_model() -> None:
-    made = "\n".join((*statements("sqlite"), *statements("postgres")))
+    made = " ".join(" ".join((*statements("sqlite"), *statements("postgres"))).split())
     assert {SCHEMA_VERSION: hashlib.sha256(made.encode()).hexdigest()[:16]} == TABLES_OF_VERSION
 
 

@@ -17,6 +17,7 @@ from schemas.base import InlineBody
 from schemas.commands import CreateResponse
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.access import ProviderAccess
+from streams.workers.command_worker import WorkerParts
 from streams.workers.lanes import Lanes
 from streams.workers.limits import SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
@@ -87,14 +88,13 @@ async def submitting(
     async with serving(*(script or (OK,))) as state:
         provider = provider_of(account_at(state.base_url), clock, metrics, **provider_options)
         rate = PollRate(250.0, clock, metrics.poll_rate_limit.set)
-        submitter = Submitter(
-            group=commands,
-            access=ProviderAccess(provider, lanes or Lanes(clock), rate),
-            reporting=Reporting(publisher, metrics, clock),
-            bodies=Bodies(blobs, 65_536),
-            polls=Webhooks(PollPolicy()),
-            limits=SubmitterLimits(**{"drain_ms": 2_000, **limits}),
+        parts = WorkerParts(
+            ProviderAccess(provider, lanes or Lanes(clock), rate),
+            Reporting(publisher, metrics, clock),
+            Bodies(blobs, 65_536),
+            Webhooks(PollPolicy()),
         )
+        submitter = Submitter(commands, parts, SubmitterLimits(**{"drain_ms": 2_000, **limits}))
         run = asyncio.create_task(submitter.run(stop))
         try:
             yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate)
