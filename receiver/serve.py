@@ -37,6 +37,7 @@ from receiver.reads.leads import add_leads
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, Spending, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
+from receiver.reads.search import add_search_routes
 from receiver.reads.status import SystemWatch, add_status_route, system_watch
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
@@ -150,6 +151,7 @@ def application(
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders, watch, app[KEYS].expiring)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
+    add_search_routes(app, database, blobs, tenant_of, now_ms, taken, watch.idle)
     add_status_route(app, watch, now_ms)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
     add_page(app)

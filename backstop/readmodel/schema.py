@@ -60,6 +60,8 @@ _TABLES = (
     """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
         WHERE status IN ({OPEN})""",
     """CREATE TABLE job_tags (tag TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (tag, job_id)) {CLUSTERED}""",
+    # Apart from `jobs`, whose rows are written at each fact: a request is written once.
+    """CREATE TABLE requests (job_id TEXT PRIMARY KEY, body {BYTES} NOT NULL) {CLUSTERED}""",
     """CREATE TABLE held_results (
         job_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, record {BYTES} NOT NULL,
         topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL
