@@ -107,8 +107,7 @@ def build_app(
     - `claims`: in the folder that the settings name, if not given.
     - `folders`: tells whether all processes use the same blob folder.
 
-    :raises ConfigurationError: an unusable webhook secret, contradicting settings, or no API keys where they are
-        needed.
+    :raises ConfigurationError: an unusable webhook secret, contradicting settings, or no API keys where one is needed.
     """
     check_relations(settings)
     keys = settings.webhook_keys()

@@ -41,6 +41,7 @@ from receiver.reads.leads import add_leads
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
+from receiver.reads.search import add_search_routes
 from receiver.reads.status import SystemWatch, add_status_route, system_watch
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
@@ -163,6 +164,7 @@ def application(
     publishing = Publishing(publisher, limits)
     add_lane_routes(app, database, rights, now_ms, pauses, publishing)
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)
+    add_search_routes(app, database, blobs, tenant_of, now_ms, taken, watch.idle)
     add_status_route(app, watch, now_ms)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, pauses)
     add_page(app)

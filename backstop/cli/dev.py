@@ -191,7 +191,8 @@ async def _feed(system: System, count: int, say: Tell) -> None:
         try:
             while not (submitting.done() and driver.open() == 0):
                 await asyncio.sleep(LINE_EVERY_S)
-                say(f"sample jobs: {len(driver.acknowledged)} of {count} submitted, {len(driver.finished)} finished")
+                taken = len(driver.acknowledged)
+                say(f"sample jobs: {taken} of {count} submitted, {taken - driver.open()} finished")
             submitting.result()
         finally:
             submitting.cancel()

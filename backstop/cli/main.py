@@ -25,6 +25,7 @@ SUBCOMMANDS = (
     "demo",
     "dev",
     "jobs",
+    "find",
     "why",
     "lanes",
     "status",

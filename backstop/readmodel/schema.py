@@ -62,6 +62,8 @@ _TABLES = (
     # For the place of a job that waits for its turn.
     """CREATE INDEX jobs_waiting ON jobs (tenant, model, priority, submitted_at_ms, job_id) WHERE status = 'waiting'""",
     """CREATE TABLE job_tags (tag TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (tag, job_id)) {CLUSTERED}""",
+    # Apart from `jobs`, whose rows are written at each fact: a request is written once.
+    """CREATE TABLE requests (job_id TEXT PRIMARY KEY, body {BYTES} NOT NULL) {CLUSTERED}""",
     """CREATE TABLE held_results (
         job_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, record {BYTES} NOT NULL,
         topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL

@@ -227,6 +227,10 @@ def _write(conn: Connection, writes: Writes) -> None:
         "INSERT INTO job_tags (tag, job_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
         [(tag, job_id) for job_id in writes.begun for tag in writes.rows[job_id].tags],
     )
+    conn.execute_many(
+        "INSERT INTO requests (job_id, body) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        [(job_id, canonical(body.model_dump(mode="json"))) for job_id, body in writes.requests.items()],
+    )
     conn.execute_many("DELETE FROM held_results WHERE job_id = ?", [(job_id,) for job_id in writes.released])
     conn.execute_many(
         "INSERT INTO held_results (job_id, at_ms, record, topic, part, log_offset) VALUES (?, ?, ?, ?, ?, ?)",

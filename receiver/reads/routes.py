@@ -64,7 +64,7 @@ def add_routes(
         taken or JustTaken(),
         prices,
         now_ms or make_clock(),
-        idle or _nothing_idle,
+        idle or nothing_idle,
     )
     for route, handler in (
         (declared.LIST_JOBS, reads.list_jobs),
@@ -90,7 +90,8 @@ def add_routes(
     app.on_shutdown.append(end_streams)  # before the server waits for its handlers: a stream does not end by itself
 
 
-def _nothing_idle(_row: JobRow, _sight: Sight) -> Idle | None:
+def nothing_idle(_row: JobRow, _sight: Sight) -> Idle | None:
+    """Where the state of the workers is not known."""
     return None
 
 

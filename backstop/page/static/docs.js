@@ -3,12 +3,16 @@ import { h, put } from "./dom.js";
 
 const METHODS = ["get", "post", "patch", "put", "delete"];
 const main = document.getElementById("view");
+let doc = {};
+
+/** What a reference names; anything else as it is. */
+const resolved = (one) => (one.$ref ? one.$ref.split("/").slice(1).reduce((at, name) => at[name], doc) : one);
 
 async function draw() {
   try {
     const answer = await fetch("/openapi.json", { credentials: "omit" });
     if (!answer.ok) throw new Error(`it answered ${answer.status}`);
-    const api = await answer.json();
+    const api = doc = await answer.json();
     put(main, [
       h("h1", {}, `${api.info.title} ${api.info.version}`),
       h("p", { class: "says" }, api.info.description),
@@ -32,12 +36,15 @@ function operation(method, path, told) {
     h("div", { class: "of" },
       h("p", { class: "says" }, told.summary === first ? rest.join("\n").trim() : told.description),
       told["x-scope"] && h("p", {}, "Scope: ", h("code", {}, told["x-scope"])),
-      told.parameters && [h("h3", {}, "Parameters"), table(["Name", "In", "Type", ""], told.parameters.map((one) =>
+      told.parameters && [h("h3", {}, "Parameters"),
+        table(["Name", "In", "Type", ""], told.parameters.map(resolved).map((one) =>
         [[h("code", {}, one.name), one.required && " *"], one.in, type(one.schema), one.description ?? ""]))],
       told.requestBody && [h("h3", {}, "Body"), content(told.requestBody.content)],
       h("h3", {}, "Answers"),
-      table(["Status", "", ""], Object.entries(told.responses).map(([status, answer]) =>
-        [status, answer.description, content(answer.content)]))));
+      table(["Status", "", ""], Object.entries(told.responses).map(([status, one]) => {
+        const answer = resolved(one);
+        return [status, answer.description, content(answer.content)];
+      }))));
 }
 
 const content = (kinds) => Object.entries(kinds ?? {}).map(([kind, { schema }]) =>
