@@ -22,7 +22,7 @@ from backstop.runtime.process.clock import NowMs
 from receiver.reads import problems
 from receiver.reads.declarations import AWAY
 from receiver.reads.overview import TenantOf
-from receiver.reads.parameters import Refusal, guarded, path_id
+from receiver.reads.parameters import ReadRefusal, guarded, path_id
 from receiver.reads.routes import IdleOf, JustTaken, nothing_idle
 from schemas.base import ID_CHARS_MAX, JobId
 from schemas.job_ids import qualified_job_id
@@ -108,10 +108,10 @@ def add_search_routes(
         tenant, given = tenant_of(request), path_id(request, "job")
         job_id = qualified_job_id(tenant, given)
         if await just_taken.is_hidden(tenant, given):
-            raise Refusal(problems.not_found("job"))
+            raise ReadRefusal(problems.not_found("job"))
         row, body = await database.read(lambda conn: (find_row(conn, tenant, job_id), request_of(conn, job_id)))
         if row is None:
-            raise Refusal(problems.not_found("job"))
+            raise ReadRefusal(problems.not_found("job"))
         if body is None:
             text = "The response was created elsewhere, or the job was refused: its request is not known here."
             return problems.problem(404, "no_request", text)
