@@ -31,9 +31,12 @@ from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
 from receiver.app import LIVE, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
+from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
+from receiver.reads.bulk import add_bulk_routes
 from receiver.reads.costs import add_cost_routes
+from receiver.reads.lanes import Publishing, add_lane_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
@@ -41,6 +44,7 @@ from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
 
 AGAIN_S = 1.0
+LANE_WATCH: web.AppKey[LaneWatch] = web.AppKey("lane_watch", LaneWatch)
 
 log = get_logger("serve")
 
@@ -79,6 +83,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     opening = [
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
+        asyncio.create_task(app[LANE_WATCH].run(), name="lane-watch"),
         asyncio.create_task(_tail(settings, app, now_ms, limits, folders).run(), name="partial-tail"),
     ]
     failures: list[BaseException] = []
@@ -126,9 +131,13 @@ def application(
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=spending.prices)
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders)
+    watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders, watch)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
-    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
+    publishing = Publishing(publisher, limits)
+    add_lane_routes(app, database, rights, now_ms, watch, publishing)
+    add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)
+    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, watch)
     add_page(app)
     for sweep in storage.sweeping:
         beside(app, "sweep-storage", partial(sweep, now_ms))

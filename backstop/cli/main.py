@@ -25,6 +25,7 @@ SUBCOMMANDS = (
     "dev",
     "jobs",
     "why",
+    "lanes",
     "costs",
     "audit",
     "dlq",

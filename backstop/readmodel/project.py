@@ -167,6 +167,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
                 model=_text(fact.model),
                 cache_policy=None if cache is None else cache.policy,
                 cache_key=None if cache is None or cache.key is None else _text(cache.key),
+                priority=fact.turn.priority if fact.turn is not None and fact.turn.waits else None,
             )
         case ResponseAdopted():
             return _asked(fact, "running", position)

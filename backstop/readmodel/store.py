@@ -21,7 +21,8 @@ IN_LIST_MAX = 500
 JOB_COLUMNS = (
     "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, "
     "session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, "
-    "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key"
+    "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
+    "priority"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
 _UPSERT_JOB = (
@@ -203,7 +204,7 @@ def row_values(row: JobRow) -> tuple[Any, ...]:
         row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id,
         canonical(row.tags).decode(), row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts,
         row.result, row.found_by, row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms,
-        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key,
+        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key, row.priority,
     )  # fmt: skip
 
 

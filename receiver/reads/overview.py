@@ -17,10 +17,11 @@ from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, ended_since, list_dead_letters
 from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import Finding, sweep
-from backstop.readmodel.waiting import PASSING_MIN, Waiting, waiting
+from backstop.readmodel.waiting import PASSING_MIN, Paused, Waiting, waiting
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.http.routes import declare, query_of
 from backstop.runtime.process.clock import NowMs
+from receiver.lane_watch import LaneWatch
 from receiver.reads import overview_routes as declared
 from receiver.reads import problems
 from receiver.reads.overview_routes import AttentionView, DeadLetterPage, DeadLetterView, FindingCode, FindingView
@@ -52,12 +53,12 @@ class Rights:
 
 def add_overview_routes(
     app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int,
-    spending: Spending | None = None, folders: BlobFolders | None = None,
+    spending: Spending | None = None, folders: BlobFolders | None = None, watch: LaneWatch | None = None,
 ) -> None:  # fmt: skip
     """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep).
-    `folders`: what other processes say of their blob stores.
+    `folders`: what other processes say of their blob stores. `watch`: knows the pauses in force.
     """
-    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders)
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders, watch)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
         (declared.GET_STATS, overview.stats),
@@ -69,8 +70,9 @@ def add_overview_routes(
 class _Overview:
     def __init__(
         self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None,
-        folders: BlobFolders | None,
+        folders: BlobFolders | None, watch: LaneWatch | None,
     ) -> None:  # fmt: skip
+        self._watch = watch
         self._folders = folders
         self._spending = spending
         self._database = database
@@ -88,11 +90,12 @@ class _Overview:
         def poll(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
             ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
-            waits = waiting(conn, tenant)
+            waits = waiting(conn, tenant, self._paused(tenant))
             findings = [
                 blob_stores,
                 _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
                 _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
+                _of_waiting("creates_paused", waits["creates_paused"], tenant),
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
@@ -135,6 +138,15 @@ class _Overview:
         if len(letters) == wanted.limit:
             page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].dead_letter_id)
         return problems.answer(page)
+
+    def _paused(self, tenant: str) -> Paused:
+        def paused(model: str, tags: tuple[str, ...]) -> str | None:
+            if self._watch is None:
+                return None
+            found = self._watch.book.holding(model=model, tenant=tenant, tags=tags)
+            return next((pause.words for pause in found), None)
+
+        return paused
 
     def _of_blob_stores(self, request: web.Request) -> FindingView:
         """The finding of processes with other blob stores; a matter of operators, whose keys have `operate`."""

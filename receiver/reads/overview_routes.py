@@ -14,8 +14,8 @@ from schemas.statuses import OpenJobStatus
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FindingCode = Literal[
-    "blob_stores_differ", "provider_refuses", "provider_unavailable", "jobs_overdue", "jobs_without_next_action",
-    "jobs_finishing_too_long", "dead_letters", "webhooks_missed", "budget_nearly_spent",
+    "blob_stores_differ", "provider_refuses", "provider_unavailable", "creates_paused", "jobs_overdue",
+    "jobs_without_next_action", "jobs_finishing_too_long", "dead_letters", "webhooks_missed", "budget_nearly_spent",
 ]  # fmt: skip
 Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
 
@@ -31,7 +31,8 @@ class FindingView(TypedDict):
     job_ids: NotRequired[list[str]]
     """Ids of some of the jobs."""
     because: NotRequired[str]
-    """The most frequent reason, as the provider states it; of budgets, what was spent; of blob stores, what to do."""
+    """The most frequent reason, as the provider states it; of budgets, what was spent; of pauses, by whom and
+    why; of blob stores, what to do."""
 
 
 @with_config(_DOCUMENTED)

@@ -43,7 +43,7 @@ PARTS = 5
 
 UNDECIDABLE = {
     400: ["listJobs", "getSession", "listInputItems", "listDeadLetters", "createResponse", "retrieveResponse"],
-    422: ["createWebhookEndpoint", "updateWebhookEndpoint"],
+    422: ["createWebhookEndpoint", "updateWebhookEndpoint", "cancelJobs"],
 }
 """What a schema can't say, by the status of its refusal: a cursor was given by Backstop, a previous response has ended,
 a stream belongs to a response that was created as one, and a URL names a public host.

@@ -157,6 +157,8 @@ const FINDINGS = {
     `${found.because}. They continue by themselves once it is.`],
   provider_unavailable: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider`,
     `${found.because}. They continue by themselves once it is available.`],
+  creates_paused: (found) => [`${count(found.count, "job waits", "jobs wait")} as an operator paused creates`,
+    `${found.because}. They continue when it is resumed.`],
   jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
     "A worker is down, or too slow."],
   jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action`,
