@@ -4,6 +4,7 @@
 processes has its own.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,22 @@ LONGEST_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def garbage_is_collected(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collects the garbage of a test that uses asyncio, so that a leaked socket fails this test and no later one.
+
+    Only objects that the test made are looked at: older ones are frozen meanwhile, as a full collection takes 100 ms.
+    This fixture is the first to be set up, and so the last to be torn down.
+    """
+    if "asyncio" not in vars(request.module):
+        yield
+        return
+    gc.freeze()
+    yield
+    gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
