@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from backstop.outgoing.endpoints import EndpointFollower
 from backstop.page.routes import add_page
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.feed import ChangeFeed, StreamLimits
 from backstop.readmodel.opening import database_at
@@ -37,7 +38,7 @@ from receiver.reads.bulk import add_bulk_routes
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.lanes import Publishing, add_lane_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
-from receiver.reads.overview import Rights, Spending, add_overview_routes
+from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings

@@ -198,7 +198,8 @@ class Worker:
         settings = self._settings
         parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
         limits = settings.submitter_limits(settings.submission.create_timeout_ms)
-        submitter = Submitter(self._group("submissions", "submitter"), parts, limits)
+        rules = settings.limit_rules()
+        submitter = Submitter(self._group("submissions", "submitter"), parts, limits, rules)
         return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import CostView
-from backstop.readmodel.rows import TimelineEntry
+from backstop.readmodel.rows import Place, TimelineEntry
 from schemas.base import Cause
 from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.results import JobResult, Reason
@@ -28,6 +28,21 @@ TEXT_CHARS_MAX: Final = 300
 
 
 @with_config(_DOCUMENTED)
+class WaitingView(TypedDict):
+    """Where a job stands among the tenant's jobs of the same model and priority."""
+
+    reason: NotRequired[str]
+    """What the last of these jobs to begin was short of; `turn`: of nothing. Absent if none began yet."""
+    priority: str
+    place: int
+    """Counted up to 10,000, by submission. Retries and jobs whose deadline is near may go first."""
+    waiting: int
+    """How many of these jobs wait, counted up to 10,000."""
+    about_ms: NotRequired[int]
+    """About how long until its turn, by the pace of the last grants. Absent if none came within ten minutes."""
+
+
+@with_config(_DOCUMENTED)
 class WhyView(TypedDict):
     """Why a job stands where it does, in sentences made from its facts."""
 
@@ -37,6 +52,8 @@ class WhyView(TypedDict):
     sentences: list[str]
     next_at_ms: NotRequired[int]
     """When Backstop acts on the job next, if nothing happens before."""
+    waiting: NotRequired[WaitingView]
+    """Where the job stands, if it waits for its turn under the limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,8 @@ class Seen:
     """The next poll of its responses, if one is planned."""
     paused: tuple[CreatesPaused, ...] = ()
     """The pauses in force that hold its creates."""
+    place: Place | None = None
+    """Its place among the jobs that wait for their turn, if it does."""
 
 
 def why(seen: Seen) -> list[str]:
@@ -59,6 +78,15 @@ def why(seen: Seen) -> list[str]:
     first = _ended(seen.result) if seen.result is not None else _stands(seen)
     said = [*first, *_before(seen), *_cost(seen.cost, ended=ended)]
     return [_sentence(text) for text in said]
+
+
+def waiting_of(place: Place) -> WaitingView:
+    view: WaitingView = {"priority": place.priority, "place": place.place, "waiting": place.waiting}
+    if place.reason is not None:
+        view["reason"] = place.reason
+    if place.about_ms is not None:
+        view["about_ms"] = place.about_ms
+    return view
 
 
 def next_at_ms(seen: Seen) -> int | None:
@@ -111,11 +139,23 @@ def _waiting(state: Waiting, seen: Seen) -> list[str]:
         return [*_paused(seen), ends]
     begins_ms = state.spec.turn.not_before_ms if state.spec.turn is not None else None
     if begins_ms is not None and begins_ms > now_ms:
-        why = f"The job asked not to begin before a time, which comes {_at(begins_ms, now_ms)}"
+        said = [f"The job asked not to begin before a time, which comes {_at(begins_ms, now_ms)}"]
     else:
         model = state.spec.model
-        why = f"The job waits for its turn under the limits of {model}, since {_span(now_ms - state.since_ms)}"
-    return [why, f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before"]
+        said = [f"The job waits for its turn under the limits of {model}, since {_span(now_ms - state.since_ms)}"]
+        if seen.place is not None:
+            said.append(_placed(seen.place, state.spec.tenant))
+    return [*said, f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before"]
+
+
+def _placed(place: Place, tenant: str) -> str:
+    """`Waiting: tokens_per_min of gpt-6, about 40 s, place 312 of 4,100`."""
+    reason, lane = place.reason or "turn", place.model
+    if reason.startswith("tenant_"):
+        reason, lane = reason.removeprefix("tenant_"), f"tenant {tenant} on {lane}"
+    about = "time unknown" if place.about_ms is None else f"about {_span(place.about_ms)}"
+    stands = f"beyond place {place.place:,}" if place.beyond else f"place {place.place:,} of {place.waiting:,}"
+    return f"Waiting: {reason} of {lane}, {about}, {stands} ({place.priority})"
 
 
 def _attempt(item: Attempt, seen: Seen) -> str | None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Final
 
-from backstop.simulator.answers import Answer, error, html
+from backstop.simulator.answers import HttpAnswer, error, html
 from backstop.simulator.chance import Chance
 from backstop.simulator.clock import Clock
-from backstop.simulator.config import Event, Profile
+from backstop.simulator.config import PlannedEvent, Profile
 from backstop.simulator.errors import ConfigError
 from backstop.simulator.records import CreateRequest
 from backstop.simulator.replies import QUOTA_CODES, Reply, go_duration
@@ -32,7 +32,7 @@ _FORMS: Final = ("seconds", "fraction", "ms", "date", "none")
 
 
 @dataclass(slots=True)
-class Bucket:
+class TokenBucket:
     """Fills by `limit` per `span_s`, up to the amount of `burst_s`; 0 = no limit."""
 
     limit: int
@@ -77,14 +77,14 @@ class Bucket:
 class _LaneBuckets:
     """The buckets of a lane, and what was asked of them."""
 
-    requests: Bucket
-    tokens: Bucket
-    day: Bucket
+    requests: TokenBucket
+    tokens: TokenBucket
+    day: TokenBucket
     taken: int = 0
     tokens_taken: int = 0
     refused: dict[str, int] = field(default_factory=dict)
 
-    def all(self) -> tuple[Bucket, ...]:
+    def all(self) -> tuple[TokenBucket, ...]:
         return self.requests, self.tokens, self.day
 
     @property
@@ -92,7 +92,7 @@ class _LaneBuckets:
         return any(bucket.limit for bucket in self.all())
 
 
-class Limits:
+class RateLimits:
     """The limits of all lanes, and refusals with the wait in the profile's form."""
 
     def __init__(self, profile: Profile, clock: Clock, chance: Chance) -> None:
@@ -100,12 +100,12 @@ class Limits:
         self._clock = clock
         self._chance = chance
         self._lanes: dict[Lane, _LaneBuckets] = {}
-        self._projects: dict[int, Bucket] = {}
-        self._changes: list[tuple[Event, float]] = []
+        self._projects: dict[int, TokenBucket] = {}
+        self._changes: list[tuple[PlannedEvent, float]] = []
         """Changes in force, each with its end."""
         self._refusals = 0
 
-    def begin_change(self, event: Event) -> None:
+    def begin_change(self, event: PlannedEvent) -> None:
         """Multiply limits by the event's factor, for its duration, or until `end_changes`."""
         if len(self._changes) >= CHANGES_MAX:
             raise ConfigError(f"more than {CHANGES_MAX} changes are in force; DELETE /sim/limits ends them")
@@ -116,7 +116,7 @@ class Limits:
         """The limits are those of the profile again."""
         self._changes.clear()
 
-    def charge(self, lane: Lane, request: CreateRequest | None) -> Answer | None:
+    def charge(self, lane: Lane, request: CreateRequest | None) -> HttpAnswer | None:
         """Take one request and its tokens from the limits of `lane`; returns the refusal if they do not suffice.
 
         A refused request is charged as a request all the same.
@@ -137,7 +137,7 @@ class Limits:
         buckets.tokens_taken += tokens
         return None
 
-    def _short_of(self, buckets: _LaneBuckets, project: Bucket, tokens: int) -> tuple[str | None, float | None]:
+    def _short_of(self, buckets: _LaneBuckets, project: TokenBucket, tokens: int) -> tuple[str | None, float | None]:
         """The limit that does not suffice, if any, and the wait for it."""
         if (wait_s := buckets.requests.wait_s(1)) > 0:
             return "429_requests", wait_s
@@ -175,7 +175,7 @@ class Limits:
             ],
         }  # fmt: skip
 
-    def refusal(self, what: str, lane: Lane, wait_s: float | None = None) -> Answer:
+    def refusal(self, what: str, lane: Lane, wait_s: float | None = None) -> HttpAnswer:
         """The answer for one refusal of the catalogue (`429_…`, `503_overloaded`, `html_429`)."""
         wait_s = self.profile.retry_after_real_s if wait_s is None else wait_s
         model = lane[1]
@@ -192,7 +192,7 @@ class Limits:
         headers = {**self.headers(lane), **self.retry_after(wait_s)}
         return error(status, text or self._reached(what, lane, wait_s), kind, code=code, headers=headers)
 
-    def reply(self, reply: Reply) -> Answer:
+    def reply(self, reply: Reply) -> HttpAnswer:
         """The answer for a reply, with the wait in the profile's form."""
         wait_s = reply.header_wait_s
         return reply.answer({} if wait_s is None else self.retry_after(wait_s))
@@ -253,14 +253,14 @@ class Limits:
             _fill(bucket, limit, factor, burst_s, now_s)
         return buckets
 
-    def _of_project(self, project: int) -> Bucket:
+    def _of_project(self, project: int) -> TokenBucket:
         now_s, wanted = self._clock.now_s(), self.profile.projects.get(str(project))
         bucket = self._projects.setdefault(project, _none(now_s))
         limit, burst_s = (0, MINUTE_S) if wanted is None else (wanted.tokens_per_minute, wanted.burst_real_s)
         _fill(bucket, limit, math.prod(event.factor for event in self._now(project, None)), burst_s, now_s)
         return bucket
 
-    def _now(self, project: int | None = None, model: str | None = None) -> Iterator[Event]:
+    def _now(self, project: int | None = None, model: str | None = None) -> Iterator[PlannedEvent]:
         """The changes in force; of a lane, or of a key as a whole (`model` None)."""
         now_s = self._clock.now_s()
         self._changes = [(event, until_s) for event, until_s in self._changes if now_s < until_s]
@@ -288,12 +288,12 @@ _REFUSALS: Final[dict[str, tuple[int, str, str | None, str]]] = {
 }
 
 
-def _none(now_s: float, span_s: float = MINUTE_S) -> Bucket:
+def _none(now_s: float, span_s: float = MINUTE_S) -> TokenBucket:
     """A bucket without a limit."""
-    return Bucket(0, span_s, 0.0, now_s, span_s)
+    return TokenBucket(0, span_s, 0.0, now_s, span_s)
 
 
-def _fill(bucket: Bucket, limit: int, factor: float, burst_s: float, now_s: float) -> None:
+def _fill(bucket: TokenBucket, limit: int, factor: float, burst_s: float, now_s: float) -> None:
     """Fill the bucket up to now, and give it the limit in force if that is another one."""
     bucket.refill(now_s)
     in_force = max(int(limit * factor), 1) if limit else 0

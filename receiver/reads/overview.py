@@ -4,17 +4,16 @@ Like all reads it shows the caller's tenant only. Dead letters without a known t
 preview of a dead letter's value needs `operate`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import web
 
-from backstop.readmodel.budgets import Budget
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.figures import StatsView, WebhooksView, stats, webhook_health
 from backstop.readmodel.ledger import ask_spent
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, ended_since, list_dead_letters
 from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import Finding, sweep
@@ -50,14 +49,6 @@ class Rights:
 
     tenant_of: TenantOf
     scopes_of: ScopesOf
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What `/v1/attention` needs to tell of budgets."""
-
-    budgets: Sequence[Budget]
-    prices: Prices
 
 
 def add_overview_routes(

@@ -31,7 +31,7 @@ from receiver.reads import declarations as declared
 from receiver.reads import problems
 from receiver.reads.declarations import JobQuery, ListQuery, PageQuery
 from receiver.reads.events import stream
-from receiver.reads.parameters import Refusal, guarded, page_mark, path_id
+from receiver.reads.parameters import ReadRefusal, guarded, page_mark, path_id
 from schemas.codec import decode
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.results import RESULT, JobResult
@@ -213,7 +213,7 @@ class _Reads:
         """:raises Refusal: 404, the caller has deleted this response."""
         given = request.match_info["job_id"]
         if await self._taken.is_hidden(self._tenant_of(request), given):
-            raise Refusal(problems.not_found("job"))
+            raise ReadRefusal(problems.not_found("job"))
 
     async def _row_when_ended(self, request: web.Request, wait_s: float) -> JobRow | None:
         """The row once it is terminal, else as it is after `wait_s`. A job that does not exist yet is awaited too."""
@@ -227,12 +227,12 @@ class _Reads:
                     row = await self._row(request)
                     left_s = deadline_s - loop.time()
                     if follower.closed == "not_allowed":
-                        raise Refusal(problems.problem(401, "unauthenticated", "The key is no longer valid."))
+                        raise ReadRefusal(problems.problem(401, "unauthenticated", "The key is no longer valid."))
                     if (row is not None and row.terminal) or left_s <= 0 or follower.closed is not None:
                         return row
                     await follower.next(left_s)
         except TooManyFollowersError as error:
-            raise Refusal(problems.problem(503, "too_many_streams", f"{error}.", **{"Retry-After": "5"})) from error
+            raise ReadRefusal(problems.problem(503, "too_many_streams", f"{error}.", **{"Retry-After": "5"})) from error
 
     async def _result(self, row: JobRow, result: JobResult) -> ResultView:
         assert row.result is not None

@@ -24,11 +24,12 @@ from backstop.runtime.records import Record
 from schemas.base import Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
 from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.policy.lanes import HELD_MS, Go, Held
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
 from streams.workers.access import stored
@@ -84,9 +85,12 @@ class Submitter(CommandWorker):
     A create that the provider's edge refused as an attack slows down polls too.
     """
 
-    def __init__(self, group: Commands, parts: WorkerParts, limits: SubmitterLimits) -> None:
+    def __init__(
+        self, group: Commands, parts: WorkerParts, limits: SubmitterLimits, rules: LimitRules = NO_LIMITS
+    ) -> None:  # fmt: skip
         super().__init__(group, parts)
         self._limits = limits
+        self._rules = rules
         self._slots = Slots(limits.concurrency)
         self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
         self._memories: dict[int, CommandMemory] = {}
@@ -294,7 +298,11 @@ class Submitter(CommandWorker):
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
+            limits=self._told(command, answer),
         )
+
+    def _told(self, command: CreateResponse, answer: Accepted | Rejected) -> ToldLimits | None:
+        return answer.limits if self._rules.apply(command.model, command.tenant) else None
 
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
@@ -356,6 +364,7 @@ class Submitter(CommandWorker):
             http_status=answer.http_status,
             wait_ms=answer.wait_ms,
             held_for=held_for,
+            limits=self._told(command, answer),
         )
 
     async def _report(self, messages: Sequence[Message]) -> None:

@@ -18,7 +18,7 @@ from schemas.deliveries import (
     ResendAsked,
     ResendDone,
 )
-from schemas.jobs import JOB_FACT, Turn, UsageBooked
+from schemas.jobs import JOB_FACT, ToldLimits, Turn, UsageBooked
 from schemas.lanes import LANE_FACT, CreateFailed, CreateServed, ProbeClaimed
 from schemas.partials import PARTIAL, PartialOutput
 from schemas.pauses import PAUSE_FACT, CreatesPaused, CreatesResumed, PauseScope
@@ -76,7 +76,7 @@ MESSAGES: tuple[Message, ...] = (
     b.cancel_requested(5, reason="tired"),
     b.accepted(5, adopted=True, sent_at_ms=4, provider_request_id="req_1"),
     b.accepted(5, stream=True),
-    b.rejected(5, wait_ms=7),
+    b.rejected(5, wait_ms=7, limits=ToldLimits(requests_per_min=1, requests_left=0, tokens_per_min=9, tokens_left=3)),
     b.unknown(5),
     b.settled(
         5, "failed", cause="faulty", code="server_error", message="again", response=INLINE, usage=USAGE, terms=TERMS,

@@ -15,6 +15,7 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.access import ProviderAccess
 from streams.workers.command_worker import WorkerParts
@@ -79,6 +80,7 @@ async def submitting(
     provider_options: Mapping[str, Any] = MappingProxyType({}),
     lanes: Lanes | None = None,
     now_ms: NowMs | None = None,
+    rules: LimitRules = NO_LIMITS,
     **limits: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
@@ -97,7 +99,7 @@ async def submitting(
             Bodies(blobs, 65_536),
             Webhooks(PollPolicy()),
         )
-        submitter = Submitter(commands, parts, SubmitterLimits(**{"drain_ms": 2_000, **limits}))
+        submitter = Submitter(commands, parts, SubmitterLimits(**{"drain_ms": 2_000, **limits}), rules)
         run = asyncio.create_task(submitter.run(stop))
         try:
             yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate, pauses)
