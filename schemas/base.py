@@ -5,7 +5,7 @@ ignored, so that a newer writer can be rolled out before its readers. An unknown
 writer raises `v` only where older readers would misread the message.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
@@ -74,6 +74,10 @@ fold are always valid."""
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """A number that each database can store. JSON may have larger ones."""
+
+
+COUNT_MAX: Final = 2**53
+"""Of a number that is counted: JSON readers of all languages keep it exactly."""
 
 
 class Frozen(BaseModel):

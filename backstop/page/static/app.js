@@ -7,6 +7,7 @@ import { jobView } from "./job.js";
 import { jobsView } from "./jobs.js";
 import { deadLettersView } from "./dead_letters.js";
 import { sessionView } from "./session.js";
+import { systemView } from "./system.js";
 import { tick } from "./words.js";
 
 const VIEWS = [
@@ -16,6 +17,7 @@ const VIEWS = [
   [/^\/dead-letters$/, "Dead letters", deadLettersView],
   [/^\/costs$/, "Costs", costsView],
   [/^\/health$/, "Health", healthView],
+  [/^\/system$/, "System", systemView],
 ];
 const SAY_AWAY_AFTER_MS = 1_500;
 const at = (id) => document.getElementById(id);

@@ -4,7 +4,7 @@ import { money } from "./costs.js";
 import { h, put } from "./dom.js";
 import { factsTable } from "./facts.js";
 import { drawTimeline } from "./timeline.js";
-import { ago, badge, clock, count, now, number, size, span, waiting } from "./words.js";
+import { ago, badge, capital, clock, count, now, number, size, span, waiting } from "./words.js";
 
 const OUTPUT_CHARS_MAX = 4_000;
 const POLL_MS = 2_000; // for facts that change no row: webhooks, polls
@@ -44,7 +44,9 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
       put(parts.summary, summary(job));
       put(parts.result, result(job, fail));
     }
-    put(waits, job.terminal ? null : ["Waits for ", waiting(job, nextPoll(entries)), "."]);
+    put(waits, job.waiting ? ["Waits for ", waiting(job), ", since ", ago(job.waiting.since_ms), ". ",
+      h("span", { class: "hint" },
+      `${capital(job.waiting.because.message)}.`)] : null);
     draw();
     put(parts.facts, factsTable(entries));
     if (job.terminal) stopFollowing();
@@ -80,12 +82,6 @@ function drawChart(holder, job, entries) {
   const focused = [...holder.querySelectorAll(".mark")].indexOf(document.activeElement);
   drawTimeline(holder, job, entries, job.terminal ? 0 : now());
   if (focused >= 0) holder.querySelectorAll(".mark")[focused]?.focus();
-}
-
-/** Time of the next poll, by the facts of its responses; undefined where there is none in the future. */
-function nextPoll(entries) {
-  const told = entries.map(({ summary }) => summary.next_poll_at_ms ?? summary.poll_at_ms).filter(Boolean);
-  return told.length && told.at(-1) > now() ? told.at(-1) : undefined;
 }
 
 function heading(job, scopes, cancel) {
