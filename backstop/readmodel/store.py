@@ -23,7 +23,7 @@ JOB_COLUMNS = (
     "priority, wait, reason_code, reason_message"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
-_SET_ONCE = frozenset(
+SET_ONCE = frozenset(
     {
         "job_id",
         "tenant",
@@ -40,7 +40,7 @@ _SET_ONCE = frozenset(
 """Columns that the first fact of a job sets. An update that names them would rewrite their indexes, too."""
 _UPSERT_JOB = (
     f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(_JOB_NAMES))}) ON CONFLICT (job_id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES if name not in _SET_ONCE)
+    + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES if name not in SET_ONCE)
     + " WHERE excluded.version > jobs.version"
 )
 DEAD_LETTER_COLUMNS = (
