@@ -142,6 +142,7 @@ def application(
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
+    pauses = app[LANE_WATCH] = LaneWatch(settings, now_ms)
     add_routes(
         app,
         database,
@@ -152,10 +153,9 @@ def application(
         feed=feed,
         prices=spending.prices,
         now_ms=now_ms,
-        idle=watch.idle,
+        idle=lambda row, sight: watch.idle(row, sight) or pauses.holding(row),
     )
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    pauses = app[LANE_WATCH] = LaneWatch(settings, now_ms)
     expiring = app[KEYS].expiring
     add_overview_routes(
         app, database, rights, now_ms, overdue_bound_ms, spending, folders, watch, pauses, expiring

@@ -15,6 +15,8 @@ import orjson
 from backstop.readmodel.answers import WaitingView
 from backstop.readmodel.rows import TimelineEntry, Wait
 from schemas.jobs import AttemptAccepted, JobFact, ResponseAdopted
+from schemas.pauses import PAUSED_CODE
+from schemas.statuses import WaitsFor
 from schemas.webhook_endpoints import EVENT_TYPES
 from streams.fold.attempts import OutcomeUnknown, Running, Submitting
 from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Waiting, due_ms
@@ -51,6 +53,18 @@ class Idle:
     topic: str
     partition: int
     since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A pause of an operator that holds the job's creates."""
+
+    since_ms: int
+    words: str
+
+
+BEFORE_A_CREATE: Final[frozenset[WaitsFor]] = frozenset(("turn", "retry", "lane", "operator"))
+"""What a job waits for that begins no attempt while its creates are paused."""
 
 
 def wait_after(state: JobState, fact: JobFact, before: Wait | None) -> Wait | None:
@@ -152,13 +166,16 @@ def _saw(seen: Sight, entry: TimelineEntry, summary: dict[str, Any]) -> Sight:
 
 
 def waiting_view(
-    wait: Wait, now_ms: int, deadline_ms: int | None = None, sight: Sight = UNSEEN, idle: Idle | None = None
-) -> WaitingView:
+    wait: Wait, now_ms: int, deadline_ms: int | None = None, sight: Sight = UNSEEN,
+    idle: Idle | Paused | None = None,
+) -> WaitingView:  # fmt: skip
     """`wait` as it is shown at `now_ms`."""
     wait = _seen(wait, sight) if wait.waits_for == "webhook" else wait
     if wait.waits_for == "retry" and wait.until_ms is not None and now_ms > wait.until_ms + LATE_MS:
         wait = replace(wait, waits_for="lane", since_ms=wait.until_ms, until_ms=deadline_ms)
-    if idle is not None:
+    if isinstance(idle, Paused) and wait.waits_for in BEFORE_A_CREATE:
+        wait = Wait("operator", idle.since_ms, deadline_ms, PAUSED_CODE, cut(idle.words))
+    if isinstance(idle, Idle):
         said = f"no worker holds partition {idle.partition} of {idle.topic} since {time_of(idle.since_ms)}"
         wait = Wait("worker", idle.since_ms, None, "no_worker", said)
     view: WaitingView = {

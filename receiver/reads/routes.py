@@ -23,7 +23,7 @@ from backstop.readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, late_usag
 from backstop.readmodel.rows import JobRow
 from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.view import TakenJob, job_view, late_usage_view, result_view, taken_view, timeline_view
-from backstop.readmodel.waits import UNSEEN, Idle, Sight
+from backstop.readmodel.waits import UNSEEN, Idle, Paused, Sight
 from backstop.runtime.authority import authority_of
 from backstop.runtime.blobs import BlobStore, get_body
 from backstop.runtime.errors import BlobMissingError
@@ -42,8 +42,8 @@ OUTPUT_INLINE_BYTES_MAX = 262_144
 """A larger output is linked from its job, not included."""
 
 TenantOf = Callable[[web.Request], str]
-IdleOf = Callable[[JobRow, Sight], Idle | None]
-"""The partition of an open job that no worker holds."""
+IdleOf = Callable[[JobRow, Sight], Idle | Paused | None]
+"""The partition of an open job that no worker holds, or the pause that holds its creates."""
 
 
 def add_routes(
