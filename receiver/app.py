@@ -74,6 +74,7 @@ HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions", Submissions)
 RESPONSES: web.AppKey[Responses] = web.AppKey("responses", Responses)
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
+KEYS: web.AppKey[KeyRing] = web.AppKey("keys", KeyRing)
 METRICS: web.AppKey[ReceiverMetrics] = web.AppKey("metrics", ReceiverMetrics)
 
 
@@ -106,7 +107,7 @@ def build_app(
     - `claims`: in the folder that the settings name, if not given.
     - `folders`: tells whether all processes use the same blob folder.
 
-    :raises ConfigurationError: no usable webhook secret, contradicting settings, or no API keys where they are needed.
+    :raises ConfigurationError: an unusable webhook secret, contradicting settings, or no API keys where one is needed.
     """
     check_relations(settings)
     keys = settings.webhook_keys()
@@ -179,7 +180,7 @@ def build_app(
     app.cleanup_ctx.append(_saving_last_used(ring))
     app[SUBMISSIONS] = submissions
     app[RESPONSES] = shown
-    app[HEALTH] = health
+    app[HEALTH], app[KEYS] = health, ring
     app[METRICS] = metrics
     declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
     adopt = AdoptIngress(submissions, reads, settings.submission, limits).adopt

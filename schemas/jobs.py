@@ -71,18 +71,18 @@ class Turn(Frozen):
     """The first attempt begins with `JobAdmitted`. Absent: it begins with this fact."""
     priority: Priority = "normal"
     not_before_ms: UnixMs | None = None
-    request_bytes: int = Field(default=0, ge=0)
-    output_tokens_max: int | None = None
+    request_bytes: Int64 = Field(default=0, ge=0)
+    output_tokens_max: Int64 | None = None
     """`max_output_tokens` of the request."""
 
 
 class ToldLimits(Frozen):
     """What the answer to a create told of the limits of its account and model. Absent: it told nothing of that."""
 
-    requests_per_min: int | None = Field(default=None, ge=1)
-    requests_left: int | None = Field(default=None, ge=0)
-    tokens_per_min: int | None = Field(default=None, ge=1)
-    tokens_left: int | None = Field(default=None, ge=0)
+    requests_per_min: Int64 | None = Field(default=None, ge=1)
+    requests_left: Int64 | None = Field(default=None, ge=0)
+    tokens_per_min: Int64 | None = Field(default=None, ge=1)
+    tokens_left: Int64 | None = Field(default=None, ge=0)
 
 
 class JobSubmitted(JobMessage):
@@ -294,7 +294,7 @@ class JobAdmitted(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["job_admitted"] = "job_admitted"
-    reserved_tokens: int = Field(ge=0)
+    reserved_tokens: Int64 = Field(ge=0)
     """Input and output tokens that it is expected to use."""
     waited_for: str = Field(max_length=40)
     """What its lane or tenant was short of last; `turn`: of nothing."""

@@ -1,5 +1,5 @@
-"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running
-Backstop.
+"""`backstop jobs submit | adopt | list | reasons | show | follow | stream | cancel`: jobs over the HTTP API of a
+running Backstop.
 """
 
 import sys
@@ -13,7 +13,16 @@ import typer
 from backstop.cli import bulk
 from backstop.cli.api import Url, run_against
 from backstop.cli.following import follow
-from backstop.cli.job_text import COLUMNS, FACT_COLUMNS, change_line, fact_row, job_row, job_text
+from backstop.cli.job_text import (
+    COLUMNS,
+    FACT_COLUMNS,
+    REASON_COLUMNS,
+    change_line,
+    fact_row,
+    job_row,
+    job_text,
+    reason_rows,
+)  # fmt: skip
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.partials import TEXT, stream
 from backstop.runtime.http import api_client as http
@@ -119,6 +128,29 @@ def list_jobs(
             emit([job_row(job, now_ms) for job in jobs], output, COLUMNS)
         else:
             emit(jobs, output, COLUMNS)
+        return DONE
+
+    run_against(url, run)
+
+
+@app.command()
+def reasons(
+    since_s: Annotated[int, typer.Option(min=1, help="Count jobs that ended in this time before now.")] = 86_400,
+    url: Url = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Show what open jobs wait for, and why jobs ended as they did: equal reasons together, the largest group first."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        now_ms = make_clock()()
+        since = {"since": str(now_ms - 1000 * since_s)}
+        found = await http.ask(session, "GET", "/v1/reasons", params=since)
+        if output is Form.TABLE:
+            emit(reason_rows(found, now_ms), output, REASON_COLUMNS)
+            if found.get("cut"):
+                tell("there are more jobs or groups than are counted here")
+        else:
+            emit_one(found)
         return DONE
 
     run_against(url, run)

@@ -57,6 +57,9 @@ def settings(
     only: Annotated[str | None, typer.Option(help="Only settings whose name contains this.")] = None,
 ) -> None:
     """Print every setting with its value and meaning. Values of secrets are hidden."""
+    from backstop.cli.unknown_variables import warn_of_unknown  # noqa: PLC0415 - it imports this module
+
+    warn_of_unknown(os.environ)
     rows: dict[str, dict[str, Any]] = {}
     for module, name in SETTINGS_CLASSES:
         kind: type[BaseSettings] = getattr(import_module(module), name)

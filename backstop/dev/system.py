@@ -226,7 +226,7 @@ def _draw_places(shape: Shape, ports: Ports) -> _SystemPlaces:
         projection=ports.draw(),
         outgoing=ports.draw() if shape.webhooks else 0,
         workers=tuple(ports.draw() for _ in range(shape.workers)),
-        webhook_secret=(shape.openai.webhook_secrets or secret) if shape.openai else secret,
+        webhook_secret=shape.openai.webhook_secrets if shape.openai else secret,
         api_key=shape.openai.api_key if shape.openai else f"sk-dev-{secrets.token_hex(12)}",
     )
 

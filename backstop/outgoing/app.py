@@ -58,7 +58,7 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
     reporting, health = Reporting(publisher, OutgoingMetrics(), clock.now_ms), Health("outgoing")
     endpoints = EndpointFollower(settings)
     group = ConsumerGroup(
-        settings, topics=[RESULTS, DELIVERIES], group="outgoing", client_id="backstop-outgoing",
+        settings, topics=[RESULTS, DELIVERIES], group="outgoing",
         session_timeout_ms=settings.outgoing_session_timeout_ms, isolation_level="read_committed",
     )  # fmt: skip
     turns = DeliveryTurns(settings.outgoing_attempts_max, settings.outgoing_endpoint_attempts_max)

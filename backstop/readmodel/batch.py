@@ -9,6 +9,7 @@ from backstop.readmodel.project import Evolved, evolve, owner_of, settle, told_t
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, TimelineEntry, UnclaimedEntry
 from backstop.readmodel.spending import Ledger, Spend, SpendKey, facts_spends
 from backstop.readmodel.timeline import summarise
+from schemas.base import Body
 from schemas.codec import decode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
 from schemas.jobs import JobFact, JobSubmitted, UsageBooked
@@ -67,6 +68,8 @@ class Writes:
     """The last version of each row that changed."""
     begun: list[str] = field(default_factory=list)
     """Job ids of new rows."""
+    requests: dict[str, Body] = field(default_factory=dict)
+    """Job id → its request, as it is sent to the provider."""
     held: dict[str, HeldResult] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
     """Job ids whose held result now has its row."""
@@ -151,6 +154,8 @@ class _Projection:
             return
         if before is None:
             self.writes.begun.append(job_id)
+            if isinstance(fact, JobSubmitted):
+                self.writes.requests[job_id] = fact.request
         self._put(row)
         held = self._known.held.pop(job_id, None)
         if held is None:

@@ -8,6 +8,7 @@ from typing import Final, assert_never
 
 from backstop.readmodel.rows import HeldResult, JobRow, Position
 from backstop.readmodel.spending import SpendOwner
+from backstop.readmodel.waits import cut, wait_after
 from schemas.codec import decode
 from schemas.jobs import (
     AdoptionRefused,
@@ -72,6 +73,7 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
             position=position,
             next_action_at_ms=None if seen == "finishing" else due_ms(taken.state),
             attempts=max(base.attempts, _attempt_of(taken.state, fact)),
+            wait=wait_after(taken.state, fact, base.wait),
         ),
         before=before,
         after=taken.state,
@@ -123,6 +125,9 @@ def settle(row: JobRow, held: HeldResult) -> JobRow:
         detection_ms=timings.detection_ms,
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
+        wait=None,
+        reason_code=None if result.reason is None else _text(result.reason.code),
+        reason_message=None if result.reason is None else _text(cut(result.reason.message)),
     )
 
 

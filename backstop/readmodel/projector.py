@@ -67,7 +67,7 @@ class Projector:
         self._now_ms = now_ms
         self._metrics = metrics
         self._group = ConsumerGroup(
-            settings, topics=TOPICS, group="readmodel", client_id="backstop-readmodel", session_timeout_ms=SESSION_MS,
+            settings, topics=TOPICS, group="readmodel", session_timeout_ms=SESSION_MS,
             moving=self._forget_claims, busy_bytes_min=FETCH_BYTES_MIN, isolation_level="read_committed",
             max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
         )  # fmt: skip

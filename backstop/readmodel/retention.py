@@ -3,8 +3,8 @@
 Rules:
 - A job is removed when it ended before an instant and its fold has forgotten it too: a job id must not look new here
   while the fold still knows it.
-- All rows of a job are removed in one transaction: row, tags, timeline, claims, late usage, spends. Open jobs are never
-  removed. The sums of costs stay.
+- All rows of a job are removed in one transaction: row, tags, request, timeline, claims, late usage, spends. Open jobs
+  are never removed. The sums of costs stay.
 - Each transaction removes a bounded number, oldest first. The instants are kept in `meta`, so that a comparison
   (rebuild, audit) knows which jobs may be missing.
 """
@@ -81,7 +81,7 @@ def _remove(conn: Connection, gone: Sequence[tuple[str, str]]) -> None:
         "DELETE FROM job_tags WHERE tag = ? AND job_id = ?",
         [(tag, job_id) for job_id, tags in gone for tag in orjson.loads(tags)],
     )
-    for table in ("timeline", "late_usage", "spends", "jobs"):
+    for table in ("timeline", "late_usage", "spends", "requests", "jobs"):
         conn.execute(f"DELETE FROM {table} WHERE job_id IN ({marks})", ids)
 
 

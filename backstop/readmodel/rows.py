@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.base import Usage
-from schemas.statuses import JOB_OUTCOMES, JobStatus
+from schemas.statuses import JOB_OUTCOMES, JobStatus, WaitsFor
 
 TERMINAL: frozenset[str] = frozenset(JOB_OUTCOMES)
 
@@ -22,6 +22,20 @@ class Position:
     topic: str
     partition: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What an open job waits for, by the facts of its own log. `backstop.readmodel.waits` makes and shows it."""
+
+    waits_for: WaitsFor
+    since_ms: int
+    until_ms: int | None
+    """When Backstop acts next, if nothing happens before."""
+    code: str
+    message: str
+    response_id: str | None = None
+    """The response that runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,11 @@ class JobRow:
     """The `prompt_cache_key` that the submission named."""
     priority: str | None = None
     """The class in which the job waits for its turn. None: it does not wait for one."""
+    wait: Wait | None = None
+    """None once the job has ended."""
+    reason_code: str | None = None
+    """Why the job ended as it did; None for a plain completion."""
+    reason_message: str | None = None
 
     @property
     def terminal(self) -> bool:

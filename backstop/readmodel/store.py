@@ -1,7 +1,7 @@
 """All statements that write the read model. Plain functions of a `Connection`, each run inside one transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -10,7 +10,7 @@ from backstop.readmodel.batch import Keys, Known, ParsedRecord, Writes, keys_of,
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
 from backstop.readmodel.ledger import load_spends, write_ledger
-from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry
+from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry, Wait
 from backstop.readmodel.view import job_view
 from schemas.codec import canonical
 from schemas.jobs import UsageBooked
@@ -22,7 +22,7 @@ JOB_COLUMNS = (
     "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, "
     "session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, "
     "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
-    "priority"
+    "priority, wait, reason_code, reason_message"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
 _UPSERT_JOB = (
@@ -188,11 +188,13 @@ def row_from(values: Sequence[Any]) -> JobRow:
     position = Position(row.pop("topic"), row.pop("part"), row.pop("log_offset"))
     tags = row.pop("tags")
     result = row.pop("result")
+    wait = row.pop("wait")
     return JobRow(
         position=position,
         tags=tuple(orjson.loads(tags)),
         result=None if result is None else bytes(result),
         fold_state=bytes(row.pop("fold_state")),
+        wait=None if wait is None else Wait(**orjson.loads(bytes(wait))),
         **row,
     )
 
@@ -205,6 +207,7 @@ def row_values(row: JobRow) -> tuple[Any, ...]:
         canonical(row.tags).decode(), row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts,
         row.result, row.found_by, row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms,
         row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key, row.priority,
+        None if row.wait is None else canonical(asdict(row.wait)), row.reason_code, row.reason_message,
     )  # fmt: skip
 
 
@@ -223,6 +226,10 @@ def _write(conn: Connection, writes: Writes) -> None:
     conn.execute_many(
         "INSERT INTO job_tags (tag, job_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
         [(tag, job_id) for job_id in writes.begun for tag in writes.rows[job_id].tags],
+    )
+    conn.execute_many(
+        "INSERT INTO requests (job_id, body) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        [(job_id, canonical(body.model_dump(mode="json"))) for job_id, body in writes.requests.items()],
     )
     conn.execute_many("DELETE FROM held_results WHERE job_id = ?", [(job_id,) for job_id in writes.released])
     conn.execute_many(
@@ -258,7 +265,16 @@ def _tell(conn: Connection, rows: Iterable[JobRow], now_ms: int, build: int) -> 
         "INSERT INTO changes (build, tenant, job_id, session_id, version, status, at_ms, payload) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (build, row.tenant, row.job_id, row.session_id, row.version, row.status, now_ms, canonical(job_view(row)))
+            (
+                build,
+                row.tenant,
+                row.job_id,
+                row.session_id,
+                row.version,
+                row.status,
+                now_ms,
+                canonical(job_view(row, now_ms)),
+            )
             for row in rows
         ],
     )

@@ -77,6 +77,14 @@ async def _incident(simulator: Simulator, request: web.Request) -> Any:
     return {"incidents": simulator.incidents.shown()}
 
 
+async def _limits(simulator: Simulator, request: web.Request) -> Any:
+    if request.method == "POST":
+        simulator.limits.begin_change(build(PlannedEvent, {**parse_object(await request.read()), "do": "limits"}, ""))
+    if request.method == "DELETE":
+        simulator.limits.end_changes()
+    return simulator.limits.shown()
+
+
 async def _lanes(simulator: Simulator, _: web.Request) -> Any:
     return {"lanes": simulator.lanes.shown()}
 
@@ -164,6 +172,9 @@ _ROUTES: Final[tuple[tuple[str, str, Control], ...]] = (
     ("POST", "/sim/incident", _incident),
     ("DELETE", "/sim/incident", _incident),
     ("GET", "/sim/lanes", _lanes),
+    ("GET", "/sim/limits", _limits),
+    ("POST", "/sim/limits", _limits),
+    ("DELETE", "/sim/limits", _limits),
     ("GET", "/sim/webhook", _webhook),
     ("POST", "/sim/webhook", _webhook),
     ("POST", "/sim/emit", _emit),

@@ -47,7 +47,9 @@ class Simulator:
         )
         self.incidents = Incidents(self.chance, self.clock, self.timers, self.limits)
         self.responses.fate = self.incidents.fate
-        self.platform = Platform(self.chance, self.clock, self.timers, self.webhooks, self.responses, self.incidents)
+        self.platform = Platform(
+            self.chance, self.clock, self.timers, self.webhooks, self.responses, self.incidents, self.limits
+        )
         self.lanes = LaneCounts(self.clock)
         self.wire = Wire(profile)
         self.struck: Counter[str] = Counter()

@@ -34,7 +34,7 @@ async def create(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     if known is not None:
         call.stored = known
         return _with_limits(simulator, request, ok(render(known)))
-    refusal = simulator.limits.charge(request.model, request) or _over_open_max(simulator, request)
+    refusal = simulator.limits.charge(request.lane, request) or _over_open_max(simulator, request)
     if refusal is not None:
         return refusal
     tally, key = _count_call(simulator, request)
@@ -85,7 +85,7 @@ def _over_open_max(simulator: Simulator, request: CreateRequest) -> HttpAnswer |
         return None
     if model.open_max_answer is not None:
         return simulator.limits.reply(parse_reply(model.open_max_answer))
-    return simulator.limits.refusal("429_other", request.model)
+    return simulator.limits.refusal("429_other", request.lane)
 
 
 def _count_call(simulator: Simulator, request: CreateRequest) -> tuple[JobTally | None, str]:
@@ -210,7 +210,7 @@ async def _await_end(simulator: Simulator, call: ApiCall, stored: Stored, *, is_
 
 
 def _with_limits(simulator: Simulator, request: CreateRequest, answer: HttpAnswer) -> HttpAnswer:
-    return HttpAnswer(answer.status, answer.body, answer.content_type, simulator.limits.headers(request.model))
+    return HttpAnswer(answer.status, answer.body, answer.content_type, simulator.limits.headers(request.lane))
 
 
 def _refused(simulator: Simulator, call: ApiCall, request: CreateRequest, fault: ArmedFault) -> HttpAnswer:
@@ -225,7 +225,7 @@ def _refused(simulator: Simulator, call: ApiCall, request: CreateRequest, fault:
         plausible = failure(500) if kind == "slow" else HttpAnswer(200, _NEVER_MADE)
         return spoil(plausible, kind, fault.number(simulator.profile.slow_real_s))
     if what in ("503_overloaded", "html_429") or what.startswith("429_"):
-        return simulator.limits.refusal(what, request.model)
+        return simulator.limits.refusal(what, request.lane)
     return redirect(call) if what == "307" else _REFUSALS[what]
 
 

@@ -1,4 +1,4 @@
-"""Events of the whole platform: outages, waves of latency, restarts; by a control or the profile's calendar."""
+"""Events of the whole platform, by a control or the profile's calendar: outages, waves of latency, restarts, limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from backstop.simulator.clock import Clock, Timers
 from backstop.simulator.config import PlannedEvent, Profile
 from backstop.simulator.incidents import Incidents
 from backstop.simulator.lifecycle import ResponseRuns
+from backstop.simulator.limits import RateLimits
 from backstop.simulator.webhooks import WebhookSender
 
 
@@ -22,6 +23,7 @@ class Platform:
         webhooks: WebhookSender,
         responses: ResponseRuns,
         incidents: Incidents,
+        limits: RateLimits,
     ) -> None:
         self._chance = chance
         self._clock = clock
@@ -29,6 +31,7 @@ class Platform:
         self._webhooks = webhooks
         self._responses = responses
         self._incidents = incidents
+        self._limits = limits
         self._outage: PlannedEvent | None = None
         self._outages = 0
         self._wave_factor = 1.0
@@ -110,6 +113,8 @@ class Platform:
                 self.restart(event)
             case "incident":
                 self._incidents.begin(event)
+            case "limits":
+                self._limits.begin_change(event)
 
     def _end_outage(self, number: int) -> None:
         if number == self._outages:

@@ -58,6 +58,11 @@ class CreateRequest:
         return found if isinstance(found, str) else None
 
     @property
+    def lane(self) -> tuple[int, str]:
+        """What limits hold: the index of its key, and its model."""
+        return self.project, self.model
+
+    @property
     def owner(self) -> Mapping[str, str | None]:
         """Job, attempt and tenant in the metadata: from the keys with a prefix, else from those without."""
         prefix = PREFIX if any(PREFIX + name in self.metadata for name in OWNER) else ""

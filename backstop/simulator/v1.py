@@ -27,7 +27,7 @@ async def poll(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     if stored is None:
         return not_found(call.request.match_info["response_id"])
     if simulator.profile.polls_counted:
-        refusal = simulator.limits.charge(stored.request.model, None)
+        refusal = simulator.limits.charge(stored.request.lane, None)
         if refusal is not None:
             return refusal
     if call.request.query.get("stream") == "true":
@@ -71,7 +71,7 @@ def _struck_poll(simulator: Simulator, call: ApiCall, stored: Stored, fault: Arm
         return spoil(ok(render(stored)), what, fault.number(simulator.profile.slow_real_s))
     if what in ("429", "html_429"):
         refusal = "429_requests" if what == "429" else what
-        return simulator.limits.refusal(refusal, stored.request.model)
+        return simulator.limits.refusal(refusal, stored.request.lane)
     if what == "307":
         return redirect(call)
     if what == "answer":
@@ -120,7 +120,7 @@ def _struck_stream(simulator: Simulator, stored: Stored, fault: ArmedFault) -> H
         case "404":
             return not_found(stored.id)
         case "429":
-            return simulator.limits.refusal("429_requests", stored.request.model)
+            return simulator.limits.refusal("429_requests", stored.request.lane)
         case "500" | "html_200" as kind:
             return spoil(ok(render(stored)), kind, 0.0)
         case _:
@@ -149,7 +149,7 @@ def _struck_cancel(simulator: Simulator, stored: Stored, fault: ArmedFault) -> H
             simulator.responses.cancel(stored)
         return spoil(ok(render(stored)), kind, fault.number(simulator.profile.slow_real_s))
     if fault.what == "429":
-        return simulator.limits.refusal("429_requests", stored.request.model)
+        return simulator.limits.refusal("429_requests", stored.request.lane)
     if fault.what == "answer":
         return simulator.limits.reply(parse_reply(fault.arg or "500"))
     if fault.what == "runs_on":

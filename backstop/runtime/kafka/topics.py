@@ -14,8 +14,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
+from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.diagnosis import why_unusable
 from backstop.runtime.kafka.lifetimes import broker_errors, started, stopped
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.record_sizes import TOPIC_BYTES_MAX
@@ -284,7 +285,7 @@ def _policies(value: str) -> frozenset[str]:
 
 @asynccontextmanager
 async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
-    deadline_s = monotonic_s() + patience_s
+    deadline_s, first = monotonic_s() + patience_s, True
     while True:
         admin = AIOKafkaAdminClient(
             **client_options(settings), client_id="backstop-topics", request_timeout_ms=REQUEST_TIMEOUT_MS
@@ -293,11 +294,11 @@ async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[
             await started(admin)
             break
         except KafkaError as error:
-            if monotonic_s() >= deadline_s:
-                raise BrokerUnavailableError(
-                    f"no Kafka broker answers at {settings.kafka_bootstrap_servers} ({error!r}); "
-                    "start one (`backstop broker up`) or set KAFKA_BOOTSTRAP_SERVERS"
-                ) from error
+            if first or monotonic_s() >= deadline_s:
+                told = await why_unusable(settings, error)
+                if not told.passing or monotonic_s() >= deadline_s:
+                    raise told.error() from error
+            first = False
             await asyncio.sleep(ASK_AGAIN_S)
     try:
         with broker_errors("the broker did not answer an admin request"):

@@ -183,7 +183,6 @@ def test_the_settings_of_tests_are_good() -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"webhook_secrets": ()}, "BACKSTOP_WEBHOOK_SECRETS"),
         ({"webhook_secrets": "whsec_AAAA"}, "BACKSTOP_WEBHOOK_SECRETS"),
         ({"unclaimed_forget_after_ms": 72 * 3_600_000}, "BACKSTOP_UNCLAIMED_FORGET_AFTER_MS"),
         ({"submission": {"backoff_base_ms": 60_001}}, "BACKSTOP_SUBMISSION_BACKOFF_BASE_MS"),

@@ -85,10 +85,10 @@ class World:
 
         return await eventually(poll, what=f"the end of {response_id}")
 
-    async def control(self, method: str, path: str, body: Any = None) -> Any:
+    async def control(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
         async with self.http.request(method, f"{self.url}/sim/{path}", json=body) as answer:
             text = await answer.text()
-            assert answer.status == 200, text
+            assert answer.status == status, text
             return json.loads(text)
 
     async def ledger(self, name: str, **query: int) -> list[dict[str, Any]]:
