@@ -7,7 +7,7 @@ writer raises `v` only where older readers would misread the message.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation, StringConstraints
 
 SCHEMA_VERSION = 1
 
@@ -86,7 +86,8 @@ class InlineBody(Frozen):
     """A JSON value that is small enough to be stored in the record."""
 
     kind: Literal["inline"] = "inline"
-    value: JsonValue
+    value: Annotated[JsonValue, SkipValidation]
+    """Any JSON. It was parsed before a body is made, so it is not validated again at each hop."""
 
 
 class BlobBody(Frozen):

@@ -170,7 +170,7 @@ class _Projection:
     def _spend(self, fact: JobFact, evolved: Evolved) -> None:
         """Count what the fact tells of the job's cost."""
         row = evolved.row
-        if evolved.ignored in (Ignored.CONFLICT, Ignored.IMPOSSIBLE) or not told_to(row, fact):
+        if evolved.ignored in (Ignored.CONFLICT, Ignored.IMPOSSIBLE) or not told_to(evolved, fact):
             return
         found, none = facts_spends(
             evolved.before, evolved.after, fact, taken=evolved.ignored is None,
@@ -195,7 +195,7 @@ class _Projection:
         if (row is not None and row.terminal) or job_id in self._known.held:
             self.writes.repeated_results.append(job_id)
         elif row is not None and row.ended:
-            self._finish(row, held)
+            self._finish(row, held, result)
         else:
             self._known.held[job_id] = held
             self.writes.held[job_id] = held
@@ -230,8 +230,8 @@ class _Projection:
         self.writes.unclaimed = [entry for entry in self.writes.unclaimed if entry.response_id != response_id]
         self.writes.claimed.append(response_id)
 
-    def _finish(self, row: JobRow, held: HeldResult) -> None:
-        settled = settle(row, held)
+    def _finish(self, row: JobRow, held: HeldResult, result: JobResult | None = None) -> None:
+        settled = settle(row, held, result)
         self._put(settled)
         self.writes.finished.append(settled)
 

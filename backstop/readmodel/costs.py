@@ -220,7 +220,7 @@ def job_cost(spends: Sequence[Spend], model: str, prices: Prices) -> JobCostView
     """What these spends of one job cost."""
     whole, parts = Tally(), list[AttemptCost]()
     for spend in spends:
-        group = group_of(spend, SpendOwner("", model), "all", "")
+        group = group_of(spend, SpendOwner("", model))
         what, counts, own = _priced_as(group), counts_of(spend), Tally()
         own.add(what, counts, prices)
         whole.add(what, counts, prices)

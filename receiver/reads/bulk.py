@@ -7,7 +7,7 @@ so jobs that are submitted meanwhile are not cancelled.
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
@@ -179,7 +179,7 @@ def _named(conn: Connection, tenant: str, ids: Iterable[str], after: Cursor | No
     over = [own for own, row in found.items() if row is not None and row.status not in CANCELLABLE]
     missing = [own for own, row in found.items() if row is None]
     end = begin + limit
-    return _Found([replace(row, fold_state=b"", result=None) for row in rows],
+    return _Found([row._replace(fold_state=b"", result=None) for row in rows],
                   Cursor(end, "ids") if end < len(given) else None, missing, over)  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
+from pydantic.main import IncEx
 
+from schemas.base import InlineBody
 from schemas.codec import canonical
 from streams.fold import job, response
 
@@ -28,18 +30,31 @@ _PLAIN: dict[str, Any] = {
 the fields have the same bytes."""
 
 
+_BODY: IncEx = {"spec": {"request": {"value"}}}
+
+
 def _lean(fields: dict[str, Any]) -> dict[str, Any]:
     """Drop fields with default values. For Backstop's own objects only, never inside a request's body."""
     return {name: value for name, value in fields.items() if name not in _PLAIN or value != _PLAIN[name]}
 
 
 def encode_job_state(state: job.JobState) -> bytes:
-    row = _lean(_JOB.dump_python(state, mode="json"))
-    if "spec" in row:
-        row["spec"] = _lean({**row["spec"], "policy": _lean(row["spec"]["policy"])})
-        attempts = row["attempts"]
-        row["attempts"] = _lean({**attempts, "items": [_lean(item) for item in attempts["items"]]})
-    return canonical(row)
+    if isinstance(state, job.Active | job.BackingOff):
+        return canonical(_open_row(state))
+    return canonical(_lean(_JOB.dump_python(state, mode="json")))
+
+
+def _open_row(state: job.Active | job.BackingOff) -> dict[str, Any]:
+    request = state.spec.request
+    # A body is JSON already. Left out and put back, it is not copied.
+    left_out = _BODY if isinstance(request, InlineBody) else None
+    row = _lean(_JOB.dump_python(state, mode="json", exclude=left_out))
+    spec, attempts = row["spec"], row["attempts"]
+    if isinstance(request, InlineBody):
+        spec["request"]["value"] = request.value
+    spec["policy"] = _lean(spec["policy"])
+    attempts["items"] = [_lean(item) for item in attempts["items"]]
+    return {**row, "spec": _lean(spec), "attempts": _lean(attempts)}
 
 
 def decode_job_state(data: bytes) -> job.JobState:

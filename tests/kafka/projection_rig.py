@@ -5,7 +5,6 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,4 +156,4 @@ def assert_is_the_fold_of(rig: Rig, facts: Sequence) -> None:
 
 
 def strip(row: JobRow) -> JobRow:
-    return replace(row, position=Position(row.position.topic, 0, 0))
+    return row._replace(position=Position(row.position.topic, 0, 0))
