@@ -61,7 +61,7 @@ from receiver.responses_api.models import add_models
 from receiver.responses_api.noting import noting
 from receiver.responses_api.responses import Responses
 from receiver.responses_api.streaming import ResponseStreams
-from receiver.responses_api.waiting import Waiting
+from receiver.responses_api.waiting import WaitingCreates
 from receiver.settings import ReceiverSettings, check_relations
 
 SAVE_LAST_USED_S = 60.0
@@ -138,6 +138,7 @@ def build_app(
         find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
         quotas=quotas,
+        limit_rules=settings.limit_rules(),
     )
 
     async def is_hidden(tenant: str, response_id: str) -> bool:
@@ -149,7 +150,7 @@ def build_app(
     jobs = JobIngress(submissions, cancels, bodies, random_hex, limits)
     shown = Responses(reads, submissions, previous, blobs, limits)
     live = Live(changes, limits, registry) if reads is not None and changes is not None else None
-    waiting = None if changes is None else Waiting(changes, shown, limits, registry)
+    waiting = None if changes is None else WaitingCreates(changes, shown, limits, registry)
     responses = ResponsesIngress(
         submissions=submissions, responses=shown, cancels=cancels, bodies=bodies,
         later=LaterAnswers(None if live is None else ResponseStreams(live, shown, limits, now_ms), waiting),
@@ -352,7 +353,7 @@ def beside(app: web.Application, name: str, run: Callable[[], Coroutine[None, No
     app.cleanup_ctx.append(running)
 
 
-def _letting_go(*held: Live | Waiting | None) -> Callable[[web.Application], Awaitable[None]]:
+def _letting_go(*held: Live | WaitingCreates | None) -> Callable[[web.Application], Awaitable[None]]:
     async def let_go(_app: web.Application) -> None:
         for each in held:
             if each is not None:

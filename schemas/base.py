@@ -54,6 +54,9 @@ def cause_of_older(data: Any) -> Any:
     return data
 
 
+Priority = Literal["interactive", "normal", "bulk"]
+"""The class in which a job waits for its turn."""
+
 FoundBy = Literal["webhook", "poll", "create"]
 """What led to the observation that settled an attempt. `create`: the answer to the create already held the end."""
 
@@ -67,6 +70,10 @@ SpanMs = Annotated[int, Field(ge=0, le=2**42)]
 UnixMs = Annotated[int, Field(ge=0, le=2**52)]
 """Unix milliseconds, read or computed. The bound leaves room for a stamp plus several spans, so that sums computed by a
 fold are always valid."""
+
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""A number that each database can store. JSON may have larger ones."""
 
 
 class Frozen(BaseModel):
@@ -87,7 +94,7 @@ class BlobBody(Frozen):
 
     kind: Literal["blob"] = "blob"
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    size_bytes: int
+    size_bytes: Int64
 
 
 Body = Annotated[InlineBody | BlobBody, Field(discriminator="kind")]
@@ -129,12 +136,12 @@ class ResponseMessage(Message):
 class Usage(Frozen):
     """Token counts as reported by the provider."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    cache_write_tokens: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    input_tokens: Int64 = 0
+    output_tokens: Int64 = 0
+    total_tokens: Int64 = 0
+    cached_tokens: Int64 = 0
+    reasoning_tokens: Int64 = 0
+    cache_write_tokens: Int64 | None = Field(default=None, exclude_if=lambda value: value is None)
     """Part of `input_tokens`. Absent, never null, if the provider does not tell it."""
 
     @property
@@ -150,7 +157,7 @@ class Terms(Frozen):
     service_tier: str | None = None
     window: str | None = None
     """The completion window; absent for none and for `soonest`."""
-    web_search_calls: int | None = None
-    file_search_calls: int | None = None
-    containers: int | None = None
+    web_search_calls: Int64 | None = None
+    file_search_calls: Int64 | None = None
+    containers: Int64 | None = None
     """Different containers of the code interpreter."""

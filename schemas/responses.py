@@ -4,7 +4,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, Terms, UnixMs, Usage, cause_of_older
+from schemas.base import (
+    Body,
+    Cause,
+    Int64,
+    JobId,
+    ResponseMessage,
+    SpanMs,
+    TenantId,
+    Terms,
+    UnixMs,
+    Usage,
+    cause_of_older,
+)
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
@@ -39,7 +51,7 @@ class ResponseClaimed(ResponseMessage):
     topic: ClassVar[str] = "responses"
     type: Literal["response_claimed"] = "response_claimed"
     job_id: JobId
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     tenant: TenantId
     poll_at_ms: UnixMs
     last_poll_at_ms: UnixMs
@@ -87,7 +99,7 @@ class ResponseObserved(ResponseMessage):
     terms: Terms | None = None
     job_id: JobId | None = None
     """Job, attempt and tenant named by the object's `metadata`, if well-formed. A claim, not a proof."""
-    attempt: int | None = None
+    attempt: Int64 | None = None
     tenant: TenantId | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None

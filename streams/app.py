@@ -26,15 +26,17 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell
+from streams.agents.fold_shell import FoldShell, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
+from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
 from streams.results import ResultsPublisher
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -49,6 +51,7 @@ from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.pauses import PauseBoard, Pauses
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.streamed_rows import StreamedRows
@@ -83,7 +86,11 @@ class Worker:
         self._reporting = Reporting(self._publisher, WorkerMetrics(), self._now_ms)
         self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
         self._access = self._open_access()
+        account = self._access.provider.account
+        self._admission = Admission(settings.limit_rules(), account)
+        self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
+        self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
@@ -113,10 +120,13 @@ class Worker:
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
+        pauses = asyncio.create_task(self._guarded(self._pauses.run(stop)))
         try:
             await self._board.first_read()
+            await self._pauses.first_read(stop)
             await asyncio.gather(
                 reading,
+                pauses,
                 run_app(self._app, stop),
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
@@ -129,6 +139,7 @@ class Worker:
             for task in probing:
                 task.cancel()
             reading.cancel()
+            pauses.cancel()
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
@@ -166,6 +177,7 @@ class Worker:
             now_ms=self._now_ms,
             tenant=tenant,
             claims=self._storage.claims,
+            limits=self._settings.limit_rules(),
         )
 
     def _open_access(self) -> ProviderAccess:
@@ -177,13 +189,17 @@ class Worker:
             metrics.poll_rate_limit.set,
             settings.poll_rate_recovery_share_per_min,
         )
-        return ProviderAccess(provider, Lanes(self._now_ms, metrics.lane, provider.account), rate)
+        lanes = Lanes(self._now_ms, metrics.lane, provider.account)
+        return ProviderAccess(
+            provider, lanes, rate, Pauses(provider.account, lambda: lanes.share, metrics.pauses.set)
+        )  # fmt: skip
 
     def _workers(self) -> tuple[Submitter, Poller]:
         settings = self._settings
         parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
         limits = settings.submitter_limits(settings.submission.create_timeout_ms)
-        submitter = Submitter(self._group("submissions", "submitter"), parts, limits)
+        rules = settings.limit_rules()
+        submitter = Submitter(self._group("submissions", "submitter"), parts, limits, rules)
         return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:
@@ -226,6 +242,8 @@ class Worker:
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
         table.watch(IndexedRows(fold, index))
+        if fold is JOB_FOLD:
+            table.watch(self._admissions)
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
@@ -233,6 +251,7 @@ class Worker:
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
+            taken=self._admissions.taken if fold is JOB_FOLD else untaken,
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -240,6 +259,7 @@ class Worker:
             self._access.lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
+                self._admissions.own(active)
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
@@ -255,7 +275,9 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms)
+        held = JobTimers(
+            index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
+        )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

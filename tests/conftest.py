@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from backstop.dev.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
 from backstop.dev.broker.docker import Engine
-from backstop.dev.broker.errors import Missing
+from backstop.dev.broker.errors import BrokerMissing
 from backstop.dev.system import asked_directly
 
 os.environ |= asked_directly(os.environ)
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def broker() -> Iterator[Owned]:
     """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
     engine = docker.find(os.environ)
-    if isinstance(chain.given(os.environ), Missing) and isinstance(engine, Engine):
+    if isinstance(chain.given(os.environ), BrokerMissing) and isinstance(engine, Engine):
         with in_test_container(engine) as running:
             yield running
     else:

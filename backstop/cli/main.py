@@ -28,6 +28,7 @@ SUBCOMMANDS = (
     "find",
     "why",
     "status",
+    "lanes",
     "costs",
     "audit",
     "dlq",

@@ -21,7 +21,7 @@ Fact = JobFact | ResponseFact | JobResult | DeadLetter | DeadLetterResolved
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ParsedRecord:
     """A parsed record with its position and its bytes (`value`)."""
 
     position: Position
@@ -90,7 +90,7 @@ class Writes:
     """Each follows its dead letter in the same partition, so the row exists."""
 
 
-def keys_of(records: Iterable[Record]) -> Keys:
+def keys_of(records: Iterable[ParsedRecord]) -> Keys:
     jobs: dict[str, None] = {}
     responses: dict[str, None] = {}
     spenders: dict[str, None] = {}
@@ -103,7 +103,7 @@ def keys_of(records: Iterable[Record]) -> Keys:
     return Keys(tuple(jobs), tuple(responses), tuple(spenders))
 
 
-def project(records: Sequence[Record], known: Known) -> Writes:
+def project(records: Sequence[ParsedRecord], known: Known) -> Writes:
     """Take all records in order; changes `known`.
 
     :raises RecordFailedError: the fold raised, which is a bug; the other records can be taken without this one.
@@ -122,7 +122,7 @@ class _Projection:
         self._known = known
         self.writes = Writes(ledger=Ledger(known.spends))
 
-    def take(self, record: Record) -> None:
+    def take(self, record: ParsedRecord) -> None:
         fact = record.fact
         if isinstance(fact, DeadLetter):
             self.writes.letters.append(dead_letter_row(fact, record.position))
@@ -135,7 +135,7 @@ class _Projection:
         else:
             self._job(record, fact)  # type: ignore[arg-type]  # as above
 
-    def _job(self, record: Record, fact: JobFact) -> None:
+    def _job(self, record: ParsedRecord, fact: JobFact) -> None:
         job_id = fact.job_id
         if isinstance(fact, UsageBooked):
             if not (fact.estimated and self._is_counted(fact)):
@@ -187,7 +187,7 @@ class _Projection:
         briefs = decode(RESULT, row.result).attempts
         return any(brief.response_id == fact.response_id and brief.usage is not None for brief in briefs)
 
-    def _result(self, record: Record, result: JobResult) -> None:
+    def _result(self, record: ParsedRecord, result: JobResult) -> None:
         job_id = result.job_id
         self._note(job_id, record.position, result, None)
         held = HeldResult(job_id, result.at_ms, record.value, record.position)
@@ -200,7 +200,7 @@ class _Projection:
             self._known.held[job_id] = held
             self.writes.held[job_id] = held
 
-    def _response(self, record: Record, fact: ResponseFact) -> None:
+    def _response(self, record: ParsedRecord, fact: ResponseFact) -> None:
         response_id = fact.response_id
         if isinstance(fact, ResponseClaimed) and self._is_new(fact):
             self._claim(fact)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import orjson
 
-from backstop.readmodel.budgets import Budget, Spent, question_of, spent
+from backstop.readmodel.budgets import Budget, BudgetSpent, question_of, spent
 from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, Tally, columns_of, costs, priced
 from backstop.readmodel.database import Connection
 from backstop.readmodel.prices import Prices
@@ -102,7 +102,7 @@ def ask_costs(conn: Connection, asked: CostQuestion, prices: Prices) -> CostsVie
     return costs(asked, read(asked.about, columns_of(asked.by)) if asked.by else (), total, prices)
 
 
-def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_ms: int) -> list[Spent]:
+def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_ms: int) -> list[BudgetSpent]:
     """What was spent of each budget in its current period."""
     found = []
     for budget in budgets:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from backstop.readmodel.rows import HeldResult, JobRow, Position
-from backstop.readmodel.spending import Owner
+from backstop.readmodel.spending import SpendOwner
 from backstop.readmodel.waits import cut, wait_after
 from schemas.codec import decode
 from schemas.jobs import (
@@ -17,7 +17,9 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
     JobFact,
+    JobFoundTooLate,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
@@ -93,12 +95,12 @@ def told_to(row: JobRow | None, fact: JobFact) -> bool:
     return isinstance(state, Finished) and fact.at_ms < state.forget_at_ms
 
 
-def owner_of(row: JobRow | None, fact: JobFact) -> Owner:
+def owner_of(row: JobRow | None, fact: JobFact) -> SpendOwner:
     """The job's fields by which its spends are summed. A job that the logs no longer tell of has only its tenant."""
     if row is not None:
-        return Owner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
+        return SpendOwner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
     assert isinstance(fact, UsageBooked), fact
-    return Owner(fact.tenant)
+    return SpendOwner(fact.tenant)
 
 
 def settle(row: JobRow, held: HeldResult) -> JobRow:
@@ -170,6 +172,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
                 model=_text(fact.model),
                 cache_policy=None if cache is None else cache.policy,
                 cache_key=None if cache is None or cache.key is None else _text(cache.key),
+                priority=fact.turn.priority if fact.turn is not None and fact.turn.waits else None,
             )
         case ResponseAdopted():
             return _asked(fact, "running", position)
@@ -183,6 +186,8 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptUnknown()
             | AttemptSettled()
             | UsageBooked()
+            | JobAdmitted()
+            | JobFoundTooLate()
             | JobTimerFired()
         ):
             return None

@@ -7,6 +7,7 @@ timeline only.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from schemas.base import Usage
 from schemas.statuses import JOB_OUTCOMES, JobStatus, WaitsFor
@@ -80,6 +81,8 @@ class JobRow:
     reason_code: str | None = None
     """Why the job ended as it did; None for a plain completion."""
     reason_message: str | None = None
+    priority: str | None = None
+    """The class in which the job waits for its turn. None: it does not wait for one."""
 
     @property
     def terminal(self) -> bool:
@@ -184,3 +187,24 @@ class KnownJob:
     tenant: str
     request_sha256: str | None
     status: str
+
+
+PLACES_MAX: Final = 10_000
+"""Waiting jobs that are counted for the place of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job stands among those that wait as it does. `reason`: None where no such job was granted yet."""
+
+    model: str
+    priority: str
+    place: int
+    waiting: int
+    reason: str | None = None
+    about_ms: int | None = None
+
+    @property
+    def beyond(self) -> bool:
+        """More jobs wait before it than are counted."""
+        return self.place >= PLACES_MAX

@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.statuses import JOB_OUTCOMES, JOB_STATUSES, OPEN_JOB_STATUSES
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 
 def texts(values: Iterable[str]) -> str:
@@ -41,7 +41,7 @@ _TABLES = (
         model TEXT, session_id TEXT, tags TEXT NOT NULL, deadline_at_ms {BIG}, next_action_at_ms {BIG},
         request_sha256 TEXT, attempts {BIG} NOT NULL, result {BYTES}, found_by TEXT, finished_at_ms {BIG},
         queued_ms {BIG}, running_ms {BIG}, webhook_lag_ms {BIG}, detection_ms {BIG},
-        input_tokens {BIG}, output_tokens {BIG}, cache_policy TEXT, cache_key TEXT,
+        input_tokens {BIG}, output_tokens {BIG}, cache_policy TEXT, cache_key TEXT, priority TEXT,
         wait {BYTES}, reason_code TEXT, reason_message TEXT
     )""",
     """CREATE INDEX jobs_by_time ON jobs (tenant, submitted_at_ms DESC, job_id DESC)""",
@@ -59,6 +59,8 @@ _TABLES = (
     """CREATE INDEX jobs_by_finish ON jobs (finished_at_ms, job_id) WHERE finished_at_ms IS NOT NULL""",
     """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
         WHERE status IN ({OPEN})""",
+    # For the place of a job that waits for its turn.
+    """CREATE INDEX jobs_waiting ON jobs (tenant, model, priority, submitted_at_ms, job_id) WHERE status = 'waiting'""",
     """CREATE TABLE job_tags (tag TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (tag, job_id)) {CLUSTERED}""",
     # Apart from `jobs`, whose rows are written at each fact: a request is written once.
     """CREATE TABLE requests (job_id TEXT PRIMARY KEY, body {BYTES} NOT NULL) {CLUSTERED}""",

@@ -92,7 +92,7 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class SpendOwner:
     """The fields of a job by which its spends are summed."""
 
     tenant: str
@@ -143,13 +143,13 @@ def facts_spends(
         case AttemptAccepted() | AttemptSettled() | UsageBooked():
             return [_of_response(fact)], [(fact.attempt, "")]
         case AttemptRejected():
-            return _unheard(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
+            return _outcome_unknown(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
         case ResponseAdopted() if taken:
             return [Spend(fact.job_id, 1, fact.response_id, fact.at_ms // DAY_MS, "running")], []
         case AdoptionRefused() if taken:
             return [], [(1, fact.response_id)]
         case _:
-            return _unheard(before, after, fact), []
+            return _outcome_unknown(before, after, fact), []
 
 
 def _of_response(fact: AttemptAccepted | AttemptSettled | UsageBooked) -> Spend:
@@ -177,7 +177,7 @@ def _spend(
     )  # fmt: skip
 
 
-def _unheard(before: JobState, after: JobState, fact: JobFact, without: int | None = None) -> list[Spend]:
+def _outcome_unknown(before: JobState, after: JobState, fact: JobFact, without: int | None = None) -> list[Spend]:
     """Attempts of which the job knows, or will never hear, whether the provider took them."""
     numbers: Iterable[int] = ()
     if isinstance(after, Active | BackingOff):
@@ -232,7 +232,7 @@ class Ledger:
     sums: Sums = field(default_factory=dict)
     """Differences of the sums."""
 
-    def take(self, job_id: str, owner: Owner, found: Iterable[Spend], none: Iterable[SpendKey]) -> None:
+    def take(self, job_id: str, owner: SpendOwner, found: Iterable[Spend], none: Iterable[SpendKey]) -> None:
         """Take what one fact told (`facts_spends`)."""
         mine = self.known.setdefault(job_id, {})
         for spend in found:
@@ -246,7 +246,7 @@ class Ledger:
                 self._put(mine, owner, before, None)
 
     def _put(
-        self, mine: dict[SpendKey, Spend], owner: Owner, before: Spend | None, after: Spend | None
+        self, mine: dict[SpendKey, Spend], owner: SpendOwner, before: Spend | None, after: Spend | None
     ) -> None:  # fmt: skip
         spend = after or before
         if before == after or spend is None:
@@ -260,7 +260,7 @@ class Ledger:
         self.changed[spend.job_id, spend.key] = after
 
 
-def add(sums: Sums, spend: Spend, owner: Owner, sign: Literal[1, -1]) -> None:
+def add(sums: Sums, spend: Spend, owner: SpendOwner, sign: Literal[1, -1]) -> None:
     """Add a spend to the sums, or take it out again."""
     amounts = counts_of(spend)
     counts = {name: sign * value for name in COUNTS if (value := getattr(amounts, name))}
@@ -270,7 +270,7 @@ def add(sums: Sums, spend: Spend, owner: Owner, sign: Literal[1, -1]) -> None:
         sums.setdefault(group_of(spend, owner, "tag", tag), Counter()).update(counts)
 
 
-def group_of(spend: Spend, owner: Owner, about: About, name: str) -> Group:
+def group_of(spend: Spend, owner: SpendOwner, about: About, name: str) -> Group:
     """The sum to which a spend belongs."""
     terms, model = spend.terms, owner.model or _clean(spend.terms.model)
     served = _clean(terms.model)

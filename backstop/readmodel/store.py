@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from backstop.readmodel.batch import Keys, Known, Record, Writes, keys_of, project
+from backstop.readmodel.batch import Keys, Known, ParsedRecord, Writes, keys_of, project
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
 from backstop.readmodel.ledger import load_spends, write_ledger
@@ -22,7 +22,7 @@ JOB_COLUMNS = (
     "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, "
     "session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, "
     "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
-    "wait, reason_code, reason_message"
+    "priority, wait, reason_code, reason_message"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
 _UPSERT_JOB = (
@@ -92,7 +92,13 @@ def offsets(conn: Connection) -> dict[tuple[str, int], int]:
 
 
 def apply(
-    conn: Connection, moves: Sequence[Move], records: Sequence[Record], now_ms: int, build: int, *, tell: bool = True
+    conn: Connection,
+    moves: Sequence[Move],
+    records: Sequence[ParsedRecord],
+    now_ms: int,
+    build: int,
+    *,
+    tell: bool = True,
 ) -> Writes:
     """Write one batch: offsets first, then rows, timeline and changes. `tell=False` writes no changes (for a rebuild).
 
@@ -200,7 +206,7 @@ def row_values(row: JobRow) -> tuple[Any, ...]:
         row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id,
         canonical(row.tags).decode(), row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts,
         row.result, row.found_by, row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms,
-        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key,
+        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key, row.priority,
         None if row.wait is None else canonical(asdict(row.wait)), row.reason_code, row.reason_message,
     )  # fmt: skip
 

@@ -103,7 +103,7 @@ OutageMode = Literal["503", "500", "html", "reset", "stall", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class PlannedEvent:
     """An event of the whole platform, `at_s` after the start."""
 
     do: Literal["outage", "wave", "restart", "incident"]
@@ -170,7 +170,7 @@ class Profile:
     early_hold_real_s: float = 2.0
     responses_max: int = 200_000
     ended_max: int = 50_000
-    events: tuple[Event, ...] = ()
+    events: tuple[PlannedEvent, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_rates()
@@ -200,7 +200,7 @@ _DEFAULT_MODEL = ModelProfile()
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class EndpointProfile:
     """The address of webhooks. Each webhook has a signature for each secret (two during a rotation)."""
 
     url: str
@@ -235,7 +235,7 @@ class SimulatorConfig:
     profile: Profile = field(default_factory=Profile)
     seed: int = 1
     api_keys: tuple[str, ...] = ("sk-simulator",)
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: tuple[EndpointProfile, ...] = ()
     time_scale: float = 1.0
     ledger_dir: Path | None = None
 

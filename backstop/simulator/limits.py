@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final
 
-from backstop.simulator.answers import Answer, error, html
+from backstop.simulator.answers import HttpAnswer, error, html
 from backstop.simulator.chance import Chance
 from backstop.simulator.clock import Clock
 from backstop.simulator.config import ModelProfile, Profile
@@ -22,7 +22,7 @@ _FORMS: Final = ("seconds", "fraction", "ms", "date", "none")
 
 
 @dataclass(slots=True)
-class Bucket:
+class TokenBucket:
     """Fills by `limit` per minute, up to the amount of `burst_s`; 0 = no limit."""
 
     limit: int
@@ -58,11 +58,11 @@ class Bucket:
 @dataclass(slots=True)
 class _ModelBuckets:
     profile: ModelProfile
-    requests: Bucket
-    tokens: Bucket
+    requests: TokenBucket
+    tokens: TokenBucket
 
 
-class Limits:
+class RateLimits:
     """The limits of all models, and refusals with the wait in the profile's form."""
 
     def __init__(self, profile: Profile, clock: Clock, chance: Chance) -> None:
@@ -72,7 +72,7 @@ class Limits:
         self._buckets: dict[str, _ModelBuckets] = {}
         self._refusals = 0
 
-    def charge(self, model: str, request: CreateRequest | None) -> Answer | None:
+    def charge(self, model: str, request: CreateRequest | None) -> HttpAnswer | None:
         """Take one request and its tokens from the limits of `model`; returns the refusal if they do not suffice.
 
         A refused request is charged as a request all the same.
@@ -109,7 +109,7 @@ class Limits:
         buckets.tokens.refill(now_s)
         return {**buckets.requests.headers("requests"), **buckets.tokens.headers("tokens")}
 
-    def refusal(self, what: str, model: str, wait_s: float | None = None) -> Answer:
+    def refusal(self, what: str, model: str, wait_s: float | None = None) -> HttpAnswer:
         """The answer for one refusal of the catalogue (`429_…`, `503_overloaded`, `html_429`)."""
         wait_s = self.profile.retry_after_real_s if wait_s is None else wait_s
         if what == "html_429":
@@ -125,7 +125,7 @@ class Limits:
         headers = {**self.headers(model), **self.retry_after(wait_s)}
         return error(status, text or self._reached(what, model, wait_s), kind, code=code, headers=headers)
 
-    def reply(self, reply: Reply) -> Answer:
+    def reply(self, reply: Reply) -> HttpAnswer:
         """The answer for a reply, with the wait in the profile's form."""
         wait_s = reply.header_wait_s
         return reply.answer({} if wait_s is None else self.retry_after(wait_s))
@@ -198,7 +198,7 @@ _REFUSALS: Final[dict[str, tuple[int, str, str | None, str]]] = {
 }
 
 
-def _full(limit: int, burst_s: float, now_s: float) -> Bucket:
-    bucket = Bucket(limit, burst_s, 0.0, now_s)
+def _full(limit: int, burst_s: float, now_s: float) -> TokenBucket:
+    bucket = TokenBucket(limit, burst_s, 0.0, now_s)
     bucket.level = bucket.capacity
     return bucket

@@ -27,6 +27,7 @@ from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.submission import Prepared, PreparedAdoption, SubmissionPolicy, to_adopted, to_submitted
 
 APPEAR_POLL_S = 0.05
@@ -52,7 +53,7 @@ FindJob = Callable[[str], Awaitable[KnownJob | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TakenSubmission:
     """The log has the submission; `repeated` if it already had it."""
 
     job_id: str
@@ -79,7 +80,7 @@ class NotTaken:
     problem: Problem | None = None
 
 
-Verdict = Taken | NotTaken
+Verdict = TakenSubmission | NotTaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,9 @@ class Submissions:
         find_job: FindJob,
         limits: Limits,
         quotas: Quotas,
+        limit_rules: LimitRules = NO_LIMITS,
     ) -> None:
+        self._limit_rules = limit_rules
         self._publisher = reporting.publisher
         self._metrics = reporting.metrics
         self._now_ms = reporting.now_ms
@@ -150,7 +153,7 @@ class Submissions:
             if first_sha256 != sha256:
                 return NotTaken("conflict")
             verdict = await asyncio.shield(first)
-            return replace(verdict, repeated=True) if isinstance(verdict, Taken) else verdict
+            return replace(verdict, repeated=True) if isinstance(verdict, TakenSubmission) else verdict
         if not self._places.ask_sparing((tenant,)):
             return NotTaken("busy")
         mine: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
@@ -203,7 +206,7 @@ class Submissions:
             if known.acked:
                 self._remember(job_id, known)
                 at_ms = known.accepted.submitted_at_ms if known.accepted else None
-                return Taken(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
+                return TakenSubmission(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
         at_ms = self._now_ms()
         deadline_at_ms = prepared.deadline_at_ms
         if deadline_at_ms is not None and deadline_at_ms <= at_ms:
@@ -226,7 +229,7 @@ class Submissions:
             return verdict
         return await self._confirmed(verdict, tenant, prepared.sha256)
 
-    async def _confirmed(self, taken: Taken, tenant: str, sha256: str) -> Verdict:
+    async def _confirmed(self, taken: TakenSubmission, tenant: str, sha256: str) -> Verdict:
         """The verdict from the read model where claims can't decide: another process may have published another
         submission under this id before.
         """
@@ -267,14 +270,14 @@ class Submissions:
         failpoint("receiver.job.acked")
         self._remember(job_id, replace(now_known, acked=True))
         self._metrics.jobs_submitted.labels("http").inc()
-        return Taken(job_id, fact.deadline_at_ms, repeated=False, submitted_at_ms=at_ms)
+        return TakenSubmission(job_id, fact.deadline_at_ms, repeated=False, submitted_at_ms=at_ms)
 
     async def _fact(self, prepared: Submission, job_id: str, tenant: str, at_ms: int) -> JobSubmitted | ResponseAdopted:
         if isinstance(prepared, PreparedAdoption):
             return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
         return await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="http", at_ms=at_ms, policy=self._policy,
-            bodies=self._bodies,
+            bodies=self._bodies, limits=self._limit_rules,
         )  # fmt: skip
 
     async def _ask(self, job_id: str) -> _Remembered | None:

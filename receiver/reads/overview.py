@@ -10,19 +10,19 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
-from backstop.readmodel.budgets import Budget
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.figures import StatsView, WebhooksView, stats, webhook_health
 from backstop.readmodel.ledger import ask_spent
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, ended_since, list_dead_letters
 from backstop.readmodel.reasons import EndedGroup, ended_groups, reasons
 from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import NAMED_MAX, Finding, sweep
-from backstop.readmodel.waiting import PASSING_MIN, Waiting, waiting
+from backstop.readmodel.waiting import PASSING_MIN, Paused, Waiting, waiting
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.http.routes import declare, query_of
 from backstop.runtime.process.clock import NowMs
+from receiver.lane_watch import LaneWatch
 from receiver.reads import overview_routes as declared
 from receiver.reads import problems
 from receiver.reads.overview_routes import AttentionView, DeadLetterPage, DeadLetterView, FindingCode, FindingView
@@ -67,24 +67,16 @@ class Rights:
     scopes_of: ScopesOf
 
 
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What `/v1/attention` needs to tell of budgets."""
-
-    budgets: Sequence[Budget]
-    prices: Prices
-
-
 def add_overview_routes(
     app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int,
-    spending: Spending | None = None, folders: BlobFolders | None = None, watch: SystemWatch | None = None,
-    expiring: Expiring | None = None,
+    spending: Spending | None = None, folders: BlobFolders | None = None, watch: LaneWatch | None = None,
+    system: SystemWatch | None = None, expiring: Expiring | None = None,
 ) -> None:  # fmt: skip
     """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep).
-    `folders`: what other processes say of their blob stores. `watch`: what the broker tells of workers. `expiring`:
-    tells the keys of a tenant that expire soon, a sentence each.
+    `folders`: what other processes say of their blob stores. `watch`: knows the pauses in force. `system`: what the
+    broker tells of workers. `expiring`: tells the keys of a tenant that expire soon, a sentence each.
     """
-    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders, watch, expiring)
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders, watch, system, expiring)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
         (declared.GET_STATS, overview.stats),
@@ -97,9 +89,10 @@ def add_overview_routes(
 class _Overview:
     def __init__(
         self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None,
-        folders: BlobFolders | None, watch: SystemWatch | None, expiring: Expiring | None,
+        folders: BlobFolders | None, watch: LaneWatch | None, system: SystemWatch | None, expiring: Expiring | None,
     ) -> None:  # fmt: skip
         self._watch = watch
+        self._system = system
         self._expiring = expiring
         self._folders = folders
         self._spending = spending
@@ -114,13 +107,13 @@ class _Overview:
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
         blob_stores = self._of_blob_stores(request)
-        of_system = [] if self._watch is None else system_findings(self._watch, now_ms)
+        of_system = [] if self._system is None else system_findings(self._system, now_ms)
         keys = [] if self._expiring is None else self._expiring(tenant)
 
         def poll(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
             ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
-            waits = waiting(conn, tenant)
+            waits = waiting(conn, tenant, self._paused(tenant))
             since_ms = now_ms - ATTENTION_SPAN_MS
             findings = [
                 *of_system,
@@ -128,6 +121,7 @@ class _Overview:
                 _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
                 _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
                 _of_failures(ended_groups(conn, tenant, since_ms)[0]),
+                _of_waiting("creates_paused", waits["creates_paused"], tenant),
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
@@ -178,6 +172,15 @@ class _Overview:
         if len(letters) == wanted.limit:
             page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].dead_letter_id)
         return problems.answer(page)
+
+    def _paused(self, tenant: str) -> Paused:
+        def paused(model: str, tags: tuple[str, ...]) -> str | None:
+            if self._watch is None:
+                return None
+            found = self._watch.book.holding(model=model, tenant=tenant, tags=tags)
+            return next((pause.words for pause in found), None)
+
+        return paused
 
     def _of_blob_stores(self, request: web.Request) -> FindingView:
         """The finding of processes with other blob stores; a matter of operators, whose keys have `operate`."""

@@ -16,7 +16,7 @@ _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FindingCode = Literal[
     "broker_away", "workers_missing", "workers_behind", "retention_near", "blob_stores_differ", "provider_refuses",
-    "provider_unavailable", "jobs_failing", "jobs_overdue", "jobs_without_next_action",
+    "provider_unavailable", "creates_paused", "jobs_failing", "jobs_overdue", "jobs_without_next_action",
     "jobs_finishing_too_long", "dead_letters", "webhooks_missed", "keys_expire_soon", "budget_nearly_spent",
 ]  # fmt: skip
 Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
@@ -34,7 +34,7 @@ class FindingView(TypedDict):
     """Ids of some of the jobs."""
     because: NotRequired[str]
     """The most frequent reason, as the provider states it; of failing jobs, their reasons with their numbers; of
-    budgets, what was spent; of blob stores, what to do; of partitions and keys, which."""
+    budgets, what was spent; of pauses, by whom and why; of blob stores, what to do; of partitions and keys, which."""
 
 
 @with_config(_DOCUMENTED)

@@ -22,8 +22,8 @@ from backstop.runtime.process.clock import NowMs
 from receiver.reads import problems
 from receiver.reads.declarations import AWAY
 from receiver.reads.overview import TenantOf
-from receiver.reads.parameters import Refusal, guarded, path_id
-from receiver.reads.routes import IdleOf, JustTaken, nothing_idle
+from receiver.reads.parameters import ReadRefusal, guarded, path_id
+from receiver.reads.routes import HeldOf, JustTaken, nothing_held
 from schemas.base import ID_CHARS_MAX, JobId
 from schemas.job_ids import qualified_job_id
 
@@ -79,7 +79,7 @@ GET_REQUEST: Final = Route(
 
 def add_search_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, now_ms: NowMs,
-    taken: JustTaken | None = None, idle: IdleOf = nothing_idle,
+    taken: JustTaken | None = None, held: HeldOf = nothing_held,
 ) -> None:  # fmt: skip
     """Add `GET /v1/search` and `GET /v1/jobs/{job_id}/request` to `app`."""
     just_taken = taken or JustTaken()
@@ -95,7 +95,7 @@ def add_search_routes(
 
         def shown_job(row: JobRow) -> JobView:
             sight = sights.get(row.job_id, UNSEEN)
-            return job_view(row, now_ms(), sight, idle(row, sight))
+            return job_view(row, now_ms(), sight, held(row, sight))
 
         shown = [_view(hit, shown_job) for hit in hits]
         data = [
@@ -108,10 +108,10 @@ def add_search_routes(
         tenant, given = tenant_of(request), path_id(request, "job")
         job_id = qualified_job_id(tenant, given)
         if await just_taken.is_hidden(tenant, given):
-            raise Refusal(problems.not_found("job"))
+            raise ReadRefusal(problems.not_found("job"))
         row, body = await database.read(lambda conn: (find_row(conn, tenant, job_id), request_of(conn, job_id)))
         if row is None:
-            raise Refusal(problems.not_found("job"))
+            raise ReadRefusal(problems.not_found("job"))
         if body is None:
             text = "The response was created elsewhere, or the job was refused: its request is not known here."
             return problems.problem(404, "no_request", text)

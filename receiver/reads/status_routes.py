@@ -66,7 +66,7 @@ class ReadModelView(TypedDict):
 
 
 @with_config(_DOCUMENTED)
-class LaneView(TypedDict):
+class ClosedLaneView(TypedDict):
     """A closed lane: creates of this model wait, but for one probe at a time."""
 
     model: str
@@ -95,7 +95,7 @@ class StatusView(TypedDict):
     """Commands to poll or cancel that were finished in the last minute, per second."""
     processes: list[ProcessView]
     partitions: list[PartitionView]
-    lanes: list[LaneView]
+    lanes: list[ClosedLaneView]
 
 
 GET_STATUS: Final = Route(

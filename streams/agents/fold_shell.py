@@ -32,7 +32,7 @@ POISON_RUN_MAX = 100
 """Unreadable records in a row on a log that only Backstop writes: a sign of a bad deploy, not of bad records."""
 
 
-class Record(LogRecord, Protocol):
+class FoldRecord(LogRecord, Protocol):
     """A Kafka record with its origin, as `streams.faust.consumer` delivers it."""
 
     @property
@@ -45,14 +45,21 @@ class Record(LogRecord, Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+def untaken(_partition: int, _folded: Folded[Any]) -> None:
+    """No part asks for the batches."""
+
+
 class FoldShell:
     """Folds batches of one log. Batches of one partition must not overlap; those of different partitions may."""
 
     def __init__(
         self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs,
-        heard: Callable[[], None] | None = None,
+        heard: Callable[[], None] | None = None, taken: Callable[[int, Folded[Any]], None] = untaken,
     ) -> None:  # fmt: skip
-        """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come."""
+        """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come.
+        :param taken: called with each batch when its rows are written.
+        """
+        self._taken = taken
         self._fold = fold
         self._rows = rows
         self._publisher = publisher
@@ -62,7 +69,7 @@ class FoldShell:
         self._heard = heard
         self._poison_run: dict[int, int] = {}
 
-    async def take(self, partition: int, records: Sequence[Record]) -> None:
+    async def take(self, partition: int, records: Sequence[FoldRecord]) -> None:
         """Return when `records` may be acknowledged.
 
         :raises Exception: publishing or writing failed; the caller must end the process and acknowledge nothing.
@@ -76,10 +83,11 @@ class FoldShell:
         if folded.rows:
             await self._rows.write(partition, folded.rows)
         self._point("rows.written")
+        self._taken(partition, folded)
         for key, due_ms in folded.dues_ms.items():
             self._index.put(partition, key, due_ms)
 
-    async def _publish(self, partition: int, folded: Folded[Record]) -> None:
+    async def _publish(self, partition: int, folded: Folded[FoldRecord]) -> None:
         results = [output for output in folded.outputs if isinstance(output, JobResult)]
         others: list[Message] = [output for output in folded.outputs if not isinstance(output, JobResult)]
         now_ms = self._now_ms()
@@ -96,7 +104,7 @@ class FoldShell:
             unknown = sum(brief.outcome == "unknown" or brief.adopted for brief in result.attempts)
             metrics.ATTEMPTS_UNKNOWN.inc(unknown)
 
-    def _count(self, partition: int, records: Sequence[Record], folded: Folded[Record]) -> None:
+    def _count(self, partition: int, records: Sequence[FoldRecord], folded: Folded[FoldRecord]) -> None:
         name = self._fold.topic
         metrics.FACTS.labels(log=name).inc(folded.taken)
         metrics.REPEATS.labels(log=name).inc(folded.repeats)
@@ -121,4 +129,4 @@ class FoldShell:
         failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # The Literal has the names of both folds.
 
 
-__all__ = ["Failpoint", "FoldShell", "Record"]
+__all__ = ["Failpoint", "FoldRecord", "FoldShell", "untaken"]

@@ -19,13 +19,16 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
-from streams.agents.fold_shell import FoldShell
+from streams.agents.fold_shell import FoldShell, untaken
 from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
+from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
-from streams.results import FencedError
+from streams.results import ResultsFencedError
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -62,7 +65,7 @@ AHEAD_MS = 10_000
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
-EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
+EXPECTED_ENDS = (BrokerUnavailableError, ResultsFencedError, OvertakenError, PartitionNotOwnedError)
 """Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
@@ -315,6 +318,7 @@ class Worker:
         self._lanes.share = share_of(mine, self._broker.partitions)
         for part in (self.jobs, self.responses):
             part.index.own(mine)
+            part.admissions.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
         """The same as `streams.agents.agents.Intake.take`, which needs Faust."""
@@ -331,19 +335,25 @@ class FoldParts:
 
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
-        who: str, results: Results, wrong: Wrong, lanes: Lanes | None,
+        who: str, results: Results, wrong: Wrong, lanes: Lanes | None, limits: LimitRules = NO_LIMITS,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
         self.index = WatchedIndex(life.now_ms)
         self.rows = Table(life, broker, stores, fold, wrong)
         self.rows.watch(IndexedRows(fold, self.index))
+        self.admission = Admission(limits, "a")
+        self.admissions = Admissions(self.admission, life.now_ms, broker.partitions)
+        if fold is JOB_FOLD:
+            self.rows.watch(self.admissions)
         shell = wrong.shell()
         self._shell: FoldShell = shell(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms,
+            index=self.index, now_ms=life.now_ms, taken=self.admissions.taken if fold is JOB_FOLD else untaken,
         )  # fmt: skip
-        self._held = JobTimers(self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms)
+        self._held = JobTimers(
+            self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
+        )  # fmt: skip
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
             publisher=Publisher(life, broker, who), now_ms=life.now_ms,

@@ -56,7 +56,7 @@ class FoundTopic:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TopicDifference:
     """One respect in which a topic differs from the settings. A
     `fatal` one stops the start; the others are warnings.
     """
@@ -79,7 +79,7 @@ class Created:
 
     created: tuple[str, ...]
     existing: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[TopicDifference, ...]
 
 
 def wanted_topics(settings: RuntimeSettings) -> tuple[WantedTopic, ...]:
@@ -104,9 +104,9 @@ def wanted_topics(settings: RuntimeSettings) -> tuple[WantedTopic, ...]:
     return tuple(wanted)
 
 
-def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> tuple[Difference, ...]:
+def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> tuple[TopicDifference, ...]:
     """All differences, in the order of `wanted`. Pure."""
-    differences: list[Difference] = []
+    differences: list[TopicDifference] = []
     for topic in wanted:
         have = found.get(topic.name)
         if have is None:
@@ -116,7 +116,7 @@ def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> t
     return tuple(differences)
 
 
-def refuse_fatal(differences: Iterable[Difference]) -> None:
+def refuse_fatal(differences: Iterable[TopicDifference]) -> None:
     """:raises ConfigurationError: a difference is fatal; each sentence
     states what was found, what is wanted, what to do.
     """
@@ -144,7 +144,7 @@ async def create_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> 
         )
 
 
-async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[Difference, ...]:
+async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[TopicDifference, ...]:
     """The differences from the settings; empty if there are none.
 
     :raises BrokerUnavailableError: no broker answered within `patience_s`.
@@ -154,7 +154,7 @@ async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> t
         return compare(wanted, await _found(admin, [topic.name for topic in wanted]))
 
 
-async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[Difference, ...]:
+async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[TopicDifference, ...]:
     """For the start of a process: wait for the broker, and for missing topics (another process may be creating them).
 
     Returns the differences that are only warnings.
@@ -209,15 +209,15 @@ def _wanted(settings: RuntimeSettings, topic: Topic) -> WantedTopic:
     )
 
 
-def _missing(topic: WantedTopic) -> Difference:
-    return Difference(
+def _missing(topic: WantedTopic) -> TopicDifference:
+    return TopicDifference(
         topic=topic.name, aspect="missing", setting="topic", found="missing",
         wanted=f"{topic.partitions} partitions", fatal=topic.vital,
         advice="Run `backstop topics create`.",
     )  # fmt: skip
 
 
-def _partitions(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
+def _partitions(topic: WantedTopic, have: FoundTopic) -> list[TopicDifference]:
     if have.partitions == topic.partitions:
         return []
     if topic.fixed:
@@ -229,18 +229,18 @@ def _partitions(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
     else:
         advice = "This topic may have any count; nothing needs to be done."
     return [
-        Difference(
+        TopicDifference(
             topic=topic.name, aspect="partitions", setting="partition count", found=str(have.partitions),
             wanted=str(topic.partitions), fatal=topic.fixed, advice=advice,
         )
     ]  # fmt: skip
 
 
-def _replicas(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
+def _replicas(topic: WantedTopic, have: FoundTopic) -> list[TopicDifference]:
     if have.replication_factor >= topic.replication_factor:
         return []
     return [
-        Difference(
+        TopicDifference(
             topic=topic.name, aspect="replication_factor", setting="replication factor",
             found=str(have.replication_factor), wanted=str(topic.replication_factor), fatal=False,
             advice="Reassign the topic with more replicas (kafka-reassign-partitions).",
@@ -248,9 +248,9 @@ def _replicas(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
     ]  # fmt: skip
 
 
-def _config(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
+def _config(topic: WantedTopic, have: FoundTopic) -> list[TopicDifference]:
     return [
-        Difference(
+        TopicDifference(
             topic=topic.name, aspect="config", setting=name, found=have.config.get(name, "unset"), wanted=wanted,
             fatal=_breaks(name, have.config.get(name), wanted),
             advice=f"Run kafka-configs --alter --topic {topic.name} --add-config '{name}=[{wanted}]'.",
@@ -371,7 +371,7 @@ async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str
     return configs
 
 
-def rows(differences: Iterable[Difference]) -> list[dict[str, Any]]:
+def rows(differences: Iterable[TopicDifference]) -> list[dict[str, Any]]:
     """The differences as JSON objects, for `-o json` and logs."""
     return [
         {

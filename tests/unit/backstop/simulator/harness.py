@@ -14,7 +14,7 @@ from openai.types.responses import Response
 from yarl import URL
 
 from backstop.simulator.app import build_app
-from backstop.simulator.config import Endpoint, Profile, SimulatorConfig
+from backstop.simulator.config import EndpointProfile, Profile, SimulatorConfig
 from backstop.simulator.loading import merge_profile
 from backstop.simulator.profiles import PRESETS
 from tests.support.waiting import eventually
@@ -133,7 +133,7 @@ async def world(
     inbox.router.add_post("/hooks", receiver.take)
     inbox_runner, inbox_url = await serve(inbox)
     receiver.url = f"{inbox_url}/hooks"
-    endpoints = (Endpoint(receiver.url, (SECRET,)),) if webhooks else ()
+    endpoints = (EndpointProfile(receiver.url, (SECRET,)),) if webhooks else ()
     settings = {"profile": wanted or profile(), "api_keys": (KEY,), "endpoints": endpoints, **more}
     runner, url = await serve(build_app(SimulatorConfig(**settings)))
     sdk = AsyncOpenAI(
