@@ -36,6 +36,7 @@ from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
 from receiver.reads.bulk import add_bulk_routes
 from receiver.reads.costs import add_cost_routes
+from receiver.reads.holding import holding
 from receiver.reads.lanes import Publishing, add_lane_routes
 from receiver.reads.leads import add_leads
 from receiver.reads.lookups import DatabaseReads, FeedChanges
@@ -70,7 +71,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    watch, lane_tail = system_watch(settings, now_ms)
+    watch = system_watch(settings, now_ms)
     app = application(
         settings,
         publisher,
@@ -94,7 +95,6 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         asyncio.create_task(app[LANE_WATCH].run(), name="lane-watch"),
         asyncio.create_task(_tail(settings, app, now_ms, limits, folders).run(), name="partial-tail"),
         asyncio.create_task(watch.run(), name="watch-system"),
-        asyncio.create_task(lane_tail.run(), name="lane-tail"),
     ]
     failures: list[BaseException] = []
     for task in opening:
@@ -132,7 +132,7 @@ def application(
     if folders is not None:
         health.watch("blob_stores", folders.difference, "note")
     spending = spending or Spending((), read_prices(SHIPPED_PRICES))
-    watch = watch or system_watch(settings, now_ms)[0]
+    watch = watch or system_watch(settings, now_ms)
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
@@ -142,7 +142,9 @@ def application(
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
-    pauses = app[LANE_WATCH] = LaneWatch(settings, now_ms)
+    lane_watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
+    watch.lanes = lane_watch.lanes
+    held = holding(watch, lane_watch)
     add_routes(
         app,
         database,
@@ -153,20 +155,20 @@ def application(
         feed=feed,
         prices=spending.prices,
         now_ms=now_ms,
-        idle=lambda row, sight: watch.idle(row, sight) or pauses.holding(row),
+        held=held,
     )
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     expiring = app[KEYS].expiring
     add_overview_routes(
-        app, database, rights, now_ms, overdue_bound_ms, spending, folders, watch, pauses, expiring
+        app, database, rights, now_ms, overdue_bound_ms, spending, folders, lane_watch, watch, expiring
     )  # fmt: skip
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
     publishing = Publishing(publisher, limits)
-    add_lane_routes(app, database, rights, now_ms, pauses, publishing)
+    add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)
-    add_search_routes(app, database, blobs, tenant_of, now_ms, taken, watch.idle)
+    add_search_routes(app, database, blobs, tenant_of, now_ms, taken, held)
     add_status_route(app, watch, now_ms)
-    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, pauses)
+    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch)
     add_page(app)
     add_leads(app)
     for sweep in storage.sweeping:

@@ -25,7 +25,7 @@ ResponseStatus = Literal[OpenResponseStatus, EndResponseStatus]
 
 WaitsFor = Literal[
     "log", "turn", "acceptance", "webhook", "poll", "adoption", "retry", "lane", "operator", "deadline", "result",
-    "worker",
+    "worker", "resume",
 ]  # fmt: skip
 """What an open job waits for:
 
@@ -40,7 +40,8 @@ WaitsFor = Literal[
 - `operator`: the account at the provider to be mended;
 - `deadline`: nothing but a late response, as it gets no further attempt;
 - `result`: its record on `results`;
-- `worker`: a worker for its partition.
+- `worker`: a worker for its partition;
+- `resume`: an operator, who paused its creates.
 """
 
 GivenUpStatus = Literal["missing", "stuck"]

@@ -31,7 +31,8 @@ WaitingView = TypedDict(
                 "`poll`: a poll that confirms what a webhook told. `adoption`: a sign of a create of unknown outcome. "
                 "`retry`: the time of its next attempt. `lane`: an open lane of its model. `operator`: the "
                 "account at the provider to be mended. `deadline`: nothing but a late response. `result`: its "
-                "record on `results`. `worker`: a worker for its partition."
+                "record on `results`. `worker`: a worker for its partition. "
+                "`resume`: an operator, who paused its creates."
             ),
         ],
         "since_ms": int,

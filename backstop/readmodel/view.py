@@ -6,7 +6,7 @@ import orjson
 
 from backstop.readmodel.answers import BecauseView, EntryView, JobView, LateUsageView, ResultView
 from backstop.readmodel.rows import JobRow, LateUsage, TimelineEntry, Wait
-from backstop.readmodel.waits import UNSEEN, Idle, Paused, Sight, waiting_view
+from backstop.readmodel.waits import UNSEEN, Sight, waiting_view
 from schemas.job_ids import own_job_id
 
 
@@ -25,14 +25,14 @@ class TakenJob(Protocol):
     def deadline_at_ms(self) -> int | None: ...
 
 
-def job_view(row: JobRow, now_ms: int, sight: Sight = UNSEEN, idle: Idle | Paused | None = None) -> JobView:
+def job_view(row: JobRow, now_ms: int, sight: Sight = UNSEEN, held: Wait | None = None) -> JobView:
     """A job without its result; fields without a value are left out.
 
-    `sight`: of the response that runs. `idle`: where the job's partition, or that of its response, has no
-    worker, or an operator has paused its creates.
+    `sight`: of the response that runs. `held`: what holds the job up before anything
+    else can, such as a partition without a worker.
     """
     wait = row.wait
-    waiting = None if wait is None else waiting_view(wait, now_ms, row.deadline_at_ms, sight, idle)
+    waiting = None if wait is None else waiting_view(wait, now_ms, row.deadline_at_ms, sight, held)
     view: dict[str, Any] = {
         "object": "job",
         "job_id": own_job_id(row.tenant, row.job_id),

@@ -46,13 +46,10 @@ class Sight:
 UNSEEN: Final = Sight()
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """A partition without a worker."""
-
-    topic: str
-    partition: int
-    since_ms: int
+def idle_wait(topic: str, partition: int, since_ms: int) -> Wait:
+    """What a job waits for whose partition no worker holds."""
+    said = f"no worker holds partition {partition} of {topic} since {time_of(since_ms)}"
+    return Wait("worker", since_ms, None, "no_worker", said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ def wait_after(state: JobState, fact: JobFact, before: Wait | None) -> Wait | No
         case Absent():
             return None
         case Waiting():
-            return _for_turn(state)
+            return _waiting(state)
         case Active():
             return _active(state, fact, before)
         case BackingOff():
@@ -85,12 +82,12 @@ def wait_after(state: JobState, fact: JobFact, before: Wait | None) -> Wait | No
             assert_never(state)
 
 
-def _for_turn(state: Waiting) -> Wait:
+def _waiting(state: Waiting) -> Wait:
     begins_ms = state.spec.turn.not_before_ms if state.spec.turn is not None else None
-    if begins_ms is not None:
+    if begins_ms is not None and begins_ms > state.since_ms:
         return Wait("turn", state.since_ms, begins_ms, "not_before", "the job asked not to begin before a time")
-    said = f"the job waits for its turn under the limits of {state.spec.model}"
-    return Wait("turn", state.since_ms, None, "limits", said)
+    said = f"it waits for its turn under the limits of {state.spec.model}"
+    return Wait("turn", state.since_ms, state.spec.deadline_at_ms, "turn", said)
 
 
 def _active(state: Active, fact: JobFact, before: Wait | None) -> Wait:
@@ -166,18 +163,13 @@ def _saw(seen: Sight, entry: TimelineEntry, summary: dict[str, Any]) -> Sight:
 
 
 def waiting_view(
-    wait: Wait, now_ms: int, deadline_ms: int | None = None, sight: Sight = UNSEEN,
-    idle: Idle | Paused | None = None,
-) -> WaitingView:  # fmt: skip
-    """`wait` as it is shown at `now_ms`."""
+    wait: Wait, now_ms: int, deadline_ms: int | None = None, sight: Sight = UNSEEN, held: Wait | None = None
+) -> WaitingView:
+    """`wait` as it is shown at `now_ms`. `held`: what holds the job up before anything else can."""
     wait = _seen(wait, sight) if wait.waits_for == "webhook" else wait
     if wait.waits_for == "retry" and wait.until_ms is not None and now_ms > wait.until_ms + LATE_MS:
         wait = replace(wait, waits_for="lane", since_ms=wait.until_ms, until_ms=deadline_ms)
-    if isinstance(idle, Paused) and wait.waits_for in BEFORE_A_CREATE:
-        wait = Wait("operator", idle.since_ms, deadline_ms, PAUSED_CODE, cut(idle.words))
-    if isinstance(idle, Idle):
-        said = f"no worker holds partition {idle.partition} of {idle.topic} since {time_of(idle.since_ms)}"
-        wait = Wait("worker", idle.since_ms, None, "no_worker", said)
+    wait = held or wait
     view: WaitingView = {
         "for": wait.waits_for,
         "since_ms": wait.since_ms,

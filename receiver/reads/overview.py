@@ -69,14 +69,14 @@ class Rights:
 
 def add_overview_routes(
     app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int,
-    spending: Spending | None = None, folders: BlobFolders | None = None, watch: SystemWatch | None = None,
-    pauses: LaneWatch | None = None, expiring: Expiring | None = None,
+    spending: Spending | None = None, folders: BlobFolders | None = None, watch: LaneWatch | None = None,
+    system: SystemWatch | None = None, expiring: Expiring | None = None,
 ) -> None:  # fmt: skip
     """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep).
-    `folders`: what other processes say of their blob stores. `watch`: what the broker tells of workers. `pauses`: those
-    in force. `expiring`: tells the keys of a tenant that expire soon, a sentence each.
+    `folders`: what other processes say of their blob stores. `watch`: knows the pauses in force. `system`: what the
+    broker tells of workers. `expiring`: tells the keys of a tenant that expire soon, a sentence each.
     """
-    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders, watch, pauses, expiring)
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders, watch, system, expiring)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
         (declared.GET_STATS, overview.stats),
@@ -89,10 +89,10 @@ def add_overview_routes(
 class _Overview:
     def __init__(
         self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None,
-        folders: BlobFolders | None, watch: SystemWatch | None, pauses: LaneWatch | None, expiring: Expiring | None,
+        folders: BlobFolders | None, watch: LaneWatch | None, system: SystemWatch | None, expiring: Expiring | None,
     ) -> None:  # fmt: skip
         self._watch = watch
-        self._pauses = pauses
+        self._system = system
         self._expiring = expiring
         self._folders = folders
         self._spending = spending
@@ -107,7 +107,7 @@ class _Overview:
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
         blob_stores = self._of_blob_stores(request)
-        of_system = [] if self._watch is None else system_findings(self._watch, now_ms)
+        of_system = [] if self._system is None else system_findings(self._system, now_ms)
         keys = [] if self._expiring is None else self._expiring(tenant)
 
         def poll(conn: Connection) -> AttentionView:
@@ -120,8 +120,8 @@ class _Overview:
                 blob_stores,
                 _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
                 _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
-                _of_waiting("creates_paused", waits["creates_paused"], tenant),
                 _of_failures(ended_groups(conn, tenant, since_ms)[0]),
+                _of_waiting("creates_paused", waits["creates_paused"], tenant),
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),

@@ -20,10 +20,10 @@ from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.lists import JobFilter, JobRows, list_rows, sights_of
 from backstop.readmodel.prices import Prices, read_prices
 from backstop.readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, late_usage_of, timeline_of
-from backstop.readmodel.rows import JobRow
+from backstop.readmodel.rows import JobRow, Wait
 from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.view import TakenJob, job_view, late_usage_view, result_view, taken_view, timeline_view
-from backstop.readmodel.waits import UNSEEN, Idle, Paused, Sight
+from backstop.readmodel.waits import UNSEEN, Sight
 from backstop.runtime.authority import authority_of
 from backstop.runtime.blobs import BlobStore, get_body
 from backstop.runtime.errors import BlobMissingError
@@ -42,14 +42,14 @@ OUTPUT_INLINE_BYTES_MAX = 262_144
 """A larger output is linked from its job, not included."""
 
 TenantOf = Callable[[web.Request], str]
-IdleOf = Callable[[JobRow, Sight], Idle | Paused | None]
-"""The partition of an open job that no worker holds, or the pause that holds its creates."""
+HeldOf = Callable[[JobRow, Sight], Wait | None]
+"""What holds an open job up before anything else can."""
 
 
 def add_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, registry: CollectorRegistry,
     limits: StreamLimits | None = None, taken: "JustTaken | None" = None, feed: ChangeFeed | None = None,
-    prices: Prices | None = None, now_ms: NowMs | None = None, idle: IdleOf | None = None,
+    prices: Prices | None = None, now_ms: NowMs | None = None, held: HeldOf | None = None,
 ) -> None:  # fmt: skip
     """Add the reads to `app`, whose cleanup stops the streams and `feed`. The caller opens and closes the database."""
     limits = limits or StreamLimits()
@@ -64,7 +64,7 @@ def add_routes(
         taken or JustTaken(),
         prices,
         now_ms or make_clock(),
-        idle or nothing_idle,
+        held or nothing_held,
     )
     for route, handler in (
         (declared.LIST_JOBS, reads.list_jobs),
@@ -90,7 +90,7 @@ def add_routes(
     app.on_shutdown.append(end_streams)  # before the server waits for its handlers: a stream does not end by itself
 
 
-def nothing_idle(_row: JobRow, _sight: Sight) -> Idle | None:
+def nothing_held(_row: JobRow, _sight: Sight) -> Wait | None:
     """Where the state of the workers is not known."""
     return None
 
@@ -116,9 +116,9 @@ class JustTaken:
 class _Reads:
     def __init__(
         self, database: Database, blobs: BlobStore, tenant_of: TenantOf, feed: ChangeFeed, limits: StreamLimits,
-        taken: JustTaken, prices: Prices, now_ms: NowMs, idle: IdleOf,
+        taken: JustTaken, prices: Prices, now_ms: NowMs, held: HeldOf,
     ) -> None:  # fmt: skip
-        self._idle = idle
+        self._held = held
         self._now_ms = now_ms
         self._prices = prices
         self._taken = taken
@@ -226,7 +226,7 @@ class _Reads:
 
     def _shown(self, row: JobRow, sights: Mapping[str, Sight]) -> JobView:
         sight = sights.get(row.job_id, UNSEEN)
-        return job_view(row, self._now_ms(), sight, self._idle(row, sight))
+        return job_view(row, self._now_ms(), sight, self._held(row, sight))
 
     def _just_taken(self, request: web.Request) -> JobView | None:
         """A job that was accepted recently, in the form of its first row."""

@@ -23,7 +23,7 @@ from receiver.reads import problems
 from receiver.reads.declarations import AWAY
 from receiver.reads.overview import TenantOf
 from receiver.reads.parameters import ReadRefusal, guarded, path_id
-from receiver.reads.routes import IdleOf, JustTaken, nothing_idle
+from receiver.reads.routes import HeldOf, JustTaken, nothing_held
 from schemas.base import ID_CHARS_MAX, JobId
 from schemas.job_ids import qualified_job_id
 
@@ -79,7 +79,7 @@ GET_REQUEST: Final = Route(
 
 def add_search_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, now_ms: NowMs,
-    taken: JustTaken | None = None, idle: IdleOf = nothing_idle,
+    taken: JustTaken | None = None, held: HeldOf = nothing_held,
 ) -> None:  # fmt: skip
     """Add `GET /v1/search` and `GET /v1/jobs/{job_id}/request` to `app`."""
     just_taken = taken or JustTaken()
@@ -95,7 +95,7 @@ def add_search_routes(
 
         def shown_job(row: JobRow) -> JobView:
             sight = sights.get(row.job_id, UNSEEN)
-            return job_view(row, now_ms(), sight, idle(row, sight))
+            return job_view(row, now_ms(), sight, held(row, sight))
 
         shown = [_view(hit, shown_job) for hit in hits]
         data = [

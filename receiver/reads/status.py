@@ -3,17 +3,16 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from aiohttp import web
 
-from backstop.readmodel.rows import JobRow
-from backstop.readmodel.waits import Idle, Sight, time_of
+from backstop.readmodel.rows import JobRow, Wait
+from backstop.readmodel.waits import Sight, idle_wait, time_of
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
 from backstop.runtime.kafka.holdings import GROUPS, Holding, Holdings, Look
-from backstop.runtime.kafka.topic_follower import TopicFollower
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -26,15 +25,12 @@ from receiver.reads.status_routes import (
     ProcessView,
     StatusView,
 )
-from schemas.codec import PoisonError, decode
-from schemas.lanes import LANE_FACT
 from streams.policy import lanes
 
 LOOK_EVERY_S: Final = 3.0
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
 RATE_MS: Final = 60_000
-LANES_MAX: Final = 1_000
 CLIENT_CHARS_MAX: Final = 100
 
 log = get_logger("receiver.status")
@@ -46,7 +42,7 @@ class Reader(Protocol):
 
 
 class SystemWatch:
-    """Asks the broker for its groups every `LOOK_EVERY_S`, and follows `lanes`. Needed by `/v1/status`, and for jobs
+    """Asks the broker for its groups every `LOOK_EVERY_S`. Needed by `/v1/status`, and for jobs
     that wait for a worker.
     """
 
@@ -54,7 +50,8 @@ class SystemWatch:
         self._reader = reader
         self._now_ms = now_ms
         self.holdings = Holdings()
-        self.lanes: dict[str, lanes.Lane] = {}
+        self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
+        """By account and model, as another part follows them."""
         self._polled: deque[tuple[int, int]] = deque()
         """Time and number of all finished poll commands, of the last minute."""
 
@@ -88,23 +85,14 @@ class SystemWatch:
         while self._polled[0][0] < look.at_ms - RATE_MS:
             self._polled.popleft()
 
-    def take_lane(self, record: Any) -> None:
-        """Take a record of `lanes`."""
-        try:
-            fact = decode(LANE_FACT, record.value)
-        except PoisonError:
-            return  # of another release; workers report it
-        if fact.key in self.lanes or len(self.lanes) < LANES_MAX:
-            self.lanes[fact.key] = lanes.take(self.lanes.get(fact.key, lanes.Lane()), fact, record.timestamp)
-
-    def idle(self, row: JobRow, sight: Sight) -> Idle | None:
+    def idle(self, row: JobRow, sight: Sight) -> Wait | None:
         """The partition of an open job's log, or else of its response's, that no worker holds."""
         if row.wait is None or row.position.topic != "jobs":
             return None
         found = self.holdings.idle(("jobs", row.position.partition))
         if found is None and sight.partition is not None:
             found = self.holdings.idle(("responses", sight.partition))
-        return None if found is None else Idle(found.topic, found.partition, found.unheld_since_ms or 0)
+        return None if found is None else idle_wait(found.topic, found.partition, found.unheld_since_ms or 0)
 
     def polls_per_s(self) -> float:
         if len(self._polled) < 2:
@@ -113,11 +101,9 @@ class SystemWatch:
         return round(max(0, last - first) * 1000 / max(1, to_ms - from_ms), 2)
 
 
-def system_watch(settings: RuntimeSettings, now_ms: NowMs) -> tuple[SystemWatch, TopicFollower]:
-    """The watch, and the follower of `lanes` that is to run beside it."""
+def system_watch(settings: RuntimeSettings, now_ms: NowMs) -> SystemWatch:
     topics = sorted({topic for group in GROUPS.values() for topic in group})
-    watch = SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms)
-    return watch, TopicFollower(settings, ["lanes"], watch.take_lane, name="lanes", again_s=LOOK_EVERY_S)
+    return SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms)
 
 
 def add_status_route(app: web.Application, watch: SystemWatch, now_ms: NowMs) -> None:
@@ -258,10 +244,10 @@ def _partition(each: Holding) -> PartitionView:
     return view
 
 
-def _closed(board: Mapping[str, lanes.Lane]) -> list[ClosedLaneView]:
+def _closed(board: Mapping[tuple[str, str], lanes.Lane]) -> list[ClosedLaneView]:
     found: list[ClosedLaneView] = []
     for key in sorted(board):
-        account, _, model = key.partition("/")
+        account, model = key
         closed = board[key].closed
         if closed is not None:
             found.append(

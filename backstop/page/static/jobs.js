@@ -173,7 +173,7 @@ function reasons(seen) {
 }
 
 // Waits that have a reason worth a glance; the others are the plain course of a job.
-const WHY = ["adoption", "retry", "lane", "operator", "deadline", "worker"];
+const WHY = ["adoption", "retry", "lane", "operator", "deadline", "worker", "resume"];
 
 const FINDINGS = {
   broker_away: (found) => ["The broker does not answer", `${found.because}.`],
@@ -190,9 +190,9 @@ const FINDINGS = {
     `${found.because}. They continue by themselves once it is.`],
   provider_unavailable: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider`,
     `${found.because}. They continue by themselves once it is available.`],
+  jobs_failing: (found) => [`${share(found.count, found.of)} of jobs failed in the last hour`, `${found.because}.`],
   creates_paused: (found) => [`${count(found.count, "job waits", "jobs wait")} as an operator paused creates`,
     `${found.because}. They continue when it is resumed.`],
-  jobs_failing: (found) => [`${share(found.count, found.of)} of jobs failed in the last hour`, `${found.because}.`],
   jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
     "A worker is down, or too slow."],
   jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action`,

@@ -55,6 +55,7 @@ const WAITS = {
   deadline: ["a late response, until its deadline "],
   result: ["its result to be published"],
   worker: ["a worker for its partition"],
+  resume: ["an operator to resume creates", ", at most until "],
 };
 
 /** What the job waits for, until when, and why; null once it has ended. */

@@ -194,6 +194,11 @@ def test_what_can_not_hold_keeps_the_process_from_starting(changed: dict[str, An
         build(**changed)
 
 
+def test_without_a_webhook_secret_webhooks_are_off_and_the_process_starts() -> None:
+    build(webhook_secrets=())
+    assert ReceiverSettings(webhook_secrets=()).webhook_keys() == ()
+
+
 @pytest.mark.parametrize("changed", [{"headers_s": 80}, {"publish_s": 10}, {"submit_depth_max": 254}])
 def test_limits_that_contradict_each_other_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="limits: "):

@@ -1,20 +1,19 @@
 """What `/v1/status` tells, from what the broker told."""
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 
 from backstop.cli.status import status_text
 from backstop.readmodel.project import evolve
 from backstop.readmodel.rows import Position
-from backstop.readmodel.waits import UNSEEN, Idle, Sight
+from backstop.readmodel.waits import UNSEEN, Sight, idle_wait
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.holdings import GroupSeen, Look, Member
 from backstop.runtime.process.identity import own_name
 from receiver.reads.status import LOOK_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
-from schemas.codec import encode
 from schemas.lanes import CreateFailed
+from streams.policy.lanes import Lane, take
 from tests.unit.backstop.readmodel.logs import accepted, submitted
 
 NOW_MS = 5_147_000
@@ -92,11 +91,11 @@ def test_a_partition_without_a_worker_is_named_and_so_it_is_on_its_jobs(told: To
     once(watch)
     row = evolve(evolve(None, submitted(), Position("jobs", 1, 0)).row, accepted(), Position("jobs", 1, 1)).row
     assert row is not None
-    assert watch.idle(row, UNSEEN) == Idle("jobs", 1, NOW_MS)
+    assert watch.idle(row, UNSEEN) == idle_wait("jobs", 1, NOW_MS)
     other = evolve(None, submitted(), Position("jobs", 0, 0)).row
     assert other is not None
     assert watch.idle(other, UNSEEN) is None
-    assert watch.idle(other, Sight(partition=1)) == Idle("responses", 1, NOW_MS)
+    assert watch.idle(other, Sight(partition=1)) == idle_wait("responses", 1, NOW_MS)
 
 
 def test_a_worker_that_stands_still_is_named(told: Told, watch: SystemWatch) -> None:
@@ -135,17 +134,10 @@ def test_polls_are_counted_over_the_last_minute(told: Told, watch: SystemWatch) 
 def test_a_closed_lane_is_told_with_its_reason(watch: SystemWatch) -> None:
     once(watch)
     fact = CreateFailed(
-        id="f",
-        at_ms=NOW_MS,
-        command_id="c",
-        account="0" * 8,
-        model="gpt-5",
-        cause="account",
-        code="invalid_api_key",
+        id="f", at_ms=NOW_MS, command_id="c", account="0" * 8, model="gpt-5", cause="account", code="invalid_api_key",
         message="No.",
-    )
-    watch.take_lane(SimpleNamespace(value=encode(fact), timestamp=NOW_MS))
-    watch.take_lane(SimpleNamespace(value=b"{", timestamp=NOW_MS))
+    )  # fmt: skip
+    watch.lanes = {("0" * 8, "gpt-5"): take(Lane(), fact, NOW_MS)}
     (lane,) = status(watch, NOW_MS)["lanes"]
     assert (lane["model"], lane["code"], lane["since_ms"]) == ("gpt-5", "invalid_api_key", NOW_MS)
     assert wrong(watch, NOW_MS) == ["creates of gpt-5 wait since 01:25:47 UTC: invalid_api_key No."]

@@ -62,7 +62,7 @@ async def api(bench: Bench, folders: BlobFolders | None = None, watch: SystemWat
     app = web.Application()
     rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     held: list[Api] = []
-    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders=folders, watch=watch,
+    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders=folders, system=watch,
                         expiring=lambda tenant: [f"key of {tenant} expires"] * (watch is not None))  # fmt: skip
     runner = web.AppRunner(app)
     await runner.setup()

@@ -9,7 +9,7 @@ from backstop.readmodel.project import evolve
 from backstop.readmodel.rows import JobRow, Position, TimelineEntry, Wait
 from backstop.readmodel.timeline import summarise
 from backstop.readmodel.view import job_view
-from backstop.readmodel.waits import BEFORE_A_CREATE, MESSAGE_CHARS_MAX, Idle, Paused, sight_of, waiting_view
+from backstop.readmodel.waits import MESSAGE_CHARS_MAX, idle_wait, sight_of
 from schemas.base import Message
 from schemas.jobs import Turn
 from schemas.pauses import PAUSED_CODE
@@ -49,9 +49,9 @@ def entries(*facts: ResponseFact) -> list[TimelineEntry]:
     ]
 
 
-def waits(row: JobRow, now_ms: int = 3_000, seen: Sequence[TimelineEntry] = (), idle: Idle | None = None) -> Any:
+def waits(row: JobRow, now_ms: int = 3_000, seen: Sequence[TimelineEntry] = (), held: Wait | None = None) -> Any:
     sight = sight_of(seen, row.wait.response_id if row.wait else None)
-    return job_view(row, now_ms, sight, idle).get("waiting")
+    return job_view(row, now_ms, sight, held).get("waiting")
 
 
 def due_of(row: JobRow) -> int:
@@ -184,7 +184,7 @@ def test_a_cancelled_job_has_no_next_action() -> None:
 
 
 def test_a_partition_without_a_worker_is_what_its_jobs_wait_for() -> None:
-    assert waits(row_of(*RUNNING), idle=Idle("jobs", 2, 5_147_000)) == {
+    assert waits(row_of(*RUNNING), held=idle_wait("jobs", 2, 5_147_000)) == {
         "for": "worker", "since_ms": 5_147_000,
         "because": {"code": "no_worker", "message": "no worker holds partition 2 of jobs since 01:25:47 UTC"},
     }  # fmt: skip
