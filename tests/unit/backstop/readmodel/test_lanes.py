@@ -88,7 +88,7 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     prices = read_prices(SHIPPED_PRICES)
     add_lane_routes(app, bench.another(), rights, now_ms, watch, Publishing(publisher, Limits(publish_s=0.2)))
     add_why_route(app, bench.another(), rights.tenant_of, now_ms, prices, watch=watch)
-    add_overview_routes(app, bench.another(), rights, now_ms, 1_000, pauses=watch)
+    add_overview_routes(app, bench.another(), rights, now_ms, 1_000, watch=watch)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
