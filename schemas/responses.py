@@ -4,7 +4,20 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, Terms, UnixMs, Usage, cause_of_older
+from schemas.base import (
+    Body,
+    Cause,
+    JobId,
+    LatencyClass,
+    PollBasis,
+    ResponseMessage,
+    SpanMs,
+    TenantId,
+    Terms,
+    UnixMs,
+    Usage,
+    cause_of_older,
+)  # fmt: skip
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
@@ -42,6 +55,7 @@ class ResponseClaimed(ResponseMessage):
     attempt: int = Field(ge=1)
     tenant: TenantId
     poll_at_ms: UnixMs
+    latency_class: LatencyClass | None = None
     last_poll_at_ms: UnixMs
     """The latest time of a poll before the job's deadline (`LAST_POLL_LEAD_MS`)."""
     missing_grace_ms: SpanMs
@@ -93,6 +107,7 @@ class ResponseObserved(ResponseMessage):
     provider_ended_at_ms: UnixMs | None = None
     next_poll_at_ms: UnixMs
     """When to poll again if the response has not ended; stamped by the poller's policy."""
+    poll_basis: PollBasis | None = None
     others_ended_at_ms: UnixMs | None = None
     """When this process last saw another response end; None if it saw none."""
     typical_ms: SpanMs | None = None
@@ -109,6 +124,7 @@ class PollFailed(ResponseMessage):
     command_id: str
     reason: str
     next_poll_at_ms: UnixMs
+    poll_basis: PollBasis | None = None
 
 
 class ResponseTimerFired(ResponseMessage):
@@ -117,6 +133,7 @@ class ResponseTimerFired(ResponseMessage):
     due_ms: UnixMs
     next_poll_at_ms: UnixMs
     """When the poll after this one is due; stamped by the scheduler's policy."""
+    poll_basis: PollBasis | None = None
 
 
 ResponseFact = Annotated[

@@ -49,6 +49,7 @@ from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.streamed_rows import StreamedRows
@@ -84,7 +85,11 @@ class Worker:
         self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
         self._access = self._open_access()
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
-        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
+        learned = settings.learned_polls()
+        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected, learned=learned)
+        self._learning: PollLearning | None = None
+        if learned is not None:
+            self._learning = PollLearning(learned, self._access.rate, self._now_ms, self._reporting.metrics)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
@@ -123,6 +128,7 @@ class Worker:
                 self._guarded(poller.run(stop)),
                 self._guarded(self._follower.run(stop, self._access)),
                 self._guarded(self._watch_changelogs(stop)),
+                *([self._guarded(self._learning.run(stop))] if self._learning is not None else ()),
                 self._guarded(self._clock.run(stop)),
             )
         finally:
@@ -229,10 +235,13 @@ class Worker:
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
+            if self._learning is not None:
+                table.watch(self._learning)
         rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
+            learn=self._learning.took if fold is RESPONSE_FOLD and self._learning is not None else None,
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -243,6 +252,8 @@ class Worker:
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
+                if self._learning is not None:
+                    self._learning.own(active)
                 self._follower.rebuilt(active, streamed)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))

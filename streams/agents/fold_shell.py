@@ -50,9 +50,11 @@ class FoldShell:
 
     def __init__(
         self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs,
-        heard: Callable[[], None] | None = None,
+        heard: Callable[[], None] | None = None, learn: Callable[[int, Sequence[Message]], None] | None = None,
     ) -> None:  # fmt: skip
-        """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come."""
+        """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come.
+        :param learn: called with the partition and the facts of a batch that was folded, for the schedule, too.
+        """
         self._fold = fold
         self._rows = rows
         self._publisher = publisher
@@ -60,6 +62,7 @@ class FoldShell:
         self._index = index
         self._now_ms = now_ms
         self._heard = heard
+        self._learn = learn
         self._poison_run: dict[int, int] = {}
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:
@@ -76,6 +79,8 @@ class FoldShell:
         if folded.rows:
             await self._rows.write(partition, folded.rows)
         self._point("rows.written")
+        if self._learn is not None and folded.facts:
+            self._learn(partition, folded.facts)
         for key, due_ms in folded.dues_ms.items():
             self._index.put(partition, key, due_ms)
 

@@ -73,6 +73,8 @@ class Folded(Generic[R]):
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     """New rows by key; None deletes the key."""
     dues_ms: dict[bytes, int | None] = field(default_factory=dict)
+    facts: list[Message] = field(default_factory=list)
+    """The facts that were folded, without repeats."""
     outputs: list[Message] = field(default_factory=list)
     poisons: list[tuple[R, PoisonError]] = field(default_factory=list)
     """Records that become dead letters: unusable ones, and submissions with the id of another submission."""
@@ -106,6 +108,7 @@ def fold_batch(fold: Fold[S], read_row: Callable[[bytes], bytes | None], records
             continue
         folded.last_poisoned_run = 0
         folded.taken += 1
+        folded.facts.append(event)
         if result.ignored is not None:
             folded.ignored[result.ignored.value] += 1
             if result.ignored is Ignored.CONFLICT and isinstance(event, JobSubmitted):

@@ -24,6 +24,8 @@ from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import share_of
+from streams.policy.latency import Latencies
+from streams.policy.learned_polls import LearnedPolls, PollPrice
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.results import FencedError
 from streams.scheduler.due import DueIndex, IndexedRows
@@ -39,6 +41,7 @@ from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.limits import PollerLimits, SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
+from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.submitter import Submitter
@@ -228,7 +231,7 @@ class Worker:
     def __init__(
         self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
         policy: SubmissionPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, polls: PollPolicy = POLLS,
-        calls_per_s: float = 250.0,
+        calls_per_s: float = 250.0, learned: bool = False,
     ) -> None:  # fmt: skip
         self.life = life
         self.host = host
@@ -240,7 +243,14 @@ class Worker:
         self._stop = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
-        webhooks = Webhooks(polls)
+        rate = PollRate(calls_per_s, life.now_ms)
+        self._learning: PollLearning | None = None
+        learned_polls = (
+            LearnedPolls(PollPrice(spacing_max_ms=polls.spacing_max_ms), Latencies(5_000)) if learned else None
+        )
+        if learned_polls is not None:
+            self._learning = PollLearning(learned_polls, rate, life.now_ms, METRICS)
+        webhooks = Webhooks(polls, learned=learned_polls)
         lanes = self._lanes = Lanes(life.now_ms)
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
@@ -262,7 +272,7 @@ class Worker:
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        access = ProviderAccess(openai, lanes, PollRate(calls_per_s, life.now_ms))
+        access = ProviderAccess(openai, lanes, rate)
         creating, polling = (
             WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
         )
@@ -275,6 +285,8 @@ class Worker:
         for timers in (self.jobs, self.responses):
             spawn(self._guarded(partial(self._informed, timers.fire)))
             spawn(self._guarded(timers.watch))
+        if self._learning is not None:
+            spawn(self._guarded(partial(self._learning.run, stop)))
         parts = (self.consumer.run, self._submitter.run, self._poller.run)
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
@@ -306,8 +318,9 @@ class Worker:
     def _fold(
         self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None
     ) -> "FoldParts":  # fmt: skip
+        learning = self._learning if fold is RESPONSE_FOLD else None
         return FoldParts(
-            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes
+            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes, learning
         )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
@@ -315,6 +328,8 @@ class Worker:
         self._lanes.share = share_of(mine, self._broker.partitions)
         for part in (self.jobs, self.responses):
             part.index.own(mine)
+        if self._learning is not None:
+            self._learning.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
         """The same as `streams.agents.agents.Intake.take`, which needs Faust."""
@@ -331,17 +346,19 @@ class FoldParts:
 
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
-        who: str, results: Results, wrong: Wrong, lanes: Lanes | None,
+        who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
         self.index = WatchedIndex(life.now_ms)
         self.rows = Table(life, broker, stores, fold, wrong)
         self.rows.watch(IndexedRows(fold, self.index))
+        if learning is not None:
+            self.rows.watch(learning)
         shell = wrong.shell()
         self._shell: FoldShell = shell(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms,
+            index=self.index, now_ms=life.now_ms, learn=None if learning is None else learning.took,
         )  # fmt: skip
         self._held = JobTimers(self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms)
         self._scheduler = Scheduler(
