@@ -137,6 +137,7 @@ def build_app(
         find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
         quotas=quotas,
+        limit_rules=settings.limit_rules(),
     )
 
     async def is_hidden(tenant: str, response_id: str) -> bool:

@@ -11,6 +11,7 @@ from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from receiver.ingress.signature import WebhookKey, parse_key
 from receiver.limits import DEAR_COST, Limits
+from streams.limit_settings import LimitSettings
 from streams.submission import SubmissionPolicy
 
 HOUR_MS = 3_600_000
@@ -25,7 +26,7 @@ ENVELOPE_BYTES_MAX = 65_536
 """Upper bound on what a fact adds to the body that it carries."""
 
 
-class ReceiverSettings(WebhookSettings):
+class ReceiverSettings(WebhookSettings, LimitSettings):
     """Addresses, secrets, and the defaults and limits of submissions."""
 
     model_config = SettingsConfigDict(

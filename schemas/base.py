@@ -54,6 +54,9 @@ def cause_of_older(data: Any) -> Any:
     return data
 
 
+Priority = Literal["interactive", "normal", "bulk"]
+"""The class in which a job waits for its turn."""
+
 FoundBy = Literal["webhook", "poll", "create"]
 """What led to the observation that settled an attempt. `create`: the answer to the create already held the end."""
 

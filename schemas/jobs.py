@@ -13,6 +13,7 @@ from schemas.base import (
     KeyId,
     LatencyClass,
     PollBasis,
+    Priority,
     ResponseId,
     SpanMs,
     TenantId,
@@ -62,6 +63,18 @@ class JobPolicy(Frozen):
     """The public address of the HTTP reads, used for the address of a large output in the result."""
 
 
+class Turn(Frozen):
+    """How the job waits for its turn under the limits."""
+
+    waits: Literal[True] | None = None
+    """The first attempt begins with `JobAdmitted`. Absent: it begins with this fact."""
+    priority: Priority = "normal"
+    not_before_ms: UnixMs | None = None
+    request_bytes: int = Field(default=0, ge=0)
+    output_tokens_max: int | None = None
+    """`max_output_tokens` of the request."""
+
+
 class JobSubmitted(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["job_submitted"] = "job_submitted"
@@ -81,6 +94,8 @@ class JobSubmitted(JobMessage):
     tags: tuple[str, ...] = ()
     asked_by: KeyId | None = None
     """The API key of the submission; None if there was none (Kafka, development)."""
+    turn: Turn | None = None
+    """None: no limits are set, and the submission asks for none of this."""
     prompt_cache: PromptCache | None = None
     """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
 
@@ -262,6 +277,25 @@ class JobTimerFired(JobMessage):
     due_ms: UnixMs
 
 
+class JobAdmitted(JobMessage):
+    """A waiting job has its turn: its first attempt begins."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["job_admitted"] = "job_admitted"
+    reserved_tokens: int = Field(ge=0)
+    """Input and output tokens that it is expected to use."""
+    waited_for: str = Field(max_length=40)
+    """What its lane or tenant was short of last; `turn`: of nothing."""
+
+
+class JobFoundTooLate(JobMessage):
+    """A job that waits has less time left than nine of ten runs of its model take."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["job_found_too_late"] = "job_found_too_late"
+    needs_ms: SpanMs
+
+
 JobFact = Annotated[
     JobSubmitted
     | ResponseAdopted
@@ -273,6 +307,8 @@ JobFact = Annotated[
     | AttemptUnknown
     | AttemptSettled
     | UsageBooked
+    | JobAdmitted
+    | JobFoundTooLate
     | JobTimerFired,
     Field(discriminator="type"),
 ]

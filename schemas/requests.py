@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.base import ResponseId, UnixMs
+from schemas.base import Priority, ResponseId, UnixMs
 from schemas.codec import deeper_than
 
 GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
@@ -124,6 +124,17 @@ class Submit(_Deadlined):
     """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
     session_id: SessionId | None = None
     tags: Annotated[tuple[Tag, ...], FailFast()] = Field(default=(), max_length=16)
+    priority: Priority | None = None
+    """The class in which the job waits for its turn under the limits; `normal` if it is left out."""
+    not_before_ms: Annotated[UnixMs, NUMBER] | None = None
+    """Unix milliseconds before which the job does not begin. Its deadline must be later."""
+
+    @model_validator(mode="after")
+    def _begins_before_its_deadline(self) -> Self:
+        deadline_ms = self.deadline_at_ms
+        if self.not_before_ms is not None and deadline_ms is not None and self.not_before_ms >= deadline_ms:
+            raise ValueError("not_before_ms must be earlier than deadline_at_ms")
+        return self
 
     @field_validator("request")
     @classmethod

@@ -11,9 +11,9 @@ from typing import Final, Literal, assert_never, get_args
 JobOutcome = Literal["completed", "failed", "incomplete", "cancelled", "expired", "rejected"]
 """The terminal states of a job."""
 
-OpenJobStatus = Literal["submitting", "running", "unknown", "backing_off", "finishing"]
-"""`unknown`: a create was sent, and its outcome is not known. `finishing`: the job fold has ended the job, and the read
-model has not read its record on `results` yet."""
+OpenJobStatus = Literal["waiting", "submitting", "running", "unknown", "backing_off", "finishing"]
+"""`waiting`: for its turn under the limits. `unknown`: a create was sent, and its outcome is not known. `finishing`:
+the job fold has ended the job, and the read model has not read its record on `results` yet."""
 
 JobStatus = Literal[OpenJobStatus, JobOutcome]
 
@@ -62,7 +62,7 @@ def has_answer(outcome: JobOutcome) -> bool:
 def response_status(status: JobStatus) -> ResponseStatus:
     """A job's status as one of the statuses of the Responses API, which has fewer."""
     match status:
-        case "submitting" | "unknown" | "backing_off":
+        case "waiting" | "submitting" | "unknown" | "backing_off":
             return "queued"  # No attempt is known to run.
         case "running" | "finishing":
             return "in_progress"

@@ -3,7 +3,7 @@ the poller and the follower.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -26,15 +26,17 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell
+from streams.agents.fold_shell import FoldShell, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
-from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold, Folded
 from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
+from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.polls import Webhooks
 from streams.results import ResultsPublisher
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -84,6 +86,9 @@ class Worker:
         self._reporting = Reporting(self._publisher, WorkerMetrics(), self._now_ms)
         self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
         self._access = self._open_access()
+        account = self._access.provider.account
+        self._admission = Admission(settings.limit_rules(), account)
+        self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         learned = settings.learned_polls()
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected, learned=learned)
@@ -172,6 +177,7 @@ class Worker:
             now_ms=self._now_ms,
             tenant=tenant,
             claims=self._storage.claims,
+            limits=self._settings.limit_rules(),
         )
 
     def _open_access(self) -> ProviderAccess:
@@ -220,6 +226,12 @@ class Worker:
             **broker_credentials(settings),
         )
 
+    def _taken_by(self, fold: Fold[Any]) -> Callable[[int, Folded[Any]], None]:
+        """What learns from the folded batches."""
+        if fold is JOB_FOLD:
+            return self._admissions.taken
+        return untaken if self._learning is None else self._learning.taken
+
     def _add_fold(self, fold: Fold[Any]) -> Scheduler:
         settings, index = self._settings, DueIndex(self._now_ms)
         table = FoldTable(
@@ -232,6 +244,8 @@ class Worker:
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
         )
         table.watch(IndexedRows(fold, index))
+        if fold is JOB_FOLD:
+            table.watch(self._admissions)
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
@@ -241,7 +255,7 @@ class Worker:
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
-            learn=self._learning.took if fold is RESPONSE_FOLD and self._learning is not None else None,
+            taken=self._taken_by(fold),
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -249,6 +263,7 @@ class Worker:
             self._access.lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
                 self._results.reassigned()
+                self._admissions.own(active)
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
@@ -266,7 +281,7 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms)
+        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms, self._admission)
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

@@ -5,12 +5,13 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from streams.limit_settings import LimitSettings
 from streams.openai.settings import OpenAISettings
 from streams.submission import SubmissionPolicy
 from streams.workers.settings import WorkerSettings
 
 
-class StreamSettings(WorkerSettings, OpenAISettings):
+class StreamSettings(WorkerSettings, OpenAISettings, LimitSettings):
     """The whole worker. Environment: `BACKSTOP_<NAME>`; for the policy of submissions `BACKSTOP_SUBMISSION_<NAME>`."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="_", env_nested_max_split=1, hide_input_in_errors=True)

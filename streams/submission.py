@@ -11,11 +11,12 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.comma_lists import CommaList
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
-from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted
+from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, Turn
 from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
+from streams.policy.limits import NO_LIMITS, LimitRules
 
 Ingress = Literal["http", "kafka"]
 CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
@@ -216,7 +217,8 @@ def prepare(submit: Submit) -> Prepared:
     # The hash of these bytes identifies a submission for good: never change their form.
     data = canonical(rest | {"request": submit.request})
     frame = canonical(rest | {"request": 0})
-    begins = frame.index(_REQUEST) + len(_REQUEST)  # Only deadline_at_ms, a number, comes before it.
+    # Before it come only numbers (deadline_at_ms, not_before_ms) and a priority, which can't contain its name.
+    begins = frame.index(_REQUEST) + len(_REQUEST)
     ends = len(data) - (len(frame) - begins - 1)
     return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])
 
@@ -285,6 +287,7 @@ async def to_submitted(
     at_ms: int,
     policy: SubmissionPolicy,
     bodies: Bodies,
+    limits: LimitRules = NO_LIMITS,
 ) -> JobSubmitted:
     """The fact for a submission. A large body is written to the blob store before this returns.
 
@@ -300,7 +303,8 @@ async def to_submitted(
         request_json = memoryview(canonical(request))
     deadline_at_ms = submit.deadline_at_ms
     if deadline_at_ms is None:
-        deadline_at_ms = at_ms + (submit.timeout_ms or default_deadline_ms(submit.request, policy.timeout_ms))
+        begins_ms = max(at_ms, submit.not_before_ms or 0)
+        deadline_at_ms = begins_ms + (submit.timeout_ms or default_deadline_ms(submit.request, policy.timeout_ms))
     return JobSubmitted(
         id=f"{job_id}/submitted/{sha256[:16]}",
         at_ms=at_ms,
@@ -318,6 +322,23 @@ async def to_submitted(
         tags=submit.tags,
         asked_by=key_id_now(),
         prompt_cache=None if cache.policy == "as_is" and key is None else cache,
+        turn=turn_of(prepared, tenant, at_ms, limits),
+    )
+
+
+def turn_of(prepared: Prepared, tenant: str, at_ms: int, limits: LimitRules) -> Turn | None:
+    """How the job waits for its turn; None if no limit applies and the submission asks for none of this."""
+    submit, request = prepared.submit, prepared.submit.request
+    waits = (submit.not_before_ms or 0) > at_ms or limits.apply(str(request["model"]), tenant)
+    if not waits and submit.priority is None:
+        return None
+    most = request.get("max_output_tokens")
+    return Turn(
+        waits=True if waits else None,
+        priority=submit.priority or "normal",
+        not_before_ms=submit.not_before_ms,
+        request_bytes=len(prepared.request_json),
+        output_tokens_max=most if isinstance(most, int) and 0 < most < 2**31 else None,
     )
 
 

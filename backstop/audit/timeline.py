@@ -38,6 +38,8 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "attempt_unknown": ("attempt", "reason"),
     "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "polls"),
     "usage_booked": ("attempt", "response_id", "estimated"),
+    "job_admitted": ("reserved_tokens", "waited_for"),
+    "job_found_too_late": ("needs_ms",),
     "timer_fired": ("due_ms", "next_poll_at_ms"),
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
     "response_claimed": ("job_id", "attempt", "poll_at_ms", "released", "made_elsewhere"),
@@ -218,7 +220,7 @@ def _effect(record: Record, fact: Message | None, states: dict[tuple[str, bytes]
 def _status(state: Any) -> str:
     if isinstance(state, job.Finished):
         return f"finished: {state.outcome}"
-    if isinstance(state, job.Absent | job.Active | job.BackingOff):
+    if isinstance(state, job.Absent | job.Waiting | job.Active | job.BackingOff):
         return job.status(state)
     assert isinstance(state, response.Absent | response.Unclaimed | response.Running | response.Ended)
     return f"ended: {state.status}" if isinstance(state, response.Ended) else state.kind

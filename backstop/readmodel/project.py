@@ -16,7 +16,9 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
     JobFact,
+    JobFoundTooLate,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
@@ -178,6 +180,8 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptUnknown()
             | AttemptSettled()
             | UsageBooked()
+            | JobAdmitted()
+            | JobFoundTooLate()
             | JobTimerFired()
         ):
             return None

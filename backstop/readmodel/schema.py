@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.statuses import JOB_OUTCOMES, JOB_STATUSES, OPEN_JOB_STATUSES
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def texts(values: Iterable[str]) -> str:

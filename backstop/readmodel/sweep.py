@@ -33,7 +33,8 @@ _LANE_STANDS = (
     f"WHERE other.status IN ({_DUE_IN_FOLD}) AND other.updated_at_ms >= ?)"
 )
 """A job that backs off may wait past its time while its lane is closed. But then a probe moves a job
-of the lane, at the latest after the longest wait that a provider may ask of a lane.
+of the lane, at the latest after the longest wait that a provider may ask of a lane. A job that waits for its turn under
+a limit may wait until its deadline.
 """
 
 log = get_logger("backstop.readmodel.sweep")
@@ -88,7 +89,7 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
     return Findings(
         without_next_action=jobs(
             f"status IN ({_DUE_IN_FOLD}) AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) "
-            f"AND (status <> 'backing_off' OR {_LANE_STANDS})",
+            f"AND status <> 'waiting' AND (status <> 'backing_off' OR {_LANE_STANDS})",
             moved_ms,
         ),
         overdue=jobs(f"status IN ({_DUE_IN_FOLD}) AND deadline_at_ms < ?"),

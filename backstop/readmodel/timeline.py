@@ -14,7 +14,9 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
     JobFact,
+    JobFoundTooLate,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
@@ -72,10 +74,20 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
             return {"code": fact.code}
         case CancelRequested():
             return {"ingress": fact.ingress, "asked_by": fact.asked_by}
-        case JobTimerFired():
-            return {"due_ms": fact.due_ms}
+        case JobTimerFired() | JobAdmitted() | JobFoundTooLate():
+            return _of_turn(fact)
         case _:
             return {"attempt": fact.attempt} | _of_attempt(fact)
+
+
+def _of_turn(fact: JobTimerFired | JobAdmitted | JobFoundTooLate) -> dict[str, Any]:
+    match fact:
+        case JobTimerFired():
+            return {"due_ms": fact.due_ms}
+        case JobAdmitted():
+            return {"reserved_tokens": fact.reserved_tokens, "waited_for": fact.waited_for}
+        case JobFoundTooLate():
+            return {"needs_ms": fact.needs_ms}
 
 
 def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked) -> dict[str, Any]:

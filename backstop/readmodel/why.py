@@ -18,7 +18,7 @@ from schemas.base import Cause
 from schemas.results import JobResult, Reason
 from schemas.statuses import JobOutcome, JobStatus
 from streams.fold.attempts import Abandoned, Attempt, Attempts, OutcomeUnknown, Over, Running, Submitting
-from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, due_ms
+from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Waiting, due_ms
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 TEXT_CHARS_MAX: Final = 300
@@ -82,6 +82,8 @@ def _stands(seen: Seen) -> list[str]:
     match state:
         case Absent():
             return ["The job is accepted, and its facts have not been read from the log yet"]
+        case Waiting():
+            return _waiting(state, now_ms)
         case Active():
             said = [text for item in state.attempts.items if (text := _attempt(item, seen)) is not None]
             return [
@@ -94,6 +96,16 @@ def _stands(seen: Seen) -> list[str]:
             return [f"The job has ended as {state.outcome}; its record on the topic `results` has not been read yet"]
         case _:
             assert_never(state)
+
+
+def _waiting(state: Waiting, now_ms: int) -> list[str]:
+    begins_ms = state.spec.turn.not_before_ms if state.spec.turn is not None else None
+    if begins_ms is not None and begins_ms > now_ms:
+        why = f"The job asked not to begin before a time, which comes {_at(begins_ms, now_ms)}"
+    else:
+        model = state.spec.model
+        why = f"The job waits for its turn under the limits of {model}, since {_span(now_ms - state.since_ms)}"
+    return [why, f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before"]
 
 
 def _attempt(item: Attempt, seen: Seen) -> str | None:

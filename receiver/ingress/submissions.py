@@ -27,6 +27,7 @@ from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.submission import Prepared, PreparedAdoption, SubmissionPolicy, to_adopted, to_submitted
 
 APPEAR_POLL_S = 0.05
@@ -120,7 +121,9 @@ class Submissions:
         find_job: FindJob,
         limits: Limits,
         quotas: Quotas,
+        limit_rules: LimitRules = NO_LIMITS,
     ) -> None:
+        self._limit_rules = limit_rules
         self._publisher = reporting.publisher
         self._metrics = reporting.metrics
         self._now_ms = reporting.now_ms
@@ -274,7 +277,7 @@ class Submissions:
             return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
         return await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="http", at_ms=at_ms, policy=self._policy,
-            bodies=self._bodies,
+            bodies=self._bodies, limits=self._limit_rules,
         )  # fmt: skip
 
     async def _ask(self, job_id: str) -> _Remembered | None:

@@ -15,6 +15,8 @@ from schemas.requests import Submit
 SESSION_HEADER: Final = "Backstop-Session"
 TIMEOUT_HEADER: Final = "Backstop-Timeout-Ms"
 RETRIES_HEADER: Final = "Backstop-Retries-Max"
+PRIORITY_HEADER: Final = "Backstop-Priority"
+NOT_BEFORE_HEADER: Final = "Backstop-Not-Before-Ms"
 
 _SENTENCES: Final[dict[str, str]] = {
     "background": "background must be true, or, for an answer on this connection, false or omitted.",
@@ -85,11 +87,14 @@ def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if SESSION_HEADER in headers:
         given["session_id"] = headers[SESSION_HEADER]
-    for header, field in ((TIMEOUT_HEADER, "timeout_ms"), (RETRIES_HEADER, "retries_max")):
+    if PRIORITY_HEADER in headers:
+        given["priority"] = headers[PRIORITY_HEADER]
+    numbers = ((TIMEOUT_HEADER, "timeout_ms"), (RETRIES_HEADER, "retries_max"), (NOT_BEFORE_HEADER, "not_before_ms"))
+    for header, field in numbers:
         text = headers.get(header)
         if text is None:
             continue
-        if not text.isdecimal() or len(text) > 12:
+        if not text.isdecimal() or len(text) > 15:
             raise refusal(header, f"{header} must be a whole number.")
         given[field] = int(text)
     return given

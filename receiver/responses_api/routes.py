@@ -7,10 +7,17 @@ from typing_extensions import TypedDict
 
 from backstop.runtime.http.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route, ServerSentEvent
 from receiver.ingress.jobs import KEY_HEADER
-from receiver.responses_api.creates import RETRIES_HEADER, SESSION_HEADER, TIMEOUT_HEADER
+from receiver.responses_api.creates import (
+    NOT_BEFORE_HEADER,
+    PRIORITY_HEADER,
+    RETRIES_HEADER,
+    SESSION_HEADER,
+    TIMEOUT_HEADER,
+)
 from receiver.responses_api.errors import PATH
 from receiver.responses_api.items import LIMIT, LIMIT_MAX
 from receiver.responses_api.waiting import RESPONSE_ID
+from schemas.base import Priority, UnixMs
 from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, GivenJobId, SessionId
 from schemas.statuses import ResponseStatus
 
@@ -119,6 +126,8 @@ CREATE: Final = Route(
             Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)],
         ),
         Header(RETRIES_HEADER, "Retries after failed attempts, at most.", Annotated[int, Field(ge=0, le=RETRIES_MAX)]),
+        Header(PRIORITY_HEADER, "The class in which the job waits for its turn under the limits.", Priority),
+        Header(NOT_BEFORE_HEADER, "Unix milliseconds before which the job does not begin.", UnixMs),
     ),
     answers=(
         Answer(

@@ -45,16 +45,21 @@ class Record(LogRecord, Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+def untaken(_partition: int, _folded: Folded[Any]) -> None:
+    """No part asks for the batches."""
+
+
 class FoldShell:
     """Folds batches of one log. Batches of one partition must not overlap; those of different partitions may."""
 
     def __init__(
         self, fold: Fold[Any], *, rows: Rows, publisher: Publisher, results: Results, index: DueIndex, now_ms: NowMs,
-        heard: Callable[[], None] | None = None, learn: Callable[[int, Sequence[Message]], None] | None = None,
+        heard: Callable[[], None] | None = None, taken: Callable[[int, Folded[Any]], None] = untaken,
     ) -> None:  # fmt: skip
         """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come.
-        :param learn: called with the partition and the facts of a batch that was folded, for the schedule, too.
+        :param taken: called with each batch when its rows are written.
         """
+        self._taken = taken
         self._fold = fold
         self._rows = rows
         self._publisher = publisher
@@ -62,7 +67,6 @@ class FoldShell:
         self._index = index
         self._now_ms = now_ms
         self._heard = heard
-        self._learn = learn
         self._poison_run: dict[int, int] = {}
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:
@@ -79,8 +83,7 @@ class FoldShell:
         if folded.rows:
             await self._rows.write(partition, folded.rows)
         self._point("rows.written")
-        if self._learn is not None and folded.facts:
-            self._learn(partition, folded.facts)
+        self._taken(partition, folded)
         for key, due_ms in folded.dues_ms.items():
             self._index.put(partition, key, due_ms)
 
@@ -126,4 +129,4 @@ class FoldShell:
         failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # The Literal has the names of both folds.
 
 
-__all__ = ["Failpoint", "FoldShell", "Record"]
+__all__ = ["Failpoint", "FoldShell", "Record", "untaken"]

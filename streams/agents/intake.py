@@ -16,6 +16,7 @@ from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object, re
 from schemas.job_ids import qualified_job_id
 from schemas.requests import FIELDS_MAX, REQUEST, REQUEST_BYTES_MAX, REQUEST_VALUES_MAX, Cancel, Submit
 from schemas.shape import ShapeLimits, beyond
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.submission import SubmissionPolicy, prepare, to_cancel, to_refused, to_submitted
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
@@ -30,6 +31,7 @@ async def take_request(
     policy: SubmissionPolicy,
     bodies: Bodies,
     claims: Claims | None = None,
+    limits: LimitRules = NO_LIMITS,
 ) -> Sequence[Message]:
     """The facts, and the dead letter if there is one. No content of a record raises; an OSError is the blob store's."""
     given = _named_by(record.key)
@@ -51,6 +53,7 @@ async def take_request(
             return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, bodies=bodies,
+            limits=limits,
         )  # fmt: skip
     except PoisonError as error:
         letter = dead_letter(record, error, "intake", now_ms)

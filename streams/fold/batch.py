@@ -73,8 +73,12 @@ class Folded(Generic[R]):
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     """New rows by key; None deletes the key."""
     dues_ms: dict[bytes, int | None] = field(default_factory=dict)
-    facts: list[Message] = field(default_factory=list)
-    """The facts that were folded, without repeats."""
+    facts: list[tuple[bytes, Any]] = field(default_factory=list)
+    """The facts that changed a state, in order, each with its key."""
+    late: list[Any] = field(default_factory=list)
+    """The facts that came after an end."""
+    states: dict[bytes, Any] = field(default_factory=dict)
+    """The state of each row of `rows`."""
     outputs: list[Message] = field(default_factory=list)
     poisons: list[tuple[R, PoisonError]] = field(default_factory=list)
     """Records that become dead letters: unusable ones, and submissions with the id of another submission."""
@@ -108,19 +112,22 @@ def fold_batch(fold: Fold[S], read_row: Callable[[bytes], bytes | None], records
             continue
         folded.last_poisoned_run = 0
         folded.taken += 1
-        folded.facts.append(event)
         if result.ignored is not None:
             folded.ignored[result.ignored.value] += 1
+            if result.ignored is Ignored.LATE:
+                folded.late.append(event)
             if result.ignored is Ignored.CONFLICT and isinstance(event, JobSubmitted):
                 folded.poisons.append((record, _CONFLICT))
             continue
         states[key] = (result.state, record.offset)
+        folded.facts.append((key, event))
         folded.outputs.extend(result.outputs)
     for key, (state, offset) in states.items():
         if offset < 0 or key in folded.rows:
             continue
         folded.rows[key] = None if state == fold.absent else encode_row(fold.encode_state(state), offset)
         folded.dues_ms[key] = fold.due_ms(state)
+        folded.states[key] = state
     return folded
 
 

@@ -3,8 +3,8 @@
 from typing import Any, Protocol
 
 from schemas.base import Terms, Usage
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobPolicy, ResponseAdopted, UsageBooked
-from schemas.responses import LAST_POLL_LEAD_MS, ResponseClaimed
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobFact, JobPolicy, ResponseAdopted, UsageBooked
+from schemas.responses import LAST_POLL_LEAD_MS, ResponseClaimed, ResponseReleased
 
 LATE_MISSING_GRACE_MS = 60_000
 """How long a 404 of a late response still means "not yet". A finished job no longer has its policy."""
@@ -125,3 +125,10 @@ def settled_at_once(event: AttemptAccepted, end: AttemptEnd) -> AttemptSettled:
         provider_created_at_ms=end.provider_created_at_ms,
         provider_ended_at_ms=end.provider_ended_at_ms,
     )
+
+
+def release(event: JobFact, response_id: str) -> ResponseReleased:
+    """The job needs the response no more."""
+    return ResponseReleased(
+        id=f"{response_id}/released", at_ms=event.at_ms, response_id=response_id, job_id=event.job_id
+    )  # fmt: skip

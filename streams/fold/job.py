@@ -15,6 +15,8 @@ Rules, before the code:
   attempt. A response that is given up is released; if it completes while the job is open, it wins after all.
 - A new attempt begins only while no other one is submitting, unknown or running. Whether and when:
   `streams.policy.retry`.
+- A job that must be admitted is *waiting* until `JobAdmitted`; no attempt begins before. If it can't end before its
+  deadline any more, it ends as expired at once.
 - A refusal does not end a job that has an abandoned attempt, which may still run: that job waits until its deadline.
 - A job that *adopted* a response begins with attempt 1 running, and has no other attempt, because its request is not
   known here: an application created the response. If the response belongs to another job, the adopting job ends as
@@ -24,8 +26,7 @@ Rules, before the code:
 from dataclasses import replace
 from typing import assert_never
 
-from schemas.base import Body, Cause, Message, Usage
-from schemas.commands import CreateResponse
+from schemas.base import Cause, Usage
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -33,18 +34,20 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
     JobFact,
+    JobFoundTooLate,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
     ResponseAdopted,
     UsageBooked,
 )
-from schemas.responses import ResponseReleased
 from schemas.results import Reason
 from schemas.statuses import JobOutcome
+from streams.fold.attempt_begins import begin_attempt
 from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Over, Running, Submitting
-from streams.fold.claims import booked, claim_for, claim_of_adopted, settled_at_once
+from streams.fold.claims import booked, claim_for, claim_of_adopted, release, settled_at_once
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
 from streams.fold.job_states import (
     NOT_REPEATED,
@@ -53,8 +56,10 @@ from streams.fold.job_states import (
     BackingOff,
     Finished,
     JobState,
+    Open,
     Spec,
     Status,
+    Waiting,
     due_ms,
     spec_of_adopted,
     spec_of_submitted,
@@ -64,7 +69,9 @@ from streams.fold.result import make_result, reason_of_end, reason_of_refusal
 from streams.fold.step import Ignored, Step
 from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
 
-__all__ = ["Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "due_ms", "status", "step"]
+__all__ = [
+    "Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "Waiting", "due_ms", "status", "step",
+]  # fmt: skip
 
 
 def step(state: JobState, event: JobFact) -> Step[JobState]:
@@ -72,7 +79,7 @@ def step(state: JobState, event: JobFact) -> Step[JobState]:
     match state:
         case Absent():
             return _begin(state, event)
-        case Active() | BackingOff():
+        case Waiting() | Active() | BackingOff():
             return _advance(state, event)
         case Finished():
             return after_end(state, event)
@@ -84,7 +91,9 @@ def _begin(state: Absent, event: JobFact) -> Step[JobState]:
     match event:
         case JobSubmitted():
             spec = spec_of_submitted(event)
-            return _attempt(spec, event.request, Attempts(), event)
+            if spec.turn is not None and spec.turn.waits:
+                return Step(Waiting(spec, Attempts(), event.at_ms))
+            return begin_attempt(spec, event.request, Attempts(), event)
         case ResponseAdopted():
             return _adopt(event)
         case JobRefused():
@@ -100,7 +109,7 @@ def _adopt(event: ResponseAdopted) -> Step[JobState]:
     return Step(Active(spec_of_adopted(event), Attempts((running,), last_number=1)), (claim_of_adopted(event),))
 
 
-def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
+def _advance(state: Open, event: JobFact) -> Step[JobState]:
     match event:
         case JobSubmitted() | ResponseAdopted():
             same = event.request_sha256 == state.spec.request_sha256 and event.tenant == state.spec.tenant
@@ -122,15 +131,15 @@ def _advance(state: Active | BackingOff, event: JobFact) -> Step[JobState]:
             return _outcome_unknown(state, event)
         case AttemptSettled():
             return _settled(state, event)
-        case JobTimerFired():
-            return _timer(state, event)
+        case JobTimerFired() | JobAdmitted() | JobFoundTooLate():
+            return _timer(state, event) if isinstance(event, JobTimerFired) else _turn(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)  # This fold wrote it, for the read model and the audit.
         case _:
             assert_never(event)
 
 
-def _not_adopted(state: Active | BackingOff, event: AdoptionRefused) -> Step[JobState]:
+def _not_adopted(state: Open, event: AdoptionRefused) -> Step[JobState]:
     attempt = state.attempts.of_response(event.response_id)
     if state.spec.request is not None or not isinstance(attempt, Running):
         return Step(state, ignored=Ignored.STALE)
@@ -139,28 +148,7 @@ def _not_adopted(state: Active | BackingOff, event: AdoptionRefused) -> Step[Job
     return _finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
 
 
-def _attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact) -> Step[JobState]:
-    """Begin the next attempt. The command is derived from the event, so a repeated event gives the same command."""
-    number = attempts.last_number + 1
-    submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.report_timeout_ms)
-    too_long = number > 1 and spec.window_ms is not None and event.at_ms + spec.window_ms > spec.deadline_at_ms
-    command = CreateResponse(
-        id=f"{event.job_id}/{number}/create",
-        at_ms=event.at_ms,
-        job_id=event.job_id,
-        attempt=number,
-        tenant=spec.tenant,
-        model=spec.model,
-        request=request,
-        not_after_ms=min(event.at_ms + spec.policy.command_valid_ms, spec.deadline_at_ms),
-        timeout_ms=spec.policy.create_timeout_ms,
-        soonest=True if too_long else None,
-        continuation_id=None if too_long else attempts.continuation_id,
-    )
-    return Step(Active(spec, attempts.begin(submitting)), (command,))
-
-
-def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobState]:
+def _accepted(state: Open, event: AttemptAccepted) -> Step[JobState]:
     if event.tenant != state.spec.tenant:
         return Step(state, ignored=Ignored.IMPOSSIBLE)
     if state.attempts.of_response(event.response_id) is not None:
@@ -185,7 +173,7 @@ def _accepted(state: Active | BackingOff, event: AttemptAccepted) -> Step[JobSta
             assert_never(attempt)
 
 
-def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobState]:
+def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
     if not isinstance(attempt, Submitting | OutcomeUnknown | Abandoned):
         return Step(state, ignored=Ignored.STALE)
@@ -199,7 +187,7 @@ def _rejected(state: Active | BackingOff, event: AttemptRejected) -> Step[JobSta
     return _again(after, event, "refused", event.cause, event.wait_ms, reason, held_for=event.held_for)
 
 
-def _outcome_unknown(state: Active | BackingOff, event: AttemptUnknown) -> Step[JobState]:
+def _outcome_unknown(state: Open, event: AttemptUnknown) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
     if not isinstance(attempt, Submitting):
         return Step(state, ignored=Ignored.STALE)
@@ -208,7 +196,7 @@ def _outcome_unknown(state: Active | BackingOff, event: AttemptUnknown) -> Step[
     return Step(Active(state.spec, state.attempts.put(unknown)))
 
 
-def _settled(state: Active | BackingOff, event: AttemptSettled) -> Step[JobState]:
+def _settled(state: Open, event: AttemptSettled) -> Step[JobState]:
     attempt = state.attempts.of_response(event.response_id)
     match attempt:
         case None:
@@ -223,7 +211,7 @@ def _settled(state: Active | BackingOff, event: AttemptSettled) -> Step[JobState
             assert_never(attempt)
 
 
-def _counted(state: Active | BackingOff, attempt: Over, event: AttemptSettled, why: Ignored) -> Step[JobState]:
+def _counted(state: Open, attempt: Over, event: AttemptSettled, why: Ignored) -> Step[JobState]:
     """The end no longer decides anything. Its usage is added to the attempt if that has none yet."""
     if attempt.usage is not None or event.usage is None:
         return Step(state, ignored=why)
@@ -231,7 +219,7 @@ def _counted(state: Active | BackingOff, attempt: Over, event: AttemptSettled, w
 
 
 def _booked(
-    state: Active | BackingOff, event: AttemptAccepted | AttemptSettled, usage: Usage | None, why: Ignored
+    state: Open, event: AttemptAccepted | AttemptSettled, usage: Usage | None, why: Ignored
 ) -> Step[JobState]:  # fmt: skip
     """A response of no attempt of this job has ended: book its usage, once."""
     known = state.attempts.booked
@@ -243,7 +231,7 @@ def _booked(
     return Step(replace(state, attempts=attempts), (booked(event, state.spec.tenant, usage),))
 
 
-def _over(state: Active | BackingOff, attempt: Running | Over, event: AttemptSettled) -> Step[JobState]:
+def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[JobState]:
     """An attempt has ended, or its response is missing or stuck."""
     over = Over(
         attempt.number, event.response_id, event.status, attempt.accepted_at_ms, attempt.adopted,
@@ -276,7 +264,7 @@ def _over(state: Active | BackingOff, attempt: Running | Over, event: AttemptSet
 
 
 def _failed(
-    state: Active | BackingOff, event: AttemptSettled, spend: Spend, cause: Cause, reason: Reason
+    state: Open, event: AttemptSettled, spend: Spend, cause: Cause, reason: Reason
 ) -> Step[JobState]:  # fmt: skip
     counted = replace(state, attempts=state.attempts.count(spend, cause))
     if counted.attempts.live():
@@ -285,24 +273,38 @@ def _failed(
 
 
 def _released(step: Step[JobState], event: AttemptSettled) -> Step[JobState]:
-    return replace(step, outputs=(*step.outputs, _release(event, event.response_id)))
+    return replace(step, outputs=(*step.outputs, release(event, event.response_id)))
 
 
-def _timer(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
+def _timer(state: Open, event: JobTimerFired) -> Step[JobState]:
     if event.due_ms != due_ms(state):
         return Step(state, ignored=Ignored.STALE)
     if max(event.due_ms, event.at_ms) >= state.spec.deadline_at_ms:
         return _deadline(state, event)
     match state:
+        case Waiting():
+            return _turn(state, event)
         case BackingOff():
             request = state.spec.request
             if request is None:
                 return _finish(state, event, "failed", state.why)
-            return _attempt(state.spec, request, state.attempts, event)
+            return begin_attempt(state.spec, request, state.attempts, event)
         case Active():
             return _expired(state, event)
         case _:
             assert_never(state)
+
+
+def _turn(state: Open, event: JobAdmitted | JobFoundTooLate | JobTimerFired) -> Step[JobState]:
+    """A waiting job has its turn, or none any more. A grant that is written twice, or too late, changes nothing."""
+    request, deadline_ms = state.spec.request, state.spec.deadline_at_ms
+    if not isinstance(state, Waiting) or request is None or event.at_ms >= deadline_ms:
+        return Step(state, ignored=Ignored.STALE)
+    if isinstance(event, JobFoundTooLate):
+        left_ms = deadline_ms - event.at_ms
+        message = f"{left_ms} ms were left, and nine of ten runs of its model take {event.needs_ms} ms or more"
+        return _finish(state, event, "expired", Reason(code="would_not_finish", message=message))
+    return begin_attempt(state.spec, request, state.attempts, event)
 
 
 def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
@@ -324,18 +326,20 @@ def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
     return _again(after, event, spend, "faulty", 0, reason)
 
 
-def _deadline(state: Active | BackingOff, event: JobTimerFired) -> Step[JobState]:
+def _deadline(state: Open, event: JobTimerFired) -> Step[JobState]:
     if isinstance(state, BackingOff) and state.last:
         return _finish(state, event, "failed", state.why)
     waited_ms = state.spec.deadline_at_ms - state.spec.submitted_at_ms
     message = f"not ended {waited_ms} ms after its submission"
+    if isinstance(state, Waiting):
+        message += "; it waited for its turn, and no attempt began"
     if isinstance(state, BackingOff):
         message += f"; its last attempt: {state.why.code} {state.why.message}".rstrip()
     return _finish(state, event, "expired", Reason(code="deadline", message=message))
 
 
 def _again(
-    state: Active | BackingOff, event: JobFact, spend: Spend, cause: Cause, told_ms: int, reason: Reason,
+    state: Open, event: JobFact, spend: Spend, cause: Cause, told_ms: int, reason: Reason,
     settled: AttemptSettled | None = None, held_for: Cause | None = None,
 ) -> Step[JobState]:  # fmt: skip
     """No attempt is live any more: schedule the next one, or end the job."""
@@ -365,7 +369,7 @@ def _again(
 
 
 def _finish(
-    state: Active | BackingOff, event: JobFact, outcome: JobOutcome, reason: Reason | None,
+    state: Open, event: JobFact, outcome: JobOutcome, reason: Reason | None,
     settled: AttemptSettled | None = None,
 ) -> Step[JobState]:  # fmt: skip
     """End an open job: publish its result, and release each response that still runs. The only place that does so."""
@@ -384,11 +388,5 @@ def _finish(
         submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
         public_url=spec.policy.public_url,
     )  # fmt: skip
-    releases = tuple(_release(event, attempt.response_id) for attempt in attempts.running())
+    releases = tuple(release(event, attempt.response_id) for attempt in attempts.running())
     return Step(finished, (result, *releases))
-
-
-def _release(event: JobFact, response_id: str) -> Message:
-    return ResponseReleased(
-        id=f"{response_id}/released", at_ms=event.at_ms, response_id=response_id, job_id=event.job_id
-    )  # fmt: skip

@@ -10,7 +10,9 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
     JobFact,
+    JobFoundTooLate,
     JobRefused,
     JobSubmitted,
     JobTimerFired,
@@ -42,6 +44,8 @@ def after_end(state: Finished, event: JobFact) -> Step[JobState]:
             return _settled_late(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)
+        case JobAdmitted() | JobFoundTooLate():
+            return Step(state, ignored=Ignored.LATE)
         case JobRefused() | AdoptionRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
             return Step(state, ignored=Ignored.LATE)
         case _:

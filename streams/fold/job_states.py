@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from schemas.base import Body, Cause
-from schemas.jobs import JobPolicy, JobSubmitted, ResponseAdopted
+from schemas.jobs import JobPolicy, JobSubmitted, ResponseAdopted, Turn
 from schemas.results import Reason
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
@@ -29,6 +29,7 @@ class Spec:
     tags: tuple[str, ...]
     include: tuple[str, ...] = ()
     window_ms: int | None = None
+    turn: Turn | None = None
 
 
 def spec_of_submitted(event: JobSubmitted) -> Spec:
@@ -44,6 +45,7 @@ def spec_of_submitted(event: JobSubmitted) -> Spec:
         tags=event.tags,
         include=event.include or (),
         window_ms=event.window_ms,
+        turn=event.turn,
     )
 
 
@@ -65,6 +67,16 @@ def spec_of_adopted(event: ResponseAdopted) -> Spec:
 @dataclass(frozen=True, slots=True)
 class Absent:
     kind: Literal["absent"] = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The job waits for its turn under the limits; no attempt has begun."""
+
+    spec: Spec
+    attempts: Attempts
+    since_ms: int
+    kind: Literal["waiting"] = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +120,9 @@ class Finished:
     kind: Literal["finished"] = "finished"
 
 
-JobState = Absent | Active | BackingOff | Finished
-Status = Literal["absent", "submitting", "running", "unknown", "backing_off", "finished"]
+JobState = Absent | Waiting | Active | BackingOff | Finished
+Open = Waiting | Active | BackingOff
+Status = Literal["absent", "waiting", "submitting", "running", "unknown", "backing_off", "finished"]
 
 
 def status(state: JobState) -> Status:
@@ -117,6 +130,8 @@ def status(state: JobState) -> Status:
     match state:
         case Absent():
             return "absent"
+        case Waiting():
+            return "waiting"
         case Active():
             return state.attempts.status()
         case BackingOff():
@@ -132,6 +147,9 @@ def due_ms(state: JobState) -> int | None:
     match state:
         case Absent():
             return None
+        case Waiting():
+            not_before_ms = state.spec.turn.not_before_ms if state.spec.turn is not None else None
+            return min(max(state.since_ms, not_before_ms or 0), state.spec.deadline_at_ms)
         case Active():
             return min((*state.attempts.dues_ms(), state.spec.deadline_at_ms))
         case BackingOff():

@@ -8,7 +8,7 @@ from schemas.codec import canonical
 from streams.fold import job, response
 
 _JOB: TypeAdapter[job.JobState] = TypeAdapter(
-    Annotated[job.Absent | job.Active | job.BackingOff | job.Finished, Field(discriminator="kind")]
+    Annotated[job.Absent | job.Waiting | job.Active | job.BackingOff | job.Finished, Field(discriminator="kind")]
 )
 _RESPONSE: TypeAdapter[response.ResponseState] = TypeAdapter(
     Annotated[response.Absent | response.Unclaimed | response.Running | response.Ended, Field(discriminator="kind")]
@@ -22,7 +22,7 @@ _PLAIN: dict[str, Any] = {
     "unpaid_ends": 0, "doubts": 0, "streak": 0, "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100,
     "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
-    "held_for": None, "latency_class": [],
+    "held_for": None, "turn": None, "latency_class": [],
 }  # fmt: skip
 """Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
 the fields have the same bytes."""

@@ -38,9 +38,6 @@ SMOOTH_WIDTH = 0.25
 SMOOTH_WIDTH_FEW = 0.35
 FEW_ENDS = 100
 
-ENDS_MIN = 10
-"""With fewer ends of all classes together the fixed schedule decides."""
-
 PLANS_MAX = 32
 """Classes with a schedule of their own, the busiest ones. The others have that of their parent."""
 
@@ -56,7 +53,7 @@ PRICE_GROWTH_MAX = 1e6
 
 @dataclass(frozen=True, slots=True)
 class PollPrice:
-    """What a poll costs, and the longest spacing.
+    """What a poll costs, and the bounds of what is learned.
 
     :raises ValueError: a value is out of range.
     """
@@ -64,6 +61,8 @@ class PollPrice:
     price_s: float = 0.4
     """The seconds of late detection that one poll is worth."""
     spacing_max_ms: int = 240_000
+    ends_min: int = 10
+    """With fewer ends of all classes together the fixed schedule decides."""
 
     def __post_init__(self) -> None:
         if not 0.001 <= self.price_s <= 3_600:
@@ -129,7 +128,7 @@ class LearnedPolls:
 
     def plan(self, of: LatencyClass) -> Plan | None:
         """The plan of the class, or of its nearest parent that has one. None while too little is known."""
-        if ALL not in self._plans or self._plans[ALL].ends < ENDS_MIN:
+        if ALL not in self._plans or self._plans[ALL].ends < self._price.ends_min:
             return None
         return next((self._plans[level] for level in levels(of) if level in self._plans), None)
 

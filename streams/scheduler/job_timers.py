@@ -1,114 +1,161 @@
-"""Timers of jobs, deferred while their lane takes no creates.
+"""Timers and turns of jobs: whatever would begin an attempt waits for its turn in admission first.
 
-A job that backs off has a time for its next attempt. While its lane is closed, or ramps up after an outage, no
-`JobTimerFired` is written at that time; the fold accepts a later one. So a job that waits for a lane costs one place in
-a queue and no records, however long the outage is. Deferred jobs are in memory only: after a restart or a rebalance
-their rows are due again and are deferred again. The index has a deferred job's deadline, so the deadline's timer is not
-late. A job that ended while it was deferred takes no turn: a probe or a place on the ramp is for a job that waits.
+A job that waits or backs off has a time at which its attempt may begin. At that time it joins the queue of its lane
+(`streams.policy.admission`), and no record is written; the fold accepts a later `JobTimerFired` or `JobAdmitted`. So a
+job that waits costs one place in a queue, however long an outage or a backlog is. The queue is in memory only: after a
+restart or a rebalance the rows are due again and join again. The index has the time by which a waiting job must be
+seen again: its deadline, or sooner, when too little time is left for a run.
 """
 
-from collections import deque
 from collections.abc import Callable, Collection
+from typing import TypeGuard
 
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Message
-from schemas.jobs import JobTimerFired
+from schemas.jobs import JobAdmitted, JobFoundTooLate, JobTimerFired
 from streams.fold import job
 from streams.fold.batch import JOB_FOLD
 from streams.fold.rows import decode_row
+from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
+from streams.scheduler.admissions import waiter_of
 from streams.scheduler.due import Due, DueIndex
 
 Release = Callable[[str], int]
 """Model → 0 if a waiting job may begin its attempt, else the milliseconds after which to ask again."""
 
-RowOf = Callable[[int, bytes], bytes | None]
-"""Partition, key → the row; None without one."""
-
 Key = tuple[int, bytes]
+
+RowOf = Callable[[int, bytes], bytes | None]
+
+ROWS_A_TICK_MAX = 500
+"""Rows that one tick reads for its turns, one for each: some milliseconds, however long the queue is."""
 
 ASK_AGAIN_MS_MAX = 500
 """A lane does not announce that it opens, so it is asked at this interval: once per lane, not per waiting job."""
 
-ROWS_A_TICK_MAX = 500
-"""Rows of deferred jobs that are read in one tick: some milliseconds."""
-
 
 class JobTimers:
-    """Makes the timers of jobs (a `MakeTimer`). Deferred jobs of a lane are released in the order of their deferral."""
+    """Makes the timers and grants of jobs (a `MakeTimer`)."""
 
-    def __init__(self, index: DueIndex, row_of: RowOf, release: Release, now_ms: NowMs) -> None:
+    def __init__(
+        self, index: DueIndex, row_of: RowOf, release: Release, now_ms: NowMs, admission: Admission
+    ) -> None:  # fmt: skip
+        """:param row_of: the row of a job in an owned partition; None if there is none."""
         self._index = index
         self._row_of = row_of
         self._release = release
         self._now_ms = now_ms
-        self._deferred: dict[str, deque[Key]] = {}
-        self._keys: set[Key] = set()
+        self._admission = admission
         self._ask_at_ms: dict[str, int] = {}
-        self._let_go: set[Key] = set()
+        self._granted: dict[Key, Grant | TooLate] = {}
 
     def __call__(self, due: Due, row: bytes | None, now_ms: int) -> Message | None:
-        """The timer for `due`; None if the row does not expect it, or if the job is deferred."""
+        """The timer or grant for `due`; None if the row expects none, or if the job waits for its turn."""
         place = (due.partition, due.key)
-        may_begin = place in self._let_go
-        self._let_go.discard(place)
+        granted = self._granted.pop(place, None)
         if row is None:
+            self._give_back(place, granted, now_ms)
             return None
         state = JOB_FOLD.decode_state(decode_row(row)[0])
         due_ms = job.due_ms(state)
         if due_ms is None or due_ms > due.due_ms:
+            self._give_back(place, granted, now_ms)
             self._index.put(due.partition, due.key, due_ms)
             return None
-        if isinstance(state, job.BackingOff) and not may_begin and self._defer(place, state, now_ms):
-            self._index.put(due.partition, due.key, state.spec.deadline_at_ms)
-            return None
+        if _turns(state) and now_ms < state.spec.deadline_at_ms:
+            turn = granted or self._turn(place, state, now_ms)
+            if turn is None:
+                self._index.put(due.partition, due.key, self._seen_again_ms(state))
+                return None
+            return self._fact(due.key.decode(), state, turn, due_ms, now_ms)
+        self._give_back(place, granted, now_ms)
+        self._admission.drop(place)
         job_id = due.key.decode()
         return JobTimerFired(id=f"{job_id}/timer/{due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due_ms)
 
     def let_go(self, owned: Collection[int]) -> None:
-        """Make due the deferred jobs that their lanes allow now."""
+        """Make due the waiting jobs that have their turn now."""
         now_ms = self._now_ms()
         reads = ROWS_A_TICK_MAX
-        for model in [model for model, ask_at_ms in self._ask_at_ms.items() if ask_at_ms <= now_ms]:
-            deferred = self._deferred[model]
-            while deferred and reads:
+        for model in list(self._admission.models()):
+            if self._ask_at_ms.get(model, 0) > now_ms:
+                continue
+            self._ask_at_ms.pop(model, None)
+            while reads:
                 reads -= 1
-                if deferred[0][0] not in owned or not self._waits(deferred[0]):
-                    self._keys.discard(deferred.popleft())
+                turn = self._admission.next(model, now_ms, self._release, self._waits_in(owned))
+                if isinstance(turn, Gone):
                     continue
-                wait_ms = self._release(model)
-                if wait_ms:
-                    self._ask_at_ms[model] = now_ms + min(wait_ms, ASK_AGAIN_MS_MAX)
+                if not isinstance(turn, Grant | TooLate):
+                    self._ask_later(model, turn, now_ms)
                     break
-                partition, key = deferred.popleft()
-                self._keys.discard((partition, key))
-                self._let_go.add((partition, key))
-                self._index.put(partition, key, now_ms)
-            if not deferred:
-                del self._deferred[model], self._ask_at_ms[model]
+                waiter = turn.waiter
+                self._granted[waiter.partition, waiter.key] = turn
+                self._index.put(waiter.partition, waiter.key, now_ms)
 
     def next_ms(self) -> int | None:
-        """When to ask a lane again; None if no job is deferred."""
-        return min(self._ask_at_ms.values(), default=None)
+        """When to ask a lane again; None if no job waits."""
+        now_ms = self._now_ms()
+        return min((self._ask_at_ms.get(model, now_ms) for model in self._admission.models()), default=None)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._admission)
 
-    def _waits(self, place: Key) -> bool:
-        row = self._row_of(*place)
-        return row is not None and isinstance(JOB_FOLD.decode_state(decode_row(row)[0]), job.BackingOff)
+    def _turn(self, place: Key, state: job.Waiting | job.BackingOff, now_ms: int) -> Grant | TooLate | None:
+        """Join the queue. A job that finds it empty may have its turn at once."""
+        admission, model = self._admission, state.spec.model
+        first = not admission.waiting(model)
+        admission.put(waiter_of(*place, state), now_ms)
+        needs_ms = admission.run_times.least_ms(model)
+        if state.spec.deadline_at_ms - now_ms < needs_ms and isinstance(state, job.Waiting):
+            waiter = waiter_of(*place, state)
+            admission.drop(place)
+            return TooLate(waiter, needs_ms)
+        if not first:
+            return None
+        turn = admission.next(model, now_ms, self._release)
+        if isinstance(turn, Grant | TooLate):
+            return turn
+        if isinstance(turn, NotYet):
+            self._ask_later(model, turn, now_ms)
+        return None
 
-    def _defer(self, place: Key, state: job.BackingOff, now_ms: int) -> bool:
-        if now_ms >= state.spec.deadline_at_ms:
-            return False
-        if place in self._keys:
-            return True
-        model = state.spec.model
-        if model not in self._deferred:
-            wait_ms = self._release(model)
-            if not wait_ms:
+    def _fact(
+        self, job_id: str, state: job.Waiting | job.BackingOff, turn: Grant | TooLate, due_ms: int, now_ms: int
+    ) -> Message:  # fmt: skip
+        if isinstance(state, job.BackingOff):
+            return JobTimerFired(id=f"{job_id}/timer/{due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due_ms)
+        if isinstance(turn, TooLate):
+            return JobFoundTooLate(id=f"{job_id}/too_late", at_ms=now_ms, job_id=job_id, needs_ms=turn.needs_ms)
+        return JobAdmitted(
+            id=f"{job_id}/admitted", at_ms=now_ms, job_id=job_id, reserved_tokens=round(turn.tokens),
+            waited_for=turn.waited_for,
+        )  # fmt: skip
+
+    def _seen_again_ms(self, state: job.Waiting | job.BackingOff) -> int:
+        deadline_ms = state.spec.deadline_at_ms
+        if isinstance(state, job.BackingOff):
+            return deadline_ms
+        return min(deadline_ms, deadline_ms + 1 - self._admission.run_times.least_ms(state.spec.model))
+
+    def _ask_later(self, model: str, turn: NotYet | None, now_ms: int) -> None:
+        if turn is not None:
+            self._ask_at_ms[model] = now_ms + min(turn.ms, ASK_AGAIN_MS_MAX)
+
+    def _give_back(self, place: Key, granted: Grant | TooLate | None, now_ms: int) -> None:
+        if isinstance(granted, Grant):
+            self._admission.refused(place, now_ms)
+
+    def _waits_in(self, owned: Collection[int]) -> Callable[[Key], bool]:
+        def waits(place: Key) -> bool:
+            if place[0] not in owned:
                 return False
-            self._deferred[model] = deque()
-            self._ask_at_ms[model] = now_ms + min(wait_ms, ASK_AGAIN_MS_MAX)
-        self._deferred[model].append(place)
-        self._keys.add(place)
-        return True
+            row = self._row_of(*place)
+            return row is not None and _turns(JOB_FOLD.decode_state(decode_row(row)[0]))
+
+        return waits
+
+
+def _turns(state: job.JobState) -> TypeGuard[job.Waiting | job.BackingOff]:
+    """Whether the job waits for a turn to begin an attempt."""
+    return isinstance(state, job.Waiting | job.BackingOff)

@@ -6,9 +6,9 @@ Decisions are stamped on facts, so nothing here is asked again when a log is fol
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -17,6 +17,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.pausing import pause
 from schemas.base import Message
 from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, WebhookReceived
+from streams.fold.batch import Folded
 from streams.fold.rows import decode_row
 from streams.policy.latency import LatencyClass
 from streams.policy.learned_polls import REFRESH_MS_MIN, LearnedPolls
@@ -92,7 +93,11 @@ class PollLearning:
         """Forget the responses of all other partitions."""
         self._forget({each for each, known in self._known.items() if known.partition not in partitions})
 
-    def took(self, partition: int, facts: Sequence[Message]) -> None:
+    def taken(self, partition: int, folded: Folded[Any]) -> None:
+        """A batch was folded. A webhook after the end counts as well."""
+        self.took(partition, [*(fact for _, fact in folded.facts), *folded.late])
+
+    def took(self, partition: int, facts: Iterable[Message]) -> None:
         """Facts were folded."""
         for fact in facts:
             match fact:

@@ -72,8 +72,8 @@ WORKERS = ("worker-1", "worker-2")
 
 
 @contextmanager
-def two_workers(broker: Owned, folder: Path, time_scale: float = 1.0) -> Iterator[Running]:
-    """A system whose workers miss each other soon."""
+def two_workers(broker: Owned, folder: Path, time_scale: float = 1.0, limits: str = "") -> Iterator[Running]:
+    """A system whose workers miss each other soon. `limits`: as `BACKSTOP_LIMITS`."""
     keys_file, keys = write_keys(folder / "keys.json")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
     shape = Shape(
@@ -83,6 +83,7 @@ def two_workers(broker: Owned, folder: Path, time_scale: float = 1.0) -> Iterato
             "BACKSTOP_KEYS_FILE": str(keys_file),
             "BACKSTOP_WORKER_SESSION_TIMEOUT_S": "6",
             "BACKSTOP_WORKER_HEARTBEAT_S": "0.5",
+            "BACKSTOP_LIMITS": limits,
         },
         port=0,
         workers=len(WORKERS),

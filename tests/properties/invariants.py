@@ -73,7 +73,7 @@ class Invariants:
             self.taken.add(job_id)
         if before.kind == "finished" and state.kind == "absent":
             self.forgotten.add(job_id)
-        if isinstance(state, job.Active | job.BackingOff):
+        if isinstance(state, job.Waiting | job.Active | job.BackingOff):
             attempts = state.attempts
             assert attempts.retries <= POLICIES[job_id].retries_max + 1, "I3: more paid attempts than the policy grants"
             live = sum(item.kind in ("submitting", "outcome_unknown", "running") for item in attempts.items)

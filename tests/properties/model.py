@@ -22,6 +22,9 @@ SOON_MS = 5_000
 ADOPTING = "job_n"
 """The adopting job. It is never submitted: it adopts a response that another job made, or that was made elsewhere."""
 
+WAITS = "job_b"
+"""The job that waits for its turn under limits."""
+
 TENANTS = {"job_a": "acme", "job_b": "brick", "job_c": "acme", ADOPTING: "brick"}
 POLICIES = {
     name: JobPolicy(
@@ -86,7 +89,7 @@ class Made:
 
 
 def due_of(state: Any) -> int | None:
-    if isinstance(state, job.Absent | job.Active | job.BackingOff | job.Finished):
+    if isinstance(state, job.Absent | job.Waiting | job.Active | job.BackingOff | job.Finished):
         return job.due_ms(state)
     return response.due_ms(state)
 

@@ -34,7 +34,7 @@ def test_the_list_of_what_must_be_met_names_every_state_and_every_reason_to_igno
     listed = MUST_MEET.read_text().splitlines()
     assert listed == sorted(set(listed))
     states = {
-        "jobs": ("absent", "active", "backing_off", "finished"),
+        "jobs": ("absent", "waiting", "active", "backing_off", "finished"),
         "responses": ("absent", "unclaimed", "running", "ended"),
     }
     for log, kinds in states.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.base import InlineBody, Message, Usage
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
-from schemas.jobs import JobRefused, JobSubmitted, ResponseAdopted
+from schemas.jobs import JobRefused, JobSubmitted, ResponseAdopted, Turn
 from schemas.responses import ResponseClaimed
 from schemas.results import JobResult
 from schemas.statuses import ObservedOutcome as Outcome
@@ -26,6 +26,7 @@ from tests.properties.model import (
     START_MS,
     TENANTS,
     TIMEOUT_MS,
+    WAITS,
     Book,
     CreateFate,
     JobStep,
@@ -68,6 +69,7 @@ class World(Invariants):
             build.submitted(
                 self.now_ms, job_id=job_id, tenant=tenant or TENANTS[job_id], request_sha256=sha,
                 deadline_at_ms=self.now_ms + TIMEOUT_MS, policy=POLICIES[job_id],
+                turn=Turn(waits=True) if job_id == WAITS else None,
             )
         )  # fmt: skip
 
@@ -204,7 +206,11 @@ class World(Invariants):
         if due is None:
             return
         self.now_ms = max(self.now_ms, due)
-        self.append(_timer(log, key, due, self.now_ms))
+        state = self.books[log, key].state
+        if isinstance(state, job.Waiting) and due_ms is None and self.now_ms < state.spec.deadline_at_ms:
+            self.append(build.admitted(self.now_ms, key))
+        else:
+            self.append(_timer(log, key, due, self.now_ms))
 
     def fire_next(self, nth: int) -> None:
         """One of the timers that are due first, so that time does not run ahead of what else may happen."""
@@ -268,7 +274,7 @@ class World(Invariants):
             waiting = [
                 (due, log, key)
                 for (log, key), book in self.books.items()
-                if book.state.kind in {"active", "backing_off", "running"}
+                if book.state.kind in {"active", "backing_off", "running", "waiting"}
                 if (due := due_of(book.state)) is not None and due <= over_ms
             ]
             if not waiting:

@@ -175,7 +175,7 @@ class Checks:
         """I5."""
         now_ms = self._system._now_ms()
         for key, state in self._jobs.states.items():
-            if isinstance(state, job.Active | job.BackingOff):
+            if isinstance(state, job.Waiting | job.Active | job.BackingOff):
                 over_ms = now_ms - state.spec.deadline_at_ms
                 if over_ms < BOUND_S * 1000 and key.decode() not in self._system.upstream.acknowledged:
                     continue  # A refused submission may be in the log: its end is not promised.

@@ -19,15 +19,16 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
-from streams.agents.fold_shell import FoldShell
+from streams.agents.fold_shell import FoldShell, untaken
 from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
+from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
-from streams.policy.latency import Latencies
-from streams.policy.learned_polls import LearnedPolls, PollPrice
-from streams.policy.polls import PollPolicy, Webhooks
+from streams.policy.limits import NO_LIMITS, LimitRules
+from streams.policy.polls import PollPolicy
 from streams.results import FencedError
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
@@ -49,6 +50,7 @@ from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
 from tests.simulation.chaos import Life
 from tests.simulation.clients import TopicReader
+from tests.simulation.learning import schedule_of_polls
 from tests.simulation.ports import SETTINGS, Commands, Publisher, Results
 from tests.simulation.provider import Client, Provider
 from tests.simulation.tables import LocalStores, Table
@@ -60,8 +62,7 @@ COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
-AHEAD_MS = 10_000
-"""Short, so that rows due later than this are read again."""
+AHEAD_MS = 10_000  # Short, so that rows due later than this are read again.
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
@@ -244,13 +245,7 @@ class Worker:
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
         rate = PollRate(calls_per_s, life.now_ms)
-        self._learning: PollLearning | None = None
-        learned_polls = (
-            LearnedPolls(PollPrice(spacing_max_ms=polls.spacing_max_ms), Latencies(5_000)) if learned else None
-        )
-        if learned_polls is not None:
-            self._learning = PollLearning(learned_polls, rate, life.now_ms, METRICS)
-        webhooks = Webhooks(polls, learned=learned_polls)
+        webhooks, self._learning = schedule_of_polls(polls, rate, life, METRICS, learned=learned)
         lanes = self._lanes = Lanes(life.now_ms)
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
@@ -285,9 +280,8 @@ class Worker:
         for timers in (self.jobs, self.responses):
             spawn(self._guarded(partial(self._informed, timers.fire)))
             spawn(self._guarded(timers.watch))
-        if self._learning is not None:
-            spawn(self._guarded(partial(self._learning.run, stop)))
-        parts = (self.consumer.run, self._submitter.run, self._poller.run)
+        learning = () if self._learning is None else (self._learning.run,)
+        parts = (self.consumer.run, self._submitter.run, self._poller.run, *learning)
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
     async def stop(self) -> None:
@@ -318,9 +312,9 @@ class Worker:
     def _fold(
         self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None
     ) -> "FoldParts":  # fmt: skip
-        learning = self._learning if fold is RESPONSE_FOLD else None
         return FoldParts(
-            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes, learning
+            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
+            self._learning if fold is RESPONSE_FOLD else None,
         )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
@@ -328,6 +322,7 @@ class Worker:
         self._lanes.share = share_of(mine, self._broker.partitions)
         for part in (self.jobs, self.responses):
             part.index.own(mine)
+            part.admissions.own(mine)
         if self._learning is not None:
             self._learning.own(mine)
 
@@ -347,6 +342,7 @@ class FoldParts:
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
         who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
+        limits: LimitRules = NO_LIMITS,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
@@ -355,12 +351,18 @@ class FoldParts:
         self.rows.watch(IndexedRows(fold, self.index))
         if learning is not None:
             self.rows.watch(learning)
-        shell = wrong.shell()
-        self._shell: FoldShell = shell(
+        self.admission = Admission(limits, "a")
+        self.admissions = Admissions(self.admission, life.now_ms, broker.partitions)
+        if fold is JOB_FOLD:
+            self.rows.watch(self.admissions)
+        taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
+        self._shell: FoldShell = wrong.shell()(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms, learn=None if learning is None else learning.took,
+            index=self.index, now_ms=life.now_ms, taken=taken,
         )  # fmt: skip
-        self._held = JobTimers(self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms)
+        self._held = JobTimers(
+            self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
+        )  # fmt: skip
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
             publisher=Publisher(life, broker, who), now_ms=life.now_ms,

@@ -10,6 +10,8 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    JobAdmitted,
+    JobFoundTooLate,
     JobPolicy,
     JobRefused,
     JobSubmitted,
@@ -171,6 +173,16 @@ def settled(
         "polls": 1,
     }
     return AttemptSettled(**{**given, **changes})
+
+
+def admitted(at_ms: int = T0 + 1_000, job_id: str = JOB) -> JobAdmitted:
+    return JobAdmitted(
+        id=f"{job_id}/admitted", at_ms=at_ms, job_id=job_id, reserved_tokens=1_500, waited_for="tokens_per_min"
+    )  # fmt: skip
+
+
+def found_too_late(at_ms: int = T0 + 1_000, job_id: str = JOB, needs_ms: int = 60_000) -> JobFoundTooLate:
+    return JobFoundTooLate(id=f"{job_id}/too_late", at_ms=at_ms, job_id=job_id, needs_ms=needs_ms)
 
 
 def job_timer(due_ms: int, at_ms: int | None = None, job_id: str = JOB) -> JobTimerFired:

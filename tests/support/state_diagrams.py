@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from schemas.base import Message, Usage
-from schemas.jobs import AttemptEnd, UsageBooked
+from schemas.jobs import AttemptEnd, Turn, UsageBooked
 from schemas.statuses import JOB_OUTCOMES, SettledStatus
 from streams.fold import attempts, job, response
 from streams.fold.step import Step
@@ -23,10 +23,12 @@ from tests.support.builders import (
     POLICY,
     T0,
     accepted,
+    admitted,
     adopted,
     adoption_refused,
     cancel_requested,
     claimed,
+    found_too_late,
     job_timer,
     observed,
     poll_failed,
@@ -122,6 +124,9 @@ def _shape(state: Any) -> tuple[Any, ...]:
 def _job_facts(state: job.JobState) -> Iterator[tuple[str, Message]]:
     for policy in (POLICY, SHORT):
         yield "JobSubmitted", submitted(policy=policy)
+    yield "JobSubmitted (waits)", submitted(turn=Turn(waits=True))
+    yield "JobAdmitted", admitted(AT)
+    yield "JobFoundTooLate", found_too_late(AT)
     yield "ResponseAdopted", adopted()
     yield "JobRefused", refused()
     yield "CancelRequested", cancel_requested(AT)
@@ -210,7 +215,7 @@ def _of_attempts(before: Any, after: Any) -> Iterator[tuple[str, str]]:
 
 JOB = Machine(job.Absent(), job.step, _job_facts, _job_node)
 RESPONSE = Machine(response.Absent(), response.step, _response_facts, _response_node)
-JOB_NODES = ("absent", "submitting", "unknown", "running", "backing_off", "finished")
+JOB_NODES = ("absent", "waiting", "submitting", "unknown", "running", "backing_off", "finished")
 ATTEMPT_NODES = ("absent", "submitting", "outcome_unknown", "running", "abandoned", "given_up", "over")
 RESPONSE_NODES = ("absent", "unclaimed", "running", "released", "ended")
 
@@ -244,7 +249,7 @@ def job_page() -> str:
                 f" The outcome of a finished job is one of: {', '.join(JOB_OUTCOMES)}."
             ),
             "",
-            *_diagram(jobs, JOB_NODES, ("state active {", *(f"    {name}" for name in JOB_NODES[1:4]), "}")),
+            *_diagram(jobs, JOB_NODES, ("state active {", *(f"    {name}" for name in JOB_NODES[2:5]), "}")),
             "",
             *_table(jobs, JOB_NODES),
             "",

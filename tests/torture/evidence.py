@@ -52,7 +52,7 @@ class JobLog:
             return
         self.unknown_outcomes += isinstance(event, AttemptUnknown)
         state = self.states[event.job_id] = step.state
-        if isinstance(state, job.Active | job.BackingOff):
+        if isinstance(state, job.Waiting | job.Active | job.BackingOff):
             self.open.add(event.job_id)
             self.deadlines_ms[event.job_id] = state.spec.deadline_at_ms
             self.granted[event.job_id] = max(self.granted[event.job_id], state.attempts.accounted())

@@ -216,6 +216,7 @@ def _environment(
         "KAFKA_BOOTSTRAP_SERVERS": broker,
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
         "BACKSTOP_PARTITIONS": str(runtime.partitions),
+        "BACKSTOP_LIMITS": plan.limits,
         "BACKSTOP_METRICS_PUBLIC": "true",
         "BACKSTOP_HOST": HOST,
         "BACKSTOP_DEVELOPMENT": "true",

@@ -39,7 +39,7 @@ from schemas.webhook_endpoints import EVENT_TYPES
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "backstop" / "page" / "static"
 
-TABLES_OF_VERSION = {5: "d79e490f139248ff"}
+TABLES_OF_VERSION = {6: "2413218525c3ca8b"}
 """Digest of the statements that make the tables. A new digest needs a new version: older databases lack the change."""
 
 

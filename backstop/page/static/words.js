@@ -14,6 +14,8 @@ const cut = (d) => s("path", { d, class: "cut", fill: "none", "stroke-width": 1.
 
 // Status → word, tone, shape. The shapes differ, so that colour is not needed.
 const STATUS = {
+  waiting: ["Waiting its turn", "go",
+    () => [ring(), line("M5.6 4.8h4.8M5.6 11.2h4.8M6 4.8c0 2.4 4 4 4 6.4M10 4.8c0 2.4-4 4-4 6.4")]],
   submitting: ["Submitting", "go", () => [ring(), line("M8 11V5.5M5.7 7.6 8 5.3l2.3 2.3")]],
   running: ["Running", "go", () => [ring(), solid("M6.3 5v6l5-3z")]],
   unknown: ["Outcome unknown", "warn",
@@ -29,7 +31,7 @@ const STATUS = {
   rejected: ["Rejected", "bad", () => [solid("M2 2h12v12H2z"), cut("m5.8 5.8 4.4 4.4m0-4.4-4.4 4.4")]],
 };
 export const STATUSES = Object.keys(STATUS);
-export const OPEN = ["submitting", "running", "unknown", "backing_off", "finishing"];
+export const OPEN = ["waiting", "submitting", "running", "unknown", "backing_off", "finishing"];
 export const word = (status) => STATUS[status]?.[0] ?? status;
 export const tone = (status) => STATUS[status]?.[1] ?? "still";
 
@@ -43,6 +45,7 @@ export function badge(status) {
 export function waiting(job, pollAt) {
   const due = job.next_action_at_ms ? ago(job.next_action_at_ms) : null;
   switch (job.status) {
+    case "waiting": return ["its turn under the limits, from ", due];
     case "submitting": return ["the provider to accept it"];
     case "running": return pollAt ? ["a webhook, or the poll ", ago(pollAt)]
       : ["a webhook or a poll", job.deadline_at_ms && [" · deadline ", ago(job.deadline_at_ms)]];

@@ -18,7 +18,7 @@ from schemas.deliveries import (
     ResendAsked,
     ResendDone,
 )
-from schemas.jobs import JOB_FACT, UsageBooked
+from schemas.jobs import JOB_FACT, Turn, UsageBooked
 from schemas.lanes import LANE_FACT, CreateFailed, CreateServed, ProbeClaimed
 from schemas.partials import PARTIAL, PartialOutput
 from schemas.responses import RESPONSE_FACT
@@ -68,6 +68,9 @@ MESSAGES: tuple[Message, ...] = (
     b.adopted(session_id="s:1", tags=("a",), include=("reasoning.encrypted_content",), asked_by="0123456789ab"),
     b.adoption_refused(5),
     b.refused(),
+    b.submitted(turn=Turn(waits=True, priority="bulk", not_before_ms=9, request_bytes=4, output_tokens_max=5)),
+    b.admitted(5),
+    b.found_too_late(5),
     b.cancel_requested(5, reason="tired"),
     b.accepted(5, adopted=True, sent_at_ms=4, provider_request_id="req_1"),
     b.accepted(5, stream=True),

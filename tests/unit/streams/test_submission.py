@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 
 from backstop.runtime.blobs import Bodies, FolderBlobs, get_body
-from schemas.codec import canonical, sha256_hex
+from schemas.codec import canonical, encode, sha256_hex
+from schemas.commands import CreateResponse
 from schemas.jobs import JobSubmitted
 from schemas.prompt_cache import CacheRule, PromptCache
 from schemas.requests import Submit
-from streams.submission import SubmissionPolicy, prepare, to_submitted
+from streams.fold import job
+from streams.fold.rows import encode_job_state
+from streams.policy.limits import read_rules
+from streams.submission import SubmissionPolicy, prepare, to_submitted, turn_of
 
 REQUEST: dict[str, Any] = {
     "model": "m", "input": [{"z": None, "a": ['"request":', 1.5, "ü\u2028"]}], "metadata": None,
@@ -25,6 +29,7 @@ REQUEST: dict[str, Any] = {
         {},
         {"job_id": "mine", "deadline_at_ms": 5, "retries_max": 0, "session_id": "s", "tags": ["t"]},
         {"timeout_ms": 1_000, "tags": []},
+        {"deadline_at_ms": 5, "not_before_ms": 3, "priority": "bulk"},
     ],
 )
 def test_the_canonical_form_is_that_of_the_whole_model(more: dict[str, Any]) -> None:
@@ -43,6 +48,40 @@ def test_the_form_of_a_submissions_hash_never_changes() -> None:
 @pytest.mark.parametrize(("asked", "granted"), [(None, 2), (1, 1), (3, 3), (10, 3)])
 def test_no_submission_gets_more_retries_than_the_operator_grants(asked: int | None, granted: int) -> None:
     assert SubmissionPolicy(retries_max=2, retries_granted_max=3).stamp(asked).retries_max == granted
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "waits"),
+    [
+        ("", {}, None),
+        ('[{"model": "other", "concurrent": 1}]', {}, None),
+        ("", {"priority": "bulk"}, False),
+        ("", {"not_before_ms": 1}, None),
+        ("", {"not_before_ms": 2}, True),
+        ('[{"model": "m", "concurrent": 1}]', {}, True),
+        ('[{"tenant": "acme", "weight": 2}]', {}, None),
+    ],
+)
+def test_a_submission_is_stamped_only_where_a_limit_applies_or_it_asks(
+    limits: str, more: dict[str, Any], waits: bool | None
+) -> None:
+    """`waits`: None without a stamp."""
+    turn = turn_of(prepare(Submit(request=REQUEST, **more)), "acme", 1, read_rules(limits))
+    assert (None if turn is None else bool(turn.waits)) == waits
+
+
+def test_without_limits_priority_and_start_time_a_job_has_the_records_that_it_had_before(tmp_path: Path) -> None:
+    """The create's command comes with the submission itself, and no part of a record tells of turns."""
+    made = asyncio.run(
+        to_submitted(
+            prepare(Submit(request=REQUEST)), job_id="j", tenant="acme", ingress="http", at_ms=1,
+            policy=SubmissionPolicy(), bodies=Bodies(FolderBlobs(tmp_path), 10_000),
+        )
+    )  # fmt: skip
+    assert b"turn" not in encode(made)
+    step = job.step(job.Absent(), made)
+    assert [type(output) for output in step.outputs] == [CreateResponse]
+    assert b"turn" not in encode_job_state(step.state)
 
 
 @pytest.mark.parametrize("inline_bytes_max", [10_000, 0])

@@ -11,7 +11,7 @@ from backstop.runtime.records import Record
 from schemas.base import InlineBody
 from schemas.codec import canonical
 from schemas.commands import POLL_COMMAND, SUBMISSION
-from schemas.jobs import JOB_FACT
+from schemas.jobs import JOB_FACT, Turn
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT
 from tests.support import builders as b
@@ -65,6 +65,12 @@ def test_an_unclaimed_response_has_a_history_of_its_own() -> None:
     assert found is not None
     assert (found.job_id, found.response_ids) == (None, ("resp_x",))
     assert [(entry.kind, entry.effect) for entry in timeline(found.records)] == [("webhook_received", "unclaimed")]
+
+
+def test_a_job_that_waits_for_its_turn_has_its_state_on_the_timeline() -> None:
+    world = World()
+    world.tell(b.submitted(b.T0, job_id="a", turn=Turn(waits=True)), b.admitted(b.T0 + 100, "a"))
+    assert [entry.effect for entry in timeline(found_in(world, "a"))] == ["waiting", "submitting"]
 
 
 def test_a_fact_that_changed_nothing_says_why() -> None:

@@ -9,7 +9,7 @@ from backstop.readmodel.costs import Tally
 from backstop.readmodel.rows import Position, TimelineEntry
 from backstop.readmodel.why import Seen, next_at_ms, next_poll_of, why
 from schemas.base import Cause, Message
-from schemas.jobs import AdoptionRefused
+from schemas.jobs import AdoptionRefused, Turn
 from schemas.results import JobResult
 from streams.fold.job import Absent, JobState, step
 from tests.unit.backstop.readmodel.logs import (
@@ -72,6 +72,14 @@ END = timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)
         (
             Seen(Absent(), NOW_MS),
             ["The job is accepted, and its facts have not been read from the log yet."],
+        ),
+        (
+            seen(submitted().model_copy(update={"turn": Turn(waits=True)})),
+            ["The job waits for its turn under the limits of gpt-5, since 2 s.", EXPIRES],
+        ),
+        (
+            seen(submitted().model_copy(update={"turn": Turn(waits=True, not_before_ms=63_000)})),
+            ["The job asked not to begin before a time, which comes at 00:01:03 UTC (in 60 s).", EXPIRES],
         ),
         (
             seen(submitted()),

@@ -1,19 +1,23 @@
 """Jobs that wait for their lane: no record while it is closed, then each in its turn, and the deadline in any case."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from schemas.base import Message
-from schemas.jobs import JobTimerFired
+from schemas.jobs import JobAdmitted, JobFoundTooLate, JobTimerFired, Turn
 from schemas.results import Reason
 from streams.fold import job
+from streams.fold.attempts import Attempts
 from streams.fold.batch import JOB_FOLD
 from streams.fold.rows import encode_row
+from streams.policy.admission import Admission
 from streams.policy.lanes import CANDIDATE_WAIT_MS, PROBE_WAIT_MS, RAMP_FIRST
+from streams.policy.limits import read_rules
 from streams.scheduler.due import Due, DueIndex
 from streams.scheduler.job_timers import ASK_AGAIN_MS_MAX, ROWS_A_TICK_MAX, JobTimers
 from streams.workers.lanes import Lanes
 from tests.support.builders import DEADLINE, MODEL, T0
-from tests.unit.streams.fold.states import backing_off, finished
+from tests.unit.streams.fold.states import backing_off, finished, spec
 
 RETRY_AT = T0 + 1_000
 WHY = Reason(code="http_503")
@@ -23,16 +27,24 @@ ROW = encode_row(JOB_FOLD.encode_state(backing_off(RETRY_AT, WHY)), 7)
 class Rig:
     """A lane and the timers of some jobs of one partition, at a time that the test sets."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, row: bytes = ROW, due_ms: int = RETRY_AT, limits: str = "") -> None:
         self.now_ms = T0
+        self.rows_read = 0
         clock: Callable[[], int] = lambda: self.now_ms  # noqa: E731
         self.lanes = Lanes(clock)
         self.index = DueIndex(clock, ahead_ms=DEADLINE)
         self.index.own([0])
-        self.timers = JobTimers(self.index, lambda _, key: self.rows.get(key), self.lanes.release, clock)
-        self.rows = {b"job_%03d" % number: ROW for number in range(jobs)}
+        self.admission = Admission(read_rules(limits), "a")
+        self.timers = JobTimers(
+            self.index, lambda _, key: self.read(key), self.lanes.release, clock, self.admission
+        )  # fmt: skip
+        self.rows = {b"job_%03d" % number: row for number in range(jobs)}
         for key in self.rows:
-            self.index.put(0, key, RETRY_AT)
+            self.index.put(0, key, due_ms)
+
+    def read(self, key: bytes) -> bytes | None:
+        self.rows_read += 1
+        return self.rows.get(key)
 
     def tick(self, now_ms: int) -> list[str]:
         """The jobs whose timer fires."""
@@ -44,7 +56,8 @@ class Rig:
             if timer is not None:
                 fired.append(timer)
             self.index.taken(due)
-        assert all(isinstance(timer, JobTimerFired) and timer.due_ms == RETRY_AT for timer in fired)
+        assert all(not isinstance(timer, JobTimerFired) or timer.due_ms in (RETRY_AT, T0) for timer in fired)
+        self.fired = fired
         return [timer.key for timer in fired]
 
     def end(self, *keys: bytes) -> None:
@@ -149,7 +162,9 @@ def test_a_long_queue_of_ended_jobs_is_left_in_bounded_steps() -> None:
     while len(rig.timers) < ROWS_A_TICK_MAX + 2:
         rig.tick(RETRY_AT)
     rig.end(*(b"job_%03d" % number for number in range(ROWS_A_TICK_MAX + 1)))
+    rig.rows_read = 0
     assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == []
+    assert rig.rows_read == ROWS_A_TICK_MAX
     assert rig.tick(RETRY_AT + PROBE_WAIT_MS) == [f"job_{ROWS_A_TICK_MAX + 1}"]
 
 
@@ -159,6 +174,53 @@ def test_deferred_jobs_of_a_revoked_partition_are_forgotten() -> None:
     rig.close()
     rig.tick(RETRY_AT)
     rig.index.own([])
+    rig.admission.own([], 0.5, T0)
     rig.now_ms = RETRY_AT + PROBE_WAIT_MS
     rig.timers.let_go([])
     assert len(rig.timers) == 0
+
+
+WAITING = encode_row(JOB_FOLD.encode_state(job.Waiting(replace(spec(), turn=Turn(waits=True)), Attempts(), T0)), 3)
+TEN_A_MINUTE = '[{"requests_per_min": 10}]'
+
+
+def test_a_waiting_job_begins_by_a_grant_as_soon_as_there_is_room() -> None:
+    rig = Rig(3, WAITING, T0, TEN_A_MINUTE)
+    assert rig.tick(T0) == ["job_000"]
+    assert [fact.model_dump(exclude_none=True) for fact in rig.fired] == [
+        {"v": 1, "id": "job_000/admitted", "at_ms": T0, "job_id": "job_000", "type": "job_admitted",
+         "reserved_tokens": 2_500, "waited_for": "turn"}
+    ]  # fmt: skip
+    assert rig.tick(T0 + 5_900) == []
+    assert rig.tick(T0 + 6_500) == ["job_001"]
+    (second,) = rig.fired
+    assert isinstance(second, JobAdmitted)
+    assert second.waited_for == "requests_per_min"
+
+
+def test_a_job_that_waits_is_due_again_at_its_deadline_and_ends_there() -> None:
+    rig = Rig(2, WAITING, T0, '[{"concurrent": 1}]')
+    assert rig.tick(T0) == ["job_000"]
+    assert rig.tick(DEADLINE - 1) == []
+    assert rig.tick(DEADLINE) == ["job_001"]
+    assert isinstance(rig.fired[0], JobTimerFired)
+
+
+def test_a_job_that_can_not_end_in_time_is_found_as_soon_as_that_is_so() -> None:
+    rig = Rig(2, WAITING, T0, '[{"concurrent": 1}]')
+    for _ in range(40):
+        rig.admission.run_times.learn(MODEL, 60_000)
+    assert rig.tick(T0) == ["job_000"]
+    assert rig.tick(DEADLINE - 60_000) == []
+    assert rig.tick(DEADLINE - 59_999) == ["job_001"]
+    assert isinstance(rig.fired[0], JobFoundTooLate)
+
+
+def test_a_retry_waits_under_the_same_limits_and_goes_before_the_others() -> None:
+    rig = Rig(2, WAITING, T0, TEN_A_MINUTE)
+    rig.rows[b"retry"] = ROW
+    rig.index.put(0, b"retry", RETRY_AT)
+    assert rig.tick(T0) == ["job_000"]
+    assert rig.tick(RETRY_AT) == []
+    assert rig.tick(T0 + 6_500) == ["retry"]
+    assert rig.tick(T0 + 12_500) == ["job_001"]

@@ -5,6 +5,8 @@ import asyncio
 from schemas.jobs import JobTimerFired
 from streams.fold.batch import JOB_FOLD
 from streams.fold.rows import encode_row
+from streams.policy.admission import Admission
+from streams.policy.limits import NO_LIMITS
 from streams.scheduler.due import AHEAD_MS, DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.service import ROWS_A_TICK_MAX, Scheduler
@@ -50,7 +52,7 @@ def test_a_million_rows_that_are_due_later_are_read_once_when_they_come_near_and
         JOB_FOLD,
         index=index,
         rows=table,  # type: ignore[arg-type]  # has what a scheduler reads
-        make_timer=JobTimers(index, table.get, lambda _: 0, lambda: now_ms),
+        make_timer=JobTimers(index, table.get, lambda _: 0, lambda: now_ms, Admission(NO_LIMITS, "a")),
         publisher=publisher,
         now_ms=lambda: now_ms,
     )

@@ -11,7 +11,7 @@ from streams.fold.response import Absent, step
 from streams.fold.rows import encode_row
 from streams.policy.latency import ALL, Latencies
 from streams.policy.latency_counts import bucket, value_ms
-from streams.policy.learned_polls import ENDS_MIN, REFRESH_MS, LearnedPolls, PollPrice
+from streams.policy.learned_polls import REFRESH_MS, LearnedPolls, PollPrice
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.policy.webhook_loss import JUDGED_AFTER_MS
 from streams.workers.metrics import WorkerMetrics
@@ -22,6 +22,7 @@ from tests.support import builders as build
 T0 = build.T0
 LEAF = ("gpt", "high", "small")
 RUN_MS = 40_000
+ENDS_MIN = PollPrice().ends_min
 
 
 class Bench:

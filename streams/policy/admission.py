@@ -1,0 +1,342 @@
+"""Which job goes next on each lane, and when. Pure: time and events are handed in (ARCHITECTURE.md, "When may a job
+begin?").
+
+Rules, before the code:
+- A lane is limited in requests and tokens a minute, tokens a day and attempts in flight; so is each tenant on it. A job
+  goes when both its tenant and its lane have room for what it is expected to be charged.
+- Classes (interactive, normal, bulk) have turns by weight while they wait, and tenants within a class as well. Unused
+  turns go to those that wait, and to be idle earns none.
+- Where no interactive job waits, the others leave a third of the bucket to the next one, so that it need not wait.
+- The job whose turn it is waits until there is room for it. A smaller one does not overtake it.
+- A job that can't end before its deadline any more (less time than 9 of 10 runs of its model take) is not begun.
+- An attempt holds what it reserved until it is refused or ends; then it is given back, once.
+"""
+
+import heapq
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from schemas.base import Priority
+from streams.policy.lane_queue import WHY_OF_TENANT, Class, Held, Lane, Why
+from streams.policy.limiter import NO_RATES, Limiter, Wait
+from streams.policy.limits import CLASS_WEIGHTS, LimitRules
+from streams.policy.run_times import RunTimes
+from streams.policy.sizes import Asked, Sizes
+from streams.policy.waiting import Place, TenantQueue, Waiter
+
+LANES_MAX = 1_000
+ASK_AGAIN_MS = 250
+"""Where only the end of another attempt lets a job go: the lane is asked again at this interval at the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The job may begin its attempt. `tokens`: expected, and reserved."""
+
+    waiter: Waiter
+    tokens: float
+    waited_for: Why = "turn"
+
+
+@dataclass(frozen=True, slots=True)
+class TooLate:
+    """The job can't end before its deadline any more."""
+
+    waiter: Waiter
+    needs_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The job whose turn it was no longer waits, and has left the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """No job of the lane may begin before `ms` have passed."""
+
+    why: Why
+    ms: int
+
+
+class Admission:
+    """The queues and limits of one worker."""
+
+    def __init__(self, rules: LimitRules, account: str) -> None:
+        self._rules = rules
+        self._account = account
+        self._lanes: dict[str, Lane] = {}
+        self._waiters: dict[int, dict[bytes, Waiter]] = {}
+        self._held: dict[int, dict[bytes, Held]] = {}
+        self._base = 1.0
+        self.sizes = Sizes()
+        self.run_times = RunTimes()
+
+    def put(self, waiter: Waiter, now_ms: int) -> None:
+        """The job waits from now on. One that already waits keeps its place."""
+        if self.waits((waiter.partition, waiter.key)):
+            return
+        self.ended((waiter.partition, waiter.key), None, now_ms)
+        asked, lane = waiter.asked, self._lane(waiter.asked.model, now_ms)
+        self._waiters.setdefault(waiter.partition, {})[waiter.key] = waiter
+        group = lane.classes.setdefault(waiter.priority, Class())
+        queue = group.queues.setdefault(asked.tenant, TenantQueue())
+        queue.put(waiter)
+        lane.waiting += 1
+        if asked.tenant not in group.parked_names:
+            lane.turns.join(waiter.priority, CLASS_WEIGHTS[waiter.priority])
+            group.tenants.join(asked.tenant, self._rules.weight(asked.tenant))
+
+    def waits(self, place: Place) -> bool:
+        return place[1] in self._waiters.get(place[0], ())
+
+    def drop(self, place: Place) -> None:
+        """The job no longer waits."""
+        waiter = self._waiters.get(place[0], {}).pop(place[1], None)
+        if waiter is not None:
+            self._remove(self._lanes[waiter.asked.model], waiter)
+
+    def next(
+        self, model: str, now_ms: int, gate: Callable[[str], int] = lambda _: 0,
+        waits: Callable[[Place], bool] = lambda _: True,
+    ) -> Grant | TooLate | Gone | NotYet | None:  # fmt: skip
+        """The next job of the lane that may begin now, or why none may; None if none waits.
+
+        :param gate: asked last, where a job would begin: 0 if the lane takes a create, else the milliseconds to wait.
+        :param waits: whether the job that would be next still waits. Asked once at most, as it reads a row.
+        """
+        lane = self._lanes.get(model)
+        if lane is None or not lane.waiting:
+            return None
+        self._unpark(lane, now_ms)
+        while (priority := lane.turns.first()) is not None:
+            group = lane.classes[priority]
+            tenant = group.tenants.first()
+            if tenant is None:
+                lane.turns.leave(priority)  # All its tenants are parked.
+                continue
+            waiter = group.queues[tenant].first(now_ms, self.run_times.median_ms(model))
+            if waiter is None:
+                self._left(lane, group, priority, tenant)
+                continue
+            needs_ms, place = self.run_times.least_ms(model), (waiter.partition, waiter.key)
+            if not waiter.retry and waiter.deadline_ms - now_ms < needs_ms:
+                self.drop(place)
+                return TooLate(waiter, needs_ms) if waits(place) else Gone()
+            tokens = self.sizes.estimate(waiter.asked).tokens
+            own = self._of_tenant(lane, waiter.asked, now_ms)
+            wait = own.wait(tokens, now_ms) if own is not None else None
+            if wait is not None:
+                lane.why, waiter.delayed = WHY_OF_TENANT[wait.reason], True
+                group.park(tenant, now_ms + _ms(wait))
+                continue
+            wait = lane.limiter.wait(tokens, now_ms, leave=self._leaves(lane, priority))
+            if wait is not None:
+                lane.why, waiter.delayed = wait.reason, True
+                return NotYet(wait.reason, _ms(wait))
+            if not waits(place):
+                self.drop(place)
+                return Gone()
+            return self._grant(lane, waiter, tokens, now_ms, gate(model))
+        parked = [group.parked[0][0] for group in lane.classes.values() if group.parked]
+        return NotYet(lane.why, max(1, min(parked) - now_ms)) if parked else None
+
+    def began(
+        self, place: Place, asked: Asked, priority: Priority, now_ms: int, *, accepted_at_ms: int = 0
+    ) -> None:  # fmt: skip
+        """An attempt began without a grant from here: an older fact, a stamp, or a grant of a former owner.
+
+        It counts against the limits all the same, which may leave a debt. `accepted_at_ms`: it runs already, and only
+        counts as in flight.
+        """
+        self.drop(place)
+        if place[1] in self._held.get(place[0], ()):
+            return
+        lane = self._lane(asked.model, now_ms)
+        if accepted_at_ms:
+            lane.limiter.in_flight += 1
+            own = self._of_tenant(lane, asked, now_ms)
+            if own is not None:
+                own.in_flight += 1
+            self._hold(place, Held(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
+            return
+        self._reserve(lane, place, asked, priority, self.sizes.estimate(asked).tokens, now_ms)
+
+    def accepted(self, place: Place, now_ms: int) -> None:
+        held = self._held.get(place[0], {}).get(place[1])
+        if held is None or held.answered:
+            return
+        held.answered, held.accepted_at_ms = True, now_ms
+        lane = self._lanes[held.asked.model]
+        lane.limiter.answered(held.tokens, now_ms)
+        own = lane.tenants.get(held.asked.tenant)
+        if own is not None:
+            own.answered(held.tokens, now_ms)
+
+    def refused(self, place: Place, now_ms: int, *, limited: bool = False, told_ms: int = 0) -> None:
+        """The create was refused, or never sent: what it reserved is given back."""
+        held = self._take_held(place)
+        if held is None:
+            return
+        lane = self._lanes[held.asked.model]
+        own = lane.tenants.get(held.asked.tenant)
+        if held.answered:
+            lane.limiter.ended(held.tokens, None)
+            if own is not None:
+                own.ended(held.tokens, None)
+            return
+        lane.limiter.refused(held.tokens, now_ms, limited=limited, told_ms=told_ms)
+        if own is not None:
+            own.refused(held.tokens, now_ms, limited=False, told_ms=0)
+        self._corrected(lane, held, 0.0)
+
+    def ended(self, place: Place, usage: tuple[int, int] | None, now_ms: int, *, ran: bool = False) -> None:
+        """The attempt is over. `usage`: its input and output tokens; None if they are not known.
+
+        `ran`: it ran to its end, so that its time counts as a run time.
+        """
+        held = self._take_held(place)
+        if held is None:
+            return
+        lane = self._lanes[held.asked.model]
+        own = lane.tenants.get(held.asked.tenant)
+        if not held.answered:
+            lane.limiter.answered(held.tokens, now_ms)
+            if own is not None:
+                own.answered(held.tokens, now_ms)
+        used = None if usage is None else float(sum(usage))
+        lane.limiter.ended(held.tokens, used)
+        if own is not None:
+            own.ended(held.tokens, used)
+        if usage is None or used is None:
+            return
+        self.sizes.learn(held.asked, *usage)
+        if ran and held.accepted_at_ms:
+            self.run_times.learn(held.asked.model, now_ms - held.accepted_at_ms)
+        if held.tokens:
+            lane.limiter.correct(held.tokens, used)
+            if own is not None:
+                own.correct(held.tokens, used)
+            self._corrected(lane, held, used)
+
+    def own(self, partitions: Collection[int], base: float, now_ms: int) -> None:
+        """Forget the jobs of all partitions but these. `base`: this worker's part of all partitions."""
+        self._base = base
+        for partition in self._waiters.keys() - set(partitions):
+            for key in list(self._waiters[partition]):
+                self.drop((partition, key))
+            del self._waiters[partition]
+        for partition in self._held.keys() - set(partitions):
+            for key in list(self._held[partition]):
+                self.ended((partition, key), None, now_ms)
+            del self._held[partition]
+        for lane in self._lanes.values():
+            for limiter in (lane.limiter, *lane.tenants.values()):
+                limiter.shared(base, now_ms)
+
+    @property
+    def limited(self) -> bool:
+        """Whether any rule is set."""
+        return bool(self._rules.rules)
+
+    def waiting(self, model: str) -> int:
+        lane = self._lanes.get(model)
+        return 0 if lane is None else lane.waiting
+
+    def models(self) -> Iterator[str]:
+        """Lanes with jobs that wait."""
+        return (model for model, lane in self._lanes.items() if lane.waiting)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiters.values()))
+
+    def _grant(
+        self, lane: Lane, waiter: Waiter, tokens: float, now_ms: int, closed_ms: int
+    ) -> Grant | NotYet:  # fmt: skip
+        if closed_ms:
+            lane.why, waiter.delayed = "lane", True
+            return NotYet("lane", closed_ms)
+        place = (waiter.partition, waiter.key)
+        self.drop(place)
+        self._reserve(lane, place, waiter.asked, waiter.priority, tokens, now_ms)
+        return Grant(waiter, tokens, lane.why if waiter.delayed else "turn")
+
+    def _reserve(
+        self, lane: Lane, place: Place, asked: Asked, priority: Priority, tokens: float, now_ms: int
+    ) -> None:  # fmt: skip
+        lane.limiter.take(tokens, now_ms)
+        own = self._of_tenant(lane, asked, now_ms)
+        if own is not None:
+            own.take(tokens, now_ms)
+        held = Held(asked, priority, tokens)
+        self._hold(place, held)
+        lane.turns.served(priority, tokens)
+        if (group := lane.classes.get(priority)) is not None:
+            group.tenants.served(asked.tenant, tokens)
+
+    def _hold(self, place: Place, held: Held) -> None:
+        self._held.setdefault(place[0], {})[place[1]] = held
+
+    def _take_held(self, place: Place) -> Held | None:
+        return self._held.get(place[0], {}).pop(place[1], None)
+
+    def _corrected(self, lane: Lane, held: Held, used: float) -> None:
+        lane.turns.corrected(held.priority, held.tokens, used)
+        if (group := lane.classes.get(held.priority)) is not None:
+            group.tenants.corrected(held.asked.tenant, held.tokens, used)
+
+    def _remove(self, lane: Lane, waiter: Waiter) -> None:
+        group = lane.classes[waiter.priority]
+        queue = group.queues[waiter.asked.tenant]
+        queue.remove(waiter)
+        lane.waiting -= 1
+        if not queue:
+            self._left(lane, group, waiter.priority, waiter.asked.tenant)
+
+    def _left(self, lane: Lane, group: Class, priority: Priority, tenant: str) -> None:
+        group.queues.pop(tenant, None)
+        group.tenants.leave(tenant)
+        if not group.queues:
+            lane.turns.leave(priority)
+
+    def _leaves(self, lane: Lane, priority: Priority) -> bool:
+        interactive = lane.classes.get("interactive")
+        return priority != "interactive" and (interactive is None or not interactive.queues)
+
+    def _unpark(self, lane: Lane, now_ms: int) -> None:
+        for priority, group in lane.classes.items():
+            while group.parked and group.parked[0][0] <= now_ms:
+                _, tenant = heapq.heappop(group.parked)
+                group.parked_names.discard(tenant)
+                if tenant in group.queues:
+                    group.tenants.join(tenant, self._rules.weight(tenant))
+                    lane.turns.join(priority, CLASS_WEIGHTS[priority])
+
+    def _of_tenant(self, lane: Lane, asked: Asked, now_ms: int) -> Limiter | None:
+        """The tenant's limiter; None if it has no limits of its own."""
+        limiter = lane.tenants.get(asked.tenant)
+        if limiter is None:
+            rates = self._rules.tenant(self._account, asked.model, asked.tenant)
+            if rates == NO_RATES:
+                return None
+            limiter = lane.tenants[asked.tenant] = Limiter(rates, now_ms, lane.limiter.share)
+        return limiter
+
+    def _lane(self, model: str, now_ms: int) -> Lane:
+        lane = self._lanes.get(model)
+        if lane is None:
+            if len(self._lanes) >= LANES_MAX:
+                self._forget_idle()
+            rates = self._rules.lane(self._account, model)
+            lane = self._lanes[model] = Lane(Limiter(rates, now_ms, self._base))
+        return lane
+
+    def _forget_idle(self) -> None:
+        for model, lane in self._lanes.items():
+            if not lane.waiting and not lane.limiter.in_flight:
+                del self._lanes[model]
+                return
+
+
+def _ms(wait: Wait) -> int:
+    return ASK_AGAIN_MS if wait.ms is None else max(1, wait.ms)

@@ -1,0 +1,88 @@
+"""The two meters of a rate: requests by the generic cell rate algorithm, tokens by a bucket. Pure.
+
+Rules:
+- A bucket begins empty: a worker that starts does not know what was spent a moment ago.
+- In any period of `t` seconds a bucket gives at most `per_min * (t + BURST_S) / 60`, and one job's size more.
+- A job that is larger than the bucket goes when the bucket is full, and leaves a debt. A debt is at most a minute's
+  rate.
+"""
+
+from dataclasses import dataclass
+
+BURST_S = 3.0
+"""What a bucket holds at most, in seconds of its rate: a long pause is not followed by a wave."""
+
+MINUTE_MS = 60_000
+WAIT_MS_MAX = 3_600_000
+
+
+@dataclass(slots=True)
+class Requests:
+    """At most `per_min` requests, evenly: each moves the time of the next one."""
+
+    per_min: float
+    next_ms: float = 0.0
+    """When the next request is due if requests come evenly."""
+
+    def wait_ms(self, now_ms: int) -> int:
+        """0 if a request may go now. Up to `BURST_S` of the rate, and one at least, may go at once."""
+        spacing_ms = MINUTE_MS / self.per_min
+        early_ms = max(BURST_S * 1_000 - spacing_ms, 0.0)
+        return _bounded(self.next_ms - early_ms - now_ms)
+
+    def take(self, now_ms: int) -> None:
+        self.next_ms = max(self.next_ms, float(now_ms)) + MINUTE_MS / self.per_min
+
+    def resize(self, per_min: float, now_ms: int) -> None:
+        """Change the rate. What is owed already stays owed, as a number of requests."""
+        owed = max(0.0, self.next_ms - now_ms) * self.per_min
+        self.per_min = per_min
+        self.next_ms = now_ms + owed / per_min
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Tokens that flow in evenly. `level` may be below zero: then more was used than reserved."""
+
+    per_min: float
+    at_ms: int
+    level: float = 0.0
+
+    @property
+    def capacity(self) -> float:
+        return self.per_min * BURST_S / 60
+
+    def fill(self, now_ms: int) -> float:
+        """Add what flowed in since the last call, and return the level."""
+        if now_ms > self.at_ms:
+            self.level = min(self.level + (now_ms - self.at_ms) * self.per_min / MINUTE_MS, self.capacity)
+            self.at_ms = now_ms
+        return self.level
+
+    def wait_ms(self, amount: float, now_ms: int, leave: float = 0.0) -> int:
+        """0 if `amount` may be taken now so that `leave` stays."""
+        lacking = min(amount + leave, self.capacity) - self.fill(now_ms)
+        closed_ms = max(0, self.at_ms - now_ms)
+        return closed_ms + _bounded(lacking * MINUTE_MS / self.per_min)
+
+    def take(self, amount: float, now_ms: int) -> None:
+        self.fill(now_ms)
+        self.level = max(self.level - amount, -self.per_min)
+
+    def give_back(self, amount: float) -> None:
+        self.level = min(self.level + amount, self.capacity)
+
+    def close(self, now_ms: int, for_ms: int) -> None:
+        """Empty it: nothing flows in for `for_ms`."""
+        self.fill(now_ms)
+        self.level = min(self.level, 0.0)
+        self.at_ms = max(self.at_ms, now_ms + min(for_ms, WAIT_MS_MAX))
+
+    def resize(self, per_min: float, now_ms: int) -> None:
+        self.fill(now_ms)
+        self.per_min = per_min
+        self.level = min(self.level, self.capacity)
+
+
+def _bounded(wait_ms: float) -> int:
+    return 0 if wait_ms <= 0 else min(int(wait_ms) + 1, WAIT_MS_MAX)

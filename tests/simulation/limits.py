@@ -1,0 +1,350 @@
+"""Jobs of unknown size at a provider that limits tokens a minute: what share of the limit is used, how many creates are
+refused, who waits how long?
+
+Virtual time, and the product's own admission (`streams.policy.admission`), one for each worker. Beside it: the SDK's
+own retries, and admission by the declared `max_output_tokens`.
+"""
+
+import heapq
+import math
+import sys
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+from typing import Literal
+
+from schemas.base import Priority
+from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
+from streams.policy.limits import LimitRules, read_rules
+from streams.policy.sizes import Asked
+from streams.policy.waiting import Waiter
+
+Method = Literal["backstop", "sdk", "declared"]
+PARTITIONS = 12
+TICK_MS = 20
+LATENCY_MS = 40
+DECLARED = 16_000
+HOUR_MS = 3_600_000
+MODEL = "m"
+FAR_MS = 10 * 24 * HOUR_MS
+
+
+@dataclass(slots=True)
+class Job:
+    number: int
+    tenant: str
+    priority: Priority
+    input_tokens: int
+    output_tokens: int
+    run_ms: int
+    came_ms: int
+    tries: int = 0
+
+
+class Provider:
+    """A bucket of tokens that fills evenly, and is charged what each job really uses."""
+
+    def __init__(self, limit: float, burst_s: float) -> None:
+        self.limit, self.burst_s = limit, burst_s
+        self.level, self.at_ms = limit * burst_s / 60, 0
+        self.away = False
+        self.charged: Counter[int] = Counter()
+        self.refused: Counter[int] = Counter()
+        self.created: Counter[int] = Counter()
+
+    def create(self, job: Job, now_ms: int) -> tuple[bool, int]:
+        """Whether it is accepted, and the wait that is told."""
+        capacity = self.limit * self.burst_s / 60
+        self.level = min(self.level + (now_ms - self.at_ms) * self.limit / 60_000, capacity)
+        self.at_ms = now_ms
+        self.created[now_ms // 60_000] += 1
+        charge = min(job.input_tokens + job.output_tokens, capacity)
+        accepted = self.level >= charge
+        if accepted:
+            self.level -= charge
+            self.charged[now_ms // 60_000] += int(charge)
+        else:
+            self.refused[now_ms // 60_000] += 1
+        return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    method: Method = "backstop"
+    workers: int = 1
+    limit: float = 100_000
+    burst_s: float = 60.0
+    told_limit: float | None = 100_000
+    """What the operator configured."""
+    minutes: int = 15
+    seed: int = 1
+    changes: tuple[tuple[int, float], ...] = ()
+    """(minute, limit): without notice."""
+    floods: bool = False
+    """Ten tenants: nine submit steadily, and one drops 10,000 jobs at the fifth minute."""
+    bulk: bool = False
+    """A bulk backlog, and some interactive jobs."""
+    interactive: bool = False
+    """Interactive jobs, a few a minute."""
+    load: float = 1.5
+    """Submitted tokens over the limit."""
+    away: tuple[int, int] | None = None
+    """Minutes in which the lane is held: no grants."""
+
+
+@dataclass(slots=True)
+class Course:
+    scene: Scene
+    used: dict[int, float] = field(default_factory=dict)
+    """By minute: the share of the limit that was charged."""
+    refusals: float = 0.0
+    """Refused creates over jobs accepted, after the fifth minute."""
+    refused_first: float = 0.0
+    waits_ms: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Of each tenant or class."""
+    refused: dict[int, int] = field(default_factory=dict)
+    gave_up: int = 0
+    error: float = 0.0
+    """Reserved over real tokens, of the last 1,000 jobs, less 1."""
+    grants: dict[int, int] = field(default_factory=dict)
+
+    def share(self, first: int, last: int) -> float:
+        return sum(self.used.get(minute, 0.0) for minute in range(first, last)) / (last - first)
+
+    def wait_ms(self, who: str, part: float = 0.99) -> int:
+        waits = sorted(self.waits_ms[who])
+        return waits[min(int(part * len(waits)), len(waits) - 1)] if waits else 0
+
+
+class _Worker:
+    def __init__(self, run: "_Run", name: str) -> None:
+        self.run, self.name = run, name
+        self.partitions: frozenset[int] = frozenset()
+        self.admission = Admission(run.rules, "a")
+        self.jobs: dict[bytes, Job] = {}
+
+    def own(self, partitions: frozenset[int]) -> None:
+        self.partitions = partitions
+        self.admission.own(partitions, len(partitions) / PARTITIONS, self.run.now_ms)
+
+
+class _Run:
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.random = scene, Random(scene.seed)
+        rule = f'[{{"tokens_per_min": {scene.told_limit}}}]' if scene.told_limit else ""
+        self.rules: LimitRules = read_rules(rule)
+        self.provider = Provider(scene.limit, scene.burst_s)
+        self.now_ms = 0
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = count()
+        self.course = Course(scene)
+        self.reserved: deque[tuple[float, int]] = deque(maxlen=1_000)
+        self.workers = [_Worker(self, f"w{number}") for number in range(scene.workers)]
+        for number, worker in enumerate(self.workers):
+            worker.own(frozenset(p for p in range(PARTITIONS) if p % scene.workers == number))
+        self._numbers = count()
+
+    def at(self, ms: int, act: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (ms, next(self._order), act))
+
+    def go(self) -> Course:
+        scene = self.scene
+        end_ms = scene.minutes * 60_000
+        for minute, limit in scene.changes:
+            self.at(minute * 60_000, lambda limit=limit: setattr(self.provider, "limit", limit))  # type: ignore[misc]
+        if scene.away:
+            self.at(scene.away[0] * 60_000, lambda: setattr(self.provider, "away", True))
+            self.at(scene.away[1] * 60_000, lambda: setattr(self.provider, "away", False))
+        self._submit(end_ms)
+        if scene.method == "backstop":
+            for worker in self.workers:
+                self.at(self.random.randrange(TICK_MS), lambda worker=worker: self._tick(worker))  # type: ignore[misc]
+        while self._heap and self._heap[0][0] <= end_ms:
+            self.now_ms, _, act = heapq.heappop(self._heap)
+            act()
+        return self._judged()
+
+    # ---- jobs
+
+    def _submit(self, end_ms: int) -> None:
+        scene = self.scene
+        mean = 500 + 500 * math.exp(0.5)  # Of `_job`: input, and a lognormal output with sigma 1.
+        per_ms = scene.load * scene.limit / mean / 60_000
+        at_ms = 0.0
+        tenants = [f"t{number}" for number in range(9)]
+        while at_ms < end_ms:
+            at_ms += self.random.expovariate(per_ms)
+            tenant = self.random.choice(tenants) if scene.floods else "t0"
+            self._come(int(at_ms), tenant, "bulk" if scene.bulk else "normal")
+        if scene.floods:
+            for _ in range(10_000):
+                self._come(5 * 60_000, "flood", "normal")
+        if scene.interactive:
+            at_ms = 0.0
+            while at_ms < end_ms:
+                at_ms += self.random.expovariate(10 / 60_000)
+                self._come(int(at_ms), "t0", "interactive")
+
+    def _come(self, at_ms: int, tenant: str, priority: Priority) -> None:
+        random = self.random
+        job = Job(
+            next(self._numbers), tenant, priority, random.randint(200, 800),
+            min(DECLARED, int(500 * math.exp(random.gauss(0, 1)))),
+            int(1_000 * math.exp(random.gauss(2.0, 0.6))), at_ms,
+        )  # fmt: skip
+        self.at(at_ms, lambda: self._came(job))
+
+    def _came(self, job: Job) -> None:
+        match self.scene.method:
+            case "backstop":
+                self._wait(job, retry=False)
+            case "sdk":
+                self._send_sdk(job)
+            case "declared":
+                self._queue_declared(job)
+
+    # ---- the product
+
+    def _wait(self, job: Job, *, retry: bool) -> None:
+        partition = job.number % PARTITIONS
+        worker = next(each for each in self.workers if partition in each.partitions)
+        key = str(job.number).encode()
+        worker.jobs[key] = job
+        asked = Asked(job.tenant, MODEL, job.input_tokens * 4, DECLARED)
+        waiter = Waiter(partition, key, asked, job.came_ms + FAR_MS, job.priority, retry)
+        worker.admission.put(waiter, self.now_ms)
+
+    def _tick(self, worker: _Worker) -> None:
+        self.at(self.now_ms + TICK_MS, lambda: self._tick(worker))
+        while not self.provider.away:
+            turn = worker.admission.next(MODEL, self.now_ms)
+            match turn:
+                case Grant():
+                    self._begin(worker, turn)
+                case TooLate() | Gone():
+                    continue
+                case NotYet() | None:
+                    return
+
+    def _begin(self, worker: _Worker, grant: Grant) -> None:
+        job = worker.jobs[grant.waiter.key]
+        minute = self.now_ms // 60_000
+        self.course.grants[minute] = self.course.grants.get(minute, 0) + 1
+        if not job.tries:
+            self._waited(job)
+            self.reserved.append((grant.tokens, job.input_tokens + job.output_tokens))
+        job.tries += 1
+        self.at(self.now_ms + LATENCY_MS, lambda: self._create(worker, grant.waiter, job))
+
+    def _create(self, worker: _Worker, waiter: Waiter, job: Job) -> None:
+        accepted, told_ms = self.provider.create(job, self.now_ms)
+        place = (waiter.partition, waiter.key)
+
+        def answered() -> None:
+            if accepted:
+                worker.admission.accepted(place, self.now_ms)
+                self.at(self.now_ms + job.run_ms, ended)
+            else:
+                worker.admission.refused(place, self.now_ms, limited=True, told_ms=told_ms)
+                self.at(self.now_ms + int(told_ms * (1 + 0.25 * self.random.random())), again)
+
+        def ended() -> None:
+            worker.admission.ended(place, (job.input_tokens, job.output_tokens), self.now_ms, ran=True)
+
+        def again() -> None:
+            self._wait(job, retry=True)
+
+        self.at(self.now_ms + LATENCY_MS, answered)
+
+    # ---- what others do
+
+    def _send_sdk(self, job: Job) -> None:
+        if not job.tries:
+            self._waited(job)
+        accepted, told_ms = self.provider.create(job, self.now_ms)
+        if accepted:
+            return
+        job.tries += 1
+        if job.tries > 2:
+            self.course.gave_up += 1
+            return
+        backoff_ms = min(500 * 2**job.tries, 8_000) * (1 - 0.25 * self.random.random())
+        wait_ms = told_ms if 0 < told_ms <= 120_000 else backoff_ms
+        self.at(self.now_ms + int(wait_ms), lambda: self._send_sdk(job))
+
+    _declared_level = 0.0
+    _declared_at_ms = 0
+
+    def _queue_declared(self, job: Job) -> None:
+        if not hasattr(self, "_queued"):
+            self._queued: deque[Job] = deque()
+            self._drain_declared()
+        self._queued.append(job)
+
+    def _drain_declared(self) -> None:
+        self.at(self.now_ms + TICK_MS, self._drain_declared)
+        limit = self.scene.told_limit or self.scene.limit
+        filled = self._declared_level + (self.now_ms - self._declared_at_ms) * limit / 60_000
+        self._declared_level, self._declared_at_ms = min(filled, limit), self.now_ms
+        while self._queued and self._declared_level >= self._queued[0].input_tokens + DECLARED:
+            job = self._queued.popleft()
+            self._declared_level -= job.input_tokens + DECLARED
+            self._waited(job)
+            self.provider.create(job, self.now_ms)
+
+    # ---- the figures
+
+    def _waited(self, job: Job) -> None:
+        if self.now_ms >= 5 * 60_000:
+            self.course.waits_ms[job.tenant].append(self.now_ms - job.came_ms)
+            self.course.waits_ms[job.priority].append(self.now_ms - job.came_ms)
+
+    def _judged(self) -> Course:
+        course, provider, limit = self.course, self.provider, self.scene.limit
+        changes = dict(self.scene.changes)
+        for minute in range(self.scene.minutes):
+            limit = changes.get(minute, limit)
+            course.used[minute] = provider.charged[minute] / limit
+        course.refused = dict(provider.refused)
+        late = range(5, self.scene.minutes)
+        course.refusals = sum(provider.refused[m] for m in late) / max(1, sum(provider.created[m] for m in late))
+        first = range(5)
+        course.refused_first = sum(provider.refused[m] for m in first) / max(1, sum(provider.created[m] for m in first))
+        if self.reserved:
+            course.error = sum(a for a, _ in self.reserved) / max(1, sum(b for _, b in self.reserved)) - 1
+        return course
+
+
+def limited(scene: Scene) -> Course:
+    """Let the jobs of `scene` pass."""
+    return _Run(scene).go()
+
+
+def _line(name: str, course: Course) -> str:
+    last = course.scene.minutes
+    return (
+        f"{name:<44} used {100 * course.share(5, last):5.1f} % "
+        f"(min {100 * min(course.used[m] for m in range(5, last)):5.1f}), "
+        f"refused {100 * course.refusals:5.2f} % (first 5 min {100 * course.refused_first:5.2f}), "
+        f"estimate {100 * course.error:+5.1f} %, gave up {course.gave_up}"
+    )
+
+
+def main() -> None:
+    minutes = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    for method in ("sdk", "declared"):
+        print(_line(method, limited(Scene(method=method, minutes=minutes))), flush=True)
+    for workers in (1, 2, 4):
+        for burst_s in (60.0, 10.0):
+            course = limited(Scene(workers=workers, burst_s=burst_s, minutes=minutes))
+            print(_line(f"backstop, {workers} workers, {burst_s:.0f} s", course), flush=True)
+    for limit in (50_000, 80_000):
+        course = limited(Scene(minutes=20, changes=((10, limit),), load=3.0))
+        shown = ", ".join(f"{100 * course.used[m]:.0f}/{course.refused.get(m, 0)}" for m in range(20))
+        print(f"limit 100k → {limit}: used % / refused by minute: {shown}")
+
+
+if __name__ == "__main__":
+    main()

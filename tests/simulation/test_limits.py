@@ -1,0 +1,36 @@
+"""Limits in short: what share of them is used, how many creates are refused, and who waits. The long form is
+`python -m tests.simulation.limits`.
+"""
+
+import pytest
+
+from tests.simulation.limits import Course, Scene, limited
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_limit_is_used_and_few_creates_are_refused(workers: int) -> None:
+    course = limited(Scene(workers=workers, minutes=10))
+    assert course.share(5, 10) >= 0.93, course.used
+    assert course.refusals <= 0.03, course.refused
+    assert abs(course.error) <= 0.10
+
+
+def test_a_limit_that_falls_without_notice_is_followed_within_two_minutes() -> None:
+    course = limited(Scene(minutes=12, changes=((6, 50_000),), load=3.0))
+    assert course.share(8, 12) >= 0.8, course.used
+    assert course.refusals <= 0.1, course.refused
+
+
+def test_the_sdks_own_retries_and_declared_limits_do_worse() -> None:
+    retries: Course = limited(Scene(method="sdk", minutes=8))
+    assert retries.refusals > 0.2
+    assert retries.gave_up > 0
+    declared: Course = limited(Scene(method="declared", minutes=8))
+    assert declared.share(5, 8) < 0.2
+
+
+def test_no_wave_follows_ten_minutes_without_creates() -> None:
+    course = limited(Scene(minutes=16, load=1.0, away=(2, 12)))
+    usual = 100_000 / 1_324
+    assert course.grants.get(12, 0) <= 1.6 * usual, course.grants
+    assert sum(course.refused.get(minute, 0) for minute in range(12, 16)) <= 8, course.refused
