@@ -54,7 +54,10 @@ class Call:
 
 
 class PollQueue:
-    """At most one call per response waits. A lane is first in, first out, unless the caller orders it. The caller bounds the size."""
+    """At most one call per response waits. A lane is first in, first out, unless the caller orders it.
+
+    The caller bounds the size.
+    """
 
     def __init__(self) -> None:
         self._lanes: tuple[deque[Call], ...] = (deque(), deque(), deque())
