@@ -81,14 +81,8 @@ class Plan:
     price_s: float
     schedule: Schedule
     curve: Curve
-
-    @property
-    def basis(self) -> PollBasis:
-        """What is stamped with a decision."""
-        return PollBasis(
-            latency_class=self.of, ends=self.ends, loss=round(self.loss, 4), price_s=round(self.price_s, 3),
-            policy=POLICY_VERSION,
-        )  # fmt: skip
+    basis: PollBasis
+    """What is stamped with a decision."""
 
     def spacing_ms(self, age_ms: float, jitter: float) -> float:
         """The wait for the next poll at this age. The jitter makes none longer than the bound."""
@@ -219,4 +213,8 @@ class _Input:
 
     def plan(self, price_s: float, spacing_max_ms: int) -> Plan:
         made = schedule(self.masses, price_s / self.loss, spacing_max_ms)
-        return Plan(self.of, self.curve.ends, self.loss, price_s, made, self.curve)
+        basis = PollBasis(
+            latency_class=self.of, ends=self.curve.ends, loss=round(self.loss, 4), price_s=round(price_s, 3),
+            policy=POLICY_VERSION,
+        )  # fmt: skip
+        return Plan(self.of, self.curve.ends, self.loss, price_s, made, self.curve, basis)
