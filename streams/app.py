@@ -267,9 +267,9 @@ class Worker:
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
+                self._follower.rebuilt(active, streamed)
                 if self._learning is not None:
                     self._learning.own(active)
-                self._follower.rebuilt(active, streamed)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 
