@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from schemas.base import (
     Body,
     Cause,
+    Int64,
     JobId,
     LatencyClass,
     PollBasis,
@@ -17,7 +18,7 @@ from schemas.base import (
     UnixMs,
     Usage,
     cause_of_older,
-)  # fmt: skip
+)
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
@@ -52,7 +53,7 @@ class ResponseClaimed(ResponseMessage):
     topic: ClassVar[str] = "responses"
     type: Literal["response_claimed"] = "response_claimed"
     job_id: JobId
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     tenant: TenantId
     poll_at_ms: UnixMs
     latency_class: LatencyClass | None = None
@@ -101,7 +102,7 @@ class ResponseObserved(ResponseMessage):
     terms: Terms | None = None
     job_id: JobId | None = None
     """Job, attempt and tenant named by the object's `metadata`, if well-formed. A claim, not a proof."""
-    attempt: int | None = None
+    attempt: Int64 | None = None
     tenant: TenantId | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None

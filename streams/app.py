@@ -51,6 +51,7 @@ from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.pauses import PauseBoard, Pauses
 from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
@@ -90,6 +91,7 @@ class Worker:
         self._admission = Admission(settings.limit_rules(), account)
         self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
+        self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
         learned = settings.learned_polls()
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected, learned=learned)
         self._learning: PollLearning | None = None
@@ -123,10 +125,13 @@ class Worker:
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
+        pauses = asyncio.create_task(self._guarded(self._pauses.run(stop)))
         try:
             await self._board.first_read()
+            await self._pauses.first_read(stop)
             await asyncio.gather(
                 reading,
+                pauses,
                 run_app(self._app, stop),
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
@@ -140,6 +145,7 @@ class Worker:
             for task in probing:
                 task.cancel()
             reading.cancel()
+            pauses.cancel()
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
@@ -189,13 +195,17 @@ class Worker:
             metrics.poll_rate_limit.set,
             settings.poll_rate_recovery_share_per_min,
         )
-        return ProviderAccess(provider, Lanes(self._now_ms, metrics.lane, provider.account), rate)
+        lanes = Lanes(self._now_ms, metrics.lane, provider.account)
+        return ProviderAccess(
+            provider, lanes, rate, Pauses(provider.account, lambda: lanes.share, metrics.pauses.set)
+        )  # fmt: skip
 
     def _workers(self) -> tuple[Submitter, Poller]:
         settings = self._settings
         parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
         limits = settings.submitter_limits(settings.submission.create_timeout_ms)
-        submitter = Submitter(self._group("submissions", "submitter"), parts, limits)
+        rules = settings.limit_rules()
+        submitter = Submitter(self._group("submissions", "submitter"), parts, limits, rules)
         return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:
@@ -281,7 +291,9 @@ class Worker:
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
             return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
-        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms, self._admission)
+        held = JobTimers(
+            index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
+        )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
 from schemas.base import Cause, Terms
+from schemas.jobs import ToldLimits
 from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
 
 
@@ -80,6 +81,7 @@ class Accepted:
     streamed: bool = False
     end: Seen | None = None
     """The answer already held the end."""
+    limits: ToldLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Rejected:
     """The edge took us for an attack: slow all calls down."""
     unknown_model: bool = False
     """The provider serves no such model to this account."""
+    limits: ToldLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

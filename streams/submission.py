@@ -168,7 +168,7 @@ class SubmissionPolicy(BaseModel):
         """
         return None if tenant == DEFAULT_TENANT else first_foreign(named_in(request), self.shared_ids)
 
-    def stamp(self, retries_max: int | None) -> JobPolicy:
+    def stamp(self, retries_max: int | None, *, tagged: bool = False) -> JobPolicy:
         """The policy for one job; `retries_max` is what the submission asked for (None: the default)."""
         margin_ms = max(1_000, self.create_timeout_ms // 10)
         return JobPolicy(
@@ -189,6 +189,7 @@ class SubmissionPolicy(BaseModel):
             stuck_factor=self.stuck_factor,
             forget_after_ms=self.forget_after_ms,
             public_url=self.public_url,
+            tags_sent=True if tagged else None,
         )
 
 
@@ -315,7 +316,7 @@ async def to_submitted(
         request=await bodies.put_canonical(request, request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
-        policy=policy.stamp(submit.retries_max),
+        policy=policy.stamp(submit.retries_max, tagged=bool(submit.tags)),
         include=include_of(submit.request) or None,
         window_ms=window_ms_of(submit.request),
         session_id=submit.session_id,

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from backstop.readmodel.database import Connection
 from backstop.readmodel.figures import EndedJob
 from backstop.readmodel.ledger import COST_COLUMNS, COST_KEY, SPEND_COLUMNS
 from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownJob, LateUsage, Position, TimelineEntry
 from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
-from schemas.base import Usage
+from schemas.base import Body, Usage
 from schemas.statuses import OPEN_JOB_STATUSES
 
+_BODY: TypeAdapter[Body] = TypeAdapter(Body)
 LATE_USAGE_MAX = 100
 """Per answer. A normal job has one or two."""
 
@@ -27,6 +30,7 @@ _CHANGE_COLUMNS = "seq, build, tenant, job_id, session_id, version, status, at_m
 _DIGESTED = (
     ("jobs", JOB_COLUMNS, "job_id"),
     ("job_tags", "tag, job_id", "tag, job_id"),
+    ("requests", "job_id, body", "job_id"),
     ("held_results", "job_id, at_ms, record, topic, part, log_offset", "job_id"),
     ("timeline", "job_id, at_ms, topic, part, log_offset, kind, summary", "job_id, at_ms, topic, part, log_offset"),
     ("claims", "response_id, job_id, at_ms", "response_id"),
@@ -79,6 +83,14 @@ class TenantLoad:
 def find_row(conn: Connection, tenant: str, job_id: str) -> JobRow | None:
     found = conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ? AND tenant = ?", (job_id, tenant))
     return row_from(found[0]) if found else None
+
+
+def request_of(conn: Connection, job_id: str) -> Body | None:
+    """A job's request; None for an adopted response, and for a job that retention took from the log. The caller must
+    have checked that the job belongs to its tenant.
+    """
+    found = conn.rows("SELECT body FROM requests WHERE job_id = ?", (job_id,))
+    return _BODY.validate_json(bytes(found[0][0])) if found else None
 
 
 def find_known(conn: Connection, job_id: str) -> KnownJob | None:

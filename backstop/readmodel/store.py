@@ -1,32 +1,46 @@
 """All statements that write the read model. Plain functions of a `Connection`, each run inside one transaction."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import orjson
 
-from backstop.readmodel.batch import Keys, Known, Record, Writes, keys_of, project
+from backstop.readmodel.batch import Keys, Known, ParsedRecord, Writes, keys_of, project
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
+from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.ledger import load_spends, write_ledger
-from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry
+from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry, Wait
 from backstop.readmodel.view import job_view
 from schemas.codec import canonical
 from schemas.jobs import UsageBooked
 
-IN_LIST_MAX = 500
-"""Parameters per IN list; both databases allow far more, but plan longer lists worse."""
-
 JOB_COLUMNS = (
     "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, "
     "session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, "
-    "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key"
+    "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
+    "priority, wait, reason_code, reason_message"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
+SET_ONCE = frozenset(
+    {
+        "job_id",
+        "tenant",
+        "submitted_at_ms",
+        "model",
+        "session_id",
+        "tags",
+        "deadline_at_ms",
+        "request_sha256",
+        "cache_policy",
+        "cache_key",
+    }
+)
+"""Columns that the first fact of a job sets. An update that names them would rewrite their indexes, too."""
 _UPSERT_JOB = (
     f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(_JOB_NAMES))}) ON CONFLICT (job_id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES[1:])
+    + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES if name not in SET_ONCE)
     + " WHERE excluded.version > jobs.version"
 )
 DEAD_LETTER_COLUMNS = (
@@ -91,7 +105,13 @@ def offsets(conn: Connection) -> dict[tuple[str, int], int]:
 
 
 def apply(
-    conn: Connection, moves: Sequence[Move], records: Sequence[Record], now_ms: int, build: int, *, tell: bool = True
+    conn: Connection,
+    moves: Sequence[Move],
+    records: Sequence[ParsedRecord],
+    now_ms: int,
+    build: int,
+    *,
+    tell: bool = True,
 ) -> Writes:
     """Write one batch: offsets first, then rows, timeline and changes. `tell=False` writes no changes (for a rebuild).
 
@@ -110,7 +130,7 @@ def apply(
 def load(conn: Connection, keys: Keys) -> Known:
     """The database's content for these keys."""
     known = Known()
-    for marks, ids in _in_lists(keys.job_ids):
+    for marks, ids in in_lists(keys.job_ids):
         for values in conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN ({marks})", ids):
             known.rows[values[0]] = row_from(values)
         for job_id, at_ms, record, topic, part, offset in conn.rows(
@@ -118,7 +138,7 @@ def load(conn: Connection, keys: Keys) -> Known:
             ids,
         ):
             known.held[job_id] = HeldResult(job_id, at_ms, bytes(record), Position(topic, part, offset))
-    for marks, ids in _in_lists(keys.response_ids):
+    for marks, ids in in_lists(keys.response_ids):
         known.claims.update(conn.rows(f"SELECT response_id, job_id FROM claims WHERE response_id IN ({marks})", ids))
         for response_id, at_ms, topic, part, offset, kind, summary in conn.rows(
             "SELECT response_id, at_ms, topic, part, log_offset, kind, summary FROM unclaimed "
@@ -177,17 +197,15 @@ def dead_letter_values(row: DeadLetterRow) -> tuple[Any, ...]:
 
 def row_from(values: Sequence[Any]) -> JobRow:
     """A row from the values of `JOB_COLUMNS`."""
-    row = dict(zip(_JOB_NAMES, values, strict=True))
-    position = Position(row.pop("topic"), row.pop("part"), row.pop("log_offset"))
-    tags = row.pop("tags")
-    result = row.pop("result")
-    return JobRow(
-        position=position,
-        tags=tuple(orjson.loads(tags)),
-        result=None if result is None else bytes(result),
-        fold_state=bytes(row.pop("fold_state")),
-        **row,
-    )
+    job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, offset, *rest = values
+    model, session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, *told = rest
+    *told, wait, reason_code, reason_message = told
+    return JobRow._make((
+        job_id, tenant, status, version, bytes(fold_state), submitted_at_ms, updated_at_ms,
+        Position(topic, part, offset), model, session_id, tuple(orjson.loads(tags)), deadline_at_ms,
+        next_action_at_ms, request_sha256, attempts, None if result is None else bytes(result), *told,
+        None if wait is None else Wait(**orjson.loads(bytes(wait))), reason_code, reason_message,
+    ))  # fmt: skip
 
 
 def row_values(row: JobRow) -> tuple[Any, ...]:
@@ -197,7 +215,8 @@ def row_values(row: JobRow) -> tuple[Any, ...]:
         row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id,
         canonical(row.tags).decode(), row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts,
         row.result, row.found_by, row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms,
-        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key,
+        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key, row.priority,
+        None if row.wait is None else canonical(asdict(row.wait)), row.reason_code, row.reason_message,
     )  # fmt: skip
 
 
@@ -216,6 +235,10 @@ def _write(conn: Connection, writes: Writes) -> None:
     conn.execute_many(
         "INSERT INTO job_tags (tag, job_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
         [(tag, job_id) for job_id in writes.begun for tag in writes.rows[job_id].tags],
+    )
+    conn.execute_many(
+        "INSERT INTO requests (job_id, body) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        [(job_id, canonical(body.model_dump(mode="json"))) for job_id, body in writes.requests.items()],
     )
     conn.execute_many("DELETE FROM held_results WHERE job_id = ?", [(job_id,) for job_id in writes.released])
     conn.execute_many(
@@ -251,7 +274,16 @@ def _tell(conn: Connection, rows: Iterable[JobRow], now_ms: int, build: int) -> 
         "INSERT INTO changes (build, tenant, job_id, session_id, version, status, at_ms, payload) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (build, row.tenant, row.job_id, row.session_id, row.version, row.status, now_ms, canonical(job_view(row)))
+            (
+                build,
+                row.tenant,
+                row.job_id,
+                row.session_id,
+                row.version,
+                row.status,
+                now_ms,
+                canonical(job_view(row, now_ms)),
+            )
             for row in rows
         ],
     )
@@ -268,10 +300,3 @@ def _usage_values(fact: UsageBooked) -> tuple[Any, ...]:
 
 def _place(position: Position) -> tuple[str, int, int]:
     return position.topic, position.partition, position.offset
-
-
-def _in_lists(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Slices of `ids`, each with as many question marks."""
-    for start in range(0, len(ids), IN_LIST_MAX):
-        part = ids[start : start + IN_LIST_MAX]
-        yield ", ".join("?" * len(part)), part

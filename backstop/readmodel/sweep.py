@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from backstop.readmodel.budgets import Budget
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
-from backstop.readmodel.prices import Prices
-from backstop.readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Cut, remove_ended
+from backstop.readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Removable, remove_ended
 from backstop.readmodel.schema import texts
 from backstop.readmodel.store import trim, trim_dead_letters
 from backstop.runtime.process.clock import NowMs
@@ -125,17 +124,15 @@ class Sweeper:
 
     def __init__(
         self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
-        kept: Kept, budgets: Sequence[Budget] = (), prices: Prices | None = None,
+        kept: Kept, spending: Spending | None = None,
     ) -> None:  # fmt: skip
-        """`prices` are needed for `budgets`."""
         self._database = database
         self._now_ms = now_ms
         self._metrics = metrics
         self._interval_ms = interval_ms
         self._bound_ms = bound_ms
         self._kept = kept
-        self._budgets = budgets
-        self._prices = prices
+        self._spending = spending
         self._after = BEGINNING
         """Where the retention continues: earlier jobs were removed, or their fold still knows them."""
 
@@ -166,16 +163,16 @@ class Sweeper:
         return found
 
     async def _watch_budgets(self, now_ms: int) -> None:
-        prices = self._prices
-        if prices is None or not self._budgets:
+        spending = self._spending
+        if spending is None or not spending.budgets:
             return
-        for spent in await self._database.read(lambda conn: ask_spent(conn, self._budgets, prices, now_ms)):
+        for spent in await self._database.read(lambda conn: ask_spent(conn, spending.budgets, spending.prices, now_ms)):
             self._metrics.budget.labels(spent.budget.tenant, spent.budget.per).set(spent.share)
 
     async def _remove_ended(self, now_ms: int) -> None:
         for _ in range(TURNS_MAX):
-            cut = Cut(now_ms - self._kept.jobs_keep_ms, now_ms - DAY_MS)
-            removed = await self._database.write(partial(remove_ended, cut=cut, after=self._after))
+            removable = Removable(now_ms - self._kept.jobs_keep_ms, now_ms - DAY_MS)
+            removed = await self._database.write(partial(remove_ended, removable=removable, after=self._after))
             self._metrics.removed.inc(removed.jobs)
             self._after = removed.next or BEGINNING
             if removed.next is None:

@@ -29,6 +29,7 @@ from streams.openai.observations import (
     shown,
     too_large,
 )
+from streams.openai.told_limits import told_limits
 from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
 from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
 
@@ -82,9 +83,9 @@ def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accept
         if reply.kind == "never_sent":
             return Rejected("unsent", "never_sent", reply.detail)
         return Unknown(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
-    if 200 <= reply.status < 300:
-        return _taken(reply, now_ms, rules)
-    return _declined(reply, now_ms, rules)
+    read = _taken if 200 <= reply.status < 300 else _declined
+    outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)
+    return outcome if limits is None or isinstance(outcome, Unknown) else replace(outcome, limits=limits)
 
 
 def read_poll(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from schemas.base import Priority
 from streams.policy.lane_queue import WHY_OF_TENANT, Class, Held, Lane, Why
-from streams.policy.limiter import NO_RATES, Limiter, Wait
+from streams.policy.limiter import NO_RATES, Limiter, Told, Wait
 from streams.policy.limits import CLASS_WEIGHTS, LimitRules
 from streams.policy.run_times import RunTimes
 from streams.policy.sizes import Asked, Sizes
@@ -162,7 +162,8 @@ class Admission:
             return
         self._reserve(lane, place, asked, priority, self.sizes.estimate(asked).tokens, now_ms)
 
-    def accepted(self, place: Place, now_ms: int) -> None:
+    def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
+        """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""
         held = self._held.get(place[0], {}).get(place[1])
         if held is None or held.answered:
             return
@@ -172,9 +173,13 @@ class Admission:
         own = lane.tenants.get(held.asked.tenant)
         if own is not None:
             own.answered(held.tokens, now_ms)
+        lane.limiter.told(told, now_ms, age_ms=age_ms)
 
-    def refused(self, place: Place, now_ms: int, *, limited: bool = False, told_ms: int = 0) -> None:
-        """The create was refused, or never sent: what it reserved is given back."""
+    def refused(
+        self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0, *, limited: bool = False,
+        told_ms: int = 0,
+    ) -> None:  # fmt: skip
+        """The create was refused, or never sent: what it reserved is given back. `told`: as in `accepted`."""
         held = self._take_held(place)
         if held is None:
             return
@@ -189,6 +194,8 @@ class Admission:
         if own is not None:
             own.refused(held.tokens, now_ms, limited=False, told_ms=0)
         self._corrected(lane, held, 0.0)
+        if limited:
+            lane.limiter.told(told, now_ms, age_ms=age_ms)
 
     def ended(self, place: Place, usage: tuple[int, int] | None, now_ms: int, *, ran: bool = False) -> None:
         """The attempt is over. `usage`: its input and output tokens; None if they are not known.

@@ -1,11 +1,12 @@
 """The one account at the provider that all workers of a process share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backstop.runtime.blobs import Bodies
 from schemas.base import Body
 from streams.provider import Provider, Seen
 from streams.workers.lanes import Lanes
+from streams.workers.pauses import Pauses
 from streams.workers.rate import PollRate
 
 
@@ -18,6 +19,8 @@ class ProviderAccess:
     """Hold back creates."""
     rate: PollRate
     """Holds back polls, cancels and the opening of streams."""
+    pauses: Pauses = field(default_factory=Pauses)
+    """Hold back the creates that an operator paused."""
 
 
 async def stored(bodies: Bodies, seen: Seen) -> Body:

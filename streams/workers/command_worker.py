@@ -28,6 +28,7 @@ class CommandWorker:
         self._group = group
         self._provider = parts.access.provider
         self._lanes = parts.access.lanes
+        self._pauses = parts.access.pauses
         self._rate = parts.access.rate
         self._publisher = parts.reporting.publisher
         self._metrics = parts.reporting.metrics

@@ -68,6 +68,7 @@ class WorkerMetrics:
             "backstop_lane_closed", "1 for a model whose creates wait, by reason (held: an operator must act).",
             ("model", "why"), registry=registry,
         )  # fmt: skip
+        self.pauses = Gauge("backstop_pauses", "Pauses of creates in force, by operators.", registry=registry)
         self.polls_uncommitted = Gauge(
             "backstop_polls_uncommitted", "Polls and cancels that have begun and are not committed.", registry=registry
         )

@@ -24,11 +24,13 @@ from backstop.runtime.records import Record
 from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
+from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
 from streams.answer_memory import holding
-from streams.policy.lanes import Go, Held
+from streams.policy.lanes import HELD_MS, Go, Held
 from streams.policy.latency import LatencyClass, latency_class
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.provider import Accepted, Rejected, Seen, Unknown
 from streams.workers.access import stored
 from streams.workers.command_memory import SKEW_MS, CommandMemory
@@ -83,9 +85,12 @@ class Submitter(CommandWorker):
     A create that the provider's edge refused as an attack slows down polls too.
     """
 
-    def __init__(self, group: Commands, parts: WorkerParts, limits: SubmitterLimits) -> None:
+    def __init__(
+        self, group: Commands, parts: WorkerParts, limits: SubmitterLimits, rules: LimitRules = NO_LIMITS
+    ) -> None:  # fmt: skip
         super().__init__(group, parts)
         self._limits = limits
+        self._rules = rules
         self._slots = Slots(limits.concurrency)
         self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
         self._memories: dict[int, CommandMemory] = {}
@@ -185,6 +190,8 @@ class Submitter(CommandWorker):
 
     async def _fact(self, item: _Due) -> Message:
         command = item.command
+        if (pause := self._pauses.holding(command)) is not None:
+            return self._paused(command, pause)
         with self._memory_of_bodies.share(command.tenant, command.request) as granted, holding():
             if granted:
                 return await self._fact_within(item)
@@ -225,10 +232,11 @@ class Submitter(CommandWorker):
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
         turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
-        if self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
+        pause = self._pauses.holding(command)
+        if pause is not None or self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
-                self._lanes.failed(command.model, command.id, "odd", "command_expired")
-            return self._expired(command)
+                self._lanes.failed(command.model, command.id, "odd", "not_sent")
+            return self._expired(command) if pause is None else self._paused(command, pause)
         if isinstance(turn, Held):
             self._metrics.attempt("held")
             wait_ms = max(0, turn.until_ms - self._now_ms())
@@ -237,6 +245,10 @@ class Submitter(CommandWorker):
         return await self._create(item, in_window(
             request, soonest=command.soonest is True, continuation_id=command.continuation_id
         ))  # fmt: skip
+
+    def _paused(self, command: CreateResponse, pause: CreatesPaused) -> AttemptRejected:
+        self._metrics.attempt("held")
+        return self._rejected(command, Rejected("held", PAUSED_CODE, pause.words, HELD_MS))
 
     def _expired(self, command: CreateResponse) -> AttemptRejected:
         self._metrics.attempt("expired")
@@ -291,7 +303,11 @@ class Submitter(CommandWorker):
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
+            limits=self._told(command, answer),
         )
+
+    def _told(self, command: CreateResponse, answer: Accepted | Rejected) -> ToldLimits | None:
+        return answer.limits if self._rules.apply(command.model, command.tenant) else None
 
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
@@ -353,6 +369,7 @@ class Submitter(CommandWorker):
             http_status=answer.http_status,
             wait_ms=answer.wait_ms,
             held_for=held_for,
+            limits=self._told(command, answer),
         )
 
     async def _report(self, messages: Sequence[Message]) -> None:

@@ -29,8 +29,8 @@ JAR: Final = (
 
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None, given: str = "") -> str:
     done = subprocess.run(
-        list(command), cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, timeout=500,
-        check=False, input=given,
+        list(command), cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True,
+        timeout=500, check=False, input=given,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout

@@ -21,13 +21,15 @@ from tests.support.waiting import wait_until
 
 MODEL = "gpt-5.2"
 PER_MIN = 120
+UNTOLD = "gpt-5.2-mini"
+"""The limits of this model are known to the provider only."""
 SUBMITTED_WITHIN_MS = 10_000
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    limits = json.dumps([{"model": MODEL, "requests_per_min": PER_MIN}])
+    limits = json.dumps([{"model": MODEL, "requests_per_min": PER_MIN}, {"model": UNTOLD, "discover": True}])
     with two_workers(broker, tmp_path_factory.mktemp("system"), time_scale=20.0, limits=limits) as running:
         yield running
 
@@ -37,7 +39,9 @@ def of_job(running: Running, path: str) -> dict[str, Any]:
     return found
 
 
-async def _submit(running: Running, names: Sequence[tuple[str, Priority]], not_before_ms: int) -> None:
+async def _submit(
+    running: Running, names: Sequence[tuple[str, Priority]], not_before_ms: int, model: str = MODEL
+) -> None:
     """All wait from the same time on, however long their submissions take."""
     headers = {"Authorization": f"Bearer {running.keys['acme']}"}
     async with aiohttp.ClientSession(headers=headers) as session:
@@ -45,7 +49,7 @@ async def _submit(running: Running, names: Sequence[tuple[str, Priority]], not_b
         async def submit(name: str, priority: Priority) -> None:
             body = {
                 "job_id": name, "priority": priority, "not_before_ms": not_before_ms,
-                "request": {"model": MODEL, "input": "Hi.", "max_output_tokens": 16},
+                "request": {"model": model, "input": "Hi.", "max_output_tokens": 16},
             }  # fmt: skip
             async with session.post(f"{running.system.url}/v1/jobs", json=body) as answer:
                 assert answer.status == 202, await answer.text()
@@ -77,6 +81,8 @@ def test_two_workers_keep_a_limit_together_and_let_classes_go_in_order(running: 
     asyncio.run(_submit(running, names, begins_ms))
     until_told(running, "bulk-23", "The job asked not to begin before")
     until_told(running, "bulk-23", f"The job waits for its turn under the limits of {MODEL}")
+    stands = of_job(running, "/bulk-23/why").get("waiting", {})
+    assert (stands["priority"], 1 <= stands["place"] <= stands["waiting"] <= 24) == ("bulk", True), stands
 
     wait_until(
         lambda: all(of_job(running, f"/{name}")["status"] == "completed" for name, _ in names),
@@ -94,3 +100,20 @@ def test_two_workers_keep_a_limit_together_and_let_classes_go_in_order(running: 
     places = {priority: [n for n, (_, name) in enumerate(made) if name.startswith(priority)] for priority in counts}
     assert mean(places["interactive"]) < mean(places["normal"]) < mean(places["bulk"]), places
     assert max(places["interactive"]) < max(places["bulk"]), places
+
+
+def test_a_limit_that_only_the_provider_knows_is_kept_as_its_headers_tell_it(running: Running) -> None:
+    limited = {"models": {UNTOLD: {"requests_per_minute": 60, "burst_real_s": 5.0}}}
+    ask(f"{running.system.simulator_url}/sim/faults", limited)
+    names: list[tuple[str, Priority]] = [(f"untold-{number}", "normal") for number in range(24)]
+    asyncio.run(_submit(running, names, make_clock()(), UNTOLD))
+    wait_until(
+        lambda: all(of_job(running, f"/{name}")["status"] == "completed" for name, _ in names),
+        150, "all jobs", poll_s=2,
+    )  # fmt: skip
+    entries = [entry for name, _ in names for entry in of_job(running, f"/{name}/timeline")["entries"]]
+    refused = sum(entry["kind"] == "attempt_rejected" for entry in entries)
+    times_ms = sorted(entry["at_ms"] for entry in entries if entry["kind"] == "job_admitted")
+    assert len(times_ms) == len(names)
+    assert times_ms[-1] - times_ms[0] >= 10_000, "without the headers all would go within seconds"
+    assert refused <= 8, entries

@@ -8,7 +8,7 @@ from typing import Any
 
 from backstop.runtime.blobs import Bodies
 from backstop.runtime.errors import BrokerUnavailableError
-from receiver.ingress.signature import Accepted
+from receiver.ingress.signature import Verified
 from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
@@ -221,10 +221,10 @@ class System:
 
     def _webhook(self, webhook_id: str, kind: str, response_id: str, ended_at_ms: int) -> None:
         body = {"type": kind, "created_at": ended_at_ms // 1000, "data": {"id": response_id}}
-        accepted = Accepted(webhook_id=webhook_id, sent_at_ms=ended_at_ms, key_id="k1")
+        accepted = Verified(webhook_id=webhook_id, sent_at_ms=ended_at_ms, key_id="k1")
         self._tasks.append(self.chaos.loop.create_task(self._deliver(accepted, canonical(body))))
 
-    async def _deliver(self, accepted: Accepted, body: bytes) -> None:
+    async def _deliver(self, accepted: Verified, body: bytes) -> None:
         for _ in range(WEBHOOK_TRIES_MAX):
             message = to_message(accepted, body, self._now_ms(), _RULES, 32)
             assert message is not None, "the event is of a response"

@@ -27,7 +27,7 @@ from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy
-from streams.results import FencedError
+from streams.results import ResultsFencedError
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.job_timers import JobTimers
@@ -66,7 +66,7 @@ AHEAD_MS = 10_000  # Short, so that rows due later than this are read again.
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
-EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
+EXPECTED_ENDS = (BrokerUnavailableError, ResultsFencedError, OvertakenError, PartitionNotOwnedError)
 """Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())

@@ -27,8 +27,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="backstop-torture-"))
     plan = Plan(
         folder=folder, jobs=arguments.jobs, minutes=arguments.minutes, seed=arguments.seed, workers=arguments.workers,
-        faults=arguments.faults, short=arguments.short, breaks=not arguments.calm, timeout_ms=int(arguments.timeout * 1000),
-        limits=arguments.limits,
+        faults=arguments.faults, short=arguments.short, breaks=not arguments.calm,
+        timeout_ms=int(arguments.timeout * 1000), limits=arguments.limits,
     )  # fmt: skip
     code = NOT_RUN
 
