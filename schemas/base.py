@@ -75,11 +75,29 @@ fold are always valid."""
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """A number that each database can store. JSON may have larger ones."""
 
+LatencyClass = Annotated[tuple[Annotated[str, StringConstraints(max_length=64)], ...], Field(max_length=3)]
+"""Model, effort and size of a request: responses with the same ones run about as long. May be shorter: a parent."""
+
 
 class Frozen(BaseModel):
     """An immutable value inside a message."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class PollBasis(Frozen):
+    """What the time of a poll was decided from. Absent where the fixed schedule decided."""
+
+    latency_class: LatencyClass
+    """The class whose run times decided: that of the response, or a parent of it."""
+    ends: int = Field(ge=0)
+    """How many ends of the class were counted."""
+    loss: float = Field(ge=0, le=1)
+    """The share of ends without a webhook in time."""
+    price_s: float = Field(gt=0)
+    """The seconds of late detection that one poll was worth."""
+    policy: int = Field(ge=1)
+    """The version of the policy."""
 
 
 class InlineBody(Frozen):

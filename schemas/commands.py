@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Body, Int64, JobId, JobMessage, ResponseMessage, SpanMs, TenantId, UnixMs
+from schemas.base import Body, Int64, JobId, JobMessage, LatencyClass, ResponseMessage, SpanMs, TenantId, UnixMs
 
 CREATE_TIMEOUT_MS_UNSTAMPED = 45_000
 """Time limit of a create whose job is older than the field `timeout_ms`: the default of those releases."""
@@ -50,6 +50,8 @@ class RetrieveResponse(ResponseMessage):
     accepted_at_ms: UnixMs | None = None
     """When the response was accepted or first seen. The poll policy computes the age from it."""
     polls: Int64 = 0
+    latency_class: LatencyClass | None = None
+    """The poll policy knows the run times of this class."""
 
 
 class CancelResponse(ResponseMessage):

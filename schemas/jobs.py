@@ -12,6 +12,8 @@ from schemas.base import (
     Int64,
     JobMessage,
     KeyId,
+    LatencyClass,
+    PollBasis,
     Priority,
     ResponseId,
     SpanMs,
@@ -191,6 +193,8 @@ class AttemptAccepted(JobMessage):
     sent_at_ms: UnixMs | None = None
     poll_at_ms: UnixMs
     """When to poll for the first time; stamped by the writer's policy."""
+    poll_basis: PollBasis | None = None
+    latency_class: LatencyClass | None = None
     provider_request_id: str | None = None
     stream: Literal[True] | None = None
     """The provider answered with a stream, so partial output can be followed. Absent otherwise."""

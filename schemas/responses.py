@@ -9,6 +9,8 @@ from schemas.base import (
     Cause,
     Int64,
     JobId,
+    LatencyClass,
+    PollBasis,
     ResponseMessage,
     SpanMs,
     TenantId,
@@ -54,6 +56,7 @@ class ResponseClaimed(ResponseMessage):
     attempt: Int64 = Field(ge=1)
     tenant: TenantId
     poll_at_ms: UnixMs
+    latency_class: LatencyClass | None = None
     last_poll_at_ms: UnixMs
     """The latest time of a poll before the job's deadline (`LAST_POLL_LEAD_MS`)."""
     missing_grace_ms: SpanMs
@@ -105,6 +108,7 @@ class ResponseObserved(ResponseMessage):
     provider_ended_at_ms: UnixMs | None = None
     next_poll_at_ms: UnixMs
     """When to poll again if the response has not ended; stamped by the poller's policy."""
+    poll_basis: PollBasis | None = None
     others_ended_at_ms: UnixMs | None = None
     """When this process last saw another response end; None if it saw none."""
     typical_ms: SpanMs | None = None
@@ -121,6 +125,7 @@ class PollFailed(ResponseMessage):
     command_id: str
     reason: str
     next_poll_at_ms: UnixMs
+    poll_basis: PollBasis | None = None
 
 
 class ResponseTimerFired(ResponseMessage):
@@ -129,6 +134,7 @@ class ResponseTimerFired(ResponseMessage):
     due_ms: UnixMs
     next_poll_at_ms: UnixMs
     """When the poll after this one is due; stamped by the scheduler's policy."""
+    poll_basis: PollBasis | None = None
 
 
 ResponseFact = Annotated[

@@ -3,7 +3,7 @@ the poller and the follower.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
 from streams.agents.fold_shell import FoldShell, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
-from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold, Folded
 from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
 from streams.policy.admission import Admission
@@ -52,6 +52,7 @@ from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
 from streams.workers.pauses import PauseBoard, Pauses
+from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.streamed_rows import StreamedRows
@@ -91,7 +92,11 @@ class Worker:
         self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
-        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
+        learned = settings.learned_polls()
+        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected, learned=learned)
+        self._learning: PollLearning | None = None
+        if learned is not None:
+            self._learning = PollLearning(learned, self._access.rate, self._now_ms, self._reporting.metrics)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
@@ -133,6 +138,7 @@ class Worker:
                 self._guarded(poller.run(stop)),
                 self._guarded(self._follower.run(stop, self._access)),
                 self._guarded(self._watch_changelogs(stop)),
+                *([self._guarded(self._learning.run(stop))] if self._learning is not None else ()),
                 self._guarded(self._clock.run(stop)),
             )
         finally:
@@ -230,6 +236,12 @@ class Worker:
             **broker_credentials(settings),
         )
 
+    def _taken_by(self, fold: Fold[Any]) -> Callable[[int, Folded[Any]], None]:
+        """What learns from the folded batches."""
+        if fold is JOB_FOLD:
+            return self._admissions.taken
+        return untaken if self._learning is None else self._learning.taken
+
     def _add_fold(self, fold: Fold[Any]) -> Scheduler:
         settings, index = self._settings, DueIndex(self._now_ms)
         table = FoldTable(
@@ -247,11 +259,13 @@ class Worker:
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
+            if self._learning is not None:
+                table.watch(self._learning)
         rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
-            taken=self._admissions.taken if fold is JOB_FOLD else untaken,
+            taken=self._taken_by(fold),
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -264,6 +278,8 @@ class Worker:
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
                 self._follower.rebuilt(active, streamed)
+                if self._learning is not None:
+                    self._learning.own(active)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 

@@ -108,6 +108,7 @@ def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
         stuck_factor=event.stuck_factor,
         include=event.include or (),
         made_elsewhere=event.made_elsewhere is True,
+        latency_class=event.latency_class or (),
     )
     running = Running(claim, _bounded(claim, event.poll_at_ms, event.at_ms), webhooks=webhooks)
     if event.released:
@@ -355,6 +356,7 @@ def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveRespons
         include=state.claim.include or None,
         accepted_at_ms=state.claim.claimed_at_ms,
         polls=state.polls,
+        latency_class=state.claim.latency_class or None,
     )
 
 

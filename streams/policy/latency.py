@@ -54,13 +54,15 @@ OPEN_MAX = 100_000
 SIZES = ((16_384, "small"), (262_144, "medium"))
 """Upper bounds of a request's bytes, and their names; beyond them it is large."""
 
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 CLASS_PART_CHARS_MAX = 64
 
 
 def latency_class(model: str, effort: str | None, request_bytes: int) -> LatencyClass:
     """The narrowest class of a request."""
     size = next((name for most, name in SIZES if request_bytes <= most), "large")
-    return (model[:CLASS_PART_CHARS_MAX], (effort or "none")[:CLASS_PART_CHARS_MAX], size)
+    known = "none" if effort is None else effort if effort in EFFORTS else "other"
+    return (model[:CLASS_PART_CHARS_MAX], known, size)
 
 
 def levels(of: LatencyClass) -> tuple[LatencyClass, ...]:

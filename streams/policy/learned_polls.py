@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from schemas.base import PollBasis
 from streams.policy.latency import ALL, Latencies, LatencyClass, levels
 from streams.policy.latency_counts import Curve, smoothed
 from streams.policy.poll_schedule import SPACING_MS_MAX, Schedule, schedule
@@ -52,7 +53,7 @@ PRICE_GROWTH_MAX = 1e6
 
 @dataclass(frozen=True, slots=True)
 class PollPrice:
-    """What a poll costs, and the longest spacing.
+    """What a poll costs, and the bounds of what is learned.
 
     :raises ValueError: a value is out of range.
     """
@@ -60,6 +61,8 @@ class PollPrice:
     price_s: float = 0.4
     """The seconds of late detection that one poll is worth."""
     spacing_max_ms: int = 240_000
+    ends_min: int = 10
+    """With fewer ends of all classes together the fixed schedule decides."""
 
     def __post_init__(self) -> None:
         if not 0.001 <= self.price_s <= 3_600:
@@ -78,6 +81,8 @@ class Plan:
     price_s: float
     schedule: Schedule
     curve: Curve
+    basis: PollBasis
+    """What is stamped with a decision."""
 
     def spacing_ms(self, age_ms: float, jitter: float) -> float:
         """The wait for the next poll at this age. The jitter makes none longer than the bound."""
@@ -116,7 +121,9 @@ class LearnedPolls:
         self._arrived[of] += 1
 
     def plan(self, of: LatencyClass) -> Plan | None:
-        """The plan of the class, or of its nearest parent that has one. None before the first refresh."""
+        """The plan of the class, or of its nearest parent that has one. None while too little is known."""
+        if ALL not in self._plans or self._plans[ALL].ends < self._price.ends_min:
+            return None
         return next((self._plans[level] for level in levels(of) if level in self._plans), None)
 
     def plans(self) -> list[Plan]:
@@ -137,7 +144,8 @@ class LearnedPolls:
         per_s = self._arrivals_per_s(now_ms)
         in_use = Counter(self.latencies.in_use())
         in_use.update(dict.fromkeys(per_s, 1))
-        wanted = {of for of, _ in in_use.most_common(PLANS_MAX)} | {ALL}
+        busiest = [of for of, _ in in_use.most_common(PLANS_MAX)]
+        wanted = {*busiest, *(of[:1] for of in busiest), ALL}
         curves = self.latencies.learned_all(wanted, now_ms)
         yield
         inputs = {of: self._input(of, curves[of], now_ms) for of in wanted}
@@ -188,12 +196,12 @@ class LearnedPolls:
         while len(self._arrivals) > 1 and self._arrivals[1][0] <= now_ms - ARRIVALS_MS:
             self._arrivals.popleft()
         since_ms = self._arrivals[0][0]
-        if now_ms <= since_ms:
-            return {}
         counted: Counter[LatencyClass] = Counter()
-        for _, each in list(self._arrivals)[1:]:
-            counted.update(each)
-        return {of: number * 1_000 / (now_ms - since_ms) for of, number in counted.items()}
+        for at_ms, each in self._arrivals:
+            if at_ms > since_ms:
+                counted.update(each)
+        recent = {of for _, each in self._arrivals for of in each}
+        return {of: counted[of] * 1_000 / max(1, now_ms - since_ms) for of in recent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,4 +213,8 @@ class _Input:
 
     def plan(self, price_s: float, spacing_max_ms: int) -> Plan:
         made = schedule(self.masses, price_s / self.loss, spacing_max_ms)
-        return Plan(self.of, self.curve.ends, self.loss, price_s, made, self.curve)
+        basis = PollBasis(
+            latency_class=self.of, ends=self.curve.ends, loss=round(self.loss, 4), price_s=round(price_s, 3),
+            policy=POLICY_VERSION,
+        )  # fmt: skip
+        return Plan(self.of, self.curve.ends, self.loss, price_s, made, self.curve, basis)

@@ -8,7 +8,7 @@ command older than those remembered. What that does not reach may have been sent
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, assert_never
@@ -21,7 +21,7 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
-from schemas.base import Cause, Message
+from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
@@ -29,8 +29,8 @@ from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.policy.lanes import HELD_MS, Go, Held
+from streams.policy.latency import LatencyClass, latency_class
 from streams.policy.limits import NO_LIMITS, LimitRules
-from streams.policy.polls import next_poll_at_ms
 from streams.provider import Accepted, Rejected, Seen, Unknown
 from streams.workers.access import stored
 from streams.workers.command_memory import SKEW_MS, CommandMemory
@@ -269,7 +269,7 @@ class Submitter(CommandWorker):
         failpoint("submitter.answered")
         match answer:
             case Accepted():
-                return await self._accepted(command, answer, sent_at_ms)
+                return await self._accepted(command, answer, sent_at_ms, _class_of(command, request))
             case Unknown():
                 return self._unknown(command, answer)
             case Rejected():
@@ -277,12 +277,17 @@ class Submitter(CommandWorker):
             case _:
                 assert_never(answer)
 
-    async def _accepted(self, command: CreateResponse, answer: Accepted, sent_at_ms: int) -> AttemptAccepted:
+    async def _accepted(
+        self, command: CreateResponse, answer: Accepted, sent_at_ms: int, of: LatencyClass
+    ) -> AttemptAccepted:
         self._metrics.attempt("accepted" if answer.end is None else "ended")
         self._lanes.succeeded(command.model, command.id)
         at_ms = self._now_ms()
         end = await self._ended(command, answer.end) if answer.end is not None else None
         response_id = answer.response_id or f"{command.job_id}/{command.attempt}"
+        first = self._polls.next_poll(
+            response_id=response_id, latency_class=of, accepted_at_ms=at_ms, now_ms=at_ms, polls=0
+        )
         return AttemptAccepted(
             id=f"{command.id}/accepted",
             at_ms=at_ms,
@@ -292,9 +297,9 @@ class Submitter(CommandWorker):
             response_id=response_id,
             status=answer.status,
             sent_at_ms=sent_at_ms,
-            poll_at_ms=next_poll_at_ms(
-                self._polls.policy, response_id=response_id, accepted_at_ms=at_ms, now_ms=at_ms, polls=0
-            ),
+            poll_at_ms=first.at_ms,
+            poll_basis=first.basis,
+            latency_class=of,
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
@@ -386,3 +391,10 @@ def _ids(records: Iterable[Record]) -> list[tuple[str, int]]:
         except PoisonError:
             continue
     return ids
+
+
+def _class_of(command: CreateResponse, request: Mapping[str, Any]) -> LatencyClass:
+    reasoning = request.get("reasoning")
+    effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
+    size_bytes = command.request.size_bytes if isinstance(command.request, BlobBody) else 0
+    return latency_class(command.model, effort if isinstance(effort, str) else None, size_bytes)

@@ -50,8 +50,10 @@ class Upstream:
 
 
 class System:
-    def __init__(self, chaos: Chaos, jobs: int, wrong: Wrong) -> None:
+    def __init__(self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False) -> None:
+        """:param learned: polls come by the learned schedule."""
         self.chaos = chaos
+        self._learned = learned
         self._jobs = jobs
         self.wrong = wrong
         random = chaos.random
@@ -89,8 +91,9 @@ class System:
             self._lives += 1
             life = Life(chaos, f"{name}.{self._lives}", skew_ms)
             worker = self.workers[name] = Worker(
-                life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong
-            )
+                life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong,
+                learned=self._learned,
+            )  # fmt: skip
             chaos.note(life.name, "START", f"skew {skew_ms} ms")
             worker.start()
             if chaos.on and random.random() < 0.3:

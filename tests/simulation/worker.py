@@ -26,7 +26,7 @@ from streams.openai.provider import OpenAIProvider
 from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.limits import NO_LIMITS, LimitRules
-from streams.policy.polls import PollPolicy, Webhooks
+from streams.policy.polls import PollPolicy
 from streams.results import ResultsFencedError
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
@@ -42,6 +42,7 @@ from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.limits import PollerLimits, SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
+from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.submitter import Submitter
@@ -49,6 +50,7 @@ from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
 from tests.simulation.chaos import Life
 from tests.simulation.clients import TopicReader
+from tests.simulation.learning import schedule_of_polls
 from tests.simulation.ports import SETTINGS, Commands, Publisher, Results
 from tests.simulation.provider import Client, Provider
 from tests.simulation.tables import LocalStores, Table
@@ -60,8 +62,7 @@ COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
-AHEAD_MS = 10_000
-"""Short, so that rows due later than this are read again."""
+AHEAD_MS = 10_000  # Short, so that rows due later than this are read again.
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
@@ -231,7 +232,7 @@ class Worker:
     def __init__(
         self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
         policy: SubmissionPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, polls: PollPolicy = POLLS,
-        calls_per_s: float = 250.0,
+        calls_per_s: float = 250.0, learned: bool = False,
     ) -> None:  # fmt: skip
         self.life = life
         self.host = host
@@ -243,7 +244,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
-        webhooks = Webhooks(polls)
+        rate = PollRate(calls_per_s, life.now_ms)
+        webhooks, self._learning = schedule_of_polls(polls, rate, life, METRICS, learned=learned)
         lanes = self._lanes = Lanes(life.now_ms)
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
@@ -265,7 +267,7 @@ class Worker:
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        access = ProviderAccess(openai, lanes, PollRate(calls_per_s, life.now_ms))
+        access = ProviderAccess(openai, lanes, rate)
         creating, polling = (
             WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
         )
@@ -278,7 +280,8 @@ class Worker:
         for timers in (self.jobs, self.responses):
             spawn(self._guarded(partial(self._informed, timers.fire)))
             spawn(self._guarded(timers.watch))
-        parts = (self.consumer.run, self._submitter.run, self._poller.run)
+        learning = () if self._learning is None else (self._learning.run,)
+        parts = (self.consumer.run, self._submitter.run, self._poller.run, *learning)
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
     async def stop(self) -> None:
@@ -310,7 +313,8 @@ class Worker:
         self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None
     ) -> "FoldParts":  # fmt: skip
         return FoldParts(
-            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes
+            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
+            self._learning if fold is RESPONSE_FOLD else None,
         )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
@@ -319,6 +323,8 @@ class Worker:
         for part in (self.jobs, self.responses):
             part.index.own(mine)
             part.admissions.own(mine)
+        if self._learning is not None:
+            self._learning.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
         """The same as `streams.agents.agents.Intake.take`, which needs Faust."""
@@ -335,21 +341,24 @@ class FoldParts:
 
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
-        who: str, results: Results, wrong: Wrong, lanes: Lanes | None, limits: LimitRules = NO_LIMITS,
+        who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
+        limits: LimitRules = NO_LIMITS,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
         self.index = WatchedIndex(life.now_ms)
         self.rows = Table(life, broker, stores, fold, wrong)
         self.rows.watch(IndexedRows(fold, self.index))
+        if learning is not None:
+            self.rows.watch(learning)
         self.admission = Admission(limits, "a")
         self.admissions = Admissions(self.admission, life.now_ms, broker.partitions)
         if fold is JOB_FOLD:
             self.rows.watch(self.admissions)
-        shell = wrong.shell()
-        self._shell: FoldShell = shell(
+        taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
+        self._shell: FoldShell = wrong.shell()(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms, taken=self.admissions.taken if fold is JOB_FOLD else untaken,
+            index=self.index, now_ms=life.now_ms, taken=taken,
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
