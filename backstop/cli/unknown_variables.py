@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import AliasChoices, BaseModel
 
 from backstop.cli.output import tell
-from backstop.cli.settings import SETTINGS_CLASSES
+from backstop.cli.settings_classes import SETTINGS_CLASSES
 
 PREFIX: Final = "BACKSTOP_"
 OF_COMMANDS: Final = frozenset(
