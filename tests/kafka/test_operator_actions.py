@@ -94,7 +94,8 @@ def test_a_paused_model_is_not_sent_until_it_is_resumed(running: Running) -> Non
     said = " ".join(command(running, "why", names[0])["sentences"])
     assert "paused by Ann: the key is rotated" in said
     waiting = command(running, "jobs", "show", names[0])["waiting"]
-    assert (waiting["for"], waiting["because"]["message"]) == ("operator", "paused by Ann: the key is rotated")
+    assert (waiting["for"], waiting["because"]["code"]) == ("resume", "lane_paused")
+    assert waiting["because"]["message"] == "creates are paused by Ann: the key is rotated"
     (listed,) = command(running, "lanes", "list")["pauses"]
     assert listed == made
     lanes = {lane["model"]: lane["state"] for lane in command(running, "lanes", "list")["data"]}
