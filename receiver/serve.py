@@ -71,7 +71,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    watch = system_watch(settings, now_ms)
+    watch = system_watch(settings, now_ms, REGISTRY)
     app = application(
         settings,
         publisher,
