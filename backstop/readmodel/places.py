@@ -10,37 +10,19 @@ Rules:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from backstop.readmodel.database import Connection
+from backstop.readmodel.rows import PLACES_MAX, Place
 
-PLACES_MAX: Final = 10_000
 GRANTS_MAX: Final = 50
 ROWS_MAX: Final = 500
 """Rows before the first waiting job that are looked through for its predecessors."""
 GRANT_AGE_MS_MAX: Final = 600_000
 
 _WAITING: Final = "FROM jobs WHERE status = 'waiting' AND tenant = ? AND model = ? AND priority = ?"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a job stands among those that wait as it does. `reason`: None where no such job was granted yet."""
-
-    model: str
-    priority: str
-    place: int
-    waiting: int
-    reason: str | None = None
-    about_ms: int | None = None
-
-    @property
-    def beyond(self) -> bool:
-        """More jobs wait before it than are counted."""
-        return self.place >= PLACES_MAX
 
 
 def place_of(conn: Connection, tenant: str, job_id: str, now_ms: int) -> Place | None:

@@ -7,6 +7,7 @@ timeline only.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from schemas.base import Usage
 from schemas.statuses import JOB_OUTCOMES, JobStatus
@@ -167,3 +168,24 @@ class KnownJob:
     tenant: str
     request_sha256: str | None
     status: str
+
+
+PLACES_MAX: Final = 10_000
+"""Jobs are counted up to this number for a place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job stands among those that wait as it does. `reason`: None where no such job was granted yet."""
+
+    model: str
+    priority: str
+    place: int
+    waiting: int
+    reason: str | None = None
+    about_ms: int | None = None
+
+    @property
+    def beyond(self) -> bool:
+        """More jobs wait before it than are counted."""
+        return self.place >= PLACES_MAX

@@ -13,8 +13,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import CostView
-from backstop.readmodel.places import Place
-from backstop.readmodel.rows import TimelineEntry
+from backstop.readmodel.rows import Place, TimelineEntry
 from schemas.base import Cause
 from schemas.results import JobResult, Reason
 from schemas.statuses import JobOutcome, JobStatus

@@ -6,8 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from backstop.readmodel.costs import Tally
-from backstop.readmodel.places import PLACES_MAX, Place
-from backstop.readmodel.rows import Position, TimelineEntry
+from backstop.readmodel.rows import PLACES_MAX, Place, Position, TimelineEntry
 from backstop.readmodel.why import Seen, next_at_ms, next_poll_of, why
 from schemas.base import Cause, Message
 from schemas.jobs import AdoptionRefused, Turn
