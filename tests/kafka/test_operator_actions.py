@@ -93,8 +93,12 @@ def test_a_paused_model_is_not_sent_until_it_is_resumed(running: Running) -> Non
     wait_until(lambda: status(running, "other") == "completed", 60, "a job of another model")
     said = " ".join(command(running, "why", names[0])["sentences"])
     assert "paused by Ann: the key is rotated" in said
-    waiting = command(running, "jobs", "show", names[0])["waiting"]
-    assert (waiting["for"], waiting["because"]["code"]) == ("resume", "lane_paused")
+    shown = lambda: command(running, "jobs", "show", names[0])["waiting"]  # noqa: E731
+    wait_until(
+        lambda: shown()["for"] == "resume", 30, "a status that knows the worker, and a job that tells of the pause"
+    )
+    waiting = shown()
+    assert waiting["because"]["code"] == "lane_paused"
     assert waiting["because"]["message"] == "creates are paused by Ann: the key is rotated"
     (listed,) = command(running, "lanes", "list")["pauses"]
     assert listed == made
