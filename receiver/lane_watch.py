@@ -69,12 +69,10 @@ class LaneWatch:
 
         :raises BrokerUnavailableError: it was not read within `READ_BACK_S`.
         """
-        try:
-            await _within(self._awaited[fact_id], "the pause was written and not read back")
-        finally:
-            self.forget(fact_id)
+        await _within(self._awaited[fact_id], "the pause was written and not read back")
 
     def forget(self, fact_id: str) -> None:
+        """To be called once it is expected no more, also where it could not be published."""
         self._awaited.pop(fact_id, None)
 
     def take_pause(self, fact: PauseFact, at_ms: int) -> None:
