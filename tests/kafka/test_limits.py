@@ -15,8 +15,7 @@ from backstop.dev.broker import Owned
 from backstop.runtime.process.clock import make_clock
 from schemas.base import Priority
 from streams.policy.buckets import BURST_S
-from tests.kafka.sdk_rig import WORKERS, Running, two_workers
-from tests.kafka.test_lanes import ask
+from tests.kafka.sdk_rig import WORKERS, Running, ask, two_workers
 from tests.support.waiting import wait_until
 
 MODEL = "gpt-5.2"
