@@ -33,7 +33,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "adoption_refused": ("response_id",),
     "job_refused": ("tenant", "code"),
     "cancel_requested": ("tenant", "ingress", "asked_by"),
-    "attempt_accepted": ("attempt", "response_id", "status", "adopted", "poll_at_ms", "provider_request_id"),
+    "attempt_accepted": ("attempt", "response_id", "status", "adopted", "poll_at_ms", "control", "provider_request_id"),
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),
     "attempt_unknown": ("attempt", "reason"),
     "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "polls"),

@@ -32,6 +32,8 @@ class Claim:
     """An application created the response and asked Backstop to adopt it."""
     latency_class: tuple[str, ...] = ()
     """For the policy of polls. The fold passes it on."""
+    control: bool = False
+    """Polled as if no webhook came. The fold passes it on."""
 
 
 @dataclass(frozen=True, slots=True)

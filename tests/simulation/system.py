@@ -13,6 +13,7 @@ from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
 from schemas.requests import Adopt, Cancel, Submit
+from streams.policy.polls import PollPolicy
 from streams.submission import PreparedAdoption, SubmissionPolicy, prepare, to_adopted, to_cancel, to_submitted
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
@@ -20,7 +21,7 @@ from tests.simulation.chaos import Chaos, Life
 from tests.simulation.ports import Publisher
 from tests.simulation.provider import Provider
 from tests.simulation.tables import LocalStores, compacted, rebuilt
-from tests.simulation.worker import INLINE_BYTES_MAX, Worker
+from tests.simulation.worker import INLINE_BYTES_MAX, POLLS, Worker
 from tests.simulation.wrong import Wrong
 
 BOUND_S = 45.0
@@ -50,10 +51,13 @@ class Upstream:
 
 
 class System:
-    def __init__(self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False) -> None:
+    def __init__(
+        self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False, polls: PollPolicy = POLLS
+    ) -> None:
         """:param learned: polls come by the learned schedule."""
         self.chaos = chaos
         self._learned = learned
+        self._polls = polls
         self._jobs = jobs
         self.wrong = wrong
         random = chaos.random
@@ -92,7 +96,7 @@ class System:
             life = Life(chaos, f"{name}.{self._lives}", skew_ms)
             worker = self.workers[name] = Worker(
                 life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong,
-                learned=self._learned,
+                learned=self._learned, polls=self._polls,
             )  # fmt: skip
             chaos.note(life.name, "START", f"skew {skew_ms} ms")
             worker.start()
