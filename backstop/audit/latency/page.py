@@ -12,7 +12,7 @@ from backstop.audit.latency.statistics import Interval, Sample, quantiles, survi
 from backstop.audit.latency.summary import FEW, MISSED_AFTER_MS, STAGES, Group, Misses, Stage, Summary, missed
 
 SLOTS_MS: Final = (10_000, 60_000, 300_000, 900_000, 3_600_000, 21_600_000, 86_400_000)
-SLOTS_MAX: Final = 48
+SLOTS_MAX: Final = 24
 POINTS_MAX: Final = 400
 """Points of a curve; more are thinned out."""
 
@@ -68,7 +68,7 @@ def page(rows: Rows, summary: Summary) -> str:
 
 def _when(summary: Summary) -> str:
     return (
-        f"Jobs submitted from {_time(summary.since_ms)} to {_time(min(summary.until_ms, summary.end_ms))} (UTC); facts "
+        f"Jobs submitted from {_time(summary.first_ms)} to {_time(min(summary.until_ms, summary.end_ms))} (UTC); facts "
         f"up to {_time(summary.end_ms)}. {summary.jobs} jobs, {summary.responses} responses, "
         f"{summary.open_jobs} jobs still open."
     )
@@ -196,9 +196,10 @@ def _models_plot(rows: Rows) -> str:
     models = [model for model, _ in Counter(run.model for run in runs).most_common(plots.SERIES_MAX)]
     series = []
     for model in models:
-        curve = survival(_samples(run for run in runs if run.model == model))
+        samples = _samples(run for run in runs if run.model == model)
+        curve = survival(samples)
         points = [(max(0.1, point.ms / 1_000), point.share) for point in curve]
-        series.append(plots.Series(f"{model} ({len(curve)} points)", _thin([(0.1, 1.0), *points])))
+        series.append(plots.Series(f"{model} ({len(samples)} responses)", _thin([(0.1, 1.0), *points])))
     longest = max([x for each in series for x, _ in each.points], default=10)
     shortest = min([x for each in series for x, _ in each.points[1:]], default=0.5)
     x = plots.Axis("age (log scale)", max(0.1, shortest / 2), longest * 1.2, log=True)

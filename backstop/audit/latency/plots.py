@@ -134,8 +134,9 @@ def _frame(x: Axis, y: Axis, x_ticks: Sequence[tuple[float, str]], *, in_seconds
                      f'<text class="tick" x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')  # fmt: skip
     for value, text in x_ticks:
         at = x.at(value, LEFT, WIDTH - RIGHT)
+        anchor = "end" if at > WIDTH - 2 * RIGHT else "middle"
         parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-                     f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
+                     f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">'
                      f"{escape(text)}</text>")  # fmt: skip
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="title" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x.title)}</text>')

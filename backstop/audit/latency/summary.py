@@ -63,6 +63,8 @@ class Misses:
 @dataclass(frozen=True, slots=True)
 class Summary:
     since_ms: int
+    first_ms: int
+    """The first submission."""
     until_ms: int
     end_ms: int
     jobs: int
@@ -89,7 +91,7 @@ def summarize(rows: Rows) -> Summary:
     runs, jobs = list(rows.runs.values()), list(rows.jobs.values())
     judged = [run for run in runs if run.end_ms is not None and run.end_ms + MISSED_AFTER_MS <= rows.end_ms]
     return Summary(
-        rows.since_ms, rows.until_ms, rows.end_ms, len(jobs), sum(job.ended_ms is None for job in jobs),
+        rows.since_ms, min(job.submitted_ms for job in jobs), rows.until_ms, rows.end_ms, len(jobs), sum(job.ended_ms is None for job in jobs),
         dict(sorted(Counter(job.outcome for job in jobs if job.outcome is not None).items())), len(runs),
         _misses(run for run in judged if run.control), _misses(run for run in judged if not run.control),
         sum(run.webhook_ms is not None and missed(run) for run in judged), _groups(jobs, runs, rows.end_ms),
