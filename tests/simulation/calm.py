@@ -97,10 +97,10 @@ def calm_run(
     finally:
         asyncio.set_event_loop(None)
         loop.close()
-    return _records(system)
+    return records_of(system)
 
 
-def _records(system: System) -> list[Record]:
+def records_of(system: System) -> list[Record]:
     logs = [log for topic in ("jobs", "responses") for log in system.broker.of_topic(topic)]
     found = [
         Record(each.topic, each.partition, each.offset, each.timestamp_ms, each.key, each.value)

@@ -18,10 +18,12 @@ from backstop.audit.whatif.compare import compare
 from backstop.audit.whatif.figures import Figures, recorded_figures
 from backstop.audit.whatif.policy import Policy, Polling, Retry
 from backstop.audit.whatif.recorded import RangeError, Reading, Recorded
+from backstop.audit.whatif.replay import Replay
 from backstop.cli.audit import app
 from backstop.runtime.records import Record
 from streams.policy.polls import PollPolicy
-from tests.simulation.calm import Scene, calm_run
+from tests.simulation.calm import Scene, calm_run, records_of
+from tests.simulation.run import simulate
 
 SCENE = Scene(jobs=40, failed=0.3)
 # With and without webhooks these policies are the same, as the workers of the simulation hear none.
@@ -121,3 +123,11 @@ def test_the_command_tells_it_from_a_bundle_and_writes_nothing(tmp_path: Path) -
     assert figures["creates"]["change"] == told["estimated"]["responses_never_created"] > 0
     assert "were never created" in CliRunner().invoke(app, asked).stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bundle", "policy.toml"]
+
+
+@pytest.mark.parametrize("seed", [1, 6])
+def test_a_log_of_crashes_repeats_and_gaps_is_replayed_to_its_own_counts(seed: int) -> None:
+    found: list[Record] = []
+    simulate(seed, jobs=10, poll_at=lambda system: found.extend(records_of(system)))
+    recorded = read(tuple(found))
+    assert Replay(recorded).run().figures.counts() == recorded_figures(recorded).counts()

@@ -327,13 +327,13 @@ class Replay:
 
     def _expect(self, entry: _Entry, key: Key, state: Any, due_ms: int) -> None:
         """Let the next timer of a key fire: as recorded, or after the usual delay."""
-        if isinstance(state, job.Finished | response.Ended):
+        recorded = self._recorded.by_id.get(f"{key[1]}/timer/{due_ms}", [])
+        if isinstance(state, job.Finished | response.Ended) and not recorded:
             return  # It is only forgotten then.
         if isinstance(state, job.Waiting):
             for how in ("admitted", "too_late"):
                 for noted in self._recorded.by_id.get(f"{key[1]}/{how}", ()):
                     self._push(_Entry(noted.log_ms, noted.fact, noted, 0))
-        recorded = self._recorded.by_id.get(f"{key[1]}/timer/{due_ms}", [])
         if recorded and (self._learning or recorded[0].log_ms >= entry.log_ms):
             for noted in recorded:
                 self._push(_Entry(noted.log_ms, noted.fact, noted, 0))
