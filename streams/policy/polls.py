@@ -115,8 +115,8 @@ class Webhooks:
         plan = self.learned.plan(tuple(latency_class)) if self.learned is not None and not control else None
         if plan is None or accepted_at_ms is None:
             return NextPoll(next_poll_at_ms(
-                self._without if control else self.policy, response_id=response_id, accepted_at_ms=accepted_at_ms, now_ms=now_ms, polls=polls,
-                since_hint=since_hint,
+                self._without if control else self.policy, response_id=response_id, accepted_at_ms=accepted_at_ms,
+                now_ms=now_ms, polls=polls, since_hint=since_hint,
             ))  # fmt: skip
         wait_ms = plan.spacing_ms(max(0, now_ms - accepted_at_ms), _jitter(response_id, polls))
         if since_hint is not None:

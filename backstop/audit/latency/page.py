@@ -1,4 +1,4 @@
-"""The latency report as one HTML file: no scripts, nothing loaded from elsewhere, no tenant and no prompt in it. Pure."""
+"""The latency report as one HTML file: no scripts, nothing loaded from elsewhere, no tenant or prompt in it. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -183,12 +183,15 @@ def _spans_plot(whole: Group) -> str:
 
 
 def _of(stage: Stage) -> list[plots.Range | None]:
+    def seconds(ms: float | None) -> float | None:
+        return None if ms is None else ms / 1_000
+
     return [
-        None if each.value is None else plots.Range(
-            max(0.001, each.value / 1_000), *(None if bound is None else bound / 1_000 for bound in (each.low, each.high))
-        )
+        None
+        if each.value is None
+        else plots.Range(max(0.001, each.value / 1_000), seconds(each.low), seconds(each.high))
         for each in (stage.p50, stage.p95, stage.p99)
-    ]  # fmt: skip
+    ]
 
 
 def _models_plot(rows: Rows) -> str:

@@ -83,8 +83,8 @@ def lines(
             before = top
         parts.append(f'<polyline class="line c{number}" points="{" ".join(path)}"/>')
         if len(each.points) <= 60 and not steps:
-            parts += [f'<circle class="dot c{number}" cx="{x.at(a, LEFT, WIDTH - RIGHT):.1f}" cy="{_y(y, b):.1f}" r="3"/>'
-                      for a, b in each.points]  # fmt: skip
+            dots = [(x.at(at, LEFT, WIDTH - RIGHT), _y(y, value)) for at, value in each.points]
+            parts += [f'<circle class="dot c{number}" cx="{left:.1f}" cy="{top:.1f}" r="3"/>' for left, top in dots]
     return _svg(title, "".join(parts), HEIGHT) + _legend([each.name for each in series[:SERIES_MAX]])
 
 
@@ -147,8 +147,9 @@ def _x_axis(x: Axis, ticks: Sequence[tuple[float, str]], height: int) -> str:
     parts = []
     for value, text in ticks:
         at = _wide(x, value)
-        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-                     f'<text class="tick" x="{at:.1f}" y="{height - BOTTOM + 16}" text-anchor="middle">{text}</text>')  # fmt: skip
+        bottom = height - BOTTOM
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     return "".join(parts) + (
         f'<text class="title" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(x.title)}</text>'

@@ -91,11 +91,19 @@ def summarize(rows: Rows) -> Summary:
     runs, jobs = list(rows.runs.values()), list(rows.jobs.values())
     judged = [run for run in runs if run.end_ms is not None and run.end_ms + MISSED_AFTER_MS <= rows.end_ms]
     return Summary(
-        rows.since_ms, min(job.submitted_ms for job in jobs), rows.until_ms, rows.end_ms, len(jobs), sum(job.ended_ms is None for job in jobs),
-        dict(sorted(Counter(job.outcome for job in jobs if job.outcome is not None).items())), len(runs),
-        _misses(run for run in judged if run.control), _misses(run for run in judged if not run.control),
-        sum(run.webhook_ms is not None and missed(run) for run in judged), _groups(jobs, runs, rows.end_ms),
-    )  # fmt: skip
+        since_ms=rows.since_ms,
+        first_ms=min(job.submitted_ms for job in jobs),
+        until_ms=rows.until_ms,
+        end_ms=rows.end_ms,
+        jobs=len(jobs),
+        open_jobs=sum(job.ended_ms is None for job in jobs),
+        outcomes=dict(sorted(Counter(job.outcome for job in jobs if job.outcome is not None).items())),
+        responses=len(runs),
+        control=_misses(run for run in judged if run.control),
+        others=_misses(run for run in judged if not run.control),
+        late=sum(run.webhook_ms is not None and missed(run) for run in judged),
+        groups=_groups(jobs, runs, rows.end_ms),
+    )
 
 
 def missed(run: Run) -> bool:
@@ -108,10 +116,7 @@ def spans(stage: StageName, jobs: Iterable[Job], runs: Iterable[Run], end_ms: in
     """The spans of a stage, open ones included."""
     match stage:
         case "queue":
-            return [
-                Sample(max(0, (job.accepted_ms or job.ended_ms or end_ms) - job.submitted_ms), job.accepted_ms is not None)
-                for job in jobs
-            ]  # fmt: skip
+            return [_queued(job, end_ms) for job in jobs]
         case "create":
             return [Sample(run.create_ms) for run in runs if run.create_ms is not None]
         case "run":
@@ -126,6 +131,11 @@ def spans(stage: StageName, jobs: Iterable[Job], runs: Iterable[Run], end_ms: in
             return [
                 Sample(max(0, (job.ended_ms or end_ms) - job.submitted_ms), job.ended_ms is not None) for job in jobs
             ]
+
+
+def _queued(job: Job, end_ms: int) -> Sample:
+    until_ms = job.accepted_ms or job.ended_ms or end_ms
+    return Sample(max(0, until_ms - job.submitted_ms), job.accepted_ms is not None)
 
 
 def hour_of(at_ms: int) -> str:

@@ -14,7 +14,7 @@ from backstop.runtime.records import Record
 from schemas.base import InlineBody, Message
 from schemas.codec import PoisonError, decode
 from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted
-from schemas.responses import ResponseObserved, WebhookReceived
+from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, WebhookReceived
 from schemas.results import RESULT, JobResult
 
 JOBS_MAX: Final = 200_000
@@ -205,16 +205,12 @@ def _tell_truths(found: Recorded) -> None:
                 found.truths.setdefault(fact.response_id, Truth(fact.job_id, 1, fact.tenant, fact.at_ms))
             case ResponseObserved():
                 observed[fact.response_id].append(fact)
-            case _ if fact.type in ("response_released", "response_claimed") and _lets_go(fact):  # type: ignore[attr-defined]
-                released.setdefault(fact.response_id, fact.at_ms)  # type: ignore[attr-defined]
+            case ResponseReleased() | ResponseClaimed(released=True):
+                released.setdefault(fact.response_id, fact.at_ms)
             case _:
                 pass
     for response_id, truth in found.truths.items():
         _judge(truth, observed[response_id], released.get(response_id), found.webhooks.get(response_id, ()))
-
-
-def _lets_go(fact: Any) -> bool:
-    return fact.type == "response_released" or fact.released is True
 
 
 def _judge(truth: Truth, seen: list[ResponseObserved], released_ms: int | None, webhooks: Sequence[Noted]) -> None:

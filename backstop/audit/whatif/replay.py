@@ -190,11 +190,12 @@ class Replay:
                 return fact
 
     def _count(self, fact: Message) -> None:
-        truth = None
+        end_ms = None
         if isinstance(fact, AttemptSettled):
-            truth = self._truths.get(fact.response_id)
             self._last_end_ms = fact.at_ms
-        self._tally.took(fact, None if truth is None else end_of(truth, self._moved.get(fact.response_id, 0)))  # type: ignore[attr-defined]
+            truth = self._truths.get(fact.response_id)
+            end_ms = None if truth is None else end_of(truth, self._moved.get(fact.response_id, 0))
+        self._tally.took(fact, end_ms)
 
     def _follow(self, entry: _Entry, key: Key, due_ms: int | None, outputs: Iterable[Message]) -> None:
         """Learn the links, or see whether the key left the path."""

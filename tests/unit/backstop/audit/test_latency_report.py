@@ -36,8 +36,8 @@ def job(
         world.tell(b.webhook(at_ms=end_ms + webhook_ms, response_id=rid, webhook_id=f"wh_{name}"))
         world.work()
     world.tell(b.observed(
-        end_ms + 1_000, "completed", response_id=rid, provider_created_at_ms=accepted_ms, terms=Terms(service_tier="flex"),
-        provider_ended_at_ms=end_ms,
+        end_ms + 1_000, "completed", response_id=rid, provider_created_at_ms=accepted_ms, provider_ended_at_ms=end_ms,
+        terms=Terms(service_tier="flex"),
     ))  # fmt: skip
     world.work()
 
@@ -75,7 +75,8 @@ def test_spans_are_measured_from_the_facts(summary: Summary) -> None:
     whole = summary.groups[0]
     found = {name: stage.p50.value for name, stage in whole.stages.items()}
     assert found == {
-        "queue": 2_000, "create": 500, "run": RUN_MS, "webhook": 500, "detection": 1_000, "total": 2_000 + RUN_MS + 1_000,
+        "queue": 2_000, "create": 500, "run": RUN_MS, "webhook": 500, "detection": 1_000,
+        "total": 2_000 + RUN_MS + 1_000,
     }  # fmt: skip
     assert (whole.stages["run"].ended, whole.stages["run"].open) == (31, 0)
     assert (whole.stages["total"].ended, whole.stages["total"].open) == (31, 1)
