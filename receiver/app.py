@@ -44,7 +44,7 @@ from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RES
 from receiver.ingress.endpoints import EndpointIngress, EndpointRegistry
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
-from receiver.ingress.submissions import ClaimedIds, FindJob, Submissions, knows_nothing
+from receiver.ingress.submissions import FindJob, KnownIds, Submissions, knows_nothing
 from receiver.ingress.submitted import SubmittedBodies
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
@@ -131,11 +131,12 @@ def build_app(
     submissions = Submissions(
         reporting=Reporting(watched, metrics, now_ms),
         bodies=Bodies(blobs, settings.inline_bytes_max),
-        ids=ClaimedIds(
-            claims or FolderClaims(settings.claims_path), folders.shared if folders is not None else lambda: True
+        ids=KnownIds(
+            claims or FolderClaims(settings.claims_path),
+            folders.shared if folders is not None else lambda: True,
+            find_job or (reads.find_job if reads else knows_nothing),
         ),
         policy=settings.submission,
-        find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
         quotas=quotas,
         limit_rules=settings.limit_rules(),
