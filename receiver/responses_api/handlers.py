@@ -18,6 +18,7 @@ import orjson
 from aiohttp import web
 
 from backstop.runtime.authority import authority_of
+from backstop.runtime.errors import BlobStoreError
 from backstop.runtime.http.routes import Asked, BadParameterError, query_of
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.sources import Sources
@@ -38,7 +39,7 @@ from receiver.responses_api.errors import to_failed_response
 from receiver.responses_api.items import PageOf, input_items, page
 from receiver.responses_api.noting import BEGAN, retry_number
 from receiver.responses_api.repeats import Repeats
-from receiver.responses_api.responses import Responses, Shown
+from receiver.responses_api.responses import Responses, Shown, unstored_marks
 from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
 from receiver.responses_api.streaming import ResponseStreams
 from receiver.responses_api.waiting import Waiter, WaitingCreates, Who
@@ -182,8 +183,9 @@ class ResponsesIngress:
         limits, tenant, response_id = self._limits, began.who[0], began.response_id
         # Keep the submission as a blob: reads show the request, which they find by the hash in the read model.
         verdict = await self._submissions.take(
-            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True
-        )
+            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True,
+            marks=unstored_marks(tenant, response_id) if began.unstored else (),
+        )  # fmt: skip
         if isinstance(verdict, NotTaken):
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:
@@ -192,10 +194,10 @@ class ResponsesIngress:
                 began.unstored and await self._responses.is_unstored(tenant, response_id)
             ):
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since; its Idempotency-Key stays used
-        if began.unstored:
+        if began.unstored and verdict.repeated:
             await self._unstore(tenant, response_id)
         if verdict.repeated and not began.waits:
-            with suppress(ReadsAwayError):
+            with suppress(ReadsAwayError, BlobStoreError, Refusal):
                 shown = await self._responses.find(tenant, response_id, hidden_too=began.unstored)
                 if shown is not None:
                     began.document = shown.document
@@ -208,7 +210,7 @@ class ResponsesIngress:
         try:
             await self._responses.hide_unstored(tenant, response_id)
         except OSError as error:
-            # The log has the job, so it is too late to refuse the create.
+            # The log has the job, which an earlier create made: it is too late to refuse this one.
             log.error("not_unstored", job_id=response_id, error_type=type(error).__name__, errno=error.errno)
 
     def _id_for(self, key: str | None, began: "_Began", request: web.Request) -> str:

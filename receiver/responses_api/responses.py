@@ -107,8 +107,9 @@ class Responses:
 
         :raises OSError: a tombstone could not be stored.
         """
-        await self._blobs.put(_tombstone(tenant, response_id, UNSTORED))
-        await self.hide(tenant, response_id)
+        for mark in unstored_marks(tenant, response_id):
+            await self._blobs.put(mark)
+        self._remember_hidden(qualified_job_id(tenant, response_id))
 
     async def is_hidden(self, tenant: str, response_id: str) -> bool:
         job_id = qualified_job_id(tenant, response_id)
@@ -178,6 +179,11 @@ class Responses:
         self._hidden[job_id] = None
         if len(self._hidden) > HIDDEN_REMEMBERED_MAX:
             self._hidden.popitem(last=False)
+
+
+def unstored_marks(tenant: str, response_id: str) -> tuple[bytes, ...]:
+    """What hides the response of a create with `store: false`; to be stored before the log has its job."""
+    return (_tombstone(tenant, response_id, UNSTORED), _tombstone(tenant, response_id))
 
 
 def _tombstone(tenant: str, response_id: str, kind: str = DELETED) -> bytes:
