@@ -1,7 +1,8 @@
-"""Reads large requests of jobs apart, in a process of its own: `python -m streams.large_requests IN OUT`.
+"""Reads large JSON objects apart, in a process of its own: `python -m streams.large_requests IN OUT [MEMBER]`.
 
-A create needs a few members of a request (`metadata`, `stream`, `reasoning`, ...), and sends the others as they are. So
-the process gives the small members as a value, and the others as the text that is sent.
+A create needs a few members of a request (`metadata`, `stream`, `reasoning`, ...), and sends the others as they are; a
+read of a response changes a few and shows the others. So the process gives the small members as a value, and the others
+as JSON text.
 """
 
 import sys
@@ -15,8 +16,14 @@ from backstop.runtime.process.apart import Apart, left, taken
 BYTES_MAX: Final = 2 << 20
 """The worst request up to this size takes some 30 ms to parse and to write again."""
 
-SMALL_BYTES_MAX: Final = 32 << 10
-"""A member up to this size is parsed by the worker, too."""
+SMALL_BYTES_MAX: Final = 256 << 10
+"""A member up to this size is a small one."""
+
+SMALL_BYTES_SUM_MAX: Final = 1 << 20
+"""Of all small members: the smallest ones."""
+
+ALWAYS: Final = frozenset(("background", "metadata", "store", "stream"))
+"""Set or changed by a create, which may not send them twice. A request has been checked: they are small."""
 
 NO_OBJECT: Final = 3
 """The exit code where the request is not a JSON object."""
@@ -28,44 +35,52 @@ class LargeRequest:
     """The small members."""
     rest: bytes
     """The JSON object of the others; empty if there are none."""
+    names: tuple[str, ...] = ()
+    """Of the others."""
 
 
 class LargeRequests:
     def __init__(self, python: str = sys.executable) -> None:
         self._apart = Apart(__name__, python)
 
-    async def read(self, data: bytes | memoryview) -> LargeRequest | None:
-        """The request in `data`; None if it is not an object.
+    async def read(self, data: bytes | memoryview, member: str | None = None) -> LargeRequest | None:
+        """The object in `data`, or in its `member`; None if it is not an object.
 
         :raises OSError: the process did not end well (`ChildProcessError`), or could not begin.
         """
-        done = await self._apart.run([bytes(data) if isinstance(data, memoryview) else data])
+        done = await self._apart.run([bytes(data)], *(() if member is None else (member,)))
         if done.code == NO_OBJECT:
             return None
         if done.code:
             raise ChildProcessError(f"the reader of a large request ended with exit code {done.code}")
-        return LargeRequest(orjson.loads(done.head), done.text)
+        members, names = orjson.loads(done.head)
+        return LargeRequest(members, done.text, tuple(names))
 
 
-def split(data: bytes) -> tuple[bytes, bytes] | None:
-    """The small members and the others, each as a JSON object; the second is empty if there are none."""
+def split(data: bytes, member: str | None = None) -> tuple[bytes, bytes] | None:
+    """The small members and the names of the others, as JSON; and the object of the others, empty if there are none."""
     value = orjson.loads(data)
     del data
+    if member is not None and isinstance(value, dict):
+        value = value.get(member)
     if not isinstance(value, dict):
         return None
-    small, large = {}, []
-    for name in sorted(value):
-        text = orjson.dumps(value[name], option=orjson.OPT_SORT_KEYS)
-        if len(text) <= SMALL_BYTES_MAX:
-            small[name] = value[name]
-        else:
-            large.append(b"%b:%b" % (orjson.dumps(name), text))
-        value[name] = None if len(text) > SMALL_BYTES_MAX else value[name]
-    return orjson.dumps(small), b"{%b}" % b",".join(large) if large else b""
+    texts = {name: orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for name, each in value.items()}
+    small: dict[str, Any] = {}
+    left_bytes = SMALL_BYTES_SUM_MAX
+    for name in sorted(texts, key=lambda name: (name not in ALWAYS, len(texts[name]))):
+        if name not in ALWAYS and (len(texts[name]) > SMALL_BYTES_MAX or len(texts[name]) > left_bytes):
+            break
+        left_bytes -= len(texts[name])
+        small[name] = value[name]
+        del texts[name]
+    del value
+    large = [b"%b:%b" % (orjson.dumps(name), texts[name]) for name in sorted(texts)]
+    return orjson.dumps((small, sorted(texts))), b"{%b}" % b",".join(large) if large else b""
 
 
-def main(given: int, written: int) -> int:
-    found = split(taken(given))
+def main(given: int, written: int, member: str | None = None) -> int:
+    found = split(taken(given), member)
     if found is None:
         return NO_OBJECT
     left(written, *found)
@@ -73,4 +88,4 @@ def main(given: int, written: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -6,19 +6,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from backstop.runtime.blobs import Bodies, FolderBlobs
 from receiver.answers import write_pieces
 from receiver.limits import Limits
+from schemas.requests import Submit
+from streams.submission import prepare
+from tests.hostile.pauses import least_pause_s
 from tests.support.waiting import eventually
 from tests.unit.receiver.ingress import Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
-from tests.unit.receiver.sdk_caller import ended, provided, result_of
+from tests.unit.receiver.sdk_caller import ASKED, ended, provided, result_of
 
 TEXT = "Hello. " * 1_200_000
 """Some 8 MB: more than the buffers of the system take."""
+
+READ_BYTES = 40 << 20
+PAUSE_S_MAX = 0.100
+"""Copies of 40 MB and the hash of the stored text are not divisible."""
 
 LIMITS = Limits(stream_write_s=0.5, answers_memory_bytes_max=30 << 20)
 """One answer of 8 MB counts 15 MB while it is made, half of the memory."""
@@ -26,11 +35,12 @@ LIMITS = Limits(stream_write_s=0.5, answers_memory_bytes_max=30 << 20)
 PATH = "/v1/responses/resp_1"
 
 
-async def stored(folder: Path) -> MemoryReads:
-    reads = MemoryReads()
-    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": TEXT}]}
-    body = await Bodies(FolderBlobs(folder), 10).put(provided(output=[message]))
-    ended(reads, "resp_1", result_of("completed").model_copy(update={"response": body}))
+async def stored(folder: Path, text: str = TEXT, asked: dict[str, Any] = ASKED) -> MemoryReads:
+    reads, blobs = MemoryReads(), FolderBlobs(folder)
+    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    body = await Bodies(blobs, 10).put(provided(output=[message]))
+    ended(reads, "resp_1", result_of("completed").model_copy(update={"response": body}), asked)
+    await blobs.put(prepare(Submit(request=asked)).data)
     return reads
 
 
@@ -48,6 +58,29 @@ async def not_reading(ingress: Ingress) -> AsyncIterator[socket.socket]:
         yield sock
     finally:
         sock.close()
+
+
+@pytest.mark.parametrize("unit", ["Hello. ", pytest.param('\n"', marks=pytest.mark.long)])
+def test_a_read_of_a_large_result_holds_up_the_doors_no_longer_than_any_body(unit: str, tmp_path: Path) -> None:
+    text = unit * (READ_BYTES // len(orjson.dumps(unit)[1:-1]))
+    reads = asyncio.run(stored(tmp_path, text, {"model": "gpt-5.2", "input": "y" * 3_000_000, "temperature": 0.5}))
+
+    async def story(ingress: Ingress) -> None:
+        async def read() -> None:
+            async with ingress.session.get(f"{ingress.url}{PATH}") as answer:
+                assert answer.status == 200
+                got.extend([piece async for piece in answer.content.iter_any()])
+
+        got: list[bytes] = []
+        assert await least_pause_s(PAUSE_S_MAX, read) <= PAUSE_S_MAX
+        got.clear()
+        await read()
+        document = orjson.loads(b"".join(got))
+        assert (document["id"], document["temperature"]) == ("resp_1", 0.5)
+        assert document["output"][0]["content"][0]["text"] == text
+        assert b"".join(got).count(b'"output":') == 1
+
+    with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads)
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut_off_and_frees_its_memory(tmp_path: Path) -> None:

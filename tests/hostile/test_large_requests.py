@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from backstop.runtime.blobs import Bodies, FolderBlobs
-from streams.large_requests import SMALL_BYTES_MAX, LargeRequests, split
+from streams.large_requests import ALWAYS, SMALL_BYTES_MAX, SMALL_BYTES_SUM_MAX, LargeRequests, split
 from streams.provider import Rejected
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.request_reading import RequestReader
@@ -65,6 +65,7 @@ def _assert_sent(bench: Bench, request: dict[str, Any]) -> None:
     "request_body",
     [
         {"model": "m", "input": "x" * SMALL_BYTES_MAX},
+        {"metadata": {str(n): "\x01" * 512 for n in range(100)}, **{f"m{n}": "x" * 20_000 for n in range(100)}},
         {"input": "x" * SMALL_BYTES_MAX, "tools": ["é" * SMALL_BYTES_MAX], "model": "m", "b": {"z": 1, "a": [None]}},
         {'"': "y" * SMALL_BYTES_MAX, "": "z" * SMALL_BYTES_MAX},
         {"model": "m"},
@@ -74,10 +75,12 @@ def _assert_sent(bench: Bench, request: dict[str, Any]) -> None:
 def test_the_two_parts_of_a_request_are_all_of_it(request_body: dict[str, Any]) -> None:
     found = split(orjson.dumps(request_body))
     assert found is not None
-    small, rest = orjson.loads(found[0]), orjson.loads(found[1] or b"{}")
+    (small, names), rest = orjson.loads(found[0]), orjson.loads(found[1] or b"{}")
     assert small | rest == request_body
+    assert names == sorted(rest)
     assert not small.keys() & rest.keys()
-    assert all(len(orjson.dumps(value)) <= SMALL_BYTES_MAX for value in small.values())
+    assert not ALWAYS & rest.keys(), "a create sends these itself, and none twice"
+    assert len(found[0]) <= 2 * SMALL_BYTES_SUM_MAX
 
 
 def test_a_large_text_that_is_no_object_fails_its_job_alone() -> None:
