@@ -16,7 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 from pydantic import SecretStr
 
-from backstop.runtime.blobs import MARK
+from backstop.runtime.blobs import is_mark
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.logs import get_logger
@@ -169,18 +169,24 @@ class BucketBlobs:
 
     async def put(self, data: bytes | memoryview) -> str:
         sha256 = await asyncio.to_thread(sha256_hex, data)
-        place = "marks" if data[: len(MARK)] == MARK else "bodies"
+        place = "marks" if is_mark(data, len(data)) else "bodies"
         await self._bucket.put(_key(place, sha256), data)
         return sha256
 
     async def get(self, sha256: str) -> memoryview:
         try:
-            data = await self._bucket.get(_key("bodies", sha256))
+            data = await self._get(sha256)
         except FileNotFoundError as error:
             raise BlobMissingError(f"blob {sha256}: not in the bucket") from error
         if await asyncio.to_thread(sha256_hex, data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
         return data
+
+    async def _get(self, sha256: str) -> memoryview:
+        try:
+            return await self._bucket.get(_key("bodies", sha256))
+        except FileNotFoundError:
+            return await self._bucket.get(_key("marks", sha256))  # a small body that begins like a mark
 
     async def has(self, mark: bytes) -> bool:
         try:
@@ -196,10 +202,8 @@ class BucketClaims:
         self._bucket = bucket
         self._within_s = within_s
 
-    async def claim(self, job_id: str, sha256: str) -> str:
-        """As `Claims.claim`. If the bucket fails or exceeds `within_s`, the
-        answer is `sha256`: then the log alone decides.
-        """
+    async def claim(self, job_id: str, sha256: str) -> str | None:
+        """As `Claims.claim`. None if the bucket fails or exceeds `within_s`: then the log alone decides."""
         key = _key("claims", sha256_hex(job_id.encode()))
         try:
             async with asyncio.timeout(self._within_s):
@@ -207,10 +211,10 @@ class BucketClaims:
                     return sha256
                 first = bytes(await self._bucket.get(key)).decode("ascii", "replace")
         except FileNotFoundError:  # it has just expired
-            return sha256
+            return None
         except (BlobStoreError, TimeoutError) as error:
             log.warning("claim_not_stored", job_id=job_id, reason=str(error) or "no answer in time")
-            return sha256
+            return None
         return first if len(first) == HASH_CHARS else sha256
 
 

@@ -130,6 +130,12 @@ class Tickets:
         self._used[nonce] = until_ms
 
 
+def claimed_key_id(text: str) -> str:
+    """The id of the key with which the ticket claims to be made; empty if it has not the form of a ticket."""
+    found = _TICKET.fullmatch(text)
+    return found[1] if found is not None else ""
+
+
 def _mac(secret: bytes, proof: str, signed: str, path: str) -> str:
     key = hmac.digest(secret, _PURPOSE + proof.encode(), hashlib.sha256)
     return hmac.digest(key, f"{signed}\n{path}".encode(), hashlib.sha256).hex()

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from backstop.runtime.blob_stores import Storage, open_storage
-from backstop.runtime.blobs import MARK, Bodies, get_body
+from backstop.runtime.blobs import MARK, MARK_BYTES_MAX, Bodies, FolderBlobs, get_body
 from backstop.runtime.bucket import BucketClaims
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.settings import RuntimeSettings
@@ -93,6 +93,26 @@ def test_a_mark_is_there_once_it_was_put(storage: Storage) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("size_bytes", [10, MARK_BYTES_MAX])
+def test_a_body_that_begins_like_a_mark_is_read_back(storage: Storage, size_bytes: int) -> None:
+    """A request may have a field of any name, and the first one of its text may be `backstop`."""
+
+    async def story() -> None:
+        value = {"backstop": "x" * size_bytes, "model": "m"}
+        body = await Bodies(storage.blobs, 0).put(value)
+        assert await get_body(storage.blobs, body) == value
+
+    asyncio.run(story())
+
+
+def test_a_body_that_begins_like_a_mark_is_swept_as_any_other(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    asyncio.run(blobs.put(MARK + b"x" * MARK_BYTES_MAX))
+    asyncio.run(blobs.put(MARKED))
+    assert blobs.sweep(1 << 60, 1 << 60) == 1
+    assert asyncio.run(blobs.has(MARKED))
+
+
 def test_of_claims_at_one_time_one_stands_for_all(storage: Storage) -> None:
     async def story() -> None:
         hashes = [sha256_hex(str(n).encode()) for n in range(12)]
@@ -161,7 +181,7 @@ def test_troubles_of_the_store_are_told_apart(status: int, code: str, says: str)
         assert says in complaint
         assert endpoint not in complaint
         assert code not in complaint
-        assert await store.claims.claim("j", "1" * 64) == "1" * 64, "the log decides alone"
+        assert await store.claims.claim("j", "1" * 64) is None, "the log decides alone"
 
     with answering(Answers(status, code)) as endpoint:
         asyncio.run(story(endpoint))
