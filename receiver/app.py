@@ -34,7 +34,7 @@ from receiver.access.identity import RATE, authentication
 from receiver.access.keys import KeyRing
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.access.tickets import Tickets
-from receiver.answers import AnswerMemory, CountedBlobs, sending
+from receiver.answers import CountedBlobs, ReadMemory, sending
 from receiver.bodies import BodyMemory
 from receiver.connections import Gate
 from receiver.failures import log_failure
@@ -122,7 +122,7 @@ def build_app(
     watched = WatchedPublisher(publisher, monotonic_s)
     health.watch("log", watched.complaint)
     health.watch("files", files_probe())
-    answers = AnswerMemory(limits.answers_memory_bytes_max, limits.retry_after_s)
+    answers = ReadMemory(limits.answers_memory_bytes_max, limits.retry_after_s)
     blobs = counted = CountedBlobs(blobs, answers)
 
     webhooks = WebhookIngress(
