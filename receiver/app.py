@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
@@ -369,6 +369,8 @@ def _letting_go(*held: Live | WaitingCreates | None) -> Callable[[web.Applicatio
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer `Expect: 100-continue` with 100, any other expectation with 417."""
+    if request.version < HttpVersion11:
+        return None  # such a client knows no interim answers (RFC 9110, 10.1.1)
     if request.headers["Expect"].lower() != "100-continue":
         return to_response(Problem(417, "expectation_failed", "The only supported value of Expect is 100-continue."))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

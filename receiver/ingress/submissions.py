@@ -61,6 +61,8 @@ class TakenSubmission:
     repeated: bool
     submitted_at_ms: int | None = None
     """None for a repeat found in the read model."""
+    marked: bool = True
+    """False if the marks of this submission are still to be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ class Submissions:
 
         `chosen`: the id comes from the caller, so another submission may use it, also at another process. `keep`: store
         the canonical submission as a blob too, for reads that show the request. `marks`: stored before the log has the
-        job, so that no reader sees it without them.
+        job, so that no reader sees it without them; not stored (`TakenSubmission.marked`) where the id may still turn
+        out to be another submission's, which they must not mark.
         """
         sha256 = prepared.sha256
         in_flight = self._in_flight.get(job_id)
@@ -164,7 +167,7 @@ class Submissions:
         verdict = NotTaken("log")
         try:
             verdict = await self._take_first(
-                prepared, job_id, tenant, chosen=chosen, keep=(prepared.data, *marks) if keep else marks
+                prepared, job_id, tenant, chosen=chosen, keep=(prepared.data,) if keep else (), marks=marks
             )
         finally:
             self._places.give_back((tenant,))
@@ -204,8 +207,9 @@ class Submissions:
             await asyncio.sleep(APPEAR_POLL_S)
 
     async def _take_first(
-        self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: Sequence[bytes]
-    ) -> Verdict:
+        self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: Sequence[bytes],
+        marks: Sequence[bytes],
+    ) -> Verdict:  # fmt: skip
         known = self._recent.get(job_id) or await self._ask(job_id)
         if known is not None:
             if not known.agrees(tenant, prepared.sha256):
@@ -222,20 +226,21 @@ class Submissions:
             await self._quotas.admit(tenant, job_id)
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)
-        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep)
+        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep, marks=marks)
 
     async def _claim_and_publish(
         self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, chosen: bool,
-        keep: Sequence[bytes],
+        keep: Sequence[bytes], marks: Sequence[bytes],
     ) -> Verdict:  # fmt: skip
         first = await self._ids.claims.claim(job_id, prepared.sha256) if chosen else prepared.sha256
         if first not in (None, prepared.sha256):
             self._quotas.release(tenant, job_id)
             return NotTaken("conflict")
-        verdict = await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
-        if isinstance(verdict, NotTaken) or not chosen or (first is not None and self._ids.are_shared()):
+        decided = not chosen or (first is not None and self._ids.are_shared())
+        verdict = await self._publish(prepared, job_id, tenant, at_ms, keep=(*keep, *marks) if decided else keep)
+        if isinstance(verdict, NotTaken) or decided:
             return verdict
-        return await self._confirmed(verdict, tenant, prepared.sha256)
+        return await self._confirmed(replace(verdict, marked=not marks), tenant, prepared.sha256)
 
     async def _confirmed(self, taken: TakenSubmission, tenant: str, sha256: str) -> Verdict:
         """The verdict from the read model where claims can't decide: another process may have published another

@@ -195,7 +195,7 @@ class ResponsesIngress:
                 began.unstored and await self._responses.is_unstored(tenant, response_id)
             ):
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since; its Idempotency-Key stays used
-        if began.unstored and verdict.repeated:
+        if began.unstored and (verdict.repeated or not verdict.marked):
             await self._unstore(tenant, response_id)
         if verdict.repeated and not began.waits:
             with suppress(ReadsAwayError, BlobStoreError, Refusal):

@@ -15,6 +15,7 @@ from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody
 from schemas.codec import sha256_hex
+from tests.unit.backstop.runtime.azure_server import ACCOUNT, ACCOUNT_KEY, azurite
 from tests.unit.backstop.runtime.s3_server import KEY_ID, NAME, SECRET, Answers, answering, bucket, client, s3_server
 
 MARKED = MARK + b'deleted response","id":"r"}'
@@ -26,8 +27,17 @@ def endpoint() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(scope="module")
+def azure() -> Iterator[str]:
+    with azurite() as address:
+        yield address
+
+
+@pytest.fixture(params=["folder", "bucket", "container"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "container":
+        named = {"blobs": f"az://{NAME}/{tmp_path.name}", "blobs_endpoint": request.getfixturevalue("azure")}
+        return open_storage(RuntimeSettings(blobs_key_id=ACCOUNT, blobs_secret_key=SecretStr(ACCOUNT_KEY), **named))
     if request.param == "folder":
         return open_storage(RuntimeSettings(blob_dir=tmp_path))
     opened = open_storage(bucket_settings(request.getfixturevalue("endpoint"), prefix=tmp_path.name))
