@@ -14,7 +14,7 @@ from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import RangeError, Recorded
 from backstop.audit.whatif.replay import EndlessError, Played, Replay
 
-WAYS: Final[tuple[Way, ...]] = ("likely", "worst", "best")
+BOUNDS: Final[tuple[Way, ...]] = ("worst", "best")
 
 ASSUMED: Final = (
     "Runs, failures and webhooks are as recorded, whatever is polled; so are refusals and rate limits.",
@@ -80,7 +80,9 @@ def compare(recorded: Recorded, policy: Policy) -> Comparison:
             f"release wrote it.{gaps} Name a range without it"
         )
     try:
-        likely, worst, best = (_play(recorded, policy, same, way) for way in WAYS)
+        likely = worst = best = _play(recorded, policy, same, "likely")
+        if likely.never_created or likely.unknown_ends:
+            worst, best = (_play(recorded, policy, same, way) for way in BOUNDS)
     except EndlessError as error:
         raise RangeError(f"the policy makes facts without end: {error}") from None
     return Comparison(was, likely, worst, best, tuple(recorded.gaps), recorded.left_out, len(gone))

@@ -157,7 +157,7 @@ class Tally:
         if fact.status in GIVEN_UP_STATUSES or fact.response_id in self._settled:
             return
         self._settled.add(fact.response_id)
-        if end_ms is not None:
+        if end_ms is not None and fact.status != "cancelled":
             self.figures.detection_ms.append(max(0, fact.at_ms - end_ms))
 
     def _used(self, response_id: str, job_id: str, usage: Usage | None, terms: Terms | None) -> None:

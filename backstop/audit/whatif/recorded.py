@@ -54,6 +54,8 @@ class Truth:
     """The age at which it was last known to run."""
     final: ResponseObserved | None = None
     latency_class: tuple[str, ...] = ()
+    cancelled: bool = False
+    """Backstop's own cancel ended it: without that it would have run on."""
     never: bool = False
     """It was never created: all of it is an estimate."""
 
@@ -220,7 +222,8 @@ def _judge(truth: Truth, seen: list[ResponseObserved], released_ms: int | None, 
     running = [each.at_ms for each in seen if each.outcome == "running" and (until_ms is None or each.at_ms < until_ms)]
     truth.seen_age_ms = max(0, max(running, default=truth.accepted_ms) - truth.accepted_ms)
     truth.final = first_end
-    if first_end is None or (first_end.outcome == "cancelled" and released_ms is not None):
+    truth.cancelled = first_end is not None and first_end.outcome == "cancelled" and released_ms is not None
+    if first_end is None or truth.cancelled:
         return
     heard = [noted.fact for noted in webhooks]
     said_ms = next((each.ended_at_ms for each in heard if isinstance(each, WebhookReceived) and each.ended_at_ms), None)

@@ -18,8 +18,9 @@ from backstop.audit.refold import FOLDS
 from backstop.audit.whatif.figures import Figures, Tally, end_of
 from backstop.audit.whatif.guesses import Guesses
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
-from backstop.audit.whatif.recorded import NO_BODY, Noted, Recorded
+from backstop.audit.whatif.recorded import Noted, Recorded
 from backstop.audit.whatif.stamps import Stamps
+from backstop.audit.whatif.unseen import seen_at, webhook_of
 from schemas.base import Message
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
 from schemas.jobs import (
@@ -34,7 +35,6 @@ from schemas.results import JobResult
 from streams.fold import job, response
 from streams.fold.step import Ignored, Step
 
-FORGET_MS: Final = 86_400_000
 STEPS_PER_FACT_MAX: Final = 200
 """A replay that takes more steps than this for each recorded fact is stopped: the policy polls without end."""
 
@@ -113,6 +113,8 @@ class Replay:
         self._states: dict[Key, Any] = {}
         self._last_place: dict[Key, tuple[str, tuple[int, int]]] = {}
         self._off: set[Key] = set()
+        self._fired: dict[str, set[tuple[int, int]]] = {"jobs": set(), "responses": set()}
+        """The places of the recorded timers that have their turn."""
         self._heap: list[tuple[int, int, int, int, int, _Entry]] = []
         self._pushed = 0
         self._last_end_ms: int | None = None
@@ -180,12 +182,16 @@ class Replay:
             case ((ResponseObserved() | PollFailed()), (RetrieveResponse() | CancelResponse())):
                 return self._stamps.reported(entry.command, fact, recorded=recorded)
             case AttemptAccepted(), CreateResponse():
-                return self._stamps.accepted(fact, recorded=recorded, moved_ms=entry.moved_ms or 0)
+                moved_ms = entry.moved_ms or 0
+                return self._stamps.accepted(fact, recorded=recorded, moved_ms=moved_ms)
             case ResponseTimerFired(), None:
                 state = self._states.get(("responses", fact.key), response.Absent())
-                return self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, fact if recorded else None)
-            case ((JobSubmitted() | ResponseAdopted()), None) if self._policy.retry is not None:
-                return fact.model_copy(update={"policy": self._policy.retry.of(fact.policy)})
+                given = fact if recorded else None
+                return self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
+            case ((JobSubmitted() | ResponseAdopted()), None):
+                if self._policy.retry is not None:
+                    fact = fact.model_copy(update={"policy": self._policy.retry.of(fact.policy)})
+                return fact
             case _:
                 return fact
 
@@ -269,12 +275,7 @@ class Replay:
         heard_ms = None if age_ms is None else guesses.webhook_age_ms(response_id, age_ms)
         if age_ms is None or heard_ms is None or truth.final is None:
             return
-        heard = WebhookReceived(
-            id=f"{response_id}/webhook", at_ms=at_ms + heard_ms, response_id=response_id,
-            webhook_id=f"{response_id}/webhook", event_type=f"response.{truth.final.outcome}",
-            sent_at_ms=at_ms + heard_ms, ended_at_ms=at_ms + age_ms, key_id="", raw="",
-            claim_by_ms=at_ms + heard_ms + FORGET_MS, forget_after_ms=FORGET_MS,
-        )  # fmt: skip
+        heard = webhook_of(response_id, truth.final.outcome, at_ms + heard_ms, at_ms + age_ms)
         self._push(_Entry(heard.at_ms, heard))
 
     def _poll(self, entry: _Entry, command: Command, moved_ms: int | None) -> None:
@@ -301,28 +302,12 @@ class Replay:
         if truth is None:
             return None
         self._estimated_polls += 1
-        moved_ms = self._moved.get(response_id, 0)
-        age_ms = at_ms - truth.accepted_ms - moved_ms
+        age_ms = at_ms - truth.accepted_ms - self._moved.get(response_id, 0)
         if truth.end_age_ms is None and age_ms > truth.seen_age_ms and self._guesses is not None:
             model = self._recorded.models.get(truth.job_id, "")
             truth.end_age_ms = self._guesses.unknown_end_age_ms(response_id, model, truth.seen_age_ms)
-        ended = truth.end_age_ms is not None and age_ms >= truth.end_age_ms
-        given: dict[str, Any] = {
-            "id": f"{command.id}/observed", "at_ms": at_ms, "response_id": response_id, "command_id": command.id,
-            "job_id": truth.job_id, "attempt": truth.attempt, "tenant": truth.tenant, "next_poll_at_ms": at_ms,
-        }  # fmt: skip
-        final = truth.final
-        if isinstance(command, CancelResponse) and not ended:
-            usage = final.usage if final is not None and final.outcome == "cancelled" else None
-            return ResponseObserved(**given, outcome="cancelled", raw_status="cancelled", usage=usage)
-        if not ended:
-            return ResponseObserved(
-                **given, outcome="running", raw_status="in_progress", others_ended_at_ms=self._last_end_ms
-            )
-        if final is None:
-            return ResponseObserved(**given, outcome="completed", raw_status="completed", response=NO_BODY)
-        # The provider's stamps stay: only their difference is read.
-        return final.model_copy(update=given)
+        in_full = self._guesses is not None and self._guesses.way != "best"
+        return seen_at(truth, command, at_ms, age_ms, self._last_end_ms, in_full=in_full)
 
     # -- timers
 
@@ -337,7 +322,9 @@ class Replay:
                     self._push(_Entry(noted.log_ms, noted.fact, noted, 0))
         if recorded and (self._learning or recorded[0].log_ms >= entry.log_ms):
             for noted in recorded:
-                self._push(_Entry(noted.log_ms, noted.fact, noted, 0))
+                if noted.place not in self._fired[key[0]]:
+                    self._fired[key[0]].add(noted.place)
+                    self._push(_Entry(noted.log_ms, noted.fact, noted, 0))
         elif self._guesses is not None:
             at_ms = max(due_ms, entry.log_ms) + self._guesses.delays.timer
             self._push(_Entry(at_ms, timer=(key, due_ms)))
