@@ -13,7 +13,7 @@ from backstop.audit.isolation import sealed
 from backstop.audit.whatif.compare import ASSUMED, Comparison, compare
 from backstop.audit.whatif.figures import Figures
 from backstop.audit.whatif.policy import Policy, PolicyFileError, parse_policy
-from backstop.audit.whatif.recorded import RangeError, Reading, Recorded
+from backstop.audit.whatif.recorded import RangeReading, Recorded, ReplayRangeError
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.reading import Tell, reading
 from backstop.cli.settings import bootstrap_settings
@@ -56,7 +56,7 @@ def replay(
         recorded = from_bundle(bundle, since_ms, until_ms) if bundle else from_topics(since_ms, until_ms, quiet=quiet)
         with sealed():
             found = compare(recorded, wanted)
-    except RangeError as error:
+    except ReplayRangeError as error:
         fail(str(error), DIFFERS)
     _print(found, wanted, prices, datetime.fromtimestamp(since_ms / 1_000, UTC).date(), output, quiet=quiet)
     raise typer.Exit(DONE)
@@ -75,17 +75,17 @@ def from_bundle(file: Path, since_ms: int, until_ms: int) -> Recorded:
     """The range from a bundle, which is read twice: `jobs` must come first.
 
     :raises ConfigurationError: the file is not a bundle, or was changed.
-    :raises RangeError: see `Reading`.
+    :raises ReplayRangeError: see `RangeReading`.
     """
     bundle = BundleReader(file)
-    found: Reading | None = None
+    found: RangeReading | None = None
     for first in (True, False):
         for batch in bundle.batches():
-            found = found or Reading(since_ms, until_ms, whole=bundle.scope == "all")
+            found = found or RangeReading(since_ms, until_ms, whole=bundle.scope == "all")
             if (batch[0].topic == "jobs") is first and batch[0].topic in LOGS:
                 found.take(batch)
     if found is None:
-        raise RangeError(f"{file} holds no record")
+        raise ReplayRangeError(f"{file} holds no record")
     return found.done()
 
 
@@ -93,12 +93,12 @@ def from_topics(since_ms: int, until_ms: int, *, quiet: bool) -> Recorded:
     """The range from the topics.
 
     :raises BrokerUnavailableError: no broker answers.
-    :raises RangeError: see `Reading`; or the logs begin later than the range.
+    :raises ReplayRangeError: see `RangeReading`; or the logs begin later than the range.
     """
     settings = bootstrap_settings()
 
     async def run() -> Recorded:
-        found = Reading(since_ms, until_ms)
+        found = RangeReading(since_ms, until_ms)
         async with open_reader(settings) as reader:
             await _refuse_cut(reader, since_ms)
             with reading("replay", quiet=quiet) as progress:
@@ -126,13 +126,13 @@ async def range_of(
 
 
 async def _refuse_cut(reader: TopicReader, since_ms: int) -> None:
-    """:raises RangeError: retention has removed facts of the range."""
+    """:raises ReplayRangeError: retention has removed facts of the range."""
     partitions = [partition for topic in ("jobs", "responses") for partition in reader.partitions(topic)]
     for partition, begin in (await reader.begins(partitions)).items():
         first = await reader.peek(partition) if begin else None
         if first is not None and first.timestamp_ms > since_ms - SKEW_MS:
             at = datetime.fromtimestamp((first.timestamp_ms + SKEW_MS) / 1_000, UTC)
-            raise RangeError(
+            raise ReplayRangeError(
                 f"retention has removed records of {partition[0]}:{partition[1]} since then: name a --since of "
                 f"{at:%Y-%m-%dT%H:%M:%SZ} or later"
             )

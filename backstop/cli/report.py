@@ -8,7 +8,7 @@ import typer
 
 from backstop.audit.bundle import BundleReader
 from backstop.audit.latency.page import page
-from backstop.audit.latency.rows import LOGS, RangeError, Reading, Rows
+from backstop.audit.latency.rows import LOGS, LatencyReading, LatencyRows, ReportRangeError
 from backstop.audit.latency.statistics import Interval
 from backstop.audit.latency.summary import FEW, Misses, Summary, summarize
 from backstop.cli.audit_replay import range_of
@@ -53,7 +53,7 @@ def latency(
         fail("--since must be earlier than --until")
     try:
         rows = _from_bundle(bundle, since_ms, until_ms) if bundle else _from_topics(since_ms, until_ms, quiet=quiet)
-    except RangeError as error:
+    except ReportRangeError as error:
         fail(str(error), DIFFERS)
     summary = summarize(rows)
     if html is not None:
@@ -65,9 +65,9 @@ def latency(
     raise typer.Exit(DONE)
 
 
-def _from_bundle(file: Path, since_ms: int, until_ms: int) -> Rows:
+def _from_bundle(file: Path, since_ms: int, until_ms: int) -> LatencyRows:
     """:raises ConfigurationError: the file is not a bundle, or was changed."""
-    found, bundle = Reading(since_ms, until_ms), BundleReader(file)
+    found, bundle = LatencyReading(since_ms, until_ms), BundleReader(file)
     for topic in LOGS:
         for batch in bundle.batches():
             if batch[0].topic == topic:
@@ -75,11 +75,11 @@ def _from_bundle(file: Path, since_ms: int, until_ms: int) -> Rows:
     return found.done()
 
 
-def _from_topics(since_ms: int, until_ms: int, *, quiet: bool) -> Rows:
+def _from_topics(since_ms: int, until_ms: int, *, quiet: bool) -> LatencyRows:
     settings = bootstrap_settings()
 
-    async def run() -> Rows:
-        found = Reading(since_ms, until_ms)
+    async def run() -> LatencyRows:
+        found = LatencyReading(since_ms, until_ms)
         async with open_reader(settings) as reader:
             with reading("report", quiet=quiet) as progress:
                 async for batch in range_of(reader, since_ms, LOGS, progress):

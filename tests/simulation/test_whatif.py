@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from backstop.audit.bundle import write_bundle
 from backstop.audit.whatif.compare import compare
 from backstop.audit.whatif.figures import Figures, recorded_figures
-from backstop.audit.whatif.policy import Policy, Polling, Retry
-from backstop.audit.whatif.recorded import RangeError, Reading, Recorded
+from backstop.audit.whatif.policy import Policy, Polling, RetryBudgets
+from backstop.audit.whatif.recorded import RangeReading, Recorded, ReplayRangeError
 from backstop.audit.whatif.replay import Replay
 from backstop.cli.audit import app
 from backstop.runtime.records import Record
@@ -39,7 +39,7 @@ def run(polls: PollPolicy, unpaid_ends_max: int) -> tuple[Record, ...]:
 
 
 def read(records: tuple[Record, ...]) -> Recorded:
-    reading = Reading(0, 1 << 50)
+    reading = RangeReading(0, 1 << 50)
     for _, batch in groupby(records, key=lambda record: (record.topic, record.partition)):
         reading.take(list(batch))
     return reading.done()
@@ -66,7 +66,7 @@ def assert_near(found: Figures, truth: Figures) -> None:
 
 def test_the_same_policy_gives_the_counts_of_the_log() -> None:
     recorded = read(run(SPARSE, MANY))
-    same = Policy(polling=polling(SPARSE), retry=Retry(unpaid_ends_max=MANY))
+    same = Policy(polling=polling(SPARSE), retry=RetryBudgets(unpaid_ends_max=MANY))
     found = compare(recorded, same)
     assert found.likely.figures.counts() == recorded_figures(recorded).counts()
     assert found.exact
@@ -82,14 +82,14 @@ def test_another_polling_gives_what_a_run_under_it_gives(was: PollPolicy, other:
 
 
 def test_fewer_retries_give_what_a_run_with_fewer_gives_and_nothing_is_assumed() -> None:
-    found = compare(read(run(SPARSE, MANY)), Policy(retry=Retry(unpaid_ends_max=NONE)))
+    found = compare(read(run(SPARSE, MANY)), Policy(retry=RetryBudgets(unpaid_ends_max=NONE)))
     assert_near(found.likely.figures, recorded_figures(read(run(SPARSE, NONE))))
     assert found.exact
     assert found.likely.figures.outcomes["failed"] > 0
 
 
 def test_more_retries_make_responses_that_never_were_and_are_told_as_a_range_that_holds_the_truth() -> None:
-    found = compare(read(run(SPARSE, NONE)), Policy(retry=Retry(unpaid_ends_max=MANY)))
+    found = compare(read(run(SPARSE, NONE)), Policy(retry=RetryBudgets(unpaid_ends_max=MANY)))
     truth = recorded_figures(read(run(SPARSE, MANY)))
     assert found.likely.never_created == found.likely.figures.creates - found.recorded.creates > 0
     assert found.worst.figures.in_time < truth.in_time <= found.best.figures.in_time
@@ -102,8 +102,8 @@ def test_a_log_that_lacks_a_fact_is_refused() -> None:
     records = run(SPARSE, MANY)
     lost = next(record for record in records if b'"attempt_settled"' in (record.value or b""))
     reading = read(tuple(record for record in records if record is not lost))
-    with pytest.raises(RangeError, match="does not give what the log holds"):
-        compare(reading, Policy(retry=Retry(retries_max=0)))
+    with pytest.raises(ReplayRangeError, match="does not give what the log holds"):
+        compare(reading, Policy(retry=RetryBudgets(retries_max=0)))
 
 
 def test_the_command_tells_it_from_a_bundle_and_writes_nothing(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from html import escape
 from typing import Final
 
 from backstop.audit.latency import plots
-from backstop.audit.latency.rows import Rows, Run
+from backstop.audit.latency.rows import LatencyRows, ResponseRun
 from backstop.audit.latency.statistics import Interval, Sample, quantiles, survival
-from backstop.audit.latency.summary import FEW, MISSED_AFTER_MS, STAGES, Group, Misses, Stage, Summary, missed
+from backstop.audit.latency.summary import FEW, MISSED_AFTER_MS, STAGES, LatencyGroup, Misses, Stage, Summary, missed
 
 SLOTS_MS: Final = (10_000, 60_000, 300_000, 900_000, 3_600_000, 21_600_000, 86_400_000)
 SLOTS_MAX: Final = 24
@@ -41,7 +41,7 @@ font-size:12px}.line{fill:none;stroke-width:2}.whisker{stroke-width:3;opacity:.4
 """
 
 
-def page(rows: Rows, summary: Summary) -> str:
+def page(rows: LatencyRows, summary: Summary) -> str:
     whole = summary.groups[0]
     parts = [
         "<h1>Latency of background responses</h1>", f'<p class="soft">{_when(summary)}</p>', _lead(summary, whole),
@@ -78,7 +78,7 @@ def _time(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1_000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _lead(summary: Summary, whole: Group) -> str:
+def _lead(summary: Summary, whole: LatencyGroup) -> str:
     run, lag, total = whole.stages["run"], whole.stages["webhook"], whole.stages["total"]
     lost = summary.control if summary.control.ends else summary.others
     return (
@@ -122,7 +122,7 @@ def _figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _table(groups: Sequence[Group], head: str) -> str:
+def _table(groups: Sequence[LatencyGroup], head: str) -> str:
     lines = []
     for group in groups:
         for name, stage in group.stages.items():
@@ -173,7 +173,7 @@ def _misses(summary: Summary) -> str:
     )
 
 
-def _spans_plot(whole: Group) -> str:
+def _spans_plot(whole: LatencyGroup) -> str:
     rows = [(name, _of(stage)) for name, stage in whole.stages.items() if stage.ended]
     known = [each.value for _, values in rows for each in values if each is not None]
     axis = plots.Axis(
@@ -194,7 +194,7 @@ def _of(stage: Stage) -> list[plots.Range | None]:
     ]
 
 
-def _models_plot(rows: Rows) -> str:
+def _models_plot(rows: LatencyRows) -> str:
     runs = list(rows.runs.values())
     models = [model for model, _ in Counter(run.model for run in runs).most_common(plots.SERIES_MAX)]
     series = []
@@ -209,11 +209,11 @@ def _models_plot(rows: Rows) -> str:
     return plots.lines("Share of responses that still run", series, x, plots.Axis("", 0, 1), steps=True)
 
 
-def _samples(runs: Iterable[Run]) -> list[Sample]:
+def _samples(runs: Iterable[ResponseRun]) -> list[Sample]:
     return [Sample(run.seen_ms if run.run_ms is None else run.run_ms, run.run_ms is not None) for run in runs]
 
 
-def _hours_plot(rows: Rows) -> str:
+def _hours_plot(rows: LatencyRows) -> str:
     runs = sorted(rows.runs.values(), key=lambda run: run.accepted_ms)
     first, last = (runs[0].accepted_ms, runs[-1].accepted_ms) if runs else (0, 1)
     slot_ms = next((each for each in SLOTS_MS if (last - first) / each <= SLOTS_MAX), SLOTS_MS[-1])
@@ -247,7 +247,7 @@ def _form(slot_ms: int) -> str:
     return "%H:%M" if slot_ms < 3_600_000 else "%m-%d %H:%M"
 
 
-def _webhook_plot(rows: Rows) -> str:
+def _webhook_plot(rows: LatencyRows) -> str:
     most_s = MISSED_AFTER_MS / 1_000
     series = []
     for name, control in (("control group", True), ("all others", False)):

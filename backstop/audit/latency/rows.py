@@ -25,12 +25,12 @@ JOBS_MAX: Final = 500_000
 UNTOLD: Final = "not told"
 
 
-class RangeError(Exception):
+class ReportRangeError(Exception):
     """The range can't be reported; the message says why, and what to do."""
 
 
 @dataclass(slots=True)
-class Run:
+class ResponseRun:
     """One response. Times are Unix milliseconds by Backstop's clock, spans milliseconds."""
 
     model: str
@@ -69,23 +69,23 @@ class Job:
 
 
 @dataclass(slots=True)
-class Rows:
+class LatencyRows:
     since_ms: int
     until_ms: int
     end_ms: int = 0
     """The time of the last record: what is open then is censored."""
     jobs: dict[str, Job] = field(default_factory=dict)
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, ResponseRun] = field(default_factory=dict)
 
 
-class Reading:
+class LatencyReading:
     """Takes the records of `LOGS`, one topic after the other."""
 
     def __init__(self, since_ms: int, until_ms: int) -> None:
-        self.rows = Rows(since_ms, until_ms)
+        self.rows = LatencyRows(since_ms, until_ms)
 
     def take(self, batch: Sequence[Record]) -> None:
-        """:raises RangeError: the range is too large."""
+        """:raises ReportRangeError: the range is too large."""
         for record in batch:
             if record.topic in FOLDS:
                 self.rows.end_ms = max(self.rows.end_ms, record.timestamp_ms)
@@ -96,10 +96,10 @@ class Reading:
                 continue
             self._fact(fact)
 
-    def done(self) -> Rows:
-        """:raises RangeError: no job was submitted in the range."""
+    def done(self) -> LatencyRows:
+        """:raises ReportRangeError: no job was submitted in the range."""
         if not self.rows.jobs:
-            raise RangeError("no job was submitted in the range: name another --since or --until")
+            raise ReportRangeError("no job was submitted in the range: name another --since or --until")
         for run in self.rows.runs.values():
             run.seen_ms = max(run.seen_ms, 0)
         return self.rows
@@ -110,7 +110,9 @@ class Reading:
             case JobSubmitted() if rows.since_ms <= fact.at_ms < rows.until_ms:
                 rows.jobs.setdefault(fact.job_id, Job(fact.model, fact.at_ms))
                 if len(rows.jobs) > JOBS_MAX:
-                    raise RangeError(f"the range has more than {JOBS_MAX} jobs: name a later --since, or an --until")
+                    raise ReportRangeError(
+                        f"the range has more than {JOBS_MAX} jobs: name a later --since, or an --until"
+                    )
             case AttemptAccepted():
                 self._accepted(fact)
             case AttemptSettled() if fact.status not in GIVEN_UP_STATUSES:
@@ -134,7 +136,7 @@ class Reading:
         if job is None or fact.response_id in self.rows.runs:
             return
         create_ms = None if fact.sent_at_ms is None else max(0, fact.at_ms - fact.sent_at_ms)
-        run = self.rows.runs[fact.response_id] = Run(job.model, fact.at_ms, create_ms, fact.control is True)
+        run = self.rows.runs[fact.response_id] = ResponseRun(job.model, fact.at_ms, create_ms, fact.control is True)
         job.accepted_ms = job.accepted_ms or fact.at_ms
         end = fact.end
         if end is not None and end.provider_created_at_ms is not None and end.provider_ended_at_ms is not None:

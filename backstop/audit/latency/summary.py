@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from backstop.audit.latency.rows import Job, Rows, Run
+from backstop.audit.latency.rows import Job, LatencyRows, ResponseRun
 from backstop.audit.latency.statistics import Interval, Sample, proportion, quantiles
 
 MISSED_AFTER_MS: Final = 30_000
@@ -44,7 +44,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class LatencyGroup:
     by: Literal["all", "model", "tier", "hour"]
     name: str
     jobs: int
@@ -75,7 +75,7 @@ class Summary:
     others: Misses
     late: int
     """Webhooks that came, but later than that."""
-    groups: Sequence[Group]
+    groups: Sequence[LatencyGroup]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -87,7 +87,7 @@ class Summary:
         }
 
 
-def summarize(rows: Rows) -> Summary:
+def summarize(rows: LatencyRows) -> Summary:
     runs, jobs = list(rows.runs.values()), list(rows.jobs.values())
     judged = [run for run in runs if run.end_ms is not None and run.end_ms + MISSED_AFTER_MS <= rows.end_ms]
     return Summary(
@@ -106,13 +106,13 @@ def summarize(rows: Rows) -> Summary:
     )
 
 
-def missed(run: Run) -> bool:
+def missed(run: ResponseRun) -> bool:
     """Whether no webhook came in time; the end is known."""
     end_ms = run.end_ms
     return run.webhook_ms is None or (end_ms is not None and run.webhook_ms > end_ms + MISSED_AFTER_MS)
 
 
-def spans(stage: StageName, jobs: Iterable[Job], runs: Iterable[Run], end_ms: int) -> list[Sample]:
+def spans(stage: StageName, jobs: Iterable[Job], runs: Iterable[ResponseRun], end_ms: int) -> list[Sample]:
     """The spans of a stage, open ones included."""
     match stage:
         case "queue":
@@ -142,19 +142,19 @@ def hour_of(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1_000, UTC):%Y-%m-%d %H:00}"
 
 
-def _misses(runs: Iterable[Run]) -> Misses:
+def _misses(runs: Iterable[ResponseRun]) -> Misses:
     judged = list(runs)
     count = sum(missed(run) for run in judged)
     return Misses(len(judged), count, proportion(count, len(judged)))
 
 
-def _groups(jobs: Sequence[Job], runs: Sequence[Run], end_ms: int) -> list[Group]:
+def _groups(jobs: Sequence[Job], runs: Sequence[ResponseRun], end_ms: int) -> list[LatencyGroup]:
     busiest = [model for model, _ in Counter(job.model for job in jobs).most_common(MODELS_MAX)]
 
-    def model_of(row: Job | Run) -> str:
+    def model_of(row: Job | ResponseRun) -> str:
         return row.model if row.model in busiest else "other models"
 
-    found = [Group("all", "all", len(jobs), _stages(jobs, runs, end_ms))]
+    found = [LatencyGroup("all", "all", len(jobs), _stages(jobs, runs, end_ms))]
     found += _by("model", model_of, jobs, runs, end_ms)
     found += _by("tier", lambda row: row.tier, jobs, runs, end_ms)
     hours = _by("hour", lambda row: hour_of(row.submitted_ms if isinstance(row, Job) else row.accepted_ms),
@@ -163,18 +163,18 @@ def _groups(jobs: Sequence[Job], runs: Sequence[Run], end_ms: int) -> list[Group
 
 
 def _by(
-    by: Literal["model", "tier", "hour"], name_of: Callable[[Job | Run], str], jobs: Sequence[Job],
-    runs: Sequence[Run], end_ms: int,
-) -> list[Group]:  # fmt: skip
-    of: dict[str, tuple[list[Job], list[Run]]] = defaultdict(lambda: ([], []))
+    by: Literal["model", "tier", "hour"], name_of: Callable[[Job | ResponseRun], str], jobs: Sequence[Job],
+    runs: Sequence[ResponseRun], end_ms: int,
+) -> list[LatencyGroup]:  # fmt: skip
+    of: dict[str, tuple[list[Job], list[ResponseRun]]] = defaultdict(lambda: ([], []))
     for job in jobs:
         of[name_of(job)][0].append(job)
     for run in runs:
         of[name_of(run)][1].append(run)
-    return [Group(by, name, len(mine[0]), _stages(*mine, end_ms)) for name, mine in sorted(of.items())]
+    return [LatencyGroup(by, name, len(mine[0]), _stages(*mine, end_ms)) for name, mine in sorted(of.items())]
 
 
-def _stages(jobs: Sequence[Job], runs: Sequence[Run], end_ms: int) -> dict[StageName, Stage]:
+def _stages(jobs: Sequence[Job], runs: Sequence[ResponseRun], end_ms: int) -> dict[StageName, Stage]:
     return {name: _stage(spans(name, jobs, runs, end_ms)) for name in STAGES}
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from backstop.audit.whatif.figures import Figures, quantiles_ms, recorded_figures
 from backstop.audit.whatif.guesses import Way, guesses
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
-from backstop.audit.whatif.recorded import RangeError, Recorded
+from backstop.audit.whatif.recorded import Recorded, ReplayRangeError
 from backstop.audit.whatif.replay import EndlessError, Played, Replay
 
 BOUNDS: Final[tuple[Way, ...]] = ("worst", "best")
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(recorded: Recorded, policy: Policy) -> Comparison:
-    """:raises RangeError: a replay without a change does not give the log's own counts, or the policy has no end."""
+    """:raises ReplayRangeError: a replay without a change does not give the log's own counts, or the policy has no end."""
     was = recorded_figures(recorded)
     same = Replay(recorded).run()
     gone = same.links.finished - recorded.results.keys()
@@ -75,7 +75,7 @@ def compare(recorded: Recorded, policy: Policy) -> Comparison:
     off = _differences(was, same.figures)
     if off:
         gaps = f" Its offsets have gaps: {'; '.join(recorded.gaps[:3])}." if recorded.gaps else ""
-        raise RangeError(
+        raise ReplayRangeError(
             f"a replay without any change does not give what the log holds ({off}), so the log has a gap, or another "
             f"release wrote it.{gaps} Name a range without it"
         )
@@ -84,7 +84,7 @@ def compare(recorded: Recorded, policy: Policy) -> Comparison:
         if likely.never_created or likely.unknown_ends:
             worst, best = (_play(recorded, policy, same, way) for way in BOUNDS)
     except EndlessError as error:
-        raise RangeError(f"the policy makes facts without end: {error}") from None
+        raise ReplayRangeError(f"the policy makes facts without end: {error}") from None
     return Comparison(was, likely, worst, best, tuple(recorded.gaps), recorded.left_out, len(gone))
 
 

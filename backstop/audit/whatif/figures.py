@@ -81,7 +81,7 @@ def quantiles_ms(values: Sequence[int]) -> dict[str, int | None]:
     return {"mean_ms": round(sum(ordered) / len(ordered)), **at, "max_ms": ordered[-1]}
 
 
-class Tally:
+class ReplayTally:
     """Counts facts and results as they come, each id once."""
 
     def __init__(self, models: Mapping[str, str]) -> None:
@@ -167,7 +167,7 @@ class Tally:
 
 def recorded_figures(recorded: Recorded) -> Figures:
     """The figures of the log itself: no fold takes part."""
-    tally = Tally(recorded.models)
+    tally = ReplayTally(recorded.models)
     noted: list[Noted] = [each for found in recorded.by_id.values() for each in found]
     for each in sorted(noted, key=lambda one: (one.log_ms, one.place)):
         truth = recorded.truths.get(getattr(each.fact, "response_id", ""))

@@ -56,7 +56,7 @@ class Polling(_Section):
         return Webhooks(policy, expected=self.webhooks_expected, learned=learned)
 
 
-class Retry(_Section):
+class RetryBudgets(_Section):
     """As the fields of the same names in `schemas.jobs.JobPolicy`."""
 
     retries_max: Count | None = None
@@ -80,7 +80,7 @@ class Policy(_Section):
     """None: as it was."""
 
     polling: Polling | None = None
-    retry: Retry | None = None
+    retry: RetryBudgets | None = None
 
 
 AS_IT_WAS = Policy()
@@ -111,6 +111,6 @@ def parse_policy(text: str) -> Policy:
 
 
 def _known(where: tuple[str | int, ...]) -> str:
-    sections: dict[str, type[_Section]] = {"polling": Polling, "retry": Retry}
+    sections: dict[str, type[_Section]] = {"polling": Polling, "retry": RetryBudgets}
     section = sections.get(str(where[0])) if len(where) > 1 else None
     return f"known are {', '.join((Policy if section is None else section).model_fields)}"

@@ -25,7 +25,7 @@ OPEN_OUTCOMES: Final = ("running", "missing", "odd")
 NO_BODY: Final = InlineBody(value=None)
 
 
-class RangeError(Exception):
+class ReplayRangeError(Exception):
     """The range can't be replayed; the message says why, and what to do."""
 
 
@@ -85,7 +85,7 @@ class Recorded:
 BEGINNINGS = (JobSubmitted, ResponseAdopted, JobRefused)
 
 
-class Reading:
+class RangeReading:
     """Takes the records of `jobs`, then those of `responses` and `results`."""
 
     def __init__(self, since_ms: int, until_ms: int, *, whole: bool = True) -> None:
@@ -101,7 +101,7 @@ class Reading:
     def take(self, batch: Sequence[Record]) -> None:
         """Take records of one partition, in offset order. All of `jobs` come first.
 
-        :raises RangeError: the range is too large.
+        :raises ReplayRangeError: the range is too large.
         """
         for record in batch:
             log_ms = self._order(record)
@@ -111,11 +111,11 @@ class Reading:
                 self._fact(record, log_ms)
 
     def done(self) -> Recorded:
-        """:raises RangeError: no job was submitted in the range."""
+        """:raises ReplayRangeError: no job was submitted in the range."""
         found = self.found
         if not found.models:
             why = f"; {sum(found.left_out.values())} jobs are left out" if found.left_out else ""
-            raise RangeError(f"no job was submitted in the range{why}: name another --since or --until")
+            raise ReplayRangeError(f"no job was submitted in the range{why}: name another --since or --until")
         _tell_truths(found)
         return found
 
@@ -149,7 +149,7 @@ class Reading:
             return
         self.found.facts += 1
         if self.found.facts > FACTS_MAX or len(self.found.models) > JOBS_MAX:
-            raise RangeError(
+            raise ReplayRangeError(
                 f"the range has more than {JOBS_MAX} jobs or {FACTS_MAX} facts: name a later --since or an --until"
             )
         noted = Noted(_lean(fact), log_ms, (record.partition, record.offset))

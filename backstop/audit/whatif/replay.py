@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from backstop.audit.refold import FOLDS
-from backstop.audit.whatif.figures import Figures, Tally, end_of
+from backstop.audit.whatif.figures import Figures, ReplayTally, end_of
 from backstop.audit.whatif.guesses import Guesses
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import Noted, Recorded
@@ -103,7 +103,7 @@ class Replay:
         self._links = links or Links()
         self._guesses = guesses
         self._stamps = Stamps(policy.polling)
-        self._tally = Tally(recorded.models)
+        self._tally = ReplayTally(recorded.models)
         self._truths = {response_id: replace(truth) for response_id, truth in recorded.truths.items()}
         self._moved: dict[str, int] = {}
         self._cancelled: set[str] = set()

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backstop.audit.latency.page import page
-from backstop.audit.latency.rows import LOGS, RangeError, Reading, Rows
+from backstop.audit.latency.rows import LOGS, LatencyReading, LatencyRows, ReportRangeError
 from backstop.audit.latency.summary import MISSED_AFTER_MS, Summary, summarize
 from backstop.cli.report import app
 from schemas.base import Terms
@@ -42,8 +42,8 @@ def job(
     world.work()
 
 
-def rows_of(world: World, since_ms: int = 0, until_ms: int = 1 << 50) -> Rows:
-    reading = Reading(since_ms, until_ms)
+def rows_of(world: World, since_ms: int = 0, until_ms: int = 1 << 50) -> LatencyRows:
+    reading = LatencyReading(since_ms, until_ms)
     for topic in LOGS:
         for at, records in sorted(world.records.items()):
             if at[0] == topic:
@@ -110,7 +110,7 @@ def test_a_response_that_backstop_cancelled_is_censored_where_it_was_last_seen(w
 
 
 def test_an_empty_range_is_refused(world: World) -> None:
-    with pytest.raises(RangeError, match="no job was submitted in the range"):
+    with pytest.raises(ReportRangeError, match="no job was submitted in the range"):
         rows_of(world, since_ms=1 << 49)
 
 

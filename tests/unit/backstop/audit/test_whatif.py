@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backstop.audit.bundle import TOPICS, write_bundle
-from backstop.audit.whatif.policy import Policy, PolicyFileError, Polling, Retry, parse_policy
-from backstop.audit.whatif.recorded import RangeError, Reading
+from backstop.audit.whatif.policy import Policy, PolicyFileError, Polling, RetryBudgets, parse_policy
+from backstop.audit.whatif.recorded import RangeReading, ReplayRangeError
 from backstop.cli.audit import app
 from backstop.runtime.records import Record
 from tests.support import builders as b
@@ -37,13 +37,13 @@ def test_a_file_that_is_no_policy_is_refused_with_a_sentence(text: str, said: st
 
 def test_a_section_replaces_what_it_names() -> None:
     policy = parse_policy("[retry]\nretries_max = 0\n[polling]\nfirst_poll_ms = 5_000\n")
-    assert policy == Policy(retry=Retry(retries_max=0), polling=Polling(first_poll_ms=5_000))
+    assert policy == Policy(retry=RetryBudgets(retries_max=0), polling=Polling(first_poll_ms=5_000))
     assert policy.retry is not None
     assert policy.retry.of(b.POLICY) == b.POLICY.model_copy(update={"retries_max": 0})
 
 
-def reading_of(world: World, since_ms: int, until_ms: int) -> Reading:
-    reading = Reading(since_ms, until_ms)
+def reading_of(world: World, since_ms: int, until_ms: int) -> RangeReading:
+    reading = RangeReading(since_ms, until_ms)
     for topic in ("jobs", "responses", "results"):
         for at, records in sorted(world.records.items()):
             if at[0] == topic:
@@ -56,7 +56,7 @@ def test_a_range_holds_the_jobs_that_were_submitted_in_it() -> None:
     recorded = reading_of(world, b.T0 + 1_000, b.T0 + 2_000).done()
     assert set(recorded.models) == {"b"}
     assert recorded.truths["resp_b"].end_age_ms is not None
-    with pytest.raises(RangeError, match="no job was submitted in the range"):
+    with pytest.raises(ReplayRangeError, match="no job was submitted in the range"):
         reading_of(world, b.T0 + 60_000, b.T0 + 61_000).done()
 
 
