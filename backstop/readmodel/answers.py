@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import JobCostView
-from schemas.base import FoundBy, Usage
+from schemas.base import FoundBy, Priority, Usage
 from schemas.results import AttemptBrief, Reason, Timings
 from schemas.statuses import JobOutcome, JobStatus, WaitsFor
 
@@ -60,6 +60,10 @@ class JobView(TypedDict):
     submitted_at_ms: int
     updated_at_ms: int
     deadline_at_ms: NotRequired[int]
+    priority: NotRequired[Priority]
+    """The class in which the job waits for its turns, where limits or its submission name one."""
+    retry_of: NotRequired[str]
+    """The ended job whose request this job repeats."""
     next_action_at_ms: NotRequired[int]
     """When Backstop acts on the job next."""
     waiting: NotRequired[WaitingView]
