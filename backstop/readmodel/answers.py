@@ -20,6 +20,21 @@ class BecauseView(TypedDict):
     message: str
 
 
+@with_config(_DOCUMENTED)
+class TurnView(TypedDict):
+    """Where a job stands among the tenant's jobs of the same model and priority."""
+
+    reason: NotRequired[str]
+    """What the last of these jobs to begin was short of; `turn`: of nothing. Absent if none began yet."""
+    priority: str
+    place: int
+    """Counted up to 10,000, by submission. Retries and jobs whose deadline is near may go first."""
+    waiting: int
+    """How many of these jobs wait, counted up to 10,000."""
+    about_ms: NotRequired[int]
+    """About how long until its turn, by the pace of the last grants. Absent if none came within ten minutes."""
+
+
 WaitingView = TypedDict(
     "WaitingView",
     {
@@ -40,6 +55,9 @@ WaitingView = TypedDict(
             Annotated[int, Field(description="When Backstop acts next, if nothing happens before.")]
         ],
         "because": BecauseView,
+        "turn": NotRequired[
+            Annotated[TurnView, Field(description="Where the job stands, if it waits for its turn under the limits.")]
+        ],
     },
 )
 """What an open job waits for."""

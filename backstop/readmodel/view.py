@@ -32,7 +32,7 @@ def job_view(row: JobRow, now_ms: int, sight: Sight = UNSEEN, held: Wait | None 
     else can, such as a partition without a worker.
     """
     wait = row.wait
-    waiting = None if wait is None else waiting_view(wait, now_ms, row.deadline_at_ms, sight, held)
+    waiting = None if wait is None else waiting_view(wait, now_ms, row.deadline_at_ms, sight, held, row.tenant)
     view: dict[str, Any] = {
         "object": "job",
         "job_id": own_job_id(row.tenant, row.job_id),
