@@ -90,7 +90,7 @@ class ResponseDeadlineMoved(ResponseMessage):
     last_poll_at_ms: UnixMs
     """As in `ResponseClaimed`."""
     change: Int64 = Field(ge=1)
-    """The number of the change of the job: of two, the greater one counts."""
+    """The number of the change of the job. A move with a smaller number than the last one is ignored."""
 
 
 class ResponseObserved(ResponseMessage):

@@ -1,5 +1,5 @@
-"""`backstop jobs submit | adopt | list | reasons | show | follow | stream | cancel | change | retry`: jobs over the HTTP API of a
-running Backstop.
+"""`backstop jobs submit | adopt | list | reasons | show | follow | stream | cancel`: jobs over the HTTP API of a
+running Backstop. `change` and `retry`: `backstop.cli.jobs_bulk`.
 """
 
 import sys

@@ -9,6 +9,7 @@ from backstop.cli import bulk
 from backstop.cli.api import Url, run_against
 from backstop.cli.output import Form, Output, Quiet, fail
 from backstop.cli.times import time_ahead
+from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process.clock import make_clock
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of jobs.")]
@@ -61,7 +62,10 @@ def change(
         fail("give --priority, --deadline or both")
     values: dict[str, Any] = {} if priority is None else {"priority": priority}
     if deadline is not None:
-        values["deadline_at_ms"] = time_ahead(deadline, make_clock()())
+        try:
+            values["deadline_at_ms"] = time_ahead(deadline, make_clock()())
+        except ConfigurationError as error:
+            fail(str(error))
     wanted = {**_wanted(ids, session_id, tag, model, status, tenant, everything=everything), **values}
     _run(bulk.CHANGE, wanted, url, output, why=why, by=by, rate_per_s=rate_per_s, execute=execute, quiet=quiet)
 

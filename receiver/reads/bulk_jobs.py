@@ -1,7 +1,7 @@
 """Which jobs an action on many jobs is about, and what they cost: shared by cancel, change and retry.
 
-Memory is bounded by a batch. The caller walks the list by its cursor, newest first, so jobs that are submitted meanwhile
-are not in it.
+Memory is bounded by a batch. The caller walks the list by its cursor, newest first, so jobs that are submitted
+meanwhile are not in it.
 """
 
 from collections import Counter

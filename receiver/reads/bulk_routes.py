@@ -264,15 +264,16 @@ CANCEL_MANY: Final = Route(
 CHANGE_MANY: Final = Route(
     "POST", "/v1/jobs/change", name="changeJobs", access="operate", body=ChangeManyBody,
     says="Change priority and deadline of many open jobs: without `execute` the plan, with it one batch after the "
-    "other.\n\nEach job gets a fact of its own, and a repeat changes nothing: a run that was broken off may begin anew.",
+    "other.\n\nEach job gets a fact of its own, and a repeat changes nothing: a run that was broken off may begin "
+    "anew.",
     answers=(Answer(200, "The plan, or the batch that was changed.", ChangePlanView | ChangeBatchView),),
     problems={403: ("scope_missing",), 503: ("log_unavailable", *AWAY[503])},
 )  # fmt: skip
 
 RETRY_MANY: Final = Route(
     "POST", "/v1/jobs/retry", name="retryJobs", access="operate", body=RetryManyBody,
-    says="Repeat many ended jobs: without `execute` the plan, with it one batch after the other.\n\nEach repeat is a new "
-    "job with the same request, under an id that is derived from the ended job's: a job gets one retry, however often "
+    says="Repeat many ended jobs: without `execute` the plan, with it one batch after the other.\n\nEach repeat is a "
+    "new job with the same request, under an id that is derived from the ended job's: a job gets one retry, however often "
     "this is sent. A retry may itself be retried. Quotas of the tenant count.",
     answers=(Answer(200, "The plan, or the batch that was submitted.", RetryPlanView | RetryBatchView),),
     problems={

@@ -135,7 +135,7 @@ def test_many_jobs_are_planned_and_then_cancelled(running: Running) -> None:
 
 def test_open_jobs_are_changed_and_ended_ones_retried_once(running: Running) -> None:
     tag, names = "night", [f"night-{number}" for number in range(JOBS)]
-    made = command(running, "lanes", "pause", "--tag", tag, "--unseen", "--why", "not now")
+    made = command(running, "lanes", "pause", "--tenant", "acme", "--tag", tag, "--unseen", "--why", "not now")
     wait_until(lambda: knows(running), 10, "a worker that knows the pause")
     for name in names:
         submit(running, name, MODEL, tag)

@@ -6,7 +6,8 @@ import { clock, count, span } from "./words.js";
 const of = (fact) => `attempt ${fact.attempt}`;
 const because = (fact) => (fact.code ? ` (${fact.code})` : "");
 const KINDS = {
-  job_submitted: ["Job", "up", "go", (f) => `submitted over ${f.ingress}${f.retry_of ? `, to repeat ${f.retry_of}` : ""}`],
+  job_submitted: ["Job", "up", "go",
+    (f) => `submitted over ${f.ingress}${f.retry_of ? `, to repeat ${f.retry_of}` : ""}`],
   response_adopted: ["Job", "up", "go", (f) => `${f.response_id} adopted over ${f.ingress}`],
   adoption_refused: ["Job", "cross", "bad", (f) => `${f.response_id} belongs to another job`],
   job_refused: ["Job", "cross", "bad", (f) => `refused: ${f.code}`],

@@ -1,4 +1,4 @@
-"""`backstop lanes` and `jobs cancel | change | retry` refuse what names nothing, or two things, before they ask the API."""
+"""`backstop lanes` and `jobs cancel | change | retry` refuse what names nothing, or two things, without the API."""
 
 import pytest
 from typer.testing import CliRunner

@@ -1,4 +1,4 @@
-"""`POST /v1/jobs/change` and `/retry` over a real server, on every kind of database: plans, batches, repeats, refusals."""
+"""`POST /v1/jobs/change` and `/retry` over a real server, on every kind of database."""
 
 from typing import Any
 

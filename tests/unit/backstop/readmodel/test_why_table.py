@@ -1,4 +1,4 @@
-"""The table of `why`: each state, cause, outcome and reason has its sentences here; a new member without a row fails."""
+"""The table of `why`: each state, cause, outcome and reason has its sentences; a new member without a row fails."""
 
 import ast
 from collections.abc import Mapping

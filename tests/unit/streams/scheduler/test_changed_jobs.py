@@ -1,4 +1,4 @@
-"""Jobs whose priority or deadline was changed while they wait: the queue and the timers follow, and none is forgotten."""
+"""Jobs whose priority or deadline was changed while they wait: queue and timers follow, and none is forgotten."""
 
 import asyncio
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ class Rig:
         self.watch = Admissions(self.admission, self.clock, 1)
         timers = JobTimers(self.index, lambda _, key: self.rows.get(key), lambda _: 0, self.clock, self.admission)
         self.scheduler = Scheduler(
-            JOB_FOLD, index=self.index, rows=self, make_timer=timers, publisher=self, now_ms=self.clock,  # type: ignore[arg-type]
-            let_go=timers.let_go,
+            JOB_FOLD, index=self.index, make_timer=timers, publisher=self, now_ms=self.clock, let_go=timers.let_go,
+            rows=self,  # type: ignore[arg-type]  # has what a scheduler reads
         )  # fmt: skip
 
     def clock(self) -> int:
