@@ -273,8 +273,8 @@ CHANGE_MANY: Final = Route(
 RETRY_MANY: Final = Route(
     "POST", "/v1/jobs/retry", name="retryJobs", access="operate", body=RetryManyBody,
     says="Repeat many ended jobs: without `execute` the plan, with it one batch after the other.\n\nEach repeat is a "
-    "new job with the same request, under an id that is derived from the ended job's: a job gets one retry, however often "
-    "this is sent. A retry may itself be retried. Quotas of the tenant count.",
+    "new job with the same request, under an id that is derived from the ended job's: a job gets one retry, however "
+    "often this is sent. A retry may itself be retried. Quotas of the tenant count.",
     answers=(Answer(200, "The plan, or the batch that was submitted.", RetryPlanView | RetryBatchView),),
     problems={
         403: ("scope_missing",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
