@@ -29,7 +29,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
-from receiver.app import KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
+from receiver.app import BLOBS, KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
@@ -126,7 +126,6 @@ def application(
     :raises InvariantError: a route has no declaration.
     """
     storage = open_storage(settings)
-    blobs = storage.blobs
     health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
     if not settings.webhook_secrets:
         health.watch("webhooks", lambda: WEBHOOKS_OFF, "note")
@@ -137,11 +136,12 @@ def application(
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
-        settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
+        settings, publisher, storage.blobs, now_ms, random_hex, DatabaseReads(database),
         endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed),
         claims=storage.claims, folders=folders,
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
+    blobs = app[BLOBS]
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     lane_watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
     watch.lanes = lane_watch.lanes

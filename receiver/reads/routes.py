@@ -23,7 +23,7 @@ from backstop.readmodel.rows import JobRow
 from backstop.readmodel.view import TakenJob, late_usage_view, result_view, taken_view, timeline_view
 from backstop.readmodel.waits import Sight
 from backstop.runtime.authority import authority_of
-from backstop.runtime.blobs import BlobStore, get_body
+from backstop.runtime.blobs import BlobStore, get_body, text_of
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.http.routes import declare, query_of
 from receiver.reads import declarations as declared
@@ -139,7 +139,7 @@ class _Reads:
         if result.response is None:
             return problems.problem(404, "no_output", f"The job ended as {row.status}, without an output.")
         try:
-            return problems.answer(await get_body(self._blobs, result.response))
+            return problems.answer_of(await text_of(self._blobs, result.response))
         except BlobMissingError:
             return problems.problem(404, "output_missing", "The output is no longer in the blob store.")
 

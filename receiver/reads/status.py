@@ -13,7 +13,7 @@ from backstop.readmodel.waits import Sight, idle_wait, time_of
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
-from backstop.runtime.kafka.holdings import GROUPS, Holding, Holdings, Snapshot
+from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Snapshot, reads
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -63,6 +63,11 @@ class SystemMetrics:
             "backstop_partition_unheld", "1 for a partition that no member of its group holds.", place,
             registry=registry,
         )  # fmt: skip
+        self._held_back = Gauge(
+            "backstop_partition_held_back_seconds",
+            "For how long a transaction that its producer left open holds back records of a partition; 0 for none.",
+            place, registry=registry,
+        )  # fmt: skip
 
     def show(self, held: Holdings, now_ms: int) -> None:
         self.answers.set(1)
@@ -71,6 +76,7 @@ class SystemMetrics:
             self._lag.labels(*place).set(each.lag)
             self._still.labels(*place).set(each.still_ms(now_ms) / 1000)
             self._unheld.labels(*place).set(each.holder is None)
+            self._held_back.labels(*place).set(each.held_back_ms(now_ms) / 1000)
 
 
 class SystemWatch:
@@ -139,6 +145,7 @@ class SystemWatch:
 
 def system_watch(settings: RuntimeSettings, now_ms: NowMs, registry: CollectorRegistry | None = None) -> SystemWatch:
     topics = sorted({topic for group in GROUPS.values() for topic in group})
+    topics += [f"{OF_TENANTS}{tenant}" for tenant in settings.request_tenants]
     return SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms, registry)
 
 
@@ -183,6 +190,7 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     told = unheld_sentences(held.unheld())
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
+    told += held_back_sentences(held_back(held, now_ms))
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
@@ -215,6 +223,23 @@ def still(held: Holdings, now_ms: int) -> list[Holding]:
 def near_end_of_retention(held: Holdings) -> list[Holding]:
     """Partitions of which retention may soon delete records that are not read yet."""
     return sorted((each for each in held.held.values() if each.near_end_of_retention), key=_order)
+
+
+def held_back(held: Holdings, now_ms: int) -> list[Holding]:
+    """Partitions that can't be read on, as a transaction in them has been open for `STILL_MS_TOLD`."""
+    if held.away is not None:
+        return []
+    return sorted((each for each in held.held.values() if each.held_back_ms(now_ms) >= STILL_MS_TOLD), key=_order)
+
+
+def held_back_sentences(found: Sequence[Holding]) -> list[str]:
+    return [
+        f"a transaction that its producer left open at offset {each.end} of partition {each.partition} of {each.topic} "
+        f"holds back {each.held_back} records from the {reader_of(each.group)} since "
+        f"{time_of(each.held_back_since_ms)}: the broker aborts it after the producer's transaction.timeout.ms, or "
+        "`kafka-transactions.sh abort` does"
+        for each in found
+    ]
 
 
 def still_sentences(found: Sequence[Holding]) -> list[str]:
@@ -258,7 +283,7 @@ def _processes(held: Holdings) -> list[ProcessView]:
             view = found.setdefault(place, _process(place, name))
             view["address"] = member.host
             view["parts"] = sorted({*view["parts"], group.name})
-            mine = {f"{topic}/{number}" for topic, number in member.partitions if topic in GROUPS.get(group.name, ())}
+            mine = {f"{topic}/{number}" for topic, number in member.partitions if reads(group.name, topic)}
             view["partitions"] = sorted({*view["partitions"], *mine})
     return [found[place] for place in sorted(found)]
 

@@ -31,6 +31,7 @@ from backstop.runtime.http.routes import JSON
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.shares import Shares
 from receiver.access.identity import UNAUTHENTICATED
+from receiver.answers import write_pieces
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import POLL_AGAIN_S, POLL_BLIND_S, Changes, TooManyListenersError, Watch
@@ -183,8 +184,8 @@ class WaitingCreates:
     async def _ended(self, waiter: WaitingConnection) -> ShownResponse | None:
         try:
             return await self._responses.ended(waiter.who[0], waiter.response_id)
-        except (ReadsAwayError, BlobStoreError):
-            return None  # the job is not affected: keep waiting
+        except (ReadsAwayError, BlobStoreError, Refusal):
+            return None  # the log has the job: keep waiting, also for room in the memory for answers
 
     async def _write(self, request: web.Request, sending: web.StreamResponse, data: bytes) -> bool:
         """False if the client has disconnected or does not read."""
@@ -192,7 +193,7 @@ class WaitingCreates:
             async with asyncio.timeout(self._limits.stream_write_s):
                 if not sending.prepared:
                     await sending.prepare(request)
-                await sending.write(data)
+            await write_pieces(sending.write, data, self._limits.stream_write_s)
         except (ConnectionError, TimeoutError):
             return False
         return True

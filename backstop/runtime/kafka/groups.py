@@ -32,6 +32,7 @@ class GroupReader:
         self._now_ms = now_ms
         self._admin: Any = None
         self._consumer: Any = None
+        self._uncommitted: Any = None
         self._partitions: list[TopicPartition] = []
 
     async def snapshot(self) -> Snapshot:
@@ -43,6 +44,7 @@ class GroupReader:
                 groups = [await self._group(name) for name in self._groups]
                 ends = await self._consumer.end_offsets(self._partitions) if self._partitions else {}
                 starts = await self._consumer.beginning_offsets(self._partitions) if self._partitions else {}
+                written = await self._uncommitted.end_offsets(self._partitions) if self._partitions else {}
         except (KafkaError, OSError, TimeoutError) as error:
             await self.close()
             raise BrokerUnavailableError(
@@ -50,20 +52,21 @@ class GroupReader:
             ) from error
         return Snapshot(
             self._now_ms(), tuple(groups), self._by_partition(ends), len(cluster.get("brokers", ())),
-            self._by_partition(starts),
+            self._by_partition(starts), self._by_partition(written),
         )  # fmt: skip
 
     def _by_partition(self, offsets: Mapping[TopicPartition, int]) -> dict[Partition, int]:
         return {self._from(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
     async def close(self) -> None:
-        clients, self._admin, self._consumer = (self._admin, self._consumer), None, None
+        clients = (self._admin, self._consumer, self._uncommitted)
+        self._admin = self._consumer = self._uncommitted = None
         for client in clients:
             if client is not None:
                 await stopped(client)
 
     async def _connect(self) -> None:
-        if self._consumer is not None:
+        if self._uncommitted is not None:
             return
         options = client_options(self._settings) | {"client_id": "backstop-status"}
         self._admin = await started(AIOKafkaAdminClient(**options, request_timeout_ms=REQUEST_TIMEOUT_MS))
@@ -76,15 +79,15 @@ class GroupReader:
             if topic["topic"] in wanted and topic["error_code"] == 0
             for part in topic["partitions"]
         ]
-        self._consumer = await started(
-            AIOKafkaConsumer(
-                **options,
-                group_id=None,
-                enable_auto_commit=False,
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-                isolation_level="read_committed",
-            )
-        )
+        # Ends differ between the two where a transaction is open.
+        self._consumer = await started(self._made(options, "read_committed"))
+        self._uncommitted = await started(self._made(options, "read_uncommitted"))
+
+    def _made(self, options: Mapping[str, Any], isolation_level: str) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **options, group_id=None, enable_auto_commit=False, request_timeout_ms=REQUEST_TIMEOUT_MS,
+            isolation_level=isolation_level,
+        )  # fmt: skip
 
     async def _group(self, name: str) -> GroupSeen:
         full = f"{self._prefix}{name}"

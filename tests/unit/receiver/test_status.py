@@ -31,6 +31,7 @@ class Told:
         self.polls = 0
         self.answers = True
         self.at_ms = NOW_MS
+        self.written = 5
 
     async def snapshot(self) -> Snapshot:
         if not self.answers:
@@ -41,7 +42,9 @@ class Told:
         )
         poller = GroupSeen("poller", "Stable", (Member(A.replace("worker", "poller"), "10.0.0.1", frozenset()),),
                            {("polls", 0): self.polls})  # fmt: skip
-        return Snapshot(self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3)
+        return Snapshot(
+            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written}
+        )
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -110,6 +113,22 @@ def test_a_worker_that_stands_still_is_named(told: Told, watch: SystemWatch) -> 
     assert wrong(watch, told.at_ms)[0] == (
         "node-1:11 holds partition 0 of jobs, and has not moved since 01:25:50 UTC: 2 records wait"
     )
+
+
+def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: SystemWatch) -> None:
+    told.written = 9
+    once(watch)
+    assert wrong(watch, told.at_ms) == [], "transactions of honest producers are open for moments"
+    told.at_ms += STILL_MS_TOLD
+    once(watch)
+    (sentence,) = wrong(watch, told.at_ms)
+    assert sentence.startswith(
+        "a transaction that its producer left open at offset 5 of partition 0 of jobs holds back 4 records from the "
+        "worker since 01:25:47 UTC"
+    )
+    told.written = 5
+    once(watch)
+    assert wrong(watch, told.at_ms) == []
 
 
 def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: SystemWatch) -> None:

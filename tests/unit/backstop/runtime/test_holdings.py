@@ -7,6 +7,7 @@ from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.records import Partition
 
 ZERO, ONE = ("jobs", 0), ("jobs", 1)
+REQUESTS = ("requests.acme", 0)
 BOTH = frozenset({ZERO, ONE})
 
 
@@ -121,3 +122,18 @@ def test_unread_records_in_the_oldest_part_of_a_log_may_soon_be_deleted() -> Non
     assert not near(500, 600)
     assert not near(500, 1_000)
     assert not near(0, 0), "retention has deleted nothing yet"
+
+
+def test_records_behind_an_open_transaction_are_held_back_since_the_end_stands_still() -> None:
+    def seen(at_ms: int, end: int, written: int) -> Snapshot:
+        group = GroupSeen("worker", "Stable", (Member("a", "10.0.0.1", frozenset({REQUESTS})),), {REQUESTS: end})
+        return Snapshot(at_ms, (group,), {REQUESTS: end}, 1, {}, {REQUESTS: written})
+
+    def told(*looks: Snapshot) -> tuple[int, int, int]:
+        found = after(*looks).held["worker", REQUESTS]
+        return found.lag, found.held_back, found.held_back_ms(100)
+
+    assert told(seen(10, 5, 5)) == (0, 0, 0)
+    assert told(seen(10, 5, 6), seen(40, 5, 9)) == (0, 4, 90), "the same transaction"
+    assert told(seen(10, 5, 6), seen(40, 7, 9)) == (0, 2, 60), "another one"
+    assert told(seen(10, 5, 6), seen(40, 5, 5), seen(70, 5, 8)) == (0, 3, 30)
