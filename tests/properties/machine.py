@@ -17,17 +17,7 @@ from hypothesis.stateful import (
 from schemas.statuses import ObservedOutcome as Outcome
 from streams.fold import job, response
 from tests.properties.coverage import Coverage
-from tests.properties.model import (
-    ADOPTING,
-    SOON_MS,
-    TENANTS,
-    CreateFate,
-    JobStep,
-    LogName,
-    Made,
-    PollFate,
-    ResponseStep,
-)  # fmt: skip
+from tests.properties.model import ADOPTING, TENANTS, CreateFate, JobStep, LogName, Made, PollFate, ResponseStep
 from tests.properties.world import World
 from tests.support import builders as build
 
@@ -119,13 +109,6 @@ class Machine(RuleBasedStateMachine):
         """A submitter that died while it waited says, late, that it does not know."""
         job_id, attempt = list(self.world.creates)[pick % len(self.world.creates)]
         self.world.append(build.unknown(self.world.now_ms, attempt, job_id=job_id))
-
-    @precondition(lambda self: self.world.provider)
-    @rule(pick=PICK)
-    def poll_fails_late(self, pick: int) -> None:
-        """A poller that waited for an answer in vain says so late, whatever has become of the response."""
-        due_ms = self.world.now_ms + SOON_MS
-        self.world.append(build.poll_failed(self.world.now_ms, self._made(pick).response_id, next_poll_at_ms=due_ms))
 
     @precondition(lambda self: self.world.provider)
     @rule(pick=PICK, status=ENDS, webhooks=st.integers(0, 2))
