@@ -80,6 +80,12 @@ def test_a_read_of_a_large_result_holds_up_the_doors_no_longer_than_any_body(uni
         assert document["output"][0]["content"][0]["text"] == text
         assert b"".join(got).count(b'"output":') == 1
 
+        async def follow() -> None:
+            asked = {**ASKED, "previous_response_id": "resp_1"}
+            assert (await ingress.call("POST", "/v1/responses", json=asked))[0] == 200
+
+        assert await least_pause_s(PAUSE_S_MAX, follow) <= PAUSE_S_MAX
+
     with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads)
 
 
