@@ -37,7 +37,7 @@ class _Held:
 _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
 
 
-class AnswerMemory:
+class ReadMemory:
     def __init__(self, bytes_max: int, retry_after_s: int) -> None:
         self._shares = Shares(bytes_max, greed=1)
         self._alone_bytes_max = bytes_max // 2
@@ -85,7 +85,7 @@ class AnswerMemory:
 class CountedBlobs:
     """A `BlobStore` whose bodies count, with what is made of them, as long as the request that reads them."""
 
-    def __init__(self, blobs: BlobStore, memory: AnswerMemory) -> None:
+    def __init__(self, blobs: BlobStore, memory: ReadMemory) -> None:
         self._blobs = blobs
         self._memory = memory
 
@@ -101,7 +101,7 @@ class CountedBlobs:
         return await self._blobs.has(mark)
 
 
-def sending(memory: AnswerMemory, limits: Limits) -> Middleware:
+def sending(memory: ReadMemory, limits: Limits) -> Middleware:
     """The innermost middleware: sends large answers piece by piece, and holds their memory until then."""
 
     @web.middleware

@@ -34,7 +34,7 @@ from receiver.access.identity import RATE, authentication
 from receiver.access.keys import KeyRing
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.access.tickets import Tickets
-from receiver.answers import AnswerMemory, CountedBlobs, sending
+from receiver.answers import CountedBlobs, ReadMemory, sending
 from receiver.bodies import BodyMemory
 from receiver.connections import Gate
 from receiver.failures import log_failure
@@ -45,7 +45,7 @@ from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RES
 from receiver.ingress.endpoints import EndpointIngress, EndpointRegistry
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
-from receiver.ingress.submissions import ClaimedIds, FindJob, Submissions, knows_nothing
+from receiver.ingress.submissions import FindJob, KnownIds, Submissions, knows_nothing
 from receiver.ingress.submitted import SubmittedBodies
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
@@ -122,7 +122,7 @@ def build_app(
     watched = WatchedPublisher(publisher, monotonic_s)
     health.watch("log", watched.complaint)
     health.watch("files", files_probe())
-    answers = AnswerMemory(limits.answers_memory_bytes_max, limits.retry_after_s)
+    answers = ReadMemory(limits.answers_memory_bytes_max, limits.retry_after_s)
     blobs = counted = CountedBlobs(blobs, answers)
 
     webhooks = WebhookIngress(
@@ -136,11 +136,12 @@ def build_app(
     submissions = Submissions(
         reporting=Reporting(watched, metrics, now_ms),
         bodies=Bodies(blobs, settings.inline_bytes_max),
-        ids=ClaimedIds(
-            claims or FolderClaims(settings.claims_path), folders.shared if folders is not None else lambda: True
+        ids=KnownIds(
+            claims or FolderClaims(settings.claims_path),
+            folders.shared if folders is not None else lambda: True,
+            find_job or (reads.find_job if reads else knows_nothing),
         ),
         policy=settings.submission,
-        find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
         quotas=quotas,
         limit_rules=settings.limit_rules(),

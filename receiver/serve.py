@@ -40,7 +40,7 @@ from receiver.reads.holding import holding
 from receiver.reads.lanes import Publishing, add_lane_routes
 from receiver.reads.leads import add_leads
 from receiver.reads.lookups import DatabaseReads, FeedChanges
-from receiver.reads.overview import Rights, add_overview_routes
+from receiver.reads.overview import BesideReadModel, Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
 from receiver.reads.search import add_search_routes
 from receiver.reads.shown import Shown
@@ -145,7 +145,7 @@ def application(
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     lane_watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
     watch.lanes = lane_watch.lanes
-    shown = Shown(now_ms, holding(watch, lane_watch))
+    shown = Shown(now_ms, holding(watch, lane_watch), spending.prices)
     add_routes(
         app,
         database,
@@ -154,14 +154,11 @@ def application(
         registry,
         taken=taken,
         feed=feed,
-        prices=spending.prices,
         shown=shown,
     )
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    expiring = app[KEYS].expiring
-    add_overview_routes(
-        app, database, rights, now_ms, overdue_bound_ms, spending, folders, lane_watch, watch, expiring
-    )  # fmt: skip
+    beside_rows = BesideReadModel(spending, folders, lane_watch, watch, app[KEYS].expiring)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, beside_rows)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
     publishing = Publishing(publisher, limits)
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)

@@ -36,15 +36,15 @@ def open_storage(settings: RuntimeSettings) -> Storage:
         return _folder(settings)
     try:
         from backstop.runtime.bucket import (  # noqa: PLC0415 - an optional extra, loaded only where it is configured
-            Bucket,
             BucketBlobs,
             BucketClaims,
+            BucketClient,
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"BACKSTOP_BLOBS needs the package {error.name}: install backstop-jobs with its extra `s3`"
         ) from None
-    bucket = Bucket(
+    bucket = BucketClient(
         named["bucket"], named["prefix"] or "", azure=named["kind"] == "az",
         endpoint=settings.blobs_endpoint, region=settings.blobs_region,
         key_id=settings.blobs_key_id, secret_key=settings.blobs_secret_key,

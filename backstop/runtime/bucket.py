@@ -65,7 +65,7 @@ def trouble_of(error: Exception) -> Trouble:
     return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), "failed")
 
 
-class Bucket:
+class BucketClient:
     """Sends requests to the store, classifies its errors, and keeps the latest for the readiness probe."""
 
     def __init__(
@@ -180,7 +180,7 @@ def _azure(endpoint: str | None, account: str | None, secret_key: SecretStr | No
 class BucketBlobs:
     """See `BlobStore`."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: BucketClient) -> None:
         self._bucket = bucket
 
     async def put(self, data: bytes | memoryview) -> str:
@@ -214,7 +214,7 @@ class BucketBlobs:
 class BucketClaims:
     """See `Claims`."""
 
-    def __init__(self, bucket: Bucket, within_s: float = CLAIM_S) -> None:
+    def __init__(self, bucket: BucketClient, within_s: float = CLAIM_S) -> None:
         self._bucket = bucket
         self._within_s = within_s
 

@@ -99,12 +99,14 @@ class _Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimedIds:
-    """Job ids that belong to a submission."""
+class KnownIds:
+    """Where this process finds the job ids that belong to a submission."""
 
     claims: Claims
     are_shared: Callable[[], bool]
     """Whether, as far as this process knows, all receivers use the same claims."""
+    find_job: FindJob
+    """Asks the read model."""
 
 
 async def knows_nothing(_job_id: str) -> KnownJob | None:
@@ -118,9 +120,8 @@ class Submissions:
         *,
         reporting: Reporting[ReceiverMetrics],
         bodies: Bodies,
-        ids: ClaimedIds,
+        ids: KnownIds,
         policy: SubmissionPolicy,
-        find_job: FindJob,
         limits: Limits,
         quotas: Quotas,
         limit_rules: LimitRules = NO_LIMITS,
@@ -132,7 +133,7 @@ class Submissions:
         self._bodies = bodies
         self._ids = ids
         self._policy = policy
-        self._find_job = find_job
+        self._find_job = ids.find_job
         self._limits = limits
         self._quotas = quotas
         self._recent: OrderedDict[str, _Remembered] = OrderedDict()

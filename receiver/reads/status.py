@@ -13,7 +13,7 @@ from backstop.readmodel.waits import Sight, idle_wait, time_of
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
-from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Look, reads
+from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Snapshot, reads
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -28,7 +28,7 @@ from receiver.reads.status_routes import (
 )
 from streams.policy import lanes
 
-LOOK_EVERY_S: Final = 3.0
+SNAPSHOT_EVERY_S: Final = 3.0
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
 RATE_MS: Final = 60_000
@@ -38,7 +38,7 @@ log = get_logger("receiver.status")
 
 
 class Reader(Protocol):
-    async def look(self) -> Look: ...
+    async def snapshot(self) -> Snapshot: ...
     async def close(self) -> None: ...
 
 
@@ -80,7 +80,7 @@ class SystemMetrics:
 
 
 class SystemWatch:
-    """Asks the broker for its groups every `LOOK_EVERY_S`. Needed by `/v1/status`, and for jobs
+    """Asks the broker for its groups every `SNAPSHOT_EVERY_S`. Needed by `/v1/status`, and for jobs
     that wait for a worker.
     """
 
@@ -96,17 +96,17 @@ class SystemWatch:
         """Time and number of all finished poll commands, of the last minute."""
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Ask until cancelled."""
         try:
             while True:
                 await self.once()
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(SNAPSHOT_EVERY_S)
         finally:
             await self._reader.close()
 
     async def once(self) -> None:
         try:
-            look = await self._reader.look()
+            snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
             if self.holdings.away is None:
                 log.warning("broker_does_not_answer", reason=str(error))
@@ -114,17 +114,17 @@ class SystemWatch:
             self._metrics.answers.set(0)
             return
         before = {holding.partition: holding for holding in self.holdings.unheld()}
-        self.holdings = self.holdings.saw(look)
+        self.holdings = self.holdings.saw(snapshot)
         for each in self.holdings.unheld():
             if each.partition not in before:
                 log.warning("partition_without_reader", group=each.group, topic=each.topic, partition=each.partition)
-        self._count_polls(look)
-        self._metrics.show(self.holdings, look.at_ms)
+        self._count_polls(snapshot)
+        self._metrics.show(self.holdings, snapshot.at_ms)
 
-    def _count_polls(self, look: Look) -> None:
-        done = sum(offset for group in look.groups if group.name == "poller" for offset in group.committed.values())
-        self._polled.append((look.at_ms, done))
-        while self._polled[0][0] < look.at_ms - RATE_MS:
+    def _count_polls(self, snapshot: Snapshot) -> None:
+        done = sum(offset for group in snapshot.groups if group.name == "poller" for offset in group.committed.values())
+        self._polled.append((snapshot.at_ms, done))
+        while self._polled[0][0] < snapshot.at_ms - RATE_MS:
             self._polled.popleft()
 
     def idle(self, row: JobRow, sight: Sight) -> Wait | None:

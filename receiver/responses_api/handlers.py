@@ -38,10 +38,10 @@ from receiver.responses_api.errors import to_failed_response
 from receiver.responses_api.items import PageOf, input_items, page
 from receiver.responses_api.noting import BEGAN, retry_number
 from receiver.responses_api.repeats import Repeats
-from receiver.responses_api.responses import Responses, Shown, unstored_marks
+from receiver.responses_api.responses import Responses, ShownResponse, unstored_marks
 from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
 from receiver.responses_api.streaming import ResponseStreams
-from receiver.responses_api.waiting import Waiter, WaitingCreates, Who
+from receiver.responses_api.waiting import WaitingConnection, WaitingCreates, Who
 from receiver.responses_api.wire import deleted_object, response_object, text_of
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
@@ -89,7 +89,7 @@ class _Began:
     response_id: str = ""
     document: dict[str, Any] = field(default_factory=dict)
     rest: bytes = b""
-    """Members that `document` lacks (`Shown.rest`)."""
+    """Members that `document` lacks (`ShownResponse.rest`)."""
     headers: dict[str, str] = field(default_factory=dict)
     listener: Listener | None = None
 
@@ -131,7 +131,7 @@ class ResponsesIngress:
                 )  # fmt: skip
             if began.waits:
                 assert self._waiting is not None
-                waiter = Waiter(request, began.who, began.response_id)
+                waiter = WaitingConnection(request, began.who, began.response_id)
                 return await self._waiting.answer(
                     waiter, began.headers, partial(_finished, unstored=began.unstored, sha256=began.sha256)
                 )
@@ -262,7 +262,7 @@ class ResponsesIngress:
             return _json({**shown.document, "output": [], "store": False})
         return _json(shown.document, rest=shown.rest)
 
-    async def _ended_soon(self, tenant: str, response_id: str, shown: Shown) -> Shown:
+    async def _ended_soon(self, tenant: str, response_id: str, shown: ShownResponse) -> ShownResponse:
         """The response at its end, or as it is after `cancelled_s`."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._limits.cancelled_s
@@ -301,7 +301,7 @@ class ResponsesIngress:
             raise refusal("after", "after must be the id of an item of this response.")
         return _json(answer)
 
-    async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown:
+    async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> ShownResponse:
         """:raises Refusal: 404, there is no such response; 503, the read model is not reachable."""
         try:
             shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
@@ -353,7 +353,7 @@ def _asked(request: web.Request, kind: type[Asked]) -> Asked:
         raise refusal(error.name, f"{error}.") from None
 
 
-def _finished(shown: Shown, *, unstored: bool, sha256: str) -> web.Response:
+def _finished(shown: ShownResponse, *, unstored: bool, sha256: str) -> web.Response:
     """The answer to a waiting create. If the id belongs to another submission, only the conflict is told."""
     if shown.request_sha256 is not None and shown.request_sha256 != sha256:
         return to_failed_response(HTTPStatus.CONFLICT, "job_id_taken", ID_TAKEN)

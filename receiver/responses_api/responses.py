@@ -27,7 +27,7 @@ UNSTORED = "unstored response"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownResponse:
     """The Response object with what the read model knows of its job."""
 
     document: dict[str, Any]
@@ -54,7 +54,7 @@ class Responses:
         self._echoes: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._hidden: OrderedDict[str, None] = OrderedDict()
 
-    async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown | None:
+    async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> ShownResponse | None:
         """The response; None if the tenant has no such response, or (without `hidden_too`) has deleted it.
 
         :raises ReadsAwayError: the read model is not reachable, and this process did not accept the response recently.
@@ -74,14 +74,14 @@ class Responses:
                 document = response_object(
                     response_id, "queued", model=accepted.model, created_at_ms=accepted.submitted_at_ms, request=echo
                 )
-                return Shown(document, ended=False, request_sha256=accepted.request_sha256)
+                return ShownResponse(document, ended=False, request_sha256=accepted.request_sha256)
             if away is not None:
                 raise away
             if self._reads is None or loop.time() >= deadline_s:
                 return None
             await asyncio.sleep(APPEAR_POLL_S)
 
-    async def ended(self, tenant: str, response_id: str) -> Shown | None:
+    async def ended(self, tenant: str, response_id: str) -> ShownResponse | None:
         """The response if it has ended, deleted or not: for creates that wait for it. Else None.
 
         :raises ReadsAwayError: the read model is not reachable.
@@ -141,7 +141,7 @@ class Responses:
         except ReadsAwayError as error:
             return None, error
 
-    async def _shown(self, tenant: str, response_id: str, seen: SeenJob) -> Shown:
+    async def _shown(self, tenant: str, response_id: str, seen: SeenJob) -> ShownResponse:
         sha256, result = seen.request_sha256, seen.result
         echo = await self._echo(tenant, sha256) if sha256 is not None else {}
         if result is None:
@@ -152,7 +152,7 @@ class Responses:
                 created_at_ms=seen.submitted_at_ms,
                 request=echo,
             )
-            return Shown(document, ended=False, request_sha256=sha256)
+            return ShownResponse(document, ended=False, request_sha256=sha256)
         provided = None if result.response is None else await self._stored.of(result.response)
         document = ended_object(
             response_id, result, None if provided is None else provided.members,
@@ -162,7 +162,7 @@ class Responses:
             document.pop(name, None)
         finished_at_ms = result.timings.finished_at_ms
         rest = b"" if provided is None else provided.rest
-        return Shown(document, True, sha256, finished_at_ms, result.outcome, rest)
+        return ShownResponse(document, True, sha256, finished_at_ms, result.outcome, rest)
 
     async def _echo(self, tenant: str, request_sha256: str) -> Mapping[str, Any]:
         """The request without its input, with Backstop's id as `previous_response_id`; empty if it is not stored."""

@@ -229,7 +229,7 @@ def test_a_transaction_that_a_stranger_leaves_open_is_told_and_is_no_stall_of_th
         ends = BrokerEnds(client_options(system.runtime), 10.0)
         groups = GroupReader(system.runtime, (), (name,), lambda: 0)
         try:
-            found, look = await ends.of({(topic, 0)}), await groups.look()
+            found, look = await ends.of({(topic, 0)}), await groups.snapshot()
         finally:
             await ends.close()
             await groups.close()

@@ -11,18 +11,18 @@ from aiokafka.errors import KafkaError, for_code
 
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.holdings import GroupSeen, Look, Member
+from backstop.runtime.kafka.holdings import GroupSeen, Member, Snapshot
 from backstop.runtime.kafka.lifetimes import started, stopped
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.records import Partition
 from backstop.runtime.settings import RuntimeSettings
 
-LOOK_WITHIN_S: Final = 5.0
+SNAPSHOT_WITHIN_S: Final = 5.0
 REQUEST_TIMEOUT_MS: Final = 5_000
 
 
 class GroupReader:
-    """Connects at the first look, and again after an error. Not for concurrent use."""
+    """Connects at the first request, and again after an error. Not for concurrent use."""
 
     def __init__(self, settings: RuntimeSettings, groups: Sequence[str], topics: Sequence[str], now_ms: NowMs) -> None:
         self._settings = settings
@@ -35,10 +35,10 @@ class GroupReader:
         self._uncommitted: Any = None
         self._partitions: list[TopicPartition] = []
 
-    async def look(self) -> Look:
-        """:raises BrokerUnavailableError: no answer, or not all of it, within `LOOK_WITHIN_S`."""
+    async def snapshot(self) -> Snapshot:
+        """:raises BrokerUnavailableError: no answer, or not all of it, within `SNAPSHOT_WITHIN_S`."""
         try:
-            async with asyncio.timeout(LOOK_WITHIN_S):
+            async with asyncio.timeout(SNAPSHOT_WITHIN_S):
                 await self._connect()
                 cluster = await self._admin.describe_cluster()
                 groups = [await self._group(name) for name in self._groups]
@@ -50,7 +50,7 @@ class GroupReader:
             raise BrokerUnavailableError(
                 f"the broker at {self._settings.kafka_bootstrap_servers} did not answer: {error!r}"
             ) from error
-        return Look(
+        return Snapshot(
             self._now_ms(), tuple(groups), self._by_partition(ends), len(cluster.get("brokers", ())),
             self._by_partition(starts), self._by_partition(written),
         )  # fmt: skip

@@ -56,7 +56,7 @@ class GroupSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """All groups at one time, and the ends of their topics."""
 
     at_ms: int
@@ -106,10 +106,10 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the looks so far tell."""
+    """What the snapshots so far tell."""
 
     at_ms: int = 0
-    """Of the last look; 0: there was none."""
+    """Of the last snapshot; 0: there was none."""
     brokers: int = 0
     groups: tuple[GroupSeen, ...] = ()
     held: Mapping[tuple[str, Partition], Holding] = field(default_factory=dict)
@@ -117,32 +117,34 @@ class Holdings:
     moving_since_ms: Mapping[str, int] = field(default_factory=dict)
     """Since when a group rebalances."""
     away: str | None = None
-    """Why the last look failed."""
+    """Why the last snapshot failed."""
     away_since_ms: int | None = None
 
-    def saw(self, look: Look) -> "Holdings":
+    def saw(self, snapshot: Snapshot) -> "Holdings":
         moving = {
-            group.name: self.moving_since_ms.get(group.name, look.at_ms) for group in look.groups if not group.settled
+            group.name: self.moving_since_ms.get(group.name, snapshot.at_ms)
+            for group in snapshot.groups
+            if not group.settled
         }
         held: dict[tuple[str, Partition], Holding] = {}
-        for group in look.groups:
+        for group in snapshot.groups:
             holders = {partition: member.client_id for member in group.members for partition in member.partitions}
-            for partition, end in look.ends.items():
+            for partition, end in snapshot.ends.items():
                 if reads(group.name, partition[0]):
                     key = group.name, partition
                     found = _holding(
-                        self.held.get(key), group, partition, end, holders.get(partition), look.at_ms, moving
+                        self.held.get(key), group, partition, end, holders.get(partition), snapshot.at_ms, moving
                     )
-                    near = _near(found, look.starts.get(partition, 0), end)
-                    back = max(0, look.written.get(partition, end) - end)
-                    since_ms = _held_back_since_ms(self.held.get(key), end, back, look.at_ms)
+                    near = _near(found, snapshot.starts.get(partition, 0), end)
+                    back = max(0, snapshot.written.get(partition, end) - end)
+                    since_ms = _held_back_since_ms(self.held.get(key), end, back, snapshot.at_ms)
                     held[key] = replace(
                         found, near_end_of_retention=near, end=end, held_back=back, held_back_since_ms=since_ms
                     )
-        return Holdings(look.at_ms, look.brokers, look.groups, held, moving)
+        return Holdings(snapshot.at_ms, snapshot.brokers, snapshot.groups, held, moving)
 
     def missed(self, reason: str, at_ms: int) -> "Holdings":
-        """A look failed."""
+        """A snapshot failed."""
         return replace(self, away=reason, away_since_ms=self.away_since_ms or at_ms)
 
     def unheld(self) -> list[Holding]:

@@ -10,9 +10,9 @@ from backstop.readmodel.project import evolve
 from backstop.readmodel.rows import Position
 from backstop.readmodel.waits import UNSEEN, Sight, idle_wait
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.holdings import GroupSeen, Look, Member
+from backstop.runtime.kafka.holdings import GroupSeen, Member, Snapshot
 from backstop.runtime.process.identity import own_name
-from receiver.reads.status import LOOK_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
+from receiver.reads.status import SNAPSHOT_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
 from schemas.lanes import CreateFailed
 from streams.policy.lanes import Lane, take
 from tests.unit.backstop.readmodel.logs import accepted, submitted
@@ -33,7 +33,7 @@ class Told:
         self.at_ms = NOW_MS
         self.written = 5
 
-    async def look(self) -> Look:
+    async def snapshot(self) -> Snapshot:
         if not self.answers:
             raise BrokerUnavailableError("the broker at b:9092 did not answer")
         members = tuple(Member(name, "10.0.0.1", frozenset(held)) for name, held in self.members.items())
@@ -42,7 +42,9 @@ class Told:
         )
         poller = GroupSeen("poller", "Stable", (Member(A.replace("worker", "poller"), "10.0.0.1", frozenset()),),
                            {("polls", 0): self.polls})  # fmt: skip
-        return Look(self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written})
+        return Snapshot(
+            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written}
+        )
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -144,7 +146,7 @@ def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: Sy
 def test_polls_are_counted_over_the_last_minute(told: Told, watch: SystemWatch) -> None:
     for _ in range(4):
         once(watch)
-        told.at_ms += int(LOOK_EVERY_S * 1000)
+        told.at_ms += int(SNAPSHOT_EVERY_S * 1000)
         told.polls += 30
     assert status(watch, told.at_ms)["polls_per_s"] == 10.0
 
