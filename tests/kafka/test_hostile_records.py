@@ -34,6 +34,13 @@ NULLS: Headers = ((b"null", None),)
 BOMB_BYTES = 64 << 20
 READERS = ("worker", "serve", "projection", "outgoing")
 
+LARGE = {
+    "BACKSTOP_SUBMIT_BYTES_MAX": str(32 << 20), "BACKSTOP_POLL_TIMEOUT_MS": "60000",
+    "BACKSTOP_CREATE_TIMEOUT_MS": "30000", "BACKSTOP_SUBMISSION_CREATE_TIMEOUT_MS": "30000",
+    "BACKSTOP_SUBMISSION_COMMAND_VALID_MS": "60000",
+}  # fmt: skip
+"""Time for bodies of tens of megabytes on a machine that does much else."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -48,7 +55,7 @@ def system(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             environment={
                 **BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap, "BACKSTOP_REQUEST_TENANTS": "acme"
             },
-            settings={"BACKSTOP_SUBMIT_BYTES_MAX": str(32 << 20), "BACKSTOP_POLL_TIMEOUT_MS": "60000"},
+            settings=LARGE,
             port=0,
             partitions=PARTITIONS,
             time_scale=20.0,
