@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(recorded: Recorded, policy: Policy) -> Comparison:
-    """:raises ReplayRangeError: a replay without a change does not give the log's own counts, or the policy has no end."""
+    """:raises ReplayRangeError: a replay without a change differs from the log, or the policy has no end."""
     was = recorded_figures(recorded)
     same = Replay(recorded).run()
     gone = same.links.finished - recorded.results.keys()
