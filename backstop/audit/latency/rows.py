@@ -1,7 +1,8 @@
 """One compact row for each response and each job of a range, from the facts of both logs and the results. Pure.
 
 Ends are placed on Backstop's clock: the middle of the create call plus the run time by the provider's clock, so that a
-difference of the clocks does not matter. The provider's stamps are whole seconds, so spans that use them are off by up to a second.
+difference of the clocks does not matter. The provider's stamps are whole seconds, so spans that use them are off by up
+to a second.
 """
 
 from collections.abc import Sequence
