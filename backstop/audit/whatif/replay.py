@@ -20,6 +20,7 @@ from backstop.audit.whatif.guesses import Guesses
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import Noted, Recorded
 from backstop.audit.whatif.stamps import Stamps
+from backstop.audit.whatif.turns import Turns
 from backstop.audit.whatif.unseen import seen_at, webhook_of
 from schemas.base import Message
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
@@ -115,6 +116,7 @@ class Replay:
         self._off: set[Key] = set()
         self._fired: dict[str, set[tuple[int, int]]] = {"jobs": set(), "responses": set()}
         """The places of the recorded timers that have their turn."""
+        self._turns = Turns(recorded) if self._learning else None
         self._heap: list[tuple[int, int, int, int, int, _Entry]] = []
         self._pushed = 0
         self._last_end_ms: int | None = None
@@ -135,13 +137,21 @@ class Replay:
                 raise EndlessError(f"more than {most} steps, and the range has {self._recorded.facts} facts")
             if entry.timer is not None:
                 self._may_fire(entry, *entry.timer)
-            else:
+            elif self._has_its_turn(entry):
                 self._take(entry)
+            if self._turns is not None:
+                for each in self._turns.ready(idle=not self._heap):
+                    self._push(each)
         used = self._guesses.used if self._guesses is not None else set()
         return Played(
             self._tally.done(), self._links, self._estimated_polls, self._moved_creates, len(self._never),
             len(used - self._never),
         )  # fmt: skip
+
+    def _has_its_turn(self, entry: _Entry) -> bool:
+        if self._turns is None or entry.fact is None or entry.noted is None:
+            return True
+        return self._turns.come((entry.fact.topic, entry.fact.key), entry.noted.place, entry)
 
     def _open_in_log(self, entry: _Entry) -> bool:
         """Whether the entry's job was open at the end of the log: what would have come later is not compared."""
