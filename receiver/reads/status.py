@@ -14,7 +14,7 @@ from backstop.readmodel.waits import Sight, idle_wait, time_of
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
-from backstop.runtime.kafka.holdings import GROUPS, Holding, Holdings, Look
+from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Snapshot, reads
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -29,11 +29,11 @@ from receiver.reads.status_routes import (
 )
 from streams.policy import lanes
 
-LOOK_EVERY_S: Final = 3.0
-"""While what is found is read, or something is wrong. One look costs as much processor time as 20 requests."""
-QUIET_LOOK_EVERY_S: Final = 15.0
+SNAPSHOT_EVERY_S: Final = 3.0
+"""While what was found is read, or something is wrong. One snapshot costs as much processor time as 20 requests."""
+QUIET_SNAPSHOT_EVERY_S: Final = 15.0
 FRESH_WITHIN_S: Final = 1.0
-"""`/v1/status` waits for so long for a look, where the last one is old."""
+"""`/v1/status` waits for so long for a snapshot, where the last one is old."""
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
 RATE_MS: Final = 60_000
@@ -43,7 +43,7 @@ log = get_logger("receiver.status")
 
 
 class Reader(Protocol):
-    async def look(self) -> Look: ...
+    async def snapshot(self) -> Snapshot: ...
     async def close(self) -> None: ...
 
 
@@ -68,6 +68,11 @@ class SystemMetrics:
             "backstop_partition_unheld", "1 for a partition that no member of its group holds.", place,
             registry=registry,
         )  # fmt: skip
+        self._held_back = Gauge(
+            "backstop_partition_held_back_seconds",
+            "For how long a transaction that its producer left open holds back records of a partition; 0 for none.",
+            place, registry=registry,
+        )  # fmt: skip
 
     def show(self, held: Holdings, now_ms: int) -> None:
         self.answers.set(1)
@@ -76,6 +81,7 @@ class SystemMetrics:
             self._lag.labels(*place).set(each.lag)
             self._still.labels(*place).set(each.still_ms(now_ms) / 1000)
             self._unheld.labels(*place).set(each.holder is None)
+            self._held_back.labels(*place).set(each.held_back_ms(now_ms) / 1000)
 
 
 class SystemWatch:
@@ -88,9 +94,9 @@ class SystemWatch:
         self._now_ms = now_ms
         self._holdings = Holdings()
         self._wanted = asyncio.Event()
-        """The holdings were read since the last look."""
-        self._looked = asyncio.Event()
-        """Set at the next look, and replaced."""
+        """The holdings were read since the last snapshot."""
+        self._asked = asyncio.Event()
+        """Set at the next snapshot, and replaced."""
         self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
         """By account and model, as another part follows them."""
         self._polled: deque[tuple[int, int]] = deque()
@@ -98,30 +104,30 @@ class SystemWatch:
 
     @property
     def holdings(self) -> Holdings:
-        """What the looks so far told. A read of it makes the next look come soon."""
+        """What the snapshots so far told. A read of it makes the next one come soon."""
         self._wanted.set()
         return self._holdings
 
     async def fresh(self) -> None:
-        """Wait until the holdings are no older than `LOOK_EVERY_S`, for `FRESH_WITHIN_S` at most."""
-        if self._holdings.away is not None or self._now_ms() - self._holdings.at_ms < LOOK_EVERY_S * 1000:
+        """Wait until the holdings are no older than `SNAPSHOT_EVERY_S`, for `FRESH_WITHIN_S` at most."""
+        if self._holdings.away is not None or self._now_ms() - self._holdings.at_ms < SNAPSHOT_EVERY_S * 1000:
             return
-        looked = self._looked
+        asked = self._asked
         self._wanted.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(FRESH_WITHIN_S):
-                await looked.wait()
+                await asked.wait()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Ask until cancelled."""
         try:
             while True:
                 self._wanted.clear()
                 await self.once()
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(SNAPSHOT_EVERY_S)
                 if not self._something_wrong():
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(QUIET_LOOK_EVERY_S - LOOK_EVERY_S):
+                        async with asyncio.timeout(QUIET_SNAPSHOT_EVERY_S - SNAPSHOT_EVERY_S):
                             await self._wanted.wait()
         finally:
             await self._reader.close()
@@ -136,14 +142,14 @@ class SystemWatch:
 
     async def once(self) -> None:
         try:
-            await self._look()
+            await self._ask()
         finally:
-            looked, self._looked = self._looked, asyncio.Event()
-            looked.set()
+            asked, self._asked = self._asked, asyncio.Event()
+            asked.set()
 
-    async def _look(self) -> None:
+    async def _ask(self) -> None:
         try:
-            look = await self._reader.look()
+            snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
             if self._holdings.away is None:
                 log.warning("broker_does_not_answer", reason=str(error))
@@ -151,17 +157,17 @@ class SystemWatch:
             self._metrics.answers.set(0)
             return
         before = {holding.partition: holding for holding in self._holdings.unheld()}
-        self._holdings = self._holdings.saw(look)
+        self._holdings = self._holdings.saw(snapshot)
         for each in self._holdings.unheld():
             if each.partition not in before:
                 log.warning("partition_without_reader", group=each.group, topic=each.topic, partition=each.partition)
-        self._count_polls(look)
-        self._metrics.show(self._holdings, look.at_ms)
+        self._count_polls(snapshot)
+        self._metrics.show(self._holdings, snapshot.at_ms)
 
-    def _count_polls(self, look: Look) -> None:
-        done = sum(offset for group in look.groups if group.name == "poller" for offset in group.committed.values())
-        self._polled.append((look.at_ms, done))
-        while self._polled[0][0] < look.at_ms - RATE_MS:
+    def _count_polls(self, snapshot: Snapshot) -> None:
+        done = sum(offset for group in snapshot.groups if group.name == "poller" for offset in group.committed.values())
+        self._polled.append((snapshot.at_ms, done))
+        while self._polled[0][0] < snapshot.at_ms - RATE_MS:
             self._polled.popleft()
 
     def idle(self, row: JobRow, sight: Sight) -> Wait | None:
@@ -182,6 +188,7 @@ class SystemWatch:
 
 def system_watch(settings: RuntimeSettings, now_ms: NowMs, registry: CollectorRegistry | None = None) -> SystemWatch:
     topics = sorted({topic for group in GROUPS.values() for topic in group})
+    topics += [f"{OF_TENANTS}{tenant}" for tenant in settings.request_tenants]
     return SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms, registry)
 
 
@@ -227,6 +234,7 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     told = unheld_sentences(held.unheld())
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
+    told += held_back_sentences(held_back(held, now_ms))
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
@@ -259,6 +267,23 @@ def still(held: Holdings, now_ms: int) -> list[Holding]:
 def near_end_of_retention(held: Holdings) -> list[Holding]:
     """Partitions of which retention may soon delete records that are not read yet."""
     return sorted((each for each in held.held.values() if each.near_end_of_retention), key=_order)
+
+
+def held_back(held: Holdings, now_ms: int) -> list[Holding]:
+    """Partitions that can't be read on, as a transaction in them has been open for `STILL_MS_TOLD`."""
+    if held.away is not None:
+        return []
+    return sorted((each for each in held.held.values() if each.held_back_ms(now_ms) >= STILL_MS_TOLD), key=_order)
+
+
+def held_back_sentences(found: Sequence[Holding]) -> list[str]:
+    return [
+        f"a transaction that its producer left open at offset {each.end} of partition {each.partition} of {each.topic} "
+        f"holds back {each.held_back} records from the {reader_of(each.group)} since "
+        f"{time_of(each.held_back_since_ms)}: the broker aborts it after the producer's transaction.timeout.ms, or "
+        "`kafka-transactions.sh abort` does"
+        for each in found
+    ]
 
 
 def still_sentences(found: Sequence[Holding]) -> list[str]:
@@ -302,7 +327,7 @@ def _processes(held: Holdings) -> list[ProcessView]:
             view = found.setdefault(place, _process(place, name))
             view["address"] = member.host
             view["parts"] = sorted({*view["parts"], group.name})
-            mine = {f"{topic}/{number}" for topic, number in member.partitions if topic in GROUPS.get(group.name, ())}
+            mine = {f"{topic}/{number}" for topic, number in member.partitions if reads(group.name, topic)}
             view["partitions"] = sorted({*view["partitions"], *mine})
     return [found[place] for place in sorted(found)]
 

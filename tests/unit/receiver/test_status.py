@@ -12,9 +12,9 @@ from backstop.readmodel.project import evolve
 from backstop.readmodel.rows import Position
 from backstop.readmodel.waits import UNSEEN, Sight, idle_wait
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.holdings import GroupSeen, Look, Member
+from backstop.runtime.kafka.holdings import GroupSeen, Member, Snapshot
 from backstop.runtime.process.identity import own_name
-from receiver.reads.status import LOOK_EVERY_S, QUIET_LOOK_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
+from receiver.reads.status import QUIET_SNAPSHOT_EVERY_S, SNAPSHOT_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
 from schemas.lanes import CreateFailed
 from streams.policy.lanes import Lane, take
 from tests.simulation.loop import VirtualLoop
@@ -34,10 +34,11 @@ class Told:
         self.polls = 0
         self.answers = True
         self.at_ms = NOW_MS
-        self.looks = 0
+        self.written = 5
+        self.snapshots = 0
 
-    async def look(self) -> Look:
-        self.looks += 1
+    async def snapshot(self) -> Snapshot:
+        self.snapshots += 1
         if not self.answers:
             raise BrokerUnavailableError("the broker at b:9092 did not answer")
         members = tuple(Member(name, "10.0.0.1", frozenset(held)) for name, held in self.members.items())
@@ -46,7 +47,9 @@ class Told:
         )
         poller = GroupSeen("poller", "Stable", (Member(A.replace("worker", "poller"), "10.0.0.1", frozenset()),),
                            {("polls", 0): self.polls})  # fmt: skip
-        return Look(self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3)
+        return Snapshot(
+            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written}
+        )
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -117,6 +120,22 @@ def test_a_worker_that_stands_still_is_named(told: Told, watch: SystemWatch) -> 
     )
 
 
+def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: SystemWatch) -> None:
+    told.written = 9
+    once(watch)
+    assert wrong(watch, told.at_ms) == [], "transactions of honest producers are open for moments"
+    told.at_ms += STILL_MS_TOLD
+    once(watch)
+    (sentence,) = wrong(watch, told.at_ms)
+    assert sentence.startswith(
+        "a transaction that its producer left open at offset 5 of partition 0 of jobs holds back 4 records from the "
+        "worker since 01:25:47 UTC"
+    )
+    told.written = 5
+    once(watch)
+    assert wrong(watch, told.at_ms) == []
+
+
 def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: SystemWatch) -> None:
     once(watch)
     told.members = {}
@@ -132,7 +151,7 @@ def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: Sy
 def test_polls_are_counted_over_the_last_minute(told: Told, watch: SystemWatch) -> None:
     for _ in range(4):
         once(watch)
-        told.at_ms += int(LOOK_EVERY_S * 1000)
+        told.at_ms += int(SNAPSHOT_EVERY_S * 1000)
         told.polls += 30
     assert status(watch, told.at_ms)["polls_per_s"] == 10.0
 
@@ -194,7 +213,9 @@ def in_virtual_time(body: Coroutine[Any, Any, None]) -> None:
         runner.run(body)
 
 
-def looks_within(watch: SystemWatch, told: Told, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> int:
+def snapshots_within(
+    watch: SystemWatch, told: Told, seconds: float, meanwhile: Callable[[], object] = lambda: None
+) -> int:
     """How often the watch asks within a time, while `meanwhile` is called each second."""
 
     async def body() -> None:
@@ -205,25 +226,25 @@ def looks_within(watch: SystemWatch, told: Told, seconds: float, meanwhile: Call
             meanwhile()
         running.cancel()
 
-    before = told.looks
+    before = told.snapshots
     in_virtual_time(body())
-    return told.looks - before
+    return told.snapshots - before
 
 
 def test_the_brokers_are_asked_often_only_while_it_matters(told: Told, watch: SystemWatch) -> None:
-    often, seldom = QUIET_S / LOOK_EVERY_S, QUIET_S / QUIET_LOOK_EVERY_S
-    assert looks_within(watch, told, QUIET_S) == pytest.approx(seldom, abs=2)
-    assert looks_within(watch, told, QUIET_S, lambda: status(watch, told.at_ms)) == pytest.approx(often, rel=0.35)
+    often, seldom = QUIET_S / SNAPSHOT_EVERY_S, QUIET_S / QUIET_SNAPSHOT_EVERY_S
+    assert snapshots_within(watch, told, QUIET_S) == pytest.approx(seldom, abs=2)
+    assert snapshots_within(watch, told, QUIET_S, lambda: status(watch, told.at_ms)) == pytest.approx(often, rel=0.35)
     told.members = {}
-    assert looks_within(watch, told, QUIET_S) == pytest.approx(often, abs=6)
+    assert snapshots_within(watch, told, QUIET_S) == pytest.approx(often, abs=6)
     told.answers = False
-    assert looks_within(watch, told, QUIET_S) == pytest.approx(often, abs=6)
+    assert snapshots_within(watch, told, QUIET_S) == pytest.approx(often, abs=6)
 
 
-def test_status_waits_for_a_look_where_the_last_one_is_old(told: Told, watch: SystemWatch) -> None:
+def test_status_waits_for_a_snapshot_where_the_last_one_is_old(told: Told, watch: SystemWatch) -> None:
     async def body() -> None:
         running = asyncio.create_task(watch.run())
-        await asyncio.sleep(LOOK_EVERY_S + 1)
+        await asyncio.sleep(SNAPSHOT_EVERY_S + 1)
         told.members = {A: PARTITIONS[::2]}
         told.at_ms += 4_000
         await watch.fresh()
