@@ -20,6 +20,7 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
 from schemas.statuses import EndResponseStatus, SettledStatus
 
@@ -59,6 +60,8 @@ class JobPolicy(Frozen):
     """How long a finished job is remembered. Within this time a repeated submission is recognised."""
     public_url: str | None = None
     """The public address of the HTTP reads, used for the address of a large output in the result."""
+    hedge: Literal[True] | None = None
+    """The job may have a second attempt beside a slow one, once."""
 
 
 class Turn(Frozen):
@@ -184,6 +187,8 @@ class AttemptAccepted(JobMessage):
     """The provider answered with a stream, so partial output can be followed. Absent otherwise."""
     end: AttemptEnd | None = None
     """Set if the answer already held the end: the server ignores `background`, or was quick."""
+    hedge_at_ms: UnixMs | None = None
+    """When to ask whether the attempt may be hedged. Absent if it may not, or if too little is known."""
 
 
 class AttemptRejected(JobMessage):
@@ -248,6 +253,16 @@ class AttemptSettled(JobMessage):
     _older = model_validator(mode="before")(cause_of_older)
 
 
+class HedgePermitted(JobMessage):
+    """The scheduler permitted a hedge of this attempt, and a later poll found its response still queued or running."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["hedge_permitted"] = "hedge_permitted"
+    attempt: int = Field(ge=1)
+    response_id: ResponseId
+    permit: HedgePermit
+
+
 class UsageBooked(JobMessage):
     """Tokens that are in no result: of an attempt that ended after its job, or of a second response of one attempt.
 
@@ -302,6 +317,7 @@ JobFact = Annotated[
     | AttemptRejected
     | AttemptUnknown
     | AttemptSettled
+    | HedgePermitted
     | UsageBooked
     | JobAdmitted
     | JobFoundTooLate
@@ -318,6 +334,7 @@ JOB_FACT: TypeAdapter[
     | AttemptRejected
     | AttemptUnknown
     | AttemptSettled
+    | HedgePermitted
     | UsageBooked
     | JobAdmitted
     | JobFoundTooLate

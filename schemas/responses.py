@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, Terms, UnixMs, Usage, cause_of_older
+from schemas.hedges import HedgePermit, HedgeTerms
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
@@ -56,6 +57,8 @@ class ResponseClaimed(ResponseMessage):
     """An application created the response and asked Backstop to adopt it."""
     released: Literal[True] | None = None
     """No job waits for the response: it is cancelled at once, and polled until it has ended. Absent if a job waits."""
+    hedge: HedgeTerms | None = None
+    """The job may have a second attempt beside this one. Absent if it may not, or has had one."""
 
 
 class ResponseReleased(ResponseMessage):
@@ -117,6 +120,10 @@ class ResponseTimerFired(ResponseMessage):
     due_ms: UnixMs
     next_poll_at_ms: UnixMs
     """When the poll after this one is due; stamped by the scheduler's policy."""
+    hedge_at_ms: UnixMs | None = None
+    """When to ask whether the response may be hedged. Absent if it may not, or if too little is known."""
+    permit: HedgePermit | None = None
+    """A hedge is permitted, if the next poll still finds the response queued or running."""
 
 
 ResponseFact = Annotated[

@@ -16,6 +16,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    HedgePermitted,
     JobAdmitted,
     JobFact,
     JobFoundTooLate,
@@ -180,6 +181,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptUnknown()
             | AttemptSettled()
             | UsageBooked()
+            | HedgePermitted()
             | JobAdmitted()
             | JobFoundTooLate()
             | JobTimerFired()

@@ -14,6 +14,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    HedgePermitted,
     JobAdmitted,
     JobFact,
     JobFoundTooLate,
@@ -68,7 +69,7 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
                 "model": fact.model,
                 "deadline_at_ms": fact.deadline_at_ms,
             }
-        case ResponseAdopted() | AdoptionRefused() | UsageBooked():
+        case ResponseAdopted() | AdoptionRefused() | UsageBooked() | HedgePermitted():
             return _beside(fact)
         case JobRefused():
             return {"code": fact.code}
@@ -90,7 +91,16 @@ def _of_turn(fact: JobTimerFired | JobAdmitted | JobFoundTooLate) -> dict[str, A
             return {"needs_ms": fact.needs_ms}
 
 
-def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked) -> dict[str, Any]:
+def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked | HedgePermitted) -> dict[str, Any]:
+    if isinstance(fact, HedgePermitted):
+        permit = fact.permit
+        return {
+            "attempt": fact.attempt,
+            "response_id": fact.response_id,
+            "age_ms": permit.age_ms,
+            "after_ms": permit.after_ms,
+            "ended": permit.ended,
+        }
     if isinstance(fact, AdoptionRefused):
         return {"response_id": fact.response_id}
     if isinstance(fact, UsageBooked):

@@ -1,0 +1,148 @@
+"""When a hedge may begin: the age, the budget, and what stops hedges. Pure: time and events are handed in.
+
+Rules, before the code (docs/hedging.md):
+- A response may be hedged once it is older than all but a share of the responses of its class: the Kaplan-Meier
+  quantile, not smoothed. Without `ENDS_MIN` ends, or while the quantile is not known, there are no hedges.
+- The budget is that share of the submissions. It is empty at a start, so a restart grants no burst.
+- A class whose hedges lose stops: a sequential test between hedges that win in 20 % and in 5 % of cases. After a rest it
+  tries again with half of the score, and each further rest is twice as long.
+- A lane in trouble stops all its hedges: in a brown-out every job is slow, and a hedge makes it worse.
+Everything here is in memory and may be lost. A wrong estimate costs tokens within the budget, never a job.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import log
+from typing import Final, Literal, Protocol
+
+ENDS_MIN = 100
+"""Fewer ends say too little of a high quantile."""
+
+AGE_FACTOR_MAX = 1.25
+"""The greatest age at which a hedge begins, as a multiple of the longest run. Beyond all that ended, age says nothing."""
+
+LEVEL_MAX = 10.0
+MINUTE_MS = 60_000
+BUDGET_AGAIN_MS = 15_000
+"""When a response asks again if the budget was empty."""
+
+WON: Final = log(0.05 / 0.20)
+LOST: Final = log(0.95 / 0.80)
+"""What a hedge that won or lost says for "5 % win" against "20 % win"."""
+
+SCORE_MIN = -6.0
+SCORE_STOP: Final = log(20)
+"""With odds of 20 to 1 that hedges rarely win the class stops: after 18 losses at first."""
+
+SCORE_AGAIN = 1.5
+REST_MS = 3_600_000
+REST_MS_MAX = 24 * REST_MS
+
+OUTCOMES = 50
+FAILED_MAX = 5
+"""More failures than this among the last `OUTCOMES` of a lane are a brown-out."""
+
+LANE_REST_MS = 600_000
+
+Why = Literal["unknown", "young", "class", "lane", "budget", "deadline", "busy"]
+"""Why no hedge begins: too few ends; not old enough; the class or the lane stopped; no budget; too little time left;
+jobs wait for the lane."""
+
+
+class RunTimeCurve(Protocol):
+    """How long responses of a class run: a Kaplan-Meier curve."""
+
+    @property
+    def ends(self) -> int: ...
+    @property
+    def oldest_end_ms(self) -> float | None: ...
+    def quantile_ms(self, share: float) -> float | None:
+        """The run time that this share of responses does not exceed; None if it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeAge:
+    """The age from which on a response may be hedged, and the number of ends from which it was estimated."""
+
+    after_ms: int
+    ended: int
+    median_ms: int
+
+
+def hedge_age(curve: RunTimeCurve, share: float) -> HedgeAge | None:
+    """The age that `share` of the responses reach; None if too little is known."""
+    oldest_ms = curve.oldest_end_ms
+    if curve.ends < ENDS_MIN or oldest_ms is None:
+        return None
+    quantile_ms, median_ms = curve.quantile_ms(1 - share), curve.quantile_ms(0.5)
+    if quantile_ms is None or median_ms is None:
+        return None
+    return HedgeAge(round(min(quantile_ms, AGE_FACTOR_MAX * oldest_ms)), curve.ends, round(median_ms))
+
+
+@dataclass(slots=True)
+class HedgeBudget:
+    """A share of the submissions, in a bucket that holds a minute's worth of it, or `LEVEL_MAX` hedges."""
+
+    share: float
+    level: float = 0.0
+    _minute: int = 0
+    _count: int = 0
+    _count_before: int = 0
+
+    def submitted(self, now_ms: int) -> None:
+        self._turn(now_ms)
+        self._count += 1
+        self.level = min(self.level + self.share, max(LEVEL_MAX, self.share * max(self._count, self._count_before)))
+
+    def take(self) -> bool:
+        """Whether a hedge is granted. If so, it is spent."""
+        if self.level < 1.0:
+            return False
+        self.level -= 1.0
+        return True
+
+    def _turn(self, now_ms: int) -> None:
+        minute = now_ms // MINUTE_MS
+        if minute != self._minute:
+            self._count_before = self._count if minute == self._minute + 1 else 0
+            self._minute, self._count = minute, 0
+
+
+@dataclass(slots=True)
+class ClassStop:
+    """Whether hedges of a class win often enough: a sequential probability ratio test."""
+
+    score: float = 0.0
+    rests: int = 0
+    until_ms: int = 0
+
+    def lost(self, now_ms: int) -> None:
+        self.score += LOST
+        if self.score < SCORE_STOP or now_ms < self.until_ms:
+            return
+        self.until_ms = now_ms + min(REST_MS << min(self.rests, 5), REST_MS_MAX)
+        self.rests += 1
+        self.score = SCORE_AGAIN
+
+    def won(self) -> None:
+        self.score = max(self.score + WON, SCORE_MIN)
+        if self.score <= 0:
+            self.rests = 0
+
+
+@dataclass(slots=True)
+class LaneStop:
+    """Whether a lane is well enough for hedges."""
+
+    until_ms: int = 0
+    _failed: deque[bool] = field(default_factory=lambda: deque(maxlen=OUTCOMES))
+
+    def outcome(self, now_ms: int, *, failed: bool) -> None:
+        self._failed.append(failed)
+        if failed and sum(self._failed) > FAILED_MAX:
+            self.trouble(now_ms)
+
+    def trouble(self, now_ms: int) -> None:
+        """A rate limit, a closed lane, or too many failures."""
+        self.until_ms = max(self.until_ms, now_ms + LANE_REST_MS)
