@@ -39,7 +39,7 @@ class HedgePermit(Frozen):
 
 
 def unhedgeable(request: Mapping[str, Any]) -> str | None:
-    """Why a second attempt of this request would do harm, whoever asks for it; None if it would not."""
+    """Why a second attempt of this request would do harm even where it is asked for; None if it would not."""
     if request.get("conversation") is not None:
         return "both attempts would write to its conversation"
     options = request.get("background_options")

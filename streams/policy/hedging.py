@@ -4,8 +4,8 @@ Rules, before the code (docs/hedging.md):
 - A response may be hedged once it is older than all but a share of the responses of its class: the Kaplan-Meier
   quantile, not smoothed. Without `ENDS_MIN` ends, or while the quantile is not known, there are no hedges.
 - The budget is that share of the submissions. It is empty at a start, so a restart grants no burst.
-- A class whose hedges lose stops: a sequential test between hedges that win in 20 % and in 5 % of cases. After a rest it
-  tries again with half of the score, and each further rest is twice as long.
+- A class whose hedges lose stops: a sequential test between "20 % win" and "5 % win". After a rest it tries again with
+  half of the score, and each further rest is twice as long.
 - A lane in trouble stops all its hedges: in a brown-out every job is slow, and a hedge makes it worse.
 Everything here is in memory and may be lost. A wrong estimate costs tokens within the budget, never a job.
 """
@@ -19,7 +19,7 @@ ENDS_MIN = 100
 """Fewer ends say too little of a high quantile."""
 
 AGE_FACTOR_MAX = 1.25
-"""The greatest age at which a hedge begins, as a multiple of the longest run. Beyond all that ended, age says nothing."""
+"""The greatest age at which a hedge begins, as a multiple of the longest run: beyond it nothing is known."""
 
 LEVEL_MAX = 10.0
 MINUTE_MS = 60_000

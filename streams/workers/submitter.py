@@ -97,6 +97,7 @@ class Submitter:
         self._provider = access.provider
         self._lanes = access.lanes
         self._rate = access.rate
+        self._hedge_at = access.hedge_at
         self._publisher = reporting.publisher
         self._metrics = reporting.metrics
         self._now_ms = reporting.now_ms
@@ -303,6 +304,7 @@ class Submitter:
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
+            hedge_at_ms=self._hedge_at(response_id, command.model, at_ms) if command.hedge and end is None else None,
         )
 
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:

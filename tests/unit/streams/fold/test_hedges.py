@@ -1,4 +1,4 @@
-"""A hedge in the folds: when it is asked for and granted, who wins, and what it costs. Each line compares whole steps."""
+"""A hedge in the folds: when it is asked for and granted, which attempt wins, and what it costs."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 from schemas.base import Usage
 from schemas.hedges import HedgeTerms
 from schemas.jobs import HedgePermitted
-from schemas.results import AttemptBrief, HedgeBrief, Reason
+from schemas.responses import ResponseClaimed
+from schemas.results import AttemptBrief, HedgeBrief, JobResult, Reason
 from streams.fold import job, response
 from streams.fold.attempts import Abandoned, Attempts, Hedged, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.response_hedges import PERMIT_VALID_MS
@@ -70,6 +71,17 @@ TERMS = HedgeTerms(model=MODEL, at_ms=T0 + 190_000)
 
 def told(**changes: Any) -> HedgeBrief:
     return HedgeBrief(attempt=2, beside=1, begun_after_ms=PERMIT.age_ms, **changes)
+
+
+def result_of(done: Step[Any]) -> JobResult:
+    assert isinstance(done.outputs[0], JobResult)
+    return done.outputs[0]
+
+
+def won(done: Step[Any]) -> str | None:
+    brief = result_of(done).hedge
+    assert brief is not None
+    return brief.won
 
 
 # ---- the job
@@ -147,7 +159,7 @@ def test_the_hedge_wins() -> None:
 
 def test_the_first_attempt_wins() -> None:
     done = job.step(BOTH, settled(LATER))
-    assert done.outputs[0].hedge == told(won="first")  # type: ignore[attr-defined]
+    assert result_of(done).hedge == told(won="first")
     assert done.outputs[1:] == (release_of(LATER, TWIN),)
 
 
@@ -156,7 +168,7 @@ def test_the_order_of_the_log_decides_and_no_clock_does() -> None:
     second = settled(LATER + 9_000, "completed", 2, TWIN, provider_ended_at_ms=LATER + 8_000)
     first = settled(LATER, "completed", 1, RESP, provider_ended_at_ms=LATER - 5_000)
     done = job.step(BOTH, second)
-    assert done.outputs[0].hedge.won == "hedge"  # type: ignore[attr-defined]
+    assert won(done) == "hedge"
     assert job.step(done.state, first).ignored is Ignored.LATE
 
 
@@ -172,8 +184,8 @@ def test_an_attempt_that_did_not_complete_ends_nothing_while_the_other_runs(stat
     other = 3 - number
     done = job.step(one.state, settled(LATER + 5, "completed", other, f"resp_{other}"))
     assert isinstance(done.state, job.Finished)
-    assert done.outputs[0].outcome == "completed"  # type: ignore[attr-defined]
-    assert done.outputs[0].hedge.won == ("first", "hedge")[other - 1]  # type: ignore[attr-defined]
+    assert result_of(done).outcome == "completed"
+    assert won(done) == ("first", "hedge")[other - 1]
 
 
 def test_both_failed_and_the_hedge_took_no_retry() -> None:
@@ -193,16 +205,16 @@ def test_both_failed_and_no_retry_is_left(hedge_first: bool) -> None:
     first, second = ends if hedge_first else reversed(ends)
     done = job.step(job.step(both, first).state, second)
     assert isinstance(done.state, job.Finished)
-    assert done.outputs[0].outcome == "failed"  # type: ignore[attr-defined]
-    assert done.outputs[0].hedge == told()  # type: ignore[attr-defined]
-    assert done.outputs[0].usage == Usage(input_tokens=10, output_tokens=4, total_tokens=14)  # type: ignore[attr-defined]
+    assert result_of(done).outcome == "failed"
+    assert result_of(done).hedge == told()
+    assert result_of(done).usage == Usage(input_tokens=10, output_tokens=4, total_tokens=14)
 
 
 def test_a_refused_hedge_leaves_the_first_attempt_alone() -> None:
     after = job.step(BEGUN, rejected(AT + 500, 2))
     assert after == Step(replace(SLOW, attempts=replace(
         SLOW.attempts, last_number=2, hedge=HEDGED, rejections=1)))  # fmt: skip
-    assert job.step(after.state, settled(LATER)).outputs[0].hedge == told(won="first")  # type: ignore[attr-defined]
+    assert result_of(job.step(after.state, settled(LATER))).hedge == told(won="first")
 
 
 def test_a_refusal_of_the_hedge_grants_no_retry_that_is_used_up() -> None:
@@ -223,7 +235,7 @@ def test_a_hedge_whose_outcome_stays_unknown_takes_no_retry_and_may_still_win() 
     found = job.step(two.state, accepted(due + 5, 2, TWIN, adopted=True))
     assert isinstance(found.state, job.Active)
     assert found.state.attempts.accounted() == 2
-    assert job.step(found.state, settled(due + 9, "completed", 2, TWIN)).outputs[0].hedge.won == "hedge"  # type: ignore[attr-defined]
+    assert won(job.step(found.state, settled(due + 9, "completed", 2, TWIN))) == "hedge"
 
 
 def test_a_hedge_continues_no_completion_window() -> None:
@@ -235,7 +247,7 @@ def test_a_cancel_and_the_deadline_release_both() -> None:
     for event in (cancel_requested(LATER), job_timer(DEADLINE)):
         done = job.step(BOTH, event)
         assert done.outputs[1:] == (release_of(event.at_ms), release_of(event.at_ms, TWIN))
-        assert done.outputs[0].hedge == told()  # type: ignore[attr-defined]
+        assert result_of(done).hedge == told()
 
 
 def test_a_late_end_of_the_loser_is_recorded_and_its_tokens_are_booked() -> None:
@@ -248,13 +260,14 @@ def test_a_late_end_of_the_loser_is_recorded_and_its_tokens_are_booked() -> None
 def test_a_hedge_that_is_accepted_after_the_end_is_cancelled() -> None:
     done = job.step(BEGUN, settled(LATER))
     late = job.step(done.state, accepted(LATER + 5, 2, TWIN))
-    assert late.outputs[0].released is True  # type: ignore[attr-defined]
+    assert isinstance(late.outputs[0], ResponseClaimed)
+    assert late.outputs[0].released is True
 
 
 def test_an_incomplete_answer_ends_the_job_as_it_does_without_a_hedge() -> None:
     done = job.step(BOTH, settled(LATER, "incomplete", 2, TWIN, code="max_output_tokens"))
-    assert done.outputs[0].outcome == "incomplete"  # type: ignore[attr-defined]
-    assert done.outputs[0].hedge == told(won="hedge", ahead_ms=AT - T0)  # type: ignore[attr-defined]
+    assert result_of(done).outcome == "incomplete"
+    assert result_of(done).hedge == told(won="hedge", ahead_ms=AT - T0)
 
 
 def test_a_row_with_a_hedge_comes_back() -> None:
@@ -378,7 +391,7 @@ def test_a_row_of_a_response_with_a_hedge_comes_back() -> None:
 
 def test_briefs_name_both_attempts() -> None:
     done = job.step(BOTH, settled(LATER))
-    assert done.outputs[0].attempts == (  # type: ignore[attr-defined]
+    assert result_of(done).attempts == (
         brief("completed"), AttemptBrief(attempt=2, outcome="running", response_id=TWIN),
     )  # fmt: skip
 
@@ -386,6 +399,6 @@ def test_briefs_name_both_attempts() -> None:
 def test_a_reason_of_a_job_that_failed_with_a_hedge_is_that_of_its_last_attempt() -> None:
     one = job.step(replace(BOTH, spec=replace(BOTH.spec, policy=ONE_RETRY)), failed(LATER, 2, TWIN, usage=PAID))
     done = job.step(one.state, failed(LATER + 5, usage=PAID, code="other"))
-    assert done.outputs[0].reason == Reason(code="other", message="(all 0 retries are used)")  # type: ignore[attr-defined]
+    assert result_of(done).reason == Reason(code="other", message="(all 0 retries are used)")
     assert done.state == finished("failed", LATER + 5, RESP, TWIN)
-    assert JOB in done.outputs[0].id
+    assert JOB in result_of(done).id
