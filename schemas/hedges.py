@@ -42,6 +42,8 @@ def unhedgeable(request: Mapping[str, Any]) -> str | None:
     """Why a second attempt of this request would do harm even where it is asked for; None if it would not."""
     if request.get("conversation") is not None:
         return "both attempts would write to its conversation"
+    if request.get("stream"):
+        return "its output is shown while it runs, and two attempts write two texts"
     options = request.get("background_options")
     if isinstance(options, dict) and options.get("completion_window") is not None:
         return "it has a completion window, so it is not urgent"

@@ -4,6 +4,7 @@ the poller and the follower.
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell, untaken
+from streams.agents.fold_shell import FoldShell, both
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
@@ -34,10 +35,14 @@ from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
 from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
+from streams.policy.latency import Latencies
 from streams.policy.polls import Webhooks
 from streams.results import ResultsPublisher
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.hedge_runs import HedgeRuns
+from streams.scheduler.hedge_timers import HedgeTimers
+from streams.scheduler.hedges import Hedges
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
 from streams.scheduler.service import Scheduler
@@ -87,6 +92,15 @@ class Worker:
         account = self._access.provider.account
         self._admission = Admission(settings.limit_rules(), account)
         self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
+        self._latencies = Latencies()
+        self._hedges = Hedges(
+            self._latencies,
+            settings.hedge_share,
+            troubled=self._access.lanes.troubled,
+            busy=lambda model, tenant: not self._admissions.room(model, tenant),
+        )
+        self._hedge_runs = HedgeRuns(self._latencies, self._now_ms)
+        self._access = replace(self._access, hedge_at=self._hedges.hedge_at_ms)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
         # Partial output must not hold up a fact: it has a producer of its own.
@@ -249,11 +263,12 @@ class Worker:
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
+            table.watch(self._hedge_runs)
         rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
-            taken=self._admissions.taken if fold is JOB_FOLD else untaken,
+            taken=both(self._admissions.taken, self._hedges.taken) if fold is JOB_FOLD else self._hedge_runs.taken,
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -265,6 +280,7 @@ class Worker:
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
+                self._hedge_runs.own(active)
                 self._follower.rebuilt(active, streamed)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
@@ -276,7 +292,8 @@ class Worker:
         add_fold_agent(self._app, topic, fold.name, shell)
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
-            return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
+            polls = partial(response_timer, self._webhooks)
+            return Scheduler(fold, index=index, make_timer=HedgeTimers(polls, index, self._hedges), **parts)
         held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms, self._admission)
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 

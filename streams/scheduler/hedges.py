@@ -13,6 +13,7 @@ from schemas.base import Cause
 from schemas.hedges import HedgePermit
 from schemas.jobs import AttemptRejected, AttemptSettled, AttemptUnknown, JobSubmitted
 from schemas.results import JobResult
+from streams import metrics
 from streams.fold import job
 from streams.fold.batch import Folded
 from streams.policy.hedging import (
@@ -101,6 +102,7 @@ class Hedges:
         against = self._against(slow, age, now_ms)
         if against is not None:
             return against
+        metrics.HEDGES.labels(outcome="permitted").inc()
         return HedgePermit(
             age_ms=max(0, now_ms - slow.accepted_at_ms), after_ms=age.after_ms, share=self._share, ended=age.ended
         )
@@ -154,8 +156,10 @@ class Hedges:
             return  # A hedge that was refused cost nothing.
         stop = self._of(model).of_class
         if hedge.won == "hedge":
+            metrics.HEDGES.labels(outcome="won").inc()
             stop.won()
         elif hedge.won == "first":
+            metrics.HEDGES.labels(outcome="lost").inc()
             stop.lost(result.at_ms)
 
     def _outcome(self, model: str | None, cause: Cause | None, now_ms: int, *, failed: bool) -> None:

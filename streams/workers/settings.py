@@ -117,6 +117,14 @@ class WorkerSettings(RuntimeSettings):
         description="A submitter or poller without heartbeats for this long loses its partitions.",
     )
 
+    hedge_share: float = Field(
+        default=0.02,
+        gt=0,
+        le=0.2,
+        description="Second attempts beside slow ones, as a share of the jobs that may have one: the budget, and the "
+        "share of responses that reach the age at which one begins. See docs/hedging.md.",
+    )
+
     webhooks_expected: bool = Field(
         default=True,
         description="Set to false if webhooks can't arrive. Then polls come sooner from the start, not only after "

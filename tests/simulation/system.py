@@ -116,6 +116,7 @@ class System:
         submit = Submit(
             job_id=job_id, request={"model": "m", "input": text},
             timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)), tags=(job_id,),
+            hedge=True if Random(f"hedge {job_id}").random() < chaos.mixture.hedge else None,
         )  # fmt: skip
         self.upstream.bodies[job_id] = submit
         by_http = random.random() < 0.3
