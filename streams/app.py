@@ -280,8 +280,8 @@ class Worker:
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
-                self._hedge_runs.own(active)
                 self._follower.rebuilt(active, streamed)
+                self._hedge_runs.own(active)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 

@@ -127,7 +127,7 @@ CREATE: Final = Route(
             Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)],
         ),
         Header(RETRIES_HEADER, "Retries after failed attempts, at most.", Annotated[int, Field(ge=0, le=RETRIES_MAX)]),
-        Header(HEDGE_HEADER, "Whether the job may have a second attempt beside one that runs for unusually long.", bool),
+        Header(HEDGE_HEADER, "Whether the job may have a second attempt beside a slow one.", bool),
         Header(PRIORITY_HEADER, "The class in which the job waits for its turn under the limits.", Priority),
         Header(NOT_BEFORE_HEADER, "Unix milliseconds before which the job does not begin.", UnixMs),
     ),

@@ -23,8 +23,9 @@ AGE_FACTOR_MAX = 1.25
 
 LEVEL_MAX = 10.0
 MINUTE_MS = 60_000
-BUDGET_AGAIN_MS = 15_000
-"""When a response asks again if the budget was empty."""
+AGAIN_MS = 15_000
+AGAIN_PART = 20
+"""When a response asks again if the budget was empty or the age is not known: after 15 s, or a 20th of its own age."""
 
 WON: Final = log(0.05 / 0.20)
 LOST: Final = log(0.95 / 0.80)
@@ -58,6 +59,11 @@ class RunTimeCurve(Protocol):
     def oldest_end_ms(self) -> float | None: ...
     def quantile_ms(self, share: float) -> float | None:
         """The run time that this share of responses does not exceed; None if it is not known."""
+
+
+def again_ms(age_ms: int) -> int:
+    """The wait of a response of this age before it asks again."""
+    return max(AGAIN_MS, age_ms // AGAIN_PART)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Nothing is stored. After a restart the budget is empty, and all that was learned
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from schemas.base import Cause
 from schemas.hedges import HedgePermit
@@ -17,12 +17,12 @@ from streams import metrics
 from streams.fold import job
 from streams.fold.batch import Folded
 from streams.policy.hedging import (
-    BUDGET_AGAIN_MS,
     ClassStop,
     HedgeAge,
     HedgeBudget,
     LaneStop,
     Why,
+    again_ms,
     hedge_age,
 )
 from streams.policy.latency import Latencies, LatencyClass, levels
@@ -70,10 +70,12 @@ class Hedges:
         latencies: Latencies,
         share: float,
         *,
+        level: float = 0.0,
         troubled: Callable[[str], bool] = lambda _model: False,
         busy: Callable[[str, str], bool] = lambda _model, _tenant: False,
     ) -> None:
         """:param share: of the submissions that may be hedged, and so the age at which one may: the budget.
+        :param level: of the budget at the start.
         :param troubled: whether creates of the model fail now, here or at another worker.
         :param busy: whether a create of the model and tenant would have to wait for its turn.
         """
@@ -81,7 +83,7 @@ class Hedges:
         self._share = share
         self._troubled = troubled
         self._busy = busy
-        self._budget = HedgeBudget(share)
+        self._budget = HedgeBudget(share, level)
         self._stops: OrderedDict[str, _Stops] = OrderedDict()
         self._ages: dict[LatencyClass, HedgeAge | None] = {}
         self._ages_at_ms = 0
@@ -95,7 +97,7 @@ class Hedges:
         """Whether a hedge of the response may begin now. A permission is spent from the budget."""
         age = self._age(slow.response_id, slow.model, now_ms)
         if age is None:
-            return NotNow("unknown")
+            return NotNow("unknown", now_ms + again_ms(now_ms - slow.accepted_at_ms))
         after_at_ms = slow.accepted_at_ms + age.after_ms
         if now_ms < after_at_ms:
             return NotNow("young", after_at_ms)
@@ -120,7 +122,7 @@ class Hedges:
             return NotNow("deadline")
         if self._busy(slow.model, slow.tenant):
             return NotNow("busy", now_ms + BUSY_AGAIN_MS)
-        return None if self._budget.take() else NotNow("budget", now_ms + BUDGET_AGAIN_MS)
+        return None if self._budget.take() else NotNow("budget", now_ms + again_ms(now_ms - slow.accepted_at_ms))
 
     def taken(self, _partition: int, folded: Folded[Any]) -> None:
         """Learn from a batch of the jobs log."""
@@ -132,37 +134,43 @@ class Hedges:
         for output in folded.outputs:
             if isinstance(output, JobResult) and output.model is not None:
                 models[output.key.encode()] = output.model
-                self._decided(output)
+                hedge = output.hedge
+                # A hedge that was refused cost nothing.
+                if hedge is not None and any(brief.attempt == hedge.attempt for brief in output.attempts):
+                    self.decided(output.model, hedge.won, output.at_ms)
         for key, fact in folded.facts:
             match fact:
                 case JobSubmitted():
                     if fact.policy.hedge:
-                        self._budget.submitted(fact.at_ms)
+                        self.submitted(fact.at_ms)
                 case AttemptSettled():
                     if fact.status != "cancelled":
                         failed = fact.status not in ("completed", "incomplete")
-                        self._outcome(models.get(key), fact.cause, fact.at_ms, failed=failed)
+                        self.outcome(models.get(key), fact.cause, fact.at_ms, failed=failed)
                 case AttemptRejected():
                     if says_of_lane(fact.cause):
-                        self._outcome(models.get(key), fact.cause, fact.at_ms, failed=True)
+                        self.outcome(models.get(key), fact.cause, fact.at_ms, failed=True)
                 case AttemptUnknown():
-                    self._outcome(models.get(key), None, fact.at_ms, failed=True)
+                    self.outcome(models.get(key), None, fact.at_ms, failed=True)
                 case _:
                     pass
 
-    def _decided(self, result: JobResult) -> None:
-        hedge, model = result.hedge, result.model or ""
-        if hedge is None or not any(brief.attempt == hedge.attempt for brief in result.attempts):
-            return  # A hedge that was refused cost nothing.
+    def submitted(self, now_ms: int) -> None:
+        """A job was submitted that may be hedged."""
+        self._budget.submitted(now_ms)
+
+    def decided(self, model: str, won: Literal["first", "hedge"] | None, now_ms: int) -> None:
+        """A job with a hedge has ended."""
         stop = self._of(model).of_class
-        if hedge.won == "hedge":
+        if won == "hedge":
             metrics.HEDGES.labels(outcome="won").inc()
             stop.won()
-        elif hedge.won == "first":
+        elif won == "first":
             metrics.HEDGES.labels(outcome="lost").inc()
-            stop.lost(result.at_ms)
+            stop.lost(now_ms)
 
-    def _outcome(self, model: str | None, cause: Cause | None, now_ms: int, *, failed: bool) -> None:
+    def outcome(self, model: str | None, cause: Cause | None, now_ms: int, *, failed: bool) -> None:
+        """An attempt ended or was refused. `model`: None if it is not known."""
         if model is None:
             return
         lane = self._of(model).of_lane

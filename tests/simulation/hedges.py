@@ -1,5 +1,5 @@
-"""Checks the hedges of a run from the log of jobs and the results alone: one a job, only for jobs that may have one, and
-won by the attempt whose completion comes first in the log.
+"""Checks the hedges of a run from the log of jobs and the results alone: only jobs that asked have one, after a
+permission, and it is won by the attempt whose completion comes first in the log.
 """
 
 from collections import defaultdict

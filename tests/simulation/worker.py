@@ -376,7 +376,8 @@ class FoldParts:
         shell = wrong.shell()
         self._shell: FoldShell = shell(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms, taken=both(self.admissions.taken, taken) if fold is JOB_FOLD else taken,
+            index=self.index, now_ms=life.now_ms,
+            taken=both(self.admissions.taken, taken) if fold is JOB_FOLD else taken,
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission

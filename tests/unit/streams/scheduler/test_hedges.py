@@ -12,7 +12,7 @@ from streams.fold import response
 from streams.fold.batch import JOB_FOLD, Folded, fold_batch
 from streams.fold.response_states import Hedge
 from streams.fold.rows import encode_response_state, encode_row
-from streams.policy.hedging import BUDGET_AGAIN_MS, LANE_REST_MS, REST_MS
+from streams.policy.hedging import AGAIN_MS, LANE_REST_MS, REST_MS
 from streams.policy.latency import Latencies
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.scheduler.due import Due, DueIndex
@@ -99,7 +99,7 @@ def test_a_younger_one_asks_again_at_that_age(rig: Rig) -> None:
 @pytest.mark.parametrize("ends", [0, 99])
 def test_nothing_is_permitted_before_100_have_ended(ends: int) -> None:
     rig = Rig(ends, submissions=1_000)
-    assert rig.hedges.ask(SLOW, LATE) == NotNow("unknown")
+    assert rig.hedges.ask(SLOW, LATE) == NotNow("unknown", LATE + AGAIN_MS)
     assert rig.hedges.hedge_at_ms(RESP, MODEL, T0) is None
 
 
@@ -120,7 +120,7 @@ def test_the_narrowest_class_that_knows_enough_counts(rig: Rig) -> None:
 
 def test_the_budget_is_a_share_of_the_submissions_that_may_be_hedged() -> None:
     rig = Rig()
-    assert rig.hedges.ask(SLOW, LATE) == NotNow("budget", LATE + BUDGET_AGAIN_MS)
+    assert rig.hedges.ask(SLOW, LATE) == NotNow("budget", LATE + AGAIN_MS)
     rig.take(*(submitted(LATE, job_id=f"plain_{number}") for number in range(1_000)))
     assert rig.why() == "budget"
     rig.take(*(submitted(LATE, job_id=f"may_{number}", policy=HEDGING) for number in range(51)))
@@ -231,7 +231,7 @@ def test_it_is_polled_in_time_meanwhile() -> None:
     assert (timers.fired, timers.next_at(POLL_AT)) == (None, True)
     fired = Timers(rig, RUNNING, POLL_AT).fired
     assert isinstance(fired, ResponseTimerFired)
-    assert (fired.due_ms, fired.permit, fired.hedge_at_ms) == (POLL_AT, None, POLL_AT + BUDGET_AGAIN_MS)
+    assert (fired.due_ms, fired.permit, fired.hedge_at_ms) == (POLL_AT, None, POLL_AT + AGAIN_MS)
 
 
 def test_a_permission_is_stamped_on_the_timer(rig: Rig) -> None:
