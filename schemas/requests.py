@@ -131,8 +131,8 @@ class Submit(_Deadlined):
     not_before_ms: Annotated[UnixMs, NUMBER] | None = None
     """Unix milliseconds before which the job does not begin. Its deadline must be later."""
     hedge: StrictBool | None = None
-    """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens. Left
-    out: as the operator set it."""
+    """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens.
+    Left out: as the operator set it."""
 
     @model_validator(mode="after")
     def _begins_before_its_deadline(self) -> Self:

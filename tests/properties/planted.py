@@ -153,13 +153,6 @@ def _hedges_again(state: Any, event: Any) -> Step[Any]:
     return job.step(state, event)
 
 
-def _any_failure_ends(state: Any, event: Any) -> Step[Any]:
-    """A hedged job ends with the first of its attempts that ends, however it does."""
-    if isinstance(event, AttemptSettled) and event.status == "cancelled" and isinstance(state, job.Active):
-        state = replace(state, attempts=replace(state.attempts, hedge=None)) if state.attempts.hedge else state
-    return job.step(state, event)
-
-
 def _hedges_at_any_sight(state: Any, event: Any) -> Step[Any]:
     """The permission goes to the job without a poll that shows that the response runs."""
     done = response.step(state, event)
@@ -189,7 +182,6 @@ def planted() -> tuple[Planted, ...]:
         Planted("no deadline", "I5", job_step=_no_deadline),
         Planted("an impossible fact raises", "impossible", job_step=_raises),
         Planted("a hedge for each permission", "I3|a repeat", job_step=_hedges_again),
-        Planted("a cancelled attempt ends a hedged job", "other attempt lives", job_step=_any_failure_ends),
         Planted("a hedge without a poll", "I3: a hedge without", response_step=_hedges_at_any_sight),
         Planted("a fold that reads a clock", "the same state and fact", job_step=_reads_a_clock(count())),
     )
