@@ -127,8 +127,8 @@ class World(Invariants):
             self.check_spend(command.job_id)
             if fate == "accept":
                 hedge_at_ms = self.now_ms + HEDGE_AFTER_MS if command.hedge else None
-                whose = {"response_id": made.response_id, "tenant": command.tenant}
-                self.send(build.accepted(self.now_ms, hedge_at_ms=hedge_at_ms, **whose, **told))
+                told |= {"response_id": made.response_id, "tenant": command.tenant, "hedge_at_ms": hedge_at_ms}
+                self.send(build.accepted(self.now_ms, **told))
         if fate.endswith("unheard"):
             answered = True if fate.startswith("answered") else None
             self.send(build.unknown(self.now_ms, answered=answered, **told))
