@@ -118,6 +118,7 @@ lock: ## refresh requirements.lock from pyproject.toml (needs uv)
 	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
 	$(COMPILE) deploy/release-tools.in --python-version 3.11 -o deploy/release-tools.lock
 	$(COMPILE) tests/providers/requirements.in --python-version 3.12 -o tests/providers/requirements.lock
+	$(COMPILE) --upgrade $(CLIENTS)/python/requirements.in --python-version 3.11 -o $(CLIENTS)/python/requirements.lock
 
 fmt: install ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -170,6 +171,9 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 bench-paired: install ## compare the cost of a job with another checkout, which has a .venv (OTHER=../before)
 	$(BIN)/python -m bench.paired --other "$(OTHER)"
 
+bench-polling: install ## compare the polling policy with the optimum, in virtual time (a minute)
+	$(BIN)/python -m bench.polling --svg docs/polling-frontier.svg
+
 bench: install ## measure the whole system on this machine (minutes; needs an idle machine)
 	$(BIN)/python bench/system.py start
 	$(BIN)/python bench/system.py latency
@@ -181,7 +185,7 @@ bench: install ## measure the whole system on this machine (minutes; needs an id
 	$(BIN)/python bench/readers.py get
 	$(BIN)/python bench/readers.py live
 
-.PHONY: bench bench-paired
+.PHONY: bench bench-paired bench-polling
 
 simulate: install ## simulate the system in virtual time with SEEDS seeds (100000: hours)
 	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),100000) --must-meet

@@ -61,7 +61,7 @@ from receiver.responses_api.models import add_models
 from receiver.responses_api.noting import noting
 from receiver.responses_api.responses import Responses
 from receiver.responses_api.streaming import ResponseStreams
-from receiver.responses_api.waiting import Waiting
+from receiver.responses_api.waiting import WaitingCreates
 from receiver.settings import ReceiverSettings, check_relations
 
 SAVE_LAST_USED_S = 60.0
@@ -74,6 +74,7 @@ HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions", Submissions)
 RESPONSES: web.AppKey[Responses] = web.AppKey("responses", Responses)
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
+KEYS: web.AppKey[KeyRing] = web.AppKey("keys", KeyRing)
 METRICS: web.AppKey[ReceiverMetrics] = web.AppKey("metrics", ReceiverMetrics)
 
 
@@ -106,7 +107,7 @@ def build_app(
     - `claims`: in the folder that the settings name, if not given.
     - `folders`: tells whether all processes use the same blob folder.
 
-    :raises ConfigurationError: no usable webhook secret, contradicting settings, or no API keys where they are needed.
+    :raises ConfigurationError: an unusable webhook secret, contradicting settings, or no API keys where one is needed.
     """
     check_relations(settings)
     keys = settings.webhook_keys()
@@ -149,7 +150,7 @@ def build_app(
     jobs = JobIngress(submissions, cancels, bodies, random_hex, limits)
     shown = Responses(reads, submissions, previous, blobs, limits)
     live = Live(changes, limits, registry) if reads is not None and changes is not None else None
-    waiting = None if changes is None else Waiting(changes, shown, limits, registry)
+    waiting = None if changes is None else WaitingCreates(changes, shown, limits, registry)
     responses = ResponsesIngress(
         submissions=submissions, responses=shown, cancels=cancels, bodies=bodies,
         later=LaterAnswers(None if live is None else ResponseStreams(live, shown, limits, now_ms), waiting),
@@ -179,7 +180,7 @@ def build_app(
     app.cleanup_ctx.append(_saving_last_used(ring))
     app[SUBMISSIONS] = submissions
     app[RESPONSES] = shown
-    app[HEALTH] = health
+    app[HEALTH], app[KEYS] = health, ring
     app[METRICS] = metrics
     declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
     adopt = AdoptIngress(submissions, reads, settings.submission, limits).adopt
@@ -352,7 +353,7 @@ def beside(app: web.Application, name: str, run: Callable[[], Coroutine[None, No
     app.cleanup_ctx.append(running)
 
 
-def _letting_go(*held: Live | Waiting | None) -> Callable[[web.Application], Awaitable[None]]:
+def _letting_go(*held: Live | WaitingCreates | None) -> Callable[[web.Application], Awaitable[None]]:
     async def let_go(_app: web.Application) -> None:
         for each in held:
             if each is not None:

@@ -26,7 +26,7 @@ class SeenJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class ResponseOwner:
     """The job to which a response at the provider belongs, and the job's tenant."""
 
     tenant: str
@@ -51,7 +51,7 @@ class JobReads(Protocol):
     async def job(self, tenant: str, job_id: str) -> SeenJob | None:
         """The tenant's job; None also for another tenant's. `job_id` is the qualified id."""
 
-    async def owner_of(self, response_id: str) -> Owner | None:
+    async def owner_of(self, response_id: str) -> ResponseOwner | None:
         """The owner of a response, by the provider's response id."""
 
     async def load(self, tenant: str, since_ms: int, job_ids: Collection[str]) -> Load:

@@ -1,14 +1,15 @@
 """Rewrites JSON schemas into the subset that client generators support. Pure.
 
 OpenAPI 3.1 allows all of JSON Schema; generators support a part of it. They turn a `const` into code that does not
-compile, a `default` of null into a required null, a bare null type into a class without a name. The rewritten schemas
-avoid these forms and validate the same values.
+compile, a `default` of null into a required null, a bare null type into a class without a name, a bound of 64 bits into
+a literal that is too large. The rewritten schemas avoid these forms; those bounds apart, they validate the same values.
 """
 
 from typing import Any, Final
 
 _TYPES: Final[dict[type, str]] = {bool: "boolean", int: "integer", str: "string", float: "number"}
 NULL: Final = {"type": "null"}
+_OF_64_BITS: Final = (("minimum", -(2**63)), ("maximum", 2**63 - 1))
 
 
 def plain(schema: Any) -> Any:
@@ -23,6 +24,9 @@ def plain(schema: Any) -> Any:
     if "const" in kept and not isinstance(kept["const"], dict):  # a dict: a property named `const`
         value = kept.pop("const")
         kept |= {"type": _TYPES[type(value)], "enum": [value]}
+    for name, bound in _OF_64_BITS:
+        if kept.get(name) == bound:
+            del kept[name]
     choices = kept.get("anyOf")
     if (
         isinstance(choices, list)

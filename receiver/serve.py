@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from backstop.outgoing.endpoints import EndpointFollower
 from backstop.page.routes import add_page
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.feed import ChangeFeed, StreamLimits
 from backstop.readmodel.opening import database_at
@@ -28,18 +29,27 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
-from receiver.app import LIVE, RESPONSES, SUBMISSIONS, beside, build_app
+from receiver.app import KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
+from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
+from receiver.reads.bulk import add_bulk_routes
 from receiver.reads.costs import add_cost_routes
+from receiver.reads.holding import holding
+from receiver.reads.lanes import Publishing, add_lane_routes
+from receiver.reads.leads import add_leads
 from receiver.reads.lookups import DatabaseReads, FeedChanges
-from receiver.reads.overview import Rights, Spending, add_overview_routes
+from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
+from receiver.reads.search import add_search_routes
+from receiver.reads.status import SystemWatch, add_status_route, system_watch
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
 
 AGAIN_S = 1.0
+LANE_WATCH: web.AppKey[LaneWatch] = web.AppKey("lane_watch", LaneWatch)
+WEBHOOKS_OFF = "off: BACKSTOP_WEBHOOK_SECRETS is not set, so webhooks are refused, and ends are found by polling"
 
 log = get_logger("serve")
 
@@ -61,6 +71,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
+    watch = system_watch(settings, now_ms)
     app = application(
         settings,
         publisher,
@@ -72,13 +83,18 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         bound_ms,
         folders,
         Spending(reads.budgets, reads.prices()),
+        watch,
     )
+    if not settings.webhook_secrets:
+        log.warning("webhooks_off", reason=WEBHOOKS_OFF)
     admin = HealthServer(health, settings.admin_port, settings.admin_host)
     # Serve without broker or database too: requests that need them are answered 503, and clients and OpenAI retry.
     opening = [
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
+        asyncio.create_task(app[LANE_WATCH].run(), name="lane-watch"),
         asyncio.create_task(_tail(settings, app, now_ms, limits, folders).run(), name="partial-tail"),
+        asyncio.create_task(watch.run(), name="watch-system"),
     ]
     failures: list[BaseException] = []
     for task in opening:
@@ -101,7 +117,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
 def application(
     settings: ReceiverSettings, publisher: Publisher, database: Database, now_ms: NowMs, limits: Limits, health: Health,
     registry: CollectorRegistry, overdue_bound_ms: int = OVERDUE_BOUND_MS, folders: BlobFolders | None = None,
-    spending: Spending | None = None,
+    spending: Spending | None = None, watch: SystemWatch | None = None,
 ) -> web.Application:  # fmt: skip
     """The application for the public port. Does not open, connect or bind anything.
 
@@ -111,9 +127,12 @@ def application(
     storage = open_storage(settings)
     blobs = storage.blobs
     health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
+    if not settings.webhook_secrets:
+        health.watch("webhooks", lambda: WEBHOOKS_OFF, "note")
     if folders is not None:
         health.watch("blob_stores", folders.difference, "note")
     spending = spending or Spending((), read_prices(SHIPPED_PRICES))
+    watch = watch or system_watch(settings, now_ms)
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
@@ -123,12 +142,35 @@ def application(
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
-    add_routes(app, database, blobs, tenant_of, registry, taken=taken, feed=feed, prices=spending.prices)
+    lane_watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
+    watch.lanes = lane_watch.lanes
+    held = holding(watch, lane_watch)
+    add_routes(
+        app,
+        database,
+        blobs,
+        tenant_of,
+        registry,
+        taken=taken,
+        feed=feed,
+        prices=spending.prices,
+        now_ms=now_ms,
+        held=held,
+    )
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, spending, folders)
+    expiring = app[KEYS].expiring
+    add_overview_routes(
+        app, database, rights, now_ms, overdue_bound_ms, spending, folders, lane_watch, watch, expiring
+    )  # fmt: skip
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
-    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken)
+    publishing = Publishing(publisher, limits)
+    add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
+    add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)
+    add_search_routes(app, database, blobs, tenant_of, now_ms, taken, held)
+    add_status_route(app, watch, now_ms)
+    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch)
     add_page(app)
+    add_leads(app)
     for sweep in storage.sweeping:
         beside(app, "sweep-storage", partial(sweep, now_ms))
     for probe in storage.probing:

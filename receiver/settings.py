@@ -65,7 +65,8 @@ class ReceiverSettings(WebhookSettings, LimitSettings):
     webhook_secrets: CommaList[SecretStr] = Field(
         default=(),
         validation_alias=AliasChoices("BACKSTOP_WEBHOOK_SECRETS", "OPENAI_WEBHOOK_SECRET", "webhook_secrets"),
-        description="Webhook secrets of OpenAI (whsec_...), comma-separated; two or more during a rotation.",
+        description="Webhook secrets of OpenAI (whsec_...), comma-separated; two or more during a rotation. "
+        "If unset, webhooks are off: each is refused, and ends are found by polling alone.",
     )
     webhook_tolerance_s: int = Field(
         default=300,
@@ -150,10 +151,10 @@ class ReceiverSettings(WebhookSettings, LimitSettings):
     def webhook_keys(self) -> tuple[WebhookKey, ...]:
         """The keys parsed from `webhook_secrets`.
 
-        :raises ConfigurationError: there are none, or one is not a webhook secret.
+        None: webhooks are off, each is refused, and ends are found by polling.
+
+        :raises ConfigurationError: one is not a webhook secret.
         """
-        if not self.webhook_secrets:
-            raise ConfigurationError("set BACKSTOP_WEBHOOK_SECRETS: without a secret no webhook can be verified")
         keys: list[WebhookKey] = []
         for number, secret in enumerate(self.webhook_secrets, start=1):
             try:

@@ -7,7 +7,7 @@ writer raises `v` only where older readers would misread the message.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation, StringConstraints
 
 SCHEMA_VERSION = 1
 
@@ -72,17 +72,40 @@ UnixMs = Annotated[int, Field(ge=0, le=2**52)]
 fold are always valid."""
 
 
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""A number that each database can store. JSON may have larger ones."""
+
+LatencyClass = Annotated[tuple[Annotated[str, StringConstraints(max_length=64)], ...], Field(max_length=3)]
+"""Model, effort and size of a request: responses with the same ones run about as long. May be shorter: a parent."""
+
+
 class Frozen(BaseModel):
     """An immutable value inside a message."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class PollBasis(Frozen):
+    """What the time of a poll was decided from. Absent where the fixed schedule decided."""
+
+    latency_class: LatencyClass
+    """The class whose run times decided: that of the response, or a parent of it."""
+    ends: int = Field(ge=0)
+    """How many ends of the class were counted."""
+    loss: float = Field(ge=0, le=1)
+    """The share of ends without a webhook in time."""
+    price_s: float = Field(gt=0)
+    """The seconds of late detection that one poll was worth."""
+    policy: int = Field(ge=1)
+    """The version of the policy."""
+
+
 class InlineBody(Frozen):
     """A JSON value that is small enough to be stored in the record."""
 
     kind: Literal["inline"] = "inline"
-    value: JsonValue
+    value: Annotated[JsonValue, SkipValidation]
+    """Any JSON. It was parsed before a body is made, so it is not validated again at each hop."""
 
 
 class BlobBody(Frozen):
@@ -90,7 +113,7 @@ class BlobBody(Frozen):
 
     kind: Literal["blob"] = "blob"
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    size_bytes: int
+    size_bytes: Int64
 
 
 Body = Annotated[InlineBody | BlobBody, Field(discriminator="kind")]
@@ -132,12 +155,12 @@ class ResponseMessage(Message):
 class Usage(Frozen):
     """Token counts as reported by the provider."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    cache_write_tokens: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    input_tokens: Int64 = 0
+    output_tokens: Int64 = 0
+    total_tokens: Int64 = 0
+    cached_tokens: Int64 = 0
+    reasoning_tokens: Int64 = 0
+    cache_write_tokens: Int64 | None = Field(default=None, exclude_if=lambda value: value is None)
     """Part of `input_tokens`. Absent, never null, if the provider does not tell it."""
 
     @property
@@ -153,7 +176,7 @@ class Terms(Frozen):
     service_tier: str | None = None
     window: str | None = None
     """The completion window; absent for none and for `soonest`."""
-    web_search_calls: int | None = None
-    file_search_calls: int | None = None
-    containers: int | None = None
+    web_search_calls: Int64 | None = None
+    file_search_calls: Int64 | None = None
+    containers: Int64 | None = None
     """Different containers of the code interpreter."""

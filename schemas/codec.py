@@ -2,17 +2,20 @@
 
 import hashlib
 import re
+from functools import cache
 from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from schemas.base import SCHEMA_VERSION
+from schemas.base import SCHEMA_VERSION, InlineBody
 from schemas.dead_letters import DeadReason
 from schemas.sentences import sentence
 from schemas.unreadable import Unreadable
 
 M = TypeVar("M")
+BODIES = ("request", "response")
+"""The fields of messages that are bodies."""
 DETAIL_CHARS_MAX = 500
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,39}")
 
@@ -38,7 +41,18 @@ def canonical(value: Any) -> bytes:
 
 def encode(message: BaseModel) -> bytes:
     """The record value of a message: canonical JSON without the fields that are None."""
-    return canonical(message.model_dump(mode="json", exclude_none=True))
+    # A body is JSON already. Left out and put back, it is not copied.
+    found = ((name, getattr(message, name)) for name in _bodies_of(type(message)))
+    bodies = {name: body.value for name, body in found if isinstance(body, InlineBody)}
+    fields = message.model_dump(mode="json", exclude_none=True, exclude={name: {"value"} for name in bodies} or None)
+    for name, value in bodies.items():
+        fields[name]["value"] = value
+    return canonical(fields)
+
+
+@cache
+def _bodies_of(kind: type[BaseModel]) -> tuple[str, ...]:
+    return tuple(name for name in BODIES if name in kind.model_fields)
 
 
 def sha256_hex(data: bytes | memoryview) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Body, JobId, JobMessage, ResponseMessage, SpanMs, TenantId, UnixMs
+from schemas.base import Body, Int64, JobId, JobMessage, LatencyClass, ResponseMessage, SpanMs, TenantId, UnixMs
 
 CREATE_TIMEOUT_MS_UNSTAMPED = 45_000
 """Time limit of a create whose job is older than the field `timeout_ms`: the default of those releases."""
@@ -15,9 +15,11 @@ class CreateResponse(JobMessage):
 
     topic: ClassVar[str] = "submissions"
     type: Literal["create_response"] = "create_response"
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     tenant: TenantId
     model: str
+    tags: tuple[str, ...] | None = None
+    """Of the job; absent for none. An operator may have paused creates with a tag."""
     request: Body
     not_after_ms: UnixMs
     timeout_ms: SpanMs | None = None
@@ -44,12 +46,14 @@ class RetrieveResponse(ResponseMessage):
     reason: PollReason
     job_id: JobId | None = None
     """As in `CancelResponse`."""
-    attempt: int | None = None
+    attempt: Int64 | None = None
     include: tuple[str, ...] | None = None
     """`include` of the create."""
     accepted_at_ms: UnixMs | None = None
     """When the response was accepted or first seen. The poll policy computes the age from it."""
-    polls: int = 0
+    polls: Int64 = 0
+    latency_class: LatencyClass | None = None
+    """The poll policy knows the run times of this class."""
 
 
 class CancelResponse(ResponseMessage):

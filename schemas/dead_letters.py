@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Frozen, Message
+from schemas.base import Frozen, Int64, Message
 
 DeadReason = Literal[
     "not_json",
@@ -28,9 +28,9 @@ DeadReason = Literal[
 
 class Origin(Frozen):
     topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
+    partition: Int64
+    offset: Int64
+    timestamp_ms: Int64
 
 
 class DeadLetter(Message):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
-from schemas.base import Frozen, JobId, Message, StampMs, TenantId, UnixMs
+from schemas.base import Frozen, Int64, JobId, Message, StampMs, TenantId, UnixMs
 from schemas.webhook_endpoints import EndpointId, EventType
 
 DeliveryId = Annotated[str, StringConstraints(pattern=r"^whd_[0-9a-f]{32}$")]
@@ -31,7 +31,7 @@ class Delivery(Frozen):
     event_type: EventType
     response_id: str = Field(max_length=200)
     """The response id that is shown to the tenant."""
-    created_at_s: int = Field(ge=0)
+    created_at_s: Int64 = Field(ge=0)
     """When the response ended."""
     test: bool = False
     """A test of the endpoint: one attempt, and no dead letter."""
@@ -65,26 +65,26 @@ class DeliveryFailed(DeliveryMessage):
     """An attempt got no 2xx. The next attempt is due at `next_at_ms`."""
 
     type: Literal["delivery_failed"] = "delivery_failed"
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     next_at_ms: UnixMs
     failed_by: FailedBy
-    status: int | None = None
+    status: Int64 | None = None
 
 
 class DeliveryDone(DeliveryMessage):
     type: Literal["delivery_done"] = "delivery_done"
-    attempt: int = Field(ge=1)
-    status: int
+    attempt: Int64 = Field(ge=1)
+    status: Int64
 
 
 class DeliveryDead(DeliveryMessage):
     """No more attempts, unless a resend is requested."""
 
     type: Literal["delivery_dead"] = "delivery_dead"
-    attempt: int = Field(ge=0)
+    attempt: Int64 = Field(ge=0)
     dead_by: DeadBy
     failed_by: FailedBy | None = None
-    status: int | None = None
+    status: Int64 | None = None
 
 
 class ResendAsked(Message):
@@ -108,7 +108,7 @@ class ResendDone(Message):
     topic: ClassVar[str] = "deliveries"
     type: Literal["resend_done"] = "resend_done"
     resend_id: str = Field(max_length=200)
-    count: int = Field(ge=0)
+    count: Int64 = Field(ge=0)
     complete: bool
     """False if the limit of one resend was reached."""
 

@@ -9,8 +9,11 @@ from schemas.base import (
     Cause,
     FoundBy,
     Frozen,
+    Int64,
     JobMessage,
     KeyId,
+    LatencyClass,
+    PollBasis,
     Priority,
     ResponseId,
     SpanMs,
@@ -28,13 +31,13 @@ from schemas.statuses import EndResponseStatus, SettledStatus
 class JobPolicy(Frozen):
     """The rules in force at the submission, stamped on the job, so that a later refold decides the same."""
 
-    retries_max: int
+    retries_max: Int64
     """Retries granted after attempts that were or may have been paid: failed with usage, missing, stuck, unknown."""
-    rejections_max: int
+    rejections_max: Int64
     """Retries granted after refusals, which cost no tokens."""
-    unpaid_ends_max: int = 100
+    unpaid_ends_max: Int64 = 100
     """Retries granted after accepted attempts that failed without usage, which cost no tokens either."""
-    doubts_max: int = 12
+    doubts_max: Int64 = 12
     """Retries granted after 5xx answers that don't prove a refusal. Mostly, the provider took nothing."""
     on_account: Literal["wait", "fail"] = "wait"
     """Whether the job waits or fails at a condition of the account (key, quota, billing, permission)."""
@@ -62,6 +65,8 @@ class JobPolicy(Frozen):
     """The public address of the HTTP reads, used for the address of a large output in the result."""
     hedge: Literal[True] | None = None
     """The job may have a second attempt beside a slow one, once."""
+    tags_sent: Literal[True] | None = None
+    """The job's tags go along with its create commands. Absent for jobs without tags, and of older releases."""
 
 
 class Turn(Frozen):
@@ -71,9 +76,18 @@ class Turn(Frozen):
     """The first attempt begins with `JobAdmitted`. Absent: it begins with this fact."""
     priority: Priority = "normal"
     not_before_ms: UnixMs | None = None
-    request_bytes: int = Field(default=0, ge=0)
-    output_tokens_max: int | None = None
+    request_bytes: Int64 = Field(default=0, ge=0)
+    output_tokens_max: Int64 | None = None
     """`max_output_tokens` of the request."""
+
+
+class ToldLimits(Frozen):
+    """What the answer to a create told of the limits of its account and model. Absent: it told nothing of that."""
+
+    requests_per_min: Int64 | None = Field(default=None, ge=1)
+    requests_left: Int64 | None = Field(default=None, ge=0)
+    tokens_per_min: Int64 | None = Field(default=None, ge=1)
+    tokens_left: Int64 | None = Field(default=None, ge=0)
 
 
 class JobSubmitted(JobMessage):
@@ -174,7 +188,7 @@ class AttemptAccepted(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_accepted"] = "attempt_accepted"
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     tenant: TenantId
     response_id: ResponseId
     status: str
@@ -182,9 +196,13 @@ class AttemptAccepted(JobMessage):
     sent_at_ms: UnixMs | None = None
     poll_at_ms: UnixMs
     """When to poll for the first time; stamped by the writer's policy."""
+    poll_basis: PollBasis | None = None
+    latency_class: LatencyClass | None = None
     provider_request_id: str | None = None
     stream: Literal[True] | None = None
     """The provider answered with a stream, so partial output can be followed. Absent otherwise."""
+    limits: ToldLimits | None = None
+    """Absent where no rule of the limits applies to the job, or the answer told nothing."""
     end: AttemptEnd | None = None
     """Set if the answer already held the end: the server ignores `background`, or was quick."""
     hedge_at_ms: UnixMs | None = None
@@ -196,15 +214,17 @@ class AttemptRejected(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_rejected"] = "attempt_rejected"
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     cause: Cause
     code: str
     message: str = ""
-    http_status: int | None = None
+    http_status: Int64 | None = None
     wait_ms: SpanMs = 0
     """The least wait that the answer asked for; 0 where it asked for none."""
     held_for: Cause | None = None
-    """Why the lane is closed. Absent where the cause is not `held`, or another limit than the lane's held the create."""
+    """Why the lane is closed. Absent where the cause is not `held`, or another limit held the create."""
+    limits: ToldLimits | None = None
+    """As in `AttemptAccepted`."""
 
     _older = model_validator(mode="before")(cause_of_older)
 
@@ -214,7 +234,7 @@ class AttemptUnknown(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_unknown"] = "attempt_unknown"
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     reason: str
     """Backstop's own wording."""
     message: str = ""
@@ -228,7 +248,7 @@ class AttemptSettled(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["attempt_settled"] = "attempt_settled"
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     response_id: ResponseId
     status: SettledStatus
     cause: Cause | None = None
@@ -245,7 +265,7 @@ class AttemptSettled(JobMessage):
     continuation_id: str | None = None
     """The id by which a later create continues the completion window of this one."""
     found_by: FoundBy
-    polls: int
+    polls: Int64
     webhook_at_ms: UnixMs | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
@@ -272,7 +292,7 @@ class UsageBooked(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["usage_booked"] = "usage_booked"
     tenant: TenantId
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     response_id: ResponseId
     usage: Usage
     terms: Terms | None = None
@@ -293,7 +313,7 @@ class JobAdmitted(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["job_admitted"] = "job_admitted"
-    reserved_tokens: int = Field(ge=0)
+    reserved_tokens: Int64 = Field(ge=0)
     """Input and output tokens that it is expected to use."""
     waited_for: str = Field(max_length=40)
     """What its lane or tenant was short of last; `turn`: of nothing."""
@@ -324,19 +344,4 @@ JobFact = Annotated[
     | JobTimerFired,
     Field(discriminator="type"),
 ]
-JOB_FACT: TypeAdapter[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | HedgePermitted
-    | UsageBooked
-    | JobAdmitted
-    | JobFoundTooLate
-    | JobTimerFired
-] = TypeAdapter(JobFact)
+JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import ID_CHARS_MAX, Cause, Message, SpanMs
+from schemas.base import ID_CHARS_MAX, Cause, Int64, Message, SpanMs
 
 ACCOUNT_PATTERN = r"^[0-9a-f]{8}$"
 CODE_CHARS_MAX = 100
@@ -22,7 +22,7 @@ class LaneMessage(Message):
     account: Annotated[str, Field(pattern=ACCOUNT_PATTERN)]
     """A hash of key, organization, project and address: workers with another key have lanes of their own."""
     model: str = Field(min_length=1, max_length=200)
-    turn: int = Field(default=0, ge=0)
+    turn: Int64 = Field(default=0, ge=0)
     """The last probe turn that the writer knew of."""
 
     @property
@@ -54,7 +54,7 @@ class ProbeClaimed(LaneMessage):
     """A create asks to be the next probe of a closed lane. The first claim for a `turn` in the log gets it."""
 
     type: Literal["probe_claimed"] = "probe_claimed"
-    turn: int = Field(ge=1)
+    turn: Int64 = Field(ge=1)
     command_id: str = Field(min_length=1, max_length=ID_CHARS_MAX)
     answer_ms: SpanMs | None = None
     """The longest time until the outcome of the probe, if its worker lives. None: not known."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from schemas.base import JobMessage, ResponseId, TenantId
+from schemas.base import Int64, JobMessage, ResponseId, TenantId
 
 LIFECYCLE_EVENTS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 """These events contain the whole response. They are published without it, as readers have the response already."""
@@ -15,7 +15,7 @@ LIFECYCLE_EVENTS: Final = frozenset({"response.created", "response.queued", "res
 END_EVENTS: Final = frozenset({"response.completed", "response.failed", "response.incomplete", "response.cancelled"})
 """These events are not published: only the result says how a job ended."""
 
-CutReason = Literal["event_too_large", "response_too_large", "not_streamable"]
+TruncationReason = Literal["event_too_large", "response_too_large", "not_streamable"]
 
 
 class PartialOutput(JobMessage):
@@ -29,16 +29,16 @@ class PartialOutput(JobMessage):
     topic: ClassVar[str] = "partials"
     type: Literal["partial_output"] = "partial_output"
     tenant: TenantId
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     response_id: ResponseId
     """The provider's id."""
-    after: int = Field(ge=-1)
+    after: Int64 = Field(ge=-1)
     """-1 if the first event here is the first of the stream."""
     events: tuple[dict[str, JsonValue], ...] = ()
     """As sent by the provider, each with `type` and `sequence_number`. `LIFECYCLE_EVENTS` have nothing else."""
-    end_number: int | None = None
+    end_number: Int64 | None = None
     """The number of the provider's terminal event, once it was seen. Nothing follows."""
-    cut: CutReason | None = None
+    cut: TruncationReason | None = None
     """Why no more events of this response are published, although the response goes on."""
 
 

@@ -4,7 +4,21 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.base import Body, Cause, JobId, ResponseMessage, SpanMs, TenantId, Terms, UnixMs, Usage, cause_of_older
+from schemas.base import (
+    Body,
+    Cause,
+    Int64,
+    JobId,
+    LatencyClass,
+    PollBasis,
+    ResponseMessage,
+    SpanMs,
+    TenantId,
+    Terms,
+    UnixMs,
+    Usage,
+    cause_of_older,
+)
 from schemas.hedges import HedgePermit, HedgeTerms
 from schemas.statuses import ObservedOutcome
 
@@ -40,9 +54,10 @@ class ResponseClaimed(ResponseMessage):
     topic: ClassVar[str] = "responses"
     type: Literal["response_claimed"] = "response_claimed"
     job_id: JobId
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     tenant: TenantId
     poll_at_ms: UnixMs
+    latency_class: LatencyClass | None = None
     last_poll_at_ms: UnixMs
     """The latest time of a poll before the job's deadline (`LAST_POLL_LEAD_MS`)."""
     missing_grace_ms: SpanMs
@@ -90,12 +105,13 @@ class ResponseObserved(ResponseMessage):
     terms: Terms | None = None
     job_id: JobId | None = None
     """Job, attempt and tenant named by the object's `metadata`, if well-formed. A claim, not a proof."""
-    attempt: int | None = None
+    attempt: Int64 | None = None
     tenant: TenantId | None = None
     provider_created_at_ms: UnixMs | None = None
     provider_ended_at_ms: UnixMs | None = None
     next_poll_at_ms: UnixMs
     """When to poll again if the response has not ended; stamped by the poller's policy."""
+    poll_basis: PollBasis | None = None
     others_ended_at_ms: UnixMs | None = None
     """When this process last saw another response end; None if it saw none."""
     typical_ms: SpanMs | None = None
@@ -112,6 +128,7 @@ class PollFailed(ResponseMessage):
     command_id: str
     reason: str
     next_poll_at_ms: UnixMs
+    poll_basis: PollBasis | None = None
 
 
 class ResponseTimerFired(ResponseMessage):
@@ -124,12 +141,11 @@ class ResponseTimerFired(ResponseMessage):
     """When to ask whether the response may be hedged. Absent if it may not, or if too little is known."""
     permit: HedgePermit | None = None
     """A hedge is permitted, if the next poll still finds the response queued or running."""
+    poll_basis: PollBasis | None = None
 
 
 ResponseFact = Annotated[
     WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired,
     Field(discriminator="type"),
 ]
-RESPONSE_FACT: TypeAdapter[
-    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired
-] = TypeAdapter(ResponseFact)
+RESPONSE_FACT: TypeAdapter[ResponseFact] = TypeAdapter(ResponseFact)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 
-from schemas.base import Body, FoundBy, Frozen, JobMessage, TenantId, Usage
+from schemas.base import Body, FoundBy, Frozen, Int64, JobMessage, TenantId, Usage
 from schemas.statuses import AttemptOutcome, JobOutcome
 
 
@@ -14,7 +14,7 @@ class Reason(Frozen):
 
     code: str
     message: str = ""
-    http_status: int | None = None
+    http_status: Int64 | None = None
     """HTTP status of the provider's answer, if a refusal is the reason."""
     said_by: Literal["provider"] | None = None
     """`provider`: `message` is the provider's text, shortened and cleaned. After it, in parentheses, Backstop may say
@@ -26,20 +26,20 @@ class Timings(Frozen):
     `detection_ms` compare both clocks. Spans are never negative.
     """
 
-    submitted_at_ms: int
-    accepted_at_ms: int | None = None
-    finished_at_ms: int
-    queued_ms: int | None = None
+    submitted_at_ms: Int64
+    accepted_at_ms: Int64 | None = None
+    finished_at_ms: Int64
+    queued_ms: Int64 | None = None
     """From submission to the acceptance of the attempt that decided the job."""
-    running_ms: int | None = None
-    webhook_lag_ms: int | None = None
+    running_ms: Int64 | None = None
+    webhook_lag_ms: Int64 | None = None
     """From the end at the provider to the arrival of the webhook (the provider's stamp is a whole second)."""
-    detection_ms: int | None = None
+    detection_ms: Int64 | None = None
     """From the end at the provider to the fact that ended the job."""
 
 
 class AttemptBrief(Frozen):
-    attempt: int
+    attempt: Int64
     outcome: AttemptOutcome
     response_id: str | None = None
     adopted: bool = False
@@ -82,7 +82,7 @@ class JobResult(JobMessage):
     found_by: FoundBy | None = None
     timings: Timings
     attempts: tuple[AttemptBrief, ...] = ()
-    rejections: int = 0
+    rejections: Int64 = 0
     """Creates that the provider refused. They made no response."""
     hedge: HedgeBrief | SkipJsonSchema[None] = None
     """Left out if the job had no hedge."""

@@ -23,6 +23,27 @@ EndResponseStatus = Literal["completed", "failed", "incomplete", "cancelled"]
 
 ResponseStatus = Literal[OpenResponseStatus, EndResponseStatus]
 
+WaitsFor = Literal[
+    "log", "turn", "acceptance", "webhook", "poll", "adoption", "retry", "lane", "operator", "deadline", "result",
+    "worker", "resume",
+]  # fmt: skip
+"""What an open job waits for:
+
+- `log`: its facts have not been read from the log yet;
+- `turn`: its turn under the limits, or the time before which it must not begin;
+- `acceptance`: the answer to its create;
+- `webhook`: a webhook, or the next poll, that tells of the end of its response;
+- `poll`: a poll that confirms the end that a webhook told of;
+- `adoption`: a sign of the response of a create whose outcome is unknown;
+- `retry`: the time of its next attempt;
+- `lane`: an open lane, as the time of its next attempt has come;
+- `operator`: the account at the provider to be mended;
+- `deadline`: nothing but a late response, as it gets no further attempt;
+- `result`: its record on `results`;
+- `worker`: a worker for its partition;
+- `resume`: an operator, who paused its creates.
+"""
+
 GivenUpStatus = Literal["missing", "stuck"]
 """`missing`: polls were answered with 404 for too long. `stuck`: the response did not change for too long. The response
 may still end in both cases."""
@@ -42,6 +63,7 @@ ObservedOutcome = Literal[SeenOutcome, "missing"]
 JOB_OUTCOMES: Final[tuple[JobOutcome, ...]] = get_args(JobOutcome)
 OPEN_JOB_STATUSES: Final[tuple[OpenJobStatus, ...]] = get_args(OpenJobStatus)
 JOB_STATUSES: Final[tuple[JobStatus, ...]] = get_args(JobStatus)
+WAITS_FOR: Final[tuple[WaitsFor, ...]] = get_args(WaitsFor)
 OPEN_RESPONSE_STATUSES: Final[tuple[OpenResponseStatus, ...]] = get_args(OpenResponseStatus)
 END_RESPONSE_STATUSES: Final[tuple[EndResponseStatus, ...]] = get_args(EndResponseStatus)
 RESPONSE_STATUSES: Final[tuple[ResponseStatus, ...]] = get_args(ResponseStatus)

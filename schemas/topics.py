@@ -10,7 +10,7 @@ FOR_EVER_MS = -1
 
 TopicName = Literal[
     "requests", "jobs", "responses", "submissions", "polls", "results", "dead-letters", "clock", "partials",
-    "webhook-endpoints", "deliveries", "lanes",
+    "webhook-endpoints", "deliveries", "lanes", "pauses",
 ]  # fmt: skip
 
 
@@ -57,5 +57,8 @@ TOPICS: tuple[Topic, ...] = (
           ("follower",), 2 * HOUR_MS, fixed=False, config=(("segment.ms", "900000"),)),
     Topic("lanes", "account and model", "outcomes of creates, shared by the workers; no fold of jobs reads it",
           ("submitter", "poller"), HOUR_MS, fixed=False, config=(("segment.ms", "900000"),), vital=False),
+    # All actions of 90 days stay, as in the logs; of older ones the last of each scope.
+    Topic("pauses", "pause id", "pauses of creates by operators, with who and why", ("receiver",), FOR_EVER_MS,
+          cleanup="compact", fixed=False, config=(("min.compaction.lag.ms", str(90 * DAY_MS)),)),
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
-from schemas.base import Frozen, Message, StampMs, TenantId, UnixMs
+from schemas.base import Frozen, Int64, Message, StampMs, TenantId, UnixMs
 
 EventType = Literal["response.completed", "response.failed", "response.incomplete", "response.cancelled"]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
@@ -23,7 +23,7 @@ class SecretRef(Frozen):
     """Names a signing secret. The secret is derived from a key that is on no topic (`backstop.outgoing.secrets`)."""
 
     key_id: str = Field(max_length=64)
-    number: int = Field(ge=1)
+    number: Int64 = Field(ge=1)
     until_ms: UnixMs | None = None
     """Set on a rotated secret: until then it signs beside its successor."""
 

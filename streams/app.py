@@ -3,7 +3,7 @@ the poller and the follower.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,10 +27,10 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell, both
+from streams.agents.fold_shell import FoldShell, both, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
-from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
+from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold, Folded
 from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
 from streams.policy.admission import Admission
@@ -51,10 +51,13 @@ from streams.tables.fold_table import FoldTable
 from streams.watchdog import BrokerEnds, Watchdog
 from streams.workers.access import ProviderAccess
 from streams.workers.command_group import CommandGroup
+from streams.workers.command_worker import WorkerParts
 from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.pauses import PauseBoard, Pauses
+from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.streamed_rows import StreamedRows
@@ -97,12 +100,17 @@ class Worker:
             self._latencies,
             settings.hedge_share,
             troubled=self._access.lanes.troubled,
-            busy=lambda model, tenant: not self._admissions.room(model, tenant),
+            busy=self._is_busy,
         )
         self._hedge_runs = HedgeRuns(self._latencies, self._now_ms)
         self._access = replace(self._access, hedge_at=self._hedges.hedge_at_ms)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
-        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected)
+        self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
+        learned = settings.learned_polls()
+        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected, learned=learned)
+        self._learning: PollLearning | None = None
+        if learned is not None:
+            self._learning = PollLearning(learned, self._access.rate, self._now_ms, self._reporting.metrics)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
@@ -131,22 +139,27 @@ class Worker:
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
+        pauses = asyncio.create_task(self._guarded(self._pauses.run(stop)))
         try:
             await self._board.first_read()
+            await self._pauses.first_read(stop)
             await asyncio.gather(
                 reading,
+                pauses,
                 run_app(self._app, stop),
                 *(self._guarded(scheduler.run(stop)) for scheduler in self._schedulers),
                 self._guarded(submitter.run(stop)),
                 self._guarded(poller.run(stop)),
                 self._guarded(self._follower.run(stop, self._access)),
                 self._guarded(self._watch_changelogs(stop)),
+                *([self._guarded(self._learning.run(stop))] if self._learning is not None else ()),
                 self._guarded(self._clock.run(stop)),
             )
         finally:
             for task in probing:
                 task.cancel()
             reading.cancel()
+            pauses.cancel()
             await self._watchdog.stop()
             await self._results.stop()
             await self._publisher.stop()
@@ -196,27 +209,18 @@ class Worker:
             metrics.poll_rate_limit.set,
             settings.poll_rate_recovery_share_per_min,
         )
-        return ProviderAccess(provider, Lanes(self._now_ms, metrics.lane, provider.account), rate)
+        lanes = Lanes(self._now_ms, metrics.lane, provider.account)
+        return ProviderAccess(
+            provider, lanes, rate, Pauses(provider.account, lambda: lanes.share, metrics.pauses.set)
+        )  # fmt: skip
 
     def _workers(self) -> tuple[Submitter, Poller]:
         settings = self._settings
-        submitter = Submitter(
-            group=self._group("submissions", "submitter"),
-            access=self._access,
-            reporting=self._reporting,
-            bodies=self._bodies,
-            polls=self._webhooks,
-            limits=settings.submitter_limits(settings.submission.create_timeout_ms),
-        )
-        poller = Poller(
-            group=self._group("polls", "poller"),
-            access=self._access,
-            reporting=self._reporting,
-            bodies=self._bodies,
-            polls=self._webhooks,
-            limits=settings.poller_limits(),
-        )
-        return submitter, poller
+        parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
+        limits = settings.submitter_limits(settings.submission.create_timeout_ms)
+        rules = settings.limit_rules()
+        submitter = Submitter(self._group("submissions", "submitter"), parts, limits, rules)
+        return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:
         timeout_ms = self._settings.group_session_timeout_ms
@@ -246,6 +250,16 @@ class Worker:
             **broker_credentials(settings),
         )
 
+    def _is_busy(self, model: str, tenant: str) -> bool:
+        """Whether a hedge would have to wait: jobs wait, a limit is reached, or an operator paused the creates."""
+        return bool(self._access.pauses.gates(model, tenant, ())) or not self._admissions.room(model, tenant)
+
+    def _taken_by(self, fold: Fold[Any]) -> Callable[[int, Folded[Any]], None]:
+        """What learns from the folded batches."""
+        if fold is JOB_FOLD:
+            return both(self._admissions.taken, self._hedges.taken)
+        return both(self._hedge_runs.taken, untaken if self._learning is None else self._learning.taken)
+
     def _add_fold(self, fold: Fold[Any]) -> Scheduler:
         settings, index = self._settings, DueIndex(self._now_ms)
         table = FoldTable(
@@ -264,11 +278,13 @@ class Worker:
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
             table.watch(self._hedge_runs)
+            if self._learning is not None:
+                table.watch(self._learning)
         rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
-            taken=both(self._admissions.taken, self._hedges.taken) if fold is JOB_FOLD else self._hedge_runs.taken,
+            taken=self._taken_by(fold),
         )  # fmt: skip
 
         def recovered(active: set[int]) -> None:
@@ -282,6 +298,8 @@ class Worker:
                 streamed.own(active)
                 self._follower.rebuilt(active, streamed)
                 self._hedge_runs.own(active)
+                if self._learning is not None:
+                    self._learning.own(active)
             self.health.met(fold.name)
             log.info("partitions ready", log=fold.topic, partitions=sorted(active), open=len(index))
 
@@ -294,7 +312,9 @@ class Worker:
         if fold is RESPONSE_FOLD:
             polls = partial(response_timer, self._webhooks)
             return Scheduler(fold, index=index, make_timer=HedgeTimers(polls, index, self._hedges), **parts)
-        held = JobTimers(index, table.get, self._access.lanes.release, self._now_ms, self._admission)
+        held = JobTimers(
+            index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
+        )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
 
 

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
 from schemas.base import Cause, Terms
+from schemas.jobs import ToldLimits
 from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
 
 
@@ -43,7 +44,9 @@ class Seen:
     outcome: SeenOutcome
     raw_status: str
     body: Mapping[str, Any] = field(repr=False)
-    """The object as it came; it holds the prompt and the output."""
+    """The object as it came; it holds the prompt and the output. Of a large one, what is needed to judge it."""
+    whole: bytes | None = field(default=None, repr=False)
+    """The canonical JSON of a large object."""
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
@@ -78,6 +81,7 @@ class Accepted:
     streamed: bool = False
     end: Seen | None = None
     """The answer already held the end."""
+    limits: ToldLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class Rejected:
     """The edge took us for an attack: slow all calls down."""
     unknown_model: bool = False
     """The provider serves no such model to this account."""
+    limits: ToldLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,12 @@ RETRY_WAIT_S = 0.5
 sender.BACKOFF_OVERRIDE = 0.002
 
 
-class FencedError(BackstopError):
+class ResultsFencedError(BackstopError):
     """Another worker owns the partition. This process must end and acknowledge nothing."""
 
 
 @dataclass(slots=True)
-class _Lane:
+class _ResultsLane:
     producer: AIOKafkaProducer
     known: dict[str, None] = field(default_factory=dict)
     """Identities (`_identity`) of the results at the end of the partition, oldest first."""
@@ -76,7 +76,7 @@ class ResultsPublisher:
         self._options = client_options(settings)
         self._topic = f"{settings.topic_prefix}results"
         self._source = source
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, _ResultsLane] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._opening: dict[int, asyncio.Lock] = {}
 
@@ -99,7 +99,7 @@ class ResultsPublisher:
                 lane = self._lanes.get(partition) or await self._open(partition)
                 await self._commit(lane, partition, results)
             except ProducerFenced as error:
-                raise FencedError(f"partition {partition} of {self._topic} has a newer owner") from error
+                raise ResultsFencedError(f"partition {partition} of {self._topic} has a newer owner") from error
             except (KafkaError, TimeoutError) as error:
                 # The commit's outcome is unknown. A new lane reads the tail, which tells.
                 log.warning("results not committed; opening the lane again", partition=partition, error=repr(error))
@@ -108,7 +108,7 @@ class ResultsPublisher:
             else:
                 return
 
-    async def _commit(self, lane: _Lane, partition: int, results: Sequence[JobResult]) -> None:
+    async def _commit(self, lane: _ResultsLane, partition: int, results: Sequence[JobResult]) -> None:
         named = ((_identity(result.job_id, result.timings.submitted_at_ms), result) for result in results)
         fresh = {identity: result for identity, result in named if identity not in lane.known}
         metrics.RESULTS_KNOWN.inc(len(results) - len(fresh))
@@ -137,7 +137,7 @@ class ResultsPublisher:
             lane.remember(identity)
             metrics.RESULTS.labels(outcome=result.outcome).inc()
 
-    async def _open(self, partition: int) -> _Lane:
+    async def _open(self, partition: int) -> _ResultsLane:
         lock = self._opening.setdefault(partition, asyncio.Lock())
         async with lock:
             if partition in self._lanes:
@@ -150,7 +150,7 @@ class ResultsPublisher:
                 max_request_size=RECORD_BYTES_MAX,
                 linger_ms=0,
             )
-            lane = _Lane(producer)
+            lane = _ResultsLane(producer)
             try:
                 await started(producer)  # The fence: from here on the broker refuses former owners.
                 for identity in await self._read_tail(partition):
@@ -199,6 +199,6 @@ def _identity_of(value: bytes | None) -> str | None:
     return _identity(result.job_id, result.timings.submitted_at_ms)
 
 
-async def _close(lane: _Lane) -> None:
+async def _close(lane: _ResultsLane) -> None:
     with suppress(KafkaError, TimeoutError, asyncio.CancelledError):
         await stopped(lane.producer)

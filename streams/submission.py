@@ -182,7 +182,7 @@ class SubmissionPolicy(BaseModel):
             return False
         return unhedgeable(submit.request) is None
 
-    def stamp(self, retries_max: int | None, *, hedge: bool = False) -> JobPolicy:
+    def stamp(self, retries_max: int | None, *, tagged: bool = False, hedge: bool = False) -> JobPolicy:
         """The policy for one job; `retries_max` is what the submission asked for (None: the default)."""
         margin_ms = max(1_000, self.create_timeout_ms // 10)
         return JobPolicy(
@@ -204,6 +204,7 @@ class SubmissionPolicy(BaseModel):
             forget_after_ms=self.forget_after_ms,
             public_url=self.public_url,
             hedge=True if hedge else None,
+            tags_sent=True if tagged else None,
         )
 
 
@@ -330,7 +331,7 @@ async def to_submitted(
         request=await bodies.put_canonical(request, request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
-        policy=policy.stamp(submit.retries_max, hedge=policy.hedges(submit)),
+        policy=policy.stamp(submit.retries_max, tagged=bool(submit.tags), hedge=policy.hedges(submit)),
         include=include_of(submit.request) or None,
         window_ms=window_ms_of(submit.request),
         session_id=submit.session_id,

@@ -36,7 +36,7 @@ class StalledError(BackstopError):
     """The process is alive but makes no progress. It must end and acknowledge nothing."""
 
 
-class Ends(Protocol):
+class LogEnds(Protocol):
     """Asks where the logs end, over a connection of its own."""
 
     async def of(self, partitions: Collection[Partition]) -> Mapping[Partition, int] | None:
@@ -51,7 +51,7 @@ class Watchdog:
     def __init__(
         self,
         positions: Positions,
-        ends: Callable[[], Ends],
+        ends: Callable[[], LogEnds],
         *,
         limit_s: float,
         on_stall: Callable[[StalledError], None],
@@ -105,7 +105,7 @@ class Watchdog:
         finally:
             await ends.close()
 
-    async def poll(self, ends: Ends) -> None:
+    async def poll(self, ends: LogEnds) -> None:
         """Compare positions with the ends of the logs once; call `on_stall` when the limit is reached."""
         self._silent = self._silent + 1 if self._beats == self._seen_beats else 0
         self._seen_beats = self._beats
@@ -138,7 +138,7 @@ class Watchdog:
 
 
 class BrokerEnds:
-    """`Ends` over a consumer without a group, connected at the first call of `of`. Not for use in several loops."""
+    """`LogEnds` over a consumer without a group, connected at the first call of `of`. Not for use in several loops."""
 
     def __init__(self, options: Mapping[str, Any], timeout_s: float) -> None:
         self._options = dict(options)

@@ -4,6 +4,7 @@
 processes has its own.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from backstop.dev.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
 from backstop.dev.broker.docker import Engine
-from backstop.dev.broker.errors import Missing
+from backstop.dev.broker.errors import BrokerMissing
 from backstop.dev.system import asked_directly
 
 os.environ |= asked_directly(os.environ)
@@ -36,11 +37,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
+@pytest.fixture(autouse=True)
+def garbage_is_collected(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collects the garbage of a test that uses asyncio, so that a leaked socket fails this test and no later one.
+
+    Only objects that the test made are looked at: older ones are frozen meanwhile, as a full collection takes 100 ms.
+    This fixture is the first to be set up, and so the last to be torn down.
+    """
+    if "asyncio" not in vars(request.module):
+        yield
+        return
+    gc.freeze()
+    yield
+    gc.collect()
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Owned]:
     """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
     engine = docker.find(os.environ)
-    if isinstance(chain.given(os.environ), Missing) and isinstance(engine, Engine):
+    if isinstance(chain.given(os.environ), BrokerMissing) and isinstance(engine, Engine):
         with in_test_container(engine) as running:
             yield running
     else:

@@ -5,7 +5,6 @@ record, gives the same id: here these are one dead letter.
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +100,7 @@ def collect(records: Iterable[Record]) -> DeadLetterEntries:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Selection:
     """A selection of dead letters; None means any."""
 
     topic: str | None = None
@@ -212,5 +211,5 @@ def readable(data: bytes | None) -> Any:
 def _bytes(coded: str | None) -> bytes | None:
     try:
         return None if coded is None else base64.b64decode(coded, validate=True)
-    except binascii.Error:
+    except ValueError:  # also where the text is not ASCII
         return None

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from backstop.audit.refold import FOLDS
 from backstop.runtime.records import Record
-from schemas.base import Message
+from schemas.base import Frozen, Message
 from schemas.codec import PoisonError, canonical, decode, sha256_hex
 from schemas.commands import POLL_COMMAND, SUBMISSION
 from schemas.jobs import JOB_FACT
@@ -41,12 +41,12 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "usage_booked": ("attempt", "response_id", "estimated"),
     "job_admitted": ("reserved_tokens", "waited_for"),
     "job_found_too_late": ("needs_ms",),
-    "timer_fired": ("due_ms", "next_poll_at_ms"),
+    "timer_fired": ("due_ms", "next_poll_at_ms", "poll_basis"),
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
     "response_claimed": ("job_id", "attempt", "poll_at_ms", "released", "made_elsewhere"),
     "response_released": ("job_id",),
-    "response_observed": ("outcome", "raw_status", "code", "next_poll_at_ms"),
-    "poll_failed": ("reason", "next_poll_at_ms"),
+    "response_observed": ("outcome", "raw_status", "code", "next_poll_at_ms", "poll_basis"),
+    "poll_failed": ("reason", "next_poll_at_ms", "poll_basis"),
     "create_response": ("attempt", "model", "not_after_ms"),
     "retrieve_response": ("reason", "polls"),
     "cancel_response": (),
@@ -206,6 +206,8 @@ def summary(message: Message) -> dict[str, Any]:
     fields = {name: getattr(message, name, None) for name in SHOWN[getattr(message, "type", "")]}
     if isinstance(message, JobResult):
         fields |= {"code": message.reason.code if message.reason else None, "attempts": len(message.attempts)}
+    if isinstance(basis := fields.get("poll_basis"), Frozen):
+        fields["poll_basis"] = basis.model_dump(mode="json")
     return {name: value for name, value in fields.items() if value not in (None, False, "")}
 
 

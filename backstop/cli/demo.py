@@ -73,10 +73,10 @@ def demo(
         seed=seed,
         time_scale=time_scale,
     )
-    pace = rate or max(RATE_PER_S_MIN, jobs / SUBMIT_WITHIN_S)
+    rate_per_s = rate or max(RATE_PER_S_MIN, jobs / SUBMIT_WITHIN_S)
 
     async def main(on_kill: OnKill) -> int:
-        return await _demo(shape, jobs, pace, int(timeout_s * 1000), on_kill, output, quiet=quiet)
+        return await _demo(shape, jobs, rate_per_s, int(timeout_s * 1000), on_kill, output, quiet=quiet)
 
     try:
         code = run_interruptible(main)
@@ -93,7 +93,7 @@ def stuck_after_ms(time_scale: float) -> str:
 
 
 async def _demo(
-    shape: Shape, jobs: int, pace_per_s: float, timeout_ms: int, on_kill: OnKill, output: Form, *, quiet: bool
+    shape: Shape, jobs: int, rate_per_s: float, timeout_ms: int, on_kill: OnKill, output: Form, *, quiet: bool
 ) -> int:
     def say(text: str) -> None:
         tell(text, quiet=quiet)
@@ -106,7 +106,7 @@ async def _demo(
         began_s = monotonic_s()
         try:
             async with shown(driver, jobs, quiet=quiet):
-                await _run(driver, jobs, pace_per_s, timeout_ms, say)
+                await _run(driver, jobs, rate_per_s, timeout_ms, say)
         finally:
             await driver.stop()
         ran_s = monotonic_s() - began_s
@@ -119,8 +119,8 @@ async def _demo(
     return DIFFERS if verdict.violations else DONE
 
 
-async def _run(driver: Driver, jobs: int, pace_per_s: float, timeout_ms: int, say: Tell) -> None:
-    await driver.submit(f"demo-{os.urandom(3).hex()}", jobs, pace_per_s, timeout_ms, RETRIES_MAX)
+async def _run(driver: Driver, jobs: int, rate_per_s: float, timeout_ms: int, say: Tell) -> None:
+    await driver.submit(f"demo-{os.urandom(3).hex()}", jobs, rate_per_s, timeout_ms, RETRIES_MAX)
     if not await driver.until_finished(timeout_ms / 1000 + PAST_DEADLINE_S):
         say(f"{driver.open()} jobs have no result {PAST_DEADLINE_S:g} s after the last deadline")
     await asyncio.sleep(LINGER_S)

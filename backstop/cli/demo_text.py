@@ -7,15 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from backstop.dev.judge import Spread, Verdict
+from backstop.dev.judge import RunVerdict, Spread
 
 
-def as_json(verdict: Verdict, seconds: Mapping[str, float]) -> dict[str, Any]:
+def as_json(verdict: RunVerdict, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The verdict as JSON; `ok`, the first key, says whether every invariant held."""
     return {"ok": not verdict.violations, **asdict(verdict), "seconds": dict(seconds)}
 
 
-def show(verdict: Verdict, seconds: Mapping[str, float]) -> None:
+def show(verdict: RunVerdict, seconds: Mapping[str, float]) -> None:
     """Print a table on stdout, and the violations below it."""
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -34,7 +34,7 @@ def show(verdict: Verdict, seconds: Mapping[str, float]) -> None:
         )
 
 
-def _lines(verdict: Verdict, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
+def _lines(verdict: RunVerdict, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
     per_job = verdict.creates / verdict.jobs if verdict.jobs else 0.0
     unanswered = verdict.creates_unanswered
     return [

@@ -15,6 +15,7 @@ import typer
 from backstop.cli.faults import Faults
 from backstop.cli.interrupts import OnKill, run_interruptible
 from backstop.cli.output import DONE, Quiet, tell
+from backstop.cli.unknown_variables import warn_of_unknown
 from backstop.dev import broker
 from backstop.dev.driver import Driver
 from backstop.dev.fast_provider import BRISK, TIME_SCALE
@@ -63,6 +64,7 @@ def dev(
     quiet: Quiet = False,
 ) -> None:
     """Start broker, simulator, API, worker and projection, and print their addresses. Ctrl-C stops all of them."""
+    warn_of_unknown(os.environ)
     folder = state_folder(state_dir)
     with only_one(folder):
         run_folder = _run_folder(folder, keep=keep)
@@ -145,9 +147,8 @@ def _where(system: System, shape: Shape, folder: Path) -> str:
     if shape.openai is not None:
         provider = f"{shape.openai.base_url or 'https://api.openai.com/v1'}  (the real one)"
         if not shape.openai.webhook_secrets:
-            provider += (
-                "\n             OPENAI_WEBHOOK_SECRET is not set: webhooks are refused, and ends are found by polling"
-            )
+            provider += "\n             webhooks off: OPENAI_WEBHOOK_SECRET is not set, and ends are found by polling"
+        provider += f"\n\n{_tunnel(system.url, set_up=bool(shape.openai.webhook_secrets))}"
     body = '{"job_id": "hello", "request": {"model": "gpt-5.2", "input": "Say hello."}}'
     return f"""
   Page       {system.url}/ui
@@ -159,6 +160,17 @@ def _where(system: System, shape: Shape, folder: Path) -> str:
   {_command(folder)} jobs follow hello
 
 Ctrl-C stops everything{"." if shape.keep else " and removes its data (--keep keeps it)."}"""
+
+
+def _tunnel(url: str, *, set_up: bool) -> str:
+    """How OpenAI's webhooks reach this machine, in three lines."""
+    again = "" if set_up else "; then start `backstop dev --openai` again"
+    return (
+        f"  1. open a tunnel to this machine:  cloudflared tunnel --url {url}   (or: ngrok http {url})\n"
+        "  2. at https://platform.openai.com/settings/project/webhooks add  https://YOUR-TUNNEL/webhooks/openai  for "
+        "response.*\n"
+        f"  3. export OPENAI_WEBHOOK_SECRET=whsec_... (shown once there){again}"
+    )
 
 
 def _command(folder: Path) -> str:
@@ -179,7 +191,8 @@ async def _feed(system: System, count: int, say: Tell) -> None:
         try:
             while not (submitting.done() and driver.open() == 0):
                 await asyncio.sleep(LINE_EVERY_S)
-                say(f"sample jobs: {len(driver.acknowledged)} of {count} submitted, {len(driver.finished)} finished")
+                taken = len(driver.acknowledged)
+                say(f"sample jobs: {taken} of {count} submitted, {taken - driver.open()} finished")
             submitting.result()
         finally:
             submitting.cancel()

@@ -17,7 +17,7 @@ from backstop.audit.dead_letters import (
     DeadLetterEntries,
     DeadLetterEntry,
     Republish,
-    Wanted,
+    Selection,
     collect,
     plan_retry,
     raw_record,
@@ -178,17 +178,19 @@ async def _letters(settings: RuntimeSettings, since_ms: int | None = None) -> De
 
 def _wanted(
     settings: RuntimeSettings, topic: str | None, reason: str | None, since: str | None, *, everything: bool
-) -> Wanted:
+) -> Selection:
     logical = topic.removeprefix(settings.topic_prefix) if topic else None
     if logical is not None and logical not in BY_NAME:
         fail(f"there is no topic {topic}: one of {', '.join(BY_NAME)}")
     if reason is not None and reason not in get_args(DeadReason):
         fail(f"there is no reason {reason}: one of {', '.join(get_args(DeadReason))}")
     since_ms = point_in_time(since, make_clock()()) if since else None
-    return Wanted(logical, reason, since_ms, resolved=everything)
+    return Selection(logical, reason, since_ms, resolved=everything)
 
 
-def _chosen(settings: RuntimeSettings, ids: list[str] | None, wanted: Wanted, *, again: bool) -> list[DeadLetterEntry]:
+def _chosen(
+    settings: RuntimeSettings, ids: list[str] | None, wanted: Selection, *, again: bool
+) -> list[DeadLetterEntry]:
     """The chosen dead letters, by id or by filter. Giving neither is refused, so all of them are never chosen by
     mistake.
     """
@@ -285,7 +287,7 @@ def _brief(letter: DeadLetterEntry) -> dict[str, Any]:
         "key": letter.letter.record_key or None,
         "place": letter.place,
         "status": letter.status,
-        "decisions": [decision.model_dump(mode="json", exclude={"v", "type", "record_key"}) for decision in letter.decisions],
+        "decisions": [one.model_dump(mode="json", exclude={"v", "type", "record_key"}) for one in letter.decisions],
     }  # fmt: skip
 
 

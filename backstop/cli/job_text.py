@@ -5,13 +5,13 @@ from typing import Any, Final
 
 import orjson
 
-COLUMNS: Final = ("job_id", "status", "model", "age", "attempts", "found_by", "next_action")
+COLUMNS: Final = ("job_id", "status", "model", "age", "attempts", "found_by", "next_action", "because")
+REASON_COLUMNS: Final = ("count", "jobs", "because", "since", "example", "message")
 FACT_COLUMNS: Final = ("at", "kind", "where", "summary")
 
 
 def job_row(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
     """One line of a list."""
-    due = job.get("next_action_at_ms")
     return {
         "job_id": job.get("job_id"),
         "status": job.get("status"),
@@ -19,8 +19,50 @@ def job_row(job: dict[str, Any], now_ms: int) -> dict[str, Any]:
         "age": span(now_ms - int(job.get("submitted_at_ms", now_ms))),
         "attempts": job.get("attempts"),
         "found_by": job.get("found_by"),
-        "next_action": None if due is None else f"in {span(due - now_ms)}",
+        "next_action": next_action(job.get("waiting"), now_ms),
+        "because": _short(job.get("waiting"), job.get("reason")),
     }
+
+
+def next_action(waiting: Any, now_ms: int) -> str | None:
+    """What an open job waits for, and until when: `retry in 4.0s`, `webhook`."""
+    if not isinstance(waiting, dict):
+        return None
+    until_ms = waiting.get("until_ms")
+    if not isinstance(until_ms, int):
+        return str(waiting.get("for"))
+    left_ms = until_ms - now_ms
+    return f"{waiting.get('for')} " + (f"in {span(left_ms)}" if left_ms >= 0 else f"due {span(-left_ms)} ago")
+
+
+def waiting_text(waiting: Any) -> str:
+    """What an open job waits for, in one line."""
+    if not isinstance(waiting, dict):
+        return ""
+    because = waiting.get("because")
+    said = _reason(because) if isinstance(because, dict) else ""
+    return f"{waiting.get('for')}, since {clock(waiting.get('since_ms'))}" + (f" ({said})" if said else "")
+
+
+def _short(waiting: Any, reason: Any) -> str | None:
+    """The code of the reason why a job waits, or why it ended."""
+    because = waiting.get("because") if isinstance(waiting, dict) else reason
+    return because.get("code") if isinstance(because, dict) else None
+
+
+def reason_rows(found: dict[str, Any], now_ms: int) -> list[dict[str, Any]]:
+    """The groups of `GET /v1/reasons`: open jobs first."""
+    return [
+        {
+            "count": group.get("count"),
+            "jobs": f"wait for {group['for']}" if "for" in group else group.get("status"),
+            "because": group.get("code"),
+            "since": f"{span(now_ms - int(group.get('since_ms', group.get('ended_at_ms', now_ms))))} ago",
+            "example": next(iter(group.get("job_ids", ())), None),
+            "message": group.get("message") or None,
+        }
+        for group in (*found.get("waiting", ()), *found.get("ended", ()))
+    ]
 
 
 def fact_row(fact: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +83,8 @@ def change_line(job: dict[str, Any]) -> str:
     parts = [clock(job.get("updated_at_ms")), str(job.get("status"))]
     if job.get("attempts"):
         parts.append(f"attempt {job['attempts']}")
+    if job.get("waiting"):
+        parts.append(f"waits for {waiting_text(job['waiting'])}")
     if job.get("next_action_at_ms"):
         parts.append(f"next action at {clock(job['next_action_at_ms'])}")
     if job.get("found_by"):
@@ -58,6 +102,7 @@ def job_text(job: dict[str, Any]) -> str:
         ("model", job.get("model")),
         ("submitted", clock(job.get("submitted_at_ms"), day=True)),
         ("deadline", clock(job.get("deadline_at_ms"), day=True)),
+        ("waits for", waiting_text(job.get("waiting"))),
         ("next action", clock(job.get("next_action_at_ms"), day=True)),
         ("finished", clock(job.get("finished_at_ms"), day=True)),
         ("found by", job.get("found_by")),
@@ -65,7 +110,7 @@ def job_text(job: dict[str, Any]) -> str:
         ("timings", _timings(result.get("timings"))),
         ("cost", _cost(job.get("cost"))),
         ("usage", _compact(result.get("usage"))),
-        ("reason", _reason(result.get("reason"))),
+        ("reason", _reason(result.get("reason") or job.get("reason"))),
     ]
     text = "\n".join(f"{name + ':':<13}{value}" for name, value in lines if value not in (None, "", "-"))
     output = output_text(job)

@@ -1,5 +1,5 @@
-"""`backstop jobs submit | adopt | list | show | follow | stream | cancel`: jobs over the HTTP API of a running
-Backstop.
+"""`backstop jobs submit | adopt | list | reasons | show | follow | stream | cancel`: jobs over the HTTP API of a
+running Backstop.
 """
 
 import sys
@@ -10,9 +10,19 @@ import aiohttp
 import orjson
 import typer
 
+from backstop.cli import bulk
 from backstop.cli.api import Url, run_against
 from backstop.cli.following import follow
-from backstop.cli.job_text import COLUMNS, FACT_COLUMNS, change_line, fact_row, job_row, job_text
+from backstop.cli.job_text import (
+    COLUMNS,
+    FACT_COLUMNS,
+    REASON_COLUMNS,
+    change_line,
+    fact_row,
+    job_row,
+    job_text,
+    reason_rows,
+)  # fmt: skip
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.partials import TEXT, stream
 from backstop.runtime.http import api_client as http
@@ -124,6 +134,29 @@ def list_jobs(
 
 
 @app.command()
+def reasons(
+    since_s: Annotated[int, typer.Option(min=1, help="Count jobs that ended in this time before now.")] = 86_400,
+    url: Url = None,
+    output: Output = Form.TABLE,
+) -> None:
+    """Show what open jobs wait for, and why jobs ended as they did: equal reasons together, the largest group first."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        now_ms = make_clock()()
+        since = {"since": str(now_ms - 1000 * since_s)}
+        found = await http.ask(session, "GET", "/v1/reasons", params=since)
+        if output is Form.TABLE:
+            emit(reason_rows(found, now_ms), output, REASON_COLUMNS)
+            if found.get("cut"):
+                tell("there are more jobs or groups than are counted here")
+        else:
+            emit_one(found)
+        return DONE
+
+    run_against(url, run)
+
+
+@app.command()
 def show(
     job_id: JobId,
     timeline: Annotated[
@@ -172,17 +205,51 @@ def stream_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quie
 
 @app.command()
 def cancel(
-    job_id: JobId,
-    reason: Annotated[str | None, typer.Option(help="Reason; kept with the job.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of jobs.")] = None,
+    session_id: Annotated[str | None, typer.Option("--session", help="Open jobs of this session.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Open jobs with this tag.")] = None,
+    model: Annotated[str | None, typer.Option(help="Open jobs of this model.")] = None,
+    status: Annotated[list[str] | None, typer.Option("--state", help="Open jobs in this state; several times.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All open jobs of the tenant.")] = False,
+    tenant: Annotated[str | None, typer.Option(help="Another tenant's jobs; needs the scope `admin`.")] = None,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Execute the plan. Without this option the plan is only shown.")
+    ] = False,
+    why: Annotated[str | None, typer.Option("--why", "--reason", help="Reason; kept with each job.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Author of the decision. Default: the user's name.")] = None,
+    rate_per_s: Annotated[int, typer.Option("--rate", min=1, max=10_000, help="Most jobs a second.")] = 200,
     url: Url = None,
+    output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """End a job with the outcome `cancelled`, and cancel its responses at the provider."""
+    """End jobs with the outcome `cancelled`, and cancel their responses at the provider.
+
+    One job by its id at once. Several ids, or jobs that fit all given options: shows the plan; --execute with --why
+    executes it. Exit 1: some of the given ids are no open jobs.
+    """
+    given = {"session_id": session_id, "tag": tag, "model": model, "status": status, "everything": everything or None}
+    filtered = {name: value for name, value in given.items() if value}
+    if not ids and not filtered:
+        fail("give ids of jobs, or --session, --tag, --model or --state, or --all for all open jobs")
+    if ids and filtered:
+        fail("give ids of jobs, or options that choose them, not both")
+    if execute and (why is None or not why.strip()):
+        fail("give a reason with --why; it is kept with each job")
+    at_once = ids is not None and len(ids) == 1 and tenant is None and not execute
+    wanted: dict[str, Any] = {"ids": ids} if ids else filtered
+    if tenant is not None:
+        wanted["tenant"] = tenant
 
     async def run(session: aiohttp.ClientSession) -> int:
-        await http.ask(session, "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": reason} if reason else {})
-        tell(f"{job_id}: the cancel is accepted", quiet=quiet)
-        return DONE
+        if at_once:
+            await http.ask(session, "POST", f"/v1/jobs/{(ids or [''])[0]}/cancel", json={"reason": why} if why else {})
+            tell(f"{(ids or [''])[0]}: the cancel is accepted", quiet=quiet)
+            return DONE
+        if execute:
+            return await bulk.execute(
+                session, wanted, output, why=why or "", by=by, rate_per_s=rate_per_s, quiet=quiet
+            )  # fmt: skip
+        return await bulk.show_plan(session, wanted, output, quiet=quiet)
 
     run_against(url, run)
 

@@ -104,7 +104,8 @@ def rotate(
         expires_at = None if expires_in == NEVER else at + _span(expires_in)
         key = old.model_copy(
             update={
-                "id": new_id, "sha256": sha256, "created_at": at, "expires_at": expires_at, "created_by": getpass.getuser(),
+                "id": new_id, "sha256": sha256, "created_at": at, "expires_at": expires_at,
+                "created_by": getpass.getuser(),
             }
         )  # fmt: skip
         ends_at = at + _span(overlap)

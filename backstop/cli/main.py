@@ -3,6 +3,7 @@
 """
 
 import errno
+import logging
 import sys
 import traceback
 from importlib import import_module
@@ -24,7 +25,10 @@ SUBCOMMANDS = (
     "demo",
     "dev",
     "jobs",
+    "find",
     "why",
+    "status",
+    "lanes",
     "costs",
     "audit",
     "dlq",
@@ -46,6 +50,9 @@ PATH_ERRORS = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EROFS}
 )
 """Errors of the operating system for a wrong file or folder name."""
+
+
+FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class _Subcommands(TyperGroup):
@@ -86,12 +93,19 @@ def root(
 def main() -> None:
     """Run the command line. Errors that the operator can fix are one sentence; others are bugs, with a traceback."""
     private_umask()
+    # Where a command shows no log, its errors are sentences; without a handler Python prints each of aiokafka's.
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     try:
         app()
     except (BackstopError, BrokerError) as error:
         _complain(f"backstop: {error}")
         sys.exit(CANNOT)
     except OSError as error:
+        if error.errno in FULL_ERRORS:
+            _complain(
+                f"backstop: {error.filename or 'a file'} could not be written: {error.strerror}. Free some space."
+            )
+            sys.exit(CANNOT)
         if error.errno not in PATH_ERRORS or error.filename is None:
             _complain(traceback.format_exc())
             sys.exit(DIFFERS)

@@ -1,5 +1,8 @@
 """`backstop outgoing`: delivers webhooks about results to the endpoints of tenants, until SIGTERM."""
 
+import os
+
+from backstop.cli.unknown_variables import warn_of_unknown
 from backstop.runtime.read_settings import read
 from backstop.runtime.startup import run_until_stopped
 
@@ -9,4 +12,5 @@ def outgoing() -> None:
     from backstop.outgoing.app import checked, serve  # noqa: PLC0415 - only this command pays for the import
     from backstop.outgoing.settings import OutgoingSettings  # noqa: PLC0415 - as above
 
+    warn_of_unknown(os.environ)
     run_until_stopped(checked(read(OutgoingSettings)), "outgoing", serve)

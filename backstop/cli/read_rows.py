@@ -8,7 +8,7 @@ from backstop.dev.state import read_state, state_folder
 from backstop.readmodel import store
 from backstop.readmodel.database import Connection
 from backstop.readmodel.opening import database_at
-from backstop.readmodel.retention import cut_of
+from backstop.readmodel.retention import removable_of
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process.clock import make_clock
@@ -54,7 +54,7 @@ def _snapshot(conn: Connection) -> ReadModel:
     after = ""
     while True:
         page = conn.rows(
-            f"SELECT {store.JOB_COLUMNS} FROM jobs WHERE job_id > ? ORDER BY job_id LIMIT {PAGE}",  # noqa: S608 - our own names
+            f"SELECT {store.JOB_COLUMNS} FROM jobs WHERE job_id > ? ORDER BY job_id LIMIT {PAGE}",  # noqa: S608 - ours
             (after,),
         )
         for values in page:
@@ -70,5 +70,5 @@ def _snapshot(conn: Connection) -> ReadModel:
                 place=f"{at.topic}:{at.partition}:{at.offset}",
             )
         if len(page) < PAGE:
-            return ReadModel(store.offsets(conn), rows, submitted, cut_of(conn).ended_before_ms)
+            return ReadModel(store.offsets(conn), rows, submitted, removable_of(conn).ended_before_ms)
         after = page[-1][0]

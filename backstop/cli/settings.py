@@ -11,18 +11,11 @@ from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings
 
 from backstop.cli.output import Form, Output, emit
+from backstop.cli.settings_classes import SETTINGS_CLASSES
+from backstop.cli.unknown_variables import warn_of_unknown
 from backstop.dev.state import DevState, read_state, state_folder
 from backstop.runtime.read_settings import read
 from backstop.runtime.settings import RuntimeSettings
-
-SETTINGS_CLASSES: tuple[tuple[str, str], ...] = (
-    ("backstop.runtime.settings", "RuntimeSettings"),
-    ("receiver.settings", "ReceiverSettings"),
-    ("streams.settings", "StreamSettings"),
-    ("backstop.readmodel.settings", "ProjectionSettings"),
-    ("backstop.outgoing.settings", "OutgoingSettings"),
-)
-"""Where each process declares its settings. Imported only by this command."""
 
 HIDDEN = "(set, hidden)"
 
@@ -57,6 +50,7 @@ def settings(
     only: Annotated[str | None, typer.Option(help="Only settings whose name contains this.")] = None,
 ) -> None:
     """Print every setting with its value and meaning. Values of secrets are hidden."""
+    warn_of_unknown(os.environ)
     rows: dict[str, dict[str, Any]] = {}
     for module, name in SETTINGS_CLASSES:
         kind: type[BaseSettings] = getattr(import_module(module), name)

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from backstop.cli.settings import SETTINGS_CLASSES
+from backstop.cli.settings_classes import SETTINGS_CLASSES
 
 TITLES = {
     "RuntimeSettings": "All processes",

@@ -8,7 +8,7 @@ import typer
 
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, tell
 from backstop.cli.settings import bootstrap_settings
-from backstop.runtime.kafka.topics import Difference, check_topics, create_topics, rows, wanted_topics
+from backstop.runtime.kafka.topics import TopicDifference, check_topics, create_topics, rows, wanted_topics
 from backstop.runtime.settings import RuntimeSettings
 from schemas.topics import BY_NAME, FOR_EVER_MS, HOUR_MS, TOPICS
 
@@ -70,10 +70,10 @@ def _rows(settings: RuntimeSettings) -> list[dict[str, Any]]:
     ]
 
 
-def _tell_differences(differences: tuple[Difference, ...], quiet: bool) -> None:
+def _tell_differences(differences: tuple[TopicDifference, ...], quiet: bool) -> None:
     for difference in differences:
         tell(("error: " if difference.fatal else "note: ") + str(difference), quiet=quiet and not difference.fatal)
 
 
-def _code(differences: tuple[Difference, ...]) -> int:
+def _code(differences: tuple[TopicDifference, ...]) -> int:
     return DIFFERS if any(difference.fatal for difference in differences) else DONE

@@ -11,7 +11,7 @@ import orjson
 
 from backstop.dev.driver import Driver
 from backstop.dev.invariants import Create
-from backstop.dev.judge import Acknowledged, Evidence, Result, Webhook
+from backstop.dev.judge import Acknowledged, Evidence, HeardWebhook, Result
 from backstop.dev.system import System
 from backstop.runtime.http.api_client import ApiError, ask
 from schemas.statuses import END_RESPONSE_STATUSES
@@ -58,14 +58,14 @@ def ends(ledgers: Path) -> dict[str, int]:
     return ended
 
 
-def webhooks(ledgers: Path) -> list[Webhook]:
+def webhooks(ledgers: Path) -> list[HeardWebhook]:
     """Per response, the first delivery of its genuine webhook that was answered with a 2xx, with its time of
     sending.
     """
-    sent: dict[str, Webhook] = {}
+    sent: dict[str, HeardWebhook] = {}
     for line in ledger_lines(ledgers / "deliveries.jsonl"):
         if line["authentic"] and line["outcome"] == "delivered" and line["response"]:
-            sent.setdefault(line["response"], Webhook(line["response"], line["at_ms"] - int(line["took_ms"] or 0)))
+            sent.setdefault(line["response"], HeardWebhook(line["response"], line["at_ms"] - int(line["took_ms"] or 0)))
     return list(sent.values())
 
 

@@ -1,6 +1,6 @@
 """PURE: the invariants, each a check of what independent witnesses saw of a run. The demo and the torture use them.
 
-Each check returns what is wrong with it, as a `Finding`; one without examples says that the invariant held.
+Each check returns what is wrong with it, as a `Breach`; one without examples says that the invariant held.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ MISSING_ROW = "no row"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Breach:
     """What violates an invariant: a text for each case."""
 
     invariant: Invariant
@@ -56,7 +56,7 @@ class Causes:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class ProviderDelivery:
     """A line of the provider's ledger of webhook deliveries, forged ones among them."""
 
     webhook_id: str
@@ -69,24 +69,24 @@ class Delivery:
     """As the provider names it: delivered, refused and so on."""
 
 
-def unanswered(acknowledged: Iterable[str], results: Collection[str]) -> Finding:
+def unanswered(acknowledged: Iterable[str], results: Collection[str]) -> Breach:
     """I1: every acknowledged job has a result."""
     lost = [job_id for job_id in acknowledged if job_id not in results]
-    return Finding("I1", "acknowledged jobs without a result", lost)
+    return Breach("I1", "acknowledged jobs without a result", lost)
 
 
-def repeated(results: Mapping[str, int]) -> Finding:
+def repeated(results: Mapping[str, int]) -> Breach:
     """I2: every job has one committed result. :param results: their number by job."""
-    return Finding("I2", "jobs with more than one result", [job_id for job_id, count in results.items() if count > 1])
+    return Breach("I2", "jobs with more than one result", [job_id for job_id, count in results.items() if count > 1])
 
 
-def unsubmitted(results: Iterable[str], submitted: Collection[str]) -> Finding:
+def unsubmitted(results: Iterable[str], submitted: Collection[str]) -> Breach:
     """I2: every result belongs to a submitted job."""
-    strangers = [job_id for job_id in results if job_id not in submitted]
-    return Finding("I2", "results of jobs that were not submitted", strangers)
+    foreign = [job_id for job_id in results if job_id not in submitted]
+    return Breach("I2", "results of jobs that were not submitted", foreign)
 
 
-def uncaused(creates: Iterable[Create], causes: Mapping[str, Causes], source: str) -> Finding:
+def uncaused(creates: Iterable[Create], causes: Mapping[str, Causes], source: str) -> Breach:
     """I3: the provider accepted one create for each attempt, no more than were granted, and none without a cause.
 
     :param source: what tells `Causes.attempts`.
@@ -108,20 +108,20 @@ def uncaused(creates: Iterable[Create], causes: Mapping[str, Causes], source: st
             found.append(f"{name} (only {cause.granted - 1} retries were granted)")
         elif cause.attempts is not None and create.attempt not in cause.attempts:
             found.append(f"{name} (the {source} does not list it)")
-    return Finding("I3", "accepted creates without a cause", found)
+    return Breach("I3", "accepted creates without a cause", found)
 
 
-def mismatched(outcomes: Mapping[str, str], rows: Mapping[str, str]) -> Finding:
+def mismatched(outcomes: Mapping[str, str], rows: Mapping[str, str]) -> Breach:
     """I6: the row of each job says what its result says. :param rows: status in the read model by job."""
     wrong = [
         f"{job_id} (row {rows.get(job_id, MISSING_ROW)}, result {outcome})"
         for job_id, outcome in outcomes.items()
         if rows.get(job_id, MISSING_ROW) != outcome
     ]
-    return Finding("I6", "rows that differ from their result", wrong)
+    return Breach("I6", "rows that differ from their result", wrong)
 
 
-def webhooks(deliveries: Sequence[Delivery], kept: Collection[str]) -> list[Finding]:
+def webhooks(deliveries: Sequence[ProviderDelivery], kept: Collection[str]) -> list[Breach]:
     """I7: what was answered 2xx is in a log, and a forgery is refused and leaves no trace.
 
     :param kept: ids of the webhooks in a log or among the dead letters.
@@ -131,16 +131,16 @@ def webhooks(deliveries: Sequence[Delivery], kept: Collection[str]) -> list[Find
     forged = [one for one in deliveries if not one.authentic]
     believed = {one.webhook_id for one in forged} - genuine
     return [
-        Finding("I7", "webhooks answered 2xx and in no log", sorted(accepted - set(kept))),
-        Finding("I7", "forged webhooks answered 2xx", [_named(one) for one in forged if _is(one, 200)]),
-        Finding("I7", "forged webhooks in a log", sorted(believed & set(kept))),
-        Finding("I7", "forged webhooks answered 5xx", [_named(one) for one in forged if _is(one, 500)]),
+        Breach("I7", "webhooks answered 2xx and in no log", sorted(accepted - set(kept))),
+        Breach("I7", "forged webhooks answered 2xx", [_named(one) for one in forged if _is(one, 200)]),
+        Breach("I7", "forged webhooks in a log", sorted(believed & set(kept))),
+        Breach("I7", "forged webhooks answered 5xx", [_named(one) for one in forged if _is(one, 500)]),
     ]
 
 
-def _is(delivery: Delivery, hundred: int) -> bool:
+def _is(delivery: ProviderDelivery, hundred: int) -> bool:
     return hundred <= delivery.status < hundred + 100
 
 
-def _named(delivery: Delivery) -> str:
+def _named(delivery: ProviderDelivery) -> str:
     return f"{delivery.webhook_id} ({delivery.status})"

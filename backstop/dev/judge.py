@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from backstop.dev.invariants import Causes, Create, Finding, mismatched, repeated, unanswered, uncaused, unsubmitted
+from backstop.dev.invariants import Breach, Causes, Create, mismatched, repeated, unanswered, uncaused, unsubmitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Webhook:
+class HeardWebhook:
     """The first delivery of a response's genuine webhook that was answered with a 2xx."""
 
     response_id: str
@@ -56,7 +56,7 @@ class Evidence:
     """Job id → status in the read model."""
     ended_at_ms: Mapping[str, int] = field(default_factory=dict)
     """Response id → time of its end in the provider's ledger, in Unix milliseconds."""
-    webhooks: Sequence[Webhook] = ()
+    webhooks: Sequence[HeardWebhook] = ()
     restarts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -71,7 +71,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """The counts of a run. `violations` is empty when every invariant held."""
 
     jobs: int
@@ -92,10 +92,10 @@ class Verdict:
     webhook_to_result: Spread
     request_to_create: Spread
     restarts: Mapping[str, int]
-    violations: tuple[Finding, ...]
+    violations: tuple[Breach, ...]
 
 
-def judge(evidence: Evidence) -> Verdict:
+def judge(evidence: Evidence) -> RunVerdict:
     """Count the evidence, and list every violation."""
     submitted = {job.job_id: job for job in evidence.acknowledged}
     results: dict[str, list[Result]] = defaultdict(list)
@@ -110,7 +110,7 @@ def judge(evidence: Evidence) -> Verdict:
     mismatches = mismatched(outcomes, evidence.rows)
     findings = (lost, duplicates, unsubmitted(results, submitted), unexplained, mismatches)
     per_job = Counter(create.job_id for create in evidence.creates)
-    return Verdict(
+    return RunVerdict(
         jobs=len(submitted),
         by_ingress=dict(Counter(job.ingress for job in submitted.values())),
         results=len(evidence.results),
@@ -162,7 +162,7 @@ def _detection(results: Iterable[Result], ended_at_ms: Mapping[str, int]) -> dic
     return {found_by: spread(values) for found_by, values in sorted(delays.items())}
 
 
-def _webhook_to_result(results: Iterable[Result], webhooks: Sequence[Webhook]) -> Spread:
+def _webhook_to_result(results: Iterable[Result], webhooks: Sequence[HeardWebhook]) -> Spread:
     sent: dict[str, int] = {}
     for webhook in webhooks:
         sent.setdefault(webhook.response_id, webhook.sent_at_ms)

@@ -93,7 +93,7 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class _SystemPlaces:
     """Ports and secrets, chosen before any child starts, so that a restarted child keeps them."""
 
     serve: int
@@ -218,15 +218,15 @@ def _runtime_settings(shape: Shape, kafka: broker.Owned) -> tuple[RuntimeSetting
     return runtime, throwaway
 
 
-def _draw_places(shape: Shape, ports: Ports) -> _Places:
+def _draw_places(shape: Shape, ports: Ports) -> _SystemPlaces:
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    return _Places(
+    return _SystemPlaces(
         serve=ports.draw(shape.port),
         simulator=ports.draw(),
         projection=ports.draw(),
         outgoing=ports.draw() if shape.webhooks else 0,
         workers=tuple(ports.draw() for _ in range(shape.workers)),
-        webhook_secret=(shape.openai.webhook_secrets or secret) if shape.openai else secret,
+        webhook_secret=shape.openai.webhook_secrets if shape.openai else secret,
         api_key=shape.openai.api_key if shape.openai else f"sk-dev-{secrets.token_hex(12)}",
     )
 
@@ -235,7 +235,7 @@ def _database(shape: Shape) -> Path:
     return shape.folder / "readmodel.db"
 
 
-def _programs(shape: Shape, places: _Places, runtime: RuntimeSettings) -> list[Program]:
+def _programs(shape: Shape, places: _SystemPlaces, runtime: RuntimeSettings) -> list[Program]:
     base = _environment(shape, places, runtime)
     programs = [
         _ours("serve", base, places.serve, BACKSTOP_PORT=str(places.serve)),
@@ -252,7 +252,7 @@ def _programs(shape: Shape, places: _Places, runtime: RuntimeSettings) -> list[P
     return programs
 
 
-def _environment(shape: Shape, places: _Places, runtime: RuntimeSettings) -> dict[str, str]:
+def _environment(shape: Shape, places: _SystemPlaces, runtime: RuntimeSettings) -> dict[str, str]:
     provider: dict[str, str] = {"OPENAI_API_KEY": places.api_key}
     base_url = shape.openai.base_url if shape.openai else f"http://{HOST}:{places.simulator}/v1"
     if base_url:
@@ -324,7 +324,7 @@ def _ours(name: str, base: Mapping[str, str], port: int, **settings: str) -> Pro
     )
 
 
-def _simulator(shape: Shape, places: _Places, base: Mapping[str, str]) -> Program:
+def _simulator(shape: Shape, places: _SystemPlaces, base: Mapping[str, str]) -> Program:
     return Program(
         name="simulator",
         command=(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
-from backstop.outgoing.attempts import Attempts, SignedPosts
+from backstop.outgoing.attempts import DeliveryAttempts, SignedPosts
 from backstop.outgoing.egress import SystemLookup
 from backstop.outgoing.endpoints import EndpointFollower
 from backstop.outgoing.metrics import OutgoingMetrics
@@ -15,7 +15,7 @@ from backstop.outgoing.secrets import SecretKeys
 from backstop.outgoing.sender import Sender
 from backstop.outgoing.service import DELIVERIES, RESULTS, Service
 from backstop.outgoing.settings import OutgoingSettings
-from backstop.outgoing.turns import Turns
+from backstop.outgoing.turns import DeliveryTurns
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.health import Health, HealthServer
 from backstop.runtime.kafka.broker_clock import BrokerClock
@@ -58,10 +58,10 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
     reporting, health = Reporting(publisher, OutgoingMetrics(), clock.now_ms), Health("outgoing")
     endpoints = EndpointFollower(settings)
     group = ConsumerGroup(
-        settings, topics=[RESULTS, DELIVERIES], group="outgoing", client_id="backstop-outgoing",
+        settings, topics=[RESULTS, DELIVERIES], group="outgoing",
         session_timeout_ms=settings.outgoing_session_timeout_ms, isolation_level="read_committed",
     )  # fmt: skip
-    turns = Turns(settings.outgoing_attempts_max, settings.outgoing_endpoint_attempts_max)
+    turns = DeliveryTurns(settings.outgoing_attempts_max, settings.outgoing_endpoint_attempts_max)
     lookup = SystemLookup(settings.outgoing_attempts_max)
     sender = Sender(
         rules, lookup, timeout_s=settings.outgoing_timeout_ms / 1000, connections_max=settings.outgoing_attempts_max
@@ -70,7 +70,7 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
         group=group, turns=turns, endpoints=endpoints, results=ResultsReader(settings), reporting=reporting,
         resend_max=settings.outgoing_resend_max,
     )  # fmt: skip
-    attempts = Attempts(
+    attempts = DeliveryAttempts(
         turns=turns, find=service.find, posts=SignedPosts(endpoints, secrets, sender), reporting=reporting,
         policy=settings.retry_policy(), waiting_max=settings.outgoing_endpoint_waiting_max,
     )  # fmt: skip

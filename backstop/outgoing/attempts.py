@@ -12,10 +12,10 @@ from backstop.outgoing.deliveries import event_id
 from backstop.outgoing.endpoints import Endpoint, Endpoints
 from backstop.outgoing.fold import Pending
 from backstop.outgoing.metrics import OutgoingMetrics
-from backstop.outgoing.policy import Outcome, RetryPolicy, Unanswered, Verdict, dead_without_attempt, judge
+from backstop.outgoing.policy import AttemptVerdict, Outcome, RetryPolicy, Unanswered, dead_without_attempt, judge
 from backstop.outgoing.secrets import SecretKeys
 from backstop.outgoing.sender import Sender
-from backstop.outgoing.turns import Turns
+from backstop.outgoing.turns import DeliveryTurns
 from backstop.outgoing.wire import body_of, headers_of
 from backstop.runtime.kafka.acknowledged import publish, until_acknowledged
 from backstop.runtime.kafka.reporting import Reporting
@@ -49,11 +49,11 @@ class SignedPosts:
     sender: Sender
 
 
-class Attempts:
+class DeliveryAttempts:
     """Performs attempts until stopped. Set `changed` after each change to `turns`."""
 
     def __init__(
-        self, *, turns: Turns, find: Find, posts: SignedPosts, reporting: Reporting[OutgoingMetrics],
+        self, *, turns: DeliveryTurns, find: Find, posts: SignedPosts, reporting: Reporting[OutgoingMetrics],
         policy: RetryPolicy, waiting_max: int,
     ) -> None:  # fmt: skip
         self._turns = turns
@@ -95,7 +95,7 @@ class Attempts:
         return TICK_S if due_ms is None else min(TICK_S, max(0.001, (due_ms - self._now_ms()) / 1000))
 
     async def _attempt(self, delivery_id: str) -> None:
-        verdict: Verdict | None = None
+        verdict: AttemptVerdict | None = None
         try:
             pending = self._find(delivery_id)
             if pending is not None:
@@ -111,7 +111,7 @@ class Attempts:
             )
             self.changed.set()
 
-    async def _verdict(self, delivery_id: str, pending: Pending) -> Verdict:
+    async def _verdict(self, delivery_id: str, pending: Pending) -> AttemptVerdict:
         endpoint = await self._endpoint(pending.delivery.endpoint_id)
         saved = endpoint.saved if endpoint is not None and not endpoint.removed else None
         if endpoint is None or saved is None:
@@ -137,8 +137,8 @@ class Attempts:
             )  # fmt: skip
         return verdict
 
-    def _given_up(self, delivery_id: str, pending: Pending, dead_by: DeadBy) -> Verdict:
-        return Verdict(dead_without_attempt(pending, delivery_id, dead_by, self._now_ms()), tried=False)
+    def _given_up(self, delivery_id: str, pending: Pending, dead_by: DeadBy) -> AttemptVerdict:
+        return AttemptVerdict(dead_without_attempt(pending, delivery_id, dead_by, self._now_ms()), tried=False)
 
     async def _endpoint(self, endpoint_id: str) -> Endpoint | None:
         found = self._endpoints.book.by_id.get(endpoint_id)
@@ -162,7 +162,7 @@ class Attempts:
         headers = headers_of(delivery_id, now_ms // 1000, body, known, self._user_agent)
         return await self._sender.post(saved.url, headers, body)
 
-    async def _report(self, delivery_id: str, verdict: Verdict) -> None:
+    async def _report(self, delivery_id: str, verdict: AttemptVerdict) -> None:
         fact = verdict.fact
         messages: list[Message] = []
         if isinstance(fact, DeliveryDead):

@@ -27,7 +27,7 @@ from schemas.deliveries import (
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class NoDelivery:
     """No fact read, or forgotten."""
 
 
@@ -42,58 +42,58 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class DeliveryEnded:
     """Delivered, or abandoned."""
 
     asked_at_ms: int
 
 
-State = Absent | Pending | Ended
+State = NoDelivery | Pending | DeliveryEnded
 Ignored = Literal["repeat", "late"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DeliveryStep:
     state: State
     ignored: Ignored | None = None
 
 
-def step(state: State, fact: DeliveryFact) -> Step:
+def step(state: State, fact: DeliveryFact) -> DeliveryStep:
     """Fold one fact of a delivery. Total: a fact that no longer matters changes nothing, and `ignored` says why."""
     match state:
-        case Absent():
-            return Step(_as_told(fact))
-        case Pending() | Ended():
+        case NoDelivery():
+            return DeliveryStep(_as_told(fact))
+        case Pending() | DeliveryEnded():
             if fact.asked_at_ms > state.asked_at_ms:
-                return Step(_as_told(fact))
+                return DeliveryStep(_as_told(fact))
             if fact.asked_at_ms < state.asked_at_ms:
-                return Step(state, "late")
+                return DeliveryStep(state, "late")
             return _within_round(state, fact)
         case _:
             assert_never(state)
 
 
-def _within_round(state: Pending | Ended, fact: DeliveryFact) -> Step:
+def _within_round(state: Pending | DeliveryEnded, fact: DeliveryFact) -> DeliveryStep:
     match fact:
         case DeliveryPlanned() | DeliveryAsked():
-            return Step(state, "repeat")
+            return DeliveryStep(state, "repeat")
         case DeliveryFailed():
             if isinstance(state, Pending) and fact.attempt > state.attempts:
-                return Step(_as_told(fact))
-            return Step(state, "late")
+                return DeliveryStep(_as_told(fact))
+            return DeliveryStep(state, "late")
         case DeliveryDone() | DeliveryDead():
-            return Step(_as_told(fact)) if isinstance(state, Pending) else Step(state, "late")
+            return DeliveryStep(_as_told(fact)) if isinstance(state, Pending) else DeliveryStep(state, "late")
         case _:
             assert_never(fact)
 
 
-def _as_told(fact: DeliveryFact) -> Pending | Ended:
+def _as_told(fact: DeliveryFact) -> Pending | DeliveryEnded:
     match fact:
         case DeliveryPlanned() | DeliveryAsked():
             return Pending(fact.delivery, fact.asked_at_ms, 0, fact.at_ms)
         case DeliveryFailed():
             return Pending(fact.delivery, fact.asked_at_ms, fact.attempt, fact.next_at_ms)
         case DeliveryDone() | DeliveryDead():
-            return Ended(fact.asked_at_ms)
+            return DeliveryEnded(fact.asked_at_ms)
         case _:
             assert_never(fact)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from backstop.outgoing.fold import Absent, State, step
+from backstop.outgoing.fold import NoDelivery, State, step
 from schemas.deliveries import (
     DeliveryAsked,
     DeliveryDead,
@@ -37,7 +37,7 @@ def lines(facts: Iterable[DeliveryFact]) -> list[DeliveryLine]:
     states: dict[str, State] = {}
     found: dict[str, DeliveryLine] = {}
     for fact in facts:
-        done = step(states.get(fact.delivery_id, Absent()), fact)
+        done = step(states.get(fact.delivery_id, NoDelivery()), fact)
         if done.ignored is None:
             states[fact.delivery_id] = done.state
             found[fact.delivery_id] = _line(fact)

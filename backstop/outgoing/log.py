@@ -6,7 +6,7 @@ the oldest of these. That offset is committed to the group: a restart reads the 
 
 from dataclasses import dataclass, field
 
-from backstop.outgoing.fold import Absent, Ended, Ignored, Pending, step
+from backstop.outgoing.fold import DeliveryEnded, Ignored, NoDelivery, Pending, step
 from schemas.deliveries import DeliveryFact, ResendAsked, ResendDone
 
 ENDED_REMEMBERED_MAX = 20_000
@@ -20,13 +20,13 @@ class PartitionLog:
     open: dict[str, tuple[Pending, int]] = field(default_factory=dict)
     """Each with the offset of its last record, in the order of these offsets."""
     resends: dict[str, tuple[ResendAsked, int]] = field(default_factory=dict)
-    _ended: dict[str, Ended] = field(default_factory=dict)
+    _ended: dict[str, DeliveryEnded] = field(default_factory=dict)
 
     def take(self, fact: DeliveryFact, offset: int) -> Ignored | None:
         """Fold one fact. Returns why it was ignored, or None; the new state is in `open`."""
         delivery_id = fact.delivery_id
         known = self.open.get(delivery_id)
-        done = step(known[0] if known else self._ended.get(delivery_id, Absent()), fact)
+        done = step(known[0] if known else self._ended.get(delivery_id, NoDelivery()), fact)
         if done.ignored is not None:
             return done.ignored
         self.open.pop(delivery_id, None)
@@ -34,11 +34,11 @@ class PartitionLog:
         match done.state:
             case Pending():
                 self.open[delivery_id] = (done.state, offset)
-            case Ended():
+            case DeliveryEnded():
                 self._ended[delivery_id] = done.state
                 while len(self._ended) > ENDED_REMEMBERED_MAX:
                     del self._ended[next(iter(self._ended))]
-            case Absent():
+            case NoDelivery():
                 raise AssertionError("a fact that was not ignored left no state")
         return None
 

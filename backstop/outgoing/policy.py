@@ -50,7 +50,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AttemptVerdict:
     """`fact`: what happened. `gone`: disable the endpoint. `hold_until_ms`: until then the endpoint gets no attempt."""
 
     fact: DeliveryDone | DeliveryFailed | DeliveryDead
@@ -60,13 +60,13 @@ class Verdict:
     """False: abandoned without an attempt, which tells nothing about the endpoint."""
 
 
-def judge(pending: Pending, delivery_id: str, outcome: Outcome, policy: RetryPolicy, now_ms: int) -> Verdict:
+def judge(pending: Pending, delivery_id: str, outcome: Outcome, policy: RetryPolicy, now_ms: int) -> AttemptVerdict:
     """The verdict on the next attempt of `pending`, from its outcome."""
     attempt = pending.attempts + 1
     named: Mapping[str, object] = _named(pending, delivery_id, f"attempt/{attempt}", now_ms)
     status = outcome.status if isinstance(outcome, Answered) else None
     if status is not None and 200 <= status < 300:
-        return Verdict(DeliveryDone(**named, attempt=attempt, status=status))
+        return AttemptVerdict(DeliveryDone(**named, attempt=attempt, status=status))
     failed_by = _failed_by(outcome)
     hold_until_ms = now_ms + _asked_wait_ms(outcome, policy, now_ms) if status in ASKS_TO_WAIT else 0
     gone = status == GONE
@@ -74,13 +74,13 @@ def judge(pending: Pending, delivery_id: str, outcome: Outcome, policy: RetryPol
     if gone or attempt >= attempts_max:
         dead_by: DeadBy = "gone" if gone else "gave_up"
         dead = DeliveryDead(**named, attempt=attempt, dead_by=dead_by, failed_by=failed_by, status=status)
-        return Verdict(dead, gone, hold_until_ms)
+        return AttemptVerdict(dead, gone, hold_until_ms)
     wait_ms = policy.waits_ms[attempt - 1]
     next_at_ms = now_ms + wait_ms + int(wait_ms * policy.jitter * share(f"{delivery_id}/{attempt}"))
     failed = DeliveryFailed(
         **named, attempt=attempt, next_at_ms=max(next_at_ms, hold_until_ms), failed_by=failed_by, status=status
     )
-    return Verdict(failed, hold_until_ms=hold_until_ms)
+    return AttemptVerdict(failed, hold_until_ms=hold_until_ms)
 
 
 def dead_without_attempt(pending: Pending, delivery_id: str, dead_by: DeadBy, now_ms: int) -> DeliveryDead:

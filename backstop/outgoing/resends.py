@@ -16,7 +16,7 @@ SLACK_MS = 3_600_000
 """Allowed gap between a record's timestamp (its writer's clock) and the end of its job (the broker's clock)."""
 
 
-class Results(Protocol):
+class PastResults(Protocol):
     def between(self, since_ms: int, until_ms: int) -> AsyncIterator[list[JobResult]]:
         """Results written in that span, in batches; each partition in its order.
 

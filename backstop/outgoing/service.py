@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 
 from aiokafka.errors import KafkaError
 
-from backstop.outgoing.attempts import Attempts
+from backstop.outgoing.attempts import DeliveryAttempts
 from backstop.outgoing.deliveries import event_of, planned
 from backstop.outgoing.endpoints import Endpoints
 from backstop.outgoing.fold import Pending
 from backstop.outgoing.log import PartitionLog
 from backstop.outgoing.metrics import OutgoingMetrics
-from backstop.outgoing.resends import Results, asked_of
-from backstop.outgoing.turns import Turns
+from backstop.outgoing.resends import PastResults, asked_of
+from backstop.outgoing.turns import DeliveryTurns
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.acknowledged import publish, until_acknowledged
 from backstop.runtime.kafka.consumer_group import ConsumerGroup
@@ -53,7 +53,7 @@ class Service:
     """
 
     def __init__(
-        self, *, group: ConsumerGroup, turns: Turns, endpoints: Endpoints, results: Results,
+        self, *, group: ConsumerGroup, turns: DeliveryTurns, endpoints: Endpoints, results: PastResults,
         reporting: Reporting[OutgoingMetrics], resend_max: int,
     ) -> None:  # fmt: skip
         self._group = group
@@ -86,7 +86,7 @@ class Service:
             return "the group has not assigned its partitions yet"
         return f"{len(self._behind)} partitions are still being read" if self._behind else None
 
-    async def run(self, attempts: Attempts, stop: asyncio.Event) -> None:
+    async def run(self, attempts: DeliveryAttempts, stop: asyncio.Event) -> None:
         """Read and fold until `stop`; waits while the broker is away."""
         while not stop.is_set():
             try:

@@ -32,7 +32,7 @@ class _Endpoint:
         return bool(self.ready) and self.running < allowed and self.held_until_ms <= now_ms
 
 
-class Turns:
+class DeliveryTurns:
     """Waiting deliveries. Call `put` and `drop` as the log says, `take` and `over` around an attempt."""
 
     def __init__(self, slots_max: int, endpoint_slots_max: int) -> None:

@@ -8,9 +8,41 @@ from typing_extensions import TypedDict
 from backstop.readmodel.costs import JobCostView
 from schemas.base import FoundBy, Usage
 from schemas.results import AttemptBrief, Reason, Timings
-from schemas.statuses import JobOutcome, JobStatus
+from schemas.statuses import JobOutcome, JobStatus, WaitsFor
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
+
+
+class BecauseView(TypedDict):
+    """A reason: a short code, and a sentence."""
+
+    code: str
+    message: str
+
+
+WaitingView = TypedDict(
+    "WaitingView",
+    {
+        "for": Annotated[
+            WaitsFor,
+            Field(
+                description="`log`: the job is accepted, and its facts have not been read yet. `turn`: its turn "
+                "under the limits. `acceptance`: the answer to its create. `webhook`: a webhook or the next poll. "
+                "`poll`: a poll that confirms what a webhook told. `adoption`: a sign of a create of unknown outcome. "
+                "`retry`: the time of its next attempt. `lane`: an open lane of its model. `operator`: the "
+                "account at the provider to be mended. `deadline`: nothing but a late response. `result`: its "
+                "record on `results`. `worker`: a worker for its partition. "
+                "`resume`: an operator, who paused its creates."
+            ),
+        ],
+        "since_ms": int,
+        "until_ms": NotRequired[
+            Annotated[int, Field(description="When Backstop acts next, if nothing happens before.")]
+        ],
+        "because": BecauseView,
+    },
+)
+"""What an open job waits for."""
 
 
 @with_config(_DOCUMENTED)
@@ -30,6 +62,10 @@ class JobView(TypedDict):
     deadline_at_ms: NotRequired[int]
     next_action_at_ms: NotRequired[int]
     """When Backstop acts on the job next."""
+    waiting: NotRequired[WaitingView]
+    """What the job waits for. Left out once it has ended."""
+    reason: NotRequired[BecauseView]
+    """Why the job ended as it did. Left out of an open job, and of a plain completion."""
     finished_at_ms: NotRequired[int]
     attempts: int
     found_by: NotRequired[FoundBy]

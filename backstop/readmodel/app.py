@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.opening import database_at
 from backstop.readmodel.projector import Projector
@@ -59,8 +60,7 @@ class Projection:
                 dead_letters_max=settings.readmodel_dead_letters_max,
                 jobs_keep_ms=settings.readmodel_keep_days * DAY_MS,
             ),
-            budgets=settings.budgets,
-            prices=settings.prices(),
+            spending=Spending(settings.budgets, settings.prices()),
         )
         health.watch("readmodel", self.projector.not_ready)
 

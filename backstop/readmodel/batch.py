@@ -9,6 +9,7 @@ from backstop.readmodel.project import Evolved, evolve, owner_of, settle, told_t
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, TimelineEntry, UnclaimedEntry
 from backstop.readmodel.spending import Ledger, Spend, SpendKey, facts_spends
 from backstop.readmodel.timeline import summarise
+from schemas.base import Body
 from schemas.codec import decode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
 from schemas.jobs import JobFact, JobSubmitted, UsageBooked
@@ -20,7 +21,7 @@ Fact = JobFact | ResponseFact | JobResult | DeadLetter | DeadLetterResolved
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ParsedRecord:
     """A parsed record with its position and its bytes (`value`)."""
 
     position: Position
@@ -67,6 +68,8 @@ class Writes:
     """The last version of each row that changed."""
     begun: list[str] = field(default_factory=list)
     """Job ids of new rows."""
+    requests: dict[str, Body] = field(default_factory=dict)
+    """Job id → its request, as it is sent to the provider."""
     held: dict[str, HeldResult] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
     """Job ids whose held result now has its row."""
@@ -87,7 +90,7 @@ class Writes:
     """Each follows its dead letter in the same partition, so the row exists."""
 
 
-def keys_of(records: Iterable[Record]) -> Keys:
+def keys_of(records: Iterable[ParsedRecord]) -> Keys:
     jobs: dict[str, None] = {}
     responses: dict[str, None] = {}
     spenders: dict[str, None] = {}
@@ -100,7 +103,7 @@ def keys_of(records: Iterable[Record]) -> Keys:
     return Keys(tuple(jobs), tuple(responses), tuple(spenders))
 
 
-def project(records: Sequence[Record], known: Known) -> Writes:
+def project(records: Sequence[ParsedRecord], known: Known) -> Writes:
     """Take all records in order; changes `known`.
 
     :raises RecordFailedError: the fold raised, which is a bug; the other records can be taken without this one.
@@ -119,7 +122,7 @@ class _Projection:
         self._known = known
         self.writes = Writes(ledger=Ledger(known.spends))
 
-    def take(self, record: Record) -> None:
+    def take(self, record: ParsedRecord) -> None:
         fact = record.fact
         if isinstance(fact, DeadLetter):
             self.writes.letters.append(dead_letter_row(fact, record.position))
@@ -132,7 +135,7 @@ class _Projection:
         else:
             self._job(record, fact)  # type: ignore[arg-type]  # as above
 
-    def _job(self, record: Record, fact: JobFact) -> None:
+    def _job(self, record: ParsedRecord, fact: JobFact) -> None:
         job_id = fact.job_id
         if isinstance(fact, UsageBooked):
             if not (fact.estimated and self._is_counted(fact)):
@@ -151,6 +154,8 @@ class _Projection:
             return
         if before is None:
             self.writes.begun.append(job_id)
+            if isinstance(fact, JobSubmitted):
+                self.writes.requests[job_id] = fact.request
         self._put(row)
         held = self._known.held.pop(job_id, None)
         if held is None:
@@ -165,7 +170,7 @@ class _Projection:
     def _spend(self, fact: JobFact, evolved: Evolved) -> None:
         """Count what the fact tells of the job's cost."""
         row = evolved.row
-        if evolved.ignored in (Ignored.CONFLICT, Ignored.IMPOSSIBLE) or not told_to(row, fact):
+        if evolved.ignored in (Ignored.CONFLICT, Ignored.IMPOSSIBLE) or not told_to(evolved, fact):
             return
         found, none = facts_spends(
             evolved.before, evolved.after, fact, taken=evolved.ignored is None,
@@ -182,7 +187,7 @@ class _Projection:
         briefs = decode(RESULT, row.result).attempts
         return any(brief.response_id == fact.response_id and brief.usage is not None for brief in briefs)
 
-    def _result(self, record: Record, result: JobResult) -> None:
+    def _result(self, record: ParsedRecord, result: JobResult) -> None:
         job_id = result.job_id
         self._note(job_id, record.position, result, None)
         held = HeldResult(job_id, result.at_ms, record.value, record.position)
@@ -190,12 +195,12 @@ class _Projection:
         if (row is not None and row.terminal) or job_id in self._known.held:
             self.writes.repeated_results.append(job_id)
         elif row is not None and row.ended:
-            self._finish(row, held)
+            self._finish(row, held, result)
         else:
             self._known.held[job_id] = held
             self.writes.held[job_id] = held
 
-    def _response(self, record: Record, fact: ResponseFact) -> None:
+    def _response(self, record: ParsedRecord, fact: ResponseFact) -> None:
         response_id = fact.response_id
         if isinstance(fact, ResponseClaimed) and self._is_new(fact):
             self._claim(fact)
@@ -225,8 +230,8 @@ class _Projection:
         self.writes.unclaimed = [entry for entry in self.writes.unclaimed if entry.response_id != response_id]
         self.writes.claimed.append(response_id)
 
-    def _finish(self, row: JobRow, held: HeldResult) -> None:
-        settled = settle(row, held)
+    def _finish(self, row: JobRow, held: HeldResult, result: JobResult | None = None) -> None:
+        settled = settle(row, held, result)
         self._put(settled)
         self.writes.finished.append(settled)
 

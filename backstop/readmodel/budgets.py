@@ -4,7 +4,7 @@ A budget is a soft alarm: nothing stops. Spent is what is known, so a budget may
 attempts of unknown cost are counted beside it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Final, Literal, assert_never
@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, assert_never
 from pydantic import BaseModel, ConfigDict, Field
 
 from backstop.readmodel.costs import CostQuestion, Tally, day_of, number_of
-from backstop.readmodel.prices import ATTO, dollars
+from backstop.readmodel.prices import ATTO, Prices, dollars
 from schemas.base import TenantId
 
 BUDGETS_MAX: Final = 1_000
@@ -33,7 +33,15 @@ class Budget(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class Spending:
+    """The budgets to watch, and the prices by which what was spent is counted."""
+
+    budgets: Sequence[Budget]
+    prices: Prices
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSpent:
     """What was spent of a budget so far."""
 
     budget: Budget
@@ -74,9 +82,9 @@ def question_of(budget: Budget, today: int) -> CostQuestion:
     return CostQuestion(budget.tenant, (), first, today)
 
 
-def spent(budget: Budget, first_day: int, tally: Tally) -> Spent:
+def spent(budget: Budget, first_day: int, tally: Tally) -> BudgetSpent:
     counts = tally.counts
-    return Spent(budget, first_day, tally.atto, counts.attempts - counts.measured + tally.unpriced)
+    return BudgetSpent(budget, first_day, tally.atto, counts.attempts - counts.measured + tally.unpriced)
 
 
 def repeated(budgets: Iterable[Budget]) -> str | None:

@@ -22,9 +22,9 @@ from backstop.readmodel.spending import (
     About,
     Counts,
     Group,
-    Owner,
     Spend,
     SpendOutcome,
+    SpendOwner,
     Sums,
     counts_of,
     group_of,
@@ -220,7 +220,7 @@ def job_cost(spends: Sequence[Spend], model: str, prices: Prices) -> JobCostView
     """What these spends of one job cost."""
     whole, parts = Tally(), list[AttemptCost]()
     for spend in spends:
-        group = group_of(spend, Owner("", model), "all", "")
+        group = group_of(spend, SpendOwner("", model))
         what, counts, own = _priced_as(group), counts_of(spend), Tally()
         own.add(what, counts, prices)
         whole.add(what, counts, prices)
@@ -231,7 +231,7 @@ def job_cost(spends: Sequence[Spend], model: str, prices: Prices) -> JobCostView
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CostChange:
     """What one batch of facts added, for metrics; never negative."""
 
     usd: float
@@ -242,7 +242,7 @@ class Change:
 OTHER_MODEL: Final = "other"
 
 
-def changes_by_model(sums: Sums, prices: Prices) -> dict[str, Change]:
+def changes_by_model(sums: Sums, prices: Prices) -> dict[str, CostChange]:
     """The changes of the sums by model. Models without a price on any day are `other`: labels are bounded."""
     tallies: dict[str, Tally] = {}
     for group, counts in sums.items():
@@ -258,13 +258,13 @@ def _priced_as(group: Group) -> Priced:
     return Priced(day_of(group.day), group.model, group.served, group.tier, group.window, bool(group.long))
 
 
-def _change(tally: Tally) -> Change:
+def _change(tally: Tally) -> CostChange:
     counts = tally.counts
     tokens = {
         "input": counts.input_tokens, "cached": counts.cached_tokens, "output": counts.output_tokens,
         "reasoning": counts.reasoning_tokens,
     }  # fmt: skip
-    return Change(
+    return CostChange(
         max(0, tally.atto) / ATTO, max(0, tally.unpriced), {kind: max(0, count) for kind, count in tokens.items()}
     )
 

@@ -100,16 +100,16 @@ class Database(Protocol):
     async def changed(self, after_seq: int, timeout_s: float) -> None:
         """Return at the first change after `after_seq`, by any process, or after `timeout_s`."""
 
-    def aside(self) -> "Database":
+    def for_rebuild(self) -> "Database":
         """Another build beside the current one, for a rebuild: not
         opened yet, and invisible to readers until promoted.
         """
 
     async def discard(self) -> None:
-        """Close and remove everything, the remains of a killed rebuild included. For a build from `aside`."""
+        """Close and remove everything, the remains of a killed rebuild included. For a build from `for_rebuild`."""
 
-    async def promote(self, aside: "Database") -> None:
-        """Close `aside` and make it the current build, atomically. The replaced build is kept, older ones are removed.
+    async def promote(self, rebuilt: "Database") -> None:
+        """Close `rebuilt` and make it the current build, atomically. The replaced build is kept, older ones removed.
 
         :raises DatabaseAwayError: see there. Promoted or not, the read model is whole.
         """

@@ -6,7 +6,6 @@ it.
 """
 
 import base64
-import binascii
 import re
 
 import orjson
@@ -78,5 +77,5 @@ def _tenant(letter: DeadLetter, value: bytes | None) -> str | None:
 def _bytes(coded: str | None) -> bytes | None:
     try:
         return None if coded is None else base64.b64decode(coded)
-    except binascii.Error:
+    except ValueError:  # also where the text is not ASCII
         return b""

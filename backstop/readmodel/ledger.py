@@ -5,15 +5,15 @@ from typing import Any, Final
 
 import orjson
 
-from backstop.readmodel.budgets import Budget, Spent, question_of, spent
+from backstop.readmodel.budgets import Budget, BudgetSpent, question_of, spent
 from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, Tally, columns_of, costs, priced
 from backstop.readmodel.database import Connection
+from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.prices import Prices
-from backstop.readmodel.spending import COUNTS, DAY_MS, GROUP, About, Ledger, Spend, SpendKey
+from backstop.readmodel.spending import COUNTS, DAY_MS, GROUP, NO_TERMS, NO_USAGE, About, Ledger, Spend, SpendKey
 from schemas.base import Terms, Usage
 from schemas.codec import canonical
 
-IN_LIST_MAX: Final = 500
 SPENDS_MAX: Final = 500
 """Spends of one job per answer. A normal job has one or two."""
 
@@ -29,26 +29,24 @@ _SPEND_SET: Final = (
     "day = excluded.day, outcome = excluded.outcome, reported = excluded.reported, detail = excluded.detail"
 )
 _UPSERT_SPEND: Final = (
-    f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - our own names
+    f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "
     f"ON CONFLICT ({_SPEND_KEY}) DO UPDATE SET {_SPEND_SET}"
 )
 _COST_MARKS: Final = ", ".join("?" * (len(GROUP) + len(COUNTS)))
 _ADD_COST: Final = (
-    f"INSERT INTO costs ({COST_COLUMNS}) VALUES ({_COST_MARKS}) "  # noqa: S608 - our own names
+    f"INSERT INTO costs ({COST_COLUMNS}) VALUES ({_COST_MARKS}) "
     f"ON CONFLICT ({COST_KEY}) DO UPDATE SET "
     + ", ".join(f"{name} = costs.{name} + excluded.{name}" for name in COUNTS)
 )
 _IS_GROUP: Final = " AND ".join(f"{name} = ?" for name in _KEYS)
-_DROP_COST: Final = f"DELETE FROM costs WHERE attempts = 0 AND {_IS_GROUP}"  # noqa: S608 - our own names
+_DROP_COST: Final = f"DELETE FROM costs WHERE attempts = 0 AND {_IS_GROUP}"
 
 
 def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[SpendKey, Spend]]:
     """The spends of these jobs, by job."""
     found: dict[str, dict[SpendKey, Spend]] = {}
-    for start in range(0, len(job_ids), IN_LIST_MAX):
-        part = job_ids[start : start + IN_LIST_MAX]
-        marks = ", ".join("?" * len(part))
-        query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id IN ({marks})"  # noqa: S608 - marks only
+    for marks, part in in_lists(job_ids):
+        query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id IN ({marks})"
         for values in conn.rows(query, part):
             spend = _spend(values)
             found.setdefault(spend.job_id, {})[spend.key] = spend
@@ -57,7 +55,7 @@ def load_spends(conn: Connection, job_ids: Sequence[str]) -> dict[str, dict[Spen
 
 def spends_of(conn: Connection, job_id: str) -> list[Spend]:
     """The spends of one job, by attempt. The caller must have checked that the job belongs to its tenant."""
-    query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id = ? ORDER BY {_SPEND_KEY} LIMIT ?"  # noqa: S608 - ours
+    query = f"SELECT {SPEND_COLUMNS} FROM spends WHERE job_id = ? ORDER BY {_SPEND_KEY} LIMIT ?"
     return [_spend(values) for values in conn.rows(query, (job_id, SPENDS_MAX))]
 
 
@@ -70,7 +68,7 @@ def write_ledger(conn: Connection, ledger: Ledger) -> None:
         [(job_id, *key) for (job_id, key), spend in ledger.changed.items() if spend is None],
     )
     # In key order: equal differences give equal statements, and two databases lock rows in the same order.
-    changes = sorted((_key(group), counts) for group, counts in ledger.sums.items() if any(counts.values()))
+    changes = sorted((group, counts) for group, counts in ledger.sums.items() if any(counts.values()))
     conn.execute_many(_ADD_COST, [(*key, *(counts[name] for name in COUNTS)) for key, counts in changes])
     conn.execute_many(_DROP_COST, [key for key, counts in changes if counts["attempts"] < 0])
 
@@ -86,7 +84,7 @@ def sums_between(
     sums = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in COUNTS)
     where, params = ("", ()) if tenant is None else ("AND tenant = ? ", (tenant,))
     return conn.rows(
-        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "  # noqa: S608 - ours
+        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "
         f"GROUP BY {names} ORDER BY {names} LIMIT ?",
         (about, *params, first_day, last_day, limit),
     )
@@ -102,7 +100,7 @@ def ask_costs(conn: Connection, asked: CostQuestion, prices: Prices) -> CostsVie
     return costs(asked, read(asked.about, columns_of(asked.by)) if asked.by else (), total, prices)
 
 
-def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_ms: int) -> list[Spent]:
+def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_ms: int) -> list[BudgetSpent]:
     """What was spent of each budget in its current period."""
     found = []
     for budget in budgets:
@@ -112,10 +110,6 @@ def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_m
             tally.add(*priced(PRICED_BY, row), prices)
         found.append(spent(budget, asked.first_day, tally))
     return found
-
-
-def _key(group: object) -> tuple[Any, ...]:
-    return tuple(getattr(group, name) for name in GROUP)
 
 
 def _values(spend: Spend) -> tuple[Any, ...]:
@@ -128,5 +122,6 @@ def _values(spend: Spend) -> tuple[Any, ...]:
 def _spend(values: Sequence[Any]) -> Spend:
     job_id, attempt, response_id, day, outcome, reported, detail = values
     parts = orjson.loads(bytes(detail))
-    usage, terms = Usage.model_validate(parts["usage"]), Terms.model_validate(parts["terms"])
+    usage = Usage.model_validate(parts["usage"]) if reported else NO_USAGE
+    terms = Terms.model_validate(parts["terms"]) if parts["terms"] else NO_TERMS
     return Spend(job_id, attempt, response_id, day, outcome, reported, usage, terms)

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backstop.readmodel.database import Connection
-from backstop.readmodel.rows import JobRow
+from backstop.readmodel.rows import JobRow, Position, TimelineEntry
 from backstop.readmodel.store import JOB_COLUMNS, row_from
+from backstop.readmodel.waits import Sight, sight_of
 
 WALKED_A_ROW: Final = 40
 
 # Lists need neither the fold's state nor the result's body: both may be large.
 _BRIEF_COLUMNS: Final = JOB_COLUMNS.replace("fold_state,", "NULL,").replace(" result,", " NULL,")
 _ORDER: Final = "ORDER BY submitted_at_ms DESC, job_id DESC"
+
+SIGHT_FACTS: Final = 12
+"""The newest facts of a running job that are read for what webhooks and polls told."""
 
 Condition = tuple[str, Any]
 
@@ -78,6 +82,29 @@ def list_rows(conn: Connection, wanted: JobFilter) -> JobRows:
     return JobRows(shown, left_at)
 
 
+def sights_of(conn: Connection, rows: Sequence[JobRow]) -> dict[str, Sight]:
+    """By job id: what the newest facts tell of the response that runs, for those of `rows` that have one."""
+    running = {row.job_id: row.wait.response_id for row in rows if row.wait is not None and row.wait.response_id}
+    if not running:
+        return {}
+    entries: dict[str, list[TimelineEntry]] = {job_id: [] for job_id in running}
+    marks = ", ".join("?" * len(running))
+    oldest = (
+        "SELECT u.at_ms FROM timeline u WHERE u.job_id = t.job_id "
+        f"ORDER BY u.at_ms DESC, u.topic DESC, u.part DESC, u.log_offset DESC LIMIT 1 OFFSET {SIGHT_FACTS - 1}"
+    )
+    found = conn.rows(
+        "SELECT job_id, at_ms, kind, summary, part, log_offset FROM timeline t "
+        f"WHERE job_id IN ({marks}) "
+        f"AND at_ms >= COALESCE(({oldest}), 0) AND topic = 'responses' ORDER BY job_id, at_ms, part, log_offset",
+        tuple(running),
+    )
+    for job_id, at_ms, kind, summary, part, offset in found:
+        place = Position("responses", part, offset)
+        entries[job_id].append(TimelineEntry(job_id, at_ms, kind, bytes(summary), place))
+    return {job_id: sight_of(entries[job_id], response_id) for job_id, response_id in running.items()}
+
+
 def _run(
     conn: Connection, wanted: JobFilter, led: Sequence[Condition], tested: Sequence[Condition]
 ) -> tuple[list[JobRow], Cursor | None]:
@@ -91,13 +118,13 @@ def _run(
         conditions.append(("(submitted_at_ms, job_id) < (?, ?)", (wanted.after.submitted_at_ms, wanted.after.job_id)))
     where, params = _joined(conditions)
     if not tested:
-        query = f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {where} {_ORDER} LIMIT ?"  # noqa: S608 - our own names and marks
+        query = f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {where} {_ORDER} LIMIT ?"
         return [_brief(values) for values in conn.rows(query, (*params, wanted.limit))], None
     walked_max = wanted.limit * WALKED_A_ROW
     test, tests = _joined(tested)
-    walk = f"SELECT job_id, submitted_at_ms, model, status FROM jobs WHERE {where} {_ORDER} LIMIT ?"  # noqa: S608 - as above
+    walk = f"SELECT job_id, submitted_at_ms, model, status FROM jobs WHERE {where} {_ORDER} LIMIT ?"
     found = conn.rows(
-        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE job_id IN (SELECT w.job_id FROM ({walk}) w WHERE {test} "  # noqa: S608 - as above
+        f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE job_id IN (SELECT w.job_id FROM ({walk}) w WHERE {test} "
         f"ORDER BY w.submitted_at_ms DESC, w.job_id DESC LIMIT ?) {_ORDER}",
         (*params, walked_max, *tests, wanted.limit),
     )
@@ -105,7 +132,7 @@ def _run(
     if len(rows) == wanted.limit:
         return rows, None
     last = conn.rows(
-        f"SELECT submitted_at_ms, job_id FROM jobs WHERE {where} {_ORDER} LIMIT 1 OFFSET ?",  # noqa: S608 - as above
+        f"SELECT submitted_at_ms, job_id FROM jobs WHERE {where} {_ORDER} LIMIT 1 OFFSET ?",
         (*params, walked_max - 1),
     )
     return rows, Cursor(*last[0]) if last else None

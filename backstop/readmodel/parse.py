@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from backstop.readmodel.batch import Record
+from backstop.readmodel.batch import ParsedRecord
 from backstop.readmodel.rows import Position
 from backstop.runtime.records import Partition
 from backstop.runtime.records import Record as RawRecord
@@ -19,7 +19,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
 }  # fmt: skip
 
 
-def parse(partition: Partition, raw: RawRecord) -> Record | None:
+def parse(partition: Partition, raw: RawRecord) -> ParsedRecord | None:
     """None: a tombstone on `results`, which is an erasure.
 
     :raises PoisonError: the record can't be parsed, or its key is wrong.
@@ -33,7 +33,7 @@ def parse(partition: Partition, raw: RawRecord) -> Record | None:
     assert raw.value is not None  # decode refuses None
     if isinstance(fact, DeadLetter):
         fact = _with_logical_origin(fact, raw.topic.removesuffix(topic))
-    return Record(Position(topic, number, raw.offset), fact, raw.value)
+    return ParsedRecord(Position(topic, number, raw.offset), fact, raw.value)
 
 
 def _with_logical_origin(letter: DeadLetter, prefix: str) -> DeadLetter:

@@ -110,27 +110,29 @@ class PostgresDatabase:
             except TimeoutError:
                 continue
 
-    def aside(self) -> "PostgresDatabase":
+    def for_rebuild(self) -> "PostgresDatabase":
         return PostgresDatabase(self._url, self._now_ms, f"{self._name}_rebuilding")
 
     async def discard(self) -> None:
         await self._on(self._remove_all)
         await self.close()
 
-    async def promote(self, aside: Database) -> None:
-        assert isinstance(aside, PostgresDatabase)
-        await aside.close()
-        await self._on(lambda: self._swap(aside))
+    async def promote(self, rebuilt: Database) -> None:
+        assert isinstance(rebuilt, PostgresDatabase)
+        await rebuilt.close()
+        await self._on(lambda: self._swap(rebuilt))
 
-    def _swap(self, aside: "PostgresDatabase") -> None:
+    def _swap(self, rebuilt: "PostgresDatabase") -> None:
         with self._connected() as raw, raw.transaction():
             raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self._name,))
             raw.execute(self._sql("CREATE SCHEMA IF NOT EXISTS {}"))
             raw.execute(self._sql(CURRENT))
             before = raw.execute(self._sql("SELECT build FROM {}.current")).fetchone()
-            ((after,),) = raw.execute(aside._sql("SELECT build FROM {}.current")).fetchall()  # noqa: SLF001 - its own kind
-            raw.execute(_naming("ALTER SCHEMA {} RENAME TO {}", f"{aside._name}_{after}", f"{self._name}_{after}"))  # noqa: SLF001 - as above
-            raw.execute(aside._sql("DROP SCHEMA {} CASCADE"))  # noqa: SLF001 - as above
+            building = rebuilt._sql("SELECT build FROM {}.current")  # noqa: SLF001 - its own kind
+            ((after,),) = raw.execute(building).fetchall()
+            new, final = f"{rebuilt._name}_{after}", f"{self._name}_{after}"  # noqa: SLF001 - its own kind
+            raw.execute(_naming("ALTER SCHEMA {} RENAME TO {}", new, final))
+            raw.execute(rebuilt._sql("DROP SCHEMA {} CASCADE"))  # noqa: SLF001 - as above
             point(raw, self._name, after)
             raw.execute("SELECT pg_notify(%s, '')", (self._channel,))
             kept = {after, before[0] if before else after}

@@ -35,18 +35,18 @@ class PricesError(Exception):
     """The price list can't be used; the message says where and why."""
 
 
-class _Strict(BaseModel):
+class _PriceModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LongPercent(_Strict):
+class LongPercent(_PriceModel):
     """Factors for long prompts (`backstop.readmodel.spending.LONG_INPUT_TOKENS`)."""
 
     input: Percent = 100
     output: Percent = 100
 
 
-class Row(_Strict):
+class Row(_PriceModel):
     """The prices of one model from one day on."""
 
     model: Name
@@ -64,7 +64,7 @@ class Row(_Strict):
     long_percent: LongPercent = LongPercent()
 
 
-class Tools(_Strict):
+class Tools(_PriceModel):
     """Dollars per 1,000. Absent: no price is known."""
 
     web_search: Price | None = None
@@ -72,7 +72,7 @@ class Tools(_Strict):
     container: Price | None = None
 
 
-class PriceFile(_Strict):
+class PriceFile(_PriceModel):
     """The form of a price list."""
 
     as_of: date

@@ -3,11 +3,12 @@
 The product's own fold computes a job's state; this module adds the public view of it.
 """
 
-from dataclasses import dataclass, replace
-from typing import Final, assert_never
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
 
 from backstop.readmodel.rows import HeldResult, JobRow, Position
-from backstop.readmodel.spending import Owner
+from backstop.readmodel.spending import SpendOwner
+from backstop.readmodel.waits import cut, wait_after
 from schemas.codec import decode
 from schemas.jobs import (
     AdoptionRefused,
@@ -64,8 +65,7 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
     if base is None:
         return Evolved(None, Ignored.UNKNOWN_KEY)
     return Evolved(
-        replace(
-            base,
+        base._replace(
             status=seen,
             version=base.version + 1,
             fold_state=encode_job_state(taken.state),
@@ -73,42 +73,44 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
             position=position,
             next_action_at_ms=None if seen == "finishing" else due_ms(taken.state),
             attempts=max(base.attempts, _attempt_of(taken.state, fact)),
+            wait=wait_after(taken.state, fact, base.wait),
         ),
         before=before,
         after=taken.state,
     )
 
 
-def told_to(row: JobRow | None, fact: JobFact) -> bool:
+def told_to(evolved: Evolved, fact: JobFact) -> bool:
     """Whether the fact is about this job's spends: it names no other tenant, and came before the job was forgotten.
 
     Later facts don't count, as the row may have left the read model by then, and a rebuild must give the same sums.
     """
+    row = evolved.row
     if row is None:
         return isinstance(fact, UsageBooked)
     if isinstance(fact, AttemptAccepted | UsageBooked) and fact.tenant != row.tenant:
         return False
     if not row.ended or not isinstance(fact, AttemptAccepted | AttemptSettled | AttemptRejected | UsageBooked):
         return True
-    state = decode_job_state(row.fold_state)
+    state = decode_job_state(row.fold_state) if isinstance(evolved.after, Absent) else evolved.after
     return isinstance(state, Finished) and fact.at_ms < state.forget_at_ms
 
 
-def owner_of(row: JobRow | None, fact: JobFact) -> Owner:
+def owner_of(row: JobRow | None, fact: JobFact) -> SpendOwner:
     """The job's fields by which its spends are summed. A job that the logs no longer tell of has only its tenant."""
     if row is not None:
-        return Owner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
+        return SpendOwner(row.tenant, row.model or "", row.tags, row.cache_policy or "", row.cache_key or "")
     assert isinstance(fact, UsageBooked), fact
-    return Owner(fact.tenant)
+    return SpendOwner(fact.tenant)
 
 
-def settle(row: JobRow, held: HeldResult) -> JobRow:
-    """The terminal row, from the record on `results`. The fold must have ended `row`."""
+def settle(row: JobRow, held: HeldResult, result: JobResult | None = None) -> JobRow:
+    """The terminal row, from the record on `results` (`result`, if it is decoded). The fold must have ended `row`."""
     assert row.status == "finishing", row.status
-    result: JobResult = decode(RESULT, held.record)
+    if result is None:
+        result = decode(RESULT, held.record)
     timings, usage = result.timings, result.usage
-    return replace(
-        row,
+    return row._replace(
         status=result.outcome,
         version=row.version + 1,
         updated_at_ms=result.at_ms,
@@ -124,6 +126,9 @@ def settle(row: JobRow, held: HeldResult) -> JobRow:
         detection_ms=timings.detection_ms,
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
+        wait=None,
+        reason_code=None if result.reason is None else _text(result.reason.code),
+        reason_message=None if result.reason is None else _text(cut(result.reason.message)),
     )
 
 
@@ -135,7 +140,9 @@ def _public(state: JobState) -> JobStatus | None:
     return "finishing" if seen == "finished" else seen
 
 
-def _new(fact: JobSubmitted | ResponseAdopted | JobRefused, status: JobStatus, position: Position) -> JobRow:
+def _new(
+    fact: JobSubmitted | ResponseAdopted | JobRefused, status: JobStatus, position: Position, **asked: Any
+) -> JobRow:
     return JobRow(
         job_id=fact.job_id,
         tenant=fact.tenant,
@@ -145,16 +152,22 @@ def _new(fact: JobSubmitted | ResponseAdopted | JobRefused, status: JobStatus, p
         submitted_at_ms=fact.at_ms,
         updated_at_ms=fact.at_ms,
         position=position,
+        **asked,
     )
 
 
-def _asked(fact: JobSubmitted | ResponseAdopted, status: JobStatus, position: Position) -> JobRow:
-    return replace(
-        _new(fact, status, position),
+def _asked(
+    fact: JobSubmitted | ResponseAdopted, status: JobStatus, position: Position, **asked: str | None
+) -> JobRow:  # fmt: skip
+    return _new(
+        fact,
+        status,
+        position,
         session_id=fact.session_id,
         tags=tuple(_text(tag) for tag in fact.tags),
         deadline_at_ms=fact.deadline_at_ms,
         request_sha256=fact.request_sha256,
+        **asked,
     )
 
 
@@ -163,11 +176,14 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
     match fact:
         case JobSubmitted():
             cache = fact.prompt_cache
-            return replace(
-                _asked(fact, "submitting", position),
+            return _asked(
+                fact,
+                "submitting",
+                position,
                 model=_text(fact.model),
                 cache_policy=None if cache is None else cache.policy,
                 cache_key=None if cache is None or cache.key is None else _text(cache.key),
+                priority=fact.turn.priority if fact.turn is not None and fact.turn.waits else None,
             )
         case ResponseAdopted():
             return _asked(fact, "running", position)

@@ -15,7 +15,7 @@ from functools import partial
 from aiokafka.errors import KafkaError
 
 from backstop.readmodel import store
-from backstop.readmodel.batch import Record, RecordFailedError, Writes
+from backstop.readmodel.batch import ParsedRecord, RecordFailedError, Writes
 from backstop.readmodel.costs import changes_by_model
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError, FencedError
 from backstop.readmodel.metrics import ProjectionMetrics
@@ -67,7 +67,7 @@ class Projector:
         self._now_ms = now_ms
         self._metrics = metrics
         self._group = ConsumerGroup(
-            settings, topics=TOPICS, group="readmodel", client_id="backstop-readmodel", session_timeout_ms=SESSION_MS,
+            settings, topics=TOPICS, group="readmodel", session_timeout_ms=SESSION_MS,
             moving=self._forget_claims, busy_bytes_min=FETCH_BYTES_MIN, isolation_level="read_committed",
             max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
         )  # fmt: skip
@@ -213,7 +213,7 @@ class Projector:
         self._count(batch, writes)
 
     async def _write(
-        self, moves: Sequence[Move], records: list[Record], batch: Mapping[Partition, list[RawRecord]]
+        self, moves: Sequence[Move], records: list[ParsedRecord], batch: Mapping[Partition, list[RawRecord]]
     ) -> Writes:
         """One transaction. Records on which the fold fails are dead-lettered and left out."""
         while True:
@@ -229,7 +229,7 @@ class Projector:
                 await self._publisher.publish([self._dead(partition, raw, PoisonError("fold_failed", error.detail))])
                 records = [record for record in records if record.position != at]
 
-    def _in_transaction(self, conn: Connection, moves: Sequence[Move], records: Sequence[Record]) -> Writes:
+    def _in_transaction(self, conn: Connection, moves: Sequence[Move], records: Sequence[ParsedRecord]) -> Writes:
         writes = store.apply(conn, moves, records, self._now_ms(), self._database.build)
         failpoint("projection.in_transaction")
         return writes
@@ -238,8 +238,8 @@ class Projector:
         next_offset = self._owned[partition].next_offset
         return [raw for raw in raws if raw.offset >= next_offset]
 
-    def _parse(self, batch: Mapping[Partition, list[RawRecord]]) -> tuple[list[Record], list[DeadLetter]]:
-        records: list[Record] = []
+    def _parse(self, batch: Mapping[Partition, list[RawRecord]]) -> tuple[list[ParsedRecord], list[DeadLetter]]:
+        records: list[ParsedRecord] = []
         letters: list[DeadLetter] = []
         for partition, raws in batch.items():
             for raw in raws:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from backstop.readmodel.database import Connection
 from backstop.readmodel.figures import EndedJob
 from backstop.readmodel.ledger import COST_COLUMNS, COST_KEY, SPEND_COLUMNS
 from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownJob, LateUsage, Position, TimelineEntry
 from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
-from schemas.base import Usage
+from schemas.base import Body, Usage
 from schemas.statuses import OPEN_JOB_STATUSES
 
+_BODY: TypeAdapter[Body] = TypeAdapter(Body)
 LATE_USAGE_MAX = 100
 """Per answer. A normal job has one or two."""
 
@@ -27,18 +30,25 @@ _CHANGE_COLUMNS = "seq, build, tenant, job_id, session_id, version, status, at_m
 _DIGESTED = (
     ("jobs", JOB_COLUMNS, "job_id"),
     ("job_tags", "tag, job_id", "tag, job_id"),
+    ("requests", "job_id, body", "job_id"),
     ("held_results", "job_id, at_ms, record, topic, part, log_offset", "job_id"),
     ("timeline", "job_id, at_ms, topic, part, log_offset, kind, summary", "job_id, at_ms, topic, part, log_offset"),
     ("claims", "response_id, job_id, at_ms", "response_id"),
     (
         "late_usage",
-        "job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated",
+        (
+            "job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, "
+            "reasoning_tokens, estimated"
+        ),
         "job_id, response_id",
     ),
     ("spends", SPEND_COLUMNS, "job_id, attempt, response_id"),
     ("costs", COST_COLUMNS, COST_KEY),
 )
-_KEPT = "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id AND COALESCE(kept.finished_at_ms, {before}) >= {before})"
+_KEPT = (
+    "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id "
+    "AND COALESCE(kept.finished_at_ms, {before}) >= {before})"
+)
 _DIGEST_PAGE = 1_000
 
 IDS_MAX = 500
@@ -71,8 +81,16 @@ class TenantLoad:
 
 
 def find_row(conn: Connection, tenant: str, job_id: str) -> JobRow | None:
-    found = conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ? AND tenant = ?", (job_id, tenant))  # noqa: S608 - our own names
+    found = conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ? AND tenant = ?", (job_id, tenant))
     return row_from(found[0]) if found else None
+
+
+def request_of(conn: Connection, job_id: str) -> Body | None:
+    """A job's request; None for an adopted response, and for a job that retention took from the log. The caller must
+    have checked that the job belongs to its tenant.
+    """
+    found = conn.rows("SELECT body FROM requests WHERE job_id = ?", (job_id,))
+    return _BODY.validate_json(bytes(found[0][0])) if found else None
 
 
 def find_known(conn: Connection, job_id: str) -> KnownJob | None:
@@ -96,7 +114,7 @@ def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[
     """Open jobs, tokens of jobs that ended since `since_ms`, and which of `job_ids` exist."""
     marks = ", ".join("?" * len(OPEN_JOB_STATUSES))
     ((open_jobs,),) = conn.rows(
-        f"SELECT COUNT(*) FROM jobs WHERE tenant = ? AND status IN ({marks})",  # noqa: S608 - our own marks
+        f"SELECT COUNT(*) FROM jobs WHERE tenant = ? AND status IN ({marks})",
         (tenant, *OPEN_JOB_STATUSES),
     )
     ((tokens,),) = conn.rows(
@@ -111,7 +129,7 @@ def tenant_load(conn: Connection, tenant: str, since_ms: int, job_ids: Sequence[
     known: set[str] = set()
     for start in range(0, len(job_ids), IDS_MAX):
         asked = job_ids[start : start + IDS_MAX]
-        query = f"SELECT job_id FROM jobs WHERE job_id IN ({', '.join('?' * len(asked))})"  # noqa: S608 - our own marks
+        query = f"SELECT job_id FROM jobs WHERE job_id IN ({', '.join('?' * len(asked))})"
         known |= {job_id for (job_id,) in conn.rows(query, asked)}
     return TenantLoad(int(open_jobs), int(tokens) + int(late), frozenset(known))
 
@@ -123,7 +141,8 @@ def list_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> list[DeadLe
         where += " AND (at_ms, dead_letter_id) < (?, ?)"
         params += wanted.after
     found = conn.rows(
-        f"SELECT {DEAD_LETTER_COLUMNS} FROM dead_letters WHERE {where} ORDER BY at_ms DESC, dead_letter_id DESC LIMIT ?",  # noqa: S608 - ours
+        f"SELECT {DEAD_LETTER_COLUMNS} FROM dead_letters WHERE {where} "
+        "ORDER BY at_ms DESC, dead_letter_id DESC LIMIT ?",
         (*params, wanted.limit),
     )
     return [dead_letter_from(values) for values in found]
@@ -132,7 +151,7 @@ def list_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> list[DeadLe
 def count_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> int:
     """The number of matches, regardless of `limit`. The table is kept short."""
     where, params = _dead_letters_where(wanted)
-    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM dead_letters WHERE {where}", params)  # noqa: S608 - our own names
+    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM dead_letters WHERE {where}", params)
     return int(count)
 
 
@@ -193,7 +212,7 @@ def changes_after(
         if value is not None:
             where.append(condition)
             params.append(value)  # type: ignore[arg-type]  # parameters are of any type
-    query = f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?"  # noqa: S608 - our own names
+    query = f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?"
     return [
         Change(seq, build, tenant_, job, session, version, status, at_ms, bytes(payload))
         for seq, build, tenant_, job, session, version, status, at_ms, payload in conn.rows(query, (*params, limit))
@@ -203,14 +222,17 @@ def changes_after(
 def late_usage_of(conn: Connection, job_id: str) -> list[LateUsage]:
     """Usage that no result counts. The caller must have checked that the job belongs to its tenant."""
     found = conn.rows(
-        "SELECT attempt, response_id, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, estimated "
-        "FROM late_usage WHERE job_id = ? ORDER BY response_id LIMIT ?",
+        "SELECT attempt, response_id, input_tokens, output_tokens, total_tokens, cached_tokens, reasoning_tokens, "
+        "estimated FROM late_usage WHERE job_id = ? ORDER BY response_id LIMIT ?",
         (job_id, LATE_USAGE_MAX),
     )
     return [
         LateUsage(
             attempt, response_id,
-            Usage(input_tokens=of_input, output_tokens=of_output, total_tokens=total, cached_tokens=cached, reasoning_tokens=reasoning),
+            Usage(
+                input_tokens=of_input, output_tokens=of_output, total_tokens=total, cached_tokens=cached,
+                reasoning_tokens=reasoning,
+            ),
             bool(estimated),
         )
         for attempt, response_id, of_input, of_output, total, cached, reasoning, estimated in found
@@ -234,7 +256,7 @@ def digest(conn: Connection, ended_before_ms: int = 0) -> str:
                 conditions.append(_KEPT.format(table=table, before=int(ended_before_ms)))
             where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
             page = conn.rows(
-                f"SELECT {order}, {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",  # noqa: S608 - our own names
+                f"SELECT {order}, {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",
                 after or (),
             )
             for values in page:

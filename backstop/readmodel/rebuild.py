@@ -13,12 +13,12 @@ from functools import partial
 from typing import Literal
 
 from backstop.readmodel import store
-from backstop.readmodel.batch import Record, RecordFailedError
+from backstop.readmodel.batch import ParsedRecord, RecordFailedError
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError
 from backstop.readmodel.parse import parse
 from backstop.readmodel.projector import TOPICS
 from backstop.readmodel.queries import digest
-from backstop.readmodel.retention import BEGINNING, Cut, cut_of, remove_ended
+from backstop.readmodel.retention import BEGINNING, Removable, removable_of, remove_ended
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.readmodel.store import Move, Owned
 from backstop.runtime.errors import ConfigurationError
@@ -50,7 +50,7 @@ class Rebuilt:
 class _Live:
     offsets: Mapping[Partition, int]
     digest: str
-    cut: Cut
+    removable: Removable
     """Jobs that retention may have removed from it; they are not compared."""
 
 
@@ -62,24 +62,24 @@ async def rebuild(settings: ProjectionSettings, database: Database, *, accept_di
     :raises BrokerUnavailableError: likewise.
     """
     live = await _snapshot(database)
-    await database.aside().discard()
-    aside = database.aside()
+    await database.for_rebuild().discard()
+    rebuilt = database.for_rebuild()
     try:
-        await aside.open()
+        await rebuilt.open()
         async with open_reader(settings) as reader:
-            records = await _Replay(reader, aside, live).run()
-        cut = live.cut if live else Cut()
-        await _remove_ended(aside, cut)
-        after = await aside.read(partial(digest, ended_before_ms=cut.ended_before_ms))
-        build = aside.build
+            records = await _Replay(reader, rebuilt, live).run()
+        removable = live.removable if live else Removable()
+        await _remove_ended(rebuilt, removable)
+        after = await rebuilt.read(partial(digest, ended_before_ms=removable.ended_before_ms))
+        build = rebuilt.build
         verdict: Verdict = "not_compared" if live is None else "equal" if live.digest == after else "different"
         swapped = verdict != "different" or accept_differences
         if swapped:
-            await database.promote(aside)
+            await database.promote(rebuilt)
         else:
-            await aside.discard()
+            await rebuilt.discard()
     finally:
-        await aside.close()
+        await rebuilt.close()
     log.info("rebuilt", verdict=verdict, swapped=swapped, build=build, records=records)
     return Rebuilt(verdict, swapped, build, records, live.digest if live else None, after)
 
@@ -94,24 +94,24 @@ async def _snapshot(database: Database) -> _Live | None:
 
 
 def _live(conn: Connection) -> _Live:
-    cut = cut_of(conn)
-    return _Live(store.offsets(conn), digest(conn, cut.ended_before_ms), cut)
+    removable = removable_of(conn)
+    return _Live(store.offsets(conn), digest(conn, removable.ended_before_ms), removable)
 
 
-async def _remove_ended(database: Database, cut: Cut) -> None:
+async def _remove_ended(database: Database, removable: Removable) -> None:
     """Remove from the new build the jobs that retention has removed from the current one."""
     at: tuple[int, str] | None = BEGINNING
     while at is not None:
-        removed = await database.write(partial(remove_ended, cut=cut, after=at))
+        removed = await database.write(partial(remove_ended, removable=removable, after=at))
         at = removed.next
 
 
 class _Replay:
     """Reads from the beginning to the offsets of the current read model, or to the ends of the logs."""
 
-    def __init__(self, reader: TopicReader, aside: Database, live: _Live | None) -> None:
+    def __init__(self, reader: TopicReader, rebuilt: Database, live: _Live | None) -> None:
         self._reader = reader
-        self._aside = aside
+        self._rebuilt = rebuilt
         self._live = live
         self._owned: dict[Partition, Owned] = {}
         self._records = 0
@@ -122,7 +122,7 @@ class _Replay:
         targets = await self._reader.ends(partitions)
         if self._live is not None:
             targets = {partition: min(end, self._live.offsets.get(partition, 0)) for partition, end in targets.items()}
-        self._owned = await self._aside.write(lambda conn: store.claim(conn, partitions))
+        self._owned = await self._rebuilt.write(lambda conn: store.claim(conn, partitions))
         async with aclosing(self._reader.read_polls(targets)) as polls:
             async for batches in polls:
                 await self._take(batches)
@@ -137,7 +137,7 @@ class _Replay:
         records = [record for partition, raws in batch.items() for raw in raws if (record := _readable(partition, raw))]
         while True:
             try:
-                await self._aside.write(partial(_write, moves=moves, records=records))
+                await self._rebuilt.write(partial(_write, moves=moves, records=records))
                 break
             except RecordFailedError as error:
                 log.error("rebuild_record_failed", record=str(error))
@@ -148,11 +148,11 @@ class _Replay:
         failpoint("projection.rebuilding")
 
 
-def _write(conn: Connection, moves: Sequence[Move], records: Sequence[Record]) -> None:
+def _write(conn: Connection, moves: Sequence[Move], records: Sequence[ParsedRecord]) -> None:
     store.apply(conn, moves, records, now_ms=0, build=0, tell=False)
 
 
-def _readable(partition: Partition, raw: RawRecord) -> Record | None:
+def _readable(partition: Partition, raw: RawRecord) -> ParsedRecord | None:
     try:
         return parse(partition, raw)
     except PoisonError:

@@ -3,8 +3,8 @@
 Rules:
 - A job is removed when it ended before an instant and its fold has forgotten it too: a job id must not look new here
   while the fold still knows it.
-- All rows of a job are removed in one transaction: row, tags, timeline, claims, late usage, spends. Open jobs are never
-  removed. The sums of costs stay.
+- All rows of a job are removed in one transaction: row, tags, request, timeline, claims, late usage, spends. Open jobs
+  are never removed. The sums of costs stay.
 - Each transaction removes a bounded number, oldest first. The instants are kept in `meta`, so that a comparison
   (rebuild, audit) knows which jobs may be missing.
 """
@@ -32,7 +32,7 @@ _ENDED, _FORGOTTEN = "ended_before_ms", "forgotten_before_ms"
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Removable:
     """A job may be removed if it ended before the first instant and its fold forgot it before the second. 0: none."""
 
     ended_before_ms: int = 0
@@ -47,45 +47,49 @@ class Removed:
     next: tuple[int, str] | None
 
 
-def remove_ended(conn: Connection, cut: Cut, after: tuple[int, str] = BEGINNING, limit: int = JOBS_MAX) -> Removed:
+def remove_ended(
+    conn: Connection, removable: Removable, after: tuple[int, str] = BEGINNING, limit: int = JOBS_MAX
+) -> Removed:
     """Of the next `limit` jobs after `after`, oldest first, remove those that may be removed."""
     found = conn.rows(
         "SELECT finished_at_ms, job_id, tags, fold_state FROM jobs "
         "WHERE finished_at_ms < ? AND (finished_at_ms, job_id) > (?, ?) ORDER BY finished_at_ms, job_id LIMIT ?",
-        (cut.ended_before_ms, *after, limit),
+        (removable.ended_before_ms, *after, limit),
     )
-    gone = [(job_id, tags) for _, job_id, tags, state in found if _forgotten_at_ms(state) < cut.forgotten_before_ms]
+    gone = [
+        (job_id, tags) for _, job_id, tags, state in found if _forgotten_at_ms(state) < removable.forgotten_before_ms
+    ]
     if gone:
-        _mark(conn, cut)
+        _mark(conn, removable)
     for start in range(0, len(gone), IDS_MAX):
         _remove(conn, gone[start : start + IDS_MAX])
     return Removed(len(gone), (found[-1][0], found[-1][1]) if len(found) == limit else None)
 
 
-def cut_of(conn: Connection) -> Cut:
+def removable_of(conn: Connection) -> Removable:
     """The instants up to which jobs may have been removed so far."""
     kept = dict(conn.rows("SELECT name, value FROM meta WHERE name IN (?, ?)", (_ENDED, _FORGOTTEN)))
-    return Cut(int(kept.get(_ENDED, 0)), int(kept.get(_FORGOTTEN, 0)))
+    return Removable(int(kept.get(_ENDED, 0)), int(kept.get(_FORGOTTEN, 0)))
 
 
 def _remove(conn: Connection, gone: Sequence[tuple[str, str]]) -> None:
     ids = [job_id for job_id, _ in gone]
     marks = ", ".join("?" * len(ids))
-    claims = conn.rows(f"SELECT summary FROM timeline WHERE job_id IN ({marks}) AND kind = ?", (*ids, _CLAIMED))  # noqa: S608 - marks only
+    claims = conn.rows(f"SELECT summary FROM timeline WHERE job_id IN ({marks}) AND kind = ?", (*ids, _CLAIMED))
     conn.execute_many("DELETE FROM claims WHERE response_id = ?", [(_response_of(summary),) for (summary,) in claims])
     conn.execute_many(
         "DELETE FROM job_tags WHERE tag = ? AND job_id = ?",
         [(tag, job_id) for job_id, tags in gone for tag in orjson.loads(tags)],
     )
-    for table in ("timeline", "late_usage", "spends", "jobs"):
-        conn.execute(f"DELETE FROM {table} WHERE job_id IN ({marks})", ids)  # noqa: S608 - our own names
+    for table in ("timeline", "late_usage", "spends", "requests", "jobs"):
+        conn.execute(f"DELETE FROM {table} WHERE job_id IN ({marks})", ids)
 
 
-def _mark(conn: Connection, cut: Cut) -> None:
-    before = cut_of(conn)
+def _mark(conn: Connection, removable: Removable) -> None:
+    before = removable_of(conn)
     values = (
-        (_ENDED, max(cut.ended_before_ms, before.ended_before_ms)),
-        (_FORGOTTEN, max(cut.forgotten_before_ms, before.forgotten_before_ms)),
+        (_ENDED, max(removable.ended_before_ms, before.ended_before_ms)),
+        (_FORGOTTEN, max(removable.forgotten_before_ms, before.forgotten_before_ms)),
     )
     conn.execute_many(
         "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",

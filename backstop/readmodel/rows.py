@@ -7,9 +7,10 @@ timeline only.
 """
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from schemas.base import Usage
-from schemas.statuses import JOB_OUTCOMES, JobStatus
+from schemas.statuses import JOB_OUTCOMES, JobStatus, WaitsFor
 
 TERMINAL: frozenset[str] = frozenset(JOB_OUTCOMES)
 
@@ -24,8 +25,24 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class JobRow:
-    """A job's current state. Times are Unix milliseconds."""
+class Wait:
+    """What an open job waits for, by the facts of its own log. `backstop.readmodel.waits` makes and shows it."""
+
+    waits_for: WaitsFor
+    since_ms: int
+    until_ms: int | None
+    """When Backstop acts next, if nothing happens before."""
+    code: str
+    message: str
+    response_id: str | None = None
+    """The response that runs."""
+
+
+class JobRow(NamedTuple):
+    """A job's current state. Times are Unix milliseconds.
+
+    A tuple, as each fact makes a new row of all fields: a frozen dataclass takes several times as long.
+    """
 
     job_id: str
     tenant: str
@@ -61,6 +78,13 @@ class JobRow:
     cache_policy: str | None = None
     cache_key: str | None = None
     """The `prompt_cache_key` that the submission named."""
+    wait: Wait | None = None
+    """None once the job has ended."""
+    reason_code: str | None = None
+    """Why the job ended as it did; None for a plain completion."""
+    reason_message: str | None = None
+    priority: str | None = None
+    """The class in which the job waits for its turn. None: it does not wait for one."""
 
     @property
     def terminal(self) -> bool:
@@ -165,3 +189,24 @@ class KnownJob:
     tenant: str
     request_sha256: str | None
     status: str
+
+
+PLACES_MAX: Final = 10_000
+"""Waiting jobs that are counted for the place of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job stands among those that wait as it does. `reason`: None where no such job was granted yet."""
+
+    model: str
+    priority: str
+    place: int
+    waiting: int
+    reason: str | None = None
+    about_ms: int | None = None
+
+    @property
+    def beyond(self) -> bool:
+        """More jobs wait before it than are counted."""
+        return self.place >= PLACES_MAX

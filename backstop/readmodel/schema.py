@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.statuses import JOB_OUTCOMES, JOB_STATUSES, OPEN_JOB_STATUSES
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 8
 
 
 def texts(values: Iterable[str]) -> str:
@@ -21,7 +21,8 @@ def texts(values: Iterable[str]) -> str:
 Dialect = Literal["sqlite", "postgres"]
 
 _TYPES: dict[Dialect, dict[str, str]] = {
-    "sqlite": {"BIG": "INTEGER", "BYTES": "BLOB", "SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "CLUSTERED": "WITHOUT ROWID", "TEXT": "TEXT"},
+    "sqlite": {"BIG": "INTEGER", "BYTES": "BLOB", "SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT",
+               "CLUSTERED": "WITHOUT ROWID", "TEXT": "TEXT"},
     "postgres": {"BIG": "BIGINT", "BYTES": "BYTEA", "SERIAL": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
                  "CLUSTERED": "", "TEXT": 'TEXT COLLATE "C"'},
 }  # fmt: skip
@@ -40,7 +41,8 @@ _TABLES = (
         model TEXT, session_id TEXT, tags TEXT NOT NULL, deadline_at_ms {BIG}, next_action_at_ms {BIG},
         request_sha256 TEXT, attempts {BIG} NOT NULL, result {BYTES}, found_by TEXT, finished_at_ms {BIG},
         queued_ms {BIG}, running_ms {BIG}, webhook_lag_ms {BIG}, detection_ms {BIG},
-        input_tokens {BIG}, output_tokens {BIG}, cache_policy TEXT, cache_key TEXT
+        input_tokens {BIG}, output_tokens {BIG}, cache_policy TEXT, cache_key TEXT, priority TEXT,
+        wait {BYTES}, reason_code TEXT, reason_message TEXT
     )""",
     """CREATE INDEX jobs_by_time ON jobs (tenant, submitted_at_ms DESC, job_id DESC)""",
     """CREATE INDEX jobs_by_session ON jobs (tenant, session_id, submitted_at_ms DESC, job_id DESC)
@@ -51,13 +53,17 @@ _TABLES = (
     # results.
     """CREATE INDEX jobs_by_end ON jobs (
         tenant, finished_at_ms DESC, model, status, found_by, queued_ms, running_ms, webhook_lag_ms, detection_ms,
-        input_tokens, output_tokens
+        input_tokens, output_tokens, reason_code
     ) WHERE finished_at_ms IS NOT NULL""",
     # For the retention, which works across tenants.
     """CREATE INDEX jobs_by_finish ON jobs (finished_at_ms, job_id) WHERE finished_at_ms IS NOT NULL""",
     """CREATE INDEX jobs_open ON jobs (status, next_action_at_ms)
         WHERE status IN ({OPEN})""",
+    # For the place of a job that waits for its turn.
+    """CREATE INDEX jobs_waiting ON jobs (tenant, model, priority, submitted_at_ms, job_id) WHERE status = 'waiting'""",
     """CREATE TABLE job_tags (tag TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (tag, job_id)) {CLUSTERED}""",
+    # Apart from `jobs`, whose rows are written at each fact: a request is written once.
+    """CREATE TABLE requests (job_id TEXT PRIMARY KEY, body {BYTES} NOT NULL) {CLUSTERED}""",
     """CREATE TABLE held_results (
         job_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, record {BYTES} NOT NULL,
         topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL
@@ -69,9 +75,10 @@ _TABLES = (
     ) {CLUSTERED}""",
     """CREATE TABLE claims (response_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, at_ms {BIG} NOT NULL) {CLUSTERED}""",
     """CREATE TABLE late_usage (
-        job_id TEXT NOT NULL, response_id TEXT NOT NULL, tenant TEXT NOT NULL, at_ms {BIG} NOT NULL, attempt {BIG} NOT NULL,
-        input_tokens {BIG} NOT NULL, output_tokens {BIG} NOT NULL, total_tokens {BIG} NOT NULL, cached_tokens {BIG} NOT NULL,
-        reasoning_tokens {BIG} NOT NULL, estimated {BIG} NOT NULL,
+        job_id TEXT NOT NULL, response_id TEXT NOT NULL, tenant TEXT NOT NULL, at_ms {BIG} NOT NULL,
+        attempt {BIG} NOT NULL, input_tokens {BIG} NOT NULL, output_tokens {BIG} NOT NULL,
+        total_tokens {BIG} NOT NULL, cached_tokens {BIG} NOT NULL, reasoning_tokens {BIG} NOT NULL,
+        estimated {BIG} NOT NULL,
         PRIMARY KEY (job_id, response_id)
     ) {CLUSTERED}""",
     """CREATE INDEX late_usage_by_time ON late_usage (tenant, at_ms, input_tokens, output_tokens)""",
@@ -97,10 +104,10 @@ _TABLES = (
         PRIMARY KEY (response_id, at_ms, topic, part, log_offset)
     ) {CLUSTERED}""",
     """CREATE TABLE dead_letters (
-        dead_letter_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, tenant TEXT, component TEXT NOT NULL, reason TEXT NOT NULL,
-        detail TEXT NOT NULL, origin_topic TEXT, origin_part {BIG}, origin_offset {BIG}, record_key TEXT NOT NULL,
-        size_bytes {BIG}, preview TEXT NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL, log_offset {BIG} NOT NULL,
-        resolution TEXT, resolved_at_ms {BIG}
+        dead_letter_id TEXT PRIMARY KEY, at_ms {BIG} NOT NULL, tenant TEXT, component TEXT NOT NULL,
+        reason TEXT NOT NULL, detail TEXT NOT NULL, origin_topic TEXT, origin_part {BIG}, origin_offset {BIG},
+        record_key TEXT NOT NULL, size_bytes {BIG}, preview TEXT NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL,
+        log_offset {BIG} NOT NULL, resolution TEXT, resolved_at_ms {BIG}
     )""",
     """CREATE INDEX dead_letters_by_time ON dead_letters (at_ms DESC, dead_letter_id DESC)""",
     """CREATE TABLE changes (

@@ -14,7 +14,7 @@ Rules:
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Literal, assert_never, get_args
+from typing import Final, Literal, NamedTuple, assert_never, get_args
 
 from backstop.readmodel.prices import Used
 from schemas.base import Terms, Usage
@@ -92,7 +92,7 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class SpendOwner:
     """The fields of a job by which its spends are summed."""
 
     tenant: str
@@ -104,9 +104,8 @@ class Owner:
     """As the submission named it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The key of a sum."""
+class Group(NamedTuple):
+    """The key of a sum. A tuple, as the projection makes and hashes several for each attempt."""
 
     about: About
     name: str
@@ -123,7 +122,7 @@ class Group:
     cache_policy: str
 
 
-GROUP: Final = tuple(each.name for each in fields(Group))
+GROUP: Final = Group._fields
 SpendKey = tuple[int, str]
 """Attempt and response id within a job."""
 Sums = dict[Group, Counter[str]]
@@ -143,13 +142,13 @@ def facts_spends(
         case AttemptAccepted() | AttemptSettled() | UsageBooked():
             return [_of_response(fact)], [(fact.attempt, "")]
         case AttemptRejected():
-            return _unheard(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
+            return _outcome_unknown(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
         case ResponseAdopted() if taken:
             return [Spend(fact.job_id, 1, fact.response_id, fact.at_ms // DAY_MS, "running")], []
         case AdoptionRefused() if taken:
             return [], [(1, fact.response_id)]
         case _:
-            return _unheard(before, after, fact), []
+            return _outcome_unknown(before, after, fact), []
 
 
 def _of_response(fact: AttemptAccepted | AttemptSettled | UsageBooked) -> Spend:
@@ -177,7 +176,7 @@ def _spend(
     )  # fmt: skip
 
 
-def _unheard(before: JobState, after: JobState, fact: JobFact, without: int | None = None) -> list[Spend]:
+def _outcome_unknown(before: JobState, after: JobState, fact: JobFact, without: int | None = None) -> list[Spend]:
     """Attempts of which the job knows, or will never hear, whether the provider took them."""
     numbers: Iterable[int] = ()
     if isinstance(after, Active | BackingOff):
@@ -214,6 +213,8 @@ def _certainty(spend: Spend) -> tuple[int, ...]:
 
 def _merged_terms(one: Terms, other: Terms) -> Terms:
     """Field by field: what is told, and the greater of two."""
+    if one is NO_TERMS or other is NO_TERMS:
+        return other if one is NO_TERMS else one
     told: dict[str, str | int | None] = {}
     for name in Terms.model_fields:
         values = [value for value in (getattr(one, name), getattr(other, name)) if value is not None]
@@ -232,7 +233,7 @@ class Ledger:
     sums: Sums = field(default_factory=dict)
     """Differences of the sums."""
 
-    def take(self, job_id: str, owner: Owner, found: Iterable[Spend], none: Iterable[SpendKey]) -> None:
+    def take(self, job_id: str, owner: SpendOwner, found: Iterable[Spend], none: Iterable[SpendKey]) -> None:
         """Take what one fact told (`facts_spends`)."""
         mine = self.known.setdefault(job_id, {})
         for spend in found:
@@ -246,7 +247,7 @@ class Ledger:
                 self._put(mine, owner, before, None)
 
     def _put(
-        self, mine: dict[SpendKey, Spend], owner: Owner, before: Spend | None, after: Spend | None
+        self, mine: dict[SpendKey, Spend], owner: SpendOwner, before: Spend | None, after: Spend | None
     ) -> None:  # fmt: skip
         spend = after or before
         if before == after or spend is None:
@@ -260,23 +261,33 @@ class Ledger:
         self.changed[spend.job_id, spend.key] = after
 
 
-def add(sums: Sums, spend: Spend, owner: Owner, sign: Literal[1, -1]) -> None:
+def add(sums: Sums, spend: Spend, owner: SpendOwner, sign: Literal[1, -1]) -> None:
     """Add a spend to the sums, or take it out again."""
-    amounts = counts_of(spend)
-    counts = {name: sign * value for name in COUNTS if (value := getattr(amounts, name))}
-    sums.setdefault(group_of(spend, owner, "all", ""), Counter()).update(counts)
-    sums.setdefault(group_of(spend, owner, "cache_key", owner.cache_key), Counter()).update(counts)
-    for tag in dict.fromkeys(owner.tags) or ("",):
-        sums.setdefault(group_of(spend, owner, "tag", tag), Counter()).update(counts)
+    counts = [(name, sign * amount) for name, amount in zip(COUNTS, _amounts(spend), strict=True) if amount]
+    for group in _groups(spend, owner):
+        sum_of_group = sums.get(group)
+        if sum_of_group is None:
+            sum_of_group = sums[group] = Counter()
+        for name, amount in counts:
+            sum_of_group[name] = sum_of_group.get(name, 0) + amount
 
 
-def group_of(spend: Spend, owner: Owner, about: About, name: str) -> Group:
-    """The sum to which a spend belongs."""
+def _groups(spend: Spend, owner: SpendOwner) -> list[Group]:
+    """The sums to which a spend belongs: of all, of its `prompt_cache_key`, and of each tag."""
+    of_all = group_of(spend, owner)
+    rest = of_all[2:]
+    named: list[tuple[About, str]] = [("cache_key", _clean(owner.cache_key))]
+    named += [("tag", _clean(tag)) for tag in dict.fromkeys(owner.tags) or ("",)]
+    return [of_all, *(Group(about, name, *rest) for about, name in named)]
+
+
+def group_of(spend: Spend, owner: SpendOwner) -> Group:
+    """The sum of all spends to which a spend belongs."""
     terms, model = spend.terms, owner.model or _clean(spend.terms.model)
     served = _clean(terms.model)
     return Group(
-        about=about,
-        name=_clean(name),
+        about="all",
+        name="",
         tenant=owner.tenant,
         day=spend.day,
         model=model,
@@ -290,24 +301,29 @@ def group_of(spend: Spend, owner: Owner, about: About, name: str) -> Group:
 
 
 def counts_of(spend: Spend) -> Counts:
-    """The amounts of a spend. Parts of the input are never more than the input, so that no sum is distorted."""
+    """The amounts of a spend."""
+    return Counts(*_amounts(spend))
+
+
+def _amounts(spend: Spend) -> tuple[int, ...]:
+    """In the order of `COUNTS`. Parts of the input are never more than the input, so that no sum is distorted."""
     usage, terms = spend.usage, spend.terms
     cached = min(usage.cached_tokens, usage.input_tokens)
-    return Counts(
-        attempts=1,
-        measured=int(spend.measured),
-        estimated=int(spend.reported == 1),
-        input_tokens=usage.input_tokens,
-        cached_tokens=cached,
-        cache_write_tokens=min(usage.cache_write_tokens or 0, usage.input_tokens - cached),
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        web_search_calls=terms.web_search_calls or 0,
-        file_search_calls=terms.file_search_calls or 0,
-        containers=terms.containers or 0,
+    return (
+        usage.input_tokens,
+        cached,
+        min(usage.cache_write_tokens or 0, usage.input_tokens - cached),
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        terms.web_search_calls or 0,
+        terms.file_search_calls or 0,
+        terms.containers or 0,
+        1,
+        int(spend.measured),
+        int(spend.reported == 1),
     )
 
 
 def _clean(text: str | None) -> str:
     """A foreign text as part of a key: bounded, and without NUL, which PostgreSQL refuses."""
-    return (text or "").replace("\x00", "\ufffd")[:NAME_CHARS_MAX]
+    return text.replace("\x00", "\ufffd")[:NAME_CHARS_MAX] if text else ""

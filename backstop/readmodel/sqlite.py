@@ -32,7 +32,8 @@ TAIL_S = 0.1
 
 PASSING = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM,
 })  # fmt: skip
 """Error codes that time or an operator repairs, damage included: everything can be rebuilt. Any other code is a bug."""
 
@@ -129,7 +130,7 @@ class SqliteDatabase:
             except TimeoutError:
                 continue
 
-    def aside(self) -> "SqliteDatabase":
+    def for_rebuild(self) -> "SqliteDatabase":
         link = self._path.with_name(f"{self._path.stem}.rebuilding{self._path.suffix}")
         return SqliteDatabase(link, self._now_ms, self._files)
 
@@ -137,17 +138,17 @@ class SqliteDatabase:
         await self.close()
         await asyncio.to_thread(self._remove_all)
 
-    async def promote(self, aside: Database) -> None:
-        assert isinstance(aside, SqliteDatabase)
-        await aside.close()
-        await self._on(self._write_pool, lambda: self._swap(aside))
+    async def promote(self, rebuilt: Database) -> None:
+        assert isinstance(rebuilt, SqliteDatabase)
+        await rebuilt.close()
+        await self._on(self._write_pool, lambda: self._swap(rebuilt))
         self._tell()
 
-    def _swap(self, aside: "SqliteDatabase") -> None:
+    def _swap(self, rebuilt: "SqliteDatabase") -> None:
         before = self._current() if self._path.is_symlink() else None
-        after = aside._current()  # noqa: SLF001 - its own kind
+        after = rebuilt._current()  # noqa: SLF001 - its own kind
         point(self._path, after)
-        aside._path.unlink()  # noqa: SLF001 - as above
+        rebuilt._path.unlink()  # noqa: SLF001 - as above
         for file in self._path.parent.glob(f"{self._files.stem}-*{self._files.suffix}"):
             if file not in (before, after):
                 remove(file)

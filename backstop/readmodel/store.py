@@ -1,50 +1,66 @@
 """All statements that write the read model. Plain functions of a `Connection`, each run inside one transaction."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import orjson
 
-from backstop.readmodel.batch import Keys, Known, Record, Writes, keys_of, project
+from backstop.readmodel.batch import Keys, Known, ParsedRecord, Writes, keys_of, project
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
+from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.ledger import load_spends, write_ledger
-from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry
+from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry, Wait
 from backstop.readmodel.view import job_view
 from schemas.codec import canonical
 from schemas.jobs import UsageBooked
 
-IN_LIST_MAX = 500
-"""Parameters per IN list; both databases allow far more, but plan longer lists worse."""
-
 JOB_COLUMNS = (
-    "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, session_id, "
-    "tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, queued_ms, "
-    "running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key"
+    "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, "
+    "session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, "
+    "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
+    "priority, wait, reason_code, reason_message"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
+SET_ONCE = frozenset(
+    {
+        "job_id",
+        "tenant",
+        "submitted_at_ms",
+        "model",
+        "session_id",
+        "tags",
+        "deadline_at_ms",
+        "request_sha256",
+        "cache_policy",
+        "cache_key",
+    }
+)
+"""Columns that the first fact of a job sets. An update that names them would rewrite their indexes, too."""
 _UPSERT_JOB = (
-    f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(_JOB_NAMES))}) ON CONFLICT (job_id) DO UPDATE SET "  # noqa: S608 - our own names, no input
-    + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES[1:])
+    f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(_JOB_NAMES))}) ON CONFLICT (job_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _JOB_NAMES if name not in SET_ONCE)
     + " WHERE excluded.version > jobs.version"
 )
 DEAD_LETTER_COLUMNS = (
-    "dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, size_bytes, "
-    "preview, topic, part, log_offset, resolution, resolved_at_ms"
+    "dead_letter_id, at_ms, tenant, component, reason, detail, origin_topic, origin_part, origin_offset, record_key, "
+    "size_bytes, preview, topic, part, log_offset, resolution, resolved_at_ms"
 )
 # A repeated dead letter (a redelivery, a second component) keeps the first row.
 _INSERT_DEAD_LETTER = (
-    f"INSERT INTO dead_letters ({DEAD_LETTER_COLUMNS}) VALUES ({', '.join('?' * len(DEAD_LETTER_COLUMNS.split(', ')))}) "  # noqa: S608 - as above
+    f"INSERT INTO dead_letters ({DEAD_LETTER_COLUMNS}) "
+    f"VALUES ({', '.join('?' * len(DEAD_LETTER_COLUMNS.split(', ')))}) "
     "ON CONFLICT (dead_letter_id) DO NOTHING"
 )
 
 # A figure from the provider replaces an estimate; otherwise the first stays.
 _BOOK_USAGE = (
-    "INSERT INTO late_usage (job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, cached_tokens, "
-    "reasoning_tokens, estimated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, response_id) DO UPDATE SET "
-    "at_ms = excluded.at_ms, input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, "
-    "total_tokens = excluded.total_tokens, cached_tokens = excluded.cached_tokens, reasoning_tokens = excluded.reasoning_tokens, "
+    "INSERT INTO late_usage (job_id, response_id, tenant, at_ms, attempt, input_tokens, output_tokens, total_tokens, "
+    "cached_tokens, reasoning_tokens, estimated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (job_id, response_id) DO UPDATE SET at_ms = excluded.at_ms, input_tokens = excluded.input_tokens, "
+    "output_tokens = excluded.output_tokens, total_tokens = excluded.total_tokens, "
+    "cached_tokens = excluded.cached_tokens, reasoning_tokens = excluded.reasoning_tokens, "
     "estimated = excluded.estimated WHERE excluded.estimated < late_usage.estimated"
 )
 
@@ -89,7 +105,13 @@ def offsets(conn: Connection) -> dict[tuple[str, int], int]:
 
 
 def apply(
-    conn: Connection, moves: Sequence[Move], records: Sequence[Record], now_ms: int, build: int, *, tell: bool = True
+    conn: Connection,
+    moves: Sequence[Move],
+    records: Sequence[ParsedRecord],
+    now_ms: int,
+    build: int,
+    *,
+    tell: bool = True,
 ) -> Writes:
     """Write one batch: offsets first, then rows, timeline and changes. `tell=False` writes no changes (for a rebuild).
 
@@ -108,20 +130,18 @@ def apply(
 def load(conn: Connection, keys: Keys) -> Known:
     """The database's content for these keys."""
     known = Known()
-    for marks, ids in _in_lists(keys.job_ids):
-        for values in conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN ({marks})", ids):  # noqa: S608 - marks only
+    for marks, ids in in_lists(keys.job_ids):
+        for values in conn.rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN ({marks})", ids):
             known.rows[values[0]] = row_from(values)
         for job_id, at_ms, record, topic, part, offset in conn.rows(
-            f"SELECT job_id, at_ms, record, topic, part, log_offset FROM held_results WHERE job_id IN ({marks})",  # noqa: S608 - as above
+            f"SELECT job_id, at_ms, record, topic, part, log_offset FROM held_results WHERE job_id IN ({marks})",
             ids,
         ):
             known.held[job_id] = HeldResult(job_id, at_ms, bytes(record), Position(topic, part, offset))
-    for marks, ids in _in_lists(keys.response_ids):
-        known.claims.update(
-            conn.rows(f"SELECT response_id, job_id FROM claims WHERE response_id IN ({marks})", ids)  # noqa: S608 - as above
-        )
+    for marks, ids in in_lists(keys.response_ids):
+        known.claims.update(conn.rows(f"SELECT response_id, job_id FROM claims WHERE response_id IN ({marks})", ids))
         for response_id, at_ms, topic, part, offset, kind, summary in conn.rows(
-            "SELECT response_id, at_ms, topic, part, log_offset, kind, summary FROM unclaimed "  # noqa: S608 - as above
+            "SELECT response_id, at_ms, topic, part, log_offset, kind, summary FROM unclaimed "
             f"WHERE response_id IN ({marks}) ORDER BY response_id, at_ms, topic, part, log_offset",
             ids,
         ):
@@ -143,7 +163,7 @@ def trim(conn: Connection, changes_max: int, changes_before_ms: int, unclaimed_k
     gone = conn.execute("DELETE FROM changes WHERE seq < ?", (first_kept,))
     # By the log's time, not the clock's: a projection that catches up with old logs meets claims as old as the entries.
     newest = "(SELECT MAX(at_ms) FROM unclaimed)"
-    return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))  # noqa: S608 - ours
+    return gone + conn.execute(f"DELETE FROM unclaimed WHERE at_ms < {newest} - ?", (unclaimed_keep_ms,))
 
 
 def trim_dead_letters(conn: Connection, dead_letters_max: int) -> int:
@@ -170,40 +190,40 @@ def dead_letter_values(row: DeadLetterRow) -> tuple[Any, ...]:
     """The values of `DEAD_LETTER_COLUMNS`."""
     origin = (None, None, None) if row.origin is None else _place(row.origin)
     return (
-        row.dead_letter_id, row.at_ms, row.tenant, row.component, row.reason, row.detail, *origin, row.record_key, row.size_bytes,
-        row.preview, *_place(row.position), row.resolution, row.resolved_at_ms,
+        row.dead_letter_id, row.at_ms, row.tenant, row.component, row.reason, row.detail, *origin, row.record_key,
+        row.size_bytes, row.preview, *_place(row.position), row.resolution, row.resolved_at_ms,
     )  # fmt: skip
 
 
 def row_from(values: Sequence[Any]) -> JobRow:
     """A row from the values of `JOB_COLUMNS`."""
-    row = dict(zip(_JOB_NAMES, values, strict=True))
-    position = Position(row.pop("topic"), row.pop("part"), row.pop("log_offset"))
-    tags = row.pop("tags")
-    result = row.pop("result")
-    return JobRow(
-        position=position,
-        tags=tuple(orjson.loads(tags)),
-        result=None if result is None else bytes(result),
-        fold_state=bytes(row.pop("fold_state")),
-        **row,
-    )
+    job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, offset, *rest = values
+    model, session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, *told = rest
+    *told, wait, reason_code, reason_message = told
+    return JobRow._make((
+        job_id, tenant, status, version, bytes(fold_state), submitted_at_ms, updated_at_ms,
+        Position(topic, part, offset), model, session_id, tuple(orjson.loads(tags)), deadline_at_ms,
+        next_action_at_ms, request_sha256, attempts, None if result is None else bytes(result), *told,
+        None if wait is None else Wait(**orjson.loads(bytes(wait))), reason_code, reason_message,
+    ))  # fmt: skip
 
 
 def row_values(row: JobRow) -> tuple[Any, ...]:
     """The values of `JOB_COLUMNS`."""
     return (
         row.job_id, row.tenant, row.status, row.version, row.fold_state, row.submitted_at_ms, row.updated_at_ms,
-        row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id, canonical(row.tags).decode(),
-        row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts, row.result, row.found_by,
-        row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms, row.detection_ms, row.input_tokens,
-        row.output_tokens, row.cache_policy, row.cache_key,
+        row.position.topic, row.position.partition, row.position.offset, row.model, row.session_id,
+        canonical(row.tags).decode(), row.deadline_at_ms, row.next_action_at_ms, row.request_sha256, row.attempts,
+        row.result, row.found_by, row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms,
+        row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key, row.priority,
+        None if row.wait is None else canonical(asdict(row.wait)), row.reason_code, row.reason_message,
     )  # fmt: skip
 
 
 def _advance(conn: Connection, move: Move) -> None:
     changed = conn.execute(
-        "UPDATE consumer_offsets SET next_offset = ?, epoch = ? WHERE topic = ? AND part = ? AND next_offset = ? AND epoch <= ?",
+        "UPDATE consumer_offsets SET next_offset = ?, epoch = ? "
+        "WHERE topic = ? AND part = ? AND next_offset = ? AND epoch <= ?",
         (move.new, move.epoch, move.topic, move.partition, move.old, move.epoch),
     )
     if changed != 1:
@@ -215,6 +235,10 @@ def _write(conn: Connection, writes: Writes) -> None:
     conn.execute_many(
         "INSERT INTO job_tags (tag, job_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
         [(tag, job_id) for job_id in writes.begun for tag in writes.rows[job_id].tags],
+    )
+    conn.execute_many(
+        "INSERT INTO requests (job_id, body) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        [(job_id, canonical(body.model_dump(mode="json"))) for job_id, body in writes.requests.items()],
     )
     conn.execute_many("DELETE FROM held_results WHERE job_id = ?", [(job_id,) for job_id in writes.released])
     conn.execute_many(
@@ -228,7 +252,8 @@ def _write(conn: Connection, writes: Writes) -> None:
     )
     conn.execute_many("DELETE FROM unclaimed WHERE response_id = ?", [(rid,) for rid in writes.claimed])
     conn.execute_many(
-        "INSERT INTO unclaimed (response_id, at_ms, topic, part, log_offset, kind, summary) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO unclaimed (response_id, at_ms, topic, part, log_offset, kind, summary) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(e.response_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.unclaimed],
     )
     conn.execute_many(
@@ -246,9 +271,19 @@ def _write(conn: Connection, writes: Writes) -> None:
 
 def _tell(conn: Connection, rows: Iterable[JobRow], now_ms: int, build: int) -> None:
     conn.execute_many(
-        "INSERT INTO changes (build, tenant, job_id, session_id, version, status, at_ms, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO changes (build, tenant, job_id, session_id, version, status, at_ms, payload) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (build, row.tenant, row.job_id, row.session_id, row.version, row.status, now_ms, canonical(job_view(row)))
+            (
+                build,
+                row.tenant,
+                row.job_id,
+                row.session_id,
+                row.version,
+                row.status,
+                now_ms,
+                canonical(job_view(row, now_ms)),
+            )
             for row in rows
         ],
     )
@@ -257,17 +292,11 @@ def _tell(conn: Connection, rows: Iterable[JobRow], now_ms: int, build: int) -> 
 def _usage_values(fact: UsageBooked) -> tuple[Any, ...]:
     usage = fact.usage
     return (
-        fact.job_id, fact.response_id, fact.tenant, fact.at_ms, fact.attempt, usage.input_tokens, usage.output_tokens, usage.total_tokens,
-        usage.cached_tokens, usage.reasoning_tokens, int(fact.estimated is True),
+        fact.job_id, fact.response_id, fact.tenant, fact.at_ms, fact.attempt, usage.input_tokens,
+        usage.output_tokens, usage.total_tokens, usage.cached_tokens, usage.reasoning_tokens,
+        int(fact.estimated is True),
     )  # fmt: skip
 
 
 def _place(position: Position) -> tuple[str, int, int]:
     return position.topic, position.partition, position.offset
-
-
-def _in_lists(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Slices of `ids`, each with as many question marks."""
-    for start in range(0, len(ids), IN_LIST_MAX):
-        part = ids[start : start + IN_LIST_MAX]
-        yield ", ".join("?" * len(part)), part

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from backstop.readmodel.budgets import Budget
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
-from backstop.readmodel.prices import Prices
-from backstop.readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Cut, remove_ended
+from backstop.readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Removable, remove_ended
 from backstop.readmodel.schema import texts
 from backstop.readmodel.store import trim, trim_dead_letters
 from backstop.runtime.process.clock import NowMs
@@ -29,7 +28,7 @@ NAMED_MAX = 20
 _OPEN = texts(OPEN_JOB_STATUSES)
 _DUE_IN_FOLD = texts(status for status in OPEN_JOB_STATUSES if due_in_fold(status))
 _LANE_STANDS = (
-    "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "  # noqa: S608 - our own words
+    "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "
     f"WHERE other.status IN ({_DUE_IN_FOLD}) AND other.updated_at_ms >= ?)"
 )
 """A job that backs off may wait past its time while its lane is closed. But then a probe moves a job
@@ -79,7 +78,7 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
     moved_ms = before_ms - TOLD_WAIT_MS_MAX
     whose, params = ("", ()) if tenant is None else (" AND tenant = ?", (tenant,))
     counts = conn.rows(
-        f"SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN ({_OPEN}){whose} GROUP BY status",  # noqa: S608 - our own words
+        f"SELECT status, COUNT(*), MIN(submitted_at_ms) FROM jobs WHERE status IN ({_OPEN}){whose} GROUP BY status",
         params,
     )
 
@@ -88,7 +87,8 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
 
     return Findings(
         without_next_action=jobs(
-            f"status IN ({_DUE_IN_FOLD}) AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) AND status <> 'waiting' AND (status <> 'backing_off' OR {_LANE_STANDS})",
+            f"status IN ({_DUE_IN_FOLD}) AND (next_action_at_ms IS NULL OR next_action_at_ms < ?) "
+            f"AND status <> 'waiting' AND (status <> 'backing_off' OR {_LANE_STANDS})",
             moved_ms,
         ),
         overdue=jobs(f"status IN ({_DUE_IN_FOLD}) AND deadline_at_ms < ?"),
@@ -100,10 +100,10 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
 
 
 def _find(conn: Connection, table: str, where: str, params: Sequence[Any]) -> Finding:
-    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM {table} WHERE {where}", params)  # noqa: S608 - our own words
+    ((count,),) = conn.rows(f"SELECT COUNT(*) FROM {table} WHERE {where}", params)
     if not count:
         return Finding(0)
-    named = conn.rows(f"SELECT job_id FROM {table} WHERE {where} ORDER BY job_id LIMIT ?", (*params, NAMED_MAX))  # noqa: S608 - as above
+    named = conn.rows(f"SELECT job_id FROM {table} WHERE {where} ORDER BY job_id LIMIT ?", (*params, NAMED_MAX))
     return Finding(count, tuple(job_id for (job_id,) in named))
 
 
@@ -124,17 +124,15 @@ class Sweeper:
 
     def __init__(
         self, database: Database, now_ms: NowMs, metrics: ProjectionMetrics, *, interval_ms: int, bound_ms: int,
-        kept: Kept, budgets: Sequence[Budget] = (), prices: Prices | None = None,
+        kept: Kept, spending: Spending | None = None,
     ) -> None:  # fmt: skip
-        """`prices` are needed for `budgets`."""
         self._database = database
         self._now_ms = now_ms
         self._metrics = metrics
         self._interval_ms = interval_ms
         self._bound_ms = bound_ms
         self._kept = kept
-        self._budgets = budgets
-        self._prices = prices
+        self._spending = spending
         self._after = BEGINNING
         """Where the retention continues: earlier jobs were removed, or their fold still knows them."""
 
@@ -165,16 +163,16 @@ class Sweeper:
         return found
 
     async def _watch_budgets(self, now_ms: int) -> None:
-        prices = self._prices
-        if prices is None or not self._budgets:
+        spending = self._spending
+        if spending is None or not spending.budgets:
             return
-        for spent in await self._database.read(lambda conn: ask_spent(conn, self._budgets, prices, now_ms)):
+        for spent in await self._database.read(lambda conn: ask_spent(conn, spending.budgets, spending.prices, now_ms)):
             self._metrics.budget.labels(spent.budget.tenant, spent.budget.per).set(spent.share)
 
     async def _remove_ended(self, now_ms: int) -> None:
         for _ in range(TURNS_MAX):
-            cut = Cut(now_ms - self._kept.jobs_keep_ms, now_ms - DAY_MS)
-            removed = await self._database.write(partial(remove_ended, cut=cut, after=self._after))
+            removable = Removable(now_ms - self._kept.jobs_keep_ms, now_ms - DAY_MS)
+            removed = await self._database.write(partial(remove_ended, removable=removable, after=self._after))
             self._metrics.removed.inc(removed.jobs)
             self._after = removed.next or BEGINNING
             if removed.next is None:

@@ -6,6 +6,7 @@ because it may quote the prompt.
 
 from typing import Any, assert_never
 
+from schemas.base import PollBasis
 from schemas.codec import canonical
 from schemas.jobs import (
     AdoptionRefused,
@@ -127,6 +128,7 @@ def _of_attempt(fact: AttemptAccepted | AttemptRejected | AttemptUnknown | Attem
                 "status": fact.status,
                 "adopted": fact.adopted or None,
                 "poll_at_ms": fact.poll_at_ms,
+                **_why(fact.poll_basis),
             }
         case AttemptRejected():
             return {
@@ -173,11 +175,12 @@ def _of_response(fact: ResponseFact) -> dict[str, Any]:
                 "status": fact.raw_status,
                 "code": fact.code,
                 "next_poll_at_ms": fact.next_poll_at_ms,
+                **_why(fact.poll_basis),
             }
         case PollFailed():
-            return {"reason": fact.reason, "next_poll_at_ms": fact.next_poll_at_ms}
+            return {"reason": fact.reason, "next_poll_at_ms": fact.next_poll_at_ms} | _why(fact.poll_basis)
         case ResponseTimerFired():
-            return {"due_ms": fact.due_ms, "next_poll_at_ms": fact.next_poll_at_ms}
+            return {"due_ms": fact.due_ms, "next_poll_at_ms": fact.next_poll_at_ms} | _why(fact.poll_basis)
         case _:
             assert_never(fact)
 
@@ -188,4 +191,15 @@ def _result(result: JobResult) -> dict[str, Any]:
         "code": result.reason.code if result.reason else None,
         "found_by": result.found_by,
         "attempts": len(result.attempts),
+    }
+
+
+def _why(basis: PollBasis | None) -> dict[str, str]:
+    """What the time of a poll was decided from, in words; empty where the fixed schedule decided."""
+    if basis is None:
+        return {}
+    of = " ".join(basis.latency_class) or "all models"
+    return {
+        "poll_basis": f"{of}: {basis.ends} ends, {100 * basis.loss:.2g} % of webhooks lost, "
+        f"a poll is worth {basis.price_s:g} s"
     }

@@ -4,8 +4,9 @@ from typing import Any, Protocol, cast
 
 import orjson
 
-from backstop.readmodel.answers import EntryView, JobView, LateUsageView, ResultView
-from backstop.readmodel.rows import JobRow, LateUsage, TimelineEntry
+from backstop.readmodel.answers import BecauseView, EntryView, JobView, LateUsageView, ResultView
+from backstop.readmodel.rows import JobRow, LateUsage, TimelineEntry, Wait
+from backstop.readmodel.waits import UNSEEN, Sight, waiting_view
 from schemas.job_ids import own_job_id
 
 
@@ -24,8 +25,14 @@ class TakenJob(Protocol):
     def deadline_at_ms(self) -> int | None: ...
 
 
-def job_view(row: JobRow) -> JobView:
-    """A job without its result; fields without a value are left out."""
+def job_view(row: JobRow, now_ms: int, sight: Sight = UNSEEN, held: Wait | None = None) -> JobView:
+    """A job without its result; fields without a value are left out.
+
+    `sight`: of the response that runs. `held`: what holds the job up before anything
+    else can, such as a partition without a worker.
+    """
+    wait = row.wait
+    waiting = None if wait is None else waiting_view(wait, now_ms, row.deadline_at_ms, sight, held)
     view: dict[str, Any] = {
         "object": "job",
         "job_id": own_job_id(row.tenant, row.job_id),
@@ -37,7 +44,9 @@ def job_view(row: JobRow) -> JobView:
         "submitted_at_ms": row.submitted_at_ms,
         "updated_at_ms": row.updated_at_ms,
         "deadline_at_ms": row.deadline_at_ms,
-        "next_action_at_ms": row.next_action_at_ms,
+        "next_action_at_ms": None if waiting is None else waiting.get("until_ms"),
+        "waiting": waiting,
+        "reason": _reason(row),
         "finished_at_ms": row.finished_at_ms,
         "attempts": row.attempts,
         "found_by": row.found_by,
@@ -59,10 +68,22 @@ def taken_view(job_id: str, taken: TakenJob) -> JobView:
         "submitted_at_ms": taken.submitted_at_ms,
         "updated_at_ms": taken.submitted_at_ms,
         "deadline_at_ms": taken.deadline_at_ms,
+        "waiting": waiting_view(not_read(taken.submitted_at_ms), taken.submitted_at_ms),
         "attempts": 0,
         "version": 0,
     }
     return _without_none(view)
+
+
+def not_read(since_ms: int) -> Wait:
+    """What a job waits for whose facts the read model has not read yet."""
+    return Wait(
+        "log", since_ms, None, "accepted", "the job is accepted, and its facts have not been read from the log yet"
+    )
+
+
+def _reason(row: JobRow) -> BecauseView | None:
+    return None if row.reason_code is None else {"code": row.reason_code, "message": row.reason_message or ""}
 
 
 def result_view(record: dict[str, Any]) -> ResultView:

@@ -1,13 +1,15 @@
 """Why jobs wait for the provider, from their rows: reasons that an operator must resolve, and reasons that pass."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, assert_never
+from typing import Any, Final, Literal, assert_never, get_args
 
 import orjson
 
 from backstop.readmodel.database import Connection
 from schemas.base import Cause
+from schemas.pauses import PAUSED_CODE
 
 ROWS_MAX: Final = 1_000
 """Waiting jobs per tenant that are read for their reasons; more are not counted."""
@@ -18,7 +20,7 @@ PASSING_MIN: Final = 5
 NAMED_MAX: Final = 20
 BECAUSE_CHARS_MAX: Final = 300
 
-Kind = Literal["provider_refuses", "provider_unavailable"]
+Kind = Literal["provider_refuses", "provider_unavailable", "creates_paused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +32,27 @@ class Waiting:
     because: str = ""
 
 
-def waiting(conn: Connection, tenant: str) -> dict[Kind, Waiting]:
-    """The tenant's jobs in back-off, by who must act."""
-    rows = conn.rows(
-        "SELECT job_id, fold_state FROM jobs WHERE status = 'backing_off' AND tenant = ? ORDER BY submitted_at_ms LIMIT ?",
-        (tenant, ROWS_MAX),
-    )
-    ids: dict[Kind, list[str]] = {"provider_refuses": [], "provider_unavailable": []}
-    reasons: dict[Kind, Counter[str]] = {"provider_refuses": Counter(), "provider_unavailable": Counter()}
-    for job_id, state in rows:
-        told = _told(orjson.loads(bytes(state)))
-        if told is not None:
-            kind, because = told
-            ids[kind].append(job_id)
-            reasons[kind][because] += 1
+Paused = Callable[[str, tuple[str, ...]], str | None]
+"""Model and tags → the words of the pause that holds such jobs of the tenant; None if no pause does."""
+
+
+def waiting(conn: Connection, tenant: str, paused: Paused = lambda _model, _tags: None) -> dict[Kind, Waiting]:
+    """The tenant's jobs that wait for a turn or back off, by the party that must act."""
+    ids: dict[Kind, list[str]] = {kind: [] for kind in get_args(Kind)}
+    reasons: dict[Kind, Counter[str]] = {kind: Counter() for kind in get_args(Kind)}
+    for status in ("backing_off", "waiting"):
+        rows = conn.rows(
+            "SELECT job_id, fold_state, model, tags FROM jobs WHERE status = ? AND tenant = ? "
+            "ORDER BY submitted_at_ms LIMIT ?",
+            (status, tenant, ROWS_MAX),
+        )
+        for job_id, state, model, tags in rows:
+            words = paused(model or "", tuple(orjson.loads(tags)))
+            told = _told(orjson.loads(bytes(state))) if words is None else ("creates_paused", words)
+            if told is not None:
+                kind, because = told
+                ids[kind].append(job_id)
+                reasons[kind][because] += 1
     return {kind: _waiting(ids[kind], reasons[kind]) for kind in ids}
 
 
@@ -52,7 +61,7 @@ def _told(state: dict[str, Any]) -> tuple[Kind, str] | None:
     code = str(why.get("code", ""))
     cause: Cause | None = state.get("held_for") or state.get("cause")
     because = f"{code}: {why.get('message') or ''}".removesuffix(": ")[:BECAUSE_CHARS_MAX]
-    kind = None if cause is None else _kind(cause)
+    kind = None if cause is None or code == PAUSED_CODE else _kind(cause)  # The pause has ended: its turn comes.
     return None if kind is None else (kind, because)
 
 

@@ -3,7 +3,7 @@
 Each state of the job fold, each state of an attempt and each cause has its sentence here, and mypy reports a new one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, NotRequired, assert_never
@@ -13,16 +13,33 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import CostView
-from backstop.readmodel.rows import TimelineEntry
+from backstop.readmodel.rows import Place, TimelineEntry
 from schemas.base import Cause
+from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.results import JobResult, Reason
 from schemas.statuses import JobOutcome, JobStatus
 from streams.fold.attempts import Abandoned, Attempt, Attempts, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Waiting, due_ms
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
+PAUSES_TOLD_MAX: Final = 3
 TEXT_CHARS_MAX: Final = 300
 """Of the provider's own words."""
+
+
+@with_config(_DOCUMENTED)
+class PlaceView(TypedDict):
+    """Where a job stands among the tenant's jobs of the same model and priority."""
+
+    reason: NotRequired[str]
+    """What the last of these jobs to begin was short of; `turn`: of nothing. Absent if none began yet."""
+    priority: str
+    place: int
+    """Counted up to 10,000, by submission. Retries and jobs whose deadline is near may go first."""
+    waiting: int
+    """How many of these jobs wait, counted up to 10,000."""
+    about_ms: NotRequired[int]
+    """About how long until its turn, by the pace of the last grants. Absent if none came within ten minutes."""
 
 
 @with_config(_DOCUMENTED)
@@ -35,6 +52,8 @@ class WhyView(TypedDict):
     sentences: list[str]
     next_at_ms: NotRequired[int]
     """When Backstop acts on the job next, if nothing happens before."""
+    waiting: NotRequired[PlaceView]
+    """Where the job stands, if it waits for its turn under the limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +66,10 @@ class Seen:
     cost: CostView | None = None
     next_poll_at_ms: int | None = None
     """The next poll of its responses, if one is planned."""
+    paused: tuple[CreatesPaused, ...] = ()
+    """The pauses in force that hold its creates."""
+    place: Place | None = None
+    """Its place among the jobs that wait for their turn, if it does."""
 
 
 def why(seen: Seen) -> list[str]:
@@ -55,6 +78,15 @@ def why(seen: Seen) -> list[str]:
     first = _ended(seen.result) if seen.result is not None else _stands(seen)
     said = [*first, *_before(seen), *_cost(seen.cost, ended=ended)]
     return [_sentence(text) for text in said]
+
+
+def waiting_of(place: Place) -> PlaceView:
+    view: PlaceView = {"priority": place.priority, "place": place.place, "waiting": place.waiting}
+    if place.reason is not None:
+        view["reason"] = place.reason
+    if place.about_ms is not None:
+        view["about_ms"] = place.about_ms
+    return view
 
 
 def next_at_ms(seen: Seen) -> int | None:
@@ -83,29 +115,47 @@ def _stands(seen: Seen) -> list[str]:
         case Absent():
             return ["The job is accepted, and its facts have not been read from the log yet"]
         case Waiting():
-            return _waiting(state, now_ms)
+            return _waiting(state, seen)
         case Active():
             said = [text for item in state.attempts.items if (text := _attempt(item, seen)) is not None]
+            submitting = any(isinstance(item, Submitting) for item in state.attempts.items)
             return [
                 *said,
+                *(_paused(seen) if submitting else []),
                 f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before",
             ]
         case BackingOff():
-            return _backing_off(state, now_ms)
+            return _backing_off(state, seen)
         case Finished():
             return [f"The job has ended as {state.outcome}; its record on the topic `results` has not been read yet"]
         case _:
             assert_never(state)
 
 
-def _waiting(state: Waiting, now_ms: int) -> list[str]:
+def _waiting(state: Waiting, seen: Seen) -> list[str]:
+    now_ms = seen.now_ms
+    if seen.paused:
+        ends = f"The job begins when that is resumed, and expires {_at(state.spec.deadline_at_ms, now_ms)} otherwise"
+        return [*_paused(seen), ends]
     begins_ms = state.spec.turn.not_before_ms if state.spec.turn is not None else None
     if begins_ms is not None and begins_ms > now_ms:
-        why = f"The job asked not to begin before a time, which comes {_at(begins_ms, now_ms)}"
+        said = [f"The job asked not to begin before a time, which comes {_at(begins_ms, now_ms)}"]
     else:
         model = state.spec.model
-        why = f"The job waits for its turn under the limits of {model}, since {_span(now_ms - state.since_ms)}"
-    return [why, f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before"]
+        said = [f"The job waits for its turn under the limits of {model}, since {_span(now_ms - state.since_ms)}"]
+        if seen.place is not None:
+            said.append(_placed(seen.place, state.spec.tenant))
+    return [*said, f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before"]
+
+
+def _placed(place: Place, tenant: str) -> str:
+    """`Waiting: tokens_per_min of gpt-6, about 40 s, place 312 of 4,100`."""
+    reason, lane = place.reason or "turn", place.model
+    if reason.startswith("tenant_"):
+        reason, lane = reason.removeprefix("tenant_"), f"tenant {tenant} on {lane}"
+    about = "time unknown" if place.about_ms is None else f"about {_span(place.about_ms)}"
+    stands = f"beyond place {place.place:,}" if place.beyond else f"place {place.place:,} of {place.waiting:,}"
+    return f"Waiting: {reason} of {lane}, {about}, {stands} ({place.priority})"
 
 
 def _attempt(item: Attempt, seen: Seen) -> str | None:
@@ -143,7 +193,16 @@ def _attempt(item: Attempt, seen: Seen) -> str | None:
             assert_never(item)
 
 
-def _backing_off(state: BackingOff, now_ms: int) -> list[str]:
+def _paused(seen: Seen) -> list[str]:
+    """The pauses in force, in the operators' words."""
+    return [
+        f"An operator has paused creates ({pause.scope.words}) {_at(pause.at_ms, seen.now_ms)}, {pause.words}"
+        for pause in seen.paused[:PAUSES_TOLD_MAX]
+    ]
+
+
+def _backing_off(state: BackingOff, seen: Seen) -> list[str]:
+    now_ms = seen.now_ms
     reason = _reason(state.why)
     if state.last:
         return [
@@ -153,6 +212,14 @@ def _backing_off(state: BackingOff, now_ms: int) -> list[str]:
                 "bring a response"
             )
         ]
+    number, deadline = state.attempts.last_number + 1, _at(state.spec.deadline_at_ms, now_ms)
+    if seen.paused:
+        before = [] if state.why.code == PAUSED_CODE else [f"Its last attempt ended: {reason}"]
+        ends = f"Attempt {number} begins when that is resumed; the job expires {deadline} otherwise"
+        return [*_paused(seen), *before, ends]
+    if state.why.code == PAUSED_CODE:
+        ended = f"The job waited while an operator had paused its creates ({state.why.message}); they are resumed"
+        return [ended, f"Attempt {number} begins in its turn: jobs that waited begin along a ramp"]
     said = [f"The job waits because {_waits(state.cause, state.held_for)}: {reason}"]
     if state.retry_at_ms > now_ms:
         said.append(f"Attempt {state.attempts.last_number + 1} begins {_at(state.retry_at_ms, now_ms)}")
@@ -198,24 +265,22 @@ def _ended(result: JobResult) -> list[str]:
     return [f"{_outcome(result.outcome, result.reason)}, {took} after its submission"]
 
 
+_ENDS: Final[Mapping[JobOutcome, str]] = {
+    "incomplete": "The job ended with an incomplete output",
+    "failed": "The job failed",
+    "expired": "The job's deadline passed",
+    "rejected": "The job was rejected before any attempt",
+}
+
+
 def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
     because = "" if reason is None else f": {_reason(reason)}"
-    match outcome:
-        case "completed":
-            return "The job completed"
-        case "incomplete":
-            return f"The job ended with an incomplete output{because}"
-        case "failed":
-            return f"The job failed{because}"
-        case "cancelled":
-            by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
-            return f"The job was cancelled{by}{because}"
-        case "expired":
-            return f"The job's deadline passed{because}"
-        case "rejected":
-            return f"The job was rejected before any attempt{because}"
-        case _:
-            assert_never(outcome)
+    if outcome == "completed":
+        return "The job completed"
+    if outcome == "cancelled":
+        by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
+        return f"The job was cancelled{by}{because}"
+    return f"{_ENDS.get(outcome, f'The job ended as {outcome}')}{because}"
 
 
 def _before(seen: Seen) -> list[str]:

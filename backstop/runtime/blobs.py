@@ -193,11 +193,15 @@ class Bodies:
         """
         return await self.put_canonical(value, canonical(value))
 
+    async def put_large(self, data: bytes | memoryview) -> BlobBody:
+        """As `put`, where the canonical JSON is known, and known to be too large for a record."""
+        return BlobBody(sha256=await self.blobs.put(data), size_bytes=len(data))
+
     async def put_canonical(self, value: Any, data: bytes | memoryview) -> Body:
         """As `put`, where the canonical JSON of `value` is known to be `data`."""
         if len(data) <= self.inline_bytes_max and beyond(bytes(data), INLINE) is None:
             return InlineBody(value=value)
-        return BlobBody(sha256=await self.blobs.put(data), size_bytes=len(data))
+        return await self.put_large(data)
 
 
 async def get_body(blobs: BlobStore, body: Body) -> Any:

@@ -15,7 +15,7 @@ import uvloop
 from aiohttp import web
 
 from backstop.simulator.app import SIMULATOR, build_app
-from backstop.simulator.config import Endpoint, SimulatorConfig
+from backstop.simulator.config import EndpointProfile, SimulatorConfig
 from backstop.simulator.errors import ConfigError
 from backstop.simulator.listener import Ingress
 from backstop.simulator.loading import load_profile
@@ -77,7 +77,7 @@ def read_config(argv: list[str]) -> tuple[SimulatorConfig, _Places]:
         profile=load_profile(given.profile),
         seed=given.seed,
         api_keys=tuple(given.api_key or ("sk-simulator",)),
-        endpoints=tuple(Endpoint(url, (secret,)) for url, secret in pairs),
+        endpoints=tuple(EndpointProfile(url, (secret,)) for url, secret in pairs),
         time_scale=given.time_scale,
         ledger_dir=given.ledger_dir,
     )
@@ -93,16 +93,16 @@ async def _run(config: SimulatorConfig, places: _Places) -> None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        door = Ingress(runner, places.host, places.port)
-        await door.open()
-        app[SIMULATOR].incidents.door = door
+        ingress = Ingress(runner, places.host, places.port)
+        await ingress.open()
+        app[SIMULATOR].incidents.ingress = ingress
         if places.control_port is not None:
             await web.TCPSite(runner, places.host, places.control_port).start()
         if places.port_file is not None:
-            _write_atomically(places.port_file, str(door.port))
-        print(f"simulator listening on http://{places.host}:{door.port}", flush=True)
+            _write_atomically(places.port_file, str(ingress.port))
+        print(f"simulator listening on http://{places.host}:{ingress.port}", flush=True)
         await stop.wait()
-        await door.close()
+        await ingress.close()
     finally:
         await runner.cleanup()
 

@@ -22,7 +22,7 @@ _NAMES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """Status, headers and body to send. `sabotage` names a fault on the way, if any."""
 
     status: int
@@ -33,9 +33,9 @@ class Answer:
     wait_real_s: float = 0.0
 
 
-def ok(value: Any) -> Answer:
+def ok(value: Any) -> HttpAnswer:
     """200 with JSON."""
-    return Answer(200, orjson.dumps(value))
+    return HttpAnswer(200, orjson.dumps(value))
 
 
 def error(
@@ -47,18 +47,18 @@ def error(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
     bare: bool = False,
-) -> Answer:
+) -> HttpAnswer:
     """An error in OpenAI's shape; `bare` leaves out the outer object."""
     inner = {"message": message, "type": kind, "param": param, "code": code}
-    return Answer(status, orjson.dumps(inner if bare else {"error": inner}), headers=headers or {})
+    return HttpAnswer(status, orjson.dumps(inner if bare else {"error": inner}), headers=headers or {})
 
 
-def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> Answer:
+def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> HttpAnswer:
     """400 with the parameter at fault."""
     return error(400, message, param=param, code=code)
 
 
-def wrong_key() -> Answer:
+def wrong_key() -> HttpAnswer:
     """401 for a key that is missing or unknown."""
     return error(
         401,
@@ -67,22 +67,22 @@ def wrong_key() -> Answer:
     )
 
 
-def not_found(response_id: str, *, bare: bool = False) -> Answer:
+def not_found(response_id: str, *, bare: bool = False) -> HttpAnswer:
     """404 for a response that does not exist, or no longer, or not yet."""
     return error(404, f"Response with id '{response_id}' not found.", bare=bare)
 
 
-def html(status: int, page: bytes = EDGE_PAGE, headers: Mapping[str, str] | None = None) -> Answer:
+def html(status: int, page: bytes = EDGE_PAGE, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     """An HTML page of the edge instead of an answer of the API."""
-    return Answer(status, page, HTML, headers or {})
+    return HttpAnswer(status, page, HTML, headers or {})
 
 
-def gateway(status: int) -> Answer:
+def gateway(status: int) -> HttpAnswer:
     """A page of a gateway that lost its server during the call: the outcome is unknown."""
     return html(status, _GATEWAY_PAGE % (_NAMES[status], _NAMES[status]))
 
 
-def failure(status: int) -> Answer:
+def failure(status: int) -> HttpAnswer:
     """A 408, 409 or 5xx that leaves the outcome unknown."""
     match status:
         case 408:

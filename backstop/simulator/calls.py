@@ -10,9 +10,9 @@ from typing import Literal
 import orjson
 from aiohttp import web
 
-from backstop.simulator.answers import Answer, error, failure, wrong_key
-from backstop.simulator.catalogue import Fault
-from backstop.simulator.chance import Target
+from backstop.simulator.answers import HttpAnswer, error, failure, wrong_key
+from backstop.simulator.catalogue import ArmedFault
+from backstop.simulator.chance import FaultTarget
 from backstop.simulator.core import Simulator
 from backstop.simulator.records import Stored
 from backstop.simulator.replies import reshape
@@ -22,7 +22,7 @@ Op = Literal["create", "poll", "stream", "cancel", "delete", "items"]
 
 
 @dataclass(slots=True)
-class Call:
+class ApiCall:
     """The data of a call so far, for the ledger's line."""
 
     op: Op
@@ -31,14 +31,14 @@ class Call:
     project: int = -1
     stored: Stored | None = None
     model: str | None = None
-    target: Target = field(default_factory=Target)
+    target: FaultTarget = field(default_factory=FaultTarget)
     fault: str | None = None
     streams_from: int | None = None
-    stream_fault: Fault | None = None
+    stream_fault: ArmedFault | None = None
 
 
-Handler = Callable[[Simulator, Call], Awaitable[Answer]]
-Streamer = Callable[[Simulator, Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[Simulator, ApiCall], Awaitable[HttpAnswer]]
+Streamer = Callable[[Simulator, ApiCall], Awaitable[web.StreamResponse]]
 
 
 async def serve(
@@ -46,12 +46,12 @@ async def serve(
 ) -> web.StreamResponse:
     """Answer one call: key, platform, `handle`, ledger, and then the wire (or `stream`, if the call asks for one)."""
     started_s = simulator.clock.now_s()
-    call, answer = Call(op, request, b""), None
+    call, answer = ApiCall(op, request, b""), None
     try:
         call.body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         answer = error(413, "Your request body is too large.", code="request_too_large")
-    answer = answer or _refused_at_the_door(simulator, call) or await handle(simulator, call)
+    answer = answer or _refused_unread(simulator, call) or await handle(simulator, call)
     if simulator.profile.errors != "openai":
         answer = reshape(answer, simulator.profile.errors)
     _record(simulator, call, answer)
@@ -68,7 +68,7 @@ async def serve(
     return await simulator.wire.send(request, replace(answer, headers=headers))
 
 
-def strike(simulator: Simulator, call: Call, fault: Fault | None) -> Fault | None:
+def strike(simulator: Simulator, call: ApiCall, fault: ArmedFault | None) -> ArmedFault | None:
     """Record that `fault` strikes this call."""
     if fault is not None:
         call.fault = fault.name
@@ -76,12 +76,12 @@ def strike(simulator: Simulator, call: Call, fault: Fault | None) -> Fault | Non
     return fault
 
 
-def redirect(call: Call) -> Answer:
+def redirect(call: ApiCall) -> HttpAnswer:
     """307 to the same address."""
-    return Answer(307, b"", headers={"location": str(call.request.rel_url)})
+    return HttpAnswer(307, b"", headers={"location": str(call.request.rel_url)})
 
 
-def _refused_at_the_door(simulator: Simulator, call: Call) -> Answer | None:
+def _refused_unread(simulator: Simulator, call: ApiCall) -> HttpAnswer | None:
     scheme, _, key = call.request.headers.get("authorization", "").partition(" ")
     project = simulator.projects.get(key) if scheme == "Bearer" else None
     if project is None:
@@ -96,12 +96,12 @@ def _refused_at_the_door(simulator: Simulator, call: Call) -> Answer | None:
         simulator.struck["incident"] += 1
         return answer
     number = str(simulator.ledgers.calls.last)
-    if strike(simulator, call, simulator.faults.one("platform", Target(), number, (), 1)):
+    if strike(simulator, call, simulator.faults.one("platform", FaultTarget(), number, (), 1)):
         return failure(500)
     return None
 
 
-def _model(simulator: Simulator, call: Call) -> str | None:
+def _model(simulator: Simulator, call: ApiCall) -> str | None:
     """The model of a call; read from the body or the path where the call was not handled."""
     if call.model is not None:
         return call.model
@@ -115,7 +115,7 @@ def _model(simulator: Simulator, call: Call) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def _record(simulator: Simulator, call: Call, answer: Answer) -> None:
+def _record(simulator: Simulator, call: ApiCall, answer: HttpAnswer) -> None:
     model = _model(simulator, call)
     if call.op == "create":
         simulator.lanes.count(call.project, model, accepted=call.stored is not None)

@@ -77,7 +77,7 @@ def place_of(name: str) -> Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ArmedFault:
     """A fault about to strike. `arg` is the text as written; the code that performs the fault parses it."""
 
     name: str
@@ -97,7 +97,7 @@ class Fault:
 class Directive:
     """A fault asked for in a request's metadata: `NAME[=ARG][*TIMES][@ATTEMPT]`."""
 
-    fault: Fault
+    fault: ArmedFault
     place: Place
     times: int | None
     attempt: str | None
@@ -117,7 +117,7 @@ _CODE_ARGS: Final = frozenset(
 )
 
 
-def make_fault(name: str, arg: str | None) -> Fault:
+def make_fault(name: str, arg: str | None) -> ArmedFault:
     """A checked fault.
 
     :raises ConfigError: the name is unknown, or the argument is not a valid number.
@@ -134,10 +134,10 @@ def make_fault(name: str, arg: str | None) -> Fault:
         parse_reply(arg)
     if arg is not None and name in _CODE_ARGS:
         parse_code(arg)
-    return Fault(name, arg)
+    return ArmedFault(name, arg)
 
 
-def parse_rate(text: str) -> tuple[Fault, Place]:
+def parse_rate(text: str) -> tuple[ArmedFault, Place]:
     """The fault of a rate: `NAME[=ARG]`, and its place."""
     name, equals, arg = text.partition("=")
     fault = make_fault(name, arg if equals else None)

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from statistics import NormalDist
 from typing import Any, Final
 
-from backstop.simulator.catalogue import FAULTS, Directive, Fault, Place, make_fault, parse_rate
+from backstop.simulator.catalogue import FAULTS, ArmedFault, Directive, Place, make_fault, parse_rate
 from backstop.simulator.config import Distribution, Profile
 from backstop.simulator.errors import ConfigError
 
@@ -48,7 +48,7 @@ class Chance:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FaultTarget:
     """The subject of a call, as far as its metadata and path say."""
 
     job: str | None = None
@@ -61,7 +61,7 @@ class Aim:
     """A fault kept for calls that match; None matches anything."""
 
     id: int
-    fault: Fault
+    fault: ArmedFault
     job: str | None
     attempt: str | None
     response: str | None
@@ -70,7 +70,7 @@ class Aim:
     seen: int = 0
     hits: int = 0
 
-    def strikes(self, target: Target) -> bool:
+    def strikes(self, target: FaultTarget) -> bool:
         """Whether it strikes this call; counts it."""
         if self.job not in (None, target.job) or self.attempt not in (None, target.attempt):
             return False
@@ -113,7 +113,7 @@ class _Aims:
     def add(self, aim: Aim) -> None:
         (self.general if aim.job is None else self.by_job.setdefault(aim.job, [])).append(aim)
 
-    def strike(self, name: str | None, target: Target) -> Fault | None:
+    def strike(self, name: str | None, target: FaultTarget) -> ArmedFault | None:
         if not self.general and not self.by_job:
             return None
         own = self.by_job.get(target.job, []) if target.job is not None else []
@@ -139,8 +139,8 @@ class Faults:
 
     def use(self, profile: Profile) -> None:
         """Take the rates of `profile` from now on."""
-        tables: dict[Place, list[tuple[Fault, float]]] = {place: [] for place in FAULTS.values()}
-        self._by_name: dict[str, list[tuple[Fault, float]]] = {}
+        tables: dict[Place, list[tuple[ArmedFault, float]]] = {place: [] for place in FAULTS.values()}
+        self._by_name: dict[str, list[tuple[ArmedFault, float]]] = {}
         for text, rate in profile.rates.items():
             fault, place = parse_rate(text)
             if rate > 0:
@@ -150,11 +150,13 @@ class Faults:
         self._sums: dict[Place, list[float]] = {
             place: list(itertools.accumulate(rate for _, rate in table)) for place, table in tables.items()
         }
-        self._faults: dict[Place, list[Fault]] = {
+        self._faults: dict[Place, list[ArmedFault]] = {
             place: [fault for fault, _ in table] for place, table in tables.items()
         }
 
-    def one(self, place: Place, target: Target, key: str, directives: Iterable[Directive], nth: int) -> Fault | None:
+    def one(
+        self, place: Place, target: FaultTarget, key: str, directives: Iterable[Directive], nth: int
+    ) -> ArmedFault | None:
         """The one fault that strikes the `nth` call of its kind about `target` at `place`, if any."""
         aimed = self._aims[place].strike(None, target)
         if aimed is not None:
@@ -172,7 +174,7 @@ class Faults:
         index = bisect_right(sums, self._chance.unit(place, key))
         return self._faults[place][index] if index < len(sums) else None
 
-    def named(self, name: str, target: Target, key: str, directives: Iterable[Directive]) -> Fault | None:
+    def named(self, name: str, target: FaultTarget, key: str, directives: Iterable[Directive]) -> ArmedFault | None:
         """The fault `name` if it strikes. For faults that are independent of each other."""
         aimed = self._aims[FAULTS[name]].strike(name, target)
         if aimed is not None:
@@ -237,5 +239,5 @@ class AimRequest:
             raise ConfigError("nth must be >= 1 and times >= 0")
 
 
-def _in_force(directive: Directive, target: Target, nth: int, times: int) -> bool:
+def _in_force(directive: Directive, target: FaultTarget, nth: int, times: int) -> bool:
     return directive.attempt in (None, target.attempt) and (times == 0 or nth <= times)

@@ -56,12 +56,13 @@ class ModelProfile:
     continued_factor: float = 1.0
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
+    tokens_per_day: int = 0
     burst_real_s: float = 60.0
     open_max: int = 0
     open_max_answer: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_minute", "tokens_per_minute", "open_max"):
+        for name in ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "open_max"):
             _require(getattr(self, name) >= 0, f"{name} must be >= 0")
         _require(0 < self.burst_real_s <= 3600, "burst_real_s must be above 0 and at most 3600")
         for window in self.windows:
@@ -71,6 +72,18 @@ class ModelProfile:
             parse_reply(self.open_max_answer)
         for tier, factor in self.tiers.items():
             _require(0 < factor < math.inf, f"tiers.{tier} must be a factor above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectProfile:
+    """The limit of one key over all its models; 0 = no limit."""
+
+    tokens_per_minute: int = 0
+    burst_real_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require(self.tokens_per_minute >= 0, "tokens_per_minute must be >= 0")
+        _require(0 < self.burst_real_s <= 3600, "burst_real_s must be above 0 and at most 3600")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +116,10 @@ OutageMode = Literal["503", "500", "html", "reset", "stall", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class PlannedEvent:
     """An event of the whole platform, `at_s` after the start."""
 
-    do: Literal["outage", "wave", "restart", "incident"]
+    do: Literal["outage", "wave", "restart", "incident", "limits"]
     at_s: float = 0.0
     for_s: float = 0.0
     every_s: float = 0.0
@@ -144,6 +157,7 @@ class Profile:
 
     rates: Mapping[str, float] = field(default_factory=dict)
     models: Mapping[str, ModelProfile] = field(default_factory=dict)
+    projects: Mapping[str, ProjectProfile] = field(default_factory=dict)
     webhooks: WebhookProfile = WebhookProfile()
     retention_s: float = 30 * DAY_S
     retention_short_s: float = 600.0
@@ -170,10 +184,12 @@ class Profile:
     early_hold_real_s: float = 2.0
     responses_max: int = 200_000
     ended_max: int = 50_000
-    events: tuple[Event, ...] = ()
+    events: tuple[PlannedEvent, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_rates()
+        for name in self.projects:
+            _require(name.isascii() and name.isdecimal(), f"projects.{name}: the name is the index of a key, from 0")
         for name in ("retention_s", "retention_short_s", "stall_real_s", "drip_gap_real_s", "slow_real_s"):
             _require(0 < getattr(self, name) < math.inf, f"{name} must be a number above 0")
         _require(self.retry_after_real_s > 0, "retry_after_real_s must be above 0")
@@ -200,7 +216,7 @@ _DEFAULT_MODEL = ModelProfile()
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class EndpointProfile:
     """The address of webhooks. Each webhook has a signature for each secret (two during a rotation)."""
 
     url: str
@@ -235,7 +251,7 @@ class SimulatorConfig:
     profile: Profile = field(default_factory=Profile)
     seed: int = 1
     api_keys: tuple[str, ...] = ("sk-simulator",)
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: tuple[EndpointProfile, ...] = ()
     time_scale: float = 1.0
     ledger_dir: Path | None = None
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from backstop.simulator.catalogue import FAULTS
 from backstop.simulator.chance import AimRequest
-from backstop.simulator.config import Endpoint, Event
+from backstop.simulator.config import EndpointProfile, PlannedEvent
 from backstop.simulator.core import Simulator
 from backstop.simulator.errors import ConfigError
 from backstop.simulator.ids import response_id
@@ -48,26 +48,26 @@ async def _aim(simulator: Simulator, request: web.Request) -> Any:
 
 
 async def _outage(simulator: Simulator, request: web.Request) -> Any:
-    event = build(Event, {**parse_object(await request.read()), "do": "outage"}, "")
+    event = build(PlannedEvent, {**parse_object(await request.read()), "do": "outage"}, "")
     simulator.platform.begin_outage(event)
     return {"for_s": event.for_s}
 
 
 async def _wave(simulator: Simulator, request: web.Request) -> Any:
-    event = build(Event, {**parse_object(await request.read()), "do": "wave"}, "")
+    event = build(PlannedEvent, {**parse_object(await request.read()), "do": "wave"}, "")
     simulator.platform.begin_wave(event)
     return {"for_s": event.for_s, "factor": event.factor}
 
 
 async def _restart(simulator: Simulator, request: web.Request) -> Any:
     body = await request.read()
-    event = build(Event, {**(parse_object(body) if body else {}), "do": "restart"}, "")
+    event = build(PlannedEvent, {**(parse_object(body) if body else {}), "do": "restart"}, "")
     return {"stuck": simulator.platform.restart(event)}
 
 
 async def _incident(simulator: Simulator, request: web.Request) -> Any:
     if request.method == "POST":
-        event = build(Event, {**parse_object(await request.read()), "do": "incident"}, "")
+        event = build(PlannedEvent, {**parse_object(await request.read()), "do": "incident"}, "")
         return {"incident": simulator.incidents.begin(event)}
     if request.method == "DELETE":
         number = request.query.get("incident")
@@ -77,13 +77,21 @@ async def _incident(simulator: Simulator, request: web.Request) -> Any:
     return {"incidents": simulator.incidents.shown()}
 
 
+async def _limits(simulator: Simulator, request: web.Request) -> Any:
+    if request.method == "POST":
+        simulator.limits.begin_change(build(PlannedEvent, {**parse_object(await request.read()), "do": "limits"}, ""))
+    if request.method == "DELETE":
+        simulator.limits.end_changes()
+    return simulator.limits.shown()
+
+
 async def _lanes(simulator: Simulator, _: web.Request) -> Any:
     return {"lanes": simulator.lanes.shown()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Endpoints:
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[EndpointProfile, ...]
 
 
 async def _webhook(simulator: Simulator, request: web.Request) -> Any:
@@ -164,6 +172,9 @@ _ROUTES: Final[tuple[tuple[str, str, Control], ...]] = (
     ("POST", "/sim/incident", _incident),
     ("DELETE", "/sim/incident", _incident),
     ("GET", "/sim/lanes", _lanes),
+    ("GET", "/sim/limits", _limits),
+    ("POST", "/sim/limits", _limits),
+    ("DELETE", "/sim/limits", _limits),
     ("GET", "/sim/webhook", _webhook),
     ("POST", "/sim/webhook", _webhook),
     ("POST", "/sim/emit", _emit),

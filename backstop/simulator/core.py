@@ -8,18 +8,18 @@ from typing import Any
 
 from backstop.simulator.chance import Chance, Faults
 from backstop.simulator.clock import Clock, Timers
-from backstop.simulator.config import Endpoint, SimulatorConfig
+from backstop.simulator.config import EndpointProfile, SimulatorConfig
 from backstop.simulator.delivery import Deliverer
 from backstop.simulator.incidents import Incidents
-from backstop.simulator.lanes import Lanes
+from backstop.simulator.lanes import LaneCounts
 from backstop.simulator.ledgers import LEDGER_NAMES, Ledgers
-from backstop.simulator.lifecycle import Responses
-from backstop.simulator.limits import Limits
+from backstop.simulator.lifecycle import ResponseRuns
+from backstop.simulator.limits import RateLimits
 from backstop.simulator.loading import merge_profile
 from backstop.simulator.platform import Platform
-from backstop.simulator.prompt_cache import PromptCache
+from backstop.simulator.prompt_cache import PromptCacheEntries
 from backstop.simulator.records import Continuations, JobTallies
-from backstop.simulator.webhooks import Webhooks
+from backstop.simulator.webhooks import WebhookSender
 from backstop.simulator.wire import Wire
 
 
@@ -38,17 +38,19 @@ class Simulator:
         self.ledgers = Ledgers(self.clock, config.ledger_dir)
         self.tallies = JobTallies()
         self.continuations = Continuations()
-        self.prompt_cache = PromptCache(self.clock)
-        self.limits = Limits(profile, self.clock, self.chance)
+        self.prompt_cache = PromptCacheEntries(self.clock)
+        self.limits = RateLimits(profile, self.clock, self.chance)
         self.deliverer = Deliverer(profile.webhooks, self.clock, self.timers, self.ledgers.deliveries)
-        self.webhooks = Webhooks(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)
-        self.responses = Responses(
+        self.webhooks = WebhookSender(profile, self.chance, self.faults, self.clock, self.timers, self.deliverer)
+        self.responses = ResponseRuns(
             profile, self.chance, self.clock, self.timers, self.webhooks, self.ledgers, self.tallies
         )
         self.incidents = Incidents(self.chance, self.clock, self.timers, self.limits)
         self.responses.fate = self.incidents.fate
-        self.platform = Platform(self.chance, self.clock, self.timers, self.webhooks, self.responses, self.incidents)
-        self.lanes = Lanes(self.clock)
+        self.platform = Platform(
+            self.chance, self.clock, self.timers, self.webhooks, self.responses, self.incidents, self.limits
+        )
+        self.lanes = LaneCounts(self.clock)
         self.wire = Wire(profile)
         self.struck: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -86,7 +88,7 @@ class Simulator:
         if calendar_changed:
             self.platform.follow(profile)
 
-    def use_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
+    def use_endpoints(self, endpoints: tuple[EndpointProfile, ...]) -> None:
         """Send webhooks to these endpoints from now on."""
         self.endpoints = endpoints
         self.deliverer.use(endpoints)

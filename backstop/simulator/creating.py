@@ -7,9 +7,9 @@ import contextlib
 from dataclasses import replace
 from typing import Final, Literal
 
-from backstop.simulator.answers import Answer, bad_request, error, failure, gateway, html, ok, wrong_key
-from backstop.simulator.calls import Call, redirect, strike
-from backstop.simulator.catalogue import Fault
+from backstop.simulator.answers import HttpAnswer, bad_request, error, failure, gateway, html, ok, wrong_key
+from backstop.simulator.calls import ApiCall, redirect, strike
+from backstop.simulator.catalogue import ArmedFault
 from backstop.simulator.core import Simulator
 from backstop.simulator.objects import render
 from backstop.simulator.planning import ending_of, make_plan
@@ -24,17 +24,17 @@ LOCKED_S: Final = 10.0
 _POLL_AROUND_S: Final = 0.25
 
 
-async def create(simulator: Simulator, call: Call) -> Answer:
+async def create(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     """Accept a response or refuse it; either may be spoiled on the way back."""
     request = read_create(call.body, call.request.headers, call.project, simulator.profile)
-    if isinstance(request, Answer):
+    if isinstance(request, HttpAnswer):
         return request
     call.target, call.model = request.target, request.model
     known = _known(simulator, request)
     if known is not None:
         call.stored = known
         return _with_limits(simulator, request, ok(render(known)))
-    refusal = simulator.limits.charge(request.model, request) or _over_open_max(simulator, request)
+    refusal = simulator.limits.charge(request.lane, request) or _over_open_max(simulator, request)
     if refusal is not None:
         return refusal
     tally, key = _count_call(simulator, request)
@@ -63,7 +63,7 @@ def _known(simulator: Simulator, request: CreateRequest) -> Stored | None:
     return simulator.responses.by_idempotency_key(request.idempotency_key, request.project)
 
 
-def _locked(simulator: Simulator, tally: JobTally | None, fault: Fault | None) -> Fault | None:
+def _locked(simulator: Simulator, tally: JobTally | None, fault: ArmedFault | None) -> ArmedFault | None:
     """The lock that holds this job now, or begins to; once in a job's life, however often it is drawn. Else `fault`."""
     now_s = simulator.clock.now_s()
     if tally is not None and tally.locked_by is not None and now_s < tally.locked_until_s:
@@ -77,7 +77,7 @@ def _locked(simulator: Simulator, tally: JobTally | None, fault: Fault | None) -
     return fault
 
 
-def _over_open_max(simulator: Simulator, request: CreateRequest) -> Answer | None:
+def _over_open_max(simulator: Simulator, request: CreateRequest) -> HttpAnswer | None:
     model = simulator.profile.model(request.model)
     if simulator.profile.conversations_locked and simulator.responses.is_talking(request):
         return simulator.limits.reply(_LOCKS["locked"])
@@ -85,7 +85,7 @@ def _over_open_max(simulator: Simulator, request: CreateRequest) -> Answer | Non
         return None
     if model.open_max_answer is not None:
         return simulator.limits.reply(parse_reply(model.open_max_answer))
-    return simulator.limits.refusal("429_other", request.model)
+    return simulator.limits.refusal("429_other", request.lane)
 
 
 def _count_call(simulator: Simulator, request: CreateRequest) -> tuple[JobTally | None, str]:
@@ -100,7 +100,7 @@ def _count_call(simulator: Simulator, request: CreateRequest) -> tuple[JobTally 
 
 
 def _accept(
-    simulator: Simulator, request: CreateRequest, tally: JobTally | None, key: str, fault: Fault | None
+    simulator: Simulator, request: CreateRequest, tally: JobTally | None, key: str, fault: ArmedFault | None
 ) -> Stored:
     target, directives = request.target, request.directives
     run_fault = simulator.faults.one("run", target, key, directives, 1)
@@ -138,7 +138,7 @@ def _accept(
 
 
 def _background_shown(
-    simulator: Simulator, request: CreateRequest, fault: Fault | None
+    simulator: Simulator, request: CreateRequest, fault: ArmedFault | None
 ) -> Literal["false", "absent"] | None:
     """What a server that ignores `background` shows of it; None = it honours it."""
     if not request.background:
@@ -157,7 +157,7 @@ def _count_accepted(tally: JobTally | None, attempt: str | None) -> tuple[int, i
     return before
 
 
-async def _reply(simulator: Simulator, call: Call, stored: Stored, fault: Fault | None) -> Answer:
+async def _reply(simulator: Simulator, call: ApiCall, stored: Stored, fault: ArmedFault | None) -> HttpAnswer:
     """The object as the client shall see it, after whatever must happen before the reply."""
     request = stored.request
     if fault is not None and (ending := _instant_end(fault)) is not None:
@@ -185,7 +185,7 @@ async def _reply(simulator: Simulator, call: Call, stored: Stored, fault: Fault 
     return answer
 
 
-def _instant_end(fault: Fault) -> Ending | None:
+def _instant_end(fault: ArmedFault) -> Ending | None:
     match fault.what:
         case "terminal":
             return Ending()
@@ -197,7 +197,7 @@ def _instant_end(fault: Fault) -> Ending | None:
             return None
 
 
-async def _await_end(simulator: Simulator, call: Call, stored: Stored, *, is_cancelled: bool) -> None:
+async def _await_end(simulator: Simulator, call: ApiCall, stored: Stored, *, is_cancelled: bool) -> None:
     """A synchronous response is answered when it has ended. OpenAI cancels it if its client leaves (guide: background);
     a server that ignores `background` lets it run on.
     """
@@ -209,11 +209,11 @@ async def _await_end(simulator: Simulator, call: Call, stored: Stored, *, is_can
             simulator.responses.cancel(stored)
 
 
-def _with_limits(simulator: Simulator, request: CreateRequest, answer: Answer) -> Answer:
-    return Answer(answer.status, answer.body, answer.content_type, simulator.limits.headers(request.model))
+def _with_limits(simulator: Simulator, request: CreateRequest, answer: HttpAnswer) -> HttpAnswer:
+    return HttpAnswer(answer.status, answer.body, answer.content_type, simulator.limits.headers(request.lane))
 
 
-def _refused(simulator: Simulator, call: Call, request: CreateRequest, fault: Fault) -> Answer:
+def _refused(simulator: Simulator, call: ApiCall, request: CreateRequest, fault: ArmedFault) -> HttpAnswer:
     what = fault.what
     if what in _LOCKS:
         return simulator.limits.reply(_LOCKS[what])
@@ -222,14 +222,14 @@ def _refused(simulator: Simulator, call: Call, request: CreateRequest, fault: Fa
     if what.startswith("refuse_"):
         kind = what.removeprefix("refuse_")
         # After the wait there is nothing to show; elsewhere an answer that was never made is spoiled.
-        plausible = failure(500) if kind == "slow" else Answer(200, _NEVER_MADE)
+        plausible = failure(500) if kind == "slow" else HttpAnswer(200, _NEVER_MADE)
         return spoil(plausible, kind, fault.number(simulator.profile.slow_real_s))
     if what in ("503_overloaded", "html_429") or what.startswith("429_"):
-        return simulator.limits.refusal(what, request.model)
+        return simulator.limits.refusal(what, request.lane)
     return redirect(call) if what == "307" else _REFUSALS[what]
 
 
-def _as_told(simulator: Simulator, request: CreateRequest, reply: Reply) -> Answer:
+def _as_told(simulator: Simulator, request: CreateRequest, reply: Reply) -> HttpAnswer:
     """The reply; to a streamed create, an error inside a 200 is an event."""
     answer = simulator.limits.reply(reply)
     if not request.stream or reply.status >= 300:

@@ -16,8 +16,8 @@ from typing import Final
 import aiohttp
 
 from backstop.simulator.clock import Clock, Timers
-from backstop.simulator.config import Endpoint, WebhookProfile
-from backstop.simulator.ledgers import Ledger
+from backstop.simulator.config import EndpointProfile, WebhookProfile
+from backstop.simulator.ledgers import LineLedger
 from backstop.simulator.signing import signature
 
 LARGE_BYTES: Final = 1 << 20  # above that, aiohttp wants a file and not bytes
@@ -47,14 +47,14 @@ class Webhook:
 class Target:
     """An endpoint, and whether it is still enabled."""
 
-    endpoint: Endpoint
+    endpoint: EndpointProfile
     keys: tuple[bytes, ...]
     failures: int = 0
     disabled: bool = False
 
 
 @dataclass(slots=True)
-class Delivery:
+class SentWebhook:
     """One webhook on its way to one endpoint."""
 
     webhook: Webhook
@@ -79,7 +79,7 @@ class DeliveryCounts:
 class Deliverer:
     """Sends webhooks. `pending` counts deliveries that are under way or wait for their next try."""
 
-    def __init__(self, profile: WebhookProfile, clock: Clock, timers: Timers, ledger: Ledger) -> None:
+    def __init__(self, profile: WebhookProfile, clock: Clock, timers: Timers, ledger: LineLedger) -> None:
         self.profile = profile
         self.targets: list[Target] = []
         self.counts = DeliveryCounts()
@@ -87,11 +87,11 @@ class Deliverer:
         self._clock = clock
         self._timers = timers
         self._ledger = ledger
-        self._ready: deque[Delivery] = deque()
+        self._ready: deque[SentWebhook] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
-    def use(self, endpoints: tuple[Endpoint, ...]) -> None:
+    def use(self, endpoints: tuple[EndpointProfile, ...]) -> None:
         """Deliver to these endpoints from now on; deliveries under way keep their endpoint."""
         self.targets = [Target(endpoint, endpoint.keys) for endpoint in endpoints]
 
@@ -112,7 +112,7 @@ class Deliverer:
 
     def send(self, webhook: Webhook, webhook_id: str, target: Target, first_try: asyncio.Event | None = None) -> None:
         """Deliver `webhook` to `target`, with retries. Above the limit of pending ones it is dropped and recorded."""
-        delivery = Delivery(webhook, target, webhook_id, self._clock.wall_ms() // 1000, first_try=first_try)
+        delivery = SentWebhook(webhook, target, webhook_id, self._clock.wall_ms() // 1000, first_try=first_try)
         if self.pending >= self.profile.pending_max:
             self._record(delivery, "dropped", None, 0)
             if first_try is not None:
@@ -123,9 +123,9 @@ class Deliverer:
 
     def record_lost(self, webhook: Webhook, webhook_id: str, target: Target) -> None:
         """Record a webhook that is never sent."""
-        self._record(Delivery(webhook, target, webhook_id, 0), "lost", None, 0)
+        self._record(SentWebhook(webhook, target, webhook_id, 0), "lost", None, 0)
 
-    def _enqueue(self, delivery: Delivery) -> None:
+    def _enqueue(self, delivery: SentWebhook) -> None:
         self._ready.append(delivery)
         if len(self._tasks) < self.profile.concurrency:
             task = asyncio.get_running_loop().create_task(self._drain())
@@ -146,7 +146,7 @@ class Deliverer:
                 if delivery.first_try is not None:
                     delivery.first_try.set()
 
-    async def _try(self, delivery: Delivery) -> None:
+    async def _try(self, delivery: SentWebhook) -> None:
         if delivery.target.disabled:
             self._record(delivery, "disabled", None, 0)
             self.pending -= 1
@@ -163,7 +163,7 @@ class Deliverer:
             return
         self._after_failure(delivery, status)
 
-    async def _post(self, delivery: Delivery) -> tuple[str, int | None]:
+    async def _post(self, delivery: SentWebhook) -> tuple[str, int | None]:
         assert self._session is not None
         webhook = delivery.webhook
         timestamp_s = delivery.timestamp_s + webhook.shift_s
@@ -193,7 +193,7 @@ class Deliverer:
         except (aiohttp.ClientError, OSError):
             return "error", None
 
-    def _after_failure(self, delivery: Delivery, status: int | None) -> None:
+    def _after_failure(self, delivery: SentWebhook, status: int | None) -> None:
         target, profile = delivery.target, self.profile
         target.failures += 1
         too_many = profile.disable_after_failures and target.failures >= profile.disable_after_failures
@@ -208,7 +208,7 @@ class Deliverer:
         wait_s = self._clock.real_s(profile.schedule_s[delivery.attempt])
         self._timers.after(max(wait_s, profile.retry_min_real_s), self._enqueue, delivery)
 
-    def _record(self, delivery: Delivery, outcome: str, status: int | None, took_ms: int) -> None:
+    def _record(self, delivery: SentWebhook, outcome: str, status: int | None, took_ms: int) -> None:
         webhook = delivery.webhook
         self.counts.count(outcome)
         self._ledger.write(

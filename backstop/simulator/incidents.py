@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from backstop.simulator.answers import HTML, Answer
+from backstop.simulator.answers import HTML, HttpAnswer
 from backstop.simulator.chance import Chance
 from backstop.simulator.clock import Clock, Timers
-from backstop.simulator.config import Event
+from backstop.simulator.config import PlannedEvent
 from backstop.simulator.errors import ConfigError
 from backstop.simulator.lifecycle import Fate
-from backstop.simulator.limits import Limits
+from backstop.simulator.limits import RateLimits
 from backstop.simulator.loading import to_json
 from backstop.simulator.planning import ending_of
 from backstop.simulator.records import Stored
@@ -28,7 +28,7 @@ _CALLS: Final = {"create": "creates", "poll": "polls", "stream": "polls", "items
 _SHOWN: Final = ("answer", "calls", "model", "project", "message", "share", "runs", "run_code")
 
 
-class Doorkeeper(Protocol):
+class ListeningSocket(Protocol):
     """Opens and closes the listening socket."""
 
     def want(self, *, is_open: bool) -> None:
@@ -40,7 +40,7 @@ class Incident:
     """One incident in force."""
 
     id: int
-    event: Event
+    event: PlannedEvent
     until_s: float
     calls_struck: int = 0
     runs_struck: int = 0
@@ -51,10 +51,10 @@ class Incident:
 
 
 class Incidents:
-    """All incidents in force. Without a `door` (listening socket) a connection is reset instead of refused."""
+    """All incidents in force. Without a `ingress` (listening socket) a connection is reset instead of refused."""
 
-    def __init__(self, chance: Chance, clock: Clock, timers: Timers, limits: Limits) -> None:
-        self.door: Doorkeeper | None = None
+    def __init__(self, chance: Chance, clock: Clock, timers: Timers, limits: RateLimits) -> None:
+        self.ingress: ListeningSocket | None = None
         self._chance = chance
         self._clock = clock
         self._timers = timers
@@ -68,7 +68,7 @@ class Incidents:
         """Whether an incident in force depends on a call's model."""
         return any(each.event.model is not None for each in self._all)
 
-    def begin(self, event: Event) -> int:
+    def begin(self, event: PlannedEvent) -> int:
         """Begin an incident, for its duration or until it is ended; returns its id."""
         if len(self._all) >= INCIDENTS_MAX:
             raise ConfigError(f"more than {INCIDENTS_MAX} incidents are in force; DELETE /sim/incident ends them")
@@ -77,15 +77,15 @@ class Incidents:
         self._all.append(incident)
         if real_s < math.inf:
             self._timers.after(real_s, self.end, incident.id)
-        self._tell_door()
+        self._tell_ingress()
         return incident.id
 
     def end(self, number: int | None) -> None:
         """End the incident with this id, or all of them."""
         self._all = [each for each in self._all if number is not None and each.id != number]
-        self._tell_door()
+        self._tell_ingress()
 
-    def answer(self, op: str, project: int, model: str | None) -> Answer | None:
+    def answer(self, op: str, project: int, model: str | None) -> HttpAnswer | None:
         """The answer of the incident that strikes this call, if any."""
         for each in self._all:
             event = each.event
@@ -127,13 +127,13 @@ class Incidents:
             for each in self._all
         ]
 
-    def _answer(self, event: Event) -> Answer:
+    def _answer(self, event: PlannedEvent) -> HttpAnswer:
         match event.answer:
             case "refused":
                 # The connection was open before the incident: reset it, as on a host that goes down.
-                return Answer(500, b"", HTML, sabotage="reset")
+                return HttpAnswer(500, b"", HTML, sabotage="reset")
             case "reset" | "close" | "stall":
-                return Answer(500, b"", HTML, sabotage=event.answer)
+                return HttpAnswer(500, b"", HTML, sabotage=event.answer)
             case text:
                 reply = parse_reply(text)
                 return self._limits.reply(replace(reply, message=event.message))
@@ -141,6 +141,6 @@ class Incidents:
     def _draw(self, purpose: str) -> float:
         return self._chance.unit(purpose, str(next(self._draws)))
 
-    def _tell_door(self) -> None:
-        if self.door is not None:
-            self.door.want(is_open=not any(each.event.answer == "refused" for each in self._all))
+    def _tell_ingress(self) -> None:
+        if self.ingress is not None:
+            self.ingress.want(is_open=not any(each.event.answer == "refused" for each in self._all))

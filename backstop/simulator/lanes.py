@@ -11,7 +11,7 @@ MINUTES_MAX: Final = 100_000
 _Lane = tuple[int, str | None]
 
 
-class Lanes:
+class LaneCounts:
     """Creates and acceptances by minute of the wall clock. Beyond the limit the oldest minutes are dropped."""
 
     def __init__(self, clock: Clock) -> None:

@@ -17,7 +17,7 @@ LEDGER_NAMES: Final[tuple[LedgerName, ...]] = get_args(LedgerName)
 MEMORY_LINES_MAX: Final = 200_000
 
 
-class Ledger:
+class LineLedger:
     """One append-only list of JSON lines, numbered from 1 without gaps."""
 
     def __init__(self, name: LedgerName, clock: Clock, folder: Path | None, lines_max: int = MEMORY_LINES_MAX) -> None:
@@ -68,15 +68,15 @@ class Ledgers:
     """The five ledgers by name."""
 
     def __init__(self, clock: Clock, folder: Path | None) -> None:
-        self.creates = Ledger("creates", clock, folder)
-        self.calls = Ledger("calls", clock, folder)
-        self.deliveries = Ledger("deliveries", clock, folder)
-        self.tokens = Ledger("tokens", clock, folder)
-        self.truth = Ledger("truth", clock, folder)
+        self.creates = LineLedger("creates", clock, folder)
+        self.calls = LineLedger("calls", clock, folder)
+        self.deliveries = LineLedger("deliveries", clock, folder)
+        self.tokens = LineLedger("tokens", clock, folder)
+        self.truth = LineLedger("truth", clock, folder)
 
-    def by_name(self, name: LedgerName) -> Ledger:
+    def by_name(self, name: LedgerName) -> LineLedger:
         """One of the five."""
-        ledger: Ledger = getattr(self, name)
+        ledger: LineLedger = getattr(self, name)
         return ledger
 
     def close(self) -> None:

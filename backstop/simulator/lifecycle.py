@@ -18,7 +18,7 @@ from backstop.simulator.ids import USABLE_ID_FORMS, hex_id, response_id
 from backstop.simulator.ledgers import Ledgers
 from backstop.simulator.objects import tier_used, total_tokens, usage
 from backstop.simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
-from backstop.simulator.webhooks import Webhooks
+from backstop.simulator.webhooks import WebhookSender
 
 KEPT_BYTES_MAX: Final = 512 << 20
 Fate = Ending | Literal["on", "stuck"]
@@ -26,7 +26,7 @@ _PLATFORM_FAILURE: Final = Ending("failed", "server_error", with_usage=False)
 _FATES: Final[dict[str, Fate]] = {"on": "on", "stuck": "stuck", "fail": _PLATFORM_FAILURE}
 
 
-class Responses:
+class ResponseRuns:
     """All responses in memory. `runs` is the effect of a platform outage on runs that end now."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Responses:
         chance: Chance,
         clock: Clock,
         timers: Timers,
-        webhooks: Webhooks,
+        webhooks: WebhookSender,
         ledgers: Ledgers,
         tallies: JobTallies,
     ) -> None:

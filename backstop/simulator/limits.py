@@ -1,48 +1,66 @@
-"""Rate limits: requests and tokens per minute of each model, their headers, and the refusals.
+"""Rate limits of each key and model: requests and tokens per minute, tokens per day; their headers, and the refusals.
 
-Buckets fill in real time, as clients measure "per minute" by their own clocks.
+A key may have a limit of tokens over all its models, too. Limits may change while the server runs: a bucket keeps what
+is in it, up to its new size. Buckets fill in real time, as clients measure "per minute" by their own clocks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import Final
+from typing import Any, Final
 
-from backstop.simulator.answers import Answer, error, html
+from backstop.simulator.answers import HttpAnswer, error, html
 from backstop.simulator.chance import Chance
 from backstop.simulator.clock import Clock
-from backstop.simulator.config import ModelProfile, Profile
+from backstop.simulator.config import PlannedEvent, Profile
+from backstop.simulator.errors import ConfigError
 from backstop.simulator.records import CreateRequest
 from backstop.simulator.replies import QUOTA_CODES, Reply, go_duration
 
-MODELS_MAX: Final = 1000
+LANES_MAX: Final = 1000
+CHANGES_MAX: Final = 100
+MINUTE_S: Final = 60.0
+DAY_S: Final = 86_400.0
+
+Lane = tuple[int, str]
+"""Index of the key, and model."""
+
 _FORMS: Final = ("seconds", "fraction", "ms", "date", "none")
 
 
 @dataclass(slots=True)
-class Bucket:
-    """Fills by `limit` per minute, up to the amount of `burst_s`; 0 = no limit."""
+class TokenBucket:
+    """Fills by `limit` per `span_s`, up to the amount of `burst_s`; 0 = no limit."""
 
     limit: int
     burst_s: float
     level: float
     at_s: float
+    span_s: float = MINUTE_S
 
     @property
     def capacity(self) -> float:
         """The most the bucket holds; at least one request."""
-        return max(self.limit * self.burst_s / 60.0, 1.0)
+        return max(self.limit * self.burst_s / self.span_s, 1.0)
 
     def refill(self, now_s: float) -> None:
         """Add the amount since the last call."""
-        self.level = min(self.level + (now_s - self.at_s) * self.limit / 60.0, self.capacity)
+        self.level = min(self.level + (now_s - self.at_s) * self.limit / self.span_s, self.capacity)
         self.at_s = now_s
+
+    def change(self, limit: int, burst_s: float, now_s: float) -> None:
+        """Another limit from now on. What is in the bucket stays, up to its new size; a first limit begins full."""
+        self.refill(now_s)
+        is_first = not self.limit
+        self.limit, self.burst_s = limit, burst_s
+        self.level = self.capacity if is_first else min(self.level, self.capacity)
 
     def wait_s(self, amount: float) -> float:
         """Seconds until the bucket holds `amount`; 0 = now."""
-        return max((amount - self.level) * 60.0 / self.limit, 0.0) if self.limit else 0.0
+        return max((amount - self.level) * self.span_s / self.limit, 0.0) if self.limit else 0.0
 
     def headers(self, kind: str) -> dict[str, str]:
         """The three headers of this limit."""
@@ -51,67 +69,116 @@ class Bucket:
         return {
             f"x-ratelimit-limit-{kind}": str(self.limit),
             f"x-ratelimit-remaining-{kind}": str(max(int(self.level), 0)),
-            f"x-ratelimit-reset-{kind}": go_duration((self.capacity - self.level) * 60.0 / self.limit),
+            f"x-ratelimit-reset-{kind}": go_duration((self.capacity - self.level) * self.span_s / self.limit),
         }
 
 
 @dataclass(slots=True)
-class _ModelBuckets:
-    profile: ModelProfile
-    requests: Bucket
-    tokens: Bucket
+class _LaneBuckets:
+    """The buckets of a lane, and what was asked of them."""
+
+    requests: TokenBucket
+    tokens: TokenBucket
+    day: TokenBucket
+    taken: int = 0
+    tokens_taken: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+
+    def all(self) -> tuple[TokenBucket, ...]:
+        return self.requests, self.tokens, self.day
+
+    @property
+    def any(self) -> bool:
+        return any(bucket.limit for bucket in self.all())
 
 
-class Limits:
-    """The limits of all models, and refusals with the wait in the profile's form."""
+class RateLimits:
+    """The limits of all lanes, and refusals with the wait in the profile's form."""
 
     def __init__(self, profile: Profile, clock: Clock, chance: Chance) -> None:
         self.profile = profile
         self._clock = clock
         self._chance = chance
-        self._buckets: dict[str, _ModelBuckets] = {}
+        self._lanes: dict[Lane, _LaneBuckets] = {}
+        self._projects: dict[int, TokenBucket] = {}
+        self._changes: list[tuple[PlannedEvent, float]] = []
+        """Changes in force, each with its end."""
         self._refusals = 0
 
-    def charge(self, model: str, request: CreateRequest | None) -> Answer | None:
-        """Take one request and its tokens from the limits of `model`; returns the refusal if they do not suffice.
+    def begin_change(self, event: PlannedEvent) -> None:
+        """Multiply limits by the event's factor, for its duration, or until `end_changes`."""
+        if len(self._changes) >= CHANGES_MAX:
+            raise ConfigError(f"more than {CHANGES_MAX} changes are in force; DELETE /sim/limits ends them")
+        real_s = self._clock.real_s(event.for_s) if event.for_s else math.inf
+        self._changes.append((event, self._clock.now_s() + real_s))
+
+    def end_changes(self) -> None:
+        """The limits are those of the profile again."""
+        self._changes.clear()
+
+    def charge(self, lane: Lane, request: CreateRequest | None) -> HttpAnswer | None:
+        """Take one request and its tokens from the limits of `lane`; returns the refusal if they do not suffice.
 
         A refused request is charged as a request all the same.
         """
-        buckets = self._of(model)
-        if not buckets.requests.limit and not buckets.tokens.limit:
+        buckets, project = self._of(lane), self._of_project(lane[0])
+        if not buckets.any and not project.limit:
             return None
-        now_s = self._clock.now_s()
-        buckets.requests.refill(now_s)
-        buckets.tokens.refill(now_s)
-        if (wait_s := buckets.requests.wait_s(1)) > 0:
-            return self.refusal("429_requests", model, wait_s)
-        buckets.requests.level -= 1
         tokens = self._tokens(request)
-        if buckets.tokens.limit and tokens > buckets.tokens.capacity:
-            return self.refusal("429_too_large", model)
-        if (wait_s := buckets.tokens.wait_s(tokens)) > 0:
-            return self.refusal("429_tokens", model, wait_s)
-        if buckets.tokens.limit:
-            buckets.tokens.level -= tokens
+        refused, wait_s = self._short_of(buckets, project, tokens)
+        if refused != "429_requests":
+            buckets.requests.level -= 1 if buckets.requests.limit else 0
+        if refused is not None:
+            buckets.refused[refused] = buckets.refused.get(refused, 0) + 1
+            return self.refusal(refused, lane, wait_s)
+        for bucket in (buckets.tokens, buckets.day, project):
+            bucket.level -= tokens if bucket.limit else 0
+        buckets.taken += 1
+        buckets.tokens_taken += tokens
         return None
 
-    def headers(self, model: str) -> dict[str, str]:
-        """The limit headers of an answer about `model`; none where the model has no limits or the profile hides
-        them.
-        """
+    def _short_of(self, buckets: _LaneBuckets, project: TokenBucket, tokens: int) -> tuple[str | None, float | None]:
+        """The limit that does not suffice, if any, and the wait for it."""
+        if (wait_s := buckets.requests.wait_s(1)) > 0:
+            return "429_requests", wait_s
+        limited = (("429_tokens", buckets.tokens), ("429_tokens_day", buckets.day), ("429_project_tokens", project))
+        if any(bucket.limit and tokens > bucket.capacity for _, bucket in limited):
+            return "429_too_large", None
+        return next(((what, wait) for what, bucket in limited if (wait := bucket.wait_s(tokens)) > 0), (None, None))
+
+    def headers(self, lane: Lane) -> dict[str, str]:
+        """The limit headers of an answer to this lane; none where it has no limits or the profile hides them."""
         if not self.profile.limit_headers:
             return {}
-        buckets = self._of(model)
-        if not buckets.requests.limit and not buckets.tokens.limit:
-            return {}
-        now_s = self._clock.now_s()
-        buckets.requests.refill(now_s)
-        buckets.tokens.refill(now_s)
-        return {**buckets.requests.headers("requests"), **buckets.tokens.headers("tokens")}
+        buckets, project = self._of(lane), self._of_project(lane[0])
+        return {
+            **buckets.requests.headers("requests"),
+            **buckets.tokens.headers("tokens"),
+            **project.headers("project-tokens"),
+        }
 
-    def refusal(self, what: str, model: str, wait_s: float | None = None) -> Answer:
+    def shown(self) -> dict[str, Any]:
+        """For the control: each lane that was used, with its limits, what is left of them, and what was refused."""
+        return {
+            "changes": [
+                {"factor": event.factor, "model": event.model, "project": event.project} for event in self._now()
+            ],
+            "lanes": [
+                {
+                    "project": lane[0], "model": lane[1], "requests_per_minute": buckets.requests.limit,
+                    "tokens_per_minute": buckets.tokens.limit, "tokens_per_day": buckets.day.limit,
+                    "remaining_requests": int(buckets.requests.level), "remaining_tokens": int(buckets.tokens.level),
+                    "taken": buckets.taken, "tokens_taken": buckets.tokens_taken, "refused": dict(buckets.refused),
+                }
+                for lane in list(self._lanes)
+                for buckets in [self._of(lane)]
+            ],
+        }  # fmt: skip
+
+    def refusal(self, what: str, lane: Lane, wait_s: float | None = None) -> HttpAnswer:
         """The answer for one refusal of the catalogue (`429_…`, `503_overloaded`, `html_429`)."""
         wait_s = self.profile.retry_after_real_s if wait_s is None else wait_s
+        model = lane[1]
         if what == "html_429":
             return html(429, headers=self.retry_after(wait_s))
         if what[4:] in QUOTA_CODES:
@@ -120,22 +187,26 @@ class Limits:
         if what == "429_too_large":
             # Waiting does not help, so no wait is named.
             text = f"Request too large for {model} in organization org-sim on tokens per min (TPM). " + _REDUCE
-            return error(429, text, "tokens", code="rate_limit_exceeded", headers=self.headers(model))
+            return error(429, text, "tokens", code="rate_limit_exceeded", headers=self.headers(lane))
         status, kind, code, text = _REFUSALS[what]
-        headers = {**self.headers(model), **self.retry_after(wait_s)}
-        return error(status, text or self._reached(what, model, wait_s), kind, code=code, headers=headers)
+        headers = {**self.headers(lane), **self.retry_after(wait_s)}
+        return error(status, text or self._reached(what, lane, wait_s), kind, code=code, headers=headers)
 
-    def reply(self, reply: Reply) -> Answer:
+    def reply(self, reply: Reply) -> HttpAnswer:
         """The answer for a reply, with the wait in the profile's form."""
         wait_s = reply.header_wait_s
         return reply.answer({} if wait_s is None else self.retry_after(wait_s))
 
-    def _reached(self, what: str, model: str, wait_s: float) -> str:
-        buckets = self._of(model)
-        bucket, unit = (buckets.tokens, "tokens per min (TPM)") if what == "429_tokens" else (buckets.requests, _RPM)
+    def _reached(self, what: str, lane: Lane, wait_s: float) -> str:
+        buckets = self._of(lane)
+        bucket, unit = {
+            "429_tokens": (buckets.tokens, "tokens per min (TPM)"),
+            "429_tokens_day": (buckets.day, "tokens per day (TPD)"),
+            "429_project_tokens": (self._of_project(lane[0]), "project tokens per min (TPM)"),
+        }.get(what, (buckets.requests, "requests per min (RPM)"))
         used = max(int(bucket.capacity - bucket.level), 0)
         return (
-            f"Rate limit reached for {model} in organization org-sim on {unit}: Limit {bucket.limit}, Used {used}, "
+            f"Rate limit reached for {lane[1]} in organization org-sim on {unit}: Limit {bucket.limit}, Used {used}, "
             f"Requested 1. Please try again in {go_duration(wait_s)}."
         )
 
@@ -164,28 +235,47 @@ class Limits:
             case _:
                 return {}
 
-    def _of(self, model: str) -> _ModelBuckets:
-        wanted = self.profile.model(model)
-        buckets = self._buckets.get(model)
-        if buckets is None or buckets.profile is not wanted:
-            now_s = self._clock.now_s()
-            buckets = _ModelBuckets(
-                wanted,
-                _full(wanted.requests_per_minute, wanted.burst_real_s, now_s),
-                _full(wanted.tokens_per_minute, wanted.burst_real_s, now_s),
-            )
-            if len(self._buckets) >= MODELS_MAX:
-                del self._buckets[next(iter(self._buckets))]
-            self._buckets[model] = buckets
+    def _of(self, lane: Lane) -> _LaneBuckets:
+        """The lane's buckets, filled up to now, with the limits in force."""
+        now_s, wanted = self._clock.now_s(), self.profile.model(lane[1])
+        buckets = self._lanes.get(lane)
+        if buckets is None:
+            if len(self._lanes) >= LANES_MAX:
+                del self._lanes[next(iter(self._lanes))]
+            buckets = self._lanes[lane] = _LaneBuckets(_none(now_s), _none(now_s), _none(now_s, DAY_S))
+        factor = math.prod(event.factor for event in self._now(*lane))
+        per_day_s = wanted.burst_real_s * DAY_S / MINUTE_S
+        for bucket, limit, burst_s in (
+            (buckets.requests, wanted.requests_per_minute, wanted.burst_real_s),
+            (buckets.tokens, wanted.tokens_per_minute, wanted.burst_real_s),
+            (buckets.day, wanted.tokens_per_day, per_day_s),
+        ):
+            _fill(bucket, limit, factor, burst_s, now_s)
         return buckets
+
+    def _of_project(self, project: int) -> TokenBucket:
+        now_s, wanted = self._clock.now_s(), self.profile.projects.get(str(project))
+        bucket = self._projects.setdefault(project, _none(now_s))
+        limit, burst_s = (0, MINUTE_S) if wanted is None else (wanted.tokens_per_minute, wanted.burst_real_s)
+        _fill(bucket, limit, math.prod(event.factor for event in self._now(project, None)), burst_s, now_s)
+        return bucket
+
+    def _now(self, project: int | None = None, model: str | None = None) -> Iterator[PlannedEvent]:
+        """The changes in force; of a lane, or of a key as a whole (`model` None)."""
+        now_s = self._clock.now_s()
+        self._changes = [(event, until_s) for event, until_s in self._changes if now_s < until_s]
+        for event, _ in self._changes:
+            if project is None or (event.project in (None, project) and event.model in (None, model)):
+                yield event
 
 
 _REDUCE: Final = "The input or output tokens must be reduced in order to run successfully."
-_RPM: Final = "requests per min (RPM)"
 # Status, type, code and text; no text where it tells of a limit.
 _REFUSALS: Final[dict[str, tuple[int, str, str | None, str]]] = {
     "429_requests": (429, "requests", "rate_limit_exceeded", ""),
     "429_tokens": (429, "tokens", "rate_limit_exceeded", ""),
+    "429_tokens_day": (429, "tokens", "rate_limit_exceeded", ""),
+    "429_project_tokens": (429, "tokens", "rate_limit_exceeded", ""),
     "429_slow_down": (429, "rate_limit_error", "slow_down", "Slow down: your traffic grew too fast."),
     "429_flex": (429, "resource_unavailable", "resource_unavailable", "No flex capacity at the moment."),
     "429_other": (429, "rate_limit_error", None, "Too many requests."),
@@ -198,7 +288,14 @@ _REFUSALS: Final[dict[str, tuple[int, str, str | None, str]]] = {
 }
 
 
-def _full(limit: int, burst_s: float, now_s: float) -> Bucket:
-    bucket = Bucket(limit, burst_s, 0.0, now_s)
-    bucket.level = bucket.capacity
-    return bucket
+def _none(now_s: float, span_s: float = MINUTE_S) -> TokenBucket:
+    """A bucket without a limit."""
+    return TokenBucket(0, span_s, 0.0, now_s, span_s)
+
+
+def _fill(bucket: TokenBucket, limit: int, factor: float, burst_s: float, now_s: float) -> None:
+    """Fill the bucket up to now, and give it the limit in force if that is another one."""
+    bucket.refill(now_s)
+    in_force = max(int(limit * factor), 1) if limit else 0
+    if (in_force, burst_s) != (bucket.limit, bucket.burst_s):
+        bucket.change(in_force, burst_s, now_s)

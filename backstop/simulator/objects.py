@@ -6,8 +6,8 @@ import secrets
 from typing import Any, Final
 
 from backstop.simulator.model import call_item, said
-from backstop.simulator.records import CreateRequest, Ending, Shown, Stored, UsageForm
-from backstop.simulator.replies import REASONS, Reason, told
+from backstop.simulator.records import CreateRequest, Ending, ObjectForm, Stored, UsageForm
+from backstop.simulator.replies import REASONS, CodeMeaning, told
 
 ECHO_CHARS_MAX: Final = 2000
 INCOMPLETE_CHARS: Final = 40
@@ -35,7 +35,7 @@ _ECHOED: Final[dict[str, Any]] = {
 # All that some servers send.
 _BARE: Final = ("id", "status", "output", "error", "metadata")
 _TIER_USED: Final = {"auto": "default", "fast": "priority"}
-_IMAGE_POLICY: Final = Reason(400, None, "Your request was rejected as a result of our safety system.")
+_IMAGE_POLICY: Final = CodeMeaning(400, None, "Your request was rejected as a result of our safety system.")
 
 
 def render(stored: Stored, *, status: str | None = None, response_id: str | None = None) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def render(stored: Stored, *, status: str | None = None, response_id: str | None
     return {name: answer[name] for name in _BARE if name in answer} if shown_as.bare else answer
 
 
-def _disfigure(answer: dict[str, Any], shown: Shown, *, has_ended: bool) -> None:
+def _disfigure(answer: dict[str, Any], shown: ObjectForm, *, has_ended: bool) -> None:
     """Turn OpenAI's object into that of another server."""
     if not shown.metadata:
         answer["metadata"] = None
@@ -134,10 +134,10 @@ def _error(ending: Ending) -> dict[str, Any]:
     return answer if reason.kind is None else answer | {"type": reason.kind, "param": None}
 
 
-def _unexplained(wait_s: float | None) -> Reason:
+def _unexplained(wait_s: float | None) -> CodeMeaning:
     again = "" if wait_s is None else " {again}"
     wfr = f"wfr_{secrets.token_hex(8)}"
-    return Reason(
+    return CodeMeaning(
         500, None, f"An error occurred while processing your request. Please include {wfr} if you ask.{again}"
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from backstop.simulator.config import Distribution, Event, ModelProfile
+from backstop.simulator.config import Distribution, ModelProfile, PlannedEvent
 
 RATES: Final = {
     # Refusals after acceptance, most of them without usage.
@@ -68,19 +68,19 @@ RATES: Final = {
 # One after the other, each repeated every ten simulated minutes.
 _EVERY_S: Final = 600.0
 EVENTS: Final = (
-    Event("incident", at_s=60, for_s=40, every_s=_EVERY_S, answer="503/server_is_overloaded/openai/10"),
-    Event("incident", at_s=120, for_s=20, every_s=_EVERY_S, answer="invalid_api_key", calls="all"),
-    Event("incident", at_s=160, for_s=20, every_s=_EVERY_S, answer="refused", calls="all"),
-    Event("incident", at_s=200, for_s=30, every_s=_EVERY_S, answer="insufficient_quota"),
-    Event(
+    PlannedEvent("incident", at_s=60, for_s=40, every_s=_EVERY_S, answer="503/server_is_overloaded/openai/10"),
+    PlannedEvent("incident", at_s=120, for_s=20, every_s=_EVERY_S, answer="invalid_api_key", calls="all"),
+    PlannedEvent("incident", at_s=160, for_s=20, every_s=_EVERY_S, answer="refused", calls="all"),
+    PlannedEvent("incident", at_s=200, for_s=30, every_s=_EVERY_S, answer="insufficient_quota"),
+    PlannedEvent(
         "incident", at_s=250, for_s=20, every_s=_EVERY_S, answer="none", runs="fail", run_code="rate_limit_exceeded/10"
     ),
-    Event("incident", at_s=290, for_s=20, every_s=_EVERY_S, answer="403//html"),
-    Event("restart", at_s=330, for_s=5, every_s=_EVERY_S, share=0.5),
-    Event("incident", at_s=380, for_s=30, every_s=_EVERY_S, answer="529//html/10header"),
-    Event("incident", at_s=430, for_s=20, every_s=_EVERY_S, answer="billing_not_active"),
-    Event("incident", at_s=470, for_s=20, every_s=_EVERY_S, answer="model_not_found"),
-    Event("incident", at_s=510, for_s=30, every_s=_EVERY_S, answer="429/rate_limit_exceeded/openai/20"),
+    PlannedEvent("incident", at_s=290, for_s=20, every_s=_EVERY_S, answer="403//html"),
+    PlannedEvent("restart", at_s=330, for_s=5, every_s=_EVERY_S, share=0.5),
+    PlannedEvent("incident", at_s=380, for_s=30, every_s=_EVERY_S, answer="529//html/10header"),
+    PlannedEvent("incident", at_s=430, for_s=20, every_s=_EVERY_S, answer="billing_not_active"),
+    PlannedEvent("incident", at_s=470, for_s=20, every_s=_EVERY_S, answer="model_not_found"),
+    PlannedEvent("incident", at_s=510, for_s=30, every_s=_EVERY_S, answer="429/rate_limit_exceeded/openai/20"),
 )
 
 MODELS: Final = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, get_args
 
-from backstop.simulator.catalogue import Fault
+from backstop.simulator.catalogue import ArmedFault
 from backstop.simulator.chance import Chance
 from backstop.simulator.config import Profile
-from backstop.simulator.records import CreateRequest, Ending, ErrorForm, Plan, Shown, UsageForm
+from backstop.simulator.records import CreateRequest, Ending, ErrorForm, ObjectForm, Plan, UsageForm
 from backstop.simulator.replies import parse_code
 
 DEFAULT_SLOW_FACTOR: Final = 10.0
@@ -17,11 +17,11 @@ DEFAULT_ODD_END: Final = "succeeded"
 # From acceptance; `soonest` has none.
 WINDOWS_S: Final = {"2h": 7200.0, "8h": 28_800.0}
 _SHOWN: Final = {
-    "output_null": Shown(output="null"),
-    "output_absent": Shown(output="absent"),
-    "no_metadata": Shown(metadata=False),
-    "bare_object": Shown(bare=True),
-    "odd_words": Shown(words={"queued": "pending", "in_progress": "running"}),
+    "output_null": ObjectForm(output="null"),
+    "output_absent": ObjectForm(output="absent"),
+    "no_metadata": ObjectForm(metadata=False),
+    "bare_object": ObjectForm(bare=True),
+    "odd_words": ObjectForm(words={"queued": "pending", "in_progress": "running"}),
 }
 
 
@@ -30,7 +30,7 @@ def make_plan(
     profile: Profile,
     chance: Chance,
     key: str,
-    fault: Fault | None,
+    fault: ArmedFault | None,
     wave_factor: float,
     *,
     is_continued: bool,
@@ -65,11 +65,11 @@ def _within_window(plan: Plan, window_s: float | None, *, is_missed: bool) -> Pl
     return replace(plan, queue_s=queue_s, run_s=window_s - queue_s, ending=_ENDINGS["missed_window"])
 
 
-def _is(fault: Fault | None, what: str) -> bool:
+def _is(fault: ArmedFault | None, what: str) -> bool:
     return fault is not None and fault.what == what
 
 
-def _struck(plan: Plan, fault: Fault) -> Plan:
+def _struck(plan: Plan, fault: ArmedFault) -> Plan:
     shown = _shown(fault)
     if shown is not None:
         # An unknown status comes without a webhook, and a run without an end has none.
@@ -90,19 +90,19 @@ def _struck(plan: Plan, fault: Fault) -> Plan:
             return replace(plan, queue_s=0.0, run_s=0.0) if "_at_once" in what else plan
 
 
-def _shown(fault: Fault) -> Shown | None:
+def _shown(fault: ArmedFault) -> ObjectForm | None:
     """The object's differences by a run fault, if it is one of the shape."""
     match fault.what:
         case "unknown_status":
-            return Shown(words={"in_progress": fault.arg or DEFAULT_UNKNOWN_STATUS})
+            return ObjectForm(words={"in_progress": fault.arg or DEFAULT_UNKNOWN_STATUS})
         case "odd_end":
-            return Shown(words={"completed": fault.arg or DEFAULT_ODD_END})
+            return ObjectForm(words={"completed": fault.arg or DEFAULT_ODD_END})
         case "other_id":
-            return Shown(other_id=True, metadata=fault.arg != "no_metadata")
+            return ObjectForm(other_id=True, metadata=fault.arg != "no_metadata")
         case "odd_usage":
-            return Shown(usage=next((each for each in get_args(UsageForm) if each == fault.arg), "floats"))
+            return ObjectForm(usage=next((each for each in get_args(UsageForm) if each == fault.arg), "floats"))
         case "odd_error":
-            return Shown(error=next((each for each in get_args(ErrorForm) if each == fault.arg), "null"))
+            return ObjectForm(error=next((each for each in get_args(ErrorForm) if each == fault.arg), "null"))
         case what:
             return _SHOWN.get(what)
 

@@ -1,14 +1,15 @@
-"""Events of the whole platform: outages, waves of latency, restarts; by a control or the profile's calendar."""
+"""Events of the whole platform, by a control or the profile's calendar: outages, waves of latency, restarts, limits."""
 
 from __future__ import annotations
 
-from backstop.simulator.answers import HTML, Answer, failure, html
+from backstop.simulator.answers import HTML, HttpAnswer, failure, html
 from backstop.simulator.chance import Chance
 from backstop.simulator.clock import Clock, Timers
-from backstop.simulator.config import Event, Profile
+from backstop.simulator.config import PlannedEvent, Profile
 from backstop.simulator.incidents import Incidents
-from backstop.simulator.lifecycle import Responses
-from backstop.simulator.webhooks import Webhooks
+from backstop.simulator.lifecycle import ResponseRuns
+from backstop.simulator.limits import RateLimits
+from backstop.simulator.webhooks import WebhookSender
 
 
 class Platform:
@@ -19,9 +20,10 @@ class Platform:
         chance: Chance,
         clock: Clock,
         timers: Timers,
-        webhooks: Webhooks,
-        responses: Responses,
+        webhooks: WebhookSender,
+        responses: ResponseRuns,
         incidents: Incidents,
+        limits: RateLimits,
     ) -> None:
         self._chance = chance
         self._clock = clock
@@ -29,7 +31,8 @@ class Platform:
         self._webhooks = webhooks
         self._responses = responses
         self._incidents = incidents
-        self._outage: Event | None = None
+        self._limits = limits
+        self._outage: PlannedEvent | None = None
         self._outages = 0
         self._wave_factor = 1.0
         self._waves = 0
@@ -38,7 +41,7 @@ class Platform:
         self._restarts = 0
 
     @property
-    def outage(self) -> Event | None:
+    def outage(self) -> PlannedEvent | None:
         """The outage in force, if any."""
         return self._outage
 
@@ -53,7 +56,7 @@ class Platform:
         for event in profile.events:
             self._timers.after(self._clock.real_s(event.at_s), self._befall, event, self._calendar)
 
-    def begin_outage(self, event: Event) -> None:
+    def begin_outage(self, event: PlannedEvent) -> None:
         """Begin an outage in place of the one in force, if any. With `for_s` 0 only end that one."""
         self._outages += 1
         real_s = self._clock.real_s(event.for_s)
@@ -64,23 +67,23 @@ class Platform:
         self._responses.runs = event.runs if real_s > 0 else "on"
         self._timers.after(real_s, self._end_outage, self._outages)
 
-    def begin_wave(self, event: Event) -> None:
+    def begin_wave(self, event: PlannedEvent) -> None:
         """Make runs accepted from now on slower, for a while."""
         self._waves += 1
         self._wave_factor = event.factor
         self._timers.after(self._clock.real_s(event.for_s), self._end_wave, self._waves)
 
-    def restart(self, event: Event) -> int:
+    def restart(self, event: PlannedEvent) -> int:
         """Make the open responses, or the event's share of them, stuck, and refuse connections for its duration.
 
         Returns the number of stuck responses.
         """
         self._restarts += 1
         if event.for_s:
-            self._incidents.begin(Event("incident", for_s=event.for_s, answer="refused", calls="all"))
+            self._incidents.begin(PlannedEvent("incident", for_s=event.for_s, answer="refused", calls="all"))
         return self._responses.strand_all(event.share, f"restart/{self._restarts}")
 
-    def refusal(self) -> Answer | None:
+    def refusal(self) -> HttpAnswer | None:
         """The answer of the outage in force to this call, if it strikes."""
         outage = self._outage
         if outage is None or outage.mode == "none":
@@ -92,11 +95,11 @@ class Platform:
             case "html":
                 return html(503)
             case "reset" | "stall":
-                return Answer(500, b"", HTML, sabotage=outage.mode)
+                return HttpAnswer(500, b"", HTML, sabotage=outage.mode)
             case status:
                 return failure(int(status))
 
-    def _befall(self, event: Event, calendar: int) -> None:
+    def _befall(self, event: PlannedEvent, calendar: int) -> None:
         if calendar != self._calendar:
             return
         if event.every_s:
@@ -110,6 +113,8 @@ class Platform:
                 self.restart(event)
             case "incident":
                 self._incidents.begin(event)
+            case "limits":
+                self._limits.begin_change(event)
 
     def _end_outage(self, number: int) -> None:
         if number == self._outages:

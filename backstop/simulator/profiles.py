@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from backstop.simulator import outlast
-from backstop.simulator.config import Event, ModelProfile, Profile
+from backstop.simulator.config import ModelProfile, PlannedEvent, Profile
 
 _CALM: Final = Profile()
 
@@ -138,14 +138,14 @@ _TORTURE: Final = Profile(
     retry_after="any",
     stall_real_s=10.0,
     events=(
-        Event("outage", at_s=120, for_s=60, mode="503", runs="fail"),
-        Event("wave", at_s=300, for_s=120, factor=8.0),
-        Event("outage", at_s=600, for_s=60, mode="reset", share=0.7, webhooks="held"),
-        Event("restart", at_s=900),
-        Event("outage", at_s=1200, for_s=60, mode="html", webhooks="lost"),
+        PlannedEvent("outage", at_s=120, for_s=60, mode="503", runs="fail"),
+        PlannedEvent("wave", at_s=300, for_s=120, factor=8.0),
+        PlannedEvent("outage", at_s=600, for_s=60, mode="reset", share=0.7, webhooks="held"),
+        PlannedEvent("restart", at_s=900),
+        PlannedEvent("outage", at_s=1200, for_s=60, mode="html", webhooks="lost"),
         # Passing conditions: of the account, of a limit reported after acceptance, of a gateway without a server.
-        Event("incident", at_s=200, for_s=20, every_s=_INCIDENT_EVERY_S, answer="insufficient_quota"),
-        Event(
+        PlannedEvent("incident", at_s=200, for_s=20, every_s=_INCIDENT_EVERY_S, answer="insufficient_quota"),
+        PlannedEvent(
             "incident",
             at_s=500,
             for_s=20,
@@ -154,7 +154,7 @@ _TORTURE: Final = Profile(
             runs="fail",
             run_code="rate_limit_exceeded/5",
         ),
-        Event("incident", at_s=800, for_s=20, every_s=_INCIDENT_EVERY_S, answer="529//html", calls="all"),
+        PlannedEvent("incident", at_s=800, for_s=20, every_s=_INCIDENT_EVERY_S, answer="529//html", calls="all"),
     ),
 )
 

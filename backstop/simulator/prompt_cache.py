@@ -20,7 +20,7 @@ PER_MINUTE_MAX: Final = 15
 ENTRIES_MAX: Final = 10_000
 
 
-class PromptCache:
+class PromptCacheEntries:
     """Entries by project, model, prefix and key: the minute of the last request, and the requests in it."""
 
     def __init__(self, clock: Clock) -> None:

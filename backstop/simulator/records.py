@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
-from backstop.simulator.catalogue import Directive, Fault
-from backstop.simulator.chance import Target
+from backstop.simulator.catalogue import ArmedFault, Directive
+from backstop.simulator.chance import FaultTarget
 from backstop.simulator.ids import AnyIdForm
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
@@ -58,15 +58,20 @@ class CreateRequest:
         return found if isinstance(found, str) else None
 
     @property
+    def lane(self) -> tuple[int, str]:
+        """What limits hold: the index of its key, and its model."""
+        return self.project, self.model
+
+    @property
     def owner(self) -> Mapping[str, str | None]:
         """Job, attempt and tenant in the metadata: from the keys with a prefix, else from those without."""
         prefix = PREFIX if any(PREFIX + name in self.metadata for name in OWNER) else ""
         return {name: self.metadata.get(prefix + name) for name in OWNER}
 
     @property
-    def target(self) -> Target:
+    def target(self) -> FaultTarget:
         """What faults may be aimed at."""
-        return Target(self.owner["job"], self.owner["attempt"])
+        return FaultTarget(self.owner["job"], self.owner["attempt"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ObjectForm:
     """Where the objects of a response differ from OpenAI's, as those of other servers and gateways do.
 
     `words` are the server's own names of states; `end` is shown in place of the state at the end.
@@ -118,7 +123,7 @@ class Plan:
     run_s: float | None
     ending: Ending
     expires_after_end_s: float | None = None
-    shown: Shown = Shown()
+    shown: ObjectForm = ObjectForm()
 
 
 @dataclass(slots=True)
@@ -158,10 +163,10 @@ class Stored:
         return self.status in OPEN
 
     @property
-    def target(self) -> Target:
+    def target(self) -> FaultTarget:
         """What faults may be aimed at."""
         owner = self.request.owner
-        return Target(owner["job"], owner["attempt"], self.id)
+        return FaultTarget(owner["job"], owner["attempt"], self.id)
 
     @property
     def other_id(self) -> str:
@@ -200,7 +205,7 @@ class JobTally:
     accepted_of: dict[str | None, int] = field(default_factory=dict)
     paid: int = 0
     winner: str | None = None
-    locked_by: Fault | None = None
+    locked_by: ArmedFault | None = None
     locked_until_s: float = 0.0
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 import orjson
 
-from backstop.simulator.answers import HTML, JSON, Answer
+from backstop.simulator.answers import HTML, JSON, HttpAnswer
 from backstop.simulator.errors import ConfigError
 
 Shape = Literal[
@@ -34,7 +34,7 @@ _AGAIN: Final = "{again}"
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class CodeMeaning:
     """The meaning of one code: the status of a refusal, the type, and a text in which `{again}` is the wait."""
 
     status: int
@@ -46,58 +46,62 @@ class Reason:
     told_as: str | None = ""
 
 
-_QUOTA: Final = Reason(
+_QUOTA: Final = CodeMeaning(
     429, "insufficient_quota", "You exceeded your current quota, please check your plan and billing details."
 )
 _POLICY: Final = "This request was rejected because it may violate our usage policies."
-REASONS: Final[dict[str, Reason]] = {
-    "rate_limit_exceeded": Reason(
+REASONS: Final[dict[str, CodeMeaning]] = {
+    "rate_limit_exceeded": CodeMeaning(
         429, "requests", "Rate limit reached for the model on requests per min (RPM). {again}", 20.0
     ),
-    "server_is_overloaded": Reason(
+    "server_is_overloaded": CodeMeaning(
         503, "service_unavailable_error", "The server is currently overloaded with other requests. {again}"
     ),
-    "slow_down": Reason(503, "service_unavailable_error", "Slow down: your traffic grew too fast. {again}"),
-    "server_error": Reason(
+    "slow_down": CodeMeaning(503, "service_unavailable_error", "Slow down: your traffic grew too fast. {again}"),
+    "server_error": CodeMeaning(
         500, "server_error", "The server had an error while processing your request. Sorry about that! {again}"
     ),
     **dict.fromkeys(QUOTA_CODES, _QUOTA),
-    "billing_not_active": Reason(
+    "billing_not_active": CodeMeaning(
         429, "billing_not_active", "Your account is not active, please check your billing details on our website."
     ),
-    "billing_hard_limit_reached": Reason(400, _INVALID, "Billing hard limit has been reached."),
-    "invalid_api_key": Reason(401, _INVALID, "Incorrect API key provided: ****."),
-    "account_deactivated": Reason(401, _INVALID, "The OpenAI account associated with this API key is deactivated."),
-    "ip_not_authorized": Reason(401, _INVALID, "Your IP address is not authorized to use this key."),
-    "unsupported_country_region_territory": Reason(
+    "billing_hard_limit_reached": CodeMeaning(400, _INVALID, "Billing hard limit has been reached."),
+    "invalid_api_key": CodeMeaning(401, _INVALID, "Incorrect API key provided: ****."),
+    "account_deactivated": CodeMeaning(
+        401, _INVALID, "The OpenAI account associated with this API key is deactivated."
+    ),
+    "ip_not_authorized": CodeMeaning(401, _INVALID, "Your IP address is not authorized to use this key."),
+    "unsupported_country_region_territory": CodeMeaning(
         403, "request_forbidden", "Country, region, or territory not supported."
     ),
-    "model_not_found": Reason(404, _INVALID, "The model does not exist or you do not have access to it."),
-    "context_length_exceeded": Reason(
+    "model_not_found": CodeMeaning(404, _INVALID, "The model does not exist or you do not have access to it."),
+    "context_length_exceeded": CodeMeaning(
         400, _INVALID, "Your input exceeds the context window of this model. Please adjust your input and try again."
     ),
-    "request_too_large": Reason(413, _INVALID, "Your request body is too large."),
-    "too_large_for_the_limit": Reason(
+    "request_too_large": CodeMeaning(413, _INVALID, "Your request body is too large."),
+    "too_large_for_the_limit": CodeMeaning(
         429,
         "tokens",
         "Request too large for the model on tokens per min (TPM): Limit 30000, Requested 90000.",
         told_as="rate_limit_exceeded",
     ),
-    "invalid_prompt": Reason(400, _INVALID, "Invalid prompt: your prompt was flagged by our usage policy."),
-    "moderation_blocked": Reason(400, "image_generation_user_error", "Your request was rejected by the safety system."),
-    "content_policy_violation": Reason(400, _INVALID, _POLICY),
-    "cyber_policy_violation": Reason(400, _INVALID, _POLICY),
-    "misalignment_policy_violation": Reason(400, _INVALID, _POLICY),
-    "bio_policy": Reason(400, _INVALID, _POLICY),
-    "data_residency_mismatch": Reason(400, _INVALID, "The data of this request must not leave its region."),
-    "conversation_locked": Reason(
+    "invalid_prompt": CodeMeaning(400, _INVALID, "Invalid prompt: your prompt was flagged by our usage policy."),
+    "moderation_blocked": CodeMeaning(
+        400, "image_generation_user_error", "Your request was rejected by the safety system."
+    ),
+    "content_policy_violation": CodeMeaning(400, _INVALID, _POLICY),
+    "cyber_policy_violation": CodeMeaning(400, _INVALID, _POLICY),
+    "misalignment_policy_violation": CodeMeaning(400, _INVALID, _POLICY),
+    "bio_policy": CodeMeaning(400, _INVALID, _POLICY),
+    "data_residency_mismatch": CodeMeaning(400, _INVALID, "The data of this request must not leave its region."),
+    "conversation_locked": CodeMeaning(
         400, _INVALID, "Another process is currently operating on this conversation. Please retry in a few seconds."
     ),
-    "queue_full": Reason(
+    "queue_full": CodeMeaning(
         400, None, "The queue is full (1000 responses wait). Try again later.", shape="detail", told_as=None
     ),
-    "conflict": Reason(409, "conflict_error", "The request conflicted with another one. {again}"),
-    "resource_unavailable": Reason(429, "resource_unavailable", "No flex capacity at the moment. {again}"),
+    "conflict": CodeMeaning(409, "conflict_error", "The request conflicted with another one. {again}"),
+    "resource_unavailable": CodeMeaning(429, "resource_unavailable", "No flex capacity at the moment. {again}"),
 }
 
 
@@ -113,10 +117,10 @@ class Reply:
     message: str | None = None
 
     @property
-    def reason(self) -> Reason:
+    def reason(self) -> CodeMeaning:
         """The meaning of its code; an unknown or missing code has a text for the status."""
         known = REASONS.get(self.code or "")
-        return known or Reason(self.status, _kind_of(self.status), f"{_phrase(self.status)}. {_AGAIN}")
+        return known or CodeMeaning(self.status, _kind_of(self.status), f"{_phrase(self.status)}. {_AGAIN}")
 
     @property
     def header_wait_s(self) -> float | None:
@@ -135,10 +139,10 @@ class Reply:
             return self.message
         return told(self.reason, None if self.wait_in == "header" else self.wait_s, self.shape)
 
-    def answer(self, headers: Mapping[str, str]) -> Answer:
+    def answer(self, headers: Mapping[str, str]) -> HttpAnswer:
         """The HTTP answer; `headers` are those that name the wait."""
         body, content_type = _BODIES[self.shape](self)
-        return Answer(self.status, body, content_type, headers)
+        return HttpAnswer(self.status, body, content_type, headers)
 
 
 def go_duration(seconds: float) -> str:
@@ -154,7 +158,7 @@ def go_duration(seconds: float) -> str:
     return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
 
 
-def told(reason: Reason, wait_s: float | None, shape: Shape = "openai") -> str:
+def told(reason: CodeMeaning, wait_s: float | None, shape: Shape = "openai") -> str:
     """The text of a reason, with the wait if known, in OpenAI's wording or in that of other servers."""
     if wait_s is None:
         again = "Please try again later."
@@ -188,7 +192,7 @@ def parse_reply(text: str) -> Reply:
     return _with_wait(reply, wait, text)
 
 
-def reshape(answer: Answer, shape: Shape) -> Answer:
+def reshape(answer: HttpAnswer, shape: Shape) -> HttpAnswer:
     """An error in OpenAI's shape, in another one; any other answer as it is."""
     if answer.status < 400 or answer.content_type != JSON or answer.sabotage is not None:
         return answer
@@ -208,7 +212,7 @@ def parse_code(text: str) -> tuple[str | None, float | None]:
     return code or None, _seconds(wait, text) if slash else default
 
 
-def _shape(shape: str, reason: Reason | None, status: int) -> Shape:
+def _shape(shape: str, reason: CodeMeaning | None, status: int) -> Shape:
     if not shape:
         default: Shape = "html" if status in (502, 504, 529) else "openai"
         return reason.shape if reason is not None else default

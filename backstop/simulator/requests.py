@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from backstop.simulator.answers import Answer, bad_request, error
+from backstop.simulator.answers import HttpAnswer, bad_request, error
 from backstop.simulator.catalogue import parse_directives
 from backstop.simulator.config import Profile
 from backstop.simulator.errors import ConfigError
@@ -40,7 +40,7 @@ METADATA_VALUE_CHARS_MAX: Final = 512
 _SHORT_METADATA: Final = ("sim_queue_s", "sim_run_s", "sim_output_bytes")
 
 
-def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: Profile) -> CreateRequest | Answer:
+def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: Profile) -> CreateRequest | HttpAnswer:
     """The checked request, or the 400 that says what is wrong with it."""
     try:
         raw = orjson.loads(body)
@@ -87,7 +87,7 @@ def read_create(body: bytes, headers: Mapping[str, str], project: int, profile: 
     )
 
 
-def _refusal(raw: dict[str, Any], profile: Profile) -> Answer | None:
+def _refusal(raw: dict[str, Any], profile: Profile) -> HttpAnswer | None:
     for name in raw:
         if name not in PARAMETERS:
             return bad_request(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
@@ -120,7 +120,7 @@ _TYPES: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
 }
 
 
-def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
+def _bad_mode(raw: dict[str, Any], profile: Profile) -> HttpAnswer | None:
     background = raw.get("background") is True
     if raw["model"].startswith(NO_MODEL):
         text = "The model does not exist or you do not have access to it."
@@ -135,7 +135,7 @@ def _bad_mode(raw: dict[str, Any], profile: Profile) -> Answer | None:
     return None
 
 
-def _bad_background(raw: dict[str, Any], profile: Profile) -> Answer | None:
+def _bad_background(raw: dict[str, Any], profile: Profile) -> HttpAnswer | None:
     options = raw.get("background_options") or {}
     if raw.get("background") is not True:
         text = "'background_options' requires 'background' to be true."
@@ -151,7 +151,7 @@ def _bad_background(raw: dict[str, Any], profile: Profile) -> Answer | None:
     return _bad_window(options.get("completion_window") or "soonest", raw)
 
 
-def _bad_window(window: str, raw: dict[str, Any]) -> Answer | None:
+def _bad_window(window: str, raw: dict[str, Any]) -> HttpAnswer | None:
     where = "background_options.completion_window"
     if window not in COMPLETION_WINDOWS:
         text = f"Invalid value: '{window:.64}'. Supported values are: 'soonest', '2h', and '8h'."
@@ -162,7 +162,7 @@ def _bad_window(window: str, raw: dict[str, Any]) -> Answer | None:
     return None
 
 
-def _bad_metadata(metadata: Any) -> Answer | None:
+def _bad_metadata(metadata: Any) -> HttpAnswer | None:
     if metadata is None:
         return None
     if len(metadata) > METADATA_PAIRS_MAX:
@@ -177,7 +177,7 @@ def _bad_metadata(metadata: Any) -> Answer | None:
     return None
 
 
-def _invalid_type(name: str, wanted: str) -> Answer:
+def _invalid_type(name: str, wanted: str) -> HttpAnswer:
     text = f"Invalid type for '{name}': expected {wanted}."
     return bad_request(text, param=name, code="invalid_type")
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from backstop.simulator.answers import Answer, bad_request
-from backstop.simulator.calls import Call
-from backstop.simulator.catalogue import Fault
+from backstop.simulator.answers import HttpAnswer, bad_request
+from backstop.simulator.calls import ApiCall
+from backstop.simulator.catalogue import ArmedFault
 from backstop.simulator.core import Simulator
 from backstop.simulator.model import call_begins, call_deltas, call_ends
 from backstop.simulator.objects import INCOMPLETE_CHARS, message, output_text, render
@@ -31,7 +31,7 @@ _POLL_S_MIN: Final = 0.02
 _POLL_S_MAX: Final = 0.25
 
 
-def refusal_to_stream(simulator: Simulator, stored: Stored) -> Answer | None:
+def refusal_to_stream(simulator: Simulator, stored: Stored) -> HttpAnswer | None:
     """The 400 for a response that was not created with `stream: true`, or is too old to be streamed."""
     if not stored.request.stream:
         return bad_request("This response cannot be streamed because it was not created with stream=true.")
@@ -41,7 +41,7 @@ def refusal_to_stream(simulator: Simulator, stored: Stored) -> Answer | None:
     return None
 
 
-async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
+async def stream(simulator: Simulator, call: ApiCall) -> web.StreamResponse:
     """Send the events from `call.streams_from` on, as they happen, until the response has ended or the fault
     strikes.
     """
@@ -71,10 +71,10 @@ async def stream(simulator: Simulator, call: Call) -> web.StreamResponse:
     return response
 
 
-def error_event(inner: dict[str, Any]) -> Answer:
+def error_event(inner: dict[str, Any]) -> HttpAnswer:
     """A stream with only an error."""
     event = {"type": "error", "code": inner["code"], "message": inner["message"], "param": inner["param"]}
-    return Answer(200, _frame(event, 0), EVENTS)
+    return HttpAnswer(200, _frame(event, 0), EVENTS)
 
 
 def _until_next_s(stored: Stored, simulator: Simulator) -> float:
@@ -88,7 +88,7 @@ def _until_next_s(stored: Stored, simulator: Simulator) -> float:
 class _How:
     """The effect of a fault on the frames of one connection."""
 
-    def __init__(self, fault: Fault | None) -> None:
+    def __init__(self, fault: ArmedFault | None) -> None:
         self.what = fault.what if fault is not None else ""
         self._fault = fault
         self._left = int(fault.number(EVENTS_BEFORE_FAULT)) if fault is not None and self.what in _BREAKS else -1
@@ -117,7 +117,7 @@ class _How:
                 yield frame
 
 
-async def _break(response: web.StreamResponse, call: Call, how: _How) -> web.StreamResponse:
+async def _break(response: web.StreamResponse, call: ApiCall, how: _How) -> web.StreamResponse:
     if how.what == "error":
         await response.write(_frame({"type": "error", "code": "server_error", "message": "Sorry.", "param": None}, 0))
     elif how.what == "drop" and call.request.transport is not None:

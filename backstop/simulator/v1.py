@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from backstop.simulator.answers import Answer, bad_request, error, html, not_found, ok, wrong_key
-from backstop.simulator.calls import Call, redirect, strike
-from backstop.simulator.catalogue import KINDS, Fault
+from backstop.simulator.answers import HttpAnswer, bad_request, error, html, not_found, ok, wrong_key
+from backstop.simulator.calls import ApiCall, redirect, strike
+from backstop.simulator.catalogue import KINDS, ArmedFault
 from backstop.simulator.core import Simulator
 from backstop.simulator.ids import response_id
 from backstop.simulator.objects import input_items, render
@@ -21,13 +21,13 @@ PASSING_404_S: Final = 5.0
 ITEMS_LIMIT_MAX: Final = 100
 
 
-async def poll(simulator: Simulator, call: Call) -> Answer:
+async def poll(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     """`GET /v1/responses/{id}`."""
     stored = _find(simulator, call)
     if stored is None:
         return not_found(call.request.match_info["response_id"])
     if simulator.profile.polls_counted:
-        refusal = simulator.limits.charge(stored.request.model, None)
+        refusal = simulator.limits.charge(stored.request.lane, None)
         if refusal is not None:
             return refusal
     if call.request.query.get("stream") == "true":
@@ -46,10 +46,10 @@ async def poll(simulator: Simulator, call: Call) -> Answer:
     if poll_after_ms is None or answer.sabotage is not None:
         return answer
     headers = {**answer.headers, "openai-poll-after-ms": str(poll_after_ms)}
-    return Answer(answer.status, answer.body, answer.content_type, headers, None, answer.wait_real_s)
+    return HttpAnswer(answer.status, answer.body, answer.content_type, headers, None, answer.wait_real_s)
 
 
-def _after_shown(simulator: Simulator, stored: Stored) -> Fault | None:
+def _after_shown(simulator: Simulator, stored: Stored) -> ArmedFault | None:
     """A fault that strikes once, at the first poll after one that showed the response as running, or as ended."""
     if stored.shown_ended and not stored.regressed:
         stored.regressed = True
@@ -60,18 +60,18 @@ def _after_shown(simulator: Simulator, stored: Stored) -> Fault | None:
     return None
 
 
-def _seen(stored: Stored) -> Answer:
+def _seen(stored: Stored) -> HttpAnswer:
     """The object in the answer of a poll or a cancel. A gateway may show another id than the create's."""
     return ok(render(stored, response_id=stored.other_id if stored.plan.shown.other_id else None))
 
 
-def _struck_poll(simulator: Simulator, call: Call, stored: Stored, fault: Fault) -> Answer:
+def _struck_poll(simulator: Simulator, call: ApiCall, stored: Stored, fault: ArmedFault) -> HttpAnswer:
     what = fault.what
     if what in KINDS:
         return spoil(ok(render(stored)), what, fault.number(simulator.profile.slow_real_s))
     if what in ("429", "html_429"):
         refusal = "429_requests" if what == "429" else what
-        return simulator.limits.refusal(refusal, stored.request.model)
+        return simulator.limits.refusal(refusal, stored.request.lane)
     if what == "307":
         return redirect(call)
     if what == "answer":
@@ -83,7 +83,7 @@ def _struck_poll(simulator: Simulator, call: Call, stored: Stored, fault: Fault)
     return _POLLS[what](stored, fault)
 
 
-_POLLS: Final[dict[str, Callable[[Stored, Fault], Answer]]] = {
+_POLLS: Final[dict[str, Callable[[Stored, ArmedFault], HttpAnswer]]] = {
     "404": lambda stored, _: not_found(stored.id),
     "401": lambda _, __: wrong_key(),
     "html_403": lambda _, __: html(403),
@@ -94,7 +94,7 @@ _POLLS: Final[dict[str, Callable[[Stored, Fault], Answer]]] = {
 }
 
 
-def _stream(simulator: Simulator, call: Call, stored: Stored) -> Answer:
+def _stream(simulator: Simulator, call: ApiCall, stored: Stored) -> HttpAnswer:
     call.op = "stream"
     after = call.request.query.get("starting_after", "-1")
     if not after.removeprefix("-").isdecimal():
@@ -112,7 +112,7 @@ def _stream(simulator: Simulator, call: Call, stored: Stored) -> Answer:
     return ok(render(stored))
 
 
-def _struck_stream(simulator: Simulator, stored: Stored, fault: Fault) -> Answer | None:
+def _struck_stream(simulator: Simulator, stored: Stored, fault: ArmedFault) -> HttpAnswer | None:
     """The answer in place of a stream, if the fault is one."""
     match fault.what:
         case "400":
@@ -120,14 +120,14 @@ def _struck_stream(simulator: Simulator, stored: Stored, fault: Fault) -> Answer
         case "404":
             return not_found(stored.id)
         case "429":
-            return simulator.limits.refusal("429_requests", stored.request.model)
+            return simulator.limits.refusal("429_requests", stored.request.lane)
         case "500" | "html_200" as kind:
             return spoil(ok(render(stored)), kind, 0.0)
         case _:
             return None
 
 
-async def cancel(simulator: Simulator, call: Call) -> Answer:
+async def cancel(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     """`POST /v1/responses/{id}/cancel`."""
     bare = simulator.profile.error_404 == "bare"
     stored = _find(simulator, call)
@@ -142,14 +142,14 @@ async def cancel(simulator: Simulator, call: Call) -> Answer:
     return _cancelled(simulator, stored) if fault is None else _struck_cancel(simulator, stored, fault)
 
 
-def _struck_cancel(simulator: Simulator, stored: Stored, fault: Fault) -> Answer:
+def _struck_cancel(simulator: Simulator, stored: Stored, fault: ArmedFault) -> HttpAnswer:
     side, _, kind = fault.what.partition("_")
     if kind in KINDS:
         if side == "accept" and stored.is_open:
             simulator.responses.cancel(stored)
         return spoil(ok(render(stored)), kind, fault.number(simulator.profile.slow_real_s))
     if fault.what == "429":
-        return simulator.limits.refusal("429_requests", stored.request.model)
+        return simulator.limits.refusal("429_requests", stored.request.lane)
     if fault.what == "answer":
         return simulator.limits.reply(parse_reply(fault.arg or "500"))
     if fault.what == "runs_on":
@@ -163,7 +163,7 @@ def _struck_cancel(simulator: Simulator, stored: Stored, fault: Fault) -> Answer
     return _not_cancelled(fault.what, stored, bare=simulator.profile.error_404 == "bare")
 
 
-def _cancelled(simulator: Simulator, stored: Stored) -> Answer:
+def _cancelled(simulator: Simulator, stored: Stored) -> HttpAnswer:
     if stored.is_open:
         simulator.responses.cancel(stored)
     elif stored.status != "cancelled" and simulator.profile.cancel_of_ended != "final":
@@ -171,13 +171,13 @@ def _cancelled(simulator: Simulator, stored: Stored) -> Answer:
     return _seen(stored)
 
 
-def _not_cancelled(status: str, stored: Stored, *, bare: bool) -> Answer:
+def _not_cancelled(status: str, stored: Stored, *, bare: bool) -> HttpAnswer:
     if status == "404":
         return not_found(stored.id, bare=bare)
     return error(int(status), f"Cannot cancel a response with status '{stored.status}'.")
 
 
-async def delete(simulator: Simulator, call: Call) -> Answer:
+async def delete(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     """`DELETE /v1/responses/{id}`."""
     stored = _find(simulator, call)
     if stored is None:
@@ -187,7 +187,7 @@ async def delete(simulator: Simulator, call: Call) -> Answer:
     return ok({"id": stored.id, "object": "response", "deleted": True})
 
 
-async def items(simulator: Simulator, call: Call) -> Answer:
+async def items(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     """`GET /v1/responses/{id}/input_items`."""
     stored = _find(simulator, call)
     if stored is None:
@@ -213,7 +213,7 @@ async def items(simulator: Simulator, call: Call) -> Answer:
     )
 
 
-def _find(simulator: Simulator, call: Call) -> Stored | None:
+def _find(simulator: Simulator, call: ApiCall) -> Stored | None:
     stored = simulator.responses.find(call.request.match_info["response_id"], call.project)
     if stored is None:
         return None

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from backstop.simulator.catalogue import FORGERIES, ODDITIES, Fault
+from backstop.simulator.catalogue import FORGERIES, ODDITIES, ArmedFault
 from backstop.simulator.chance import Chance, Faults
 from backstop.simulator.clock import Clock, Timers
 from backstop.simulator.config import Profile
@@ -26,7 +26,7 @@ _BESIDE: Final = (*FORGERIES, *ODDITIES)
 VARIANTS: Final = ("twice", *_BESIDE)
 
 
-class Webhooks:
+class WebhookSender:
     """Sends webhooks for ended responses. `held_real_s` returns how long the platform holds webhooks back now."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Webhooks:
             webhook = disguise(webhook, variant)
         return self._send(webhook, 2 if variant == "twice" else 1, webhook_id=webhook_id)
 
-    def _strikes(self, stored: Stored, name: str) -> Fault | None:
+    def _strikes(self, stored: Stored, name: str) -> ArmedFault | None:
         return self._faults.named(name, stored.target, f"{stored.key}/{stored.status}", stored.request.directives)
 
     def _fated_wait_s(self, stored: Stored) -> float | None:

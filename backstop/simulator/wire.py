@@ -11,25 +11,25 @@ from typing import Final
 
 from aiohttp import web
 
-from backstop.simulator.answers import HTML, Answer, failure
+from backstop.simulator.answers import HTML, HttpAnswer, failure
 from backstop.simulator.config import Profile
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
 _POLL_AROUND_S: Final = 0.25
 _FIXED: Final = {
-    "html_200": Answer(200, b"<html><body>It works!</body></html>", HTML),
-    "empty_object": Answer(200, b"{}"),
-    "null": Answer(200, b"null"),
-    "list": Answer(200, b"[1]"),
-    "no_content": Answer(204, b""),
-    "empty_stream": Answer(200, b"", "text/event-stream; charset=utf-8"),
+    "html_200": HttpAnswer(200, b"<html><body>It works!</body></html>", HTML),
+    "empty_object": HttpAnswer(200, b"{}"),
+    "null": HttpAnswer(200, b"null"),
+    "list": HttpAnswer(200, b"[1]"),
+    "no_content": HttpAnswer(204, b""),
+    "empty_stream": HttpAnswer(200, b"", "text/event-stream; charset=utf-8"),
 }
 STATUSES: Final = frozenset({"408", "409", "500", "502", "503", "504"})
 # The client is left without an HTTP status.
 SILENT: Final = frozenset({"close", "reset", "stall", "not_http"})
 
 
-def spoil(answer: Answer, kind: str, slow_real_s: float) -> Answer:
+def spoil(answer: HttpAnswer, kind: str, slow_real_s: float) -> HttpAnswer:
     """The answer to send in place of `answer` under the fault `kind` of the catalogue."""
     if kind == "slow":
         return replace(answer, wait_real_s=slow_real_s)
@@ -50,7 +50,7 @@ class Wire:
         self.profile = profile
         self.closing = asyncio.Event()
 
-    async def send(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+    async def send(self, request: web.Request, answer: HttpAnswer) -> web.StreamResponse:
         """Send `answer`, or carry out its sabotage on the connection."""
         if answer.wait_real_s:
             await self.hold(request, answer.wait_real_s)
@@ -84,7 +84,7 @@ class Wire:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.closing.wait(), min(left_s, _POLL_AROUND_S))
 
-    async def _cut(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+    async def _cut(self, request: web.Request, answer: HttpAnswer) -> web.StreamResponse:
         response = _head(answer)
         await response.prepare(request)
         await response.write(answer.body[: len(answer.body) // 2])
@@ -92,7 +92,7 @@ class Wire:
         _close(request)
         return response
 
-    async def _drip(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+    async def _drip(self, request: web.Request, answer: HttpAnswer) -> web.StreamResponse:
         response = _head(answer)
         with contextlib.suppress(ConnectionError):
             await response.prepare(request)
@@ -105,12 +105,12 @@ class Wire:
         return response
 
 
-def _whole(answer: Answer) -> web.Response:
+def _whole(answer: HttpAnswer) -> web.Response:
     headers = {"content-type": answer.content_type, **answer.headers}
     return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 
-def _head(answer: Answer) -> web.StreamResponse:
+def _head(answer: HttpAnswer) -> web.StreamResponse:
     headers = {"content-type": answer.content_type, "content-length": str(len(answer.body)), **answer.headers}
     return web.StreamResponse(status=answer.status, headers=headers)
 

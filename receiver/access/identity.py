@@ -108,6 +108,6 @@ def access_needed(request: web.Request) -> Access:
 
 
 def _authorization(request: web.Request) -> str | None:
-    """The `Authorization` header if there is exactly one: of two, a proxy in front may have validated the other."""
+    """The `Authorization` header if there is exactly one. With two, a proxy in front may have validated the other."""
     values = request.headers.getall(hdrs.AUTHORIZATION, ())
     return values[0] if len(values) == 1 else None

@@ -160,6 +160,12 @@ class KeyRing:
                 self._warned_at_ms[key.id] = now_ms
                 log.warning("key_expires_soon", key_id=key.id, tenant=key.tenant, expires_at=str(key.expires_at))
 
+    def expiring(self, tenant: str) -> list[str]:
+        """The tenant's keys that expire soon, a sentence each."""
+        now_ms = self._now_ms()
+        soon = [key for key in self._by_id.values() if key.tenant == tenant and key.expires_soon(now_ms)]
+        return [f"key {key.id} expires at {key.expires_at:%Y-%m-%d %H:%M} UTC" for key in soon]
+
     def save_last_used(self) -> None:
         """Write each key's last use beside the keys file, merged with what other processes wrote. Best effort."""
         if self._used_at_ms == self._saved_at_ms:

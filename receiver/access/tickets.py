@@ -44,7 +44,7 @@ class Ticket:
     expires_at_ms: int
 
 
-class Keys(Protocol):
+class TicketKeys(Protocol):
     """The keys that are valid now."""
 
     def live_key(self, key_id: str) -> ApiKey | None: ...
@@ -55,7 +55,7 @@ class Keys(Protocol):
 
 class Tickets:
     def __init__(
-        self, secrets: Sequence[bytes], keys: Keys, now_ms: NowMs, random_hex: RandomHex,
+        self, secrets: Sequence[bytes], keys: TicketKeys, now_ms: NowMs, random_hex: RandomHex,
         registry: CollectorRegistry, now_s: Callable[[], float] = monotonic_s,
     ) -> None:  # fmt: skip
         """The first of `secrets` signs; all are accepted. `now_s` is monotonic, to measure the time since the start."""

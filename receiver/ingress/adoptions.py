@@ -12,7 +12,7 @@ from backstop.runtime.http.routes import Route
 from receiver.access.identity import tenant_of
 from receiver.bodies import parse_body, read_body, require_json
 from receiver.ingress.jobs import ACCEPTED, JOBS_PATH, accepted, refuse
-from receiver.ingress.submissions import NotTaken, Submissions, Taken
+from receiver.ingress.submissions import NotTaken, Submissions, TakenSubmission
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError
 from receiver.problems import Problem, Refusal, unavailable
@@ -56,7 +56,7 @@ class AdoptIngress:
         asked = parse_body(Adopt, body, limits.submit_depth_max)
         own = await self._own_job(asked.response_id, tenant)
         if own is not None:
-            return accepted(own, Taken(qualified_job_id(tenant, own), None, repeated=True))
+            return accepted(own, TakenSubmission(qualified_job_id(tenant, own), None, repeated=True))
         prepared = PreparedAdoption(asked)
         given = prepared.given_job_id
         verdict = await self._submissions.take(prepared, qualified_job_id(tenant, given), tenant, chosen=True)

@@ -18,7 +18,7 @@ from backstop.runtime.process.chance import RandomHex
 from receiver.access.identity import tenant_of
 from receiver.bodies import parse_body, read_body, require_json
 from receiver.ingress.cancels import Cancels
-from receiver.ingress.submissions import NotTaken, Submissions, Taken
+from receiver.ingress.submissions import NotTaken, Submissions, TakenSubmission
 from receiver.ingress.submitted import SubmittedBodies
 from receiver.limits import Limits
 from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, unavailable
@@ -233,7 +233,7 @@ def _links(job_id: str) -> JobLinks:
     return {"self": f"{JOBS_PATH}/{job_id}", "cancel": CANCEL_PATH.format(job_id=job_id)}
 
 
-def accepted(job_id: str, taken: Taken) -> web.Response:
+def accepted(job_id: str, taken: TakenSubmission) -> web.Response:
     document: AcceptedDocument = {"job_id": job_id, "status": "accepted", "links": _links(job_id)}
     if taken.deadline_at_ms is not None:
         document["deadline_at_ms"] = taken.deadline_at_ms

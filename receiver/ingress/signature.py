@@ -39,14 +39,14 @@ class WebhookKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Verified:
     key_id: str
     webhook_id: str
     sent_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NotVerified:
     reason: Reason
 
 
@@ -68,7 +68,7 @@ def parse_key(secret: str) -> WebhookKey:
 
 def verify(
     body: bytes, headers: Iterable[tuple[str, str]], *, keys: Sequence[WebhookKey], now_ms: int, tolerance_s: int
-) -> Accepted | Refused:
+) -> Verified | NotVerified:
     """The verdict on one request. `headers` in any order and case, with duplicates. Never raises."""
     found: dict[str, list[str]] = {name: [] for name in _HEADERS}
     for name, value in headers:
@@ -76,16 +76,16 @@ def verify(
         if values is not None:
             values.append(value)
     if not all(found.values()):
-        return Refused("missing_header")
+        return NotVerified("missing_header")
     if any(len(values) > 1 for values in found.values()):
-        return Refused("repeated_header")
+        return NotVerified("repeated_header")
     webhook_id, timestamp, signature = (found[name][0] for name in _HEADERS)
 
     signatures = _v1_values(signature)
     if signatures is None or not _ID.fullmatch(webhook_id) or not _TIMESTAMP.fullmatch(timestamp):
-        return Refused("malformed_header")
+        return NotVerified("malformed_header")
     if abs(now_ms // 1000 - int(timestamp)) > tolerance_s:
-        return Refused("stale")
+        return NotVerified("stale")
 
     signed = f"{webhook_id}.{timestamp}.".encode() + body
     matched: WebhookKey | None = None
@@ -95,8 +95,8 @@ def verify(
             if hmac.compare_digest(expected, given):
                 matched = key
     if matched is None:
-        return Refused("bad_signature")
-    return Accepted(matched.key_id, webhook_id, int(timestamp) * 1000)
+        return NotVerified("bad_signature")
+    return Verified(matched.key_id, webhook_id, int(timestamp) * 1000)
 
 
 def _v1_values(header: str) -> list[bytes] | None:

@@ -53,7 +53,7 @@ FindJob = Callable[[str], Awaitable[KnownJob | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TakenSubmission:
     """The log has the submission; `repeated` if it already had it."""
 
     job_id: str
@@ -80,7 +80,7 @@ class NotTaken:
     problem: Problem | None = None
 
 
-Verdict = Taken | NotTaken
+Verdict = TakenSubmission | NotTaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Submissions:
             if first_sha256 != sha256:
                 return NotTaken("conflict")
             verdict = await asyncio.shield(first)
-            return replace(verdict, repeated=True) if isinstance(verdict, Taken) else verdict
+            return replace(verdict, repeated=True) if isinstance(verdict, TakenSubmission) else verdict
         if not self._places.ask_sparing((tenant,)):
             return NotTaken("busy")
         mine: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
@@ -206,7 +206,7 @@ class Submissions:
             if known.acked:
                 self._remember(job_id, known)
                 at_ms = known.accepted.submitted_at_ms if known.accepted else None
-                return Taken(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
+                return TakenSubmission(job_id, known.deadline_at_ms, repeated=True, submitted_at_ms=at_ms)
         at_ms = self._now_ms()
         deadline_at_ms = prepared.deadline_at_ms
         if deadline_at_ms is not None and deadline_at_ms <= at_ms:
@@ -229,7 +229,7 @@ class Submissions:
             return verdict
         return await self._confirmed(verdict, tenant, prepared.sha256)
 
-    async def _confirmed(self, taken: Taken, tenant: str, sha256: str) -> Verdict:
+    async def _confirmed(self, taken: TakenSubmission, tenant: str, sha256: str) -> Verdict:
         """The verdict from the read model where claims can't decide: another process may have published another
         submission under this id before.
         """
@@ -270,7 +270,7 @@ class Submissions:
         failpoint("receiver.job.acked")
         self._remember(job_id, replace(now_known, acked=True))
         self._metrics.jobs_submitted.labels("http").inc()
-        return Taken(job_id, fact.deadline_at_ms, repeated=False, submitted_at_ms=at_ms)
+        return TakenSubmission(job_id, fact.deadline_at_ms, repeated=False, submitted_at_ms=at_ms)
 
     async def _fact(self, prepared: Submission, job_id: str, tenant: str, at_ms: int) -> JobSubmitted | ResponseAdopted:
         if isinstance(prepared, PreparedAdoption):

@@ -23,7 +23,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from receiver.bodies import NotJsonError, load_json, read_body
-from receiver.ingress.signature import Accepted, Reason, Refused, WebhookKey, verify
+from receiver.ingress.signature import NotVerified, Reason, Verified, WebhookKey, verify
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics, WebhookResult
 from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
@@ -94,7 +94,7 @@ class WebhookIngress:
             raise
         rules, now_ms = self._rules, self._now_ms()
         verdict = verify(body, request.headers.items(), keys=rules.keys, now_ms=now_ms, tolerance_s=rules.tolerance_s)
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, NotVerified):
             self._metrics.webhook(None, _RESULTS[verdict.reason])
             log.debug("webhook_refused", reason=verdict.reason)
             raise Refusal(UNAUTHENTICATED)
@@ -156,7 +156,7 @@ def _type_of(message: WebhookReceived | DeadLetter) -> str:
 
 
 def to_message(
-    verdict: Accepted, body: bytes, at_ms: int, rules: WebhookRules, depth_max: int
+    verdict: Verified, body: bytes, at_ms: int, rules: WebhookRules, depth_max: int
 ) -> WebhookReceived | DeadLetter | None:
     """The record for an authentic body; None for an event whose type is not `response.*`. Never raises."""
     try:
@@ -203,7 +203,7 @@ def _milliseconds(seconds: Any) -> int | None:
     return int(seconds * 1000)
 
 
-def _set_aside(verdict: Accepted, body: bytes, at_ms: int, reason: DeadReason, detail: str) -> DeadLetter:
+def _set_aside(verdict: Verified, body: bytes, at_ms: int, reason: DeadReason, detail: str) -> DeadLetter:
     headers = {
         "webhook-id": verdict.webhook_id,
         "webhook-timestamp": str(verdict.sent_at_ms // 1000),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from schemas.partials import LIFECYCLE_EVENTS, CutReason, PartialOutput
+from schemas.partials import LIFECYCLE_EVENTS, PartialOutput, TruncationReason
 
 _KIND = re.compile(r"[A-Za-z0-9_.]{1,100}")
 """Allowed event types: the type is written into an SSE line."""
@@ -47,7 +47,7 @@ class Run:
         self.start_after = start_after
         self.end_number: int | None = None
         """Number of the provider's terminal event; no event follows it."""
-        self.cut: CutReason | None = None
+        self.cut: TruncationReason | None = None
         self.events: list[Event] = []
         self._own_bytes = 0
         self._again: Run | None = None

@@ -9,18 +9,20 @@ A job's stream ends with its terminal event.
 
 import asyncio
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from aiohttp import web
 
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError, where_now
-from backstop.readmodel.lists import JobFilter, list_rows
+from backstop.readmodel.lists import JobFilter, list_rows, sights_of
 from backstop.readmodel.queries import changes_after, find_row, first_seq
 from backstop.readmodel.rows import Change, JobRow
 from backstop.readmodel.view import job_view
+from backstop.readmodel.waits import UNSEEN, Sight
+from backstop.runtime.process.clock import NowMs
 from receiver.reads import problems
 from schemas.codec import canonical
 
@@ -45,6 +47,8 @@ class Start:
     missed: Sequence[Change]
     over: bool = False
     """The job has ended, and the client has seen its last event."""
+    sights: Mapping[str, Sight] = field(default_factory=dict)
+    """Of the `rows`."""
 
 
 def start_from(conn: Connection, follower: Follower, last_event_id: str | None, resumed_max: int) -> Start | None:
@@ -54,17 +58,17 @@ def start_from(conn: Connection, follower: Follower, last_event_id: str | None, 
         return None
     build, seq = where_now(conn)
     if last_event_id is None:
-        return Start(build, seq, None, rows, ())
+        return Start(build, seq, None, rows, (), sights=sights_of(conn, rows))
     seen = _parsed(last_event_id)
     gap = _gap(seen, build, first_seq(conn), seq)
     if seen is None or gap is not None:
-        return Start(build, seq, gap, rows, ())
+        return Start(build, seq, gap, rows, (), sights=sights_of(conn, rows))
     missed = changes_after(
         conn, seen[1], resumed_max + 1,
         tenant=follower.tenant, job_id=follower.job_id, session_id=follower.session_id,
     )  # fmt: skip
     if len(missed) > resumed_max:
-        return Start(build, seq, "trimmed", rows, ())
+        return Start(build, seq, "trimmed", rows, (), sights=sights_of(conn, rows))
     over = not missed and follower.job_id is not None and rows[0].terminal
     return Start(build, seq, None, (), missed, over)
 
@@ -79,7 +83,7 @@ def _gap(seen: tuple[int, int] | None, build: int, first: int, last: int) -> Gap
 
 
 async def stream(
-    request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits
+    request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits, now_ms: NowMs
 ) -> web.StreamResponse:
     """Answer `request` with the events for `follower`.
 
@@ -95,7 +99,7 @@ async def stream(
                 return problems.not_found(what)
             if start.over:
                 return web.Response(status=204)  # tells an EventSource not to reconnect
-            return await _Stream(request, follower, limits).run(start)
+            return await _Stream(request, follower, limits, now_ms).run(start)
     except TooManyFollowersError as error:
         return problems.problem(503, "too_many_streams", f"{error}. Try again later.", **{"Retry-After": "5"})
 
@@ -114,7 +118,8 @@ async def _started(
 
 
 class _Stream:
-    def __init__(self, request: web.Request, follower: Follower, limits: StreamLimits) -> None:
+    def __init__(self, request: web.Request, follower: Follower, limits: StreamLimits, now_ms: NowMs) -> None:
+        self._now_ms = now_ms
         self._request = request
         self._limits = limits
         self._follower = follower
@@ -139,7 +144,12 @@ class _Stream:
         if start.gap is not None:
             await self._event(start.build, start.seq, "gap", canonical({"reason": start.gap}))
         for row in start.rows:
-            await self._event(start.build, start.seq, "job", canonical(job_view(row)))
+            await self._event(
+                start.build,
+                start.seq,
+                "job",
+                canonical(job_view(row, self._now_ms(), start.sights.get(row.job_id, UNSEEN))),
+            )
         for change in start.missed:
             await self._event(change.build, change.seq, "job", change.payload)
         return self._ends(any(row.terminal for row in start.rows) or any(change.terminal for change in start.missed))

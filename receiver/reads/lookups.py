@@ -9,7 +9,7 @@ from backstop.readmodel.feed import OVER, ChangeFeed, Follower, TooManyFollowers
 from backstop.readmodel.queries import find_known, find_owner, find_row, tenant_load
 from backstop.runtime.authority import Authority
 from receiver.access.quotas import Load
-from receiver.lookups import KnownJob, Owner, ReadsAwayError, SeenJob
+from receiver.lookups import KnownJob, ReadsAwayError, ResponseOwner, SeenJob
 from receiver.partial_output.listeners import TooManyListenersError
 from schemas.codec import decode
 from schemas.results import RESULT
@@ -35,9 +35,9 @@ class DatabaseReads:
         result = None if row.result is None else decode(RESULT, row.result)
         return SeenJob(row.status, row.model, row.submitted_at_ms, row.request_sha256, result)
 
-    async def owner_of(self, response_id: str) -> Owner | None:
+    async def owner_of(self, response_id: str) -> ResponseOwner | None:
         found = await self._read(lambda conn: find_owner(conn, response_id))
-        return None if found is None else Owner(*found)
+        return None if found is None else ResponseOwner(*found)
 
     async def load(self, tenant: str, since_ms: int, job_ids: Collection[str]) -> Load:
         found = await self._read(lambda conn: tenant_load(conn, tenant, since_ms, tuple(job_ids)))

@@ -6,26 +6,35 @@ preview of a dead letter's value needs `operate`.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 
-from backstop.readmodel.budgets import Budget
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.figures import StatsView, WebhooksView, stats, webhook_health
 from backstop.readmodel.ledger import ask_spent
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, ended_since, list_dead_letters
+from backstop.readmodel.reasons import EndedGroup, ended_groups, reasons
 from backstop.readmodel.rows import DeadLetterRow
-from backstop.readmodel.sweep import Finding, sweep
-from backstop.readmodel.waiting import PASSING_MIN, Waiting, waiting
+from backstop.readmodel.sweep import NAMED_MAX, Finding, sweep
+from backstop.readmodel.waiting import PASSING_MIN, Paused, Waiting, waiting
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.http.routes import declare, query_of
 from backstop.runtime.process.clock import NowMs
+from receiver.lane_watch import LaneWatch
 from receiver.reads import overview_routes as declared
 from receiver.reads import problems
 from receiver.reads.overview_routes import AttentionView, DeadLetterPage, DeadLetterView, FindingCode, FindingView
 from receiver.reads.parameters import guarded, page_mark
+from receiver.reads.status import (
+    SystemWatch,
+    near_end_of_retention,
+    near_sentences,
+    still,
+    still_sentences,
+    unheld_sentences,
+)
 from schemas.job_ids import own_job_id
 
 HOUR_MS = 3_600_000
@@ -39,6 +48,13 @@ MISSED_SHARE_MAX = 0.2
 MISSED_OF_MIN = 20
 """With fewer ends the share of missed webhooks is not meaningful."""
 
+FAILED: Final = frozenset({"failed", "expired", "rejected"})
+FAILED_SHARE_MAX = 0.2
+FAILED_OF_MIN = 5
+"""With fewer ends the share of failed jobs is not meaningful."""
+BECAUSE_CHARS_MAX: Final = 500
+
+Expiring = Callable[[str], list[str]]
 TenantOf = Callable[[web.Request], str]
 ScopesOf = Callable[[web.Request], Collection[str]]
 
@@ -51,25 +67,20 @@ class Rights:
     scopes_of: ScopesOf
 
 
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What `/v1/attention` needs to tell of budgets."""
-
-    budgets: Sequence[Budget]
-    prices: Prices
-
-
 def add_overview_routes(
     app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int,
-    spending: Spending | None = None, folders: BlobFolders | None = None,
+    spending: Spending | None = None, folders: BlobFolders | None = None, watch: LaneWatch | None = None,
+    system: SystemWatch | None = None, expiring: Expiring | None = None,
 ) -> None:  # fmt: skip
     """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep).
-    `folders`: what other processes say of their blob stores.
+    `folders`: what other processes say of their blob stores. `watch`: knows the pauses in force. `system`: what the
+    broker tells of workers. `expiring`: tells the keys of a tenant that expire soon, a sentence each.
     """
-    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders)
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders, watch, system, expiring)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
         (declared.GET_STATS, overview.stats),
+        (declared.GET_REASONS, overview.reasons),
         (declared.LIST_DEAD_LETTERS, overview.dead_letters),
     ):
         declare(app, route, guarded(handler))
@@ -78,8 +89,11 @@ def add_overview_routes(
 class _Overview:
     def __init__(
         self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None,
-        folders: BlobFolders | None,
+        folders: BlobFolders | None, watch: LaneWatch | None, system: SystemWatch | None, expiring: Expiring | None,
     ) -> None:  # fmt: skip
+        self._watch = watch
+        self._system = system
+        self._expiring = expiring
         self._folders = folders
         self._spending = spending
         self._database = database
@@ -93,20 +107,27 @@ class _Overview:
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
         blob_stores = self._of_blob_stores(request)
+        of_system = [] if self._system is None else system_findings(self._system, now_ms)
+        keys = [] if self._expiring is None else self._expiring(tenant)
 
         def poll(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
             ended = ended_since(conn, tenant, now_ms - ATTENTION_SPAN_MS, ATTENTION_JOBS_MAX)
-            waits = waiting(conn, tenant)
+            waits = waiting(conn, tenant, self._paused(tenant))
+            since_ms = now_ms - ATTENTION_SPAN_MS
             findings = [
+                *of_system,
                 blob_stores,
                 _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
                 _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
+                _of_failures(ended_groups(conn, tenant, since_ms)[0]),
+                _of_waiting("creates_paused", waits["creates_paused"], tenant),
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
                 FindingView(code="dead_letters", count=count_dead_letters(conn, letters)),
                 _of_webhooks(webhook_health(ended, now_ms - ATTENTION_SPAN_MS, now_ms)),
+                _of_sentences("keys_expire_soon", keys),
                 self._of_budgets(conn, tenant, now_ms),
             ]
             return {
@@ -127,6 +148,13 @@ class _Overview:
 
         return problems.answer(await self._database.read(count))
 
+    async def reasons(self, request: web.Request) -> web.StreamResponse:
+        """What open jobs wait for, and why jobs ended, in groups."""
+        tenant, now_ms = self._rights.tenant_of(request), self._now_ms()
+        given = query_of(request, declared.ReasonsQuery).since
+        since_ms = now_ms - STATS_SPAN_MS if given is None else given
+        return problems.answer(await self._database.read(lambda conn: reasons(conn, tenant, since_ms, now_ms)))
+
     async def dead_letters(self, request: web.Request) -> web.StreamResponse:
         """A page of dead letters, newest first."""
         asked = query_of(request, declared.DeadLetterQuery)
@@ -144,6 +172,15 @@ class _Overview:
         if len(letters) == wanted.limit:
             page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].dead_letter_id)
         return problems.answer(page)
+
+    def _paused(self, tenant: str) -> Paused:
+        def paused(model: str, tags: tuple[str, ...]) -> str | None:
+            if self._pauses is None:
+                return None
+            found = self._pauses.book.holding(model=model, tenant=tenant, tags=tags)
+            return next((pause.words for pause in found), None)
+
+        return paused
 
     def _of_blob_stores(self, request: web.Request) -> FindingView:
         """The finding of processes with other blob stores; a matter of operators, whose keys have `operate`."""
@@ -197,6 +234,39 @@ def _of_waiting(code: FindingCode, found: Waiting, tenant: str, count_min: int =
         return {"code": code, "count": 0}
     job_ids = [own_job_id(tenant, job_id) for job_id in found.job_ids]
     return {"code": code, "count": found.count, "job_ids": job_ids, "because": found.because}
+
+
+def system_findings(watch: SystemWatch, now_ms: int) -> list[FindingView]:
+    """What holds up the jobs of all tenants."""
+    held = watch.holdings
+    if held.away is not None:
+        return [{"code": "broker_away", "count": 1, "because": held.away[:BECAUSE_CHARS_MAX]}]
+    near = near_end_of_retention(held)
+    return [
+        _of_sentences("workers_missing", unheld_sentences(held.unheld()), len(held.unheld())),
+        _of_sentences("workers_behind", still_sentences(still(held, now_ms))),
+        _of_sentences("retention_near", near_sentences(near)),
+    ]
+
+
+def _of_sentences(code: FindingCode, sentences: Sequence[str], count: int | None = None) -> FindingView:
+    told = "; ".join(sentences)[:BECAUSE_CHARS_MAX]
+    return {"code": code, "count": len(sentences) if count is None else count, "because": told}
+
+
+def _of_failures(groups: Sequence[EndedGroup]) -> FindingView:
+    """The finding of jobs that failed; its count is 0 unless their share exceeds `FAILED_SHARE_MAX`."""
+    ended = sum(group["count"] for group in groups)
+    failed = [group for group in groups if group["status"] in FAILED]
+    count = sum(group["count"] for group in failed)
+    if ended < FAILED_OF_MIN or count <= FAILED_SHARE_MAX * ended:
+        return {"code": "jobs_failing", "count": 0}
+    told = ", ".join(f"{group['count']} × {group.get('code', group['status'])}" for group in failed)
+    job_ids = [job_id for group in failed for job_id in group["job_ids"]]
+    return {
+        "code": "jobs_failing", "count": count, "of": ended, "because": told[:BECAUSE_CHARS_MAX],
+        "job_ids": job_ids[:NAMED_MAX],
+    }  # fmt: skip
 
 
 def _of_webhooks(health: WebhooksView) -> FindingView:

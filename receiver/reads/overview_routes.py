@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.figures import StatsView
+from backstop.readmodel.reasons import ReasonsView
 from backstop.runtime.http.routes import WHOLE, Answer, Query, Route
 from receiver.reads.declarations import AWAY, LIMIT, LIMIT_MAX, SINCE_MS_MAX, PageMark
 from schemas.dead_letters import DeadReason, Resolution
@@ -14,8 +15,9 @@ from schemas.statuses import OpenJobStatus
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FindingCode = Literal[
-    "blob_stores_differ", "provider_refuses", "provider_unavailable", "jobs_overdue", "jobs_without_next_action",
-    "jobs_finishing_too_long", "dead_letters", "webhooks_missed", "budget_nearly_spent",
+    "broker_away", "workers_missing", "workers_behind", "retention_near", "blob_stores_differ", "provider_refuses",
+    "provider_unavailable", "creates_paused", "jobs_failing", "jobs_overdue", "jobs_without_next_action",
+    "jobs_finishing_too_long", "dead_letters", "webhooks_missed", "keys_expire_soon", "budget_nearly_spent",
 ]  # fmt: skip
 Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
 
@@ -31,7 +33,8 @@ class FindingView(TypedDict):
     job_ids: NotRequired[list[str]]
     """Ids of some of the jobs."""
     because: NotRequired[str]
-    """The most frequent reason, as the provider states it; of budgets, what was spent; of blob stores, what to do."""
+    """The most frequent reason, as the provider states it; of failing jobs, their reasons with their numbers; of
+    budgets, what was spent; of pauses, by whom and why; of blob stores, what to do; of partitions and keys, which."""
 
 
 @with_config(_DOCUMENTED)
@@ -91,6 +94,13 @@ class StatsQuery(Query):
     )
 
 
+class ReasonsQuery(Query):
+    since: Since | None = Field(
+        default=None,
+        description="Jobs that ended at or after this time, in Unix milliseconds; the last 24 hours if unset.",
+    )
+
+
 class DeadLetterQuery(Query):
     state: Literal["open", "all"] = Field(default="open", description="`open`: only unresolved dead letters.")
     reason: DeadReason | None = Field(default=None, description="Only dead letters with this reason.")
@@ -105,9 +115,9 @@ class DeadLetterQuery(Query):
 
 GET_ATTENTION: Final = Route(
     "GET", "/v1/attention", name="getAttention", access="read", problems=AWAY,
-    says="What needs attention: jobs that wait for the operator or the provider, jobs without progress, and dead "
-    "letters and missed webhooks of the last hour, and budgets that are nearly spent. With the scope `operate` "
-    "also processes that use differing blob stores.",
+    says="What needs attention: partitions that no worker holds or moves, jobs that wait for the operator or the "
+    "provider, jobs without progress, failed jobs, dead letters and missed webhooks of the last hour, keys that expire "
+    "soon, and budgets that are nearly spent. With the scope `operate` also processes that use differing blob stores.",
     answers=(Answer(200, "The findings, worst first.", AttentionView),),
 )  # fmt: skip
 GET_STATS: Final = Route(
@@ -115,6 +125,13 @@ GET_STATS: Final = Route(
     says="How long jobs took, by model, and how their ends were found.\n\nAt most the 10,000 jobs that ended last are "
     "counted. `cut` tells whether that limit was reached, `since_ms` the start of the period that is counted.",
     answers=(Answer(200, "The figures.", StatsView),),
+)  # fmt: skip
+GET_REASONS: Final = Route(
+    "GET", "/v1/reasons", name="getReasons", access="read", query=ReasonsQuery, problems=AWAY,
+    says="What open jobs wait for, and why jobs ended as they did: the same reasons together, the largest group "
+    "first.\n\nAt most 2,000 open jobs and the 10,000 jobs that ended last are counted; `cut` tells whether a limit "
+    "was reached.",
+    answers=(Answer(200, "The groups.", ReasonsView),),
 )  # fmt: skip
 LIST_DEAD_LETTERS: Final = Route(
     "GET", "/v1/dead-letters", name="listDeadLetters", access="read", query=DeadLetterQuery, problems=AWAY,

@@ -15,7 +15,7 @@ from schemas.requests import SessionId
 _IDS: Final[dict[str, TypeAdapter[str]]] = {"job": TypeAdapter(JobId), "session": TypeAdapter(SessionId)}
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a failure of the receiver
+class ReadRefusal(Exception):  # noqa: N818 - an answer, not a failure of the receiver
     def __init__(self, response: web.Response) -> None:
         super().__init__(response.status)
         self.response = response
@@ -27,7 +27,7 @@ def guarded(handler: Handler) -> Handler:
     async def run(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except Refusal as refusal:
+        except ReadRefusal as refusal:
             return refusal.response
         except BadParameterError as error:
             return problems.problem(400, "bad_parameter", f"{error}.")
@@ -45,7 +45,7 @@ def path_id(request: web.Request, what: Literal["job", "session"]) -> str:
     try:
         return _IDS[what].validate_python(request.match_info[f"{what}_id"])
     except ValidationError:
-        raise Refusal(problems.not_found(what)) from None
+        raise ReadRefusal(problems.not_found(what)) from None
 
 
 def page_mark(at_ms: int, item_id: str) -> str:

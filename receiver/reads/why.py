@@ -7,15 +7,17 @@ from aiohttp import web
 from backstop.readmodel.costs import job_cost
 from backstop.readmodel.database import Database
 from backstop.readmodel.ledger import spends_of
+from backstop.readmodel.places import place_of
 from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import find_row, timeline_of
-from backstop.readmodel.why import Seen, WhyView, next_at_ms, next_poll_of, why
+from backstop.readmodel.why import Seen, WhyView, next_at_ms, next_poll_of, waiting_of, why
 from backstop.runtime.http.routes import Answer, Route, declare
 from backstop.runtime.process.clock import NowMs
+from receiver.lane_watch import LaneWatch
 from receiver.reads import problems
 from receiver.reads.declarations import AWAY
 from receiver.reads.overview import TenantOf
-from receiver.reads.parameters import Refusal, guarded, path_id
+from receiver.reads.parameters import ReadRefusal, guarded, path_id
 from receiver.reads.routes import JustTaken
 from schemas.base import JobId
 from schemas.codec import decode
@@ -35,31 +37,39 @@ GET_WHY: Final = Route(
 
 def add_why_route(
     app: web.Application, database: Database, tenant_of: TenantOf, now_ms: NowMs, prices: Prices,
-    taken: JustTaken | None = None,
+    taken: JustTaken | None = None, watch: LaneWatch | None = None,
 ) -> None:  # fmt: skip
-    """Add `GET /v1/jobs/{job_id}/why` to `app`."""
+    """Add `GET /v1/jobs/{job_id}/why` to `app`. `watch`: knows the pauses in force."""
     just_taken = taken or JustTaken()
 
     async def get_why(request: web.Request) -> web.StreamResponse:
         tenant, given = tenant_of(request), path_id(request, "job")
         job_id = qualified_job_id(tenant, given)
         if await just_taken.is_hidden(tenant, given):
-            raise Refusal(problems.not_found("job"))
-        row, entries, spends = await database.read(
-            lambda conn: (find_row(conn, tenant, job_id), timeline_of(conn, job_id), spends_of(conn, job_id))
-        )
+            raise ReadRefusal(problems.not_found("job"))
         at_ms = now_ms()
+        row, entries, spends, place = await database.read(
+            lambda conn: (
+                find_row(conn, tenant, job_id), timeline_of(conn, job_id), spends_of(conn, job_id),
+                place_of(conn, tenant, job_id, at_ms),
+            )
+        )  # fmt: skip
         if row is None:
             if just_taken.find(job_id, tenant) is None:
-                raise Refusal(problems.not_found("job"))
+                raise ReadRefusal(problems.not_found("job"))
             seen = Seen(Absent(), at_ms)
         else:
+            held = () if watch is None else tuple(
+                watch.book.holding(model=row.model or "", tenant=tenant, tags=row.tags)
+            )  # fmt: skip
             seen = Seen(
                 decode_job_state(row.fold_state),
                 at_ms,
                 None if row.result is None else decode(RESULT, row.result),
                 job_cost(spends, row.model or "", prices) if spends else None,
                 next_poll_of(entries, at_ms),
+                held,
+                place,
             )
         answer: WhyView = {
             "object": "why",
@@ -67,6 +77,8 @@ def add_why_route(
             "status": "submitting" if row is None else row.status,
             "sentences": why(seen),
         }
+        if place is not None:
+            answer["waiting"] = waiting_of(place)
         due_ms = next_at_ms(seen)
         if due_ms is not None:
             answer["next_at_ms"] = due_ms

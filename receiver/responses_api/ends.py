@@ -11,9 +11,9 @@ Rules:
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
-from schemas.statuses import JobOutcome
+from schemas.statuses import JobOutcome, has_answer
 
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "insufficient_quota", "billing_hard_limit_reached", "slow_down"})
 _THEIRS: Final = re.compile(
@@ -35,21 +35,15 @@ class Failure:
 
 
 def failure_of(document: Mapping[str, Any], outcome: JobOutcome) -> Failure | None:
-    """The error for a response that has ended; None if it is an answer (`completed`, `incomplete`)."""
+    """The error for a response that has ended; None if it is an answer (see `has_answer`)."""
     error = document.get("error")
     told: Mapping[str, Any] = error if isinstance(error, dict) else {}
     code, message = str(told.get("code") or outcome), str(told.get("message") or f"The response ended as {outcome}.")
-    match outcome:
-        case "completed" | "incomplete":
-            return None
-        case "cancelled":
-            return Failure(400, "cancelled", "The response was cancelled before it ended.")
-        case "expired":
-            return Failure(504, code, message)
-        case "failed" | "rejected":
-            return Failure(_status_of(code), code, message)
-        case _:
-            assert_never(outcome)
+    if has_answer(outcome):
+        return None
+    if outcome == "cancelled":
+        return Failure(400, "cancelled", "The response was cancelled before it ended.")
+    return Failure(504 if outcome == "expired" else _status_of(code), code, message)
 
 
 def _status_of(code: str) -> int:

@@ -16,6 +16,12 @@ from receiver.problems import SECURITY_HEADERS, Problem
 PATH: Final = "/v1/responses"
 MODELS_PATH: Final = "/v1/models"
 OWN_PATHS: Final = ("/v1/jobs", "/v1/sessions")
+ELSEWHERE: Final = frozenset((
+    "assistants", "audio", "batches", "chat", "chatkit", "completions", "containers", "conversations", "embeddings",
+    "evals", "files", "fine_tuning", "images", "moderations", "organization", "realtime", "skills", "threads",
+    "uploads", "vector_stores", "videos",
+))  # fmt: skip
+"""OpenAI's other APIs, by the first part of their paths. Clients that send no header of an SDK call them, too."""
 SDK_HEADER: Final = "x-stainless-lang"
 NO_RETRY: Final = {"x-should-retry": "false"}
 
@@ -75,6 +81,8 @@ def status_at_openai(status: int) -> int:
 def speaks_openai(path: str, headers: Mapping[str, str]) -> bool:
     """Whether the client expects OpenAI's errors: by the path, or by the header that OpenAI's SDKs send."""
     if path in {PATH, MODELS_PATH} or path.startswith((f"{PATH}/", f"{MODELS_PATH}/")):
+        return True
+    if path.startswith("/v1/") and path.split("/")[2] in ELSEWHERE:
         return True
     return SDK_HEADER in headers and path.startswith("/v1/") and not path.startswith(OWN_PATHS)
 

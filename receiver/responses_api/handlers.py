@@ -41,7 +41,7 @@ from receiver.responses_api.repeats import Repeats
 from receiver.responses_api.responses import Responses, Shown
 from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
 from receiver.responses_api.streaming import ResponseStreams
-from receiver.responses_api.waiting import Waiter, Waiting, Who
+from receiver.responses_api.waiting import Waiter, WaitingCreates, Who
 from receiver.responses_api.wire import deleted_object, response_object
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
@@ -97,7 +97,7 @@ class LaterAnswers:
     """Ways to answer a create other than at once. None where the process reads no changes."""
 
     streams: ResponseStreams | None
-    waiting: Waiting | None
+    waiting: WaitingCreates | None
 
 
 class ResponsesIngress:

@@ -21,7 +21,7 @@ from schemas.statuses import OPEN_RESPONSE_STATUSES, ResponseStatus
 _STATUS_OF: Final[Mapping[str, ResponseStatus]] = {f"response.{status}": status for status in OPEN_RESPONSE_STATUSES}
 
 
-class Ended(Protocol):
+class EndedResponse(Protocol):
     @property
     def document(self) -> Mapping[str, Any]:
         """The Response object at its end."""
@@ -76,7 +76,7 @@ class ResponseView:
         superseded = run.has_output and max(history.runs) > run.attempt
         return superseded or run.end_number is not None or run.cut is not None or run.start_after > self._last
 
-    def end(self, ended: Ended, history: JobHistory | None) -> bytes:
+    def end(self, ended: EndedResponse, history: JobHistory | None) -> bytes:
         run = _run_of(history)
         number = run.end_number if run is not None and run.end_number is not None else 0
         document = ended.document

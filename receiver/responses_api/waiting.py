@@ -69,7 +69,7 @@ class Waiter:
         return transport is None or transport.is_closing()
 
 
-class Waiting:
+class WaitingCreates:
     """One instance per process, used from its event loop only."""
 
     def __init__(self, changes: Changes, responses: Responses, limits: Limits, registry: CollectorRegistry) -> None:
@@ -160,16 +160,16 @@ class Waiting:
                 if not waiter.authority.still():
                     if not sending.prepared:
                         raise Refusal(UNAUTHENTICATED)
-                    return _cut(request, sending, "not_allowed")
+                    return _ended_early(request, sending, "not_allowed")
                 if shown is not None:
                     break
                 now_s = monotonic_s()
                 if self._stopped.is_set() or waiter.gone or now_s - began_s >= limits.waiting_s_max:
-                    return _cut(request, sending)
+                    return _ended_early(request, sending)
                 if now_s >= speak_at_s:
                     speak_at_s = now_s + limits.waiting_heartbeat_s
                     if not await self._write(request, sending, b" "):
-                        return _cut(request, sending)
+                        return _ended_early(request, sending)
                 await changed(speak_at_s - now_s)
         response = finished(shown)
         if not sending.prepared:
@@ -177,7 +177,7 @@ class Waiting:
             return "answered", response
         assert isinstance(response.body, bytes)
         if response.status != HTTPStatus.OK or not await self._write(request, sending, response.body):
-            return _cut(request, sending)
+            return _ended_early(request, sending)
         return "answered", sending
 
     async def _ended(self, waiter: Waiter) -> Shown | None:
@@ -246,7 +246,9 @@ class Waiting:
             self._forget(waiter)
 
 
-def _cut(request: web.Request, sending: web.StreamResponse, result: str = "cut") -> tuple[str, web.StreamResponse]:
+def _ended_early(
+    request: web.Request, sending: web.StreamResponse, result: str = "cut"
+) -> tuple[str, web.StreamResponse]:
     """Close the connection inside the body: the client must not take it for a complete answer."""
     if request.transport is not None:
         request.transport.close()

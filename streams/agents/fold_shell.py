@@ -32,7 +32,7 @@ POISON_RUN_MAX = 100
 """Unreadable records in a row on a log that only Backstop writes: a sign of a bad deploy, not of bad records."""
 
 
-class Record(LogRecord, Protocol):
+class FoldRecord(LogRecord, Protocol):
     """A Kafka record with its origin, as `streams.faust.consumer` delivers it."""
 
     @property
@@ -83,7 +83,7 @@ class FoldShell:
         self._heard = heard
         self._poison_run: dict[int, int] = {}
 
-    async def take(self, partition: int, records: Sequence[Record]) -> None:
+    async def take(self, partition: int, records: Sequence[FoldRecord]) -> None:
         """Return when `records` may be acknowledged.
 
         :raises Exception: publishing or writing failed; the caller must end the process and acknowledge nothing.
@@ -101,7 +101,7 @@ class FoldShell:
         for key, due_ms in folded.dues_ms.items():
             self._index.put(partition, key, due_ms)
 
-    async def _publish(self, partition: int, folded: Folded[Record]) -> None:
+    async def _publish(self, partition: int, folded: Folded[FoldRecord]) -> None:
         results = [output for output in folded.outputs if isinstance(output, JobResult)]
         others: list[Message] = [output for output in folded.outputs if not isinstance(output, JobResult)]
         now_ms = self._now_ms()
@@ -118,7 +118,7 @@ class FoldShell:
             unknown = sum(brief.outcome == "unknown" or brief.adopted for brief in result.attempts)
             metrics.ATTEMPTS_UNKNOWN.inc(unknown)
 
-    def _count(self, partition: int, records: Sequence[Record], folded: Folded[Record]) -> None:
+    def _count(self, partition: int, records: Sequence[FoldRecord], folded: Folded[FoldRecord]) -> None:
         name = self._fold.topic
         metrics.FACTS.labels(log=name).inc(folded.taken)
         metrics.REPEATS.labels(log=name).inc(folded.repeats)
@@ -143,4 +143,4 @@ class FoldShell:
         failpoint(f"{self._fold.name}.{place}")  # type: ignore[arg-type]  # The Literal has the names of both folds.
 
 
-__all__ = ["Failpoint", "FoldShell", "Record", "untaken"]
+__all__ = ["Failpoint", "FoldRecord", "FoldShell", "untaken"]

@@ -20,6 +20,7 @@ from faust.types import TP
 from mode import CrashingSupervisor
 
 from backstop.runtime.errors import InvariantError
+from backstop.runtime.process.identity import own_name
 from streams.faust.consumer import BATCH_RECORDS_MAX, DRAIN_TIMEOUT_S, BatchTransport
 from streams.tables.changelog import ChangelogProducer
 from streams.tables.fold_table import FoldTable
@@ -164,6 +165,7 @@ def make_app(
     app = FoldApp(
         app_id,
         broker=servers,
+        broker_client_id=str(own_name("worker")),
         datadir=str(data_dir),
         store="memory://",
         processing_guarantee="at_least_once",

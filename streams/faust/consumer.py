@@ -37,7 +37,7 @@ from backstop.runtime.records import Record
 from schemas.unreadable import Unreadable
 from streams import metrics
 from streams.faust.fetch import Chunk, FetchThread
-from streams.tables.lost_tail import LogTruncatedError, Taken, refuse_truncated
+from streams.tables.lost_tail import LogTruncatedError, TableProgress, refuse_truncated
 
 __all__ = ["BatchConsumer", "BatchTransport"]
 
@@ -268,7 +268,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
     # -- seeks and commits
 
     async def perform_seek(self) -> None:
-        """Seek the source partitions: those of folds as `Taken.position` says, others to the committed offset.
+        """Seek the source partitions: those of folds as `TableProgress.position` says, others to the committed offset.
 
         Without a committed offset in the log, the latter go to the beginning.
         """
@@ -277,7 +277,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         if not tps:
             return
         folds = self.app.fold_tables
-        tables: dict[TP, Taken] = {tp: folds[tp.topic].taken(tp.partition) for tp in tps if tp.topic in folds}
+        tables: dict[TP, TableProgress] = {tp: folds[tp.topic].taken(tp.partition) for tp in tps if tp.topic in folds}
         try:
             await refuse_truncated(self.app.producer_options, tables)
         except LogTruncatedError as error:

@@ -23,6 +23,7 @@ def begin_attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact)
         attempt=number,
         tenant=spec.tenant,
         model=spec.model,
+        tags=spec.tags if spec.policy.tags_sent else None,
         request=request,
         not_after_ms=min(event.at_ms + spec.policy.command_valid_ms, spec.deadline_at_ms),
         timeout_ms=spec.policy.create_timeout_ms,

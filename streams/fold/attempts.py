@@ -173,7 +173,7 @@ class Attempts:
     def usage(self) -> Usage | None:
         """The sum of the known usage of all attempts; None if none is known."""
         known = [item.usage for item in self.items if isinstance(item, Over) and item.usage is not None]
-        return total(known) if known else None
+        return known[0] if len(known) == 1 else total(known) if known else None
 
     def expire(self, due_ms: int, adopt_by_ms: int) -> "Attempts":
         """Apply a timer: without a report by its deadline an attempt's outcome is unknown, and it may be adopted until
@@ -233,6 +233,8 @@ class Attempts:
 
 def _bounded(items: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
     """Drop the oldest of the attempts that ended without usage, beyond `FREE_REMEMBERED_MAX`."""
+    if len(items) <= FREE_REMEMBERED_MAX:
+        return items
     free = [item for item in items if isinstance(item, Over) and item.usage is None and not item.given_up]
     gone = {item.number for item in free[: max(0, len(free) - FREE_REMEMBERED_MAX)]}
     return tuple(item for item in items if item.number not in gone) if gone else items

@@ -75,6 +75,8 @@ class Folded(Generic[R]):
     dues_ms: dict[bytes, int | None] = field(default_factory=dict)
     facts: list[tuple[bytes, Any]] = field(default_factory=list)
     """The facts that changed a state, in order, each with its key."""
+    late: list[Any] = field(default_factory=list)
+    """The facts that came after an end."""
     states: dict[bytes, Any] = field(default_factory=dict)
     """The state of each row of `rows`."""
     outputs: list[Message] = field(default_factory=list)
@@ -112,6 +114,8 @@ def fold_batch(fold: Fold[S], read_row: Callable[[bytes], bytes | None], records
         folded.taken += 1
         if result.ignored is not None:
             folded.ignored[result.ignored.value] += 1
+            if result.ignored is Ignored.LATE:
+                folded.late.append(event)
             if result.ignored is Ignored.CONFLICT and isinstance(event, JobSubmitted):
                 folded.poisons.append((record, _CONFLICT))
             continue

@@ -81,6 +81,7 @@ def _claimed(event: AttemptAccepted, **terms: Any) -> ResponseClaimed:
         attempt=event.attempt,
         tenant=event.tenant,
         poll_at_ms=event.poll_at_ms,
+        latency_class=event.latency_class,
         stream=event.stream,
         **terms,
     )

@@ -109,6 +109,7 @@ def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
         stuck_factor=event.stuck_factor,
         include=event.include or (),
         made_elsewhere=event.made_elsewhere is True,
+        latency_class=event.latency_class or (),
     )
     poll_at_ms = _bounded(claim, event.poll_at_ms, event.at_ms)
     running = Running(claim, poll_at_ms, webhooks=webhooks, hedge=hedge_of(event))
@@ -366,6 +367,7 @@ def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveRespons
         include=state.claim.include or None,
         accepted_at_ms=state.claim.claimed_at_ms,
         polls=state.polls,
+        latency_class=state.claim.latency_class or None,
     )
 
 

@@ -31,6 +31,8 @@ class Claim:
     include: tuple[str, ...] = ()
     made_elsewhere: bool = False
     """An application created the response and asked Backstop to adopt it."""
+    latency_class: tuple[str, ...] = ()
+    """For the policy of polls. The fold passes it on."""
 
 
 @dataclass(frozen=True, slots=True)

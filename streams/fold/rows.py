@@ -3,7 +3,9 @@
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
+from pydantic.main import IncEx
 
+from schemas.base import InlineBody
 from schemas.codec import canonical
 from streams.fold import job, response
 
@@ -22,10 +24,13 @@ _PLAIN: dict[str, Any] = {
     "unpaid_ends": 0, "doubts": 0, "streak": 0, "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100,
     "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
-    "held_for": None, "turn": None, "hedge": None,
+    "held_for": None, "turn": None, "hedge": None, "tags_sent": None, "latency_class": [],
 }  # fmt: skip
 """Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
 the fields have the same bytes."""
+
+
+_BODY: IncEx = {"spec": {"request": {"value"}}}
 
 
 def _lean(fields: dict[str, Any]) -> dict[str, Any]:
@@ -34,12 +39,22 @@ def _lean(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def encode_job_state(state: job.JobState) -> bytes:
-    row = _lean(_JOB.dump_python(state, mode="json"))
-    if "spec" in row:
-        row["spec"] = _lean({**row["spec"], "policy": _lean(row["spec"]["policy"])})
-        attempts = row["attempts"]
-        row["attempts"] = _lean({**attempts, "items": [_lean(item) for item in attempts["items"]]})
-    return canonical(row)
+    if isinstance(state, job.Active | job.BackingOff):
+        return canonical(_open_row(state))
+    return canonical(_lean(_JOB.dump_python(state, mode="json")))
+
+
+def _open_row(state: job.Active | job.BackingOff) -> dict[str, Any]:
+    request = state.spec.request
+    # A body is JSON already. Left out and put back, it is not copied.
+    left_out = _BODY if isinstance(request, InlineBody) else None
+    row = _lean(_JOB.dump_python(state, mode="json", exclude=left_out))
+    spec, attempts = row["spec"], row["attempts"]
+    if isinstance(request, InlineBody):
+        spec["request"]["value"] = request.value
+    spec["policy"] = _lean(spec["policy"])
+    attempts["items"] = [_lean(item) for item in attempts["items"]]
+    return {**row, "spec": _lean(spec), "attempts": _lean(attempts)}
 
 
 def decode_job_state(data: bytes) -> job.JobState:

@@ -50,9 +50,9 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
     elif event.outcome == "odd" and code is None:
         code, said_by = "unknown_status", "backstop"
         message = f"its status is {event.raw_status!r}, which this release does not know"
-    word = "settled" if status != state.sight.told else status
+    name = "settled" if status != state.sight.told else status
     return AttemptSettled(
-        id=f"{event.response_id}/{word}" + (f"/{state.claim.job_id}" if state.claim.made_elsewhere else ""),
+        id=f"{event.response_id}/{name}" + (f"/{state.claim.job_id}" if state.claim.made_elsewhere else ""),
         at_ms=event.at_ms,
         job_id=state.claim.job_id,
         attempt=state.claim.attempt,

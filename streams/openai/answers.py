@@ -13,20 +13,23 @@ reports of gateways.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from schemas.base import RESPONSE_ID_PATTERN
 from streams.openai.causes import MODEL_CODES, Rule, Said, verdict
+from streams.openai.foreign_json import NOT_JSON
 from streams.openai.observations import (
     CODE_CHARS_MAX,
     OF_ANOTHER_JOB,
     TEXT_CHARS_MAX,
     TOO_LARGE,
+    Unseen,
     see,
     shown,
     too_large,
 )
+from streams.openai.told_limits import told_limits
 from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
 from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
 
@@ -34,15 +37,6 @@ _RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
 ANSWER_CHARS_SHOWN = 200
 """How much of an unusable answer is kept: enough to recognise the server that sent it."""
 
-
-class NotJson:
-    """Stands for the body of an answer that is not JSON."""
-
-    def __repr__(self) -> str:
-        return "NOT_JSON"
-
-
-NOT_JSON: Final = NotJson()
 
 FaultKind = Literal["never_sent", "lost", "timeout", "unexpected"]
 """`never_sent`: no connection was made. `lost`: the connection broke. `timeout`: no answer in time. With all but
@@ -56,6 +50,8 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = NOT_JSON
+    whole: bytes | None = field(default=None, repr=False)
+    """Of a large answer, whose `body` lacks most of the output: the canonical JSON of the response."""
     streamed: bool = False
     """The answer was a stream of events; `body` is the response object that was taken from it."""
     text: str = ""
@@ -87,9 +83,9 @@ def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accept
         if reply.kind == "never_sent":
             return Rejected("unsent", "never_sent", reply.detail)
         return Unknown(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
-    if 200 <= reply.status < 300:
-        return _taken(reply, now_ms, rules)
-    return _declined(reply, now_ms, rules)
+    read = _taken if 200 <= reply.status < 300 else _declined
+    outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)
+    return outcome if limits is None or isinstance(outcome, Unknown) else replace(outcome, limits=limits)
 
 
 def read_poll(
@@ -99,7 +95,7 @@ def read_poll(
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     if 200 <= reply.status < 300:
-        seen = see(reply.body, reply.headers, job_id, rules)
+        seen = _see(reply, rules, job_id)
         if reply.cut and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
             return too_large(seen)
         return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
@@ -126,6 +122,11 @@ def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused
     read = read_poll(reply, now_ms)
     # Missing: not yet, or no more. Seen: an object where a stream was asked for.
     return read if isinstance(read, AskAgain | Refused) else AskAgain("no_stream")
+
+
+def _see(answer: Answer, rules: Iterable[Rule], job_id: str | None = None) -> Seen | Unseen:
+    seen = see(answer.body, answer.headers, job_id, rules)
+    return replace(seen, whole=answer.whole) if isinstance(seen, Seen) else seen
 
 
 def _not_seen(answer: Answer, now_ms: int) -> AskAgain | Refused:
@@ -192,7 +193,7 @@ def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rej
         return _declined(answer, now_ms, rules)
     if body.get("object") not in (None, "response") or (body.get("object") is None and not isinstance(status, str)):
         return _unusable(answer, "no_response_object")
-    seen = see(body, answer.headers, rules=rules)
+    seen = _see(answer, rules)
     # The end of an answer that is cut is missing: a poll shows whether the response can be read at all.
     end = seen if isinstance(seen, Seen) and seen.over and not answer.cut else None
     if not named and end is None:

@@ -12,8 +12,12 @@ from typing import Any, Final, Self
 import httpx2
 from openai._vendor.httpx_aiohttp import AiohttpTransport
 
-from schemas.shape import ShapeLimits, beyond
+from schemas.shape import ShapeLimits
 from streams.answer_memory import FREE_BYTES, AnswerMemory, Hold, cost_bytes
+from streams.openai import large_json
+from streams.openai.foreign_json import parse
+from streams.openai.large_reader import Large, LargeReader
+from streams.openai.sse import EventTooLargeError
 from streams.provider import CallLimits
 
 BEGINNING_BYTES: Final = 64 << 10
@@ -26,8 +30,15 @@ parser has its own limit of nesting."""
 PIECE_BYTES: Final = 256 << 10
 """After a larger piece other calls get their turn: a compressed answer unpacks without waiting for the network."""
 
+LARGE_COST: Final = 3
+"""Multiple of a large answer's bytes: its parts, or what the process that reads it has beside its values, and the JSON
+that is stored."""
+
 CUT: Final = "backstop_cut"
 """An extension of a response whose content is only the beginning of the answer."""
+
+LARGE: Final = "backstop_large"
+"""An extension of a response whose content was large: what a process of its own read of it (`Large`)."""
 
 EVENTS_PIECE_BYTES: Final = 32 << 10
 """32,000 empty lines take some 10 ms."""
@@ -44,15 +55,29 @@ class AnswerLimits:
 
     bytes_max: int
     memory: AnswerMemory
+    reader: LargeReader
 
     @classmethod
     def of(cls, limits: CallLimits) -> Self:
-        return cls(limits.answer_bytes_max, AnswerMemory(limits.answers_memory_bytes_max))
+        return cls(limits.answer_bytes_max, AnswerMemory(limits.answers_memory_bytes_max), LargeReader(SHAPE))
 
     @classmethod
     def of_streams(cls, limits: CallLimits) -> Self:
         """Streams have memory of their own, so that no call waits for an event."""
-        return cls(limits.answer_bytes_max, AnswerMemory(limits.answers_memory_bytes_max // STREAMS_SHARE))
+        memory = AnswerMemory(limits.answers_memory_bytes_max // STREAMS_SHARE)
+        return cls(limits.answer_bytes_max, memory, LargeReader(SHAPE))
+
+    async def event(self, data: bytes) -> Large:
+        """An event of a stream, any JSON or `NOT_JSON`.
+
+        :raises EventTooLargeError: it has more values than an answer may have.
+        """
+        if not large_json.is_large(data):
+            return Large(parse(data), None)
+        read = await self.reader.read([data])
+        if read is None:
+            raise EventTooLargeError
+        return read
 
 
 @dataclass(slots=True)
@@ -78,29 +103,38 @@ class BoundedTransport(AiohttpTransport):
         if reading.streams and response.is_success and is_event_stream(response):
             return response
         response.request = request
-        content, cut = await self._content(response, reading)
+        content, extensions = await self._content(response, reading)
         return httpx2.Response(
             status_code=response.status_code,
             headers=[(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY],
             content=content,
             request=request,
-            extensions={**response.extensions, CUT: True} if cut else response.extensions,
+            extensions={**response.extensions, **extensions},
         )
 
-    async def _content(self, response: httpx2.Response, reading: Reading) -> tuple[bytes, bool]:
-        """The answer, or its beginning; and whether it was cut."""
+    async def _content(self, response: httpx2.Response, reading: Reading) -> tuple[bytes, dict[str, Any]]:
+        """The answer, or its beginning with what was read of the rest."""
         bytes_max = self._limits.bytes_max
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > bytes_max:
-            return await self._read(response, reading, BEGINNING_BYTES), True
-        content = await self._read(response, reading, bytes_max + 1)
-        if len(content) > bytes_max or not await _parsable(content):
-            return content[:BEGINNING_BYTES], True
-        if len(content) > FREE_BYTES:
-            await self._limits.memory.resize(reading.hold, cost_bytes(content))
-        return content, False
+            return _beginning(await self._read(response, reading, BEGINNING_BYTES)), {CUT: True}
+        parts = await self._read(response, reading, bytes_max + 1)
+        size_bytes = sum(map(len, parts))
+        if size_bytes > bytes_max:
+            return _beginning(parts), {CUT: True}
+        if size_bytes <= large_json.BYTES_MAX and not large_json.is_large(content := b"".join(parts)):
+            if size_bytes > FREE_BYTES:
+                await self._limits.memory.resize(reading.hold, cost_bytes(content))
+            return content, {}
+        return await self._large(parts, size_bytes, reading)
 
-    async def _read(self, response: httpx2.Response, reading: Reading, bytes_max: int) -> bytes:
+    async def _large(self, parts: list[bytes], size_bytes: int, reading: Reading) -> tuple[bytes, dict[str, Any]]:
+        beginning = _beginning(parts)
+        await self._limits.memory.resize(reading.hold, LARGE_COST * size_bytes)
+        read = await self._limits.reader.read(parts)
+        return beginning, {CUT: True} if read is None else {LARGE: read}
+
+    async def _read(self, response: httpx2.Response, reading: Reading, bytes_max: int) -> list[bytes]:
         """Up to `bytes_max`, unpacked. A connection that was not read to its end is closed."""
         parts: list[bytes] = []
         size_bytes = 0
@@ -117,13 +151,16 @@ class BoundedTransport(AiohttpTransport):
                         await asyncio.sleep(0)
         finally:
             await response.aclose()
-        return b"".join(parts)
+        return parts
 
 
-async def _parsable(content: bytes) -> bool:
-    if len(content) <= PIECE_BYTES:
-        return beyond(content, SHAPE) is None
-    return await asyncio.to_thread(beyond, content, SHAPE) is None
+def _beginning(parts: list[bytes]) -> bytes:
+    beginning = b""
+    for part in parts:
+        if len(beginning) >= BEGINNING_BYTES:
+            break
+        beginning += part[: BEGINNING_BYTES - len(beginning)]
+    return beginning
 
 
 async def pieces_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:

@@ -127,30 +127,30 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CauseVerdict:
     """`known`: a code, a type or a rule decided. Otherwise the words or the status did, which callers count."""
 
     cause: Cause
     known: bool
 
 
-def verdict(said: Said, rules: Iterable[Rule] = ()) -> Verdict:
+def verdict(said: Said, rules: Iterable[Rule] = ()) -> CauseVerdict:
     """The cause of a refusal or a failure. Total."""
     for rule in rules:
         if rule.matches(said):
-            return Verdict(rule.cause, known=True)
+            return CauseVerdict(rule.cause, known=True)
     kind = _CAUSE_OF_TYPE.get((said.kind or "").lower())
     named = CAUSE_OF_CODE.get((said.code or "").lower())
     told = named or kind
     if told == "limited" and _TOO_LARGE.search(said.message):
-        return Verdict("never", known=True)
+        return CauseVerdict("never", known=True)
     if named == "limited" and kind == "account":  # An exhausted quota, reported with the code of a rate limit.
-        return Verdict("account", known=True)
+        return CauseVerdict("account", known=True)
     if named is None and told in (None, "never") and _says_later(said):
-        return Verdict(_passing(said.status), known=False)
+        return CauseVerdict(_passing(said.status), known=False)
     if told is not None:
-        return Verdict(told, known=True)
-    return Verdict("faulty" if said.status is None else _of_status(said), known=False)
+        return CauseVerdict(told, known=True)
+    return CauseVerdict("faulty" if said.status is None else _of_status(said), known=False)
 
 
 def _says_later(said: Said) -> bool:

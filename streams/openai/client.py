@@ -1,32 +1,34 @@
-"""Calls to the provider through the OpenAI SDK. One call makes one HTTP request; every outcome is returned as data.
+"""Calls to the provider with the OpenAI SDK's requests and HTTP client (`streams.openai.requests`).
 
-Three defaults of the SDK could pay for a job twice, and are turned off: retries (a create whose connection drops after
-it was accepted is sent three times), redirects (a 307 loop made 21 POSTs of one create), and unlimited waits (the read
-timeout restarts with each byte). Measured with openai 3.54.0; `test_client.py` counts the POSTs.
+One call makes one HTTP request; every outcome is returned as data. Three defaults of the SDK could pay for a job twice,
+and do not apply: retries (a create whose connection drops after it was accepted is sent three times), redirects (a 307
+loop made 21 POSTs of one create), and unlimited waits (the read timeout restarts with each byte). Measured with openai
+3.54.0; `test_client.py` counts the POSTs.
 """
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
 import httpx2
-import openai
 import orjson
 import structlog
-from openai import AsyncOpenAI, AsyncStream
+from openai import AsyncOpenAI
 
 from backstop.runtime.process.clock import monotonic_s
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
-from schemas.shape import beyond
 from schemas.statuses import OPEN_RESPONSE_STATUSES
-from streams.answer_memory import AnswerMemory, holding
+from streams.answer_memory import holding
 from streams.openai.account import OpenAIAccount
-from streams.openai.answers import NOT_JSON, Answer, Fault, FaultKind, Reply
-from streams.openai.bounded import CUT, SHAPE, AnswerLimits, is_event_stream, pieces_of
-from streams.openai.foreign_json import beginning, parse
+from streams.openai.answers import Answer, Fault, FaultKind, Reply
+from streams.openai.bounded import CUT, LARGE, AnswerLimits, is_event_stream, pieces_of
+from streams.openai.foreign_json import NOT_JSON, beginning, parse
+from streams.openai.large_reader import Large
+from streams.openai.requests import Requests
 from streams.openai.sse import EventReader, EventTooLargeError
 from streams.openai.transport import HttpClient, tls_context, watched
 from streams.provider import CallLimits, CallMetrics, Operation
@@ -41,15 +43,15 @@ CONNECTIONS_SPARE = 8
 EVENT_BYTES_MAX = 16 << 20
 """Limit of one event. The first events contain the request's instructions and tools; the last one also the output."""
 
-STREAM: Final = AsyncStream[Any]
-"""The SDK requires a type with `stream`; it is not used, as the calls ask for the raw HTTP response."""
-
 Call = Callable[[], Awaitable[httpx2.Response]]
 Read = Callable[[httpx2.Response], Awaitable[Answer]]
 
 NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 """Errors without a connection, so that no request was sent. Judged by aiohttp's own error and the progress of the call:
 the SDK's transport also calls it a "connect timeout" if a connection closes after a create was accepted."""
+
+CONNECTION_ERRORS: Final = (httpx2.RequestError, ssl.SSLError)
+"""A connection that was not made, or that broke or fell silent."""
 
 PROXY_REFUSED: Final = "the proxy answered "
 PROXY_WANTS_CREDENTIALS: Final = 407
@@ -72,8 +74,9 @@ class OpenAIClient:
     ) -> None:
         self._metrics = metrics
         self._poll_timeout_s = limits.poll_timeout_ms / 1_000
+        self._poll_timeouts = httpx2.Timeout(self._poll_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
         self._answers = AnswerLimits.of(limits)
-        self._sdk = make_sdk(account, limits.calls_max + CONNECTIONS_SPARE, self._answers)
+        self._requests = Requests(make_sdk(account, limits.calls_max + CONNECTIONS_SPARE, self._answers))
 
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
@@ -91,25 +94,19 @@ class OpenAIClient:
         streams, timeout_s = body.get("stream") is True, timeout_ms / 1_000
 
         async def call() -> httpx2.Response:
-            response = await self._sdk.post(
+            return await self._requests.send(
+                "POST",
                 "/responses",
-                cast_to=httpx2.Response,
-                # Serialized here, to bytes: the SDK would make a string first.
                 content=orjson.dumps(body),
-                stream=streams,
-                stream_cls=STREAM,
                 # The API does not promise to honour this header, and nothing here relies on it.
-                options={
-                    "headers": {"Idempotency-Key": f"{job_id}/{attempt}"},
-                    "timeout": httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
-                },
+                headers={"Idempotency-Key": f"{job_id}/{attempt}"},
+                timeouts=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
+                stream=streams,
             )
-            assert isinstance(response, httpx2.Response)
-            return response
 
         if not streams:
             return await self._observed("create", call, timeout_s)
-        first = FirstAnswer(self._answers.memory)
+        first = FirstAnswer(self._answers)
         reply = await self._observed("create", call, timeout_s, first.read)
         # The stream may break after the response was known.
         return first.known or reply if isinstance(reply, Fault) else reply
@@ -118,10 +115,8 @@ class OpenAIClient:
         """`GET /responses/{id}`, with `include` as in the create: without it the object lacks these fields."""
 
         async def call() -> httpx2.Response:
-            options: Any = {"timeout": self._poll_timeouts(), "params": {"include": list(include)} if include else {}}
-            response = await self._sdk.get(path_of(response_id), cast_to=httpx2.Response, options=options)
-            assert isinstance(response, httpx2.Response)
-            return response
+            params = {"include": list(include)} if include else None
+            return await self._requests.send("GET", path_of(response_id), params=params, timeouts=self._poll_timeouts)
 
         return await self._observed("retrieve", call, self._poll_timeout_s)
 
@@ -129,19 +124,12 @@ class OpenAIClient:
         """`POST /responses/{id}/cancel`."""
 
         async def call() -> httpx2.Response:
-            options: Any = {"timeout": self._poll_timeouts()}
-            path = f"{path_of(response_id)}/cancel"
-            response = await self._sdk.post(path, cast_to=httpx2.Response, options=options)
-            assert isinstance(response, httpx2.Response)
-            return response
+            return await self._requests.send("POST", f"{path_of(response_id)}/cancel", timeouts=self._poll_timeouts)
 
         return await self._observed("cancel", call, self._poll_timeout_s)
 
     async def close(self) -> None:
-        await self._sdk.close()
-
-    def _poll_timeouts(self) -> httpx2.Timeout:
-        return httpx2.Timeout(self._poll_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
+        await self._requests.close()
 
     async def _observed(self, operation: Operation, call: Call, timeout_s: float, read: Read | None = None) -> Reply:
         started_s = monotonic_s()
@@ -199,13 +187,14 @@ async def reply_of(call: Call, timeout_s: float, read: Read, *, streams: bool = 
     with watched(streams=streams) as progress:
         try:
             async with asyncio.timeout(timeout_s):
-                return await read(await call())
-        except openai.APIStatusError as error:
-            if error.status_code == PROXY_WANTS_CREDENTIALS:
+                response = await call()
+                if response.is_success:
+                    return await read(response)
+            if response.status_code == PROXY_WANTS_CREDENTIALS:
                 # Only a proxy answers 407, and it passed nothing on.
-                return Fault("never_sent", f"{PROXY_REFUSED}{error.status_code}")
-            return _answer(error.response)
-        except openai.APIConnectionError as error:
+                return Fault("never_sent", f"{PROXY_REFUSED}{response.status_code}")
+            return _answer(response)
+        except CONNECTION_ERRORS as error:
             return Fault("never_sent" if progress.nothing_left else _fault_kind(error), _names(error))
         except TimeoutError as error:
             return Fault("never_sent" if progress.nothing_left else "timeout", _names(error))
@@ -214,13 +203,15 @@ async def reply_of(call: Call, timeout_s: float, read: Read, *, streams: bool = 
             return Fault("never_sent" if progress.nothing_left else "unexpected", _names(error))
 
 
-def _fault_kind(error: openai.APIConnectionError) -> FaultKind:
-    if any(isinstance(cause, NEVER_SENT) for cause in _causes(error)):
+def _fault_kind(error: Exception) -> FaultKind:
+    if any(isinstance(each, NEVER_SENT) for each in _chain(error)):
         return "never_sent"
-    return "timeout" if any(isinstance(cause, TimeoutError) for cause in _causes(error)) else "lost"
+    return "timeout" if any(isinstance(each, TimeoutError) for each in _chain(error)) else "lost"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and its causes."""
+    yield error
     while error.__cause__ is not None:
         error = error.__cause__
         yield error
@@ -228,9 +219,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _names(error: BaseException) -> str:
     """Names of exception classes, as texts may have secrets; and the status of a proxy that opened no tunnel."""
-    *_, root = (None, *_causes(error))
-    names = f"{type(error).__name__} from {type(root).__name__}" if root is not None else type(error).__name__
-    refusals = (cause for cause in _causes(error) if isinstance(cause, aiohttp.ClientHttpProxyError))
+    *_, root = _chain(error)
+    names = type(error).__name__ if root is error else f"{type(error).__name__} from {type(root).__name__}"
+    refusals = (each for each in _chain(error) if isinstance(each, aiohttp.ClientHttpProxyError))
     refusal = next(refusals, None)
     return f"{names}: {PROXY_REFUSED}{refusal.status} to CONNECT" if refusal is not None else names
 
@@ -247,8 +238,8 @@ class FirstAnswer:
     answer that is not a stream. With neither, the outcome is unknown: the body is `NOT_JSON`, and `text` says why.
     """
 
-    def __init__(self, memory: AnswerMemory) -> None:
-        self._memory = memory
+    def __init__(self, answers: AnswerLimits) -> None:
+        self._answers = answers
         self.known: Answer | None = None
         self._events = 0
         self._beginning = b""
@@ -262,8 +253,8 @@ class FirstAnswer:
             with holding() as hold:
                 async for chunk in pieces_of(response):
                     events = reader.feed(chunk)
-                    await self._memory.resize_for(hold, reader.held_bytes, events)
-                    if self._take(response, events, chunk):
+                    await self._answers.memory.resize_for(hold, reader.held_bytes, events)
+                    if await self._take(response, events, chunk):
                         break
         except EventTooLargeError:
             self._too_large = True
@@ -271,17 +262,17 @@ class FirstAnswer:
             await response.aclose()
         return self.known or Answer(response.status_code, _headers(response), streamed=True, text=self._said())
 
-    def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
+    async def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
         """Take some events. True if the answer is complete."""
         self._beginning = (self._beginning + chunk)[:TEXT_CHARS_MAX]
         for data in events:
             self._events += 1
-            event = event_of(data)
-            body, error = _response_of(event), _error_of(event)
+            read = await self._answers.event(data)
+            body, error = _response_of(read.head), _error_of(read.head)
             if body is not None or (error is not None and self.known is None):
-                self.known = Answer(
-                    response.status_code, _headers(response), error if body is None else body, streamed=True
-                )
+                whole = read.text if body is not None else None
+                body_or_error = error if body is None else body
+                self.known = Answer(response.status_code, _headers(response), body_or_error, whole, streamed=True)
             # An error after a response object is no refusal: a poll must find out how the response ended.
             if error is not None or (body is not None and not _is_held(body)):
                 return True
@@ -320,21 +311,14 @@ def _headers(response: httpx2.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
-def event_of(data: bytes) -> Any:
-    """The JSON of an event, or `NOT_JSON`.
-
-    :raises EventTooLargeError: it has more values than an answer may have.
-    """
-    if beyond(data, SHAPE) is not None:
-        raise EventTooLargeError
-    return parse(data)
-
-
 def _answer(response: httpx2.Response) -> Answer:
-    cut = CUT in response.extensions
-    body = (beginning(response.content) or NOT_JSON) if cut else parse(response.content)
+    cut, large = CUT in response.extensions, response.extensions.get(LARGE)
+    if isinstance(large, Large):
+        body, whole = large.head, large.text
+    else:
+        body, whole = (beginning(response.content) or NOT_JSON) if cut else parse(response.content), None
     text = _text(response.content) if body is NOT_JSON else ""
-    return Answer(response.status_code, _headers(response), body, text=text, cut=cut)
+    return Answer(response.status_code, _headers(response), body, whole, text=text, cut=cut)
 
 
 def _text(content: bytes) -> str:

@@ -6,7 +6,15 @@ from typing import Any, Final
 
 import orjson
 
-from streams.openai.answers import NOT_JSON
+
+class NotJson:
+    """Stands for the body of an answer that is not JSON."""
+
+    def __repr__(self) -> str:
+        return "NOT_JSON"
+
+
+NOT_JSON: Final = NotJson()
 
 _DECODER: Final = json.JSONDecoder()
 _SPACE: Final = " \t\r\n"

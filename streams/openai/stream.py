@@ -19,13 +19,12 @@ from streams.openai.client import (
     CONNECT_TIMEOUT_S,
     EVENT_BYTES_MAX,
     POOL_TIMEOUT_S,
-    STREAM,
-    event_of,
     make_sdk,
     path_of,
     reply_of,
     whole_answer,
 )
+from streams.openai.requests import Requests
 from streams.openai.sse import EventReader
 from streams.provider import CallLimits
 
@@ -52,13 +51,13 @@ class OpenAIStreams:
         limits: CallLimits,
     ) -> None:
         answers = AnswerLimits.of_streams(limits)
-        self._memory = answers.memory
+        self._answers = answers
         self._open_timeout_s = limits.poll_timeout_ms / 1_000
         silence_s = limits.stream_silence_ms / 1_000
         self._timeouts = httpx2.Timeout(
             self._open_timeout_s, read=silence_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
         )
-        self._sdk = make_sdk(account, limits.streams_max, answers)
+        self._requests = Requests(make_sdk(account, limits.streams_max, answers))
 
     @asynccontextmanager
     async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:
@@ -70,11 +69,9 @@ class OpenAIStreams:
 
         async def call() -> httpx2.Response:
             params = {"stream": True, **({"starting_after": after} if after >= 0 else {})}
-            options: Any = {"timeout": self._timeouts, "params": params}
-            response: Any = await self._sdk.get(
-                path_of(response_id), cast_to=httpx2.Response, options=options, stream=True, stream_cls=STREAM
+            response = await self._requests.send(
+                "GET", path_of(response_id), params=params, timeouts=self._timeouts, stream=True
             )
-            assert isinstance(response, httpx2.Response)
             connection.push_async_callback(response.aclose)
             return response
 
@@ -96,11 +93,13 @@ class OpenAIStreams:
         try:
             async for chunk in pieces_of(response):
                 events = reader.feed(chunk)
-                await self._memory.resize_for(hold, reader.held_bytes, events)
+                await self._answers.memory.resize_for(hold, reader.held_bytes, events)
                 for data in events:
-                    yield StreamEvent(event_of(data), len(data))
+                    read = await self._answers.event(data)
+                    # Without its output an event can't be published.
+                    yield StreamEvent(read.head, len(data) if read.text is None else EVENT_BYTES_MAX)
         finally:
             hold.release()
 
     async def close(self) -> None:
-        await self._sdk.close()
+        await self._requests.close()

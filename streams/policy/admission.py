@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from schemas.base import Priority
 from streams.policy.lane_queue import WHY_OF_TENANT, Class, Held, Lane, Why
-from streams.policy.limiter import NO_RATES, Limiter, Wait
+from streams.policy.limiter import NO_RATES, Limiter, Told, Wait
 from streams.policy.limits import CLASS_WEIGHTS, LimitRules
 from streams.policy.run_times import RunTimes
 from streams.policy.sizes import Asked, Sizes
@@ -170,7 +170,8 @@ class Admission:
             return False
         return lane.limiter.wait(tokens, now_ms, leave=True) is None
 
-    def accepted(self, place: Place, now_ms: int) -> None:
+    def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
+        """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""
         held = self._held.get(place[0], {}).get(place[1])
         if held is None or held.answered:
             return
@@ -180,9 +181,13 @@ class Admission:
         own = lane.tenants.get(held.asked.tenant)
         if own is not None:
             own.answered(held.tokens, now_ms)
+        lane.limiter.told(told, now_ms, age_ms=age_ms)
 
-    def refused(self, place: Place, now_ms: int, *, limited: bool = False, told_ms: int = 0) -> None:
-        """The create was refused, or never sent: what it reserved is given back."""
+    def refused(
+        self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0, *, limited: bool = False,
+        told_ms: int = 0,
+    ) -> None:  # fmt: skip
+        """The create was refused, or never sent: what it reserved is given back. `told`: as in `accepted`."""
         held = self._take_held(place)
         if held is None:
             return
@@ -196,7 +201,9 @@ class Admission:
         lane.limiter.refused(held.tokens, now_ms, limited=limited, told_ms=told_ms)
         if own is not None:
             own.refused(held.tokens, now_ms, limited=False, told_ms=0)
-        self._served(lane, held, -held.tokens)
+        self._corrected(lane, held, 0.0)
+        if limited:
+            lane.limiter.told(told, now_ms, age_ms=age_ms)
 
     def ended(self, place: Place, usage: tuple[int, int] | None, now_ms: int, *, ran: bool = False) -> None:
         """The attempt is over. `usage`: its input and output tokens; None if they are not known.
@@ -225,7 +232,7 @@ class Admission:
             lane.limiter.correct(held.tokens, used)
             if own is not None:
                 own.correct(held.tokens, used)
-            self._served(lane, held, used - held.tokens)
+            self._corrected(lane, held, used)
 
     def own(self, partitions: Collection[int], base: float, now_ms: int) -> None:
         """Forget the jobs of all partitions but these. `base`: this worker's part of all partitions."""
@@ -278,7 +285,9 @@ class Admission:
             own.take(tokens, now_ms)
         held = Held(asked, priority, tokens)
         self._hold(place, held)
-        self._served(lane, held, tokens)
+        lane.turns.served(priority, tokens)
+        if (group := lane.classes.get(priority)) is not None:
+            group.tenants.served(asked.tenant, tokens)
 
     def _hold(self, place: Place, held: Held) -> None:
         self._held.setdefault(place[0], {})[place[1]] = held
@@ -286,11 +295,10 @@ class Admission:
     def _take_held(self, place: Place) -> Held | None:
         return self._held.get(place[0], {}).pop(place[1], None)
 
-    def _served(self, lane: Lane, held: Held, tokens: float) -> None:
-        lane.turns.served(held.priority, tokens)
-        group = lane.classes.get(held.priority)
-        if group is not None:
-            group.tenants.served(held.asked.tenant, tokens)
+    def _corrected(self, lane: Lane, held: Held, used: float) -> None:
+        lane.turns.corrected(held.priority, held.tokens, used)
+        if (group := lane.classes.get(held.priority)) is not None:
+            group.tenants.corrected(held.asked.tenant, held.tokens, used)
 
     def _remove(self, lane: Lane, waiter: Waiter) -> None:
         group = lane.classes[waiter.priority]

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 BURST_S = 3.0
 """What a bucket holds at most, in seconds of its rate: a long pause is not followed by a wave."""
 
+SPARE_S = 10.0
+"""What is kept of overestimates at most, in seconds of the rate."""
+
 MINUTE_MS = 60_000
 WAIT_MS_MAX = 3_600_000
 
@@ -33,6 +36,11 @@ class Requests:
     def take(self, now_ms: int) -> None:
         self.next_ms = max(self.next_ms, float(now_ms)) + MINUTE_MS / self.per_min
 
+    def allow(self, left: float, now_ms: int) -> None:
+        """At most `left` requests may go now."""
+        early_ms = max(BURST_S * 1_000 - MINUTE_MS / self.per_min, 0.0)
+        self.next_ms = max(self.next_ms, now_ms + early_ms - (left - 1) * MINUTE_MS / self.per_min)
+
     def resize(self, per_min: float, now_ms: int) -> None:
         """Change the rate. What is owed already stays owed, as a number of requests."""
         owed = max(0.0, self.next_ms - now_ms) * self.per_min
@@ -47,6 +55,7 @@ class Bucket:
     per_min: float
     at_ms: int
     level: float = 0.0
+    spare: float = 0.0
 
     @property
     def capacity(self) -> float:
@@ -71,6 +80,21 @@ class Bucket:
 
     def give_back(self, amount: float) -> None:
         self.level = min(self.level + amount, self.capacity)
+
+    def allow(self, left: float, now_ms: int) -> None:
+        """At most `left` may be taken now."""
+        self.level = min(self.fill(now_ms), left)
+
+    def correct(self, amount: float) -> None:
+        """Book that `amount` less was used than taken, or more if it is negative.
+
+        What is left over where the bucket is full is kept for later jobs that use more than they took. It lets no job
+        go sooner: without it, only one direction of the errors of estimates would count.
+        """
+        self.spare += amount
+        moved = min(self.spare, self.capacity - self.level)
+        self.level += moved
+        self.spare = min(self.spare - moved, self.per_min * SPARE_S / 60)
 
     def close(self, now_ms: int, for_ms: int) -> None:
         """Empty it: nothing flows in for `for_ms`."""

@@ -19,7 +19,7 @@ adding windows up gives what one long window would.
 Everything here may be lost: it decides when a poll is made, never whether a job ends. A refold never asks it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -54,13 +54,15 @@ OPEN_MAX = 100_000
 SIZES = ((16_384, "small"), (262_144, "medium"))
 """Upper bounds of a request's bytes, and their names; beyond them it is large."""
 
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 CLASS_PART_CHARS_MAX = 64
 
 
 def latency_class(model: str, effort: str | None, request_bytes: int) -> LatencyClass:
     """The narrowest class of a request."""
     size = next((name for most, name in SIZES if request_bytes <= most), "large")
-    return (model[:CLASS_PART_CHARS_MAX], (effort or "none")[:CLASS_PART_CHARS_MAX], size)
+    known = "none" if effort is None else effort if effort in EFFORTS else "other"
+    return (model[:CLASS_PART_CHARS_MAX], known, size)
 
 
 def levels(of: LatencyClass) -> tuple[LatencyClass, ...]:
@@ -154,6 +156,10 @@ class Latencies:
 
     def opened(self, response_id: str) -> Open | None:
         return self._open.get(response_id)
+
+    def in_use(self) -> Counter[LatencyClass]:
+        """The narrowest classes of the open responses, with their number."""
+        return Counter(known.of for known in self._open.values())
 
     def classes(self) -> list[LatencyClass]:
         return list(self._windows)

@@ -3,9 +3,14 @@
 Rules:
 - A grant reserves the tokens that the job is expected to use. A reservation is given back once: by a refusal, or by the
   end of the attempt, which corrects it by what was used.
-- A refusal for a limit empties the bucket for the time that the provider told. The configured rate falls to 0.8 of
-  itself, but not below what was served in the last ten seconds, and rises by a tenth a minute while it is used and
-  unrefused. A refusal while nothing is served tells of an outage, not of a rate.
+- What the provider tells of its limits and of what is left counts where it is less than what is set, and where nothing
+  is set. What is left counts at once: a worker's share of it, less what its creates without an answer reserved.
+- A refusal for a limit empties the bucket for the time that the provider told. The known rate falls to 0.8 of itself,
+  but not below what was served in the last ten seconds, and rises by a tenth a minute while it is used and unrefused. A
+  refusal while nothing is served tells of an outage, not of a rate.
+- Where nothing is set or told and the rate is to be found out, it begins at `FIRST_TOKENS_PER_MIN` and doubles every
+  30 s while it is used, until the first refusal, and again once no refusal has come for five minutes. Above a million
+  a minute it rises by half in 15 minutes at most, as the provider asks.
 - A day is a calendar day (UTC). Each worker counts it from its start.
 """
 
@@ -26,6 +31,17 @@ RISE_AFTER_MS = 30_000
 USED_MIN = 0.8
 FOUND_SHARE_MIN = 0.05
 """Refusals lower a rate to this part of the configured one at most."""
+FIRST_TOKENS_PER_MIN = 10_000.0
+DOUBLES_IN_MS = 30_000
+DOUBLES_AFTER_MS = 300_000
+"""Without a refusal for so long, the limit is taken to have risen."""
+SLOW_ABOVE = 1_000_000.0
+SLOW_RISE_PER_MIN = 0.027
+"""By half in 15 minutes."""
+TOLD_FOR_MS = 600_000
+"""What was told is forgotten if later answers tell nothing for so long."""
+STALE_MS = 10_000
+"""What is left is of no use after this time."""
 DAY_MS = 86_400_000
 SERVED_MS = 10_000
 
@@ -38,6 +54,8 @@ class Rates:
     requests_per_min: float | None = None
     tokens_per_min: float | None = None
     tokens_per_day: float | None = None
+    discover: bool = False
+    """Find out the tokens a minute, where neither this nor the provider tells them."""
 
     @property
     def any(self) -> bool:
@@ -45,6 +63,16 @@ class Rates:
 
 
 NO_RATES = Rates()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an answer told of the limits. None: nothing."""
+
+    requests_per_min: float | None = None
+    tokens_per_min: float | None = None
+    requests_left: float | None = None
+    tokens_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +91,11 @@ class Limiter:
     now_ms: int
     share: float = 1.0
     in_flight: int = 0
+    _told: Told = Told()
+    _told_ms: int = 0
+    _unanswered: float = 0.0
+    """Tokens reserved by creates that have no answer yet."""
+    _unanswered_count: int = 0
     _requests: Requests | None = None
     _tokens: Bucket | None = None
     _found: float | None = None
@@ -74,12 +107,18 @@ class Limiter:
     _served: deque[tuple[int, float]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
+        self._discovers(self.now_ms)
         self._fit(self.now_ms)
 
     @property
     def tokens_per_min(self) -> float | None:
         """The limit of tokens for all workers together, as known now."""
-        return self.rates.tokens_per_min if self._found is None else self._found
+        return _least(self._most, self._found)
+
+    @property
+    def _most(self) -> float | None:
+        """The limit of tokens that is set or told."""
+        return _least(self.rates.tokens_per_min, self._told.tokens_per_min)
 
     def shared(self, share: float, now_ms: int) -> None:
         self.share = share
@@ -104,6 +143,8 @@ class Limiter:
     def take(self, tokens: float, now_ms: int) -> None:
         """Reserve `tokens`, which `answered`, `refused` and `ended` want back."""
         self.in_flight += 1
+        self._unanswered += tokens
+        self._unanswered_count += 1
         self._to_day(now_ms)
         self._day_used += tokens
         if self._requests is not None:
@@ -113,21 +154,22 @@ class Limiter:
 
     def answered(self, tokens: float, now_ms: int) -> None:
         """The create was accepted."""
+        self._heard(tokens)
         self._serve(tokens, now_ms)
         self._rise(now_ms)
 
     def refused(self, tokens: float, now_ms: int, *, limited: bool, told_ms: int) -> None:
         """The create was refused: it was charged nothing but, where `limited`, a request."""
+        self._heard(tokens)
         self.in_flight = max(0, self.in_flight - 1)
         self._day_used = max(0.0, self._day_used - tokens)
         if self._tokens is not None:
             self._tokens.give_back(tokens)
         if not limited:
             return
-        served, most = self._served_per_min(now_ms), self.rates.tokens_per_min
-        if most and served and now_ms - self._refused_ms >= FALL_EVERY_MS:
-            rate = self.tokens_per_min or most
-            self._found = max(rate * FALL, min(served, rate), most * FOUND_SHARE_MIN)
+        served, rate = self._served_per_min(now_ms), self.tokens_per_min
+        if rate and served and now_ms - self._refused_ms >= FALL_EVERY_MS:
+            self._found = max(rate * FALL, min(served, rate), (self._most or rate) * FOUND_SHARE_MIN)
             self._fit(now_ms)
         self._refused_ms = now_ms
         if self._tokens is not None:
@@ -142,18 +184,57 @@ class Limiter:
     def correct(self, tokens: float, used: float) -> None:
         """Book what was used beyond the reservation."""
         if self._tokens is not None:
-            self._tokens.level = min(self._tokens.level + tokens - used, self._tokens.capacity)
+            self._tokens.correct(tokens - used)
+
+    def told(self, told: Told | None, now_ms: int, *, age_ms: int = 0) -> None:
+        """What the answer to a create told, `age_ms` ago. None: nothing.
+
+        To be called after the answer's own `answered` or `refused`.
+        """
+        if told is None:
+            if self._told != NOTHING_TOLD and now_ms - self._told_ms > TOLD_FOR_MS:
+                self._told = NOTHING_TOLD
+                self._discovers(now_ms)
+                self._fit(now_ms)
+            return
+        before, self._told_ms = self._told, now_ms
+        self._told = Told(
+            told.requests_per_min or before.requests_per_min, told.tokens_per_min or before.tokens_per_min
+        )
+        if self._told != before:
+            self._found = None
+            self._discovers(now_ms)
+            self._fit(now_ms)
+        if age_ms > STALE_MS:
+            return
+        if told.tokens_left is not None and self._tokens is not None:
+            self._tokens.allow(max(0.0, told.tokens_left * self.share - self._unanswered), now_ms)
+        if told.requests_left is not None and self._requests is not None:
+            self._requests.allow(max(0.0, told.requests_left * self.share - self._unanswered_count), now_ms)
+
+    def _heard(self, tokens: float) -> None:
+        self._unanswered_count = max(0, self._unanswered_count - 1)
+        self._unanswered = max(0.0, self._unanswered - tokens) if self._unanswered_count else 0.0
+
+    def _discovers(self, now_ms: int) -> None:
+        """Begin to find out the rate, where nothing is set or told."""
+        if self.rates.discover and self._most is None and self._found is None:
+            self._found, self._refused_ms, self._risen_ms = FIRST_TOKENS_PER_MIN, now_ms - DOUBLES_AFTER_MS, now_ms
 
     def _fit(self, now_ms: int) -> None:
         """Give the meters this worker's share of the limits known now."""
-        tokens, requests = self.tokens_per_min, self.rates.requests_per_min
-        if tokens is not None:
+        tokens, requests = self.tokens_per_min, _least(self.rates.requests_per_min, self._told.requests_per_min)
+        if tokens is None:
+            self._tokens = None
+        else:
             rate = max(tokens * self.share, 1e-6)
             if self._tokens is None:
                 self._tokens = Bucket(rate, now_ms)
             elif rate != self._tokens.per_min:
                 self._tokens.resize(rate, now_ms)
-        if requests is not None:
+        if requests is None:
+            self._requests = None
+        else:
             rate = max(requests * self.share, 1e-6)
             if self._requests is None:
                 self._requests = Requests(rate, float(now_ms))
@@ -174,13 +255,26 @@ class Limiter:
             self._risen_ms = now_ms
             return
         elapsed_ms, self._risen_ms = now_ms - self._risen_ms, now_ms
-        if self._served_per_min(now_ms) >= USED_MIN * self._found * self.share:
-            risen = self._found * (1 + RISE_PER_MIN * min(elapsed_ms, 60_000) / 60_000)
-            most = self.rates.tokens_per_min
-            self._found = None if most is None or risen >= most else risen
-            self._fit(now_ms)
+        if self._served_per_min(now_ms) < USED_MIN * self._found * self.share:
+            return
+        minutes = min(elapsed_ms, 60_000) / 60_000
+        if self._found > SLOW_ABOVE:
+            risen = self._found * (1 + SLOW_RISE_PER_MIN * minutes)
+        elif now_ms - self._refused_ms >= DOUBLES_AFTER_MS:
+            risen = self._found * 2 ** (minutes * 60_000 / DOUBLES_IN_MS)
+        else:
+            risen = self._found * (1 + RISE_PER_MIN * minutes)
+        self._found = None if self._most is not None and risen >= self._most else risen
+        self._fit(now_ms)
 
     def _to_day(self, now_ms: int) -> None:
         day = now_ms // DAY_MS
         if day != self._day:
             self._day, self._day_used = day, 0.0
+
+
+NOTHING_TOLD = Told()
+
+
+def _least(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -7,7 +7,7 @@ rules that fit, the most exact one counts, field by field.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -21,7 +21,8 @@ CLASS_WEIGHTS: Final[dict[Priority, float]] = {"interactive": 70.0, "normal": 25
 
 RULES_MAX = 1_000
 _Pattern = Annotated[str, Field(min_length=1, max_length=200)]
-_NUMBERS = ("concurrent", "requests_per_min", "tokens_per_min", "tokens_per_day", "weight")
+_RATES = ("concurrent", "requests_per_min", "tokens_per_min", "tokens_per_day", "discover")
+_FIELDS = (*_RATES, "weight")
 
 
 class Rule(BaseModel):
@@ -37,13 +38,17 @@ class Rule(BaseModel):
     tokens_per_min: Annotated[float, Field(gt=0, le=1e12)] | None = None
     tokens_per_day: Annotated[float, Field(gt=0, le=1e15)] | None = None
     weight: Annotated[float, Field(gt=0, le=1_000)] | None = None
+    discover: Literal[True] | None = None
+    """Find out the tokens a minute from the provider: from its headers, else from its refusals."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if all(getattr(self, name) is None for name in _NUMBERS):
-            raise ValueError(f"the rule for {self.named} sets nothing; give it one of {', '.join(_NUMBERS)}")
+        if all(getattr(self, name) is None for name in _FIELDS):
+            raise ValueError(f"the rule for {self.named} sets nothing; give it one of {', '.join(_FIELDS)}")
         if self.weight is not None and self.tenant is None:
             raise ValueError(f"the rule for {self.named} has a weight, which only a tenant can have; name a tenant")
+        if self.discover and self.tenant is not None:
+            raise ValueError(f"the rule for {self.named} can't discover: a provider limits lanes, not tenants")
         day, minute = self.tokens_per_day, self.tokens_per_min
         if day is not None and minute is not None and day < minute:
             raise ValueError(
@@ -59,7 +64,7 @@ class Rule(BaseModel):
 
     @property
     def rates(self) -> Rates:
-        return Rates(self.concurrent, self.requests_per_min, self.tokens_per_min, self.tokens_per_day)
+        return _merged([self])
 
 
 _RULES: TypeAdapter[list[Rule]] = TypeAdapter(Annotated[list[Rule], Field(max_length=RULES_MAX)])
@@ -111,7 +116,7 @@ def read_rules(text: str) -> LimitRules:
         raise ValueError(f"limits: {place}: {first['msg'].removeprefix('Value error, ')}") from None
     seen: set[tuple[str, str, str | None, str]] = set()
     for rule in rules:
-        for name in _NUMBERS:
+        for name in _FIELDS:
             key = (rule.account, rule.model, rule.tenant, name)
             if getattr(rule, name) is None:
                 continue
@@ -139,5 +144,5 @@ def _match(pattern: str, name: str) -> bool:
 def _merged(rules: Sequence[Rule]) -> Rates:
     numbers: dict[str, float | None] = {}
     for rule in rules:
-        numbers |= {name: value for name in _NUMBERS[:4] if (value := getattr(rule, name)) is not None}
+        numbers |= {name: value for name in _RATES if (value := getattr(rule, name)) is not None}
     return Rates(**numbers)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""When to poll a response: a fixed schedule. Pure.
+"""When to poll a response: a fixed schedule, until enough is learned for a better one (`learned_polls`). Pure.
 
 The first poll is due `first_poll_ms` after the acceptance. Later polls are spaced by `spacing_factor` times the age,
 within [`spacing_min_ms`, `spacing_max_ms`]. So the delay of detection stays in proportion to the run time. Each wait is
@@ -15,7 +15,11 @@ strong hint: the next polls come 1, 2, 4 … s later, until the schedule is soon
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from schemas.base import PollBasis
+from streams.policy.learned_polls import LearnedPolls
 
 HINT_MS = 1_000
 MISSING_AGAIN_MS = 15_000
@@ -51,13 +55,23 @@ WITHOUT_WEBHOOK_MAX = 5
 """Ends found without a webhook since the last webhook, after which webhooks are no longer expected."""
 
 
+@dataclass(frozen=True, slots=True)
+class NextPoll:
+    """A decision: when to poll next, and what it was decided from; None: by the fixed schedule."""
+
+    at_ms: int
+    basis: PollBasis | None = None
+
+
 class Webhooks:
     """Tracks whether webhooks arrive, and selects the schedule: without webhooks polls come sooner.
 
     Each received webhook counts, even for a response that ended long ago, so the schedule relaxes when webhooks return.
     """
 
-    def __init__(self, policy: PollPolicy, *, expected: bool = True) -> None:
+    def __init__(self, policy: PollPolicy, *, expected: bool = True, learned: LearnedPolls | None = None) -> None:
+        """:param learned: decides once it has seen enough ends; None: the fixed schedule decides always."""
+        self.learned = learned
         self._with = policy
         self._without = without_webhooks(policy)
         self._ends_without = 0 if expected else WITHOUT_WEBHOOK_MAX
@@ -73,10 +87,28 @@ class Webhooks:
     def heard(self) -> None:
         """A webhook was received."""
         self._ends_without = 0
+        if self.learned is not None:
+            self.learned.loss.heard()
 
     def ended_without(self) -> None:
         """A poll that was not caused by a webhook found an end."""
         self._ends_without = min(self._ends_without + 1, WITHOUT_WEBHOOK_MAX)
+
+    def next_poll(
+        self, *, response_id: str, latency_class: Sequence[str], accepted_at_ms: int | None, now_ms: int, polls: int,
+        since_hint: int | None = None,
+    ) -> NextPoll:  # fmt: skip
+        """When to poll next a response that was still running at `now_ms`. The parameters: see `next_poll_at_ms`."""
+        plan = self.learned.plan(tuple(latency_class)) if self.learned is not None else None
+        if plan is None or accepted_at_ms is None:
+            return NextPoll(next_poll_at_ms(
+                self.policy, response_id=response_id, accepted_at_ms=accepted_at_ms, now_ms=now_ms, polls=polls,
+                since_hint=since_hint,
+            ))  # fmt: skip
+        wait_ms = plan.spacing_ms(max(0, now_ms - accepted_at_ms), _jitter(response_id, polls))
+        if since_hint is not None:
+            wait_ms = min(wait_ms, hint_wait_ms(since_hint) * _jitter(response_id, polls))
+        return NextPoll(now_ms + max(1, int(wait_ms)), plan.basis)
 
 
 def without_webhooks(policy: PollPolicy) -> PollPolicy:

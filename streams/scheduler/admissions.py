@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Priority
-from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptSettled, Turn
+from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptSettled, ToldLimits, Turn
 from streams.fold import job
 from streams.fold.attempts import OutcomeUnknown, Running, Submitting
 from streams.fold.batch import JOB_FOLD, Folded
 from streams.fold.rows import decode_row
 from streams.policy.admission import Admission
+from streams.policy.limiter import Told
 from streams.policy.sizes import Asked
 from streams.policy.waiting import Place, Waiter
 
@@ -67,10 +68,11 @@ class Admissions:
                 place = self._place(place, fact.attempt, folded.states.get(key))
             match fact:
                 case AttemptAccepted():
-                    admission.accepted(place, now_ms)
+                    admission.accepted(place, now_ms, told_of(fact.limits), now_ms - fact.at_ms)
                 case AttemptRejected():
-                    limited = fact.cause == "limited"
-                    admission.refused(place, now_ms, limited=limited, told_ms=fact.wait_ms)
+                    told, limited = told_of(fact.limits), fact.cause == "limited"
+                    age_ms = now_ms - fact.at_ms
+                    admission.refused(place, now_ms, told, age_ms, limited=limited, told_ms=fact.wait_ms)
                 case AttemptSettled():
                     usage = fact.usage
                     known = None if usage is None else (usage.input_tokens, usage.output_tokens)
@@ -140,6 +142,10 @@ def asked_of(spec: job.Spec) -> tuple[Asked, Priority]:
     if not size_bytes:
         size_bytes = spec.request.size_bytes if spec.request and spec.request.kind == "blob" else REQUEST_BYTES_UNKNOWN
     return Asked(spec.tenant, spec.model, size_bytes, turn.output_tokens_max), turn.priority
+
+
+def told_of(limits: ToldLimits | None) -> Told | None:
+    return None if limits is None else Told(**limits.model_dump())
 
 
 def waiter_of(partition: int, key: bytes, state: job.Waiting | job.BackingOff) -> Waiter:

@@ -19,6 +19,7 @@ from streams.fold.rows import decode_row
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
 from streams.scheduler.admissions import waiter_of
 from streams.scheduler.due import Due, DueIndex
+from streams.scheduler.paused_jobs import NoPauses, PausedJobs, PauseGates
 
 Release = Callable[[str], int]
 """Model → 0 if a waiting job may begin its attempt, else the milliseconds after which to ask again."""
@@ -38,7 +39,8 @@ class JobTimers:
     """Makes the timers and grants of jobs (a `MakeTimer`)."""
 
     def __init__(
-        self, index: DueIndex, row_of: RowOf, release: Release, now_ms: NowMs, admission: Admission
+        self, index: DueIndex, row_of: RowOf, release: Release, now_ms: NowMs, admission: Admission,
+        pauses: PauseGates | None = None,
     ) -> None:  # fmt: skip
         """:param row_of: the row of a job in an owned partition; None if there is none."""
         self._index = index
@@ -48,6 +50,7 @@ class JobTimers:
         self._admission = admission
         self._ask_at_ms: dict[str, int] = {}
         self._granted: dict[Key, Grant | TooLate] = {}
+        self._paused = PausedJobs(index, pauses or NoPauses())
 
     def __call__(self, due: Due, row: bytes | None, now_ms: int) -> Message | None:
         """The timer or grant for `due`; None if the row expects none, or if the job waits for its turn."""
@@ -63,19 +66,27 @@ class JobTimers:
             self._index.put(due.partition, due.key, due_ms)
             return None
         if _turns(state) and now_ms < state.spec.deadline_at_ms:
+            if not isinstance(granted, TooLate) and self._paused.hold(place, state.spec, now_ms):
+                self._give_back(place, granted, now_ms)
+                self._admission.drop(place)
+                self._index.put(due.partition, due.key, state.spec.deadline_at_ms)
+                return None
             turn = granted or self._turn(place, state, now_ms)
             if turn is None:
                 self._index.put(due.partition, due.key, self._seen_again_ms(state))
                 return None
+            self._paused.forget(place)
             return self._fact(due.key.decode(), state, turn, due_ms, now_ms)
         self._give_back(place, granted, now_ms)
         self._admission.drop(place)
+        self._paused.forget(place)
         job_id = due.key.decode()
         return JobTimerFired(id=f"{job_id}/timer/{due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due_ms)
 
     def let_go(self, owned: Collection[int]) -> None:
         """Make due the waiting jobs that have their turn now."""
         now_ms = self._now_ms()
+        self._paused.let_go(owned, self._waits_in(owned), now_ms)
         reads = ROWS_A_TICK_MAX
         for model in list(self._admission.models()):
             if self._ask_at_ms.get(model, 0) > now_ms:
@@ -94,12 +105,13 @@ class JobTimers:
                 self._index.put(waiter.partition, waiter.key, now_ms)
 
     def next_ms(self) -> int | None:
-        """When to ask a lane again; None if no job waits."""
-        now_ms = self._now_ms()
-        return min((self._ask_at_ms.get(model, now_ms) for model in self._admission.models()), default=None)
+        """When to ask a lane or a pause again; None if no job waits."""
+        now_ms, paused_ms = self._now_ms(), self._paused.next_ms()
+        asked = [self._ask_at_ms.get(model, now_ms) for model in self._admission.models()]
+        return min(asked if paused_ms is None else [*asked, paused_ms], default=None)
 
     def __len__(self) -> int:
-        return len(self._admission)
+        return len(self._admission) + len(self._paused)
 
     def _turn(self, place: Key, state: job.Waiting | job.BackingOff, now_ms: int) -> Grant | TooLate | None:
         """Join the queue. A job that finds it empty may have its turn at once."""

@@ -1,12 +1,14 @@
 """The timers of responses, stamped with the time of the next poll. For jobs: `streams.scheduler.job_timers`."""
 
+from dataclasses import replace
+
 from schemas.base import Message
 from schemas.responses import ResponseTimerFired
 from streams.fold import response
 from streams.fold.batch import RESPONSE_FOLD
 from streams.fold.response import CANCEL_AGAIN_MS
 from streams.fold.rows import decode_row
-from streams.policy.polls import Webhooks, next_poll_at_ms
+from streams.policy.polls import NextPoll, Webhooks
 from streams.scheduler.due import Due
 
 
@@ -24,24 +26,26 @@ def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int)
     if expected_ms != due.due_ms:
         return None
     response_id = due.key.decode()
-    next_ms, policy = now_ms, webhooks.policy
+    following = NextPoll(now_ms)
     match state:
         case response.Running():
-            next_ms = next_poll_at_ms(
-                policy,
+            following = webhooks.next_poll(
                 response_id=response_id,
+                latency_class=state.claim.latency_class,
                 accepted_at_ms=state.claim.claimed_at_ms,
                 now_ms=now_ms,
                 polls=state.polls + 1,
             )
             # After `over_at_ms` the job no longer needs the response: the cancel is repeated, less and less often.
             over_ms = now_ms - state.over_at_ms
-            least_ms = CANCEL_AGAIN_MS if over_ms >= 0 else policy.report_ms
-            next_ms = max(next_ms if over_ms < 0 else now_ms, now_ms + max(least_ms, over_ms))
+            if over_ms >= 0:
+                following = NextPoll(now_ms + max(CANCEL_AGAIN_MS, over_ms))
+            else:
+                following = replace(following, at_ms=max(following.at_ms, now_ms + webhooks.policy.report_ms))
         case response.Unclaimed():
-            next_ms = next_poll_at_ms(
-                policy,
+            following = webhooks.next_poll(
                 response_id=response_id,
+                latency_class=(),
                 accepted_at_ms=state.first_seen_ms,
                 now_ms=now_ms,
                 polls=state.polls + 1,
@@ -50,5 +54,5 @@ def response_timer(webhooks: Webhooks, due: Due, row: bytes | None, now_ms: int)
             pass
     return ResponseTimerFired(
         id=f"{response_id}/timer/{due.due_ms}", at_ms=now_ms, response_id=response_id, due_ms=due.due_ms,
-        next_poll_at_ms=next_ms,
+        next_poll_at_ms=following.at_ms, poll_basis=following.basis,
     )  # fmt: skip

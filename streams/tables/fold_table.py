@@ -17,7 +17,7 @@ from backstop.runtime.errors import ConfigurationError, InvariantError
 from streams.ports import RowWatch
 from streams.tables.changelog import Changelog
 from streams.tables.fold_store import NONE_TAKEN, DamageFound, FoldStore
-from streams.tables.lost_tail import Taken
+from streams.tables.lost_tail import TableProgress
 from streams.tables.partition_db import PartitionDb, StoreDamagedError, StoreLimits
 
 __all__ = ["FoldTable", "PartitionNotOwnedError", "StoreDamagedError", "StoreLimits"]
@@ -179,11 +179,11 @@ class FoldTable:
         # The key has no row: deleted, or not created yet. Compare with how far this partition is in the log.
         return version_of(row) > self._newest(partition)[0]
 
-    def taken(self, partition: int) -> Taken:
+    def taken(self, partition: int) -> TableProgress:
         """How far a partition is in its log. Call it once per recovery: `lost` is reported once. Errors as in `get`."""
         self._owned(partition)
         newest, key = self._newest(partition)
-        return Taken(newest, key, lost=newest < self._store.newest_lost.pop(partition, -1))
+        return TableProgress(newest, key, lost=newest < self._store.newest_lost.pop(partition, -1))
 
     def _newest(self, partition: int) -> tuple[int, bytes]:
         return self._store.newest.get(partition, NONE_TAKEN)

@@ -33,7 +33,7 @@ class LogTruncatedError(InvariantError):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TableProgress:
     """How far a table is in its log."""
 
     newest: int
@@ -53,7 +53,7 @@ class Taken:
         return min(max(beginning, self.newest + 1), end)
 
 
-async def refuse_truncated(options: Mapping[str, Any], tables: Mapping[TP, Taken]) -> None:
+async def refuse_truncated(options: Mapping[str, Any], tables: Mapping[TP, TableProgress]) -> None:
     """Check each log against its table. Records that retention removed are not a truncation.
 
     :raises LogTruncatedError: a log no longer has the newest record that its table has taken.

@@ -1,10 +1,13 @@
 """The one account at the provider that all workers of a process share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from streams.provider import Provider
+from backstop.runtime.blobs import Bodies
+from schemas.base import Body
+from streams.provider import Provider, Seen
 from streams.workers.lanes import Lanes
+from streams.workers.pauses import Pauses
 from streams.workers.rate import PollRate
 
 HedgeAt = Callable[[str, str, int], int | None]
@@ -26,3 +29,14 @@ class ProviderAccess:
     rate: PollRate
     """Holds back polls, cancels and the opening of streams."""
     hedge_at: HedgeAt = never_hedged
+    pauses: Pauses = field(default_factory=Pauses)
+    """Hold back the creates that an operator paused."""
+
+
+async def stored(bodies: Bodies, seen: Seen) -> Body:
+    """The object that was seen, as a body.
+
+    :raises OSError: not stored.
+    :raises TypeError: nested deeper than the writer of JSON can go.
+    """
+    return await bodies.put(seen.body) if seen.whole is None else await bodies.put_large(seen.whole)

@@ -6,6 +6,7 @@ from schemas.base import Body, Usage
 from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptEnd
 from schemas.responses import PollFailed, ResponseObserved
+from streams.policy.polls import NextPoll
 from streams.provider import Seen
 
 REASON_CHARS_MAX = 200
@@ -58,7 +59,7 @@ def ended_at_create(seen: Seen, body: Body) -> AttemptEnd:
 
 
 def observed(
-    command: Command, seen: Seen, body: Body | None, *, at_ms: int, next_poll_at_ms: int, others: Others = ALONE
+    command: Command, seen: Seen, body: Body | None, *, at_ms: int, following: NextPoll, others: Others = ALONE
 ) -> ResponseObserved:
     """The response was observed as `seen`. `body` is the object, None while the response runs."""
     owner = seen.owner
@@ -83,13 +84,14 @@ def observed(
         tenant=owner.tenant if owner else None,
         provider_created_at_ms=seen.created_at_ms,
         provider_ended_at_ms=seen.ended_at_ms,
-        next_poll_at_ms=next_poll_at_ms,
+        next_poll_at_ms=following.at_ms,
+        poll_basis=following.basis if seen.outcome == "running" else None,
         others_ended_at_ms=others.ended_at_ms,
         typical_ms=others.typical_ms,
     )
 
 
-def missing(command: Command, *, at_ms: int, next_poll_at_ms: int) -> ResponseObserved:
+def missing(command: Command, *, at_ms: int, following: NextPoll) -> ResponseObserved:
     """The provider answered 404: the response does not exist yet, or no longer."""
     return ResponseObserved(
         id=f"{command.id}/observed",
@@ -97,11 +99,12 @@ def missing(command: Command, *, at_ms: int, next_poll_at_ms: int) -> ResponseOb
         response_id=command.response_id,
         command_id=command.id,
         outcome="missing",
-        next_poll_at_ms=next_poll_at_ms,
+        next_poll_at_ms=following.at_ms,
+        poll_basis=following.basis,
     )
 
 
-def failed(command: Command, reason: str, *, at_ms: int, next_poll_at_ms: int) -> PollFailed:
+def failed(command: Command, reason: str, *, at_ms: int, following: NextPoll) -> PollFailed:
     """No call of the command got a usable answer."""
     return PollFailed(
         id=f"{command.id}/failed",
@@ -109,5 +112,6 @@ def failed(command: Command, reason: str, *, at_ms: int, next_poll_at_ms: int) -
         response_id=command.response_id,
         command_id=command.id,
         reason=reason[:REASON_CHARS_MAX],
-        next_poll_at_ms=next_poll_at_ms,
+        next_poll_at_ms=following.at_ms,
+        poll_basis=following.basis,
     )

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from streams.policy.lanes import Breaks, Lane
+from streams.policy.learned_polls import LearnedPolls
 from streams.provider import Alarm, Operation
 
 AttemptResult = Literal[
@@ -19,6 +20,7 @@ PollResult = Literal["running", "ended", "missing", "failed", "refused", "asked_
 DropReason = Literal[
     "overtaken", "merged", "duplicate", "unremembered", "not_committed", "dead_letter", "moved", "known"
 ]
+SHARES_SHOWN = (0.5, 0.9, 0.99)
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
 
 
@@ -66,6 +68,7 @@ class WorkerMetrics:
             "backstop_lane_closed", "1 for a model whose creates wait, by reason (held: an operator must act).",
             ("model", "why"), registry=registry,
         )  # fmt: skip
+        self.pauses = Gauge("backstop_pauses", "Pauses of creates in force, by operators.", registry=registry)
         self.polls_uncommitted = Gauge(
             "backstop_polls_uncommitted", "Polls and cancels that have begun and are not committed.", registry=registry
         )
@@ -78,6 +81,20 @@ class WorkerMetrics:
             "Polls and cancels that another worker had begun and had not noted as finished.",
             registry=registry,
         )
+        self._learned_ends = Gauge(
+            "backstop_latency_ends", "Ends that the learned run times of a model are made of.", ("model",),
+            registry=registry,
+        )  # fmt: skip
+        self._learned_seconds = Gauge(
+            "backstop_latency_seconds", "Learned run time of a model, by the share of responses that end within it.",
+            ("model", "share"), registry=registry,
+        )  # fmt: skip
+        self._webhook_loss = Gauge(
+            "backstop_webhook_loss_share", "Share of ends that bring no webhook within 30 s.", registry=registry
+        )
+        self._poll_price = Gauge(
+            "backstop_poll_price_seconds", "Seconds of late detection that a poll is worth now.", registry=registry
+        )
         self.in_flight = Gauge("backstop_openai_in_flight", "Calls in flight.", ("worker",), registry=registry)
 
     def lane(self, model: str, lane: Lane) -> None:
@@ -88,6 +105,23 @@ class WorkerMetrics:
                     self._lanes_closed.remove(model, cause)
         else:
             self._lanes_closed.labels(model, lane.closed.breaks).set(1)
+
+    def learned(self, polls: LearnedPolls) -> None:
+        """Show what the schedules of polls are made of: the busiest models, and all together."""
+        self._learned_ends.clear()
+        self._learned_seconds.clear()
+        for plan in polls.plans():
+            if len(plan.of) > 1:
+                continue
+            model = plan.of[0] if plan.of else ""
+            self._learned_ends.labels(model).set(plan.ends)
+            for share in SHARES_SHOWN:
+                run_ms = plan.curve.quantile_ms(share)
+                if run_ms is not None:
+                    self._learned_seconds.labels(model, f"{share:g}").set(run_ms / 1_000)
+            if not plan.of:
+                self._webhook_loss.set(plan.loss)
+                self._poll_price.set(plan.price_s)
 
     def attempt(self, result: AttemptResult) -> None:
         self._attempts.labels(result).inc()

@@ -54,7 +54,10 @@ class Call:
 
 
 class PollQueue:
-    """At most one call per response waits. A lane is first in, first out. The caller bounds the size."""
+    """At most one call per response waits. A lane is first in, first out, unless the caller orders it.
+
+    The caller bounds the size.
+    """
 
     def __init__(self) -> None:
         self._lanes: tuple[deque[Call], ...] = (deque(), deque(), deque())
@@ -96,6 +99,12 @@ class PollQueue:
         if dropped:
             self._lanes = tuple(deque(filter(self._waits, lane)) for lane in self._lanes)
         return dropped
+
+    def order(self, urgency: Callable[[Call], float]) -> None:
+        """Order the scheduled polls, the most urgent first; equal ones stay in line. Walks them all."""
+        due = [call for call in self._lanes[DUE] if self._waits(call) and call.lane == DUE]
+        due.sort(key=urgency, reverse=True)
+        self._lanes = (self._lanes[WEBHOOK], deque(due), self._lanes[CANCEL])
 
     async def some(self) -> None:
         while not self._waiting:

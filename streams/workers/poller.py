@@ -11,29 +11,29 @@ repeats the fact is `PollFailed`. Each fact has the time of the next poll.
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import structlog
 
-from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
 from schemas.base import Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
 from streams.answer_memory import holding
-from streams.policy.polls import MISSING_AGAIN_MS, Webhooks, next_poll_at_ms, overtaken
+from streams.policy.polls import MISSING_AGAIN_MS, NextPoll, overtaken
 from streams.provider import AskAgain, Missing, NotCancelled, Refused, Seen
 from streams.workers import facts
-from streams.workers.access import ProviderAccess
+from streams.workers.access import stored
+from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
 from streams.workers.lifetime import run_until
 from streams.workers.limits import PollerLimits
-from streams.workers.metrics import WorkerMetrics
 from streams.workers.offsets import OffsetTracker
+from streams.workers.poll_order import PollOrder
 from streams.workers.poll_queue import Call, PollQueue
 from streams.workers.run_times import Ends
 from streams.workers.slots import Slots
@@ -56,28 +56,11 @@ SWEEP_INTERVAL_MS = 1_000
 """How often a full queue is searched for expired commands; otherwise they are found at their turn."""
 
 
-class Poller:
+class Poller(CommandWorker):
     """Performs the commands of `polls` in the partitions of its group member."""
 
-    def __init__(
-        self,
-        *,
-        group: Commands,
-        access: ProviderAccess,
-        reporting: Reporting[WorkerMetrics],
-        bodies: Bodies,
-        polls: Webhooks,
-        limits: PollerLimits,
-    ) -> None:
-        self._group = group
-        self._provider = access.provider
-        self._lanes = access.lanes
-        self._rate = access.rate
-        self._publisher = reporting.publisher
-        self._metrics = reporting.metrics
-        self._now_ms = reporting.now_ms
-        self._bodies = bodies
-        self._polls = polls
+    def __init__(self, group: Commands, parts: WorkerParts, limits: PollerLimits) -> None:
+        super().__init__(group, parts)
         self._limits = limits
         self._ends = Ends()
         self._slots = Slots(limits.concurrency)
@@ -87,6 +70,7 @@ class Poller:
         """The assignment that the tracker has."""
         self._swept_at_ms = 0
         self._hints = Hints()
+        self._order = PollOrder(parts.polls)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; then finish calls in flight (`limits.drain_ms` at most), commit, leave the group.
@@ -181,6 +165,7 @@ class Poller:
                 tasks.create_task(self._perform(call))
 
     def _next_call(self) -> Call | None:
+        self._order.apply(self._queue, self._now_ms())
         while (call := self._queue.pop()) is not None:
             self._metrics.polls_waiting.set(len(self._queue))
             if call.partition not in self._group.partitions:
@@ -246,9 +231,9 @@ class Poller:
                 return await self._seen(call, answer)
             case Missing():
                 self._metrics.poll("missing")
-                at_ms, next_ms = self._next_poll(call, 0)
-                next_ms = min(next_ms, at_ms + MISSING_AGAIN_MS)
-                return facts.missing(call.command, at_ms=at_ms, next_poll_at_ms=next_ms)
+                at_ms, following = self._next_poll(call, 0)
+                following = replace(following, at_ms=min(following.at_ms, at_ms + MISSING_AGAIN_MS))
+                return facts.missing(call.command, at_ms=at_ms, following=following)
             case AskAgain():
                 return self._ask_again(call, answer)
             case NotCancelled():
@@ -266,7 +251,7 @@ class Poller:
         body: Body | None = None
         if seen.outcome != "running":
             try:
-                body = await self._bodies.put(seen.body)
+                body = await stored(self._bodies, seen)
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)
@@ -283,9 +268,9 @@ class Poller:
             self._metrics.alarm("unknown_status")
             log.warning("unknown_status", response_id=call.command.response_id, status=seen.raw_status)
         self._metrics.poll("ended" if seen.over else "running")
-        at_ms, next_ms = self._next_poll(call, seen.poll_after_ms)
+        at_ms, following = self._next_poll(call, seen.poll_after_ms)
         others = self._compare(call, seen, at_ms)
-        return facts.observed(call.command, seen, body, at_ms=at_ms, next_poll_at_ms=next_ms, others=others)
+        return facts.observed(call.command, seen, body, at_ms=at_ms, following=following, others=others)
 
     def _compare(self, call: Call, seen: Seen, now_ms: int) -> facts.Others:
         """What other responses did; and of this one, where it has ended, remember what it took and how it was found."""
@@ -315,23 +300,25 @@ class Poller:
     def _failed(self, call: Call, reason: str, wait_ms: int) -> Message:
         self._metrics.poll("failed")
         log.warning("poll_failed", response_id=call.command.response_id, reason=reason, tries=call.tries)
-        at_ms, next_ms = self._next_poll(call, wait_ms)
-        return facts.failed(call.command, reason, at_ms=at_ms, next_poll_at_ms=next_ms)
+        at_ms, following = self._next_poll(call, wait_ms)
+        return facts.failed(call.command, reason, at_ms=at_ms, following=following)
 
-    def _next_poll(self, call: Call, wait_ms: int) -> tuple[int, int]:
+    def _next_poll(self, call: Call, wait_ms: int) -> tuple[int, NextPoll]:
         """Now, and the time of the next poll if the response runs on: by the policy, at least `wait_ms` from now."""
         command = call.command
         at_ms = self._now_ms()
         webhook = isinstance(command, RetrieveResponse) and command.reason == "webhook"
-        due_ms = next_poll_at_ms(
-            self._polls.policy,
+        timed = command if isinstance(command, RetrieveResponse) else None
+        following = self._polls.next_poll(
             response_id=command.response_id,
-            accepted_at_ms=command.accepted_at_ms if isinstance(command, RetrieveResponse) else None,
+            latency_class=(timed.latency_class or ()) if timed else (),
+            accepted_at_ms=timed.accepted_at_ms if timed else None,
             now_ms=at_ms,
-            polls=command.polls if isinstance(command, RetrieveResponse) else 0,
+            polls=timed.polls if timed else 0,
             since_hint=self._hints.in_vain(command.response_id, webhook=webhook),
         )
-        return at_ms, max(due_ms, at_ms + wait_ms)
+        self._order.polled(command.response_id, at_ms)
+        return at_ms, replace(following, at_ms=max(following.at_ms, at_ms + wait_ms))
 
     async def _report(self, messages: Sequence[Message]) -> None:
         await publish(self._publisher, messages, WORKER, partial(self._metrics.report_retried, WORKER))

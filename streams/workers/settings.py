@@ -1,11 +1,15 @@
 """Settings of submitter, poller and follower, whatever the provider."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from backstop.runtime.settings import RuntimeSettings
+from streams.policy.latency import Latencies
+from streams.policy.learned_polls import LearnedPolls, PollPrice
+from streams.policy.poll_schedule import SPACING_MIN_MS
 from streams.policy.polls import PollPolicy
+from streams.policy.webhook_loss import WebhookLoss
 from streams.provider import CallLimits
 from streams.workers.limits import FollowLimits, PollerLimits, SubmitterLimits
 from streams.workers.rate import RECOVERY_SHARE_PER_MIN
@@ -68,6 +72,23 @@ class WorkerSettings(RuntimeSettings):
         le=3_600_000,
         description="Longest wait between polls. Keep it under half of the time for which the provider keeps a "
         "response.",
+    )
+    poll_schedule: Literal["learned", "fixed"] = Field(
+        default="learned",
+        description="`learned`: polls come when they are worth most, by the run times and the loss of webhooks that "
+        "were measured; until ten responses have ended, and always with `fixed`, by the three settings above.",
+    )
+    poll_price_s: float = Field(
+        default=0.4,
+        ge=0.001,
+        le=3_600,
+        description="What one poll is worth to the learned schedule, in seconds of late detection. More: fewer polls.",
+    )
+    poll_run_median_ms: int = Field(
+        default=60_000,
+        ge=500,
+        le=14_400_000,
+        description="The median run time that is believed before responses have ended.",
     )
     poll_report_ms: int = Field(
         default=120_000,
@@ -168,6 +189,14 @@ class WorkerSettings(RuntimeSettings):
             streams_max=max(1, self.stream_concurrency),
             stream_silence_ms=self.stream_silence_ms,
         )
+
+    def learned_polls(self) -> LearnedPolls | None:
+        """None with the fixed schedule."""
+        if self.poll_schedule == "fixed":
+            return None
+        price = PollPrice(self.poll_price_s, max(self.poll_spacing_max_ms, SPACING_MIN_MS))
+        latencies = Latencies(self.poll_run_median_ms)
+        return LearnedPolls(price, latencies, WebhookLoss(expected=self.webhooks_expected))
 
     def poll_policy(self) -> PollPolicy:
         return PollPolicy(

@@ -16,7 +16,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.reporting import Reporting
 from schemas.base import Message, Usage
 from schemas.jobs import UsageBooked
-from schemas.partials import CutReason, PartialOutput
+from schemas.partials import PartialOutput, TruncationReason
 from streams.provider import (
     AskAgain,
     Dropped,
@@ -69,7 +69,7 @@ class _Over:
     """How the stream ended: with the provider's terminal event, or truncated. Both None: nothing more can be read."""
 
     end_number: int | None = None
-    cut: CutReason | None = None
+    cut: TruncationReason | None = None
 
 
 class Following:
@@ -165,7 +165,7 @@ class Following:
                     case Ended():
                         return _Over(end_number=step.number)
                     case TooMuch():
-                        return self._cut(step.why)
+                        return self._truncated(step.why)
         finally:
             self._metrics.open.dec()
         self._metrics.lost("ended_early")
@@ -174,7 +174,7 @@ class Following:
     def _refused(self, answer: NotStreamable | AskAgain | Refused) -> _Over | int:
         match answer:
             case NotStreamable():
-                return self._cut("not_streamable")
+                return self._truncated("not_streamable")
             case Refused():
                 self._metrics.lost("refused")
                 return _Over()
@@ -184,7 +184,7 @@ class Following:
                 self._metrics.lost("not_opened")
                 return answer.wait_ms
 
-    def _cut(self, why: CutReason) -> _Over:
+    def _truncated(self, why: TruncationReason) -> _Over:
         self._metrics.cut(why)
         log.info("stream_cut", response_id=self._of.response_id, job_id=self._of.job_id, reason=why)
         return _Over(cut=why)

@@ -8,36 +8,38 @@ command older than those remembered. What that does not reach may have been sent
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, assert_never
 
 import structlog
 
-from backstop.runtime.blobs import Bodies, get_body
+from backstop.runtime.blobs import get_body
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
-from schemas.base import Cause, Message
+from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
+from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
 from streams.answer_memory import holding
-from streams.policy.lanes import Go, Held
-from streams.policy.polls import Webhooks, next_poll_at_ms
+from streams.policy.lanes import HELD_MS, Go, Held
+from streams.policy.latency import LatencyClass, latency_class
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.provider import Accepted, Rejected, Seen, Unknown
-from streams.workers.access import ProviderAccess
+from streams.workers.access import stored
 from streams.workers.command_memory import SKEW_MS, CommandMemory
+from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
 from streams.workers.lifetime import run_until
 from streams.workers.limits import SubmitterLimits
-from streams.workers.metrics import AttemptResult, WorkerMetrics
+from streams.workers.metrics import AttemptResult
 from streams.workers.request_memory import RequestMemory
 from streams.workers.slots import Slots
 
@@ -77,33 +79,19 @@ class _Due:
     written_ms: int
 
 
-class Submitter:
+class Submitter(CommandWorker):
     """Performs the commands of `submissions` in the partitions of its group member.
 
     A create that the provider's edge refused as an attack slows down polls too.
     """
 
     def __init__(
-        self,
-        *,
-        group: Commands,
-        access: ProviderAccess,
-        reporting: Reporting[WorkerMetrics],
-        bodies: Bodies,
-        polls: Webhooks,
-        limits: SubmitterLimits,
-    ) -> None:
-        self._group = group
-        self._provider = access.provider
-        self._lanes = access.lanes
-        self._rate = access.rate
-        self._hedge_at = access.hedge_at
-        self._publisher = reporting.publisher
-        self._metrics = reporting.metrics
-        self._now_ms = reporting.now_ms
-        self._bodies = bodies
-        self._polls = polls
+        self, group: Commands, parts: WorkerParts, limits: SubmitterLimits, rules: LimitRules = NO_LIMITS
+    ) -> None:  # fmt: skip
+        super().__init__(group, parts)
+        self._hedge_at = parts.access.hedge_at
         self._limits = limits
+        self._rules = rules
         self._slots = Slots(limits.concurrency)
         self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
         self._memories: dict[int, CommandMemory] = {}
@@ -203,6 +191,8 @@ class Submitter:
 
     async def _fact(self, item: _Due) -> Message:
         command = item.command
+        if (pause := self._pauses.holding(command)) is not None:
+            return self._paused(command, pause)
         with self._memory_of_bodies.share(command.tenant, command.request) as granted, holding():
             if granted:
                 return await self._fact_within(item)
@@ -243,10 +233,11 @@ class Submitter:
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
         turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
-        if self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
+        pause = self._pauses.holding(command)
+        if pause is not None or self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
-                self._lanes.failed(command.model, command.id, "odd", "command_expired")
-            return self._expired(command)
+                self._lanes.failed(command.model, command.id, "odd", "not_sent")
+            return self._expired(command) if pause is None else self._paused(command, pause)
         if isinstance(turn, Held):
             self._metrics.attempt("held")
             wait_ms = max(0, turn.until_ms - self._now_ms())
@@ -255,6 +246,10 @@ class Submitter:
         return await self._create(item, in_window(
             request, soonest=command.soonest is True, continuation_id=command.continuation_id
         ))  # fmt: skip
+
+    def _paused(self, command: CreateResponse, pause: CreatesPaused) -> AttemptRejected:
+        self._metrics.attempt("held")
+        return self._rejected(command, Rejected("held", PAUSED_CODE, pause.words, HELD_MS))
 
     def _expired(self, command: CreateResponse) -> AttemptRejected:
         self._metrics.attempt("expired")
@@ -275,7 +270,7 @@ class Submitter:
         failpoint("submitter.answered")
         match answer:
             case Accepted():
-                return await self._accepted(command, answer, sent_at_ms)
+                return await self._accepted(command, answer, sent_at_ms, _class_of(command, request))
             case Unknown():
                 return self._unknown(command, answer)
             case Rejected():
@@ -283,34 +278,40 @@ class Submitter:
             case _:
                 assert_never(answer)
 
-    async def _accepted(self, command: CreateResponse, answer: Accepted, sent_at_ms: int) -> AttemptAccepted:
+    async def _accepted(
+        self, command: CreateResponse, answer: Accepted, sent_at_ms: int, of: LatencyClass
+    ) -> AttemptAccepted:
         self._metrics.attempt("accepted" if answer.end is None else "ended")
         self._lanes.succeeded(command.model, command.id)
         at_ms = self._now_ms()
         end = await self._ended(command, answer.end) if answer.end is not None else None
         response_id = answer.response_id or f"{command.job_id}/{command.attempt}"
+        first = self._polls.next_poll(
+            response_id=response_id, latency_class=of, accepted_at_ms=at_ms, now_ms=at_ms, polls=0
+        )
         return AttemptAccepted(
             id=f"{command.id}/accepted",
-            at_ms=at_ms,
-            job_id=command.job_id,
-            attempt=command.attempt,
-            tenant=command.tenant,
+            at_ms=at_ms, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant,
             response_id=response_id,
             status=answer.status,
             sent_at_ms=sent_at_ms,
-            poll_at_ms=next_poll_at_ms(
-                self._polls.policy, response_id=response_id, accepted_at_ms=at_ms, now_ms=at_ms, polls=0
-            ),
+            poll_at_ms=first.at_ms,
+            poll_basis=first.basis,
+            latency_class=of,
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
             hedge_at_ms=self._hedge_at(response_id, command.model, at_ms) if command.hedge and end is None else None,
-        )
+            limits=self._told(command, answer),
+        )  # fmt: skip
+
+    def _told(self, command: CreateResponse, answer: Accepted | Rejected) -> ToldLimits | None:
+        return answer.limits if self._rules.apply(command.model, command.tenant) else None
 
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
-            body = await self._bodies.put(seen.body)
+            body = await stored(self._bodies, seen)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             self._metrics.alarm("blob_not_stored")
             log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)
@@ -367,6 +368,7 @@ class Submitter:
             http_status=answer.http_status,
             wait_ms=answer.wait_ms,
             held_for=held_for,
+            limits=self._told(command, answer),
         )
 
     async def _report(self, messages: Sequence[Message]) -> None:
@@ -388,3 +390,10 @@ def _ids(records: Iterable[Record]) -> list[tuple[str, int]]:
         except PoisonError:
             continue
     return ids
+
+
+def _class_of(command: CreateResponse, request: Mapping[str, Any]) -> LatencyClass:
+    reasoning = request.get("reasoning")
+    effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
+    size_bytes = command.request.size_bytes if isinstance(command.request, BlobBody) else 0
+    return latency_class(command.model, effort if isinstance(effort, str) else None, size_bytes)

@@ -42,6 +42,8 @@ def pages(filled: dict[str, str]) -> dict[str, str]:
         "#/costs": ".costs tbody tr",
         "#/costs?by=tag&days=7": ".costs tbody tr",
         "#/health": ".plots table",
+        "#/system": ".system tbody tr",
+        f"#/search?id={LONG[:20]}": ".rows .row",
     }
 
 

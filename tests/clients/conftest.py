@@ -1,4 +1,4 @@
-"""One system for all clients; each feature of each client has a tenant of its own, so that what it made can be counted."""
+"""One system for all clients. Each feature of each client has a tenant of its own, so that its jobs can be counted."""
 
 import json
 import os

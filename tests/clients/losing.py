@@ -1,4 +1,6 @@
-"""A way on which the first connection breaks: while its answer is waited for, or once the server has sent it, of which the client sees no byte."""
+"""A proxy that breaks the first connection: while the client waits for the answer, or once the server has sent it. The
+client sees no byte of that answer.
+"""
 
 import asyncio
 import threading
@@ -15,7 +17,7 @@ CUT_AFTER_S = 0.1
 
 @contextmanager
 def breaking_once(port: int, *, waiting: bool) -> Iterator[str]:
-    """The address before `port` that breaks the first connection, while the answer is waited for or once it has come."""
+    """The address before `port` that breaks the first connection: while the client waits, or after the answer."""
     ready: list[tuple[int, asyncio.Event]] = []
     started = threading.Event()
 

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 HELLO = "Echo: Say hello."
 PLACE = {"city": "Paris", "days": 1}
 UNMARKED = {"ai-sdk", "litellm"}
-"""Asks again, by itself or by whoever called it, and sends neither a key nor a word that it does."""
+"""Clients that ask again, by themselves or by their caller, and send no idempotency key or other sign of it."""
 
 CASES = [(client, feature) for client in CLIENTS for feature in client.features]
 

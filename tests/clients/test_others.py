@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PYTHON: Final = str(HERE / ".venv/bin/python")
 DOCUMENT: Final = HERE.parents[1] / "docs/openapi.json"
-GENERATOR: Final = "7.17.0"
+GENERATOR: Final = "7.25.0"
 JAR: Final = (
     Path.home()
     / f".m2/repository/org/openapitools/openapi-generator-cli/{GENERATOR}/openapi-generator-cli-{GENERATOR}.jar"
@@ -29,8 +29,8 @@ JAR: Final = (
 
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None, given: str = "") -> str:
     done = subprocess.run(
-        list(command), cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, timeout=500,
-        check=False, input=given,
+        list(command), cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True,
+        timeout=500, check=False, input=given,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout

@@ -39,13 +39,13 @@ async def _served(folder: Path) -> None:
     old = os.umask(0)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "receiver"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-P", "-m", "backstop.cli", "serve"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
         )
     finally:
         os.umask(old)
     try:
         port_file = folder / "data" / "port"
-        await eventually(port_file.exists, 30, "the receiver to listen")
+        await eventually(port_file.exists, 60, "the receiver to listen")
         url = f"http://127.0.0.1:{port_file.read_text()}/v1/responses"
         async with aiohttp.ClientSession() as session, session.post(url, json=CREATE) as answer:
             assert answer.status == 503

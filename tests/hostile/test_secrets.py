@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from backstop.cli.settings import SETTINGS_CLASSES
+from backstop.cli.settings_classes import SETTINGS_CLASSES
 from backstop.dev.ports import Ports
 from backstop.dev.system import Shape, _draw_places, _programs
 from backstop.readmodel.settings import ProjectionSettings

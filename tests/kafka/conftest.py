@@ -1,7 +1,7 @@
 """What tests on a real broker share: `broker` (see `tests/conftest.py`), and a topic `prefix` that no other test has.
 
-A test that kills, freezes or restarts its broker takes `local_kafka` and makes a `Broker(local_kafka)` of its own. A machine that can have no broker fails
-these tests, and is told what to install; it does not skip them.
+A test that kills, freezes or restarts its broker takes `local_kafka` and makes a `Broker(local_kafka)` of its own.
+On a machine that can have no broker these tests fail, and say what to install; they are not skipped.
 """
 
 import itertools

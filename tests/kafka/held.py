@@ -44,5 +44,6 @@ def held(shape: Shape) -> Iterator[System]:
             yield made[0]
         finally:
             loop.call_soon_threadsafe(end)
-            thread.join()  # a loop that still runs can't be closed, and its processes would stay; the test's own limit bounds this
+            # A loop that still runs can't be closed, and its processes would stay. The test's limit bounds the wait.
+            thread.join()
     assert len(made) == 1, f"the system did not end well: {made[1]!r}"

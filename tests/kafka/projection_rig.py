@@ -5,14 +5,13 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from backstop.readmodel import store
-from backstop.readmodel.batch import Known, Record, project
+from backstop.readmodel.batch import Known, ParsedRecord, project
 from backstop.readmodel.database import Connection
 from backstop.readmodel.opening import database_at
 from backstop.readmodel.rows import JobRow, Position
@@ -148,7 +147,7 @@ def content(conn: Connection) -> tuple[dict[str, JobRow], frozenset, list]:
 
 def assert_is_the_fold_of(rig: Rig, facts: Sequence) -> None:
     """I6: what the database holds is what the pure projection makes of the same facts."""
-    records = [Record(Position(fact.topic, 0, n), fact, encode(fact)) for n, fact in enumerate(facts)]
+    records = [ParsedRecord(Position(fact.topic, 0, n), fact, encode(fact)) for n, fact in enumerate(facts)]
     wanted = project(records, Known())
     rows, entries, left = rig.read(content)
     assert {k: strip(row) for k, row in rows.items()} == {k: strip(row) for k, row in wanted.rows.items()}
@@ -157,4 +156,4 @@ def assert_is_the_fold_of(rig: Rig, facts: Sequence) -> None:
 
 
 def strip(row: JobRow) -> JobRow:
-    return replace(row, position=Position(row.position.topic, 0, 0))
+    return row._replace(position=Position(row.position.topic, 0, 0))

@@ -1,4 +1,4 @@
-"""A history that the whole system made on a real broker, with the system stopped again; and the `backstop` command on it."""
+"""A history that the whole system made on a real broker and then stopped; and the `backstop` command on it."""
 
 import asyncio
 import json

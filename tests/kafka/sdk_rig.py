@@ -18,7 +18,7 @@ from openai import OpenAI
 from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
-from backstop.runtime.http.keys import ApiKey, KeysFile, TenantLimits, make_token, save_keys
+from backstop.runtime.http.keys import ApiKey, KeysFile, Scope, TenantLimits, make_token, save_keys
 from tests.kafka.held import held
 from tests.support.waiting import wait_until
 
@@ -94,13 +94,14 @@ def two_workers(broker: Owned, folder: Path, time_scale: float = 1.0, limits: st
         yield Running(system, keys)
 
 
-def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
+def write_keys(path: Path, *more: Scope) -> tuple[Path, dict[str, str]]:
+    """:param more: scopes of all keys, besides `submit` and `read`."""
     kept, tokens = [], {}
     for number, tenant in enumerate(("acme", "globex", "limited")):
         token, sha256 = make_token(f"{number:012x}", os.urandom(32))
         tokens[tenant] = token
         at = datetime.fromtimestamp(0, UTC)
-        scopes = frozenset(("submit", "read"))
+        scopes = frozenset[Scope](("submit", "read", *more))
         kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=scopes, sha256=sha256, created_at=at))
     limits = {"limited": TenantLimits(open_jobs_max=0)}
     save_keys(path, KeysFile(keys=tuple(kept), tenants=limits))

@@ -55,7 +55,7 @@ def test_a_timeline_shows_where_each_record_of_a_job_stands(history: Recorded) -
     assert "prompt 3" not in ran.out
     response_id = next(entry["summary"]["response_id"] for entry in entries if entry["kind"] == "attempt_accepted")
     assert history.backstop("audit", "timeline", response_id, "-o", "json", "--everywhere").json == entries
-    assert history.backstop("audit", "timeline", "nobody").code == 1
+    assert history.backstop("audit", "timeline", "unknown").code == 1
 
 
 def test_the_state_as_of_a_time_is_that_of_the_time(history: Recorded) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backstop.dev.broker import Broker, LocalKafka
+from backstop.dev.broker.jvm import NodeOptions
 from tests.kafka.test_receiver import make_topics, on_topic, promised_while, run, running
 from tests.support.fault_proxy import HOST, FaultProxy, Faults
 
@@ -17,7 +18,7 @@ SLICED = Faults(slice_bytes=5)
 
 @pytest.fixture(scope="module")
 def proxied(local_kafka: LocalKafka) -> Iterator[tuple[Broker, FaultProxy]]:
-    """A broker that clients reach through the proxy only; the proxy is started by each test, in its loop, on the same port."""
+    """A broker that clients reach through the proxy only. Each test starts the proxy in its loop, on the same port."""
     proxy = FaultProxy(0)
 
     async def draw() -> None:
@@ -25,7 +26,7 @@ def proxied(local_kafka: LocalKafka) -> Iterator[tuple[Broker, FaultProxy]]:
         await proxy.stop()
 
     asyncio.run(draw())
-    with Broker(local_kafka, advertised=proxy.address) as broker:
+    with Broker(local_kafka, options=NodeOptions(advertised=proxy.address)) as broker:
         proxy.target = (HOST, int(broker.listen.rpartition(":")[2]))
         yield broker, proxy
 

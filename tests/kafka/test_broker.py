@@ -16,7 +16,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.conn import create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
-from backstop.dev.broker import Broker, BrokerError, BrokerFailedError, LocalKafka, Owned, Ports, processes, ready
+from backstop.dev.broker import Broker, BrokerError, BrokerFailedError, BrokerPorts, LocalKafka, Owned, processes, ready
+from backstop.dev.broker.jvm import NodeOptions
 from tests.support.waiting import wait_until
 
 BACKSTOP = str(Path(sys.executable).with_name("backstop"))
@@ -130,7 +131,7 @@ def test_a_frozen_broker_accepts_and_does_not_answer_until_it_goes_on(local_kafk
 
 
 def test_an_advertised_address_is_told_to_clients_and_passed_by_on_the_direct_one(local_kafka: LocalKafka) -> None:
-    with Broker(local_kafka, advertised="localhost:1") as node:
+    with Broker(local_kafka, options=NodeOptions(advertised="localhost:1")) as node:
         assert node.bootstrap == "localhost:1"
         assert asyncio.run(addresses(node.direct)) == [node.direct]
         raw = asyncio.run(_addresses_told_at(node.listen))
@@ -153,7 +154,7 @@ def test_ports_that_somebody_else_has_are_reported_and_nothing_is_left(local_kaf
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        node = Broker(local_kafka, ports=Ports(port, port + 1, port + 2))
+        node = Broker(local_kafka, ports=BrokerPorts(port, port + 1, port + 2))
         with pytest.raises(BrokerFailedError, match="taken"):
             node.start()
     assert not node.running
@@ -169,7 +170,7 @@ def test_a_second_node_on_a_folder_is_refused_and_the_first_goes_on(local_kafka:
 
 
 def test_a_setting_that_kafka_refuses_is_told_with_the_end_of_its_log(local_kafka: LocalKafka) -> None:
-    node = Broker(local_kafka, overrides={"num.io.threads": "none"})
+    node = Broker(local_kafka, options=NodeOptions(overrides={"num.io.threads": "none"}))
     with pytest.raises(BrokerFailedError, match=r"(?s)could not format|ended with exit code.*num\.io\.threads"):
         node.start()
     assert not node.running

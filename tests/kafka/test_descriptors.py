@@ -34,7 +34,7 @@ def cpu_s(pid: int) -> float:
 
 @contextmanager
 def only_files(pid: int, count: int) -> Iterator[None]:
-    """No more than that for a while; the soft limit only, so that anybody may raise it again."""
+    """No more than that for a while. Only the soft limit is lowered, so that the process may raise it again."""
     usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, usual[1]))
     try:

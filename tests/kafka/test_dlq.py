@@ -1,4 +1,4 @@
-"""Dead letters on a real broker, by the command: a plan first, a decision as a record, and the record back where it came from."""
+"""Dead letters on a real broker, by the command: a plan, a decision as a record, and the record back on its topic."""
 
 import asyncio
 import json

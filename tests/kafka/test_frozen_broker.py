@@ -1,7 +1,7 @@
-"""A broker that stands still while jobs are on their way: everybody waits or ends, and goes on with it.
+"""A broker that stands still while jobs are on their way: each process waits or ends, and goes on with it.
 
-`BACKSTOP_TEST_FREEZE_S=125` freezes it for longer than each timeout that there is: sessions (6 s here), the watchdog (12 s), a producer's
-send (30 s), a transaction (60 s). By default it is longer than a session.
+`BACKSTOP_TEST_FREEZE_S=125` freezes it for longer than each timeout that there is: sessions (6 s here),
+the watchdog (12 s), a producer's send (30 s), a transaction (60 s). By default it is longer than a session.
 """
 
 import os
@@ -22,7 +22,7 @@ AGAIN_WITHIN_S = 60
 
 
 def _submit_until_taken(scene: Scene) -> None:
-    """As who submits does it: the same jobs again until they are acknowledged."""
+    """As a submitting service does it: the same jobs again until they are acknowledged."""
     while True:
         try:
             scene.submit()

@@ -1,4 +1,4 @@
-"""A worker whose disk is full: `/readyz` says so, it ends before it acknowledges, and with room again nothing is lost."""
+"""A worker with a full disk: `/readyz` says so, it ends before it acknowledges, and with room again nothing is lost."""
 
 import asyncio
 import json
@@ -73,13 +73,13 @@ class Scene:
             "BACKSTOP_WORKER_HEARTBEAT_S": "1",
             "BACKSTOP_HEALTH_PORT": str(self.port),
             "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
-            "OPENAI_API_KEY": "sk-nobody",
+            "OPENAI_API_KEY": "sk-none",
         }
         with child([*BACKSTOP, "worker"], environment, log) as process:
             yield process
 
     def reasons(self) -> dict[str, str] | None:
-        """What `/readyz` complains of; None where nobody answers."""
+        """What `/readyz` complains of; None without an answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:
                 return dict(json.load(answer)["reasons"])
@@ -97,8 +97,9 @@ class Scene:
                     at_ms = now_ms()
                     await publisher.publish([
                         JobSubmitted(
-                            id=f"job_{number}/submitted", at_ms=at_ms, job_id=f"job_{number}", tenant="default", ingress="kafka",
-                            model="m", request=InlineBody(value={"model": "m", "input": "x" * BODY_CHARACTERS}),
+                            id=f"job_{number}/submitted", at_ms=at_ms, job_id=f"job_{number}", tenant="default",
+                            ingress="kafka", model="m",
+                            request=InlineBody(value={"model": "m", "input": "x" * BODY_CHARACTERS}),
                             request_sha256=f"{number:064d}", deadline_at_ms=at_ms + 3_600_000, policy=POLICY,
                         )
                     ])  # fmt: skip
@@ -154,7 +155,7 @@ def test_a_full_disk_ends_the_worker_and_loses_nothing(scene: Scene, tmp_path: P
             scene.submit()
             assert worker.wait(30) == EXIT_FAILED
         assert "No space left" in log.read_text()
-        with scene.worker(disk, log):  # started again by whoever runs it, and still no room
+        with scene.worker(disk, log):  # started again by its supervisor, and still no room
             wait_until(lambda: "disk" in (scene.reasons() or {}), 30, "a 503 that names the disk")
         (disk / "filler").unlink()
         goes_on(scene, disk, log)

@@ -1,4 +1,4 @@
-"""Backstop from its wheel, in a folder that has nothing of the checkout, but packages of the same names: `dev` and `demo` work there."""
+"""Backstop from its wheel, in a folder with packages of the same names and no checkout: `dev` and `demo` work."""
 
 import json
 import os

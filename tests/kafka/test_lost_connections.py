@@ -1,6 +1,7 @@
 """Connections that end at the worst moment: clients of ours go on, with a producer that is new if it must be."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_a_write_to_a_transport_that_has_just_closed_costs_one_connection_and_no
                     )  # as a reset leaves it: the transport has closed, and the connection has not read that yet
                     with pytest.raises(KafkaConnectionError):
                         connection.send(MetadataRequest([]))
-                await eventually(lambda number=number: _publish(publisher, number), 20, "an acknowledgement")  # type: ignore[misc]
+                await eventually(partial(_publish, publisher, number), 20, "an acknowledgement")
             assert publisher._producer is producer
         finally:
             await publisher.stop()

@@ -1,4 +1,4 @@
-"""What a member of the callers' group notes with a commit, a real broker gives to the member that has the partition next."""
+"""The note of a member's commit comes from a real broker to the member that has the partition next."""
 
 import asyncio
 

@@ -83,7 +83,7 @@ def test_a_session_with_a_system_leaves_nothing_running(tmp_path: Path, how: str
         session.wait()
     wait_until(lambda: not processes_of(here), GONE_WITHIN_S, "the end of every process", poll_s=0.2)
     assert [port for port in ports if not can_be_had(port)] == []
-    # Pytest keeps the folders of its last sessions; nobody else does.
+    # Pytest alone keeps the folders of its last sessions.
     assert [path.name for path in scratch.iterdir() if not path.name.startswith("pytest-of-")] == []
 
 

@@ -1,5 +1,6 @@
-"""Schemathesis against the whole system: whatever it makes of the document, no answer is a failure of ours, and each is as the
-document says: its status, its content type, its headers, its body. What the document allows is taken; what it forbids is refused.
+"""Schemathesis against the whole system. No request that it makes of the document ends in a failure of Backstop. Each
+answer is as the document says: status, content type, headers, body. What the document allows is taken; what it forbids
+is refused.
 """
 
 import base64
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,14 @@ FUZZED_ONLY = "fuzzing"
 EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 5, CHAINS: 2}
 """Of each operation, beside the cases at the edges; and of chains of operations."""
 PARTS = 5
-"""Processes that share the operations: most of the time is waiting. (Not threads: CPython 3.11 parses syntax in one alone.)"""
+"""Processes that share the operations, as most of the time is waiting; CPython 3.11 parses in one thread only."""
 
 UNDECIDABLE = {
     400: ["listJobs", "getSession", "listInputItems", "listDeadLetters", "createResponse", "retrieveResponse"],
-    422: ["createWebhookEndpoint", "updateWebhookEndpoint"],
+    422: ["createWebhookEndpoint", "updateWebhookEndpoint", "cancelJobs"],
 }
-"""What a schema can't say, and how it is refused then: a cursor is one that was given, a response before it is one that has ended, a stream
-is of a response that was created as one; a URL is of a public place.
+"""What a schema can't say, by the status of its refusal: a cursor was given by Backstop, a previous response has ended,
+a stream belongs to a response that was created as one, and a URL names a public host.
 """
 
 OUTGOING_KEY = base64.b64encode(b"k" * 32).decode()
@@ -110,9 +112,14 @@ def test_with_an_admin_port_metrics_are_on_it_alone(running: Running) -> None:
     assert requests.get(f"{running.system.url}/readyz", timeout=10).status_code == 200
 
 
+def _ended(running: Running, job_id: str) -> Any:
+    job = running.ask("GET", f"/v1/jobs/{job_id}?wait=10")
+    return job["terminal"] and job
+
+
 def what_there_is(running: Running) -> dict[str, list[str]]:
-    """Values for the fuzzer that name something: left alone it would see little but 404. By parameter; after a colon stands the one
-    operation that they are for, so that what is deleted is not what the others ask for.
+    """Ids that exist, for the fuzzer: alone it would see little but 404. By parameter; after a colon stands the one
+    operation that they are for, so that a deleted object is not what the other operations ask for.
     """
     asked = {"model": "gpt-5.2", "input": "Say hello."}
     stuck = {**asked, "metadata": {"sim_fault": "run_stuck_in_progress"}}
@@ -125,7 +132,7 @@ def what_there_is(running: Running) -> dict[str, list[str]]:
     )
     for job_id in ("ended", response):
         ended = wait_until(
-            lambda job_id=job_id: (job := running.ask("GET", f"/v1/jobs/{job_id}?wait=10"))["terminal"] and job,  # type: ignore[misc]
+            partial(_ended, running, job_id),
             ENDED_WITHIN_S, f"the end of {job_id}",
         )  # fmt: skip
         assert ended["status"] == "completed"
@@ -189,8 +196,8 @@ def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path, 
 def fuzzing(
     running: Running, names: list[str], folder: Path, config: str, phases: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Schemathesis at work on these operations, and the file that it writes to. `stateful` makes chains of them: what one
-    answered, the next one asks for.
+    """Schemathesis at work on these operations, and the file that it writes to. `stateful` makes chains of them: an
+    operation asks for what the one before it answered.
     """
     said = folder / f"{phases}-{names[0]}.txt"
     command = [

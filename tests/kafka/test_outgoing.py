@@ -1,4 +1,4 @@
-"""`backstop outgoing` as a process, on a real broker, with real endpoints: delivered, retried, killed, given up, sent again."""
+"""`backstop outgoing` as a process, with a real broker and endpoints: delivered, retried, abandoned, sent again."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def test_a_result_is_delivered_retried_given_up_and_sent_again(broker: Owned, pr
             old = result("resp_old", at_ms=1_000)
             names = {"acme": "resp_good", "flaky": "resp_flaky", "down": "resp_down", "gone": "resp_gone"}
             results = {tenant: result(name, tenant) for tenant, name in names.items()}
-            await it.publish(old, result("resp_other", "nobody"), *results.values())
+            await it.publish(old, result("resp_other", "unknown"), *results.values())
 
             # Delivered, and signed so that both oracles take it.
             (webhook,) = await came(listener, "resp_good")
@@ -150,7 +150,7 @@ def test_killed_at_any_step_it_is_delivered_again_under_the_same_id_and_never_lo
         assert dict(zip(names, found, strict=True)) == {
             "planned": {"before": 0, "after": 1},
             "taken": {"before": 0, "after": 1},
-            "answered": {"before": 1, "after": 1},  # sent, and nobody had written it down
+            "answered": {"before": 1, "after": 1},  # sent, and not yet written down
             "reported": {"before": 1, "after": 0},
         }
 
@@ -188,7 +188,7 @@ def test_two_processes_share_the_work_and_one_that_is_killed_leaves_it_to_the_ot
                     lambda: len({one.response_id for one in it.listener.webhooks}) == 40, WITHIN_S, "40 hooks"
                 )
                 shares = [await metric(port, delivered) for port in (first_port, second_port)]
-                assert sum(shares) == len(it.listener.webhooks) == 40, "each once, while nobody fails"
+                assert sum(shares) == len(it.listener.webhooks) == 40, "each once, while no process fails"
                 assert min(shares) > 0
                 await it.publish(*(result(f"resp_b{number}") for number in range(40)))
                 first.kill()

@@ -1,6 +1,10 @@
-"""A database that is full, or gives up transactions: the projection waits, says so, and is the fold's again; nobody else notices."""
+"""A database that is full, or gives up transactions: the projection waits, says so, and equals the fold again.
+
+No other process notices.
+"""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,10 @@ def on_a_small_disk(broker: Owned, prefix: str, tmp_path: Path) -> Iterator[Rig]
         rig = Rig(broker.bootstrap, prefix, disk)
         rig.log = tmp_path / "projection.log"
         yield rig
+
+
+def _away_more_than(rig: Rig, times: int) -> bool:
+    return rig.said("readmodel_away") > times
 
 
 def test_on_a_full_disk_it_waits_and_catches_up_with_room_again(on_a_small_disk: Rig) -> None:
@@ -66,7 +74,7 @@ def test_transactions_that_postgresql_gives_up_are_begun_again(
                 raw.execute(f"CREATE TRIGGER give_up BEFORE INSERT ON {table} EXECUTE FUNCTION give_up()")
                 more = jobs(3, first=number * 10)
                 rig.publish(more)
-                wait_until(lambda said=said: rig.said("readmodel_away") > said, 30, f"it to notice: {what}")  # type: ignore[misc]
+                wait_until(partial(_away_more_than, rig, said), 30, f"it to notice: {what}")
                 raw.execute("DROP FUNCTION give_up CASCADE")
             taken += more
             rig.wait_for(taken)

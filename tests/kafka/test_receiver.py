@@ -1,4 +1,6 @@
-"""The receiver as a process, on a real broker: what was answered 2xx is on the topic, whatever happens to either of them."""
+"""The receiver as a process, on a real broker: what was answered 2xx is on the topic, whatever happens to
+either of them.
+"""
 
 import asyncio
 import os
@@ -34,11 +36,12 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "jobs": JOB_FACT, "responses": RESPONSE_FACT, "dead-letters": DEAD_LETTER,
 }  # fmt: skip
 PARTITIONS = 2
+SERVE = (sys.executable, "-P", "-m", "backstop.cli", "serve")
 
 
 @dataclass
 class Receiver:
-    """`python -m receiver` and a client that speaks to it."""
+    """`backstop serve` and a client that speaks to it."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -95,11 +98,9 @@ async def running(
         "BACKSTOP_FAILPOINTS": failpoints,
     }
     with (folder / "receiver.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*under, sys.executable, "-P", "-m", "receiver"], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([*under, *SERVE], cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
-        await eventually(lambda: port_file.exists() or process.poll() is not None, 20, "the receiver to listen")
+        await eventually(lambda: port_file.exists() or process.poll() is not None, 60, "the receiver to listen")
         assert process.poll() is None, (folder / "receiver.log").read_text()
         timeout = aiohttp.ClientTimeout(total=15)
         async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -279,7 +280,7 @@ def test_sigterm_ends_it_in_order(broker: Owned, prefix: str, tmp_path: Path) ->
 def test_without_a_usable_secret_it_does_not_start_and_says_why(tmp_path: Path) -> None:
     secret = "whsec_" + "c2hvcnQ="
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "receiver"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        SERVE, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
         env={**os.environ, "BACKSTOP_WEBHOOK_SECRETS": secret, "BACKSTOP_DATA_DIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 2

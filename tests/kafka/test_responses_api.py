@@ -1,4 +1,4 @@
-"""The whole system behind the official SDKs, Python's and Node's, with nothing but a base URL and a key of their own."""
+"""The whole system behind the official SDKs of Python and Node, which have only a base URL and a key of their own."""
 
 import asyncio
 import json
@@ -166,7 +166,7 @@ def test_another_tenants_job_is_on_no_route(running: Running) -> None:
             # The provider's own object, as jobs show it, names the job as the provider knows it.
             for holder in (shown, shown.get("result", {}).get("response", {})):
                 holder.pop("metadata", None)
-            assert "acme:" not in json.dumps(shown), "nobody sees the tenant's name before an id"
+            assert "acme:" not in json.dumps(shown), "no client sees the tenant's name before an id"
             await asked_over_http(running, "globex", path, 404)
         await asked_over_http(running, "globex", f"/v1/jobs/acme:{created.id}", 404)
         await asked_over_http(running, "globex", f"/v1/jobs/{created.id}/events", 404)
@@ -227,7 +227,7 @@ def test_a_response_survives_the_receiver_that_took_it(running: Running) -> None
         pid = running.system.supervisor.pid("serve")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        # The SDK repeats what meets nobody; a 404 it would not repeat.
+        # The SDK repeats a call that finds no server; it would not repeat a 404.
         assert client.responses.retrieve(created.id).id == created.id
         again = client.responses.create(**ASKED, extra_headers={"Idempotency-Key": "across-a-crash"})
         assert again.id == created.id

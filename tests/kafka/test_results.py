@@ -1,4 +1,4 @@
-"""The publisher of results against a real broker: one record a job for a read_committed consumer, whatever happened before."""
+"""The publisher of results on a real broker: one record a job for a read_committed consumer, after any failure."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
 from schemas.results import JobResult, Timings
 from schemas.statuses import JobOutcome
-from streams.results import FencedError, ResultsPublisher
+from streams.results import ResultsFencedError, ResultsPublisher
 from tests.support.reading import records_on
 
 PARTITION = 0
@@ -73,7 +73,7 @@ def test_an_older_owner_is_refused_and_what_it_held_is_published_once_by_the_new
         older, newer = ResultsPublisher(settings), ResultsPublisher(settings)
         await older.publish(PARTITION, [result("a")])
         await newer.publish(PARTITION, [result("b")])
-        with pytest.raises(FencedError):
+        with pytest.raises(ResultsFencedError):
             await older.publish(PARTITION, [result("c")])
         await newer.publish(PARTITION, [result("c")])
         await older.stop()

@@ -1,4 +1,4 @@
-"""Three brokers, as in production: leaders that move, too few replicas, and an election that loses what was acknowledged."""
+"""Three brokers, as in production: leaders that move, too few replicas, an election that loses acknowledged records."""
 
 import asyncio
 import itertools
@@ -164,7 +164,7 @@ LOSSY = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
 SAFE = {"min.insync.replicas": "2"}
 KEPT, TAIL, AFTER = 300, 60, 20
 LEADER, STALE = 1, 2
-"""Nodes that have the lossy topic: who has all of it, and who was away when its end was written."""
+"""Nodes that have the lossy topic: one with all of it, and one that was away when its end was written."""
 
 
 @pytest.fixture
@@ -179,7 +179,9 @@ def until_committed(scene: Scene, end: int) -> None:
 
 
 def lose_the_tail(cluster: Cluster, scene: Scene, lossy: str, safe: str) -> Worker:
-    """A worker takes all of `scene`'s log; the last `TAIL` records of `lossy`, acknowledged by its last replica in sync, are then lost."""
+    """A worker takes all of `scene`'s log. Then the last `TAIL` records of `lossy`, acknowledged by the last replica in
+    sync, are lost.
+    """
     state = (lossy, 0)
     run(cluster.create(lossy, [LEADER, STALE], LOSSY))
     run(cluster.create(safe, [3, LEADER, STALE], SAFE))

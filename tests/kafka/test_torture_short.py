@@ -1,4 +1,4 @@
-"""`make torture` in its short form: the whole system in real processes, killed at each failpoint, frozen, cut off, and judged."""
+"""`make torture` in its short form: the system in real processes, killed at each failpoint, frozen, cut off, judged."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.torture.run import run
 
 ROOT = Path(__file__).parents[2]
 WHOLE_SCHEDULE_MINUTES = 1.5
-"""In less the schedule of a short run gets no further than the frozen worker, with failpoints beside it all the while."""
+"""In less time a short run gets no further than the frozen worker, with failpoints beside it all the while."""
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_a_command_published_again_and_again_is_created_once_even_by_the_next_pr
                     marker = world.create(f"marker_{number}")
                     await world.publish(*commands, *commands)
                     await world.publish(*commands, marker)
-                    await eventually(lambda name=marker.job_id: _has(world, name), 20, "the marker")  # type: ignore[misc]
+                    await eventually(partial(_has, world, marker.job_id), 20, "the marker")
                     await eventually(lambda: _all(world, 20), 20, "all accepted")
                     await ended(worker)
             creates = await world.creates()
@@ -239,8 +240,8 @@ async def _running(world: Rig) -> str:
 def test_polls_and_cancels_against_a_provider_that_misbehaves(rig: Callable[..., Any]) -> None:
     faults = {
         "poll_404": "missing", "poll_html_200": "completed", "poll_500": "completed", "poll_truncated": "completed",
-        "poll_another_id": "completed", "poll_html_403": "completed", "poll_429": "completed", "poll_close": "completed",
-        "poll_unknown_status": "odd",
+        "poll_another_id": "completed", "poll_html_403": "completed", "poll_429": "completed",
+        "poll_close": "completed", "poll_unknown_status": "odd",
     }  # fmt: skip
 
     async def scenario() -> None:
@@ -322,7 +323,7 @@ def test_a_command_is_created_in_milliseconds(rig: Callable[..., Any]) -> None:
             for number in range(60):
                 before_s = time.monotonic()
                 await world.publish(world.create(f"job_{number}"))
-                await eventually(lambda name=f"job_{number}": _created_last(world, name), 5, "a create", poll_s=0.002)  # type: ignore[misc]
+                await eventually(partial(_created_last, world, f"job_{number}"), 5, "a create", poll_s=0.002)
                 waits_ms.append((time.monotonic() - before_s) * 1_000)
             stop.set()
             await working

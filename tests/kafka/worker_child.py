@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from typing import Any
 
 from backstop.runtime.blobs import Bodies, FolderBlobs
 from backstop.runtime.kafka.publisher import KafkaPublisher
@@ -16,6 +15,7 @@ from streams.provider import CallLimits
 from streams.settings import StreamSettings
 from streams.workers.access import ProviderAccess
 from streams.workers.command_group import CommandGroup
+from streams.workers.command_worker import WorkerParts
 from streams.workers.lanes import Lanes
 from streams.workers.limits import PollerLimits, SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
@@ -28,19 +28,19 @@ async def work(settings: StreamSettings, stop: asyncio.Event) -> None:
     now_ms, publisher = make_clock(), KafkaPublisher(settings, "worker")
     reporting = Reporting(publisher, WorkerMetrics(), now_ms)
     provider = open_openai(settings, CallLimits(), reporting.metrics, now_ms)
-    of_both: dict[str, Any] = {
-        "access": ProviderAccess(provider, Lanes(now_ms), PollRate(settings.poll_rate_max_per_s, now_ms)),
-        "reporting": reporting,
-        "bodies": Bodies(FolderBlobs(settings.blobs_path), settings.inline_bytes_max),
-        "polls": Webhooks(settings.poll_policy()),
-    }
+    parts = WorkerParts(
+        ProviderAccess(provider, Lanes(now_ms), PollRate(settings.poll_rate_max_per_s, now_ms)),
+        reporting,
+        Bodies(FolderBlobs(settings.blobs_path), settings.inline_bytes_max),
+        Webhooks(settings.poll_policy()),
+    )
 
     def group(topic: str, name: str) -> CommandGroup:
         timeout_ms = settings.group_session_timeout_ms
         return CommandGroup(settings, topic=topic, group=name, session_timeout_ms=timeout_ms)
 
-    submitter = Submitter(group=group("submissions", "submitter"), **of_both, limits=SubmitterLimits())
-    poller = Poller(group=group("polls", "poller"), **of_both, limits=PollerLimits())
+    submitter = Submitter(group("submissions", "submitter"), parts, SubmitterLimits())
+    poller = Poller(group("polls", "poller"), parts, PollerLimits())
     await publisher.start()
     try:
         await asyncio.gather(submitter.run(stop), poller.run(stop))

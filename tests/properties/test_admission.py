@@ -2,7 +2,7 @@
 was reserved comes back exactly once.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from random import Random
 
@@ -133,6 +133,72 @@ def test_one_that_returns_has_no_credit_and_one_that_left_keeps_its_debt() -> No
     assert turns.first() == "busy"
 
 
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 50))
+def test_of_equal_counters_the_greater_weight_goes_first(light: int, heavy: int, served: int) -> None:
+    turns: Turns[str] = Turns()
+    turns.join("light", light)
+    turns.served("light", served)
+    turns.join("heavy", light + heavy)
+    assert turns.first() == "heavy"
+
+
+WEIGHTS = {"interactive": 70.0, "normal": 25.0, "bulk": 5.0}
+
+
+@given(st.sampled_from(sorted(WEIGHTS)), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_a_class_that_rarely_waits_is_passed_by_its_share_and_one_request_of_each(rare: str, seed: int) -> None:
+    """The others always wait. What is in flight is corrected by real usage now and then, in both directions."""
+    random, turns, most = Random(seed), Turns[str](), 100.0
+    others = [name for name in WEIGHTS if name != rare]
+    for name in others:
+        turns.join(name, WEIGHTS[name])
+    in_flight: list[tuple[str, float]] = []
+    last = 0.0
+    passed, allowed = defaultdict[str, float](float), defaultdict[str, float](float)
+    waits = False
+    for _ in range(3_000):
+        if not waits and random.random() < 0.02:
+            waits, passed = True, defaultdict(float)
+            allowed = defaultdict(float, {name: last * WEIGHTS[name] / WEIGHTS[rare] + 2 * most for name in others})
+            turns.join(rare, WEIGHTS[rare])
+        name, amount = turns.first() or "", random.uniform(1, most)
+        if name == rare:
+            assert waits
+            waits, last = False, amount
+            turns.leave(rare)
+            turns.served(rare, amount)
+            continue
+        turns.served(name, amount)
+        in_flight.append((name, amount))
+        passed[name] += amount
+        if waits:
+            assert passed[name] <= allowed[name] + 1e-6, (rare, name)
+        if random.random() < 0.3:
+            name, amount = in_flight.pop(random.randrange(len(in_flight)))
+            used = amount * random.choice((0.01, 0.8, 1.5))
+            turns.corrected(name, amount, used)
+            allowed[name] += max(0.0, amount - used)
+
+
+def test_turns_share_what_is_used_where_it_is_known_late() -> None:
+    """Two hundred requests are in flight, and the estimate is right on average."""
+    random, turns, in_flight = Random(1), Turns[str](), deque[str]()
+    used = dict.fromkeys(WEIGHTS, 0.0)
+    for name, weight in WEIGHTS.items():
+        turns.join(name, weight)
+    for _ in range(40_000):
+        in_flight.append(first := turns.first() or "")
+        turns.served(first, 100)
+        if len(in_flight) > 200:
+            in_flight.rotate(-random.randrange(200))
+            name, amount = in_flight.popleft(), 100 * random.lognormvariate(-0.5, 1)
+            used[name] += amount
+            turns.corrected(name, 100, amount)
+    for name, weight in WEIGHTS.items():
+        assert used[name] / sum(used.values()) == pytest.approx(weight / 100, rel=0.05)
+
+
 def test_no_class_starves_and_all_have_their_floor() -> None:
     admission, now_ms = Admission(read_rules('[{"tokens_per_min": 600000}]'), "a"), 0
     for number in range(3_000):
@@ -143,6 +209,30 @@ def test_no_class_starves_and_all_have_their_floor() -> None:
     assert {name: round(100 * count / served.total()) for name, count in served.items()} == {
         "interactive": 70, "normal": 25, "bulk": 5,
     }  # fmt: skip
+
+
+def test_classes_keep_their_order_while_estimates_are_far_too_high() -> None:
+    """The first bulk jobs begin before the others come. Their end shows that they used a hundredth of the estimate."""
+    admission, order, running = Admission(read_rules('[{"requests_per_min": 60}]'), "a"), list[str](), deque[Grant]()
+    counts: dict[Priority, int] = {"bulk": 24, "interactive": 8, "normal": 8}
+    for priority, count in counts.items():
+        for number in range(count):
+            admission.put(waiter(100 * PRIORITIES.index(priority) + number, "t", priority), 0)
+            if number == 3:
+                running.extend(granted(admission, 0))
+    order += [turn.waiter.priority for turn in running]
+    for now_ms in range(500, 60_000, 1_000):
+        while len(running) > 1:
+            place = (0, running.popleft().waiter.key)
+            admission.accepted(place, now_ms)
+            admission.ended(place, (10, 10), now_ms)
+        running.extend(turns := list(granted(admission, now_ms)))
+        order += [turn.waiter.priority for turn in turns]
+    assert order[:3] == ["bulk"] * 3
+    last = {priority: len(order) - order[::-1].index(priority) for priority in counts}
+    assert len(order) == 40
+    assert last["interactive"] <= 22, order
+    assert last["normal"] <= 26, order
 
 
 def test_an_interactive_job_finds_room_beside_a_bulk_backlog() -> None:

@@ -17,11 +17,14 @@ from typing import Literal
 
 from schemas.base import Priority
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
+from streams.policy.limiter import Told
 from streams.policy.limits import LimitRules, read_rules
 from streams.policy.sizes import Asked
 from streams.policy.waiting import Waiter
 
 Method = Literal["backstop", "sdk", "declared"]
+Headers = Literal["true", "none", "zero", "low", "high"]
+"""What the answers tell: the limit and what is left, nothing, or a lie (nothing left; a 50th or 50 times the limit)."""
 PARTITIONS = 12
 TICK_MS = 20
 LATENCY_MS = 40
@@ -69,6 +72,20 @@ class Provider:
             self.refused[now_ms // 60_000] += 1
         return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000
 
+    def told(self, headers: Headers) -> Told | None:
+        """What the answer that was just given tells."""
+        match headers:
+            case "none":
+                return None
+            case "true":
+                return Told(tokens_per_min=self.limit, tokens_left=max(0.0, self.level))
+            case "zero":
+                return Told(tokens_per_min=self.limit, tokens_left=0.0)
+            case "low":
+                return Told(tokens_per_min=self.limit / 50, tokens_left=self.level)
+            case "high":
+                return Told(tokens_per_min=self.limit * 50, tokens_left=self.limit * 50)
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -77,7 +94,8 @@ class Scene:
     limit: float = 100_000
     burst_s: float = 60.0
     told_limit: float | None = 100_000
-    """What the operator configured."""
+    """What the operator configured. None: the limit is to be found out."""
+    headers: Headers = "none"
     minutes: int = 15
     seed: int = 1
     changes: tuple[tuple[int, float], ...] = ()
@@ -133,7 +151,7 @@ class _Worker:
 class _Run:
     def __init__(self, scene: Scene) -> None:
         self.scene, self.random = scene, Random(scene.seed)
-        rule = f'[{{"tokens_per_min": {scene.told_limit}}}]' if scene.told_limit else ""
+        rule = f'[{{"tokens_per_min": {scene.told_limit}}}]' if scene.told_limit else '[{"discover": true}]'
         self.rules: LimitRules = read_rules(rule)
         self.provider = Provider(scene.limit, scene.burst_s)
         self.now_ms = 0
@@ -240,14 +258,14 @@ class _Run:
 
     def _create(self, worker: _Worker, waiter: Waiter, job: Job) -> None:
         accepted, told_ms = self.provider.create(job, self.now_ms)
-        place = (waiter.partition, waiter.key)
+        place, told = (waiter.partition, waiter.key), self.provider.told(self.scene.headers)
 
         def answered() -> None:
             if accepted:
-                worker.admission.accepted(place, self.now_ms)
+                worker.admission.accepted(place, self.now_ms, told, LATENCY_MS)
                 self.at(self.now_ms + job.run_ms, ended)
             else:
-                worker.admission.refused(place, self.now_ms, limited=True, told_ms=told_ms)
+                worker.admission.refused(place, self.now_ms, told, LATENCY_MS, limited=True, told_ms=told_ms)
                 self.at(self.now_ms + int(told_ms * (1 + 0.25 * self.random.random())), again)
 
         def ended() -> None:

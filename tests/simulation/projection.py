@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from backstop.readmodel import store
-from backstop.readmodel.batch import Record as Parsed
+from backstop.readmodel.batch import ParsedRecord as Parsed
 from backstop.readmodel.batch import Writes, keys_of, project
 from backstop.readmodel.database import FencedError
 from backstop.readmodel.parse import parse

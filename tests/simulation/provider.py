@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from streams.openai.answers import NOT_JSON, Answer, Fault, Reply
+from streams.openai.answers import Answer, Fault, Reply
+from streams.openai.foreign_json import NOT_JSON
 from tests.simulation.chaos import EPOCH_MS, Chaos, Life
 
 CREATE_TIMEOUT_S = 3.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from backstop.runtime.blobs import Bodies
 from backstop.runtime.errors import BrokerUnavailableError
-from receiver.ingress.signature import Accepted
+from receiver.ingress.signature import Verified
 from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
@@ -50,8 +50,10 @@ class Upstream:
 
 
 class System:
-    def __init__(self, chaos: Chaos, jobs: int, wrong: Wrong) -> None:
+    def __init__(self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False) -> None:
+        """:param learned: polls come by the learned schedule."""
         self.chaos = chaos
+        self._learned = learned
         self._jobs = jobs
         self.wrong = wrong
         random = chaos.random
@@ -89,8 +91,9 @@ class System:
             self._lives += 1
             life = Life(chaos, f"{name}.{self._lives}", skew_ms)
             worker = self.workers[name] = Worker(
-                life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong
-            )
+                life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong,
+                learned=self._learned,
+            )  # fmt: skip
             chaos.note(life.name, "START", f"skew {skew_ms} ms")
             worker.start()
             if chaos.on and random.random() < 0.3:
@@ -219,10 +222,10 @@ class System:
 
     def _webhook(self, webhook_id: str, kind: str, response_id: str, ended_at_ms: int) -> None:
         body = {"type": kind, "created_at": ended_at_ms // 1000, "data": {"id": response_id}}
-        accepted = Accepted(webhook_id=webhook_id, sent_at_ms=ended_at_ms, key_id="k1")
+        accepted = Verified(webhook_id=webhook_id, sent_at_ms=ended_at_ms, key_id="k1")
         self._tasks.append(self.chaos.loop.create_task(self._deliver(accepted, canonical(body))))
 
-    async def _deliver(self, accepted: Accepted, body: bytes) -> None:
+    async def _deliver(self, accepted: Verified, body: bytes) -> None:
         for _ in range(WEBHOOK_TRIES_MAX):
             message = to_message(accepted, body, self._now_ms(), _RULES, 32)
             assert message is not None, "the event is of a response"

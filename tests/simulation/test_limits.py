@@ -4,7 +4,7 @@
 
 import pytest
 
-from tests.simulation.limits import Course, Scene, limited
+from tests.simulation.limits import Course, Headers, Scene, limited
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -19,6 +19,38 @@ def test_a_limit_that_falls_without_notice_is_followed_within_two_minutes() -> N
     course = limited(Scene(minutes=12, changes=((6, 50_000),), load=3.0))
     assert course.share(8, 12) >= 0.8, course.used
     assert course.refusals <= 0.1, course.refused
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("limit", [50_000.0, 200_000.0])
+def test_a_limit_that_changes_without_notice_is_followed_within_a_minute_where_headers_tell_it(
+    workers: int, limit: float
+) -> None:
+    scene = Scene(workers=workers, minutes=10, told_limit=None, headers="true", changes=((5, limit),), load=4.0)
+    course = limited(scene)
+    assert course.share(1, 5) >= 0.93, course.used
+    assert course.share(6, 10) >= 0.93, course.used
+    assert course.refusals <= 0.01, course.refused
+
+
+def test_a_limit_that_headers_tell_is_used_from_the_first_minute_on() -> None:
+    course = limited(Scene(minutes=5, told_limit=None, headers="true"))
+    assert course.used[0] >= 0.9
+    assert course.refused_first == 0
+
+
+def test_a_limit_that_nothing_tells_is_found_out_within_five_minutes() -> None:
+    course = limited(Scene(minutes=12, told_limit=None))
+    assert course.share(3, 12) >= 0.9, course.used
+    assert course.refusals <= 0.05, course.refused
+
+
+@pytest.mark.parametrize(("headers", "least"), [("zero", 0.35), ("low", 0.01), ("high", 0.95)])
+def test_headers_that_lie_stop_nothing(headers: Headers, least: float) -> None:
+    """Where headers tell less than there is, fewer jobs go; where they tell more, what is set counts."""
+    course = limited(Scene(minutes=8, headers=headers))
+    assert course.share(2, 8) >= least, course.used
+    assert course.refusals <= 0.01, course.refused
 
 
 def test_the_sdks_own_retries_and_declared_limits_do_worse() -> None:

@@ -27,8 +27,8 @@ from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.latency import Latencies
 from streams.policy.limits import NO_LIMITS, LimitRules
-from streams.policy.polls import PollPolicy, Webhooks
-from streams.results import FencedError
+from streams.policy.polls import PollPolicy
+from streams.results import ResultsFencedError
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
 from streams.scheduler.hedge_runs import HedgeRuns
@@ -41,10 +41,12 @@ from streams.submission import SubmissionPolicy
 from streams.tables.changelog import OvertakenError
 from streams.tables.fold_table import PartitionNotOwnedError
 from streams.workers.access import ProviderAccess
+from streams.workers.command_worker import WorkerParts
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.limits import PollerLimits, SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
+from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
 from streams.workers.rate import PollRate
 from streams.workers.submitter import Submitter
@@ -52,6 +54,7 @@ from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import Broker, Log, Member, Record
 from tests.simulation.chaos import Life
 from tests.simulation.clients import TopicReader
+from tests.simulation.learning import schedule_of_polls
 from tests.simulation.ports import SETTINGS, Commands, Publisher, Results
 from tests.simulation.provider import Client, Provider
 from tests.simulation.tables import LocalStores, Table
@@ -65,12 +68,11 @@ COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
 IDLE_MS = 3_600_000
-AHEAD_MS = 10_000
-"""Short, so that rows due later than this are read again."""
+AHEAD_MS = 10_000  # Short, so that rows due later than this are read again.
 
 Handle = Callable[[int, Sequence[Record]], Awaitable[None]]
 
-EXPECTED_ENDS = (BrokerUnavailableError, FencedError, OvertakenError, PartitionNotOwnedError)
+EXPECTED_ENDS = (BrokerUnavailableError, ResultsFencedError, OvertakenError, PartitionNotOwnedError)
 """Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
@@ -245,7 +247,7 @@ class Worker:
     def __init__(
         self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
         policy: SubmissionPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, polls: PollPolicy = POLLS,
-        calls_per_s: float = 250.0,
+        calls_per_s: float = 250.0, learned: bool = False,
     ) -> None:  # fmt: skip
         self.life = life
         self.host = host
@@ -257,7 +259,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._results = Results(life, broker, wrong)
-        webhooks = Webhooks(polls)
+        rate = PollRate(calls_per_s, life.now_ms)
+        webhooks, self._learning = schedule_of_polls(polls, rate, life, METRICS, learned=learned)
         lanes = self._lanes = Lanes(life.now_ms)
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
@@ -265,9 +268,9 @@ class Worker:
         latencies = known_runs(life.now_ms())
         self._hedges = Hedges(latencies, HEDGE_SHARE, troubled=lanes.troubled)
         self._hedge_runs = HedgeRuns(latencies, life.now_ms)
-        self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes, taken=self._hedges.taken)
+        self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes, also=self._hedges.taken)
         self.responses = self._fold(
-            RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks), taken=self._hedge_runs.taken,
+            RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks), also=self._hedge_runs.taken,
             hedges=self._hedges,
         )  # fmt: skip
         self.responses.rows.watch(self._hedge_runs)
@@ -286,15 +289,12 @@ class Worker:
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        access = ProviderAccess(openai, lanes, PollRate(calls_per_s, life.now_ms), self._hedges.hedge_at_ms)
-        self._submitter = Submitter(
-            group=self._submissions, access=access, reporting=self._reporting("submitter"), bodies=self._bodies,
-            polls=webhooks, limits=SubmitterLimits(concurrency=8, drain_ms=3_000),
-        )  # fmt: skip
-        self._poller = Poller(
-            group=self._poll_commands, access=access, reporting=self._reporting("poller"), bodies=self._bodies,
-            polls=webhooks, limits=PollerLimits(concurrency=8, drain_ms=2_000),
-        )  # fmt: skip
+        access = ProviderAccess(openai, lanes, rate, hedge_at=self._hedges.hedge_at_ms)
+        creating, polling = (
+            WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
+        )
+        self._submitter = Submitter(self._submissions, creating, SubmitterLimits(concurrency=8, drain_ms=3_000))
+        self._poller = Poller(self._poll_commands, polling, PollerLimits(concurrency=8, drain_ms=2_000))
 
     def start(self) -> None:
         spawn, stop = self.life.spawn, self._stop
@@ -302,7 +302,8 @@ class Worker:
         for timers in (self.jobs, self.responses):
             spawn(self._guarded(partial(self._informed, timers.fire)))
             spawn(self._guarded(timers.watch))
-        parts = (self.consumer.run, self._submitter.run, self._poller.run)
+        learning = () if self._learning is None else (self._learning.run,)
+        parts = (self.consumer.run, self._submitter.run, self._poller.run, *learning)
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
 
     async def stop(self) -> None:
@@ -335,7 +336,9 @@ class Worker:
         **parts: Any,
     ) -> "FoldParts":  # fmt: skip
         return FoldParts(
-            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes, **parts
+            self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
+            self._learning if fold is RESPONSE_FOLD else None,
+            **parts,
         )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
@@ -345,6 +348,8 @@ class Worker:
             part.index.own(mine)
             part.admissions.own(mine)
         self._hedge_runs.own(mine)
+        if self._learning is not None:
+            self._learning.own(mine)
 
     async def _take_requests(self, partition: int, records: Sequence[Record]) -> None:
         """The same as `streams.agents.agents.Intake.take`, which needs Faust."""
@@ -361,23 +366,24 @@ class FoldParts:
 
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
-        who: str, results: Results, wrong: Wrong, lanes: Lanes | None, limits: LimitRules = NO_LIMITS,
-        taken: Taken = untaken, hedges: Hedges | None = None,
+        who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
+        limits: LimitRules = NO_LIMITS, also: Taken = untaken, hedges: Hedges | None = None,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
         self.index = WatchedIndex(life.now_ms)
         self.rows = Table(life, broker, stores, fold, wrong)
         self.rows.watch(IndexedRows(fold, self.index))
+        if learning is not None:
+            self.rows.watch(learning)
         self.admission = Admission(limits, "a")
         self.admissions = Admissions(self.admission, life.now_ms, broker.partitions)
         if fold is JOB_FOLD:
             self.rows.watch(self.admissions)
-        shell = wrong.shell()
-        self._shell: FoldShell = shell(
+        taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
+        self._shell: FoldShell = wrong.shell()(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms,
-            taken=both(self.admissions.taken, taken) if fold is JOB_FOLD else taken,
+            index=self.index, now_ms=life.now_ms, taken=both(taken, also),
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from schemas.jobs import JobSubmitted
-from streams.agents.fold_shell import FoldShell, Record
+from streams.agents.fold_shell import FoldRecord, FoldShell
 from streams.fold import job
 from streams.fold.batch import JOB_FOLD, Fold, fold_batch
 from streams.fold.step import Step
@@ -52,7 +52,7 @@ BUGS = tuple(field.name for field in fields(Wrong))
 
 
 class _RowsFirst(FoldShell):
-    async def take(self, partition: int, records: Sequence[Record]) -> None:
+    async def take(self, partition: int, records: Sequence[FoldRecord]) -> None:
         folded = fold_batch(self._fold, lambda key: self._rows.get(partition, key), records)
         if folded.rows:
             await self._rows.write(partition, folded.rows)

@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import CommitFailedError
 
 from backstop.dev.broker import Broker, LocalKafka
-from backstop.dev.broker.jvm import draw_cluster_id
+from backstop.dev.broker.jvm import NodeOptions, draw_cluster_id
 from backstop.dev.broker.node import HOST, draw_ports
 
 NODE_IDS = (1, 2, 3)
@@ -60,9 +60,11 @@ class Cluster:
                 kafka,
                 folder / f"node-{node_id}",
                 ports=of,
-                cluster_id=cluster_id,
-                java_options=JAVA_OPTIONS,
-                overrides={**REPLICATED, "node.id": str(node_id), "controller.quorum.voters": voters},
+                options=NodeOptions(
+                    cluster_id=cluster_id,
+                    java_options=JAVA_OPTIONS,
+                    overrides={**REPLICATED, "node.id": str(node_id), "controller.quorum.voters": voters},
+                ),
             )
             for node_id, of in ports.items()
         }

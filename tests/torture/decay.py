@@ -65,7 +65,8 @@ def expired_percent(minutes: Iterable[Minute]) -> float:
 
 
 def decay_of(
-    results: Mapping[str, JobResult], deadlines_ms: Mapping[str, int], completed_ms: Mapping[str, int], answers: Counter[str]
+    results: Mapping[str, JobResult], deadlines_ms: Mapping[str, int], completed_ms: Mapping[str, int],
+    answers: Counter[str],
 ) -> Decay:  # fmt: skip
     """`completed_ms`: when the provider first completed a response of each job. `answers`: ids of what polls brought,
     counted.

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from aiokafka import AIOKafkaProducer
@@ -19,6 +20,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.api_client import ApiError, ask, submit
 from backstop.runtime.process.clock import NowMs
 from schemas.requests import Cancel, Submit
+from streams.policy.limits import PRIORITIES
 from tests.torture.plan import RETRIES_MAX
 from tests.torture.rig import Rig
 
@@ -31,6 +33,10 @@ STREAMED = 8
 """Of this many jobs two ask for partial output, one on each ingress. There are no listeners; the provider's streams
 fail like all other calls.
 """
+
+LATER = 0.1
+"""Of the jobs of a run with limits: they name a start time."""
+LATER_MS_MAX = 10_000
 
 LARGE = 0.01
 LARGE_CHARACTERS = 150_000
@@ -109,6 +115,7 @@ class Driver:
             | ({"stream": True} if number % STREAMED < 2 else {}),
             timeout_ms=self._plan.timeout_ms,
             retries_max=draw.randrange(RETRIES_MAX + 1),
+            **self._turn(number),
         )
         try:
             sent_at_ms = self._now_ms()
@@ -125,6 +132,16 @@ class Driver:
                 await self._poison(f"poison-{number}".encode(), draw.choice(POISON_VALUES))
         finally:
             release()
+
+    def _turn(self, number: int) -> dict[str, Any]:
+        """Priority and start time, where the run has limits; drawn apart, so that all else stays the same."""
+        if not self._plan.limits:
+            return {}
+        draw = random.Random(f"{self._plan.seed} {number} turn")
+        turn: dict[str, Any] = {"priority": draw.choice(PRIORITIES)}
+        if draw.random() < LATER:
+            turn["not_before_ms"] = self._now_ms() + draw.randrange(LATER_MS_MAX)
+        return turn
 
     async def _over_kafka(self, request: Submit | Cancel) -> str:
         assert request.job_id is not None

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from backstop.dev.evidence import creates, ledger_lines
-from backstop.dev.invariants import Create, Delivery
+from backstop.dev.invariants import Create, ProviderDelivery
 from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.records import Record
@@ -96,7 +96,7 @@ class Evidence:
     poisoned: set[str] = field(default_factory=set)
     """Ids of the dead letters of `requests`."""
     creates: list[Create] = field(default_factory=list)
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[ProviderDelivery] = field(default_factory=list)
     rows: dict[str, str] = field(default_factory=dict)
     """Status in the read model."""
     completed_ms: dict[str, int] = field(default_factory=dict)
@@ -161,8 +161,8 @@ async def _uncommitted(settings: RuntimeSettings) -> int:
         return len(await reader.read_all(reader.partitions("results")))
 
 
-def delivery_of(line: Mapping[str, Any]) -> Delivery:
+def delivery_of(line: Mapping[str, Any]) -> ProviderDelivery:
     of_response = str(line.get("type", "response.")).startswith("response.")
-    return Delivery(
+    return ProviderDelivery(
         str(line["webhook_id"]), int(line["status"] or 0), bool(line["authentic"]), of_response, str(line["outcome"])
     )

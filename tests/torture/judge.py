@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from backstop.audit.report import Report
 from backstop.dev.invariants import (
+    Breach,
     Causes,
-    Finding,
     Invariant,
     mismatched,
     repeated,
@@ -25,15 +25,15 @@ from tests.torture.plan import BOUND_S, DRAIN_S_MAX
 class Verdict:
     """`counts` holds what was counted for each invariant, 0 where it held."""
 
-    violations: list[Finding] = field(default_factory=list)
+    violations: list[Breach] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     overshoot_max_ms: int = 0
     rebuild: str = ""
 
     def add(self, invariant: Invariant, sentence: str, found: Sequence[str]) -> None:
-        self.take(Finding(invariant, sentence, found))
+        self.take(Breach(invariant, sentence, found))
 
-    def take(self, *findings: Finding) -> None:
+    def take(self, *findings: Breach) -> None:
         for finding in findings:
             self.counts[f"{finding.invariant} {finding.sentence}"] = finding.count
             if finding.examples:

@@ -72,6 +72,8 @@ class Plan:
     """`name=action`: arm these alone, again and again; empty for all."""
     large: tuple[str, ...] = ()
     """Large faults to go through, again and again, by name; empty for all, drawn."""
+    limits: str = ""
+    """As `BACKSTOP_LIMITS`. With limits, jobs have priorities, and some begin later."""
     patch: Path | None = None
     """A bug to plant into the copy of the code that the processes run from."""
 

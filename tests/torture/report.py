@@ -151,8 +151,8 @@ def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
     yield ""
     seconds = report["seconds"]
     yield _filled(
-        f"{jobs['acknowledged']} jobs acknowledged ({_counts(jobs['by_ingress'])}) in {seconds['broken']} s under faults "
-        f"({jobs['per_second']} a second); {kills['total']} processes killed with SIGKILL, "
+        f"{jobs['acknowledged']} jobs acknowledged ({_counts(jobs['by_ingress'])}) in {seconds['broken']} s under "
+        f"faults ({jobs['per_second']} a second); {kills['total']} processes killed with SIGKILL, "
         f"{report['stops']['total']} frozen. Jobs open after the last fault ended within {seconds['until quiet']} s."
     )
     yield ""
@@ -173,8 +173,9 @@ def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
     )
     first, last = decay["expired_percent"]
     yield _filled(
-        f"Expired: {first} % at the beginning, {last} % at the end (at most {POINTS_MAX:g} points more). Answers to polls "
-        f"and cancels: {decay['answers']}, of them repeats {decay['repeats']} (at most {REPEATS_PERCENT_MAX:g} %)."
+        f"Expired: {first} % at the beginning, {last} % at the end (at most {POINTS_MAX:g} points more). Answers to "
+        f"polls and cancels: {decay['answers']}, of them repeats {decay['repeats']} "
+        f"(at most {REPEATS_PERCENT_MAX:g} %)."
     )
     yield ""
     yield from _table("Kills by kind of process", ("process", "SIGKILL"), sorted(kills["by_kind"].items()))

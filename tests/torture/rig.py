@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from backstop.dev.broker import Broker, local_kafka
+from backstop.dev.broker.jvm import NodeOptions
 from backstop.dev.broker.node import draw_ports
 from backstop.dev.ports import HOST, Ports
 from backstop.dev.system import asked_directly
@@ -178,13 +179,15 @@ def _broker(plan: Plan, proxies: dict[str, FaultProxy]) -> Broker:
         local_kafka(os.environ),
         plan.folder / "kafka",
         ports=ports,
-        advertised=proxies["worker-broker"].address,
-        overrides={
-            "listeners": ",".join([*listeners, direct, f"CONTROLLER://{HOST}:{ports.controller}"]),
-            "advertised.listeners": ",".join([*told, direct]),
-            "inter.broker.listener.name": "DIRECT",
-            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
-        },
+        options=NodeOptions(
+            advertised=proxies["worker-broker"].address,
+            overrides={
+                "listeners": ",".join([*listeners, direct, f"CONTROLLER://{HOST}:{ports.controller}"]),
+                "advertised.listeners": ",".join([*told, direct]),
+                "inter.broker.listener.name": "DIRECT",
+                "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
+            },
+        ),
     )
 
 
@@ -216,6 +219,7 @@ def _environment(
         "KAFKA_BOOTSTRAP_SERVERS": broker,
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
         "BACKSTOP_PARTITIONS": str(runtime.partitions),
+        "BACKSTOP_LIMITS": plan.limits,
         "BACKSTOP_METRICS_PUBLIC": "true",
         "BACKSTOP_HOST": HOST,
         "BACKSTOP_DEVELOPMENT": "true",
@@ -234,7 +238,8 @@ def _children(rig: Rig, deal: Deal) -> Iterator[Child]:
     def child(name: str, kind: Kind, command: tuple[str, ...], port: int, ready_path: str, **settings: str) -> Child:
         return Child(
             name, kind, command, {**rig.environment(kind), **settings}, plan.code,
-            plan.folder / "logs" / f"{name}.log", _answers(rig.http, f"http://{HOST}:{port}{ready_path}"), rig.log, deal, FREEZE_S,
+            plan.folder / "logs" / f"{name}.log", _answers(rig.http, f"http://{HOST}:{port}{ready_path}"), rig.log,
+            deal, FREEZE_S,
         )  # fmt: skip
 
     cli = (sys.executable, "-P", "-m", "backstop.cli")

@@ -51,8 +51,8 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what we did
     children: list[Log] = []
     deck = FailpointDeck(
-        plan.seed, lambda: children[0].failpoints() if children else Log().failpoints(), share=1.0 if plan.short or plan.failpoints else 0.6,
-        short=plan.short, only=plan.failpoints,
+        plan.seed, lambda: children[0].failpoints() if children else Log().failpoints(),
+        share=1.0 if plan.short or plan.failpoints else 0.6, short=plan.short, only=plan.failpoints,
     )  # fmt: skip
     async with running(plan, deck.deal) as rig:
         children.append(rig.log)

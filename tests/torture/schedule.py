@@ -119,11 +119,13 @@ class Schedule:
 
     async def _long(self) -> None:
         large: Mapping[Callable[[], Awaitable[None]], int] = {
-            self._zombie: 4, self._zombie_edge: 1, self._broker_killed: 2, self._broker_ended: 1, self._broker_frozen: 1,
-            self._connections_cut: 3, self._slow_link: 2, self._black_hole: 2, self._refused: 1, self._data_limited: 2,
+            self._zombie: 4, self._zombie_edge: 1, self._broker_killed: 2, self._broker_ended: 1,
+            self._broker_frozen: 1, self._connections_cut: 3, self._slow_link: 2, self._black_hole: 2, self._refused: 1,
+            self._data_limited: 2,
             self._outage: 2, self._wave: 2, self._provider_restarted: 1, self._provider_killed: 1,
             self._members_change: 2, self._all_killed: 1, self._rolling_stop: 1, self._rebuild_killed: 3,
-            self._narrow_link: 1, self._sliced: 1, self._broker_frozen_long: int(self._rig.plan.minutes >= LONG_MINUTES),
+            self._narrow_link: 1, self._sliced: 1,
+            self._broker_frozen_long: int(self._rig.plan.minutes >= LONG_MINUTES),
         }  # fmt: skip
         while True:
             for _ in range(self._random.randint(2, 4)):

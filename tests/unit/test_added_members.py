@@ -15,7 +15,6 @@ import pytest
 
 from backstop.outgoing import deliveries
 from backstop.readmodel import waiting, why
-from receiver.responses_api import ends
 from schemas import base, statuses, webhook_endpoints
 from streams.fold import job, response
 from streams.policy import lanes, retry
@@ -40,7 +39,7 @@ ADDED: Final[dict[str, tuple[ModuleType, str]]] = {
 """Member → where the set is declared, and its name."""
 
 MYPY: Final[dict[str, tuple[ModuleType, ...]]] = {
-    "zz_outcome": (statuses, ends, why),
+    "zz_outcome": (statuses,),
     "zz_open_job": (statuses,),
     "zz_end_response": (job, deliveries),
     "zz_given_up": (job,),

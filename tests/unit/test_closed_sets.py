@@ -29,6 +29,7 @@ from schemas.statuses import (
     JOB_STATUSES,
     OPEN_JOB_STATUSES,
     RESPONSE_STATUSES,
+    WAITS_FOR,
     JobOutcome,
     OpenJobStatus,
     has_answer,
@@ -39,7 +40,7 @@ from schemas.webhook_endpoints import EVENT_TYPES
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "backstop" / "page" / "static"
 
-TABLES_OF_VERSION = {6: "8a5f688c21779991"}
+TABLES_OF_VERSION = {8: "7687238c62b28945"}
 """Digest of the statements that make the tables. A new digest needs a new version: older databases lack the change."""
 
 
@@ -61,7 +62,7 @@ def test_the_page_names_each_status_and_knows_which_are_open() -> None:
     named = re.search(r"export const OPEN = \[(.*?)\];", words)
     assert named is not None
     assert re.findall(r'"(\w+)"', named.group(1)) == list(OPEN_JOB_STATUSES)
-    assert set(re.findall(r'case "(\w+)": return', words)) == set(OPEN_JOB_STATUSES), "what each open job waits for"
+    assert set(keys_of("words.js", "WAITS")) == set(WAITS_FOR)
 
 
 def test_the_page_tells_each_kind_of_fact_and_each_finding() -> None:
@@ -102,7 +103,7 @@ def test_each_outcome_is_an_answer_or_an_error_of_the_responses_api(outcome: Job
 
 
 def test_other_tables_are_another_version_of_the_read_model() -> None:
-    made = "\n".join((*statements("sqlite"), *statements("postgres")))
+    made = " ".join(" ".join((*statements("sqlite"), *statements("postgres"))).split())
     assert {SCHEMA_VERSION: hashlib.sha256(made.encode()).hexdigest()[:16]} == TABLES_OF_VERSION
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from backstop.outgoing.endpoints import EndpointBook
 from backstop.outgoing.metrics import OutgoingMetrics
 from backstop.outgoing.service import Service
-from backstop.outgoing.turns import Turns
+from backstop.outgoing.turns import DeliveryTurns
 from backstop.readmodel.parse import parse
 from backstop.runtime.kafka.consumer_group import GroupAssignment, GroupRecords
 from backstop.runtime.kafka.reporting import Reporting
@@ -120,7 +120,7 @@ def test_outgoing_sets_an_unknown_outcome_aside_and_goes_on() -> None:
         group: Any = MemoryGroup(records, stop)
         endpoints: Any = MemoryEndpoints()
         service = Service(
-            group=group, turns=Turns(1, 1), endpoints=endpoints, results=NoResults(), resend_max=1,
+            group=group, turns=DeliveryTurns(1, 1), endpoints=endpoints, results=NoResults(), resend_max=1,
             reporting=Reporting(publisher, OutgoingMetrics(CollectorRegistry()), lambda: T0),
         )  # fmt: skip
         attempts: Any = Changed()

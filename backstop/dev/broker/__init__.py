@@ -7,20 +7,20 @@ it.
 
 from backstop.dev.broker.errors import BrokerError, BrokerFailedError, NoBrokerError
 from backstop.dev.broker.jvm import Broker
-from backstop.dev.broker.node import Ports
+from backstop.dev.broker.node import BrokerPorts
 from backstop.dev.broker.owned import Owned, local_kafka, owned
-from backstop.dev.broker.service import Record, Status, bootstrap_servers, down, state_folder, status, up
+from backstop.dev.broker.service import BrokerRecord, Status, bootstrap_servers, down, state_folder, status, up
 from backstop.dev.broker.toolchain import LocalKafka
 
 __all__ = [
     "Broker",
     "BrokerError",
     "BrokerFailedError",
+    "BrokerPorts",
+    "BrokerRecord",
     "LocalKafka",
     "NoBrokerError",
     "Owned",
-    "Ports",
-    "Record",
     "Status",
     "bootstrap_servers",
     "down",

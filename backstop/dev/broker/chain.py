@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from backstop.dev.broker import docker, toolchain
 from backstop.dev.broker.docker import Engine
-from backstop.dev.broker.errors import BrokerError, Missing, NoBrokerError
+from backstop.dev.broker.errors import BrokerError, BrokerMissing, NoBrokerError
 from backstop.dev.broker.toolchain import Toolchain
 
 BOOTSTRAP_VARIABLE = "KAFKA_BOOTSTRAP_SERVERS"
@@ -22,14 +22,16 @@ class Given:
 
 
 Source = Given | Engine | Toolchain
-Probe = Callable[[], Source | Missing]
+Probe = Callable[[], Source | BrokerMissing]
 
 
-def given(environment: Mapping[str, str]) -> Given | Missing:
+def given(environment: Mapping[str, str]) -> Given | BrokerMissing:
     bootstrap = environment.get(BOOTSTRAP_VARIABLE, "").strip()
     if bootstrap:
         return Given(bootstrap)
-    return Missing(BOOTSTRAP_VARIABLE, "not set", f"set {BOOTSTRAP_VARIABLE}=host:port to a running Kafka 3.7 or newer")
+    return BrokerMissing(
+        BOOTSTRAP_VARIABLE, "not set", f"set {BOOTSTRAP_VARIABLE}=host:port to a running Kafka 3.7 or newer"
+    )
 
 
 def probes(environment: Mapping[str, str]) -> tuple[Probe, ...]:
@@ -46,17 +48,17 @@ def first(ways: tuple[Probe, ...], start: Callable[[Source], Started]) -> Starte
 
     :raises NoBrokerError: no way worked; lists each with its reason.
     """
-    tried: list[Missing] = []
+    tried: list[BrokerMissing] = []
     for way in ways:
         found = way()
-        if isinstance(found, Missing):
+        if isinstance(found, BrokerMissing):
             tried.append(found)
             continue
         try:
             return start(found)
         except BrokerError as error:
             tried.append(
-                Missing(name_of(found), f"it is installed, but did not start: {error}", f"fix {name_of(found)}")
+                BrokerMissing(name_of(found), f"it is installed, but did not start: {error}", f"fix {name_of(found)}")
             )
     raise NoBrokerError(tried)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backstop.dev.broker import processes, ready
-from backstop.dev.broker.errors import BrokerFailedError, Missing
+from backstop.dev.broker.errors import BrokerFailedError, BrokerMissing
 from backstop.dev.broker.node import DEVELOPMENT, HOST, NODE_ID, draw_ports
 
 WAY = "Docker"
@@ -44,20 +44,20 @@ class Engine:
         return done.stdout.strip()
 
 
-def find(environment: Mapping[str, str]) -> Engine | Missing:
+def find(environment: Mapping[str, str]) -> Engine | BrokerMissing:
     """Ask the engine for its version, with a short timeout: an engine that hangs counts as missing."""
     remedy = "install Docker (https://docs.docker.com/engine/install/) and start its engine"
     docker = shutil.which("docker", path=environment.get("PATH", ""))
     if docker is None:
-        return Missing(WAY, "there is no docker on the PATH", remedy)
+        return BrokerMissing(WAY, "there is no docker on the PATH", remedy)
     try:
         version = Engine(docker, "", environment).run(
             "info", "--format", "{{.ServerVersion}}", timeout_s=PROBE_TIMEOUT_S
         )
     except (BrokerFailedError, OSError) as error:
-        return Missing(WAY, f"{docker} is installed, but no engine answers ({_last_line(str(error))})", remedy)
+        return BrokerMissing(WAY, f"{docker} is installed, but no engine answers ({_last_line(str(error))})", remedy)
     if not version:  # some versions print nothing and exit with 0 when the engine is away
-        return Missing(WAY, f"{docker} is installed, but no engine answers", remedy)
+        return BrokerMissing(WAY, f"{docker} is installed, but no engine answers", remedy)
     return Engine(docker, version, environment)
 
 

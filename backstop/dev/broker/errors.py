@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class BrokerMissing:
     """Why a way to a broker is not available, and what to do about it."""
 
     way: str
@@ -24,7 +24,7 @@ class BrokerFailedError(BrokerError):
 class NoBrokerError(BrokerError):
     """No way to a broker is available. Lists each way, why it failed, and what to install."""
 
-    def __init__(self, tried: Sequence[Missing]) -> None:
+    def __init__(self, tried: Sequence[BrokerMissing]) -> None:
         self.tried = tuple(tried)
         lines = [f"  {number}. {one.way}: {one.reason}" for number, one in enumerate(self.tried, start=1)]
         remedies = [f"  - {one.remedy}" for one in self.tried]

@@ -13,13 +13,14 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from backstop.dev.broker import ends_with_owner, processes, ready
 from backstop.dev.broker.errors import BrokerError, BrokerFailedError
-from backstop.dev.broker.node import HOST, Ports, are_free, draw_ports, properties
+from backstop.dev.broker.node import HOST, BrokerPorts, are_free, draw_ports, properties
 from backstop.dev.broker.toolchain import FILES, LocalKafka
 
 START_TIMEOUT_S = 60.0
@@ -35,13 +36,22 @@ NODE_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMem
 TOOL_OPTIONS = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What a node has of its own. `overrides` (lines of server.properties) and `java_options` override the defaults."""
+
+    advertised: str | None = None
+    """The address (host:port) given to clients, for a proxy that forwards to `listen`."""
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    cluster_id: str | None = None
+    """Nodes of one cluster are formatted with one id; None draws one."""
+    java_options: tuple[str, ...] = ()
+
+
 class Broker:
     """A node of Kafka on this machine's JVM. Blocking calls; from async code use `asyncio.to_thread(broker.start)`.
 
     `folder` holds its data, settings and logs and is kept; without it a temporary one is made and removed on `stop`.
-    `advertised` (host:port) is the address given to clients, for a proxy that forwards to `listen`. `overrides` are
-    lines of server.properties, and `java_options` options of Java; both override the defaults here. Nodes of one
-    cluster are formatted with one `cluster_id`.
     """
 
     kind = "jvm"
@@ -51,24 +61,19 @@ class Broker:
         kafka: LocalKafka,
         folder: Path | None = None,
         *,
-        advertised: str | None = None,
-        overrides: Mapping[str, str] | None = None,
-        ports: Ports | None = None,
-        cluster_id: str | None = None,
-        java_options: tuple[str, ...] = (),
+        ports: BrokerPorts | None = None,
+        options: NodeOptions = NodeOptions(),
         detached: bool = False,
     ) -> None:
         self._kafka = kafka
         self._temporary = folder is None
         self._folder = folder.resolve() if folder is not None else None
-        self._advertised = advertised
-        self._overrides = dict(overrides or {})
+        self._options = options
         self._ports = ports
-        self._cluster_id = cluster_id or draw_cluster_id()
-        self._java_options = java_options
+        self._cluster_id = options.cluster_id or draw_cluster_id()
         self._detached = detached
         self._process: subprocess.Popen[bytes] | None = None
-        self._leash: IO[bytes] | None = None
+        self._stdin: IO[bytes] | None = None
 
     @property
     def folder(self) -> Path:
@@ -87,7 +92,7 @@ class Broker:
         return _mark(self.folder)
 
     @property
-    def ports(self) -> Ports:
+    def ports(self) -> BrokerPorts:
         if self._ports is None:
             raise BrokerError("the broker has not been started: it has no ports yet")
         return self._ports
@@ -95,7 +100,7 @@ class Broker:
     @property
     def bootstrap(self) -> str:
         """The address for clients: the advertised one where there is one."""
-        return self._advertised or self.listen
+        return self._options.advertised or self.listen
 
     @property
     def listen(self) -> str:
@@ -105,7 +110,7 @@ class Broker:
     @property
     def direct(self) -> str:
         """A bootstrap address that bypasses the proxy."""
-        return self.listen if self._advertised is None else f"{HOST}:{self.ports.direct}"
+        return self.listen if self._options.advertised is None else f"{HOST}:{self.ports.direct}"
 
     @property
     def pid(self) -> int:
@@ -192,11 +197,11 @@ class Broker:
                 return
         self._start_once(draw_ports(), timeout_s)
 
-    def _start_once(self, ports: Ports, timeout_s: float) -> None:
+    def _start_once(self, ports: BrokerPorts, timeout_s: float) -> None:
         if not are_free(ports):
             raise PortTakenError(f"a port of {ports} is taken by another process")
         data = self.folder / "data"
-        text = properties(data, ports, advertised=self._advertised, overrides=self._overrides)
+        text = properties(data, ports, advertised=self._options.advertised, overrides=self._options.overrides)
         Path(self.mark).write_text(text)
         if not (data / "meta.properties").exists():
             self._format(data)
@@ -235,7 +240,7 @@ class Broker:
             self.mark,
             options=(
                 *NODE_OPTIONS,
-                *self._java_options,
+                *self._options.java_options,
                 *(self._shared_classes() or self._share_classes_at_exit()),
                 f"-Dlog4j2.configurationFile={FILES / 'log4j2.xml'}",
                 f"-Dbackstop.log={self.log}",
@@ -244,7 +249,7 @@ class Broker:
         with (self.folder / "console.log").open("wb") as console:
             self._process = self._spawn(command, console)
         self._let_the_watcher_go()  # the watcher of an earlier node on this folder, which was killed
-        self._leash = self._process.stdin
+        self._stdin = self._process.stdin
         _pid_file(self.folder).write_text(str(self._process.pid))
 
     def _spawn(self, command: list[str], console: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -278,7 +283,7 @@ class Broker:
         """Release the watcher, after the folder is removed or another node runs on it. Until then the watcher must
         remove the folder if its owner dies.
         """
-        pipe, self._leash = self._leash, None
+        pipe, self._stdin = self._stdin, None
         if pipe is not None:
             with suppress(OSError):  # the watcher may be gone already
                 pipe.write(b".")

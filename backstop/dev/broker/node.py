@@ -24,7 +24,7 @@ _draws = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class BrokerPorts:
     """Clients, or the proxy in front, connect to `client`. `direct` is always advertised as itself."""
 
     client: int
@@ -32,16 +32,16 @@ class Ports:
     controller: int
 
 
-def draw_ports() -> Ports:
+def draw_ports() -> BrokerPorts:
     """Three ports that were free a moment ago. Two brokers of one process never get the same ports.
 
     A port can't be reserved for a child process, so the caller must be ready to choose again.
     """
     with ExitStack() as held:
-        return Ports(*(_free_port(held) for _ in range(3)))
+        return BrokerPorts(*(_free_port(held) for _ in range(3)))
 
 
-def are_free(ports: Ports) -> bool:
+def are_free(ports: BrokerPorts) -> bool:
     """Whether each port could be bound just now."""
     with ExitStack() as held:
         return all(_bind(held, port) for port in (ports.client, ports.direct, ports.controller))
@@ -104,7 +104,7 @@ DEVELOPMENT: Mapping[str, str] = {
 }
 
 
-def properties(data: Path, ports: Ports, *, advertised: str | None, overrides: Mapping[str, str]) -> str:
+def properties(data: Path, ports: BrokerPorts, *, advertised: str | None, overrides: Mapping[str, str]) -> str:
     """The text of server.properties. `advertised` (host:port) replaces the client listener's address for clients. A
     second listener stays direct, for the broker's own traffic (transaction markers travel over the network even on one
     node) and for observers that must bypass a proxy. `overrides` replace lines.

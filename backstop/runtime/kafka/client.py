@@ -1,6 +1,7 @@
 """Connection options of every aiokafka client, from the settings; and fixes for two faults of aiokafka."""
 
 import asyncio
+from ssl import SSLError
 from typing import Any
 
 import structlog
@@ -9,6 +10,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
 
+from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.hardened_fetch import unpack_at_most
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.settings import RuntimeSettings
@@ -31,7 +33,11 @@ def client_options(settings: RuntimeSettings) -> dict[str, Any]:
     }
     if settings.kafka_security_protocol.endswith("SSL"):
         cafile = str(settings.kafka_ssl_cafile) if settings.kafka_ssl_cafile else None
-        options["ssl_context"] = create_ssl_context(cafile=cafile)
+        try:
+            options["ssl_context"] = create_ssl_context(cafile=cafile)
+        except OSError as error:  # also of `ssl`: a file without a certificate
+            why = "it holds no certificate" if isinstance(error, SSLError) else error.strerror
+            raise ConfigurationError(f"BACKSTOP_KAFKA_SSL_CAFILE {cafile}: {why}") from None
     if settings.kafka_security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         options["sasl_plain_username"] = settings.kafka_sasl_username

@@ -20,6 +20,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
 from backstop.runtime.kafka.lifetimes import started
+from backstop.runtime.process.identity import own_name
 from backstop.runtime.records import Partition, Record, record_of
 from backstop.runtime.settings import RuntimeSettings
 
@@ -68,7 +69,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._new_consumer = consumer
         self._options: dict[str, Any] = {
             **client_options(settings),
-            "client_id": self.name,
+            "client_id": str(own_name(group)),
             "group_id": self.name,
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",

@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.partitioner import murmur2
 
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.diagnosis import why_unusable
 from backstop.runtime.kafka.lifetimes import broker_errors, running
 from backstop.runtime.records import Partition, Record, record_of
 from backstop.runtime.settings import RuntimeSettings
@@ -208,10 +209,7 @@ async def open_reader(
 
 
 async def _partition_counts(settings: RuntimeSettings) -> dict[str, int]:
-    with broker_errors(
-        f"no Kafka broker answers at {settings.kafka_bootstrap_servers}; "
-        "start one (`backstop broker up`) or set KAFKA_BOOTSTRAP_SERVERS"
-    ):
+    try:
         admin = AIOKafkaAdminClient(
             **client_options(settings), client_id="backstop-reader", request_timeout_ms=REQUEST_TIMEOUT_MS
         )
@@ -219,6 +217,9 @@ async def _partition_counts(settings: RuntimeSettings) -> dict[str, int]:
             # Describes all topics instead of naming ours: with auto.create.topics.enable a broker creates every topic
             # named.
             described = await admin.describe_topics()
+    except (KafkaError, OSError) as error:
+        told = await why_unusable(settings, error)
+        raise told.error() from error
     return {
         entry["topic"]: len(entry["partitions"])
         for entry in described

@@ -14,8 +14,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
+from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.diagnosis import why_unusable
 from backstop.runtime.kafka.lifetimes import broker_errors, started, stopped
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.record_sizes import TOPIC_BYTES_MAX
@@ -55,7 +56,7 @@ class FoundTopic:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TopicDifference:
     """One respect in which a topic differs from the settings. A
     `fatal` one stops the start; the others are warnings.
     """
@@ -78,7 +79,7 @@ class Created:
 
     created: tuple[str, ...]
     existing: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[TopicDifference, ...]
 
 
 def wanted_topics(settings: RuntimeSettings) -> tuple[WantedTopic, ...]:
@@ -103,9 +104,9 @@ def wanted_topics(settings: RuntimeSettings) -> tuple[WantedTopic, ...]:
     return tuple(wanted)
 
 
-def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> tuple[Difference, ...]:
+def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> tuple[TopicDifference, ...]:
     """All differences, in the order of `wanted`. Pure."""
-    differences: list[Difference] = []
+    differences: list[TopicDifference] = []
     for topic in wanted:
         have = found.get(topic.name)
         if have is None:
@@ -115,7 +116,7 @@ def compare(wanted: Sequence[WantedTopic], found: Mapping[str, FoundTopic]) -> t
     return tuple(differences)
 
 
-def refuse_fatal(differences: Iterable[Difference]) -> None:
+def refuse_fatal(differences: Iterable[TopicDifference]) -> None:
     """:raises ConfigurationError: a difference is fatal; each sentence
     states what was found, what is wanted, what to do.
     """
@@ -143,7 +144,7 @@ async def create_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> 
         )
 
 
-async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[Difference, ...]:
+async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[TopicDifference, ...]:
     """The differences from the settings; empty if there are none.
 
     :raises BrokerUnavailableError: no broker answered within `patience_s`.
@@ -153,7 +154,7 @@ async def check_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> t
         return compare(wanted, await _found(admin, [topic.name for topic in wanted]))
 
 
-async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[Difference, ...]:
+async def require_topics(settings: RuntimeSettings, patience_s: float = 30.0) -> tuple[TopicDifference, ...]:
     """For the start of a process: wait for the broker, and for missing topics (another process may be creating them).
 
     Returns the differences that are only warnings.
@@ -208,38 +209,38 @@ def _wanted(settings: RuntimeSettings, topic: Topic) -> WantedTopic:
     )
 
 
-def _missing(topic: WantedTopic) -> Difference:
-    return Difference(
+def _missing(topic: WantedTopic) -> TopicDifference:
+    return TopicDifference(
         topic=topic.name, aspect="missing", setting="topic", found="missing",
         wanted=f"{topic.partitions} partitions", fatal=topic.vital,
         advice="Run `backstop topics create`.",
     )  # fmt: skip
 
 
-def _partitions(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
+def _partitions(topic: WantedTopic, have: FoundTopic) -> list[TopicDifference]:
     if have.partitions == topic.partitions:
         return []
     if topic.fixed:
         advice = (
             f"Set BACKSTOP_PARTITIONS={have.partitions} if the topic is right; if it is new and empty, delete it and "
-            "run `backstop topics create`. Never change the partition count of a topic with records: their keys would move "
-            "to other partitions."
+            "run `backstop topics create`. Never change the partition count of a topic with records: their keys would "
+            "move to other partitions."
         )
     else:
         advice = "This topic may have any count; nothing needs to be done."
     return [
-        Difference(
+        TopicDifference(
             topic=topic.name, aspect="partitions", setting="partition count", found=str(have.partitions),
             wanted=str(topic.partitions), fatal=topic.fixed, advice=advice,
         )
     ]  # fmt: skip
 
 
-def _replicas(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
+def _replicas(topic: WantedTopic, have: FoundTopic) -> list[TopicDifference]:
     if have.replication_factor >= topic.replication_factor:
         return []
     return [
-        Difference(
+        TopicDifference(
             topic=topic.name, aspect="replication_factor", setting="replication factor",
             found=str(have.replication_factor), wanted=str(topic.replication_factor), fatal=False,
             advice="Reassign the topic with more replicas (kafka-reassign-partitions).",
@@ -247,9 +248,9 @@ def _replicas(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
     ]  # fmt: skip
 
 
-def _config(topic: WantedTopic, have: FoundTopic) -> list[Difference]:
+def _config(topic: WantedTopic, have: FoundTopic) -> list[TopicDifference]:
     return [
-        Difference(
+        TopicDifference(
             topic=topic.name, aspect="config", setting=name, found=have.config.get(name, "unset"), wanted=wanted,
             fatal=_breaks(name, have.config.get(name), wanted),
             advice=f"Run kafka-configs --alter --topic {topic.name} --add-config '{name}=[{wanted}]'.",
@@ -284,7 +285,7 @@ def _policies(value: str) -> frozenset[str]:
 
 @asynccontextmanager
 async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[AIOKafkaAdminClient]:
-    deadline_s = monotonic_s() + patience_s
+    deadline_s, first = monotonic_s() + patience_s, True
     while True:
         admin = AIOKafkaAdminClient(
             **client_options(settings), client_id="backstop-topics", request_timeout_ms=REQUEST_TIMEOUT_MS
@@ -293,11 +294,11 @@ async def _admin(settings: RuntimeSettings, patience_s: float) -> AsyncIterator[
             await started(admin)
             break
         except KafkaError as error:
-            if monotonic_s() >= deadline_s:
-                raise BrokerUnavailableError(
-                    f"no Kafka broker answers at {settings.kafka_bootstrap_servers} ({error!r}); "
-                    "start one (`backstop broker up`) or set KAFKA_BOOTSTRAP_SERVERS"
-                ) from error
+            if first or monotonic_s() >= deadline_s:
+                told = await why_unusable(settings, error)
+                if not told.passing or monotonic_s() >= deadline_s:
+                    raise told.error() from error
+            first = False
             await asyncio.sleep(ASK_AGAIN_S)
     try:
         with broker_errors("the broker did not answer an admin request"):
@@ -370,7 +371,7 @@ async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str
     return configs
 
 
-def rows(differences: Iterable[Difference]) -> list[dict[str, Any]]:
+def rows(differences: Iterable[TopicDifference]) -> list[dict[str, Any]]:
     """The differences as JSON objects, for `-o json` and logs."""
     return [
         {

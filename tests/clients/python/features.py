@@ -1,4 +1,4 @@
-"""What all scripts here share: `python SCRIPT FEATURE` does one thing with one client, and prints what came as one JSON value."""
+"""Shared by all scripts here: `python SCRIPT FEATURE` does one thing with one client and prints the answer as JSON."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ def error_of(call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def twice(call: Callable[[], Any]) -> dict[str, Any]:
-    """As somebody who asks once more where the client gave up."""
+    """As a user that asks once more where the client gave up."""
     try:
         return {"asked": 1, "text": call()}
     except Exception:

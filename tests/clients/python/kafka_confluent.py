@@ -1,4 +1,7 @@
-"""confluent-kafka: a job in over a tenant's requests topic, its one result out of `results`. `BOOTSTRAP`, `PREFIX`, `TENANT`, `COMPRESSION`."""
+"""confluent-kafka: a job in over a tenant's requests topic, its one result out of `results`.
+
+Environment: `BOOTSTRAP`, `PREFIX`, `TENANT`, `COMPRESSION`.
+"""
 
 import json
 import os

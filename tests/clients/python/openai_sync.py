@@ -34,5 +34,6 @@ def structured() -> Any:
 
 run(
     plain=plain, streamed=streamed, tools=tools, structured=structured,
-    error=lambda: error_of(lambda: client.responses.create(model=NO_MODEL, input=SAY)), cut=lambda: twice(plain), lost=lambda: twice(plain),
+    error=lambda: error_of(lambda: client.responses.create(model=NO_MODEL, input=SAY)),
+    cut=lambda: twice(plain), lost=lambda: twice(plain),
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""A webhook that Backstop signed, as its receivers check it: `standardwebhooks`, and `webhooks.unwrap` of the official SDK. Reads it on stdin."""
+"""Verifies a webhook that Backstop signed, read on stdin, with `standardwebhooks` and with `webhooks.unwrap` of the
+official SDK.
+"""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What the tests of this folder are written in: a topic with integers, worker processes, and what must be true in the end."""
+"""The words of the tests in this folder: a topic of integers, worker processes, and what must be true in the end."""
 
 import asyncio
 import itertools
@@ -200,7 +200,7 @@ class Scene:
             assert not worker.failed(), worker.stderr()
 
     def check(self, *workers: Worker) -> None:
-        """Everything committed; changelog and local stores of `workers` (which have ended) equal the refold of the topic."""
+        """All is committed; changelog and local stores of `workers` (all ended) equal the refold of the topic."""
         committed, ends = self.committed(), run(self.ends())
         assert committed == {partition: end for partition, end in ends.items() if end}
         expected = refold(run(self.read(self.topic)))

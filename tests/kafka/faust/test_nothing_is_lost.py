@@ -1,4 +1,5 @@
-"""Records under a backlog and a slow agent, while workers join, leave, die and come back: stock Faust loses hundreds (upstream #596).
+"""Records under a backlog and a slow agent, while workers join, leave, die and come back: stock Faust loses
+hundreds (upstream #596).
 
 `BACKSTOP_FAUST_ROUNDS` (default 3) is the number of joins, leaves, restarts; the record count grows with it.
 """

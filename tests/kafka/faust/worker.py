@@ -1,7 +1,8 @@
 """A worker process of the tests: folds integers per key, guarded by offset, on the hardened Faust substrate.
 
-`python -m tests.kafka.faust.worker '<json of WorkerConfig>'`. In its data folder it appends a line to `batches` for each batch that
-it has handled, to `recovered` after each recovery, to `damages` for each store that it set aside.
+`python -m tests.kafka.faust.worker '<json of WorkerConfig>'`. In its data folder it appends a line to
+`batches` for each batch that it has handled, to `recovered` after each recovery, to `damages` for each store that it
+set aside.
 """
 
 import asyncio

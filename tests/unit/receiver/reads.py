@@ -7,7 +7,7 @@ from typing import Any
 
 from backstop.runtime.authority import Authority
 from receiver.access.quotas import Load
-from receiver.lookups import KnownJob, Owner, ReadsAwayError, SeenJob
+from receiver.lookups import KnownJob, ReadsAwayError, ResponseOwner, SeenJob
 from schemas.job_ids import qualified_job_id
 
 
@@ -39,10 +39,10 @@ class MemoryReads:
         found = self.jobs.get(job_id)
         return found[1] if found is not None and found[0] == tenant else None
 
-    async def owner_of(self, response_id: str) -> Owner | None:
+    async def owner_of(self, response_id: str) -> ResponseOwner | None:
         self._ask()
         found = self.owners.get(response_id)
-        return None if found is None else Owner(*found)
+        return None if found is None else ResponseOwner(*found)
 
     async def load(self, tenant: str, since_ms: int, job_ids: Collection[str]) -> Load:
         self._ask()

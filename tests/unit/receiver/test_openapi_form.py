@@ -21,6 +21,8 @@ from receiver.openapi_form import plain
             {"title": "T", "type": ["integer", "null"], "minimum": 0},
         ),
         ({"default": 0}, {"default": 0}),
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, {"type": "integer"}),
+        ({"type": "integer", "minimum": 1, "maximum": 2**48}, {"type": "integer", "minimum": 1, "maximum": 2**48}),
         ([{"anyOf": [{"type": "null"}]}], [{"anyOf": [{"type": "null"}]}]),
     ],
 )

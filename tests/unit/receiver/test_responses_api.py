@@ -109,6 +109,25 @@ def test_unsupported_endpoints_tell_what_to_do_instead() -> None:
     with_sdk(story)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/embeddings"),
+        ("GET", "/v1/files/file-1/content"),
+        ("GET", "/v1/threads"),
+    ],
+)
+def test_clients_without_a_header_of_an_sdk_hear_the_same(method: str, path: str) -> None:
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call(method, path)
+        assert status == 404
+        assert "POST /v1/responses" in document["error"]["message"]
+        assert (await ingress.call(method, "/v1/jobs/none/none"))[1]["code"] == "not_found", "Backstop's own form"
+
+    with_ingress(story)
+
+
 def test_the_models_are_those_that_the_operator_names() -> None:
     async def story(ingress: Ingress) -> None:
         async with sdk(ingress) as client:

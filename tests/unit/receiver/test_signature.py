@@ -8,7 +8,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from backstop.runtime.errors import ConfigurationError
-from receiver.ingress.signature import Accepted, Refused, WebhookKey, parse_key, verify
+from receiver.ingress.signature import NotVerified, Verified, WebhookKey, parse_key, verify
 from receiver.settings import ReceiverSettings
 from tests.unit.receiver.ingress import EVENT, NOW_MS, OTHER_SECRET, SECRET, signed
 
@@ -31,7 +31,7 @@ def verdict(
     *,
     keys: tuple[WebhookKey, ...] = (KEY,),
     now_ms: int = NOW_MS,
-) -> Accepted | Refused:
+) -> Verified | NotVerified:
     given_headers = signed(body) if headers is None else headers
     pairs = list(given_headers.items()) if isinstance(given_headers, dict) else given_headers
     return verify(body, pairs, keys=keys, now_ms=now_ms, tolerance_s=300)
@@ -42,33 +42,33 @@ def changed(**headers: str) -> dict[str, str]:
 
 
 def test_openais_own_vector_passes() -> None:
-    assert verdict(VECTOR_BODY, VECTOR_HEADERS) == Accepted(KEY.key_id, VECTOR_HEADERS["webhook-id"], NOW_MS)
+    assert verdict(VECTOR_BODY, VECTOR_HEADERS) == Verified(KEY.key_id, VECTOR_HEADERS["webhook-id"], NOW_MS)
 
 
 def test_headers_count_in_any_case_and_order() -> None:
     pairs = [(name.title(), value) for name, value in reversed(VECTOR_HEADERS.items())]
-    assert isinstance(verdict(VECTOR_BODY, pairs), Accepted)
+    assert isinstance(verdict(VECTOR_BODY, pairs), Verified)
 
 
 @pytest.mark.parametrize("age_s", [-300, -299, 0, 299, 300])
 def test_a_timestamp_within_the_tolerance_passes_at_its_edges_too(age_s: int) -> None:
-    assert isinstance(verdict(headers=signed(EVENT, at_s=NOW_MS // 1000 - age_s)), Accepted)
+    assert isinstance(verdict(headers=signed(EVENT, at_s=NOW_MS // 1000 - age_s)), Verified)
 
 
 @pytest.mark.parametrize("age_s", [-301, 301, 1_000_000])
 def test_a_timestamp_beyond_the_tolerance_is_stale(age_s: int) -> None:
-    assert verdict(headers=signed(EVENT, at_s=NOW_MS // 1000 - age_s)) == Refused("stale")
+    assert verdict(headers=signed(EVENT, at_s=NOW_MS // 1000 - age_s)) == NotVerified("stale")
 
 
 def test_300_seconds_and_a_part_of_the_next_still_pass_as_in_the_sdk() -> None:
-    assert isinstance(verdict(now_ms=NOW_MS + 300_999), Accepted)
-    assert verdict(now_ms=NOW_MS + 301_000) == Refused("stale")
+    assert isinstance(verdict(now_ms=NOW_MS + 300_999), Verified)
+    assert verdict(now_ms=NOW_MS + 301_000) == NotVerified("stale")
 
 
 def test_any_of_several_secrets_passes_and_is_named() -> None:
     for secret, key in ((SECRET, KEY), (OTHER_SECRET, OTHER_KEY)):
         found = verdict(headers=signed(EVENT, secret=secret), keys=(OTHER_KEY, KEY))
-        assert isinstance(found, Accepted)
+        assert isinstance(found, Verified)
         assert found.key_id == key.key_id
     assert KEY.key_id != OTHER_KEY.key_id
 
@@ -76,7 +76,7 @@ def test_any_of_several_secrets_passes_and_is_named() -> None:
 def test_any_of_several_signatures_passes_and_other_versions_are_passed_over() -> None:
     good, wrong = signed(EVENT)["webhook-signature"], signed(EVENT, secret=OTHER_SECRET)["webhook-signature"]
     for header in (f"{wrong} {good}", f"{good} {wrong}", f"v1a,xyz {good}", f"v2,{good[3:]}  {good}"):
-        assert isinstance(verdict(headers=changed(webhook_signature=header)), Accepted), header
+        assert isinstance(verdict(headers=changed(webhook_signature=header)), Verified), header
 
 
 @pytest.mark.parametrize(
@@ -96,46 +96,48 @@ def test_any_of_several_signatures_passes_and_other_versions_are_passed_over() -
 )
 def test_a_wrong_signature_is_refused(header: str) -> None:
     good = signed(EVENT)["webhook-signature"].removeprefix("v1,")
-    assert verdict(headers=changed(webhook_signature=header.format(good=good))) == Refused("bad_signature")
+    assert verdict(headers=changed(webhook_signature=header.format(good=good))) == NotVerified("bad_signature")
 
 
 def test_another_secret_another_body_another_id_and_another_time_are_refused() -> None:
-    assert verdict(headers=signed(EVENT, secret=OTHER_SECRET)) == Refused("bad_signature")
-    assert verdict(EVENT + b" ", signed(EVENT)) == Refused("bad_signature")
-    assert verdict(headers=changed(webhook_id="wh_2")) == Refused("bad_signature")
-    assert verdict(headers=changed(webhook_timestamp=str(NOW_MS // 1000 - 1))) == Refused("bad_signature")
+    assert verdict(headers=signed(EVENT, secret=OTHER_SECRET)) == NotVerified("bad_signature")
+    assert verdict(EVENT + b" ", signed(EVENT)) == NotVerified("bad_signature")
+    assert verdict(headers=changed(webhook_id="wh_2")) == NotVerified("bad_signature")
+    assert verdict(headers=changed(webhook_timestamp=str(NOW_MS // 1000 - 1))) == NotVerified("bad_signature")
 
 
 def test_without_keys_nothing_passes() -> None:
-    assert verdict(keys=()) == Refused("bad_signature")
+    assert verdict(keys=()) == NotVerified("bad_signature")
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 def test_each_header_must_be_there_exactly_once(name: str) -> None:
     headers = signed(EVENT)
     pairs = list(headers.items())
-    assert verdict(headers=[pair for pair in pairs if pair[0] != name]) == Refused("missing_header")
-    assert verdict(headers=[*pairs, (name.upper(), headers[name])]) == Refused("repeated_header")
-    assert verdict(headers={**headers, name: ""}) == Refused("malformed_header")
+    assert verdict(headers=[pair for pair in pairs if pair[0] != name]) == NotVerified("missing_header")
+    assert verdict(headers=[*pairs, (name.upper(), headers[name])]) == NotVerified("repeated_header")
+    assert verdict(headers={**headers, name: ""}) == NotVerified("malformed_header")
 
 
 @pytest.mark.parametrize(
     "timestamp", ["-1", "1.5", " 1750861210", "1750861210\n", "١٧٥٠", "1e9", "9" * 13, "1" * 5_000, "0x10", "1_000"]
 )
 def test_a_timestamp_that_is_no_plain_number_is_malformed(timestamp: str) -> None:
-    assert verdict(headers=changed(webhook_timestamp=timestamp)) == Refused("malformed_header")
+    assert verdict(headers=changed(webhook_timestamp=timestamp)) == NotVerified("malformed_header")
 
 
 @pytest.mark.parametrize("webhook_id", ["a b", "ä", "x" * 129, "wh\n", "wh/1"])
 def test_an_id_of_other_characters_is_malformed(webhook_id: str) -> None:
-    assert verdict(headers=changed(webhook_id=webhook_id)) == Refused("malformed_header")
+    assert verdict(headers=changed(webhook_id=webhook_id)) == NotVerified("malformed_header")
 
 
 def test_a_signature_header_may_hold_16_values_in_4_kib() -> None:
     good = signed(EVENT)["webhook-signature"]
-    assert isinstance(verdict(headers=changed(webhook_signature=" ".join(["v1,x"] * 15 + [good]))), Accepted)
-    assert verdict(headers=changed(webhook_signature=" ".join(["v1,x"] * 16 + [good]))) == Refused("malformed_header")
-    assert verdict(headers=changed(webhook_signature=good + " " * 4_096)) == Refused("malformed_header")
+    assert isinstance(verdict(headers=changed(webhook_signature=" ".join(["v1,x"] * 15 + [good]))), Verified)
+    assert verdict(headers=changed(webhook_signature=" ".join(["v1,x"] * 16 + [good]))) == NotVerified(
+        "malformed_header"
+    )
+    assert verdict(headers=changed(webhook_signature=good + " " * 4_096)) == NotVerified("malformed_header")
 
 
 @pytest.mark.parametrize("size_bytes", [24, 32, 64])
@@ -175,7 +177,7 @@ headers_of_any_kind = st.lists(st.tuples(names, any_text), max_size=6)
 def test_any_headers_and_any_body_give_a_refusal_and_never_raise(
     body: bytes, headers: list[tuple[str, str]], now_ms: int
 ) -> None:
-    assert isinstance(verify(body, headers, keys=(KEY, OTHER_KEY), now_ms=now_ms, tolerance_s=300), Refused)
+    assert isinstance(verify(body, headers, keys=(KEY, OTHER_KEY), now_ms=now_ms, tolerance_s=300), NotVerified)
 
 
 @settings(deadline=None)  # how fast it is says nothing here, and the machine is shared
@@ -190,7 +192,7 @@ def test_we_agree_with_standardwebhooks_and_with_the_sdk(body: str, flip_at: int
         at = 3 + flip_at % (len(text) - 3)
         headers["webhook-signature"] = text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :]
     headers["x-noise"] = noise
-    ours = isinstance(verdict(raw, headers, now_ms=now_s * 1000), Accepted)
+    ours = isinstance(verdict(raw, headers, now_ms=now_s * 1000), Verified)
     assert ours == _sdk_accepts(raw, headers)
     assert ours == _standardwebhooks_accepts(raw, headers) or tamper
     assert ours != tamper

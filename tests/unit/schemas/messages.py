@@ -18,9 +18,10 @@ from schemas.deliveries import (
     ResendAsked,
     ResendDone,
 )
-from schemas.jobs import JOB_FACT, UsageBooked
+from schemas.jobs import JOB_FACT, ToldLimits, Turn, UsageBooked
 from schemas.lanes import LANE_FACT, CreateFailed, CreateServed, ProbeClaimed
 from schemas.partials import PARTIAL, PartialOutput
+from schemas.pauses import PAUSE_FACT, CreatesPaused, CreatesResumed, PauseScope
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
 from schemas.webhook_endpoints import (
@@ -43,6 +44,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "deliveries": DELIVERY_RECORD,
     "partials": PARTIAL,
     "lanes": LANE_FACT,
+    "pauses": PAUSE_FACT,
 }
 USAGE = Usage(
     input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5, cache_write_tokens=6
@@ -68,10 +70,13 @@ MESSAGES: tuple[Message, ...] = (
     b.adopted(session_id="s:1", tags=("a",), include=("reasoning.encrypted_content",), asked_by="0123456789ab"),
     b.adoption_refused(5),
     b.refused(),
+    b.submitted(turn=Turn(waits=True, priority="bulk", not_before_ms=9, request_bytes=4, output_tokens_max=5)),
+    b.admitted(5),
+    b.found_too_late(5),
     b.cancel_requested(5, reason="tired"),
     b.accepted(5, adopted=True, sent_at_ms=4, provider_request_id="req_1"),
     b.accepted(5, stream=True),
-    b.rejected(5, wait_ms=7),
+    b.rejected(5, wait_ms=7, limits=ToldLimits(requests_per_min=1, requests_left=0, tokens_per_min=9, tokens_left=3)),
     b.unknown(5),
     b.settled(
         5, "failed", cause="faulty", code="server_error", message="again", response=INLINE, usage=USAGE, terms=TERMS,
@@ -141,6 +146,11 @@ MESSAGES: tuple[Message, ...] = (
     ),
     CreateServed(id="c/served", at_ms=5, account="0a1b2c3d", model="m", turn=2),
     ProbeClaimed(id="c/claim/3", at_ms=5, account="0a1b2c3d", model="m", turn=3, command_id="c"),
+    CreatesPaused(
+        id="p/1", at_ms=5, scope=PauseScope(account="0a1b2c3d", model="m", tenant="acme", tag="nightly"), by="Ann",
+        asked_by="0123456789ab", why="the key is rotated",
+    ),
+    CreatesResumed(id="p/2", at_ms=7, scope=PauseScope(), by="Ann", why="done", paused_at_ms=5),
     DeliveryPlanned(id="w/1", at_ms=5, **DELIVERY),
     DeliveryAsked(id="w/2", at_ms=5, **DELIVERY),
     DeliveryFailed(id="w/3", at_ms=5, attempt=1, next_at_ms=9, failed_by="status", status=500, **DELIVERY),

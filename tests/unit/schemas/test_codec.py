@@ -73,6 +73,11 @@ def test_a_none_within_a_body_is_kept() -> None:
     assert decode(JOB_FACT, encode(message)) == message
 
 
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: f"{type(message).__name__}")
+def test_a_body_that_is_not_copied_has_the_bytes_of_one_that_is(message: Any) -> None:
+    assert encode(message) == canonical(message.model_dump(mode="json", exclude_none=True))
+
+
 def test_the_digest_is_that_of_the_bytes() -> None:
     assert sha256_hex(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from backstop.runtime.blobs import Bodies, FolderBlobs, get_body
-from schemas.codec import canonical, sha256_hex
+from schemas.codec import canonical, encode, sha256_hex
+from schemas.commands import CreateResponse
 from schemas.jobs import JobSubmitted
 from schemas.prompt_cache import CacheRule, PromptCache
 from schemas.requests import Submit
+from streams.fold import job
+from streams.fold.rows import encode_job_state
 from streams.policy.limits import read_rules
 from streams.submission import SubmissionPolicy, prepare, to_submitted, turn_of
 
@@ -65,6 +68,20 @@ def test_a_submission_is_stamped_only_where_a_limit_applies_or_it_asks(
     """`waits`: None without a stamp."""
     turn = turn_of(prepare(Submit(request=REQUEST, **more)), "acme", 1, read_rules(limits))
     assert (None if turn is None else bool(turn.waits)) == waits
+
+
+def test_without_limits_priority_and_start_time_a_job_has_the_records_that_it_had_before(tmp_path: Path) -> None:
+    """The create's command comes with the submission itself, and no part of a record tells of turns."""
+    made = asyncio.run(
+        to_submitted(
+            prepare(Submit(request=REQUEST)), job_id="j", tenant="acme", ingress="http", at_ms=1,
+            policy=SubmissionPolicy(), bodies=Bodies(FolderBlobs(tmp_path), 10_000),
+        )
+    )  # fmt: skip
+    assert b"turn" not in encode(made)
+    step = job.step(job.Absent(), made)
+    assert [type(output) for output in step.outputs] == [CreateResponse]
+    assert b"turn" not in encode_job_state(step.state)
 
 
 @pytest.mark.parametrize("inline_bytes_max", [10_000, 0])

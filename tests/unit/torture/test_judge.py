@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backstop.audit.report import Report
-from backstop.dev.invariants import Create, Delivery
+from backstop.dev.invariants import Create, ProviderDelivery
 from schemas.results import JobResult, Timings
 from streams.fold import job
 from tests.torture.driver import Acknowledged, Submitted
@@ -24,8 +24,8 @@ def _create(attempt: int = 1, job_id: str = "a") -> Create:
     return Create("resp_1", job_id, attempt, 0)
 
 
-def _webhook(webhook_id: str = "wh_1", status: int = 200, *, authentic: bool = True) -> Delivery:
-    return Delivery(webhook_id, status, authentic)
+def _webhook(webhook_id: str = "wh_1", status: int = 200, *, authentic: bool = True) -> ProviderDelivery:
+    return ProviderDelivery(webhook_id, status, authentic)
 
 
 class World:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from backstop.audit.dead_letters import Wanted, collect, plan_retry, raw_record, reads_now, resolved
+from backstop.audit.dead_letters import Selection, collect, plan_retry, raw_record, reads_now, resolved
 from backstop.runtime.kafka.dead_letters import VALUE_BYTES_MAX, dead_letter
 from backstop.runtime.records import Record
 from schemas.codec import PoisonError, encode
@@ -65,14 +65,14 @@ def test_filters_take_what_they_name() -> None:
     decided = replace(decided, decisions=[resolved(decided, "dropped", "ann", "", 1)])
     everyone = [open_one, of_jobs, late, decided]
 
-    def taken(wanted: Wanted) -> list[int]:
+    def taken(wanted: Selection) -> list[int]:
         return [everyone.index(one) for one in everyone if wanted.takes(one, PREFIX)]
 
-    assert taken(Wanted()) == [0, 1, 2]
-    assert taken(Wanted(resolved=True)) == [0, 1, 2, 3]
-    assert taken(Wanted(topic="jobs")) == [1]
-    assert taken(Wanted(reason="not_json")) == [0, 2]
-    assert taken(Wanted(since_ms=b.T0 + 50)) == [2]
+    assert taken(Selection()) == [0, 1, 2]
+    assert taken(Selection(resolved=True)) == [0, 1, 2, 3]
+    assert taken(Selection(topic="jobs")) == [1]
+    assert taken(Selection(reason="not_json")) == [0, 2]
+    assert taken(Selection(since_ms=b.T0 + 50)) == [2]
 
 
 def test_a_retry_puts_the_record_back_as_it_was_and_says_of_what() -> None:

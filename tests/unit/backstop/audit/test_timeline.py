@@ -7,8 +7,9 @@ from pydantic import TypeAdapter
 
 from backstop.audit.timeline import SHOWN, TOPICS, in_order, states_at, summary, timeline
 from backstop.audit.trace import Trace, from_records, trace
+from backstop.readmodel.timeline import summarise
 from backstop.runtime.records import Record
-from schemas.base import InlineBody
+from schemas.base import InlineBody, PollBasis
 from schemas.codec import canonical
 from schemas.commands import POLL_COMMAND, SUBMISSION
 from schemas.jobs import JOB_FACT, Turn
@@ -138,3 +139,14 @@ def test_a_record_that_cannot_be_read_is_on_the_timeline_as_such() -> None:
     world.put("results", b"a", None, b.T0 + 60)
     kinds = [entry.kind for entry in timeline(found_in(world, "a"))]
     assert kinds[-2:] == ["unreadable", "erased"]
+
+
+def test_a_poll_says_what_its_time_was_decided_from() -> None:
+    basis = PollBasis(latency_class=("m", "high"), ends=12, loss=0.01, price_s=0.4, policy=1)
+    shown = summary(b.observed(b.T0, "running", poll_basis=basis))
+    assert shown["poll_basis"] == {
+        "latency_class": ["m", "high"], "ends": 12, "loss": 0.01, "price_s": 0.4, "policy": 1,
+    }  # fmt: skip
+    assert canonical(shown)
+    words = b"m high: 12 ends, 1 % of webhooks lost, a poll is worth 0.4 s"
+    assert words in summarise(b.observed(b.T0, "running", poll_basis=basis))

@@ -89,7 +89,7 @@ class World:
         """The rows that the projection derives from these logs."""
         placed = [*self.topic("jobs"), *self.topic("results")]
         records = [
-            batch.Record(
+            batch.ParsedRecord(
                 Position(r.topic, r.partition, r.offset),
                 (JOB_FACT if r.topic == "jobs" else RESULT).validate_json(r.value or b""),
                 r.value or b"",

@@ -2,8 +2,14 @@
 
 from typing import Any
 
-from backstop.cli.job_text import change_line, clock, fact_row, job_row, job_text, output_text, span
+from backstop.cli.job_text import change_line, clock, fact_row, job_row, job_text, output_text, reason_rows, span
 
+WAITING = {
+    "for": "webhook",
+    "since_ms": 1_767_225_600_000,
+    "until_ms": 1_767_225_605_000,
+    "because": {"code": "running", "message": "it runs"},
+}
 JOB = {
     "job_id": "j1",
     "status": "completed",
@@ -57,13 +63,38 @@ def test_a_change_is_one_line_with_its_time_and_what_comes_next() -> None:
         "updated_at_ms": 1_767_225_601_000,
         "attempts": 1,
         "next_action_at_ms": 1_767_225_605_000,
+        "waiting": WAITING,
     }
-    assert change_line(running) == "00:00:01.000Z  running  attempt 1  next action at 00:00:05.000Z"
+    assert change_line(running) == (
+        "00:00:01.000Z  running  attempt 1  waits for webhook, since 00:00:00.000Z (running: it runs)  "
+        "next action at 00:00:05.000Z"
+    )
 
 
 def test_a_line_of_a_list_reckons_age_and_next_action_from_now() -> None:
-    row = job_row({**JOB, "next_action_at_ms": 1_767_225_700_000}, now_ms=1_767_225_610_000)
-    assert (row["age"], row["next_action"]) == ("10.0s", "in 90.0s")
+    row = job_row({**JOB, "waiting": WAITING}, now_ms=1_767_225_603_000)
+    assert (row["age"], row["next_action"], row["because"]) == ("3.0s", "webhook in 2.0s", "running")
+    row = job_row({**JOB, "waiting": WAITING}, now_ms=1_767_225_610_000)
+    assert row["next_action"] == "webhook due 5.0s ago"
+    row = job_row({**JOB, "reason": {"code": "deadline", "message": "late"}}, now_ms=1_767_225_610_000)
+    assert (row["next_action"], row["because"]) == (None, "deadline")
+
+
+def test_an_open_job_says_what_it_waits_for_and_when_backstop_acts_next() -> None:
+    lines = job_text({"job_id": "j1", "status": "running", "waiting": WAITING, "next_action_at_ms": 1_767_225_605_000})
+    assert lines.splitlines()[2:] == [
+        "waits for:   webhook, since 00:00:00.000Z (running: it runs)",
+        "next action: 2026-01-01 00:00:05.000Z",
+    ]
+
+
+def test_groups_of_reasons_name_their_number_and_an_example() -> None:
+    waiting = {"for": "retry", "code": "c", "message": "m", "count": 23, "since_ms": 1_000, "job_ids": ["j1", "j2"]}
+    ended = {"status": "completed", "count": 2, "ended_at_ms": 3_000, "job_ids": ["j3"]}
+    assert reason_rows({"waiting": [waiting], "ended": [ended]}, now_ms=4_000) == [
+        {"count": 23, "jobs": "wait for retry", "because": "c", "since": "3.0s ago", "example": "j1", "message": "m"},
+        {"count": 2, "jobs": "completed", "because": None, "since": "1.0s ago", "example": "j3", "message": None},
+    ]
 
 
 def test_a_fact_says_where_its_record_stands() -> None:

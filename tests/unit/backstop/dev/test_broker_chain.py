@@ -10,15 +10,15 @@ import pytest
 from backstop.dev.broker import BrokerFailedError, NoBrokerError, chain, toolchain
 from backstop.dev.broker.chain import Given
 from backstop.dev.broker.docker import Engine
-from backstop.dev.broker.errors import Missing
+from backstop.dev.broker.errors import BrokerMissing
 from backstop.dev.broker.toolchain import Toolchain
 
 GIVEN = Given("somewhere:9092")
 ENGINE = Engine("/bin/docker", "28.0", {})
 JVM = Toolchain("/bin/java", "17", Path("pom.xml"), Path("cache"), None)
-NOT_SET = Missing("KAFKA_BOOTSTRAP_SERVERS", "not set", "set it")
-NO_ENGINE = Missing("Docker", "no engine answers", "install Docker")
-NO_JAVA = Missing("the local JVM", "no java", "install Java 17")
+NOT_SET = BrokerMissing("KAFKA_BOOTSTRAP_SERVERS", "not set", "set it")
+NO_ENGINE = BrokerMissing("Docker", "no engine answers", "install Docker")
+NO_JAVA = BrokerMissing("the local JVM", "no java", "install Java 17")
 BACKSTOP = str(Path(sys.executable).with_name("backstop"))
 
 
@@ -67,7 +67,7 @@ def test_nothing_to_be_had_tells_of_each_way_with_its_reason_and_remedy() -> Non
 
 def test_the_ways_are_given_then_docker_then_the_jvm() -> None:
     found = [way() for way in chain.probes({"PATH": ""})]
-    assert [one.way for one in found if isinstance(one, Missing)] == [
+    assert [one.way for one in found if isinstance(one, BrokerMissing)] == [
         "KAFKA_BOOTSTRAP_SERVERS",
         "Docker",
         "Apache Kafka on the local JVM",
@@ -76,7 +76,7 @@ def test_the_ways_are_given_then_docker_then_the_jvm() -> None:
 
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_bootstrap_variable_gives_nothing(value: str) -> None:
-    assert isinstance(chain.given({"KAFKA_BOOTSTRAP_SERVERS": value}), Missing)
+    assert isinstance(chain.given({"KAFKA_BOOTSTRAP_SERVERS": value}), BrokerMissing)
 
 
 def test_a_given_broker_is_taken_as_written() -> None:

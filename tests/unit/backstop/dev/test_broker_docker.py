@@ -6,7 +6,7 @@ import pytest
 
 from backstop.dev.broker import BrokerFailedError, docker
 from backstop.dev.broker.docker import Engine
-from backstop.dev.broker.errors import Missing
+from backstop.dev.broker.errors import BrokerMissing
 
 
 def machine(folder: Path, body: str) -> dict[str, str]:
@@ -32,7 +32,7 @@ def test_an_engine_that_answers_is_found_with_its_version(tmp_path: Path) -> Non
 )
 def test_a_docker_command_without_an_engine_is_no_way(tmp_path: Path, body: str) -> None:
     missing = docker.find(machine(tmp_path, body))
-    assert isinstance(missing, Missing)
+    assert isinstance(missing, BrokerMissing)
     assert "no engine answers" in missing.reason
 
 

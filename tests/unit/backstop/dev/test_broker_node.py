@@ -6,9 +6,18 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backstop.dev.broker.node import HOST, PORTS_COUNT, PORTS_FIRST, Ports, are_free, draw_ports, offset_of, properties
+from backstop.dev.broker.node import (
+    HOST,
+    PORTS_COUNT,
+    PORTS_FIRST,
+    BrokerPorts,
+    are_free,
+    draw_ports,
+    offset_of,
+    properties,
+)
 
-PORTS = Ports(client=20_001, direct=20_002, controller=20_003)
+PORTS = BrokerPorts(client=20_001, direct=20_002, controller=20_003)
 
 
 def told(**changes) -> dict[str, str]:
@@ -67,7 +76,7 @@ def test_a_port_with_a_listener_is_not_free() -> None:
         taken.bind((HOST, 0))
         taken.listen()
         free = draw_ports()
-        assert not are_free(Ports(free.client, free.direct, taken.getsockname()[1]))
+        assert not are_free(BrokerPorts(free.client, free.direct, taken.getsockname()[1]))
 
 
 @given(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backstop.dev.broker import BrokerFailedError, toolchain
-from backstop.dev.broker.errors import Missing
+from backstop.dev.broker.errors import BrokerMissing
 from backstop.dev.broker.toolchain import Toolchain
 
 POM = b"<project><kafka.version>4.1.1</kafka.version></project>"
@@ -38,9 +38,9 @@ def find(machine: dict[str, str], tmp_path: Path) -> Toolchain:
     return found
 
 
-def find_none(machine: dict[str, str], tmp_path: Path) -> Missing:
+def find_none(machine: dict[str, str], tmp_path: Path) -> BrokerMissing:
     missing = toolchain.find(machine, tmp_path / "deploy")
-    assert isinstance(missing, Missing), missing
+    assert isinstance(missing, BrokerMissing), missing
     return missing
 
 
@@ -152,7 +152,7 @@ def test_the_cache_is_where_xdg_says_if_that_is_absolute(xdg: str, under: str) -
 
 def test_an_installation_without_the_pom_says_so(machine: dict[str, str], tmp_path: Path) -> None:
     found = toolchain.find(machine, tmp_path / "nowhere")
-    assert isinstance(found, Missing)
+    assert isinstance(found, BrokerMissing)
     assert "reinstall Backstop" in found.remedy
 
 

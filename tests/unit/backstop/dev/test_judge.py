@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backstop.dev.invariants import Create
-from backstop.dev.judge import Acknowledged, Evidence, Result, Spread, Webhook, judge, spread
+from backstop.dev.judge import Acknowledged, Evidence, HeardWebhook, Result, Spread, judge, spread
 
 GOOD = Evidence(
     acknowledged=[
@@ -24,7 +24,7 @@ GOOD = Evidence(
     ],
     rows={"a": "completed", "b": "completed"},
     ended_at_ms={"resp_a1": 5_000, "resp_b2": 9_000},
-    webhooks=[Webhook("resp_a1", 5_010)],
+    webhooks=[HeardWebhook("resp_a1", 5_010)],
     restarts={"worker": 0},
 )
 

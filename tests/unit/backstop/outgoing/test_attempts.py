@@ -8,13 +8,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from backstop.outgoing.attempts import Attempts, SignedPosts
+from backstop.outgoing.attempts import DeliveryAttempts, SignedPosts
 from backstop.outgoing.endpoints import EndpointBook
 from backstop.outgoing.fold import Pending
 from backstop.outgoing.metrics import OutgoingMetrics
 from backstop.outgoing.policy import Answered, Outcome, RetryPolicy
 from backstop.outgoing.secrets import SecretKeys
-from backstop.outgoing.turns import Turns
+from backstop.outgoing.turns import DeliveryTurns
 from backstop.runtime.kafka.reporting import Reporting
 from schemas.base import Message
 from schemas.dead_letters import DeadLetter
@@ -59,7 +59,7 @@ class Post:
 class Scene:
     publisher: MemoryPublisher
     post: Post
-    turns: Turns
+    turns: DeliveryTurns
 
     @property
     def written(self) -> list[Message]:
@@ -71,13 +71,13 @@ def attempted(
     later: tuple[EndpointMessage, ...] = (), of: Pending | None = None,
 ) -> Scene:  # fmt: skip
     """Perform the attempts of `count` due deliveries."""
-    scene = Scene(MemoryPublisher(), Post(outcome), Turns(8, slots))
+    scene = Scene(MemoryPublisher(), Post(outcome), DeliveryTurns(8, slots))
     book = EndpointBook()
     for fact in facts:
         book.take(fact)
     open_ones = {numbered(number): of or pending() for number in range(count)}
     sender: Any = scene.post
-    attempts = Attempts(
+    attempts = DeliveryAttempts(
         turns=scene.turns, find=open_ones.get, posts=SignedPosts(Endpoints(book, later), KEYS, sender),
         reporting=Reporting(scene.publisher, OutgoingMetrics(CollectorRegistry()), lambda: NOW_MS),
         policy=RetryPolicy((1_000,)), waiting_max=waiting_max,

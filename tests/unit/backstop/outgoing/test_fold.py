@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backstop.outgoing.fold import Absent, Ended, Pending, State, step
+from backstop.outgoing.fold import DeliveryEnded, NoDelivery, Pending, State, step
 from backstop.outgoing.log import PartitionLog
 from schemas.deliveries import DeliveryFact, ResendAsked, ResendDone
 from tests.unit.backstop.outgoing.facts import (
@@ -25,25 +25,25 @@ LATER = NOW_MS + 60_000
 @pytest.mark.parametrize(
     ("state", "fact", "after", "ignored"),
     [
-        (Absent(), planned(), pending(), None),
-        (Absent(), asked(LATER), pending(due_ms=LATER, asked_at_ms=LATER), None),
-        (Absent(), failed(3, LATER), pending(3, LATER), None),  # a reader that began after the first facts
-        (Absent(), done(1), Ended(0), None),
+        (NoDelivery(), planned(), pending(), None),
+        (NoDelivery(), asked(LATER), pending(due_ms=LATER, asked_at_ms=LATER), None),
+        (NoDelivery(), failed(3, LATER), pending(3, LATER), None),  # a reader that began after the first facts
+        (NoDelivery(), done(1), DeliveryEnded(0), None),
         (pending(), planned(at_ms=LATER), pending(), "repeat"),  # the result was read again
         (pending(), failed(1, LATER), pending(1, LATER), None),
         (pending(2, LATER), failed(2, LATER + 1), pending(2, LATER), "late"),  # another process tried, too
         (pending(2), failed(1, LATER), pending(2), "late"),
-        (pending(2), done(1), Ended(0), None),  # delivered is delivered, whichever attempt it was
-        (pending(9), dead(10), Ended(0), None),
-        (Ended(0), planned(), Ended(0), "repeat"),
-        (Ended(0), failed(4, LATER), Ended(0), "late"),
-        (Ended(0), done(4), Ended(0), "late"),
-        (Ended(0), asked(LATER), pending(due_ms=LATER, asked_at_ms=LATER), None),
+        (pending(2), done(1), DeliveryEnded(0), None),  # delivered is delivered, whichever attempt it was
+        (pending(9), dead(10), DeliveryEnded(0), None),
+        (DeliveryEnded(0), planned(), DeliveryEnded(0), "repeat"),
+        (DeliveryEnded(0), failed(4, LATER), DeliveryEnded(0), "late"),
+        (DeliveryEnded(0), done(4), DeliveryEnded(0), "late"),
+        (DeliveryEnded(0), asked(LATER), pending(due_ms=LATER, asked_at_ms=LATER), None),
         (pending(5, LATER), asked(NOW_MS), pending(asked_at_ms=NOW_MS), None),  # from the first attempt on
         (pending(asked_at_ms=LATER), asked(LATER), pending(asked_at_ms=LATER), "repeat"),
         (pending(asked_at_ms=LATER), asked(NOW_MS), pending(asked_at_ms=LATER), "late"),
         (pending(asked_at_ms=LATER), done(7), pending(asked_at_ms=LATER), "late"),  # of the round before
-        (Ended(NOW_MS), failed(1, LATER, asked_at_ms=LATER), pending(1, LATER, asked_at_ms=LATER), None),
+        (DeliveryEnded(NOW_MS), failed(1, LATER, asked_at_ms=LATER), pending(1, LATER, asked_at_ms=LATER), None),
     ],
 )
 def test_a_fact_changes_a_delivery_so(state: State, fact: DeliveryFact, after: State, ignored: str | None) -> None:
@@ -115,4 +115,4 @@ def test_what_ended_is_remembered_so_that_a_result_read_again_sends_nothing() ->
 
 
 def test_a_state_is_what_it_says() -> None:
-    assert isinstance(step(Absent(), planned()).state, Pending)
+    assert isinstance(step(NoDelivery(), planned()).state, Pending)

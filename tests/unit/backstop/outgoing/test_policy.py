@@ -4,7 +4,16 @@ from email.utils import formatdate
 
 import pytest
 
-from backstop.outgoing.policy import Answered, Outcome, RetryPolicy, Unanswered, Verdict, judge, retry_after_ms, share
+from backstop.outgoing.policy import (
+    Answered,
+    AttemptVerdict,
+    Outcome,
+    RetryPolicy,
+    Unanswered,
+    judge,
+    retry_after_ms,
+    share,
+)
 from backstop.outgoing.settings import RETRY_WAITS_S, OutgoingSettings
 from schemas.deliveries import DeliveryDead, DeliveryDone, DeliveryFailed
 from tests.unit.backstop.outgoing.facts import DELIVERY, DELIVERY_ID, NOW_MS, pending
@@ -12,7 +21,7 @@ from tests.unit.backstop.outgoing.facts import DELIVERY, DELIVERY_ID, NOW_MS, pe
 POLICY = RetryPolicy((5_000, 300_000), jitter=0.0)
 
 
-def judged(outcome: Outcome, attempts: int = 0, policy: RetryPolicy = POLICY) -> Verdict:
+def judged(outcome: Outcome, attempts: int = 0, policy: RetryPolicy = POLICY) -> AttemptVerdict:
     return judge(pending(attempts), DELIVERY_ID, outcome, policy, NOW_MS)
 
 

@@ -2,12 +2,12 @@
 
 from collections import Counter
 
-from backstop.outgoing.turns import RUNNING_AGAIN_MS, Turns
+from backstop.outgoing.turns import RUNNING_AGAIN_MS, DeliveryTurns
 
 A, B, C = "endpoint a", "endpoint b", "endpoint c"
 
 
-def taken(turns: Turns, now_ms: int) -> list[str]:
+def taken(turns: DeliveryTurns, now_ms: int) -> list[str]:
     found = []
     while (delivery_id := turns.take(now_ms)) is not None:
         found.append(delivery_id)
@@ -15,7 +15,7 @@ def taken(turns: Turns, now_ms: int) -> list[str]:
 
 
 def test_nothing_is_taken_before_its_time_and_then_the_earliest_first() -> None:
-    turns = Turns(8, 8)
+    turns = DeliveryTurns(8, 8)
     turns.put("late", A, 30, A)
     turns.put("early", A, 10, A)
     assert taken(turns, 9) == []
@@ -26,7 +26,7 @@ def test_nothing_is_taken_before_its_time_and_then_the_earliest_first() -> None:
 
 
 def test_an_endpoint_has_only_its_share_of_the_slots_so_that_the_others_have_theirs() -> None:
-    turns = Turns(10, 2)
+    turns = DeliveryTurns(10, 2)
     for number in range(100):
         turns.put(f"a{number}", A, 0, A)
     turns.put("b0", B, 1, B)
@@ -35,7 +35,7 @@ def test_an_endpoint_has_only_its_share_of_the_slots_so_that_the_others_have_the
 
 
 def test_endpoints_take_turns() -> None:
-    turns = Turns(8, 6)
+    turns = DeliveryTurns(8, 6)
     for number in range(10):
         turns.put(f"a{number}", A, 0, A)
         turns.put(f"b{number}", B, 1, B)
@@ -43,7 +43,7 @@ def test_endpoints_take_turns() -> None:
 
 
 def test_never_more_than_all_slots_are_taken() -> None:
-    turns = Turns(3, 2)
+    turns = DeliveryTurns(3, 2)
     for endpoint in (A, B, C):
         for number in range(3):
             turns.put(f"{endpoint}{number}", endpoint, 0, endpoint)
@@ -54,7 +54,7 @@ def test_never_more_than_all_slots_are_taken() -> None:
 
 
 def test_after_a_failure_an_endpoint_gets_one_at_a_time_until_one_succeeds() -> None:
-    turns = Turns(8, 4)
+    turns = DeliveryTurns(8, 4)
     for number in range(20):
         turns.put(f"a{number}", A, 0, A)
     under_way = taken(turns, 0)
@@ -69,7 +69,7 @@ def test_after_a_failure_an_endpoint_gets_one_at_a_time_until_one_succeeds() -> 
 
 
 def test_an_endpoint_that_asked_for_time_is_left_alone_and_the_others_are_not() -> None:
-    turns = Turns(8, 4)
+    turns = DeliveryTurns(8, 4)
     turns.put("a0", A, 0, A)
     assert taken(turns, 0) == ["a0"]
     turns.over("a0", succeeded=False, hold_until_ms=100)
@@ -80,7 +80,7 @@ def test_an_endpoint_that_asked_for_time_is_left_alone_and_the_others_are_not() 
 
 
 def test_what_is_put_again_has_only_its_new_time() -> None:
-    turns = Turns(8, 4)
+    turns = DeliveryTurns(8, 4)
     turns.put("a0", A, 0, A)
     turns.put("a0", A, 50, A)
     assert turns.waiting_of(A) == 1
@@ -89,7 +89,7 @@ def test_what_is_put_again_has_only_its_new_time() -> None:
 
 
 def test_what_was_due_already_and_is_put_off_is_not_taken() -> None:
-    turns = Turns(1, 1)
+    turns = DeliveryTurns(1, 1)
     turns.put("a0", A, 0, A)
     turns.put("a1", A, 0, A)
     assert taken(turns, 0) == ["a0"]
@@ -100,7 +100,7 @@ def test_what_was_due_already_and_is_put_off_is_not_taken() -> None:
 
 
 def test_what_was_dropped_is_never_taken() -> None:
-    turns = Turns(8, 4)
+    turns = DeliveryTurns(8, 4)
     turns.put("a0", A, 0, A)
     turns.put("a1", A, 10, A)
     turns.drop("a0")
@@ -109,7 +109,7 @@ def test_what_was_dropped_is_never_taken() -> None:
 
 
 def test_a_delivery_is_never_under_way_twice() -> None:
-    turns = Turns(8, 4)
+    turns = DeliveryTurns(8, 4)
     turns.put("a0", A, 0, A)
     assert taken(turns, 0) == ["a0"]
     turns.put("a0", A, 0, A)  # it was asked for anew while it is being sent
@@ -119,7 +119,7 @@ def test_a_delivery_is_never_under_way_twice() -> None:
 
 
 def test_one_tenant_with_many_slow_endpoints_leaves_slots_for_the_others() -> None:
-    turns = Turns(64, 8)
+    turns = DeliveryTurns(64, 8)
     for endpoint in range(8):
         for number in range(20):
             turns.put(f"slow {endpoint} {number}", f"slow {endpoint}", 0, "greedy")

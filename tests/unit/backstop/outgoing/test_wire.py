@@ -14,7 +14,7 @@ from backstop.outgoing.deliveries import asked, event_id, planned
 from backstop.outgoing.secrets import SecretKeys
 from backstop.outgoing.wire import body_of, headers_of
 from backstop.runtime.errors import ConfigurationError
-from receiver.ingress.signature import Accepted, parse_key, verify
+from receiver.ingress.signature import Verified, parse_key, verify
 from schemas.statuses import JobOutcome
 from schemas.webhook_endpoints import SecretRef
 from tests.unit.backstop.outgoing.facts import DELIVERY, DELIVERY_ID, ENDPOINT_ID, OTHER_ENDPOINT_ID, result
@@ -58,7 +58,7 @@ def test_while_a_secret_is_rotated_either_verifies() -> None:
         verdict = verify(
             body, headers.items(), keys=[parse_key(shown)], now_ms=int(time.time() * 1000), tolerance_s=300
         )
-        assert isinstance(verdict, Accepted)
+        assert isinstance(verdict, Verified)
     assert headers["webhook-signature"].count("v1,") == 2
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from backstop.readmodel.feed import StreamLimits
 from backstop.runtime.blobs import FolderBlobs
 from receiver.reads.routes import add_routes
+from receiver.reads.search import add_search_routes
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import Log
 from tests.unit.backstop.readmodel.projection import Projection
@@ -101,6 +102,9 @@ async def api(bench: Bench, folder: Path) -> AsyncIterator[Api]:
         lambda request: request.headers.get("X-Test-Tenant", "default"),
         registry,
         LIMITS,
+    )
+    add_search_routes(
+        app, reader, FolderBlobs(folder), lambda request: request.headers.get("X-Test-Tenant", "default"), lambda: 3_000
     )
     runner = web.AppRunner(app, shutdown_timeout=5)
     await runner.setup()

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, cast
 
-from backstop.readmodel.batch import Fact, Record
+from backstop.readmodel.batch import Fact, ParsedRecord
 from backstop.readmodel.rows import Position
 from schemas.base import InlineBody, Message, Usage
 from schemas.codec import encode
@@ -195,13 +195,13 @@ class Log:
     def __init__(self) -> None:
         self._next = {"jobs": 0, "responses": 0, "results": 0, "dead-letters": 0}
 
-    def put(self, *facts: Message) -> list[Record]:
+    def put(self, *facts: Message) -> list[ParsedRecord]:
         return [self._put(fact) for fact in facts]
 
-    def _put(self, fact: Message) -> Record:
+    def _put(self, fact: Message) -> ParsedRecord:
         offset = self._next[fact.topic]
         self._next[fact.topic] = offset + 1
-        return Record(Position(fact.topic, 0, offset), cast("Fact", fact), encode(fact))
+        return ParsedRecord(Position(fact.topic, 0, offset), cast("Fact", fact), encode(fact))
 
 
 def whole_job(job_id: str, response_id: str, **changes: Any) -> list[Message]:

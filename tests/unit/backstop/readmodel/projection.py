@@ -1,7 +1,7 @@
 """The projector's work on a database, without Kafka."""
 
 from backstop.readmodel import queries, store
-from backstop.readmodel.batch import Record, Writes
+from backstop.readmodel.batch import ParsedRecord, Writes
 from backstop.readmodel.database import Database
 from backstop.readmodel.rows import JobRow
 from backstop.readmodel.store import Move, Owned
@@ -20,7 +20,7 @@ class Projection:
         self.owned = await self.database.write(lambda conn: store.claim(conn, PARTITIONS))
         return self
 
-    async def take(self, records: list[Record], now_ms: int = NOW_MS, old: int | None = None) -> Writes:
+    async def take(self, records: list[ParsedRecord], now_ms: int = NOW_MS, old: int | None = None) -> Writes:
         ends: dict[tuple[str, int], int] = {}
         for record in records:
             ends[record.position.topic, record.position.partition] = record.position.offset + 1

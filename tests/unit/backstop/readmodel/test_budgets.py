@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from backstop.readmodel.budgets import Budget
+from backstop.readmodel.budgets import Budget, Spending
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.prices import Prices, read_prices
@@ -49,7 +49,7 @@ def test_a_budget_counts_its_tenant_and_its_period(run, prices: Prices) -> None:
         kept = Kept(1_000, changes_keep_ms=1_000, unclaimed_keep_ms=1_000, dead_letters_max=10)
         sweeper = Sweeper(
             one.database, lambda: NOW_MS, ProjectionMetrics(registry), interval_ms=1_000, bound_ms=1_000, kept=kept,
-            budgets=budgets[:2], prices=prices,
+            spending=Spending(budgets[:2], prices),
         )  # fmt: skip
         await sweeper.once()
         for per, used in (("day", 0.5), ("month", 0.66)):

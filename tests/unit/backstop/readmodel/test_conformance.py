@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from backstop.readmodel import queries, store
-from backstop.readmodel.batch import Record, RecordFailedError
+from backstop.readmodel.batch import ParsedRecord, RecordFailedError
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.lists import Cursor, JobFilter, list_rows
 from backstop.readmodel.store import Move
@@ -152,7 +152,7 @@ def test_a_record_that_the_fold_cannot_take_is_named(run) -> None:
     async def body(bench) -> None:
         one = await projection(bench)
         good, bad = Log().put(submitted("good"), submitted("bad"))
-        broken = Record(bad.position, submitted("bad").model_copy(update={"policy": None}), bad.value)
+        broken = ParsedRecord(bad.position, submitted("bad").model_copy(update={"policy": None}), bad.value)
         with pytest.raises(RecordFailedError) as caught:
             await one.take([good, broken])
         assert caught.value.position == bad.position

@@ -88,3 +88,8 @@ def test_a_decision_is_read_and_anything_else_there_is_poison() -> None:
     for value, key in ((b"{", b"k"), (json.dumps({"type": "other"}).encode(), b"k"), (encode(decision), b"other")):
         with pytest.raises(PoisonError):
             parse(("dead-letters", 0), raw(value, key))
+
+
+@pytest.mark.parametrize("coded", ["not base64", "é", "\u202e", "A", "\x00"])
+def test_a_record_that_is_not_base64_is_a_dead_letter_all_the_same(coded: str) -> None:
+    assert row(value_base64=coded, key_base64=coded, headers=(("name", coded),)).dead_letter_id == "p.requests:0:1"

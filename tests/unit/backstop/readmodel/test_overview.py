@@ -13,7 +13,8 @@ from backstop.readmodel.database import Connection
 from backstop.readmodel.queries import ended_since
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.kafka.broker_clock import said
-from receiver.reads.overview import MISSED_OF_MIN, Rights, add_overview_routes
+from receiver.reads.overview import FAILED_OF_MIN, MISSED_OF_MIN, Rights, add_overview_routes
+from receiver.reads.status import SystemWatch
 from schemas.base import InlineBody
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
 from schemas.jobs import AttemptRejected
@@ -31,6 +32,7 @@ from tests.unit.backstop.readmodel.logs import (
 )
 from tests.unit.backstop.readmodel.projection import Projection
 from tests.unit.backstop.readmodel.test_dead_letters import letter
+from tests.unit.receiver.test_status import Told
 
 BOUND_MS = 1_000
 ENDED_MS = 9_000
@@ -55,12 +57,13 @@ class Api:
 
 
 @asynccontextmanager
-async def api(bench: Bench, folders: BlobFolders | None = None) -> AsyncIterator[Api]:
+async def api(bench: Bench, folders: BlobFolders | None = None, watch: SystemWatch | None = None) -> AsyncIterator[Api]:
     projection = await Projection(bench.another()).take_over()
     app = web.Application()
     rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     held: list[Api] = []
-    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders=folders)
+    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders=folders, system=watch,
+                        expiring=lambda tenant: [f"key of {tenant} expires"] * (watch is not None))  # fmt: skip
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -149,6 +152,69 @@ def looked(job_id: str, number: int) -> list[Any]:
         settled(job_id, response_id=f"r{number}").model_copy(update={"found_by": "poll", "webhook_at_ms": None}),
     ]
     return [*facts, result_of(*facts)]
+
+
+def test_failing_jobs_are_told_with_their_reasons_where_they_are_many(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        for number in range(FAILED_OF_MIN - 1):
+            await api.take(*whole_job(f"ok-{number}", f"resp_{number}"))
+        for number in range(2):
+            facts = [submitted(f"k-{number}"), rejected(f"k-{number}", cause="never")]
+            await api.take(*facts, result_of(*facts))
+        (found,) = (await api.get("/v1/attention"))["findings"]
+        assert {name: found[name] for name in ("code", "count", "of", "because")} == {
+            "code": "jobs_failing", "count": 2, "of": FAILED_OF_MIN + 1, "because": "2 × rate_limit_exceeded",
+        }  # fmt: skip
+        assert sorted(found["job_ids"]) == ["k-0", "k-1"]
+        await api.take(*[fact for n in range(9) for fact in whole_job(f"well-{n}", f"resp_well_{n}")])
+        assert (await api.get("/v1/attention"))["findings"] == []
+
+    with_api(body)
+
+
+def test_missing_workers_and_keys_near_their_end_are_findings(run: Any) -> None:
+    async def body(bench: Bench) -> None:
+        told = Told()
+        watch = SystemWatch(told, lambda: told.at_ms)
+        await watch.once()
+        told.members = {}
+        await watch.once()
+        async with api(bench, watch=watch) as served:
+            missing, keys = (await served.get("/v1/attention"))["findings"]
+            assert (missing["code"], missing["count"]) == ("workers_missing", 4)
+            assert missing["because"] == "no worker holds partitions 0, 1 since 01:25:47 UTC (jobs, responses)"
+            assert keys == {"code": "keys_expire_soon", "count": 1, "because": "key of default expires"}
+            told.answers = False
+            await watch.once()
+            away, _ = (await served.get("/v1/attention"))["findings"]
+            assert (away["code"], away["because"]) == ("broker_away", "the broker at b:9092 did not answer")
+
+    run(body)
+
+
+def test_equal_reasons_are_told_together_the_largest_group_first(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        for name in ("a", "b", "c"):
+            await api.take(submitted(name), rejected(name, at_ms=8_000, cause="limited"))
+        await api.take(submitted("e"), accepted("e"))
+        for name in ("x", "y"):
+            facts = [submitted(name), rejected(name, cause="never")]
+            await api.take(*facts, result_of(*facts))
+        await api.take(*whole_job("z", "resp_z"))
+        told = await api.get("/v1/reasons?since=0")
+        assert [(group["count"], group["for"], group["code"]) for group in told["waiting"]] == [
+            (3, "retry", "rate_limit_exceeded"), (1, "webhook", "running"),
+        ]  # fmt: skip
+        assert told["waiting"][0]["job_ids"] == ["a", "b", "c"]
+        assert [(group["count"], group["status"], group.get("code")) for group in told["ended"]] == [
+            (2, "failed", "rate_limit_exceeded"), (1, "completed", None),
+        ]  # fmt: skip
+        assert (told["cut"], told["object"], told["since_ms"]) == (False, "reasons", 0)
+        assert (await api.get("/v1/reasons", tenant="other"))["waiting"] == []
+        # Every list shows the reasons, too.
+        assert (await api.get(f"/v1/reasons?since={ENDED_MS + 1}"))["ended"] == []
+
+    with_api(body)
 
 
 def test_missed_webhooks_are_told_where_they_are_many(with_api: Any) -> None:

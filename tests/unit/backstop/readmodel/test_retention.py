@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from backstop.readmodel import queries
 from backstop.readmodel.metrics import ProjectionMetrics
-from backstop.readmodel.retention import BEGINNING, DAY_MS, Cut, cut_of, remove_ended
+from backstop.readmodel.retention import BEGINNING, DAY_MS, Removable, removable_of, remove_ended
 from backstop.readmodel.sweep import Kept, Sweeper
 from schemas.base import Usage
 from schemas.jobs import UsageBooked
@@ -63,12 +63,12 @@ def test_all_that_a_job_has_leaves_with_it_and_nothing_of_another(run) -> None:
         await two.database.write(wipe)
         two = await Projection(two.database).take_over()
         await two.take(log.put(*ended("kept", 200_000), submitted("open", at_ms=5), *ended("gone", 100_000)))
-        removed = await two.database.write(lambda conn: remove_ended(conn, Cut(200_000, 200_000)))
+        removed = await two.database.write(lambda conn: remove_ended(conn, Removable(200_000, 200_000)))
         assert (removed.jobs, removed.next) == (1, None)
         assert await counts(two) == before
         assert await two.row("gone") is None
         assert await two.row("kept") is not None
-        assert await two.database.read(cut_of) == Cut(200_000, 200_000)
+        assert await two.database.read(removable_of) == Removable(200_000, 200_000)
 
     run(body)
 
@@ -84,12 +84,12 @@ def test_a_job_that_its_fold_still_knows_stays_and_keeps_no_other(run) -> None:
         slow = SubmissionPolicy(forget_after_ms=10 * DAY_MS).stamp(None)
         facts = [submitted("slow", at_ms=10, policy=slow), accepted("slow", at_ms=20), settled("slow", at_ms=30)]
         await one.take(Log().put(*facts, result_of(*facts), *ended("a", 100), *ended("b", 200)))
-        cut = Cut(DAY_MS, DAY_MS)
-        first = await one.database.write(lambda conn: remove_ended(conn, cut, limit=1))
+        removable = Removable(DAY_MS, DAY_MS)
+        first = await one.database.write(lambda conn: remove_ended(conn, removable, limit=1))
         assert (first.jobs, first.next) == (0, (30, "slow"))
-        second = await one.database.write(lambda conn: remove_ended(conn, cut, first.next or BEGINNING, limit=1))
+        second = await one.database.write(lambda conn: remove_ended(conn, removable, first.next or BEGINNING, limit=1))
         assert (second.jobs, second.next) == (1, (100, "a"))
-        third = await one.database.write(lambda conn: remove_ended(conn, cut, second.next or BEGINNING, limit=2))
+        third = await one.database.write(lambda conn: remove_ended(conn, removable, second.next or BEGINNING, limit=2))
         assert (third.jobs, third.next) == (1, None)
         assert await one.row("slow") is not None
 
@@ -121,13 +121,13 @@ def test_two_read_models_are_equal_whatever_of_the_removable_each_has_left(run, 
     async def body(bench) -> None:
         one = await Projection(bench.another()).take_over()
         await one.take(Log().put(*ended("a", 100), *ended("b", 200), *ended("c", 300)))
-        cut = Cut(250, 1_000_000)
-        whole = await one.database.read(lambda conn: queries.digest(conn, cut.ended_before_ms))
+        removable = Removable(250, 1_000_000)
+        whole = await one.database.read(lambda conn: queries.digest(conn, removable.ended_before_ms))
         everything = await one.database.read(queries.digest)
-        await one.database.write(lambda conn: remove_ended(conn, cut, limit=1))
-        assert await one.database.read(lambda conn: queries.digest(conn, cut.ended_before_ms)) == whole
-        await one.database.write(lambda conn: remove_ended(conn, cut))
-        assert await one.database.read(lambda conn: queries.digest(conn, cut.ended_before_ms)) == whole
+        await one.database.write(lambda conn: remove_ended(conn, removable, limit=1))
+        assert await one.database.read(lambda conn: queries.digest(conn, removable.ended_before_ms)) == whole
+        await one.database.write(lambda conn: remove_ended(conn, removable))
+        assert await one.database.read(lambda conn: queries.digest(conn, removable.ended_before_ms)) == whole
         assert await one.database.read(queries.digest) != everything
 
     run(body)
@@ -138,7 +138,7 @@ def test_an_id_whose_job_has_left_begins_anew(run) -> None:
         one = await Projection(bench.another()).take_over()
         log = Log()
         await one.take(log.put(*ended("j", 100)))
-        await one.database.write(lambda conn: remove_ended(conn, Cut(200_000, 200_000)))
+        await one.database.write(lambda conn: remove_ended(conn, Removable(200_000, 200_000)))
         await one.take(log.put(submitted("j", at_ms=900_000, policy=POLICY)))
         row = await one.row("j")
         assert row is not None

@@ -19,6 +19,7 @@ from tests.unit.backstop.readmodel.logs import (
     accepted,
     claimed,
     refused,
+    rejected,
     result_of,
     settled,
     submitted,
@@ -366,3 +367,23 @@ def test_more_streams_than_one_process_may_serve_are_refused(run) -> None:
         await feed.stop()
 
     run(body)
+
+
+def test_lists_and_events_tell_what_each_open_job_waits_for_and_why_others_failed(with_api) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted("j"), accepted("j"), claimed("j"), webhook("resp_1", at_ms=6_000))
+        failed = [submitted("k"), rejected("k", cause="never")]
+        await api.take(*failed, result_of(*failed))
+        listed = {job["job_id"]: job for job in (await api.get("/v1/jobs"))["data"]}
+        assert listed["j"]["waiting"]["for"] == "poll"
+        assert listed["j"]["waiting"] == (await api.get("/v1/jobs/j"))["waiting"]
+        assert listed["j"]["next_action_at_ms"] == listed["j"]["waiting"]["until_ms"] == 7_000
+        assert listed["k"]["reason"]["code"] == "rate_limit_exceeded"
+        assert "waiting" not in listed["k"]
+        async with api.follow("/v1/jobs/j/events") as events:
+            await events.next()  # the time of a retry
+            assert (await events.next())["data"]["waiting"] == listed["j"]["waiting"]
+            await api.take(settled("j"))
+            assert (await events.next())["data"]["waiting"]["for"] == "result"
+
+    with_api(body)

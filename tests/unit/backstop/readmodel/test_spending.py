@@ -14,16 +14,16 @@ from backstop.readmodel.batch import Known, project
 from backstop.readmodel.costs import BYS, PRICED_BY, By, CostQuestion, CostsView, columns_of, costs, day_of, number_of
 from backstop.readmodel.ledger import sums_between
 from backstop.readmodel.prices import read_prices
-from backstop.readmodel.retention import Cut, remove_ended
+from backstop.readmodel.retention import Removable, remove_ended
 from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.spending import (
     COUNTS,
     GROUP,
     RANK,
     SPEND_OUTCOMES,
-    Owner,
     Spend,
     SpendOutcome,
+    SpendOwner,
     Sums,
     add,
     merged,
@@ -164,7 +164,7 @@ views = st.builds(
     st.integers(0, 2), usages, terms,
 )  # fmt: skip
 owners = st.builds(
-    Owner, st.just("acme"), st.sampled_from(["gpt-5", "gpt-6-sol", "unheard-of", ""]),
+    SpendOwner, st.just("acme"), st.sampled_from(["gpt-5", "gpt-6-sol", "unheard-of", ""]),
     st.lists(st.sampled_from("abc"), max_size=3).map(tuple), st.sampled_from(["", "shard"]), st.sampled_from(["", "k"]),
 )  # fmt: skip
 
@@ -197,7 +197,7 @@ def read(sums: Sums, by: Sequence[By]) -> CostsView:
 
 
 @given(st.lists(st.tuples(views, owners), max_size=8), st.lists(st.sampled_from(BYS), unique=True, min_size=1))
-def test_the_groups_add_up_to_the_total(seen: list[tuple[Spend, Owner]], by: list[By]) -> None:
+def test_the_groups_add_up_to_the_total(seen: list[tuple[Spend, SpendOwner]], by: list[By]) -> None:
     assume(not {"tag", "cache_key"}.issubset(by))
     sums: Sums = {}
     for spend, owner in seen:
@@ -218,7 +218,7 @@ def atto(text: str) -> int:
 
 
 @given(st.lists(st.tuples(views, owners), min_size=1, max_size=6))
-def test_what_is_taken_out_again_leaves_nothing(seen: list[tuple[Spend, Owner]]) -> None:
+def test_what_is_taken_out_again_leaves_nothing(seen: list[tuple[Spend, SpendOwner]]) -> None:
     sums: Sums = {}
     for sign in (1, -1):
         for spend, owner in seen:
@@ -248,7 +248,7 @@ def test_the_sums_equal_those_of_the_spends_and_stay_when_jobs_leave(run) -> Non
             sums: Sums = {}
             for job_id, tags in (("done", ("a", "b")), ("open", ()), ("late", ())):
                 for spend in ledger.spends_of(conn, job_id):
-                    add(sums, spend, Owner("default", "gpt-6-sol" if job_id == "open" else "gpt-5", tags), 1)
+                    add(sums, spend, SpendOwner("default", "gpt-6-sol" if job_id == "open" else "gpt-5", tags), 1)
             return sums
 
         def rows(conn: Any) -> list[tuple[Any, ...]]:
@@ -260,7 +260,7 @@ def test_the_sums_equal_those_of_the_spends_and_stay_when_jobs_leave(run) -> Non
             for group, counts in sums.items()
         )
         before = await one.database.read(lambda conn: sums_between(conn, "all", "default", 0, 9, PRICED_BY, 100))
-        removed = await one.database.write(lambda conn: remove_ended(conn, Cut(10**15, 10**15)))
+        removed = await one.database.write(lambda conn: remove_ended(conn, Removable(10**15, 10**15)))
         assert removed.jobs == 2
         assert await one.database.read(lambda conn: ledger.spends_of(conn, "done")) == []
         assert before == await one.database.read(

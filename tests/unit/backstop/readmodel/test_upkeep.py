@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from backstop.readmodel import postgres, queries, sqlite, store
-from backstop.readmodel.batch import Record
+from backstop.readmodel.batch import ParsedRecord
 from backstop.readmodel.database import FencedError
 from backstop.readmodel.lists import JobFilter, list_rows
 from backstop.readmodel.rows import Position
@@ -98,7 +98,7 @@ def test_two_writers_at_once_lose_nothing(run) -> None:
         one.owned = await one.database.write(lambda conn: store.claim(conn, [("jobs", 0)]))
         other.owned = await other.database.write(lambda conn: store.claim(conn, [("results", 0)]))
 
-        async def take(of: Projection, batches: list[list[Record]]) -> None:
+        async def take(of: Projection, batches: list[list[ParsedRecord]]) -> None:
             for batch in batches:
                 await of.take(batch)
 
@@ -157,17 +157,17 @@ def test_a_promoted_build_is_used_by_every_process_that_had_the_old_one_open(run
         assert await reader.read(lambda conn: queries.find_known(conn, "old")) is not None
         other = bench.another()
         for _ in range(2):  # the next rebuild removes what a killed one left
-            await other.aside().discard()
+            await other.for_rebuild().discard()
             bench.now_ms += 1
-            aside = await Projection(other.aside()).take_over()
-            await aside.take(Log().put(submitted("new")))
-            await aside.database.close()
-        await other.promote(aside.database)
+            rebuilt = await Projection(other.for_rebuild()).take_over()
+            await rebuilt.take(Log().put(submitted("new")))
+            await rebuilt.database.close()
+        await other.promote(rebuilt.database)
         assert await reader.read(lambda conn: queries.find_known(conn, "old")) is None
         assert await reader.read(lambda conn: queries.find_known(conn, "new")) is not None
         assert reader.build == bench.now_ms
         with pytest.raises(FencedError):
-            await one.take([Record(Position("jobs", 0, 5), submitted("late"), b"")], old=5)
+            await one.take([ParsedRecord(Position("jobs", 0, 5), submitted("late"), b"")], old=5)
         again = await Projection(one.database).take_over()
         assert again.owned["jobs", 0].next_offset == 1
 
@@ -180,9 +180,9 @@ def test_only_the_build_before_is_kept(run) -> None:
         await one.open()
         for _ in range(3):
             bench.now_ms += 1
-            aside = one.aside()
-            await aside.open()
-            await one.promote(aside)
+            rebuilt = one.for_rebuild()
+            await rebuilt.open()
+            await one.promote(rebuilt)
         assert await one.read(queries.last_seq) == 0
         assert one.build == bench.now_ms
         assert bench.builds() == [bench.now_ms - 1, bench.now_ms]
@@ -203,9 +203,9 @@ def test_another_releases_read_model_is_refused_until_a_rebuild_replaces_it(
             with pytest.raises(ConfigurationError, match="backstop readmodel rebuild"):
                 await refused
         bench.now_ms += 1
-        aside = new.aside()
-        await aside.open()
-        await new.promote(aside)
+        rebuilt = new.for_rebuild()
+        await rebuilt.open()
+        await new.promote(rebuilt)
         assert await new.read(queries.last_seq) == 0
 
     run(body)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from backstop.readmodel.costs import Tally
-from backstop.readmodel.rows import Position, TimelineEntry
+from backstop.readmodel.rows import PLACES_MAX, Place, Position, TimelineEntry
 from backstop.readmodel.why import Seen, next_at_ms, next_poll_of, why
 from schemas.base import Cause, Message
 from schemas.jobs import AdoptionRefused, Turn
@@ -76,6 +76,27 @@ END = timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)
         (
             seen(submitted().model_copy(update={"turn": Turn(waits=True)})),
             ["The job waits for its turn under the limits of gpt-5, since 2 s.", EXPIRES],
+        ),
+        (
+            seen(
+                submitted().model_copy(update={"turn": Turn(waits=True)}),
+                place=Place("gpt-5", "bulk", 312, 4_100, "tokens_per_min", 40_000),
+            ),
+            [
+                "The job waits for its turn under the limits of gpt-5, since 2 s.",
+                "Waiting: tokens_per_min of gpt-5, about 40 s, place 312 of 4,100 (bulk).",
+                EXPIRES,
+            ],
+        ),
+        (
+            seen(
+                submitted().model_copy(update={"turn": Turn(waits=True)}),
+                place=Place("gpt-5", "normal", PLACES_MAX, PLACES_MAX, "lane"),
+            ),
+            [
+                "The job waits for its turn under the limits of gpt-5, since 2 s.",
+                "Waiting: lane of gpt-5, time unknown, beyond place 10,000 (normal).",
+            ],
         ),
         (
             seen(submitted().model_copy(update={"turn": Turn(waits=True, not_before_ms=63_000)})),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backstop.runtime.errors import ConfigurationError
-from backstop.runtime.kafka.topics import Difference, FoundTopic, compare, wanted_topics
+from backstop.runtime.kafka.topics import FoundTopic, TopicDifference, compare, wanted_topics
 from backstop.runtime.record_sizes import TOPIC_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings
 from schemas.topics import TOPICS
@@ -18,11 +18,11 @@ AS_WANTED = {
 }
 
 
-def found_with(name: str, **changes: Any) -> tuple[Difference, ...]:
+def found_with(name: str, **changes: Any) -> tuple[TopicDifference, ...]:
     return compare(WANTED, {**AS_WANTED, name: replace(AS_WANTED[name], **changes)})
 
 
-def config_with(name: str, setting: str, value: str) -> tuple[Difference, ...]:
+def config_with(name: str, setting: str, value: str) -> tuple[TopicDifference, ...]:
     return found_with(name, config={**AS_WANTED[name].config, setting: value})
 
 

@@ -14,7 +14,7 @@ from openai.types.responses import Response
 from yarl import URL
 
 from backstop.simulator.app import build_app
-from backstop.simulator.config import Endpoint, Profile, SimulatorConfig
+from backstop.simulator.config import EndpointProfile, Profile, SimulatorConfig
 from backstop.simulator.loading import merge_profile
 from backstop.simulator.profiles import PRESETS
 from tests.support.waiting import eventually
@@ -85,10 +85,10 @@ class World:
 
         return await eventually(poll, what=f"the end of {response_id}")
 
-    async def control(self, method: str, path: str, body: Any = None) -> Any:
+    async def control(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
         async with self.http.request(method, f"{self.url}/sim/{path}", json=body) as answer:
             text = await answer.text()
-            assert answer.status == 200, text
+            assert answer.status == status, text
             return json.loads(text)
 
     async def ledger(self, name: str, **query: int) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ async def world(
     inbox.router.add_post("/hooks", receiver.take)
     inbox_runner, inbox_url = await serve(inbox)
     receiver.url = f"{inbox_url}/hooks"
-    endpoints = (Endpoint(receiver.url, (SECRET,)),) if webhooks else ()
+    endpoints = (EndpointProfile(receiver.url, (SECRET,)),) if webhooks else ()
     settings = {"profile": wanted or profile(), "api_keys": (KEY,), "endpoints": endpoints, **more}
     runner, url = await serve(build_app(SimulatorConfig(**settings)))
     sdk = AsyncOpenAI(

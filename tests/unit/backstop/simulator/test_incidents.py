@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from backstop.simulator.clock import Clock
-from backstop.simulator.lanes import MINUTE_MS, Lanes
+from backstop.simulator.lanes import MINUTE_MS, LaneCounts
 from tests.support.waiting import eventually
 from tests.unit.backstop.simulator.harness import NEVER_S, World, profile, world
 
@@ -211,7 +211,7 @@ def test_a_minute_of_a_lane_begins_with_the_minute_of_the_clock() -> None:
             return self.at_ms
 
     clock = Stopped(1)
-    lanes = Lanes(clock)
+    lanes = LaneCounts(clock)
     lanes.count(0, "m", accepted=True)
     clock.at_ms += 1
     lanes.count(0, "m", accepted=False)

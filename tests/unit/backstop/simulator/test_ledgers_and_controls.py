@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from backstop.simulator.clock import Clock
-from backstop.simulator.ledgers import Ledger
+from backstop.simulator.ledgers import LineLedger
 from tests.support.waiting import eventually
 from tests.unit.backstop.simulator.harness import NEVER_S, profile, world
 
@@ -93,14 +93,14 @@ def test_a_ledger_is_read_from_where_one_left_off() -> None:
 
 
 def test_memory_keeps_the_newest_lines_and_the_file_all(tmp_path: Path) -> None:
-    ledger = Ledger("creates", Clock(1), tmp_path, lines_max=3)
+    ledger = LineLedger("creates", Clock(1), tmp_path, lines_max=3)
     for number in range(5):
         ledger.write(value=number)
     assert [json.loads(line)["n"] for line in ledger.read(0, 10).splitlines()] == [3, 4, 5]
     assert (ledger.first, ledger.last) == (3, 5)
     ledger.close()
     assert len((tmp_path / "creates.jsonl").read_bytes().splitlines()) == 5
-    resumed = Ledger("creates", Clock(1), tmp_path)
+    resumed = LineLedger("creates", Clock(1), tmp_path)
     resumed.write(value=5)
     resumed.close()
     lines = (tmp_path / "creates.jsonl").read_bytes().splitlines()

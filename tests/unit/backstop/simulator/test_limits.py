@@ -7,7 +7,8 @@ import openai
 import pytest
 
 from backstop.simulator.replies import go_duration
-from tests.unit.backstop.simulator.harness import World, profile, world
+from tests.support.waiting import eventually
+from tests.unit.backstop.simulator.harness import KEY, World, profile, world
 
 
 @pytest.mark.parametrize(
@@ -106,5 +107,101 @@ def test_the_headers_can_be_hidden() -> None:
     async def case() -> None:
         async with world(profile(models=_limited(requests_per_minute=2), limit_headers=False)) as w:
             assert not [name for name in await _headers(w) if name.startswith("x-ratelimit")]
+
+    asyncio.run(case())
+
+
+def test_each_key_has_limits_of_its_own() -> None:
+    async def case() -> None:
+        wanted = profile(models=_limited(requests_per_minute=1))
+        async with world(wanted, api_keys=(KEY, "sk-two")) as w:
+            body = {"model": "gpt-6-astra", "input": "x", "background": True}
+            asked = [await w.raw("POST", "/responses", key=key, json=body) for key in (KEY, KEY, "sk-two", "sk-two")]
+            statuses = [status for status, _, _ in asked]
+            assert statuses == [200, 429, 200, 429]
+            lanes = (await w.control("GET", "limits"))["lanes"]
+            assert [(lane["project"], lane["taken"], lane["refused"]) for lane in lanes] == [
+                (0, 1, {"429_requests": 1}), (1, 1, {"429_requests": 1}),
+            ]  # fmt: skip
+
+    asyncio.run(case())
+
+
+def test_a_key_may_have_a_limit_over_all_its_models() -> None:
+    async def case() -> None:
+        async with world(profile(projects={"0": {"tokens_per_minute": 150}})) as w:
+            first = await _headers(w)
+            assert (first["x-ratelimit-limit-project-tokens"], first["x-ratelimit-remaining-project-tokens"]) == (
+                "150", "50",
+            )  # fmt: skip
+            with pytest.raises(openai.RateLimitError) as caught:
+                await w.create(model="gpt-6-mini", input="x" * 400)
+            assert "project tokens per min" in caught.value.message
+
+    asyncio.run(case())
+
+
+def test_a_day_of_tokens_is_refused_with_a_long_wait() -> None:
+    async def case() -> None:
+        async with world(profile(models=_limited(tokens_per_day=150))) as w:
+            await _headers(w)
+            with pytest.raises(openai.RateLimitError) as caught:
+                await _headers(w)
+            assert "tokens per day (TPD)" in caught.value.message
+            assert int(caught.value.response.headers["retry-after"]) > 3_600
+
+    asyncio.run(case())
+
+
+def test_limits_that_change_while_running_keep_what_was_used() -> None:
+    async def case() -> None:
+        async with world(profile(models=_limited(tokens_per_minute=1_000))) as w:
+            await _headers(w, max_output_tokens=300)
+            await w.control("POST", "limits", {"factor": 0.5})
+            halved = await _headers(w)
+            assert halved["x-ratelimit-limit-tokens"] == "500"
+            assert 400 <= int(halved["x-ratelimit-remaining-tokens"]) <= 402, "700 were left, of which 500 fit"
+            shown = await w.control("DELETE", "limits")
+            assert shown["changes"] == []
+            assert shown["lanes"][0]["tokens_per_minute"] == 1_000
+            await w.control("POST", "faults", {"models": {"gpt-6-astra": {"tokens_per_minute": 2_000}}})
+            doubled = await _headers(w)
+            assert doubled["x-ratelimit-limit-tokens"] == "2000"
+            assert int(doubled["x-ratelimit-remaining-tokens"]) < 400, "a higher limit is no full bucket"
+
+    asyncio.run(case())
+
+
+def test_a_change_is_of_its_lane_and_ends_by_itself() -> None:
+    async def case() -> None:
+        wanted = profile(models={"*": {"requests_per_minute": 100}})
+        async with world(wanted, time_scale=100.0) as w:
+            await w.control("POST", "limits", {"factor": 0.1, "model": "gpt-6-astra", "for_s": 20})
+            assert (await _headers(w))["x-ratelimit-limit-requests"] == "10"
+            other = await w.sdk.responses.with_raw_response.create(model="gpt-6-mini", input="x", background=True)
+            assert other.headers["x-ratelimit-limit-requests"] == "100"
+
+            async def is_over() -> bool:
+                return not (await w.control("GET", "limits"))["changes"]
+
+            await eventually(is_over, 5, "the end of the change")
+            assert (await _headers(w))["x-ratelimit-limit-requests"] == "100"
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("limits", {"factor": 0}), ("limits", {"factor": -1}), ("limits", {"faktor": 2}),
+        ("faults", {"projects": {"one": {}}}), ("faults", {"projects": {"0": {"tokens_per_minute": -1}}}),
+        ("faults", {"models": {"m": {"tokens_per_day": -1}}}),
+    ],
+)  # fmt: skip
+def test_impossible_limits_are_refused_and_change_nothing(path: str, body: dict[str, Any]) -> None:
+    async def case() -> None:
+        async with world(profile()) as w:
+            assert "error" in await w.control("POST", path, body, status=400)
+            assert (await w.control("GET", "limits"))["changes"] == []
 
     asyncio.run(case())

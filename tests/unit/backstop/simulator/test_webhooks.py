@@ -7,7 +7,7 @@ import pytest
 from openai import InvalidWebhookSignatureError
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from backstop.simulator.config import Endpoint
+from backstop.simulator.config import EndpointProfile
 from backstop.simulator.signing import signature
 from tests.support.waiting import eventually
 from tests.unit.backstop.simulator.harness import NEVER_S, SECRET, Received, World, profile, world
@@ -28,7 +28,9 @@ def test_the_official_vector_is_signed_as_openai_signs_it() -> None:
         b'{"id": "evt_685c059ae3a481909bdc86819b066fb6", "object": "event", "created_at": 1750861210, '
         b'"type": "response.completed", "data": {"id": "resp_123"}}'
     )
-    signed = signature(Endpoint("http://x", (SECRET,)).keys, "wh_685c059ae39c8190af8c71ed1022a24d", 1750861210, body)
+    signed = signature(
+        EndpointProfile("http://x", (SECRET,)).keys, "wh_685c059ae39c8190af8c71ed1022a24d", 1750861210, body
+    )
     assert signed == "v1,gUAg4R2hWouRZqRQG4uJypNS8YK885G838+EHb4nKBY="
 
 
@@ -202,7 +204,7 @@ def test_an_odd_webhook_is_authentic(variant: str) -> None:
             if variant == "not_utf8":  # the verifier decodes; the signature over the bytes is right all the same
                 assert sum(b"\xff" in webhook.body for webhook in webhooks) == 1
                 odd = next(webhook for webhook in webhooks if b"\xff" in webhook.body)
-                stamp, keys = int(odd.headers["webhook-timestamp"]), Endpoint("http://x", (SECRET,)).keys
+                stamp, keys = int(odd.headers["webhook-timestamp"]), EndpointProfile("http://x", (SECRET,)).keys
                 expected = signature(keys, odd.headers["webhook-id"], stamp, odd.body)
                 assert odd.headers["webhook-signature"] == expected
             else:
@@ -212,7 +214,7 @@ def test_an_odd_webhook_is_authentic(variant: str) -> None:
 
 
 def _verifies(webhook: Received) -> bool:
-    stamp, keys = int(webhook.headers["webhook-timestamp"]), Endpoint("http://x", (SECRET,)).keys
+    stamp, keys = int(webhook.headers["webhook-timestamp"]), EndpointProfile("http://x", (SECRET,)).keys
     return webhook.headers["webhook-signature"] == signature(keys, webhook.headers["webhook-id"], stamp, webhook.body)
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import canonical
-from streams.openai.answers import NOT_JSON, Answer, read_create
-from streams.openai.foreign_json import beginning, parse
+from streams.openai.answers import Answer, read_create
+from streams.openai.foreign_json import NOT_JSON, beginning, parse
 from streams.provider import Unknown
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.openai_calls import create_against

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from streams.workers.metrics import WorkerMetrics
 from tests.support.accounts import account_at, client_of
 from tests.unit.streams.workers import misbehaving as server
-from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Server, serving
+from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Seen, Server, serving
 from tests.unit.streams.workers.openai_calls import KEY, connected, create_against, created
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
@@ -28,6 +29,36 @@ def test_a_name_and_password_in_the_base_url_are_sent_as_the_plain_sdk_does() ->
     ours, plain = asyncio.run(scenario()).requests
     assert ours.headers["authorization"] == plain.headers["authorization"]
     assert ours.path == "/v1/responses/%2E%2E"
+
+
+def test_a_call_is_sent_as_the_plain_sdk_sends_it() -> None:
+    include: list[Any] = ["message.output_text.logprobs", "reasoning.encrypted_content"]
+
+    async def scenario() -> Server:
+        with_cookie = server.answer(200, server.response(), set_cookie="edge=1; Path=/")
+        async with serving(with_cookie, server.answer(200, server.response())) as state:
+            async with connected(state.base_url) as client, AsyncOpenAI(base_url=state.base_url, api_key=KEY) as plain:
+                await client.retrieve(RESPONSE_ID)
+                await created(client, {"model": "m", "input": "Hi"})
+                await client.retrieve(RESPONSE_ID, include)
+                await client.cancel(RESPONSE_ID)
+                await plain.responses.create(model="m", input="Hi", timeout=5.0)
+                await plain.responses.retrieve(RESPONSE_ID, include=include, timeout=5.0)
+                await plain.responses.cancel(RESPONSE_ID, timeout=5.0)
+            return state
+
+    _, *requests = asyncio.run(scenario()).requests
+    ours, plain = requests[:3], requests[3:]
+    assert [(sent.method, sent.path) for sent in ours] == [(sent.method, sent.path) for sent in plain]
+    for sent, of_sdk in zip(ours, plain, strict=True):
+        assert sent.headers["cookie"] == "edge=1"
+        assert _shared(sent) == _shared(of_sdk)
+
+
+def _shared(request: Seen) -> dict[str, str]:
+    """The headers that must be equal. HTTP clients differ in the codings and connections that they ask for."""
+    own = {"accept-encoding", "connection", "content-length", "cookie", "idempotency-key", "host"}
+    return {name: value for name, value in request.headers.items() if name not in own}
 
 
 def test_without_a_key_none_is_sent() -> None:

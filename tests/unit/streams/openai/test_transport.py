@@ -144,7 +144,7 @@ def test_through_a_tunnel_to_a_server_that_only_our_ca_knows(
     assert reply.status == 200
     assert state.posts == 1
     assert "proxy-authorization" not in state.requests[0].headers
-    assert f"127.0.0.1:{state.port}" in proxy.log()
+    wait_until(lambda: f"127.0.0.1:{state.port}" in proxy.log(), 20, "the tunnel in the log of the proxy")
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

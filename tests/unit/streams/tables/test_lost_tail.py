@@ -7,7 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from streams.tables.changelog import Changelog, ChangelogProducer, ChangelogTruncatedError
-from streams.tables.lost_tail import Taken
+from streams.tables.lost_tail import TableProgress
 
 LOG = (10, 100)
 """Beginning and end."""
@@ -16,17 +16,17 @@ LOG = (10, 100)
 @pytest.mark.parametrize(
     ("taken", "committed", "position"),
     [
-        (Taken(59, b"k", lost=False), 80, 80),  # records after the newest row changed nothing
-        (Taken(59, b"k", lost=False), None, 10),
-        (Taken(59, b"k", lost=False), 120, 60),  # never the beginning: forgotten keys would begin again
-        (Taken(59, b"k", lost=False), 5, 60),
-        (Taken(3, b"k", lost=False), 5, 10),
-        (Taken(59, b"k", lost=True), 80, 60),  # the rows of [60, 80) are lost: their records are read again
-        (Taken(-1, b"", lost=True), 80, 10),
+        (TableProgress(59, b"k", lost=False), 80, 80),  # records after the newest row changed nothing
+        (TableProgress(59, b"k", lost=False), None, 10),
+        (TableProgress(59, b"k", lost=False), 120, 60),  # never the beginning: forgotten keys would begin again
+        (TableProgress(59, b"k", lost=False), 5, 60),
+        (TableProgress(3, b"k", lost=False), 5, 10),
+        (TableProgress(59, b"k", lost=True), 80, 60),  # the rows of [60, 80) are lost: their records are read again
+        (TableProgress(-1, b"", lost=True), 80, 10),
     ],
 )
 def test_a_table_reads_on_where_it_committed_or_behind_its_newest_row(
-    taken: Taken, committed: int | None, position: int
+    taken: TableProgress, committed: int | None, position: int
 ) -> None:
     assert taken.position(committed, *LOG) == position
 

@@ -16,6 +16,7 @@ from backstop.runtime.process.clock import NowMs
 from schemas.commands import CancelResponse, PollReason, RetrieveResponse
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.access import ProviderAccess
+from streams.workers.command_worker import WorkerParts
 from streams.workers.lanes import Lanes
 from streams.workers.limits import PollerLimits
 from streams.workers.metrics import WorkerMetrics
@@ -108,14 +109,13 @@ async def calling(
         provider = provider_of(
             account_at(state.base_url), now_ms, metrics, poll_timeout_ms=poll_timeout_ms, **provider_options
         )
-        poller = Poller(
-            group=commands,
-            access=ProviderAccess(provider, Lanes(lambda: NOW_MS), rate),
-            reporting=Reporting(publisher, metrics, now_ms),
-            bodies=Bodies(blobs, inline_bytes_max),
-            polls=polls or Webhooks(PollPolicy()),
-            limits=PollerLimits(**{"drain_ms": 2_000, "repeat_ms": 20, **limits}),
+        parts = WorkerParts(
+            ProviderAccess(provider, Lanes(lambda: NOW_MS), rate),
+            Reporting(publisher, metrics, now_ms),
+            Bodies(blobs, inline_bytes_max),
+            polls or Webhooks(PollPolicy()),
         )
+        poller = Poller(commands, parts, PollerLimits(**{"drain_ms": 2_000, "repeat_ms": 20, **limits}))
         run = asyncio.create_task(poller.run(stop))
         try:
             yield Bench(commands, publisher, state, blobs, registry, rate, stop, run)

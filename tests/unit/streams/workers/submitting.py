@@ -15,11 +15,14 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
+from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.access import ProviderAccess
+from streams.workers.command_worker import WorkerParts
 from streams.workers.lanes import Lanes
 from streams.workers.limits import SubmitterLimits
 from streams.workers.metrics import WorkerMetrics
+from streams.workers.pauses import Pauses
 from streams.workers.rate import PollRate
 from streams.workers.submitter import Submitter
 from tests.support.accounts import account_at, provider_of
@@ -55,6 +58,7 @@ class Bench:
     run: "asyncio.Task[None]"
     now_ms: list[int]
     rate: PollRate
+    pauses: Pauses
 
     async def facts(self, count: int, timeout_s: float = 5) -> list[Any]:
         await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
@@ -76,6 +80,7 @@ async def submitting(
     provider_options: Mapping[str, Any] = MappingProxyType({}),
     lanes: Lanes | None = None,
     now_ms: NowMs | None = None,
+    rules: LimitRules = NO_LIMITS,
     **limits: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
@@ -87,17 +92,17 @@ async def submitting(
     async with serving(*(script or (OK,))) as state:
         provider = provider_of(account_at(state.base_url), clock, metrics, **provider_options)
         rate = PollRate(250.0, clock, metrics.poll_rate_limit.set)
-        submitter = Submitter(
-            group=commands,
-            access=ProviderAccess(provider, lanes or Lanes(clock), rate),
-            reporting=Reporting(publisher, metrics, clock),
-            bodies=Bodies(blobs, 65_536),
-            polls=Webhooks(PollPolicy()),
-            limits=SubmitterLimits(**{"drain_ms": 2_000, **limits}),
+        pauses = Pauses()
+        parts = WorkerParts(
+            ProviderAccess(provider, lanes or Lanes(clock), rate, pauses),
+            Reporting(publisher, metrics, clock),
+            Bodies(blobs, 65_536),
+            Webhooks(PollPolicy()),
         )
+        submitter = Submitter(commands, parts, SubmitterLimits(**{"drain_ms": 2_000, **limits}), rules)
         run = asyncio.create_task(submitter.run(stop))
         try:
-            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate)
+            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate, pauses)
         finally:
             stop.set()
             await asyncio.gather(run, return_exceptions=True)

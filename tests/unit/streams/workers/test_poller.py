@@ -327,7 +327,7 @@ def test_offsets_are_committed_after_their_facts_are_acknowledged(tmp_path: Path
             bench.publisher.hold()
             bench.commands.publish(poll())
             await eventually(lambda: len(bench.publisher.landed) == 1, 5, "a fact on its way")
-            assert bench.commands.committed == {}
+            assert bench.commands.committed.get(0, 0) == 0  # An interval may have passed: a commit of nothing.
             bench.publisher.release()
             await eventually(lambda: bench.commands.committed == {0: 1}, 5, "the commit")
 
@@ -353,7 +353,7 @@ def test_a_bug_ends_the_worker_and_commits_nothing(tmp_path: Path, name: str) ->
             bench.commands.publish(poll())
             with pytest.raises(failpoints.FailpointError, match=name):
                 await bench.run
-            assert bench.commands.committed == {}
+            assert bench.commands.committed.get(0, 0) == 0  # An interval may have passed: a commit of nothing.
             assert not bench.commands.running
 
     failpoints.arm(f"{name}=raise")

@@ -9,7 +9,8 @@ import pytest
 
 from schemas.base import InlineBody
 from schemas.jobs import AttemptAccepted, AttemptUnknown
-from streams.openai.answers import NOT_JSON, Answer, Reply, read_create
+from streams.openai.answers import Answer, Reply, read_create
+from streams.openai.foreign_json import NOT_JSON
 from streams.provider import Accepted, Rejected, Unknown
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, Server, serving

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from schemas.codec import encode
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import AttemptAccepted, AttemptRejected
+from streams.policy.limits import read_rules
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.memory_commands import MemoryCommands
 from tests.unit.streams.workers.submitting import NOW_MS, OK, VALID_MS, create, submitting
@@ -25,6 +27,28 @@ def test_a_command_becomes_one_create_and_one_fact(tmp_path: Path) -> None:
             assert bench.server.posts == 1
             assert bench.commands.committed == {0: 1}
         assert not bench.commands.running
+
+    asyncio.run(scenario())
+
+
+TOLD = {"x-ratelimit-limit-tokens": "30000", "x-ratelimit-remaining-tokens": "12"}
+
+
+@pytest.mark.parametrize(("rules", "told"), [("", None), ('[{"model": "m", "discover": true}]', (30_000, 12))])
+def test_what_the_provider_tells_of_its_limits_is_in_the_fact_where_limits_apply(
+    tmp_path: Path, rules: str, told: tuple[int, int] | None
+) -> None:
+    async def scenario() -> None:
+        refusal = server.answer(429, {"error": {"code": "rate_limit_exceeded", "type": "tokens"}}, **TOLD)
+        good = server.answer(200, server.response(), **TOLD)
+        async with submitting(tmp_path, good, refusal, rules=read_rules(rules)) as bench:
+            bench.commands.publish(create("job_1"), create("job_2"))
+            facts = await bench.facts(2)
+            assert {type(fact) for fact in facts} == {AttemptAccepted, AttemptRejected}
+            for fact in facts:
+                limits = fact.limits
+                assert (None if limits is None else (limits.tokens_per_min, limits.tokens_left)) == told
+                assert (b"limits" in encode(fact)) == (told is not None)
 
     asyncio.run(scenario())
 

@@ -1,0 +1,123 @@
+"""The lanes and pauses as one receiver knows them, read from `lanes` and `pauses` without a consumer group.
+
+It decides nothing: workers fold the same facts for themselves. A writer of a pause waits until its fact is read back,
+so that it sees its own change, and what another receiver wrote before it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer
+
+from backstop.readmodel.rows import JobRow
+from backstop.readmodel.waits import Paused
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.topic_follower import TopicFollower
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.settings import RuntimeSettings
+from schemas.codec import PoisonError, decode
+from schemas.lanes import LANE_FACT, LaneFact
+from schemas.pauses import PAUSE_FACT, PauseFact
+from streams.policy.lanes import Lane, take
+from streams.policy.pauses import PauseBook
+
+log = get_logger("receiver.lane_watch")
+
+READ_AGAIN_S: Final = 2.0
+READ_BACK_S: Final = 5.0
+LANES_MAX: Final = 1_000
+"""Callers choose the names of models. Beyond this many, a lane is forgotten, an open one first."""
+
+
+class LaneWatch:
+    def __init__(
+        self, settings: RuntimeSettings, now_ms: NowMs, consumer: Callable[..., Any] = AIOKafkaConsumer
+    ) -> None:  # fmt: skip
+        """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""
+        self.book = PauseBook()
+        self.lanes: dict[tuple[str, str], Lane] = {}
+        """By account and model: lanes that had trouble in the last hour."""
+        self.pauses_read = asyncio.Event()
+        """Set when `pauses` was read to its end once."""
+        self._now_ms = now_ms
+        self._awaited: dict[str, asyncio.Event] = {}
+        # Apart, as each must go on where the other topic is missing.
+        self._followers = (
+            TopicFollower(settings, ["lanes"], self._take_lane, name="watched-lanes", again_s=READ_AGAIN_S,
+                          consumer=consumer),
+            TopicFollower(settings, ["pauses"], self._take_pause, name="watched-pauses", again_s=READ_AGAIN_S,
+                          caught_up=self.pauses_read.set, consumer=consumer),
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Follow both topics until cancelled."""
+        await asyncio.gather(*(follower.run() for follower in self._followers))
+
+    async def first_read(self) -> None:
+        """Wait until the pauses were read once.
+
+        :raises BrokerUnavailableError: they were not read within `READ_BACK_S`.
+        """
+        await _within(self.pauses_read, "the topic `pauses` could not be read")
+
+    def expect(self, fact_id: str) -> None:
+        """To be called before the fact is published."""
+        self._awaited[fact_id] = asyncio.Event()
+
+    async def read_back(self, fact_id: str) -> None:
+        """Wait until a fact that was expected is read.
+
+        :raises BrokerUnavailableError: it was not read within `READ_BACK_S`.
+        """
+        try:
+            await _within(self._awaited[fact_id], "the pause was written and not read back")
+        finally:
+            self.forget(fact_id)
+
+    def forget(self, fact_id: str) -> None:
+        self._awaited.pop(fact_id, None)
+
+    def holding(self, row: JobRow) -> Paused | None:
+        """The pause in force that holds the creates of this job."""
+        if not self.book.active or row.ended:
+            return None
+        found = self.book.holding(model=row.model or "", tenant=row.tenant, tags=row.tags)
+        return next((Paused(pause.at_ms, pause.words) for pause in found), None)
+
+    def take_pause(self, fact: PauseFact, at_ms: int) -> None:
+        """Take the next fact of `pauses`."""
+        self.book.take(fact, at_ms)
+        awaited = self._awaited.get(fact.id)
+        if awaited is not None:
+            awaited.set()
+
+    def take_lane(self, fact: LaneFact, at_ms: int) -> None:
+        """Take the next fact of `lanes`."""
+        place = (fact.account, fact.model)
+        lane = self.lanes[place] = take(self.lanes.get(place, Lane()), fact, at_ms)
+        if lane == Lane():
+            del self.lanes[place]
+        elif len(self.lanes) > LANES_MAX:
+            del self.lanes[next((name for name, each in self.lanes.items() if each.closed is None), place)]
+
+    def _take_lane(self, record: Any) -> None:
+        try:
+            self.take_lane(decode(LANE_FACT, record.value), min(self._now_ms(), record.timestamp))
+        except PoisonError as error:
+            log.warning("lane_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
+
+    def _take_pause(self, record: Any) -> None:
+        try:
+            self.take_pause(decode(PAUSE_FACT, record.value), min(self._now_ms(), record.timestamp))
+        except PoisonError as error:
+            log.error("pause_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
+
+
+async def _within(event: asyncio.Event, otherwise: str) -> None:
+    try:
+        async with asyncio.timeout(READ_BACK_S):
+            await event.wait()
+    except TimeoutError:
+        raise BrokerUnavailableError(f"{otherwise} within {READ_BACK_S:g} s") from None

@@ -1,0 +1,259 @@
+"""The status of the whole system: processes, partitions, lag and lanes, by what the broker knows of them anyway."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from backstop.readmodel.rows import JobRow, Wait
+from backstop.readmodel.waits import Sight, idle_wait, time_of
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.http.routes import declare
+from backstop.runtime.kafka.groups import GroupReader
+from backstop.runtime.kafka.holdings import GROUPS, Holding, Holdings, Look
+from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.identity import ProcessName, name_from, own_name
+from backstop.runtime.process.logs import get_logger
+from backstop.runtime.settings import RuntimeSettings
+from receiver.reads import problems
+from receiver.reads.status_routes import (
+    GET_STATUS,
+    ClosedLaneView,
+    PartitionView,
+    ProcessView,
+    StatusView,
+)
+from streams.policy import lanes
+
+LOOK_EVERY_S: Final = 3.0
+STILL_MS_TOLD: Final = 30_000
+"""A reader that does not move for this long although records wait is told."""
+RATE_MS: Final = 60_000
+CLIENT_CHARS_MAX: Final = 100
+
+log = get_logger("receiver.status")
+
+
+class Reader(Protocol):
+    async def look(self) -> Look: ...
+    async def close(self) -> None: ...
+
+
+class SystemWatch:
+    """Asks the broker for its groups every `LOOK_EVERY_S`. Needed by `/v1/status`, and for jobs
+    that wait for a worker.
+    """
+
+    def __init__(self, reader: Reader, now_ms: NowMs) -> None:
+        self._reader = reader
+        self._now_ms = now_ms
+        self.holdings = Holdings()
+        self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
+        """By account and model, as another part follows them."""
+        self._polled: deque[tuple[int, int]] = deque()
+        """Time and number of all finished poll commands, of the last minute."""
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        try:
+            while True:
+                await self.once()
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            await self._reader.close()
+
+    async def once(self) -> None:
+        try:
+            look = await self._reader.look()
+        except BrokerUnavailableError as error:
+            if self.holdings.away is None:
+                log.warning("broker_does_not_answer", reason=str(error))
+            self.holdings = self.holdings.missed(str(error), self._now_ms())
+            return
+        before = {holding.partition: holding for holding in self.holdings.unheld()}
+        self.holdings = self.holdings.saw(look)
+        for each in self.holdings.unheld():
+            if each.partition not in before:
+                log.warning("partition_without_reader", group=each.group, topic=each.topic, partition=each.partition)
+        self._count_polls(look)
+
+    def _count_polls(self, look: Look) -> None:
+        done = sum(offset for group in look.groups if group.name == "poller" for offset in group.committed.values())
+        self._polled.append((look.at_ms, done))
+        while self._polled[0][0] < look.at_ms - RATE_MS:
+            self._polled.popleft()
+
+    def idle(self, row: JobRow, sight: Sight) -> Wait | None:
+        """The partition of an open job's log, or else of its response's, that no worker holds."""
+        if row.wait is None or row.position.topic != "jobs":
+            return None
+        found = self.holdings.idle(("jobs", row.position.partition))
+        if found is None and sight.partition is not None:
+            found = self.holdings.idle(("responses", sight.partition))
+        return None if found is None else idle_wait(found.topic, found.partition, found.unheld_since_ms or 0)
+
+    def polls_per_s(self) -> float:
+        if len(self._polled) < 2:
+            return 0.0
+        (from_ms, first), (to_ms, last) = self._polled[0], self._polled[-1]
+        return round(max(0, last - first) * 1000 / max(1, to_ms - from_ms), 2)
+
+
+def system_watch(settings: RuntimeSettings, now_ms: NowMs) -> SystemWatch:
+    topics = sorted({topic for group in GROUPS.values() for topic in group})
+    return SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms)
+
+
+def add_status_route(app: web.Application, watch: SystemWatch, now_ms: NowMs) -> None:
+    """Add `GET /v1/status` to `app`."""
+
+    async def get_status(_request: web.Request) -> web.StreamResponse:
+        return problems.answer(status(watch, now_ms()))
+
+    declare(app, GET_STATUS, get_status)
+
+
+def status(watch: SystemWatch, now_ms: int) -> StatusView:
+    """The answer, from what the watch has seen."""
+    held = watch.holdings
+    behind = [each for each in held.held.values() if each.group == "readmodel"]
+    view: StatusView = {
+        "object": "status",
+        "at_ms": now_ms,
+        "seen_at_ms": held.at_ms,
+        "wrong": wrong(watch, now_ms),
+        "broker": {"answers": held.away is None and held.at_ms > 0, "brokers": held.brokers},
+        "readmodel": {
+            "lag": sum(each.lag for each in behind),
+            "delay_ms": max((each.still_ms(now_ms) for each in behind), default=0),
+        },
+        "polls_per_s": watch.polls_per_s(),
+        "processes": _processes(held),
+        "partitions": [_partition(held.held[key]) for key in sorted(held.held)],
+        "lanes": _closed(watch.lanes),
+    }
+    if held.away is not None:
+        view["broker"] |= {"since_ms": held.away_since_ms or now_ms, "because": held.away}
+    return view
+
+
+def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
+    """What holds jobs up, a sentence each."""
+    held = watch.holdings
+    if held.away is not None:
+        return [f"{held.away[:300]}, since {time_of(held.away_since_ms or now_ms)}"]
+    told = unheld_sentences(held.unheld())
+    told += still_sentences(still(held, now_ms))
+    told += near_sentences(near_end_of_retention(held))
+    return told + [
+        f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
+        for lane in _closed(watch.lanes)
+    ]
+
+
+def unheld_sentences(unheld: Sequence[Holding]) -> list[str]:
+    """`no worker holds partitions 0, 2 since 01:25:47 UTC (jobs, responses)`; what moves together is told together."""
+    topics: dict[tuple[str, int, int], list[str]] = {}
+    for each in unheld:
+        topics.setdefault((each.group, each.unheld_since_ms or 0, each.partition), []).append(each.topic)
+    numbers: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
+    for (group, since_ms, number), names in topics.items():
+        numbers.setdefault((group, since_ms, tuple(names)), []).append(number)
+    return [
+        f"no {reader_of(group)} holds partition{'s' if len(found) > 1 else ''} "
+        f"{', '.join(map(str, sorted(found)))} since {time_of(since_ms)} ({', '.join(names)})"
+        for (group, since_ms, names), found in sorted(numbers.items(), key=lambda each: (each[0][0], min(each[1])))
+    ]
+
+
+def still(held: Holdings, now_ms: int) -> list[Holding]:
+    """Partitions with a reader that has not moved for `STILL_MS_TOLD`, although records wait."""
+    if held.away is not None:
+        return []
+    found = (each for each in held.held.values() if each.holder is not None)
+    return sorted((each for each in found if each.still_ms(now_ms) >= STILL_MS_TOLD), key=_order)
+
+
+def near_end_of_retention(held: Holdings) -> list[Holding]:
+    """Partitions of which retention may soon delete records that are not read yet."""
+    return sorted((each for each in held.held.values() if each.near_end_of_retention), key=_order)
+
+
+def still_sentences(found: Sequence[Holding]) -> list[str]:
+    return [
+        f"{place_of(each.holder or '')} holds partition {each.partition} of {each.topic}, and has not moved since "
+        f"{time_of(each.moved_at_ms)}: {each.lag} records wait"
+        for each in found
+    ]
+
+
+def near_sentences(found: Sequence[Holding]) -> list[str]:
+    return [
+        f"retention may soon delete records of partition {each.partition} of {each.topic} that the "
+        f"{reader_of(each.group)} has not read"
+        for each in found
+    ]
+
+
+def reader_of(group: str) -> str:
+    """What a member of the group is called."""
+    return {"readmodel": "projection"}.get(group, group)
+
+
+def place_of(client_id: str) -> str:
+    """Host and process id; the client id where it tells none."""
+    name = name_from(client_id)
+    return name.place if name is not None else client_id[:CLIENT_CHARS_MAX]
+
+
+def _order(each: Holding) -> tuple[str, str, int]:
+    return each.group, each.topic, each.partition
+
+
+def _processes(held: Holdings) -> list[ProcessView]:
+    me = own_name("serve")
+    found: dict[str, ProcessView] = {me.place: _process(me.place, me, "serve")}
+    for group in held.groups:
+        for member in group.members:
+            name = name_from(member.client_id)
+            place = place_of(member.client_id)
+            view = found.setdefault(place, _process(place, name))
+            view["address"] = member.host
+            view["parts"] = sorted({*view["parts"], group.name})
+            mine = {f"{topic}/{number}" for topic, number in member.partitions if topic in GROUPS.get(group.name, ())}
+            view["partitions"] = sorted({*view["partitions"], *mine})
+    return [found[place] for place in sorted(found)]
+
+
+def _process(place: str, name: ProcessName | None, *parts: str) -> ProcessView:
+    view: ProcessView = {"name": place, "parts": list(parts), "partitions": []}
+    return view if name is None else {**view, "version": name.version}
+
+
+def _partition(each: Holding) -> PartitionView:
+    view: PartitionView = {
+        "group": each.group, "topic": each.topic, "partition": each.partition, "lag": each.lag,
+        "moved_at_ms": each.moved_at_ms,
+    }  # fmt: skip
+    if each.holder is not None:
+        view["holder"] = place_of(each.holder)
+    if each.unheld_since_ms is not None:
+        view["unheld_since_ms"] = each.unheld_since_ms
+    return view
+
+
+def _closed(board: Mapping[tuple[str, str], lanes.Lane]) -> list[ClosedLaneView]:
+    found: list[ClosedLaneView] = []
+    for key in sorted(board):
+        account, model = key
+        closed = board[key].closed
+        if closed is not None:
+            found.append(
+                {
+                    "model": model, "account": account, "since_ms": closed.since_ms, "probe_at_ms": closed.probe_at_ms,
+                    "cause": closed.why.cause, "code": closed.why.code, "message": closed.why.message,
+                }
+            )  # fmt: skip
+    return found

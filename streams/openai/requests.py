@@ -1,0 +1,60 @@
+"""The SDK's requests, without the work that the SDK repeats at each call.
+
+The SDK builds, copies and validates models of its own around each request: more processor time than the call itself.
+What it sends depends on the account and the call only. So it makes one request of each method when the client is made,
+and their headers and URL serve all calls. The SDK's HTTP client sends them: proxies, certificates, cookies and the
+limits of answers are the same as in the SDK's own calls. Answers of every status are returned; errors are httpx's.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import httpx2
+from openai import AsyncOpenAI
+from openai._models import FinalRequestOptions
+
+Method = Literal["GET", "POST"]
+
+_OF_ONE_CALL: Final = frozenset(
+    (b"host", b"content-length", b"cookie", b"idempotency-key", b"x-stainless-read-timeout")
+)
+
+
+class Requests:
+    """Makes and sends the requests of one account."""
+
+    def __init__(self, sdk: AsyncOpenAI) -> None:
+        self._sdk = sdk
+        self._http: httpx2.AsyncClient = sdk._client  # noqa: SLF001 - no public attribute has it
+        self._base_url = str(sdk.base_url).rstrip("/")
+        self._headers = {method: _headers(sdk, method) for method in ("GET", "POST")}
+
+    async def send(
+        self, method: Method, path: str, *, timeouts: httpx2.Timeout, content: bytes | None = None,
+        params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None, stream: bool = False,
+    ) -> httpx2.Response:  # fmt: skip
+        """Send one request; return its answer, whatever its status. The SDK's retries and redirects do not apply.
+
+        :param path: percent-encoded, below the base URL.
+        :param stream: whether the answer comes unread. Else it is whole.
+        """
+        query = f"?{self._sdk.qs.stringify(params)}" if params else ""
+        own = {"x-stainless-read-timeout": str(timeouts.read), **(headers or {})}
+        request = httpx2.Request(
+            method,
+            f"{self._base_url}{path}{query}",
+            headers=[*self._headers[method], *((name.encode(), value.encode()) for name, value in own.items())],
+            cookies=self._http.cookies or None,
+            content=content,
+            extensions={"timeout": timeouts.as_dict()},
+        )
+        return await self._http.send(request, stream=stream)
+
+    async def close(self) -> None:
+        await self._sdk.close()
+
+
+def _headers(sdk: AsyncOpenAI, method: str) -> list[tuple[bytes, bytes]]:
+    """The headers that the SDK gives to each request of a method."""
+    request = sdk._build_request(FinalRequestOptions.construct(method=method.lower(), url="/responses"))  # noqa: SLF001
+    return [(name, value) for name, value in request.headers.raw if name.lower() not in _OF_ONE_CALL]

@@ -1,0 +1,141 @@
+"""What an operator does with the command, on a real broker: pause and resume a model, cancel many jobs."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from typer.testing import CliRunner
+
+from backstop.cli.main import app
+from backstop.dev.broker import Owned
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape
+from tests.kafka.held import held
+from tests.kafka.sdk_rig import Running, write_keys
+from tests.support.waiting import wait_until
+
+MODEL, OTHER = "gpt-5.2", "gpt-5.2-mini"
+JOBS = 30
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("system")
+    keys_file, keys = write_keys(folder / "keys.json", "operate", "admin")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
+    shape = Shape(
+        folder=folder,
+        environment={**BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+        settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_WORKER_SESSION_TIMEOUT_S": "6",
+                  "BACKSTOP_WORKER_HEARTBEAT_S": "0.5"},
+        port=0, partitions=2, time_scale=20.0,
+    )  # fmt: skip
+    with held(shape) as system:
+        yield Running(system, keys)
+
+
+def command(running: Running, *arguments: str, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """What `backstop …` prints as JSON."""
+    environment = {"BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys["acme"]}
+    done = CliRunner().invoke(app, [*arguments, "--output", "json"], env=environment)
+    assert done.exit_code in codes, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
+    async def story() -> str:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        method = "GET" if body is None else "POST"
+        async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as answer:
+            text = await answer.text()
+            assert answer.status in (200, 202), text
+            return text
+
+    return asyncio.run(story())
+
+
+def submit(running: Running, job_id: str, model: str = MODEL, *tags: str, **request: Any) -> None:
+    body = {"job_id": job_id, "tags": tags, "request": {"model": model, "input": "Hi.", **request}}
+    ask(f"{running.system.url}/v1/jobs", body, running.keys["acme"])
+
+
+def knows(running: Running) -> bool:
+    """Whether the worker knows of one pause, by its own metrics."""
+    pid = running.system.supervisor.pid("worker")
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    port = next(int(each.partition(b"=")[2]) for each in variables if each.startswith(b"BACKSTOP_HEALTH_PORT="))
+    return "backstop_pauses 1.0" in ask(f"http://127.0.0.1:{port}/metrics")
+
+
+def status(running: Running, job_id: str) -> str:
+    return str(command(running, "jobs", "show", job_id)["status"])
+
+
+def test_a_paused_model_is_not_sent_until_it_is_resumed(running: Running) -> None:
+    submit(running, "before")
+    wait_until(lambda: status(running, "before") == "completed", 60, "a calm job")
+    made = command(running, "lanes", "pause", "--model", MODEL, "--by", "Ann", "--why", "the key is rotated")
+    names = [f"held-{number}" for number in range(JOBS)]
+    wait_until(lambda: knows(running), 10, "a worker that knows the pause")
+    for name in names:
+        submit(running, name)
+    submit(running, "other", OTHER)
+    wait_until(lambda: status(running, names[-1]) == "backing_off", 60, "a job that waits")
+    wait_until(lambda: status(running, "other") == "completed", 60, "a job of another model")
+    said = " ".join(command(running, "why", names[0])["sentences"])
+    assert "paused by Ann: the key is rotated" in said
+    waiting = command(running, "jobs", "show", names[0])["waiting"]
+    assert (waiting["for"], waiting["because"]["message"]) == ("operator", "paused by Ann: the key is rotated")
+    (listed,) = command(running, "lanes", "list")["pauses"]
+    assert listed == made
+    lanes = {lane["model"]: lane["state"] for lane in command(running, "lanes", "list")["data"]}
+    assert lanes[MODEL] == "paused"
+
+    pid = running.system.supervisor.pid("worker")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: running.system.supervisor.pid("worker") not in (None, pid), 60, "another worker")
+    submit(running, "after")
+    wait_until(lambda: status(running, "after") == "backing_off", 60, "a job that the new worker holds")
+    assert [name for name in [*names, "after"] if running.creates_of(name, "acme")] == []
+
+    command(running, "lanes", "resume", made["id"], "--why", "done")
+    for name in [*names, "after"]:
+        wait_until(lambda each=name: status(running, each) == "completed", 90, name)  # type: ignore[misc]
+    assert {running.creates_of(name, "acme") for name in [*names, "after"]} == {1}
+
+
+def test_many_jobs_are_planned_and_then_cancelled(running: Running) -> None:
+    tag, names = "wrong", [f"wrong-{number}" for number in range(JOBS)]
+    made = command(running, "lanes", "pause", "--tag", tag, "--unseen", "--why", "the prompt is wrong")
+    wait_until(lambda: knows(running), 10, "a worker that knows the pause")
+    for name in names:
+        submit(running, name, MODEL, tag)
+    stuck = {"metadata": {"sim_fault": "run_stuck_in_progress"}}
+    submit(running, "stuck", OTHER, **stuck)
+    submit(running, "kept", MODEL)
+    wait_until(lambda: status(running, names[-1]) == "backing_off", 60, "a tagged job that waits")
+    wait_until(lambda: status(running, "kept") == "completed", 60, "a job without the tag")
+    wait_until(lambda: status(running, "stuck") == "running", 60, "a job that runs")
+
+    plan = command(running, "jobs", "cancel", "--tag", tag)
+    assert (plan["count"], plan["running"], plan["executed"]) == (JOBS, 0, False)
+    assert status(running, names[0]) == "backing_off", "a plan changes nothing"
+    done = command(running, "jobs", "cancel", "--tag", tag, "--rate", "10", "--execute", "--why", "wrong prompt")
+    assert done["cancelled"] == JOBS
+    running_one = command(running, "jobs", "cancel", "stuck", "wrong-0", "--execute", "--why", "stuck", codes=(0, 1))
+    assert running_one["cancelled"] >= 1
+    for name in (*names, "stuck"):
+        wait_until(lambda each=name: status(running, each) == "cancelled", 60, name)  # type: ignore[misc]
+    assert {running.creates_of(name, "acme") for name in names} == {0}, "what was never sent cost nothing"
+    assert command(running, "jobs", "cancel", "--tag", tag)["count"] == 0
+    command(running, "lanes", "resume", made["id"], "--why", "done")

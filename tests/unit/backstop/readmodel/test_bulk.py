@@ -1,0 +1,207 @@
+"""`POST /v1/jobs/cancel` over a real server, on every kind of database: the plan, the batches, and what is refused."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from backstop.readmodel.prices import read_prices
+from receiver.app import _answer_with_problems
+from receiver.limits import Limits
+from receiver.reads.bulk import add_bulk_routes
+from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX
+from receiver.reads.lanes import Publishing
+from receiver.reads.overview import Rights
+from schemas.jobs import CancelRequested
+from tests.support.memory_publisher import MemoryPublisher
+from tests.unit.backstop.readmodel.conftest import Bench
+from tests.unit.backstop.readmodel.logs import Log, accepted, cancelled, rejected, settled, submitted, whole_job
+from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.test_costs import DAY_MS, PRICES, TODAY
+
+NOW_MS = TODAY * DAY_MS + 5_000_000
+ADMIN, OPERATOR = "read,operate,admin", "read,operate"
+
+
+class Api:
+    def __init__(self, session: aiohttp.ClientSession, projection: Projection, publisher: MemoryPublisher) -> None:
+        self.session = session
+        self.projection = projection
+        self.published = publisher
+        self.log = Log()
+
+    async def take(self, *facts: Any) -> None:
+        await self.projection.take(self.log.put(*facts))
+
+    async def ask(self, answered: int = 200, tenant: str = "default", scopes: str = OPERATOR, **body: Any) -> Any:
+        headers = {"X-Test-Tenant": tenant, "X-Test-Scopes": scopes}
+        named = {("tenant" if name == "whose" else name): value for name, value in body.items()}
+        async with self.session.post("/v1/jobs/cancel", headers=headers, json=named) as answer:
+            assert answer.status == answered, await answer.text()
+            return await answer.json(content_type=None)
+
+    def cancelled(self) -> list[str]:
+        facts = self.published.landed
+        assert all(isinstance(fact, CancelRequested) for fact in facts)
+        return [fact.key for fact in facts]
+
+
+@asynccontextmanager
+async def api(bench: Bench) -> AsyncIterator[Api]:
+    projection = await Projection(bench.another()).take_over()
+    publisher = MemoryPublisher()
+    app = web.Application(middlewares=[_answer_with_problems])
+    rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
+    publishing = Publishing(publisher, Limits(publish_s=0.2))
+    add_bulk_routes(app, bench.another(), rights, lambda: NOW_MS, read_prices(PRICES), publishing)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
+            yield Api(session, projection, publisher)
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def with_api(run: Any) -> Callable[[Callable[[Api], Coroutine[Any, Any, None]]], None]:
+    def runner(body: Callable[[Api], Coroutine[Any, Any, None]]) -> None:
+        async def whole(bench: Bench) -> None:
+            async with api(bench) as served:
+                await body(served)
+
+        run(whole)
+
+    return runner
+
+
+def test_a_plan_counts_and_prices_and_changes_nothing(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        at_ms = TODAY * DAY_MS
+        await api.take(
+            submitted("done", at_ms, model="m"), accepted("done", at_ms + 1, response_id="r0"),
+            settled("done", at_ms + 2, response_id="r0"),
+        )  # fmt: skip
+        for number in range(3):
+            await api.take(
+                submitted(f"run{number}", at_ms, model="m"),
+                accepted(f"run{number}", at_ms, response_id=f"r{number + 1}"),
+            )
+        await api.take(submitted("wait", model="m"), rejected("wait"), submitted("other", model="unpriced-model"))
+        plan = await api.ask(everything=True)
+        assert plan["count"] == 5
+        assert plan["by_status"] == {"running": 3, "backing_off": 1, "submitting": 1}
+        assert plan["by_model"] == {"m": 4, "unpriced-model": 1}
+        assert (plan["running"], plan["without_estimate"], plan["cut"]) == (3, 1, False)
+        assert float(plan["running_cost_usd"]) == pytest.approx(3 * float(plan["waiting_cost_usd"]), abs=3e-6)
+        assert float(plan["waiting_cost_usd"]) > 0
+        assert set(plan["sample"]) == {"run0", "run1", "run2", "wait", "other"}
+        assert not api.published.landed
+
+    with_api(body)
+
+
+def test_jobs_are_chosen_by_each_field_and_by_all_together(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(
+            submitted("a", model="m", tags=("x",), session_id="s"), submitted("b", model="m", tags=("y",)),
+            submitted("c", model="n", tags=("x",)), submitted("d", model="n", at_ms=5_000), rejected("b"),
+            *whole_job("e", "resp_9"), submitted("z:a", tenant="z", model="m", tags=("x",), session_id="s"),
+        )  # fmt: skip
+        for chosen, ids in (
+            ({"model": "m"}, {"a", "b"}), ({"tag": "x"}, {"a", "c"}), ({"session_id": "s"}, {"a"}),
+            ({"status": ["backing_off"]}, {"b"}), ({"model": "m", "tag": "y"}, {"b"}), ({"since_ms": 4_000}, {"d"}),
+            ({"tag": "x", "model": "n"}, {"c"}), ({"model": "none"}, set()),
+            ({"everything": True}, {"a", "b", "c", "d"}),
+        ):  # fmt: skip
+            assert set((await api.ask(**chosen))["sample"]) == ids, chosen
+            api.published.landed.clear()
+            assert set((await api.ask(**chosen, execute=True, why="w"))["job_ids"]) == ids, chosen
+            assert set(api.cancelled()) == ids
+
+    with_api(body)
+
+
+def test_given_ids_are_cancelled_once_and_what_is_none_is_told(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted("a"), submitted("b"), cancelled("b"), submitted("z:c", tenant="z"))
+        ids = ["a", "a", "b", "c", "nosuch"]
+        plan = await api.ask(ids=ids)
+        assert (plan["count"], plan["sample"]) == (1, ["a"])
+        assert (plan["not_open"], plan["not_found"]) == (["b"], ["c", "nosuch"])
+        done = await api.ask(ids=ids, execute=True, why="wrong prompt", by="Ann")
+        assert done == {"object": "cancel_batch", "count": 1, "job_ids": ["a"]}
+        (fact,) = api.published.landed
+        assert isinstance(fact, CancelRequested)
+        assert (fact.id, fact.tenant, fact.reason) == ("a/cancel", "default", "wrong prompt (by Ann)")
+        again = await api.ask(ids=["a"], execute=True, why="wrong prompt", by="Ann")
+        assert again["count"] == 1, "the read model has not seen the cancel; a repeat has the same id"
+        assert {each.id for each in api.published.landed} == {"a/cancel"}
+
+    with_api(body)
+
+
+def test_batches_walk_all_jobs_and_a_second_run_finds_what_is_left(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(*(submitted(f"j{number:03}", at_ms=1_000 + number) for number in range(25)))
+        seen: list[str] = []
+        asked: dict[str, Any] = {"model": "gpt-5", "execute": True, "why": "w", "limit": 10}
+        first = await api.ask(**asked)
+        await api.take(*(cancelled(job_id) for job_id in first["job_ids"]))  # Broken off here, and run again.
+        while True:
+            batch = await api.ask(**asked)
+            seen += batch["job_ids"]
+            if "next_cursor" not in batch:
+                break
+            asked["cursor"] = batch["next_cursor"]
+        assert sorted(first["job_ids"] + seen) == [f"j{number:03}" for number in range(25)]
+        assert (await api.ask(ids=[f"j{number:03}" for number in range(25)], execute=True, why="w", limit=7))[
+            "next_cursor"
+        ]
+
+    with_api(body)
+
+
+BAD_BODIES: tuple[dict[str, Any], ...] = (
+    {}, {"ids": []}, {"everything": False}, {"status": []}, {"model": ""}, {"everything": True, "model": "m"},
+    {"ids": ["a"], "model": "m"}, {"model": "m", "execute": True}, {"model": "m", "execute": True, "why": " "},
+    {"model": "m", "execute": "yes"}, {"status": ["completed"]}, {"ids": ["x:y"]}, {"ids": ["a"] * (IDS_MAX + 1)},
+    {"model": "m", "limit": BATCH_MAX + 1}, {"model": "m", "cursor": "!"}, {"modle": "m"}, {"session_id": "a b"},
+    {"execute": True, "why": "w"}, {"model": "a\0b"},
+)  # fmt: skip
+
+
+def test_a_body_that_names_no_jobs_or_too_much_is_refused(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted("a"))
+        for bad in BAD_BODIES:
+            assert (await api.ask(422, **bad))["code"] == "bad_request", bad
+        assert not api.published.landed
+
+    with_api(body)
+
+
+def test_another_tenants_jobs_need_an_admin(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted("a"), submitted("z:b", tenant="z"))
+        assert (await api.ask(403, whose="z", everything=True))["code"] == "scope_missing"
+        done = await api.ask(whose="z", everything=True, execute=True, why="w", scopes=ADMIN)
+        assert done["job_ids"] == ["b"]
+        (fact,) = api.published.landed
+        assert isinstance(fact, CancelRequested)
+        assert (fact.job_id, fact.tenant) == ("z:b", "z")
+
+    with_api(body)
+
+
+def test_cancels_that_the_log_does_not_take_are_no_success(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted("a"))
+        api.published.away = True
+        assert (await api.ask(503, everything=True, execute=True, why="w"))["code"] == "log_unavailable"
+
+    with_api(body)

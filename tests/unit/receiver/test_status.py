@@ -1,0 +1,158 @@
+"""What `/v1/status` tells, from what the broker told."""
+
+import asyncio
+
+import pytest
+
+from backstop.cli.status import status_text
+from backstop.readmodel.project import evolve
+from backstop.readmodel.rows import Position
+from backstop.readmodel.waits import UNSEEN, Sight, idle_wait
+from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.holdings import GroupSeen, Look, Member
+from backstop.runtime.process.identity import own_name
+from receiver.reads.status import LOOK_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
+from schemas.lanes import CreateFailed
+from streams.policy.lanes import Lane, take
+from tests.unit.backstop.readmodel.logs import accepted, submitted
+
+NOW_MS = 5_147_000
+A, B = "worker/0.1.0/node-1/11", "worker/0.1.0/node-2/12"
+PARTITIONS = (("jobs", 0), ("jobs", 1), ("responses", 0), ("responses", 1))
+
+
+class Told:
+    """A broker that tells what is put here."""
+
+    def __init__(self) -> None:
+        self.members = {A: PARTITIONS[::2], B: PARTITIONS[1::2]}
+        self.committed = 5
+        self.polls = 0
+        self.answers = True
+        self.at_ms = NOW_MS
+
+    async def look(self) -> Look:
+        if not self.answers:
+            raise BrokerUnavailableError("the broker at b:9092 did not answer")
+        members = tuple(Member(name, "10.0.0.1", frozenset(held)) for name, held in self.members.items())
+        worker = GroupSeen(
+            "worker", "Stable" if members else "Empty", members, dict.fromkeys(PARTITIONS, self.committed)
+        )
+        poller = GroupSeen("poller", "Stable", (Member(A.replace("worker", "poller"), "10.0.0.1", frozenset()),),
+                           {("polls", 0): self.polls})  # fmt: skip
+        return Look(self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def once(watch: SystemWatch) -> None:
+    asyncio.run(watch.once())
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def watch(told: Told) -> SystemWatch:
+    return SystemWatch(told, lambda: told.at_ms)
+
+
+def test_processes_are_told_with_release_parts_and_partitions(told: Told, watch: SystemWatch) -> None:
+    once(watch)
+    view = status(watch, NOW_MS)
+    assert view["wrong"] == []
+    assert view["broker"] == {"answers": True, "brokers": 3}
+    by_name = {each["name"]: each for each in view["processes"]}
+    assert by_name["node-1:11"] == {
+        "name": "node-1:11", "version": "0.1.0", "parts": ["poller", "worker"], "address": "10.0.0.1",
+        "partitions": ["jobs/0", "responses/0"],
+    }  # fmt: skip
+    assert by_name[own_name("serve").place]["parts"] == ["serve"]
+
+
+def test_a_partition_without_a_worker_is_named_and_so_it_is_on_its_jobs(told: Told, watch: SystemWatch) -> None:
+    once(watch)
+    del told.members[B]
+    once(watch)
+    assert wrong(watch, NOW_MS) == [
+        "no worker holds partition 1 since 01:25:47 UTC (jobs, responses)",
+    ]
+    told.members = {}
+    told.at_ms += 3_000
+    once(watch)
+    assert wrong(watch, NOW_MS) == [
+        "no worker holds partition 0 since 01:25:50 UTC (jobs, responses)",
+        "no worker holds partition 1 since 01:25:47 UTC (jobs, responses)",
+    ]
+    told.members = {A: PARTITIONS[::2]}
+    once(watch)
+    row = evolve(evolve(None, submitted(), Position("jobs", 1, 0)).row, accepted(), Position("jobs", 1, 1)).row
+    assert row is not None
+    assert watch.idle(row, UNSEEN) == idle_wait("jobs", 1, NOW_MS)
+    other = evolve(None, submitted(), Position("jobs", 0, 0)).row
+    assert other is not None
+    assert watch.idle(other, UNSEEN) is None
+    assert watch.idle(other, Sight(partition=1)) == idle_wait("responses", 1, NOW_MS)
+
+
+def test_a_worker_that_stands_still_is_named(told: Told, watch: SystemWatch) -> None:
+    once(watch)
+    told.committed = 3
+    told.at_ms += 3_000
+    once(watch)
+    assert wrong(watch, told.at_ms) == []
+    told.at_ms += STILL_MS_TOLD
+    once(watch)
+    assert wrong(watch, told.at_ms)[0] == (
+        "node-1:11 holds partition 0 of jobs, and has not moved since 01:25:50 UTC: 2 records wait"
+    )
+
+
+def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: SystemWatch) -> None:
+    once(watch)
+    told.members = {}
+    once(watch)
+    told.answers = False
+    once(watch)
+    view = status(watch, NOW_MS)
+    assert view["wrong"] == ["the broker at b:9092 did not answer, since 01:25:47 UTC"]
+    assert view["broker"]["answers"] is False
+    assert "does not answer" in status_text(view)  # type: ignore[arg-type]  # JSON
+
+
+def test_polls_are_counted_over_the_last_minute(told: Told, watch: SystemWatch) -> None:
+    for _ in range(4):
+        once(watch)
+        told.at_ms += int(LOOK_EVERY_S * 1000)
+        told.polls += 30
+    assert status(watch, told.at_ms)["polls_per_s"] == 10.0
+
+
+def test_a_closed_lane_is_told_with_its_reason(watch: SystemWatch) -> None:
+    once(watch)
+    fact = CreateFailed(
+        id="f", at_ms=NOW_MS, command_id="c", account="0" * 8, model="gpt-5", cause="account", code="invalid_api_key",
+        message="No.",
+    )  # fmt: skip
+    watch.lanes = {("0" * 8, "gpt-5"): take(Lane(), fact, NOW_MS)}
+    (lane,) = status(watch, NOW_MS)["lanes"]
+    assert (lane["model"], lane["code"], lane["since_ms"]) == ("gpt-5", "invalid_api_key", NOW_MS)
+    assert wrong(watch, NOW_MS) == ["creates of gpt-5 wait since 01:25:47 UTC: invalid_api_key No."]
+
+
+def test_the_command_shows_what_is_behind_and_what_is_wrong(told: Told, watch: SystemWatch) -> None:
+    once(watch)
+    lines = status_text(status(watch, NOW_MS)).splitlines()  # type: ignore[arg-type]  # JSON
+    assert lines[:4] == [
+        "Nothing holds jobs up.", "broker:      3 brokers, answers", "read model:  0 records behind",
+        "polls:       0 per second",
+    ]  # fmt: skip
+    assert not any(line.startswith("TOPIC") for line in lines)
+    del told.members[B]
+    once(watch)
+    text = status_text(status(watch, NOW_MS))  # type: ignore[arg-type]  # JSON
+    assert "Something holds jobs up:\n  no worker holds partition 1 since 01:25:47 UTC (jobs, responses)\n" in text
+    assert "jobs       1          worker   none since 01:25:47.000Z  0" in text
