@@ -28,9 +28,9 @@ class ProviderAccess:
     """Hold back creates."""
     rate: PollRate
     """Holds back polls, cancels and the opening of streams."""
-    hedge_at: HedgeAt = never_hedged
     pauses: Pauses = field(default_factory=Pauses)
     """Hold back the creates that an operator paused."""
+    hedge_at: HedgeAt = never_hedged
 
 
 async def stored(bodies: Bodies, seen: Seen) -> Body:
