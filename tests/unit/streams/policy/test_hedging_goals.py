@@ -9,6 +9,8 @@ import pytest
 from bench.hedging import MODELS, TABLE, Course, Scene, correlated, hedged, independent
 from streams.policy.hedging import LANE_REST_MS, ClassStop
 
+pytestmark = pytest.mark.timeout(600)
+
 JOBS = 20_000
 
 
@@ -37,16 +39,6 @@ def test_slow_machines_are_where_hedges_pay() -> None:
     course = hedged(Scene(MODELS["5 % are 10 times slower"], 0.05, JOBS))
     assert course.quantile_s(0.99) <= 0.5 * 1_179, "without hedges it is 1,179 s"
     assert course.wins >= 0.7
-
-
-def test_a_full_bucket_at_the_start_would_be_seen() -> None:
-    assert not within_budget(hedged(Scene(independent, 0.02, 2_000, bucket_full=True, seed=2)))
-
-
-def test_losers_that_are_not_censored_would_be_seen() -> None:
-    """Their ages would count as run times, so the age of a hedge would fall, and the tail with it."""
-    right, wrong = (hedged(Scene(independent, 0.05, JOBS, losers_censored=each)) for each in (True, False))
-    assert wrong.quantile_s(0.999) > 1.15 * right.quantile_s(0.999)
 
 
 def test_there_is_no_hedge_after_the_first_rate_limit_of_a_brown_out() -> None:
