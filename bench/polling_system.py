@@ -33,6 +33,7 @@ async def whole(jobs: int, rate: float) -> dict[str, Any]:
         "rates": {"webhook_lost": 1.0},
     }
     settings = {"BACKSTOP_POLL_RATE_MAX_PER_S": str(RATE_PER_S), "BACKSTOP_WEBHOOKS_EXPECTED": "false"}
+    settings |= {"BACKSTOP_POLL_SCHEDULE": "learned"}
     async with system_of(profile, settings, 1) as system:
         downstream = Downstream(system)
         reading = asyncio.create_task(downstream.run())

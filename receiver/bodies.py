@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from backstop.runtime.authority import owner_now
 from backstop.runtime.shares import Shares
-from receiver.limits import DEAR_COST, PLAIN_COST
+from receiver.limits import DEAR_COST, PLAIN_COST, Limits
 from receiver.problems import Problem, Refusal, field_errors, unavailable
 from schemas.requests import FIELDS_MAX
 from schemas.shape import ShapeLimits, beyond
@@ -130,6 +130,16 @@ def require_json(request: web.Request) -> None:
         raise Refusal(Problem(415, "not_json", "Send the body as Content-Type: application/json."))
     if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
         raise Refusal(Problem(415, "not_utf8", "Send the body in UTF-8."))
+
+
+async def read_model(model: type[Model], request: web.Request, limits: Limits, *, bytes_max: int) -> Model:
+    """The JSON body of a small request.
+
+    :raises Refusal: see `require_json`, `read_body`, `parse_body`.
+    """
+    require_json(request)
+    body = await read_body(request, bytes_max=bytes_max, within_s=limits.submit_body_s)
+    return parse_body(model, body, limits.submit_depth_max)
 
 
 def parse_body(

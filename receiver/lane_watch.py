@@ -10,8 +10,6 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 
-from backstop.readmodel.rows import JobRow
-from backstop.readmodel.waits import Paused
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.topic_follower import TopicFollower
 from backstop.runtime.process.clock import NowMs
@@ -71,20 +69,11 @@ class LaneWatch:
 
         :raises BrokerUnavailableError: it was not read within `READ_BACK_S`.
         """
-        try:
-            await _within(self._awaited[fact_id], "the pause was written and not read back")
-        finally:
-            self.forget(fact_id)
+        await _within(self._awaited[fact_id], "the pause was written and not read back")
 
     def forget(self, fact_id: str) -> None:
+        """To be called once it is expected no more, also where it could not be published."""
         self._awaited.pop(fact_id, None)
-
-    def holding(self, row: JobRow) -> Paused | None:
-        """The pause in force that holds the creates of this job."""
-        if not self.book.active or row.ended:
-            return None
-        found = self.book.holding(model=row.model or "", tenant=row.tenant, tags=row.tags)
-        return next((Paused(pause.at_ms, pause.words) for pause in found), None)
 
     def take_pause(self, fact: PauseFact, at_ms: int) -> None:
         """Take the next fact of `pauses`."""

@@ -43,6 +43,7 @@ from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
 from receiver.reads.search import add_search_routes
+from receiver.reads.shown import Shown
 from receiver.reads.status import SystemWatch, add_status_route, system_watch
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
@@ -71,7 +72,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
-    watch = system_watch(settings, now_ms)
+    watch = system_watch(settings, now_ms, REGISTRY)
     app = application(
         settings,
         publisher,
@@ -144,7 +145,7 @@ def application(
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     lane_watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
     watch.lanes = lane_watch.lanes
-    held = holding(watch, lane_watch)
+    shown = Shown(now_ms, holding(watch, lane_watch))
     add_routes(
         app,
         database,
@@ -154,8 +155,7 @@ def application(
         taken=taken,
         feed=feed,
         prices=spending.prices,
-        now_ms=now_ms,
-        held=held,
+        shown=shown,
     )
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     expiring = app[KEYS].expiring
@@ -166,7 +166,7 @@ def application(
     publishing = Publishing(publisher, limits)
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)
-    add_search_routes(app, database, blobs, tenant_of, now_ms, taken, held)
+    add_search_routes(app, database, blobs, tenant_of, shown, taken)
     add_status_route(app, watch, now_ms)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch)
     add_page(app)

@@ -90,13 +90,13 @@ class PollBasis(Frozen):
 
     latency_class: LatencyClass
     """The class whose run times decided: that of the response, or a parent of it."""
-    ends: int = Field(ge=0)
+    ends: Int64 = Field(ge=0)
     """How many ends of the class were counted."""
     loss: float = Field(ge=0, le=1)
     """The share of ends without a webhook in time."""
     price_s: float = Field(gt=0)
     """The seconds of late detection that one poll was worth."""
-    policy: int = Field(ge=1)
+    policy: Int64 = Field(ge=1)
     """The version of the policy."""
 
 

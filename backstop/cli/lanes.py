@@ -1,6 +1,7 @@
 """`backstop lanes list | pause | resume`: how the lanes to the provider stand, and pauses by operators."""
 
 import getpass
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import aiohttp
@@ -75,12 +76,10 @@ def pause(
     if unseen:
         body["unseen"] = True
 
-    async def run(session: aiohttp.ClientSession) -> int:
-        done = await http.ask(session, "POST", "/v1/lanes/pause", json=body)
-        _print(done, f"paused: {_holds(done)} ({done['id']})", output, quiet=quiet)
-        return DONE
+    def told(done: dict[str, Any]) -> str:
+        return f"paused: {_holds(done)} ({done['id']})"
 
-    run_against(url, run)
+    _send("/v1/lanes/pause", body, told, url, output, quiet=quiet)
 
 
 @app.command()
@@ -104,12 +103,10 @@ def resume(
     if pause_id is not None:
         body["pause_id"] = pause_id
 
-    async def run(session: aiohttp.ClientSession) -> int:
-        done = await http.ask(session, "POST", "/v1/lanes/resume", json=body)
-        _print(done, f"resumed: {_holds(done)}, paused by {done['by']}: {done['why']}", output, quiet=quiet)
-        return DONE
+    def told(done: dict[str, Any]) -> str:
+        return f"resumed: {_holds(done)}, paused by {done['by']}: {done['why']}"
 
-    run_against(url, run)
+    _send("/v1/lanes/resume", body, told, url, output, quiet=quiet)
 
 
 def _scope(
@@ -146,8 +143,18 @@ def _pause_row(pause: dict[str, Any], now_ms: int) -> dict[str, Any]:
     return {**pause, "pause": pause["id"], "since": span(now_ms - pause["since_ms"]), "holds": _holds(pause)}
 
 
-def _print(done: dict[str, Any], text: str, output: Form, *, quiet: bool) -> None:
-    if output is Form.TABLE:
-        tell(text, quiet=quiet)
-    else:
-        emit_one(done)
+def _send(
+    path: str, body: dict[str, Any], told: Callable[[dict[str, Any]], str], url: str | None, output: Form, *,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Send a change and print the pause as it is then."""
+
+    async def run(session: aiohttp.ClientSession) -> int:
+        done = await http.ask(session, "POST", path, json=body)
+        if output is Form.TABLE:
+            tell(told(done), quiet=quiet)
+        else:
+            emit_one(done)
+        return DONE
+
+    run_against(url, run)

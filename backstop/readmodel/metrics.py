@@ -2,6 +2,9 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from backstop.runtime.process.bounded_labels import BoundedLabel
+
+LABELS_MAX = 50
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -18,6 +21,13 @@ class ProjectionMetrics:
         self.finished = Counter(
             "backstop_readmodel_finished", "Jobs seen to end.", ["outcome", "found_by"], registry=where
         )
+        self.ended = Counter(
+            "backstop_jobs_ended",
+            "Jobs that ended, by model, outcome and code of the reason; at most 50 models and 50 codes, then `other`.",
+            ["model", "outcome", "code"],
+            registry=where,
+        )
+        self.models, self.codes = BoundedLabel(LABELS_MAX), BoundedLabel(LABELS_MAX)
         self.dead = Counter(
             "backstop_readmodel_dead_letters", "Records dead-lettered.", ["topic", "reason"], registry=where
         )

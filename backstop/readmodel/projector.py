@@ -269,6 +269,8 @@ class Projector:
             metrics.ignored.labels(reason).inc(count)
         for row in writes.finished:
             metrics.finished.labels(row.status, row.found_by or "none").inc()
+            model, code = metrics.models.of(row.model or "none"), metrics.codes.of(row.reason_code or "none")
+            metrics.ended.labels(model, row.status, code).inc()
         for name, change in changes_by_model(writes.ledger.sums, self._prices).items():
             metrics.cost.labels(name).inc(change.usd)
             metrics.unpriced.labels(name).inc(change.unpriced)

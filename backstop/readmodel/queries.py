@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from backstop.readmodel.database import Connection
 from backstop.readmodel.figures import EndedJob
+from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.ledger import COST_COLUMNS, COST_KEY, SPEND_COLUMNS
 from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownJob, LateUsage, Position, TimelineEntry
 from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
@@ -78,6 +79,18 @@ class TenantLoad:
     open_jobs: int
     tokens: int
     known: frozenset[str]
+
+
+def find_rows(conn: Connection, tenant: str, job_ids: Sequence[str]) -> dict[str, JobRow]:
+    """Those of the tenant's jobs that are known, by id."""
+    found: dict[str, JobRow] = {}
+    for marks, part in in_lists(job_ids):
+        for values in conn.rows(
+            f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN ({marks}) AND tenant = ?", (*part, tenant)
+        ):
+            row = row_from(values)
+            found[row.job_id] = row
+    return found
 
 
 def find_row(conn: Connection, tenant: str, job_id: str) -> JobRow | None:

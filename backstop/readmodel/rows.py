@@ -78,13 +78,13 @@ class JobRow(NamedTuple):
     cache_policy: str | None = None
     cache_key: str | None = None
     """The `prompt_cache_key` that the submission named."""
+    priority: str | None = None
+    """The class in which the job waits for its turn. None: it does not wait for one."""
     wait: Wait | None = None
     """None once the job has ended."""
     reason_code: str | None = None
     """Why the job ended as it did; None for a plain completion."""
     reason_message: str | None = None
-    priority: str | None = None
-    """The class in which the job waits for its turn. None: it does not wait for one."""
 
     @property
     def terminal(self) -> bool:

@@ -15,7 +15,6 @@ import orjson
 from backstop.readmodel.answers import WaitingView
 from backstop.readmodel.rows import TimelineEntry, Wait
 from schemas.jobs import AttemptAccepted, JobFact, ResponseAdopted
-from schemas.statuses import WaitsFor
 from schemas.webhook_endpoints import EVENT_TYPES
 from streams.fold.attempts import OutcomeUnknown, Running, Submitting
 from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Waiting, due_ms
@@ -49,18 +48,6 @@ def idle_wait(topic: str, partition: int, since_ms: int) -> Wait:
     """What a job waits for whose partition no worker holds."""
     said = f"no worker holds partition {partition} of {topic} since {time_of(since_ms)}"
     return Wait("worker", since_ms, None, "no_worker", said)
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """A pause of an operator that holds the job's creates."""
-
-    since_ms: int
-    words: str
-
-
-BEFORE_A_CREATE: Final[frozenset[WaitsFor]] = frozenset(("turn", "retry", "lane", "operator"))
-"""What a job waits for that begins no attempt while its creates are paused."""
 
 
 def wait_after(state: JobState, fact: JobFact, before: Wait | None) -> Wait | None:

@@ -28,7 +28,7 @@ TEXT_CHARS_MAX: Final = 300
 
 
 @with_config(_DOCUMENTED)
-class PlaceView(TypedDict):
+class TurnView(TypedDict):
     """Where a job stands among the tenant's jobs of the same model and priority."""
 
     reason: NotRequired[str]
@@ -52,7 +52,7 @@ class WhyView(TypedDict):
     sentences: list[str]
     next_at_ms: NotRequired[int]
     """When Backstop acts on the job next, if nothing happens before."""
-    waiting: NotRequired[PlaceView]
+    turn: NotRequired[TurnView]
     """Where the job stands, if it waits for its turn under the limits."""
 
 
@@ -80,8 +80,8 @@ def why(seen: Seen) -> list[str]:
     return [_sentence(text) for text in said]
 
 
-def waiting_of(place: Place) -> PlaceView:
-    view: PlaceView = {"priority": place.priority, "place": place.place, "waiting": place.waiting}
+def turn_of(place: Place) -> TurnView:
+    view: TurnView = {"priority": place.priority, "place": place.place, "waiting": place.waiting}
     if place.reason is not None:
         view["reason"] = place.reason
     if place.about_ms is not None:

@@ -3,9 +3,11 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import TypeVar
 
 import uvloop
+from prometheus_client import Gauge, disable_created_metrics
 
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.topics import require_topics
@@ -14,6 +16,7 @@ from backstop.runtime.process.clock import NowMs, make_clock
 from backstop.runtime.process.files import make_private
 from backstop.runtime.process.garbage import settle_garbage_collector
 from backstop.runtime.process.logs import configure, get_logger
+from backstop.runtime.release import release
 from backstop.runtime.settings import RuntimeSettings
 
 S = TypeVar("S", bound=RuntimeSettings)
@@ -37,7 +40,15 @@ def prepare(settings: RuntimeSettings, process: str) -> NowMs:
     elif settings.clock_offset_ms:
         raise ConfigurationError("BACKSTOP_CLOCK_OFFSET_MS is for tests: it needs BACKSTOP_FAILPOINTS")
     settle_garbage_collector()
+    # Half of all samples, of no use: Prometheus sees a restart by the counter itself.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    _build_info().labels(release(), process).set(1)
     return make_clock(settings.clock_offset_ms)
+
+
+@cache
+def _build_info() -> Gauge:
+    return Gauge("backstop_build_info", "1; the labels tell the release of this process.", ("version", "component"))
 
 
 def run_until_stopped(

@@ -12,7 +12,7 @@ from backstop.runtime.http.keys import Scope
 from backstop.runtime.http.routes import Answer, Route
 from receiver.access.identity import caller_of
 from receiver.access.tickets import STREAM_PATH, Tickets
-from receiver.bodies import parse_body, read_body, require_json
+from receiver.bodies import read_model
 from receiver.limits import Limits
 from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal
 
@@ -69,9 +69,7 @@ class CallerIngress:
 
     async def ticket(self, request: web.Request) -> web.Response:
         caller = caller_of(request)
-        require_json(request)
-        body = await read_body(request, bytes_max=self._limits.cancel_bytes_max, within_s=self._limits.submit_body_s)
-        asked = parse_body(TicketBody, body, self._limits.submit_depth_max)
+        asked = await read_model(TicketBody, request, self._limits, bytes_max=self._limits.cancel_bytes_max)
         if not STREAM_PATH.fullmatch(asked.path):
             wrong = FieldError(
                 "#/path", "is not /v1/events, /v1/jobs/ID/events, /v1/jobs/ID/stream or /v1/sessions/ID/events"

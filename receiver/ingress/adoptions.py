@@ -10,7 +10,7 @@ from aiohttp import web
 
 from backstop.runtime.http.routes import Route
 from receiver.access.identity import tenant_of
-from receiver.bodies import parse_body, read_body, require_json
+from receiver.bodies import read_model
 from receiver.ingress.jobs import ACCEPTED, JOBS_PATH, accepted, refuse
 from receiver.ingress.submissions import NotTaken, Submissions, TakenSubmission
 from receiver.limits import Limits
@@ -51,9 +51,7 @@ class AdoptIngress:
     async def adopt(self, request: web.Request) -> web.Response:
         limits = self._limits
         tenant = tenant_of(request)
-        require_json(request)
-        body = await read_body(request, bytes_max=limits.adopt_bytes_max, within_s=limits.submit_body_s)
-        asked = parse_body(Adopt, body, limits.submit_depth_max)
+        asked = await read_model(Adopt, request, limits, bytes_max=limits.adopt_bytes_max)
         own = await self._own_job(asked.response_id, tenant)
         if own is not None:
             return accepted(own, TakenSubmission(qualified_job_id(tenant, own), None, repeated=True))

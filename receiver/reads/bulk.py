@@ -18,12 +18,12 @@ from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.ledger import ask_costs
 from backstop.readmodel.lists import Cursor, JobFilter, JobRows, list_rows
 from backstop.readmodel.prices import Prices
-from backstop.readmodel.queries import find_row
+from backstop.readmodel.queries import find_rows
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.process.clock import NowMs
-from receiver.bodies import parse_body, read_body, require_json
+from receiver.bodies import read_model
 from receiver.problems import Problem, Refusal, unavailable
 from receiver.reads import problems
 from receiver.reads.bulk_routes import (
@@ -84,9 +84,7 @@ class _CancelMany:
         self._turn = asyncio.Lock()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        require_json(request)
-        body = await read_body(request, bytes_max=BODY_BYTES_MAX, within_s=self._limits.submit_body_s)
-        asked = parse_body(CancelManyBody, body, self._limits.submit_depth_max)
+        asked = await read_model(CancelManyBody, request, self._limits, bytes_max=BODY_BYTES_MAX)
         tenant = self._rights.tenant_of(request)
         if asked.tenant not in (None, tenant):
             if "admin" not in self._rights.scopes_of(request):
@@ -174,10 +172,12 @@ def _named(conn: Connection, tenant: str, ids: Iterable[str], after: Cursor | No
     given = list(dict.fromkeys(ids))
     begin = 0 if after is None else after.submitted_at_ms
     part = given[begin : begin + limit]
-    found = {own: find_row(conn, tenant, qualified_job_id(tenant, own)) for own in part}
-    rows = [row for row in found.values() if row is not None and row.status in CANCELLABLE]
-    over = [own for own, row in found.items() if row is not None and row.status not in CANCELLABLE]
-    missing = [own for own, row in found.items() if row is None]
+    names = {own: qualified_job_id(tenant, own) for own in part}
+    found = find_rows(conn, tenant, list(names.values()))
+    known = {own: found[job_id] for own, job_id in names.items() if job_id in found}
+    rows = [row for row in known.values() if row.status in CANCELLABLE]
+    over = [own for own, row in known.items() if row.status not in CANCELLABLE]
+    missing = [own for own in part if own not in known]
     end = begin + limit
     return _Found([row._replace(fold_state=b"", result=None) for row in rows],
                   Cursor(end, "ids") if end < len(given) else None, missing, over)  # fmt: skip

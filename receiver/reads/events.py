@@ -20,10 +20,9 @@ from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyF
 from backstop.readmodel.lists import JobFilter, list_rows, sights_of
 from backstop.readmodel.queries import changes_after, find_row, first_seq
 from backstop.readmodel.rows import Change, JobRow
-from backstop.readmodel.view import job_view
-from backstop.readmodel.waits import UNSEEN, Sight
-from backstop.runtime.process.clock import NowMs
+from backstop.readmodel.waits import Sight
 from receiver.reads import problems
+from receiver.reads.shown import Shown
 from schemas.codec import canonical
 
 RETRY_MS = 1_000
@@ -83,7 +82,7 @@ def _gap(seen: tuple[int, int] | None, build: int, first: int, last: int) -> Gap
 
 
 async def stream(
-    request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits, now_ms: NowMs
+    request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits, shown: Shown
 ) -> web.StreamResponse:
     """Answer `request` with the events for `follower`.
 
@@ -99,7 +98,7 @@ async def stream(
                 return problems.not_found(what)
             if start.over:
                 return web.Response(status=204)  # tells an EventSource not to reconnect
-            return await _Stream(request, follower, limits, now_ms).run(start)
+            return await _Stream(request, follower, limits, shown).run(start)
     except TooManyFollowersError as error:
         return problems.problem(503, "too_many_streams", f"{error}. Try again later.", **{"Retry-After": "5"})
 
@@ -118,8 +117,8 @@ async def _started(
 
 
 class _Stream:
-    def __init__(self, request: web.Request, follower: Follower, limits: StreamLimits, now_ms: NowMs) -> None:
-        self._now_ms = now_ms
+    def __init__(self, request: web.Request, follower: Follower, limits: StreamLimits, shown: Shown) -> None:
+        self._shown = shown
         self._request = request
         self._limits = limits
         self._follower = follower
@@ -148,7 +147,7 @@ class _Stream:
                 start.build,
                 start.seq,
                 "job",
-                canonical(job_view(row, self._now_ms(), start.sights.get(row.job_id, UNSEEN))),
+                canonical(self._shown.job(row, start.sights)),
             )
         for change in start.missed:
             await self._event(change.build, change.seq, "job", change.payload)

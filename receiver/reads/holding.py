@@ -3,7 +3,7 @@
 from backstop.readmodel.rows import JobRow, Wait
 from backstop.readmodel.waits import Sight, cut
 from receiver.lane_watch import LaneWatch
-from receiver.reads.routes import HeldOf
+from receiver.reads.shown import HeldOf
 from receiver.reads.status import SystemWatch
 from schemas.pauses import PAUSED_CODE
 

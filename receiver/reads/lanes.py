@@ -5,7 +5,7 @@ A pause is a fact on `pauses`, with who and why. A key without `admin` sees and 
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 
@@ -17,7 +17,7 @@ from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
-from receiver.bodies import parse_body, read_body, require_json
+from receiver.bodies import read_model
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
 from receiver.problems import Problem, Refusal, unavailable
@@ -55,9 +55,6 @@ def add_lane_routes(
         declare(app, route, guarded(handler))
 
 
-Body = TypeVar("Body", PauseBody, ResumeBody)
-
-
 class _Lanes:
     def __init__(
         self, database: Database, rights: Rights, now_ms: NowMs, watch: LaneWatch, publishing: Publishing
@@ -93,7 +90,7 @@ class _Lanes:
         return problems.answer(answer)
 
     async def pause(self, request: web.Request) -> web.StreamResponse:
-        asked = await self._asked(request, PauseBody)
+        asked = await read_model(PauseBody, request, self._limits, bytes_max=BODY_BYTES_MAX)
         scope = self._scope(request, asked.scope)
         by = asked.by or _key_name()
         async with self._turn:
@@ -124,7 +121,7 @@ class _Lanes:
         return problems.answer(_shown(fact))
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
-        asked = await self._asked(request, ResumeBody)
+        asked = await read_model(ResumeBody, request, self._limits, bytes_max=BODY_BYTES_MAX)
         pause_id = asked.pause_id or self._scope(request, asked.scope).pause_id
         async with self._turn:
             await self._known()
@@ -141,11 +138,6 @@ class _Lanes:
             )  # fmt: skip
             await self._write(fact)
         return problems.answer(_shown(found) | {"resumed_by": fact.by})
-
-    async def _asked(self, request: web.Request, kind: type[Body]) -> Body:
-        require_json(request)
-        body = await read_body(request, bytes_max=BODY_BYTES_MAX, within_s=self._limits.submit_body_s)
-        return parse_body(kind, body, self._limits.submit_depth_max)
 
     def _is_admin(self, request: web.Request) -> bool:
         return "admin" in self._rights.scopes_of(request)

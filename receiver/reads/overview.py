@@ -175,9 +175,9 @@ class _Overview:
 
     def _paused(self, tenant: str) -> Paused:
         def paused(model: str, tags: tuple[str, ...]) -> str | None:
-            if self._pauses is None:
+            if self._watch is None:
                 return None
-            found = self._pauses.book.holding(model=model, tenant=tenant, tags=tags)
+            found = self._watch.book.holding(model=model, tenant=tenant, tags=tags)
             return next((pause.words for pause in found), None)
 
         return paused

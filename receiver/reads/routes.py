@@ -4,7 +4,7 @@ Each read is for one tenant; objects of other tenants are answered as if they di
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,20 +20,20 @@ from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.lists import JobFilter, JobRows, list_rows, sights_of
 from backstop.readmodel.prices import Prices, read_prices
 from backstop.readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, late_usage_of, timeline_of
-from backstop.readmodel.rows import JobRow, Wait
+from backstop.readmodel.rows import JobRow
 from backstop.readmodel.settings import SHIPPED_PRICES
-from backstop.readmodel.view import TakenJob, job_view, late_usage_view, result_view, taken_view, timeline_view
-from backstop.readmodel.waits import UNSEEN, Sight
+from backstop.readmodel.view import TakenJob, late_usage_view, result_view, taken_view, timeline_view
+from backstop.readmodel.waits import Sight
 from backstop.runtime.authority import authority_of
 from backstop.runtime.blobs import BlobStore, get_body
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.http.routes import declare, query_of
-from backstop.runtime.process.clock import NowMs, make_clock
 from receiver.reads import declarations as declared
 from receiver.reads import problems
 from receiver.reads.declarations import JobQuery, ListQuery, PageQuery
 from receiver.reads.events import stream
 from receiver.reads.parameters import ReadRefusal, guarded, page_mark, path_id
+from receiver.reads.shown import Shown
 from schemas.codec import decode
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.results import RESULT, JobResult
@@ -42,30 +42,18 @@ OUTPUT_INLINE_BYTES_MAX = 262_144
 """A larger output is linked from its job, not included."""
 
 TenantOf = Callable[[web.Request], str]
-HeldOf = Callable[[JobRow, Sight], Wait | None]
-"""What holds an open job up before anything else can."""
 
 
 def add_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, registry: CollectorRegistry,
     limits: StreamLimits | None = None, taken: "JustTaken | None" = None, feed: ChangeFeed | None = None,
-    prices: Prices | None = None, now_ms: NowMs | None = None, held: HeldOf | None = None,
+    prices: Prices | None = None, shown: Shown | None = None,
 ) -> None:  # fmt: skip
     """Add the reads to `app`, whose cleanup stops the streams and `feed`. The caller opens and closes the database."""
     limits = limits or StreamLimits()
     feed = feed or ChangeFeed(database, registry, limits)
     prices = prices or read_prices(SHIPPED_PRICES)
-    reads = _Reads(
-        database,
-        blobs,
-        tenant_of,
-        feed,
-        limits,
-        taken or JustTaken(),
-        prices,
-        now_ms or make_clock(),
-        held or nothing_held,
-    )
+    reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken(), prices, shown or Shown())
     for route, handler in (
         (declared.LIST_JOBS, reads.list_jobs),
         (declared.GET_JOB, reads.job),
@@ -90,11 +78,6 @@ def add_routes(
     app.on_shutdown.append(end_streams)  # before the server waits for its handlers: a stream does not end by itself
 
 
-def nothing_held(_row: JobRow, _sight: Sight) -> Wait | None:
-    """Where the state of the workers is not known."""
-    return None
-
-
 def _nothing_taken(_job_id: str, _tenant: str) -> None:
     return None
 
@@ -116,10 +99,9 @@ class JustTaken:
 class _Reads:
     def __init__(
         self, database: Database, blobs: BlobStore, tenant_of: TenantOf, feed: ChangeFeed, limits: StreamLimits,
-        taken: JustTaken, prices: Prices, now_ms: NowMs, held: HeldOf,
+        taken: JustTaken, prices: Prices, shown: Shown,
     ) -> None:  # fmt: skip
-        self._held = held
-        self._now_ms = now_ms
+        self._shown = shown
         self._prices = prices
         self._taken = taken
         self._limits = limits
@@ -138,7 +120,7 @@ class _Reads:
         spends, late, sights = await self._database.read(
             lambda conn: (spends_of(conn, row.job_id), late_usage_of(conn, row.job_id), sights_of(conn, [row]))
         )
-        shown = cast("JobWithResult", dict(self._shown(row, sights)))
+        shown = cast("JobWithResult", dict(self._shown.job(row, sights)))
         if spends:
             shown["cost"] = job_cost(spends, row.model or "", self._prices)
         if row.result is None:
@@ -199,18 +181,18 @@ class _Reads:
         await self._refuse_hidden(request)
         tenant, job_id = self._named(request)
         follower = Follower(tenant, job_id=job_id, authority=authority_of(request))
-        return await stream(request, self._database, self._feed, follower, self._limits, self._now_ms)
+        return await stream(request, self._database, self._feed, follower, self._limits, self._shown)
 
     async def session_events(self, request: web.Request) -> web.StreamResponse:
         follower = Follower(
             self._tenant_of(request), session_id=path_id(request, "session"), authority=authority_of(request)
         )
-        return await stream(request, self._database, self._feed, follower, self._limits, self._now_ms)
+        return await stream(request, self._database, self._feed, follower, self._limits, self._shown)
 
     async def all_events(self, request: web.Request) -> web.StreamResponse:
         """All jobs of the tenant; starts with the current state of the newest ones."""
         follower = Follower(self._tenant_of(request), authority=authority_of(request))
-        return await stream(request, self._database, self._feed, follower, self._limits, self._now_ms)
+        return await stream(request, self._database, self._feed, follower, self._limits, self._shown)
 
     async def _row(self, request: web.Request) -> JobRow | None:
         tenant, job_id = self._named(request)
@@ -223,10 +205,6 @@ class _Reads:
         """
         tenant = self._tenant_of(request)
         return tenant, qualified_job_id(tenant, path_id(request, "job"))
-
-    def _shown(self, row: JobRow, sights: Mapping[str, Sight]) -> JobView:
-        sight = sights.get(row.job_id, UNSEEN)
-        return job_view(row, self._now_ms(), sight, self._held(row, sight))
 
     def _just_taken(self, request: web.Request) -> JobView | None:
         """A job that was accepted recently, in the form of its first row."""
@@ -281,7 +259,7 @@ class _Reads:
             return found, sights_of(conn, found.rows)
 
         found, sights = await self._database.read(read)
-        page: JobPage = {"object": "list", "data": [self._shown(row, sights) for row in found.rows]}
+        page: JobPage = {"object": "list", "data": [self._shown.job(row, sights) for row in found.rows]}
         if found.next is not None:
             page["next_cursor"] = page_mark(found.next.submitted_at_ms, found.next.job_id)
         return page

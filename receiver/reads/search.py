@@ -1,6 +1,6 @@
 """Search by id over HTTP, and the request of a job."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from aiohttp import web
@@ -11,19 +11,17 @@ from backstop.readmodel.answers import JobView
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.lists import sights_of
 from backstop.readmodel.queries import find_row, request_of
-from backstop.readmodel.rows import JobRow
 from backstop.readmodel.search import BEGINNING_CHARS_MIN, HITS_MAX, Hit, Kind, search
-from backstop.readmodel.view import job_view
-from backstop.readmodel.waits import UNSEEN, Sight
+from backstop.readmodel.waits import Sight
 from backstop.runtime.blobs import BlobStore, get_body
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.http.routes import Answer, Query, Route, declare, query_of
-from backstop.runtime.process.clock import NowMs
 from receiver.reads import problems
 from receiver.reads.declarations import AWAY
 from receiver.reads.overview import TenantOf
 from receiver.reads.parameters import ReadRefusal, guarded, path_id
-from receiver.reads.routes import HeldOf, JustTaken, nothing_held
+from receiver.reads.routes import JustTaken
+from receiver.reads.shown import Shown
 from schemas.base import ID_CHARS_MAX, JobId
 from schemas.job_ids import qualified_job_id
 
@@ -78,8 +76,8 @@ GET_REQUEST: Final = Route(
 
 
 def add_search_routes(
-    app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, now_ms: NowMs,
-    taken: JustTaken | None = None, held: HeldOf = nothing_held,
+    app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, shown: Shown,
+    taken: JustTaken | None = None,
 ) -> None:  # fmt: skip
     """Add `GET /v1/search` and `GET /v1/jobs/{job_id}/request` to `app`."""
     just_taken = taken or JustTaken()
@@ -93,13 +91,9 @@ def add_search_routes(
 
         hits, sights = await database.read(read)
 
-        def shown_job(row: JobRow) -> JobView:
-            sight = sights.get(row.job_id, UNSEEN)
-            return job_view(row, now_ms(), sight, held(row, sight))
-
-        shown = [_view(hit, shown_job) for hit in hits]
+        found = [_view(hit, shown, sights) for hit in hits]
         data = [
-            view for view in shown if "job" not in view or not await just_taken.is_hidden(tenant, view["job"]["job_id"])
+            view for view in found if "job" not in view or not await just_taken.is_hidden(tenant, view["job"]["job_id"])
         ]
         page: SearchPage = {"object": "list", "data": data}
         return problems.answer(page)
@@ -125,12 +119,12 @@ def add_search_routes(
     declare(app, GET_REQUEST, guarded(get_request))
 
 
-def _view(hit: Hit, shown: Callable[[JobRow], JobView]) -> HitView:
+def _view(hit: Hit, shown: Shown, sights: Mapping[str, Sight]) -> HitView:
     view: HitView = {"kind": hit.kind}
     if hit.kind == "session":
         view["session_id"] = hit.found
     if hit.kind == "response":
         view["response_id"] = hit.found
     if hit.row is not None:
-        view["job"] = shown(hit.row)
+        view["job"] = shown.job(hit.row, sights)
     return view

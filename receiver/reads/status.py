@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge
 
 from backstop.readmodel.rows import JobRow, Wait
 from backstop.readmodel.waits import Sight, idle_wait, time_of
@@ -41,13 +42,46 @@ class Reader(Protocol):
     async def close(self) -> None: ...
 
 
+class SystemMetrics:
+    """What the brokers tell, for alerts. Each `serve` shows the same: take the maximum over them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        place = ("group", "topic", "partition")
+        self.answers = Gauge(
+            "backstop_broker_answers", "1 if the brokers answered the last question.", registry=registry
+        )
+        self._lag = Gauge(
+            "backstop_partition_lag_records", "Records of a partition that its group has not read.", place,
+            registry=registry,
+        )  # fmt: skip
+        self._still = Gauge(
+            "backstop_partition_still_seconds",
+            "For how long records wait while the reader of their partition does not move; 0 if it moves.", place,
+            registry=registry,
+        )  # fmt: skip
+        self._unheld = Gauge(
+            "backstop_partition_unheld", "1 for a partition that no member of its group holds.", place,
+            registry=registry,
+        )  # fmt: skip
+
+    def show(self, held: Holdings, now_ms: int) -> None:
+        self.answers.set(1)
+        for each in held.held.values():
+            place = (each.group, each.topic, str(each.partition))
+            self._lag.labels(*place).set(each.lag)
+            self._still.labels(*place).set(each.still_ms(now_ms) / 1000)
+            self._unheld.labels(*place).set(each.holder is None)
+
+
 class SystemWatch:
     """Asks the broker for its groups every `LOOK_EVERY_S`. Needed by `/v1/status`, and for jobs
     that wait for a worker.
     """
 
-    def __init__(self, reader: Reader, now_ms: NowMs) -> None:
+    def __init__(self, reader: Reader, now_ms: NowMs, registry: CollectorRegistry | None = None) -> None:
+        """`registry`: of the metrics; a new one if not given."""
         self._reader = reader
+        self._metrics = SystemMetrics(registry or CollectorRegistry())
         self._now_ms = now_ms
         self.holdings = Holdings()
         self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
@@ -71,6 +105,7 @@ class SystemWatch:
             if self.holdings.away is None:
                 log.warning("broker_does_not_answer", reason=str(error))
             self.holdings = self.holdings.missed(str(error), self._now_ms())
+            self._metrics.answers.set(0)
             return
         before = {holding.partition: holding for holding in self.holdings.unheld()}
         self.holdings = self.holdings.saw(look)
@@ -78,6 +113,7 @@ class SystemWatch:
             if each.partition not in before:
                 log.warning("partition_without_reader", group=each.group, topic=each.topic, partition=each.partition)
         self._count_polls(look)
+        self._metrics.show(self.holdings, look.at_ms)
 
     def _count_polls(self, look: Look) -> None:
         done = sum(offset for group in look.groups if group.name == "poller" for offset in group.committed.values())
@@ -101,9 +137,9 @@ class SystemWatch:
         return round(max(0, last - first) * 1000 / max(1, to_ms - from_ms), 2)
 
 
-def system_watch(settings: RuntimeSettings, now_ms: NowMs) -> SystemWatch:
+def system_watch(settings: RuntimeSettings, now_ms: NowMs, registry: CollectorRegistry | None = None) -> SystemWatch:
     topics = sorted({topic for group in GROUPS.values() for topic in group})
-    return SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms)
+    return SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms, registry)
 
 
 def add_status_route(app: web.Application, watch: SystemWatch, now_ms: NowMs) -> None:

@@ -10,7 +10,7 @@ from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.places import place_of
 from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import find_row, timeline_of
-from backstop.readmodel.why import Seen, WhyView, next_at_ms, next_poll_of, waiting_of, why
+from backstop.readmodel.why import Seen, WhyView, next_at_ms, next_poll_of, turn_of, why
 from backstop.runtime.http.routes import Answer, Route, declare
 from backstop.runtime.process.clock import NowMs
 from receiver.lane_watch import LaneWatch
@@ -78,7 +78,7 @@ def add_why_route(
             "sentences": why(seen),
         }
         if place is not None:
-            answer["waiting"] = waiting_of(place)
+            answer["turn"] = turn_of(place)
         due_ms = next_at_ms(seen)
         if due_ms is not None:
             answer["next_at_ms"] = due_ms

@@ -6,7 +6,8 @@ Rules, before the code:
   goes when both its tenant and its lane have room for what it is expected to be charged.
 - Classes (interactive, normal, bulk) have turns by weight while they wait, and tenants within a class as well. Unused
   turns go to those that wait, and to be idle earns none.
-- Where no interactive job waits, the others leave a third of the bucket to the next one, so that it need not wait.
+- Where no interactive job waits, the others leave two thirds of the bucket to the next one, which may also take as much
+  as a bucket in advance.
 - The job whose turn it is waits until there is room for it. A smaller one does not overtake it.
 - A job that can't end before its deadline any more (less time than 9 of 10 runs of its model take) is not begun.
 - An attempt holds what it reserved until it is refused or ends; then it is given back, once.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from schemas.base import Priority
 from streams.policy.lane_queue import WHY_OF_TENANT, Class, Held, Lane, Why
-from streams.policy.limiter import NO_RATES, Limiter, Told, Wait
+from streams.policy.limiter import NO_RATES, Limiter, Room, Told, Wait
 from streams.policy.limits import CLASS_WEIGHTS, LimitRules
 from streams.policy.run_times import RunTimes
 from streams.policy.sizes import Asked, Sizes
@@ -130,7 +131,7 @@ class Admission:
                 lane.why, waiter.delayed = WHY_OF_TENANT[wait.reason], True
                 group.park(tenant, now_ms + _ms(wait))
                 continue
-            wait = lane.limiter.wait(tokens, now_ms, leave=self._leaves(lane, priority))
+            wait = lane.limiter.wait(tokens, now_ms, _room(lane, priority))
             if wait is not None:
                 lane.why, waiter.delayed = wait.reason, True
                 return NotYet(wait.reason, _ms(wait))
@@ -314,10 +315,6 @@ class Admission:
         if not group.queues:
             lane.turns.leave(priority)
 
-    def _leaves(self, lane: Lane, priority: Priority) -> bool:
-        interactive = lane.classes.get("interactive")
-        return priority != "interactive" and (interactive is None or not interactive.queues)
-
     def _unpark(self, lane: Lane, now_ms: int) -> None:
         for priority, group in lane.classes.items():
             while group.parked and group.parked[0][0] <= now_ms:
@@ -351,6 +348,14 @@ class Admission:
             if not lane.waiting and not lane.limiter.in_flight:
                 del self._lanes[model]
                 return
+
+
+def _room(lane: Lane, priority: Priority) -> Room:
+    """A job leaves room to interactive jobs while none of them waits."""
+    if priority == "interactive":
+        return "ahead"
+    interactive = lane.classes.get("interactive")
+    return "some" if interactive is None or not interactive.queues else "all"
 
 
 def _ms(wait: Wait) -> int:

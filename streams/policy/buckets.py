@@ -13,7 +13,7 @@ BURST_S = 3.0
 """What a bucket holds at most, in seconds of its rate: a long pause is not followed by a wave."""
 
 SPARE_S = 10.0
-"""What is kept of overestimates at most, in seconds of the rate."""
+"""What is kept of overestimates, and lent on underestimates, at most, in seconds of the rate."""
 
 MINUTE_MS = 60_000
 WAIT_MS_MAX = 3_600_000
@@ -56,20 +56,29 @@ class Bucket:
     at_ms: int
     level: float = 0.0
     spare: float = 0.0
+    owed: float = 0.0
+    """The part of a debt that comes from jobs which used more than they took."""
 
     @property
     def capacity(self) -> float:
         return self.per_min * BURST_S / 60
 
+    @property
+    def lends(self) -> float:
+        """How much a job may take that need not wait for a debt of such jobs."""
+        return min(self.owed, self.per_min * SPARE_S / 60)
+
     def fill(self, now_ms: int) -> float:
         """Add what flowed in since the last call, and return the level."""
         if now_ms > self.at_ms:
-            self.level = min(self.level + (now_ms - self.at_ms) * self.per_min / MINUTE_MS, self.capacity)
+            inflow = (now_ms - self.at_ms) * self.per_min / MINUTE_MS
+            self.level = min(self.level + inflow, self.capacity)
+            self.owed = max(0.0, self.owed - inflow)
             self.at_ms = now_ms
         return self.level
 
     def wait_ms(self, amount: float, now_ms: int, leave: float = 0.0) -> int:
-        """0 if `amount` may be taken now so that `leave` stays."""
+        """0 if `amount` may be taken now so that `leave` stays. Below zero: so much may be lacking."""
         lacking = min(amount + leave, self.capacity) - self.fill(now_ms)
         closed_ms = max(0, self.at_ms - now_ms)
         return closed_ms + _bounded(lacking * MINUTE_MS / self.per_min)
@@ -94,6 +103,7 @@ class Bucket:
         self.spare += amount
         moved = min(self.spare, self.capacity - self.level)
         self.level += moved
+        self.owed = max(0.0, self.owed - moved)
         self.spare = min(self.spare - moved, self.per_min * SPARE_S / 60)
 
     def close(self, now_ms: int, for_ms: int) -> None:

@@ -22,8 +22,12 @@ from streams.policy.buckets import Bucket, Requests
 
 Reason = Literal["concurrent", "requests_per_min", "tokens_per_min", "tokens_per_day"]
 
-LEAVE_SHARE = 1 / 3
-"""Part of a bucket that other classes leave to interactive jobs."""
+Room = Literal["some", "all", "ahead"]
+"""What of the bucket a job may take: all but what is left to interactive jobs; all; or, for these, as much again in
+advance. They wait behind no debt of the others.
+"""
+LEFT_TO_INTERACTIVE = 2 / 3
+"""Part of a bucket that is left to interactive jobs while none waits."""
 FALL = 0.8
 FALL_EVERY_MS = 5_000
 RISE_PER_MIN = 0.10
@@ -124,7 +128,7 @@ class Limiter:
         self.share = share
         self._fit(now_ms)
 
-    def wait(self, tokens: float, now_ms: int, *, leave: bool = False) -> Wait | None:
+    def wait(self, tokens: float, now_ms: int, room: Room = "all") -> Wait | None:
         """Why a job of so many expected tokens may not go now; None if it may."""
         if self.rates.concurrent is not None and self.in_flight >= max(1, int(self.rates.concurrent * self.share)):
             return Wait("concurrent", None)
@@ -134,11 +138,20 @@ class Limiter:
             self._to_day(now_ms)
             if self._day_used and self._day_used + tokens > self.rates.tokens_per_day * self.share:
                 return Wait("tokens_per_day", DAY_MS - now_ms % DAY_MS)
-        if self._tokens is not None:
-            room = self._tokens.capacity * LEAVE_SHARE if leave else 0.0
-            if wait_ms := self._tokens.wait_ms(tokens, now_ms, room):
-                return Wait("tokens_per_min", wait_ms)
+        if self._tokens is not None and (wait_ms := self._tokens.wait_ms(tokens, now_ms, self._left(room))):
+            return Wait("tokens_per_min", wait_ms)
         return None
+
+    def _left(self, room: Room) -> float:
+        """What a job must leave in the bucket of tokens. Below zero: how much it may owe."""
+        assert self._tokens is not None
+        match room:
+            case "some":
+                return self._tokens.capacity * LEFT_TO_INTERACTIVE
+            case "all":
+                return -self._tokens.lends
+            case "ahead":
+                return -self._tokens.lends - self._tokens.capacity
 
     def take(self, tokens: float, now_ms: int) -> None:
         """Reserve `tokens`, which `answered`, `refused` and `ended` want back."""

@@ -46,7 +46,7 @@ class Admissions:
         """Nothing to forget: `own` is called after each rebalance."""
 
     def saw(self, partition: int, rows: Collection[tuple[bytes, bytes | None]]) -> None:
-        """Count the attempts of rows that a recovery or a batch wrote. Without limits nothing is counted."""
+        """Count the attempts of rows that a recovery shows. Batches come to `taken`. Without limits none is counted."""
         if not self._admission.limited:
             return
         for key, row in rows:

@@ -74,7 +74,7 @@ class WorkerSettings(RuntimeSettings):
         "response.",
     )
     poll_schedule: Literal["learned", "fixed"] = Field(
-        default="learned",
+        default="fixed",
         description="`learned`: polls come when they are worth most, by the run times and the loss of webhooks that "
         "were measured; until ten responses have ended, and always with `fixed`, by the three settings above.",
     )

@@ -94,6 +94,7 @@ def test_a_running_job_is_followed_cancelled_and_shown_as_it_ended(running: Runn
     expect(page.locator(".waits")).to_contain_text("a webhook")
     expect(page.locator(".timeline .bar.ran")).to_be_visible()
     page.get_by_role("button", name="Cancel job").click()
+    page.get_by_role("button", name="are you sure").click()
     expect(page.locator(".status")).to_have_text("Cancelled")
     expect(page.get_by_role("button", name="Cancel job")).to_have_count(0)
     page.get_by_text("All facts, as a table").click()

@@ -214,6 +214,24 @@ class Once(Read):
         return data if self.rounds < 8 else b""
 
 
+@pytest.mark.parametrize("base", [2**63 - 3, 2**63 - 2, 2**63 - 1])
+@pytest.mark.parametrize("codec", [NONE, GZIP])
+@pytest.mark.parametrize("crc_off", [0, 1])
+@pytest.mark.parametrize("at", [0, 2**63 - 3])
+def test_offsets_that_no_log_reaches_are_one_stand_in(base: int, codec: int, crc_off: int, at: int) -> None:
+    records = (record(b"a"), record(b"bad", b"job-1", BAD_NAME, offset=1), record(b"c", offset=2))
+    read = Once(Batch(records, base=base, codec=codec, crc_off=crc_off).bytes(), at)
+    assert read.records
+    for each in read.records:
+        raw = record_of(each)
+        with pytest.raises(PoisonError) as raised:
+            decode(REQUEST, raw.value)
+        letter = dead_letter(raw, raised.value, "intake", 7)
+        assert letter.origin is not None
+        assert letter.origin.offset == raw.offset
+        assert decode(DEAD_LETTER, encode(letter)) == letter
+
+
 @settings(max_examples=1_000, deadline=None)
 @given(fetched(), st.integers(0, 10))
 def test_no_bytes_stop_a_reader_and_each_makes_a_dead_letter_that_fits(data: bytes, offset: int) -> None:

@@ -1,8 +1,9 @@
 """A large answer of the provider is read whole, and holds up no other call of the worker while it is."""
 
 import asyncio
+import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from tests.hostile.pauses import least_pause_s
 from tests.hostile.test_huge_answers import MIB, followed, plain
 from tests.support.accounts import account_at, provider_of
 from tests.unit.streams.workers import misbehaving as server
-from tests.unit.streams.workers.calling import calling, poll
+from tests.unit.streams.workers.calling import Bench, calling, poll
 from tests.unit.streams.workers.misbehaving import serving
 
 PAUSE_S_MAX: Final = 0.100
@@ -52,21 +53,25 @@ def sent(body: bytes, **headers: Any) -> server.Mischief:
     return plain(pieces, **headers)
 
 
+def polling(bench: Bench) -> Callable[[], Awaitable[None]]:
+    """Polls one response more, and awaits its fact."""
+    numbers = itertools.count(1)
+
+    async def ask() -> None:
+        number = next(numbers)
+        bench.commands.publish(poll(f"resp_{number}"))
+        await bench.facts(number, WAIT_S)
+
+    return ask
+
+
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_no_answer_holds_up_the_worker(name: str, tmp_path: Path) -> None:
     body = whole(OUTPUTS[name])
 
     async def scenario() -> tuple[float, Any]:
         async with calling(tmp_path, sent(body), poll_timeout_ms=60_000) as bench:
-            number = 0
-
-            async def ask() -> None:
-                nonlocal number
-                number += 1
-                bench.commands.publish(poll(f"resp_{number}"))
-                await bench.facts(number, WAIT_S)
-
-            pause_s = await least_pause_s(PAUSE_S_MAX, ask)
+            pause_s = await least_pause_s(PAUSE_S_MAX, polling(bench))
             fact: Any = bench.publisher.landed[-1]
             assert isinstance(fact.response, BlobBody)
             assert bytes(await bench.blobs.get(fact.response.sha256)) == canonical(orjson.loads(body))
@@ -86,15 +91,7 @@ def test_no_packed_answer_holds_up_the_worker(packing: str, tmp_path: Path) -> N
     async def scenario() -> tuple[float, Any]:
         sends = plain(lambda: iter([body]), content_encoding=", ".join(["gzip"] * len(packing.split())))
         async with calling(tmp_path, sends, poll_timeout_ms=60_000) as bench:
-            number = 0
-
-            async def ask() -> None:
-                nonlocal number
-                number += 1
-                bench.commands.publish(poll(f"resp_{number}"))
-                await bench.facts(number, WAIT_S)
-
-            pause_s = await least_pause_s(PAUSE_S_MAX, ask)
+            pause_s = await least_pause_s(PAUSE_S_MAX, polling(bench))
             return pause_s, bench.publisher.landed[-1]
 
     pause_s, fact = asyncio.run(scenario())

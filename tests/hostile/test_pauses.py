@@ -25,7 +25,7 @@ async def on_the_loop() -> None:
 
 
 async def in_a_thread_that_holds_the_interpreter() -> None:
-    document = b"[" + b"[0.5,1.5]," * 1_000_000 + b"0]"
+    document = b"[" + b"[0.5,1.5]," * 4_000_000 + b"0]"
     await asyncio.to_thread(orjson.loads, document)
 
 

@@ -148,13 +148,17 @@ async def rigged(bootstrap: str, prefix: str, folder: Path, run_s: int = NEVER_S
         await runner.cleanup()
 
 
+WITHIN_S = 60
+"""Enough for a broker that has just started: its first consumer group waits for its coordinator."""
+
+
 async def died(process: "subprocess.Popen[bytes]", what: str) -> int:
-    return -(await eventually(process.poll, 20, what) or 0)
+    return -(await eventually(process.poll, WITHIN_S, what) or 0)
 
 
 async def ended(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGTERM)
-    await eventually(lambda: process.poll() is not None, 20, "the worker's end")
+    await eventually(lambda: process.poll() is not None, WITHIN_S, "the worker's end")
     assert process.returncode == 0
 
 

@@ -1,5 +1,6 @@
 """The whole system, what the tests of the SDK door run against it, and how they ask it."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -46,6 +47,26 @@ class Running:
         """How many responses the provider accepted for it."""
         lines = (self.system.ledgers / "creates.jsonl").read_text().splitlines()
         return sum(json.loads(line).get("job") == f"{tenant}:{response_id}" for line in lines)
+
+    def metrics(self, child: str) -> str:
+        """The metrics of one process of the system, as it shows them itself."""
+        variables = Path(f"/proc/{self.system.supervisor.pid(child)}/environ").read_bytes().split(b"\0")
+        port = next(int(each.partition(b"=")[2]) for each in variables if each.startswith(b"BACKSTOP_HEALTH_PORT="))
+        return ask(f"http://127.0.0.1:{port}/metrics")
+
+
+def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
+    """Any server: GET, or POST if there is a body."""
+
+    async def story() -> str:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        method = "GET" if body is None else "POST"
+        async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as answer:
+            text = await answer.text()
+            assert answer.status in (200, 202), text
+            return text
+
+    return asyncio.run(story())
 
 
 @contextmanager

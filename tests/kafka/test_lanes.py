@@ -5,7 +5,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,7 +17,7 @@ from backstop.runtime.settings import RuntimeSettings
 from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS, PROBE_WAIT_MS_MAX, Go
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
-from tests.kafka.sdk_rig import WORKERS, Running, two_workers
+from tests.kafka.sdk_rig import WORKERS, Running, ask, two_workers
 from tests.support.waiting import eventually, wait_until
 
 MODEL = "gpt-5.2"
@@ -30,18 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with two_workers(broker, tmp_path_factory.mktemp("system"), time_scale=20.0) as running:
         yield running
-
-
-def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
-    async def story() -> str:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        method = "GET" if body is None else "POST"
-        async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as answer:
-            text = await answer.text()
-            assert answer.status in (200, 202), text
-            return text
-
-    return asyncio.run(story())
 
 
 def struck(running: Running) -> int:
@@ -62,10 +49,7 @@ def job(running: Running, job_id: str) -> dict[str, Any]:
 
 def closed(running: Running, worker: str) -> bool:
     """Whether a worker holds the lane closed, by its own metrics."""
-    pid = running.system.supervisor.pid(worker)
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    port = next(int(each.partition(b"=")[2]) for each in variables if each.startswith(b"BACKSTOP_HEALTH_PORT="))
-    return f'backstop_lane_closed{{model="{MODEL}"' in ask(f"http://127.0.0.1:{port}/metrics")
+    return f'backstop_lane_closed{{model="{MODEL}"' in running.metrics(worker)
 
 
 @pytest.mark.parametrize("probes", [1, pytest.param(2, marks=pytest.mark.long)])

@@ -15,8 +15,7 @@ from backstop.dev.broker import Owned
 from backstop.runtime.process.clock import make_clock
 from schemas.base import Priority
 from streams.policy.buckets import BURST_S
-from tests.kafka.sdk_rig import WORKERS, Running, two_workers
-from tests.kafka.test_lanes import ask
+from tests.kafka.sdk_rig import WORKERS, Running, ask, two_workers
 from tests.support.waiting import wait_until
 
 MODEL = "gpt-5.2"
@@ -81,7 +80,7 @@ def test_two_workers_keep_a_limit_together_and_let_classes_go_in_order(running: 
     asyncio.run(_submit(running, names, begins_ms))
     until_told(running, "bulk-23", "The job asked not to begin before")
     until_told(running, "bulk-23", f"The job waits for its turn under the limits of {MODEL}")
-    stands = of_job(running, "/bulk-23/why").get("waiting", {})
+    stands = of_job(running, "/bulk-23/why").get("turn", {})
     assert (stands["priority"], 1 <= stands["place"] <= stands["waiting"] <= 24) == ("bulk", True), stands
 
     wait_until(

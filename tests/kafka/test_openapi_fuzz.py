@@ -177,7 +177,9 @@ def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path, 
     (tmp_path / "single.toml").write_text(configuration(running.token, what_there_is(running)))
     (tmp_path / "chains.toml").write_text(configuration(running.other_token, {}))
     document = requests.get(f"{running.system.url}/openapi.json", timeout=10).json()
-    names = sorted(operation["operationId"] for path in document["paths"].values() for operation in path.values())
+    every = [operation for path in document["paths"].values() for operation in path.values()]
+    # Schemathesis follows a redirect, and judges what is there: the page's files, which are no API.
+    names = sorted(operation["operationId"] for operation in every if "302" not in operation["responses"])
     assert "submitJob" in names
     with ExitStack() as stack:
         parts = [

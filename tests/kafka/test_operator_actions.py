@@ -1,14 +1,11 @@
 """What an operator does with the command, on a real broker: pause and resume a model, cancel many jobs."""
 
-import asyncio
 import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from typer.testing import CliRunner
 
@@ -17,7 +14,7 @@ from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape
 from tests.kafka.held import held
-from tests.kafka.sdk_rig import Running, write_keys
+from tests.kafka.sdk_rig import Running, ask, write_keys
 from tests.support.waiting import wait_until
 
 MODEL, OTHER = "gpt-5.2", "gpt-5.2-mini"
@@ -51,18 +48,6 @@ def command(running: Running, *arguments: str, codes: tuple[int, ...] = (0,)) ->
     return found
 
 
-def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
-    async def story() -> str:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        method = "GET" if body is None else "POST"
-        async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as answer:
-            text = await answer.text()
-            assert answer.status in (200, 202), text
-            return text
-
-    return asyncio.run(story())
-
-
 def submit(running: Running, job_id: str, model: str = MODEL, *tags: str, **request: Any) -> None:
     body = {"job_id": job_id, "tags": tags, "request": {"model": model, "input": "Hi.", **request}}
     ask(f"{running.system.url}/v1/jobs", body, running.keys["acme"])
@@ -70,10 +55,7 @@ def submit(running: Running, job_id: str, model: str = MODEL, *tags: str, **requ
 
 def knows(running: Running) -> bool:
     """Whether the worker knows of one pause, by its own metrics."""
-    pid = running.system.supervisor.pid("worker")
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    port = next(int(each.partition(b"=")[2]) for each in variables if each.startswith(b"BACKSTOP_HEALTH_PORT="))
-    return "backstop_pauses 1.0" in ask(f"http://127.0.0.1:{port}/metrics")
+    return "backstop_pauses 1.0" in running.metrics("worker")
 
 
 def status(running: Running, job_id: str) -> str:
@@ -93,8 +75,13 @@ def test_a_paused_model_is_not_sent_until_it_is_resumed(running: Running) -> Non
     wait_until(lambda: status(running, "other") == "completed", 60, "a job of another model")
     said = " ".join(command(running, "why", names[0])["sentences"])
     assert "paused by Ann: the key is rotated" in said
-    waiting = command(running, "jobs", "show", names[0])["waiting"]
-    assert (waiting["for"], waiting["because"]["message"]) == ("operator", "paused by Ann: the key is rotated")
+    shown = lambda: command(running, "jobs", "show", names[0])["waiting"]  # noqa: E731
+    wait_until(
+        lambda: shown()["for"] == "resume", 30, "a status that knows the worker, and a job that tells of the pause"
+    )
+    waiting = shown()
+    assert waiting["because"]["code"] == "lane_paused"
+    assert waiting["because"]["message"] == "creates are paused by Ann: the key is rotated"
     (listed,) = command(running, "lanes", "list")["pauses"]
     assert listed == made
     lanes = {lane["model"]: lane["state"] for lane in command(running, "lanes", "list")["data"]}

@@ -19,6 +19,7 @@ from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptAccepted
 from schemas.responses import ResponseObserved
 from tests.kafka.commands_rig import (
+    WITHIN_S,
     Rig,
     died,
     ended,
@@ -61,9 +62,9 @@ def test_a_submitter_killed_between_any_two_steps_never_creates_twice(
             with world.worker() as heir:
                 # The fold comes back from a crash of its own and says the same once more.
                 await world.publish(command, world.create("after"))
-                await eventually(lambda: _has(world, "after"), 20, "the command after it")
+                await eventually(lambda: _has(world, "after"), WITHIN_S, "the command after it")
                 if creates:
-                    await eventually(lambda: _created(world, "job_1"), 20, "the command itself")
+                    await eventually(lambda: _created(world, "job_1"), WITHIN_S, "the command itself")
                 await ended(heir)
             assert (await world.creates())["job_1"] == creates
             assert sum(fact.job_id == "job_1" for fact in await world.facts("jobs")) == facts
@@ -88,8 +89,8 @@ def test_a_command_published_again_and_again_is_created_once_even_by_the_next_pr
                     marker = world.create(f"marker_{number}")
                     await world.publish(*commands, *commands)
                     await world.publish(*commands, marker)
-                    await eventually(partial(_has, world, marker.job_id), 20, "the marker")
-                    await eventually(lambda: _all(world, 20), 20, "all accepted")
+                    await eventually(partial(_has, world, marker.job_id), WITHIN_S, "the marker")
+                    await eventually(lambda: _all(world, 20), WITHIN_S, "all accepted")
                     await ended(worker)
             creates = await world.creates()
             assert set(creates.values()) == {1}
@@ -110,10 +111,10 @@ def test_submitters_that_come_and_go_under_load_create_everything_once(rig: Call
             count = 240
             with world.worker() as first:
                 await world.publish(world.create("warm"))
-                await eventually(lambda: _has(world, "warm"), 20, "a first create")
+                await eventually(lambda: _has(world, "warm"), WITHIN_S, "a first create")
                 loading = asyncio.create_task(_load(world, range(count), gap_s=0.02))
                 with world.worker() as second:
-                    await eventually(lambda: _all(world, count // 4), 20, "a quarter")
+                    await eventually(lambda: _all(world, count // 4), WITHIN_S, "a quarter")
                     await ended(first)
                     with world.worker() as third:
                         await eventually(lambda: _all(world, 3 * count // 4), 30, "three quarters")
@@ -135,7 +136,7 @@ def test_submitters_killed_and_frozen_under_load_create_nothing_twice(rig: Calla
             count = 240
             with world.worker() as frozen, world.worker() as killed, world.worker() as steady:
                 await world.publish(world.create("warm"))
-                await eventually(lambda: _has(world, "warm"), 20, "a first create")
+                await eventually(lambda: _has(world, "warm"), WITHIN_S, "a first create")
                 loading = asyncio.create_task(_load(world, range(count), gap_s=0.03))
                 await eventually(lambda: _all(world, count // 6), 30, "a sixth")
                 frozen.send_signal(signal.SIGSTOP)
@@ -176,7 +177,7 @@ def test_a_submitter_that_wakes_up_between_take_and_commit_sends_nothing(
         async with rig() as world:
             with world.worker("submitter.taken=stop") as zombie:
                 await world.publish(world.create("job_1"))
-                await eventually(lambda: _is_stopped(zombie.pid), 20, "the freeze")
+                await eventually(lambda: _is_stopped(zombie.pid), WITHIN_S, "the freeze")
                 with world.worker() as heir:
                     await eventually(lambda: _has(world, "job_1"), 30, "the heir's create")
                     if heir_is_gone:
@@ -215,9 +216,9 @@ def test_a_poller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Call
                     facts = await world.facts("responses")
                     return facts if len({fact.command_id for fact in facts}) == commands else []
 
-                await eventually(lambda: observed(1), 20, "the observation")
+                await eventually(lambda: observed(1), WITHIN_S, "the observation")
                 await world.publish(poll.model_copy(update={"id": f"{response_id}/poll/2", "polls": 2}))
-                facts = await eventually(lambda: observed(2), 20, "both observations")
+                facts = await eventually(lambda: observed(2), WITHIN_S, "both observations")
                 await ended(heir)
             assert all(isinstance(fact, ResponseObserved) for fact in facts)
             assert {(fact.outcome, fact.job_id, fact.attempt, fact.tenant) for fact in facts} == {
@@ -231,7 +232,7 @@ async def _running(world: Rig) -> str:
     """A response that the provider has accepted, by way of a submitter that ended well."""
     with world.worker() as worker:
         await world.publish(world.create("job_1"))
-        await eventually(lambda: _has(world, "job_1"), 20, "an accepted create")
+        await eventually(lambda: _has(world, "job_1"), WITHIN_S, "an accepted create")
         await ended(worker)
     (fact,) = [fact for fact in await world.facts("jobs") if isinstance(fact, AttemptAccepted)]
     return str(fact.response_id)
@@ -248,7 +249,7 @@ def test_polls_and_cancels_against_a_provider_that_misbehaves(rig: Callable[...,
         async with rig(run_s=0) as world:
             with world.worker() as worker:
                 await world.publish(*(world.create(name) for name in faults))
-                await eventually(lambda: _all(world, len(faults)), 20, "all accepted")
+                await eventually(lambda: _all(world, len(faults)), WITHIN_S, "all accepted")
                 ids = {fact.job_id: fact.response_id for fact in await world.facts("jobs")}
                 for fault, job_id in zip(faults, faults, strict=True):
                     await world.aim(fault=fault, job=job_id)
@@ -283,7 +284,7 @@ def test_polls_and_cancels_against_a_provider_that_misbehaves(rig: Callable[...,
                 async def told() -> list[Any]:
                     return [fact for fact in await world.facts("responses") if fact.command_id == f"{done}/cancel"]
 
-                (fact,) = await eventually(told, 20, "what became of the cancel")
+                (fact,) = await eventually(told, WITHIN_S, "what became of the cancel")
                 assert fact.outcome == "completed"
                 await ended(worker)
 
@@ -299,7 +300,7 @@ def test_a_fact_waits_for_a_broker_that_is_away(local_kafka: LocalKafka, prefix:
                 await world.aim(fault="create_accept_slow", arg="2")
                 with world.worker() as worker:
                     await world.publish(world.create("job_1"))
-                    await eventually(lambda: _created(world, "job_1"), 20, "the create")
+                    await eventually(lambda: _created(world, "job_1"), WITHIN_S, "the create")
                     await asyncio.to_thread(broker.restart)
                     await eventually(lambda: _has(world, "job_1"), 40, "the fact, after the broker is back")
                     await world.publish(world.create("job_2"))
@@ -318,7 +319,7 @@ def test_a_command_is_created_in_milliseconds(rig: Callable[..., Any]) -> None:
             stop = asyncio.Event()
             working = asyncio.create_task(work(world.settings, stop))
             await world.publish(world.create("warm"))
-            await eventually(lambda: _has(world, "warm"), 20, "the first create")
+            await eventually(lambda: _has(world, "warm"), WITHIN_S, "the first create")
             waits_ms: list[float] = []
             for number in range(60):
                 before_s = time.monotonic()

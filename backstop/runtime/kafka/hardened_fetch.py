@@ -52,6 +52,7 @@ COMPRESSED_RECORDS_MAX = 100_000
 """Per batch: ten megabytes of 100-byte requests. Only an attack has a reason for fewer bytes per record."""
 OFFSETS_OF_A_BATCH_MAX = 10_000_000
 """A header that declares more offsets is damaged: so many records would exceed the limit on unpacked batches."""
+OFFSET_MAX = 2**63 - 1  # The protocol's largest number.
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _HEADER_BYTES = 61
@@ -167,7 +168,7 @@ class PartitionRecords:
         """The batch at `at`, and where the next one begins: past the
         end of `data` if this one is to be fetched again.
         """
-        size = len(data)
+        first, size = self.next_fetch_offset, len(data)
         nowhere = size + 1
         if size - at >= _HEADER_BYTES:
             base, length, magic, attributes, delta = _PLACE.unpack_from(data, at)
@@ -175,12 +176,12 @@ class PartitionRecords:
                 # The common case: a plain, complete batch.
                 after = at + _LENGTH_END + length
                 offset = base + delta + 1
-                if after <= size and 0 <= delta < OFFSETS_OF_A_BATCH_MAX and offset > self.next_fetch_offset:
+                if after <= size and 0 <= delta < OFFSETS_OF_A_BATCH_MAX and first < offset <= OFFSET_MAX:
                     view = data[at:after]
                     batch = DefaultRecordBatch(view)
                     if batch.validate_crc():
                         return (batch, view, offset), after
-        first, end = self.next_fetch_offset, _batch_end(data, at)
+        end = _batch_end(data, at)
         try:
             if end is None and at:
                 return [], nowhere  # truncated by the fetch's size limit: the next fetch begins with it
@@ -224,6 +225,8 @@ class PartitionRecords:
             raise DamagedError("wrong checksum")
         if not 0 <= delta < OFFSETS_OF_A_BATCH_MAX:
             raise DamagedError(f"a batch of {delta + 1} offsets")
+        if end > OFFSET_MAX:
+            raise DamagedError(f"a batch up to offset {end - 1}, which no log reaches")
         if attributes & _MARKED and self._passes_over(base, attributes, batch.producer_id):
             self.next_fetch_offset = max(self.next_fetch_offset, end)
             return []
@@ -302,6 +305,8 @@ class PartitionRecords:
         (offset,) = _INT64.unpack_from(data)
         if offset < self.next_fetch_offset:
             return []
+        if offset >= OFFSET_MAX:
+            raise DamagedError(f"a message at offset {offset}, which no log reaches")
         try:
             found = list(messages(data, lambda codec, packed: unpack(codec, packed, b"", _Limits.unpacked_bytes_max)))
         except FormatError as error:
@@ -371,10 +376,10 @@ def _offset_behind(data: memoryview, offset: int) -> int:
             0 <= header[6] < OFFSETS_OF_A_BATCH_MAX
             and offset <= header[0] + header[6] < offset + OFFSETS_OF_A_BATCH_MAX
         ):
-            said = header[0] + header[6] + 1
+            said = min(header[0] + header[6] + 1, OFFSET_MAX)
     elif len(data) >= _INT64.size:
         (own,) = _INT64.unpack_from(data)
-        said = own + 1 if offset <= own < offset + OFFSETS_OF_A_BATCH_MAX else said
+        said = min(own + 1, OFFSET_MAX) if offset <= own < offset + OFFSETS_OF_A_BATCH_MAX else said
     return said if following is None else max(offset, min(said, following))
 
 

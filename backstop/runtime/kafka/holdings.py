@@ -137,9 +137,12 @@ class Holdings:
         )
 
     def idle(self, partition: Partition) -> Holding | None:
-        """The partition of a log, if no worker holds it."""
+        """The partition of a log, if no worker holds it. While workers agree who takes it, one is on its way."""
         found = self.held.get(("worker", partition))
-        return found if found is not None and found.holder is None and self.away is None else None
+        moving_since_ms = self.moving_since_ms.get("worker")
+        agreeing = moving_since_ms is not None and self.at_ms - moving_since_ms < REBALANCE_MS
+        unheld = found is not None and found.holder is None and self.away is None
+        return found if unheld and not agreeing else None
 
 
 def _holding(

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from backstop.cli.status import status_text
 from backstop.readmodel.project import evolve
@@ -156,3 +157,25 @@ def test_the_command_shows_what_is_behind_and_what_is_wrong(told: Told, watch: S
     text = status_text(status(watch, NOW_MS))  # type: ignore[arg-type]  # JSON
     assert "Something holds jobs up:\n  no worker holds partition 1 since 01:25:47 UTC (jobs, responses)\n" in text
     assert "jobs       1          worker   none since 01:25:47.000Z  0" in text
+
+
+def test_lag_that_ages_and_partitions_without_a_worker_are_metrics(told: Told) -> None:
+    registry = CollectorRegistry()
+    watch = SystemWatch(told, lambda: told.at_ms, registry)
+
+    def of(name: str, partition: str = "1") -> float | None:
+        labels = {"group": "worker", "topic": "jobs", "partition": partition}
+        return registry.get_sample_value(f"backstop_partition_{name}", labels)
+
+    once(watch)
+    told.committed = 3
+    told.at_ms += 3_000
+    once(watch)
+    told.at_ms += 7_000
+    del told.members[B]
+    once(watch)
+    assert (of("lag_records"), of("still_seconds"), of("unheld"), of("unheld", "0")) == (2, 7, 1, 0)
+    assert registry.get_sample_value("backstop_broker_answers") == 1
+    told.answers = False
+    once(watch)
+    assert registry.get_sample_value("backstop_broker_answers") == 0

@@ -15,23 +15,19 @@ from backstop.readmodel.feed import StreamLimits
 from backstop.runtime.blobs import FolderBlobs
 from receiver.reads.routes import add_routes
 from receiver.reads.search import add_search_routes
+from receiver.reads.shown import Shown
 from tests.unit.backstop.readmodel.conftest import Bench
-from tests.unit.backstop.readmodel.logs import Log
 from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.serving import Client
 
 
-class Api:
+class Api(Client):
     def __init__(
         self, session: aiohttp.ClientSession, projection: Projection, registry: CollectorRegistry, runner: web.AppRunner
     ) -> None:
+        super().__init__(session, projection)
         self.runner = runner
-        self.session = session
-        self.projection = projection
         self.registry = registry
-        self.log = Log()
-
-    async def take(self, *facts: Any) -> None:
-        await self.projection.take(self.log.put(*facts))
 
     async def get(self, path: str, status: int = 200, tenant: str = "default") -> dict[str, Any]:
         async with self.session.get(path, headers={"X-Test-Tenant": tenant}) as answer:
@@ -104,7 +100,11 @@ async def api(bench: Bench, folder: Path) -> AsyncIterator[Api]:
         LIMITS,
     )
     add_search_routes(
-        app, reader, FolderBlobs(folder), lambda request: request.headers.get("X-Test-Tenant", "default"), lambda: 3_000
+        app,
+        reader,
+        FolderBlobs(folder),
+        lambda request: request.headers.get("X-Test-Tenant", "default"),
+        Shown(lambda: 3_000),
     )
     runner = web.AppRunner(app, shutdown_timeout=5)
     await runner.setup()

@@ -1,6 +1,6 @@
 """`POST /v1/jobs/cancel` over a real server, on every kind of database: the plan, the batches, and what is refused."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,27 +14,22 @@ from receiver.limits import Limits
 from receiver.reads.bulk import add_bulk_routes
 from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX
 from receiver.reads.lanes import Publishing
-from receiver.reads.overview import Rights
 from schemas.jobs import CancelRequested
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import Bench
-from tests.unit.backstop.readmodel.logs import Log, accepted, cancelled, rejected, settled, submitted, whole_job
+from tests.unit.backstop.readmodel.logs import accepted, cancelled, rejected, settled, submitted, whole_job
 from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.serving import RIGHTS, Client, running, served
 from tests.unit.backstop.readmodel.test_costs import DAY_MS, PRICES, TODAY
 
 NOW_MS = TODAY * DAY_MS + 5_000_000
 ADMIN, OPERATOR = "read,operate,admin", "read,operate"
 
 
-class Api:
+class Api(Client):
     def __init__(self, session: aiohttp.ClientSession, projection: Projection, publisher: MemoryPublisher) -> None:
-        self.session = session
-        self.projection = projection
+        super().__init__(session, projection)
         self.published = publisher
-        self.log = Log()
-
-    async def take(self, *facts: Any) -> None:
-        await self.projection.take(self.log.put(*facts))
 
     async def ask(self, answered: int = 200, tenant: str = "default", scopes: str = OPERATOR, **body: Any) -> Any:
         headers = {"X-Test-Tenant": tenant, "X-Test-Scopes": scopes}
@@ -54,29 +49,15 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     projection = await Projection(bench.another()).take_over()
     publisher = MemoryPublisher()
     app = web.Application(middlewares=[_answer_with_problems])
-    rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     publishing = Publishing(publisher, Limits(publish_s=0.2))
-    add_bulk_routes(app, bench.another(), rights, lambda: NOW_MS, read_prices(PRICES), publishing)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            yield Api(session, projection, publisher)
-    finally:
-        await runner.cleanup()
+    add_bulk_routes(app, bench.another(), RIGHTS, lambda: NOW_MS, read_prices(PRICES), publishing)
+    async with served(app) as session:
+        yield Api(session, projection, publisher)
 
 
 @pytest.fixture
-def with_api(run: Any) -> Callable[[Callable[[Api], Coroutine[Any, Any, None]]], None]:
-    def runner(body: Callable[[Api], Coroutine[Any, Any, None]]) -> None:
-        async def whole(bench: Bench) -> None:
-            async with api(bench) as served:
-                await body(served)
-
-        run(whole)
-
-    return runner
+def with_api(run: Any) -> Any:
+    return running(run, api)
 
 
 def test_a_plan_counts_and_prices_and_changes_nothing(with_api: Any) -> None:

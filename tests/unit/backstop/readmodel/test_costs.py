@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -16,8 +15,9 @@ from schemas.prompt_cache import PromptCache
 from tests.unit.backstop.readmodel.api import Api as JobsApi
 from tests.unit.backstop.readmodel.api import api as jobs_api
 from tests.unit.backstop.readmodel.conftest import Bench
-from tests.unit.backstop.readmodel.logs import Log, accepted, cancelled, result_of, settled, submitted, unknown
+from tests.unit.backstop.readmodel.logs import accepted, cancelled, result_of, settled, submitted, unknown
 from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.serving import Client, served
 
 DAY_MS = 86_400_000
 TODAY = 20_786
@@ -36,15 +36,7 @@ tier_percent = { flex = 50 }
 """
 
 
-class Api:
-    def __init__(self, session: aiohttp.ClientSession, projection: Projection) -> None:
-        self.session = session
-        self.projection = projection
-        self.log = Log()
-
-    async def take(self, *facts: Any) -> None:
-        await self.projection.take(self.log.put(*facts))
-
+class Api(Client):
     async def get(self, query: str = "", status: int = 200, tenant: str = "default") -> Any:
         return await self._get(f"/v1/costs{query}", status, tenant)
 
@@ -65,14 +57,8 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     database, prices = bench.another(), read_prices(PRICES)
     add_cost_routes(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, prices)
     add_why_route(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, prices)
-    runner = web.AppRunner(app, shutdown_timeout=5)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            yield Api(session, projection)
-    finally:
-        await runner.cleanup()
+    async with served(app) as session:
+        yield Api(session, projection)
 
 
 def job(job_id: str, day: int = TODAY, *, used: Usage | None = None, terms: Terms | None = None, **more: Any) -> Any:

@@ -1,6 +1,6 @@
 """`/v1/lanes` over a real server, on every kind of database: which key may pause what, and what a waiting job says."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from receiver.app import _answer_with_problems
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
 from receiver.reads.lanes import TENANT_PAUSES_MAX, Publishing, add_lane_routes
-from receiver.reads.overview import Rights, add_overview_routes
+from receiver.reads.overview import add_overview_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Message
 from schemas.jobs import Turn
@@ -23,9 +23,10 @@ from schemas.lanes import CreateFailed
 from schemas.pauses import PAUSED_CODE, CreatesPaused, CreatesResumed, PauseFact
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import Bench
-from tests.unit.backstop.readmodel.logs import Log, rejected
+from tests.unit.backstop.readmodel.logs import rejected
 from tests.unit.backstop.readmodel.logs import submitted as submitted_of_log
 from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.serving import RIGHTS, Client, running, served
 
 ACCOUNT = "0a1b2c3d"
 ADMIN, OPERATOR = "read,operate,admin", "read,operate"
@@ -45,16 +46,11 @@ class Echo(MemoryPublisher):
             self._watch.take_pause(message, message.at_ms)
 
 
-class Api:
+class Api(Client):
     def __init__(self, session: aiohttp.ClientSession, projection: Projection, watch: LaneWatch, log: Echo) -> None:
-        self.session = session
-        self.projection = projection
+        super().__init__(session, projection)
         self.watch = watch
         self.published = log
-        self.log = Log()
-
-    async def take(self, *facts: Any) -> None:
-        await self.projection.take(self.log.put(*facts))
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, status: int = 200, tenant: str = "default",
@@ -84,31 +80,17 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     watch.pauses_read.set()
     publisher = Echo(watch)
     app = web.Application(middlewares=[_answer_with_problems])
-    rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     prices = read_prices(SHIPPED_PRICES)
-    add_lane_routes(app, bench.another(), rights, now_ms, watch, Publishing(publisher, Limits(publish_s=0.2)))
-    add_why_route(app, bench.another(), rights.tenant_of, now_ms, prices, watch=watch)
-    add_overview_routes(app, bench.another(), rights, now_ms, 1_000, pauses=watch)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            yield Api(session, projection, watch, publisher)
-    finally:
-        await runner.cleanup()
+    add_lane_routes(app, bench.another(), RIGHTS, now_ms, watch, Publishing(publisher, Limits(publish_s=0.2)))
+    add_why_route(app, bench.another(), RIGHTS.tenant_of, now_ms, prices, watch=watch)
+    add_overview_routes(app, bench.another(), RIGHTS, now_ms, 1_000, watch=watch)
+    async with served(app) as session:
+        yield Api(session, projection, watch, publisher)
 
 
 @pytest.fixture
-def with_api(run: Any) -> Callable[[Callable[[Api], Coroutine[Any, Any, None]]], None]:
-    def runner(body: Callable[[Api], Coroutine[Any, Any, None]]) -> None:
-        async def whole(bench: Bench) -> None:
-            async with api(bench) as served:
-                await body(served)
-
-        run(whole)
-
-    return runner
+def with_api(run: Any) -> Any:
+    return running(run, api)
 
 
 def submitted(job_id: str = "j", **changes: Any) -> Message:

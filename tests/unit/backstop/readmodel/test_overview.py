@@ -1,6 +1,6 @@
 """What needs attention, figures and dead letters, over a real server, on every kind of database."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from backstop.readmodel.database import Connection
 from backstop.readmodel.queries import ended_since
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.kafka.broker_clock import said
-from receiver.reads.overview import FAILED_OF_MIN, MISSED_OF_MIN, Rights, add_overview_routes
+from receiver.reads.overview import FAILED_OF_MIN, MISSED_OF_MIN, add_overview_routes
 from receiver.reads.status import SystemWatch
 from schemas.base import InlineBody
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
@@ -31,6 +31,7 @@ from tests.unit.backstop.readmodel.logs import (
     whole_job,
 )
 from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.serving import RIGHTS, Client, running, served
 from tests.unit.backstop.readmodel.test_dead_letters import letter
 from tests.unit.receiver.test_status import Told
 
@@ -39,15 +40,10 @@ ENDED_MS = 9_000
 ALL = "read,operate,admin"
 
 
-class Api:
+class Api(Client):
     def __init__(self, session: aiohttp.ClientSession, projection: Projection) -> None:
-        self.session = session
-        self.projection = projection
-        self.log = Log()
+        super().__init__(session, projection)
         self.now_ms = ENDED_MS + 500
-
-    async def take(self, *facts: Any) -> None:
-        await self.projection.take(self.log.put(*facts))
 
     async def get(self, path: str, status: int = 200, tenant: str = "default", scopes: str = "read") -> Any:
         headers = {"X-Test-Tenant": tenant, "X-Test-Scopes": scopes}
@@ -60,31 +56,17 @@ class Api:
 async def api(bench: Bench, folders: BlobFolders | None = None, watch: SystemWatch | None = None) -> AsyncIterator[Api]:
     projection = await Projection(bench.another()).take_over()
     app = web.Application()
-    rights = Rights(lambda r: r.headers["X-Test-Tenant"], lambda r: r.headers["X-Test-Scopes"].split(","))
     held: list[Api] = []
-    add_overview_routes(app, bench.another(), rights, lambda: held[0].now_ms, BOUND_MS, folders=folders, system=watch,
+    add_overview_routes(app, bench.another(), RIGHTS, lambda: held[0].now_ms, BOUND_MS, folders=folders, system=watch,
                         expiring=lambda tenant: [f"key of {tenant} expires"] * (watch is not None))  # fmt: skip
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            held.append(Api(session, projection))
-            yield held[0]
-    finally:
-        await runner.cleanup()
+    async with served(app) as session:
+        held.append(Api(session, projection))
+        yield held[0]
 
 
 @pytest.fixture
-def with_api(run: Any) -> Callable[[Callable[[Api], Coroutine[Any, Any, None]]], None]:
-    def runner(body: Callable[[Api], Coroutine[Any, Any, None]]) -> None:
-        async def whole(bench: Bench) -> None:
-            async with api(bench) as served:
-                await body(served)
-
-        run(whole)
-
-    return runner
+def with_api(run: Any) -> Any:
+    return running(run, api)
 
 
 def test_nothing_needs_attention_until_something_does(with_api: Any) -> None:

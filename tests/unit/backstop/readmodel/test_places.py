@@ -29,7 +29,7 @@ def test_a_waiting_job_is_told_its_place_its_reason_and_about_how_long(run) -> N
         async with api(bench) as client:
             await client.take(*(waiting(f"w{number}", 5_000 - number) for number in range(20)))
             told = await client.why("w19")
-            assert told["waiting"] == {"priority": "normal", "place": 20, "waiting": 20}
+            assert told["turn"] == {"priority": "normal", "place": 20, "waiting": 20}
             assert told["sentences"][1] == "Waiting: turn of m, time unknown, place 20 of 20 (normal)."
 
             grants = [granted(f"w{number}", 4_000 - 500 * number) for number in range(5)]
@@ -37,17 +37,17 @@ def test_a_waiting_job_is_told_its_place_its_reason_and_about_how_long(run) -> N
             await client.take(waiting("acme:theirs", 9_000, tenant="acme"))
             told = await client.why("w19")
             assert told["status"] == "waiting"
-            assert told["waiting"] == {
+            assert told["turn"] == {
                 "priority": "normal", "place": 15, "waiting": 15, "reason": "tokens_per_min", "about_ms": 7_500,
             }  # fmt: skip
             assert told["sentences"][:2] == [
                 "The job waits for its turn under the limits of m, since 4 s.",
                 "Waiting: tokens_per_min of m, about 7 s, place 15 of 15 (normal).",
             ]
-            assert (await client.why("w5"))["waiting"]["place"] == 1
-            assert (await client.why("bulk"))["waiting"] == {"priority": "bulk", "place": 1, "waiting": 1}
-            assert (await client.why("theirs", tenant="acme"))["waiting"]["waiting"] == 1
-            assert "waiting" not in await client.why("w0")
+            assert (await client.why("w5"))["turn"]["place"] == 1
+            assert (await client.why("bulk"))["turn"] == {"priority": "bulk", "place": 1, "waiting": 1}
+            assert (await client.why("theirs", tenant="acme"))["turn"]["waiting"] == 1
+            assert "turn" not in await client.why("w0")
 
     run(body)
 
@@ -61,7 +61,7 @@ def test_a_pace_of_long_ago_gives_no_estimate_and_a_tenants_own_limit_is_named(r
                 *(granted(f"w{number}", old + 8_000 - number, "tenant_concurrent") for number in range(2))
             )
             told = await client.why("w3")
-            assert told["waiting"] == {"priority": "normal", "place": 2, "waiting": 2, "reason": "tenant_concurrent"}
+            assert told["turn"] == {"priority": "normal", "place": 2, "waiting": 2, "reason": "tenant_concurrent"}
             assert told["sentences"][1] == (
                 "Waiting: concurrent of tenant default on m, time unknown, place 2 of 2 (normal)."
             )

@@ -16,6 +16,7 @@ from receiver.reads.routes import JustTaken, add_routes
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import Log, accepted, adopted, claimed, submitted, whole_job
 from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.serving import served
 
 
 def test_the_load_of_a_tenant_is_what_is_open_and_what_ended_since(run) -> None:
@@ -92,7 +93,7 @@ def test_a_tenant_reads_its_jobs_by_its_own_ids_and_those_not_yet_projected(run,
         log = Log()
         for job_id in ("x:job", "x:resp_deleted"):
             await projection.take(log.put(submitted(job_id, tenant="x")))
-        async for session in served(bench, tmp_path, JustTaken(find, is_hidden)):
+        async for session in serving(bench, tmp_path, JustTaken(find, is_hidden)):
 
             async def get(path: str, tenant: str, expected: int, session: aiohttp.ClientSession = session) -> Any:
                 async with session.get(path, headers={"X-Test-Tenant": tenant}) as answer:
@@ -122,17 +123,11 @@ def test_a_tenant_reads_its_jobs_by_its_own_ids_and_those_not_yet_projected(run,
     run(body)
 
 
-async def served(bench: Bench, folder: Path, taken: JustTaken) -> AsyncIterator[aiohttp.ClientSession]:
+async def serving(bench: Bench, folder: Path, taken: JustTaken) -> AsyncIterator[aiohttp.ClientSession]:
     app = web.Application()
     add_routes(
         app, bench.another(), FolderBlobs(folder), lambda request: request.headers["X-Test-Tenant"],
         CollectorRegistry(), StreamLimits(appear_s=0.05), taken,
     )  # fmt: skip
-    runner = web.AppRunner(app, shutdown_timeout=5)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            yield session
-    finally:
-        await runner.cleanup()
+    async with served(app) as session:
+        yield session

@@ -12,9 +12,7 @@ from backstop.readmodel.view import job_view
 from backstop.readmodel.waits import MESSAGE_CHARS_MAX, idle_wait, sight_of
 from schemas.base import Message
 from schemas.jobs import Turn
-from schemas.pauses import PAUSED_CODE
 from schemas.responses import PollFailed, ResponseFact, ResponseTimerFired
-from schemas.statuses import WAITS_FOR
 from streams.fold.job import due_ms
 from streams.fold.rows import decode_job_state
 from tests.unit.backstop.readmodel.logs import (
@@ -81,7 +79,7 @@ def test_a_submitted_job_waits_for_its_acceptance_until_the_report_is_due() -> N
 @pytest.mark.parametrize(
     ("begins_ms", "code", "message"),
     [
-        (None, "limits", "the job waits for its turn under the limits of gpt-5"),
+        (None, "turn", "it waits for its turn under the limits of gpt-5"),
         (9_000, "not_before", "the job asked not to begin before a time"),
     ],
 )
@@ -90,7 +88,7 @@ def test_a_job_that_may_not_begin_yet_waits_for_its_turn(begins_ms: int | None, 
     told = waits(row)
     assert told["for"] == "turn"
     assert told["since_ms"] == 1_000
-    assert told.get("until_ms") == begins_ms
+    assert told["until_ms"] == (begins_ms or DEADLINE_MS)
     assert told["because"] == {"code": code, "message": message}
 
 
@@ -188,16 +186,3 @@ def test_a_partition_without_a_worker_is_what_its_jobs_wait_for() -> None:
         "for": "worker", "since_ms": 5_147_000,
         "because": {"code": "no_worker", "message": "no worker holds partition 2 of jobs since 01:25:47 UTC"},
     }  # fmt: skip
-
-
-def test_a_job_whose_creates_are_paused_waits_for_an_operator_and_one_that_runs_does_not() -> None:
-    pause = Paused(5_000, "paused by Ann: the key is rotated")
-    shown = {
-        "for": "operator", "since_ms": 5_000, "until_ms": 90_000,
-        "because": {"code": PAUSED_CODE, "message": "paused by Ann: the key is rotated"},
-    }  # fmt: skip
-    for waits_for in BEFORE_A_CREATE:
-        assert waiting_view(Wait(waits_for, 1_000, 2_000, "c", "m"), 6_000, 90_000, idle=pause) == shown
-    for waits_for in set(WAITS_FOR) - BEFORE_A_CREATE:
-        wait = Wait(waits_for, 1_000, 2_000, "c", "m", "resp_1")
-        assert waiting_view(wait, 1_500, 90_000, idle=pause) == waiting_view(wait, 1_500, 90_000)

@@ -60,6 +60,15 @@ def test_a_short_rebalance_leaves_its_partitions_with_their_holders() -> None:
     assert after(look(1, ALL), moving, look(9, {"b": BOTH})).unheld() == []
 
 
+def test_jobs_do_not_wait_for_a_worker_while_the_first_workers_agree_who_takes_a_partition() -> None:
+    first, later = (look(at_ms, EMPTY, state="PreparingRebalance") for at_ms in (5, 5 + REBALANCE_MS))
+    held = after(look(1, EMPTY, state="Empty"))
+    assert held.idle(ZERO) is not None
+    assert after(first).idle(ZERO) is None
+    assert held.saw(first).idle(ZERO) is None
+    assert held.saw(first).saw(later).idle(ZERO) is not None
+
+
 def test_a_long_rebalance_holds_nothing_since_it_began() -> None:
     def moving(at_ms: int) -> Look:
         return look(at_ms, {"a": frozenset()}, state="PreparingRebalance")

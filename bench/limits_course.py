@@ -7,7 +7,6 @@ own retries, and admission by the declared `max_output_tokens`.
 
 import heapq
 import math
-import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -102,6 +101,8 @@ class Scene:
     """(minute, limit): without notice."""
     floods: bool = False
     """Ten tenants: nine submit steadily, and one drops 10,000 jobs at the fifth minute."""
+    flood: bool = True
+    """False: the nine alone."""
     bulk: bool = False
     """A bulk backlog, and some interactive jobs."""
     interactive: bool = False
@@ -196,7 +197,7 @@ class _Run:
             at_ms += self.random.expovariate(per_ms)
             tenant = self.random.choice(tenants) if scene.floods else "t0"
             self._come(int(at_ms), tenant, "bulk" if scene.bulk else "normal")
-        if scene.floods:
+        if scene.floods and scene.flood:
             for _ in range(10_000):
                 self._come(5 * 60_000, "flood", "normal")
         if scene.interactive:
@@ -338,31 +339,3 @@ class _Run:
 def limited(scene: Scene) -> Course:
     """Let the jobs of `scene` pass."""
     return _Run(scene).go()
-
-
-def _line(name: str, course: Course) -> str:
-    last = course.scene.minutes
-    return (
-        f"{name:<44} used {100 * course.share(5, last):5.1f} % "
-        f"(min {100 * min(course.used[m] for m in range(5, last)):5.1f}), "
-        f"refused {100 * course.refusals:5.2f} % (first 5 min {100 * course.refused_first:5.2f}), "
-        f"estimate {100 * course.error:+5.1f} %, gave up {course.gave_up}"
-    )
-
-
-def main() -> None:
-    minutes = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    for method in ("sdk", "declared"):
-        print(_line(method, limited(Scene(method=method, minutes=minutes))), flush=True)
-    for workers in (1, 2, 4):
-        for burst_s in (60.0, 10.0):
-            course = limited(Scene(workers=workers, burst_s=burst_s, minutes=minutes))
-            print(_line(f"backstop, {workers} workers, {burst_s:.0f} s", course), flush=True)
-    for limit in (50_000, 80_000):
-        course = limited(Scene(minutes=20, changes=((10, limit),), load=3.0))
-        shown = ", ".join(f"{100 * course.used[m]:.0f}/{course.refused.get(m, 0)}" for m in range(20))
-        print(f"limit 100k → {limit}: used % / refused by minute: {shown}")
-
-
-if __name__ == "__main__":
-    main()
