@@ -100,7 +100,7 @@ class Worker:
             self._latencies,
             settings.hedge_share,
             troubled=self._access.lanes.troubled,
-            busy=self._is_busy,
+            busy=self._would_wait,
         )
         self._hedge_runs = HedgeRuns(self._latencies, self._now_ms)
         self._access = replace(self._access, hedge_at=self._hedges.hedge_at_ms)
@@ -250,8 +250,11 @@ class Worker:
             **broker_credentials(settings),
         )
 
-    def _is_busy(self, model: str, tenant: str) -> bool:
-        """Whether a hedge would have to wait: jobs wait, a limit is reached, or an operator paused the creates."""
+    def _would_wait(self, model: str, tenant: str) -> bool:
+        """Whether a hedge would have to wait: jobs wait, a limit is reached, or an operator paused the creates.
+
+        Whatever holds a job back from its turn must be asked here as well.
+        """
         return bool(self._access.pauses.gates(model, tenant, ())) or not self._admissions.room(model, tenant)
 
     def _taken_by(self, fold: Fold[Any]) -> Callable[[int, Folded[Any]], None]:

@@ -169,7 +169,7 @@ class Admission:
         own = self._of_tenant(lane, asked, now_ms)
         if lane.waiting or (own is not None and own.wait(tokens, now_ms) is not None):
             return False
-        return lane.limiter.wait(tokens, now_ms, leave=True) is None
+        return lane.limiter.wait(tokens, now_ms, "some") is None
 
     def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
         """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""

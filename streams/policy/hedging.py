@@ -12,7 +12,7 @@ Everything here is in memory and may be lost. A wrong estimate costs tokens with
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import log
+from math import ceil, log
 from typing import Final, Literal, Protocol
 
 ENDS_MIN = 100
@@ -21,8 +21,19 @@ ENDS_MIN = 100
 AGE_FACTOR_MAX = 1.25
 """The greatest age at which a hedge begins, as a multiple of the longest run: beyond it nothing is known."""
 
+TAIL_ENDS = 40
+"""The age is estimated from the newest ends of which so many lie beyond it: 2,000 ends at a share of 2 %. From 300 ends
+six do, and chance moves the age by half.
+"""
+
+CONTRADICTION = 4.0
+"""The newest 300 ends overrule the many if this times as many of them, or this times fewer, lie beyond the age."""
+
 LEVEL_MAX = 10.0
-MINUTE_MS = 60_000
+SAVED_MS = 1_800_000
+"""The budget of so much time can be saved up. With less of it the budget is empty most of the time, as it is spent as
+fast as it grows: responses then wait for their permission."""
+
 AGAIN_MS = 15_000
 AGAIN_PART = 20
 """When a response asks again if the budget was empty or the age is not known: after 15 s, or a 20th of its own age."""
@@ -75,24 +86,39 @@ class HedgeAge:
     median_ms: int
 
 
-def hedge_age(curve: RunTimeCurve, share: float) -> HedgeAge | None:
-    """The age that `share` of the responses reach; None if too little is known."""
-    oldest_ms = curve.oldest_end_ms
-    if curve.ends < ENDS_MIN or oldest_ms is None:
+def ends_for_age(share: float) -> int:
+    """Ends from which the age is estimated that `share` of the responses reach."""
+    return max(ENDS_MIN, ceil(TAIL_ENDS / share))
+
+
+def hedge_age(many: RunTimeCurve, newest: RunTimeCurve, share: float) -> HedgeAge | None:
+    """The age that `share` of the responses reach; None if too little is known.
+
+    :param many: of `ends_for_age(share)` ends, as far as there are so many.
+    :param newest: of fewer ends. It decides where the run times have changed.
+    """
+    oldest_ms = many.oldest_end_ms
+    if many.ends < ENDS_MIN or oldest_ms is None:
         return None
-    quantile_ms, median_ms = curve.quantile_ms(1 - share), curve.quantile_ms(0.5)
+    quantile_ms, median_ms = many.quantile_ms(1 - share), newest.quantile_ms(0.5)
     if quantile_ms is None or median_ms is None:
         return None
-    return HedgeAge(round(min(quantile_ms, AGE_FACTOR_MAX * oldest_ms)), curve.ends, round(median_ms))
+    after_ms = min(quantile_ms, AGE_FACTOR_MAX * oldest_ms)
+    if newest.ends >= ENDS_MIN:
+        least_ms = newest.quantile_ms(1 - min(0.5, CONTRADICTION * share))
+        most_ms = newest.quantile_ms(1 - share / CONTRADICTION)
+        # An age of the newest that is not known yet is beyond all of them.
+        after_ms = max(after_ms if most_ms is None else min(after_ms, most_ms), least_ms or 0)
+    return HedgeAge(round(after_ms), many.ends, round(median_ms))
 
 
 @dataclass(slots=True)
 class HedgeBudget:
-    """A share of the submissions, in a bucket that holds a minute's worth of it, or `LEVEL_MAX` hedges."""
+    """A share of the submissions, in a bucket that holds half an hour's worth of it, or `LEVEL_MAX` hedges."""
 
     share: float
     level: float = 0.0
-    _minute: int = 0
+    _span: int = 0
     _count: int = 0
     _count_before: int = 0
 
@@ -109,10 +135,10 @@ class HedgeBudget:
         return True
 
     def _turn(self, now_ms: int) -> None:
-        minute = now_ms // MINUTE_MS
-        if minute != self._minute:
-            self._count_before = self._count if minute == self._minute + 1 else 0
-            self._minute, self._count = minute, 0
+        span = now_ms // SAVED_MS
+        if span != self._span:
+            self._count_before = self._count if span == self._span + 1 else 0
+            self._span, self._count = span, 0
 
 
 @dataclass(slots=True)

@@ -168,10 +168,15 @@ class Latencies:
         """Kaplan-Meier of the class alone, in the newest windows. Those that run now are censored at their age."""
         return self.curves([of], now_ms)[of]
 
-    def curves(self, wanted: Iterable[LatencyClass], now_ms: int) -> dict[LatencyClass, Curve]:
-        """As `curve`, for several classes in one pass over the open responses."""
+    def curves(
+        self, wanted: Iterable[LatencyClass], now_ms: int, ends_enough: int = ENDS_ENOUGH
+    ) -> dict[LatencyClass, Curve]:
+        """As `curve`, for several classes in one pass over the open responses.
+
+        :param ends_enough: ends that the newest windows together hold, where there are so many.
+        """
         self._turn(now_ms)
-        return {of: kaplan_meier(counts) for of, counts in self._counts(wanted, now_ms).items()}
+        return {of: kaplan_meier(counts) for of, counts in self._counts(wanted, now_ms, ends_enough).items()}
 
     def learned(self, of: LatencyClass, now_ms: int) -> Curve:
         """The class's curve, in which each parent takes part as `PARENT_JOBS` jobs. Defined for every age."""
@@ -202,15 +207,17 @@ class Latencies:
             if self._has_room(of):
                 self._windows[of].short[-1] += restored(each["counts"])
 
-    def _counts(self, wanted: Iterable[LatencyClass], now_ms: int) -> dict[LatencyClass, Counts]:
-        found = {of: self._recent(of) for of in wanted}
+    def _counts(
+        self, wanted: Iterable[LatencyClass], now_ms: int, ends_enough: int = ENDS_ENOUGH
+    ) -> dict[LatencyClass, Counts]:
+        found = {of: self._recent(of, ends_enough) for of in wanted}
         for known in self._open.values():
             for of in known.counted:
                 if of in found:
                     found[of].leave(known.age_ms(now_ms))
         return found
 
-    def _recent(self, of: LatencyClass) -> Counts:
+    def _recent(self, of: LatencyClass, ends_enough: int) -> Counts:
         windows = self._windows.get(of)
         if windows is None:
             return Counts()
@@ -218,7 +225,7 @@ class Latencies:
         for counts in windows.newest():
             taken.append(counts)
             ends += counts.ends
-            if ends >= ENDS_ENOUGH:
+            if ends >= ends_enough:
                 break
         return total(taken)
 

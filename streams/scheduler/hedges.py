@@ -23,6 +23,7 @@ from streams.policy.hedging import (
     LaneStop,
     Why,
     again_ms,
+    ends_for_age,
     hedge_age,
 )
 from streams.policy.latency import Latencies, LatencyClass, levels
@@ -194,8 +195,9 @@ class Hedges:
             self._ages, self._ages_at_ms = {}, now_ms
         lacking = [of for of in wanted if of not in self._ages]
         if lacking:
-            curves = self._latencies.curves(lacking, now_ms)
-            self._ages |= {of: hedge_age(curve, self._share) for of, curve in curves.items()}
+            many = self._latencies.curves(lacking, now_ms, ends_for_age(self._share))
+            newest = self._latencies.curves(lacking, now_ms)
+            self._ages |= {of: hedge_age(many[of], newest[of], self._share) for of in lacking}
         return next((age for of in wanted if (age := self._ages[of]) is not None), None)
 
 

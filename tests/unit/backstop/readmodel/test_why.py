@@ -12,6 +12,8 @@ from schemas.base import Cause, Message
 from schemas.jobs import AdoptionRefused, Turn
 from schemas.results import JobResult
 from streams.fold.job import Absent, JobState, step
+from streams.submission import SubmissionPolicy
+from tests.support.builders import hedge_permitted
 from tests.unit.backstop.readmodel.logs import (
     DEADLINE_MS,
     accepted,
@@ -255,6 +257,38 @@ def test_earlier_attempts_and_refusals_are_told() -> None:
         "Before, 1 attempt ended without an answer: failed (server_error) and the provider refused 1 create, which "
         "cost nothing."
     )
+
+
+HEDGED: tuple[Message, ...] = (
+    submitted(policy=SubmissionPolicy().stamp(None).model_copy(update={"hedge": True})),
+    accepted(),
+    hedge_permitted(302_000, response_id="resp_1", job_id="j"),
+)
+BOTH_RUN: tuple[Message, ...] = (*HEDGED, accepted(at_ms=303_000, attempt=2, response_id="resp_2"))
+BESIDE = (
+    "Attempt 2 is a second attempt beside attempt 1, begun when that had run for 3 min; the first of the two to "
+    "complete ends the job."
+)
+
+
+def test_an_open_job_says_that_it_has_a_second_attempt() -> None:
+    for facts in (HEDGED, BOTH_RUN):
+        first, second, third, *_ = said(*facts, now_ms=304_000)
+        assert first.startswith("Attempt 1 runs at the provider as resp_1")
+        assert second.startswith("Attempt 2 ")
+        assert third == BESIDE
+    failed_first = failed(at_ms=310_000)
+    assert BESIDE not in said(*BOTH_RUN, failed_first, now_ms=311_000)
+
+
+def test_an_ended_job_says_which_of_two_attempts_won_and_by_how_much() -> None:
+    begun = "It was hedged: attempt 2 was begun beside attempt 1 after 3 min, and "
+    hedge = settled(at_ms=400_000, attempt=2, response_id="resp_2")
+    assert said(*BOTH_RUN, hedge)[1:] == [f"{begun}won, ahead by 5 min or more.", FREE_END]
+    first = settled(at_ms=400_000)
+    assert said(*BOTH_RUN, first)[1:] == [f"{begun}attempt 1 won after all.", FREE_END]
+    ended = cancelled(at_ms=400_000)
+    assert said(*BOTH_RUN, ended)[1] == f"{begun}neither of the two decided the job."
 
 
 def test_costs_are_told_with_what_is_not_in_them() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from streams.policy.hedging import (
+    CONTRADICTION,
     ENDS_MIN,
     FAILED_MAX,
     LANE_REST_MS,
@@ -12,15 +13,17 @@ from streams.policy.hedging import (
     OUTCOMES,
     REST_MS,
     REST_MS_MAX,
+    SAVED_MS,
     SCORE_AGAIN,
     SCORE_MIN,
     ClassStop,
     HedgeAge,
     HedgeBudget,
     LaneStop,
+    ends_for_age,
     hedge_age,
 )
-from streams.policy.latency_counts import Counts, kaplan_meier
+from streams.policy.latency_counts import Counts, Curve, kaplan_meier
 
 
 @dataclass
@@ -33,17 +36,62 @@ class Known:
         return 60_000.0 if share == 0.5 else self.high_ms
 
 
+def ended(count: int, scale: float = 1.0) -> Curve:
+    """The curve of so many runs from 1 s to 100 s."""
+    counts = Counts()
+    for number in range(count):
+        counts.enter()
+        counts.end(scale * 1_000 * (1 + 99 * number / count))
+    return kaplan_meier(counts)
+
+
+def age_of(curve: Known) -> HedgeAge | None:
+    return hedge_age(curve, curve, 0.02)
+
+
 def test_the_age_is_the_quantile() -> None:
-    assert hedge_age(Known(), 0.02) == HedgeAge(300_000, ENDS_MIN, 60_000)
+    assert age_of(Known()) == HedgeAge(300_000, ENDS_MIN, 60_000)
 
 
 @pytest.mark.parametrize("curve", [Known(ends=ENDS_MIN - 1), Known(high_ms=None), Known(oldest_end_ms=None)])
 def test_no_age_while_too_little_is_known(curve: Known) -> None:
-    assert hedge_age(curve, 0.02) is None
+    assert age_of(curve) is None
 
 
 def test_the_age_is_not_far_beyond_the_longest_run() -> None:
-    assert hedge_age(Known(high_ms=900_000.0), 0.02) == HedgeAge(500_000, ENDS_MIN, 60_000)
+    found = hedge_age(Known(high_ms=900_000.0), Known(ends=ENDS_MIN - 1), 0.02)
+    assert found == HedgeAge(500_000, ENDS_MIN, 60_000)
+
+
+def test_the_age_comes_from_many_ends_as_few_say_too_little_of_a_tail() -> None:
+    assert ends_for_age(0.02) == 2_000
+    assert ends_for_age(0.2) == 200
+    found = hedge_age(ended(2_000), ended(300, 1.04), 0.02)
+    assert found is not None
+    assert found.after_ms == pytest.approx(98_000, rel=0.02)
+    assert found.ended == 2_000
+
+
+@pytest.mark.parametrize("change", [3.0, 1 / 3])
+def test_the_newest_ends_decide_where_the_run_times_have_changed(change: float) -> None:
+    found = hedge_age(ended(2_000), ended(300, change), 0.02)
+    assert found is not None
+    share = CONTRADICTION * 0.02 if change > 1 else 0.02 / CONTRADICTION
+    assert found.after_ms == pytest.approx(100_000 * change * (1 - share), rel=0.02)
+    assert found.median_ms == pytest.approx(50_000 * change, rel=0.03)
+
+
+def test_where_more_run_on_than_may_be_hedged_the_newest_say_no_upper_age() -> None:
+    counts = Counts()
+    for _ in range(300):
+        counts.enter()
+        counts.end(1_000)
+    for _ in range(20):
+        counts.enter()
+        counts.leave(1_000_000)
+    found = hedge_age(ended(2_000), kaplan_meier(counts), 0.02)
+    assert found is not None
+    assert found.after_ms == pytest.approx(98_000, rel=0.02)
 
 
 def test_responses_that_still_run_count_for_the_age() -> None:
@@ -52,11 +100,13 @@ def test_responses_that_still_run_count_for_the_age() -> None:
     for number in range(150):
         counts.enter()
         counts.end(1_000 + 300 * number)
-    assert hedge_age(kaplan_meier(counts), 0.02) is not None
+    before = kaplan_meier(counts)
+    assert hedge_age(before, before, 0.02) is not None
     for _ in range(30):
         counts.enter()
         counts.leave(50_000)
-    assert hedge_age(kaplan_meier(counts), 0.02) is None
+    after = kaplan_meier(counts)
+    assert hedge_age(after, after, 0.02) is None
 
 
 def test_the_budget_is_empty_at_a_start_and_fills_with_submissions() -> None:
@@ -68,24 +118,23 @@ def test_the_budget_is_empty_at_a_start_and_fills_with_submissions() -> None:
     assert not budget.take()
 
 
-def test_the_budget_does_not_save_up() -> None:
-    budget = HedgeBudget(0.02)
+def test_the_budget_saves_up_half_an_hours_worth_or_ten() -> None:
+    few, many = HedgeBudget(0.02), HedgeBudget(0.02)
     for number in range(10_000):
-        budget.submitted(number * 1_000)
-    assert budget.level == LEVEL_MAX
-    for _ in range(1_000):
-        budget.submitted(20_000_000)
-    assert budget.level == pytest.approx(0.02 * 1_000)
+        few.submitted(number * 10_000)
+        many.submitted(number * 1_000)
+    assert few.level == LEVEL_MAX
+    assert many.level == pytest.approx(0.02 * SAVED_MS / 1_000)
 
 
-def test_the_budget_of_a_busy_minute_lasts_into_the_next_one() -> None:
+def test_the_budget_of_a_busy_half_hour_lasts_into_the_next_one() -> None:
     budget = HedgeBudget(0.05)
     for _ in range(1_000):
-        budget.submitted(59_000)
+        budget.submitted(SAVED_MS - 1)
     assert budget.level == pytest.approx(50)
-    budget.submitted(60_000)
+    budget.submitted(SAVED_MS)
     assert budget.level == pytest.approx(50)
-    budget.submitted(120_000)
+    budget.submitted(2 * SAVED_MS)
     assert budget.level == LEVEL_MAX
 
 

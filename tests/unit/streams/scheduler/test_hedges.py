@@ -12,9 +12,14 @@ from streams.fold import response
 from streams.fold.batch import JOB_FOLD, Folded, fold_batch
 from streams.fold.response_states import Hedge
 from streams.fold.rows import encode_response_state, encode_row
+from streams.policy.admission import Admission
 from streams.policy.hedging import AGAIN_MS, LANE_REST_MS, REST_MS
 from streams.policy.latency import Latencies
+from streams.policy.limits import read_rules
 from streams.policy.polls import PollPolicy, Webhooks
+from streams.policy.sizes import Asked
+from streams.policy.waiting import Waiter
+from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import Due, DueIndex
 from streams.scheduler.hedge_timers import HedgeTimers
 from streams.scheduler.hedges import BUSY_AGAIN_MS, Hedges, NotNow, Slow
@@ -262,3 +267,26 @@ def test_a_response_without_hedges_has_the_timer_it_always_had(rig: Rig) -> None
     assert fired == response_timer(Webhooks(PollPolicy()), Due(LATE, RESP.encode(), 0), row, LATE)
     assert fired.model_dump(exclude_none=True).keys().isdisjoint({"permit", "hedge_at_ms"})
     assert state.claim.job_id == JOB
+
+
+def test_a_hedge_has_room_where_no_job_waits_and_the_limits_allow_one_more_attempt() -> None:
+    admission = Admission(read_rules('[{"requests_per_min": 40}]'), "a")
+    admissions = Admissions(admission, lambda: T0, 1)
+    admissions.own([0])
+    room = [admissions.room(MODEL, TENANT)]
+    waiter = Waiter(0, b"j", Asked(TENANT, MODEL, 100, 10), DEADLINE, "normal")
+    admission.put(waiter, T0)
+    room.append(admissions.room(MODEL, TENANT))
+    admission.drop((0, b"j"))
+    room.append(admissions.room(MODEL, TENANT))
+    for number in range(3):
+        admission.began((0, b"%d" % number), waiter.asked, "normal", T0)
+    room.append(admissions.room(MODEL, TENANT))
+    assert room == [True, False, True, False]
+
+
+@pytest.mark.parametrize("limit", ["concurrent", "tokens_per_min"])
+def test_a_hedge_has_no_room_under_a_limit_that_is_used_up(limit: str) -> None:
+    admissions = Admissions(Admission(read_rules(f'[{{"{limit}": 1}}]'), "a"), lambda: T0, 1)
+    admissions.own([0])
+    assert admissions.room(MODEL, TENANT) is (limit == "concurrent")
