@@ -35,7 +35,6 @@ class StreamSettings(WorkerSettings, OpenAISettings, LimitSettings):
         default=500, ge=1, le=500, description="Most records that a fold takes in one batch."
     )
     health_port: int = Field(default=0, ge=0, le=65_535, description="Port of /livez, /readyz, /metrics; 0 for none.")
-    health_host: str = Field(default="127.0.0.1", description="Address of the health port.")
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

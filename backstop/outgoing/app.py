@@ -75,7 +75,7 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
         policy=settings.retry_policy(), waiting_max=settings.outgoing_endpoint_waiting_max,
     )  # fmt: skip
     health.watch("deliveries", service.not_ready)
-    server = HealthServer(health, settings.outgoing_health_port)
+    server = HealthServer(health, settings.outgoing_health_port, settings.health_host)
 
     async def deliver() -> None:
         await _connect(publisher, clock, group)

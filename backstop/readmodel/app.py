@@ -88,7 +88,7 @@ class Projection:
 async def serve(settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
     """Run the projection until `stop`; serve health and metrics on their own port, if one is set."""
     health = Health("readmodel")
-    server = HealthServer(health, settings.readmodel_health_port)
+    server = HealthServer(health, settings.readmodel_health_port, settings.health_host)
     projection = Projection(settings, now_ms, ProjectionMetrics(), health)
     await server.start()
     try:

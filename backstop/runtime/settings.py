@@ -118,6 +118,11 @@ class RuntimeSettings(BaseSettings):
         description="Test only: places at which this process dies or stops (names in "
         "backstop/runtime/process/failpoints.py).",
     )
+    health_host: str = Field(
+        default="127.0.0.1",
+        description="Address of the health port of worker, projection and outgoing; 0.0.0.0 where probes and "
+        "Prometheus come from other machines or containers.",
+    )
     clock_offset_ms: int = Field(default=0, description="Test only: a wrong clock; refused unless failpoints are on.")
 
     @field_validator("request_tenants")

@@ -4,13 +4,16 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from backstop.cli.main import SUBCOMMANDS
 from backstop.dev.broker import docker
 from backstop.outgoing.settings import OutgoingSettings
 from backstop.readmodel.settings import ProjectionSettings
@@ -23,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[4]
 COMPOSE = ROOT / "docker-compose.kafka.yml"
 KAFKA = ("kafka-1", "kafka-2", "kafka-3")
 BACKSTOP = ("topics", "keys", "receiver", "worker", "projection", "outgoing", "simulator")
+WATCH = ("prometheus", "grafana")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def test_docker_compose_accepts_the_file() -> None:
 
 
 def test_the_whole_system_is_there(services: dict[str, Any]) -> None:
-    assert tuple(services) == (*KAFKA, *BACKSTOP)
+    assert tuple(services) == (*KAFKA, *BACKSTOP, *WATCH)
 
 
 def test_three_nodes_keep_three_copies_and_two_must_have_each_record(services: dict[str, Any]) -> None:
@@ -76,7 +80,7 @@ def test_a_receiver_beyond_loopback_finds_a_key(services: dict[str, Any]) -> Non
 
 def test_outgoing_webhooks_are_delivered_only_where_they_are_asked_for(services: dict[str, Any]) -> None:
     assert services["outgoing"]["profiles"] == ["webhooks"]
-    assert [name for name in services if "profiles" in services[name]] == ["outgoing"]
+    assert [name for name in services if "profiles" in services[name]] == ["outgoing", *WATCH]
     keys = {services[name]["environment"]["BACKSTOP_OUTGOING_KEYS"] for name in ("receiver", "outgoing")}
     assert keys == {"${BACKSTOP_OUTGOING_KEYS:-}"}
 
@@ -128,9 +132,33 @@ def test_each_variable_is_a_setting_that_the_process_reads(
     assert "BACKSTOP_REPLICATION_FACTOR" in told
 
 
+def test_each_command_is_one_that_the_image_has(services: dict[str, Any]) -> None:
+    for name in BACKSTOP:
+        program, *words = services[name]["command"]
+        if program == "backstop":
+            assert words[0] in SUBCOMMANDS
+        else:
+            assert (program, words[0]) == ("python", "-m")
+            assert find_spec(f"{words[1]}.__main__") is not None
+
+
+def test_prometheus_scrapes_each_process_where_it_shows_its_metrics(services: dict[str, Any]) -> None:
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    asked = {job["dns_sd_configs"][0]["names"][0]: job["dns_sd_configs"][0]["port"] for job in jobs}
+    environments = {name: services[name]["environment"] for name in asked}
+    assert asked == {
+        "receiver": int(environments["receiver"]["BACKSTOP_ADMIN_PORT"]),
+        "worker": int(environments["worker"]["BACKSTOP_HEALTH_PORT"]),
+        "projection": int(environments["projection"]["BACKSTOP_READMODEL_HEALTH_PORT"]),
+        "outgoing": int(environments["outgoing"]["BACKSTOP_OUTGOING_HEALTH_PORT"]),
+    }
+    assert environments["receiver"]["BACKSTOP_ADMIN_HOST"] == "0.0.0.0"
+    assert {environments[name]["BACKSTOP_HEALTH_HOST"] for name in asked} == {"0.0.0.0"}
+
+
 def test_only_loopback_ports_are_published(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(ports) == 5
+    assert len(ports) == 7
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
