@@ -87,8 +87,7 @@ class Scene:
     brown_out_s: tuple[float, float] | None = None
     """From and to: all run times are 5 times as long, and a third of the creates meet a rate limit first."""
     losers_censored: bool = True
-    bucket_full: bool = False
-    """Planted bugs, which the figures must show."""
+    """False: a planted bug, which the figures must show."""
 
 
 @dataclass(slots=True)
@@ -126,7 +125,7 @@ class _Run:
         self.scene, self.course = scene, Course(scene)
         self.chance = random.Random(scene.seed)
         self.latencies = Latencies()
-        self.hedges = Hedges(self.latencies, scene.share, level=1_000.0 if scene.bucket_full else 0.0)
+        self.hedges = Hedges(self.latencies, scene.share)
         self.heap: list[tuple[float, int, Callable[[float], None]]] = []
         self.count = 0
 

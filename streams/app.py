@@ -56,6 +56,7 @@ from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.past_runs import PastRuns, read_tail
 from streams.workers.pauses import PauseBoard, Pauses
 from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
@@ -99,6 +100,7 @@ class Worker:
         self._hedges = Hedges(
             self._latencies,
             settings.hedge_share,
+            lane_rest_ms=settings.hedge_lane_rest_ms,
             troubled=self._access.lanes.troubled,
             busy=self._would_wait,
         )
@@ -111,6 +113,8 @@ class Worker:
         self._learning: PollLearning | None = None
         if learned is not None:
             self._learning = PollLearning(learned, self._access.rate, self._now_ms, self._reporting.metrics)
+        recalls = [self._hedge_runs.recall, *([self._learning.recall] if self._learning is not None else [])]
+        self._past_runs = PastRuns(partial(read_tail, settings), recalls, self._now_ms)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
@@ -152,6 +156,7 @@ class Worker:
                 self._guarded(poller.run(stop)),
                 self._guarded(self._follower.run(stop, self._access)),
                 self._guarded(self._watch_changelogs(stop)),
+                self._guarded(self._past_runs.run(stop)),
                 *([self._guarded(self._learning.run(stop))] if self._learning is not None else ()),
                 self._guarded(self._clock.run(stop)),
             )
@@ -301,6 +306,7 @@ class Worker:
                 streamed.own(active)
                 self._follower.rebuilt(active, streamed)
                 self._hedge_runs.own(active)
+                self._past_runs.own(active)
                 if self._learning is not None:
                     self._learning.own(active)
             self.health.met(fold.name)

@@ -167,6 +167,7 @@ class ClassStop:
 class LaneStop:
     """Whether a lane is well enough for hedges."""
 
+    rest_ms: int = LANE_REST_MS
     until_ms: int = 0
     _failed: deque[bool] = field(default_factory=lambda: deque(maxlen=OUTCOMES))
 
@@ -177,4 +178,4 @@ class LaneStop:
 
     def trouble(self, now_ms: int) -> None:
         """A rate limit, a closed lane, or too many failures."""
-        self.until_ms = max(self.until_ms, now_ms + LANE_REST_MS)
+        self.until_ms = max(self.until_ms, now_ms + self.rest_ms)

@@ -193,10 +193,10 @@ class Latencies:
             found[of] = kaplan_meier(counts[of], parent, PARENT_JOBS)
         return found
 
-    def snapshot(self, now_ms: int) -> list[dict[str, Any]]:
+    def snapshot(self, now_ms: int, ends_enough: int = ENDS_ENOUGH) -> list[dict[str, Any]]:
         """The newest counts of each class, as JSON. Open responses have left at their age."""
         self._turn(now_ms)
-        counts = self._counts(list(self._windows), now_ms)
+        counts = self._counts(list(self._windows), now_ms, ends_enough)
         return [{"class": list(of), "counts": counts[of].snapshot()} for of in sorted(counts)]
 
     def merge(self, snapshot: Iterable[Mapping[str, Any]], now_ms: int) -> None:

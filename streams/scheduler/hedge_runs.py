@@ -4,17 +4,21 @@ A response counts as ended by the provider's own clock. One that was cancelled o
 does not date, is censored: it ran at least as long as it was known to run. So is the loser of each hedge.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from backstop.runtime.process.clock import NowMs
+from schemas.base import Message
 from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased
 from streams.fold import response
 from streams.fold.batch import RESPONSE_FOLD, Folded
 from streams.fold.rows import decode_row
 from streams.policy.latency import Latencies
+
+RECALLED_ENDS = 2_000
+"""Ends of each class that a partition's tail may bring: more than it has."""
 
 _HEDGED = (b'"hedge":', b'"kind":"running"')
 
@@ -60,6 +64,16 @@ class HedgeRuns:
                     self._observed(fact)
                 case _:
                     pass
+
+    def recall(self, facts: Sequence[Message], until_ms: int) -> None:
+        """Count the responses of a partition that were claimed before `until_ms`, as `PollLearning.recall` does."""
+        at_ms, past = [0], Latencies()
+        runs = HedgeRuns(past, lambda: at_ms[0])
+        for fact in facts:
+            if fact.at_ms <= until_ms:
+                at_ms[0] = max(at_ms[0], fact.at_ms)
+                runs.taken(0, Folded(facts=[(fact.key.encode(), fact)]))
+        self._latencies.merge(past.snapshot(until_ms, RECALLED_ENDS), self._now_ms())
 
     def _began(self, partition: int, response_id: str, model: str, accepted_at_ms: int) -> None:
         self._partitions[response_id] = partition

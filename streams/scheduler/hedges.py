@@ -17,6 +17,7 @@ from streams import metrics
 from streams.fold import job
 from streams.fold.batch import Folded
 from streams.policy.hedging import (
+    LANE_REST_MS,
     ClassStop,
     HedgeAge,
     HedgeBudget,
@@ -71,20 +72,21 @@ class Hedges:
         latencies: Latencies,
         share: float,
         *,
-        level: float = 0.0,
+        lane_rest_ms: int = LANE_REST_MS,
         troubled: Callable[[str], bool] = lambda _model: False,
         busy: Callable[[str, str], bool] = lambda _model, _tenant: False,
     ) -> None:
         """:param share: of the submissions that may be hedged, and so the age at which one may: the budget.
-        :param level: of the budget at the start.
+        :param lane_rest_ms: after trouble of a lane.
         :param troubled: whether creates of the model fail now, here or at another worker.
         :param busy: whether a create of the model and tenant would have to wait for its turn.
         """
         self._latencies = latencies
         self._share = share
+        self._lane_rest_ms = lane_rest_ms
         self._troubled = troubled
         self._busy = busy
-        self._budget = HedgeBudget(share, level)
+        self._budget = HedgeBudget(share)
         self._stops: OrderedDict[str, _Stops] = OrderedDict()
         self._ages: dict[LatencyClass, HedgeAge | None] = {}
         self._ages_at_ms = 0
@@ -182,7 +184,7 @@ class Hedges:
     def _of(self, model: str) -> _Stops:
         stops = self._stops.get(model)
         if stops is None:
-            stops = self._stops[model] = _Stops(ClassStop(), LaneStop())
+            stops = self._stops[model] = _Stops(ClassStop(), LaneStop(self._lane_rest_ms))
             if len(self._stops) > MODELS_MAX:
                 self._stops.popitem(last=False)
         return stops

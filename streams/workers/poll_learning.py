@@ -1,12 +1,13 @@
 """Feeds the estimator of run times and of the webhook loss from the facts of responses, and keeps its schedules fresh.
 
-In memory only, and only of the partitions that this worker owns. After a recovery the running rows enter at their age.
+In memory only, and only of the partitions that this worker owns. After a recovery the running rows enter at their age,
+and the tail of the log tells of the responses before them (`past_runs`).
 Decisions are stamped on facts, so nothing here is asked again when a log is folded again.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from schemas.responses import ResponseClaimed, ResponseObserved, ResponseRelease
 from streams.fold.batch import Folded
 from streams.fold.rows import decode_row
 from streams.policy.latency import LatencyClass
-from streams.policy.learned_polls import REFRESH_MS_MIN, LearnedPolls
+from streams.policy.learned_polls import REFRESH_MS_MIN, LearnedPolls, PollPrice
 from streams.policy.webhook_loss import JUDGED_AFTER_MS
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.rate import PollRate
@@ -113,6 +114,23 @@ class PollLearning:
                     self._forget({fact.response_id} & self._known.keys())
                 case _:
                     pass
+
+    def recall(self, facts: Sequence[Message], until_ms: int) -> None:
+        """Count the responses of a partition that were claimed before `until_ms`, when the worker began to own it.
+
+        :param facts: the tail of its log, in order. They are counted at their own time by an estimator of their own,
+            then added up. A response that ran on at `until_ms` has run from its claim until then; its row counts from
+            there.
+        """
+        at_ms = [0]
+        past = LearnedPolls(PollPrice())
+        learning = PollLearning(past, self._rate, lambda: at_ms[0], self._metrics)
+        for fact in facts:
+            if fact.at_ms <= until_ms:
+                at_ms[0] = max(at_ms[0], fact.at_ms)
+                learning.took(0, [fact])
+        self._learned.latencies.merge(past.latencies.snapshot(until_ms), self._now_ms())
+        self._learned.expire()
 
     def judge(self, now_ms: int) -> None:
         """Count as missed the ends whose webhook can't come in time any more."""

@@ -70,6 +70,7 @@ def test_a_stuck_response_is_overtaken_by_a_second_attempt(running: Running) -> 
     job = ask(running, f"/v1/jobs/{slow}")
     result = job["result"]
     assert result["outcome"] == "completed", result
+    assert "hedge" in result, ask(running, f"/v1/jobs/{slow}/timeline")
     hedge = result["hedge"]
     assert (hedge["attempt"], hedge["beside"], hedge["won"]) == (2, 1, "hedge"), hedge
     assert hedge["ahead_ms"] > 0
