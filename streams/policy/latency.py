@@ -26,7 +26,7 @@ from functools import lru_cache
 from math import erf, log, sqrt
 from typing import Any
 
-from streams.policy.latency_counts import EDGES_MS, Counts, Curve, kaplan_meier, restored, total
+from streams.policy.latency_counts import EDGES_MS, Counts, Curve, bucket, kaplan_meier, restored, total
 
 LatencyClass = tuple[str, ...]
 ALL: LatencyClass = ()
@@ -211,11 +211,17 @@ class Latencies:
         self, wanted: Iterable[LatencyClass], now_ms: int, ends_enough: int = ENDS_ENOUGH
     ) -> dict[LatencyClass, Counts]:
         found = {of: self._recent(of, ends_enough) for of in wanted}
-        for known in self._open.values():
-            for of in known.counted:
+        for (counted, number), count in self._ages(now_ms).items():
+            for of in counted:
                 if of in found:
-                    found[of].leave(known.age_ms(now_ms))
+                    found[of].left[number] = found[of].left.get(number, 0) + count
         return found
+
+    def _ages(self, at_ms: int) -> Counter[tuple[tuple[LatencyClass, ...], int]]:
+        """The open responses by the classes in which they count and the bucket of their age. One pass: a worker may
+        have many thousands open, and its event loop stands still meanwhile.
+        """
+        return Counter((known.counted, bucket(at_ms - known.accepted_at_ms)) for known in self._open.values())
 
     def _recent(self, of: LatencyClass, ends_enough: int) -> Counts:
         windows = self._windows.get(of)
@@ -250,13 +256,16 @@ class Latencies:
 
     def _pass_on(self, at_ms: int) -> None:
         """Open responses leave the old windows and enter the new ones at the same age."""
-        for known in self._open.values():
-            for of in known.counted:
-                self._windows[of].short[-1].leave(known.age_ms(at_ms))
+        ages = self._ages(at_ms)
+        for (counted, number), count in ages.items():
+            for of in counted:
+                left = self._windows[of].short[-1].left
+                left[number] = left.get(number, 0) + count
         for windows in self._windows.values():
             windows.turn()
-        for known in self._open.values():
-            for of in known.counted:
-                self._windows[of].short[-1].enter(known.age_ms(at_ms))
+        for (counted, number), count in ages.items():
+            for of in counted:
+                entered = self._windows[of].short[-1].entered
+                entered[number] = entered.get(number, 0) + count
         for of in [of for of, windows in self._windows.items() if windows.empty]:
             del self._windows[of]
