@@ -4,6 +4,7 @@ and both are counted by the provider and here.
 
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -25,6 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 MODEL = "gpt-6-luna"
 ENDED = 115
 """More than the 100 ends without which nothing is hedged."""
+
+SUBMITTED_AFTER = 40
+"""For a budget of some hedges, which is empty after a start."""
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,18 @@ def _cancelled(running: Running, job_id: str) -> Counter[str] | None:
     late = [entry for entry in entries if entry["kind"] == "attempt_settled" and entry["summary"].get("ignored")]
     booked = kinds["usage_booked"] > 0
     return kinds if late or booked else None
+
+
+def test_a_worker_that_was_killed_knows_the_run_times_of_before(running: Running) -> None:
+    """It has seen fewer than 100 ends since, and permits a hedge: the log tells of the others."""
+    worker = running.system.supervisor.pid("worker")
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    for job_id in [submit(running, f"after-{number}") for number in range(SUBMITTED_AFTER)]:
+        wait_until(partial(is_over, running, job_id), 120, job_id, poll_s=0.2)
+    slow = submit(running, "slow-after", "run_stuck_in_progress@1")
+    wait_until(partial(is_over, running, slow), 120, slow, poll_s=0.2)
+    assert ask(running, f"/v1/jobs/{slow}")["result"]["hedge"]["won"] == "hedge"
 
 
 def test_a_hedge_that_would_do_harm_is_refused_with_the_reason(running: Running) -> None:
