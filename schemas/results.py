@@ -88,6 +88,8 @@ class JobResult(JobMessage):
     """Left out if the job had no hedge."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
+    retry_of: str | SkipJsonSchema[None] = None
+    """The ended job whose request this job repeated. Never null on the wire: left out instead."""
 
 
 RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)

@@ -16,11 +16,12 @@ from typing import Literal
 from aiohttp import web
 
 from backstop.readmodel.database import Connection, Database
-from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError, where_now
+from backstop.readmodel.feed import ChangeFeed, StreamLimits, Subscription, TooManyFollowersError, where_now
 from backstop.readmodel.lists import JobFilter, list_rows, sights_of
 from backstop.readmodel.queries import changes_after, find_row, first_seq
 from backstop.readmodel.rows import Change, JobRow
 from backstop.readmodel.waits import Sight
+from backstop.runtime.process.clock import NowMs
 from receiver.reads import problems
 from receiver.reads.shown import Shown
 from schemas.codec import canonical
@@ -50,24 +51,26 @@ class Start:
     """Of the `rows`."""
 
 
-def start_from(conn: Connection, follower: Follower, last_event_id: str | None, resumed_max: int) -> Start | None:
+def start_from(
+    conn: Connection, follower: Subscription, last_event_id: str | None, resumed_max: int, now_ms: int
+) -> Start | None:  # fmt: skip
     """None if there is no such job or session."""
     rows = _rows(conn, follower)
     if not rows and (follower.job_id or follower.session_id) is not None:
         return None
     build, seq = where_now(conn)
     if last_event_id is None:
-        return Start(build, seq, None, rows, (), sights=sights_of(conn, rows))
+        return Start(build, seq, None, rows, (), sights=sights_of(conn, rows, now_ms))
     seen = _parsed(last_event_id)
     gap = _gap(seen, build, first_seq(conn), seq)
     if seen is None or gap is not None:
-        return Start(build, seq, gap, rows, (), sights=sights_of(conn, rows))
+        return Start(build, seq, gap, rows, (), sights=sights_of(conn, rows, now_ms))
     missed = changes_after(
         conn, seen[1], resumed_max + 1,
         tenant=follower.tenant, job_id=follower.job_id, session_id=follower.session_id,
     )  # fmt: skip
     if len(missed) > resumed_max:
-        return Start(build, seq, "trimmed", rows, (), sights=sights_of(conn, rows))
+        return Start(build, seq, "trimmed", rows, (), sights=sights_of(conn, rows, now_ms))
     over = not missed and follower.job_id is not None and rows[0].terminal
     return Start(build, seq, None, (), missed, over)
 
@@ -82,7 +85,12 @@ def _gap(seen: tuple[int, int] | None, build: int, first: int, last: int) -> Gap
 
 
 async def stream(
-    request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits, shown: Shown
+    request: web.Request,
+    database: Database,
+    feed: ChangeFeed,
+    follower: Subscription,
+    limits: StreamLimits,
+    shown: Shown,
 ) -> web.StreamResponse:
     """Answer `request` with the events for `follower`.
 
@@ -93,7 +101,7 @@ async def stream(
     try:
         # Follow before reading: a change in between arrives by both ways, and its seq shows that it was sent.
         async with feed.follow(follower):
-            start = await _started(database, follower, last_event_id, limits)
+            start = await _started(database, follower, last_event_id, limits, shown.now_ms)
             if start is None:
                 return problems.not_found(what)
             if start.over:
@@ -104,12 +112,14 @@ async def stream(
 
 
 async def _started(
-    database: Database, follower: Follower, last_event_id: str | None, limits: StreamLimits
+    database: Database, follower: Subscription, last_event_id: str | None, limits: StreamLimits, now_ms: NowMs
 ) -> Start | None:
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + limits.appear_s
     while True:
-        start = await database.read(lambda conn: start_from(conn, follower, last_event_id, limits.resumed_max))
+        start = await database.read(
+            lambda conn: start_from(conn, follower, last_event_id, limits.resumed_max, now_ms())
+        )  # fmt: skip
         left_s = deadline_s - loop.time()
         if start is not None or left_s <= 0 or follower.closed is not None:
             return start
@@ -117,7 +127,7 @@ async def _started(
 
 
 class _Stream:
-    def __init__(self, request: web.Request, follower: Follower, limits: StreamLimits, shown: Shown) -> None:
+    def __init__(self, request: web.Request, follower: Subscription, limits: StreamLimits, shown: Shown) -> None:
         self._shown = shown
         self._request = request
         self._limits = limits
@@ -176,7 +186,7 @@ class _Stream:
             await self._response.write(data)
 
 
-def _rows(conn: Connection, follower: Follower) -> Sequence[JobRow]:
+def _rows(conn: Connection, follower: Subscription) -> Sequence[JobRow]:
     if follower.job_id is not None:
         row = find_row(conn, follower.tenant, follower.job_id)
         return () if row is None else (row,)
