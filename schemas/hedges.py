@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from schemas.base import Frozen, SpanMs, UnixMs
+from schemas.base import Frozen, Int64, SpanMs, UnixMs
 
 HedgeMode = Literal["asked", "all", "never"]
 """Which jobs may be hedged: those that ask for it, all that can be, or none."""
@@ -34,7 +34,7 @@ class HedgePermit(Frozen):
     """The age from which on a response of this model may be hedged."""
     share: float = Field(gt=0, lt=1)
     """The share of responses that reach that age, by the setting: the budget."""
-    ended: int = Field(ge=0)
+    ended: Int64 = Field(ge=0)
     """Ended responses from which `after_ms` was estimated."""
 
 

@@ -306,7 +306,7 @@ class HedgePermitted(JobMessage):
 
     topic: ClassVar[str] = "jobs"
     type: Literal["hedge_permitted"] = "hedge_permitted"
-    attempt: int = Field(ge=1)
+    attempt: Int64 = Field(ge=1)
     response_id: ResponseId
     permit: HedgePermit
 

@@ -52,15 +52,15 @@ class AttemptBrief(Frozen):
 class HedgeBrief(Frozen):
     """The job had a hedge: a second attempt beside a slow one."""
 
-    attempt: int
+    attempt: Int64
     """The number of the hedge. Its tokens, as far as known, are in `attempts`."""
-    beside: int
+    beside: Int64
     """The number of the attempt that was slow."""
-    begun_after_ms: int
+    begun_after_ms: Int64
     """The age of the slow attempt's response when the hedge began."""
     won: Literal["first", "hedge"] | SkipJsonSchema[None] = None
     """The attempt that completed first, in the order of the log. Left out if neither decided the job."""
-    ahead_ms: int | SkipJsonSchema[None] = None
+    ahead_ms: Int64 | SkipJsonSchema[None] = None
     """By how much the winner was ahead: its run time is at least this much shorter than the other's. Left out if the
     other attempt ended before, was never accepted, or had not run as long yet."""
 
