@@ -5,8 +5,10 @@ from typing import Any, get_args
 
 import pytest
 
+from backstop.readmodel.answers import ResultView
 from backstop.readmodel.costs import Tally
 from backstop.readmodel.rows import PLACES_MAX, Place, Position, TimelineEntry
+from backstop.readmodel.view import result_view
 from backstop.readmodel.why import JobSituation, next_at_ms, next_poll_of, why
 from schemas.base import Cause, Message
 from schemas.jobs import AdoptionRefused, Turn
@@ -309,3 +311,12 @@ def test_the_next_time_is_the_earlier_of_poll_and_timer() -> None:
         TimelineEntry("j", 1, "x", b'{"next_poll_at_ms":%d}' % at_ms, Position("responses", 0, 1)) for at_ms in (5, 9)
     ]
     assert (next_poll_of(entries, 6), next_poll_of(entries, 9), next_poll_of([], 0)) == (9, None, None)
+
+
+def test_a_job_is_shown_with_each_field_of_its_result() -> None:
+    """But the envelope, what the job itself shows, and the output, which is read apart."""
+    apart = {"v", "type", "id", "at_ms", "job_id", "tenant", "model", "session_id", "tags", "retry_of"}
+    apart |= {"response", "response_url"}
+    record = {name: name for name in JobResult.model_fields}
+    assert set(JobResult.model_fields) - set(result_view(record)) == apart
+    assert set(result_view(record)) <= set(ResultView.__annotations__)
