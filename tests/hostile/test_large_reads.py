@@ -25,9 +25,9 @@ from tests.unit.receiver.sdk_caller import ASKED, ended, provided, result_of
 TEXT = "Hello. " * 1_200_000
 """Some 8 MB: more than the buffers of the system take."""
 
-READ_BYTES = 40 << 20
-PAUSE_S_MAX = 0.100
-"""Copies of 40 MB and the hash of the stored text are not divisible."""
+READ_BYTES = 24 << 20
+PAUSE_S_MAX = 0.075
+"""Copies of 24 MiB and the hash of the stored text are not divisible."""
 
 LIMITS = Limits(stream_write_s=0.5, answers_memory_bytes_max=30 << 20)
 """One answer of 8 MB counts 15 MB while it is made, half of the memory."""
