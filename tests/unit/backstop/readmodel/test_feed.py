@@ -5,7 +5,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry
 
 from backstop.readmodel.database import Database, Work
-from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits
+from backstop.readmodel.feed import ChangeFeed, StreamLimits, Subscription
 from backstop.readmodel.sqlite import SqliteDatabase
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import Log, submitted
@@ -41,7 +41,7 @@ def test_a_follower_gets_what_is_written_while_it_follows(run) -> None:
         log = Log()
         await projection.take(log.put(submitted("before")))
         for job_id in ("first", "second"):
-            follower = Follower("default")
+            follower = Subscription("default")
             async with feed.follow(follower):
                 await projection.take(log.put(submitted(job_id)))
                 heard = [await follower.next(5)]
@@ -65,7 +65,7 @@ def test_a_feed_without_followers_reads_nothing(run) -> None:
         await feed.start()
         await projection.database.changed(0, QUIET_S)
         assert database.reads == 0
-        async with feed.follow(Follower("default")):
+        async with feed.follow(Subscription("default")):
             assert database.reads
         await feed.stop()
         await database.close()
