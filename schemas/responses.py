@@ -57,6 +57,8 @@ class ResponseClaimed(ResponseMessage):
     tenant: TenantId
     poll_at_ms: UnixMs
     latency_class: LatencyClass | None = None
+    control: Literal[True] | None = None
+    """As in `AttemptAccepted`."""
     last_poll_at_ms: UnixMs
     """The latest time of a poll before the job's deadline (`LAST_POLL_LEAD_MS`)."""
     missing_grace_ms: SpanMs
@@ -79,6 +81,18 @@ class ResponseReleased(ResponseMessage):
     topic: ClassVar[str] = "responses"
     type: Literal["response_released"] = "response_released"
     job_id: JobId
+
+
+class ResponseDeadlineMoved(ResponseMessage):
+    """The job fold says that the deadline of the job that waits for this response was changed."""
+
+    topic: ClassVar[str] = "responses"
+    type: Literal["response_deadline_moved"] = "response_deadline_moved"
+    job_id: JobId
+    last_poll_at_ms: UnixMs
+    """As in `ResponseClaimed`."""
+    change: Int64 = Field(ge=1)
+    """The number of the change of the job. A move with a smaller number than the last one is ignored."""
 
 
 class ResponseObserved(ResponseMessage):
@@ -138,7 +152,13 @@ class ResponseTimerFired(ResponseMessage):
 
 
 ResponseFact = Annotated[
-    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired,
+    WebhookReceived
+    | ResponseClaimed
+    | ResponseReleased
+    | ResponseDeadlineMoved
+    | ResponseObserved
+    | PollFailed
+    | ResponseTimerFired,
     Field(discriminator="type"),
 ]
 RESPONSE_FACT: TypeAdapter[ResponseFact] = TypeAdapter(ResponseFact)

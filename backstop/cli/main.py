@@ -32,6 +32,7 @@ SUBCOMMANDS = (
     "status",
     "lanes",
     "costs",
+    "report",
     "audit",
     "dlq",
     "topics",
