@@ -120,7 +120,7 @@ def questions(jobs: int) -> Iterator[tuple[str, float, Ask]]:
 
 def _page(conn: SqliteConnection, wanted: JobFilter) -> None:
     """As `GET /v1/jobs` reads it."""
-    sights_of(conn, list_rows(conn, wanted).rows)
+    sights_of(conn, list_rows(conn, wanted).rows, NOW_MS)
 
 
 def measured(raw: sqlite3.Connection, ask: Ask, repeats: int) -> tuple[float, float]:
