@@ -134,11 +134,12 @@ class SystemWatch:
 
     def _something_wrong(self) -> bool:
         held = self._holdings
-        return bool(
-            held.away is not None
-            or held.moving_since_ms
-            or any(each.holder is None or each.still_ms(held.at_ms) for each in held.held.values())
-        )
+        return bool(held.away is not None or held.moving_since_ms or any(map(self._is_wrong, held.held.values())))
+
+    def _is_wrong(self, each: Holding) -> bool:
+        """Whether a partition has no reader, or nothing has moved since the last snapshot."""
+        at_ms = self._holdings.at_ms
+        return each.holder is None or each.still_ms(at_ms) > 0 or each.held_back_ms(at_ms) > 0
 
     async def once(self) -> None:
         try:
