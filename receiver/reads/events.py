@@ -16,7 +16,7 @@ from typing import Literal
 from aiohttp import web
 
 from backstop.readmodel.database import Connection, Database
-from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError, where_now
+from backstop.readmodel.feed import ChangeFeed, StreamLimits, Subscription, TooManyFollowersError, where_now
 from backstop.readmodel.lists import JobFilter, list_rows, sights_of
 from backstop.readmodel.queries import changes_after, find_row, first_seq
 from backstop.readmodel.rows import Change, JobRow
@@ -52,7 +52,7 @@ class Start:
 
 
 def start_from(
-    conn: Connection, follower: Follower, last_event_id: str | None, resumed_max: int, now_ms: int
+    conn: Connection, follower: Subscription, last_event_id: str | None, resumed_max: int, now_ms: int
 ) -> Start | None:  # fmt: skip
     """None if there is no such job or session."""
     rows = _rows(conn, follower)
@@ -85,7 +85,12 @@ def _gap(seen: tuple[int, int] | None, build: int, first: int, last: int) -> Gap
 
 
 async def stream(
-    request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits, shown: Shown
+    request: web.Request,
+    database: Database,
+    feed: ChangeFeed,
+    follower: Subscription,
+    limits: StreamLimits,
+    shown: Shown,
 ) -> web.StreamResponse:
     """Answer `request` with the events for `follower`.
 
@@ -107,7 +112,7 @@ async def stream(
 
 
 async def _started(
-    database: Database, follower: Follower, last_event_id: str | None, limits: StreamLimits, now_ms: NowMs
+    database: Database, follower: Subscription, last_event_id: str | None, limits: StreamLimits, now_ms: NowMs
 ) -> Start | None:
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + limits.appear_s
@@ -122,7 +127,7 @@ async def _started(
 
 
 class _Stream:
-    def __init__(self, request: web.Request, follower: Follower, limits: StreamLimits, shown: Shown) -> None:
+    def __init__(self, request: web.Request, follower: Subscription, limits: StreamLimits, shown: Shown) -> None:
         self._shown = shown
         self._request = request
         self._limits = limits
@@ -181,7 +186,7 @@ class _Stream:
             await self._response.write(data)
 
 
-def _rows(conn: Connection, follower: Follower) -> Sequence[JobRow]:
+def _rows(conn: Connection, follower: Subscription) -> Sequence[JobRow]:
     if follower.job_id is not None:
         row = find_row(conn, follower.tenant, follower.job_id)
         return () if row is None else (row,)

@@ -18,7 +18,7 @@ from backstop.runtime.http.keys import TenantLimits
 from backstop.runtime.kafka.reporting import Reporting
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.app import _answer_with_problems
-from receiver.ingress.submissions import ClaimedIds, Submissions
+from receiver.ingress.submissions import KnownIds, Submissions
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
 from receiver.reads.bulk import add_bulk_routes
@@ -74,8 +74,7 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
         blobs = FolderBlobs(Path(folder))
         submissions = Submissions(
             reporting=Reporting(publisher, ReceiverMetrics(registry), lambda: NOW_MS), bodies=Bodies(blobs, 1_000),
-            ids=ClaimedIds(FolderClaims(Path(folder)), lambda: True), policy=POLICY, limits=limits,
-            find_job=DatabaseReads(database).find_job,
+            ids=KnownIds(FolderClaims(Path(folder)), lambda: True, DatabaseReads(database).find_job), policy=POLICY, limits=limits,
             quotas=Quotas(
                 lambda tenant: TenantLimits(open_jobs_max=3 if tenant == "small" else None), knows_no_load,
                 lambda: NOW_MS, registry,

@@ -10,7 +10,7 @@ from backstop.readmodel.rows import JobRow, Place, Position, TimelineEntry, Wait
 from backstop.readmodel.timeline import summarise
 from backstop.readmodel.view import job_view
 from backstop.readmodel.waits import MESSAGE_CHARS_MAX, Sight, idle_wait, sight_of
-from backstop.readmodel.why import Seen, why
+from backstop.readmodel.why import JobSituation, why
 from schemas.base import Message
 from schemas.jobs import Turn
 from schemas.responses import PollFailed, ResponseFact, ResponseTimerFired
@@ -199,7 +199,7 @@ def test_a_job_that_waits_for_its_turn_shows_where_it_stands_as_why_tells_it() -
     assert told["turn"] == {
         "priority": "bulk", "place": 312, "waiting": 4_100, "reason": "tokens_per_min", "about_ms": 40_000
     }  # fmt: skip
-    assert told["because"]["message"] in why(Seen(decode_job_state(row.fold_state), 3_000, place=place))[1]
+    assert told["because"]["message"] in why(JobSituation(decode_job_state(row.fold_state), 3_000, place=place))[1]
 
 
 def test_a_job_that_may_begin_now_waits_for_its_turn_and_no_longer_for_its_time() -> None:

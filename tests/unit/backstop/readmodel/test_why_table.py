@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from backstop.readmodel.rows import Place
-from backstop.readmodel.why import Seen, why
+from backstop.readmodel.why import JobSituation, why
 from schemas.base import Cause, Message
 from schemas.jobs import JobChanged, JobFoundTooLate, RetryOf, Turn
 from schemas.pauses import CreatesPaused, PauseScope
@@ -67,16 +67,16 @@ RETRY_MS = due_ms(*FAILED)
 NEVER_TWICE = submitted(policy=submitted().policy.model_copy(update={"retries_max": 0}))
 TOO_LATE = JobFoundTooLate(id="x", at_ms=DEADLINE_MS - 30_000, job_id="j", needs_ms=60_000)
 
-STATUSES: dict[Status, Seen] = {
-    "absent": Seen(Absent(), NOW_MS),
+STATUSES: dict[Status, JobSituation] = {
+    "absent": JobSituation(Absent(), NOW_MS),
     "waiting": seen(QUEUED),
     "submitting": seen(submitted()),
     "running": seen(*EARLY, next_poll_at_ms=20_000),
     "unknown": seen(*LOST, now_ms=REPORT_MS),
     "backing_off": seen(submitted(), rejected()),
-    "finished": Seen(seen(*EARLY, settled()).state, NOW_MS),
+    "finished": JobSituation(seen(*EARLY, settled()).state, NOW_MS),
 }
-BESIDES: dict[str, Seen] = {
+BESIDES: dict[str, JobSituation] = {
     "waits until a time": seen(LATER),
     "waits, paused": seen(QUEUED, paused=(PAUSED,)),
     "waits, changed": seen(QUEUED, changed(priority="bulk", deadline_at_ms=100_000)),
@@ -85,25 +85,25 @@ BESIDES: dict[str, Seen] = {
     "backing off, paused": seen(submitted(), rejected(), paused=(PAUSED,)),
     "backing off, for its turn": seen(QUEUED, timer(due_ms=1_000, at_ms=1_500), rejected(cause="unsent"), now_ms=9_000),
 }
-ATTEMPTS: dict[type[attempts.Attempt], Seen] = {
+ATTEMPTS: dict[type[attempts.Attempt], JobSituation] = {
     attempts.Submitting: STATUSES["submitting"],
     attempts.Running: STATUSES["running"],
     attempts.OutcomeUnknown: STATUSES["unknown"],
     attempts.Abandoned: seen(*BESIDE, now_ms=AGAIN_MS + 1),
     attempts.Over: seen(*FAILED, timer(due_ms=RETRY_MS, at_ms=RETRY_MS), now_ms=RETRY_MS + 1),
 }
-TURNS: dict[Why, Seen] = {each: seen(QUEUED, place=place(each)) for each in get_args(Why)}
-CAUSED: dict[Cause, Seen] = {
+TURNS: dict[Why, JobSituation] = {each: seen(QUEUED, place=place(each)) for each in get_args(Why)}
+CAUSED: dict[Cause, JobSituation] = {
     each: seen(NEVER_TWICE, rejected(cause=each), now_ms=2_000) for each in get_args(Cause)
 }  # fmt: skip
-HELD: dict[Cause, Seen] = {
+HELD: dict[Cause, JobSituation] = {
     each: seen(submitted(), rejected(cause="held").model_copy(update={"held_for": each}), now_ms=2_000)
     for each in get_args(Cause)
 }
-SETTLED: dict[SettledStatus, Seen] = {
+SETTLED: dict[SettledStatus, JobSituation] = {
     each: seen(*EARLY, failed(None, None, at_ms=2_500, status=each, message=None)) for each in get_args(SettledStatus)
 }
-REASONS: dict[str, Seen] = {
+REASONS: dict[str, JobSituation] = {
     "cancel_requested": seen(*EARLY, cancelled()),
     "deadline": seen(*EARLY, END),
     "deadline, moved": seen(*EARLY, changed(deadline_at_ms=0)),
@@ -114,7 +114,7 @@ REASONS: dict[str, Seen] = {
         NEVER_TWICE, timer(due_ms=REPORT_MS, at_ms=REPORT_MS), timer(due_ms=ADOPT_MS, at_ms=ADOPT_MS)
     ),
 }
-OUTCOMES: dict[JobOutcome, Seen] = {
+OUTCOMES: dict[JobOutcome, JobSituation] = {
     "completed": seen(*EARLY, settled()),
     "failed": seen(ONCE, rejected()),
     "incomplete": seen(*EARLY, failed(None, "max_output_tokens", status="incomplete", message=None)),
@@ -122,7 +122,7 @@ OUTCOMES: dict[JobOutcome, Seen] = {
     "expired": seen(*EARLY, END),
     "rejected": seen(refused()),
 }
-GROUPS: Mapping[str, Mapping[Any, Seen]] = {
+GROUPS: Mapping[str, Mapping[Any, JobSituation]] = {
     "status": STATUSES, "besides": BESIDES, "attempt": ATTEMPTS, "turn": TURNS, "cause": CAUSED, "held for": HELD,
     "settled": SETTLED, "reason": REASONS, "outcome": OUTCOMES,
 }  # fmt: skip
