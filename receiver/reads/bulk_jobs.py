@@ -41,7 +41,7 @@ AT_PROVIDER: Final = frozenset(("running", "unknown"))
 Keeps = Callable[[JobRow], bool]
 
 
-class ChosenJobs(Protocol):
+class ChangeRequest(Protocol):
     """The fields of a request by which jobs are chosen."""
 
     @property
@@ -122,7 +122,7 @@ class BulkJobs:
         return tenant
 
     async def find(
-        self, asked: ChosenJobs, tenant: str, fit: Sequence[JobStatus], after: Cursor | None, limit: int
+        self, asked: ChangeRequest, tenant: str, fit: Sequence[JobStatus], after: Cursor | None, limit: int
     ) -> Found:  # fmt: skip
         """The next jobs after `after` that have one of the statuses `fit`."""
         if asked.ids:
@@ -138,7 +138,7 @@ class BulkJobs:
         return Found(page.rows, page.next)
 
     async def count(
-        self, asked: ChosenJobs, tenant: str, fit: Sequence[JobStatus], without: Callable[[Sequence[JobRow]], Any]
+        self, asked: ChangeRequest, tenant: str, fit: Sequence[JobStatus], without: Callable[[Sequence[JobRow]], Any]
     ) -> Counted:  # fmt: skip
         """:param without: awaited with the rows of a batch: the ids of those that the action would not change."""
         counted = Counted()

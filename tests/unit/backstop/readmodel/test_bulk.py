@@ -74,7 +74,8 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
         blobs = FolderBlobs(Path(folder))
         submissions = Submissions(
             reporting=Reporting(publisher, ReceiverMetrics(registry), lambda: NOW_MS), bodies=Bodies(blobs, 1_000),
-            ids=KnownIds(FolderClaims(Path(folder)), lambda: True, DatabaseReads(database).find_job), policy=POLICY, limits=limits,
+            ids=KnownIds(FolderClaims(Path(folder)), lambda: True, DatabaseReads(database).find_job), policy=POLICY,
+            limits=limits,
             quotas=Quotas(
                 lambda tenant: TenantLimits(open_jobs_max=3 if tenant == "small" else None), knows_no_load,
                 lambda: NOW_MS, registry,
