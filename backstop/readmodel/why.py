@@ -58,6 +58,8 @@ class JobSituation:
     """The pauses in force that hold its creates."""
     place: Place | None = None
     """Its place among the jobs that wait for their turn, if it does."""
+    retried_as: str | None = None
+    """The job that repeats this one."""
 
 
 def why(seen: JobSituation) -> list[str]:
@@ -290,13 +292,14 @@ def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
 
 
 def _repeats(seen: JobSituation) -> list[str]:
-    """The ended job whose request this one repeats."""
+    """The ended job whose request this one repeats, and the job that repeats this one."""
+    again = [] if seen.retried_as is None else [f"It was retried as the job {seen.retried_as}"]
     told: JobResult | Spec | None = seen.result
     if told is None and isinstance(seen.state, Waiting | Active | BackingOff):
         told = seen.state.spec
     if told is None or told.retry_of is None:
-        return []
-    return [f"It repeats the job {own_job_id(told.tenant, told.retry_of)}, which had ended"]
+        return again
+    return [f"It repeats the job {own_job_id(told.tenant, told.retry_of)}, which had ended", *again]
 
 
 def _before(seen: JobSituation) -> list[str]:

@@ -104,8 +104,8 @@ class Admission:
             return
         if waiter.priority != priority:
             self.drop(place)
-        elif waiter.deadline_ms != deadline_ms:
-            self._lanes[waiter.asked.model].classes[priority].queues[waiter.asked.tenant].moved(waiter, deadline_ms)
+        elif waiter.deadline_ms != deadline_ms and waiter.queue is not None:
+            waiter.queue.moved(waiter, deadline_ms)
 
     def next(
         self, model: str, now_ms: int, gate: Callable[[str], int] = lambda _: 0,
