@@ -111,6 +111,7 @@ def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
         include=event.include or (),
         made_elsewhere=event.made_elsewhere is True,
         latency_class=event.latency_class or (),
+        control=event.control is True,
     )
     poll_at_ms = _bounded(claim, event.poll_at_ms, event.at_ms)
     running = Running(claim, poll_at_ms, webhooks=webhooks, hedge=hedge_of(event))
@@ -381,6 +382,7 @@ def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveRespons
         accepted_at_ms=state.claim.claimed_at_ms,
         polls=state.polls,
         latency_class=state.claim.latency_class or None,
+        control=True if state.claim.control else None,
     )
 
 

@@ -268,8 +268,9 @@ class Submitter(CommandWorker):
         at_ms = self._now_ms()
         end = await self._ended(command, answer.end) if answer.end is not None else None
         response_id = answer.response_id or f"{command.job_id}/{command.attempt}"
+        control = self._polls.controls(command.job_id)
         first = self._polls.next_poll(
-            response_id=response_id, latency_class=of, accepted_at_ms=at_ms, now_ms=at_ms, polls=0
+            response_id=response_id, latency_class=of, accepted_at_ms=at_ms, now_ms=at_ms, polls=0, control=control
         )
         return AttemptAccepted(
             id=f"{command.id}/accepted",
@@ -280,6 +281,7 @@ class Submitter(CommandWorker):
             poll_at_ms=first.at_ms,
             poll_basis=first.basis,
             latency_class=of,
+            control=True if control else None,
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
