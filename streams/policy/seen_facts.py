@@ -4,13 +4,13 @@ A worker feeds it what it folds (`streams.workers.poll_learning`), the what-if w
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from schemas.base import Message
 from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, WebhookReceived
 from streams.policy.latency import LatencyClass
-from streams.policy.learned_polls import LearnedPolls
+from streams.policy.learned_polls import LearnedPolls, PollPrice
 from streams.policy.webhook_loss import JUDGED_AFTER_MS
 
 EARLY_MAX = 10_000
@@ -62,6 +62,23 @@ class SeenFacts:
                     self._forget({fact.response_id} & self._known.keys())
                 case _:
                     pass
+
+    def recall(self, facts: Sequence[Message], until_ms: int) -> None:
+        """Count the responses of a partition that were claimed before `until_ms`, when the worker began to own it.
+
+        :param facts: the tail of its log, in order. They are counted at their own time by an estimator of their own,
+            then added up. A response that ran on at `until_ms` has run from its claim until then; its row counts from
+            there.
+        """
+        at_ms = [0]
+        past = LearnedPolls(PollPrice())
+        seen = SeenFacts(past, lambda: at_ms[0])
+        for fact in facts:
+            if fact.at_ms <= until_ms:
+                at_ms[0] = max(at_ms[0], fact.at_ms)
+                seen.took(0, [fact])
+        self._learned.latencies.merge(past.latencies.snapshot(until_ms), self._now_ms())
+        self._learned.expire()
 
     def judge(self, now_ms: int) -> None:
         """Count as missed the ends whose webhook can't come in time any more."""

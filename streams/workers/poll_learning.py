@@ -1,6 +1,7 @@
 """Feeds the estimator of run times and of the webhook loss from the facts of responses, and keeps its schedules fresh.
 
-In memory only, and only of the partitions that this worker owns. After a recovery the running rows enter at their age.
+In memory only, and only of the partitions that this worker owns. After a recovery the running rows enter at their age,
+and the tail of the log tells of the responses before them (`past_runs`).
 Decisions are stamped on facts, so nothing here is asked again when a log is folded again.
 """
 
