@@ -29,6 +29,8 @@ class CreateResponse(JobMessage):
     """Don't ask for the completion window of the request: it would end after the deadline."""
     continuation_id: str | None = None
     """Continue the completion window of an earlier attempt."""
+    hedge: Literal[True] | None = None
+    """The attempt may be hedged, so its acceptance says when to ask for that."""
 
     @property
     def answer_within_ms(self) -> int:
@@ -52,6 +54,8 @@ class RetrieveResponse(ResponseMessage):
     polls: Int64 = 0
     latency_class: LatencyClass | None = None
     """The poll policy knows the run times of this class."""
+    control: Literal[True] | None = None
+    """The next poll comes as if no webhook came."""
 
 
 class CancelResponse(ResponseMessage):

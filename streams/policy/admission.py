@@ -173,6 +173,14 @@ class Admission:
             return
         self._reserve(lane, place, asked, priority, self.sizes.estimate(asked).tokens, now_ms)
 
+    def room(self, asked: Asked, now_ms: int) -> bool:
+        """Whether one more attempt could begin now, and takes the turn of none that waits."""
+        lane, tokens = self._lane(asked.model, now_ms), self.sizes.estimate(asked).tokens
+        own = self._of_tenant(lane, asked, now_ms)
+        if lane.waiting or (own is not None and own.wait(tokens, now_ms) is not None):
+            return False
+        return lane.limiter.wait(tokens, now_ms, "some") is None
+
     def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
         """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""
         held = self._held.get(place[0], {}).get(place[1])
