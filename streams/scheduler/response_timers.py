@@ -1,7 +1,6 @@
 """The timers of responses, stamped with the time of the next poll. For jobs: `streams.scheduler.job_timers`."""
 
 from schemas.base import Message
-from streams.fold import response
 from streams.fold.batch import RESPONSE_FOLD
 from streams.fold.response_states import Running
 from streams.fold.response_timer import stamped_timer
