@@ -294,7 +294,7 @@ class Worker:
         held = JobTimers(
             index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
         )
-        return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
+        return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, next_ms=held.next_ms, **parts)
 
 
 def _damaged(topic: str, table: str, partition: int, aside: Any, why: str) -> None:

@@ -7,7 +7,7 @@ the batches in progress, commits, and then moves.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,6 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.errors import BrokerUnavailableError, InvariantError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.reporting import Reporting
-from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell, untaken
 from streams.agents.intake import take_request
@@ -70,24 +69,6 @@ EXPECTED_ENDS = (BrokerUnavailableError, ResultsFencedError, OvertakenError, Par
 """Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
-
-
-class WatchedIndex(DueIndex):
-    """Wakes its scheduler if a row becomes due earlier, so that virtual time need not stop at each tick."""
-
-    def __init__(self, now_ms: NowMs) -> None:
-        super().__init__(now_ms, AHEAD_MS)
-        self.sooner = asyncio.Event()
-        self.wake_ms = 0
-
-    def own(self, partitions: Collection[int]) -> None:
-        super().own(partitions)
-        self.sooner.set()
-
-    def put(self, partition: int, key: bytes, due_ms: int | None) -> None:
-        super().put(partition, key, due_ms)
-        if due_ms is not None and due_ms < self.wake_ms:
-            self.sooner.set()
 
 
 class FoldConsumer:
@@ -346,7 +327,7 @@ class FoldParts:
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
-        self.index = WatchedIndex(life.now_ms)
+        self.index = DueIndex(life.now_ms, AHEAD_MS)
         self.rows = Table(life, broker, stores, fold, wrong)
         self.rows.watch(IndexedRows(fold, self.index))
         if learning is not None:
@@ -365,7 +346,7 @@ class FoldParts:
         )  # fmt: skip
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
-            publisher=Publisher(life, broker, who), now_ms=life.now_ms,
+            next_ms=self._held.next_ms, publisher=Publisher(life, broker, who), now_ms=life.now_ms,
         )  # fmt: skip
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:
@@ -384,12 +365,9 @@ class FoldParts:
                 await self._scheduler.tick()
             except PartitionNotOwnedError as error:
                 raise InvariantError("the scheduler read a partition that is not its own") from error
-            index, due_ms, now_ms = self.index, self.index.next_due_ms(), self._life.now_ms()
-            asked_ms = self._held.next_ms()
-            if asked_ms is not None:
-                due_ms = asked_ms if due_ms is None else min(due_ms, asked_ms)
-            due_ms = now_ms if self._scheduler.reading else due_ms
-            index.wake_ms = now_ms + IDLE_MS if due_ms is None else max(due_ms, now_ms + TICK_MS)
+            index, now_ms = self.index, self._life.now_ms()
+            wake_ms = self._scheduler.wake_ms(now_ms, IDLE_MS)
+            index.wake_ms = max(wake_ms, now_ms + TICK_MS)
             index.sooner.clear()
             alarm = self._life.chaos.loop.call_later((index.wake_ms - now_ms) / 1000, index.sooner.set)
             await index.sooner.wait()
