@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
@@ -34,6 +34,7 @@ from receiver.access.identity import RATE, authentication
 from receiver.access.keys import KeyRing
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.access.tickets import Tickets
+from receiver.answers import CountedBlobs, ReadMemory, sending
 from receiver.bodies import BodyMemory
 from receiver.connections import Gate
 from receiver.failures import log_failure
@@ -44,7 +45,7 @@ from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RES
 from receiver.ingress.endpoints import EndpointIngress, EndpointRegistry
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
-from receiver.ingress.submissions import ClaimedIds, FindJob, Submissions, knows_nothing
+from receiver.ingress.submissions import FindJob, KnownIds, Submissions, knows_nothing
 from receiver.ingress.submitted import SubmittedBodies
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
@@ -53,7 +54,7 @@ from receiver.metrics import ReceiverMetrics
 from receiver.openapi import add_document
 from receiver.partial_output.jobs import STREAM, JobStreamIngress
 from receiver.partial_output.listeners import Changes, Live
-from receiver.problems import Problem, Refusal, from_http_exception, storage_unavailable, to_response
+from receiver.problems import SERVER_FAILED, Problem, Refusal, from_http_exception, storage_unavailable, to_response
 from receiver.responses_api import routes as sdk
 from receiver.responses_api.errors import speaks_openai, to_openai_response
 from receiver.responses_api.handlers import LaterAnswers, ResponsesIngress
@@ -74,6 +75,8 @@ HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions", Submissions)
 RESPONSES: web.AppKey[Responses] = web.AppKey("responses", Responses)
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
+BLOBS: web.AppKey[CountedBlobs] = web.AppKey("blobs", CountedBlobs)
+"""For routes that read bodies: their memory counts."""
 KEYS: web.AppKey[KeyRing] = web.AppKey("keys", KeyRing)
 METRICS: web.AppKey[ReceiverMetrics] = web.AppKey("metrics", ReceiverMetrics)
 
@@ -119,6 +122,8 @@ def build_app(
     watched = WatchedPublisher(publisher, monotonic_s)
     health.watch("log", watched.complaint)
     health.watch("files", files_probe())
+    answers = ReadMemory(limits.answers_memory_bytes_max, limits.retry_after_s)
+    blobs = counted = CountedBlobs(blobs, answers)
 
     webhooks = WebhookIngress(
         WebhookRules(
@@ -131,11 +136,12 @@ def build_app(
     submissions = Submissions(
         reporting=Reporting(watched, metrics, now_ms),
         bodies=Bodies(blobs, settings.inline_bytes_max),
-        ids=ClaimedIds(
-            claims or FolderClaims(settings.claims_path), folders.shared if folders is not None else lambda: True
+        ids=KnownIds(
+            claims or FolderClaims(settings.claims_path),
+            folders.shared if folders is not None else lambda: True,
+            find_job or (reads.find_job if reads else knows_nothing),
         ),
         policy=settings.submission,
-        find_job=find_job or (reads.find_job if reads else knows_nothing),
         limits=limits,
         quotas=quotas,
         limit_rules=settings.limit_rules(),
@@ -174,14 +180,13 @@ def build_app(
             _measure(metrics, address_of, access_log=settings.access_log), _answer_with_problems,
             noting(responses.repeats, sdk.CREATE.path, now_ms),
             authentication(ring, quotas, tickets, Shares(limits.keyed_requests_max), address_of),
+            sending(answers, limits),
         ]
     )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
     app.cleanup_ctx.append(_saving_last_used(ring))
-    app[SUBMISSIONS] = submissions
-    app[RESPONSES] = shown
-    app[HEALTH], app[KEYS] = health, ring
-    app[METRICS] = metrics
+    app[SUBMISSIONS], app[RESPONSES], app[BLOBS] = submissions, shown, counted
+    app[HEALTH], app[KEYS], app[METRICS] = health, ring, metrics
     declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
     adopt = AdoptIngress(submissions, reads, settings.submission, limits).adopt
     for command, take in ((SUBMIT, jobs.submit), (CANCEL, jobs.cancel), (ADOPT, adopt)):
@@ -304,7 +309,7 @@ async def _answer_with_problems(request: web.Request, handler: Handler) -> web.S
         response = answer(storage_unavailable().problem)
     except Exception as error:
         log_failure(error, method=request.method)
-        response = answer(Problem(500, "internal", "The server failed, and nothing was accepted."))
+        response = answer(Problem(500, "internal", SERVER_FAILED))
     if not request.content.is_eof():
         # Answered before the whole body was read: the rest of it must not be parsed as another request.
         response.force_close()
@@ -364,6 +369,8 @@ def _letting_go(*held: Live | WaitingCreates | None) -> Callable[[web.Applicatio
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer `Expect: 100-continue` with 100, any other expectation with 417."""
+    if request.version < HttpVersion11:
+        return None  # such a client knows no interim answers (RFC 9110, 10.1.1)
     if request.headers["Expect"].lower() != "100-continue":
         return to_response(Problem(417, "expectation_failed", "The only supported value of Expect is 100-continue."))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -18,7 +18,7 @@ from backstop.runtime.process.logs import get_logger
 from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
-from receiver.problems import Problem, to_response
+from receiver.problems import SERVER_FAILED, Problem, to_response
 
 END_OF_HEADERS = b"\r\n\r\n"
 
@@ -68,7 +68,7 @@ class ProblemRequestHandler(web.RequestHandler):
             raise ConnectionError("an answer has begun; the client would read a second one as its body")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log_failure(exc)
-            response = to_response(Problem(status, "internal", "The server failed, and nothing was accepted."))
+            response = to_response(Problem(status, "internal", SERVER_FAILED))
         else:
             log.debug("request_not_http", error_type=type(exc).__name__)
             response = to_response(Problem(status, "bad_http", "This is not a well-formed HTTP request."))

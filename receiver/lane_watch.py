@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer
 
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.topic_follower import TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.settings import RuntimeSettings
@@ -43,9 +43,9 @@ class LaneWatch:
         self._awaited: dict[str, asyncio.Event] = {}
         # Apart, as each must go on where the other topic is missing.
         self._followers = (
-            TopicFollower(settings, ["lanes"], self._take_lane, name="watched-lanes", again_s=READ_AGAIN_S,
+            TopicFollower(settings, FollowedTopics("watched-lanes", ["lanes"], READ_AGAIN_S), self._take_lane,
                           consumer=consumer),
-            TopicFollower(settings, ["pauses"], self._take_pause, name="watched-pauses", again_s=READ_AGAIN_S,
+            TopicFollower(settings, FollowedTopics("watched-pauses", ["pauses"], READ_AGAIN_S), self._take_pause,
                           caught_up=self.pauses_read.set, consumer=consumer),
         )  # fmt: skip
 

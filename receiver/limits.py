@@ -99,6 +99,12 @@ class Limits:
     stream_heartbeat_s: float = 15.0
     stream_write_s: float = 20.0
     """A listener that reads no byte for this long is disconnected."""
+    answers_memory_bytes_max: int = 512 << 20
+    """Memory of large answers (`receiver.answers`), from reading their stored bodies until they are sent; one tenant
+    gets at most half. A body of 64 MiB counts 192 MiB while its answer is made, and then its own size.
+    """
+    answer_bytes_per_s_min: int = 64 << 10
+    """A client that reads a large answer more slowly is disconnected: 64 MiB may take 17 minutes."""
     stream_tail_s: float = 2.0
     """How long a stream waits for the last partial output of a job that ended within `stream_recent_s`."""
     stream_recent_s: float = 10.0

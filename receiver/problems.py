@@ -80,6 +80,9 @@ def unavailable(code: str, detail: str, retry_after_s: int) -> Refusal:
     return Refusal(Problem(503, code, detail, headers={"Retry-After": str(retry_after_s)}))
 
 
+SERVER_FAILED = (
+    "The server failed; the request may have been accepted. Send it again under the same job_id or Idempotency-Key."
+)
 STORAGE_RETRY_AFTER_S = 5
 
 

@@ -29,7 +29,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
-from receiver.app import KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
+from receiver.app import BLOBS, KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
@@ -40,7 +40,7 @@ from receiver.reads.holding import holding
 from receiver.reads.lanes import Publishing, add_lane_routes
 from receiver.reads.leads import add_leads
 from receiver.reads.lookups import DatabaseReads, FeedChanges
-from receiver.reads.overview import Rights, add_overview_routes
+from receiver.reads.overview import BesideReadModel, Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
 from receiver.reads.search import add_search_routes
 from receiver.reads.shown import Shown
@@ -126,7 +126,6 @@ def application(
     :raises InvariantError: a route has no declaration.
     """
     storage = open_storage(settings)
-    blobs = storage.blobs
     health.watch("blobs", lambda: storage.complaint() or (None if folders is None else folders.not_ready()))
     if not settings.webhook_secrets:
         health.watch("webhooks", lambda: WEBHOOKS_OFF, "note")
@@ -137,15 +136,16 @@ def application(
     feed = ChangeFeed(database, registry, StreamLimits())
     endpoints = EndpointFollower(settings)
     app = build_app(
-        settings, publisher, blobs, now_ms, random_hex, DatabaseReads(database),
+        settings, publisher, storage.blobs, now_ms, random_hex, DatabaseReads(database),
         endpoints=endpoints, limits=limits, registry=registry, health=health, changes=FeedChanges(feed),
         claims=storage.claims, folders=folders,
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
+    blobs = app[BLOBS]
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     lane_watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)
     watch.lanes = lane_watch.lanes
-    shown = Shown(now_ms, holding(watch, lane_watch))
+    shown = Shown(now_ms, holding(watch, lane_watch), spending.prices)
     add_routes(
         app,
         database,
@@ -154,14 +154,11 @@ def application(
         registry,
         taken=taken,
         feed=feed,
-        prices=spending.prices,
         shown=shown,
     )
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
-    expiring = app[KEYS].expiring
-    add_overview_routes(
-        app, database, rights, now_ms, overdue_bound_ms, spending, folders, lane_watch, watch, expiring
-    )  # fmt: skip
+    beside_rows = BesideReadModel(spending, folders, lane_watch, watch, app[KEYS].expiring)
+    add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, beside_rows)
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
     publishing = Publishing(publisher, limits)
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)

@@ -210,9 +210,12 @@ class Provider(Protocol):
         ...
 
     async def create(
-        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
+        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int, rest: bytes = b""
     ) -> Accepted | Rejected | Unknown:
-        """Begin a response in the background, that names the job, the attempt and the tenant as its owner."""
+        """Begin a response in the background, that names the job, the attempt and the tenant as its owner.
+
+        :param rest: the members of a large request that `request` lacks, as a JSON object; empty if there are none.
+        """
         ...
 
     async def poll(

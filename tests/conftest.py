@@ -8,6 +8,7 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,7 @@ from backstop.dev.broker import BrokerError, Owned, chain, docker, node, owned, 
 from backstop.dev.broker.docker import Engine
 from backstop.dev.broker.errors import BrokerMissing
 from backstop.dev.system import asked_directly
+from tests.support.installed import Installed, installed_once
 
 os.environ |= asked_directly(os.environ)
 
@@ -25,7 +27,7 @@ settings.load_profile("suite")
 
 LONGEST_FIRST = (
     "test_torture_short.py", "test_dev.py", "test_workers.py", "test_openapi_fuzz.py", "test_broker.py",
-    "test_lanes.py", "test_hostile_records.py", "test_projection.py", "test_storms.py", "test_installed.py",
+    "test_two_workers.py", "test_hostile_records.py", "test_projection.py", "test_storms.py",
     "test_several_brokers.py", "test_responses_api.py", "test_image.py", "test_simulation.py", "test_folds.py",
     "test_aimed.py", "test_planted.py",
 )  # fmt: skip
@@ -51,6 +53,19 @@ def garbage_is_collected(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     gc.collect()
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """One for all processes of the session: the folder above each one's own is common to them."""
+    base = tmp_path_factory.getbasetemp()
+    return installed_once((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "installed")
+
+
+@pytest.fixture(scope="session")
+def installed(installation: Installed) -> Path:
+    """The folder of the commands of the wheel."""
+    return installation.commands
 
 
 @pytest.fixture(scope="session")

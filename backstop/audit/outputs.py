@@ -116,7 +116,7 @@ class Outputs:
             message_id = message_id.removeprefix(prefix)
         self._ids[record.topic].find(message_id)
 
-    def cut(self, topic: str, first_kept_ms: int) -> None:
+    def begins_at(self, topic: str, first_kept_ms: int) -> None:
         """Retention has removed records of `topic`: outputs made up to this time are no longer expected."""
         self._kept_from_ms[topic] = max(self._kept_from_ms.get(topic, 0), first_kept_ms)
 
@@ -180,9 +180,11 @@ class Outputs:
         return None
 
     def _judge_one_side(self, job_id: str, results: _Results, whole_from_ms: int) -> Difference | None:
-        cut_ms = self._kept_from_ms.get("results", -1)
-        cut = results.expected[-1][1] <= cut_ms if results.expected else results.submitted_at_ms < whole_from_ms
-        if results.erased or cut:
+        kept_from_ms = self._kept_from_ms.get("results", -1)
+        removed = (
+            results.expected[-1][1] <= kept_from_ms if results.expected else results.submitted_at_ms < whole_from_ms
+        )
+        if results.erased or removed:
             self._skip("results")
             return None
         if results.expected:

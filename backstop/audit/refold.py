@@ -56,7 +56,7 @@ class PartitionRefold:
     facts: int = 0
     poisons: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
-    _cut_ms: int | None = None
+    _kept_from_ms: int | None = None
     _forget_ms_max: int = 0
     _first_seen: dict[bytes, tuple[bool, int]] = field(default_factory=dict)
     """Only for a truncated log: whether a key's first retained fact is a beginning, and its time."""
@@ -100,7 +100,7 @@ class PartitionRefold:
         """Histories that begin at this time or later are whole."""
         if self.begin == 0:
             return 0
-        return (self._cut_ms or 0) + TIMEOUT_MS_MAX + self._forget_ms_max
+        return (self._kept_from_ms or 0) + TIMEOUT_MS_MAX + self._forget_ms_max
 
     def digest(self) -> str:
         return digest(self.rows)
@@ -112,8 +112,8 @@ class PartitionRefold:
 
     def _note_firsts(self, records: Sequence[Record]) -> None:
         for record in records:
-            if self._cut_ms is None:
-                self._cut_ms = record.timestamp_ms
+            if self._kept_from_ms is None:
+                self._kept_from_ms = record.timestamp_ms
             try:
                 fact = decode(self.fold.facts, record.value)
             except PoisonError:

@@ -101,7 +101,7 @@ class _Verification:
                 self._refolds[partition] = PartitionRefold(fold, partition[1], self._begins[partition])
             for _, number in self._reader.partitions(topic):
                 self._tables[changelog(topic), number] = {}
-        await self._find_cuts()
+        await self._find_first_kept()
 
     async def read_on(self) -> None:
         """Read the logs to their present ends first; then the topics and changelogs that the live system writes."""
@@ -119,7 +119,7 @@ class _Verification:
             {f"outputs on {topic}": count for topic, count in self._outputs.not_judged.items() if count}
         )
         if self._outputs.unfounded:
-            self._not_covered["outputs of jobs and responses whose history is cut"] = self._outputs.unfounded
+            self._not_covered["outputs of jobs and responses whose history is not complete"] = self._outputs.unfounded
         if self._rows is not None and self._model is not None:
             found += self._rows.differences(self._model, self._whole_from_ms())
         return found
@@ -183,14 +183,14 @@ class _Verification:
                 else:
                     self._not_covered[f"rows of {topic}"] += 1
 
-    async def _find_cuts(self) -> None:
+    async def _find_first_kept(self) -> None:
         """For truncated output topics: the time of the first retained record."""
         for partition, begin in self._begins.items():
             if begin == 0 or partition[0] not in WATCHED:
                 continue
             first = await self._reader.peek(partition)
             # With no record left, any output may be older than the truncation: use a time later than all.
-            self._outputs.cut(partition[0], first.timestamp_ms if first else (1 << 62))
+            self._outputs.begins_at(partition[0], first.timestamp_ms if first else (1 << 62))
 
     def _whole_from_ms(self) -> int:
         """The time from which all partitions of the jobs log are whole; 0 if none is truncated."""
@@ -210,12 +210,12 @@ class _Verification:
         )
 
     def _warnings(self) -> Iterable[str]:
-        cut = [f"{topic}:{number} begins at {refold.begin}" for (topic, number), refold in sorted(self._refolds.items())
-               if refold.begin]  # fmt: skip
-        if cut:
+        begins = ((f"{topic}:{number}", refold.begin) for (topic, number), refold in sorted(self._refolds.items()))
+        truncated = [f"{name} begins at {begin}" for name, begin in begins if begin]
+        if truncated:
             yield (
                 "retention has truncated the logs ("
-                + ", ".join(cut)
+                + ", ".join(truncated)
                 + "): only keys whose history is certainly whole are judged, "
                 "the others count as not covered"
             )

@@ -178,7 +178,7 @@ class Service:
             try:
                 fact = decode(DELIVERY_RECORD, record.value)
             except PoisonError as error:
-                poisons.append(self._set_aside(record, error))
+                poisons.append(self._dead_letter(record, error))
                 continue
             if not isinstance(fact, DeliveryMessage):
                 partition.take_resend(fact, record.offset)
@@ -216,7 +216,7 @@ class Service:
             try:
                 result = decode(RESULT, record.value)
             except PoisonError as error:
-                poisons.append(self._set_aside(record, error))
+                poisons.append(self._dead_letter(record, error))
                 continue
             wanting = self._endpoints.book.wanting(result.tenant, event_of(result.outcome), result.at_ms)
             facts += [planned(result, endpoint.id, result.at_ms) for endpoint in wanting]
@@ -286,9 +286,9 @@ class Service:
         while not stop.is_set() and any(found.id == ask.id for found, _ in self._open_resends()):
             await pause(stop, 0.1)
 
-    def _set_aside(self, record: Record, error: PoisonError) -> Message:
+    def _dead_letter(self, record: Record, error: PoisonError) -> Message:
         log.warning(
-            "record_set_aside", topic=record.topic, partition=record.partition, offset=record.offset,
+            "record_dead_letter", topic=record.topic, partition=record.partition, offset=record.offset,
             reason=error.reason, detail=error.detail,
         )  # fmt: skip
         self._metrics.dead_letters.labels(record.topic.rpartition(".")[2]).inc()

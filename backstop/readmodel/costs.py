@@ -20,9 +20,9 @@ from backstop.readmodel.spending import (
     COUNTS,
     DAY_MS,
     About,
-    Counts,
     Group,
     Spend,
+    SpendCounts,
     SpendOutcome,
     SpendOwner,
     Sums,
@@ -137,14 +137,14 @@ class JobCostView(CostView):
 class Tally:
     """A running sum of amounts and their cost."""
 
-    counts: Counts = Counts()  # noqa: RUF009 - frozen
+    counts: SpendCounts = SpendCounts()  # noqa: RUF009 - frozen
     atto: int = 0
     priced: int = 0
     unpriced: int = 0
 
-    def add(self, what: Priced, counts: Counts, prices: Prices) -> None:
+    def add(self, what: Priced, counts: SpendCounts, prices: Prices) -> None:
         cost = prices.cost(what, counts) if any(getattr(counts, name) for name in USED) else 0
-        self.counts = Counts(*(getattr(self.counts, name) + getattr(counts, name) for name in COUNTS))
+        self.counts = SpendCounts(*(getattr(self.counts, name) + getattr(counts, name) for name in COUNTS))
         if cost is None:
             self.unpriced += counts.measured
         else:
@@ -249,7 +249,7 @@ def changes_by_model(sums: Sums, prices: Prices) -> dict[str, CostChange]:
         if group.about == "all":
             name = group.model if group.model in prices.models else OTHER_MODEL
             tallies.setdefault(name, Tally()).add(
-                _priced_as(group), Counts(*(counts[each] for each in COUNTS)), prices
+                _priced_as(group), SpendCounts(*(counts[each] for each in COUNTS)), prices
             )  # fmt: skip
     return {name: _change(tally) for name, tally in tallies.items()}
 
@@ -278,10 +278,10 @@ def number_of(day: date) -> int:
     return (day - date(1970, 1, 1)).days
 
 
-def priced(columns: Sequence[str], row: Sequence[Any]) -> tuple[Priced, Counts]:
+def priced(columns: Sequence[str], row: Sequence[Any]) -> tuple[Priced, SpendCounts]:
     """A row of sums: what decides its price, and its amounts. `columns` begin with `PRICED_BY`."""
     day, model, served, tier, window, long = row[: len(PRICED_BY)]
-    counts = Counts(*(int(value) for value in row[len(columns) :]))
+    counts = SpendCounts(*(int(value) for value in row[len(columns) :]))
     return Priced(day_of(day), model, served, tier, window, bool(long)), counts
 
 

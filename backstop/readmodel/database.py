@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from backstop.runtime.authority import NOBODYS, owner_now
 from backstop.runtime.errors import BackstopError
-from backstop.runtime.turns import TooManyWaitingError, Turns
+from backstop.runtime.turns import ResourceTurns, TooManyWaitingError
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class RequestReads:
     """Fair turns by tenant for reads of requests; the process's own reads take no turn."""
 
     def __init__(self, readers: int) -> None:
-        self._turns = Turns(readers, REQUESTS_WAITING_MAX)
+        self._turns = ResourceTurns(readers, REQUESTS_WAITING_MAX)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[int | None]:

@@ -73,7 +73,7 @@ Place = tuple[str, str | None, str | None]
 
 
 @dataclass(eq=False)
-class Follower:
+class Subscription:
     """A subscription to one job, one session, or all jobs of a tenant."""
 
     tenant: str
@@ -120,9 +120,9 @@ class ChangeFeed:
         self._limits = limits
         self._standing = asyncio.Event()
         self._metrics = FeedMetrics(registry)
-        self._followers: dict[Place, set[Follower]] = {}
+        self._followers: dict[Place, set[Subscription]] = {}
         self._shares = Shares(limits.followers_max)
-        self._places: dict[Owner, dict[Follower, None]] = {}
+        self._places: dict[Owner, dict[Subscription, None]] = {}
         """The followers that hold a place, by owner, oldest first."""
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -141,7 +141,7 @@ class ChangeFeed:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @asynccontextmanager
-    async def follow(self, follower: Follower) -> AsyncIterator[Follower]:
+    async def follow(self, follower: Subscription) -> AsyncIterator[Subscription]:
         """For the length of the block `follower` gets every change it wants. Earlier changes must be read from the
         database.
 
@@ -171,7 +171,7 @@ class ChangeFeed:
             raise DatabaseAwayError("the feed has not started yet") from None
 
     @asynccontextmanager
-    async def _registered(self, follower: Follower) -> AsyncIterator[None]:
+    async def _registered(self, follower: Subscription) -> AsyncIterator[None]:
         place = follower.place
         self._followers.setdefault(place, set()).add(follower)
         try:
@@ -181,7 +181,7 @@ class ChangeFeed:
             if not self._followers[place]:
                 del self._followers[place]
 
-    def _take_place(self, follower: Follower) -> None:
+    def _take_place(self, follower: Subscription) -> None:
         """:raises TooManyFollowersError: all places are taken, and this owner has its share."""
         owner = follower.authority.owner
         while isinstance(answer := self._shares.ask(owner), Evict):
@@ -195,7 +195,7 @@ class ChangeFeed:
         self._places.setdefault(owner, {})[follower] = None
         self._metrics.clients.set(self._limits.followers_max - self._shares.free)
 
-    def _leave_place(self, follower: Follower) -> None:
+    def _leave_place(self, follower: Subscription) -> None:
         """Idempotent: a follower may lose its place before it leaves."""
         owner = follower.authority.owner
         if follower not in self._places.get(owner, ()):

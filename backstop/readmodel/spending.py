@@ -50,7 +50,7 @@ About = Literal["all", "tag", "cache_key"]
 
 
 @dataclass(frozen=True, slots=True)
-class Counts(Used):
+class SpendCounts(Used):
     """The amounts of a spend, or their sums."""
 
     attempts: int = 0
@@ -60,7 +60,7 @@ class Counts(Used):
     """Of them, those whose usage is an estimate."""
 
 
-COUNTS: Final = tuple(each.name for each in fields(Counts))
+COUNTS: Final = tuple(each.name for each in fields(SpendCounts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +300,9 @@ def group_of(spend: Spend, owner: SpendOwner) -> Group:
     )
 
 
-def counts_of(spend: Spend) -> Counts:
+def counts_of(spend: Spend) -> SpendCounts:
     """The amounts of a spend."""
-    return Counts(*_amounts(spend))
+    return SpendCounts(*_amounts(spend))
 
 
 def _amounts(spend: Spend) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ Kind = Literal["provider_refuses", "provider_unavailable", "creates_paused"]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingJobs:
     """Jobs that wait for one kind of reason. `because`: the most frequent one, in the provider's words."""
 
     count: int = 0
@@ -36,7 +36,7 @@ Paused = Callable[[str, tuple[str, ...]], str | None]
 """Model and tags → the words of the pause that holds such jobs of the tenant; None if no pause does."""
 
 
-def waiting(conn: Connection, tenant: str, paused: Paused = lambda _model, _tags: None) -> dict[Kind, Waiting]:
+def waiting(conn: Connection, tenant: str, paused: Paused = lambda _model, _tags: None) -> dict[Kind, WaitingJobs]:
     """The tenant's jobs that wait for a turn or back off, by the party that must act."""
     ids: dict[Kind, list[str]] = {kind: [] for kind in get_args(Kind)}
     reasons: dict[Kind, Counter[str]] = {kind: Counter() for kind in get_args(Kind)}
@@ -78,7 +78,7 @@ def _kind(cause: Cause) -> Kind | None:
             assert_never(cause)
 
 
-def _waiting(job_ids: list[str], reasons: Counter[str]) -> Waiting:
+def _waiting(job_ids: list[str], reasons: Counter[str]) -> WaitingJobs:
     if not job_ids:
-        return Waiting()
-    return Waiting(len(job_ids), tuple(job_ids[:NAMED_MAX]), reasons.most_common(1)[0][0])
+        return WaitingJobs()
+    return WaitingJobs(len(job_ids), tuple(job_ids[:NAMED_MAX]), reasons.most_common(1)[0][0])

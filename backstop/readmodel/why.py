@@ -57,7 +57,7 @@ class WhyView(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class JobSituation:
     """What is known of a job. `now_ms`: times are told relative to it."""
 
     state: JobState
@@ -72,7 +72,7 @@ class Seen:
     """Its place among the jobs that wait for their turn, if it does."""
 
 
-def why(seen: Seen) -> list[str]:
+def why(seen: JobSituation) -> list[str]:
     """What the job waits for or why it ended; what happened before; what it cost so far."""
     ended = seen.result is not None
     first = _ended(seen.result) if seen.result is not None else _stands(seen)
@@ -89,7 +89,7 @@ def turn_of(place: Place) -> TurnView:
     return view
 
 
-def next_at_ms(seen: Seen) -> int | None:
+def next_at_ms(seen: JobSituation) -> int | None:
     """When Backstop acts next: the job's own time, or an earlier poll. None once it has ended."""
     if seen.result is not None or isinstance(seen.state, Absent | Finished):
         return None
@@ -108,7 +108,7 @@ def next_poll_of(entries: Sequence[TimelineEntry], now_ms: int) -> int | None:
     return None
 
 
-def _stands(seen: Seen) -> list[str]:
+def _stands(seen: JobSituation) -> list[str]:
     """A new state of the job, such as one of waiting for its turn, gets its sentence here."""
     state, now_ms = seen.state, seen.now_ms
     match state:
@@ -132,7 +132,7 @@ def _stands(seen: Seen) -> list[str]:
             assert_never(state)
 
 
-def _waiting(state: Waiting, seen: Seen) -> list[str]:
+def _waiting(state: Waiting, seen: JobSituation) -> list[str]:
     now_ms = seen.now_ms
     if seen.paused:
         ends = f"The job begins when that is resumed, and expires {_at(state.spec.deadline_at_ms, now_ms)} otherwise"
@@ -158,7 +158,7 @@ def _placed(place: Place, tenant: str) -> str:
     return f"Waiting: {reason} of {lane}, {about}, {stands} ({place.priority})"
 
 
-def _attempt(item: Attempt, seen: Seen) -> str | None:
+def _attempt(item: Attempt, seen: JobSituation) -> str | None:
     """What is awaited of a live attempt; None for one that is over."""
     now_ms = seen.now_ms
     match item:
@@ -193,7 +193,7 @@ def _attempt(item: Attempt, seen: Seen) -> str | None:
             assert_never(item)
 
 
-def _paused(seen: Seen) -> list[str]:
+def _paused(seen: JobSituation) -> list[str]:
     """The pauses in force, in the operators' words."""
     return [
         f"An operator has paused creates ({pause.scope.words}) {_at(pause.at_ms, seen.now_ms)}, {pause.words}"
@@ -201,7 +201,7 @@ def _paused(seen: Seen) -> list[str]:
     ]
 
 
-def _backing_off(state: BackingOff, seen: Seen) -> list[str]:
+def _backing_off(state: BackingOff, seen: JobSituation) -> list[str]:
     now_ms = seen.now_ms
     reason = _reason(state.why)
     if state.last:
@@ -283,7 +283,7 @@ def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
     return f"{_ENDS.get(outcome, f'The job ended as {outcome}')}{because}"
 
 
-def _before(seen: Seen) -> list[str]:
+def _before(seen: JobSituation) -> list[str]:
     """The attempts that ended without an answer, by kind."""
     result, state = seen.result, seen.state
     if result is not None:

@@ -36,16 +36,17 @@ def open_storage(settings: RuntimeSettings) -> Storage:
         return _folder(settings)
     try:
         from backstop.runtime.bucket import (  # noqa: PLC0415 - an optional extra, loaded only where it is configured
-            Bucket,
             BucketBlobs,
             BucketClaims,
+            BucketClient,
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"BACKSTOP_BLOBS needs the package {error.name}: install backstop-jobs with its extra `s3`"
         ) from None
-    bucket = Bucket(
-        named["bucket"], named["prefix"] or "", endpoint=settings.blobs_endpoint, region=settings.blobs_region,
+    bucket = BucketClient(
+        named["bucket"], named["prefix"] or "", azure=named["kind"] == "az",
+        endpoint=settings.blobs_endpoint, region=settings.blobs_region,
         key_id=settings.blobs_key_id, secret_key=settings.blobs_secret_key,
     )  # fmt: skip
     return Storage(BucketBlobs(bucket), BucketClaims(bucket), bucket.complaint, probing=(bucket.probe_for_ever,))
@@ -55,7 +56,8 @@ def store_id(settings: RuntimeSettings, random_hex: RandomHex) -> str | None:
     """The id by which processes recognise a shared store, 32 hex digits; None if its folder can't be written."""
     if settings.blobs is None or BUCKET.fullmatch(settings.blobs) is None:
         return own_folder(settings.blobs_path, random_hex)
-    return sha256_hex(f"{settings.blobs_endpoint or ''} {settings.blobs}".encode())[:32]
+    account = f" {settings.blobs_key_id}" if settings.blobs.startswith("az:") else ""
+    return sha256_hex(f"{settings.blobs_endpoint or ''} {settings.blobs}{account}".encode())[:32]
 
 
 def _folder(settings: RuntimeSettings) -> Storage:

@@ -31,9 +31,11 @@ PART_KEPT_MS: Final = 24 * 3_600_000
 """No write takes so long: an older part was left by a crash."""
 
 MARK: Final = b'{"backstop":"'
-"""The beginning of marks: contents whose presence is the
-information, such as a deleted response. They are never swept.
+"""The beginning of marks: contents whose presence is the information, such as a deleted response. They are never swept.
 """
+
+MARK_BYTES_MAX: Final = 1_024
+"""A body may begin so, too, but is larger: a request may have any field."""
 
 SWEEP_S: Final = 6 * 3_600.0
 
@@ -156,9 +158,13 @@ def _changed_ms(path: Path) -> float:
     return path.stat().st_mtime * 1000
 
 
+def is_mark(beginning: bytes | memoryview, size_bytes: int) -> bool:
+    return size_bytes <= MARK_BYTES_MAX and bytes(beginning[: len(MARK)]) == MARK
+
+
 def _is_mark(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(MARK)) == MARK
+        return is_mark(file.read(len(MARK)), path.stat().st_size)
 
 
 def _is_stored(path: Path, data: bytes | memoryview) -> bool:
@@ -205,16 +211,32 @@ class Bodies:
 
 
 async def get_body(blobs: BlobStore, body: Body) -> Any:
-    """The JSON value of a body. A missing or torn blob is read again, after `READ_AGAIN_S`, before the error is raised.
+    """The JSON value of a body.
+
+    :raises BlobMissingError: see `get_data`.
+    :raises BlobStoreError: see `BlobStore.get`.
+    """
+    return body.value if isinstance(body, InlineBody) else orjson.loads(await get_data(blobs, body))
+
+
+async def text_of(blobs: BlobStore, body: Body) -> bytes:
+    """The JSON text of a body, which a large one costs no parsing.
+
+    :raises BlobMissingError: see `get_data`.
+    :raises BlobStoreError: see `BlobStore.get`.
+    """
+    return canonical(body.value) if isinstance(body, InlineBody) else bytes(await get_data(blobs, body))
+
+
+async def get_data(blobs: BlobStore, body: BlobBody) -> bytes | memoryview:
+    """The JSON text of a body. A missing or torn blob is read again, after `READ_AGAIN_S`, before the error is raised.
 
     :raises BlobMissingError: see `BlobStore.get`.
     :raises BlobStoreError: see `BlobStore.get`.
     """
-    if isinstance(body, InlineBody):
-        return body.value
     for wait_s in READ_AGAIN_S:
         try:
-            return orjson.loads(await blobs.get(body.sha256))
+            return await blobs.get(body.sha256)
         except BlobMissingError:
             await asyncio.sleep(wait_s)
-    return orjson.loads(await blobs.get(body.sha256))
+    return await blobs.get(body.sha256)

@@ -1,4 +1,4 @@
-"""Bodies and claims in an S3 bucket. The only module that uses obstore.
+"""Bodies and claims in an S3 bucket or an Azure container. The only module that uses obstore.
 
 Each put writes the whole body under its hash: the store makes it atomic, it resets the body's age (so a lifecycle rule
 spares a body that is referred to again), and no check is needed first. Bodies, marks (`MARK`) and claims have their own
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 from pydantic import SecretStr
 
-from backstop.runtime.blobs import MARK
+from backstop.runtime.blobs import is_mark
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.logs import get_logger
 from schemas.codec import sha256_hex
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config
+    from obstore.store import AzureConfig, ClientConfig, RetryConfig, S3Config
 
 CONNECT_S: Final = 3.0
 REQUEST_S: Final = 60.0
@@ -46,7 +46,7 @@ SENTENCES: Final[dict[Trouble, str]] = {
     "failed": "the bucket answers with an error; the log names it",
 }
 _SIGNS: Final[tuple[tuple[Trouble, tuple[str, ...]], ...]] = (
-    ("no_bucket", ("NoSuchBucket",)),
+    ("no_bucket", ("NoSuchBucket", "ContainerNotFound")),
     ("throttled", ("SlowDown", "429 Too Many", "503 Service", "ServiceUnavailable", "TooManyRequests")),
     ("denied", ("ExpiredToken", "InvalidToken", "403 Forbidden", "401 Unauthorized", "redential")),
     ("unreachable", ("error sending request", "HTTP error", "timed out")),
@@ -65,38 +65,32 @@ def trouble_of(error: Exception) -> Trouble:
     return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), "failed")
 
 
-class Bucket:
+class BucketClient:
     """Sends requests to the store, classifies its errors, and keeps the latest for the readiness probe."""
 
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None,
         key_id: str | None = None, secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
+        azure: bool = False,
     ) -> None:  # fmt: skip
-        config: S3Config = {}
-        if endpoint is not None:
-            config["endpoint"] = endpoint
-        if region is not None:
-            config["region"] = region
-        if key_id is not None and secret_key is not None:
-            config["access_key_id"] = key_id
-            config["secret_access_key"] = secret_key.get_secret_value()
-        self.store = S3Store(
-            bucket,
-            prefix=prefix.strip("/") or None,
-            config=config,
-            client_options={
-                "allow_http": endpoint is not None and endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=CONNECT_S),
-                "timeout": timedelta(seconds=REQUEST_S),
-            },
-            retry_config={
-                "max_retries": tries_again_max,
-                "retry_timeout": timedelta(seconds=RETRY_S),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2,
-                },
-            },
-        )  # fmt: skip
+        below = prefix.strip("/") or None
+        client: ClientConfig = {
+            "allow_http": endpoint is not None and endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=CONNECT_S),
+            "timeout": timedelta(seconds=REQUEST_S),
+        }
+        retry: RetryConfig = {
+            "max_retries": tries_again_max,
+            "retry_timeout": timedelta(seconds=RETRY_S),
+            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+        }
+        self.store: S3Store | AzureStore
+        if azure:
+            config = _azure(endpoint, key_id, secret_key)
+            self.store = AzureStore(bucket, prefix=below, config=config, client_options=client, retry_config=retry)
+        else:
+            s3 = _s3(endpoint, region, key_id, secret_key)
+            self.store = S3Store(bucket, prefix=below, config=s3, client_options=client, retry_config=retry)
         self._troubles: dict[str, tuple[Trouble, float]] = {}
         """The latest failure by operation (get, put), with its time. A success removes it."""
 
@@ -161,26 +155,54 @@ class Bucket:
         return BlobStoreError(f"{what}: {SENTENCES[trouble]} ({first_line[:300]})")
 
 
+def _s3(endpoint: str | None, region: str | None, key_id: str | None, secret_key: SecretStr | None) -> "S3Config":
+    config: S3Config = {}
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    if region is not None:
+        config["region"] = region
+    if key_id is not None and secret_key is not None:
+        config["access_key_id"] = key_id
+        config["secret_access_key"] = secret_key.get_secret_value()
+    return config
+
+
+def _azure(endpoint: str | None, account: str | None, secret_key: SecretStr | None) -> "AzureConfig":
+    config: AzureConfig = {}
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    if account is not None and secret_key is not None:
+        config["account_name"] = account
+        config["account_key"] = secret_key.get_secret_value()
+    return config
+
+
 class BucketBlobs:
     """See `BlobStore`."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: BucketClient) -> None:
         self._bucket = bucket
 
     async def put(self, data: bytes | memoryview) -> str:
         sha256 = await asyncio.to_thread(sha256_hex, data)
-        place = "marks" if data[: len(MARK)] == MARK else "bodies"
+        place = "marks" if is_mark(data, len(data)) else "bodies"
         await self._bucket.put(_key(place, sha256), data)
         return sha256
 
     async def get(self, sha256: str) -> memoryview:
         try:
-            data = await self._bucket.get(_key("bodies", sha256))
+            data = await self._get(sha256)
         except FileNotFoundError as error:
             raise BlobMissingError(f"blob {sha256}: not in the bucket") from error
         if await asyncio.to_thread(sha256_hex, data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
         return data
+
+    async def _get(self, sha256: str) -> memoryview:
+        try:
+            return await self._bucket.get(_key("bodies", sha256))
+        except FileNotFoundError:
+            return await self._bucket.get(_key("marks", sha256))  # a small body that begins like a mark
 
     async def has(self, mark: bytes) -> bool:
         try:
@@ -192,14 +214,12 @@ class BucketBlobs:
 class BucketClaims:
     """See `Claims`."""
 
-    def __init__(self, bucket: Bucket, within_s: float = CLAIM_S) -> None:
+    def __init__(self, bucket: BucketClient, within_s: float = CLAIM_S) -> None:
         self._bucket = bucket
         self._within_s = within_s
 
-    async def claim(self, job_id: str, sha256: str) -> str:
-        """As `Claims.claim`. If the bucket fails or exceeds `within_s`, the
-        answer is `sha256`: then the log alone decides.
-        """
+    async def claim(self, job_id: str, sha256: str) -> str | None:
+        """As `Claims.claim`. None if the bucket fails or exceeds `within_s`: then the log alone decides."""
         key = _key("claims", sha256_hex(job_id.encode()))
         try:
             async with asyncio.timeout(self._within_s):
@@ -207,10 +227,10 @@ class BucketClaims:
                     return sha256
                 first = bytes(await self._bucket.get(key)).decode("ascii", "replace")
         except FileNotFoundError:  # it has just expired
-            return sha256
+            return None
         except (BlobStoreError, TimeoutError) as error:
             log.warning("claim_not_stored", job_id=job_id, reason=str(error) or "no answer in time")
-            return sha256
+            return None
         return first if len(first) == HASH_CHARS else sha256
 
 

@@ -2,7 +2,6 @@
 
 BackstopError
 ├── BrokerUnavailableError   passing: the caller retries, or tells its own caller to
-├── BrokerUnavailableError   passing: the caller retries, or tells its own caller to
 ├── ConfigurationError       the operator's: the process does not start, and says what to set
 ├── BlobMissingError         the job's: its body can't be read; the job fails with that reason, other jobs go on
 ├── BlobStoreError           passing or the operator's: the blob store can't be used now; callers try again

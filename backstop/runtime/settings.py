@@ -19,7 +19,9 @@ from schemas.base import DEFAULT_TENANT
 TENANT_CHARS_MAX = 27
 """`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`streams.submission`)."""
 
-BUCKET = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._\-/]{0,200}))?$")
+BUCKET = re.compile(
+    r"^(?P<kind>s3|az)://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._\-/]{0,200}))?$"
+)
 
 TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
 
@@ -80,13 +82,14 @@ class RuntimeSettings(BaseSettings):
     blobs: str | None = Field(
         default=None,
         pattern=BUCKET.pattern,
-        description="Blob store in an S3 bucket, s3://BUCKET/PREFIX, instead of the folder (needs the extra "
-        "`backstop-jobs[s3]`). Every acceptance of a large body depends on it.",
+        description="Blob store in an S3 bucket (s3://BUCKET/PREFIX) or an Azure container (az://CONTAINER/PREFIX) "
+        "instead of the folder (needs the extra `backstop-jobs[s3]`). Every acceptance of a large body depends on it.",
     )
     blobs_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+(/\S*)?$",
-        description="Address of an S3 service other than AWS (MinIO, R2, ...); the bucket is named in the path.",
+        description="Address of an S3 service other than AWS (MinIO, R2, ...); the bucket is named in the path. Of "
+        "Azure: the address of the account, if it is not the public one.",
     )
     blobs_region: str | None = Field(
         default=None, description="Region of the bucket; AWS_REGION, or us-east-1, if unset."
@@ -94,7 +97,8 @@ class RuntimeSettings(BaseSettings):
     blobs_key_id: str | None = Field(
         default=None,
         description="Access key id of the bucket; if unset, AWS's own sources: AWS_ACCESS_KEY_ID, a web identity, "
-        "the machine's role.",
+        "the machine's role. Of Azure: the name of the account; if unset, AZURE_STORAGE_ACCOUNT_NAME and Azure's own "
+        "sources.",
     )
     blobs_secret_key: SecretStr | None = Field(default=None, description="The secret of BACKSTOP_BLOBS_KEY_ID.")
     blob_keep_days: int = Field(

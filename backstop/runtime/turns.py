@@ -15,7 +15,7 @@ class TooManyWaitingError(BackstopError):
     """Passing: this owner already has the most waiting that it may have."""
 
 
-class Turns:
+class ResourceTurns:
     """For one bounded resource, in one event loop. Only the owner's first name counts: the tenant."""
 
     def __init__(self, places: int, waiting_max: int) -> None:

@@ -17,7 +17,7 @@ from backstop.simulator.config import Profile
 from backstop.simulator.ids import USABLE_ID_FORMS, hex_id, response_id
 from backstop.simulator.ledgers import Ledgers
 from backstop.simulator.objects import tier_used, total_tokens, usage
-from backstop.simulator.records import CreateRequest, Ending, JobTallies, Plan, Stored
+from backstop.simulator.records import CreateRequest, Ending, JobTallies, RunPlan, Stored
 from backstop.simulator.webhooks import WebhookSender
 
 KEPT_BYTES_MAX: Final = 512 << 20
@@ -62,7 +62,7 @@ class ResponseRuns:
     def __len__(self) -> int:
         return len(self._all)
 
-    def accept(self, request: CreateRequest, plan: Plan, key: str, hide_s: float) -> Stored:
+    def accept(self, request: CreateRequest, plan: RunPlan, key: str, hide_s: float) -> Stored:
         """Record a new response as queued and start its timers. Polls don't find it for `hide_s`."""
         now_s, now_ms = self._clock.now_s(), self._clock.wall_ms()
         short = not request.store

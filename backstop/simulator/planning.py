@@ -8,7 +8,7 @@ from typing import Final, get_args
 from backstop.simulator.catalogue import ArmedFault
 from backstop.simulator.chance import Chance
 from backstop.simulator.config import Profile
-from backstop.simulator.records import CreateRequest, Ending, ErrorForm, ObjectForm, Plan, UsageForm
+from backstop.simulator.records import CreateRequest, Ending, ErrorForm, ObjectForm, RunPlan, UsageForm
 from backstop.simulator.replies import parse_code
 
 DEFAULT_SLOW_FACTOR: Final = 10.0
@@ -34,7 +34,7 @@ def make_plan(
     wave_factor: float,
     *,
     is_continued: bool,
-) -> Plan:
+) -> RunPlan:
     """The run of one response. `key` seeds its draws; `fault` is its run fault, if any; `is_continued`: its
     continuation id was seen before.
     """
@@ -48,12 +48,12 @@ def make_plan(
     run_s = request.run_s
     if run_s is None:
         run_s = chance.seconds(model.run, "run", key) * factor
-    plan = Plan(queue_s, run_s, Ending())
+    plan = RunPlan(queue_s, run_s, Ending())
     struck = plan if fault is None else _struck(plan, fault)
     return _within_window(struck, WINDOWS_S.get(request.window or ""), is_missed=_is(fault, "missed_window"))
 
 
-def _within_window(plan: Plan, window_s: float | None, *, is_missed: bool) -> Plan:
+def _within_window(plan: RunPlan, window_s: float | None, *, is_missed: bool) -> RunPlan:
     """A run that is longer than its completion window fails at the window's end; so does one that must miss it."""
     if window_s is None or plan.queue_s is None:
         return plan
@@ -69,7 +69,7 @@ def _is(fault: ArmedFault | None, what: str) -> bool:
     return fault is not None and fault.what == what
 
 
-def _struck(plan: Plan, fault: ArmedFault) -> Plan:
+def _struck(plan: RunPlan, fault: ArmedFault) -> RunPlan:
     shown = _shown(fault)
     if shown is not None:
         # An unknown status comes without a webhook, and a run without an end has none.

@@ -116,7 +116,7 @@ class ObjectForm:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """The run of a response: how long in each state (simulated seconds, None = for ever), and how it ends."""
 
     queue_s: float | None
@@ -134,7 +134,7 @@ class Stored:
     message_id: str
     key: str
     request: CreateRequest
-    plan: Plan
+    plan: RunPlan
     created_at_s: int
     expires_at_s: float
     status: Status = "queued"

@@ -21,7 +21,7 @@ REFUSED_PER_S_MAX: Final = 10
 """Lines per second over all keys: a client that tries random keys or addresses must not fill the disk."""
 
 AddressOf = Callable[[web.Request], str]
-Why = Literal["no_key", "malformed", "unknown_key", "wrong_secret", "expired", "revoked", "address", "ticket"]
+Why = Literal["no_key", "malformed", "unknown_key", "wrong_secret", "expired", "revoked", "address", "ticket", "scope"]
 
 READING: Final = frozenset({"GET", "HEAD"})
 IN_FACTS: Final = frozenset({"submitJob", "createResponse"})

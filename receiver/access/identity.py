@@ -18,7 +18,7 @@ from receiver.access.access_log import AddressOf
 from receiver.access.development import refuse_foreign_pages
 from receiver.access.keys import Caller, KeyRing
 from receiver.access.quotas import Quotas, Rate
-from receiver.access.tickets import STREAM_PATH, Tickets
+from receiver.access.tickets import STREAM_PATH, Tickets, claimed_key_id
 from receiver.problems import Problem, Refusal, unavailable
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
@@ -79,11 +79,14 @@ def authentication(
             raise Refusal(UNAUTHENTICATED)  # with two credentials, a proxy in front may have validated only the other
         else:
             caller = tickets.redeem(ticket, request.path, address_of(request))
+            if caller is None:
+                ring.tell_refused(claimed_key_id(ticket), address_of(request), "ticket")
         if caller is None:
             raise Refusal(UNAUTHENTICATED)
         request[CALLER] = caller  # before any refusal: the memory of repeats needs the caller of a refused create
         request[RATE] = quotas.check_rate(caller.tenant)
         if needed not in caller.scopes:
+            ring.tell_refused(caller.key_id, address_of(request), "scope")
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}."))
         owner = (caller.tenant, caller.key_id)
         # Long requests check it again, as a key may expire meanwhile. They are streams and waits, which need `read`.

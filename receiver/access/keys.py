@@ -130,6 +130,10 @@ class KeyRing:
         self._used_at_ms[key.id] = self._now_ms()
         return Caller(key.tenant, key.scopes, key.id)
 
+    def tell_refused(self, key_id: str, address: str, why: Why) -> None:
+        """Log, within bounds, a request that was refused elsewhere. `key_id` as the client claims it."""
+        self._told.tell(key_id, address, why)
+
     def live_key(self, key_id: str) -> ApiKey | None:
         """The key with this id, if it is neither expired nor revoked."""
         self._follow()

@@ -31,6 +31,9 @@ tenant whose jobs have ended meanwhile.
 UNSEEN_MAX_S = 900.0
 """How long an accepted job counts as open while the read model does not show it: the projector may lag for a while."""
 
+DOUBTED_S = 90.0
+"""How long a job counts that the log did not acknowledge. The producer sends it for 30 s at most."""
+
 TENANTS_MAX = 10_000
 OPEN_JOBS_RETRY_S = 5
 
@@ -173,6 +176,12 @@ class Quotas:
         """Undo `admit`: the job was not accepted."""
         if tenant in self._tenants:
             self._tenants[tenant].unseen.pop(job_id, None)
+
+    def doubt(self, tenant: str, job_id: str) -> None:
+        """The log did not acknowledge the job: it counts until the read model would show it, if the log had it."""
+        state = self._tenants.get(tenant)
+        if state is not None and job_id in state.unseen:
+            state.unseen[job_id] = monotonic_s() - UNSEEN_MAX_S + DOUBTED_S
 
     async def _refresh(self, tenant: str, state: _Tenant) -> None:
         async with state.asking:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter
 from backstop.runtime.http.keys import ApiKey
 from backstop.runtime.process.chance import RandomHex
 from backstop.runtime.process.clock import NowMs, monotonic_s
+from backstop.runtime.shares import Shares
 from receiver.access.addresses import allowed
 from receiver.access.keys import Caller
 from receiver.problems import unavailable
@@ -26,8 +27,8 @@ TICKET_S: Final = 60.0
 SKEW_MS: Final = 5_000
 """How far the clock of the receiver that made a ticket may be ahead of this one's."""
 REMEMBERED_MAX: Final = 50_000
-"""Used tickets of the last minute, about 10 MB. At the limit new streams are refused: dropping a used ticket would make
-it valid again.
+"""Used tickets of the last minute, about 10 MB; a tenant alone may use three quarters of them. At the limit new streams
+are refused: dropping a used ticket would make it valid again.
 """
 NONCE_BITS: Final = 128
 STREAM_PATH: Final = re.compile(r"/v1/(events|jobs/[^/?#]+/(events|stream)|sessions/[^/?#]+/events)")
@@ -66,7 +67,9 @@ class Tickets:
         self._random_hex = random_hex
         self._now_s = now_s
         self._began_s = now_s()
-        self._used: dict[str, int] = {}
+        self._used: dict[str, tuple[int, str]] = {}
+        """By nonce: until when, and the tenant."""
+        self._shares = Shares(REMEMBERED_MAX)
         self._outcomes = Counter(
             "backstop_tickets_total", "Tickets for live streams, by result.", ("result",), registry=registry
         )
@@ -83,7 +86,7 @@ class Tickets:
     def redeem(self, text: str, path: str, address: str = "") -> Caller | None:
         """The caller that the ticket stands for; None if it is refused, for any reason. An accepted ticket is used up.
 
-        :raises Refusal: 503, `REMEMBERED_MAX` tickets were used within a minute.
+        :raises Refusal: 503, the tenant used its share of `REMEMBERED_MAX` tickets within a minute.
         """
         caller = self._redeem(text, path, address)
         self._outcomes.labels("accepted" if caller is not None else "refused").inc()
@@ -100,7 +103,7 @@ class Tickets:
         genuine = any(hmac.compare_digest(_mac(secret, proof, signed, path), mac) for secret in self._secrets)
         if known is None or not genuine or not self._in_time(int(stamp)) or nonce in self._used:
             return None
-        self._remember(nonce, int(stamp) + round(TICKET_S * 1000))
+        self._remember(nonce, int(stamp) + round(TICKET_S * 1000), known[0].tenant)
         return known[0]
 
     def _known(self, key_id: str, address: str | None = None) -> tuple[Caller, str] | None:
@@ -118,16 +121,23 @@ class Tickets:
         began_ms = now_ms - (self._now_s() - self._began_s) * 1000
         return max(began_ms, now_ms - TICKET_S * 1000) <= at_ms <= now_ms + SKEW_MS
 
-    def _remember(self, nonce: str, until_ms: int) -> None:
+    def _remember(self, nonce: str, until_ms: int, tenant: str) -> None:
         now_ms = self._now_ms()
         # In order of use, not of expiry: keeping one a little longer is harmless.
-        while self._used and next(iter(self._used.values())) + SKEW_MS < now_ms:
-            self._used.pop(next(iter(self._used)))
-        if len(self._used) >= REMEMBERED_MAX:
+        while self._used and next(iter(self._used.values()))[0] + SKEW_MS < now_ms:
+            _, of = self._used.pop(next(iter(self._used)))
+            self._shares.give_back((of,))
+        if not self._shares.ask_sparing((tenant,)):
             raise unavailable(
                 "too_many_tickets", "Too many tickets were used within a minute; try again.", round(TICKET_S / 4)
             )
-        self._used[nonce] = until_ms
+        self._used[nonce] = until_ms, tenant
+
+
+def claimed_key_id(text: str) -> str:
+    """The id of the key with which the ticket claims to be made; empty if it has not the form of a ticket."""
+    found = _TICKET.fullmatch(text)
+    return found[1] if found is not None else ""
 
 
 def _mac(secret: bytes, proof: str, signed: str, path: str) -> str:

@@ -10,7 +10,7 @@ From the same memory clients can read what they have just submitted, before the 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -61,6 +61,8 @@ class TakenSubmission:
     repeated: bool
     submitted_at_ms: int | None = None
     """None for a repeat found in the read model."""
+    marked: bool = True
+    """False if the marks of this submission are still to be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,14 @@ class _Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimedIds:
-    """Job ids that belong to a submission."""
+class KnownIds:
+    """Where this process finds the job ids that belong to a submission."""
 
     claims: Claims
     are_shared: Callable[[], bool]
     """Whether, as far as this process knows, all receivers use the same claims."""
+    find_job: FindJob
+    """Asks the read model."""
 
 
 async def knows_nothing(_job_id: str) -> KnownJob | None:
@@ -116,9 +120,8 @@ class Submissions:
         *,
         reporting: Reporting[ReceiverMetrics],
         bodies: Bodies,
-        ids: ClaimedIds,
+        ids: KnownIds,
         policy: SubmissionPolicy,
-        find_job: FindJob,
         limits: Limits,
         quotas: Quotas,
         limit_rules: LimitRules = NO_LIMITS,
@@ -130,7 +133,7 @@ class Submissions:
         self._bodies = bodies
         self._ids = ids
         self._policy = policy
-        self._find_job = find_job
+        self._find_job = ids.find_job
         self._limits = limits
         self._quotas = quotas
         self._recent: OrderedDict[str, _Remembered] = OrderedDict()
@@ -138,13 +141,16 @@ class Submissions:
         self._places = Shares(limits.submissions_concurrent_max)
 
     async def take(
-        self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool = False
-    ) -> Verdict:
+        self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool = False,
+        marks: Sequence[bytes] = (),
+    ) -> Verdict:  # fmt: skip
         """Publish the submission under `job_id` unless the log has it. Concurrent calls for one id get one verdict, or
         a conflict.
 
         `chosen`: the id comes from the caller, so another submission may use it, also at another process. `keep`: store
-        the canonical submission as a blob too, for reads that show the request.
+        the canonical submission as a blob too, for reads that show the request. `marks`: stored before the log has the
+        job, so that no reader sees it without them; not stored (`TakenSubmission.marked`) where the id may still turn
+        out to be another submission's, which they must not mark.
         """
         sha256 = prepared.sha256
         in_flight = self._in_flight.get(job_id)
@@ -160,7 +166,9 @@ class Submissions:
         self._in_flight[job_id] = (sha256, mine)
         verdict = NotTaken("log")
         try:
-            verdict = await self._take_first(prepared, job_id, tenant, chosen=chosen, keep=keep)
+            verdict = await self._take_first(
+                prepared, job_id, tenant, chosen=chosen, keep=(prepared.data,) if keep else (), marks=marks
+            )
         finally:
             self._places.give_back((tenant,))
             del self._in_flight[job_id]
@@ -198,7 +206,10 @@ class Submissions:
                 return False
             await asyncio.sleep(APPEAR_POLL_S)
 
-    async def _take_first(self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: bool) -> Verdict:
+    async def _take_first(
+        self, prepared: Submission, job_id: str, tenant: str, *, chosen: bool, keep: Sequence[bytes],
+        marks: Sequence[bytes],
+    ) -> Verdict:  # fmt: skip
         known = self._recent.get(job_id) or await self._ask(job_id)
         if known is not None:
             if not known.agrees(tenant, prepared.sha256):
@@ -215,19 +226,21 @@ class Submissions:
             await self._quotas.admit(tenant, job_id)
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)
-        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep)
+        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep, marks=marks)
 
     async def _claim_and_publish(
-        self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, chosen: bool, keep: bool
+        self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, chosen: bool,
+        keep: Sequence[bytes], marks: Sequence[bytes],
     ) -> Verdict:  # fmt: skip
         first = await self._ids.claims.claim(job_id, prepared.sha256) if chosen else prepared.sha256
         if first not in (None, prepared.sha256):
             self._quotas.release(tenant, job_id)
             return NotTaken("conflict")
-        verdict = await self._publish(prepared, job_id, tenant, at_ms, keep=keep)
-        if isinstance(verdict, NotTaken) or not chosen or (first is not None and self._ids.are_shared()):
+        decided = not chosen or (first is not None and self._ids.are_shared())
+        verdict = await self._publish(prepared, job_id, tenant, at_ms, keep=(*keep, *marks) if decided else keep)
+        if isinstance(verdict, NotTaken) or decided:
             return verdict
-        return await self._confirmed(verdict, tenant, prepared.sha256)
+        return await self._confirmed(replace(verdict, marked=not marks), tenant, prepared.sha256)
 
     async def _confirmed(self, taken: TakenSubmission, tenant: str, sha256: str) -> Verdict:
         """The verdict from the read model where claims can't decide: another process may have published another
@@ -252,10 +265,12 @@ class Submissions:
             self._remember(job_id, replace(mine, acked=False))  # so that a repeat checks again
         return NotTaken("unconfirmed")
 
-    async def _publish(self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, keep: bool) -> Verdict:
+    async def _publish(
+        self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, keep: Sequence[bytes]
+    ) -> Verdict:
         try:
-            if keep:
-                await self._bodies.blobs.put(prepared.data)
+            for data in keep:
+                await self._bodies.blobs.put(data)
             fact = await self._fact(prepared, job_id, tenant, at_ms)
         except OSError as error:
             log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
@@ -266,6 +281,7 @@ class Submissions:
         try:
             await self._publisher.publish([fact], timeout_s=self._limits.publish_s)
         except BrokerUnavailableError:
+            self._quotas.doubt(tenant, job_id)
             return NotTaken("log")
         failpoint("receiver.job.acked")
         self._remember(job_id, replace(now_known, acked=True))

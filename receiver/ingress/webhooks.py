@@ -148,7 +148,7 @@ class WebhookIngress:
                 self._metrics.webhook_lag_seconds.observe(max(0, message.at_ms - message.ended_at_ms) / 1000)
         else:
             self._metrics.webhook(event_type, "malformed")
-            log.info("webhook_set_aside", reason=message.reason, webhook_id=message.id)
+            log.info("webhook_dead_letter", reason=message.reason, webhook_id=message.id)
 
 
 def _type_of(message: WebhookReceived | DeadLetter) -> str:
@@ -162,14 +162,14 @@ def to_message(
     try:
         event = load_json(body, depth_max)
     except NotJsonError as error:
-        return _set_aside(verdict, body, at_ms, "not_an_event", str(error))
+        return _dead_letter(verdict, body, at_ms, "not_an_event", str(error))
     event_type, response_id = _named(event)
     if event_type is None:
-        return _set_aside(verdict, body, at_ms, "not_an_event", "type is missing or not an event name")
+        return _dead_letter(verdict, body, at_ms, "not_an_event", "type is missing or not an event name")
     if not event_type.startswith("response."):
         return None
     if response_id is None:
-        return _set_aside(verdict, body, at_ms, "not_an_event", "data.id is missing or not a response id")
+        return _dead_letter(verdict, body, at_ms, "not_an_event", "data.id is missing or not a response id")
     return WebhookReceived(
         id=f"{verdict.webhook_id}/received",
         at_ms=at_ms,
@@ -203,7 +203,7 @@ def _milliseconds(seconds: Any) -> int | None:
     return int(seconds * 1000)
 
 
-def _set_aside(verdict: Verified, body: bytes, at_ms: int, reason: DeadReason, detail: str) -> DeadLetter:
+def _dead_letter(verdict: Verified, body: bytes, at_ms: int, reason: DeadReason, detail: str) -> DeadLetter:
     headers = {
         "webhook-id": verdict.webhook_id,
         "webhook-timestamp": str(verdict.sent_at_ms // 1000),

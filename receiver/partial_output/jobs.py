@@ -76,14 +76,14 @@ class OutputView:
         self._given_job_id = given_job_id
         self._attempt = attempt
         self._number = number
-        self._cut_told = False
+        self._truncation_told = False
 
     def pending(self, history: JobHistory) -> Iterator[bytes]:
         for attempt, run in history.runs.items():
             if attempt < self._attempt:
                 continue
             if attempt > self._attempt:
-                self._attempt, self._number, self._cut_told = attempt, -1, False
+                self._attempt, self._number, self._truncation_told = attempt, -1, False
             if run.start_after > self._number:
                 seen, self._number = self._number, run.start_after
                 yield self._gap("not_kept", seen, self._number + 1)
@@ -92,8 +92,8 @@ class OutputView:
                 yield b'id: %d-%d\nevent: partial\ndata: {"attempt":%d,"event":%b}\n\n' % (
                     attempt, event.number, attempt, event.data
                 )  # fmt: skip
-            if run.cut is not None and not self._cut_told:
-                self._cut_told = True
+            if run.cut is not None and not self._truncation_told:
+                self._truncation_told = True
                 yield self._gap(run.cut, self._number, None)
 
     def is_complete(self, history: JobHistory | None) -> bool:

@@ -6,6 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from aiohttp import web
 
+from receiver.answers import write_pieces
 from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.partial_output.history import JobHistory
@@ -109,7 +110,4 @@ async def _write_all(response: web.StreamResponse, frames: Iterator[bytes], limi
 
 
 async def _write(response: web.StreamResponse, data: bytes, limits: Limits) -> None:
-    if not data:
-        return
-    async with asyncio.timeout(limits.stream_write_s):
-        await response.write(data)
+    await write_pieces(response.write, data, limits.stream_write_s)

@@ -7,7 +7,7 @@ minutes back, so that a restarted process has the events that its predecessor ha
 from typing import Any
 
 from backstop.runtime.blob_folders import BlobFolders
-from backstop.runtime.kafka.topic_follower import TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.settings import RuntimeSettings
@@ -31,10 +31,9 @@ class PartialTail:
         self._folders = folders
         self._clock = f"{settings.topic_prefix}{CLOCK}"
         self._live = live
-        self._topics = TopicFollower(
-            settings, [PartialOutput.topic] if folders is None else [PartialOutput.topic, CLOCK], self._take,
-            name="partials", again_s=AGAIN_S, since_ms=lambda: now_ms() - back_ms, caught_up=self._all_read,
-        )  # fmt: skip
+        topics = [PartialOutput.topic] if folders is None else [PartialOutput.topic, CLOCK]
+        following = FollowedTopics("partials", topics, AGAIN_S, since_ms=lambda: now_ms() - back_ms)
+        self._topics = TopicFollower(settings, following, self._take, caught_up=self._all_read)
 
     async def run(self) -> None:
         """Read until cancelled."""

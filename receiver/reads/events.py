@@ -16,7 +16,7 @@ from typing import Literal
 from aiohttp import web
 
 from backstop.readmodel.database import Connection, Database
-from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError, where_now
+from backstop.readmodel.feed import ChangeFeed, StreamLimits, Subscription, TooManyFollowersError, where_now
 from backstop.readmodel.lists import JobFilter, list_rows, sights_of
 from backstop.readmodel.queries import changes_after, find_row, first_seq
 from backstop.readmodel.rows import Change, JobRow
@@ -50,7 +50,7 @@ class Start:
     """Of the `rows`."""
 
 
-def start_from(conn: Connection, follower: Follower, last_event_id: str | None, resumed_max: int) -> Start | None:
+def start_from(conn: Connection, follower: Subscription, last_event_id: str | None, resumed_max: int) -> Start | None:
     """None if there is no such job or session."""
     rows = _rows(conn, follower)
     if not rows and (follower.job_id or follower.session_id) is not None:
@@ -82,7 +82,12 @@ def _gap(seen: tuple[int, int] | None, build: int, first: int, last: int) -> Gap
 
 
 async def stream(
-    request: web.Request, database: Database, feed: ChangeFeed, follower: Follower, limits: StreamLimits, shown: Shown
+    request: web.Request,
+    database: Database,
+    feed: ChangeFeed,
+    follower: Subscription,
+    limits: StreamLimits,
+    shown: Shown,
 ) -> web.StreamResponse:
     """Answer `request` with the events for `follower`.
 
@@ -104,7 +109,7 @@ async def stream(
 
 
 async def _started(
-    database: Database, follower: Follower, last_event_id: str | None, limits: StreamLimits
+    database: Database, follower: Subscription, last_event_id: str | None, limits: StreamLimits
 ) -> Start | None:
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + limits.appear_s
@@ -117,7 +122,7 @@ async def _started(
 
 
 class _Stream:
-    def __init__(self, request: web.Request, follower: Follower, limits: StreamLimits, shown: Shown) -> None:
+    def __init__(self, request: web.Request, follower: Subscription, limits: StreamLimits, shown: Shown) -> None:
         self._shown = shown
         self._request = request
         self._limits = limits
@@ -176,7 +181,7 @@ class _Stream:
             await self._response.write(data)
 
 
-def _rows(conn: Connection, follower: Follower) -> Sequence[JobRow]:
+def _rows(conn: Connection, follower: Subscription) -> Sequence[JobRow]:
     if follower.job_id is not None:
         row = find_row(conn, follower.tenant, follower.job_id)
         return () if row is None else (row,)

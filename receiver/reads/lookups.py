@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from backstop.readmodel.database import Database, DatabaseAwayError, Work
-from backstop.readmodel.feed import OVER, ChangeFeed, Follower, TooManyFollowersError
+from backstop.readmodel.feed import OVER, ChangeFeed, Subscription, TooManyFollowersError
 from backstop.readmodel.queries import find_known, find_owner, find_row, tenant_load
 from backstop.runtime.authority import Authority
 from receiver.access.quotas import Load
@@ -60,7 +60,7 @@ class FeedChanges:
     async def watch(
         self, tenant: str, job_id: str, authority: Authority, *, end_only: bool = False
     ) -> AsyncIterator["_Watch"]:
-        wanted = Follower(tenant, job_id=job_id, end_only=end_only, authority=authority)
+        wanted = Subscription(tenant, job_id=job_id, end_only=end_only, authority=authority)
         try:
             async with self._feed.follow(wanted) as follower:
                 yield _Watch(follower)
@@ -71,7 +71,7 @@ class FeedChanges:
 
 
 class _Watch:
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Subscription) -> None:
         self._follower = follower
 
     async def changed(self, timeout_s: float) -> bool:

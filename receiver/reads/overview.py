@@ -18,7 +18,7 @@ from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, end
 from backstop.readmodel.reasons import EndedGroup, ended_groups, reasons
 from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import NAMED_MAX, Finding, sweep
-from backstop.readmodel.waiting import PASSING_MIN, Paused, Waiting, waiting
+from backstop.readmodel.waiting import PASSING_MIN, Paused, WaitingJobs, waiting
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.http.routes import declare, query_of
 from backstop.runtime.process.clock import NowMs
@@ -67,16 +67,27 @@ class Rights:
     scopes_of: ScopesOf
 
 
+@dataclass(frozen=True, slots=True)
+class BesideReadModel:
+    """What the overview tells of, beside the read model. None: this process does not know it."""
+
+    spending: Spending | None = None
+    folders: BlobFolders | None = None
+    """What other processes say of their blob stores."""
+    lanes: LaneWatch | None = None
+    """Knows the pauses in force."""
+    system: SystemWatch | None = None
+    """What the broker tells of workers."""
+    expiring: Expiring | None = None
+    """Tells the keys of a tenant that expire soon, a sentence each."""
+
+
 def add_overview_routes(
     app: web.Application, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int,
-    spending: Spending | None = None, folders: BlobFolders | None = None, watch: LaneWatch | None = None,
-    system: SystemWatch | None = None, expiring: Expiring | None = None,
+    beside: BesideReadModel,
 ) -> None:  # fmt: skip
-    """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep).
-    `folders`: what other processes say of their blob stores. `watch`: knows the pauses in force. `system`: what the
-    broker tells of workers. `expiring`: tells the keys of a tenant that expire soon, a sentence each.
-    """
-    overview = _Overview(database, rights, now_ms, overdue_bound_ms, spending, folders, watch, system, expiring)
+    """Add the overview routes to `app`. `overdue_bound_ms`: lateness above which a job is overdue (see the sweep)."""
+    overview = _Overview(database, rights, now_ms, overdue_bound_ms, beside)
     for route, handler in (
         (declared.GET_ATTENTION, overview.attention),
         (declared.GET_STATS, overview.stats),
@@ -88,14 +99,9 @@ def add_overview_routes(
 
 class _Overview:
     def __init__(
-        self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, spending: Spending | None,
-        folders: BlobFolders | None, watch: LaneWatch | None, system: SystemWatch | None, expiring: Expiring | None,
-    ) -> None:  # fmt: skip
-        self._watch = watch
-        self._system = system
-        self._expiring = expiring
-        self._folders = folders
-        self._spending = spending
+        self, database: Database, rights: Rights, now_ms: NowMs, overdue_bound_ms: int, beside: BesideReadModel
+    ) -> None:
+        self._beside = beside
         self._database = database
         self._rights = rights
         self._now_ms = now_ms
@@ -107,8 +113,9 @@ class _Overview:
         letters = self._letters(request, only_open=True, since_ms=now_ms - ATTENTION_SPAN_MS)
         bound_ms = self._overdue_bound_ms
         blob_stores = self._of_blob_stores(request)
-        of_system = [] if self._system is None else system_findings(self._system, now_ms)
-        keys = [] if self._expiring is None else self._expiring(tenant)
+        system, expiring = self._beside.system, self._beside.expiring
+        of_system = [] if system is None else system_findings(system, now_ms)
+        keys = [] if expiring is None else expiring(tenant)
 
         def poll(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
@@ -174,27 +181,31 @@ class _Overview:
         return problems.answer(page)
 
     def _paused(self, tenant: str) -> Paused:
+        lanes = self._beside.lanes
+
         def paused(model: str, tags: tuple[str, ...]) -> str | None:
-            if self._watch is None:
+            if lanes is None:
                 return None
-            found = self._watch.book.holding(model=model, tenant=tenant, tags=tags)
+            found = lanes.book.holding(model=model, tenant=tenant, tags=tags)
             return next((pause.words for pause in found), None)
 
         return paused
 
     def _of_blob_stores(self, request: web.Request) -> FindingView:
         """The finding of processes with other blob stores; a matter of operators, whose keys have `operate`."""
-        told = None if self._folders is None else self._folders.difference()
-        if self._folders is None or told is None or "operate" not in self._rights.scopes_of(request):
+        folders = self._beside.folders
+        told = None if folders is None else folders.difference()
+        if folders is None or told is None or "operate" not in self._rights.scopes_of(request):
             return {"code": "blob_stores_differ", "count": 0}
-        return {"code": "blob_stores_differ", "count": len(self._folders.elsewhere()), "because": told}
+        return {"code": "blob_stores_differ", "count": len(folders.elsewhere()), "because": told}
 
     def _of_budgets(self, conn: Connection, tenant: str, now_ms: int) -> FindingView:
         """The tenant's budgets of which nearly all is spent, or all."""
-        if self._spending is None:
+        spending = self._beside.spending
+        if spending is None:
             return {"code": "budget_nearly_spent", "count": 0}
-        mine = [budget for budget in self._spending.budgets if budget.tenant == tenant]
-        near = [each for each in ask_spent(conn, mine, self._spending.prices, now_ms) if each.is_near]
+        mine = [budget for budget in spending.budgets if budget.tenant == tenant]
+        near = [each for each in ask_spent(conn, mine, spending.prices, now_ms) if each.is_near]
         said = "; ".join(each.sentence for each in near)
         return {"code": "budget_nearly_spent", "count": len(near), "of": len(mine), "because": said}
 
@@ -228,7 +239,7 @@ def _of_jobs(code: FindingCode, found: Finding, tenant: str) -> FindingView:
     return {"code": code, "count": found.count, "job_ids": [own_job_id(tenant, job_id) for job_id in found.job_ids]}
 
 
-def _of_waiting(code: FindingCode, found: Waiting, tenant: str, count_min: int = 1) -> FindingView:
+def _of_waiting(code: FindingCode, found: WaitingJobs, tenant: str, count_min: int = 1) -> FindingView:
     """The finding of jobs that wait for one reason; its count is 0 below `count_min` jobs."""
     if found.count < count_min:
         return {"code": code, "count": 0}

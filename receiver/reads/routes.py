@@ -15,17 +15,15 @@ from prometheus_client import CollectorRegistry
 from backstop.readmodel.answers import JobPage, JobView, JobWithResult, ResultView, SessionPage, TimelineView
 from backstop.readmodel.costs import job_cost
 from backstop.readmodel.database import Connection, Database
-from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
+from backstop.readmodel.feed import ChangeFeed, StreamLimits, Subscription, TooManyFollowersError
 from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.lists import JobFilter, JobRows, list_rows, sights_of
-from backstop.readmodel.prices import Prices, read_prices
 from backstop.readmodel.queries import TIMELINE_ENTRIES_MAX, find_row, late_usage_of, timeline_of
 from backstop.readmodel.rows import JobRow
-from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.view import TakenJob, late_usage_view, result_view, taken_view, timeline_view
 from backstop.readmodel.waits import Sight
 from backstop.runtime.authority import authority_of
-from backstop.runtime.blobs import BlobStore, get_body
+from backstop.runtime.blobs import BlobStore, get_body, text_of
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.http.routes import declare, query_of
 from receiver.reads import declarations as declared
@@ -47,13 +45,12 @@ TenantOf = Callable[[web.Request], str]
 def add_routes(
     app: web.Application, database: Database, blobs: BlobStore, tenant_of: TenantOf, registry: CollectorRegistry,
     limits: StreamLimits | None = None, taken: "JustTaken | None" = None, feed: ChangeFeed | None = None,
-    prices: Prices | None = None, shown: Shown | None = None,
+    shown: Shown | None = None,
 ) -> None:  # fmt: skip
     """Add the reads to `app`, whose cleanup stops the streams and `feed`. The caller opens and closes the database."""
     limits = limits or StreamLimits()
     feed = feed or ChangeFeed(database, registry, limits)
-    prices = prices or read_prices(SHIPPED_PRICES)
-    reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken(), prices, shown or Shown())
+    reads = _Reads(database, blobs, tenant_of, feed, limits, taken or JustTaken(), shown or Shown())
     for route, handler in (
         (declared.LIST_JOBS, reads.list_jobs),
         (declared.GET_JOB, reads.job),
@@ -99,10 +96,9 @@ class JustTaken:
 class _Reads:
     def __init__(
         self, database: Database, blobs: BlobStore, tenant_of: TenantOf, feed: ChangeFeed, limits: StreamLimits,
-        taken: JustTaken, prices: Prices, shown: Shown,
+        taken: JustTaken, shown: Shown,
     ) -> None:  # fmt: skip
         self._shown = shown
-        self._prices = prices
         self._taken = taken
         self._limits = limits
         self._database = database
@@ -122,7 +118,7 @@ class _Reads:
         )
         shown = cast("JobWithResult", dict(self._shown.job(row, sights)))
         if spends:
-            shown["cost"] = job_cost(spends, row.model or "", self._prices)
+            shown["cost"] = job_cost(spends, row.model or "", self._shown.prices)
         if row.result is None:
             return problems.answer(shown)
         shown["result"] = await self._result(row, decode(RESULT, row.result))
@@ -143,7 +139,7 @@ class _Reads:
         if result.response is None:
             return problems.problem(404, "no_output", f"The job ended as {row.status}, without an output.")
         try:
-            return problems.answer(await get_body(self._blobs, result.response))
+            return problems.answer_of(await text_of(self._blobs, result.response))
         except BlobMissingError:
             return problems.problem(404, "output_missing", "The output is no longer in the blob store.")
 
@@ -180,18 +176,18 @@ class _Reads:
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         await self._refuse_hidden(request)
         tenant, job_id = self._named(request)
-        follower = Follower(tenant, job_id=job_id, authority=authority_of(request))
+        follower = Subscription(tenant, job_id=job_id, authority=authority_of(request))
         return await stream(request, self._database, self._feed, follower, self._limits, self._shown)
 
     async def session_events(self, request: web.Request) -> web.StreamResponse:
-        follower = Follower(
+        follower = Subscription(
             self._tenant_of(request), session_id=path_id(request, "session"), authority=authority_of(request)
         )
         return await stream(request, self._database, self._feed, follower, self._limits, self._shown)
 
     async def all_events(self, request: web.Request) -> web.StreamResponse:
         """All jobs of the tenant; starts with the current state of the newest ones."""
-        follower = Follower(self._tenant_of(request), authority=authority_of(request))
+        follower = Subscription(self._tenant_of(request), authority=authority_of(request))
         return await stream(request, self._database, self._feed, follower, self._limits, self._shown)
 
     async def _row(self, request: web.Request) -> JobRow | None:
@@ -223,7 +219,7 @@ class _Reads:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_s
         tenant, job_id = self._named(request)
-        follower = Follower(tenant, job_id=job_id, authority=authority_of(request))
+        follower = Subscription(tenant, job_id=job_id, authority=authority_of(request))
         try:
             async with self._feed.follow(follower):
                 while True:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from backstop.readmodel.answers import JobView
+from backstop.readmodel.prices import Prices, read_prices
 from backstop.readmodel.rows import JobRow, Wait
+from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.view import job_view
 from backstop.readmodel.waits import UNSEEN, Sight
 from backstop.runtime.process.clock import NowMs, make_clock
@@ -20,10 +22,11 @@ def nothing_held(_row: JobRow, _sight: Sight) -> Wait | None:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Adds to a row what is known only when it is asked for: the time, and what holds the job up."""
+    """Adds to a row what is known only when it is asked for: the time, what holds the job up, and prices."""
 
     now_ms: NowMs = field(default_factory=make_clock)
     held: HeldOf = nothing_held
+    prices: Prices = field(default_factory=lambda: read_prices(SHIPPED_PRICES))
 
     def job(self, row: JobRow, sights: Mapping[str, Sight]) -> JobView:
         """`sights`: by job id, of the responses that run."""

@@ -13,7 +13,7 @@ from backstop.readmodel.waits import Sight, idle_wait, time_of
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
-from backstop.runtime.kafka.holdings import GROUPS, Holding, Holdings, Look
+from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Snapshot, reads
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -28,7 +28,7 @@ from receiver.reads.status_routes import (
 )
 from streams.policy import lanes
 
-LOOK_EVERY_S: Final = 3.0
+SNAPSHOT_EVERY_S: Final = 3.0
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
 RATE_MS: Final = 60_000
@@ -38,7 +38,7 @@ log = get_logger("receiver.status")
 
 
 class Reader(Protocol):
-    async def look(self) -> Look: ...
+    async def snapshot(self) -> Snapshot: ...
     async def close(self) -> None: ...
 
 
@@ -63,6 +63,11 @@ class SystemMetrics:
             "backstop_partition_unheld", "1 for a partition that no member of its group holds.", place,
             registry=registry,
         )  # fmt: skip
+        self._held_back = Gauge(
+            "backstop_partition_held_back_seconds",
+            "For how long a transaction that its producer left open holds back records of a partition; 0 for none.",
+            place, registry=registry,
+        )  # fmt: skip
 
     def show(self, held: Holdings, now_ms: int) -> None:
         self.answers.set(1)
@@ -71,10 +76,11 @@ class SystemMetrics:
             self._lag.labels(*place).set(each.lag)
             self._still.labels(*place).set(each.still_ms(now_ms) / 1000)
             self._unheld.labels(*place).set(each.holder is None)
+            self._held_back.labels(*place).set(each.held_back_ms(now_ms) / 1000)
 
 
 class SystemWatch:
-    """Asks the broker for its groups every `LOOK_EVERY_S`. Needed by `/v1/status`, and for jobs
+    """Asks the broker for its groups every `SNAPSHOT_EVERY_S`. Needed by `/v1/status`, and for jobs
     that wait for a worker.
     """
 
@@ -90,17 +96,17 @@ class SystemWatch:
         """Time and number of all finished poll commands, of the last minute."""
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Ask until cancelled."""
         try:
             while True:
                 await self.once()
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(SNAPSHOT_EVERY_S)
         finally:
             await self._reader.close()
 
     async def once(self) -> None:
         try:
-            look = await self._reader.look()
+            snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
             if self.holdings.away is None:
                 log.warning("broker_does_not_answer", reason=str(error))
@@ -108,17 +114,17 @@ class SystemWatch:
             self._metrics.answers.set(0)
             return
         before = {holding.partition: holding for holding in self.holdings.unheld()}
-        self.holdings = self.holdings.saw(look)
+        self.holdings = self.holdings.saw(snapshot)
         for each in self.holdings.unheld():
             if each.partition not in before:
                 log.warning("partition_without_reader", group=each.group, topic=each.topic, partition=each.partition)
-        self._count_polls(look)
-        self._metrics.show(self.holdings, look.at_ms)
+        self._count_polls(snapshot)
+        self._metrics.show(self.holdings, snapshot.at_ms)
 
-    def _count_polls(self, look: Look) -> None:
-        done = sum(offset for group in look.groups if group.name == "poller" for offset in group.committed.values())
-        self._polled.append((look.at_ms, done))
-        while self._polled[0][0] < look.at_ms - RATE_MS:
+    def _count_polls(self, snapshot: Snapshot) -> None:
+        done = sum(offset for group in snapshot.groups if group.name == "poller" for offset in group.committed.values())
+        self._polled.append((snapshot.at_ms, done))
+        while self._polled[0][0] < snapshot.at_ms - RATE_MS:
             self._polled.popleft()
 
     def idle(self, row: JobRow, sight: Sight) -> Wait | None:
@@ -139,6 +145,7 @@ class SystemWatch:
 
 def system_watch(settings: RuntimeSettings, now_ms: NowMs, registry: CollectorRegistry | None = None) -> SystemWatch:
     topics = sorted({topic for group in GROUPS.values() for topic in group})
+    topics += [f"{OF_TENANTS}{tenant}" for tenant in settings.request_tenants]
     return SystemWatch(GroupReader(settings, tuple(GROUPS), topics, now_ms), now_ms, registry)
 
 
@@ -183,6 +190,7 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     told = unheld_sentences(held.unheld())
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
+    told += held_back_sentences(held_back(held, now_ms))
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
@@ -215,6 +223,23 @@ def still(held: Holdings, now_ms: int) -> list[Holding]:
 def near_end_of_retention(held: Holdings) -> list[Holding]:
     """Partitions of which retention may soon delete records that are not read yet."""
     return sorted((each for each in held.held.values() if each.near_end_of_retention), key=_order)
+
+
+def held_back(held: Holdings, now_ms: int) -> list[Holding]:
+    """Partitions that can't be read on, as a transaction in them has been open for `STILL_MS_TOLD`."""
+    if held.away is not None:
+        return []
+    return sorted((each for each in held.held.values() if each.held_back_ms(now_ms) >= STILL_MS_TOLD), key=_order)
+
+
+def held_back_sentences(found: Sequence[Holding]) -> list[str]:
+    return [
+        f"a transaction that its producer left open at offset {each.end} of partition {each.partition} of {each.topic} "
+        f"holds back {each.held_back} records from the {reader_of(each.group)} since "
+        f"{time_of(each.held_back_since_ms)}: the broker aborts it after the producer's transaction.timeout.ms, or "
+        "`kafka-transactions.sh abort` does"
+        for each in found
+    ]
 
 
 def still_sentences(found: Sequence[Holding]) -> list[str]:
@@ -258,7 +283,7 @@ def _processes(held: Holdings) -> list[ProcessView]:
             view = found.setdefault(place, _process(place, name))
             view["address"] = member.host
             view["parts"] = sorted({*view["parts"], group.name})
-            mine = {f"{topic}/{number}" for topic, number in member.partitions if topic in GROUPS.get(group.name, ())}
+            mine = {f"{topic}/{number}" for topic, number in member.partitions if reads(group.name, topic)}
             view["partitions"] = sorted({*view["partitions"], *mine})
     return [found[place] for place in sorted(found)]
 

@@ -10,7 +10,7 @@ from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.places import place_of
 from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import find_row, timeline_of
-from backstop.readmodel.why import Seen, WhyView, next_at_ms, next_poll_of, turn_of, why
+from backstop.readmodel.why import JobSituation, WhyView, next_at_ms, next_poll_of, turn_of, why
 from backstop.runtime.http.routes import Answer, Route, declare
 from backstop.runtime.process.clock import NowMs
 from receiver.lane_watch import LaneWatch
@@ -57,12 +57,12 @@ def add_why_route(
         if row is None:
             if just_taken.find(job_id, tenant) is None:
                 raise ReadRefusal(problems.not_found("job"))
-            seen = Seen(Absent(), at_ms)
+            seen = JobSituation(Absent(), at_ms)
         else:
             held = () if watch is None else tuple(
                 watch.book.holding(model=row.model or "", tenant=tenant, tags=row.tags)
             )  # fmt: skip
-            seen = Seen(
+            seen = JobSituation(
                 decode_job_state(row.fold_state),
                 at_ms,
                 None if row.result is None else decode(RESULT, row.result),

@@ -94,7 +94,7 @@ def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
         text = headers.get(header)
         if text is None:
             continue
-        if not text.isdecimal() or len(text) > 15:
+        if not (text.isascii() and text.isdecimal()) or len(text) > 15:
             raise refusal(header, f"{header} must be a whole number.")
         given[field] = int(text)
     return given

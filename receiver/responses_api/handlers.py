@@ -14,10 +14,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NoReturn
 
-import orjson
 from aiohttp import web
 
 from backstop.runtime.authority import authority_of
+from backstop.runtime.errors import BlobStoreError
 from backstop.runtime.http.routes import Asked, BadParameterError, query_of
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.sources import Sources
@@ -38,11 +38,11 @@ from receiver.responses_api.errors import to_failed_response
 from receiver.responses_api.items import PageOf, input_items, page
 from receiver.responses_api.noting import BEGAN, retry_number
 from receiver.responses_api.repeats import Repeats
-from receiver.responses_api.responses import Responses, Shown
+from receiver.responses_api.responses import Responses, ShownResponse, unstored_marks
 from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
 from receiver.responses_api.streaming import ResponseStreams
-from receiver.responses_api.waiting import Waiter, WaitingCreates, Who
-from receiver.responses_api.wire import deleted_object, response_object
+from receiver.responses_api.waiting import WaitingConnection, WaitingCreates, Who
+from receiver.responses_api.wire import deleted_object, response_object, text_of
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
 from streams.submission import Prepared, prepare
@@ -88,6 +88,8 @@ class _Began:
     """Of the submission."""
     response_id: str = ""
     document: dict[str, Any] = field(default_factory=dict)
+    rest: bytes = b""
+    """Members that `document` lacks (`Shown.rest`)."""
     headers: dict[str, str] = field(default_factory=dict)
     listener: Listener | None = None
 
@@ -129,11 +131,11 @@ class ResponsesIngress:
                 )  # fmt: skip
             if began.waits:
                 assert self._waiting is not None
-                waiter = Waiter(request, began.who, began.response_id)
+                waiter = WaitingConnection(request, began.who, began.response_id)
                 return await self._waiting.answer(
                     waiter, began.headers, partial(_finished, unstored=began.unstored, sha256=began.sha256)
                 )
-            return _json(began.document, began.headers)
+            return _json(began.document, began.headers, rest=began.rest)
 
     async def _begin(self, request: web.Request, held: AsyncExitStack) -> "_Began":
         """Read, check and submit the create. Its body is released before the wait for the answer."""
@@ -182,8 +184,9 @@ class ResponsesIngress:
         limits, tenant, response_id = self._limits, began.who[0], began.response_id
         # Keep the submission as a blob: reads show the request, which they find by the hash in the read model.
         verdict = await self._submissions.take(
-            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True
-        )
+            prepared, qualified_job_id(tenant, response_id), tenant, chosen=chosen, keep=True,
+            marks=unstored_marks(tenant, response_id) if began.unstored else (),
+        )  # fmt: skip
         if isinstance(verdict, NotTaken):
             refuse(verdict, limits.retry_after_s)
         if verdict.repeated:
@@ -192,13 +195,13 @@ class ResponsesIngress:
                 began.unstored and await self._responses.is_unstored(tenant, response_id)
             ):
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since; its Idempotency-Key stays used
-        if began.unstored:
+        if began.unstored and (verdict.repeated or not verdict.marked):
             await self._unstore(tenant, response_id)
         if verdict.repeated and not began.waits:
-            with suppress(ReadsAwayError):
+            with suppress(ReadsAwayError, BlobStoreError, Refusal):
                 shown = await self._responses.find(tenant, response_id, hidden_too=began.unstored)
                 if shown is not None:
-                    began.document = shown.document
+                    began.document, began.rest = shown.document, shown.rest
                     return
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
         echoed = prepared.submit.request | ({FIELD: given_previous} if given_previous is not None else {})
@@ -208,7 +211,7 @@ class ResponsesIngress:
         try:
             await self._responses.hide_unstored(tenant, response_id)
         except OSError as error:
-            # The log has the job, so it is too late to refuse the create.
+            # The log has the job, which an earlier create made: it is too late to refuse this one.
             log.error("not_unstored", job_id=response_id, error_type=type(error).__name__, errno=error.errno)
 
     def _id_for(self, key: str | None, began: "_Began", request: web.Request) -> str:
@@ -231,7 +234,8 @@ class ResponsesIngress:
         asked = _asked(request, RetrieveQuery)
         tenant = tenant_of(request)
         if asked.stream != "true" and asked.starting_after is None:
-            return _json((await self._find(tenant, _path_id(request))).document)
+            shown = await self._find(tenant, _path_id(request))
+            return _json(shown.document, rest=shown.rest)
         if self._streams is None:
             raise refusal("stream", "This process does not stream; poll without stream and starting_after.")
         shown = await self._find(tenant, _path_id(request))
@@ -254,9 +258,11 @@ class ResponsesIngress:
         if not shown.ended:
             await self._cancels.publish(_cancel_of(response_id), tenant)
             shown = await self._ended_soon(tenant, response_id, shown)
-        return _json({**shown.document, "output": [], "store": False} if hidden else shown.document)
+        if hidden:
+            return _json({**shown.document, "output": [], "store": False})
+        return _json(shown.document, rest=shown.rest)
 
-    async def _ended_soon(self, tenant: str, response_id: str, shown: Shown) -> Shown:
+    async def _ended_soon(self, tenant: str, response_id: str, shown: ShownResponse) -> ShownResponse:
         """The response at its end, or as it is after `cancelled_s`."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._limits.cancelled_s
@@ -295,7 +301,7 @@ class ResponsesIngress:
             raise refusal("after", "after must be the id of an item of this response.")
         return _json(answer)
 
-    async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown:
+    async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> ShownResponse:
         """:raises Refusal: 404, there is no such response; 503, the read model is not reachable."""
         try:
             shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
@@ -347,7 +353,7 @@ def _asked(request: web.Request, kind: type[Asked]) -> Asked:
         raise refusal(error.name, f"{error}.") from None
 
 
-def _finished(shown: Shown, *, unstored: bool, sha256: str) -> web.Response:
+def _finished(shown: ShownResponse, *, unstored: bool, sha256: str) -> web.Response:
     """The answer to a waiting create. If the id belongs to another submission, only the conflict is told."""
     if shown.request_sha256 is not None and shown.request_sha256 != sha256:
         return to_failed_response(HTTPStatus.CONFLICT, "job_id_taken", ID_TAKEN)
@@ -355,7 +361,7 @@ def _finished(shown: Shown, *, unstored: bool, sha256: str) -> web.Response:
     failure = failure_of(shown.document, shown.outcome)
     if failure is not None:
         return to_failed_response(failure.status, failure.code, failure.message)
-    return _json({**shown.document, "store": False} if unstored else shown.document)
+    return _json({**shown.document, "store": False} if unstored else shown.document, rest=shown.rest)
 
 
 def _is_obfuscated(asked: dict[str, Any]) -> bool:
@@ -363,7 +369,7 @@ def _is_obfuscated(asked: dict[str, Any]) -> bool:
     return not isinstance(options, dict) or options.get("include_obfuscation") is not False
 
 
-def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+def _json(document: dict[str, Any], headers: dict[str, str] | None = None, *, rest: bytes = b"") -> web.Response:
     return web.Response(
-        body=orjson.dumps(document), content_type="application/json", headers={**SECURITY_HEADERS, **(headers or {})}
+        body=text_of(document, rest), content_type="application/json", headers={**SECURITY_HEADERS, **(headers or {})}
     )

@@ -8,16 +8,18 @@ from typing import Any
 
 import orjson
 
-from backstop.runtime.blobs import BlobStore, get_body
-from backstop.runtime.errors import BlobMissingError
+from backstop.runtime.blobs import BlobStore, get_body, get_data
+from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from receiver.ingress.previous import FIELD, PreviousResponses
 from receiver.ingress.submissions import APPEAR_POLL_S, Submissions
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
 from receiver.responses_api.wire import ended_object, response_object
+from schemas.base import BlobBody, Body
 from schemas.codec import canonical
 from schemas.job_ids import qualified_job_id
 from schemas.statuses import JobOutcome, response_status
+from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests
 
 ECHOES_MAX = 2_000
 ECHO_BYTES_MAX = 16_384
@@ -27,14 +29,17 @@ UNSTORED = "unstored response"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownResponse:
     """The Response object with what the read model knows of its job."""
 
     document: dict[str, Any]
+    """Without the members in `rest`."""
     ended: bool
     request_sha256: str | None
     finished_at_ms: int | None = None
     outcome: JobOutcome | None = None
+    rest: bytes = b""
+    """The JSON object of the large members of a large response; empty if there are none."""
 
 
 class Responses:
@@ -47,10 +52,11 @@ class Responses:
         self._previous = previous
         self._blobs = blobs
         self._limits = limits
+        self._large = LargeRequests()
         self._echoes: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._hidden: OrderedDict[str, None] = OrderedDict()
 
-    async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> Shown | None:
+    async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> ShownResponse | None:
         """The response; None if the tenant has no such response, or (without `hidden_too`) has deleted it.
 
         :raises ReadsAwayError: the read model is not reachable, and this process did not accept the response recently.
@@ -70,14 +76,14 @@ class Responses:
                 document = response_object(
                     response_id, "queued", model=accepted.model, created_at_ms=accepted.submitted_at_ms, request=echo
                 )
-                return Shown(document, ended=False, request_sha256=accepted.request_sha256)
+                return ShownResponse(document, ended=False, request_sha256=accepted.request_sha256)
             if away is not None:
                 raise away
             if self._reads is None or loop.time() >= deadline_s:
                 return None
             await asyncio.sleep(APPEAR_POLL_S)
 
-    async def ended(self, tenant: str, response_id: str) -> Shown | None:
+    async def ended(self, tenant: str, response_id: str) -> ShownResponse | None:
         """The response if it has ended, deleted or not: for creates that wait for it. Else None.
 
         :raises ReadsAwayError: the read model is not reachable.
@@ -85,10 +91,16 @@ class Responses:
         seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
         return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
 
-    async def asked(self, request_sha256: str) -> dict[str, Any] | None:
-        """The request as it was submitted; None if it is not stored (any more)."""
+    async def asked(self, request_sha256: str, *, small: bool = False) -> dict[str, Any] | None:
+        """The request as it was submitted, with `small` without its large members; None if it is not stored (any
+        more).
+        """
         try:
-            submission = orjson.loads(await self._blobs.get(request_sha256))
+            data = await self._blobs.get(request_sha256)
+            if small and len(data) > BYTES_MAX:
+                read = await self._apart(data, "request")
+                return None if read is None else read.members
+            submission = orjson.loads(data)
         except (BlobMissingError, orjson.JSONDecodeError):
             return None
         request = submission.get("request") if isinstance(submission, dict) else None
@@ -107,8 +119,9 @@ class Responses:
 
         :raises OSError: a tombstone could not be stored.
         """
-        await self._blobs.put(_tombstone(tenant, response_id, UNSTORED))
-        await self.hide(tenant, response_id)
+        for mark in unstored_marks(tenant, response_id):
+            await self._blobs.put(mark)
+        self._remember_hidden(qualified_job_id(tenant, response_id))
 
     async def is_hidden(self, tenant: str, response_id: str) -> bool:
         job_id = qualified_job_id(tenant, response_id)
@@ -131,7 +144,7 @@ class Responses:
         except ReadsAwayError as error:
             return None, error
 
-    async def _shown(self, tenant: str, response_id: str, seen: SeenJob) -> Shown:
+    async def _shown(self, tenant: str, response_id: str, seen: SeenJob) -> ShownResponse:
         sha256, result = seen.request_sha256, seen.result
         echo = await self._echo(tenant, sha256) if sha256 is not None else {}
         if result is None:
@@ -142,26 +155,41 @@ class Responses:
                 created_at_ms=seen.submitted_at_ms,
                 request=echo,
             )
-            return Shown(document, ended=False, request_sha256=sha256)
-        provided: Any = None
-        if result.response is not None:
-            try:
-                provided = await get_body(self._blobs, result.response)
-            except BlobMissingError:
-                provided = None
+            return ShownResponse(document, ended=False, request_sha256=sha256)
+        provided = None if result.response is None else await self._provided(result.response)
         document = ended_object(
-            response_id, result, provided if isinstance(provided, dict) else None,
+            response_id, result, None if provided is None else provided.members,
             created_at_ms=seen.submitted_at_ms, request=echo, previous_response_id=echo.get(FIELD),
         )  # fmt: skip
+        for name in () if provided is None else provided.names:
+            document.pop(name, None)
         finished_at_ms = result.timings.finished_at_ms
-        return Shown(document, True, sha256, finished_at_ms, result.outcome)
+        rest = b"" if provided is None else provided.rest
+        return ShownResponse(document, True, sha256, finished_at_ms, result.outcome, rest)
+
+    async def _apart(self, data: bytes | memoryview, member: str | None = None) -> LargeRequest | None:
+        """:raises BlobStoreError: there is no process for it now."""
+        try:
+            return await self._large.read(data, member)
+        except OSError as error:
+            raise BlobStoreError(f"a large body can't be read now: {error}") from error
+
+    async def _provided(self, body: Body) -> LargeRequest | None:
+        """The provider's object; None if it is no longer stored. A large one is read apart."""
+        try:
+            if isinstance(body, BlobBody) and body.size_bytes > BYTES_MAX:
+                return await self._apart(await get_data(self._blobs, body))
+            value = await get_body(self._blobs, body)
+        except BlobMissingError:
+            return None
+        return LargeRequest(value, b"") if isinstance(value, dict) else None
 
     async def _echo(self, tenant: str, request_sha256: str) -> Mapping[str, Any]:
         """The request without its input, with Backstop's id as `previous_response_id`; empty if it is not stored."""
         remembered = self._echoes.get(f"{tenant}\n{request_sha256}")
         if remembered is not None:
             return remembered
-        asked = await self.asked(request_sha256)
+        asked = await self.asked(request_sha256, small=True)
         if asked is None:
             return {}
         echo = {name: value for name, value in asked.items() if name != "input"}
@@ -178,6 +206,11 @@ class Responses:
         self._hidden[job_id] = None
         if len(self._hidden) > HIDDEN_REMEMBERED_MAX:
             self._hidden.popitem(last=False)
+
+
+def unstored_marks(tenant: str, response_id: str) -> tuple[bytes, ...]:
+    """What hides the response of a create with `store: false`; to be stored before the log has its job."""
+    return (_tombstone(tenant, response_id, UNSTORED), _tombstone(tenant, response_id))
 
 
 def _tombstone(tenant: str, response_id: str, kind: str = DELETED) -> bytes:

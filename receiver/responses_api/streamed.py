@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from receiver.partial_output.history import Event, JobHistory, Run
-from receiver.responses_api.wire import as_open
+from receiver.responses_api.wire import as_open, text_of
 from schemas.codec import canonical
 from schemas.statuses import OPEN_RESPONSE_STATUSES, ResponseStatus
 
@@ -24,7 +24,11 @@ _STATUS_OF: Final[Mapping[str, ResponseStatus]] = {f"response.{status}": status 
 class EndedResponse(Protocol):
     @property
     def document(self) -> Mapping[str, Any]:
-        """The Response object at its end."""
+        """The Response object at its end, without the members in `rest`."""
+
+    @property
+    def rest(self) -> bytes:
+        """The JSON object of its large members; empty if there are none."""
 
 
 class ResponseView:
@@ -80,7 +84,12 @@ class ResponseView:
         run = _run_of(history)
         number = run.end_number if run is not None and run.end_number is not None else 0
         document = ended.document
-        return _frame(f"response.{document['status']}", max(number, self._last + 1), {"response": document})
+        kind, number = f"response.{document['status']}", max(number, self._last + 1)
+        if not ended.rest:
+            return _frame(kind, number, {"response": document})
+        head = canonical({"type": kind, "sequence_number": number})
+        data = b'%b,"response":%b}' % (head[:-1], text_of(document, ended.rest))
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
 
     def _shown(self, event: Event, provider_id: bytes) -> bytes:
         status = _STATUS_OF.get(event.kind)

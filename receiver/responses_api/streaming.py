@@ -17,7 +17,7 @@ from receiver.partial_output.listeners import Listener, Live, listening
 from receiver.partial_output.serving import View, is_recent, serve_events
 from receiver.problems import SECURITY_HEADERS, unavailable
 from receiver.responses_api.creates import refusal
-from receiver.responses_api.responses import Responses, Shown
+from receiver.responses_api.responses import Responses, ShownResponse
 from receiver.responses_api.streamed import ResponseView
 from schemas.job_ids import qualified_job_id
 
@@ -54,18 +54,20 @@ class ResponseStreams:
             await self._covered(listener, view)
             if view.is_over(listener.history):
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)
-            events: View[Shown] = view
+            events: View[ShownResponse] = view
             return await serve_events(
                 request, listener, events,
                 partial(self._ended, tenant, response_id, listener, hidden_too=unstored, sha256=sha256),
                 self._limits, self._live.metrics, view.first(), recent=self._is_recent, headers=headers,
             )  # fmt: skip
 
-    async def refuse_unstreamed(self, shown: Shown) -> None:
+    async def refuse_unstreamed(self, shown: ShownResponse) -> None:
         """:raises Refusal: 422 (400 at OpenAI's API), the response was not created with `stream: true`. If its request
         is no longer stored, it is not refused.
         """
-        asked = await self._responses.asked(shown.request_sha256) if shown.request_sha256 is not None else None
+        asked = (
+            await self._responses.asked(shown.request_sha256, small=True) if shown.request_sha256 is not None else None
+        )
         if asked is not None and asked.get("stream") is not True:
             raise refusal("stream", "This response cannot be streamed because it was not created with stream=true.")
 
@@ -90,7 +92,7 @@ class ResponseStreams:
 
     async def _ended(
         self, tenant: str, response_id: str, listener: Listener, *, hidden_too: bool, sha256: str | None
-    ) -> Shown | None:
+    ) -> ShownResponse | None:
         try:
             shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
@@ -101,6 +103,6 @@ class ResponseStreams:
             listener.stopped = True  # deleted meanwhile, or the response of another submission
         return shown if shown is not None and shown.ended else None
 
-    def _is_recent(self, ended: Shown) -> bool:
+    def _is_recent(self, ended: ShownResponse) -> bool:
         at_ms = ended.finished_at_ms
         return at_ms is not None and is_recent(at_ms, self._now_ms(), self._limits)

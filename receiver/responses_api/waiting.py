@@ -31,11 +31,12 @@ from backstop.runtime.http.routes import JSON
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.shares import Shares
 from receiver.access.identity import UNAUTHENTICATED
+from receiver.answers import write_pieces
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import POLL_AGAIN_S, POLL_BLIND_S, Changes, TooManyListenersError, Watch
 from receiver.problems import SECURITY_HEADERS, Refusal, unavailable
-from receiver.responses_api.responses import Responses, Shown
+from receiver.responses_api.responses import Responses, ShownResponse
 from schemas.job_ids import qualified_job_id
 
 GREED: Final = 4
@@ -50,7 +51,7 @@ Who = tuple[str, str, str]
 
 
 @dataclass(slots=True, eq=False)
-class Waiter:
+class WaitingConnection:
     """One connection that waits for one response."""
 
     request: web.Request
@@ -77,8 +78,8 @@ class WaitingCreates:
         self._responses = responses
         self._limits = limits
         self._shares = Shares(limits.waiting_creates_max, GREED)
-        self._waiters: dict[Who, list[Waiter]] = {}
-        self._left: dict[Waiter, None] = {}
+        self._waiters: dict[Who, list[WaitingConnection]] = {}
+        self._left: dict[WaitingConnection, None] = {}
         self._stopped = asyncio.Event()
         self._places = Gauge("backstop_waiting_creates", "Creates that wait for their answer.", registry=registry)
         self._ends = Counter(
@@ -123,7 +124,7 @@ class WaitingCreates:
         return None
 
     async def answer(
-        self, waiter: Waiter, headers: dict[str, str], finished: Callable[[Shown], web.Response]
+        self, waiter: WaitingConnection, headers: dict[str, str], finished: Callable[[ShownResponse], web.Response]
     ) -> web.StreamResponse:
         """Wait for the response to end, and answer with what `finished` makes of it.
 
@@ -146,7 +147,7 @@ class WaitingCreates:
         return response
 
     async def _answer(
-        self, waiter: Waiter, headers: dict[str, str], finished: Callable[[Shown], web.Response]
+        self, waiter: WaitingConnection, headers: dict[str, str], finished: Callable[[ShownResponse], web.Response]
     ) -> tuple[str, web.StreamResponse]:
         limits, request = self._limits, waiter.request
         sending = web.StreamResponse(
@@ -180,11 +181,11 @@ class WaitingCreates:
             return _ended_early(request, sending)
         return "answered", sending
 
-    async def _ended(self, waiter: Waiter) -> Shown | None:
+    async def _ended(self, waiter: WaitingConnection) -> ShownResponse | None:
         try:
             return await self._responses.ended(waiter.who[0], waiter.response_id)
-        except (ReadsAwayError, BlobStoreError):
-            return None  # the job is not affected: keep waiting
+        except (ReadsAwayError, BlobStoreError, Refusal):
+            return None  # the log has the job: keep waiting, also for room in the memory for answers
 
     async def _write(self, request: web.Request, sending: web.StreamResponse, data: bytes) -> bool:
         """False if the client has disconnected or does not read."""
@@ -192,13 +193,13 @@ class WaitingCreates:
             async with asyncio.timeout(self._limits.stream_write_s):
                 if not sending.prepared:
                     await sending.prepare(request)
-                await sending.write(data)
+            await write_pieces(sending.write, data, self._limits.stream_write_s)
         except (ConnectionError, TimeoutError):
             return False
         return True
 
     @asynccontextmanager
-    async def _watching(self, waiter: Waiter) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+    async def _watching(self, waiter: WaitingConnection) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
         """A function that waits for news of the job's end, for the given seconds at most."""
         tenant, job_id = waiter.who[0], qualified_job_id(waiter.who[0], waiter.response_id)
         watch: Watch | None = None
@@ -225,13 +226,13 @@ class WaitingCreates:
             await begin()
             yield changed
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _leave(self, waiter: WaitingConnection) -> None:
         waiter.left_at_s = monotonic_s()
         self._left[waiter] = None
         while len(self._left) > self._limits.repeats_remembered_max:
             self._forget(next(iter(self._left)))
 
-    def _forget(self, waiter: Waiter) -> None:
+    def _forget(self, waiter: WaitingConnection) -> None:
         self._left.pop(waiter, None)
         waiters = self._waiters.get(waiter.who, [])
         if waiter in waiters:

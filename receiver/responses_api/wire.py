@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import orjson
+
 from schemas.requests import METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE
 from schemas.results import JobResult
 from schemas.statuses import ResponseStatus, end_response_status
@@ -90,6 +92,12 @@ def ended_object(
     if status == "failed" and not shown.get("error"):
         shown["error"] = _error(result)
     return shown
+
+
+def text_of(document: Mapping[str, Any], rest: bytes = b"") -> bytes:
+    """The JSON of a response. `rest`: the JSON object of its members that `document` lacks; empty if there are none."""
+    text = orjson.dumps(document)
+    return text if not rest else b"%b,%b" % (text[:-1], rest[1:])
 
 
 def as_open(document: Mapping[str, Any], status: ResponseStatus) -> dict[str, Any]:

@@ -79,9 +79,11 @@ class OpenAIClient:
         self._requests = Requests(make_sdk(account, limits.calls_max + CONNECTIONS_SPARE, self._answers))
 
     async def create(
-        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
+        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int, rest: bytes = b""
     ) -> Reply:
-        """`POST /responses`, once, with `background`, `store`, and metadata to find the response again."""
+        """`POST /responses`, once, with `background`, `store`, and metadata to find the response again. `rest`: see
+        `Provider.create`.
+        """
         given = request.get("metadata")
         ours = {METADATA_JOB: job_id, METADATA_ATTEMPT: str(attempt), METADATA_TENANT: tenant}
         body = {
@@ -97,7 +99,7 @@ class OpenAIClient:
             return await self._requests.send(
                 "POST",
                 "/responses",
-                content=orjson.dumps(body),
+                content=(orjson.dumps(body),) if not rest else (orjson.dumps(body)[:-1], b",", rest[1:]),
                 # The API does not promise to honour this header, and nothing here relies on it.
                 headers={"Idempotency-Key": f"{job_id}/{attempt}"},
                 timeouts=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),

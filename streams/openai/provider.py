@@ -70,9 +70,11 @@ class OpenAIProvider:
         return cls(client, streams, now_ms, rules=rules, account=account.name)
 
     async def create(
-        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
+        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int, rest: bytes = b""
     ) -> Accepted | Rejected | Unknown:
-        reply = await self._client.create(request, job_id=job_id, attempt=attempt, tenant=tenant, timeout_ms=timeout_ms)
+        reply = await self._client.create(
+            request, job_id=job_id, attempt=attempt, tenant=tenant, timeout_ms=timeout_ms, rest=rest
+        )
         return read_create(reply, self._now_ms(), self._rules)
 
     async def poll(

@@ -25,7 +25,7 @@ _RATES = ("concurrent", "requests_per_min", "tokens_per_min", "tokens_per_day", 
 _FIELDS = (*_RATES, "weight")
 
 
-class Rule(BaseModel):
+class LimitRule(BaseModel):
     """One rule of the limits file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,14 +67,14 @@ class Rule(BaseModel):
         return _merged([self])
 
 
-_RULES: TypeAdapter[list[Rule]] = TypeAdapter(Annotated[list[Rule], Field(max_length=RULES_MAX)])
+_RULES: TypeAdapter[list[LimitRule]] = TypeAdapter(Annotated[list[LimitRule], Field(max_length=RULES_MAX)])
 
 
 @dataclass(frozen=True, slots=True)
 class LimitRules:
     """The operator's rules."""
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[LimitRule, ...] = ()
 
     def lane(self, account: str, model: str) -> Rates:
         return _merged([rule for rule in self.rules if rule.tenant is None and _fits(rule, account, model)])
@@ -94,7 +94,7 @@ class LimitRules:
             for rule in self.rules
         )
 
-    def _of_tenant(self, tenant: str) -> list[Rule]:
+    def _of_tenant(self, tenant: str) -> list[LimitRule]:
         return [rule for rule in self.rules if rule.tenant is not None and _match(rule.tenant, tenant)]
 
 
@@ -126,14 +126,14 @@ def read_rules(text: str) -> LimitRules:
     return LimitRules(tuple(sorted(rules, key=_exactness)))
 
 
-def _exactness(rule: Rule) -> tuple[int, ...]:
+def _exactness(rule: LimitRule) -> tuple[int, ...]:
     """The more exact a rule, the later it stands: an exact name after a prefix, a long prefix after a short one."""
     return tuple(
         part for name in (rule.tenant or "*", rule.model, rule.account) for part in (not name.endswith("*"), len(name))
     )
 
 
-def _fits(rule: Rule, account: str, model: str) -> bool:
+def _fits(rule: LimitRule, account: str, model: str) -> bool:
     return _match(rule.account, account) and _match(rule.model, model)
 
 
@@ -141,7 +141,7 @@ def _match(pattern: str, name: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-def _merged(rules: Sequence[Rule]) -> Rates:
+def _merged(rules: Sequence[LimitRule]) -> Rates:
     numbers: dict[str, float | None] = {}
     for rule in rules:
         numbers |= {name: value for name in _RATES if (value := getattr(rule, name)) is not None}

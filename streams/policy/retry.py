@@ -27,7 +27,7 @@ Spend = Literal["paid", "unpaid", "doubtful", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Backoff:
     """The backoff of a cause: `first` times the policy's base, doubled for each consecutive end with that cause, at
     most `most` times the policy's maximum. Full jitter.
     """
@@ -113,19 +113,19 @@ def wait_ms(policy: JobPolicy, seed: str, cause: Cause, told_ms: int, streak: in
     return max(1, round(full_ms * (1 - fraction(seed))))
 
 
-def _wait(cause: Cause) -> Wait:
+def _wait(cause: Cause) -> Backoff:
     """With the defaults (1 s, 60 s): overload 5 s to 5 min, errors of the provider 2 s to 5 min, passing conditions 2 s
     to 1 min, others 1 s to 1 min.
     """
     match cause:
         case "overloaded":
-            return Wait(5, 5)
+            return Backoff(5, 5)
         case "faulty":
-            return Wait(2, 5)
+            return Backoff(2, 5)
         case "later" | "odd":
-            return Wait(2, 1)
+            return Backoff(2, 1)
         case "account" | "held" | "unsent" | "limited" | "never":
-            return Wait(1, 1)
+            return Backoff(1, 1)
         case _:
             assert_never(cause)
 

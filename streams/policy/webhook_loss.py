@@ -28,7 +28,7 @@ MISSED_MAX = 5
 CLASSES_MAX = 500
 
 
-class Tally:
+class WebhookTally:
     """Ends and misses of the last `span_ms`, in slots of `slot_ms`."""
 
     def __init__(self, span_ms: int, slot_ms: int) -> None:
@@ -58,9 +58,9 @@ class WebhookLoss:
     """The share of ends without a webhook in time, by class and of all."""
 
     def __init__(self, *, expected: bool = True) -> None:
-        self._recent = Tally(RECENT_MS, RECENT_SLOT_MS)
-        self._hour = Tally(HOUR_MS, HOUR_SLOT_MS)
-        self._classes: dict[str, Tally] = {}
+        self._recent = WebhookTally(RECENT_MS, RECENT_SLOT_MS)
+        self._hour = WebhookTally(HOUR_MS, HOUR_SLOT_MS)
+        self._classes: dict[str, WebhookTally] = {}
         self._missed = 0 if expected else MISSED_MAX
 
     @property
@@ -81,7 +81,7 @@ class WebhookLoss:
         if tally is None:
             if len(self._classes) >= CLASSES_MAX:
                 self._forget(now_ms)
-            tally = self._classes[of] = Tally(RECENT_MS, RECENT_SLOT_MS)
+            tally = self._classes[of] = WebhookTally(RECENT_MS, RECENT_SLOT_MS)
         tally.add(missed, now_ms)
 
     def share(self, of: str | None, now_ms: int) -> float:
@@ -105,6 +105,6 @@ class WebhookLoss:
             del self._classes[of]
 
 
-def _with_prior(tally: Tally, prior: float, now_ms: int) -> float:
+def _with_prior(tally: WebhookTally, prior: float, now_ms: int) -> float:
     tally.turn(now_ms)
     return (tally.misses + PRIOR_ENDS * prior) / (tally.ends + PRIOR_ENDS)

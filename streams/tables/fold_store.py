@@ -19,7 +19,7 @@ from faust.types import TP
 from backstop.runtime.process.clock import monotonic_s
 from streams import metrics
 from streams.ports import RowWatch
-from streams.tables.partition_db import PartitionDb, StoreDamagedError, StoreLimits, newest_change_s, set_aside
+from streams.tables.partition_db import PartitionDb, StoreDamagedError, StoreLimits, mark_damaged, newest_change_s
 
 STALE_AFTER_S = 5 * 86_400
 """A local store unchanged for longer is rebuilt. The changelog drops tombstones after `TOMBSTONE_RETENTION_MS`; a store
@@ -115,7 +115,7 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         if db is not None:
             self.newest_lost[partition], _ = self.newest[partition]
             db.close()
-        self._set_aside(partition, reason)
+        self._mark_damaged(partition, reason)
 
     def reset_state(self) -> None:
         for partition in list(self.dbs):
@@ -161,7 +161,9 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         path = self.partition_path(partition)
         changed_s = newest_change_s(path)
         if changed_s is not None and self.app.now_s() - changed_s > STALE_AFTER_S:
-            self._set_aside(partition, f"unchanged for {STALE_AFTER_S} s, so it may miss tombstones that have expired")
+            self._mark_damaged(
+                partition, f"unchanged for {STALE_AFTER_S} s, so it may miss tombstones that have expired"
+            )
         reason = ""
         try:
             yield from self._checking(partition)
@@ -170,7 +172,7 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
         if reason:
             # Not in the `except`: the error's traceback refers to an iterator, which keeps the store open and locked.
             gc.collect()
-            self._set_aside(partition, reason)
+            self._mark_damaged(partition, reason)
             yield from self._checking(partition)
 
     def _checking(self, partition: int) -> Iterator[None]:
@@ -210,11 +212,11 @@ class FoldStore(Store):  # type: ignore[misc]  # faust is untyped
                 newest = (version, key)
         self.newest[partition] = newest
 
-    def _set_aside(self, partition: int, reason: str) -> None:
+    def _mark_damaged(self, partition: int, reason: str) -> None:
         path = self.partition_path(partition)
         if not os.path.lexists(path):
             return
-        target = set_aside(path)
-        self.log.error("%s: set aside as %s and rebuilt from the changelog: %s", path, target, reason)
+        target = mark_damaged(path)
+        self.log.error("%s: kept as %s and rebuilt from the changelog: %s", path, target, reason)
         if self._on_damage is not None:
             self._on_damage(self.table_name, partition, target, reason)

@@ -197,7 +197,7 @@ def _hash(key: bytes, value: bytes) -> int:
     return int.from_bytes(blake2b(b"%d:%b%b" % (len(key), key, value), digest_size=_DIGEST_BYTES).digest())
 
 
-def set_aside(path: Path) -> Path:
+def mark_damaged(path: Path) -> Path:
     """Rename a store to `<name>.damaged-<n>`, so that an operator can examine it; returns the new path."""
     number = 1
     while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer
 
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.kafka.topic_follower import TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
@@ -43,7 +43,7 @@ class LaneBoard:
         self._publisher = publisher
         self._now_ms = now_ms
         self._topic = TopicFollower(
-            settings, [TOPIC], self._take, name="lanes", again_s=READ_AGAIN_S, consumer=consumer
+            settings, FollowedTopics("lanes", [TOPIC], READ_AGAIN_S), self._take, consumer=consumer
         )
         self._queue: asyncio.Queue[LaneFact] = asyncio.Queue(QUEUE_MAX)
         lanes.join(self._put)

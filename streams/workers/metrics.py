@@ -161,7 +161,7 @@ class FollowerMetrics:
             ("how",), registry=registry,
         )  # fmt: skip
         self._truncated = Counter(
-            "backstop_streams_cut_total", "Responses whose partial output was truncated, by reason.",
+            "backstop_streams_truncated_total", "Responses whose partial output was truncated, by reason.",
             ("reason",), registry=registry,
         )  # fmt: skip
         self.open = Gauge("backstop_streams_open", "Streams that are read now.", registry=registry)
@@ -184,5 +184,5 @@ class FollowerMetrics:
         """:param how: a constant of Backstop, or the name of an exception class."""
         self._lost.labels(how).inc()
 
-    def cut(self, reason: str) -> None:
+    def truncated(self, reason: str) -> None:
         self._truncated.labels(reason).inc()

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer
 
-from backstop.runtime.kafka.topic_follower import TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
@@ -84,7 +84,7 @@ class PauseBoard:
         self._now_ms = now_ms
         self._read = asyncio.Event()
         self._topic = TopicFollower(
-            settings, [TOPIC], self._take, name="pauses", again_s=READ_AGAIN_S, caught_up=self._read.set,
+            settings, FollowedTopics("pauses", [TOPIC], READ_AGAIN_S), self._take, caught_up=self._read.set,
             consumer=consumer,
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ that answers to calls from before a reduction do not cause the next one."""
 
 HASTE_SHARE = 0.5
 TOLERATED_SHARE = 0.02
-CUT_MAX = 0.5
+DECREASE_MAX = 0.5
 """The largest reduction of the rate in one window, as a share."""
 
 BLOCKED_SHARE = 0.9
@@ -175,7 +175,7 @@ class PollRate:
         self._window_from_ms, self._window_from_per_s = self._filled_at_ms, self._rate_per_s
 
     def _meet(self, objections: int, calls: int, mean_per_s: float) -> None:
-        left = max(1 - CUT_MAX, 1 - objections / max(calls, WINDOW_CALLS_MIN))
+        left = max(1 - DECREASE_MAX, 1 - objections / max(calls, WINDOW_CALLS_MIN))
         if self._trouble is None:
             self._quick_to_per_s = max(self._rate_per_s / 2, self._quick_to_per_s * left)
             self._trouble = objections / calls, mean_per_s

@@ -185,8 +185,8 @@ class Following:
                 return answer.wait_ms
 
     def _truncated(self, why: TruncationReason) -> _Over:
-        self._metrics.cut(why)
-        log.info("stream_cut", response_id=self._of.response_id, job_id=self._of.job_id, reason=why)
+        self._metrics.truncated(why)
+        log.info("stream_truncated", response_id=self._of.response_id, job_id=self._of.job_id, reason=why)
         return _Over(cut=why)
 
     async def _put(self, told: Told) -> None:

@@ -15,8 +15,6 @@ from typing import Any, assert_never
 
 import structlog
 
-from backstop.runtime.blobs import get_body
-from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.process.failpoints import failpoint
@@ -28,6 +26,7 @@ from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUn
 from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
 from streams.answer_memory import holding
+from streams.large_requests import LargeRequest, LargeRequests
 from streams.policy.lanes import HELD_MS, Go, Held
 from streams.policy.latency import LatencyClass, latency_class
 from streams.policy.limits import NO_LIMITS, LimitRules
@@ -41,6 +40,7 @@ from streams.workers.lifetime import run_until
 from streams.workers.limits import SubmitterLimits
 from streams.workers.metrics import AttemptResult
 from streams.workers.request_memory import RequestMemory
+from streams.workers.request_reading import RequestReader
 from streams.workers.slots import Slots
 
 log = structlog.get_logger()
@@ -93,6 +93,7 @@ class Submitter(CommandWorker):
         self._rules = rules
         self._slots = Slots(limits.concurrency)
         self._memory_of_bodies = RequestMemory(limits.bodies_memory_bytes_max)
+        self._requests = RequestReader(self._bodies.blobs, self._metrics, LargeRequests())
         self._memories: dict[int, CommandMemory] = {}
         self._memories_epoch = -1
 
@@ -202,33 +203,14 @@ class Submitter(CommandWorker):
 
     async def _fact_within(self, item: _Due) -> Message:
         command = item.command
-        if isinstance(request := await self._request_of(command), Rejected):
-            return self._rejected(command, request)
+        read = await self._requests.read(command)
+        if isinstance(read, Rejected):
+            return self._rejected(command, read)
         if self._now_ms() > command.not_after_ms:
             return self._expired(command)
-        return await self._in_turn(item, request)
+        return await self._in_turn(item, read)
 
-    async def _request_of(self, command: CreateResponse) -> dict[str, Any] | Rejected:
-        """The request to send, or why it can't be sent now. Nothing was sent."""
-        try:
-            request = await get_body(self._bodies.blobs, command.request)
-        except BlobMissingError as error:
-            # An operator may restore the blob. A try costs nothing; `rejections_max` and the deadline bound the tries.
-            self._metrics.alarm("blob_missing")
-            log.error("request_unreadable", job_id=command.job_id, attempt=command.attempt, error=str(error))
-            return Rejected("faulty", "blob_missing", "the stored request can't be read")
-        except BlobStoreError as error:
-            # The blob store failed: the job tries again after its wait.
-            self._metrics.alarm("blob_store")
-            log.error("blob_store_trouble", job_id=command.job_id, attempt=command.attempt, error=str(error))
-            return Rejected("unsent", "blob_store_unavailable", "the blob store can't be used now")
-        return (
-            request
-            if isinstance(request, dict)
-            else Rejected("never", "not_an_object", "the request is no JSON object")
-        )
-
-    async def _in_turn(self, item: _Due, request: dict[str, Any]) -> Message:
+    async def _in_turn(self, item: _Due, read: LargeRequest) -> Message:
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
         turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
@@ -242,9 +224,8 @@ class Submitter(CommandWorker):
             wait_ms = max(0, turn.until_ms - self._now_ms())
             why = turn.why
             return self._rejected(command, Rejected("held", why.code, why.message, wait_ms), held_for=why.cause)
-        return await self._create(item, in_window(
-            request, soonest=command.soonest is True, continuation_id=command.continuation_id
-        ))  # fmt: skip
+        request = in_window(read.members, soonest=command.soonest is True, continuation_id=command.continuation_id)
+        return await self._create(item, request, read.rest)
 
     def _paused(self, command: CreateResponse, pause: CreatesPaused) -> AttemptRejected:
         self._metrics.attempt("held")
@@ -254,7 +235,7 @@ class Submitter(CommandWorker):
         self._metrics.attempt("expired")
         return self._rejected(command, Rejected("unsent", "command_expired", "it waited too long to be sent"))
 
-    async def _create(self, item: _Due, request: dict[str, Any]) -> Message:
+    async def _create(self, item: _Due, request: dict[str, Any], rest: bytes) -> Message:
         command = item.command
         sent_at_ms = self._now_ms()
         self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
@@ -265,6 +246,7 @@ class Submitter(CommandWorker):
             attempt=command.attempt,
             tenant=command.tenant,
             timeout_ms=command.answer_within_ms,
+            rest=rest,
         )
         failpoint("submitter.answered")
         match answer:

@@ -27,7 +27,7 @@ from streams.openai.settings import OpenAISettings
 from tests.unit.receiver.ingress import OTHER_SECRET, SECRET, Ingress, settings, with_ingress
 
 ROOT = Path(__file__).parents[2]
-PASSWORD = "pa/ss:w@rd-0123"
+PASSWORD = "pa/ss:w@rd-oyster"
 URL = f"postgresql://user:{PASSWORD}@db.example:5432/backstop"
 
 
@@ -103,7 +103,7 @@ def test_no_command_line_of_ours_holds_a_secret(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None:
     assert PASSWORD not in logs.redact(text)
-    assert "0123" not in logs.redact(text)
+    assert "oyster" not in logs.redact(text)
     out = io.StringIO()
     before = logging.getLogger().handlers[:], logging.getLogger().level
     try:
@@ -115,7 +115,7 @@ def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None
                 logs.get_logger("x").exception("failed", reason=text)
     finally:
         logging.getLogger().handlers[:], logging.getLogger().level = before
-    assert "0123" not in out.getvalue()
+    assert "oyster" not in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_command_that_fails_says_no_password() -> None:
         env={**os.environ, "BACKSTOP_DATABASE_URL": f"postgresql://user:{PASSWORD}@127.0.0.1:1/x"},
     )  # fmt: skip
     assert done.returncode != 0
-    assert "0123" not in done.stdout + done.stderr
+    assert "oyster" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

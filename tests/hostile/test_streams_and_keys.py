@@ -11,7 +11,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from backstop.readmodel import feed as feeds
-from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
+from backstop.readmodel.feed import ChangeFeed, StreamLimits, Subscription, TooManyFollowersError
 from backstop.readmodel.sqlite import SqliteDatabase
 from backstop.runtime.authority import Authority
 from backstop.runtime.blobs import FolderBlobs
@@ -146,8 +146,8 @@ def test_a_create_that_waits_ends_with_its_key(
     asyncio.run(story())
 
 
-def owned(tenant: str, key: str) -> Follower:
-    return Follower(tenant, authority=Authority((tenant, key), lambda: True))
+def owned(tenant: str, key: str) -> Subscription:
+    return Subscription(tenant, authority=Authority((tenant, key), lambda: True))
 
 
 def test_one_key_that_holds_all_streams_makes_room_for_others_and_for_no_more_of_its_own(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_one_key_that_holds_all_streams_makes_room_for_others_and_for_no_more_of
         await database.open()
         feed = ChangeFeed(database, CollectorRegistry(), LIMITS)
         await feed.start()
-        held: list[Follower] = []
+        held: list[Subscription] = []
 
-        async def hold(follower: Follower) -> None:
+        async def hold(follower: Subscription) -> None:
             held.append(follower)
             async with feed.follow(follower):
                 while follower.closed is None:

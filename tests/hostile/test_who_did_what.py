@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
@@ -94,6 +95,30 @@ def test_refused_keys_are_told_with_id_and_address_and_within_bounds(ring: Ring,
         seconds[line["ts"][:19]] = seconds.get(line["ts"][:19], 0) + 1
     assert max(seconds.values()) <= 2 * REFUSED_PER_S_MAX
     assert good.removeprefix("Bearer ") not in lines.out.getvalue()
+
+
+def test_refused_tickets_and_missing_scopes_are_told_as_refused_keys_are(ring: Ring, lines: Lines) -> None:
+    mine, other = (ring.add("acme", scopes={"read"}) for _ in range(2))
+
+    async def story(ingress: Ingress) -> None:
+        body = {"path": "/v1/events"}
+        _, made, _ = await ingress.call("POST", "/v1/tickets", json=body, headers=mine)
+        for _ in range(3):
+            forged = made["ticket"][:-4] + "0000"
+            assert (await ingress.call("GET", f"/v1/events?ticket={forged}"))[0] == 401
+            assert (await ingress.call("GET", "/v1/events?ticket=nonsense"))[0] == 401
+            assert (await ingress.call("DELETE", "/v1/responses/resp_x", headers=other))[0] == 403
+
+    def routes(app: web.Application) -> None:
+        async def events(_request: web.Request) -> web.Response:
+            return web.Response()
+
+        app.router.add_get("/v1/events", events)
+
+    with_ingress(story, keys_file=ring.path, add_routes=routes)
+    told = {(one["key_id"], one["reason"], one["address"]) for one in lines.of("authentication_refused")}
+    first, second = (key.id for key in ring.keys)
+    assert told == {(first, "ticket", "127.0.0.1"), ("", "ticket", "127.0.0.1"), (second, "scope", "127.0.0.1")}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def test_it_tells_its_use() -> None:
+    command = [sys.executable, "bench/system.py", "burst", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--jobs" in done.stdout
+
+
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_a_short_burst_gives_figures_of_every_job() -> None:
     done = subprocess.run(

@@ -58,7 +58,7 @@ def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(
         assert report["faults"]["broker_killed"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_an_interrupted_run_leaves_no_process_and_no_folder(local_kafka: LocalKafka, tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -277,7 +277,7 @@ class Client:
         self._repeats = repeats
 
     async def create(
-        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int
+        self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int, rest: bytes = b""
     ) -> Reply:
         reply = await self._create(job_id, str(attempt), tenant)
         if self._repeats and isinstance(reply, Fault):

@@ -1,11 +1,38 @@
 """Backstop as a user has it: the wheel in a virtual environment of its own, with nothing of the checkout."""
 
+import fcntl
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.docker_context import copy_context
+
 WITHIN_S = 300
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What the image is made of: its source, the wheel that its build makes, and the folder of the wheel's commands."""
+
+    source: Path
+    wheel: Path
+    commands: Path
+
+
+def installed_once(folder: Path) -> Installed:
+    """Made by the first process of a session that wants it; `folder` is the same for all of them."""
+    source, wheels, commands = folder / "source", folder / "wheels", folder / "venv" / "bin"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (commands / "backstop").exists():
+            copy_context(ROOT, ROOT / "deploy" / "Dockerfile.dockerignore", source)
+            install_wheel(build_wheel(source, wheels), folder / "venv")
+    (wheel,) = wheels.glob("*.whl")
+    return Installed(source, wheel, commands)
 
 
 def build_wheel(source: Path, into: Path) -> Path:

@@ -52,3 +52,29 @@ def test_the_readme_links_to_each_page() -> None:
 def test_the_architecture_links_to_each_decision() -> None:
     linked = set(LINK.findall((ROOT / "ARCHITECTURE.md").read_text()))
     assert {f"docs/decisions/{page.name}" for page in (ROOT / "docs" / "decisions").glob("*.md")} - linked == set()
+
+
+MAP_ROW = re.compile(r"^\| (?:Where|When|What|How) [^|]*\| (.*) \|$", re.MULTILINE)
+PLACE = re.compile(r"`([\w/]+\.py)`(?: \((`[^)]*)\))?")
+TOLD = re.compile(r"`(?:\w+\.)?(\w+)`")
+
+
+def test_each_place_of_the_map_is_there_and_defines_what_the_map_tells_of_it() -> None:
+    """A name alone is a file of a folder that the row names; `NAME.py`, and a file "of its package", stand for many."""
+    rows = MAP_ROW.findall((ROOT / "ARCHITECTURE.md").read_text())
+    assert len(rows) > 20
+    wrong: list[str] = []
+    for row in rows:
+        folders = {Path(place).parent for place, _ in PLACE.findall(row) if "/" in place}
+        folders |= {Path(folder) for folder in re.findall(r"`([\w/]+)/`", row)}
+        for place, told in PLACE.findall(row):
+            files = [ROOT / place] if "/" in place else [ROOT / folder / place for folder in folders]
+            text = "\n".join(file.read_text() for file in files if file.is_file())
+            missing = [
+                name
+                for name in TOLD.findall(told)
+                if not re.search(rf"^ *(?:async )?(?:def|class) {name}\b", text, re.MULTILINE)
+            ]
+            if missing or (not text and folders and "NAME" not in place):
+                wrong.append(f"{place} {missing}")
+    assert wrong == []

@@ -19,8 +19,8 @@ import pytest
 from backstop.cli.main import SUBCOMMANDS
 from backstop.dev.broker import docker
 from backstop.dev.broker.docker import Engine
-from tests.support.docker_context import context, copy_context
-from tests.support.installed import build_wheel, install_wheel
+from tests.support.docker_context import context
+from tests.support.installed import Installed
 from tests.support.waiting import wait_until
 from tests.unit.backstop.cli.test_own_modules import hostile
 
@@ -33,19 +33,14 @@ SERVERS = ("serve", "worker", "projection", "outgoing")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_context(ROOT, IGNORE, tmp_path_factory.mktemp("image") / "source")
+@pytest.fixture
+def source(installation: Installed) -> Path:
+    return installation.source
 
 
-@pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(source, tmp_path_factory.mktemp("wheels"))
-
-
-@pytest.fixture(scope="module")
-def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install_wheel(wheel, tmp_path_factory.mktemp("venv") / "venv")
+@pytest.fixture
+def wheel(installation: Installed) -> Path:
+    return installation.wheel
 
 
 @pytest.fixture
@@ -117,10 +112,10 @@ def test_each_list_of_our_packages_is_the_same() -> None:
 
 
 def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_our_names(
-    commands: Path, folder: Path
+    installed: Path, folder: Path
 ) -> None:
-    asked: list[tuple[str, ...]] = [(str(commands / "backstop"), name, "--help") for name in SUBCOMMANDS]
-    asked.append((str(commands / "python"), "-P", "-m", "backstop.simulator", "--help"))
+    asked: list[tuple[str, ...]] = [(str(installed / "backstop"), name, "--help") for name in SUBCOMMANDS]
+    asked.append((str(installed / "python"), "-P", "-m", "backstop.simulator", "--help"))
     for command in asked:
         done = subprocess.run(
             command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110, check=False
@@ -128,7 +123,7 @@ def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_
         assert (done.returncode, done.stderr) == (0, ""), command
         assert "sage: " in done.stdout
     told = subprocess.run(
-        [str(commands / "backstop"), "--version"],
+        [str(installed / "backstop"), "--version"],
         cwd=folder,
         env=environment(),
         capture_output=True,
@@ -140,7 +135,7 @@ def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_
 
 
 def test_every_server_of_the_image_comes_as_far_as_the_broker_and_says_that_none_answers(
-    commands: Path, folder: Path
+    installed: Path, folder: Path
 ) -> None:
     """Without the page in the image, the imports of `serve` would end it."""
     settings = environment(
@@ -151,7 +146,7 @@ def test_every_server_of_the_image_comes_as_far_as_the_broker_and_says_that_none
     )  # fmt: skip
     started = {
         name: subprocess.Popen(
-            [commands / "backstop", name],
+            [installed / "backstop", name],
             cwd=folder,
             env=settings,
             stdout=subprocess.PIPE,

@@ -11,18 +11,18 @@ from aiokafka.errors import KafkaError, for_code
 
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.holdings import GroupSeen, Look, Member
+from backstop.runtime.kafka.holdings import GroupSeen, Member, Snapshot
 from backstop.runtime.kafka.lifetimes import started, stopped
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.records import Partition
 from backstop.runtime.settings import RuntimeSettings
 
-LOOK_WITHIN_S: Final = 5.0
+SNAPSHOT_WITHIN_S: Final = 5.0
 REQUEST_TIMEOUT_MS: Final = 5_000
 
 
 class GroupReader:
-    """Connects at the first look, and again after an error. Not for concurrent use."""
+    """Connects at the first request, and again after an error. Not for concurrent use."""
 
     def __init__(self, settings: RuntimeSettings, groups: Sequence[str], topics: Sequence[str], now_ms: NowMs) -> None:
         self._settings = settings
@@ -32,38 +32,41 @@ class GroupReader:
         self._now_ms = now_ms
         self._admin: Any = None
         self._consumer: Any = None
+        self._uncommitted: Any = None
         self._partitions: list[TopicPartition] = []
 
-    async def look(self) -> Look:
-        """:raises BrokerUnavailableError: no answer, or not all of it, within `LOOK_WITHIN_S`."""
+    async def snapshot(self) -> Snapshot:
+        """:raises BrokerUnavailableError: no answer, or not all of it, within `SNAPSHOT_WITHIN_S`."""
         try:
-            async with asyncio.timeout(LOOK_WITHIN_S):
+            async with asyncio.timeout(SNAPSHOT_WITHIN_S):
                 await self._connect()
                 cluster = await self._admin.describe_cluster()
                 groups = [await self._group(name) for name in self._groups]
                 ends = await self._consumer.end_offsets(self._partitions) if self._partitions else {}
                 starts = await self._consumer.beginning_offsets(self._partitions) if self._partitions else {}
+                written = await self._uncommitted.end_offsets(self._partitions) if self._partitions else {}
         except (KafkaError, OSError, TimeoutError) as error:
             await self.close()
             raise BrokerUnavailableError(
                 f"the broker at {self._settings.kafka_bootstrap_servers} did not answer: {error!r}"
             ) from error
-        return Look(
+        return Snapshot(
             self._now_ms(), tuple(groups), self._by_partition(ends), len(cluster.get("brokers", ())),
-            self._by_partition(starts),
+            self._by_partition(starts), self._by_partition(written),
         )  # fmt: skip
 
     def _by_partition(self, offsets: Mapping[TopicPartition, int]) -> dict[Partition, int]:
         return {self._from(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
     async def close(self) -> None:
-        clients, self._admin, self._consumer = (self._admin, self._consumer), None, None
+        clients = (self._admin, self._consumer, self._uncommitted)
+        self._admin = self._consumer = self._uncommitted = None
         for client in clients:
             if client is not None:
                 await stopped(client)
 
     async def _connect(self) -> None:
-        if self._consumer is not None:
+        if self._uncommitted is not None:
             return
         options = client_options(self._settings) | {"client_id": "backstop-status"}
         self._admin = await started(AIOKafkaAdminClient(**options, request_timeout_ms=REQUEST_TIMEOUT_MS))
@@ -76,15 +79,15 @@ class GroupReader:
             if topic["topic"] in wanted and topic["error_code"] == 0
             for part in topic["partitions"]
         ]
-        self._consumer = await started(
-            AIOKafkaConsumer(
-                **options,
-                group_id=None,
-                enable_auto_commit=False,
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-                isolation_level="read_committed",
-            )
-        )
+        # Ends differ between the two where a transaction is open.
+        self._consumer = await started(self._made(options, "read_committed"))
+        self._uncommitted = await started(self._made(options, "read_uncommitted"))
+
+    def _made(self, options: Mapping[str, Any], isolation_level: str) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **options, group_id=None, enable_auto_commit=False, request_timeout_ms=REQUEST_TIMEOUT_MS,
+            isolation_level=isolation_level,
+        )  # fmt: skip
 
     async def _group(self, name: str) -> GroupSeen:
         full = f"{self._prefix}{name}"

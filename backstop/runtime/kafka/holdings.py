@@ -22,6 +22,9 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The groups without which jobs stand still, and the topics that each reads."""
 
+OF_TENANTS: Final = "requests."
+"""How the names of the topics begin on which tenants write their requests."""
+
 TRANSACTIONAL: Final = frozenset({"results"})
 """Topics whose records are followed by a marker of their transaction. A reader stops before it: one is no lag."""
 
@@ -53,7 +56,7 @@ class GroupSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """All groups at one time, and the ends of their topics."""
 
     at_ms: int
@@ -63,6 +66,8 @@ class Look:
     brokers: int
     starts: Mapping[Partition, int] = field(default_factory=dict)
     """The offset of the first record that retention has left."""
+    written: Mapping[Partition, int] = field(default_factory=dict)
+    """The offset after the last record, which a transaction may still hold back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,15 @@ class Holding:
 
     near_end_of_retention: bool = False
     """Whether retention may soon delete records that are not read yet."""
+    end: int = 0
+    """The offset up to which the partition can be read."""
+    held_back: int = 0
+    """Records that can't be read, as a transaction before them is open. No lag counts them."""
+    held_back_since_ms: int = 0
+
+    def held_back_ms(self, now_ms: int) -> int:
+        """For how long an open transaction holds records back."""
+        return max(0, now_ms - self.held_back_since_ms) if self.held_back else 0
 
     def still_ms(self, now_ms: int) -> int:
         """For how long records wait while the reader does not move."""
@@ -92,10 +106,10 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the looks so far tell."""
+    """What the snapshots so far tell."""
 
     at_ms: int = 0
-    """Of the last look; 0: there was none."""
+    """Of the last snapshot; 0: there was none."""
     brokers: int = 0
     groups: tuple[GroupSeen, ...] = ()
     held: Mapping[tuple[str, Partition], Holding] = field(default_factory=dict)
@@ -103,28 +117,34 @@ class Holdings:
     moving_since_ms: Mapping[str, int] = field(default_factory=dict)
     """Since when a group rebalances."""
     away: str | None = None
-    """Why the last look failed."""
+    """Why the last snapshot failed."""
     away_since_ms: int | None = None
 
-    def saw(self, look: Look) -> "Holdings":
+    def saw(self, snapshot: Snapshot) -> "Holdings":
         moving = {
-            group.name: self.moving_since_ms.get(group.name, look.at_ms) for group in look.groups if not group.settled
+            group.name: self.moving_since_ms.get(group.name, snapshot.at_ms)
+            for group in snapshot.groups
+            if not group.settled
         }
         held: dict[tuple[str, Partition], Holding] = {}
-        for group in look.groups:
+        for group in snapshot.groups:
             holders = {partition: member.client_id for member in group.members for partition in member.partitions}
-            for partition, end in look.ends.items():
-                if partition[0] in GROUPS.get(group.name, ()):
+            for partition, end in snapshot.ends.items():
+                if reads(group.name, partition[0]):
                     key = group.name, partition
                     found = _holding(
-                        self.held.get(key), group, partition, end, holders.get(partition), look.at_ms, moving
+                        self.held.get(key), group, partition, end, holders.get(partition), snapshot.at_ms, moving
                     )
-                    near = _near(found, look.starts.get(partition, 0), end)
-                    held[key] = replace(found, near_end_of_retention=near)
-        return Holdings(look.at_ms, look.brokers, look.groups, held, moving)
+                    near = _near(found, snapshot.starts.get(partition, 0), end)
+                    back = max(0, snapshot.written.get(partition, end) - end)
+                    since_ms = _held_back_since_ms(self.held.get(key), end, back, snapshot.at_ms)
+                    held[key] = replace(
+                        found, near_end_of_retention=near, end=end, held_back=back, held_back_since_ms=since_ms
+                    )
+        return Holdings(snapshot.at_ms, snapshot.brokers, snapshot.groups, held, moving)
 
     def missed(self, reason: str, at_ms: int) -> "Holdings":
-        """A look failed."""
+        """A snapshot failed."""
         return replace(self, away=reason, away_since_ms=self.away_since_ms or at_ms)
 
     def unheld(self) -> list[Holding]:
@@ -162,6 +182,17 @@ def _holding(
         group.name, *partition, holder, None if holder is not None else since_ms, lag, committed,
         at_ms if before is None or moved else before.moved_at_ms,
     )  # fmt: skip
+
+
+def reads(group: str, topic: str) -> bool:
+    """Whether the group reads the topic."""
+    return topic in GROUPS.get(group, ()) or (group == "worker" and topic.startswith(OF_TENANTS))
+
+
+def _held_back_since_ms(before: Holding | None, end: int, held_back: int, at_ms: int) -> int:
+    """Since when the partition can't be read further although records follow."""
+    same = before is not None and before.held_back > 0 and before.end == end
+    return before.held_back_since_ms if held_back and same and before is not None else at_ms
 
 
 def _near(found: Holding, start: int, end: int) -> bool:

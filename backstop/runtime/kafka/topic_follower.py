@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -17,28 +18,33 @@ log = structlog.get_logger()
 POLL_MS = 200
 
 
+@dataclass(frozen=True, slots=True)
+class FollowedTopics:
+    """What a follower reads. `again_s`: the pause after an error."""
+
+    name: str
+    """Of the client, and of the log's line when reading fails (`NAME_not_read`)."""
+    topics: Sequence[str]
+    again_s: float
+    since_ms: Callable[[], int] | None = None
+    """Time from which records are wanted; None: all."""
+
+
 class TopicFollower:
     """Hands each record to `take`. Connects again after an error, and goes on where it was."""
 
     def __init__(
-        self, settings: RuntimeSettings, topics: Sequence[str], take: Callable[[Any], None], *,
-        name: str, again_s: float, since_ms: Callable[[], int] | None = None,
-        caught_up: Callable[[], None] = lambda: None,
-        consumer: Callable[..., Any] = AIOKafkaConsumer,
+        self, settings: RuntimeSettings, following: FollowedTopics, take: Callable[[Any], None], *,
+        caught_up: Callable[[], None] = lambda: None, consumer: Callable[..., Any] = AIOKafkaConsumer,
     ) -> None:  # fmt: skip
         """:param take: takes aiokafka's record; must not raise.
-        :param name: of the client, and of the log's line when reading fails (`NAME_not_read`).
-        :param again_s: pause after an error.
-        :param since_ms: time from which records are wanted; None: all.
         :param caught_up: called once, when the topics are read to the end that they had at the connection.
         :param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same.
         """
         self._settings = settings
-        self._topics = [f"{settings.topic_prefix}{topic}" for topic in topics]
+        self._following = following
+        self._topics = [f"{settings.topic_prefix}{topic}" for topic in following.topics]
         self._take = take
-        self._name = name
-        self._again_s = again_s
-        self._since_ms = since_ms
         self._new_consumer = consumer
         self._positions: dict[TopicPartition, int] = {}
         self._caught_up = False
@@ -52,15 +58,15 @@ class TopicFollower:
             try:
                 await self._follow()
             except Exception as error:  # any error of Kafka's client: the process works on without these topics
-                event = f"{self._name}_not_read"
-                log.warning(event, topics=self._topics, error=repr(error), again_in_s=self._again_s)
+                event, again_s = f"{self._following.name}_not_read", self._following.again_s
+                log.warning(event, topics=self._topics, error=repr(error), again_in_s=again_s)
             self.tried.set()
-            await asyncio.sleep(self._again_s)
+            await asyncio.sleep(self._following.again_s)
 
     async def _follow(self) -> None:
         consumer = self._new_consumer(
-            *self._topics, **client_options(self._settings), client_id=f"backstop-{self._name}", group_id=None,
-            enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=BUSY_WAIT_MS,
+            *self._topics, **client_options(self._settings), client_id=f"backstop-{self._following.name}",
+            group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=BUSY_WAIT_MS,
         )  # fmt: skip
         async with running(consumer):
             ends, pace = await self._seek(consumer), FetchPace()
@@ -83,8 +89,8 @@ class TopicFollower:
         partitions = sorted(consumer.assignment())
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
         starts: dict[TopicPartition, int] = {}
-        if self._since_ms is not None:
-            found = await consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms()))
+        if self._following.since_ms is not None:
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, self._following.since_ms()))
             starts = {tp: end if found.get(tp) is None else found[tp].offset for tp, end in ends.items()}
         for tp, start in (starts | self._positions).items():
             if tp in ends:

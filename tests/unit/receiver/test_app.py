@@ -12,7 +12,8 @@ from receiver.limits import Limits
 from receiver.lookups import KnownJob
 from receiver.settings import ReceiverSettings, check_relations
 from tests.support.memory_publisher import MemoryPublisher
-from tests.unit.receiver.ingress import OTHER_SECRET, SECRET, Ingress, settings, with_ingress
+from tests.unit.receiver.ingress import OTHER_SECRET, SECRET, Ingress, raw_exchange, settings, with_ingress
+from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,21 @@ def test_an_expectation_is_met_or_refused() -> None:
         body = {"request": {"model": "m"}}
         assert (await ingress.call("POST", "/v1/jobs", json=body, expect100=True))[0] == 202
         assert (await ingress.call("POST", "/v1/jobs", json=body, headers={"Expect": "a-pony"}))[0] == 417
+        old = b"POST /v1/jobs HTTP/1.0\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
+        answered = await raw_exchange(ingress.port, old)
+        assert answered.startswith(b"HTTP/1.0 403"), "a client of HTTP/1.0 knows no interim answer"
 
     with_ingress(story)
+
+
+def test_numbers_in_headers_have_ascii_digits() -> None:
+    async def story(ingress: Ingress) -> None:
+        body = {"model": "m", "input": "x", "background": True}
+        for number, expected in (("3000", 200), ("\u0663\u0660\u0660\u0660", 400), ("\u00b2\u00b2\u00b2\u00b2", 400)):
+            headers = {"Backstop-Timeout-Ms": number}
+            assert (await ingress.call("POST", "/v1/responses", json=body, headers=headers))[0] == expected, number
+
+    with_ingress(story, reads=MemoryReads(), changes=MemoryChanges())
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/metrics", "/version"])

@@ -1,9 +1,12 @@
-"""A request answered 503 leaves no job and no cancel in the log."""
+"""A request answered 503 leaves no job and no cancel in the log, or says that it may have left one."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.errors import BlobStoreError
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import TooManyListenersError
 from tests.unit.receiver.ingress import Ingress, with_ingress
@@ -78,3 +81,81 @@ def test_a_cancel_that_the_log_has_is_not_refused() -> None:
         assert len(ingress.publisher.landed) == 1
 
     with_ingress(story, reads=reads, limits=QUICK)
+
+
+class Failing(FolderBlobs, MemoryReads):
+    """A blob store and a read model of which one call fails, by its number."""
+
+    def __init__(self, root: Path, error: Exception) -> None:
+        FolderBlobs.__init__(self, root)
+        MemoryReads.__init__(self)
+        self.calls = self.fails = 0
+        self.error = error
+
+    def fail(self, number: int) -> None:
+        self.calls, self.fails = 0, number
+
+    def _ask(self) -> None:
+        self.calls += 1
+        if self.calls == self.fails:
+            raise self.error
+
+    async def put(self, data: bytes | memoryview) -> str:
+        self._ask()
+        return await super().put(data)
+
+    async def get(self, sha256: str) -> bytes:
+        self._ask()
+        return await super().get(sha256)
+
+
+LARGE = {"model": "m", "input": "x" * 100_000}
+CREATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a job": ("/v1/jobs", {"request": LARGE}),
+    "an adoption": ("/v1/jobs/adopt", {"response_id": "resp_1"}),
+    "a response": ("/v1/responses", {**LARGE, "background": True}),
+    "a stream": ("/v1/responses", {**LARGE, "stream": True}),
+    "a stream that is not stored": ("/v1/responses", {**LARGE, "stream": True, "store": False}),
+}
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("name", CREATES)
+def test_whichever_call_fails_no_create_is_refused_that_the_log_has(name: str, keyed: bool, tmp_path: Path) -> None:
+    path, body = CREATES[name]
+
+    async def story(ingress: Ingress) -> None:
+        for error in (BlobStoreError("away"), ReadsAwayError("away"), KeyError("unforeseen")):
+            both.error, number = error, 1
+            while True:
+                both.fail(number)
+                named = f"{type(error).__name__}-{number}"
+                given = {**body, "response_id": f"resp_{named}"} if name == "an adoption" else body
+                headers = {"Idempotency-Key": named} if keyed else {}
+                ingress.publisher.landed.clear()
+                async with ingress.session.post(f"{ingress.url}{path}", json=given, headers=headers) as answer:
+                    said = "" if answer.status < 400 else await answer.text()
+                assert not said or not ingress.publisher.landed or "may have been accepted" in said, (named, said)
+                if both.calls < number:
+                    break
+                number += 1
+            assert number > 1
+
+    both = Failing(tmp_path, KeyError())
+    with_ingress(story, blobs=both, reads=both, changes=MemoryChanges(), limits=QUICK)
+
+
+def test_a_create_that_is_not_stored_is_hidden_before_the_log_has_it(tmp_path: Path) -> None:
+    class NoMarks(FolderBlobs):
+        async def put(self, data: bytes | memoryview) -> str:
+            if bytes(data[:20]).startswith(b'{"backstop":'):
+                raise OSError(28, "No space left on device")
+            return await super().put(data)
+
+    async def story(ingress: Ingress) -> None:
+        body = {"model": "m", "input": "private", "stream": True, "store": False}
+        status, document, _ = await ingress.call("POST", "/v1/responses", json=body)
+        assert (status, document["error"]["code"]) == (503, "log_unavailable")
+        assert ingress.publisher.landed == []
+
+    with_ingress(story, blobs=NoMarks(tmp_path), reads=MemoryReads(), changes=MemoryChanges(), limits=QUICK)

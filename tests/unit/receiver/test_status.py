@@ -10,9 +10,9 @@ from backstop.readmodel.project import evolve
 from backstop.readmodel.rows import Position
 from backstop.readmodel.waits import UNSEEN, Sight, idle_wait
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.holdings import GroupSeen, Look, Member
+from backstop.runtime.kafka.holdings import GroupSeen, Member, Snapshot
 from backstop.runtime.process.identity import own_name
-from receiver.reads.status import LOOK_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
+from receiver.reads.status import SNAPSHOT_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
 from schemas.lanes import CreateFailed
 from streams.policy.lanes import Lane, take
 from tests.unit.backstop.readmodel.logs import accepted, submitted
@@ -31,8 +31,9 @@ class Told:
         self.polls = 0
         self.answers = True
         self.at_ms = NOW_MS
+        self.written = 5
 
-    async def look(self) -> Look:
+    async def snapshot(self) -> Snapshot:
         if not self.answers:
             raise BrokerUnavailableError("the broker at b:9092 did not answer")
         members = tuple(Member(name, "10.0.0.1", frozenset(held)) for name, held in self.members.items())
@@ -41,7 +42,9 @@ class Told:
         )
         poller = GroupSeen("poller", "Stable", (Member(A.replace("worker", "poller"), "10.0.0.1", frozenset()),),
                            {("polls", 0): self.polls})  # fmt: skip
-        return Look(self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3)
+        return Snapshot(
+            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written}
+        )
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -112,6 +115,22 @@ def test_a_worker_that_stands_still_is_named(told: Told, watch: SystemWatch) -> 
     )
 
 
+def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: SystemWatch) -> None:
+    told.written = 9
+    once(watch)
+    assert wrong(watch, told.at_ms) == [], "transactions of honest producers are open for moments"
+    told.at_ms += STILL_MS_TOLD
+    once(watch)
+    (sentence,) = wrong(watch, told.at_ms)
+    assert sentence.startswith(
+        "a transaction that its producer left open at offset 5 of partition 0 of jobs holds back 4 records from the "
+        "worker since 01:25:47 UTC"
+    )
+    told.written = 5
+    once(watch)
+    assert wrong(watch, told.at_ms) == []
+
+
 def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: SystemWatch) -> None:
     once(watch)
     told.members = {}
@@ -127,7 +146,7 @@ def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: Sy
 def test_polls_are_counted_over_the_last_minute(told: Told, watch: SystemWatch) -> None:
     for _ in range(4):
         once(watch)
-        told.at_ms += int(LOOK_EVERY_S * 1000)
+        told.at_ms += int(SNAPSHOT_EVERY_S * 1000)
         told.polls += 30
     assert status(watch, told.at_ms)["polls_per_s"] == 10.0
 

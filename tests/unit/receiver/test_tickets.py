@@ -205,12 +205,22 @@ def test_a_receiver_that_was_started_again_takes_no_older_ticket(ring: Ring) -> 
 def test_used_tickets_are_remembered_in_bounds_and_forgotten_in_time(
     ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REMEMBERED_MAX", 3)
+    monkeypatch.setattr(module, "REMEMBERED_MAX", 4)
+    for tenant in ("acme", "globex"):
+        ring.add(tenant)
     receivers = Receivers(ring.path)
     tickets = receivers.another()
-    for _ in range(3):
-        assert tickets.redeem(tickets.issue(live_keys.DEVELOPER, JOB).text, JOB) is not None
+
+    def used(number: int) -> bool:
+        key = ring.keys[number]
+        text = tickets.issue(live_keys.Caller(key.tenant, key.scopes, key.id), JOB).text
+        return tickets.redeem(text, JOB) is not None
+
+    assert used(0)
+    assert used(0)
+    assert used(0)
     with pytest.raises(Refusal, match="too_many_tickets"):
-        tickets.redeem(tickets.issue(live_keys.DEVELOPER, JOB).text, JOB)
+        used(0)
+    assert used(1), "what one tenant uses leaves tickets for another"
     receivers.now_ms += 66_000
-    assert tickets.redeem(tickets.issue(live_keys.DEVELOPER, JOB).text, JOB) is not None
+    assert used(0)

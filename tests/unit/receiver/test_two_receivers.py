@@ -11,13 +11,15 @@ import orjson
 import pytest
 
 from backstop.runtime.blob_folders import BlobFolders
-from backstop.runtime.blobs import Bodies
+from backstop.runtime.blobs import Bodies, FolderBlobs
 from backstop.runtime.claims import FolderClaims
 from backstop.runtime.kafka.broker_clock import said
 from backstop.runtime.records import Record
 from receiver.limits import Limits
 from receiver.lookups import KnownJob
 from receiver.responses_api.creates import to_submit
+from receiver.responses_api.handlers import response_id_of
+from receiver.responses_api.responses import unstored_marks
 from schemas.dead_letters import DeadLetter
 from schemas.jobs import JobSubmitted
 from schemas.requests import Submit
@@ -26,6 +28,7 @@ from streams.submission import SubmissionPolicy, submission_sha256
 from tests.simulation.blobs import MemoryBlobs
 from tests.support.builders import T0
 from tests.unit.receiver.ingress import SUBMIT, Ingress, opened
+from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, QUICK
 
 OTHER = {"request": {**SUBMIT["request"], "input": "something else"}}
@@ -148,3 +151,24 @@ def mine(path: str) -> str:
     if path != "/v1/responses":
         return submission_sha256(Submit.model_validate(SUBMIT))
     return submission_sha256(to_submit({**ASKED, **SUBMIT["request"]}, {}, may_stream=False))
+
+
+def test_a_create_that_is_not_stored_and_loses_its_id_hides_nothing_of_the_other_submission(tmp_path: Path) -> None:
+    async def scenario(shows: str) -> bool:
+        """Whether the response with the id is hidden."""
+        blobs, folder = FolderBlobs(tmp_path / shows), tmp_path / f"data-{shows}"
+        folder.mkdir()
+        find = Later(KnownJob("default", shows))
+        options: Any = {"reads": MemoryReads(), "changes": MemoryChanges(), "blobs": blobs}
+        async with opened(folder, limits=Limits(), find_job=find, folders=foreign(), **options) as ingress:
+            asked = {"model": "m", "input": "x", "store": False, "stream": True}
+            answer = await ingress.session.post(
+                f"{ingress.url}/v1/responses", json=asked, headers={"Idempotency-Key": "k"}
+            )
+            assert answer.status == (409 if shows == SHA else 200)
+            answer.close()
+        return await blobs.has(unstored_marks("default", response_id_of("k", "default"))[1])
+
+    own = submission_sha256(to_submit({"model": "m", "input": "x", "stream": True}, {}, may_stream=True))
+    assert asyncio.run(scenario(own))
+    assert not asyncio.run(scenario(SHA))

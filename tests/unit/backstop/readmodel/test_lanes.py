@@ -15,7 +15,7 @@ from receiver.app import _answer_with_problems
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
 from receiver.reads.lanes import TENANT_PAUSES_MAX, Publishing, add_lane_routes
-from receiver.reads.overview import add_overview_routes
+from receiver.reads.overview import BesideReadModel, add_overview_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Message
 from schemas.jobs import Turn
@@ -83,7 +83,7 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     prices = read_prices(SHIPPED_PRICES)
     add_lane_routes(app, bench.another(), RIGHTS, now_ms, watch, Publishing(publisher, Limits(publish_s=0.2)))
     add_why_route(app, bench.another(), RIGHTS.tenant_of, now_ms, prices, watch=watch)
-    add_overview_routes(app, bench.another(), RIGHTS, now_ms, 1_000, watch=watch)
+    add_overview_routes(app, bench.another(), RIGHTS, now_ms, 1_000, BesideReadModel(lanes=watch))
     async with served(app) as session:
         yield Api(session, projection, watch, publisher)
 

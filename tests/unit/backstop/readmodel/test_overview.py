@@ -13,7 +13,7 @@ from backstop.readmodel.database import Connection
 from backstop.readmodel.queries import ended_since
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.kafka.broker_clock import said
-from receiver.reads.overview import FAILED_OF_MIN, MISSED_OF_MIN, add_overview_routes
+from receiver.reads.overview import FAILED_OF_MIN, MISSED_OF_MIN, BesideReadModel, add_overview_routes
 from receiver.reads.status import SystemWatch
 from schemas.base import InlineBody
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
@@ -57,8 +57,10 @@ async def api(bench: Bench, folders: BlobFolders | None = None, watch: SystemWat
     projection = await Projection(bench.another()).take_over()
     app = web.Application()
     held: list[Api] = []
-    add_overview_routes(app, bench.another(), RIGHTS, lambda: held[0].now_ms, BOUND_MS, folders=folders, system=watch,
-                        expiring=lambda tenant: [f"key of {tenant} expires"] * (watch is not None))  # fmt: skip
+    beside = BesideReadModel(
+        folders=folders, system=watch, expiring=lambda tenant: [f"key of {tenant} expires"] * (watch is not None)
+    )
+    add_overview_routes(app, bench.another(), RIGHTS, lambda: held[0].now_ms, BOUND_MS, beside)
     async with served(app) as session:
         held.append(Api(session, projection))
         yield held[0]

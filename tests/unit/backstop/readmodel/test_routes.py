@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from backstop.readmodel import store
-from backstop.readmodel.feed import ChangeFeed, Follower, StreamLimits, TooManyFollowersError
+from backstop.readmodel.feed import ChangeFeed, StreamLimits, Subscription, TooManyFollowersError
 from backstop.runtime.blobs import Bodies, FolderBlobs
 from schemas.base import BlobBody, Usage
 from schemas.jobs import UsageBooked
@@ -309,7 +309,7 @@ def test_a_slow_follower_is_dropped_and_keeps_its_queued_changes(run) -> None:
         projection = await Projection(bench.another()).take_over()
         changes = ChangeFeed(bench.another(), CollectorRegistry(), StreamLimits(queue_max=3))
         await changes.start()
-        follower = Follower("default")
+        follower = Subscription("default")
         log = Log()
         async with changes.follow(follower):
             # The feed is at the end before the first change is written, so it misses none.
@@ -358,11 +358,11 @@ def test_more_streams_than_one_process_may_serve_are_refused(run) -> None:
         database = (await Projection(bench.another()).take_over()).database
         feed = ChangeFeed(database, CollectorRegistry(), StreamLimits(followers_max=1))
         await feed.start()
-        async with feed.follow(Follower("default")):
+        async with feed.follow(Subscription("default")):
             with pytest.raises(TooManyFollowersError):
-                async with feed.follow(Follower("default")):
+                async with feed.follow(Subscription("default")):
                     pass
-        async with feed.follow(Follower("default")):
+        async with feed.follow(Subscription("default")):
             pass
         await feed.stop()
 

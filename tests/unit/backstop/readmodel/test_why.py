@@ -7,7 +7,7 @@ import pytest
 
 from backstop.readmodel.costs import Tally
 from backstop.readmodel.rows import PLACES_MAX, Place, Position, TimelineEntry
-from backstop.readmodel.why import Seen, next_at_ms, next_poll_of, why
+from backstop.readmodel.why import JobSituation, next_at_ms, next_poll_of, why
 from schemas.base import Cause, Message
 from schemas.jobs import AdoptionRefused, Turn
 from schemas.results import JobResult
@@ -30,7 +30,7 @@ FREE, FREE_END = "So far it cost nothing.", "It cost nothing."
 EXPIRES = "The job ends as expired at 02:46:40 UTC (in 2 h 46 min) if no attempt ends before."
 
 
-def seen(*facts: Message, now_ms: int = NOW_MS, **more: Any) -> Seen:
+def seen(*facts: Message, now_ms: int = NOW_MS, **more: Any) -> JobSituation:
     """The job after these facts."""
     state: JobState = Absent()
     result: JobResult | None = None
@@ -38,7 +38,7 @@ def seen(*facts: Message, now_ms: int = NOW_MS, **more: Any) -> Seen:
         taken = step(state, fact)  # type: ignore[arg-type]  # facts of a job
         state = taken.state
         result = result or next((each for each in taken.outputs if isinstance(each, JobResult)), None)
-    return Seen(state, now_ms, more.pop("result", result), **more)
+    return JobSituation(state, now_ms, more.pop("result", result), **more)
 
 
 def said(*facts: Message, **more: Any) -> list[str]:
@@ -70,7 +70,7 @@ END = timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)
     ("job", "then"),
     [
         (
-            Seen(Absent(), NOW_MS),
+            JobSituation(Absent(), NOW_MS),
             ["The job is accepted, and its facts have not been read from the log yet."],
         ),
         (
@@ -130,7 +130,7 @@ END = timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)
         ),
     ],
 )  # fmt: skip
-def test_an_open_job_says_what_it_waits_for(job: Seen, then: list[str]) -> None:
+def test_an_open_job_says_what_it_waits_for(job: JobSituation, then: list[str]) -> None:
     told = why(job)
     for expected, text in zip(then, told, strict=False):
         assert text.startswith(expected.removesuffix(".")), told
@@ -231,7 +231,7 @@ def test_an_ended_job_says_why(facts: Sequence[Message], first: str) -> None:
 
 def test_a_job_that_ended_and_is_not_published_yet_says_so() -> None:
     ended = seen(*EARLY, settled())
-    assert why(Seen(ended.state, NOW_MS))[0] == (
+    assert why(JobSituation(ended.state, NOW_MS))[0] == (
         "The job has ended as completed; its record on the topic `results` has not been read yet."
     )
 

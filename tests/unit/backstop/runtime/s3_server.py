@@ -13,7 +13,7 @@ from moto.s3.models import s3_backends
 from pydantic import SecretStr
 from werkzeug.serving import make_server
 
-from backstop.runtime.bucket import Bucket
+from backstop.runtime.bucket import BucketClient
 
 NAME = "bodies-of-tests"
 KEY_ID, SECRET = "test-key", "test-secret"
@@ -48,8 +48,8 @@ def client(endpoint: str) -> "boto3.client":
     )
 
 
-def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one") -> Bucket:
-    return Bucket(
+def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one") -> BucketClient:
+    return BucketClient(
         name,
         prefix,
         endpoint=endpoint,

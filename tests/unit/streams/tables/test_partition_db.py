@@ -18,9 +18,9 @@ from streams.tables.partition_db import (
     StoreDamagedError,
     StoreLimits,
     StoreLockedError,
+    mark_damaged,
     new_cache,
     newest_change_s,
-    set_aside,
 )
 
 LIMITS = StoreLimits(memtable_bytes_max=64 * 1024)
@@ -215,7 +215,7 @@ def test_an_offset_that_is_none_is_damage(tmp_path: Path, open_db: Open, value: 
 def test_stores_are_set_aside_under_numbers(tmp_path: Path) -> None:
     for expected in ("a.db.damaged-1", "a.db.damaged-2"):
         (tmp_path / "a.db").mkdir()
-        assert set_aside(tmp_path / "a.db") == tmp_path / expected
+        assert mark_damaged(tmp_path / "a.db") == tmp_path / expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db.damaged-1", "a.db.damaged-2"]
 
 

@@ -1,0 +1,145 @@
+"""Large answers: the memory of all of them, and how they are sent.
+
+A stored body of 64 MiB costs several times its size until its answer is sent, and a client may read slowly, or not at
+all. So what a request reads of the blob store is counted until its answer is sent, shared by tenant and key, and a
+client must take each piece of a large answer, and all of it, in time.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from backstop.runtime.authority import owner_now
+from backstop.runtime.blobs import BlobStore
+from backstop.runtime.shares import Owner, Shares
+from receiver.limits import PLAIN_COST, Limits
+from receiver.problems import Refusal, unavailable
+
+PIECE_BYTES: Final = 64 << 10
+"""An answer up to this size is sent at once and not counted: buffers of the system take it."""
+
+_BUSY: Final = "The memory for large answers is in use; send the request again."
+
+
+class _Held:
+    """What one request holds, by the hash of each body that it read."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.bytes_of: dict[str, int] = {}
+
+
+_HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
+
+
+class ReadMemory:
+    def __init__(self, bytes_max: int, retry_after_s: int) -> None:
+        self._shares = Shares(bytes_max, greed=1)
+        self._alone_bytes_max = bytes_max // 2
+        self._retry_after_s = retry_after_s
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """What the request takes inside of the block is held until its end."""
+        held = _Held(owner_now())
+        token = _HELD.set(held)
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
+            self._give_back(held)
+
+    def take(self, name: str, size_bytes: int) -> None:
+        """Count a body that the current request has read, once. One larger than a tenant's share counts as the share.
+
+        :raises Refusal: 503, there is no room.
+        """
+        held = _HELD.get()
+        if held is None or size_bytes <= PIECE_BYTES or name in held.bytes_of:
+            return
+        size_bytes = min(size_bytes, self._alone_bytes_max)
+        if not self._shares.ask_sparing(held.owner, size_bytes):
+            raise unavailable("busy", _BUSY, self._retry_after_s)
+        held.bytes_of[name] = size_bytes
+
+    def keep_only(self, size_bytes: int) -> None:
+        """The current request needs no more than its answer from now on.
+
+        :raises Refusal: 503, there is no room.
+        """
+        held = _HELD.get()
+        if held is not None:
+            self._give_back(held)
+            self.take("answer", size_bytes)
+
+    def _give_back(self, held: _Held) -> None:
+        self._shares.give_back(held.owner, sum(held.bytes_of.values()))
+        held.bytes_of.clear()
+
+
+class CountedBlobs:
+    """A `BlobStore` whose bodies count, with what is made of them, as long as the request that reads them."""
+
+    def __init__(self, blobs: BlobStore, memory: ReadMemory) -> None:
+        self._blobs = blobs
+        self._memory = memory
+
+    async def put(self, data: bytes | memoryview) -> str:
+        return await self._blobs.put(data)
+
+    async def get(self, sha256: str) -> bytes | memoryview:
+        data = await self._blobs.get(sha256)
+        self._memory.take(sha256, PLAIN_COST * len(data))
+        return data
+
+    async def has(self, mark: bytes) -> bool:
+        return await self._blobs.has(mark)
+
+
+def sending(memory: ReadMemory, limits: Limits) -> Middleware:
+    """The innermost middleware: sends large answers piece by piece, and holds their memory until then."""
+
+    @web.middleware
+    async def send(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with memory.holding():
+            response = await handler(request)
+            body = response.body if isinstance(response, web.Response) else None
+            if not isinstance(body, bytes) or len(body) <= PIECE_BYTES or request.method == hdrs.METH_HEAD:
+                return response
+            with suppress(*(() if request.method == hdrs.METH_GET else (Refusal,))):  # a change was made: answer it
+                memory.keep_only(len(body))
+            return await _sent(request, response, body, limits)
+
+    return send
+
+
+async def _sent(
+    request: web.Request, response: web.StreamResponse, body: bytes, limits: Limits
+) -> web.StreamResponse:  # fmt: skip
+    answer = web.StreamResponse(status=response.status, reason=response.reason, headers=response.headers)
+    answer.content_length = len(body)
+    try:
+        async with asyncio.timeout(limits.stream_write_s + len(body) / limits.answer_bytes_per_s_min):
+            await answer.prepare(request)
+            await write_pieces(answer.write, body, limits.stream_write_s)
+            await answer.write_eof()
+    except (ConnectionError, TimeoutError):
+        if request.transport is not None:
+            request.transport.abort()  # `close` would wait for the client to read what is buffered
+    return answer
+
+
+async def write_pieces(write: Callable[[memoryview], Awaitable[None]], data: bytes, within_s: float) -> None:
+    """Write `data` in pieces, so that the time for each does not depend on the size of all.
+
+    :raises TimeoutError: the client took no piece for `within_s`.
+    """
+    view = memoryview(data)
+    for at in range(0, len(view), PIECE_BYTES):
+        async with asyncio.timeout(within_s):
+            await write(view[at : at + PIECE_BYTES])

@@ -1,0 +1,91 @@
+"""Reads large JSON objects apart, in a process of its own: `python -m streams.large_requests IN OUT [MEMBER]`.
+
+A create needs a few members of a request (`metadata`, `stream`, `reasoning`, ...), and sends the others as they are; a
+read of a response changes a few and shows the others. So the process gives the small members as a value, and the others
+as JSON text.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from backstop.runtime.process.apart import Apart, left, taken
+
+BYTES_MAX: Final = 2 << 20
+"""The worst request up to this size takes some 30 ms to parse and to write again."""
+
+SMALL_BYTES_MAX: Final = 256 << 10
+"""A member up to this size is a small one."""
+
+SMALL_BYTES_SUM_MAX: Final = 1 << 20
+"""Of all small members: the smallest ones."""
+
+ALWAYS: Final = frozenset(("background", "metadata", "store", "stream"))
+"""Set or changed by a create, which may not send them twice. A request has been checked: they are small."""
+
+NO_OBJECT: Final = 3
+"""The exit code where the request is not a JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeRequest:
+    members: dict[str, Any]
+    """The small members."""
+    rest: bytes
+    """The JSON object of the others; empty if there are none."""
+    names: tuple[str, ...] = ()
+    """Of the others."""
+
+
+class LargeRequests:
+    def __init__(self, python: str = sys.executable) -> None:
+        self._apart = Apart(__name__, python)
+
+    async def read(self, data: bytes | memoryview, member: str | None = None) -> LargeRequest | None:
+        """The object in `data`, or in its `member`; None if it is not an object.
+
+        :raises OSError: the process did not end well (`ChildProcessError`), or could not begin.
+        """
+        done = await self._apart.run([bytes(data)], *(() if member is None else (member,)))
+        if done.code == NO_OBJECT:
+            return None
+        if done.code:
+            raise ChildProcessError(f"the reader of a large request ended with exit code {done.code}")
+        members, names = orjson.loads(done.head)
+        return LargeRequest(members, done.text, tuple(names))
+
+
+def split(data: bytes, member: str | None = None) -> tuple[bytes, bytes] | None:
+    """The small members and the names of the others, as JSON; and the object of the others, empty if there are none."""
+    value = orjson.loads(data)
+    del data
+    if member is not None and isinstance(value, dict):
+        value = value.get(member)
+    if not isinstance(value, dict):
+        return None
+    texts = {name: orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for name, each in value.items()}
+    small: dict[str, Any] = {}
+    left_bytes = SMALL_BYTES_SUM_MAX
+    for name in sorted(texts, key=lambda name: (name not in ALWAYS, len(texts[name]))):
+        if name not in ALWAYS and (len(texts[name]) > SMALL_BYTES_MAX or len(texts[name]) > left_bytes):
+            break
+        left_bytes -= len(texts[name])
+        small[name] = value[name]
+        del texts[name]
+    del value
+    large = [b"%b:%b" % (orjson.dumps(name), texts[name]) for name in sorted(texts)]
+    return orjson.dumps((small, sorted(texts))), b"{%b}" % b",".join(large) if large else b""
+
+
+def main(given: int, written: int, member: str | None = None) -> int:
+    found = split(taken(given), member)
+    if found is None:
+        return NO_OBJECT
+    left(written, *found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,56 @@
+"""Azurite, Microsoft's stand-in for Azure's blob service, where it is on the PATH (`npm install -g azurite`)."""
+
+import base64
+import hashlib
+import hmac
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.support.waiting import wait_until
+from tests.unit.backstop.runtime.s3_server import NAME
+
+ACCOUNT: Final = "devstoreaccount1"
+ACCOUNT_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The key that Azurite's documentation gives to everyone."""
+
+
+@contextmanager
+def azurite() -> Iterator[str]:
+    """The address of the account on a server with the empty container `NAME`."""
+    command = shutil.which("azurite-blob")
+    if command is None:
+        pytest.skip("azurite is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/{ACCOUNT}"
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ("--blobPort", str(port), "--silent", "--skipApiVersionCheck", "--location", folder)
+        server = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: _made(address), 30, "the container")
+            yield address
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _made(address: str) -> bool:
+    """Make the container, which obstore can't, by a request with Azure's shared-key signature."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03"}
+    said = "".join(f"{name}:{value}\n" for name, value in headers.items())
+    signed = f"PUT{chr(10) * 12}{said}/{ACCOUNT}/{ACCOUNT}/{NAME}\nrestype:container"
+    digest = hmac.digest(base64.b64decode(ACCOUNT_KEY), signed.encode(), hashlib.sha256)
+    headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}"
+    request = Request(f"{address}/{NAME}?restype=container", method="PUT", headers=headers)
+    with urlopen(request, timeout=5) as answer:
+        return bool(answer.status == HTTPStatus.CREATED)

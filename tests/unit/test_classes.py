@@ -1,0 +1,48 @@
+"""One class name, one meaning; and a constructor asks for no more than a reader keeps in mind."""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGES: Final = ("schemas", "streams", "receiver", "backstop")
+PARAMETERS_MAX: Final = 8
+"""Of a constructor that is written out. More of them are a thing of their own, with a name."""
+
+NOT_OURS: Final = {"PartitionRecords"}
+"""Its constructor has the parameters that aiokafka calls it with."""
+
+SHARED: Final = {
+    "Absent", "Answer", "Claim", "Ended", "Held", "KnownJob", "Lane", "Owned", "Requests", "Running", "Sight",
+    "Told", "Wait", "Webhooks",
+}  # fmt: skip
+"""Still in two packages, each of which imports its own only. No name may be added."""
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", node
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    places = defaultdict(list)
+    for place, node in classes():
+        places[node.name].append(place)
+    assert len(places) > 500
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED} == {}
+    assert [name for name in SHARED if len(places[name]) < 2] == [], "no longer shared"
+
+
+def test_no_constructor_has_more_parameters_than_a_reader_keeps_in_mind() -> None:
+    counts = {
+        f"{place} {node.name}": len([*each.args.posonlyargs, *each.args.args, *each.args.kwonlyargs]) - 1
+        for place, node in classes()
+        for each in node.body
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__" and node.name not in NOT_OURS
+    }
+    assert {place: count for place, count in counts.items() if count > PARAMETERS_MAX} == {}
